@@ -1,0 +1,215 @@
+"""Every error a caller can be told of, in one tree. Knows no HTTP library and no sockets.
+
+    GatewayError
+     +- BadRequest            the caller's input is wrong; nothing was sent to Kestrel
+     |   +- InvalidName       a queue, child or lease id outside the contract's alphabet
+     |   +- InvalidParameter  a query parameter or header
+     |   +- InvalidBody       a body that is not what the contract asks for
+     |   +- BadFraming        HTTP that cannot be read: request line, lengths, chunks
+     +- ForbiddenHost, ForbiddenOrigin
+     +- NotFound              no such path
+     |   +- QueueNotFound, LeaseNotFound, QueueEmpty
+     +- MethodNotAllowed, NotAcceptable
+     +- RequestTimeout        header block or body not complete in time
+     +- LeaseConflict         settled already, in another way
+     +- LeaseGone             the job is back on its queue, and that is known
+     |   +- LeaseExpired, LeaseLost
+     +- LeaseForgotten        nobody knows any more what became of it
+     +- JobTooLarge, HeadersTooLarge, UnsupportedMediaType
+     +- Internal              a defect of the gateway
+     +- OutcomeUnknown        it was sent and no answer came: it may or may not have happened
+     +- Unavailable           not done, try again
+         +- BackendUnavailable   no Kestrel server could be asked
+         |   +- BackendRefused   it answered that it will not (read-only, quiescent, out of disk)
+         +- QueueFull
+         +- TooManyWaiters, TooManyLeases
+         +- Draining
+
+`code` is stable and appears in answers, logs and metrics; `status` is the HTTP status (RFC 9110); `retryable`
+says whether the same call may succeed later unchanged. A test compares this table with openapi.yaml.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """Something the caller is told of. `detail` is a sentence for people and holds no payload and no secret."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    retryable: ClassVar[bool] = False
+    retry_after_s: ClassVar[int | None] = None
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class BadRequest(GatewayError):
+    code = "bad-request"
+    status = 400
+    title = "Bad request"
+
+
+class InvalidName(BadRequest):
+    code = "invalid-name"
+    title = "Invalid name"
+
+
+class InvalidParameter(BadRequest):
+    code = "invalid-parameter"
+    title = "Invalid parameter"
+
+
+class InvalidBody(BadRequest):
+    code = "invalid-body"
+    title = "Invalid body"
+
+
+class BadFraming(BadRequest):
+    code = "bad-framing"
+    title = "Malformed HTTP request"
+
+
+class ForbiddenHost(GatewayError):
+    code = "forbidden-host"
+    status = 403
+    title = "Host not allowed"
+
+
+class ForbiddenOrigin(GatewayError):
+    code = "forbidden-origin"
+    status = 403
+    title = "Origin not allowed"
+
+
+class NotFound(GatewayError):
+    code = "not-found"
+    status = 404
+    title = "Not found"
+
+
+class QueueNotFound(NotFound):
+    code = "queue-not-found"
+    title = "No such queue"
+
+
+class QueueEmpty(NotFound):
+    code = "queue-empty"
+    title = "The queue is empty"
+
+
+class LeaseNotFound(NotFound):
+    code = "lease-not-found"
+    title = "No such lease"
+
+
+class MethodNotAllowed(GatewayError):
+    code = "method-not-allowed"
+    status = 405
+    title = "Method not allowed"
+
+
+class RequestTimeout(GatewayError):
+    code = "request-timeout"
+    status = 408
+    title = "The request did not arrive in time"
+    retryable = True
+
+
+class LeaseConflict(GatewayError):
+    code = "lease-settled"
+    status = 409
+    title = "The lease is settled already"
+
+
+class LeaseGone(GatewayError):
+    code = "lease-gone"
+    status = 410
+    title = "The lease has ended"
+
+
+class LeaseExpired(LeaseGone):
+    code = "lease-expired"
+    title = "The lease has expired"
+
+
+class LeaseLost(LeaseGone):
+    code = "lease-lost"
+    title = "The lease was lost with its Kestrel connection"
+
+
+class LeaseForgotten(GatewayError):
+    code = "lease-outcome-unknown"
+    status = 410
+    title = "What became of the lease is not known"
+
+
+class JobTooLarge(GatewayError):
+    code = "job-too-large"
+    status = 413
+    title = "Job too large"
+
+
+class UnsupportedMediaType(GatewayError):
+    code = "unsupported-media-type"
+    status = 415
+    title = "Unsupported media type"
+
+
+class HeadersTooLarge(GatewayError):
+    code = "headers-too-large"
+    status = 431
+    title = "Request header block too large"
+
+
+class Internal(GatewayError):
+    """A defect of ours: the log has the story under the same request id."""
+
+
+class OutcomeUnknown(GatewayError):
+    code = "outcome-unknown"
+    status = 502
+    title = "Sent, but no answer came"
+    retryable = True
+
+
+class Unavailable(GatewayError):
+    code = "unavailable"
+    status = 503
+    title = "Service unavailable"
+    retryable = True
+    retry_after_s = 1
+
+
+class BackendUnavailable(Unavailable):
+    code = "backend-unavailable"
+    title = "No Kestrel server answers"
+
+
+class BackendRefused(BackendUnavailable):
+    code = "backend-refused"
+    title = "Kestrel refuses at the moment"
+
+
+class QueueFull(Unavailable):
+    code = "queue-full"
+    title = "The queue is full"
+
+
+class TooManyWaiters(Unavailable):
+    code = "too-many-waiters"
+    title = "Too many parked polls"
+
+
+class TooManyLeases(Unavailable):
+    code = "too-many-leases"
+    title = "Too many open leases"
+
+
+class Draining(Unavailable):
+    code = "draining"
+    title = "The gateway is shutting down"

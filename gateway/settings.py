@@ -1,0 +1,131 @@
+"""Every knob of `serve`, with default, unit and range, in one frozen dataclass. Reads no environment and no files.
+
+A field named `max_job_bytes` is the flag `--max-job-bytes` and the variable `KESTREL_GATEWAY_MAX_JOB_BYTES`; a field
+`max_timeout_s` is `--max-timeout` and `KESTREL_GATEWAY_MAX_TIMEOUT` (durations are seconds). gateway/cli.py makes the
+flags from this table and docs/operations.md lists it; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class SettingsError(ValueError):
+    """A setting's value is outside what is allowed. The message names key, value and range."""
+
+
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    return field(default=default, metadata={"help": help, "unit": unit, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `serve` runs with. Raises SettingsError where a value is out of range."""
+
+    # Where it listens and where it keeps its files
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(8080, "TCP port to listen on; 0 picks a free one", low=0, high=65535)
+    workers: int = _setting(1, "worker processes sharing the port", low=1, high=64)
+    data: Path = _setting(Path("data"), "directory of the embedded broker and of the lease key")
+    no_auth: bool = _setting(False, "allow listening beyond loopback although requests are not authenticated")
+    allowed_hosts: tuple[str, ...] = _setting((), "further Host names accepted, beside loopback (repeatable)")
+    allowed_origins: tuple[str, ...] = _setting((), "further Origins accepted from browsers (repeatable)")
+
+    # Kestrel
+    kestrel: tuple[str, ...] = _setting((), "HOST:PORT or unix:PATH of a Kestrel server (repeatable); none: embedded")
+    kestrel_connect_timeout_s: float = _setting(2.0, "for a connection to Kestrel", unit="s", low=0.01, high=60)
+    kestrel_command_timeout_s: float = _setting(5.0, "for an answer of Kestrel", unit="s", low=0.01, high=300)
+    kestrel_idle_timeout_s: float = _setting(
+        60.0, "Kestrel's own limit for quiet connections (clientTimeout); waits and pings stay below it; 0: none",
+        unit="s", low=0, high=86400,
+    )
+    kestrel_open_timeout_s: float = _setting(
+        0.0, "Kestrel's openTransactionTimeout; no lease outlives it; 0: none", unit="s", low=0, high=86400
+    )
+    kestrel_pool_size: int = _setting(64, "idle connections kept a server", low=1, high=10000)
+    kestrel_waits: int = _setting(8, "blocked gets a queue and server, shared by all its parked polls", low=1, high=32)
+
+    # The embedded broker
+    broker_listen: str = _setting("", "HOST:PORT where memcache clients reach the embedded broker too")
+    broker_config: Path | None = _setting(None, "TOML file with the embedded broker's queue limits")
+    fsync: str = _setting("always", "when the embedded broker's commits reach the disk", choices=("always", "off"))
+
+    # Jobs, polls and leases
+    max_job_bytes: int = _setting(1 << 20, "largest body of one job", unit="bytes", low=1, high=1 << 30)
+    default_timeout_s: float = _setting(20.0, "how long `next` waits when not told", unit="s", low=0, high=3600)
+    max_timeout_s: float = _setting(60.0, "longest wait `next` may ask for", unit="s", low=0, high=3600)
+    default_lease_s: float = _setting(60.0, "a lease's length when not told", unit="s", low=1, high=43200)
+    max_lease_s: float = _setting(43200.0, "longest lease that may be asked for", unit="s", low=1, high=43200)
+    max_waiters: int = _setting(10000, "parked polls a worker", low=1, high=1000000)
+    max_leases: int = _setting(10000, "open leases a worker, each a Kestrel connection", low=1, high=100000)
+    settled_memory_s: float = _setting(
+        600.0, "how long a settled lease answers the same settlement again", unit="s", low=1, high=86400
+    )
+
+    # HTTP limits
+    max_header_bytes: int = _setting(65536, "request line and headers together", unit="bytes", low=1024, high=1 << 20)
+    header_timeout_s: float = _setting(10.0, "for a request's header block", unit="s", low=0.1, high=600)
+    body_timeout_s: float = _setting(30.0, "for a request's body", unit="s", low=0.1, high=3600)
+    keep_alive_s: float = _setting(75.0, "an idle client connection is kept", unit="s", low=1, high=3600)
+
+    # Process
+    grace_s: float = _setting(8.0, "for open leases and requests on SIGTERM", unit="s", low=0, high=3600)
+    log_format: str = _setting("text", "one line a request", choices=("text", "json"))
+    log_level: str = _setting("info", "least level logged", choices=("debug", "info", "warning", "error"))
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            _check(spec, getattr(self, spec.name))
+        if self.default_timeout_s > self.max_timeout_s:
+            raise SettingsError(
+                f"default-timeout: {self.default_timeout_s:g} s is above max-timeout ({self.max_timeout_s:g} s)"
+            )
+        if self.default_lease_s > self.max_lease_s:
+            raise SettingsError(f"default-lease: {self.default_lease_s:g} s is above max-lease ({self.max_lease_s:g} s)")
+        if not self.no_auth and not is_loopback(self.host):
+            raise SettingsError(
+                f"host: {self.host!r} is not a loopback address and requests are not authenticated; "
+                "put an authenticating proxy in front and say --no-auth"
+            )
+
+
+def flag(spec: dataclasses.Field[Any]) -> str:
+    """The command-line flag of a field of Settings: `max_timeout_s` is `--max-timeout`."""
+    return "--" + spec.name.removesuffix("_s").replace("_", "-")
+
+
+def variable(spec: dataclasses.Field[Any]) -> str:
+    """The environment variable of a field of Settings: `max_timeout_s` is `KESTREL_GATEWAY_MAX_TIMEOUT`."""
+    return "KESTREL_GATEWAY_" + spec.name.removesuffix("_s").upper()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether listening on `host` can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _check(spec: dataclasses.Field[Any], value: Any) -> None:
+    low, high, choices = spec.metadata["low"], spec.metadata["high"], spec.metadata["choices"]
+    name = flag(spec).removeprefix("--")
+    unit = f" {spec.metadata['unit']}" if spec.metadata["unit"] else ""
+    if choices and value not in choices:
+        raise SettingsError(f"{name}: {value!r} is not one of {', '.join(choices)}")
+    if low is not None and high is not None and not low <= value <= high:
+        raise SettingsError(f"{name}: {value!r} is not between {low:g} and {high:g}{unit}")
