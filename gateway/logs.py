@@ -1,0 +1,94 @@
+"""Sets up logging for every process of the gateway: one line a record on standard error, as text or as JSON.
+
+Owns the format and nothing else. Records carry their fields in `extra={"fields": {...}}`; never bodies or keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any, Final
+
+LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def set_up(log_format: str, log_level: str, process: str) -> None:
+    """Sends every record from `log_level` up to standard error, each as one line that names `process`.
+
+    `log_format` is `text` or `json`. May be called again; the last call holds.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(process) if log_format == "json" else TextLines(process))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(LEVELS[log_level])
+    # The server's own story ("Started server process") is told by ours; what it warns of is wanted.
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, LEVELS[log_level]))
+    logging.getLogger("asyncio").setLevel(max(logging.WARNING, LEVELS[log_level]))
+
+
+class TextLines(logging.Formatter):
+    """`2026-01-31T12:00:00.123Z INFO worker-0: message key=value`; line breaks inside become visible `\\n`."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = _fields(record)
+        tail = "".join(f" {name}={_bare(value)}" for name, value in fields.items())
+        text = f"{_timestamp(record)} {record.levelname} {self._process}: {record.getMessage()}{tail}"
+        # A client's bytes may stand in a message: one record stays one line. A traceback is ours and keeps its lines.
+        line = _one_line(text)
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record: time, level, process, logger, message, then the record's fields."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        import orjson  # noqa: PLC0415 (only this format needs it; `--help` stays quick)
+
+        line: dict[str, Any] = {
+            "time": _timestamp(record),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update(_fields(record))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, dict) else {}
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+def _bare(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return repr(text) if " " in text or not text else text
+
+
+def _one_line(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

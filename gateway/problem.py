@@ -1,0 +1,43 @@
+"""The one shape in which an error leaves the gateway: RFC 9457 problem details. Knows no HTTP library.
+
+Stands beside errors.py so that the HTTP server (which answers what never reaches a route) and the HTTP edge
+answer alike.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from gateway.errors import GatewayError
+
+CONTENT_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:kestrel-gateway:problem:"
+
+
+def problem_bytes(error: GatewayError, request_id: str) -> bytes:
+    """The JSON body that tells `error`; its members and their order are fixed."""
+    return orjson.dumps(
+        {
+            "type": TYPE_PREFIX + error.code,
+            "title": error.title,
+            "status": error.status,
+            "detail": error.detail,
+            "code": error.code,
+            "request_id": request_id,
+            "retryable": error.retryable,
+        }
+    )
+
+
+def problem_headers(error: GatewayError, body: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers that belong to that body: its type and length, and `Retry-After` where the error names a time."""
+    headers = [
+        (b"content-type", CONTENT_TYPE.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+    ]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    return headers
