@@ -6,16 +6,17 @@
      |   +- InvalidParameter  a query parameter or header
      |   +- InvalidBody       a body that is not what the contract asks for
      |   +- BadFraming        HTTP that cannot be read: request line, lengths, chunks
-     +- ForbiddenHost, ForbiddenOrigin
+     +- ForbiddenHost, ForbiddenOrigin, ForbiddenPrefetch
      +- NotFound              no such path
      |   +- QueueNotFound, LeaseNotFound, QueueEmpty
-     +- MethodNotAllowed, NotAcceptable
+     +- MethodNotAllowed
      +- RequestTimeout        header block or body not complete in time
      +- LeaseConflict         settled already, in another way
      +- LeaseGone             the job is back on its queue, and that is known
      |   +- LeaseExpired, LeaseLost
+     +- QueueDeleted          the lease's queue was deleted through the gateway, its jobs with it
      +- LeaseForgotten        nobody knows any more what became of it
-     +- JobTooLarge, HeadersTooLarge, UnsupportedMediaType
+     +- JobTooLarge, HeadersTooLarge
      +- Internal              a defect of the gateway
      +- OutcomeUnknown        it was sent and no answer came: it may or may not have happened
      +- Unavailable           not done, try again
@@ -86,6 +87,12 @@ class ForbiddenOrigin(GatewayError):
     title = "Origin not allowed"
 
 
+class ForbiddenPrefetch(GatewayError):
+    code = "forbidden-prefetch"
+    status = 403
+    title = "Jobs are not prefetched"
+
+
 class NotFound(GatewayError):
     code = "not-found"
     status = 404
@@ -108,9 +115,15 @@ class LeaseNotFound(NotFound):
 
 
 class MethodNotAllowed(GatewayError):
+    """allow: the methods that are allowed, as the header of that name lists them."""
+
     code = "method-not-allowed"
     status = 405
     title = "Method not allowed"
+
+    def __init__(self, detail: str, allow: str = "") -> None:
+        super().__init__(detail)
+        self.allow = allow
 
 
 class RequestTimeout(GatewayError):
@@ -142,8 +155,14 @@ class LeaseLost(LeaseGone):
     title = "The lease was lost with its Kestrel connection"
 
 
+class QueueDeleted(GatewayError):
+    code = "queue-deleted"
+    status = 410
+    title = "The lease's queue was deleted"
+
+
 class LeaseForgotten(GatewayError):
-    code = "lease-outcome-unknown"
+    code = "outcome-unknown"
     status = 410
     title = "What became of the lease is not known"
 
@@ -152,12 +171,6 @@ class JobTooLarge(GatewayError):
     code = "job-too-large"
     status = 413
     title = "Job too large"
-
-
-class UnsupportedMediaType(GatewayError):
-    code = "unsupported-media-type"
-    status = 415
-    title = "Unsupported media type"
 
 
 class HeadersTooLarge(GatewayError):
@@ -213,3 +226,14 @@ class TooManyLeases(Unavailable):
 class Draining(Unavailable):
     code = "draining"
     title = "The gateway is shutting down"
+
+
+def error_classes() -> dict[str, type[GatewayError]]:
+    """Every error class by its name, the root included."""
+    found: dict[str, type[GatewayError]] = {}
+    waiting = [GatewayError]
+    while waiting:
+        each = waiting.pop()
+        found[each.__name__] = each
+        waiting += each.__subclasses__()
+    return found

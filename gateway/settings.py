@@ -73,15 +73,17 @@ class Settings:
     settled_memory_s: float = _setting(
         600.0, "how long a settled lease answers the same settlement again", unit="s", low=1, high=86400
     )
+    max_settled: int = _setting(100000, "ended leases remembered a worker", low=1, high=10000000)
 
     # HTTP limits
     max_header_bytes: int = _setting(65536, "request line and headers together", unit="bytes", low=1024, high=1 << 20)
     header_timeout_s: float = _setting(10.0, "for a request's header block", unit="s", low=0.1, high=600)
     body_timeout_s: float = _setting(30.0, "for a request's body", unit="s", low=0.1, high=3600)
+    max_connections: int = _setting(16384, "client connections a worker", low=1, high=1000000)
     keep_alive_s: float = _setting(75.0, "an idle client connection is kept", unit="s", low=1, high=3600)
 
     # Process
-    grace_s: float = _setting(8.0, "for open leases and requests on SIGTERM", unit="s", low=0, high=3600)
+    grace_s: float = _setting(1.5, "for requests under way on SIGTERM", unit="s", low=0, high=3600)
     log_format: str = _setting("text", "one line a request", choices=("text", "json"))
     log_level: str = _setting("info", "least level logged", choices=("debug", "info", "warning", "error"))
 

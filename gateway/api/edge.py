@@ -1,0 +1,77 @@
+"""The outermost callable: gives each request its id, guards it, turns errors into problems, writes its one log line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.api.exchange import ClientDisconnected, problem_answer, respond
+from gateway.api.guard import Guard
+from gateway.errors import GatewayError, Internal
+
+log = logging.getLogger(__name__)
+
+_QUIET = frozenset({"livez", "readyz"})
+
+
+class Edge:
+    """Wraps the router. on_idle: called whenever no request is under way any more."""
+
+    def __init__(self, app: ASGIApp, guard: Guard, on_idle: Callable[[], None]) -> None:
+        self._app = app
+        self._guard = guard
+        self._on_idle = on_idle
+        self.active = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_s = time.perf_counter()
+        request_id = os.urandom(8).hex()
+        status = 0
+        code = ""
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append((b"request-id", request_id.encode()))
+            await send(message)
+
+        self.active += 1
+        try:
+            self._guard.check(scope["path"], scope["raw_path"], scope["scheme"], scope["headers"])
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnected:
+            code = "client-gone"
+        except GatewayError as exc:
+            code = exc.code
+            await respond(send_with_id, problem_answer(exc, request_id))
+        except Exception:
+            log.exception("request %s failed", request_id)
+            code = Internal.code
+            if status:
+                raise
+            await respond(send_with_id, problem_answer(Internal("a defect of the gateway"), request_id))
+        finally:
+            self.active -= 1
+            if not self.active:
+                self._on_idle()
+            if log.isEnabledFor(logging.INFO) and scope.get("operation") not in _QUIET:
+                _tell(scope, request_id, status, code, started_s)
+
+
+def _tell(scope: Scope, request_id: str, status: int, code: str, started_s: float) -> None:
+    """The canonical line: what was asked and what came of it; never a body."""
+    fields: dict[str, object] = {
+        "id": request_id,
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "ms": round((time.perf_counter() - started_s) * 1000, 1),
+    }
+    if code:
+        fields["code"] = code
+    log.info("request", extra={"fields": fields})

@@ -1,0 +1,158 @@
+"""One request and its answer: the values handlers work with, and the ASGI callable that runs a handler.
+
+A handler is `async (Call) -> Answer`; it raises GatewayError for whatever goes wrong. Nothing here knows a queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.client import EXTENSION, ClientConnection
+from gateway.api.specification import OperationSpec
+from gateway.errors import BadFraming, GatewayError, JobTooLarge, MethodNotAllowed
+from gateway.problem import problem_bytes, problem_headers
+
+Headers = list[tuple[bytes, bytes]]
+
+JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
+NO_STORE: tuple[bytes, bytes] = (b"cache-control", b"no-store")
+NOSNIFF: tuple[bytes, bytes] = (b"x-content-type-options", b"nosniff")
+MAX_CONTROL_BYTES = 65536
+"""Bodies that are orders, not jobs: far more than any of them needs."""
+
+
+class ClientDisconnected(Exception):
+    """The client went away while its body was read: nothing to do and nobody to answer."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response. on_sent: told once it was written, True when it met an open connection."""
+
+    status: int
+    body: bytes = b""
+    headers: Headers | None = None
+    on_sent: Callable[[bool], None] | None = None
+
+
+@dataclass(slots=True)
+class Call:
+    """A request whose query is checked. client: the connection it came by."""
+
+    scope: Scope
+    receive: Receive
+    spec: OperationSpec
+    query: Mapping[str, float]
+    client: ClientConnection
+
+    def path(self, name: str) -> str:
+        """A path parameter, decoded and unchecked."""
+        value: str = self.scope["path_params"][name]
+        return value
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that lower-case name."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                text: str = value.decode("latin-1")
+                return text
+        return None
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            JobTooLarge: it is longer than `limit_bytes`; said before reading where Content-Length tells.
+            ClientDisconnected: it never came whole.
+        """
+        length = self.header(b"content-length")
+        if length is not None:
+            if not (length.isascii() and length.isdigit()):
+                raise BadFraming("Content-Length is not a number")
+            if int(length) > limit_bytes:
+                raise JobTooLarge(f"the body has {length} bytes; at most {limit_bytes} are taken")
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnected
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit_bytes:
+                raise JobTooLarge(f"the body has more than {limit_bytes} bytes")
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def order(self) -> dict[str, Any]:
+        """The body as the JSON object that the contract describes. Raises InvalidBody, JobTooLarge."""
+        return self.spec.body(await self.read(MAX_CONTROL_BYTES))
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class Operation:
+    """Runs one operation of the contract."""
+
+    def __init__(self, spec: OperationSpec, handler: Handler) -> None:
+        self.spec = spec
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        query = self.spec.query(scope["query_string"])
+        client: ClientConnection = scope["extensions"][EXTENSION]
+        answer = await self._handler(Call(scope, receive, self.spec, query, client))
+        try:
+            await respond(send, answer)
+        finally:
+            if answer.on_sent is not None:
+                answer.on_sent(client.reached)
+
+
+class Resource:
+    """One path: an operation a method. Answers 405 itself, and HEAD by GET where that is harmless."""
+
+    def __init__(self, *, head: bool = True, **operations: Operation) -> None:
+        self._operations = {method.upper(): operation for method, operation in operations.items()}
+        if head and "GET" in self._operations:
+            self._operations["HEAD"] = self._operations["GET"]
+        self.allow = ", ".join(sorted(self._operations))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = self._operations.get(scope["method"])
+        if operation is None:
+            raise MethodNotAllowed(f"this path takes {self.allow}", self.allow)
+        scope["operation"] = operation.spec.id
+        await operation(scope, receive, send)
+
+
+async def respond(send: Send, answer: Answer) -> None:
+    """Writes the answer, with its length and the headers every answer carries."""
+    headers: Headers = [NOSNIFF]
+    if answer.headers:
+        headers += answer.headers
+    if answer.status != 204:
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def json_answer(value: object, status: int = 200, headers: Headers | None = None) -> Answer:
+    """A JSON answer; dataclasses are objects."""
+    return Answer(status, orjson.dumps(value), [JSON, NO_STORE, *(headers or ())])
+
+
+def problem_answer(error: GatewayError, request_id: str) -> Answer:
+    """The answer that tells of `error` (RFC 9457)."""
+    body = problem_bytes(error, request_id)
+    headers = [each for each in problem_headers(error, body) if each[0] != b"content-length"]
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allow.encode()))
+    return Answer(error.status, body, headers)

@@ -1,0 +1,44 @@
+"""Settling and inspecting leases over HTTP."""
+
+from __future__ import annotations
+
+from gateway.api.exchange import Answer, Call, json_answer
+from gateway.contract.envelope import timestamp
+from gateway.leases.desk import Desk
+from gateway.leases.orders import LeaseView
+
+
+class Leases:
+    """Handlers of `/leases/{lease}`."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def inspect(self, call: Call) -> Answer:
+        return _shown(await self._desk.inspect(call.path("lease")))
+
+    async def ack(self, call: Call) -> Answer:
+        await self._desk.ack(call.path("lease"))
+        return Answer(204)
+
+    async def nack(self, call: Call) -> Answer:
+        await call.order()
+        await self._desk.nack(call.path("lease"))
+        return Answer(204)
+
+    async def extend(self, call: Call) -> Answer:
+        order = await call.order()
+        return _shown(await self._desk.extend(call.path("lease"), float(order["lease"])))
+
+
+def _shown(lease: LeaseView) -> Answer:
+    return json_answer(
+        {
+            "id": lease.id,
+            "queue": lease.queue,
+            "job_id": lease.job_id,
+            "state": lease.state,
+            "attempt": lease.attempt,
+            "expires_at": timestamp(lease.expires_at_s),
+        }
+    )

@@ -1,0 +1,51 @@
+"""The table of paths. A test holds it to openapi.yaml; the busiest paths come first."""
+
+from __future__ import annotations
+
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.exchange import Handler, Operation, Resource
+from gateway.api.jobs import Jobs
+from gateway.api.leases import Leases
+from gateway.api.queues import QueueAdmin
+from gateway.api.service import Service
+from gateway.api.specification import Specification
+from gateway.errors import NotFound
+
+
+def router(
+    specification: Specification, *, jobs: Jobs, leases: Leases, queues: QueueAdmin, service: Service
+) -> Router:
+    """Every path of the contract, and NotFound for the others."""
+
+    def run(operation_id: str, handler: Handler) -> Operation:
+        return Operation(specification.operation(operation_id), handler)
+
+    return Router(
+        routes=[
+            Route("/queues/{queue}/next", Resource(head=False, get=run("nextJob", jobs.next))),
+            Route("/queues/{queue}/jobs", Resource(post=run("enqueueJob", jobs.enqueue))),
+            Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
+            Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),
+            Route("/leases/{lease}/extend", Resource(post=run("extendLease", leases.extend))),
+            Route("/leases/{lease}", Resource(get=run("inspectLease", leases.inspect))),
+            Route("/queues/{queue}/peek", Resource(get=run("peekJob", jobs.peek))),
+            Route("/queues/{queue}/flush", Resource(post=run("flushQueue", queues.flush))),
+            Route(
+                "/queues/{queue}",
+                Resource(get=run("getQueue", queues.get), delete=run("deleteQueue", queues.delete)),
+            ),
+            Route("/queues", Resource(get=run("listQueues", queues.list))),
+            Route("/livez", Resource(get=run("livez", service.livez))),
+            Route("/readyz", Resource(get=run("readyz", service.readyz))),
+            Route("/openapi.yaml", Resource(get=run("contractYaml", service.contract_yaml))),
+            Route("/openapi.json", Resource(get=run("contractJson", service.contract_json))),
+        ],
+        redirect_slashes=False,
+        default=_not_found,
+    )
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotFound("there is nothing at this path; the contract is at /openapi.yaml")

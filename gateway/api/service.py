@@ -1,0 +1,36 @@
+"""Health and the contract over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.api.exchange import JSON, Answer, Call, json_answer
+from gateway.api.specification import Specification
+from gateway.errors import BackendUnavailable, Draining
+
+
+class Service:
+    """Handlers of what concerns the gateway itself. available, draining: asked at each readiness check."""
+
+    def __init__(
+        self, specification: Specification, available: Callable[[], bool], draining: Callable[[], bool]
+    ) -> None:
+        self._specification = specification
+        self._available = available
+        self._draining = draining
+
+    async def livez(self, call: Call) -> Answer:
+        return json_answer({"status": "alive"})
+
+    async def readyz(self, call: Call) -> Answer:
+        if self._draining():
+            raise Draining("the gateway is shutting down")
+        if not self._available():
+            raise BackendUnavailable("no Kestrel server answers at the moment")
+        return json_answer({"status": "ready"})
+
+    async def contract_json(self, call: Call) -> Answer:
+        return Answer(200, self._specification.json, [JSON])
+
+    async def contract_yaml(self, call: Call) -> Answer:
+        return Answer(200, self._specification.yaml, [(b"content-type", b"application/yaml")])

@@ -1,0 +1,161 @@
+"""openapi.yaml as the program uses it: what an operation's query and body may be. Knows no routes.
+
+The document is written by hand; only the limits that an operator can set are put in when it is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+from urllib.parse import unquote_plus
+
+import jsonschema_rs
+import orjson
+import yaml
+
+from gateway.errors import InvalidBody, InvalidParameter
+from gateway.settings import Settings
+
+_DURATION = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?", re.ASCII)
+_METHODS = ("get", "post", "put", "delete")
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A query parameter in seconds. default_s is used where it is absent."""
+
+    name: str
+    low_s: float
+    high_s: float
+    default_s: float
+
+    def parse(self, text: str) -> float:
+        """Raises InvalidParameter unless `text` is digits with an optional fraction, within the range."""
+        if not _DURATION.fullmatch(text):
+            raise InvalidParameter(f"{self.name}: {text[:40]!r} is not seconds written as digits, such as 20 or 0.5")
+        value_s = float(text)
+        if not self.low_s <= value_s <= self.high_s:
+            raise InvalidParameter(f"{self.name}: {text[:40]} is not between {self.low_s:g} and {self.high_s:g} seconds")
+        return value_s
+
+
+class OperationSpec:
+    """What one operation accepts."""
+
+    def __init__(self, document: Mapping[str, Any], operation: Mapping[str, Any]) -> None:
+        self.id: str = operation["operationId"]
+        parameters = [_resolve(document, each) for each in operation.get("parameters", ())]
+        self._durations = {each["name"]: _duration(each) for each in parameters if each["in"] == "query"}
+        self._defaults = {name: each.default_s for name, each in self._durations.items()}
+        body = operation.get("requestBody", {})
+        schema = body.get("content", {}).get("application/json", {}).get("schema")
+        self._body_required: bool = body.get("required", False)
+        self._validator = (
+            jsonschema_rs.Draft202012Validator({**schema, "components": document["components"]})
+            if isinstance(schema, dict)
+            else None
+        )
+
+    def query(self, raw: bytes) -> Mapping[str, float]:
+        """Every parameter's value, defaults included.
+
+        Raises:
+            InvalidParameter: an unknown or repeated one, or a value out of its range.
+        """
+        if not raw:
+            return self._defaults
+        given: dict[str, float] = {}
+        for pair in raw.decode("latin-1").split("&"):
+            if not pair:
+                continue
+            name, _, text = pair.partition("=")
+            name, text = unquote_plus(name), unquote_plus(text)
+            duration = self._durations.get(name)
+            if duration is None:
+                known = f"known here: {', '.join(self._durations)}" if self._durations else "none is known here"
+                raise InvalidParameter(f"unknown query parameter {name[:80]!r}; {known}")
+            if name in given:
+                raise InvalidParameter(f"{name}: given twice")
+            given[name] = duration.parse(text)
+        return {**self._defaults, **given}
+
+    def body(self, raw: bytes) -> dict[str, Any]:
+        """The JSON object in the body; empty where it is absent and may be.
+
+        Raises:
+            InvalidBody: it is not JSON, or not what the schema says.
+        """
+        if not raw and not self._body_required:
+            return {}
+        try:
+            value: dict[str, Any] = orjson.loads(raw)
+        except orjson.JSONDecodeError as exc:
+            raise InvalidBody(f"the body is not JSON: {exc}") from exc
+        assert self._validator is not None
+        for error in self._validator.iter_errors(value):
+            where = ".".join(map(str, error.instance_path))
+            raise InvalidBody((f"{where}: {error.message}" if where else error.message)[:300])
+        return value
+
+
+class Specification:
+    """The contract of this deployment: openapi.yaml with its limits. json, yaml: the document as it is served."""
+
+    def __init__(self, settings: Settings) -> None:
+        source = files("gateway.api").joinpath("openapi.yaml").read_bytes()
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        document: dict[str, Any] = yaml.load(source, loader)  # noqa: S506 (both loaders are the safe ones)
+        shipped = orjson.dumps(document)
+        _set_limits(document, settings)
+        self.json = orjson.dumps(document)
+        self.yaml = source if self.json == shipped else yaml.safe_dump(document, sort_keys=False).encode()
+        self._operations = {
+            each["operationId"]: OperationSpec(document, each)
+            for path in document["paths"].values()
+            for method, each in path.items()
+            if method in _METHODS
+        }
+
+    def operation(self, operation_id: str) -> OperationSpec:
+        return self._operations[operation_id]
+
+
+def _set_limits(document: dict[str, Any], settings: Settings) -> None:
+    longest_lease_s = longest_lease(settings)
+    timeout = document["components"]["parameters"]["Timeout"]["schema"]
+    timeout |= {"maximum": _number(settings.max_timeout_s), "default": _number(settings.default_timeout_s)}
+    lease = document["components"]["parameters"]["LeaseLength"]["schema"]
+    lease |= {
+        "maximum": _number(longest_lease_s),
+        "default": _number(min(settings.default_lease_s, longest_lease_s)),
+    }
+    document["components"]["schemas"]["ExtendRequest"]["properties"]["lease"]["maximum"] = _number(longest_lease_s)
+
+
+def longest_lease(settings: Settings) -> float:
+    """The longest lease in seconds: below Kestrel's own limit for open reads, so that an ack's proof holds."""
+    if not settings.kestrel_open_timeout_s:
+        return settings.max_lease_s
+    return max(1.0, min(settings.max_lease_s, settings.kestrel_open_timeout_s - settings.kestrel_command_timeout_s))
+
+
+def _number(value: float) -> float | int:
+    return int(value) if value.is_integer() else value
+
+
+def _resolve(document: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "$ref" not in node:
+        return node
+    found: Any = document
+    for part in node["$ref"].removeprefix("#/").split("/"):
+        found = found[part]
+    resolved: Mapping[str, Any] = found
+    return resolved
+
+
+def _duration(parameter: Mapping[str, Any]) -> Duration:
+    schema = parameter["schema"]
+    return Duration(parameter["name"], schema["minimum"], schema["maximum"], schema["default"])

@@ -1,0 +1,123 @@
+"""The composition root: builds one worker's gateway out of its parts, and takes it down in order.
+
+Going down, each step relies on the one before:
+1. parked polls end empty and nothing more is handed out; 2. requests under way finish (the server waits for them);
+3. no order of another worker is taken; 4. held leases go back; 5. the connections to Kestrel close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.edge import Edge
+from gateway.api.guard import Guard
+from gateway.api.jobs import Jobs
+from gateway.api.leases import Leases
+from gateway.api.queues import QueueAdmin
+from gateway.api.routes import router
+from gateway.api.service import Service
+from gateway.api.specification import Specification, longest_lease
+from gateway.delivery.publish import Publisher
+from gateway.delivery.queues import Queues
+from gateway.delivery.receive import Receiver
+from gateway.kestrel.cluster import Kestrel
+from gateway.leases.desk import Desk
+from gateway.leases.forward import Office, Peers
+from gateway.leases.ids import LeaseIds
+from gateway.leases.registry import Registry
+from gateway.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """What a worker is told beside the settings.
+
+    boot_id: 16 hex digits, new for each start. run_dir: private, holds the workers' sockets. lease_key: shared by
+    all workers. kestrel: the servers' addresses, `unix:PATH` for the embedded broker.
+    """
+
+    index: int
+    boot_id: str
+    run_dir: Path
+    lease_key: bytes
+    kestrel: tuple[str, ...]
+
+
+class Gateway:
+    """One worker's ASGI application."""
+
+    def __init__(self, settings: Settings, context: WorkerContext) -> None:
+        self._tasks = asyncio.TaskGroup()
+        self._kestrel = Kestrel(context.kestrel, settings)
+        ids = LeaseIds(context.lease_key, context.boot_id)
+        self._registry = Registry(
+            ids,
+            self._tasks,
+            limit=settings.max_leases,
+            longest_s=longest_lease(settings) if settings.kestrel_open_timeout_s else 0.0,
+            memory_s=settings.settled_memory_s,
+            memory_limit=settings.max_settled,
+        )
+        self._peers = Peers(context.run_dir, context.boot_id)
+        desk = Desk(
+            ids,
+            self._registry,
+            self._peers,
+            boot_id=context.boot_id,
+            limit_s=2 * settings.kestrel_command_timeout_s,
+        )
+        self._office = Office(context.run_dir, context.boot_id, desk.execute)
+        self._receiver = Receiver(self._kestrel, self._registry, limit=settings.max_waiters)
+        queues = Queues(self._kestrel, desk)
+        specification = Specification(settings)
+        self._router = router(
+            specification,
+            jobs=Jobs(Publisher(self._kestrel), self._receiver, queues, self._registry, settings),
+            leases=Leases(desk),
+            queues=QueueAdmin(queues),
+            service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
+        )
+        self._router.lifespan_context = self._lifespan
+        self._idle = asyncio.Event()
+        self._edge = Edge(self._router, Guard(settings), self._idle.set)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._edge if scope["type"] == "http" else self._router)(scope, receive, send)
+
+    def begin_drain(self) -> None:
+        """Not ready any more; parked polls are answered, and no job is handed out."""
+        self._receiver.drain()
+
+    async def drained(self, timeout_s: float) -> None:
+        """Returns when no request is under way, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._edge.active:
+                    self._idle.clear()
+                    await self._idle.wait()
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Any) -> AsyncIterator[None]:
+        async with self._tasks:
+            await self._kestrel.start()
+            await self._office.start()
+            try:
+                yield
+            finally:
+                self._receiver.drain()
+                await self._office.close()
+                await self._peers.close()
+                self._registry.close()
+                await self._kestrel.close()
+
+
+def create_app(settings: Settings, context: WorkerContext) -> Gateway:
+    """A worker's application. Nothing is connected before its lifespan starts."""
+    return Gateway(settings, context)

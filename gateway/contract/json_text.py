@@ -1,0 +1,89 @@
+"""JSON as bytes: whether a text is JSON, and where the members of an object stand. Never re-serializes anything."""
+
+from __future__ import annotations
+
+import json
+from json.decoder import JSONDecoder
+from typing import Any, NoReturn
+
+import orjson
+
+_BLANK = " \t\n\r"
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+# Numbers are only recognized, never converted: a double cannot hold 1e400, nor int() five thousand digits.
+_STRICT = JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse, strict=True)
+
+
+def check_json(text: bytes | memoryview) -> None:
+    """Returns when `text` is one JSON value in UTF-8 (RFC 8259), of any number size and with lone surrogate escapes.
+
+    Raises:
+        ValueError: it is not, or it is nested deeper than about a thousand levels; the message says where.
+    """
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as first:
+        try:
+            decoded = bytes(text).decode()
+            if decoded.startswith("\ufeff"):
+                raise first
+            _STRICT.decode(decoded)
+        except UnicodeDecodeError as exc:
+            raise ValueError(f"not UTF-8 at byte {exc.start}") from exc
+        except RecursionError as exc:
+            raise ValueError("nested too deeply") from exc
+        except json.JSONDecodeError as exc:
+            raise ValueError(f"{exc.msg} at character {exc.pos}") from exc
+
+
+def members(text: bytes) -> dict[str, bytes] | None:
+    """The members of a JSON object, each value as the bytes it is written with; None when `text` is not such an object.
+
+    A repeated name makes it None: readers disagree about which one counts.
+    """
+    try:
+        source = text.decode()
+        return _members(source)
+    except (ValueError, RecursionError, IndexError):
+        return None
+
+
+def _members(source: str) -> dict[str, bytes] | None:
+    found: dict[str, bytes] = {}
+    at = _skip(source, 0)
+    if source[at] != "{":
+        return None
+    at = _skip(source, at + 1)
+    if source[at] == "}":
+        return found if _skip(source, at + 1) == len(source) else None
+    while True:
+        name, at = _value(source, at)
+        at = _skip(source, at)
+        if not isinstance(name, str) or name in found or source[at] != ":":
+            return None
+        start = _skip(source, at + 1)
+        _, at = _value(source, start)
+        found[name] = source[start:at].encode()
+        at = _skip(source, at)
+        if source[at] == "}":
+            return found if _skip(source, at + 1) == len(source) else None
+        if source[at] != ",":
+            return None
+        at = _skip(source, at + 1)
+        if source[at] != '"':
+            return None
+
+
+def _skip(source: str, at: int) -> int:
+    while at < len(source) and source[at] in _BLANK:
+        at += 1
+    return at
+
+
+def _value(source: str, at: int) -> tuple[Any, int]:
+    return _STRICT.raw_decode(source, at)

@@ -1,0 +1,84 @@
+"""Looking after queues: list, statistics, peek, flush, delete. Asking about a queue never creates it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.contract.envelope import Job, unwrap
+from gateway.contract.names import key_of, queue_of
+from gateway.delivery.backend import Backend, QueueStats
+from gateway.errors import QueueEmpty, QueueNotFound
+from gateway.leases.desk import Desk
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """One queue's figures; the names are the contract's. age_s: of the oldest waiting job. waiters: Kestrel's blocked gets."""
+
+    queue: str
+    items: int
+    bytes: int
+    age_s: float
+    open_reads: int
+    waiters: int
+    total_items: int
+    expired_items: int
+    discarded_items: int
+
+
+class Queues:
+    """The queues of the deployment, by their logical names."""
+
+    def __init__(self, backend: Backend, desk: Desk) -> None:
+        self._backend = backend
+        self._desk = desk
+
+    async def list(self) -> list[QueueInfo]:
+        """Every queue of this contract, by name. Raises BackendUnavailable."""
+        found = await self._backend.queues()
+        named = [(name, stats) for key, stats in found.items() if (name := queue_of(key)) is not None]
+        return [_info(name, stats) for name, stats in sorted(named, key=lambda each: each[0])]
+
+    async def get(self, queue: str) -> QueueInfo:
+        """Raises InvalidName, QueueNotFound, BackendUnavailable."""
+        return _info(queue, await self._existing(queue))
+
+    async def peek(self, queue: str) -> Job:
+        """The job at the head, left where it is. Raises InvalidName, QueueNotFound, QueueEmpty, BackendUnavailable."""
+        await self._existing(queue)
+        item = await self._backend.peek(key_of(queue))
+        if item is None:
+            raise QueueEmpty(f"no job waits on {queue!r}")
+        return unwrap(item)
+
+    async def flush(self, queue: str) -> None:
+        """Removes every waiting job; leased ones stay with their consumers. Raises as `get`."""
+        await self._existing(queue)
+        await self._backend.flush(key_of(queue))
+
+    async def delete(self, queue: str) -> int:
+        """Removes the queue with all its jobs; returns how many leases ended with it. Raises as `get`."""
+        await self._existing(queue)
+        await self._backend.delete(key_of(queue))
+        return await self._desk.drop_queue(key_of(queue))
+
+    async def _existing(self, queue: str) -> QueueStats:
+        key = key_of(queue)
+        stats = (await self._backend.queues()).get(key)
+        if stats is None:
+            raise QueueNotFound(f"there is no queue {queue!r}")
+        return stats
+
+
+def _info(queue: str, stats: QueueStats) -> QueueInfo:
+    return QueueInfo(
+        queue=queue,
+        items=stats.items,
+        bytes=stats.bytes,
+        age_s=stats.age_ms / 1000,
+        open_reads=stats.open_reads,
+        waiters=stats.waiters,
+        total_items=stats.total_items,
+        expired_items=stats.expired_items,
+        discarded_items=stats.discarded,
+    )

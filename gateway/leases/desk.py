@@ -1,0 +1,82 @@
+"""Where every order about a lease goes: to this worker's registry, or once to the worker that owns the lease."""
+
+from __future__ import annotations
+
+import time
+
+from gateway.errors import GatewayError, Internal, OutcomeUnknown
+from gateway.leases.forward import Peers
+from gateway.leases.ids import LeaseIds
+from gateway.leases.orders import LeaseView, Order, Result, Verb, view
+from gateway.leases.registry import Registry
+
+
+class Desk:
+    """Settles any lease of this machine's gateway, whichever worker it was taken through.
+
+    boot_id: this worker's. limit_s: how long an order may take, forwarding included.
+    """
+
+    def __init__(self, ids: LeaseIds, registry: Registry, peers: Peers, *, boot_id: str, limit_s: float) -> None:
+        self._ids = ids
+        self._registry = registry
+        self._peers = peers
+        self._boot_id = boot_id
+        self._limit_s = limit_s
+
+    async def ack(self, lease_id: str) -> LeaseView:
+        """The job is gone for good. Raises: LeaseNotFound, and as Registry.ack."""
+        return await self._order(Verb.ACK, lease_id)
+
+    async def nack(self, lease_id: str) -> LeaseView:
+        """The job is back at the head of its queue. Raises: LeaseNotFound, and as Registry.nack."""
+        return await self._order(Verb.NACK, lease_id)
+
+    async def extend(self, lease_id: str, length_s: float) -> LeaseView:
+        """The lease ends `length_s` seconds from now. Raises: LeaseNotFound, and as Registry.extend."""
+        return await self._order(Verb.EXTEND, lease_id, length_s)
+
+    async def inspect(self, lease_id: str) -> LeaseView:
+        """What is known of the lease. Raises: LeaseNotFound, LeaseForgotten, OutcomeUnknown."""
+        return await self._order(Verb.INSPECT, lease_id)
+
+    async def drop_queue(self, key: str) -> int:
+        """Ends the leases on a deleted queue, in every worker; returns how many it is known to have ended."""
+        ended = self._registry.drop_queue(key)
+        deadline_s = time.monotonic() + self._limit_s
+        for result in await self._peers.broadcast(Order(Verb.DROP_QUEUE, key, deadline_s)):
+            ended += result if isinstance(result, int) else 0
+        return ended
+
+    async def execute(self, order: Order) -> Result:
+        """Carries out an order on this worker's own leases; never raises, an error is the result."""
+        if time.monotonic() > order.deadline_s:
+            return OutcomeUnknown("the order came after its deadline and was not carried out")
+        try:
+            return await self._local(order)
+        except GatewayError as exc:
+            return exc
+
+    async def _order(self, verb: Verb, lease_id: str, length_s: float = 0.0) -> LeaseView:
+        owner = self._ids.owner(lease_id)
+        order = Order(verb, lease_id, time.monotonic() + self._limit_s, length_s)
+        result = await (self._local(order) if owner == self._boot_id else self._peers.ask(owner, order))
+        if isinstance(result, GatewayError):
+            raise result
+        if isinstance(result, int):
+            raise Internal("a worker answered another question")
+        return result
+
+    async def _local(self, order: Order) -> LeaseView | int:
+        registry = self._registry
+        match order.verb:
+            case Verb.ACK:
+                return view(await registry.ack(order.subject))
+            case Verb.NACK:
+                return view(await registry.nack(order.subject))
+            case Verb.EXTEND:
+                return view(await registry.extend(order.subject, order.length_s))
+            case Verb.INSPECT:
+                return view(registry.find(order.subject))
+            case Verb.DROP_QUEUE:
+                return registry.drop_queue(order.subject)
