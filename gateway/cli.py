@@ -1,0 +1,178 @@
+"""The command line: `serve`, `broker`, `healthcheck`. Turns flags and variables into Settings.
+
+What a command needs is imported when it runs. A bad value is one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from gateway import __version__
+from gateway.settings import Settings, SettingsError, flag, variable
+
+PROGRAM: Final = "kestrel-gateway"
+
+
+class WholeNumber(click.ParamType[int]):
+    """Digits and nothing else: int() would also take `1_0` and ` 1 `."""
+
+    name = "n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number, or a usage error."""
+        if isinstance(value, int):
+            return value
+        if not re.fullmatch(r"[0-9]{1,18}", value):
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        return int(value)
+
+
+class Seconds(click.ParamType[float]):
+    """Digits with at most one point: float() would also take `nan`, `inf` and `1e9`."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The duration, or a usage error."""
+        if isinstance(value, int | float):
+            return float(value)
+        if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]+)?", value):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return float(value)
+
+
+class ListedText(click.ParamType[str]):
+    """One of several: the flag repeats, the variable separates by commas or spaces."""
+
+    name = "text"
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """The values of a variable."""
+        return [part for part in re.split(r"[,\s]+", rv) if part]
+
+
+def options(command: Any) -> Any:
+    """Gives a command one option a field of Settings, in their order."""
+    for field in reversed(dataclasses.fields(Settings)):
+        command = _option(field)(command)
+    return command
+
+
+def _option(field: dataclasses.Field[Any]) -> Any:
+    kind, metadata = str(field.type), field.metadata
+    settings: dict[str, Any] = {"envvar": variable(field), "help": _help(field), "default": field.default}
+    if kind == "bool":
+        settings["is_flag"] = True
+    elif kind == "int":
+        settings["type"] = WholeNumber()
+    elif kind == "float":
+        settings["type"] = Seconds()
+    elif kind.startswith("tuple"):
+        settings.update(type=ListedText(), multiple=True)
+    elif kind.startswith("Path"):
+        settings["type"] = click.Path(path_type=Path)
+    elif metadata["choices"]:
+        settings["type"] = click.Choice(metadata["choices"])
+    return click.option(flag(field), field.name, **settings)
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    notes = []
+    if field.default not in (None, "", (), False):
+        notes.append(f"default {default_text(field)}")
+    if field.metadata["low"] is not None:
+        notes.append(range_text(field))
+    return str(field.metadata["help"]) + (f" [{'; '.join(notes)}]" if notes else "")
+
+
+def default_text(field: dataclasses.Field[Any]) -> str:
+    """A field's default as people write it; empty when there is none."""
+    if field.default in (None, "", ()):
+        return ""
+    if isinstance(field.default, bool):
+        return "on" if field.default else "off"
+    if isinstance(field.default, float):
+        return f"{field.default:g}"
+    return str(field.default)
+
+
+def range_text(field: dataclasses.Field[Any]) -> str:
+    """What a field allows; empty when there is no bound."""
+    metadata = field.metadata
+    if metadata["choices"]:
+        return " or ".join(metadata["choices"])
+    if metadata["low"] is None:
+        return ""
+    unit = f" {metadata['unit']}" if metadata["unit"] else ""
+    return f"{metadata['low']:.15g} to {metadata['high']:.15g}{unit}"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Jobs over HTTP onto Kestrel queues and back."""
+
+
+@cli.command()
+@options
+@click.option("--app", hidden=True, default=None, help="MODULE:FACTORY of another application, for tests")
+def serve(app: str | None, **values: Any) -> None:
+    """Serve HTTP in front of Kestrel; without --kestrel an embedded broker keeps the queues in --data.
+
+    Every flag is also a variable: --max-job-bytes is KESTREL_GATEWAY_MAX_JOB_BYTES. Durations are seconds.
+    """
+    try:
+        settings = Settings(**values)
+    except SettingsError as exc:
+        raise click.UsageError(str(exc)) from exc
+    from gateway.process import supervisor  # noqa: PLC0415 (`--help` stays quick)
+
+    sys.exit(supervisor.serve(settings, app or supervisor.APP))
+
+
+@cli.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def broker(arguments: tuple[str, ...]) -> None:
+    """Run the embedded broker alone: the Kestrel memcache protocol on disk."""
+    from gateway.broker.__main__ import broker as command  # noqa: PLC0415 (only when asked for)
+
+    command.main(list(arguments), prog_name=f"{PROGRAM} broker", standalone_mode=False)
+
+
+@cli.command()
+@click.option("--url", default=None, help="what to ask [default http://127.0.0.1:PORT/readyz]")
+def healthcheck(url: str | None) -> None:
+    """Exit 0 when the gateway here is ready, 1 when it is not."""
+    import urllib.error  # noqa: PLC0415
+    import urllib.request  # noqa: PLC0415
+
+    target = url or f"http://127.0.0.1:{os.environ.get('KESTREL_GATEWAY_PORT') or Settings().port}/readyz"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(target, timeout=3) as response:
+            click.echo(f"{target}: {response.status}")
+    except (OSError, ValueError) as exc:
+        click.echo(f"{target}: {exc}", err=True)
+        sys.exit(1)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        status = cli.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.ClickException as exc:
+        click.echo(f"{PROGRAM}: {' '.join(exc.format_message().split())}", err=True)
+        sys.exit(exc.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,83 @@
+"""The lifeline between the supervisor and a child: a socket pair with lines of JSON. Owns the child's end of it.
+
+Down go `{"command": "start" | "drain" | "stop" | "reload"}`, up goes `{"event": "ready"}`. The end of the stream means
+that the supervisor is dead, whatever killed it; the child then ends at once, from a thread of its own, so that neither
+a busy event loop nor a long import can keep an orphan alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+Message = dict[str, Any]
+
+# Source: sysexits.h has no better word; only a supervisor that no longer lives could read it.
+ORPHANED: Final = 1
+
+# What a terminal or a service manager sends to the whole group; only the supervisor acts on it.
+GROUP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def encode(message: Message) -> bytes:
+    """One line of the channel."""
+    return json.dumps(message).encode() + b"\n"
+
+
+def ignore_group_signals() -> None:
+    """From here on only the channel ends this process. The supervisor starts its children with these signals blocked,
+    so there is no moment in which one of them could kill a child early."""
+    for number in GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+
+
+class ChildChannel:
+    """The child's end. Messages that come before `listen` wait."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._waiting: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._deliver: Callable[[Message], None] = self._waiting.put
+        threading.Thread(target=self._read, name="lifeline", daemon=True).start()
+
+    def first(self) -> Message:
+        """The first message; blocks until it is there."""
+        return self._waiting.get()
+
+    def listen(self, loop: asyncio.AbstractEventLoop, on_message: Callable[[Message], None]) -> None:
+        """Gives every further message to `on_message` on the loop."""
+
+        def deliver(message: Message) -> None:
+            loop.call_soon_threadsafe(on_message, message)
+
+        with self._lock:
+            while not self._waiting.empty():
+                deliver(self._waiting.get())
+            self._deliver = deliver
+
+    def tell(self, message: Message) -> None:
+        """Sends one short line up; a dead supervisor is noticed by the reading thread."""
+        try:
+            self._socket.sendall(encode(message))
+        except OSError:
+            return
+
+    def _read(self) -> None:
+        try:
+            with self._socket.makefile("rb") as lines:
+                for line in lines:
+                    message = json.loads(line)
+                    with self._lock:
+                        self._deliver(message)
+        except (OSError, ValueError, RuntimeError):  # a reset, half a line, a loop that has just closed
+            pass
+        os._exit(ORPHANED)

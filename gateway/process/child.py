@@ -1,0 +1,175 @@
+"""One child process of the supervisor: started, watched by its channel, restarted when it dies.
+
+Owns the process and the supervisor's end of the channel. Which children there are, and in which order they start and
+stop, is supervisor.py's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import json
+import logging
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from gateway.process.channel import GROUP_SIGNALS, encode
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S: Final = 0.1
+BACKOFF_MOST_S: Final = 5.0
+# A child that lived so long starts over with the first backoff.
+SETTLED_S: Final = 10.0
+# Between the end of a child's channel and the end of the child.
+LAST_BREATH_S: Final = 1.0
+
+
+class State(enum.Enum):
+    """The child's life."""
+
+    DOWN = "down"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPED = "stopped"
+
+
+MOVES: Final = {
+    State.DOWN: frozenset({State.STARTING, State.STOPPED}),
+    State.STARTING: frozenset({State.READY, State.DOWN}),
+    State.READY: frozenset({State.DOWN}),
+    State.STOPPED: frozenset[State](),
+}
+
+
+class Child:
+    """A child that is kept alive until it is told to end."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[int], list[str]],
+        *,
+        inherited: tuple[int, ...] = (),
+        order: dict[str, Any] | None = None,
+    ) -> None:
+        """`command` makes the argument vector from the number of the channel's descriptor; `inherited` are further
+        descriptors it gets; `order` is the first message."""
+        self.name = name
+        self.state = State.DOWN
+        self.ready = asyncio.Event()  # set once, at the first time it is ready
+        self.news: dict[str, Any] = {}  # its last ready message
+        self._command = command
+        self._inherited = inherited
+        self._order = order
+        self._ending = asyncio.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def run(self) -> None:
+        """Keeps the child running until `end`, then returns when it is gone. Returns as well when its very first start
+        fails: `ready` is not set then."""
+        backoff_s = BACKOFF_FIRST_S
+        while not self._ending.is_set():
+            began = time.monotonic()
+            status = await self._live()
+            if self._ending.is_set():
+                break
+            if not self.ready.is_set():
+                log.error("%s could not start (%s)", self.name, status)
+                break
+            if time.monotonic() - began > SETTLED_S:
+                backoff_s = BACKOFF_FIRST_S
+            log.warning("%s died (%s); it is started again in %g s", self.name, status, backoff_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), backoff_s)
+            backoff_s = min(BACKOFF_MOST_S, backoff_s * 2)
+        self._move(State.STOPPED)
+
+    def tell(self, command: str) -> None:
+        """Sends a command; a child that is down misses it."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(encode({"command": command}))
+
+    def end(self, command: str) -> None:
+        """Tells the child to end by `drain` or `stop`; it is not started again."""
+        self._ending.set()
+        self.tell(command)
+
+    def kill(self) -> None:
+        """Ends it by force."""
+        self._ending.set()
+        if self._process is not None and self._process.poll() is None:
+            log.warning("%s did not end in time and is killed", self.name)
+            self._process.kill()
+
+    async def _live(self) -> str:
+        """One life: from its start to its end. Returns how it ended."""
+        self._move(State.STARTING)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = process = self._spawn(theirs)
+            except OSError as exc:
+                ours.close()
+                self._move(State.DOWN)
+                return f"not started: {exc.strerror}"
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        try:
+            if self._order is not None:
+                self._writer.write(encode(self._order))
+            if self._ending.is_set():
+                self.tell("stop")  # it was told while it was not there to hear
+            await self._listen(reader)
+        finally:
+            self._writer.close()
+            self._writer = None
+        status = await asyncio.to_thread(_reap, process)
+        self._process = None
+        self._move(State.DOWN)
+        return status
+
+    def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        # The signal mask is inherited: no signal to the group can hit the child before it ignores it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+        try:
+            return subprocess.Popen(
+                self._command(theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *self._inherited),
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        """Takes the child's messages until its end of the channel closes."""
+        with contextlib.suppress(ConnectionError):
+            async for line in reader:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue  # half a line of a child that was killed
+                if message.get("event") == "ready":
+                    self.news = message
+                    self._move(State.READY)
+                    self.ready.set()
+
+    def _move(self, to: State) -> None:
+        if to not in MOVES[self.state]:
+            raise RuntimeError(f"{self.name} does not go from {self.state.value} to {to.value}")
+        self.state = to
+
+
+def _reap(process: subprocess.Popen[bytes]) -> str:
+    """Waits for the end of a process whose channel has closed; kills it when it lingers. Returns how it ended."""
+    try:
+        status = process.wait(LAST_BREATH_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        status = process.wait()
+    return f"signal {-status}" if status < 0 else f"exit code {status}"

@@ -1,0 +1,139 @@
+"""The data directory: its lock, the lease key and the directory of private sockets. One supervisor owns it at a time.
+
+{data}/lock        held by the supervisor and, until the last of them is gone, by its children
+{data}/lease.key   32 random bytes, mode 0600
+{data}/run/        private Unix sockets, mode 0700; a link to a temporary directory where {data} is too long for one
+{data}/...         the embedded broker's files, which are not this module's business
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+KEY_BYTES: Final = 32
+# Source: unix(7), sun_path holds 108 bytes; a worker's socket name (boot id, `.sock`) needs 22 of them and the NUL one.
+SOCKET_PATH_BYTES: Final = 100
+SOCKET_NAME_BYTES: Final = 22
+# How long the children of a killed supervisor may hold the lock before the directory counts as in use.
+LOCK_WAIT_S: Final = 3.0
+TEMPORARY_PREFIX: Final = "kestrel-gateway-"
+
+
+class StartError(Exception):
+    """`serve` cannot start. The message is the one line the operator reads."""
+
+
+class DataDirectory:
+    """One prepared, locked data directory. `close` releases it and removes what was temporary."""
+
+    def __init__(self, path: Path) -> None:
+        """Prepares and locks `path`, makes it (0700) where it is missing. Raises StartError."""
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise StartError(f"data: {path} is not writable: {exc.strerror}") from exc
+        try:
+            self._lock()
+            self.lease_key = self._key()
+            self.run_dir = self._run_dir()
+        except OSError as exc:
+            os.close(self.lock_fd)
+            raise StartError(f"data: {path} is not writable: {exc.strerror}") from exc
+        except StartError:
+            os.close(self.lock_fd)
+            raise
+
+    def close(self) -> None:
+        """Removes the temporary directory, if there is one, and lets the lock go."""
+        self._remove_link()
+        os.close(self.lock_fd)
+
+    def _lock(self) -> None:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                owner = os.pread(self.lock_fd, 20, 0).decode("ascii", "replace").strip()
+                if _lives(owner) or time.monotonic() > deadline:
+                    raise StartError(f"data: {self.path} is in use by another kestrel-gateway (pid {owner})") from None
+                time.sleep(0.02)
+        os.ftruncate(self.lock_fd, 0)
+        os.pwrite(self.lock_fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _key(self) -> bytes:
+        path = self.path / "lease.key"
+        try:
+            key = path.read_bytes()
+        except FileNotFoundError:
+            return _write_new(path, secrets.token_bytes(KEY_BYTES))
+        if len(key) != KEY_BYTES:
+            raise StartError(
+                f"data: {path} holds {len(key)} bytes, not {KEY_BYTES}; remove it, and open leases with it"
+            )
+        return key
+
+    def _run_dir(self) -> Path:
+        link = (self.path / "run").absolute()
+        self._remove_link()
+        if len(os.fsencode(link)) + 1 + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES:
+            link.mkdir(mode=0o700, exist_ok=True)
+            link.chmod(0o700)
+            for stale in link.glob("*.sock"):
+                stale.unlink(missing_ok=True)
+            return link
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(link)
+        target = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
+        link.symlink_to(target)
+        return target
+
+    def _remove_link(self) -> None:
+        """Removes the temporary directory behind the link, also one that a killed supervisor left."""
+        link = self.path / "run"
+        if not link.is_symlink():
+            return
+        target = link.readlink()
+        if target.name.startswith(TEMPORARY_PREFIX) and target.parent == Path(tempfile.gettempdir()):
+            shutil.rmtree(target, ignore_errors=True)
+        link.unlink()
+
+
+def _lives(pid: str) -> bool:
+    """Whether that process exists. A reused number only means one clear refusal more."""
+    if not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _write_new(path: Path, content: bytes) -> bytes:
+    """Makes the file whole or not at all, mode 0600, on disk before it is named."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp makes it 0600
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return content

@@ -1,0 +1,64 @@
+"""What a worker is told at its start, as one line of the channel: settings and the lease key never stand in argv or the
+environment, where others can read them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOrder:
+    """A worker's whole start: which one it is, what it serves and where."""
+
+    index: int
+    settings: Settings
+    kestrel: tuple[str, ...]
+    run_dir: Path
+    lease_key: bytes
+    listener_fd: int
+    app: str  # MODULE:FACTORY
+
+    def message(self) -> dict[str, Any]:
+        """The order as a message of the channel."""
+        return {
+            "command": "start",
+            "index": self.index,
+            "settings": {name: _plain(value) for name, value in dataclasses.asdict(self.settings).items()},
+            "kestrel": list(self.kestrel),
+            "run_dir": str(self.run_dir),
+            "lease_key": self.lease_key.hex(),
+            "listener_fd": self.listener_fd,
+            "app": self.app,
+        }
+
+    @classmethod
+    def of(cls, message: dict[str, Any]) -> WorkerOrder:
+        """The order in a message of the channel."""
+        kinds = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
+        values = {name: _typed(kinds[name], value) for name, value in message["settings"].items()}
+        return cls(
+            index=message["index"],
+            settings=Settings(**values),
+            kestrel=tuple(message["kestrel"]),
+            run_dir=Path(message["run_dir"]),
+            lease_key=bytes.fromhex(message["lease_key"]),
+            listener_fd=message["listener_fd"],
+            app=message["app"],
+        )
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _typed(kind: str, value: Any) -> Any:
+    if kind.startswith("tuple"):
+        return tuple(value)
+    if kind.startswith("Path") and value is not None:
+        return Path(value)
+    return value

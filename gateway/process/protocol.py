@@ -1,0 +1,464 @@
+"""One client connection of the HTTP server: reads requests one after the other, and sees at once when the client goes.
+
+Owns the connection's state, its deadlines and every answer the server makes itself. It must not know routes, queues
+or leases. Of uvicorn's httptools protocol it keeps the constructor, the URL callback and the write flow.
+
+Invariants
+1. The parser is fed one message at a time; what lies behind it is held, unparsed, until its response is complete.
+2. While a response is pending the socket is read (up to HELD_BYTES), so FIN and RST are seen at once; where reading
+   must pause, the kernel is asked for the connection's state each WATCH_S.
+3. A cycle that is not complete learns of the connection's end exactly once.
+4. Every answer the server makes itself is a problem document, says `Connection: close`, and is followed by a short
+   lingering read, so that the client can read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import math
+import os
+import urllib.parse
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
+
+from gateway.api.client import EXTENSION
+from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal, RequestTimeout, Unavailable
+from gateway.problem import problem_bytes, problem_headers
+from gateway.process import tcp
+from gateway.process.cycle import STATUS_LINES, Cycle
+from gateway.process.framing import CHUNKED, FRAMING_HEADERS, NO_BODY, BlankLine, framing
+
+log = logging.getLogger(__name__)
+
+HELD_BYTES: Final = 65536  # held behind a pending response
+BODY_HIGH_WATER: Final = 65536  # of a body not yet taken by the application
+WATCH_S: Final = 1.0
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may take. Sizes in bytes, times in seconds."""
+
+    header_bytes: int
+    header_timeout_s: float
+    body_timeout_s: float
+    keep_alive_s: float
+    connections: int
+
+
+class LimitedConfig(Config):
+    """uvicorn's Config with our limits: the server gives it to every protocol it makes."""
+
+    def __init__(self, app: Any, limits: Limits, **options: Any) -> None:
+        super().__init__(app, **options)
+        self.limits = limits
+
+
+class DatedState(ServerState):
+    """What the connections of one server share; `date_line` is the Date header every answer carries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.date_line = b""
+
+
+class Reading(enum.IntEnum):
+    """What the connection's next bytes are."""
+
+    IDLE = 0  # the start of a request
+    HEAD = 1  # the rest of a head
+    BODY = 2  # the rest of a body
+    PENDING = 3  # held until the response is complete
+    LINGERING = 4  # thrown away: the last answer is written
+    CLOSED = 5
+
+
+MOVES: Final = {
+    Reading.IDLE: frozenset({Reading.HEAD, Reading.BODY, Reading.PENDING, Reading.LINGERING, Reading.CLOSED}),
+    Reading.HEAD: frozenset({Reading.BODY, Reading.PENDING, Reading.LINGERING, Reading.CLOSED}),
+    Reading.BODY: frozenset({Reading.PENDING, Reading.LINGERING, Reading.CLOSED}),
+    Reading.PENDING: frozenset({Reading.IDLE, Reading.LINGERING, Reading.CLOSED}),
+    Reading.LINGERING: frozenset({Reading.CLOSED}),
+    Reading.CLOSED: frozenset(),
+}
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with bounds, deadlines, problem documents and a client that cannot vanish unseen."""
+
+    config: LimitedConfig
+    server_state: DatedState
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.limits = self.config.limits
+
+        # Connection
+        self.reading = Reading.IDLE
+        self._held = bytearray()
+        self._lingered_bytes = 0
+        self._deadline = math.inf  # loop time at which the current state has lasted too long
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+
+        # Request
+        self.current: Cycle | None = None
+        self._framing = NO_BODY
+        self._framing_headers: list[tuple[bytes, bytes]] = []
+        self._blank_line = BlankLine()
+        self._head_bytes = 0
+        self._body_left = 0
+        self._body_untaken = 0
+        self._chunk_overhead = 0
+        self._upgrade_asked = False
+
+    # The connection begins and ends
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.flow = FlowControl(self.transport)
+        self.server = get_local_addr(self.transport)
+        self.client = get_remote_addr(self.transport)
+        self.scheme = "http"
+        tcp.tune(transport.get_extra_info("socket"))
+        self.connections.add(self)
+        if len(self.connections) > self.limits.connections:
+            self.refuse(Unavailable(f"the gateway has {self.limits.connections} connections, which is its limit"))
+        else:
+            self._set_deadline(self.limits.header_timeout_s)
+
+    def eof_received(self) -> None:
+        """The client closed its side: to us it is gone, whatever it still reads."""
+        self._vanished()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
+        self.connections.discard(self)
+        self._vanished()
+        self._move(Reading.CLOSED)
+        self.flow.resume_writing()
+        for handle in (self._timer, self._watch):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._watch = None
+        self._held.clear()
+        del self.parser  # it refers back to us
+
+    def _vanished(self) -> None:
+        if self.current is not None:
+            self.current.vanish()
+            self.current = None
+
+    def _move(self, to: Reading) -> None:
+        if to not in MOVES[self.reading]:
+            raise RuntimeError(f"a connection does not go from {self.reading.name} to {to.name}")
+        self.reading = to
+
+    # Bytes come in
+
+    def data_received(self, data: bytes) -> None:
+        if self.reading is Reading.PENDING:
+            self._held += data
+            if len(self._held) > HELD_BYTES:
+                self._pause()
+        elif self.reading is Reading.LINGERING:
+            self._lingered_bytes += len(data)
+            if self._lingered_bytes > LINGER_BYTES:
+                self.transport.close()
+        elif self.reading is not Reading.CLOSED:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Feeds the parser up to the end of one message and holds the rest."""
+        before = self.reading
+        while data and self.reading <= Reading.BODY:
+            taken = self._message_bytes(data)
+            piece = data if taken == len(data) else data[:taken]
+            if not self._feed(piece):
+                return
+            data = data[taken:] if taken < len(data) else b""
+        if self.reading is not before:
+            if self.reading is Reading.PENDING:
+                self._deadline = math.inf
+            elif self.reading is Reading.HEAD:
+                self._set_deadline(self.limits.header_timeout_s)
+            else:
+                self._set_deadline(self.limits.body_timeout_s)
+        if data:
+            self._held += data
+            if len(self._held) > HELD_BYTES:
+                self._pause()
+
+    def _message_bytes(self, data: bytes) -> int:
+        """How many bytes of `data` certainly belong to the message being read; at least 1."""
+        if self.reading is Reading.BODY and self._framing.body_bytes != CHUNKED:
+            return min(self._body_left, len(data))
+        return self._blank_line.end_in(data) or len(data)
+
+    def _feed(self, piece: bytes) -> bool:
+        """Gives `piece` to the parser. False when the request was refused."""
+        in_body = self.reading is Reading.BODY
+        if in_body:
+            self._body_left -= len(piece)
+            self._chunk_overhead += len(piece)
+        else:
+            self._head_bytes += len(piece)
+            if self._head_bytes > self.limits.header_bytes:
+                self.refuse(HeadersTooLarge(f"request line and headers are above {self.limits.header_bytes} bytes"))
+                return False
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            return self._feed_without_upgrade()
+        except httptools.HttpParserError as exc:
+            self.refuse(self._reason(exc))
+            return False
+        if self.reading is Reading.IDLE and piece.strip(b"\r\n"):
+            self._move(Reading.HEAD)
+        if in_body and self._chunk_overhead > self.limits.header_bytes and self._framing.body_bytes == CHUNKED:
+            self.refuse(HeadersTooLarge(f"chunk extensions or trailers are above {self.limits.header_bytes} bytes"))
+            return False
+        return True
+
+    def _reason(self, exc: httptools.HttpParserError) -> GatewayError:
+        cause = exc.__context__
+        if isinstance(cause, GatewayError):
+            return cause
+        if isinstance(exc, httptools.HttpParserCallbackError) and not isinstance(cause, httptools.HttpParserError):
+            log.error("reading a request failed", exc_info=exc)
+            return Internal("The gateway failed to read the request; its log tells more under this request id")
+        return BadFraming(f"{exc or 'this is no HTTP request'}")
+
+    def _feed_without_upgrade(self) -> bool:
+        """Reads the head again without its Upgrade header: no upgrade is offered, and llhttp would skip the body."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        head = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
+        head += [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._head_bytes = 0
+        return self._feed(b"".join([*head, b"\r\n"]))
+
+    # What the parser finds
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self._framing_headers = []
+        self._upgrade_asked = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.reading is Reading.BODY:
+            return  # a trailer
+        name = name.lower()
+        self.headers.append((name, value))
+        if name in FRAMING_HEADERS:
+            self._framing_headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self.parser
+        method = parser.get_method().decode("ascii")
+        if method == "CONNECT":
+            raise BadFraming("this is no proxy")
+        if parser.should_upgrade():
+            self._upgrade_asked = True
+            return
+        version = parser.get_http_version()
+        self._framing = framing(version, self.url, self._framing_headers)
+        cycle = Cycle(
+            self,
+            head_only=method == "HEAD",
+            version=version,
+            keep_alive=parser.should_keep_alive(),
+            continues=self._framing.continues,
+        )
+        scope = self._scope(method, version, cycle)
+        self.current = cycle
+        self._head_bytes = self._chunk_overhead = self._body_untaken = 0
+        self._body_left = self._framing.body_bytes
+        self._move(Reading.BODY)
+        task = self.loop.create_task(cycle.run(self.app, scope))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _scope(self, method: str, version: str, cycle: Cycle) -> dict[str, Any]:
+        target = self.url
+        if target.startswith(b"/"):
+            raw_path, _, query = target.partition(b"?")
+        else:
+            parsed = httptools.parse_url(target)
+            raw_path, query = parsed.path or b"/", parsed.query or b""
+        path = raw_path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": "http",
+            "method": method,
+            "root_path": "",
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "extensions": {EXTENSION: cycle},
+        }
+
+    def on_body(self, body: bytes) -> None:
+        self._chunk_overhead = 0
+        self._body_untaken += len(body)
+        if self.current is not None:
+            self.current.add_body(body)
+        if self._body_untaken > BODY_HIGH_WATER:
+            self._pause()
+
+    def on_message_complete(self) -> None:
+        if self._upgrade_asked:
+            return
+        self._move(Reading.PENDING)
+        self._resume()  # a large body may have paused it
+        if self.current is not None:
+            self.current.end_body()
+
+    # What the cycle asks for
+
+    def want_body(self) -> None:
+        """The application waits for the body: read on."""
+        if self.reading is Reading.BODY:
+            self._resume()
+
+    def body_taken(self) -> None:
+        """The application took what had come of the body."""
+        self._body_untaken = 0
+
+    def request_id(self, scope: Any) -> str:
+        """The id the application gave the request (`scope["state"]["request_id"]`), or a new one."""
+        state = scope.get("state") or {}
+        return str(state.get("request_id") or new_request_id())
+
+    def response_complete(self, cycle: Cycle) -> None:
+        """The response is written: the next request begins, or the connection ends."""
+        self.server_state.total_requests += 1
+        self.current = None
+        if self.transport.is_closing():
+            return
+        if not cycle.keep_alive:
+            if self.reading is Reading.PENDING:
+                self.transport.close()
+            else:
+                self._linger()
+            return
+        self._move(Reading.IDLE)
+        self._resume()
+        if self._held:
+            held, self._held = bytes(self._held), bytearray()
+            self._read(held)
+        else:
+            self._set_deadline(self.limits.keep_alive_s)
+
+    def give_up(self, cycle: Cycle) -> None:
+        """The response cannot be completed: the connection closes without pretending it was."""
+        cycle.vanish()
+        if self.current is cycle:
+            self.current = None
+            self.transport.close()
+
+    # What the server answers itself
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answers with a problem document in the application's place and closes; a begun response is only cut off."""
+        begun = self.current is not None and self.current.started
+        self._vanished()
+        if self.transport.is_closing():
+            return
+        request_id = new_request_id()
+        fields = {"request_id": request_id, "status": error.status, "code": error.code, "client": self.client}
+        log.info("refused: %s", error.detail, extra={"fields": fields})
+        if begun:
+            self.transport.close()
+            return
+        body = problem_bytes(error, request_id)
+        lines = [b"%b: %b\r\n" % header for header in problem_headers(error, body)]
+        head = [STATUS_LINES[error.status], self.server_state.date_line, *lines, b"connection: close\r\n\r\n"]
+        self.transport.write(b"".join([*head, body]))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closes our side, and for a moment reads what comes: closing at once would reset the answer away."""
+        self._move(Reading.LINGERING)
+        self._held.clear()
+        self._resume()
+        self.transport.write_eof()
+        self._set_deadline(LINGER_S)
+
+    def shutdown(self) -> None:
+        """The server stops: an idle connection closes, a pending response is the connection's last."""
+        if self.current is None:
+            if self.reading is not Reading.LINGERING:
+                self.transport.close()
+        else:
+            self.current.keep_alive = False
+
+    # Time
+
+    def _set_deadline(self, seconds: float) -> None:
+        """The current state may last that long. One timer a connection, moved only when it would ring too late."""
+        self._deadline = self.loop.time() + seconds
+        if self._timer is None or self._deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._deadline
+            self._timer = self.loop.call_later(seconds, self._rings)
+
+    def _rings(self) -> None:
+        self._timer = None
+        if self._deadline is math.inf:
+            return
+        left_s = self._deadline - self.loop.time()
+        if left_s > 0.001:
+            self._set_deadline(left_s)
+        elif self.reading is Reading.HEAD:
+            self.refuse(RequestTimeout(f"the header block was not complete in {self.limits.header_timeout_s:g} s"))
+        elif self.reading is Reading.BODY:
+            self.refuse(RequestTimeout(f"the body was not complete in {self.limits.body_timeout_s:g} s"))
+        else:
+            self.transport.close()
+
+    # Flow
+
+    def _pause(self) -> None:
+        """Stops reading; the kernel is asked for the client instead."""
+        self.flow.pause_reading()
+        if self._watch is None:
+            self._watch = self.loop.call_later(WATCH_S, self._look)
+
+    def _resume(self) -> None:
+        self.flow.resume_reading()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self) -> None:
+        self._watch = None
+        if tcp.peer_closed(self.transport.get_extra_info("socket")):
+            self._vanished()
+            self.transport.abort()
+        else:
+            self._watch = self.loop.call_later(WATCH_S, self._look)
+
+
+def new_request_id() -> str:
+    """16 random hexadecimal digits."""
+    return os.urandom(8).hex()

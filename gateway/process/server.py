@@ -1,0 +1,97 @@
+"""uvicorn's server without its signals and polling: serves one inherited socket until told to stop, in a fixed order.
+
+Owns the listener and the connections' shared state. When and why to stop is worker.py's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from email.utils import formatdate
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.lifespan.on import LifespanOn
+
+from gateway.process.protocol import DatedState, GatewayProtocol, LimitedConfig, Limits
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# What is left of the connections after the drain gets this long to write its last bytes.
+FINISH_S: Final = 0.5
+BACKLOG: Final = 4096
+
+
+class ApplicationStartError(Exception):
+    """The application's start-up failed; its log line was written."""
+
+
+class GatewayServer(uvicorn.Server):
+    """A uvicorn server whose life is `start`, `stop`; uvicorn's own run, serve and signal handling are not used."""
+
+    server_state: DatedState
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        limits = Limits(
+            header_bytes=settings.max_header_bytes,
+            header_timeout_s=settings.header_timeout_s,
+            body_timeout_s=settings.body_timeout_s,
+            keep_alive_s=settings.keep_alive_s,
+            connections=settings.max_connections,
+        )
+        config = LimitedConfig(
+            app,
+            limits,
+            http=GatewayProtocol,
+            ws="none",
+            lifespan="on",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=max(1, round(settings.keep_alive_s)),
+            backlog=BACKLOG,
+        )
+        super().__init__(config)
+        self.server_state = DatedState()
+        self._clock: asyncio.TimerHandle | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Starts the application, then serves `listener`. Raises ApplicationStartError."""
+        self.config.load()
+        self.lifespan = LifespanOn(self.config)
+        self._tick()
+        try:
+            await self.startup(sockets=[listener])
+        except SystemExit as exc:
+            raise ApplicationStartError from exc
+
+    async def stop(self) -> None:
+        """Stops in order: the listener, the connections, what still runs, the application. Takes FINISH_S and the
+        application's own shutdown."""
+        for server in self.servers:
+            server.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        if state.tasks:
+            await asyncio.wait(list(state.tasks), timeout=FINISH_S)
+        for task in list(state.tasks):
+            task.cancel()
+        if state.tasks:
+            await asyncio.wait(list(state.tasks), timeout=FINISH_S)
+        for connection in list(state.connections):
+            connection.transport.close()
+        await self.lifespan.shutdown()
+        if self._clock is not None:
+            self._clock.cancel()
+
+    def _tick(self) -> None:
+        """The Date header, renewed each second."""
+        now = time.time()
+        self.server_state.date_line = b"date: %b\r\n" % formatdate(now, usegmt=True).encode()
+        self._clock = asyncio.get_running_loop().call_later(1.0 - now % 1.0, self._tick)

@@ -1,0 +1,222 @@
+"""`serve`: binds the port, starts the embedded broker and the workers, keeps them alive, stops them in order.
+
+Owns the signals, the listening socket and the data directory's lock. It serves no request and speaks to no Kestrel.
+
+Order of a start: data directory, port, broker, workers. Of a stop: workers (drained), the broker, then the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import sys
+from typing import Any, Final
+
+import gateway
+from gateway import logs
+from gateway.process.child import Child
+from gateway.process.datadir import DataDirectory, StartError
+from gateway.process.order import WorkerOrder
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+APP: Final = "gateway.app:create_app"
+BACKLOG: Final = 4096
+# What workers and broker get beyond the grace before they are killed.
+END_S: Final = 3.0
+# What a worker gets when it is told to stop at once.
+STOP_S: Final = 1.5
+
+
+def serve(settings: Settings, app: str = APP) -> int:
+    """Serves until told to stop; returns the exit code: 0 stopped, 1 could not start (one line on stderr says why)."""
+    logs.set_up(settings.log_format, settings.log_level, "supervisor")
+    try:
+        with contextlib.ExitStack() as stack:
+            data = DataDirectory(settings.data)
+            stack.callback(data.close)
+            listener = stack.enter_context(bind(settings.host, settings.port))
+            return asyncio.run(Supervisor(settings, data, listener, app).run())
+    except StartError:
+        return 1
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket. Raises StartError when the address is taken or is not this machine's."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as exc:
+        raise StartError(f"host: {host!r} is no address of this machine: {exc.strerror}") from exc
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host.strip("[]") == "::" else 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as exc:
+        listener.close()
+        raise StartError(f"port: cannot listen on {host}:{port}: {exc.strerror}") from exc
+    return listener
+
+
+class Supervisor:
+    """The parent of the broker and of the workers."""
+
+    def __init__(self, settings: Settings, data: DataDirectory, listener: socket.socket, app: str) -> None:
+        self._settings = settings
+        self._stop_asked = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._broker = None if settings.kestrel else self._make_broker(data)
+        kestrel = settings.kestrel or (f"unix:{data.run_dir / 'broker.sock'}",)
+        self._workers = [
+            self._make_worker(
+                WorkerOrder(index, settings, kestrel, data.run_dir, data.lease_key, listener.fileno(), app), data
+            )
+            for index in range(settings.workers)
+        ]
+        self._address = _url(listener)
+        self._lives: list[asyncio.Task[None]] = []
+
+    async def run(self) -> int:
+        """From the first child to the last; returns the exit code."""
+        raise_descriptor_limit()
+        self._own_signals()
+        self._announce()
+        started = await self._start([self._broker] if self._broker else []) and await self._start(self._workers)
+        if started and not self._stop_asked.is_set():
+            log.info("ready: %s", self._address)
+            await _first_of(self._stop_asked.wait(), *self._lives)
+        await self._stop()
+        return 0 if started and self._stop_asked.is_set() else 1
+
+    # Start
+
+    async def _start(self, children: list[Child]) -> bool:
+        """Starts them and waits until all are ready or a stop is asked for. False when one could not start."""
+        lives = [asyncio.create_task(child.run(), name=child.name) for child in children]
+        self._lives += lives
+        await _first_of(self._stop_asked.wait(), _all_ready(children), *lives)
+        return self._stop_asked.is_set() or all(child.ready.is_set() for child in children)
+
+    def _announce(self) -> None:
+        settings = self._settings
+        backend = (
+            f"Kestrel at {', '.join(settings.kestrel)}" if settings.kestrel else f"embedded broker in {settings.data}"
+        )
+        log.info(
+            "kestrel-gateway %s on %s, %s, %d worker(s)", gateway.__version__, self._address, backend, settings.workers
+        )
+        if settings.broker_listen and not settings.kestrel:
+            log.info("memcache clients are served on %s", settings.broker_listen)
+
+    def _make_broker(self, data: DataDirectory) -> Child:
+        settings = self._settings
+        arguments = [
+            "--listen",
+            f"unix:{data.run_dir / 'broker.sock'}",
+            "--data",
+            str(data.path),
+            "--fsync",
+            settings.fsync,
+        ]
+        arguments += ["--log-level", settings.log_level]
+        if settings.broker_listen:
+            arguments += ["--listen", settings.broker_listen]
+        if settings.broker_config is not None:
+            arguments += ["--config", str(settings.broker_config)]
+        return Child(
+            "broker",
+            lambda fd: [sys.executable, "-m", "gateway.broker", *arguments, "--channel-fd", str(fd)],
+            inherited=(data.lock_fd,),
+        )
+
+    def _make_worker(self, order: WorkerOrder, data: DataDirectory) -> Child:
+        return Child(
+            f"worker-{order.index}",
+            lambda fd: [sys.executable, "-m", "gateway.process.worker", "--channel-fd", str(fd)],
+            inherited=(order.listener_fd, data.lock_fd),
+            order=order.message(),
+        )
+
+    # Signals
+
+    def _own_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._on_stop_signal, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, self._on_stop_signal, "SIGINT")
+        loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
+
+    def _on_stop_signal(self, name: str) -> None:
+        if not self._stop_asked.is_set():
+            log.info("%s: draining, at most %g s; once more stops at once", name, self._settings.grace_s)
+            self._stop_asked.set()
+        elif not self._stop_now.is_set():
+            log.info("%s again: stopping at once", name)
+            self._stop_now.set()
+
+    def _on_reload_signal(self) -> None:
+        log.info("SIGHUP: workers reload")
+        for worker in self._workers:
+            worker.tell("reload")
+
+    # Stop
+
+    async def _stop(self) -> None:
+        for worker in self._workers:
+            worker.end("drain")
+        workers = [life for life in self._lives if life.get_name() != "broker"]
+        if workers:
+            await _first_of(asyncio.gather(*workers), self._stop_now.wait(), within_s=self._settings.grace_s + END_S)
+            for worker in self._workers:
+                worker.tell("stop")
+            await _ended_or_killed(workers, self._workers, STOP_S)
+        if self._broker is not None:
+            self._broker.end("stop")
+            lives = [life for life in self._lives if life.get_name() == "broker"]
+            await _ended_or_killed(lives, [self._broker], END_S)
+        log.info("stopped")
+
+
+async def _all_ready(children: list[Child]) -> None:
+    for child in children:
+        await child.ready.wait()
+
+
+async def _first_of(*waits: Any, within_s: float | None = None) -> None:
+    """Returns when one of them is done, or the time is over. Coroutines among them are cancelled then, tasks go on."""
+    futures = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(futures, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait, future in zip(waits, futures, strict=True):
+        if wait is not future:
+            future.cancel()
+
+
+async def _ended_or_killed(lives: list[asyncio.Task[None]], children: list[Child], within_s: float) -> None:
+    """Waits for the end of the children, by force after `within_s`."""
+    if lives:
+        await asyncio.wait(lives, timeout=within_s)
+    for child in children:
+        child.kill()
+    await asyncio.gather(*lives)
+
+
+def raise_descriptor_limit() -> None:
+    """Lets this process and its children open as many descriptors as the system allows without privileges."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

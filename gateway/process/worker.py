@@ -1,0 +1,110 @@
+"""One worker process: the application on the inherited socket, from its order to its drain.
+
+Obeys the channel only: signals of the group are ignored, and the channel's end is the process's. Run as
+`python -m gateway.process.worker --channel-fd N` by the supervisor.
+
+Order of a drain: the application answers its parked polls and waits for leases and requests (at most the grace, or
+until `stop`); then the listener closes, connections finish, the application shuts down, exit code 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import secrets
+import socket
+import sys
+from typing import Any, Protocol, cast
+
+from gateway import logs
+from gateway.process.channel import ChildChannel, Message, ignore_group_signals
+from gateway.process.order import WorkerOrder
+
+log = logging.getLogger(__name__)
+
+
+class Application(Protocol):
+    """What a worker needs of the application, beside ASGI with lifespan."""
+
+    def begin_drain(self) -> None:
+        """Not ready any more; parked polls are answered, no new lease is given."""
+
+    async def drained(self, timeout_s: float) -> None:
+        """Returns when no request and no lease is left, or the time is over."""
+
+
+def main() -> int:
+    """Runs one worker; returns its exit code: 0 ended as told, 1 could not start."""
+    ignore_group_signals()
+    parser = argparse.ArgumentParser(prog="gateway.process.worker")
+    parser.add_argument("--channel-fd", type=int, required=True)
+    channel = ChildChannel(parser.parse_args().channel_fd)
+    order = WorkerOrder.of(channel.first())
+    logs.set_up(order.settings.log_format, order.settings.log_level, f"worker-{order.index}")
+    import uvloop  # noqa: PLC0415 (only after the lifeline is watched)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(order, channel))
+
+
+async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
+    """Serves until the channel says `drain` or `stop`."""
+    from gateway.process.server import ApplicationStartError, GatewayServer  # noqa: PLC0415 (see main)
+
+    application = make_application(order)
+    server = GatewayServer(application, order.settings)
+    try:
+        await server.start(socket.socket(fileno=order.listener_fd))
+    except ApplicationStartError:
+        return 1
+    drain, stop = asyncio.Event(), asyncio.Event()
+
+    def on_message(message: Message) -> None:
+        command = message.get("command")
+        if command == "drain":
+            drain.set()
+        elif command == "stop":
+            drain.set()
+            stop.set()
+        elif command == "reload":
+            log.info("reload: nothing to read again")
+
+    channel.listen(asyncio.get_running_loop(), on_message)
+    channel.tell({"event": "ready", "pid": os.getpid()})
+    await drain.wait()
+    application.begin_drain()
+    await _first(application.drained(order.settings.grace_s), stop.wait())
+    await server.stop()
+    return 0
+
+
+def make_application(order: WorkerOrder) -> Application:
+    """The application of the order's factory, in the context of this process."""
+    module_name, _, factory = order.app.partition(":")
+    module = importlib.import_module(module_name)
+    context = module.WorkerContext(
+        index=order.index,
+        boot_id=secrets.token_hex(8),
+        run_dir=order.run_dir,
+        lease_key=order.lease_key,
+        kestrel=order.kestrel,
+    )
+    return cast("Application", getattr(module, factory)(order.settings, context))
+
+
+async def _first(*waits: Any) -> None:
+    """Returns when the first of them has; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
