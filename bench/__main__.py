@@ -1,0 +1,71 @@
+"""`python -m bench [--quick] [--markdown FILE] [--directory DIR] [NAME...]`: one run, one table."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import case_broker, case_parked, case_requests
+from bench.plan import Plan, Stage, quick
+from bench.servers import BenchError, Load
+from bench.table import Section
+
+CASES: dict[str, Callable[[Stage], Section]] = {
+    "requests": case_requests.measure,
+    "parked": case_parked.measure,
+    "sets": case_broker.sets,
+    "backlog": case_broker.backlog,
+}
+
+
+def main() -> int:
+    """Measures what was asked for, prints the table, and returns the exit status."""
+    asked = _arguments()
+    # A plain `kill` unwinds like Ctrl-C does: servers are stopped and their data is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    asked.directory.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="run-", dir=asked.directory))
+    plan = quick(directory) if asked.quick else Plan(directory)
+    sections: list[Section] = []
+    try:
+        with Load() as load:
+            for name in asked.names or CASES:
+                sections.append(CASES[name](Stage(plan, load)))
+                print(f"{sections[-1].text()}\n", flush=True)
+    except BenchError as exc:
+        print(f"bench: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    if asked.markdown:
+        asked.markdown.write_text("\n\n".join(section.markdown() for section in sections) + "\n")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, polls and jobs: under a minute")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there as markdown, too")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path(__file__).parent / "results",
+        help="where the servers keep their data while they run; a real disk, for fsync's sake (default: bench/results)",
+    )
+    asked = parser.parse_args()
+    for name in asked.names:
+        if name not in CASES:
+            parser.error(f"no case {name!r}: there are {', '.join(CASES)}")
+    return asked
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""CPU a request and requests a second: the gateway's calls beside a bare echo, in alternating rounds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from bench.plan import Stage
+from bench.servers import Server, cpu_s, echo, gateway
+from bench.table import Section, against, middle
+
+POST_ECHO, GET_ECHO = "echo, POST", "echo, GET"
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One call. yardstick: the echo's calls that a unit of it is compared with. limit: the target for that ratio."""
+
+    name: str
+    server: Server
+    method: str
+    path: str
+    status: str
+    yardstick: tuple[str, ...] = ()
+    limit: float | None = None
+    ack: bool = False
+
+    def order(self, connections: int) -> dict[str, Any]:
+        """The load generator's `open` for it."""
+        return {
+            "kind": "http",
+            "address": self.server.address,
+            "connections": connections,
+            "request": {"method": self.method, "path": self.path, "body": self.method == "POST"},
+            "status": self.status,
+            "ack": self.ack,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One contestant's round, a unit."""
+
+    cpu_us: float
+    broker_us: float
+    per_s: float
+
+
+def measure(stage: Stage) -> Section:
+    """The table of requests."""
+    plan = stage.plan
+    base = plan.directory / "requests"
+    with (
+        echo(base) as bare,
+        gateway(base / "quiet", "--log-level", "warning") as quiet,
+        gateway(base / "logging") as logging,
+    ):
+        contestants = [
+            Contestant(POST_ECHO, bare, "POST", "/echo", "200"),
+            Contestant("enqueue", quiet, "POST", "/queues/bench/jobs", "201", (POST_ECHO,), 1.8),
+            Contestant(GET_ECHO, bare, "GET", "/echo", "200"),
+            Contestant("next, empty", quiet, "GET", "/queues/bench-empty/next?timeout=0", "204", (GET_ECHO,), 1.6),
+            Contestant(
+                "next + ack (2 requests)", quiet, "GET", "/queues/bench/next?timeout=0", "200", (GET_ECHO, POST_ECHO),
+                ack=True,
+            ),
+            Contestant("enqueue, each logged", logging, "POST", "/queues/bench/jobs", "201", (POST_ECHO,)),
+        ]  # fmt: skip
+        samples: dict[str, list[Sample]] = defaultdict(list)
+        for each in contestants:
+            _round(stage, each, max(plan.units // 5, plan.connections))
+        for number in range(plan.rounds):
+            stage.say(f"requests, round {number + 1} of {plan.rounds}")
+            for each in contestants:
+                samples[each.name].append(_round(stage, each, plan.units))
+    return Section(
+        "Requests (32 keep-alive connections, 200-byte JSON jobs, fsync on)",
+        ("call", "gateway us", "broker us", "a second", "x echo", "target"),
+        [_row(each, samples) for each in contestants],
+        "us: CPU microseconds of the serving process and of the broker. x echo: the serving process' CPU against the"
+        "\nbare Starlette echo's for the same method and number of requests, median of the rounds' own ratios.",
+    )
+
+
+def _round(stage: Stage, each: Contestant, units: int) -> Sample:
+    stage.load.ask("open", **each.order(stage.plan.connections))
+    before_s, broker_before_s = cpu_s(each.server.pid), cpu_s(each.server.broker)
+    ran = stage.load.ask("run", units=units)
+    spent_s, broker_spent_s = cpu_s(each.server.pid) - before_s, cpu_s(each.server.broker) - broker_before_s
+    stage.load.ask("close")
+    return Sample(spent_s / units * 1e6, broker_spent_s / units * 1e6, units / ran["seconds"])
+
+
+def _row(each: Contestant, samples: dict[str, list[Sample]]) -> tuple[str, ...]:
+    mine = samples[each.name]
+    broker_us = middle([sample.broker_us for sample in mine])
+    ratio = ""
+    target = ""
+    if each.yardstick:
+        rounds = zip(mine, *(samples[name] for name in each.yardstick), strict=True)
+        ratios = [sample.cpu_us / sum(rival.cpu_us for rival in rivals) for sample, *rivals in rounds]
+        ratio = f"{middle(ratios):.2f}"
+        target = against(middle(ratios), each.limit) if each.limit else ""
+    return (
+        each.name,
+        f"{middle([sample.cpu_us for sample in mine]):.0f}",
+        f"{broker_us:.0f}" if each.server.broker else "",
+        f"{middle([sample.per_s for sample in mine]):,.0f}",
+        ratio,
+        target,
+    )

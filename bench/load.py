@@ -1,0 +1,171 @@
+"""The load generator: a process of its own that answers orders, one line of JSON each, on standard input.
+
+Owns the client side of every measurement: request bytes are built once, answers are looked at only as far as needed
+to know where they end. It must stay cheaper than any server it loads. It starts and measures no server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvloop
+
+from bench.memcache import Fill, StoreConnection, set_command
+from bench.parking import Parking
+from bench.wire import JOB, HttpConnection, LoadError, http_request, limit_descriptors, split_address
+
+Connection = HttpConnection | StoreConnection
+
+
+class Loop:
+    """A closed loop: each connection has one request under way until `units` of work are done.
+
+    A unit is one request, or with `ack` a `next` that brings a job and the ack of its lease.
+    """
+
+    def __init__(self, host: str, request: bytes, status: str, ack: bool) -> None:
+        self._host = host
+        self._request = request
+        self._status = status.encode()
+        self._ack = ack
+        self._connections: list[Connection] = []
+        self._left = 0
+        self._busy = 0
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.answers: Counter[str] = Counter()
+
+    async def open(self, kind: str, host: str, port: int, count: int) -> None:
+        """Opens the connections, a few at a time."""
+        make = HttpConnection if kind == "http" else StoreConnection
+        loop = asyncio.get_running_loop()
+        for _ in range(count):
+            _, connection = await loop.create_connection(lambda: make(self._answered, self._lost), host, port)
+            self._connections.append(connection)
+
+    async def run(self, units: int) -> float:
+        """Does the work and returns the seconds it took."""
+        self._done = asyncio.get_running_loop().create_future()
+        self.answers.clear()
+        self._left = units
+        started_s = time.perf_counter()
+        for connection in self._connections[:units]:
+            self._left -= 1
+            self._busy += 1
+            connection.write(self._request)
+        await self._done
+        return time.perf_counter() - started_s
+
+    def close(self) -> None:
+        """Closes the connections; no answer is counted any more."""
+        for connection in self._connections:
+            connection.close()
+
+    def _answered(self, connection: Connection, status: bytes, answer: bytes) -> None:
+        self.answers[status.decode()] += 1
+        if status == self._status:
+            if self._ack:
+                start = answer.index(b"\r\nlease-id: ") + 12
+                lease = answer[start : answer.index(b"\r\n", start)].decode()
+                connection.write(http_request("POST", f"/leases/{lease}/ack", self._host))
+                return
+        elif not (self._ack and status == b"204"):
+            self._fail(f"asked for {self._status.decode()}, got {answer[:300]!r}")
+            return
+        if self._left:
+            self._left -= 1
+            connection.write(self._request)
+            return
+        self._busy -= 1
+        if not self._busy and not self._done.done():
+            self._done.set_result(None)
+
+    def _lost(self, connection: Connection) -> None:
+        self._fail("the server closed a connection")
+
+    def _fail(self, why: str) -> None:
+        if not self._done.done():
+            self._done.set_exception(LoadError(why))
+
+
+class Orders:
+    """What the parent may ask for; each answers a JSON object."""
+
+    def __init__(self) -> None:
+        self._loop: Loop | None = None
+        self._park: Parking | None = None
+
+    async def open(
+        self, *, kind: str, address: str, connections: int, request: dict[str, Any], status: str, ack: bool = False
+    ) -> dict[str, Any]:
+        """Connects; `run` then repeats the request. kind: http or memcache."""
+        host, port = split_address(address)
+        if kind == "http":
+            wire = http_request(request["method"], request["path"], address, JOB if request["body"] else b"")
+        else:
+            wire = set_command(request["queue"], JOB)
+        self._loop = Loop(address, wire, status, ack)
+        await self._loop.open(kind, host, port, connections)
+        return {}
+
+    async def run(self, units: int) -> dict[str, Any]:
+        """Does `units` of work over the open connections."""
+        assert self._loop is not None
+        seconds = await self._loop.run(units)
+        return {"seconds": seconds, "answers": dict(self._loop.answers)}
+
+    async def close(self) -> dict[str, Any]:
+        """Closes what `open` opened."""
+        assert self._loop is not None
+        self._loop.close()
+        await asyncio.sleep(0)
+        return {}
+
+    async def fill(self, address: str, queue: str, count: int) -> dict[str, Any]:
+        """Stores `count` jobs, pipelined, and returns when all are acknowledged."""
+        started_s = time.perf_counter()
+        await Fill(address, queue, JOB, count).run()
+        return {"seconds": time.perf_counter() - started_s}
+
+    async def park(self, *, address: str, poll: str, wake: str, count: int, ack: bool) -> dict[str, Any]:
+        """Opens `count` connections, each with one poll under way. poll, wake: paths."""
+        self._park = Parking(address, poll, wake, ack)
+        await self._park.open(count)
+        return {}
+
+    async def wake(self, count: int, pause_s: float) -> dict[str, Any]:
+        """Wakes parked polls one at a time; milliseconds from writing the enqueue to the parked poll's answer."""
+        assert self._park is not None
+        return {"ms": await self._park.wake(count, pause_s)}
+
+    async def leave(self) -> dict[str, Any]:
+        """Closes the parked connections."""
+        assert self._park is not None
+        self._park.close()
+        await asyncio.sleep(0)
+        return {}
+
+
+async def obey() -> None:
+    """Runs orders until standard input ends. The loop stands still between two orders: nothing is measured then."""
+    orders = Orders()
+    for line in sys.stdin:
+        order = json.loads(line)
+        act: Callable[..., Awaitable[dict[str, Any]]] = getattr(orders, order.pop("do"))
+        try:
+            reply = await act(**order)
+        except (OSError, LoadError) as exc:
+            reply = {"error": f"{type(exc).__name__}: {exc}"}
+        print(json.dumps(reply), flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's end of the pipe is what ends this process
+    limit_descriptors()
+    uvloop.run(obey())

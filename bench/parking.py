@@ -1,0 +1,97 @@
+"""Parks polls and wakes them one at a time, as the load generator's orders `park` and `wake` ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from bench.wire import JOB, HttpConnection, LoadError, http_request, split_address
+
+OPENED_AT_ONCE = 50
+T = TypeVar("T")
+Answered = Callable[[HttpConnection, bytes, bytes], None]
+
+
+class Parking:
+    """Connections with one poll under way each, and one more for everything else.
+
+    poll, wake: paths; wake is a POST of the benchmark's job. ack: whether an answered poll brings a lease to settle.
+    """
+
+    def __init__(self, address: str, poll: str, wake: str, ack: bool) -> None:
+        self._address = address
+        self._poll = http_request("GET", poll, address)
+        self._wake = http_request("POST", wake, address, JOB)
+        self._alive = http_request("GET", "/livez", address)
+        self._ack = ack
+        self._polls: list[HttpConnection] = []
+        self._woken: asyncio.Queue[tuple[HttpConnection, bytes, float] | LoadError] = asyncio.Queue()
+        self._said: asyncio.Queue[bytes | LoadError] = asyncio.Queue()
+
+    async def open(self, count: int) -> None:
+        """Returns when the server has read every poll."""
+        self._control = await self._connect(lambda connection, status, answer: self._said.put_nowait(status))
+        while len(self._polls) < count:
+            for _ in range(min(OPENED_AT_ONCE, count - len(self._polls))):
+                connection = await self._connect(self._answered)
+                connection.write(self._poll)
+                self._polls.append(connection)
+            await self._ask(self._alive, b"200")
+
+    async def wake(self, count: int, pause_s: float) -> list[float]:
+        """Milliseconds each, from writing the enqueue to the complete answer of a parked poll, one at a time."""
+        took_ms: list[float] = []
+        for _ in range(count):
+            await asyncio.sleep(pause_s)
+            started_s = time.perf_counter()
+            self._control.write(self._wake)
+            connection, answer, ended_s = _checked(await self._woken.get())
+            took_ms.append((ended_s - started_s) * 1000)
+            await self._expect(b"201")
+            if self._ack:
+                start = answer.index(b"\r\nlease-id: ") + 12
+                lease = answer[start : answer.index(b"\r\n", start)].decode()
+                await self._ask(http_request("POST", f"/leases/{lease}/ack", self._address), b"204")
+            connection.write(self._poll)
+            await self._ask(self._alive, b"200")
+        return took_ms
+
+    def close(self) -> None:
+        """Closes every connection."""
+        for connection in [*self._polls, self._control]:
+            connection.close()
+
+    async def _connect(self, answered: Answered) -> HttpConnection:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: HttpConnection(answered, self._lost), *split_address(self._address)
+        )
+        return connection
+
+    def _answered(self, connection: HttpConnection, status: bytes, answer: bytes) -> None:
+        if status != b"200":
+            self._fail(f"a parked poll was answered with {answer[:300]!r}")
+        self._woken.put_nowait((connection, answer, time.perf_counter()))
+
+    def _lost(self, connection: HttpConnection) -> None:
+        self._fail("the server closed a connection")
+
+    def _fail(self, why: str) -> None:
+        self._woken.put_nowait(LoadError(why))
+        self._said.put_nowait(LoadError(why))
+
+    async def _ask(self, request: bytes, status: bytes) -> None:
+        self._control.write(request)
+        await self._expect(status)
+
+    async def _expect(self, status: bytes) -> None:
+        said = _checked(await self._said.get())
+        if said != status:
+            raise LoadError(f"expected {status.decode()}, got {said.decode()}")
+
+
+def _checked(value: T | LoadError) -> T:
+    if isinstance(value, LoadError):
+        raise value
+    return value

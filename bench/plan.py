@@ -1,0 +1,46 @@
+"""How much is measured: the full run of a few minutes, or the quick one."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.servers import Load
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """directory: where the servers keep their data; its file system is what fsync is measured on.
+
+    units: requests, or pairs of them, a contestant and round. sets: items stored a connection count and round. polls:
+    how many are parked. wakes: measured for each. backlog: jobs waiting when the broker starts.
+    """
+
+    directory: Path
+    rounds: int = 7
+    units: int = 10_000
+    connections: int = 32
+    sets: int = 8_000
+    store_connections: tuple[int, ...] = (1, 32, 256)
+    polls: tuple[int, ...] = (1, 1_000, 5_000)
+    wakes: int = 500
+    backlog: int = 1_000_000
+    starts: int = 5
+
+
+def quick(directory: Path) -> Plan:
+    """Small enough to run while working: under a minute."""
+    return Plan(directory, rounds=3, units=3_000, sets=2_000, polls=(1, 1_000), wakes=100, backlog=100_000, starts=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What every group of cases is handed."""
+
+    plan: Plan
+    load: Load
+
+    def say(self, what: str) -> None:
+        """Progress, on standard error: the table alone goes to standard output."""
+        print(f"  {what} ...", file=sys.stderr, flush=True)
