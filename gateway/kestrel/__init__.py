@@ -1,0 +1,1 @@
+"""The client side of Kestrel. The layers above use `cluster.Kestrel`, `waiting.Waiter` and `reads.OpenRead`."""

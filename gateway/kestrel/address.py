@@ -1,0 +1,42 @@
+"""Where a Kestrel server listens, as the settings write it. Pure: resolves no name and opens nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.settings import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP host and port, or the path of a Unix socket (then `host` is empty)."""
+
+    host: str
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Reads `host:port`, `[v6]:port` or `unix:PATH`.
+
+    Raises: SettingsError for anything else.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path or "\0" in path:
+            raise SettingsError(f"kestrel: {text!r} names no socket path")
+        return Address("", 0, path)
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise SettingsError(f"kestrel: {text!r}: write an IPv6 address in brackets, as [::1]:22133")
+    valid = bool(colon and host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536
+    if not valid or any(c.isspace() for c in host):
+        raise SettingsError(f"kestrel: {text!r} is not HOST:PORT (port 1 to 65535) or unix:PATH")
+    return Address(host, int(port))

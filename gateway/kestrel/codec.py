@@ -1,0 +1,242 @@
+"""Kestrel's commands in pymemcache's words: bytes out, one checked answer in.
+
+Owns what is sent and what counts as a clean answer. Never connects, keeps no state between calls, and knows the
+connection only as a socket (`Wire`). Its methods block, so they run inside a Bridge.
+
+A clean answer is complete, is for the queue that was asked, and has nothing behind it: unread bytes would be taken
+for the next call's answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
+
+from pymemcache.client.base import Client, _readline, _readvalue
+from pymemcache.exceptions import (
+    MemcacheIllegalInputError,
+    MemcacheServerError,
+    MemcacheUnknownError,
+)
+
+from gateway.kestrel.bridge import Bridge
+
+BATCH_BYTES = 256 * 1024
+BATCH_ITEMS = 64
+
+_KEY = re.compile(rb"[\x21-\x7e\x80-\xff]+")
+_SETTLED = (b"END",)
+_DELETED = (b"DELETED", b"END")
+
+
+class Wire(Protocol):
+    """What the codec needs of a connection. `received` counts the bytes handed out since the call began."""
+
+    received: int
+
+    def sendall(self, data: bytes) -> None: ...
+    def recv(self, size: int) -> bytes: ...
+
+
+class KestrelClient(Client):  # type: ignore[misc]
+    """pymemcache's client with Kestrel's options and answers, and the greenlet its calls run in."""
+
+    sock: Any
+
+    def __init__(self, bridge: Bridge) -> None:
+        super().__init__("unix:unused", default_noreply=False)
+        self.bridge = bridge
+        self._read = 0
+
+    def _connect(self) -> NoReturn:
+        raise MemcacheUnknownError("the connection is closed")
+
+    def close(self) -> None:
+        """Only lets go of the connection, which closes itself on whatever error a call ends with."""
+        self.sock = None
+
+    def check_key(self, key: str | bytes, key_prefix: bytes) -> bytes:  # noqa: ARG002  (pymemcache's signature)
+        """The key as bytes, options included: pymemcache's 250 bytes would count them."""
+        data = key.encode() if isinstance(key, str) else key
+        if not _KEY.fullmatch(data):
+            raise MemcacheIllegalInputError("a key holds a space or control byte, or is empty")
+        return data
+
+    def _extract_value(
+        self,
+        expect_cas: bool,  # noqa: ARG002  (pymemcache's signature)
+        line: bytes,
+        buf: bytes,
+        remapped_keys: dict[bytes, Any],
+        prefixed_keys: list[bytes],
+    ) -> tuple[Any, bytes, bytes]:
+        """One VALUE block. Kestrel answers `get q/open` with `VALUE q`; pymemcache looks for the key it sent."""
+        sent = prefixed_keys[0]
+        name, size = _value_line(line)
+        if name not in (sent.partition(b"/")[0], sent):
+            raise MemcacheUnknownError("a value of another queue")
+        buf, value = _readvalue(self.sock, buf, size)
+        self._read += len(line) + size + 4
+        return remapped_keys[sent], value, buf
+
+    def _clean(self, length: int) -> None:
+        """Raises MemcacheUnknownError unless exactly `length` bytes were received in this call."""
+        if self.sock.received != length:
+            raise MemcacheUnknownError("more bytes than the answer")
+
+    def _line(self, command: bytes) -> bytes:
+        """Sends a command that is answered by one line, and returns that line. Errors raise."""
+        line: bytes = self._misc_cmd([command + b"\r\n"], command.partition(b" ")[0], False)[0]
+        self._clean(len(line) + 2)
+        return line
+
+    def store(self, key: str, data: bytes, expiry: int) -> bool | None:
+        """True only for STORED, False for NOT_STORED."""
+        stored: bool | None = self.set(key, data, expiry, noreply=False)
+        self._clean(8 if stored is True else 12)
+        return stored
+
+    def store_many(
+        self, key: str, items: Sequence[tuple[bytes, int]], outcomes: list[bool | MemcacheServerError], sent: list[int]
+    ) -> None:
+        """Pipelined sets, whose answers are appended to `outcomes`; `sent[0]` is how many went out at all.
+
+        When it raises, the items after len(outcomes) and before sent[0] have no answer.
+        """
+        name = self.check_key(key, b"")
+        while sent[0] < len(items):
+            batch: list[bytes] = []
+            size = 0
+            for data, expiry in items[sent[0] : sent[0] + BATCH_ITEMS]:
+                if batch and size + len(data) > BATCH_BYTES:
+                    break
+                batch.append(b"set %b 0 %d %d\r\n%b\r\n" % (name, expiry, len(data), data))
+                size += len(data)
+            sent[0] += len(batch)
+            self.sock.sendall(b"".join(batch))
+            rest = b""
+            for _ in batch:
+                rest, line = _readline(self.sock, rest)
+                outcomes.append(self._stored(line))
+            if rest:
+                raise MemcacheUnknownError("more bytes than the answers")
+
+    def _stored(self, line: bytes) -> bool | MemcacheServerError:
+        if line == b"STORED":
+            return True
+        if line == b"NOT_STORED":
+            return False
+        try:
+            self._raise_errors(line, b"set")
+        except MemcacheServerError as refusal:
+            return refusal
+        raise MemcacheUnknownError(line[:32])
+
+    def take(self, key: str, wait_ms: int) -> bytes | None:
+        """The next item, set aside for this connection (`/open`), or None. `wait_ms` 0 asks without waiting."""
+        return self._get(f"{key}/t={wait_ms}/open" if wait_ms else f"{key}/open")
+
+    def peek(self, key: str) -> bytes | None:
+        """The head item, left where it is, or None."""
+        return self._get(f"{key}/peek")
+
+    def _get(self, key: str) -> bytes | None:
+        self._read = 0
+        value: bytes | None = self.get(key)
+        self._clean(self._read + 5)
+        return value
+
+    def confirm(self, key: str) -> None:
+        """One open read of this connection is gone for good, and that is proved."""
+        self._expect(b"confirm %b 1" % self.check_key(key, b""), _SETTLED)
+
+    def close_read(self, key: str) -> None:
+        """Settles the open read where there is no `confirm`. The answer is the same when there was none."""
+        self._expect(b"get %b/close" % self.check_key(key, b""), _SETTLED)
+
+    def abort(self, key: str) -> None:
+        """The open read goes back to the head of its queue."""
+        self._expect(b"get %b/abort" % self.check_key(key, b""), _SETTLED)
+
+    def flush(self, key: str) -> None:
+        """Drops the items of the queue that nobody has set aside."""
+        self._line(b"flush %b" % self.check_key(key, b""))
+
+    def drop(self, key: str) -> None:
+        """Drops the queue with its items and its open reads. True also for a queue that never was."""
+        self._expect(b"delete %b" % self.check_key(key, b""), _DELETED)
+
+    def ask_version(self) -> str:
+        """What the server calls itself, such as `2.4.8-SNAPSHOT`."""
+        line = self._line(b"version")
+        if not line.startswith(b"VERSION "):
+            raise MemcacheUnknownError(line[:32])
+        return line[8:].decode("utf-8", "replace")
+
+    def refuse_confirm(self) -> None:
+        """A `confirm` that cannot confirm anything; returns on its ERROR. Touches and creates no queue."""
+        self.sock.sendall(b"confirm probe 1\r\n")
+        rest, line = _readline(self.sock, b"")
+        if rest or not line.startswith(b"ERROR"):
+            raise MemcacheUnknownError(line[:32])
+
+    def dump_stats(self) -> list[str]:
+        """The lines of `dump_stats`, without END."""
+        return self._lines(b"dump_stats")
+
+    def all_stats(self) -> list[str]:
+        """The lines of `stats`, without END."""
+        return self._lines(b"stats")
+
+    def _lines(self, command: bytes) -> list[str]:
+        self.sock.sendall(command + b"\r\n")
+        lines: list[str] = []
+        rest = b""
+        while True:
+            rest, line = _readline(self.sock, rest)
+            self._raise_errors(line, command)
+            if line == b"END":
+                break
+            lines.append(line.decode("utf-8", "replace"))
+        if rest:
+            raise MemcacheUnknownError("more bytes than the answer")
+        return lines
+
+    def _expect(self, command: bytes, answers: tuple[bytes, ...]) -> None:
+        line = self._line(command)
+        if line not in answers:
+            raise MemcacheUnknownError(line[:32])
+
+
+def _value_line(line: bytes) -> tuple[bytes, int]:
+    fields = line.split(b" ")
+    if len(fields) != 4 or fields[0] != b"VALUE" or not fields[3].isdigit():
+        raise MemcacheUnknownError(line[:32])
+    return fields[1], int(fields[3])
+
+
+class Codecs:
+    """Lends clients with a ready greenlet. Only a client whose call ended cleanly comes back.
+
+    A greenlet is lent for one call and is not kept by the connection: an idle or pinned connection costs no stack.
+    """
+
+    def __init__(self, spare: int = 64) -> None:
+        self._spare = spare
+        self._ready: list[KestrelClient] = []
+
+    def lend(self) -> KestrelClient:
+        """A client nobody else uses."""
+        return self._ready.pop() if self._ready else KestrelClient(Bridge())
+
+    def give_back(self, client: KestrelClient) -> None:
+        """Keeps the client for the next call, up to a small number."""
+        if len(self._ready) < self._spare:
+            self._ready.append(client)
+
+    def close(self) -> None:
+        """Ends the greenlets that nobody uses."""
+        for client in self._ready:
+            client.bridge.end()
+        self._ready.clear()

@@ -1,0 +1,48 @@
+"""What the client side of Kestrel has done since it started, counted. Owns numbers only."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """Running totals, one set a process. Read them by `snapshot`."""
+
+    connects: int = 0
+    connect_failures: int = 0
+    commands: int = 0
+    command_failures: int = 0
+    pings: int = 0
+    waits_armed: int = 0
+    waits_cut: int = 0
+    items_taken: int = 0
+    given_back_unserved: int = 0
+    lost_reads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Totals since the start, and how things stand now."""
+
+    connects: int
+    connect_failures: int
+    commands: int
+    command_failures: int
+    pings: int
+    waits_armed: int
+    waits_cut: int
+    items_taken: int
+    given_back_unserved: int
+    lost_reads: int
+    connections: int
+    pinned: int
+    waiters: int
+    standing_waits: int
+    waited_queues: int
+
+
+def snapshot(counters: Counters, **now: int) -> Statistics:
+    """The totals together with the present values `now`."""
+    return Statistics(**dataclasses.asdict(counters), **now)

@@ -1,0 +1,282 @@
+"""The blocked gets of one queue on one server: as many as are useful, at most `waits`, re-armed while anyone waits.
+
+Owns when the server is asked. The gets belong to the queue: whoever stands first in its line gets what they bring, and
+a waiter that vanishes closes none. Whom an item serves is the line's business (`Asker`).
+
+1. A get is closed only by its own deadline or the server; one that nobody needs any more runs out by itself.
+2. A get that is cut before its time is armed again, after growing pauses, while waiters keep waiting.
+3. A server that answers END before the time is over does not wait (Siberite) or had the queue deleted: from the second
+   in a row one get at a time is sent, in slices that grow, until an item comes or a get waits its time out.
+4. A waiter who asks once has a get of his own without a wait; what it brings still serves the first in line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from gateway.errors import BackendUnavailable
+from gateway.kestrel.backoff import pause_s
+from gateway.kestrel.codec import KestrelClient
+from gateway.kestrel.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.reads import OpenRead
+from gateway.kestrel.server import Health, Server
+from gateway.kestrel.trouble import not_asked
+
+FIRST_SLICE_S, LONGEST_SLICE_S, SLICE_GROWTH = 0.02, 0.25, 1.5
+EARLY_ENDS = 2
+
+
+class Caller(Protocol):
+    """A waiter who asks once."""
+
+    @property
+    def waiting(self) -> bool: ...
+
+
+class Asker(Protocol):
+    """What a feeder needs of its line: how many are `parked` in it, and the loop time of their `furthest` deadline."""
+
+    key: str
+    loop: asyncio.AbstractEventLoop
+    parked: int
+    furthest: float
+
+    def serve(self, read: OpenRead) -> None: ...
+    def asked(self, waiter: Any, error: BackendUnavailable | None) -> None: ...
+    def tidy(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Get:
+    """One blocked get on the server."""
+
+    sent_at: float
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """One get without a wait, for a waiter who asks once. `again`: it may be repeated when it is cut."""
+
+    caller: Caller
+    again: bool = True
+
+
+class Feeder:
+    """Keeps a queue's gets standing on one server."""
+
+    __slots__ = (
+        "_answered_at", "_asking", "_counters", "_early", "_error", "_failures", "_gets", "_limit", "_line",
+        "_questions", "_retry", "_wanted", "server",
+    )  # fmt: skip
+
+    def __init__(self, line: Asker, server: Server, limit: int, counters: Counters) -> None:
+        self.server = server
+        self._line = line
+        self._limit = limit
+        self._counters = counters
+        self._gets: set[Get] = set()
+        self._wanted: set[asyncio.Future[Connection]] = set()
+        self._questions: deque[Question] = deque()
+        self._asking = 0
+        self._answered_at = -1.0
+        self._failures = 0
+        self._early = 0
+        self._error: BackendUnavailable | None = None
+        self._retry: asyncio.TimerHandle | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._gets or self._asking or self._wanted or self._questions)
+
+    @property
+    def standing(self) -> int:
+        """How many gets are on the server."""
+        return len(self._gets)
+
+    def asked_since(self, moment: float) -> bool:
+        """Whether the server answered after that moment, or has a get of ours standing now."""
+        return self._answered_at >= moment or (bool(self._gets) and self.server.state is Health.UP)
+
+    def trouble(self) -> BackendUnavailable:
+        """Why the server could not be asked, as a fresh error."""
+        if self._error is None or self.server.state is not Health.UP:
+            return self.server.error
+        error = type(self._error)(self._error.detail)
+        error.__cause__ = self._error.__cause__
+        return error
+
+    def joined(self) -> None:
+        """Somebody joined the line."""
+        if self._retry is not None and self._sliced and not self._gets:
+            self._cancel_retry()
+        self._fill()
+
+    def ask(self, caller: Caller) -> None:
+        """Asks the server once for a waiter who does not wait."""
+        self._questions.append(Question(caller))
+        self._fill()
+
+    def revive(self) -> None:
+        """The server is back."""
+        self._failures = 0
+        self._cancel_retry()
+        self._fill()
+
+    def rest(self) -> None:
+        """Nobody is in the line: nothing new is sent."""
+        self._cancel_retry()
+        self._questions.clear()
+        for future in list(self._wanted):
+            future.cancel()
+
+    # What is missing, and connections for it
+
+    @property
+    def _sliced(self) -> bool:
+        return self._early >= EARLY_ENDS
+
+    def _unasked(self) -> int:
+        return min(len(self._questions), self._limit - self._asking)
+
+    def _missing(self) -> int:
+        if self._retry is not None:
+            return 0
+        return max(0, min(1 if self._sliced else self._limit, self._line.parked) - len(self._gets))
+
+    def _fill(self) -> None:
+        while (count := self._unasked() + self._missing() - len(self._wanted)) > 0:
+            connection = self.server.checkout()
+            if connection is None:
+                for _ in range(count):
+                    future = self.server.want()
+                    self._wanted.add(future)
+                    future.add_done_callback(self._granted)
+                return
+            self._use(connection)
+
+    def _granted(self, future: asyncio.Future[Connection]) -> None:
+        self._wanted.discard(future)
+        if not future.cancelled():
+            error = future.exception()
+            if error is None:
+                self._use(future.result())
+            else:
+                assert isinstance(error, BackendUnavailable)
+                self._refused(error)
+            self._fill()
+        self._line.tidy()
+
+    def _use(self, connection: Connection) -> None:
+        """Sends what is most wanted on the connection, or releases it."""
+        if connection.state is State.IDLE:
+            while self._unasked():
+                question = self._questions.popleft()
+                if question.caller.waiting:
+                    self._asking += 1
+                    then = partial(self._told, connection, question)
+                    connection.start(then, self.server.timeout_s, KestrelClient.take, self._line.key, 0)
+                    return
+            if self._missing():
+                self._arm(connection)
+                return
+        self.server.release(connection)
+
+    def _arm(self, connection: Connection) -> None:
+        now = self._line.loop.time()
+        wait_ms = max(1, int(min(self._line.furthest - now, self.server.longest_wait_s) * 1000))
+        get = Get(now, wait_ms / 1000)
+        self._gets.add(get)
+        self._counters.waits_armed += 1
+        then = partial(self._answered, connection, get)
+        connection.start(then, get.wait_s + self.server.timeout_s, KestrelClient.take, self._line.key, wait_ms)
+
+    # Answers
+
+    def _answered(self, connection: Connection, get: Get, value: bytes | None, error: BaseException | None) -> None:
+        self._gets.discard(get)
+        if error is not None:
+            self._counters.waits_cut += 1
+            self._cut(error)
+        else:
+            self._heard(connection, value)
+            if value is None:
+                self._ended(get)
+        self._fill()
+        self._line.tidy()
+
+    def _told(
+        self, connection: Connection, question: Question, value: bytes | None, error: BaseException | None
+    ) -> None:
+        self._asking -= 1
+        caller = question.caller
+        if error is None:
+            self._heard(connection, value)
+            if caller.waiting:
+                if value is None:
+                    self._line.asked(caller, None)
+                else:
+                    self._questions.append(question)  # the item was for somebody before him
+        elif caller.waiting:
+            self._error = not_asked(error, self.server.address)
+            if question.again and isinstance(error, ConnectionLostError) and not error.timed_out:
+                self._questions.append(Question(caller, again=False))
+            else:
+                self._line.asked(caller, self._error)
+        self._fill()
+        self._line.tidy()
+
+    def _heard(self, connection: Connection, value: bytes | None) -> None:
+        self._answered_at = self._line.loop.time()
+        self._failures = 0
+        if value is None:
+            self.server.release(connection)
+            return
+        self._early = 0
+        self._cancel_retry()
+        self._counters.items_taken += 1
+        self._line.serve(OpenRead(self.server, connection, self._counters, self._line.key, value))
+
+    def _ended(self, get: Get) -> None:
+        """END: the time is over, or the server does not wait, or the queue was deleted."""
+        if self._answered_at - get.sent_at >= get.wait_s / 2:
+            self._early = 0
+        elif self._retry is None:
+            self._early += 1
+            if self._sliced:
+                self._retry_in(min(LONGEST_SLICE_S, FIRST_SLICE_S * SLICE_GROWTH ** (self._early - EARLY_ENDS)))
+
+    def _refused(self, error: BackendUnavailable) -> None:
+        """No connection could be had."""
+        self._cut(error)
+        questions, self._questions = self._questions, deque()
+        for question in questions:
+            if question.caller.waiting:
+                self._line.asked(question.caller, error)
+
+    def _cut(self, error: BaseException) -> None:
+        """What was cut at the same time counts once, and the first time is repeated at once."""
+        self._error = not_asked(error, self.server.address)
+        if self._retry is None:
+            self._failures += 1
+            if self._failures > 1:
+                self._retry_in(pause_s(self._failures - 1))
+
+    def _retry_in(self, delay_s: float) -> None:
+        if self._line.parked:
+            self._retry = self._line.loop.call_later(delay_s, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._fill()
+
+    def _cancel_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None

@@ -1,0 +1,177 @@
+"""An item set aside for us: one open read, which is one pinned connection.
+
+Owns what becomes of that item: confirmed, handed back, or lost with its connection. Knows no leases and no deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from pymemcache.exceptions import MemcacheError, MemcacheUnknownCommandError
+
+from gateway.errors import LeaseLost, OutcomeUnknown
+from gateway.kestrel.codec import KestrelClient
+from gateway.kestrel.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.server import Server
+
+_LOST = "the connection that held the job was lost; the job is back on its queue"
+
+
+class Hold(Enum):
+    """How an open read stands."""
+
+    HELD = "held"
+    SETTLING = "settling"
+    SETTLED = "settled"
+    LOST = "lost"
+
+    __hash__ = object.__hash__
+
+
+MOVES: dict[Hold, frozenset[Hold]] = {
+    Hold.HELD: frozenset({Hold.SETTLING, Hold.SETTLED, Hold.LOST}),
+    Hold.SETTLING: frozenset({Hold.SETTLED}),
+    Hold.SETTLED: frozenset(),
+    Hold.LOST: frozenset(),
+}
+
+
+class OpenRead:
+    """One item and the connection it is set aside on. The item goes back when that connection closes."""
+
+    __slots__ = ("_callbacks", "_connection", "_counters", "_hold", "_server", "data", "key")
+
+    def __init__(self, server: Server, connection: Connection, counters: Counters, key: str, data: bytes) -> None:
+        self.key = key
+        self.data = data
+        self._server = server
+        self._connection = connection
+        self._counters = counters
+        self._hold = Hold.HELD
+        self._callbacks: tuple[Callable[[], None], ...] = ()
+        connection.pin(self._connection_closed)
+
+    def __repr__(self) -> str:
+        return f"<OpenRead {self.key} {self._hold.value}>"
+
+    @property
+    def lost(self) -> bool:
+        """Whether the item went back with its connection."""
+        return self._hold is Hold.LOST
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Calls back once when the item is lost with its connection; at once if it is already."""
+        if self._hold is Hold.LOST:
+            callback()
+        else:
+            self._callbacks += (callback,)
+
+    async def confirm(self) -> None:
+        """The item is gone for good, and the server has said so. The connection is back in the pool.
+
+        Raises: LeaseLost when the item is back on its queue; OutcomeUnknown when the command was sent and no clean
+        answer came. Cancelled: the connection is closed, the outcome is unknown.
+        """
+        self._begin()
+        connection, server = self._connection, self._server
+        proves = server.capabilities is None or server.capabilities.confirm
+        try:
+            await self._calm()
+            if connection.state is not State.PINNED:
+                raise LeaseLost(_LOST)
+            await connection.call(
+                server.timeout_s, KestrelClient.confirm if proves else KestrelClient.close_read, self.key
+            )
+        except MemcacheUnknownCommandError as error:
+            raise LeaseLost("Kestrel no longer held the job for us; it is back on its queue") from error
+        except ConnectionLostError as error:
+            if error.unsent:
+                raise LeaseLost(_LOST) from error
+            raise OutcomeUnknown(f"{server.address} was sent the ack, no answer came") from error
+        except MemcacheError as error:
+            raise OutcomeUnknown(f"{server.address} was sent the ack, no clean answer came") from error
+        finally:
+            self._end()
+        self._return()
+
+    async def abort(self) -> None:
+        """The item is back at the head of its queue; on trouble because the connection is closed. Never raises.
+
+        Does nothing when it is settled or lost. Cancelled: the connection is closed.
+        """
+        if self._hold is not Hold.HELD:
+            return
+        self._begin()
+        try:
+            await self._calm()
+            if self._connection.state is State.PINNED:
+                await self._connection.call(self._server.timeout_s, KestrelClient.abort, self.key)
+        except (ConnectionLostError, MemcacheError):
+            pass
+        finally:
+            self._end()
+        self._return()
+
+    def hand_back(self) -> None:
+        """Begins to put the item back by `abort`, keeping the connection; nobody waits for it."""
+        if self._hold is not Hold.HELD:
+            return
+        if self._connection.state is not State.PINNED:
+            self.give_back()
+            return
+        self._begin()
+        self._connection.start(self._handed_back, self._server.timeout_s, KestrelClient.abort, self.key)
+
+    def give_back(self) -> None:
+        """Closes the connection at once; the server puts the item back. Does nothing when it is settled or lost."""
+        if self._hold in (Hold.HELD, Hold.SETTLING):
+            self._end()
+            self._connection.disown()
+            self._connection.close(ConnectionLostError("the item was given back"))
+
+    def _handed_back(self, _value: Any, _error: BaseException | None) -> None:
+        self._end()
+        self._return()
+
+    def _begin(self) -> None:
+        """From here on the loss of the connection is the outcome of what was begun, no news for `on_lost`."""
+        if self._hold is Hold.LOST:
+            raise LeaseLost(_LOST)
+        self._move(Hold.SETTLING)
+        self._connection.disown()
+
+    def _end(self) -> None:
+        if self._hold is not Hold.SETTLED:
+            self._move(Hold.SETTLED)
+        self._callbacks = ()
+
+    def _move(self, hold: Hold) -> None:
+        if hold not in MOVES[self._hold]:
+            raise RuntimeError(f"an open read that is {self._hold.value} cannot become {hold.value}")
+        self._hold = hold
+
+    async def _calm(self) -> None:
+        """Returns when no ping is under way. Cancelled: the connection is closed."""
+        try:
+            await self._connection.calm()
+        except asyncio.CancelledError:
+            self._connection.close(ConnectionLostError("the caller was cancelled"))
+            raise
+
+    def _return(self) -> None:
+        if self._connection.state is State.PINNED:
+            self._connection.unpin()
+        self._server.release(self._connection)
+
+    def _connection_closed(self) -> None:
+        if self._hold is not Hold.HELD:
+            return
+        self._move(Hold.LOST)
+        self._counters.lost_reads += 1
+        callbacks, self._callbacks = self._callbacks, ()
+        for callback in callbacks:
+            callback()

@@ -1,0 +1,369 @@
+"""One Kestrel server: whether it answers, what it can do, and calls on its connections.
+
+Owns its pool, the keeper that (re)connects and the pings. Does not know queues, waiters or other servers.
+
+1. UP: a connection was made and answered `version`. DOWN: the last connection went, or an answer did not come in time;
+   the keeper then tries a fresh connection, at once and after that with growing pauses.
+2. While it is DOWN nothing is sent to it: callers share the keeper's attempt and its error.
+3. Connections that are quiet are asked for the version before Kestrel's own limit for quiet connections is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+from pymemcache.exceptions import MemcacheError
+
+from gateway.errors import BackendUnavailable
+from gateway.kestrel.address import Address
+from gateway.kestrel.backoff import pause_s
+from gateway.kestrel.capabilities import Capabilities, by_version
+from gateway.kestrel.codec import Codecs, KestrelClient
+from gateway.kestrel.connection import Command, Connection, ConnectionLostError, State
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.pool import Pool
+from gateway.kestrel.trouble import not_asked
+from gateway.settings import Settings
+
+LEAST_PAUSE_S = 0.1
+PINGS_AT_ONCE = 32
+LONGEST_WAIT_S = 30.0
+PING_AFTER_S = 30.0
+
+
+class Health(Enum):
+    """Whether a server answers. CONNECTING: not known yet; CLOSED: we do not want it any more."""
+
+    CONNECTING = "connecting"
+    UP = "up"
+    DOWN = "down"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A server as `/backends` shows it. `since`: Unix time of the present state."""
+
+    address: str
+    state: Health
+    since: float
+    version: str
+    capabilities: Capabilities | None
+    connections: dict[str, int]
+    last_error: str
+
+
+class Server:
+    """Calls on one server's connections. `on_up` is told whenever it has come (back) up."""
+
+    def __init__(
+        self,
+        address: Address,
+        settings: Settings,
+        codecs: Codecs,
+        counters: Counters,
+        on_up: Callable[[Server], None],
+    ) -> None:
+        self.address = address
+        self.timeout_s = settings.kestrel_command_timeout_s
+        self.capabilities: Capabilities | None = None
+        self.state = Health.CONNECTING
+        self._settings = settings
+        self._codecs = codecs
+        self._counters = counters
+        self._on_up = on_up
+        self._loop = asyncio.get_running_loop()
+        self._pool = Pool(self._loop, settings.kestrel_pool_size, self._connect)
+        self._pool.suspend()
+        self._connections: set[Connection] = set()
+        self._version = ""
+        self._since = time.time()
+        self._error = BackendUnavailable(f"{address} has not answered yet")
+        # the keeper
+        self._keeper: asyncio.Task[None] | None = None
+        self._trouble = asyncio.Event()
+        self._nudge = asyncio.Event()
+        self._failed_at: float | None = None
+        # pings
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._due: deque[Connection] = deque()
+        self._pinging = 0
+        idle_s = settings.kestrel_idle_timeout_s
+        self._ping_after_s = min(PING_AFTER_S, idle_s / 3) if idle_s else PING_AFTER_S
+        self.longest_wait_s = min(LONGEST_WAIT_S, idle_s / 2) if idle_s else LONGEST_WAIT_S
+
+    def __repr__(self) -> str:
+        return f"<Server {self.address} {self.state.value}, {len(self._connections)} connections>"
+
+    @property
+    def error(self) -> BackendUnavailable:
+        """Why it does not answer, as a fresh error to raise."""
+        error = type(self._error)(self._error.detail)
+        error.__cause__ = self._error.__cause__
+        return error
+
+    def backend(self) -> Backend:
+        """How it stands."""
+        return Backend(
+            address=str(self.address),
+            state=self.state,
+            since=self._since,
+            version=self._version,
+            capabilities=self.capabilities,
+            connections=self.connections(),
+            last_error=self._error.detail if self.state is not Health.UP else "",
+        )
+
+    def connections(self) -> dict[str, int]:
+        """How many connections are in which state."""
+        counts = {State.CONNECTING.value: self._pool.opening}
+        for connection in self._connections:
+            counts[connection.state.value] = counts.get(connection.state.value, 0) + 1
+        return counts
+
+    def start(self) -> None:
+        """Begins connecting in the background."""
+        self._keeper = self._loop.create_task(self._keep(), name=f"keeper of {self.address}")
+        self._sweep_later()
+
+    async def close(self) -> None:
+        """Closes everything; open reads go back by that."""
+        self.state = Health.CLOSED
+        self._error = BackendUnavailable("the gateway is shutting down")
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._pool.close(self._error)
+        for connection in list(self._connections):
+            connection.close(ConnectionLostError("the gateway is shutting down"))
+
+    # Lending connections
+
+    def checkout(self) -> Connection | None:
+        """An idle connection at hand, now the caller's, or None."""
+        return self._pool.checkout() if self.state is Health.UP else None
+
+    def want(self) -> asyncio.Future[Connection]:
+        """A future of a connection; see Pool.want. Refused at once when the server was just tried in vain."""
+        if self.state is not Health.UP and not self._try_now():
+            future: asyncio.Future[Connection] = self._loop.create_future()
+            future.set_exception(self.error)
+            return future
+        return self._pool.want()
+
+    async def acquire(self) -> Connection:
+        """An idle connection, now the caller's.
+
+        Raises: BackendUnavailable; nothing was sent. Cancelled: a connection that was coming stays in the pool.
+        """
+        while True:
+            if (connection := self.checkout()) is not None:
+                return connection
+            connection = await self._granted(self.want())
+            if connection.state is State.IDLE:
+                return connection
+
+    async def _granted(self, future: asyncio.Future[Connection]) -> Connection:
+        timer = self._loop.call_later(self._settings.kestrel_connect_timeout_s, self._give_up, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._pool.release(future.result())
+            raise
+        finally:
+            timer.cancel()
+
+    def release(self, connection: Connection) -> None:
+        """Takes an idle (or closed) connection back."""
+        self._pool.release(connection)
+
+    async def run(self, command: Command, *args: Any) -> Any:
+        """Runs a KestrelClient method on a connection of the pool.
+
+        Raises: BackendUnavailable when nothing was sent; ConnectionLostError or a MemcacheError after that.
+        Cancelled: the connection is closed, the command may have happened.
+        """
+        connection = self.checkout() or await self.acquire()
+        value = await connection.call(self.timeout_s, command, *args)
+        self._pool.release(connection)
+        return value
+
+    async def ask(self, command: Command, *args: Any) -> Any:
+        """Like `run` for a command that can be repeated: tried again once when its connection turns out to be dead.
+
+        Raises: BackendUnavailable.
+        """
+        for again in (True, False):
+            try:
+                return await self.run(command, *args)
+            except ConnectionLostError as error:
+                if not again or error.timed_out:
+                    raise not_asked(error, self.address) from error
+            except MemcacheError as error:
+                raise not_asked(error, self.address) from error
+        raise AssertionError("unreachable")
+
+    # Whether it answers
+
+    def _try_now(self) -> bool:
+        """Whether an attempt to reach it is under way or could be begun."""
+        if self.state is Health.CLOSED or self._keeper is None:
+            return False
+        if self._failed_at is not None:
+            if self._loop.time() - self._failed_at < LEAST_PAUSE_S:
+                return False
+            self._nudge.set()
+        return True
+
+    def _give_up(self, future: asyncio.Future[Connection]) -> None:
+        if not future.done():
+            error = self.error if self.state is not Health.UP else None
+            future.set_exception(error or BackendUnavailable(f"no connection to {self.address} in time"))
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            try:
+                connection = await self._introduce()
+            except BackendUnavailable as error:
+                self._go_down(error)
+                self._pool.fail(error)
+                failures += 1
+                await self._pause(failures)
+                continue
+            failures = 0
+            self._trouble.clear()
+            self._set_state(Health.UP)
+            self._pool.resume()
+            self._pool.release(connection)
+            self._on_up(self)
+            await self._trouble.wait()
+
+    async def _pause(self, failures: int) -> None:
+        self._nudge.clear()
+        self._failed_at = self._loop.time()
+        try:
+            async with asyncio.timeout(pause_s(failures)):
+                await self._nudge.wait()
+        except TimeoutError:
+            pass
+        self._failed_at = None
+
+    async def _introduce(self) -> Connection:
+        """A fresh connection that has answered, and what the server can do. Raises: BackendUnavailable."""
+        connection = await self._connect()
+        try:
+            version = await connection.call(self.timeout_s, KestrelClient.ask_version)
+            capabilities = by_version(version)
+            if capabilities.confirm and not await self._confirms(connection):
+                capabilities = replace(capabilities, confirm=False)
+                connection = await self._connect()
+                await connection.call(self.timeout_s, KestrelClient.ask_version)
+        except (ConnectionLostError, MemcacheError) as error:
+            raise not_asked(error, self.address) from error
+        self._version, self.capabilities = version, capabilities
+        return connection
+
+    async def _confirms(self, connection: Connection) -> bool:
+        """Whether `confirm` is known: its ERROR leaves the connection open. Otherwise the connection is closed."""
+        try:
+            await connection.call(self.timeout_s, KestrelClient.refuse_confirm)
+            await connection.call(self.timeout_s, KestrelClient.ask_version)
+        except ConnectionLostError as error:
+            if error.timed_out:
+                raise
+            return False
+        except MemcacheError:
+            return False
+        return True
+
+    def _go_down(self, error: BackendUnavailable) -> None:
+        self._error = error
+        if self.state is not Health.DOWN:
+            self._set_state(Health.DOWN)
+        self._pool.suspend()
+        self._trouble.set()
+
+    def _set_state(self, state: Health) -> None:
+        self.state = state
+        self._since = time.time()
+
+    # Connections
+
+    async def _connect(self) -> Connection:
+        """A new idle connection. Raises: BackendUnavailable. Cancelled: it is closed."""
+        connection = Connection(self._loop, self._codecs, self._counters, self._closed)
+        address = self.address
+        try:
+            async with asyncio.timeout(self._settings.kestrel_connect_timeout_s):
+                if address.path:
+                    await self._loop.create_unix_connection(lambda: connection, address.path)
+                else:
+                    await self._loop.create_connection(lambda: connection, address.host, address.port)
+        except (OSError, TimeoutError) as error:
+            self._counters.connect_failures += 1
+            connection.close()
+            raise not_asked(error, address) from error
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        if connection.state is not State.IDLE:
+            raise BackendUnavailable(f"{address} closed the connection at once")
+        self._counters.connects += 1
+        self._connections.add(connection)
+        return connection
+
+    def _closed(self, connection: Connection, error: BaseException) -> None:
+        if connection not in self._connections:
+            return
+        self._connections.discard(connection)
+        self._pool.remove(connection)
+        if self.state is not Health.UP:
+            return
+        timed_out = isinstance(error, ConnectionLostError) and error.timed_out
+        if timed_out or not self._connections:
+            self._go_down(not_asked(error, self.address))
+
+    # Pings
+
+    def _sweep_later(self) -> None:
+        interval = min(self._ping_after_s / 4, self.timeout_s)
+        self._sweep_timer = self._loop.call_later(interval, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweep_later()
+        now = self._loop.time()
+        quiet = [c for c in self._connections if now - c.quiet_since >= self._ping_after_s]
+        self._due = deque(c for c in quiet if c.state in (State.IDLE, State.PINNED))
+        heard_at = max((c.quiet_since for c in self._connections), default=now)
+        if not self._due and now - heard_at >= self.timeout_s:
+            # Blocked gets cannot tell a server that is frozen from a queue that is empty.
+            self._due.extend([c for c in self._connections if c.state is State.IDLE][:1])
+        self._ping_next()
+
+    def _ping_next(self) -> None:
+        while self._due and self._pinging < PINGS_AT_ONCE:
+            connection = self._due.popleft()
+            if connection.state is State.PINNED or (connection.state is State.IDLE and self._pool.remove(connection)):
+                self._pinging += 1
+                self._counters.pings += 1
+                connection.start(
+                    lambda _value, _error, connection=connection: self._pinged(connection),  # type: ignore[misc]
+                    self.timeout_s,
+                    KestrelClient.ask_version,
+                )
+
+    def _pinged(self, connection: Connection) -> None:
+        self._pinging -= 1
+        if connection.state is State.IDLE:
+            self._pool.release(connection)
+        self._ping_next()

@@ -1,0 +1,88 @@
+"""Queue statistics from a server's own lines. Pure: lines in, values out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """One queue as its server counts it; what a server does not tell is 0."""
+
+    items: int = 0
+    bytes: int = 0
+    age_ms: int = 0
+    waiters: int = 0
+    open_reads: int = 0
+    total_items: int = 0
+    expired_items: int = 0
+    discarded: int = 0
+    transactions: int = 0
+    canceled_transactions: int = 0
+    total_flushes: int = 0
+    mem_items: int = 0
+    mem_bytes: int = 0
+    logsize: int = 0
+
+    def __add__(self, other: QueueStats) -> QueueStats:
+        """The same queue on two servers together; the older age counts."""
+        total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)}
+        return QueueStats(**(total | {"age_ms": max(self.age_ms, other.age_ms)}))
+
+
+_WIRE_NAMES = {"age": "age_ms", "open_transactions": "open_reads"}
+_FIELDS = {field.name for field in dataclasses.fields(QueueStats)} - set(_WIRE_NAMES.values()) | set(_WIRE_NAMES)
+
+
+def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
+    """Reads the lines of `dump_stats`: `queue 'name' {`, `  stat=number` ..., `}`. Raises: ValueError."""
+    queues: dict[str, QueueStats] = {}
+    name: str | None = None
+    values: dict[str, int] = {}
+    for line in lines:
+        if name is None:
+            if not (line.startswith("queue '") and line.endswith("' {")):
+                raise ValueError(f"not the start of a queue: {line[:64]!r}")
+            name, values = line[7:-3], {}
+        elif line == "}":
+            queues[name] = QueueStats(**values)
+            name = None
+        else:
+            stat, equals, value = line.strip().partition("=")
+            if not equals:
+                raise ValueError(f"not a statistic: {line[:64]!r}")
+            _add(values, stat, value)
+    if name is not None:
+        raise ValueError("the statistics end in the middle of a queue")
+    return queues
+
+
+def parse_stats(lines: Iterable[str]) -> dict[str, QueueStats]:
+    """Reads `STAT queue_<name>_<stat> <number>` lines, whose names may hold `_` too.
+
+    A name counts as a queue's when it has both `items` and `open_transactions`: then `queue_a_total_items` belongs to
+    `a`, unless there is a queue `a_total`.
+    """
+    stats: dict[str, str] = {}
+    for line in lines:
+        fields = line.split(" ", 2)
+        if len(fields) == 3 and fields[0] == "STAT" and fields[1].startswith("queue_"):
+            stats[fields[1].removeprefix("queue_")] = fields[2]
+    queues: dict[str, QueueStats] = {}
+    for stat in stats:
+        name = stat.removesuffix("_items")
+        if name == stat or f"{name}_open_transactions" not in stats:
+            continue
+        values: dict[str, int] = {}
+        for field in _FIELDS:
+            if (value := stats.get(f"{name}_{field}")) is not None:
+                _add(values, field, value)
+        queues[name] = QueueStats(**values)
+    return queues
+
+
+def _add(values: dict[str, int], stat: str, value: str) -> None:
+    if stat in _FIELDS:
+        values[_WIRE_NAMES.get(stat, stat)] = int(value)

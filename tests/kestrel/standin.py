@@ -1,0 +1,305 @@
+"""A small scripted stand-in for Kestrel and the servers that imitate it, on real sockets in the test's own loop.
+
+It speaks as much of the protocol as the client side uses and misbehaves when told to. It stores nothing on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Self
+
+
+@dataclass
+class Manners:
+    """How the server behaves. `script` maps a command word to what happens instead, used up from the left."""
+
+    version: str = "2.4.8-SNAPSHOT"
+    confirm: bool = True
+    dump_stats: bool = True
+    waits: bool = True
+    open_reads: int = 100
+    frozen: bool = False
+    chop: bool = False
+    script: dict[str, deque[Callable[[Session], None]]] = field(default_factory=dict)
+
+    def once(self, word: str, action: Callable[[Session], None]) -> None:
+        """The next command `word` does `action` instead."""
+        self.script.setdefault(word, deque()).append(action)
+
+
+def darner() -> Manners:
+    """Darner 0.2.0: no confirm, one open read a connection."""
+    return Manners(version="0.2.0", confirm=False, dump_stats=False, open_reads=1)
+
+
+def siberite() -> Manners:
+    """Siberite 0.6.4: as Darner, and `t=` is ignored."""
+    return Manners(version="siberite-0.6.4", confirm=False, dump_stats=False, open_reads=1, waits=False)
+
+
+def answer(data: bytes, *, close: bool = False) -> Callable[[Session], None]:
+    """Answers exactly these bytes, and closes if asked to."""
+
+    def act(session: Session) -> None:
+        session.send(data)
+        if close:
+            session.close()
+
+    return act
+
+
+def silence(_session: Session) -> None:
+    """Does not answer at all."""
+
+
+def reset(session: Session) -> None:
+    """Resets the connection (RST)."""
+    sock = session.transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    session.transport.abort()
+
+
+def hang_up(session: Session) -> None:
+    """Closes without an answer."""
+    session.close()
+
+
+class Session(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, server: StandIn) -> None:
+        self.server = server
+        self.buffer = b""
+        self.held: list[tuple[str, bytes]] = []
+        self.waiting: str | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.closed = False
+        self.chopped_until = 0.0
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.server.sessions.append(self)
+        self.server.accepted += 1
+
+    def connection_lost(self, exc):
+        self.closed = True
+        self.server.sessions.remove(self)
+        self.stop_waiting()
+        for key, data in reversed(self.held):
+            self.server.back(key, data)
+        self.held.clear()
+
+    def data_received(self, data):
+        self.buffer += data
+        if not self.server.manners.frozen:
+            self.work()
+
+    def work(self) -> None:
+        while not self.closed and self.waiting is None and b"\r\n" in self.buffer:
+            line, _, rest = self.buffer.partition(b"\r\n")
+            words = line.decode("latin-1").split(" ")
+            body = b""
+            if words[0] == "set":
+                size = int(words[4])
+                if len(rest) < size + 2:
+                    return
+                body, rest = rest[:size], rest[size + 2 :]
+            self.buffer = rest
+            self.server.log.append(line.decode("latin-1"))
+            actions = self.server.manners.script.get(words[0])
+            if actions:
+                actions.popleft()(self)
+            else:
+                self.command(words, body)
+
+    def send(self, data: bytes) -> None:
+        if self.closed:
+            return
+        if self.server.manners.chop:
+            for i in range(len(data)):
+                self.chopped_until = max(self.chopped_until, self.server.loop.time()) + 0.0005
+                self.server.loop.call_at(self.chopped_until, self.transport.write, data[i : i + 1])
+        else:
+            self.transport.write(data)
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def command(self, words: list[str], body: bytes) -> None:
+        manners, server = self.server.manners, self.server
+        match words:
+            case ["version"]:
+                self.send(f"VERSION {manners.version}\r\n".encode())
+            case ["set", key, *_]:
+                full = len(server.queues.get(key, ())) >= server.max_items
+                self.send(b"NOT_STORED\r\n" if full else b"STORED\r\n")
+                if not full:
+                    server.append(key, body)
+            case ["get", name]:
+                self.get(*name.split("/"))
+            case ["confirm", key, count] if manners.confirm:
+                mine = [held for held in self.held if held[0] == key]
+                if len(mine) < int(count) or count == "0":
+                    self.send(b"ERROR\r\n")
+                else:
+                    self.held.remove(mine[0])
+                    server.confirmed.append(mine[0])
+                    self.send(b"END\r\n")
+            case ["flush", key]:
+                server.queues.pop(key, None)
+                self.send(b"END\r\n")
+            case ["delete", key]:
+                server.delete(key)
+                self.send(b"DELETED\r\n")
+            case ["dump_stats"] if manners.dump_stats:
+                self.send(server.dump())
+            case ["stats"]:
+                self.send(server.stats())
+            case _:
+                self.send(b"ERROR\r\n")
+                self.close()
+
+    def get(self, key: str, *options: str) -> None:
+        server = self.server
+        queue = server.queues.setdefault(key, deque())
+        if "close" in options or "abort" in options:
+            mine = [held for held in self.held if held[0] == key]
+            if mine:
+                self.held.remove(mine[0])
+                if "close" in options:
+                    server.confirmed.append(mine[0])
+                else:
+                    server.back(key, mine[0][1])
+            if "open" not in options:
+                self.send(b"END\r\n")
+                return
+        if "open" in options and len(self.held) >= server.manners.open_reads:
+            self.send(b"ERROR\r\n")
+            self.close()
+            return
+        if "peek" in options:
+            self.send(self.value(key, queue[0]) if queue else b"END\r\n")
+        elif queue:
+            self.give(key, queue.popleft())
+        else:
+            wait_ms = next((int(o[2:]) for o in options if o.startswith("t=")), 0)
+            if wait_ms and server.manners.waits:
+                self.waiting = key
+                server.waiters.setdefault(key, deque()).append(self)
+                self.timer = server.loop.call_later(wait_ms / 1000, self.time_over)
+            else:
+                self.send(b"END\r\n")
+
+    def give(self, key: str, data: bytes) -> None:
+        self.held.append((key, data))
+        self.send(self.value(key, data))
+
+    @staticmethod
+    def value(key: str, data: bytes) -> bytes:
+        return b"VALUE %b 0 %d\r\n%b\r\nEND\r\n" % (key.encode(), len(data), data)
+
+    def stop_waiting(self) -> None:
+        if self.waiting is not None:
+            self.server.waiters[self.waiting].remove(self)
+            self.waiting = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def time_over(self) -> None:
+        self.stop_waiting()
+        self.send(b"END\r\n")
+        self.work()
+
+
+class StandIn:
+    """The server. `async with StandIn(manners) as server`; `server.address` is what the client is given."""
+
+    def __init__(self, manners: Manners | None = None, port: int = 0) -> None:
+        self.manners = manners or Manners()
+        self.port = port
+        self.queues: dict[str, deque[bytes]] = {}
+        self.waiters: dict[str, deque[Session]] = {}
+        self.sessions: list[Session] = []
+        self.log: list[str] = []
+        self.confirmed: list[tuple[str, bytes]] = []
+        self.accepted = 0
+        self.max_items = 1 << 30
+
+    async def __aenter__(self) -> Self:
+        self.loop = asyncio.get_running_loop()
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def open(self) -> None:
+        self.server = await self.loop.create_server(lambda: Session(self), "127.0.0.1", self.port, backlog=1000)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Closes the listener and every connection, as a restart does; the items stay."""
+        self.server.close()
+        for session in list(self.sessions):
+            session.transport.abort()
+        await until(lambda: not self.sessions)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def thaw(self) -> None:
+        """Ends the frost: whatever came meanwhile is worked on."""
+        self.manners.frozen = False
+        for session in list(self.sessions):
+            session.work()
+
+    def append(self, key: str, data: bytes) -> None:
+        self.queues.setdefault(key, deque()).append(data)
+        self.feed(key)
+
+    def back(self, key: str, data: bytes) -> None:
+        self.queues.setdefault(key, deque()).appendleft(data)
+        self.feed(key)
+
+    def feed(self, key: str) -> None:
+        waiters, queue = self.waiters.get(key), self.queues[key]
+        while waiters and queue:
+            session = waiters[0]
+            session.stop_waiting()
+            session.give(key, queue.popleft())
+
+    def delete(self, key: str) -> None:
+        self.queues.pop(key, None)
+        for session in list(self.waiters.get(key, ())):
+            session.time_over()
+
+    def dump(self) -> bytes:
+        blocks = [
+            f"queue '{key}' {{\r\n  items={len(items)}\r\n  open_transactions={self.held(key)}\r\n}}\r\n"
+            for key, items in self.queues.items()
+        ]
+        return "".join([*blocks, "END\r\n"]).encode()
+
+    def stats(self) -> bytes:
+        lines = ["STAT version 0.2.0"]
+        for key, items in self.queues.items():
+            lines += [f"STAT queue_{key}_items {len(items)}", f"STAT queue_{key}_total_items 7"]
+            lines += [f"STAT queue_{key}_waiters 0", f"STAT queue_{key}_open_transactions {self.held(key)}"]
+        return ("\r\n".join([*lines, "END"]) + "\r\n").encode()
+
+    def held(self, key: str) -> int:
+        return sum(held[0] == key for session in self.sessions for held in session.held)
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Returns as soon as `condition()` holds; fails after `timeout_s`."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.001)
