@@ -154,7 +154,7 @@ class Cycle:
         self._body(body, last=True)
 
     async def receive(self) -> dict[str, Any]:
-        """The ASGI receive: the body piece by piece; `http.disconnect` after the response and when the client is gone."""
+        """The ASGI receive: the body by pieces; `http.disconnect` after the response and when the client is gone."""
         protocol = self._protocol
         if self._waiting_for_100:
             self._waiting_for_100 = False

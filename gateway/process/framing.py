@@ -6,7 +6,6 @@ Source: RFC 9112 sections 2.3, 3.2, 6.1, 6.3, 11.2; tried against httptools 0.9.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from gateway.errors import BadFraming
@@ -18,20 +17,9 @@ BLANK_LINE: Final = b"\r\n\r\n"
 FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"host", b"expect"})
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """How to read one request: `body_bytes` is its length, or CHUNKED; `continues` asks for 100 before the body."""
-
-    body_bytes: int
-    continues: bool
-
-
-# The common case, made once.
-NO_BODY: Final = Framing(0, continues=False)
-
-
-def framing(version: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> Framing:
-    """How to read the request with these framing headers (lower-case names from FRAMING_HEADERS).
+def framing(version: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[int, bool]:
+    """How to read the request with these framing headers (lower-case names from FRAMING_HEADERS): the body's length in
+    bytes, or CHUNKED, and whether the client waits for a 100 before it sends the body.
 
     Raises BadFraming for what two readers could understand in two ways.
     """
@@ -41,9 +29,7 @@ def framing(version: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> 
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         raise BadFraming(f"one Host header is needed, {len(hosts)} came")
     _check_target(target, hosts[0] if hosts else b"")
-    if len(headers) == len(hosts):
-        return NO_BODY
-    return _body(version, headers)
+    return _body(version, headers) if len(headers) > len(hosts) else (0, False)
 
 
 def _check_target(target: bytes, host: bytes) -> None:
@@ -56,7 +42,7 @@ def _check_target(target: bytes, host: bytes) -> None:
             raise BadFraming("the request target names another host than the Host header")
 
 
-def _body(version: str, headers: list[tuple[bytes, bytes]]) -> Framing:
+def _body(version: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, bool]:
     lengths = [value for name, value in headers if name == b"content-length"]
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     continues = any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
@@ -65,10 +51,10 @@ def _body(version: str, headers: list[tuple[bytes, bytes]]) -> Framing:
             raise BadFraming("the one Transfer-Encoding served is chunked, without a Content-Length")
         if version == "1.0":
             raise BadFraming("HTTP/1.0 has no Transfer-Encoding")
-        return Framing(CHUNKED, continues)
+        return CHUNKED, continues
     if len(lengths) > 1:
         raise BadFraming("one Content-Length is allowed")
-    return Framing(int(lengths[0]) if lengths else 0, continues and version == "1.1")
+    return int(lengths[0]) if lengths else 0, continues and version == "1.1"
 
 
 class BlankLine:

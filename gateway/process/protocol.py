@@ -35,7 +35,7 @@ from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal, 
 from gateway.problem import problem_bytes, problem_headers
 from gateway.process import tcp
 from gateway.process.cycle import STATUS_LINES, Cycle
-from gateway.process.framing import CHUNKED, FRAMING_HEADERS, NO_BODY, BlankLine, framing
+from gateway.process.framing import CHUNKED, FRAMING_HEADERS, BlankLine, framing
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +84,15 @@ class Reading(enum.IntEnum):
     CLOSED = 5
 
 
+IDLE, HEAD, BODY, PENDING, LINGERING, CLOSED = Reading  # looked up several times a request
+
 MOVES: Final = {
-    Reading.IDLE: frozenset({Reading.HEAD, Reading.BODY, Reading.PENDING, Reading.LINGERING, Reading.CLOSED}),
-    Reading.HEAD: frozenset({Reading.BODY, Reading.PENDING, Reading.LINGERING, Reading.CLOSED}),
-    Reading.BODY: frozenset({Reading.PENDING, Reading.LINGERING, Reading.CLOSED}),
-    Reading.PENDING: frozenset({Reading.IDLE, Reading.LINGERING, Reading.CLOSED}),
-    Reading.LINGERING: frozenset({Reading.CLOSED}),
-    Reading.CLOSED: frozenset(),
+    IDLE: frozenset({HEAD, BODY, PENDING, LINGERING, CLOSED}),
+    HEAD: frozenset({BODY, PENDING, LINGERING, CLOSED}),
+    BODY: frozenset({PENDING, LINGERING, CLOSED}),
+    PENDING: frozenset({IDLE, LINGERING, CLOSED}),
+    LINGERING: frozenset({CLOSED}),
+    CLOSED: frozenset(),
 }
 
 
@@ -105,7 +107,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.limits = self.config.limits
 
         # Connection
-        self.reading = Reading.IDLE
+        self.reading = IDLE
         self._held = bytearray()
         self._lingered_bytes = 0
         self._deadline = math.inf  # loop time at which the current state has lasted too long
@@ -115,7 +117,6 @@ class GatewayProtocol(HttpToolsProtocol):
 
         # Request
         self.current: Cycle | None = None
-        self._framing = NO_BODY
         self._framing_headers: list[tuple[bytes, bytes]] = []
         self._blank_line = BlankLine()
         self._head_bytes = 0
@@ -146,7 +147,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         self.connections.discard(self)
         self._vanished()
-        self._move(Reading.CLOSED)
+        self._move(CLOSED)
         self.flow.resume_writing()
         for handle in (self._timer, self._watch):
             if handle is not None:
@@ -168,66 +169,70 @@ class GatewayProtocol(HttpToolsProtocol):
     # Bytes come in
 
     def data_received(self, data: bytes) -> None:
-        if self.reading is Reading.PENDING:
-            self._held += data
-            if len(self._held) > HELD_BYTES:
-                self._pause()
-        elif self.reading is Reading.LINGERING:
+        if self.reading is PENDING:
+            self._hold(data)
+        elif self.reading is LINGERING:
             self._lingered_bytes += len(data)
             if self._lingered_bytes > LINGER_BYTES:
                 self.transport.close()
-        elif self.reading is not Reading.CLOSED:
+        elif self.reading is not CLOSED:
             self._read(data)
 
     def _read(self, data: bytes) -> None:
         """Feeds the parser up to the end of one message and holds the rest."""
         before = self.reading
-        while data and self.reading <= Reading.BODY:
-            taken = self._message_bytes(data)
-            piece = data if taken == len(data) else data[:taken]
-            if not self._feed(piece):
-                return
+        while data and self.reading <= BODY:
+            taken = self._feed_body(data) if self.reading is BODY else self._feed_head(data)
             data = data[taken:] if taken < len(data) else b""
-        if self.reading is not before:
-            if self.reading is Reading.PENDING:
+        now = self.reading
+        if now is not before:
+            if now is PENDING:
                 self._deadline = math.inf
-            elif self.reading is Reading.HEAD:
+            elif now is HEAD:
                 self._set_deadline(self.limits.header_timeout_s)
-            else:
+            elif now is BODY:
                 self._set_deadline(self.limits.body_timeout_s)
-        if data:
-            self._held += data
-            if len(self._held) > HELD_BYTES:
-                self._pause()
+        if data and now is PENDING:
+            self._hold(data)
 
-    def _message_bytes(self, data: bytes) -> int:
-        """How many bytes of `data` certainly belong to the message being read; at least 1."""
-        if self.reading is Reading.BODY and self._framing.body_bytes != CHUNKED:
-            return min(self._body_left, len(data))
-        return self._blank_line.end_in(data) or len(data)
+    def _hold(self, data: bytes) -> None:
+        self._held += data
+        if len(self._held) > HELD_BYTES:
+            self._pause()
+
+    def _feed_head(self, data: bytes) -> int:
+        """Gives the parser what belongs to the head, at least one byte. Returns how much was taken."""
+        end = self._blank_line.end_in(data)
+        piece = data[:end] if 0 < end < len(data) else data
+        self._head_bytes += len(piece)
+        if self._head_bytes > self.limits.header_bytes:
+            self.refuse(HeadersTooLarge(f"request line and headers are above {self.limits.header_bytes} bytes"))
+        elif self._feed(piece) and self.reading is IDLE and piece.strip(b"\r\n"):
+            self._move(HEAD)
+        return len(piece)
+
+    def _feed_body(self, data: bytes) -> int:
+        """Gives the parser what belongs to the body, at least one byte. Returns how much was taken."""
+        left = self._body_left
+        end = left if left != CHUNKED else self._blank_line.end_in(data)
+        piece = data[:end] if 0 < end < len(data) else data
+        if left != CHUNKED:
+            self._body_left -= len(piece)
+            self._feed(piece)
+            return len(piece)
+        self._chunk_overhead += len(piece)
+        if self._feed(piece) and self._chunk_overhead > self.limits.header_bytes:
+            self.refuse(HeadersTooLarge(f"chunk extensions or trailers are above {self.limits.header_bytes} bytes"))
+        return len(piece)
 
     def _feed(self, piece: bytes) -> bool:
         """Gives `piece` to the parser. False when the request was refused."""
-        in_body = self.reading is Reading.BODY
-        if in_body:
-            self._body_left -= len(piece)
-            self._chunk_overhead += len(piece)
-        else:
-            self._head_bytes += len(piece)
-            if self._head_bytes > self.limits.header_bytes:
-                self.refuse(HeadersTooLarge(f"request line and headers are above {self.limits.header_bytes} bytes"))
-                return False
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
             return self._feed_without_upgrade()
         except httptools.HttpParserError as exc:
             self.refuse(self._reason(exc))
-            return False
-        if self.reading is Reading.IDLE and piece.strip(b"\r\n"):
-            self._move(Reading.HEAD)
-        if in_body and self._chunk_overhead > self.limits.header_bytes and self._framing.body_bytes == CHUNKED:
-            self.refuse(HeadersTooLarge(f"chunk extensions or trailers are above {self.limits.header_bytes} bytes"))
             return False
         return True
 
@@ -246,7 +251,6 @@ class GatewayProtocol(HttpToolsProtocol):
         head = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
         head += [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
-        self._head_bytes = 0
         return self._feed(b"".join([*head, b"\r\n"]))
 
     # What the parser finds
@@ -258,7 +262,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._upgrade_asked = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.reading is Reading.BODY:
+        if self.reading is BODY:
             return  # a trailer
         name = name.lower()
         self.headers.append((name, value))
@@ -274,19 +278,19 @@ class GatewayProtocol(HttpToolsProtocol):
             self._upgrade_asked = True
             return
         version = parser.get_http_version()
-        self._framing = framing(version, self.url, self._framing_headers)
+        body_bytes, continues = framing(version, self.url, self._framing_headers)
         cycle = Cycle(
             self,
             head_only=method == "HEAD",
             version=version,
             keep_alive=parser.should_keep_alive(),
-            continues=self._framing.continues,
+            continues=continues,
         )
         scope = self._scope(method, version, cycle)
         self.current = cycle
         self._head_bytes = self._chunk_overhead = self._body_untaken = 0
-        self._body_left = self._framing.body_bytes
-        self._move(Reading.BODY)
+        self._body_left = body_bytes
+        self._move(BODY)
         task = self.loop.create_task(cycle.run(self.app, scope))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -327,7 +331,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._upgrade_asked:
             return
-        self._move(Reading.PENDING)
+        self._move(PENDING)
         self._resume()  # a large body may have paused it
         if self.current is not None:
             self.current.end_body()
@@ -336,7 +340,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def want_body(self) -> None:
         """The application waits for the body: read on."""
-        if self.reading is Reading.BODY:
+        if self.reading is BODY:
             self._resume()
 
     def body_taken(self) -> None:
@@ -355,12 +359,12 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if not cycle.keep_alive:
-            if self.reading is Reading.PENDING:
+            if self.reading is PENDING:
                 self.transport.close()
             else:
                 self._linger()
             return
-        self._move(Reading.IDLE)
+        self._move(IDLE)
         self._resume()
         if self._held:
             held, self._held = bytes(self._held), bytearray()
@@ -397,7 +401,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _linger(self) -> None:
         """Closes our side, and for a moment reads what comes: closing at once would reset the answer away."""
-        self._move(Reading.LINGERING)
+        self._move(LINGERING)
         self._held.clear()
         self._resume()
         self.transport.write_eof()
@@ -406,7 +410,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server stops: an idle connection closes, a pending response is the connection's last."""
         if self.current is None:
-            if self.reading is not Reading.LINGERING:
+            if self.reading is not LINGERING:
                 self.transport.close()
         else:
             self.current.keep_alive = False
@@ -429,9 +433,9 @@ class GatewayProtocol(HttpToolsProtocol):
         left_s = self._deadline - self.loop.time()
         if left_s > 0.001:
             self._set_deadline(left_s)
-        elif self.reading is Reading.HEAD:
+        elif self.reading is HEAD:
             self.refuse(RequestTimeout(f"the header block was not complete in {self.limits.header_timeout_s:g} s"))
-        elif self.reading is Reading.BODY:
+        elif self.reading is BODY:
             self.refuse(RequestTimeout(f"the body was not complete in {self.limits.body_timeout_s:g} s"))
         else:
             self.transport.close()
