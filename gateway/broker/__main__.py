@@ -1,0 +1,214 @@
+"""The command `broker`: flags, signals, and the parent's channel when it runs as a child.
+
+With `--channel-fd` the broker is a child: one line of JSON tells the parent it is ready, `{"command": "stop"}` ends it
+in order, and the end of the channel means the parent is dead: the process ends at once, for what was answered is on
+disk. It then ignores SIGINT, SIGTERM and SIGHUP. Alone, SIGINT and SIGTERM end it in order and SIGHUP reloads.
+
+Exit codes: 0 ended in order, 1 cannot start (one line says why), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+try:
+    import uvloop
+except ImportError:
+    uvloop = None  # type: ignore[assignment]
+
+from .broker import Broker, Options
+from .config import ConfigError
+from .database import DatabaseError
+from .server import Address, AddressError, Server, parse_address
+
+log = logging.getLogger("gateway.broker")
+
+_CHILD_LOCK_WAIT_S = 3.0
+_SWITCH_INTERVAL_S = 0.001
+
+
+class _AddressType(click.ParamType[Address]):
+    name = "ADDR"
+
+    def convert(self, value: str | Address, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        if isinstance(value, Address):
+            return value
+        try:
+            return parse_address(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+def _variable(name: str) -> str:
+    return f"KESTREL_GATEWAY_BROKER_{name}"
+
+
+@click.command()
+@click.option(
+    "--listen",
+    "addresses",
+    type=_AddressType(),
+    multiple=True,
+    required=True,
+    envvar=_variable("LISTEN"),
+    help="HOST:PORT (port 0 picks one), [v6]:PORT or unix:PATH; repeatable.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    envvar=_variable("DATA"),
+    help="Directory of the queues; made when missing.",
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), envvar=_variable("CONFIG"), help="TOML file with the queues' limits."
+)
+@click.option(
+    "--fsync",
+    type=click.Choice(["always", "off"]),
+    default="always",
+    show_default=True,
+    envvar=_variable("FSYNC"),
+    help="always: an answered set survives a power cut; off: only a killed process.",
+)
+@click.option(
+    "--max-open-reads",
+    type=click.IntRange(1, 1_000_000),
+    default=100,
+    show_default=True,
+    envvar=_variable("MAX_OPEN_READS"),
+    help="Open reads a queue and connection.",
+)
+@click.option(
+    "--max-item-bytes",
+    type=click.IntRange(1, 512 << 20),
+    default=64 << 20,
+    show_default=True,
+    envvar=_variable("MAX_ITEM_BYTES"),
+    help="Largest item of any queue.",
+)
+@click.option("--channel-fd", type=int, envvar=_variable("CHANNEL_FD"), help="Descriptor of the parent's channel.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    envvar=_variable("LOG_LEVEL"),
+)
+def broker(
+    *,
+    addresses: tuple[Address, ...],
+    data: Path,
+    config: Path | None,
+    fsync: str,
+    max_open_reads: int,
+    max_item_bytes: int,
+    channel_fd: int | None,
+    log_level: str,
+) -> None:
+    """Serve the Kestrel memcache protocol from a data directory."""
+    logging.basicConfig(
+        stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s broker: %(message)s"
+    )
+    options = Options(
+        data=data,
+        config=config,
+        fsync=fsync == "always",
+        max_open_reads=max_open_reads,
+        max_item_bytes=max_item_bytes,
+        lock_wait_s=_CHILD_LOCK_WAIT_S if channel_fd is not None else 0.0,
+    )
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    _raise_descriptor_limit()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(options, list(addresses), channel_fd))
+    except (AddressError, ConfigError, DatabaseError) as exc:
+        click.echo(f"kestrel-gateway broker: {exc}", err=True)
+        sys.exit(1)
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    return None if uvloop is None else uvloop.Loop
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(options: Options, addresses: list[Address], channel_fd: int | None) -> None:
+    loop = asyncio.get_running_loop()
+    made = Broker(options, loop)
+    server = Server(made, addresses)
+    try:
+        _handle_signals(loop, server, child=channel_fd is not None)
+        found = await server.start()
+        channel = None if channel_fd is None else _Channel(channel_fd, loop, server)
+        log.info("%d queues in %s, fsync %s", len(made.queues), options.data, "always" if options.fsync else "off")
+        log.info("listening on %s", ", ".join(found))
+        if channel is not None:
+            channel.tell({"event": "ready", "listen": found})
+        await server.stopping.wait()
+        log.info("stopping")
+    finally:
+        await server.stop()
+
+
+def _handle_signals(loop: asyncio.AbstractEventLoop, server: Server, *, child: bool) -> None:
+    ends = (signal.SIGINT, signal.SIGTERM)
+    if child:
+        for number in (*ends, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+    else:
+        for number in ends:
+            loop.add_signal_handler(number, server.stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, server.broker.reload)
+
+
+class _Channel:
+    """The parent's end of the line: lines of JSON both ways, and its end is ours."""
+
+    def __init__(self, descriptor: int, loop: asyncio.AbstractEventLoop, server: Server) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.setblocking(False)
+        self._server = server
+        self._buffer = b""
+        loop.add_reader(self._socket, self._read)
+
+    def tell(self, message: dict[str, object]) -> None:
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(0)
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if message.get("command") == "stop":
+                self._server.stopping.set()
+
+
+def main() -> None:
+    """`python -m gateway.broker`."""
+    broker(prog_name="kestrel-gateway broker")
+
+
+if __name__ == "__main__":
+    main()

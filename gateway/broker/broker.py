@@ -1,0 +1,132 @@
+"""The running broker without its sockets: queues, committer, status, limits and counters, shared by all sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from . import config as configuration
+from .batch import Ticket
+from .collection import Queues
+from .committer import Committer
+from .database import Database
+
+log = logging.getLogger(__name__)
+
+VERSION = b"2.4.8"
+"""Digits and dots only: old clients choke on anything else. Source: kestrel-wire.md."""
+
+
+class Status(Enum):
+    """What the server does, by strictness. READONLY takes no writes, QUIESCENT only settlements."""
+
+    UP = 1
+    WRITEAVOID = 2
+    READONLY = 3
+    QUIESCENT = 4
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts since the start, as `stats` shows them."""
+
+    curr_connections: int = 0
+    total_connections: int = 0
+    total_items: int = 0
+    cmd_get: int = 0
+    cmd_set: int = 0
+    cmd_peek: int = 0
+    get_hits: int = 0
+    get_misses: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    queue_expires: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says. Sizes in bytes."""
+
+    data: Path
+    config: Path | None = None
+    fsync: bool = True
+    max_open_reads: int = 100
+    max_item_bytes: int = 64 << 20
+    lock_wait_s: float = 0.0
+
+
+class Broker:
+    """Process-wide state. Made inside the running loop; raises DatabaseError or ConfigError where it cannot start."""
+
+    def __init__(self, options: Options, loop: asyncio.AbstractEventLoop) -> None:
+        self.options = options
+        self.loop = loop
+        self.counters = Counters()
+        self.started_s = time.monotonic()
+        self.on_shutdown: Callable[[], None] = lambda: None
+        self.config = configuration.load(options.config)
+        database = Database(options.data, fsync=options.fsync, lock_wait_s=options.lock_wait_s)
+        try:
+            stored = database.queues()
+            self._status = Status.__members__.get(database.meta("status") or "", Status.UP)
+            self.committer = Committer(database, loop)
+        except BaseException:
+            database.close()
+            raise
+        self.queues = Queues(self.committer, self.config, stored, database.dropped)
+        self._sweeping: asyncio.TimerHandle = loop.call_later(1, self._sweep)
+
+    # Status
+
+    @property
+    def status(self) -> Status:
+        """What was set, or READONLY while the disk takes no writes, whichever is stricter."""
+        if self.committer.trouble is not None and self._status.value < Status.READONLY.value:
+            return Status.READONLY
+        return self._status
+
+    def set_status(self, name: str) -> Ticket | None:
+        """Holds at once, and after a restart when the ticket is settled. None for an unknown name."""
+        status = Status.__members__.get(name.upper())
+        if status is None:
+            return None
+        log.warning("status set to %s", status.name)
+        self._status = status
+        return self.committer.set_meta("status", status.name)
+
+    @property
+    def blocks_reads(self) -> bool:
+        return self._status is Status.QUIESCENT
+
+    @property
+    def blocks_writes(self) -> str | None:
+        """Why by its status nothing is set, flushed or deleted, or None."""
+        return self._status.name.lower() if self._status.value >= Status.READONLY.value else None
+
+    # Configuration and end
+
+    def reload(self) -> str | None:
+        """Reads the TOML file again; None, or why the old limits stay."""
+        try:
+            self.config = configuration.load(self.options.config)
+        except configuration.ConfigError as exc:
+            log.warning("configuration not reloaded: %s", exc)
+            return str(exc)
+        self.queues.configure(self.config)
+        log.info("configuration reloaded")
+        return None
+
+    def _sweep(self) -> None:
+        self._sweeping = self.loop.call_later(1, self._sweep)
+        self.queues.sweep()
+        self.committer.sweep_chores()
+
+    async def close(self) -> None:
+        """Everything asked for is on disk, and the data directory is free for another broker."""
+        self._sweeping.cancel()
+        await self.committer.close()

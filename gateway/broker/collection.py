@@ -1,0 +1,175 @@
+"""All queues by name: creation, fanout children, limits, expiry to other queues, flushing and deleting. No sockets.
+
+A queue comes to be when first named by a get, a set or a monitor. Only two things make it known on disk: its first
+item, and being a fanout child (a child must get every later `set` of its parent, also after a restart).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+from .batch import Item, Purge, Ticket
+from .committer import Committer
+from .config import Config
+from .database import Stored
+from .queue import Queue
+
+log = logging.getLogger(__name__)
+
+MAX_NAME_BYTES = 255
+_ILLEGAL = frozenset(b"./~\x7f") | frozenset(range(0x21))
+_LAST_NUMBER = 2**23 - 1
+
+
+class IllegalNameError(Exception):
+    """No queue can have this name. Source: transcript 12b."""
+
+
+class Queues:
+    """The queues, and their journal: what they ask for goes to the committer."""
+
+    def __init__(self, committer: Committer, config: Config, stored: list[Stored], dropped: list[Purge]) -> None:
+        self.committer = committer
+        self.config = config
+        self.creates = 0
+        self.deletes = 0
+        self._queues: dict[bytes, Queue] = {}
+        self._children: dict[bytes, dict[bytes, None]] = {}
+        self._next_number = 1 + max([0, *(found.number for found in stored), *(purge.number for purge in dropped)])
+        for found in stored:
+            queue = self._add(found.name, found.number)
+            queue.restore(found.items, found.bytes, found.ever, found.last_id)
+        for purge in dropped:
+            committer.purge(purge)
+
+    def __iter__(self) -> Iterator[Queue]:
+        return iter(list(self._queues.values()))
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    def find(self, name: bytes) -> Queue | None:
+        """The queue when it exists."""
+        return self._queues.get(name)
+
+    def get(self, name: bytes) -> Queue:
+        """The queue, made where there is none. Raises IllegalNameError."""
+        queue = self._queues.get(name)
+        if queue is None:
+            if not name or len(name) > MAX_NAME_BYTES or not _ILLEGAL.isdisjoint(name):
+                raise IllegalNameError
+            if self._next_number > _LAST_NUMBER:
+                raise OverflowError("no number is left for another queue")
+            queue = self._add(name, self._next_number)
+            self._next_number += 1
+        if not queue.stored and queue.is_child and (queue.creation is None or queue.creation.done):
+            self._announce(queue)
+        return queue
+
+    def children(self, name: bytes) -> list[bytes]:
+        return list(self._children.get(name, ()))
+
+    def _add(self, name: bytes, number: int) -> Queue:
+        queue = self._queues[name] = Queue(name, number, self.config.limits(name), self)
+        self.creates += 1
+        if queue.is_child:
+            self._children.setdefault(name.partition(b"+")[0], {})[name] = None
+        return queue
+
+    def _announce(self, queue: Queue) -> None:
+        queue.creation = self.committer.create(queue, queue.number, queue.name)
+
+    def put(self, name: bytes, data: bytes, expires_ms: int) -> tuple[bool, Ticket | None]:
+        """Adds to every child and then to the queue itself; a child that is full goes without.
+
+        Returns whether the queue takes it, and what to wait for before saying so. Raises IllegalNameError.
+        """
+        queue = self.get(name)
+        ticket = None
+        for child in self._children.get(name, ()):
+            target = self._queues[child]
+            if not target.refuses(len(data)):
+                ticket = target.put(data, expires_ms)
+        limits = queue.limits
+        if limits.fanout_only and not queue.is_child:
+            return len(data) <= limits.max_item_bytes, ticket
+        if queue.refuses(len(data)):
+            return False, ticket
+        return True, queue.put(data, expires_ms)
+
+    def flush(self, name: bytes) -> Ticket | None:
+        queue = self._queues.get(name)
+        return None if queue is None else queue.flush()
+
+    def delete(self, name: bytes) -> Ticket | None:
+        """Drops the queue; its children stay. Nothing happens where there is none."""
+        queue = self._queues.pop(name, None)
+        if queue is None:
+            return None
+        self.deletes += 1
+        if queue.is_child:
+            parent = name.partition(b"+")[0]
+            self._children[parent].pop(name, None)
+            if not self._children[parent]:
+                del self._children[parent]
+        return queue.delete()
+
+    def configure(self, config: Config) -> None:
+        """New limits for what is there and what comes."""
+        self.config = config
+        for queue in self._queues.values():
+            queue.configure(config.limits(queue.name))
+
+    def drop_expired(self) -> int:
+        """Expired items leave the heads of all queues; how many did."""
+        return sum(queue.drop_expired() for queue in self)
+
+    def sweep(self) -> None:
+        """Once a second: drops what is expired, and wakes queues whose head was never read since the start."""
+        for queue in self:
+            if queue.ready:
+                queue.drop_expired()
+            if queue.behind and (queue.limits.expire_to_queue or queue.max_age_ms):
+                queue.head()
+
+    def evict(self) -> None:
+        """Every waiter of every queue gets nothing."""
+        for queue in self:
+            queue.evict()
+
+    # The journal of the queues
+
+    def put_item(self, queue: Queue, item: Item) -> Ticket:
+        if not queue.stored:
+            self._announce(queue)
+        return self.committer.put(queue, item)
+
+    def remove(self, queue: Queue, item: Item) -> Ticket:
+        return self.committer.remove(queue, item)
+
+    def discard(self, item: Item) -> None:
+        self.committer.sweep(item)
+
+    def purge(self, queue: Queue, spans: list[tuple[int, int]], *, drop: bool) -> Ticket | None:
+        if not spans or (not queue.stored and queue.creation is None):
+            return None
+        return self.committer.purge(Purge(queue.number, spans, drop=drop))
+
+    def read_ahead(self, queue: Queue, generation: int, after: int, upto: int) -> None:
+        self.committer.read_ahead(queue, generation, after, upto)
+
+    def expire(self, queue: Queue, item: Item) -> bool:
+        """Moves an expired item to its queue's `expire_to_queue`; False where that one does not take it."""
+        target = self.get(queue.limits.expire_to_queue.encode())
+        if target.refuses(len(item.data)):
+            log.warning("an expired item of %r is dropped: %r is full", queue.name, target.name)
+            return False
+        if not target.stored:
+            self._announce(target)
+        self.committer.move(queue, item, target, target.make(item.data, 0))
+        return True
+
+    def now(self) -> float:
+        return time.time()

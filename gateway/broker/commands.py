@@ -1,0 +1,277 @@
+"""What each command does to queues and session. One function a command; answers are in kestrel-2.4.8-transcript.txt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import stats
+from .batch import Ticket
+from .broker import VERSION
+from .codec import (
+    CLIENT_ERROR,
+    DELETED,
+    END,
+    ERROR,
+    NOT_STORED,
+    STORED,
+    Command,
+    Confirm,
+    DumpStats,
+    Get,
+    Monitor,
+    OnQueue,
+    Plain,
+    Put,
+    Refused,
+    Status,
+    TooLarge,
+)
+from .collection import IllegalNameError
+from .queue import Mode
+from .session import Session
+
+_ABSOLUTE_FROM = 1_000_000
+"""An expiry from here on is seconds since the epoch. Source: kestrel-wire.md, Set."""
+_ILLEGAL_NAME = b"CLIENT_ERROR illegal queue name\r\n"
+
+
+def execute(session: Session, command: Command) -> None:
+    """Runs one command: its answer is sent, held, or comes later from a wait."""
+    try:
+        _HANDLERS[type(command)](session, command)
+    except IllegalNameError:
+        session.end(_ILLEGAL_NAME)
+    except OverflowError as exc:
+        session.fail(str(exc))
+
+
+def _put(session: Session, put: Put) -> None:
+    broker = session.broker
+    broker.counters.cmd_set += 1
+    why = broker.blocks_writes or broker.committer.refusal
+    if why is not None:
+        session.fail(why)
+        return
+    congested = broker.committer.congested
+    if congested is not None:
+        broker.counters.cmd_set -= 1
+        session.bar_on(congested, put)
+        return
+    expires_ms = 0
+    if put.expiry:
+        base_s = broker.queues.now() if put.expiry < _ABSOLUTE_FROM else 0
+        expires_ms = max(int((base_s + put.expiry) * 1000), 1)
+    stored, ticket = broker.queues.put(put.key, put.data, expires_ms)
+    if stored:
+        broker.counters.total_items += 1
+    session.hold_put(ticket, STORED if stored else NOT_STORED)
+
+
+def _too_large(session: Session, _: TooLarge) -> None:
+    session.broker.counters.cmd_set += 1
+    session.answer(NOT_STORED)
+
+
+def _get(session: Session, get: Get) -> None:
+    key = get.key
+    if get.abort:
+        reads = session.reads.get(key)
+        if reads:
+            read = reads.popleft()
+            read.queue.give_back(read)
+        session.answer(END)
+        return
+    reading = get.open or not get.close
+    if reading and session.has_uncommitted_puts:
+        session.bar(get)
+        return
+    if get.close:
+        session.hold(_settle(session, key), b"" if reading else END)
+    if reading:
+        _read(session, get)
+
+
+def _settle(session: Session, key: bytes) -> Ticket | None:
+    """Confirms the oldest open read of the key, where there is one."""
+    reads = session.reads.get(key)
+    if not reads:
+        return None
+    read = reads.popleft()
+    return read.queue.confirm(read)
+
+
+def _read(session: Session, get: Get) -> None:
+    broker = session.broker
+    opened = len(session.reads.get(get.key, ()))
+    if opened and not get.peek and not get.open:
+        session.end(ERROR)
+        return
+    if broker.blocks_reads:
+        session.fail("quiescent")
+        return
+    if get.open and opened >= broker.options.max_open_reads:
+        session.end(ERROR)
+        return
+    if get.peek:
+        broker.counters.cmd_peek += 1
+    else:
+        broker.counters.cmd_get += 1
+    queue = broker.queues.get(get.key)
+    if queue.creation is not None and not queue.creation.done and queue.is_child:
+        session.hold(queue.creation, b"")
+    mode = Mode.PEEK if get.peek else Mode.OPEN if get.open else Mode.TAKE
+    found = None if queue.waiters else queue.read(mode)
+    if found is not None:
+        session.deliver(queue, *found)
+    elif get.wait_ms is not None and get.wait_ms > 0:
+        session.wait(queue, mode, get.wait_ms / 1000)
+    elif queue.starved:
+        session.wait(queue, mode, None)
+    else:
+        broker.counters.get_misses += 1
+        session.answer(END)
+
+
+def _monitor(session: Session, monitor: Monitor) -> None:
+    broker = session.broker
+    if session.has_uncommitted_puts:
+        session.bar(monitor)
+        return
+    if broker.blocks_reads:
+        session.fail("quiescent")
+        return
+    limit = broker.options.max_open_reads if monitor.limit is None else monitor.limit
+    queue = broker.queues.get(monitor.key)
+    if limit == 0 or monitor.seconds <= 0:
+        session.answer(END)
+    else:
+        session.monitor(queue, limit if limit > 0 else broker.options.max_open_reads, monitor.seconds)
+
+
+def _confirm(session: Session, confirm: Confirm) -> None:
+    reads = session.reads.get(confirm.key, ())
+    if not 0 < confirm.reads <= len(reads):
+        session.answer(ERROR)
+        return
+    ticket = None
+    for _ in range(confirm.reads):
+        ticket = _settle(session, confirm.key) or ticket
+    session.hold(ticket, END)
+
+
+def _on_queue(session: Session, command: OnQueue) -> None:
+    broker = session.broker
+    why = broker.blocks_writes
+    if why is not None:
+        session.fail(why)
+        return
+    if session.has_uncommitted_puts:
+        session.bar(command)
+        return
+    queues = broker.queues
+    if command.verb == b"flush":
+        session.hold(queues.flush(command.key), END)
+    elif command.verb == b"delete":
+        session.hold(queues.delete(command.key), DELETED)
+    else:
+        queue = queues.find(command.key)
+        session.answer(b"%d\r\n" % (0 if queue is None else queue.drop_expired()))
+
+
+def _dump_stats(session: Session, command: DumpStats) -> None:
+    if session.has_uncommitted_puts:
+        session.bar(command)
+    else:
+        session.answer(stats.dump_stats(session.broker, command.keys))
+
+
+def _status(session: Session, command: Status) -> None:
+    if command.value is None:
+        session.answer(session.broker.status.name.encode() + b"\r\n")
+        return
+    ticket = session.broker.set_status(command.value.decode("latin-1"))
+    if ticket is None:
+        session.end(CLIENT_ERROR)
+    else:
+        session.hold(ticket, END)
+
+
+def _plain(session: Session, command: Plain) -> None:
+    _PLAIN[command.verb](session, command)
+
+
+def _version(session: Session, _: Plain) -> None:
+    session.answer(b"VERSION " + VERSION + b"\r\n")
+
+
+def _stats(session: Session, command: Plain) -> None:
+    if session.has_uncommitted_puts:
+        session.bar(command)
+    else:
+        session.answer(stats.stats(session.broker))
+
+
+def _flush_all(session: Session, command: Plain) -> None:
+    broker = session.broker
+    why = broker.blocks_writes
+    if why is not None:
+        session.fail(why)
+        return
+    if session.has_uncommitted_puts:
+        session.bar(command)
+        return
+    for queue in broker.queues:
+        session.hold(queue.flush(), b"")
+    session.answer(b"Flushed all queues.\r\n")
+
+
+def _flush_all_expired(session: Session, _: Plain) -> None:
+    session.answer(b"%d\r\n" % session.broker.queues.drop_expired())
+
+
+def _reload(session: Session, _: Plain) -> None:
+    why = session.broker.reload()
+    if why is None:
+        session.answer(b"Reloaded config.\r\n")
+    else:
+        session.answer(b"SERVER_ERROR " + why.replace("\n", " ").encode() + b"\r\n")
+
+
+def _shutdown(session: Session, _: Plain) -> None:
+    session.broker.on_shutdown()
+    session.end(b"")
+
+
+def _quit(session: Session, _: Plain) -> None:
+    session.end(b"")
+
+
+def _refused(session: Session, command: Refused) -> None:
+    if command.close:
+        session.end(command.answer)
+    else:
+        session.answer(command.answer)
+
+
+_PLAIN: dict[bytes, Callable[[Session, Plain], None]] = {
+    b"version": _version,
+    b"stats": _stats,
+    b"flush_all": _flush_all,
+    b"flush_all_expired": _flush_all_expired,
+    b"reload": _reload,
+    b"shutdown": _shutdown,
+    b"quit": _quit,
+}
+_HANDLERS: dict[type, Callable[[Session, Any], None]] = {
+    Put: _put,
+    Get: _get,
+    Monitor: _monitor,
+    Confirm: _confirm,
+    OnQueue: _on_queue,
+    DumpStats: _dump_stats,
+    Status: _status,
+    Plain: _plain,
+    TooLarge: _too_large,
+    Refused: _refused,
+}

@@ -1,0 +1,236 @@
+"""Group commit: collects what the loop changes, lets one thread write it, and settles the tickets. Owns both threads.
+
+While the writer commits batch n, batch n + 1 collects; whatever arrived meanwhile shares one transaction. The loop
+hears of a commit once, by one call. A second thread reads ahead, so that a reader never waits behind a commit.
+
+When a put fails (disk full, read-only, I/O error) the committer is in trouble: it says why, new puts are refused
+for `RETRY_S`, then tried again; a probe each sweep ends the trouble when nobody writes. Removals are always tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TypeAlias
+
+from .batch import Batch, Home, Item, Purge, Ticket
+from .database import Database, DatabaseError, Outcome
+from .queue import WINDOW_BYTES, WINDOW_ITEMS, Queue
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+CONGESTED_BYTES = 64 << 20
+_ReadAhead: TypeAlias = tuple[Queue, int, int, int]
+
+
+class Committer:
+    """The loop's side of the disk. Every method but the threads' own is called on the loop."""
+
+    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
+        self.database = database
+        self.trouble: str | None = None
+        self.commits = 0
+        self._loop = loop
+        self._retry_at = 0.0
+        self._batch = Batch()
+        self._writing = False
+        self._scheduled = False
+        self._later: list[Item] = []
+        self._purges_later: list[Purge] = []
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+        self._writes: SimpleQueue[Batch | None] = SimpleQueue()
+        self._reads: SimpleQueue[_ReadAhead | None] = SimpleQueue()
+        self._reader = database.reader()
+        self._threads = [
+            threading.Thread(target=self._write_loop, name="broker-writer", daemon=True),
+            threading.Thread(target=self._read_loop, name="broker-reader", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # What goes into the batch
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no put is taken at the moment; None when one may be tried."""
+        if self.trouble is not None and self._loop.time() < self._retry_at:
+            return self.trouble
+        return None
+
+    @property
+    def congested(self) -> Ticket | None:
+        """What to wait for before adding another item, when very much waits to be written."""
+        return self._batch.puts if self._batch.put_bytes > CONGESTED_BYTES else None
+
+    def create(self, home: Home, number: int, name: bytes) -> Ticket:
+        self._touch()
+        return self._batch.create(home, number, name)
+
+    def put(self, home: Home, item: Item) -> Ticket:
+        self._touch()
+        return self._batch.put(home, item)
+
+    def remove(self, home: Home, item: Item) -> Ticket:
+        self._touch()
+        return self._batch.remove(home, item)
+
+    def sweep(self, item: Item) -> None:
+        self._touch()
+        self._batch.sweep(item)
+
+    def move(self, source: Home, old: Item, target: Home, new: Item) -> None:
+        self._touch()
+        self._batch.move(source, old, target, new)
+
+    def purge(self, purge: Purge) -> Ticket:
+        self._touch()
+        self._batch.purges.append(purge)
+        return purge.ticket
+
+    def set_meta(self, key: str, value: str) -> Ticket:
+        self._touch()
+        self._batch.meta[key] = value
+        return self._batch.puts
+
+    def read_ahead(self, queue: Queue, generation: int, after: int, upto: int) -> None:
+        """The rows above `after` are brought to `queue.loaded`, as many as a window takes."""
+        self._reads.put((queue, generation, after, upto))
+
+    # The writer's rhythm
+
+    def _touch(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._idle.clear()
+            if not self._writing:
+                self._loop.call_soon(self._submit)
+
+    def _submit(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        self._scheduled = False
+        self._writing = True
+        self._writes.put(batch)
+
+    def _write_loop(self) -> None:
+        while (batch := self._writes.get()) is not None:
+            try:
+                outcome = self.database.write(batch)
+            except Exception as exc:  # the top of a thread: an answer must come
+                log.exception("writing failed")
+                outcome = Outcome(f"cannot write: {exc}", f"cannot write: {exc}")
+            if not self._call(self._committed, batch, outcome):
+                return
+
+    def _read_loop(self) -> None:
+        while (request := self._reads.get()) is not None:
+            queue, generation, after, upto = request
+            try:
+                items, complete = self._reader.read(after, upto, WINDOW_ITEMS, WINDOW_BYTES)
+            except DatabaseError as exc:
+                log.warning("cannot read ahead: %s", exc)
+                if not self._call(queue.not_loaded, str(exc)):
+                    return
+                continue
+            if not self._call(queue.loaded, generation, items, complete, upto):
+                return
+
+    def _call(self, function: Callable[..., None], *args: object) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            return False
+        return True
+
+    # What became of it
+
+    def _committed(self, batch: Batch, outcome: Outcome) -> None:
+        self._writing = False
+        self.commits += 1
+        self._batch.purges += outcome.unfinished
+        if self._scheduled or outcome.unfinished:
+            self._submit()
+        else:
+            self._idle.set()
+        if batch.has_puts or outcome.removals is not None:
+            self._note(outcome.puts or outcome.removals)
+        self._settle_puts(batch, outcome.puts)
+        self._settle_removals(batch, outcome)
+        for ticket in (batch.puts, batch.removals, *(purge.ticket for purge in batch.purges if purge.ticket.done)):
+            holders, ticket.holders = ticket.holders, {}
+            for holder in holders:
+                holder.release()
+
+    def _settle_puts(self, batch: Batch, error: str | None) -> None:
+        batch.puts.settle(error)
+        touched: dict[Home, None] = {}
+        if error is None:
+            for _, home in batch.created.values():
+                home.created()
+            for home, item in batch.placed:
+                home.placed(item)
+                touched[home] = None
+            for _, _, home, item in batch.moved:
+                home.placed(item)
+                touched[home] = None
+        else:
+            for home, item in batch.placed:
+                home.not_placed(item)
+            for source, old, target, new in batch.moved:
+                target.not_placed(new)
+                source.not_removed(old)
+        for home in touched:
+            home.serve()
+
+    def _settle_removals(self, batch: Batch, outcome: Outcome) -> None:
+        error = outcome.removals
+        batch.removals.settle(error)
+        unfinished = {purge.ticket for purge in outcome.unfinished}
+        if error is None:
+            for purge in batch.purges:
+                if purge.ticket not in unfinished and not purge.ticket.done:
+                    purge.ticket.settle(None)
+            return
+        log.error("%s; removals are tried again", error)
+        self._later += batch.chores
+        for purge in batch.purges:
+            if not purge.ticket.done:
+                purge.ticket.settle(error)
+        self._purges_later += batch.purges
+        for home, item in batch.removed:
+            home.not_removed(item)
+
+    def _note(self, error: str | None) -> None:
+        if error is not None:
+            self._retry_at = self._loop.time() + RETRY_S
+            if self.trouble is None:
+                log.error("read-only: %s", error)
+        elif self.trouble is not None:
+            log.warning("writing again")
+        self.trouble = error
+
+    def sweep_chores(self) -> None:
+        """Once a second: removals that failed are tried again, and whether a disk in trouble is well again."""
+        for item in self._later:
+            self.sweep(item)
+        self._later = []
+        for purge in self._purges_later:
+            self.purge(purge)
+        self._purges_later = []
+        if self.trouble is not None and self._loop.time() >= self._retry_at:
+            self.set_meta("probe", "x" * 16384)
+
+    async def close(self) -> None:
+        """Waits until everything asked for is written, ends both threads and closes the file."""
+        while self._scheduled or self._writing:
+            await self._idle.wait()
+        self._writes.put(None)
+        self._reads.put(None)
+        for thread in self._threads:
+            await self._loop.run_in_executor(None, thread.join)
+        self._reader.close()
+        await self._loop.run_in_executor(None, self.database.close)

@@ -1,0 +1,391 @@
+"""One FIFO in memory: ready items, open reads, waiters, limits, expiry. Synchronous; its journal does the I/O.
+
+Invariants
+1. An item is ready only after the commit that wrote it; a reader can never get one whose `set` may still fail.
+2. Every row of the queue is in exactly one place: `ready`, an open read, a removal on its way to disk, or only on disk
+   above `cursor`. What is on disk only comes back in order, and `items` counts it with the ready ones.
+3. An item that is given back goes to the head and costs no write: its row never left. A restart finds it in its old
+   place, which is near the head.
+4. Waiters are served in order of arrival, and nobody who arrives later is served before them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from enum import Enum
+from typing import Protocol
+
+from .batch import Item, Ticket
+from .config import Limits
+from .database import highest_id, lowest_id
+
+log = logging.getLogger(__name__)
+
+WINDOW_ITEMS = 1024
+WINDOW_BYTES = 1 << 20
+_LOW_ITEMS = WINDOW_ITEMS // 2
+
+
+class Mode(Enum):
+    """What a reader wants: to destroy the item, to hold it open, or to look at it."""
+
+    TAKE = 1
+    OPEN = 2
+    PEEK = 3
+
+
+class OpenRead:
+    """One item set aside for one session. `live` until it is settled, timed out, or its queue deleted."""
+
+    __slots__ = ("item", "live", "opened_s", "queue")
+
+    def __init__(self, queue: Queue, item: Item, opened_s: float) -> None:
+        self.queue = queue
+        self.item = item
+        self.opened_s = opened_s
+        self.live = True
+
+
+class Waiter(Protocol):
+    """Who waits for an item. `patient` waits for items to come; one that is not only waits for the disk."""
+
+    mode: Mode
+    patient: bool
+
+    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None: ...
+    def nothing(self, error: str | None) -> None: ...
+
+
+class Journal(Protocol):
+    """What a queue needs of the disk and of the other queues."""
+
+    def put_item(self, queue: Queue, item: Item) -> Ticket: ...
+    def remove(self, queue: Queue, item: Item) -> Ticket: ...
+    def discard(self, item: Item) -> None: ...
+    def purge(self, queue: Queue, spans: list[tuple[int, int]], *, drop: bool) -> Ticket | None: ...
+    def read_ahead(self, queue: Queue, generation: int, after: int, upto: int) -> None: ...
+    def expire(self, queue: Queue, item: Item) -> bool: ...
+    def now(self) -> float: ...
+
+
+class Queue:
+    """A queue by name. `number` is its key on disk."""
+
+    def __init__(self, name: bytes, number: int, limits: Limits, journal: Journal) -> None:
+        self.name = name
+        self.number = number
+        self.journal = journal
+        self.limits = limits
+        self.max_age_ms = int(limits.max_age * 1000)
+        self.stored = False  # whether its row is known to be on disk
+        self.creation: Ticket | None = None  # of the batch that is to write its row
+        self.deleted = False
+        # what is on disk
+        self.last_id = lowest_id(number)  # the highest id given to an item
+        self.visible_id = self.last_id  # the highest id committed
+        self.cursor = self.last_id  # every committed row up to here was brought into memory
+        self.generation = 0  # a read-ahead asked for in an older one is dropped
+        self.loading = False
+        # what is in memory
+        self.ready: deque[Item] = deque()
+        self.ready_bytes = 0
+        self.open_reads: dict[OpenRead, None] = {}
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # counts
+        self.items = 0
+        self.bytes = 0
+        self.pending = 0
+        self.pending_bytes = 0
+        self.total_items = 0
+        self.expired_items = 0
+        self.discarded = 0
+        self.transactions = 0
+        self.canceled_transactions = 0
+        self.total_flushes = 0
+        self.age_reference_ms = 0
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r} items={self.items} open={len(self.open_reads)} waiters={len(self.waiters)}>"
+
+    def restore(self, items: int, size: int, ever: int, last_id: int) -> None:
+        """Takes over what a start found on disk, without reading it."""
+        self.stored = True
+        self.items, self.bytes, self.total_items = items, size, ever
+        self.last_id = self.visible_id = last_id
+
+    def configure(self, limits: Limits) -> None:
+        """New limits; they hold for what is there, too."""
+        self.limits = limits
+        self.max_age_ms = int(limits.max_age * 1000)
+
+    @property
+    def behind(self) -> bool:
+        """Whether there may be items that are only on disk."""
+        return self.cursor < self.visible_id
+
+    @property
+    def is_child(self) -> bool:
+        return b"+" in self.name
+
+    # Putting
+
+    def refuses(self, size: int) -> bool:
+        """Whether an item of `size` bytes is not taken. Makes no room: a ring does that when the item is committed."""
+        limits = self.limits
+        if size > limits.max_item_bytes:
+            return True
+        if limits.discard_old_when_full:
+            return False
+        return self.items + self.pending >= limits.max_items or self.bytes + self.pending_bytes >= limits.max_bytes
+
+    def make(self, data: bytes, expires_ms: int) -> Item:
+        """A new item with the next id, on its way to disk. Raises OverflowError after 2**40 items."""
+        if self.last_id >= highest_id(self.number):
+            raise OverflowError(f"queue {self.name!r} has used up its ids")
+        self.last_id += 1
+        self.pending += 1
+        self.pending_bytes += len(data)
+        return Item(self.last_id, int(self.journal.now() * 1000), expires_ms, data)
+
+    def put(self, data: bytes, expires_ms: int) -> Ticket:
+        """Adds to the tail; the ticket says when it is on disk. The caller has asked `refuses`."""
+        return self.journal.put_item(self, self.make(data, expires_ms))
+
+    def created(self) -> None:
+        """The queue's row is on disk."""
+        self.stored = True
+
+    def placed(self, item: Item) -> None:
+        """The item is on disk: from now on it can be read."""
+        if self.deleted:
+            return
+        self._settle_pending(item)
+        behind = self.cursor < self.visible_id
+        self.visible_id = item.id
+        self.items += 1
+        self.bytes += len(item.data)
+        self.total_items += 1
+        if not behind and (
+            not self.ready or (len(self.ready) < WINDOW_ITEMS and self.ready_bytes + len(item.data) <= WINDOW_BYTES)
+        ):
+            self.cursor = item.id
+            self.ready.append(item)
+            self.ready_bytes += len(item.data)
+        if self.limits.discard_old_when_full:
+            self._discard_oldest(len(item.data))
+
+    def not_placed(self, item: Item) -> None:
+        """The item did not reach the disk; its `set` is answered with an error."""
+        self._settle_pending(item)
+
+    def _settle_pending(self, item: Item) -> None:
+        self.pending -= 1
+        self.pending_bytes -= len(item.data)
+
+    def _discard_oldest(self, newest_bytes: int) -> None:
+        """A ring drops from its head what has no room beside the newest item; what is on disk follows when read."""
+        limits = self.limits
+        while self.head() is not None and (
+            self.items > limits.max_items or self.bytes - newest_bytes >= limits.max_bytes
+        ):
+            self.discarded += 1
+            self.journal.discard(self._pop())
+
+    # Reading
+
+    def head(self) -> Item | None:
+        """The first ready item, expired ones dropped; None when none is in memory. Reads ahead when that is low."""
+        if self.max_age_ms or (self.ready and self.ready[0].expires_ms):
+            self.drop_expired()
+        if self.cursor < self.visible_id and not self.loading and self._low():
+            self.loading = True
+            self.journal.read_ahead(self, self.generation, self.cursor, self.visible_id)
+        return self.ready[0] if self.ready else None
+
+    def _low(self) -> bool:
+        return len(self.ready) < _LOW_ITEMS and self.ready_bytes < WINDOW_BYTES // 2
+
+    def read(self, mode: Mode) -> tuple[Item, OpenRead | None, Ticket | None] | None:
+        """The head, read as `mode` wants, or None. Only for who would be first: waiters come before."""
+        if self.limits.open_transaction_timeout and self.items and mode is not Mode.PEEK:
+            self._time_out_oldest_read()
+        item = self.head()
+        if item is None:
+            return None
+        if mode is Mode.PEEK:
+            return item, None, None
+        self._pop()
+        if mode is Mode.TAKE:
+            return item, None, self.journal.remove(self, item)
+        self.transactions += 1
+        read = OpenRead(self, item, self.journal.now())
+        self.open_reads[read] = None
+        return item, read, None
+
+    def _pop(self) -> Item:
+        item = self.ready.popleft()
+        size = len(item.data)
+        self.ready_bytes -= size
+        self.items -= 1
+        self.bytes -= size
+        self.age_reference_ms = item.added_ms
+        return item
+
+    def loaded(self, generation: int, items: list[Item], complete: bool, upto: int) -> None:
+        """What reading ahead brought: the rows above the cursor; with `complete` there is nothing more up to `upto`."""
+        self.loading = False
+        if generation == self.generation:
+            self.ready.extend(items)
+            self.ready_bytes += sum(len(item.data) for item in items)
+            self.cursor = upto if complete or not items else items[-1].id
+            if self.limits.discard_old_when_full:
+                self._discard_oldest(1)
+        self.serve()
+        if self.head() is None and not self.loading:
+            self._dismiss(None)
+
+    def not_loaded(self, error: str) -> None:
+        """Reading ahead failed: who only waits for the disk is told, the others stay."""
+        self.loading = False
+        self._dismiss(error)
+
+    # Waiting
+
+    @property
+    def starved(self) -> bool:
+        """Whether the disk is being read while memory is empty: an answer now would not be the truth."""
+        return self.loading and not self.ready
+
+    def join(self, waiter: Waiter) -> None:
+        """Waits behind all who wait already, until served or `leave`."""
+        self.waiters[waiter] = None
+
+    def leave(self, waiter: Waiter) -> None:
+        self.waiters.pop(waiter, None)
+
+    def serve(self) -> None:
+        """Hands ready items to waiters, in order."""
+        while self.waiters:
+            waiter = next(iter(self.waiters))
+            found = self.read(waiter.mode)
+            if found is None:
+                break
+            self.waiters.popitem(last=False)
+            waiter.receive(*found)
+
+    def _dismiss(self, error: str | None) -> None:
+        """Who only waits for the disk gets nothing; the patient stay."""
+        for waiter in [waiter for waiter in self.waiters if not waiter.patient]:
+            del self.waiters[waiter]
+            waiter.nothing(error)
+
+    def evict(self) -> None:
+        """Every waiter gets nothing."""
+        waiters, self.waiters = self.waiters, OrderedDict()
+        for waiter in waiters:
+            waiter.nothing(None)
+
+    # Settling
+
+    def confirm(self, read: OpenRead) -> Ticket | None:
+        """The item is done; the ticket says when its row is gone. None when the read is no longer live."""
+        if not read.live:
+            return None
+        self._close(read)
+        return self.journal.remove(self, read.item)
+
+    def give_back(self, read: OpenRead) -> None:
+        """The item is the head again, and goes to a waiter at once. Does nothing when the read is no longer live."""
+        if not read.live:
+            return
+        self._close(read)
+        self.canceled_transactions += 1
+        self._return(read.item)
+        self.serve()
+
+    def not_removed(self, item: Item) -> None:
+        """The removal failed: the item is the head again."""
+        if not self.deleted:
+            self._return(item)
+            self.serve()
+
+    def _return(self, item: Item) -> None:
+        self.ready.appendleft(item)
+        size = len(item.data)
+        self.ready_bytes += size
+        self.items += 1
+        self.bytes += size
+
+    def _close(self, read: OpenRead) -> None:
+        read.live = False
+        del self.open_reads[read]
+
+    def _time_out_oldest_read(self) -> None:
+        """Kestrel looks at the oldest read only, and only when a read finds the queue not empty. Source: transcript 20d."""
+        read = next(iter(self.open_reads), None)
+        if read is not None and self.journal.now() - read.opened_s > self.limits.open_transaction_timeout:
+            self._close(read)
+            self.canceled_transactions += 1
+            self._return(read.item)
+
+    # Expiry and emptying
+
+    def _is_expired(self, item: Item, now_ms: float) -> bool:
+        expires_ms = item.expires_ms
+        if self.max_age_ms:
+            limit = item.added_ms + self.max_age_ms
+            expires_ms = min(expires_ms, limit) if expires_ms else limit
+        return bool(expires_ms) and expires_ms < now_ms
+
+    def drop_expired(self) -> int:
+        """Expired items leave from the head, to `expire_to_queue` where that is set; how many did."""
+        now_ms = self.journal.now() * 1000
+        count = 0
+        while self.ready and self._is_expired(self.ready[0], now_ms):
+            reference = self.age_reference_ms
+            item = self._pop()
+            self.age_reference_ms = reference
+            if not (self.limits.expire_to_queue and self.journal.expire(self, item)):
+                self.journal.discard(item)
+            count += 1
+        self.expired_items += count
+        return count
+
+    def flush(self) -> Ticket | None:
+        """Drops every ready item; open reads and what is being written stay. The ticket: the rows are gone."""
+        self.total_flushes += 1
+        spans = self._spans(self.visible_id)
+        self.generation += 1
+        self.cursor = self.visible_id
+        self._empty()
+        return self.journal.purge(self, spans, drop=False)
+
+    def delete(self) -> Ticket | None:
+        """The queue is no more: waiters get nothing, open reads are void. The ticket says when that is on disk."""
+        for read in self.open_reads:
+            read.live = False
+        self.open_reads.clear()
+        self.deleted = True
+        self.generation += 1
+        self.cursor = self.visible_id
+        self._empty()
+        ticket = self.journal.purge(self, [(lowest_id(self.number), highest_id(self.number))], drop=True)
+        self.evict()
+        return ticket
+
+    def _empty(self) -> None:
+        self.ready.clear()
+        self.ready_bytes = self.items = self.bytes = 0
+
+    def _spans(self, upto: int) -> list[tuple[int, int]]:
+        """The ids up to `upto`, open reads left out."""
+        spans = []
+        low = lowest_id(self.number) + 1
+        for kept in sorted(read.item.id for read in self.open_reads):
+            if low < kept:
+                spans.append((low, kept - 1))
+            low = kept + 1
+        if low <= upto:
+            spans.append((low, upto))
+        return spans

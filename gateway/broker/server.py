@@ -1,0 +1,183 @@
+"""The broker's listeners: binds addresses, makes sessions, looks after quiet clients, stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from .broker import Broker
+from .commands import execute
+from .session import Session
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 4096
+SHUTDOWN_DELAY_S = 0.1
+SHUTDOWN_GRACE_S = 1.0
+"""After the command `shutdown`, who is connected is served so long. Source: transcript 19 (Kestrel: 30 s)."""
+_CLOSE_S = 1.0
+
+
+class AddressError(Exception):
+    """An address cannot be listened on. The message names it and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a Unix socket's path, or host and port."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """`HOST:PORT`, `[v6]:PORT` or `unix:PATH`. Raises ValueError."""
+    if text.startswith("unix:"):
+        if not text[5:] or len(os.fsencode(text[5:])) > 107:
+            raise ValueError(f"{text!r}: a Unix socket's path has 1 to 107 bytes")
+        return Address(path=text[5:])
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: an IPv6 address stands in brackets")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError(f"{text!r} is neither HOST:PORT nor unix:PATH")
+    return Address(host=host, port=int(port))
+
+
+class Server:
+    """Serves one broker on some addresses until told to stop."""
+
+    def __init__(self, broker: Broker, addresses: list[Address]) -> None:
+        self.broker = broker
+        self.stopping = asyncio.Event()
+        self._addresses = addresses
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._paths: list[str] = []
+        self._sessions: set[Session] = set()
+        self._deserted = asyncio.Event()
+        self._deserted.set()
+        self._watching: asyncio.TimerHandle | None = None
+
+    async def start(self) -> list[str]:
+        """Listens on all addresses and returns them as they are. Raises AddressError."""
+        found = []
+        loop = self.broker.loop
+        for address in self._addresses:
+            for sock in await self._bind(address):
+                if sock.family == socket.AF_UNIX:
+                    self._listeners.append(await loop.create_unix_server(self._session, sock=sock, backlog=BACKLOG))
+                    found.append(f"unix:{address.path}")
+                else:
+                    self._listeners.append(await loop.create_server(self._session, sock=sock, backlog=BACKLOG))
+                    found.append(str(Address(host=sock.getsockname()[0], port=sock.getsockname()[1])))
+        self.broker.on_shutdown = self._shut_down
+        self._watch()
+        return found
+
+    def _session(self) -> Session:
+        return Session(self.broker, self, execute)
+
+    def opened(self, session: Session) -> None:
+        self._sessions.add(session)
+        self._deserted.clear()
+
+    def lost(self, session: Session) -> None:
+        self._sessions.discard(session)
+        if not self._sessions:
+            self._deserted.set()
+
+    async def _bind(self, address: Address) -> list[socket.socket]:
+        """Bound sockets; a name may have several addresses, which then share the port."""
+        try:
+            if address.path:
+                return [self._bind_unix(address.path)]
+            infos = await self.broker.loop.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            socks: list[socket.socket] = []
+            for family, kind, protocol, _, where in dict.fromkeys(infos):
+                sock = socket.socket(family, kind, protocol)
+                socks.append(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                port = socks[0].getsockname()[1] if len(socks) > 1 else where[1]
+                sock.bind((where[0], port, *where[2:]))
+            return socks
+        except OSError as exc:
+            raise AddressError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
+
+    def _bind_unix(self, path: str) -> socket.socket:
+        """A socket that only this user can connect to. What a dead broker left is replaced, a living one's is not."""
+        try:
+            stale = stat.S_ISSOCK(os.lstat(path).st_mode)
+        except FileNotFoundError:
+            stale = False
+        if stale:
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    Path(path).unlink()
+        sock = socket.socket(socket.AF_UNIX)
+        mask = os.umask(0o177)
+        try:
+            sock.bind(path)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            os.umask(mask)
+        self._paths.append(path)
+        return sock
+
+    def _watch(self) -> None:
+        timeout_s = self.broker.config.client_timeout
+        loop = self.broker.loop
+        self._watching = loop.call_later(min(1.0, timeout_s / 8) if timeout_s else 1.0, self._watch)
+        quiet_since_s = loop.time() - timeout_s if timeout_s else None
+        for session in list(self._sessions):
+            session.check(quiet_since_s)
+
+    def _shut_down(self) -> None:
+        """The command `shutdown`: waiters get END, new clients are refused, those that are here have a moment."""
+        log.warning("shutdown asked for by a client")
+        self.broker.loop.call_later(SHUTDOWN_DELAY_S, self._close_listeners)
+        self.broker.loop.call_later(SHUTDOWN_DELAY_S, self.broker.queues.evict)
+        self.broker.loop.call_later(SHUTDOWN_DELAY_S + SHUTDOWN_GRACE_S, self.stopping.set)
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+        for path in self._paths:
+            Path(path).unlink(missing_ok=True)
+        self._paths = []
+
+    async def stop(self) -> None:
+        """Stops in order: no new clients, waiters get END, what is answered is on disk, what is on disk is answered."""
+        self._close_listeners()
+        if self._watching is not None:
+            self._watching.cancel()
+        self.broker.queues.evict()
+        for session in list(self._sessions):
+            session.stop()
+        await self.broker.close()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._deserted.wait()
+        except TimeoutError:
+            log.warning("%d clients have not read their last answers", len(self._sessions))

@@ -1,0 +1,473 @@
+"""One connection: takes bytes, keeps answers in order, holds them until their commit, never buffers without bound.
+
+Invariants
+1. Answers leave in the order of their commands; one that depends on a commit leaves after it, and so do all behind it.
+2. A command that reads waits for this connection's own sets, so a client sees what it was told to be stored and what
+   it wrote before; other connections see an item once it is committed.
+3. Nothing is parsed while a get is blocked, a monitor runs, a barrier stands or the client does not read.
+4. However the connection ends, its waiter is gone and its open reads are back before anything else happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Protocol
+
+from .batch import Item, Ticket
+from .broker import Broker
+from .codec import END, Command, Decoder, value
+from .queue import Mode, OpenRead, Queue
+
+READ_LIMIT = 65536
+HELD_BYTES = 1 << 20
+HELD_ANSWERS = 2000
+_WRITE_BYTES = 256 << 10
+_TCP_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A client whose host vanished gives its open reads back after 90 s, not after the kernel's two hours."""
+
+
+class State(Enum):
+    """READY parses; WAITING in a get; MONITORING; BARRED until a commit; ENDING writes what is held, then closes."""
+
+    READY = 1
+    WAITING = 2
+    MONITORING = 3
+    BARRED = 4
+    ENDING = 5
+    CLOSED = 6
+
+
+_MOVES = {
+    State.READY: {State.WAITING, State.MONITORING, State.BARRED, State.ENDING, State.CLOSED},
+    State.WAITING: {State.READY, State.CLOSED},
+    State.MONITORING: {State.READY, State.CLOSED},
+    State.BARRED: {State.READY, State.ENDING, State.CLOSED},
+    State.ENDING: {State.CLOSED},
+    State.CLOSED: set(),
+}
+
+
+class Wait:
+    """A get that waits: for an item when `patient`, else only for what is on disk."""
+
+    __slots__ = ("mode", "patient", "queue", "session", "timer")
+
+    def __init__(self, session: Session, queue: Queue, mode: Mode, *, patient: bool) -> None:
+        self.session = session
+        self.queue = queue
+        self.mode = mode
+        self.patient = patient
+        self.timer: asyncio.TimerHandle | None = None
+
+    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+        session = self.session
+        session.finish_wait()
+        session.deliver(self.queue, item, read, ticket)
+        session.resume()
+
+    def nothing(self, error: str | None) -> None:
+        session = self.session
+        session.finish_wait()
+        if error is None:
+            session.broker.counters.get_misses += 1
+            session.answer(END)
+            session.resume()
+        else:
+            session.fail(error)
+
+    def time_out(self) -> None:
+        self.queue.leave(self)
+        self.nothing(None)
+
+
+class Monitoring:
+    """A monitor: items as they come, each an open read, until `left` is used up or the time is over."""
+
+    __slots__ = ("left", "mode", "patient", "queue", "session", "timer")
+
+    def __init__(self, session: Session, queue: Queue, left: int) -> None:
+        self.mode = Mode.OPEN
+        self.patient = True
+        self.session = session
+        self.queue = queue
+        self.left = left
+        self.timer: asyncio.TimerHandle | None = None
+
+    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+        self.take(item, read, ticket)
+        self.session.go_on()
+
+    def take(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+        self.left -= 1
+        self.session.deliver(self.queue, item, read, ticket)
+
+    def nothing(self, error: str | None) -> None:
+        if error is None:
+            self.session.finish_monitor()
+        else:
+            self.session.fail(error)
+
+    def time_out(self) -> None:
+        self.queue.leave(self)
+        self.session.finish_monitor()
+
+
+class Host(Protocol):
+    """Who keeps the sessions: told of each as its connection comes and goes."""
+
+    def opened(self, session: Session) -> None: ...
+    def lost(self, session: Session) -> None: ...
+
+
+class Session(asyncio.Protocol):
+    """One client. `execute` runs a command against it (commands.py)."""
+
+    __slots__ = (
+        "_choked",
+        "_decoder",
+        "_execute",
+        "_held",
+        "_held_bytes",
+        "_host",
+        "_last_put",
+        "_out",
+        "_out_bytes",
+        "_parked",
+        "_paused",
+        "_resuming",
+        "_state",
+        "_wait",
+        "active_s",
+        "broker",
+        "reads",
+        "transport",
+    )
+
+    def __init__(self, broker: Broker, host: Host, execute: Callable[[Session, Command], None]) -> None:
+        # process
+        self.broker = broker
+        self._execute = execute
+        self._host = host
+        # connection
+        self.transport: Any = None
+        self.reads: dict[bytes, deque[OpenRead]] = {}
+        self.active_s = broker.loop.time()
+        self._state = State.READY
+        self._decoder = Decoder(broker.options.max_item_bytes)
+        self._held: deque[tuple[Ticket | None, bytes]] = deque()
+        self._held_bytes = 0
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._last_put: Ticket | None = None
+        self._choked = False  # the client does not read what it asked for
+        self._paused = False  # we do not read what it sends
+        self._resuming = False
+        # command
+        self._parked: Command | None = None
+        self._wait: Wait | Monitoring | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self._state.name} held={len(self._held)} reads={sum(map(len, self.reads.values()))}>"
+
+    # The transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            for level, option, number in _TCP_OPTIONS:
+                sock.setsockopt(level, option, number)
+        self._host.opened(self)
+        counters = self.broker.counters
+        counters.curr_connections += 1
+        counters.total_connections += 1
+
+    def data_received(self, data: bytes) -> None:
+        self.broker.counters.bytes_read += len(data)
+        self.active_s = self.broker.loop.time()
+        self._decoder.feed(data)
+        if self._state is State.READY and not self._choked:
+            self._work()
+        elif self._decoder.buffered > READ_LIMIT:
+            self._pause()
+
+    def eof_received(self) -> bool:
+        """A client that only shut down its sending side still gets what its commands have earned, but waits no more."""
+        if self._held and self._state in (State.READY, State.BARRED):
+            self._move(State.ENDING)
+            return True
+        self._close()
+        return False
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._close()
+        self._host.lost(self)
+        self.broker.counters.curr_connections -= 1
+
+    def pause_writing(self) -> None:
+        self._choked = True
+        self._pause()
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        self.resume()
+        if self._state is State.MONITORING:
+            self.go_on()
+
+    def _pause(self) -> None:
+        if not self._paused and self._state is not State.CLOSED:
+            self._paused = True
+            self.transport.pause_reading()
+
+    # Parsing and running
+
+    def _work(self) -> None:
+        while self._state is State.READY and not self._choked:
+            command = self._parked
+            if command is None:
+                command = self._decoder.next()
+                if command is None:
+                    break
+            else:
+                self._parked = None
+            self._execute(self, command)
+            if self._out_bytes > _WRITE_BYTES:
+                self._write()
+            if self._held_bytes > HELD_BYTES or len(self._held) > HELD_ANSWERS:
+                self.bar(None)
+        self._write()
+        if self._paused and self._state is State.READY and not self._choked:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def resume(self) -> None:
+        """Goes on with what the client has sent meanwhile, when its turn comes; never inside a queue's serving."""
+        self._write()
+        if not self._resuming and (self._decoder.buffered or self._parked is not None or self._paused):
+            self._resuming = True
+            self.broker.loop.call_soon(self._resumed)
+
+    def _resumed(self) -> None:
+        self._resuming = False
+        if self._state is State.READY:
+            self._work()
+
+    def bar(self, command: Command | None) -> None:
+        """Nothing more is run until what is held has left; then `command` is."""
+        if self._state is State.READY:
+            self._parked = command
+            if self._held:
+                self._move(State.BARRED)
+
+    @property
+    def has_uncommitted_puts(self) -> bool:
+        return self._last_put is not None and not self._last_put.done
+
+    def bar_on(self, ticket: Ticket, command: Command) -> None:
+        """`command` is run once the ticket is settled."""
+        self._held_until(ticket, b"")
+        self.bar(command)
+
+    def _move(self, state: State) -> None:
+        if state not in _MOVES[self._state]:
+            raise RuntimeError(f"{self._state.name} to {state.name}")
+        self._state = state
+
+    # Answers
+
+    def answer(self, data: bytes) -> None:
+        """Sends it, after what is held."""
+        if self._held:
+            self._held.append((None, data))
+            self._held_bytes += len(data)
+        else:
+            self._out.append(data)
+            self._out_bytes += len(data)
+
+    def hold(self, ticket: Ticket | None, data: bytes) -> None:
+        """Sends it once the ticket is settled; SERVER_ERROR and close when that failed."""
+        if ticket is None:
+            self.answer(data)
+        elif ticket.done and ticket.error is not None:
+            self.fail(ticket.error)
+        elif ticket.done:
+            self.answer(data)
+        else:
+            self._held_until(ticket, data)
+
+    def hold_put(self, ticket: Ticket | None, data: bytes) -> None:
+        """As `hold`; reads of this connection wait for it."""
+        if ticket is not None:
+            self._last_put = ticket
+        self.hold(ticket, data)
+
+    def _held_until(self, ticket: Ticket, data: bytes) -> None:
+        self._held.append((ticket, data))
+        self._held_bytes += len(data)
+        ticket.holders[self] = None
+
+    def release(self) -> None:
+        """A ticket was settled: what waited for it leaves."""
+        held = self._held
+        while held:
+            ticket, data = held[0]
+            if ticket is not None:
+                if not ticket.done:
+                    break
+                if ticket.error is not None:
+                    held.clear()
+                    self.fail(ticket.error)
+                    return
+            held.popleft()
+            self._held_bytes -= len(data)
+            self._out.append(data)
+            self._out_bytes += len(data)
+        self._write()
+        if self._state is State.ENDING and not held:
+            self._close()
+        elif self._state is State.BARRED and not held:
+            self._move(State.READY)
+            self.resume()
+
+    def _write(self) -> None:
+        if self._out and self._state is not State.CLOSED:
+            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            self._out_bytes = 0
+            self.broker.counters.bytes_written += len(data)
+            self.active_s = self.broker.loop.time()
+            self.transport.write(data)
+
+    def deliver(self, queue: Queue, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+        """The item is this client's: noted as open where it is, and sent."""
+        self.broker.counters.get_hits += 1
+        if read is not None:
+            reads = self.reads.get(queue.name)
+            if reads is None:
+                reads = self.reads[queue.name] = deque()
+            reads.append(read)
+        self.hold(ticket, value(queue.name, item.data))
+
+    def fail(self, why: str) -> None:
+        """SERVER_ERROR, and the connection is closed."""
+        self.end(b"SERVER_ERROR " + why.encode("utf-8", "replace").replace(b"\r", b" ").replace(b"\n", b" ") + b"\r\n")
+
+    def end(self, data: bytes) -> None:
+        """The last answer: after what is held, the connection is closed. What was sent behind is not run."""
+        if data:
+            self.answer(data)
+        if self._held and self._state in (State.READY, State.BARRED):
+            self._move(State.ENDING)
+        else:
+            self._write()
+            self._close()
+
+    def _close(self) -> None:
+        if self._state is State.CLOSED:
+            return
+        if self._wait is not None:
+            self._wait.queue.leave(self._wait)
+            if self._wait.timer is not None:
+                self._wait.timer.cancel()
+            self._wait = None
+        self._state = State.CLOSED
+        self._held.clear()
+        self._out.clear()
+        self._parked = None
+        reads, self.reads = self.reads, {}
+        for of_queue in reads.values():
+            for read in of_queue:
+                read.queue.give_back(read)
+        self.transport.close()
+
+    # Waiting
+
+    def wait(self, queue: Queue, mode: Mode, wait_s: float | None) -> None:
+        """Blocks until the queue has an item, at most `wait_s`; with None only until it is known that it has none."""
+        wait = Wait(self, queue, mode, patient=wait_s is not None)
+        if wait_s is not None:
+            wait.timer = self.broker.loop.call_later(wait_s, wait.time_out)
+        self._wait = wait
+        self._move(State.WAITING)
+        queue.join(wait)
+        if self._decoder.buffered > READ_LIMIT:
+            self._pause()
+
+    def finish_wait(self) -> None:
+        """The get has its answer."""
+        assert self._wait is not None
+        if self._wait.timer is not None:
+            self._wait.timer.cancel()
+        self._wait = None
+        self._move(State.READY)
+
+    def monitor(self, queue: Queue, left: int, seconds: float) -> None:
+        """Runs a monitor. A command that was sent together with it ends the connection. Source: transcript 6d."""
+        monitoring = Monitoring(self, queue, left)
+        self._wait = monitoring
+        self._move(State.MONITORING)
+        monitoring.timer = self.broker.loop.call_later(seconds, monitoring.time_out)
+        self.go_on()
+        if self._state is State.MONITORING and self._decoder.buffered:
+            self._out.clear()
+            self._close()
+
+    def go_on(self) -> None:
+        """The monitor takes what is there and waits for more; ends when it has had enough."""
+        monitoring = self._wait
+        assert isinstance(monitoring, Monitoring)
+        queue = monitoring.queue
+        while not self._choked:
+            if monitoring.left <= 0 or len(self.reads.get(queue.name, ())) >= self.broker.options.max_open_reads:
+                self.finish_monitor()
+                return
+            found = None if queue.waiters else queue.read(Mode.OPEN)
+            if found is None:
+                queue.join(monitoring)
+                break
+            monitoring.take(*found)
+            if self._out_bytes > _WRITE_BYTES:
+                self._write()
+        self._write()
+
+    def finish_monitor(self) -> None:
+        """The monitor is over."""
+        assert self._wait is not None
+        if self._wait.timer is not None:
+            self._wait.timer.cancel()
+        self._wait = None
+        self._move(State.READY)
+        self.answer(END)
+        self.resume()
+
+    # The server's side
+
+    def check(self, quiet_since_s: float | None) -> None:
+        """Once in a while: closes when the client is gone although we are not reading, or was quiet for too long."""
+        if self._state is State.CLOSED:
+            return
+        if quiet_since_s is not None and self.active_s < quiet_since_s:
+            self._close()
+        elif self._paused:
+            poll = select.poll()
+            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+            if poll.poll(0):
+                self._close()
+
+    def stop(self) -> None:
+        """The server ends: what is held leaves first."""
+        if self._state in (State.READY, State.BARRED) and self._held:
+            self._move(State.ENDING)
+        elif self._state is not State.ENDING:
+            self._close()

@@ -1,0 +1,89 @@
+"""`stats` and `dump_stats` as Kestrel prints them. Reads the queues and changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from .broker import VERSION, Broker
+from .queue import Queue
+
+
+def stats(broker: Broker) -> bytes:
+    """Every counter and every queue's, one `STAT` line each."""
+    counters = broker.counters
+    queues = list(broker.queues)
+    lines: list[tuple[str, object]] = [
+        ("uptime", int(time.monotonic() - broker.started_s)),
+        ("time", int(time.time())),
+        ("version", VERSION.decode()),
+        ("curr_items", sum(queue.items for queue in queues)),
+        ("total_items", counters.total_items),
+        ("bytes", sum(queue.bytes for queue in queues)),
+        ("reserved_memory_ratio", "0.000"),
+        ("curr_connections", counters.curr_connections),
+        ("total_connections", counters.total_connections),
+        ("cmd_get", counters.cmd_get),
+        ("cmd_set", counters.cmd_set),
+        ("cmd_peek", counters.cmd_peek),
+        ("get_hits", counters.get_hits),
+        ("get_misses", counters.get_misses),
+        ("bytes_read", counters.bytes_read),
+        ("bytes_written", counters.bytes_written),
+        ("queue_creates", broker.queues.creates),
+        ("queue_deletes", broker.queues.deletes),
+        ("queue_expires", counters.queue_expires),
+    ]
+    out = [b"STAT %s %s\r\n" % (key.encode(), str(value).encode()) for key, value in lines]
+    for queue in queues:
+        for key, value in queue_stats(queue, broker.queues.children(queue.name)):
+            out.append(b"STAT queue_%s_%s %s\r\n" % (queue.name, key, value))
+    out.append(b"END\r\n")
+    return b"".join(out)
+
+
+def dump_stats(broker: Broker, names: Iterable[bytes]) -> bytes:
+    """The counters grouped by queue; of all queues where no names are given, and an empty group for an unknown one."""
+    out = []
+    for name in names or [queue.name for queue in broker.queues]:
+        queue = broker.queues.find(name)
+        found = [] if queue is None else queue_stats(queue, broker.queues.children(name))
+        body = b"\r\n  ".join(b"%s=%s" % pair for pair in found)
+        out.append(b"queue '%s' {\r\n  %s\r\n}\r\n" % (name, body))
+    out.append(b"END\r\n")
+    return b"".join(out)
+
+
+def queue_stats(queue: Queue, children: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """One queue's counters in Kestrel's order. `logsize` is what its rows hold, open reads included."""
+    held = sum(len(read.item.data) for read in queue.open_reads)
+    counts = {
+        b"items": queue.items,
+        b"bytes": queue.bytes,
+        b"total_items": queue.total_items,
+        b"logsize": queue.bytes + held,
+        b"expired_items": queue.expired_items,
+        b"mem_items": len(queue.ready),
+        b"mem_bytes": queue.ready_bytes,
+        b"age": _age_ms(queue),
+        b"discarded": queue.discarded,
+        b"waiters": len(queue.waiters),
+        b"open_transactions": len(queue.open_reads),
+        b"transactions": queue.transactions,
+        b"canceled_transactions": queue.canceled_transactions,
+        b"total_flushes": queue.total_flushes,
+        b"journal_rewrites": 0,
+        b"journal_rotations": 0,
+    }
+    found = [(key, b"%d" % value) for key, value in counts.items()]
+    if children:
+        found.append((b"children", b",".join(children)))
+    return found
+
+
+def _age_ms(queue: Queue) -> int:
+    """How long ago the item last read was added, as Kestrel counts; before a first read the head's age; empty: 0."""
+    if not queue.bytes:
+        return 0
+    reference_ms = queue.age_reference_ms or (queue.ready[0].added_ms if queue.ready else 0)
+    return max(int(time.time() * 1000) - reference_ms, 0) if reference_ms else 0
