@@ -1,0 +1,322 @@
+"""Clients that vanish, stall, crowd or stay: the server notices each and holds what it promised."""
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.process.protocol import HELD_BYTES, IDLE, LINGERING, MOVES, PENDING, WATCH_S, Reading
+from tests.process.serving import Server, problem, serving
+
+PARK = b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n"
+PARK_PLAIN = b"GET /park_plain HTTP/1.1\r\nHost: a\r\n\r\n"
+ECHO = b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n"
+POST_ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: "
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+@pytest.mark.parametrize("behind", [b"", ECHO, PARK[:20], b"\x00nonsense", ECHO * 800])
+def test_vanished_client_is_noticed_at_once(how: str, behind: bytes) -> None:
+    """40 times, whatever is pipelined behind the parked request, its end is known within milliseconds, and no answer counts as sent."""
+
+    async def test(server: Server) -> None:
+        for turn in range(1, 41):
+            async with server.client() as client:
+                client.send(PARK + behind)
+                await client.writer.drain()
+                await server.counted("parked", turn)
+                began = time.monotonic()
+                if how == "RST":
+                    await client.reset()
+                else:
+                    client.writer.close()
+                await server.counted("unreached", turn)
+                assert time.monotonic() - began < WATCH_S / 2
+        assert server.app.counts == {"parked": 40, "gone": 40, "unreached": 40}
+
+    serving(test)
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+def test_vanished_client_is_noticed_behind_more_than_is_held(how: str) -> None:
+    """Where reading had to pause, the kernel's state of the connection tells it within a watch's interval."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            client.send(PARK + ECHO * (3 * HELD_BYTES // len(ECHO)))
+            await client.writer.drain()
+            await server.counted("parked", 1)
+            (connection,) = server.server.server_state.connections
+            async with asyncio.timeout(5):
+                while not connection.flow.read_paused:
+                    await asyncio.sleep(0.001)
+            if how == "RST":
+                await client.reset()
+            else:
+                client.writer.close()
+            await server.counted("unreached", 1)
+
+    serving(test)
+
+
+def test_held_bytes_are_bounded() -> None:
+    """A client that sends without end behind a parked request fills the kernel's buffers, not ours."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            client.send(PARK)
+            await server.counted("parked", 1)
+            (connection,) = server.server.server_state.connections
+            for _ in range(400):
+                client.send(b"x" * 65536)
+                await asyncio.sleep(0)
+            assert connection.flow.read_paused
+            assert len(connection._held) < HELD_BYTES + 300_000
+            await client.reset()
+            await server.counted("gone", 1)
+
+    serving(test)
+
+
+def test_held_requests_are_served_when_the_parked_one_ends() -> None:
+    """What was held, also beyond the bound, is read afterwards and in order."""
+
+    async def test(server: Server) -> None:
+        count = 3 * HELD_BYTES // len(ECHO)
+        async with server.client() as client:
+            client.send(PARK + ECHO * count)
+            await server.counted("parked", 1)
+            server.app.begin_drain()
+            async with asyncio.timeout(10):
+                assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204 ")
+                for _ in range(count):
+                    assert (await client.response())[0] == 200
+        assert server.app.counts["reached"] == 1
+
+    serving(test)
+
+
+def test_plain_asgi_learns_it_too() -> None:
+    """An application that only knows `http.disconnect` gets it, with a request pipelined behind and without."""
+
+    async def test(server: Server) -> None:
+        for turn, behind in enumerate((b"", ECHO), 1):
+            async with server.client() as client:
+                client.send(PARK_PLAIN + behind)
+                await server.counted("parked", turn)
+            await server.counted("gone", turn)
+
+    serving(test)
+
+
+def test_response_to_an_open_client_counts_as_reached() -> None:
+    """`reached` is true when the last bytes met an open connection."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            client.send(PARK)
+            await server.counted("parked", 1)
+            server.app.begin_drain()
+            await server.counted("reached", 1)
+        assert "gone" not in server.app.counts
+
+    serving(test)
+
+
+@pytest.mark.parametrize("sent", [3, 200_000])
+def test_client_gone_with_an_unread_body_is_noticed(sent: int) -> None:
+    """Also where the application does not read the body and the server had to pause reading it."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            client.send(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n" + b"x" * sent)
+            await server.counted("parked", 1)
+            await client.reset()
+            await server.counted("gone", 1)
+
+    serving(test)
+
+
+def test_complete_large_body_does_not_blind_the_server() -> None:
+    """After a body above the high-water mark, complete and unread, the client's end is still seen at once."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            client.send(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000)
+            await client.writer.drain()
+            await server.counted("parked", 1)
+            (connection,) = server.server.server_state.connections
+            async with asyncio.timeout(5):
+                while connection.reading is not PENDING:
+                    await asyncio.sleep(0.001)
+            assert not connection.flow.read_paused
+
+    serving(test)
+
+
+def test_slow_header_is_answered_408() -> None:
+    """A header block that drips past its time is refused, and each byte does not buy more of it."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            began = time.monotonic()
+
+            async def drip() -> None:
+                for byte in PARK * 100:
+                    client.send(bytes([byte]))
+                    await asyncio.sleep(0.02)
+
+            dripping = asyncio.create_task(drip())
+            document = problem(await client.rest())
+            dripping.cancel()
+            assert document["code"] == "request-timeout"
+            assert document["retryable"] is True
+            assert 0.25 < time.monotonic() - began < 2
+
+    serving(test, header_timeout_s=0.3)
+
+
+def test_silent_connection_is_closed_without_a_word() -> None:
+    """A connection that never sends a byte, or only blank lines, ends after the header's time."""
+
+    async def test(server: Server) -> None:
+        assert await server.exchange(b"") == b""
+        assert await server.exchange(b"\r\n") == b""
+
+    serving(test, header_timeout_s=0.2)
+
+
+def test_slow_body_is_answered_408() -> None:
+    """A body that does not come, or drips, is refused when its time is over; the application learns the client's end."""
+
+    async def test(server: Server) -> None:
+        answer = await server.exchange(POST_ECHO + b"10\r\n\r\nabc")
+        assert problem(answer)["code"] == "request-timeout"
+        answer = await server.exchange(b"GET /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        assert problem(answer)["status"] == 408
+        await server.counted("gone", 1)
+
+    serving(test, body_timeout_s=0.2)
+
+
+def test_parked_request_has_no_deadline_of_the_server() -> None:
+    """Neither the header's, the body's nor the keep-alive time ends a request that is complete."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            client.send(ECHO + PARK)
+            assert (await client.response())[0] == 200
+            await server.counted("parked", 1)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.3):
+                    await client.reader.read(1)
+            assert "gone" not in server.app.counts
+
+    serving(test, header_timeout_s=0.1, body_timeout_s=0.1, keep_alive_s=1)
+
+
+def test_idle_connection_is_kept_and_then_closed() -> None:
+    """Between requests a connection lives for keep-alive, counted from the last response."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            for pause in (0.6, 0.6, 0.0):
+                client.send(ECHO)
+                assert (await client.response())[0] == 200
+                await asyncio.sleep(pause)
+            began = time.monotonic()
+            assert await client.rest() == b""
+            assert 0.8 < time.monotonic() - began < 3
+
+    serving(test, keep_alive_s=1, header_timeout_s=0.3)
+
+
+def test_connections_have_a_bound() -> None:
+    """One more than the bound is told 503 at once; when one goes, the next is served."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as first, server.client() as second:
+            for client in (first, second):
+                client.send(ECHO)
+                assert (await client.response())[0] == 200
+            answer = await server.exchange(b"")
+            assert problem(answer)["code"] == "unavailable"
+            assert b"retry-after: 1\r\n" in answer
+        async with asyncio.timeout(5):
+            while server.server.server_state.connections:
+                await asyncio.sleep(0.001)
+        async with server.client() as client:
+            client.send(ECHO)
+            assert (await client.response())[0] == 200
+
+    serving(test, max_connections=2)
+
+
+def test_slow_reader_slows_the_application() -> None:
+    """A response that nobody reads is not piled up in memory."""
+
+    async def test(server: Server) -> None:
+        sent = 0
+
+        async def endless(scope: object, receive: object, send: object) -> None:
+            nonlocal sent
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+                sent += 65536
+                await asyncio.sleep(0)
+
+        server.app.on_endless = endless
+        async with server.client() as client:
+            client.writer.transport.pause_reading()
+            client.send(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+            before = -1
+            async with asyncio.timeout(10):
+                while sent != before:
+                    before = sent
+                    await asyncio.sleep(0.2)
+            (connection,) = server.server.server_state.connections
+            assert connection.transport.get_write_buffer_size() < 300_000
+            (task,) = server.server.server_state.tasks
+            task.cancel()
+            await client.reset()
+
+    serving(test)
+
+
+def test_stop_lets_a_pending_response_finish() -> None:
+    """The server's stop closes idle connections and waits a moment for responses under way."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as idle, server.client() as parked:
+            idle.send(ECHO)
+            assert (await idle.response())[0] == 200
+            parked.send(PARK)
+            await server.counted("parked", 1)
+            stopping = asyncio.create_task(server.server.stop())
+            assert await idle.rest() == b""
+            server.app.begin_drain()
+            answer = await parked.rest()
+            assert answer.startswith(b"HTTP/1.1 204 ")
+            assert b"connection: close" in answer
+            await stopping
+
+    serving(test)
+
+
+def test_states_have_one_table() -> None:
+    """Every state is in the table of moves; none moves to itself; an illegal move raises."""
+    assert set(MOVES) == set(Reading)
+    assert all(state not in targets for state, targets in MOVES.items())
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            client.send(ECHO)
+            await client.response()
+            (connection,) = server.server.server_state.connections
+            assert connection.reading is IDLE
+            connection._move(LINGERING)
+            with pytest.raises(RuntimeError):
+                connection._move(IDLE)
+
+    serving(test)
