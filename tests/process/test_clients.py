@@ -17,7 +17,7 @@ POST_ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: "
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 @pytest.mark.parametrize("behind", [b"", ECHO, PARK[:20], b"\x00nonsense", ECHO * 800])
 def test_vanished_client_is_noticed_at_once(how: str, behind: bytes) -> None:
-    """40 times, whatever is pipelined behind the parked request, its end is known within milliseconds, and no answer counts as sent."""
+    """40 times, whatever is pipelined behind the parked request: known in milliseconds, and no answer counts as sent."""
 
     async def test(server: Server) -> None:
         for turn in range(1, 41):
@@ -187,7 +187,7 @@ def test_silent_connection_is_closed_without_a_word() -> None:
 
 
 def test_slow_body_is_answered_408() -> None:
-    """A body that does not come, or drips, is refused when its time is over; the application learns the client's end."""
+    """A body that does not come, or drips, is refused when its time is over; the application learns it."""
 
     async def test(server: Server) -> None:
         answer = await server.exchange(POST_ECHO + b"10\r\n\r\nabc")

@@ -1,4 +1,4 @@
-"""The HTTP server's reading and answering: good requests however they are cut, bad ones refused with a problem document."""
+"""The HTTP server reads good requests however they are cut, and refuses bad ones with a problem document."""
 
 import asyncio
 
@@ -198,7 +198,7 @@ def test_trailers_and_chunk_extensions_have_a_bound(tail: bytes) -> None:
 
 
 def test_failures_of_the_application_are_problems() -> None:
-    """An exception, a header that would split the response: 500 as a problem document; after the first bytes: cut off."""
+    """An exception, a header that would split the response: 500 as a problem; after the first bytes: cut off."""
 
     async def test(server: Server) -> None:
         for path in (b"/fail", b"/bad_header"):
