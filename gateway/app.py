@@ -104,7 +104,7 @@ class Gateway:
                     await self._idle.wait()
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, app: Any) -> AsyncIterator[None]:
+    async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
         async with self._tasks:
             await self._kestrel.start()
             await self._office.start()

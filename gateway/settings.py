@@ -48,8 +48,11 @@ class Settings:
     kestrel_connect_timeout_s: float = _setting(2.0, "for a connection to Kestrel", unit="s", low=0.01, high=60)
     kestrel_command_timeout_s: float = _setting(5.0, "for an answer of Kestrel", unit="s", low=0.01, high=300)
     kestrel_idle_timeout_s: float = _setting(
-        60.0, "Kestrel's own limit for quiet connections (clientTimeout); waits and pings stay below it; 0: none",
-        unit="s", low=0, high=86400,
+        60.0,
+        "Kestrel's own limit for quiet connections (clientTimeout); waits and pings stay below it; 0: none",
+        unit="s",
+        low=0,
+        high=86400,
     )
     kestrel_open_timeout_s: float = _setting(
         0.0, "Kestrel's openTransactionTimeout; no lease outlives it; 0: none", unit="s", low=0, high=86400
@@ -95,7 +98,9 @@ class Settings:
                 f"default-timeout: {self.default_timeout_s:g} s is above max-timeout ({self.max_timeout_s:g} s)"
             )
         if self.default_lease_s > self.max_lease_s:
-            raise SettingsError(f"default-lease: {self.default_lease_s:g} s is above max-lease ({self.max_lease_s:g} s)")
+            raise SettingsError(
+                f"default-lease: {self.default_lease_s:g} s is above max-lease ({self.max_lease_s:g} s)"
+            )
         if not self.no_auth and not is_loopback(self.host):
             raise SettingsError(
                 f"host: {self.host!r} is not a loopback address and requests are not authenticated; "

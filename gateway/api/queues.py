@@ -12,7 +12,7 @@ class QueueAdmin:
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
 
-    async def list(self, call: Call) -> Answer:
+    async def list(self, _call: Call) -> Answer:
         return json_answer({"queues": await self._queues.list()})
 
     async def get(self, call: Call) -> Answer:

@@ -14,9 +14,7 @@ from gateway.api.specification import Specification
 from gateway.errors import NotFound
 
 
-def router(
-    specification: Specification, *, jobs: Jobs, leases: Leases, queues: QueueAdmin, service: Service
-) -> Router:
+def router(specification: Specification, *, jobs: Jobs, leases: Leases, queues: QueueAdmin, service: Service) -> Router:
     """Every path of the contract, and NotFound for the others."""
 
     def run(operation_id: str, handler: Handler) -> Operation:
@@ -47,5 +45,5 @@ def router(
     )
 
 
-async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise NotFound("there is nothing at this path; the contract is at /openapi.yaml")

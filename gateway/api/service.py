@@ -19,18 +19,18 @@ class Service:
         self._available = available
         self._draining = draining
 
-    async def livez(self, call: Call) -> Answer:
+    async def livez(self, _call: Call) -> Answer:
         return json_answer({"status": "alive"})
 
-    async def readyz(self, call: Call) -> Answer:
+    async def readyz(self, _call: Call) -> Answer:
         if self._draining():
             raise Draining("the gateway is shutting down")
         if not self._available():
             raise BackendUnavailable("no Kestrel server answers at the moment")
         return json_answer({"status": "ready"})
 
-    async def contract_json(self, call: Call) -> Answer:
+    async def contract_json(self, _call: Call) -> Answer:
         return Answer(200, self._specification.json, [JSON])
 
-    async def contract_yaml(self, call: Call) -> Answer:
+    async def contract_yaml(self, _call: Call) -> Answer:
         return Answer(200, self._specification.yaml, [(b"content-type", b"application/yaml")])

@@ -19,7 +19,7 @@ import yaml
 from gateway.errors import InvalidBody, InvalidParameter
 from gateway.settings import Settings
 
-_DURATION = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?", re.ASCII)
+_DURATION = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,32})?", re.ASCII)
 _METHODS = ("get", "post", "put", "delete")
 
 
@@ -38,7 +38,9 @@ class Duration:
             raise InvalidParameter(f"{self.name}: {text[:40]!r} is not seconds written as digits, such as 20 or 0.5")
         value_s = float(text)
         if not self.low_s <= value_s <= self.high_s:
-            raise InvalidParameter(f"{self.name}: {text[:40]} is not between {self.low_s:g} and {self.high_s:g} seconds")
+            raise InvalidParameter(
+                f"{self.name}: {text[:40]} is not between {self.low_s:g} and {self.high_s:g} seconds"
+            )
         return value_s
 
 
@@ -143,7 +145,7 @@ def longest_lease(settings: Settings) -> float:
 
 
 def _number(value: float) -> float | int:
-    return int(value) if value.is_integer() else value
+    return int(value) if value == int(value) else value
 
 
 def _resolve(document: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """The envelope: a stored item is one CloudEvents 1.0 JSON object, or raw bytes of somebody else. Pure functions.
 
-1. A JSON body stands in `data` by its own bytes and is cut out again: numbers, key order and white space stay as they were.
-2. Text that is UTF-8 stands in `data` as a string, anything else in `data_base64`; either way the bytes come back as they were.
+1. A JSON body stands in `data` by its own bytes and is cut out again: numbers, key order and white space stay.
+2. Text that is UTF-8 stands in `data` as a string, anything else in `data_base64`; the bytes come back.
 3. Whatever lies on a queue can be opened: what is not an envelope is a raw item, delivered byte for byte.
 
 Source: CloudEvents 1.0 JSON format, sections 2.4 and 3.1.1.

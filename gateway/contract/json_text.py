@@ -27,11 +27,11 @@ def check_json(text: bytes | memoryview) -> None:
     """
     try:
         orjson.loads(text)
-    except orjson.JSONDecodeError as first:
+    except orjson.JSONDecodeError:
         try:
             decoded = bytes(text).decode()
             if decoded.startswith("\ufeff"):
-                raise first
+                raise
             _STRICT.decode(decoded)
         except UnicodeDecodeError as exc:
             raise ValueError(f"not UTF-8 at byte {exc.start}") from exc

@@ -47,5 +47,5 @@ def key_of(queue: str) -> str:
 
 
 def queue_of(key: str) -> str | None:
-    """The queue a Kestrel key stands for; None for keys that are not of this contract (foreign names, fanout children)."""
+    """The queue a Kestrel key stands for; None for keys that are not of this contract (foreign, fanout)."""
     return key if _is_name(key) else None

@@ -1,6 +1,6 @@
 """How often this worker saw a job come back to its queue. In memory and bounded, so a lower bound of the truth.
 
-A job that returns to the head keeps its bytes, and with them the attempt written there; what came after is counted here.
+A job that returns to the head keeps its bytes, and with them the attempt written there; later ones are counted here.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from gateway.leases.desk import Desk
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """One queue's figures; the names are the contract's. age_s: of the oldest waiting job. waiters: Kestrel's blocked gets."""
+    """One queue's figures; the names are the contract's. age_s: of the oldest job. waiters: Kestrel's blocked gets."""
 
     queue: str
     items: int

@@ -63,9 +63,7 @@ class Receiver:
         try:
             job = unwrap(read.data)
             attempt = self._attempts.of(key, job.id, job.attempt)
-            lease = self._registry.open(
-                read, queue=queue, key=key, job_id=job.id, attempt=attempt, length_s=lease_s
-            )
+            lease = self._registry.open(read, queue=queue, key=key, job_id=job.id, attempt=attempt, length_s=lease_s)
         except BaseException:
             read.give_back()
             raise

@@ -95,7 +95,9 @@ class Peers:
         except TimeoutError as exc:
             raise OutcomeUnknown("the worker that holds the lease did not answer in time") from exc
         except OSError as exc:
-            raise LeaseForgotten("the worker that held the lease is gone; an unsettled job is back on its queue") from exc
+            raise LeaseForgotten(
+                "the worker that held the lease is gone; an unsettled job is back on its queue"
+            ) from exc
         finally:
             if peer.dead:
                 self._peers.pop(boot_id, None)

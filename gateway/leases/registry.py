@@ -84,7 +84,7 @@ class Registry:
             raise TooManyLeases(f"{self._limit} leases are open here already")
 
     def open(self, read: OpenRead, *, queue: str, key: str, job_id: str | None, attempt: int, length_s: float) -> Lease:
-        """A new lease over `read`, HELD for `length_s` seconds. Raises TooManyLeases; the read is then still the caller's."""
+        """A new lease over `read`, HELD for `length_s` seconds. Raises TooManyLeases; the read stays the caller's."""
         self.check_room()
         now_s = time.monotonic()
         lease = Lease(
@@ -139,7 +139,9 @@ class Registry:
         deadline_s = time.monotonic() + length_s
         if deadline_s > lease.latest_s:
             left_s = max(0.0, lease.latest_s - time.monotonic())
-            raise InvalidBody(f"lease: this lease can last at most {left_s:.3f} s more (Kestrel's openTransactionTimeout)")
+            raise InvalidBody(
+                f"lease: this lease can last at most {left_s:.3f} s more (Kestrel's openTransactionTimeout)"
+            )
         lease.deadline_s = deadline_s
         lease.expires_at_s = time.time() + length_s
         self._schedule(lease)

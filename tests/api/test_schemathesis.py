@@ -1,0 +1,29 @@
+"""openapi.yaml against a live gateway: whatever schemathesis thinks of, the answer is one that is documented."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.running import running
+
+SHORT_WAITS = ("--max-timeout", "0.2", "--default-timeout", "0.05")
+"""The contract that is served names these limits, so the generated waits keep to them."""
+
+
+def test_schemathesis_finds_nothing(tmp_path):
+    """Every check, generated and stateful, positive and negative, on a live port."""
+    with running(tmp_path / "data", *SHORT_WAITS) as gateway:
+        found = subprocess.run(
+            [
+                Path(sys.executable).with_name("schemathesis"),
+                *("run", gateway.url + "/openapi.yaml", "--checks", "all", "--max-examples", "60"),
+                *("--seed", "7", "--warnings", "off", "--continue-on-failure", "--output-sanitize", "false"),
+            ],
+            cwd=tmp_path,
+            env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    assert found.returncode == 0, found.stdout[-20000:] + found.stderr

@@ -1,0 +1,106 @@
+"""openapi.yaml against the code: the same paths, the same errors, the same limits, the same examples."""
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from gateway.api.specification import Specification
+from gateway.errors import GatewayError, Internal, error_classes
+from gateway.settings import Settings
+from tests.running import running
+
+METHODS = ("get", "post", "put", "delete")
+EVERYWHERE = {400, 431}
+"""The server itself answers these to requests it cannot read."""
+
+
+@pytest.fixture(scope="module")
+def document(root):
+    return yaml.safe_load((root / "openapi.yaml").read_text())
+
+
+def operations(document):
+    for path, item in document["paths"].items():
+        for method in METHODS:
+            if method in item:
+                yield path, method, item[method]
+
+
+def test_every_path_is_served_and_none_else(gateway, document):
+    """Each documented path and method reaches its operation; any other method on it is a 405 that lists just those."""
+    with gateway.client() as http:
+        for path, item in document["paths"].items():
+            target = path.replace("{queue}", "nosuch").replace("{lease}", "x" * 56)
+            answer = http.request("PATCH", target)
+            allowed = set(answer.headers["allow"].split(", "))
+            documented = {method.upper() for method in METHODS if method in item}
+            assert (answer.status_code, allowed - {"HEAD"}) == (405, documented)
+
+
+def test_every_error_code_is_documented(document):
+    """The codes in the document are the codes in the code."""
+    documented = set(document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
+    assert documented == {each.code for each in error_classes().values()} - {"lease-gone"}
+
+
+def test_every_error_says_what_it_is():
+    """Each error has a title, a status that fits its family, and a time where it may be tried again."""
+    for each in error_classes().values():
+        assert each.title
+        assert 400 <= each.status <= 599
+        assert (each.status == 503) == (each.retry_after_s is not None)
+    assert GatewayError.code == Internal.code
+
+
+def test_every_operation_documents_what_can_go_wrong(document):
+    """Every operation lists the server's own errors, and 5xx where it talks to Kestrel."""
+    for path, _, operation in operations(document):
+        statuses = {int(status) for status in operation["responses"]}
+        assert statuses >= EVERYWHERE, path
+        if path.startswith("/queues"):
+            assert statuses >= {403, 500, 503}, path
+        assert operation["operationId"]
+        assert operation["summary"]
+
+
+def test_every_example_fits_its_schema(document):
+    """The examples people copy are valid."""
+    checked = 0
+    for _, _, operation in operations(document):
+        bodies = [operation.get("requestBody", {})] + list(operation["responses"].values())
+        for body in bodies:
+            for media in body.get("content", {}).values():
+                schema = media.get("schema")
+                for example in media.get("examples", {}).values():
+                    if isinstance(schema, dict):
+                        whole = {**schema, "components": document["components"]}
+                        jsonschema_rs.validate(whole, example["value"])
+                        checked += 1
+    assert checked >= 4
+
+
+def test_the_document_is_served_as_it_is(gateway, root):
+    """With default limits the very file is served, and as JSON the same document."""
+    with gateway.client() as http:
+        text = (root / "openapi.yaml").read_text()
+        assert http.get("/openapi.yaml").text == text
+        assert http.get("/openapi.json").json() == yaml.safe_load(text)
+
+
+def test_the_document_states_the_deployment_s_limits(tmp_path):
+    """Limits that the operator changed stand in the served contract, and hold."""
+    flags = ("--max-timeout", "5", "--default-timeout", "1", "--max-lease", "90", "--max-job-bytes", "10")
+    with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
+        parameters = yaml.safe_load(http.get("/openapi.yaml").text)["components"]["parameters"]
+        assert parameters["Timeout"]["schema"] == {"type": "number", "minimum": 0, "maximum": 5, "default": 1}
+        assert http.get("/queues/q/next?timeout=6").status_code == 400
+        assert http.get("/queues/q/next?timeout=0&lease=91").status_code == 400
+        assert http.post("/queues/q/jobs", content=b"x" * 11).status_code == 413
+        assert http.post("/queues/q/jobs", content=b"x" * 10).status_code == 201
+
+
+def test_no_lease_outlives_kestrel_s_own_limit():
+    """With openTransactionTimeout named, the longest lease stays below it, so that an ack's proof holds."""
+    settings = Settings(kestrel_open_timeout_s=30, kestrel_command_timeout_s=5, default_lease_s=60)
+    query = Specification(settings).operation("nextJob").query(b"")
+    assert query["lease"] == 25

@@ -1,0 +1,156 @@
+"""Clients that go away: no job is taken for nobody, none is stranded."""
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+from tests.api.test_jobs import wait_until, waiters
+from tests.running import running
+
+
+def connect(gateway) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", gateway.port), 10)
+
+
+def park(connection: socket.socket, queue: str, behind: bytes = b"") -> None:
+    """Sends a poll, and bytes behind it."""
+    connection.sendall(f"GET /queues/{queue}/next?timeout=30 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() + behind)
+
+
+def reset(connection: socket.socket) -> None:
+    """Closes with RST."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+CLOSERS = {"FIN": socket.socket.close, "RST": reset}
+BEHIND = {
+    "nothing": b"",
+    "a request": b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "half a request": b"GET /livez HTT",
+    "a flood": b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" * 4000,
+}
+
+
+@pytest.mark.parametrize("close", CLOSERS.values(), ids=CLOSERS)
+@pytest.mark.parametrize("behind", [BEHIND["nothing"], BEHIND["a request"]], ids=["plain", "pipelined"])
+def test_a_poll_that_vanished_strands_no_job(gateway, http, queue, close, behind):
+    """100 times: a client parks, goes away, a job is enqueued; the next consumer has it within 100 ms."""
+    slow = []
+    for number in range(100):
+        connection = connect(gateway)
+        park(connection, queue, behind)
+        if number % 2:
+            wait_until(lambda: waiters(http, queue) >= 1)
+        close(connection)
+        http.post(f"/queues/{queue}/jobs", json=number)
+        began = time.monotonic()
+        answer = http.get(f"/queues/{queue}/next?timeout=5")
+        took_s = time.monotonic() - began
+        assert answer.status_code == 200, number
+        assert answer.json()["data"] == number
+        http.post(answer.json()["lease"]["url"] + "/ack")
+        if took_s > 0.1:
+            slow.append(took_s)
+    assert not slow
+
+
+@pytest.mark.parametrize("close", CLOSERS.values(), ids=CLOSERS)
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+def test_the_gateway_sees_a_client_leave_whatever_it_sent(gateway, http, queue, close, behind):
+    """Also with a request, half of one or a flood pipelined behind the poll, the poll ends with its client."""
+    connection = connect(gateway)
+    connection.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):
+        park(connection, queue, behind)
+    wait_until(lambda: waiters(http, queue) >= 1)
+    close(connection)
+    deadline_s = time.monotonic() + 5
+    while True:
+        http.post(f"/queues/{queue}/jobs", json="x")
+        answer = http.get(f"/queues/{queue}/next?timeout=0.2")
+        if answer.status_code == 200:
+            break
+        assert time.monotonic() < deadline_s
+    http.post(answer.json()["lease"]["url"] + "/ack")
+
+
+def test_parked_polls_are_served_in_order(tmp_path):
+    """Jobs go to polls in the order they arrived, over few Kestrel connections."""
+    count = 300
+    with running(tmp_path / "data") as gateway, gateway.client() as http:
+        polls = []
+        for number in range(count):
+            connection = connect(gateway)
+            park(connection, "q")
+            polls.append(connection)
+            if number % 50 == 49:
+                wait_until(lambda: http.get("/readyz").status_code == 200)
+        wait_until(lambda: waiters(http, "q") >= 1)
+        assert waiters(http, "q") <= 32
+        for number in range(count):
+            http.post("/queues/q/jobs", content=f'"job {number}."', headers={"content-type": "application/json"})
+        for number, connection in enumerate(polls):
+            connection.settimeout(10)
+            assert f"job {number}.".encode() in connection.recv(65536), number
+            connection.close()
+
+
+def test_a_half_sent_job_is_never_stored(gateway, http, queue):
+    """A producer that dies in the middle of its body has stored nothing."""
+    for close in CLOSERS.values():
+        connection = connect(gateway)
+        connection.sendall(
+            f"POST /queues/{queue}/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf".encode()
+        )
+        close(connection)
+    assert http.get(f"/queues/{queue}/next?timeout=0.3").status_code == 204
+
+
+def test_a_consumer_that_dies_with_a_lease_costs_its_lease_only(gateway, http, queue):
+    """A client that vanishes after the answer keeps its lease until it ends, then the job is the next one's."""
+    http.post(f"/queues/{queue}/jobs", json="x")
+    connection = connect(gateway)
+    connection.sendall(f"GET /queues/{queue}/next?lease=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert b"200 OK" in connection.recv(65536)
+    connection.close()
+    assert http.get(f"/queues/{queue}/next?timeout=5").json()["attempt"] == 2
+
+
+def test_many_polls_come_and_go(gateway, http, queue):
+    """Polls that come and go from many threads while jobs flow: every job is delivered exactly once."""
+    total = 150
+    stop = threading.Event()
+
+    def flicker():
+        while not stop.is_set():
+            connection = connect(gateway)
+            park(connection, queue)
+            reset(connection)
+
+    flickering = [threading.Thread(target=flicker) for _ in range(2)]
+    for each in flickering:
+        each.start()
+    seen = []
+    try:
+        for number in range(total):
+            http.post(f"/queues/{queue}/jobs", json=number)
+            answer = http.get(f"/queues/{queue}/next?timeout=10&lease=5")
+            if answer.status_code == 200:
+                seen.append(answer.json()["data"])
+                http.post(answer.json()["lease"]["url"] + "/ack")
+    finally:
+        stop.set()
+        for each in flickering:
+            each.join(10)
+    deadline_s = time.monotonic() + 15
+    while len(seen) < total and time.monotonic() < deadline_s:
+        answer = http.get(f"/queues/{queue}/next?timeout=1")
+        if answer.status_code == 200:
+            seen.append(answer.json()["data"])
+            http.post(answer.json()["lease"]["url"] + "/ack")
+    assert sorted(seen) == list(range(total))

@@ -1,0 +1,127 @@
+"""Orders between workers: over real sockets, to the owner only, in time or not at all."""
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.errors import LeaseConflict, LeaseForgotten, LeaseNotFound, OutcomeUnknown
+from gateway.leases.forward import Office, Peers
+from gateway.leases.ids import LeaseIds
+from gateway.leases.orders import LeaseView, Order, Verb
+
+OWNER, OTHER = "aa" * 8, "bb" * 8
+VIEW = LeaseView("lease", "q", None, "acked", 1, 1.5)
+
+
+def order(limit_s: float = 5.0) -> Order:
+    return Order(Verb.ACK, "lease", time.monotonic() + limit_s)
+
+
+def between(tmp_path, execute, work):
+    """Runs `work(peers)` against an office that carries orders out with `execute`."""
+
+    async def go():
+        office = Office(tmp_path, OWNER, execute)
+        await office.start()
+        peers = Peers(tmp_path, OTHER)
+        try:
+            await work(peers, office)
+        finally:
+            await peers.close()
+            await office.close()
+
+    asyncio.run(go())
+
+
+def test_results_and_errors_come_back_as_they_are(tmp_path):
+    """A view, a count and an error travel; a hundred at once find their own answers."""
+
+    async def execute(each):
+        await asyncio.sleep(0)
+        if each.verb is Verb.NACK:
+            return LeaseConflict("it was acked already")
+        return 7 if each.verb is Verb.DROP_QUEUE else LeaseView(each.subject, "q", None, "acked", 1, 1.5)
+
+    async def work(peers, office):
+        answers = await asyncio.gather(
+            *(peers.ask(OWNER, Order(Verb.ACK, str(n), time.monotonic() + 5)) for n in range(100))
+        )
+        assert [each.id for each in answers] == [str(n) for n in range(100)]
+        conflict = await peers.ask(OWNER, Order(Verb.NACK, "x", time.monotonic() + 5))
+        assert (type(conflict), conflict.detail) == (LeaseConflict, "it was acked already")
+        assert await peers.broadcast(Order(Verb.DROP_QUEUE, "q", time.monotonic() + 5)) == [7]
+
+    between(tmp_path, execute, work)
+
+
+def test_a_dead_owner_is_known_at_once(tmp_path):
+    """No socket, or one that nobody answers at: the lease's outcome is not known any more."""
+
+    async def work(peers, office):
+        with pytest.raises(LeaseForgotten):
+            await peers.ask("cc" * 8, order())
+        await peers.ask(OWNER, order())
+        await office.close()
+        with pytest.raises(LeaseForgotten):
+            await peers.ask(OWNER, order())
+
+    async def execute(each):
+        return VIEW
+
+    between(tmp_path, execute, work)
+
+
+def test_an_owner_that_dies_with_the_order_is_known_at_once(tmp_path):
+    """Orders that wait on a connection which ends do not wait for their deadlines."""
+    reached = asyncio.Event()
+
+    async def execute(each):
+        reached.set()
+        await asyncio.Event().wait()
+
+    async def work(peers, office):
+        began = time.monotonic()
+        waiting = asyncio.create_task(peers.ask(OWNER, order(30)))
+        await reached.wait()
+        await office.close()
+        with pytest.raises(LeaseForgotten):
+            await waiting
+        assert time.monotonic() - began < 10
+
+    between(tmp_path, execute, work)
+
+
+def test_a_frozen_owner_is_given_up_at_the_deadline(tmp_path):
+    """No answer by the deadline is an unknown outcome, and the next order is still served."""
+    frozen = asyncio.Event()
+
+    async def execute(each):
+        if not frozen.is_set():
+            frozen.set()
+            await asyncio.Event().wait()
+        return VIEW
+
+    async def work(peers, office):
+        with pytest.raises(OutcomeUnknown):
+            await peers.ask(OWNER, order(0.1))
+        assert await peers.ask(OWNER, order()) == VIEW
+
+    between(tmp_path, execute, work)
+
+
+def test_an_id_is_bound_to_its_key_and_tenant():
+    """Read back with the same key and tenant it names its maker; with another of either it is no id at all."""
+    ids = LeaseIds(b"k" * 32, OWNER)
+    lease = ids.new("acme")
+    assert ids.owner(lease, "acme") == OWNER
+    assert len(lease) == 56
+    for wrong in (
+        lambda: ids.owner(lease),
+        lambda: ids.owner(lease, "evil"),
+        lambda: LeaseIds(b"x" * 32, OWNER).owner(lease),
+    ):
+        with pytest.raises(LeaseNotFound):
+            wrong()
+    with pytest.raises(ValueError, match="32 bytes"):
+        LeaseIds(b"short", OWNER)

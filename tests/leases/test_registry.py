@@ -1,0 +1,266 @@
+"""The registry of leases against a plain model: whatever is done in whatever order, the books balance."""
+
+import asyncio
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from gateway.errors import GatewayError, LeaseForgotten, LeaseLost, OutcomeUnknown, TooManyLeases
+from gateway.leases.ids import LeaseIds
+from gateway.leases.lease import MOVES, Lease, State
+from gateway.leases.registry import Registry
+
+LIMIT = 5
+
+
+class Item:
+    """An open read that ends as it is told to: done, lost, or without an answer."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.fate = "done"
+        self.ends: list[str] = []
+        self.tell_lost = lambda: None
+
+    def on_lost(self, callback):
+        self.tell_lost = callback
+
+    async def confirm(self):
+        await asyncio.sleep(0)
+        if self.fate == "lost":
+            raise LeaseLost("gone")
+        if self.fate == "unknown":
+            raise OutcomeUnknown("no answer")
+        self.ends.append("confirmed")
+
+    async def abort(self):
+        await asyncio.sleep(0)
+        self.ends.append("back")
+
+    def give_back(self):
+        self.ends.append("back")
+
+
+def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:
+    ids = LeaseIds(b"k" * 32, "00" * 8)
+    return Registry(ids, tasks, **{"limit": LIMIT, "longest_s": 0, "memory_s": 600, "memory_limit": 1000} | changes)
+
+
+def opened(leases: Registry, item: Item, length_s: float = 100) -> Lease:
+    return leases.open(item, queue="q", key="q", job_id="1", attempt=1, length_s=length_s)
+
+
+class Books(RuleBasedStateMachine):
+    """Takes, settles, loses, expires and repeats in any order; the model is what each lease was first told."""
+
+    leases = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.tasks = asyncio.TaskGroup()
+        self.run(self.tasks.__aenter__())
+        self.registry = registry(self.tasks)
+        self.model: dict[str, State] = {}
+        self.items: dict[str, Item] = {}
+
+    def run(self, work):
+        return self.loop.run_until_complete(work)
+
+    def teardown(self) -> None:
+        self.registry.close()
+        self.run(self.tasks.__aexit__(None, None, None))
+        self.loop.close()
+        for item in self.items.values():
+            assert len(item.ends) <= 1, "an item was settled twice"
+
+    @rule(target=leases)
+    def take(self):
+        item = Item()
+
+        async def go():
+            return opened(self.registry, item)
+
+        if len(self.registry) >= LIMIT:
+            with pytest.raises(TooManyLeases):
+                self.run(go())
+            return None
+        lease = self.run(go())
+        self.model[lease.id] = State.HELD
+        self.items[lease.id] = item
+        return lease.id
+
+    @rule(
+        lease=leases,
+        wanted=st.sampled_from([State.ACKED, State.NACKED]),
+        fate=st.sampled_from(["done", "lost", "unknown"]),
+    )
+    def settle(self, lease, wanted, fate):
+        if lease is None:
+            return
+        self.items[lease].fate = fate
+        before = self.model[lease]
+        after = wanted
+        if before is State.HELD and wanted is State.ACKED:
+            after = {"done": State.ACKED, "lost": State.LOST, "unknown": State.UNKNOWN}[fate]
+        self.model[lease] = after if before is State.HELD else before
+        call = self.registry.ack if wanted is State.ACKED else self.registry.nack
+        if self.model[lease] is wanted:
+            self.run(call(lease))
+        else:
+            with pytest.raises(GatewayError):
+                self.run(call(lease))
+
+    @rule(lease=leases)
+    def lose(self, lease):
+        if lease is not None:
+            self.items[lease].tell_lost()
+            if self.model[lease] is State.HELD:
+                self.model[lease] = State.LOST
+
+    @rule(lease=leases)
+    def reach_nobody(self, lease):
+        if lease is not None:
+            self.run(self._give_back(lease))
+            if self.model[lease] is State.HELD:
+                self.model[lease] = State.RETURNED
+
+    async def _give_back(self, lease):
+        self.registry.give_back(self.registry.find(lease))
+        await asyncio.sleep(0.001)
+
+    @rule(lease=leases)
+    def extend(self, lease):
+        if lease is None:
+            return
+        if self.model[lease] is State.HELD:
+            self.run(self.registry.extend(lease, 500))
+        else:
+            with pytest.raises(GatewayError):
+                self.run(self.registry.extend(lease, 500))
+
+    @rule()
+    def drop(self):
+        held = [lease for lease, state in self.model.items() if state is State.HELD]
+        assert self.registry.drop_queue("q") == len(held)
+        self.model |= dict.fromkeys(held, State.DROPPED)
+
+    @invariant()
+    def books_balance(self):
+        books = self.registry.statistics()
+        assert books.opened == len(self.model)
+        assert books.open == sum(state is State.HELD for state in self.model.values())
+        assert books.opened == books.open + sum(books.ended.values())
+        for lease, state in self.model.items():
+            assert self.registry.find(lease).state is state
+
+
+Books.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestBooks = Books.TestCase
+
+
+def within(work):
+    """Runs `work(tasks)` in a loop with a task group of its own."""
+
+    async def go():
+        async with asyncio.TaskGroup() as tasks:
+            return await work(tasks)
+
+    return asyncio.run(go())
+
+
+def test_two_settlements_at_once_give_one_answer_each():
+    """Ack and nack in the same instant: the first one wins, the second one hears so."""
+
+    async def work(tasks):
+        leases = registry(tasks)
+        item = Item()
+        lease = opened(leases, item)
+        results = await asyncio.gather(
+            leases.ack(lease.id), leases.ack(lease.id), leases.nack(lease.id), return_exceptions=True
+        )
+        assert [getattr(each, "code", "done") for each in results] == ["done", "done", "lease-settled"]
+        assert item.ends == ["confirmed"]
+
+    within(work)
+
+
+def test_a_cancelled_settlement_goes_on():
+    """A request that is cancelled in the middle of its ack leaves no lease half settled."""
+
+    async def work(tasks):
+        leases = registry(tasks)
+        item = Item()
+        lease = opened(leases, item)
+        request = asyncio.create_task(leases.ack(lease.id))
+        await asyncio.sleep(0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        await leases.ack(lease.id)
+        assert item.ends == ["confirmed"]
+
+    within(work)
+
+
+def test_leases_expire_in_the_order_of_their_deadlines():
+    """Whatever the order of opening and extending, each item goes back at its own time."""
+
+    async def work(tasks):
+        leases = registry(tasks)
+        ended: list[str] = []
+        leases.on_end(lambda lease: ended.append(lease.queue))
+        lengths = {"late": 0.09, "soon": 0.03, "middle": 0.06, "extended": 0.01}
+        made = {
+            name: leases.open(Item(), queue=name, key="q", job_id=None, attempt=1, length_s=length_s)
+            for name, length_s in lengths.items()
+        }
+        await leases.extend(made["extended"].id, 0.12)
+        while len(ended) < len(lengths):
+            await asyncio.sleep(0.005)
+        assert ended == ["soon", "middle", "late", "extended"]
+
+    within(work)
+
+
+def test_extending_for_ever_keeps_the_heap_small():
+    """Ten thousand extensions of one lease do not pile up."""
+
+    async def work(tasks):
+        leases = registry(tasks)
+        lease = opened(leases, Item())
+        for _ in range(10_000):
+            await leases.extend(lease.id, 100)
+        assert len(leases._heap) < 3000
+        leases.close()
+
+    within(work)
+
+
+def test_memory_of_ended_leases_is_bounded():
+    """The oldest ends are forgotten first, and a forgotten lease says that it is."""
+
+    async def work(tasks):
+        leases = registry(tasks, memory_limit=3)
+        made = []
+        for _ in range(5):
+            lease = opened(leases, Item())
+            await leases.ack(lease.id)
+            made.append(lease.id)
+        assert leases.statistics().remembered == 3
+        with pytest.raises(LeaseForgotten):
+            leases.find(made[0])
+        await leases.ack(made[4])
+
+    within(work)
+
+
+def test_no_state_leads_back():
+    """Every state reaches an end, and no end leads anywhere."""
+    ends = set(State) - set(MOVES)
+    assert {State.HELD, State.SETTLING} == set(MOVES)
+    assert all(MOVES[state] <= ends | {State.SETTLING} for state in MOVES)
+    with pytest.raises(ValueError, match="cannot go"):
+        Lease("i", "q", "k", None, 1, 0, 0, 0, None, State.ACKED).move(State.HELD)

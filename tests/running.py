@@ -1,0 +1,101 @@
+"""A gateway as users run it: real processes on a free port, with its embedded broker in a directory of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+START_S = 15.0
+
+
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Running:
+    """One `serve`. Its whole process group is ended by `kill`."""
+
+    def __init__(self, data: Path, *flags: str, port: int | None = None) -> None:
+        self.data = data
+        self.flags = flags
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = data.parent / f"{data.name}-{self.port}.log"
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, again on the same port and directory, and returns when it is ready."""
+        command = [sys.executable, "-m", "gateway", "serve", "--port", str(self.port), "--data", str(self.data)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *self.flags], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        deadline_s = time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(self.url + "/readyz", timeout=2).status_code == 200:
+                    return
+            if self.process.poll() is not None or time.monotonic() > deadline_s:
+                self.kill()
+                raise RuntimeError(f"the gateway did not start:\n{self.log.read_text()}")
+            time.sleep(0.01)
+
+    def stop(self) -> int:
+        """Ends it in order; returns its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(10)
+
+    def kill(self) -> None:
+        """Ends every process of it at once, as a power cut would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+        deadline_s = time.monotonic() + 5
+        while group_lives(self.process.pid):
+            assert time.monotonic() < deadline_s, "a process outlives its SIGKILL"
+            time.sleep(0.005)
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, **options)
+
+    def raw(self, request: bytes) -> bytes:
+        """What the server answers to these very bytes, until it closes the connection."""
+        with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+            connection.settimeout(10)
+            connection.sendall(request)
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+            return answer
+
+
+def group_lives(group: int) -> bool:
+    """Whether a process group has a process that is not a zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z":
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def running(data: Path, *flags: str) -> Iterator[Running]:
+    gateway = Running(data, *flags)
+    try:
+        yield gateway
+    finally:
+        gateway.kill()
