@@ -170,6 +170,9 @@ def main() -> None:
     """The console script."""
     try:
         status = cli.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
     except click.ClickException as exc:
         click.echo(f"{PROGRAM}: {' '.join(exc.format_message().split())}", err=True)
         sys.exit(exc.exit_code)

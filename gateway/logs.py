@@ -34,7 +34,7 @@ def set_up(log_format: str, log_level: str, process: str) -> None:
 
 
 class TextLines(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO worker-0: message key=value`; line breaks inside become visible `\\n`."""
+    r"""`2026-01-31T12:00:00.123Z INFO worker-0: message key=value`; a line break inside shows as `\n`."""
 
     def __init__(self, process: str) -> None:
         super().__init__()

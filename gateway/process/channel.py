@@ -19,9 +19,6 @@ from typing import Any, Final
 
 Message = dict[str, Any]
 
-# Source: sysexits.h has no better word; only a supervisor that no longer lives could read it.
-ORPHANED: Final = 1
-
 # What a terminal or a service manager sends to the whole group; only the supervisor acts on it.
 GROUP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -80,4 +77,4 @@ class ChildChannel:
                         self._deliver(message)
         except (OSError, ValueError, RuntimeError):  # a reset, half a line, a loop that has just closed
             pass
-        os._exit(ORPHANED)
+        os._exit(1)  # the one who could read this code is dead

@@ -63,7 +63,6 @@ class Child:
         self.name = name
         self.state = State.DOWN
         self.ready = asyncio.Event()  # set once, at the first time it is ready
-        self.news: dict[str, Any] = {}  # its last ready message
         self._command = command
         self._inherited = inherited
         self._order = order
@@ -154,8 +153,7 @@ class Child:
                     message = json.loads(line)
                 except ValueError:
                     continue  # half a line of a child that was killed
-                if message.get("event") == "ready":
-                    self.news = message
+                if message.get("event") == "ready" and self.state is State.STARTING:
                     self._move(State.READY)
                     self.ready.set()
 

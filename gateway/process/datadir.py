@@ -1,6 +1,7 @@
 """The data directory: its lock, the lease key and the directory of private sockets. One supervisor owns it at a time.
 
-{data}/lock        held by the supervisor and, until the last of them is gone, by its children
+{data}/lock        held by the supervisor
+{data}/run.lock    held by the supervisor and, until the last of them is gone, by its children
 {data}/lease.key   32 random bytes, mode 0600
 {data}/run/        private Unix sockets, mode 0700; a link to a temporary directory where {data} is too long for one
 {data}/...         the embedded broker's files, which are not this module's business
@@ -16,13 +17,13 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 KEY_BYTES: Final = 32
 # Source: unix(7), sun_path holds 108 bytes; a worker's socket name (boot id, `.sock`) needs 22 of them and the NUL one.
 SOCKET_PATH_BYTES: Final = 100
 SOCKET_NAME_BYTES: Final = 22
-# How long the children of a killed supervisor may hold the lock before the directory counts as in use.
+# How long the children of a killed supervisor may hold their lock before the start is given up.
 LOCK_WAIT_S: Final = 3.0
 TEMPORARY_PREFIX: Final = "kestrel-gateway-"
 
@@ -39,38 +40,40 @@ class DataDirectory:
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with contextlib.ExitStack() as undo:
+                self._lock = undo.enter_context((path / "lock").open("a+", encoding="ascii"))
+                self._children_lock = undo.enter_context((path / "run.lock").open("a", encoding="ascii"))
+                self._take_locks()
+                self.lease_key = self._key()
+                self.run_dir = self._run_dir()
+                undo.pop_all()
         except OSError as exc:
             raise StartError(f"data: {path} is not writable: {exc.strerror}") from exc
-        try:
-            self._lock()
-            self.lease_key = self._key()
-            self.run_dir = self._run_dir()
-        except OSError as exc:
-            os.close(self.lock_fd)
-            raise StartError(f"data: {path} is not writable: {exc.strerror}") from exc
-        except StartError:
-            os.close(self.lock_fd)
-            raise
+
+    @property
+    def children_lock_fd(self) -> int:
+        """The descriptor every child inherits, so that the directory stays locked until the last of them is gone."""
+        return self._children_lock.fileno()
 
     def close(self) -> None:
-        """Removes the temporary directory, if there is one, and lets the lock go."""
+        """Removes the temporary directory, if there is one, and lets the locks go."""
         self._remove_link()
-        os.close(self.lock_fd)
+        self._children_lock.close()
+        self._lock.close()
 
-    def _lock(self) -> None:
+    def _take_locks(self) -> None:
+        if not _locked(self._lock):
+            self._lock.seek(0)
+            owner = self._lock.read(20).strip()
+            raise StartError(f"data: {self.path} is in use by another kestrel-gateway (pid {owner})")
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
         deadline = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                owner = os.pread(self.lock_fd, 20, 0).decode("ascii", "replace").strip()
-                if _lives(owner) or time.monotonic() > deadline:
-                    raise StartError(f"data: {self.path} is in use by another kestrel-gateway (pid {owner})") from None
-                time.sleep(0.02)
-        os.ftruncate(self.lock_fd, 0)
-        os.pwrite(self.lock_fd, f"{os.getpid()}\n".encode(), 0)
+        while not _locked(self._children_lock):
+            if time.monotonic() > deadline:
+                raise StartError(f"data: {self.path} is in use by what a killed kestrel-gateway left running")
+            time.sleep(0.02)  # flock can wait, but not for a limited time
 
     def _key(self) -> bytes:
         path = self.path / "lease.key"
@@ -79,9 +82,7 @@ class DataDirectory:
         except FileNotFoundError:
             return _write_new(path, secrets.token_bytes(KEY_BYTES))
         if len(key) != KEY_BYTES:
-            raise StartError(
-                f"data: {path} holds {len(key)} bytes, not {KEY_BYTES}; remove it, and open leases with it"
-            )
+            raise StartError(f"data: {path} is damaged ({len(key)} bytes, not {KEY_BYTES}); removed, it is made anew")
         return key
 
     def _run_dir(self) -> Path:
@@ -110,16 +111,12 @@ class DataDirectory:
         link.unlink()
 
 
-def _lives(pid: str) -> bool:
-    """Whether that process exists. A reused number only means one clear refusal more."""
-    if not pid.isdecimal():
-        return False
+def _locked(file: IO[str]) -> bool:
+    """Takes the file's lock. False when another process has it."""
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:
-        return True
     return True
 
 

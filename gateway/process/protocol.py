@@ -71,6 +71,18 @@ class DatedState(ServerState):
     def __init__(self) -> None:
         super().__init__()
         self.date_line = b""
+        self._closed = asyncio.Event()
+
+    def one_closed(self, connection: GatewayProtocol) -> None:
+        """A connection is lost."""
+        self.connections.discard(connection)
+        self._closed.set()
+
+    async def all_closed(self) -> None:
+        """Returns when no connection is left."""
+        while self.connections:
+            self._closed.clear()
+            await self._closed.wait()
 
 
 class Reading(enum.IntEnum):
@@ -145,7 +157,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._vanished()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
-        self.connections.discard(self)
+        self.server_state.one_closed(self)
         self._vanished()
         self._move(CLOSED)
         self.flow.resume_writing()

@@ -6,6 +6,7 @@ Owns the listener and the connections' shared state. When and why to stop is wor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -20,8 +21,8 @@ from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# What is left of the connections after the drain gets this long to write its last bytes.
-FINISH_S: Final = 0.5
+# After the drain, each step of the stop waits no longer than this for responses and their last bytes.
+FINISH_S: Final = 0.4
 BACKLOG: Final = 4096
 
 
@@ -71,8 +72,8 @@ class GatewayServer(uvicorn.Server):
             raise ApplicationStartError from exc
 
     async def stop(self) -> None:
-        """Stops in order: the listener, the connections, what still runs, the application. Takes FINISH_S and the
-        application's own shutdown."""
+        """Stops in order: the listener, what still runs, the connections, the application. Takes three times FINISH_S
+        at most, and the application's own shutdown."""
         for server in self.servers:
             server.close()
         state = self.server_state
@@ -86,6 +87,9 @@ class GatewayServer(uvicorn.Server):
             await asyncio.wait(list(state.tasks), timeout=FINISH_S)
         for connection in list(state.connections):
             connection.transport.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                await state.all_closed()
         await self.lifespan.shutdown()
         if self._clock is not None:
             self._clock.cancel()

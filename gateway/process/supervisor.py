@@ -42,7 +42,8 @@ def serve(settings: Settings, app: str = APP) -> int:
             stack.callback(data.close)
             listener = stack.enter_context(bind(settings.host, settings.port))
             return asyncio.run(Supervisor(settings, data, listener, app).run())
-    except StartError:
+    except StartError as exc:
+        sys.stderr.write(f"kestrel-gateway: {exc}\n")
         return 1
 
 
@@ -135,15 +136,15 @@ class Supervisor:
             arguments += ["--config", str(settings.broker_config)]
         return Child(
             "broker",
-            lambda fd: [sys.executable, "-m", "gateway.broker", *arguments, "--channel-fd", str(fd)],
-            inherited=(data.lock_fd,),
+            lambda fd: [sys.executable, "-P", "-m", "gateway.broker", *arguments, "--channel-fd", str(fd)],
+            inherited=(data.children_lock_fd,),
         )
 
     def _make_worker(self, order: WorkerOrder, data: DataDirectory) -> Child:
         return Child(
             f"worker-{order.index}",
-            lambda fd: [sys.executable, "-m", "gateway.process.worker", "--channel-fd", str(fd)],
-            inherited=(order.listener_fd, data.lock_fd),
+            lambda fd: [sys.executable, "-P", "-m", "gateway.process.worker", "--channel-fd", str(fd)],
+            inherited=(order.listener_fd, data.children_lock_fd),
             order=order.message(),
         )
 

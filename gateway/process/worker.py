@@ -54,7 +54,11 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
     """Serves until the channel says `drain` or `stop`."""
     from gateway.process.server import ApplicationStartError, GatewayServer  # noqa: PLC0415 (see main)
 
-    application = make_application(order)
+    try:
+        application = make_application(order)
+    except Exception:
+        log.exception("the application cannot be made")
+        return 1
     server = GatewayServer(application, order.settings)
     try:
         await server.start(socket.socket(fileno=order.listener_fd))

@@ -17,7 +17,7 @@ POST_ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: "
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 @pytest.mark.parametrize("behind", [b"", ECHO, PARK[:20], b"\x00nonsense", ECHO * 800])
 def test_vanished_client_is_noticed_at_once(how: str, behind: bytes) -> None:
-    """40 times, whatever is pipelined behind the parked request: known in milliseconds, and no answer counts as sent."""
+    """40 times, whatever is pipelined behind the parked request: seen in milliseconds, no answer counts as sent."""
 
     async def test(server: Server) -> None:
         for turn in range(1, 41):

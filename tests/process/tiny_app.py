@@ -155,3 +155,20 @@ async def answer(send: Any, status: int, body: bytes) -> None:
 def create_app(settings: Any, context: Any) -> TinyApp:
     """What gateway.app:create_app is in the real worker."""
     return TinyApp(settings, context)
+
+
+class StubbornApp(TinyApp):
+    """Does not let its parked requests go."""
+
+    def begin_drain(self) -> None:
+        """Does nothing."""
+
+
+def create_stubborn_app(settings: Any, context: Any) -> StubbornApp:
+    """An application whose drain never ends by itself."""
+    return StubbornApp(settings, context)
+
+
+def create_broken_app(settings: Any, context: Any) -> TinyApp:
+    """An application that cannot be made."""
+    raise ValueError("on purpose")

@@ -1,0 +1,322 @@
+"""`serve` as a user's process: what it starts, what signals do, and that it never leaves anything behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.running import free_port, group_lives
+
+TINY = "tests.process.tiny_app:create_app"
+# Children do not look for modules in the working directory; the tiny application is to be found all the same.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+NOBODY = ("--kestrel", "127.0.0.1:1")  # the tiny application asks no Kestrel
+
+
+class Serve:
+    """One `serve` in a process group of its own."""
+
+    def __init__(self, logs: Path, data: Path, *flags: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.log = logs / f"serve-{self.port}-{time.monotonic_ns()}.log"
+        command = [sys.executable, "-m", "gateway", "serve", "--port", str(self.port), "--data", str(data), *flags]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT
+            )
+
+    def ready(self) -> Serve:
+        """Returns when every child serves."""
+        until(lambda: "ready: http://" in self.text() or self.process.poll() is not None, 15)
+        assert self.process.poll() is None, self.text()
+        return self
+
+    def text(self) -> str:
+        """What it has logged."""
+        return self.log.read_text()
+
+    def get(self, path: str) -> httpx.Response:
+        """One request on a connection of its own."""
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
+
+    def children(self) -> dict[int, str]:
+        """Its child processes: number and command line."""
+        found = {}
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                if int(status.read_text().rpartition(")")[2].split()[1]) == self.process.pid:
+                    found[int(status.parent.name)] = (status.parent / "cmdline").read_text().replace("\0", " ")
+        return found
+
+    def child(self, module: str) -> int:
+        """The one child that runs `module`."""
+        (pid,) = [pid for pid, command in self.children().items() if module in command]
+        return pid
+
+    def end(self) -> None:
+        """Whatever a failed test left."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def until(condition: Callable[[], bool], within_s: float) -> float:
+    """Waits for something another process does; returns how long it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < within_s, "it did not happen in time"
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
+    """Starts `serve` on the test's own data directory, and ends what is left afterwards."""
+    started: list[Serve] = []
+
+    def start(*flags: str, data: Path | None = None, port: int | None = None) -> Serve:
+        started.append(Serve(tmp_path, data or tmp_path / "data", *flags, port=port))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
+
+
+ENDS: dict[str, Callable[[int], None]] = {
+    "kill -9 of the supervisor": lambda pid: os.kill(pid, signal.SIGKILL),
+    "TERM to the group": lambda pid: os.killpg(pid, signal.SIGTERM),
+    "Ctrl-C": lambda pid: os.killpg(pid, signal.SIGINT),
+    "HUP and TERM to the group": lambda pid: (os.killpg(pid, signal.SIGHUP), os.killpg(pid, signal.SIGTERM))[0],
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_nothing_is_left_and_the_next_one_starts(serve: Callable[..., Serve], how: str) -> None:
+    """Within 2 s no process is left, even with a poll parked; the next one starts on the same port and directory."""
+    first = serve("--workers", "2").ready()
+    assert len(first.children()) == 3
+    with socket.create_connection(("127.0.0.1", first.port)) as poll:
+        poll.sendall(b"GET /queues/q/next?timeout=20 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        ENDS[how](first.process.pid)
+        until(lambda: first.process.poll() is not None and not group_lives(first.process.pid), 2)
+    if "kill -9" not in how:
+        assert first.process.returncode == 0
+    second = serve(port=first.port).ready()
+    assert second.get("/livez").status_code == 200
+
+
+def test_next_one_starts_at_once_after_kill_9(serve: Callable[..., Serve]) -> None:
+    """Started in the moment the supervisor is killed, the next one waits for the last child and serves."""
+    running = serve().ready()
+    for _ in range(5):
+        running.process.kill()
+        running = serve(port=running.port).ready()
+
+
+def test_kill_9_in_the_middle_of_a_start_leaves_nothing(serve: Callable[..., Serve]) -> None:
+    """Children that are still importing end as well."""
+    for wait_s in (0.12, 0.2, 0.3, 0.45):
+        one = serve()
+        time.sleep(wait_s)  # how far the start has come is what varies here
+        one.process.kill()
+        one.process.wait()
+        until(lambda one=one: not group_lives(one.process.pid), 2)  # type: ignore[misc]
+
+
+def test_a_start_can_be_stopped(serve: Callable[..., Serve]) -> None:
+    """SIGTERM before it is ready ends it in order."""
+    one = serve()
+    until(lambda: "INFO supervisor" in one.text(), 5)
+    one.process.terminate()
+    assert one.process.wait(3) == 0
+    assert not group_lives(one.process.pid)
+
+
+def test_term_drains(serve: Callable[..., Serve]) -> None:
+    """A parked request is answered, an idle connection closed, exit code 0."""
+    one = serve("--app", TINY, *NOBODY).ready()
+    with socket.create_connection(("127.0.0.1", one.port)) as parked:
+        parked.sendall(b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: "parked=1" in one.get("/seen").text, 5)
+        one.process.terminate()
+        assert parked.recv(1000).startswith(b"HTTP/1.1 204 ")
+        assert one.process.wait(3) == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_stops_at_once(serve: Callable[..., Serve], second: signal.Signals) -> None:
+    """A drain that has to wait is cut short, with exit code 0 still."""
+    one = serve("--app", "tests.process.tiny_app:create_stubborn_app", *NOBODY, "--grace", "30").ready()
+    with socket.create_connection(("127.0.0.1", one.port)) as parked:
+        parked.sendall(b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: "parked=1" in one.get("/seen").text, 5)
+        one.process.terminate()
+        until(lambda: "draining" in one.text(), 2)
+        with pytest.raises(subprocess.TimeoutExpired):
+            one.process.wait(0.5)
+        began = time.monotonic()
+        one.process.send_signal(second)
+        assert one.process.wait(4) == 0
+        assert time.monotonic() - began < 2
+    assert not group_lives(one.process.pid)
+
+
+def test_grace_ends_a_drain(serve: Callable[..., Serve]) -> None:
+    """What does not finish within the grace is cut off."""
+    one = serve("--app", "tests.process.tiny_app:create_stubborn_app", *NOBODY, "--grace", "0.3").ready()
+    with socket.create_connection(("127.0.0.1", one.port)) as parked:
+        parked.sendall(b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: "parked=1" in one.get("/seen").text, 5)
+        one.process.terminate()
+        assert one.process.wait(3) == 0
+
+
+def test_dead_worker_is_replaced(serve: Callable[..., Serve]) -> None:
+    """The port stays open: a request that comes in between waits for the new worker."""
+    one = serve("--app", TINY, *NOBODY).ready()
+    old = int(one.get("/pid").text)
+    os.kill(old, signal.SIGKILL)
+    new = int(one.get("/pid").text)
+    assert new != old
+    assert "worker-0 died (signal 9); it is started again in 0.1 s" in one.text()
+
+
+def test_dead_broker_is_replaced(serve: Callable[..., Serve]) -> None:
+    """A job enqueued before is there afterwards, from the same worker."""
+    one = serve().ready()
+    worker = one.child("gateway.process.worker")
+    job = httpx.post(f"http://127.0.0.1:{one.port}/queues/q/jobs", content=b"x", timeout=5)
+    assert job.status_code == 201
+    os.kill(one.child("gateway.broker"), signal.SIGKILL)
+    until(lambda: one.get("/queues/q/next?timeout=1").status_code == 200, 5)
+    assert one.child("gateway.process.worker") == worker
+
+
+def test_children_ignore_the_group_signals(serve: Callable[..., Serve]) -> None:
+    """SIGTERM, SIGINT and SIGHUP to a worker or the broker change nothing; SIGHUP to the supervisor reloads."""
+    one = serve().ready()
+    children = one.children()
+    for pid in children:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(pid, number)
+    one.process.send_signal(signal.SIGHUP)
+    until(lambda: "worker-0: reload" in one.text(), 2)
+    assert one.get("/livez").status_code == 200
+    assert one.children() == children
+
+
+def test_broker_does_not_inherit_the_port(serve: Callable[..., Serve]) -> None:
+    """Only workers hold the listening socket, and settings and key stand in nobody's arguments or environment."""
+    one = serve().ready()
+    listening = next(
+        line.split()[9]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if line.split()[1].endswith(f":{one.port:04X}") and line.split()[3] == "0A"
+    )
+
+    def holds(pid: int) -> bool:
+        links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+        return f"socket:[{listening}]" in links
+
+    assert holds(one.child("gateway.process.worker"))
+    assert not holds(one.child("gateway.broker"))
+    key = (one.log.parent / "data" / "lease.key").read_bytes().hex()
+    for pid in one.children():
+        told = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+        assert key.encode() not in told
+
+
+def test_start_is_announced_and_quick(serve: Callable[..., Serve]) -> None:
+    """Version, address, backend and workers are logged, and the tiny application is ready within seconds."""
+    began = time.monotonic()
+    one = serve("--app", TINY, *NOBODY, "--workers", "2", "--log-format", "json").ready()
+    assert time.monotonic() - began < 5
+    line = one.text().splitlines()[0]
+    for part in ("kestrel-gateway 0.", f"http://127.0.0.1:{one.port}", "Kestrel at 127.0.0.1:1", "2 worker"):
+        assert part in line
+
+
+def refused(one: Serve) -> str:
+    """The one line with which a start was refused, with exit code 1."""
+    assert one.process.wait(10) == 1
+    lines = [line for line in one.text().splitlines() if " INFO " not in line]
+    assert len(lines) == 1, one.text()
+    assert not group_lives(one.process.pid)
+    return lines[0]
+
+
+def test_port_taken_is_one_line(serve: Callable[..., Serve], tmp_path: Path) -> None:
+    """Somebody else's port: exit code 1 and what is wrong."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = refused(serve(port=port))
+        assert line == f"kestrel-gateway: port: cannot listen on 127.0.0.1:{port}: Address already in use"
+    first = serve().ready()
+    assert "Address already in use" in refused(serve(port=first.port, data=tmp_path / "other"))
+
+
+def test_foreign_address_is_one_line(serve: Callable[..., Serve]) -> None:
+    """An address that is not this machine's."""
+    assert "cannot listen on 192.0.2.1" in refused(serve("--host", "192.0.2.1", "--no-auth"))
+    assert "no address of this machine" in refused(serve("--host", "nowhere.invalid", "--no-auth"))
+
+
+def test_data_not_writable_is_one_line(serve: Callable[..., Serve], tmp_path: Path) -> None:
+    """A path below a file cannot be made, whoever asks (a read-only directory would not stop root)."""
+    (tmp_path / "file").write_text("")
+    line = refused(serve(data=tmp_path / "file" / "data"))
+    assert line == f"kestrel-gateway: data: {tmp_path}/file/data is not writable: Not a directory"
+
+
+def test_data_in_use_is_one_line(serve: Callable[..., Serve]) -> None:
+    """A second gateway on the same directory names the first."""
+    first = serve().ready()
+    line = refused(serve())
+    assert line.endswith(f"data is in use by another kestrel-gateway (pid {first.process.pid})")
+    assert first.get("/livez").status_code == 200
+
+
+def test_broker_that_cannot_start_is_fatal(serve: Callable[..., Serve]) -> None:
+    """At the first start its own line is shown and the gateway does not pretend to serve."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        one = serve("--broker-listen", f"127.0.0.1:{taken.getsockname()[1]}")
+        assert one.process.wait(10) == 1
+    assert "ERROR supervisor: broker could not start (exit code 1)" in one.text()
+    assert not group_lives(one.process.pid)
+
+
+def test_application_that_cannot_start_is_fatal(serve: Callable[..., Serve]) -> None:
+    """A worker that fails at the first start ends the gateway too."""
+    one = serve("--app", "tests.process.tiny_app:create_broken_app", *NOBODY)
+    assert one.process.wait(10) == 1
+    assert "worker-0 could not start" in one.text()
+    assert not group_lives(one.process.pid)
+
+
+def test_long_data_path_gets_a_short_run_directory(serve: Callable[..., Serve], tmp_path: Path) -> None:
+    """Unix sockets have short names: the run directory moves to a private temporary one that is removed at the end."""
+    data = tmp_path / ("d" * 120)
+    one = serve(data=data).ready()
+    target = (data / "run").readlink()
+    assert target.stat().st_mode & 0o777 == 0o700
+    assert one.get("/readyz").status_code == 200
+    one.process.kill()
+    one.process.wait()
+    two = serve(data=data).ready()
+    assert not target.exists()
+    target = (data / "run").readlink()
+    two.process.terminate()
+    assert two.process.wait(5) == 0
+    assert not target.exists()
+    assert not (data / "run").is_symlink()
