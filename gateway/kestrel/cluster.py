@@ -100,7 +100,11 @@ class Kestrel:
         return [_outcome(server, index, outcomes, sent[0], failure) for index in range(len(items))]
 
     def wait(self, key: str, timeout_s: float) -> Waiter:
-        """Joins those who wait for the queue's next item. `timeout_s` 0: asks once and answers at once."""
+        """Joins those who wait for the queue's next item. `timeout_s` 0: asks once and answers at once.
+
+        Whoever waits awaits `result` or calls `cancel`: an item that is his stays set aside until then, at the
+        longest until his deadline.
+        """
         return self._lines.wait(key, timeout_s)
 
     async def peek(self, key: str) -> bytes | None:

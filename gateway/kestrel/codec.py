@@ -25,7 +25,7 @@ from gateway.kestrel.bridge import Bridge
 BATCH_BYTES = 256 * 1024
 BATCH_ITEMS = 64
 
-_KEY = re.compile(rb"[\x21-\x7e\x80-\xff]+")
+_KEY = re.compile(rb"[\x21-\x2e\x30-\x7e\x80-\xff][\x21-\x7e\x80-\xff]*")
 _SETTLED = (b"END",)
 _DELETED = (b"DELETED", b"END")
 
@@ -74,8 +74,8 @@ class KestrelClient(Client):  # type: ignore[misc]
         """One VALUE block. Kestrel answers `get q/open` with `VALUE q`; pymemcache looks for the key it sent."""
         sent = prefixed_keys[0]
         name, size = _value_line(line)
-        if name not in (sent.partition(b"/")[0], sent):
-            raise MemcacheUnknownError("a value of another queue")
+        if self._read or name not in (sent.partition(b"/")[0], sent):
+            raise MemcacheUnknownError("a second value, or one of another queue")
         buf, value = _readvalue(self.sock, buf, size)
         self._read += len(line) + size + 4
         return remapped_keys[sent], value, buf

@@ -106,8 +106,10 @@ class Feeder:
 
     def trouble(self) -> BackendUnavailable:
         """Why the server could not be asked, as a fresh error."""
-        if self._error is None or self.server.state is not Health.UP:
+        if self.server.state is not Health.UP:
             return self.server.error
+        if self._error is None:
+            return BackendUnavailable(f"no connection to {self.server.address} in time")
         error = type(self._error)(self._error.detail)
         error.__cause__ = self._error.__cause__
         return error
@@ -235,6 +237,7 @@ class Feeder:
     def _heard(self, connection: Connection, value: bytes | None) -> None:
         self._answered_at = self._line.loop.time()
         self._failures = 0
+        self._error = None
         if value is None:
             self.server.release(connection)
             return

@@ -5,7 +5,8 @@ Owns its pool, the keeper that (re)connects and the pings. Does not know queues,
 1. UP: a connection was made and answered `version`. DOWN: the last connection went, or an answer did not come in time;
    the keeper then tries a fresh connection, at once and after that with growing pauses.
 2. While it is DOWN nothing is sent to it: callers share the keeper's attempt and its error.
-3. Connections that are quiet are asked for the version before Kestrel's own limit for quiet connections is over.
+3. Commands of the pool use at most as many connections as the pool keeps; the others wait for their turn.
+4. Connections that are quiet are asked for the version before Kestrel's own limit for quiet connections is over.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._pool = Pool(self._loop, settings.kestrel_pool_size, self._connect)
         self._pool.suspend()
+        self._turns = asyncio.Semaphore(settings.kestrel_pool_size)
         self._connections: set[Connection] = set()
         self._version = ""
         self._since = time.time()
@@ -192,6 +194,12 @@ class Server:
         Raises: BackendUnavailable when nothing was sent; ConnectionLostError or a MemcacheError after that.
         Cancelled: the connection is closed, the command may have happened.
         """
+        if self.state is not Health.UP:
+            return await self._run(command, args)
+        async with self._turns:
+            return await self._run(command, args)
+
+    async def _run(self, command: Command, args: tuple[Any, ...]) -> Any:
         connection = self.checkout() or await self.acquire()
         value = await connection.call(self.timeout_s, command, *args)
         self._pool.release(connection)

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
+from tests.kestrel.support import until
+
 
 @dataclass
 class Manners:
@@ -80,6 +82,8 @@ class Session(asyncio.Protocol):
         self.timer: asyncio.TimerHandle | None = None
         self.closed = False
         self.chopped_until = 0.0
+        self.unsent = b""
+        self.asked = 0
 
     def connection_made(self, transport):
         self.transport = transport
@@ -110,6 +114,7 @@ class Session(asyncio.Protocol):
                     return
                 body, rest = rest[:size], rest[size + 2 :]
             self.buffer = rest
+            self.asked += 1
             self.server.log.append(line.decode("latin-1"))
             actions = self.server.manners.script.get(words[0])
             if actions:
@@ -120,7 +125,9 @@ class Session(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         if self.closed:
             return
-        if self.server.manners.chop:
+        if self.server.manners.frozen:
+            self.unsent += data
+        elif self.server.manners.chop:
             for i in range(len(data)):
                 self.chopped_until = max(self.chopped_until, self.server.loop.time()) + 0.0005
                 self.server.loop.call_at(self.chopped_until, self.transport.write, data[i : i + 1])
@@ -258,6 +265,9 @@ class StandIn:
         """Ends the frost: whatever came meanwhile is worked on."""
         self.manners.frozen = False
         for session in list(self.sessions):
+            unsent, session.unsent = session.unsent, b""
+            if unsent:
+                session.send(unsent)
             session.work()
 
     def append(self, key: str, data: bytes) -> None:
@@ -296,10 +306,3 @@ class StandIn:
 
     def held(self, key: str) -> int:
         return sum(held[0] == key for session in self.sessions for held in session.held)
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Returns as soon as `condition()` holds; fails after `timeout_s`."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.001)

@@ -1,0 +1,51 @@
+"""What the tests of the Kestrel client share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from gateway.kestrel.cluster import Kestrel
+from gateway.settings import Settings
+
+
+@contextlib.asynccontextmanager
+async def client(*addresses: str, ready: bool = True, **settings: Any) -> AsyncIterator[Kestrel]:
+    """A started client; with `ready`, one that has reached its servers. Leaves no task and no connection behind."""
+    before = asyncio.all_tasks()
+    kestrel = Kestrel(addresses, Settings(**settings))
+    await kestrel.start()
+    try:
+        if ready:
+            await until(lambda: all(backend.state.value == "up" for backend in kestrel.backends()))
+        yield kestrel
+    finally:
+        await kestrel.close()
+        stats = kestrel.statistics()
+        assert (stats.connections, stats.waiters, stats.standing_waits, stats.waited_queues) == (0, 0, 0, 0)
+    left = {task for task in asyncio.all_tasks() - before if not task.done()}
+    assert not left
+
+
+async def until(condition: Any, timeout_s: float = 5.0) -> None:
+    """Returns as soon as `condition()` holds; fails after `timeout_s`."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def cancel_after(steps: int, work: Coroutine[Any, Any, Any]) -> bool:
+    """Runs `work` as a task and cancels it after that many turns of the loop. Whether it was cancelled."""
+    task = asyncio.ensure_future(work)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+        if task.done():
+            break
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return True
+    return False

@@ -1,0 +1,167 @@
+"""Against the embedded broker in a process of its own: bursts, order, restarts, and what is left behind."""
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import time
+
+import uvloop
+
+from gateway.errors import BackendUnavailable, LeaseLost, OutcomeUnknown
+from gateway.kestrel.connection import Connection
+from tests.kestrel.support import client, until
+
+
+def run(main):
+    """On uvloop, as the service runs."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main())
+
+
+_names = itertools.count()
+
+
+def new_key():
+    """A queue nobody has used."""
+    return f"k{next(_names)}"
+
+
+def test_all_commands(broker):
+    """Put, peek, take, abort, take again, confirm, statistics, flush and delete."""
+
+    async def main():
+        key = new_key()
+        async with client(broker.address) as kestrel:
+            assert kestrel.backends()[0].capabilities.missing == ()
+            await kestrel.put(key, b"one")
+            await kestrel.put(key, b"two", 3600)
+            assert await kestrel.peek(key) == b"one"
+            read = await kestrel.wait(key, 1).result()
+            assert read.data == b"one"
+            await read.abort()
+            read = await kestrel.wait(key, 0).result()
+            assert read.data == b"one"
+            stats = (await kestrel.queues())[key]
+            assert (stats.items, stats.open_reads, stats.total_items) == (1, 1, 2)
+            await read.confirm()
+            await kestrel.flush(key)
+            assert await kestrel.wait(key, 0).result() is None
+            assert await kestrel.put_many(key, [(b"%d" % i, 0) for i in range(500)]) == [None] * 500
+            assert (await kestrel.queues())[key].items == 500
+            await kestrel.delete(key)
+            assert key not in await kestrel.queues()
+
+    run(main)
+
+
+def test_five_thousand_parked_polls_use_few_connections_and_are_served_in_order(broker):
+    """At most 32 connections while they wait; the n-th job goes to the n-th poll; then nothing is left of them."""
+
+    async def main():
+        key, count = new_key(), 5000
+        async with client(broker.address) as kestrel:
+            waiters = [kestrel.wait(key, 60) for _ in range(count)]
+            tasks = [asyncio.ensure_future(waiter.result()) for waiter in waiters]
+            await until(lambda: kestrel.statistics().standing_waits == 8)
+            assert kestrel.statistics().connections <= 32
+            started = time.monotonic()
+            jobs = [(b"%d" % i, 0) for i in range(count)]
+            for start in range(0, count, 500):
+                assert await kestrel.put_many(key, jobs[start : start + 500]) == [None] * 500
+            reads = await asyncio.gather(*tasks)
+            took_s = time.monotonic() - started
+            assert [read.data for read in reads] == [data for data, _ in jobs]
+            assert took_s < 20
+            for start in range(0, count, 200):
+                await asyncio.gather(*(read.confirm() for read in reads[start : start + 200]))
+            assert (await kestrel.queues())[key].items == 0
+            assert (await kestrel.queues())[key].open_reads == 0
+            assert kestrel.statistics().connections <= 64 + 32
+        del reads, tasks, waiters
+
+    run(main)
+    gc.collect()
+    assert not [item for item in gc.get_objects() if type(item) is Connection]
+
+
+def test_vanishing_polls_lose_nothing(broker):
+    """200 polls that go away around the moment their job comes: each job is delivered once to somebody else."""
+
+    async def main():
+        key = new_key()
+        async with client(broker.address) as kestrel:
+            for i in range(200):
+                task = asyncio.ensure_future(kestrel.wait(key, 20).result())
+                await asyncio.sleep(0)
+                put = asyncio.ensure_future(kestrel.put(key, b"%d" % i))
+                for _ in range(i % 9):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await put
+                try:
+                    read = await task
+                except asyncio.CancelledError:
+                    async with asyncio.timeout(1):
+                        read = await kestrel.wait(key, 5).result()
+                assert read.data == b"%d" % i
+                await read.confirm()
+            stats = (await kestrel.queues())[key]
+            assert (stats.items, stats.open_reads) == (0, 0)
+
+    run(main)
+
+
+def test_a_killed_broker_gives_everything_back(own_broker):
+    """kill -9 with leases open and polls parked: leases are lost at once, polls live on, no stored job is missing."""
+
+    async def main():
+        async with client(own_broker.address) as kestrel:
+            for i in range(20):
+                await kestrel.put("q", b"%d" % i)
+            reads = [await kestrel.wait("q", 1).result() for _ in range(10)]
+            parked = asyncio.ensure_future(kestrel.wait("other", 20).result())
+            lost = []
+            for read in reads:
+                read.on_lost(lambda read=read: lost.append(read))
+            await until(lambda: kestrel.statistics().standing_waits)
+            await asyncio.to_thread(own_broker.kill)
+            await until(lambda: len(lost) == 10)
+            with contextlib.suppress(BackendUnavailable, OutcomeUnknown):
+                await kestrel.put("q", b"never")
+            await asyncio.to_thread(own_broker.start)
+            await until(lambda: kestrel.available)
+            await kestrel.put("other", b"late")
+            read = await parked
+            assert read.data == b"late"
+            await read.confirm()
+            again = [await kestrel.wait("q", 1).result() for _ in range(20)]
+            assert sorted(int(read.data) for read in again) == list(range(20))
+            for read in again:
+                await read.confirm()
+            for read in reads:
+                try:
+                    await read.confirm()
+                except LeaseLost:
+                    continue
+                raise AssertionError("a lost lease was confirmed")
+
+    run(main)
+
+
+def test_items_of_any_bytes_come_back_unchanged(broker):
+    """Empty, binary, protocol words and a megabyte, one by one and in a batch."""
+
+    async def main():
+        key = new_key()
+        items = [b"", b"\r\n", b"END\r\n", b"VALUE q 0 1\r\n", bytes(range(256)), "é🐦".encode(), b"z" * (1 << 20)]
+        async with client(broker.address) as kestrel:
+            for item in items:
+                await kestrel.put(key, item)
+            assert await kestrel.put_many(key, [(item, 0) for item in items]) == [None] * len(items)
+            for item in items * 2:
+                read = await kestrel.wait(key, 1).result()
+                assert read.data == item
+                await read.confirm()
+
+    run(main)

@@ -1,0 +1,171 @@
+"""Puts: success only for STORED, and for everything else what is known of the outcome."""
+
+import asyncio
+
+import pytest
+
+from gateway.errors import BackendRefused, BackendUnavailable, OutcomeUnknown, QueueFull
+from tests.kestrel.standin import Manners, StandIn, answer, hang_up, reset, silence
+from tests.kestrel.support import cancel_after, client, until
+
+
+def test_a_put_is_stored_byte_for_byte():
+    """Any bytes arrive as they are."""
+
+    async def main():
+        items = [b"", b"x", b"\r\nEND\r\n", bytes(range(256)), "né 🐦".encode(), b"y" * 1_000_000]
+        async with StandIn() as server, client(server.address) as kestrel:
+            for item in items:
+                await kestrel.put("q", item)
+            assert list(server.queues["q"]) == items
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("act", "error"),
+    [
+        (answer(b"NOT_STORED\r\n"), QueueFull),
+        (answer(b"SERVER_ERROR read-only\r\n", close=True), BackendRefused),
+        (answer(b"ERROR\r\n", close=True), OutcomeUnknown),
+        (answer(b"CLIENT_ERROR\r\n", close=True), OutcomeUnknown),
+        (answer(b"STOR", close=True), OutcomeUnknown),
+        (answer(b"STORED\r\nSTORED\r\n"), OutcomeUnknown),
+        (answer(b"END\r\n"), OutcomeUnknown),
+        (hang_up, OutcomeUnknown),
+        (reset, OutcomeUnknown),
+        (silence, OutcomeUnknown),
+    ],
+)
+def test_whatever_is_not_stored_raises_what_is_known(act, error):
+    """Each bad answer has its error, and the next put on the same client is well."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, kestrel_command_timeout_s=0.1) as kestrel:
+            server.manners.once("set", act)
+            with pytest.raises(error) as raised:
+                await kestrel.put("q", b"x")
+            assert type(raised.value) is error
+            await until(lambda: kestrel.available)
+            await kestrel.put("q", b"y")
+            assert list(server.queues["q"]) == [b"y"]
+
+    asyncio.run(main())
+
+
+def test_nobody_there_is_unavailable():
+    """Where nothing listens nothing was sent, and the answer comes at once."""
+
+    async def main():
+        server = StandIn()
+        async with server:
+            pass
+        async with client(server.address, ready=False) as kestrel, asyncio.timeout(1):
+            for _ in range(50):
+                with pytest.raises(BackendUnavailable):
+                    await kestrel.put("q", b"x")
+            assert not kestrel.available
+            assert kestrel.backends()[0].last_error
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("chop", [False, True])
+def test_a_cancelled_put_never_answers_the_next_one(chop):
+    """Cancelled after any number of steps, no connection is reused whose answer is still to come."""
+
+    async def main():
+        async with StandIn(Manners(chop=chop)) as server, client(server.address) as kestrel:
+            for steps in range(15):
+                await cancel_after(steps, kestrel.put("q", b"cancelled"))
+                server.max_items = 0
+                with pytest.raises(QueueFull):
+                    await kestrel.put("full", b"x")
+                server.max_items = 1 << 30
+                assert await kestrel.peek("nothing") is None
+            assert kestrel.statistics().pinned == 0
+
+    asyncio.run(main())
+
+
+def test_cancelling_while_connecting_keeps_the_connection():
+    """A caller that gives up while a connection is opened leaves it to the pool."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, ready=False) as kestrel:
+            for steps in range(30):
+                await cancel_after(steps, kestrel.put("q", b"x"))
+            await until(lambda: kestrel.available)
+            await kestrel.put("q", b"last")
+            assert server.queues["q"][-1] == b"last"
+
+    asyncio.run(main())
+
+
+def test_many_puts_keep_their_order_and_each_has_an_outcome():
+    """A batch larger than a write arrives in order; an empty one sends nothing."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            items = [(b"%d" % i * 1000, 0) for i in range(1000)]
+            assert await kestrel.put_many("q", items) == [None] * 1000
+            assert list(server.queues["q"]) == [data for data, _ in items]
+            assert await kestrel.put_many("q", []) == []
+            server.max_items = 1003
+            outcomes = await kestrel.put_many("q", items[:5])
+            assert outcomes[:3] == [None] * 3
+            assert [type(outcome) for outcome in outcomes[3:]] == [QueueFull] * 2
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_is_cut_tells_each_item_apart():
+    """Answered, sent without an answer, and never sent are three outcomes."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for _ in range(3):
+                server.manners.once("set", answer(b"STORED\r\n"))
+            server.manners.once("set", answer(b"SERVER_ERROR no\r\n"))
+            server.manners.once("set", hang_up)
+            outcomes = await kestrel.put_many("q", [(b"x", 0)] * 100)
+            assert outcomes[:3] == [None] * 3
+            assert type(outcomes[3]) is BackendRefused
+            assert {type(outcome) for outcome in outcomes[4:64]} == {OutcomeUnknown}
+            assert {type(outcome) for outcome in outcomes[64:]} == {BackendUnavailable}
+
+    asyncio.run(main())
+
+
+def test_a_thousand_puts_at_once_share_a_bounded_pool():
+    """Callers beyond the connections in flight share them; all are stored."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            await asyncio.gather(*(kestrel.put("q", b"%d" % i) for i in range(1000)))
+            assert len(server.queues["q"]) == 1000
+            assert server.accepted <= 64 + 32
+
+    asyncio.run(main())
+
+
+def test_several_servers_share_the_puts_and_one_that_fails_is_passed_over():
+    """Puts reach both servers; when one is gone the other takes them all."""
+
+    async def main():
+        async with StandIn() as one, StandIn() as two, client(one.address, two.address) as kestrel:
+            for _ in range(60):
+                await kestrel.put("q", b"x")
+            assert one.queues["q"]
+            assert two.queues["q"]
+            await one.stop()
+            before = len(two.queues["q"])
+            await until(lambda: kestrel.backends()[0].state.value == "down")
+            for _ in range(20):
+                await kestrel.put("q", b"x")
+            assert len(two.queues["q"]) == before + 20
+            taken = [await kestrel.wait("q", 1).result() for _ in range(before + 20)]
+            assert all(taken)
+            assert kestrel.available
+
+    asyncio.run(main())

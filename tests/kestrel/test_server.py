@@ -1,0 +1,239 @@
+"""One server: reached, lost, frozen, back again; and what it says it can do."""
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.errors import BackendUnavailable
+from gateway.kestrel.server import Health
+from gateway.settings import Settings, SettingsError
+from tests.kestrel.standin import Manners, StandIn, darner, hang_up, siberite
+from tests.kestrel.support import client, until
+
+
+def test_a_server_that_starts_late_is_found():
+    """The client starts without it, keeps trying, and finds it within the longest pause."""
+
+    async def main():
+        server = StandIn()
+        async with server:
+            pass
+        async with client(server.address, ready=False) as kestrel:
+            await until(lambda: kestrel.backends()[0].state is Health.DOWN)
+            await asyncio.sleep(0.3)
+            async with server:
+                await until(lambda: kestrel.available, 3)
+                await kestrel.put("q", b"x")
+                assert kestrel.backends()[0].last_error == ""
+
+    asyncio.run(main())
+
+
+def test_a_caller_speeds_up_the_next_attempt():
+    """While the pauses are long, a put makes the keeper try again at once."""
+
+    async def main():
+        server = StandIn()
+        async with server:
+            pass
+        async with client(server.address, ready=False) as kestrel:
+            await asyncio.sleep(1.5)
+            async with server:
+                started = time.monotonic()
+                while True:
+                    try:
+                        await kestrel.put("q", b"x")
+                        break
+                    except BackendUnavailable:
+                        await asyncio.sleep(0.005)
+                assert time.monotonic() - started < 0.4
+
+    asyncio.run(main())
+
+
+def test_a_restart_is_survived_many_times():
+    """Ten restarts: every put in between either is stored or raises, and the client comes back each time."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for i in range(10):
+                await kestrel.put("q", b"%d" % i)
+                await server.stop()
+                await until(lambda: not kestrel.available)
+                with pytest.raises(BackendUnavailable):
+                    await kestrel.put("q", b"lost")
+                await server.open()
+                await until(lambda: kestrel.available)
+            assert list(server.queues["q"]) == [b"%d" % i for i in range(10)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("manners", "software", "missing"),
+    [
+        (Manners(), "kestrel", ()),
+        (Manners(version="2.4.8"), "kestrel", ()),
+        (Manners(version="2.2.0", confirm=False), "kestrel", ("confirm",)),
+        (darner(), "darner", ("confirm", "dump_stats", "expiry", "fanout")),
+        (siberite(), "siberite", ("confirm", "waits", "dump_stats", "expiry", "fanout")),
+        (Manners(version="mine", confirm=False), "unknown", ("confirm",)),
+        (Manners(version="mine"), "unknown", ()),
+    ],
+)
+def test_what_a_server_can_do_is_learnt_before_it_is_relied_on(manners, software, missing):
+    """By version and, for `confirm`, by an answer that changes nothing and creates no queue."""
+
+    async def main():
+        async with StandIn(manners) as server, client(server.address) as kestrel:
+            backend = kestrel.backends()[0]
+            assert backend.version == manners.version
+            assert (backend.capabilities.software, backend.capabilities.missing) == (software, missing)
+            assert not server.queues
+            server.append("q", b"x")
+            await (await kestrel.wait("q", 1).result()).confirm()
+            assert server.confirmed == [("q", b"x")]
+            assert (await kestrel.queues())["q"].items == 0
+
+    asyncio.run(main())
+
+
+def test_a_server_without_dump_stats_is_asked_for_stats():
+    """Where `dump_stats` is an error although the version promised it, `stats` answers."""
+
+    async def main():
+        async with StandIn(Manners(dump_stats=False)) as server, client(server.address) as kestrel:
+            server.append("a_total", b"x")
+            server.append("b", b"x")
+            queues = await kestrel.queues()
+            assert {key: stats.items for key, stats in queues.items()} == {"a_total": 1, "b": 1}
+
+    asyncio.run(main())
+
+
+def test_a_frozen_server_is_down_and_nothing_more_is_sent():
+    """After one unanswered command the server counts as down: the next put fails at once and was not sent."""
+
+    async def main():
+        async with (
+            StandIn() as server,
+            client(server.address, kestrel_command_timeout_s=0.1, kestrel_connect_timeout_s=0.1) as kestrel,
+        ):
+            server.manners.frozen = True
+            with pytest.raises(BackendUnavailable):
+                await kestrel.peek("q")
+            for _ in range(5):
+                with pytest.raises(BackendUnavailable):
+                    await kestrel.put("q", b"x")
+            server.thaw()
+            await until(lambda: kestrel.available)
+            await kestrel.put("q", b"y")
+            assert list(server.queues["q"]) == [b"y"]
+
+    asyncio.run(main())
+
+
+def test_idle_connections_are_kept_alive_below_the_limit():
+    """A server that drops connections quiet for 0.3 s drops none of ours."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, kestrel_idle_timeout_s=0.3) as kestrel:
+            quiet = {}
+
+            def look():
+                for session in list(server.sessions):
+                    seen, since = quiet.get(session, (None, time.monotonic()))
+                    asked = session.asked
+                    quiet[session] = (asked, time.monotonic() if asked != seen else since)
+                    assert time.monotonic() - quiet[session][1] < 0.3
+
+            until_s = time.monotonic() + 1
+            while time.monotonic() < until_s:
+                look()
+                await asyncio.sleep(0.01)
+            assert kestrel.statistics().pings >= 6
+            assert kestrel.available
+
+    asyncio.run(main())
+
+
+def test_the_pool_keeps_a_bounded_number():
+    """After many leases the surplus connections are closed."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, kestrel_pool_size=4) as kestrel:
+            for i in range(40):
+                server.append("q", b"%d" % i)
+            reads = [await kestrel.wait("q", 1).result() for _ in range(40)]
+            assert kestrel.statistics().pinned == 40
+            for read in reads:
+                await read.confirm()
+            await until(lambda: len(server.sessions) <= 4 + 2)
+            assert kestrel.statistics().connections <= 4 + 2
+
+    asyncio.run(main())
+
+
+def test_a_greeting_that_refuses_is_no_server():
+    """A server over its connection limit speaks first and closes: it does not count as up."""
+
+    async def main():
+        async with StandIn() as server:
+            for _ in range(50):
+                server.manners.once("version", hang_up)
+            async with client(server.address, ready=False) as kestrel:
+                await until(lambda: kestrel.backends()[0].state is Health.DOWN)
+                server.manners.script.clear()
+                await until(lambda: kestrel.available)
+
+    asyncio.run(main())
+
+
+def test_several_servers_are_added_up():
+    """Statistics are added, a peek finds the item wherever it is, flush and delete reach all."""
+
+    async def main():
+        async with StandIn() as one, StandIn() as two, client(one.address, two.address) as kestrel:
+            one.append("q", b"x")
+            two.append("q", b"y")
+            two.append("only", b"z")
+            queues = await kestrel.queues()
+            assert {key: stats.items for key, stats in queues.items()} == {"q": 2, "only": 1}
+            assert await kestrel.peek("only") == b"z"
+            await kestrel.flush("q")
+            assert (await kestrel.queues())["only"].items == 1
+            await kestrel.delete("only")
+            assert "only" not in two.queues
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("127.0.0.1:22133", "127.0.0.1:22133"),
+        ("kestrel.example:1", "kestrel.example:1"),
+        ("[::1]:22133", "[::1]:22133"),
+        ("unix:/run/kestrel.sock", "unix:/run/kestrel.sock"),
+    ],
+)
+def test_addresses_are_read_and_shown(text, shown):
+    """Host and port, IPv6 in brackets, a socket's path."""
+
+    async def main():
+        async with client(text, ready=False) as kestrel:
+            assert kestrel.backends()[0].address == shown
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:", ":1", "host:0", "host:65536", "host:x", "::1:1", "unix:", "a b:1", "h:²"]
+)
+def test_bad_addresses_are_told(text):
+    """A bad address names itself and what is allowed."""
+    from gateway.kestrel.cluster import Kestrel
+
+    with pytest.raises(SettingsError, match="kestrel: "):
+        Kestrel([text], Settings())

@@ -1,0 +1,60 @@
+"""Statistics as servers print them."""
+
+import pytest
+
+from gateway.kestrel.stats import QueueStats, parse_dump, parse_stats
+
+DUMP = """queue 'p' {
+  items=3
+  bytes=40
+  total_items=7
+  logsize=34
+  expired_items=1
+  mem_items=3
+  mem_bytes=40
+  age=896
+  discarded=2
+  waiters=4
+  open_transactions=5
+  transactions=9
+  canceled_transactions=6
+  total_flushes=8
+  journal_rewrites=0
+  journal_rotations=0
+}
+queue 'p+child' {
+  items=1
+}"""
+
+
+def test_a_dump_is_read_by_queue():
+    """Kestrel 2.4.8's dump_stats, line by line; what is not known is passed over."""
+    queues = parse_dump(DUMP.splitlines())
+    assert queues["p"] == QueueStats(
+        items=3, bytes=40, age_ms=896, waiters=4, open_reads=5, total_items=7, expired_items=1, discarded=2,
+        transactions=9, canceled_transactions=6, total_flushes=8, mem_items=3, mem_bytes=40, logsize=34,
+    )  # fmt: skip
+    assert queues["p+child"].items == 1
+    assert parse_dump([]) == {}
+
+
+@pytest.mark.parametrize("lines", [["x"], ["queue 'p' {"], ["queue 'p' {", "items"], ["queue 'p' {", "  items=x", "}"]])
+def test_a_dump_that_is_none_raises(lines):
+    """Half a dump is no statistics."""
+    with pytest.raises(ValueError):
+        parse_dump(lines)
+
+
+def test_underscores_in_names_are_told_from_statistics():
+    """`queue_a_total_items` belongs to `a`, `queue_a_total_total_items` to `a_total`."""
+    lines = ["STAT version 2.4.8", "STAT curr_items 9"]
+    for name, items in (("a", 1), ("b_total", 2), ("c_open", 3)):
+        lines += [f"STAT queue_{name}_{stat} {items}" for stat in ("items", "total_items", "open_transactions", "age")]
+    queues = parse_stats(lines)
+    assert {name: stats.items for name, stats in queues.items()} == {"a": 1, "b_total": 2, "c_open": 3}
+    assert queues["a"].total_items == queues["a"].age_ms == queues["a"].open_reads == 1
+
+
+def test_two_servers_together():
+    """Counts are added, the older age counts."""
+    assert QueueStats(items=1, age_ms=5) + QueueStats(items=2, age_ms=3) == QueueStats(items=3, age_ms=5)

@@ -1,0 +1,438 @@
+"""Parked polls: few connections, first come first served, and no item lost to a poll that went away."""
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.errors import BackendRefused, BackendUnavailable
+from gateway.kestrel.waiting import MOVES, Stand
+from tests.kestrel.standin import Manners, StandIn, answer, hang_up, siberite
+from tests.kestrel.support import client, until
+
+
+def test_the_table_ends_where_the_wait_ends():
+    """Nothing follows an ended wait or a fetched item."""
+    assert MOVES[Stand.SERVED] == MOVES[Stand.ENDED] == frozenset()
+
+
+def test_an_item_at_hand_takes_one_question():
+    """With items on the queue one get and no wait is all it takes."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            server.append("q", b"x")
+            sent = len(server.log)
+            read = await kestrel.wait("q", 20).result()
+            assert read.data == b"x"
+            assert len([line for line in server.log[sent:] if line.startswith("get")]) == 1
+            await read.confirm()
+
+    asyncio.run(main())
+
+
+def test_an_empty_wait_ends_in_its_time_and_was_really_asked():
+    """None comes at the deadline, not before and not much later; the server saw a get of about that length."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            started = time.monotonic()
+            assert await kestrel.wait("q", 0.2).result() is None
+            assert 0.19 < time.monotonic() - started < 0.5
+            waits = [int(line.split("t=")[1].split("/")[0]) for line in server.log if "t=" in line]
+            assert all(0 < wait <= 200 for wait in waits)
+
+    asyncio.run(main())
+
+
+def test_timeout_zero_asks_once():
+    """Nothing there: one get without a wait. Something there: it is taken."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            assert await kestrel.wait("q", 0).result() is None
+            assert server.log[-1] == "get q/open"
+            server.append("q", b"x")
+            read = await kestrel.wait("q", 0).result()
+            assert read.data == b"x"
+            read.give_back()
+
+    asyncio.run(main())
+
+
+def test_timeout_zero_does_not_overtake_who_waits():
+    """What a poll that asks once brings belongs to the poll that was parked before it."""
+
+    async def main():
+        async with StandIn(Manners(waits=False)) as server, client(server.address) as kestrel:
+            parked = kestrel.wait("q", 5)
+            await until(lambda: len(server.log) > 6)
+            server.queues["q"].append(b"first")
+            at_once = kestrel.wait("q", 0)
+            assert await at_once.result() is None
+            read = await parked.result()
+            assert read.data == b"first"
+            read.give_back()
+
+    asyncio.run(main())
+
+
+def test_a_hundred_questions_at_once_use_few_connections():
+    """Polls that ask once share the bounded gets of their queue and each gets its own answer."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for i in range(30):
+                server.append("q", b"%d" % i)
+            reads = await asyncio.gather(*(kestrel.wait("q", 0).result() for _ in range(100)))
+            got = [read for read in reads if read is not None]
+            assert [read.data for read in got] == [b"%d" % i for i in range(30)]
+            assert server.accepted <= 30 + 16
+            for read in got:
+                await read.confirm()
+
+    asyncio.run(main())
+
+
+def test_parked_polls_share_few_gets_and_are_served_in_order():
+    """Hundreds of polls stand on at most `kestrel_waits` gets, and the n-th item goes to the n-th poll."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, kestrel_waits=4) as kestrel:
+            waiters = [kestrel.wait("q", 20) for _ in range(400)]
+            tasks = [asyncio.ensure_future(waiter.result()) for waiter in waiters]
+            await until(lambda: len(server.waiters.get("q", ())) == 4)
+            assert kestrel.statistics().connections < 10
+            for i in range(400):
+                server.append("q", b"%d" % i)
+            reads = await asyncio.gather(*tasks)
+            assert [read.data for read in reads] == [b"%d" % i for i in range(400)]
+            assert kestrel.statistics().pinned == 400
+            await asyncio.gather(*(read.confirm() for read in reads))
+            assert len(server.confirmed) == 400
+            assert kestrel.statistics().connections <= 64 + 8
+
+    asyncio.run(main())
+
+
+def test_polls_that_vanish_close_nothing_and_lose_nothing():
+    """200 times a parked poll goes away just when its item comes; each item reaches the next poll."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for i in range(200):
+                task = asyncio.ensure_future(kestrel.wait("q", 20).result())
+                await until(lambda: server.waiters.get("q"))
+                server.append("q", b"%d" % i)
+                for _ in range(i % 7):
+                    await asyncio.sleep(0)
+                task.cancel()
+                try:
+                    read = await task
+                except asyncio.CancelledError:
+                    async with asyncio.timeout(1):
+                        read = await kestrel.wait("q", 5).result()
+                assert read.data == b"%d" % i
+                await read.confirm()
+            assert [data for _, data in server.confirmed] == [b"%d" % i for i in range(200)]
+            assert server.accepted < 20
+            assert kestrel.statistics().pinned == 0
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_poll_at_every_step():
+    """Cancelled after any number of steps, a poll leaves the line and its item goes to another."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for steps in range(1, 13):
+                server.append("q", b"x")
+                task = asyncio.ensure_future(kestrel.wait("q", 20).result())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                task.cancel()
+                try:
+                    read = await task
+                except asyncio.CancelledError:
+                    assert kestrel.statistics().waiters == 0
+                    async with asyncio.timeout(2):
+                        read = await kestrel.wait("q", 2).result()
+                await read.confirm()
+            assert len(server.confirmed) == 12
+            assert kestrel.statistics().pinned == 0
+
+    asyncio.run(main())
+
+
+def test_cancel_ends_a_wait_at_once_from_a_callback():
+    """`cancel` is synchronous and idempotent; the wait answers None and leaves the line."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            waiter = kestrel.wait("q", 20)
+            task = asyncio.ensure_future(waiter.result())
+            await asyncio.sleep(0)
+            waiter.cancel()
+            waiter.cancel()
+            assert kestrel.statistics().waiters == 0
+            async with asyncio.timeout(1):
+                assert await task is None
+            untouched = kestrel.wait("q", 20)
+            untouched.cancel()
+            assert await untouched.result() is None
+
+    asyncio.run(main())
+
+
+def test_an_item_given_but_not_fetched_goes_to_the_next():
+    """A waiter that is cancelled, or never fetches, passes its item on before its deadline is forgotten."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            first = kestrel.wait("q", 20)
+            second = kestrel.wait("q", 20)
+            await until(lambda: server.waiters.get("q"))
+            server.append("q", b"x")
+            await until(lambda: kestrel.statistics().items_taken == 1)
+            first.cancel()
+            assert await first.result() is None
+            read = await second.result()
+            assert read.data == b"x"
+            await read.confirm()
+            forgotten = kestrel.wait("q", 0.2)
+            server.append("q", b"y")
+            await until(lambda: kestrel.statistics().pinned == 1)
+            await until(lambda: list(server.queues["q"]) == [b"y"])
+            assert await forgotten.result() is None
+            assert kestrel.statistics().given_back_unserved == 1
+
+    asyncio.run(main())
+
+
+def test_an_item_for_nobody_is_given_back_by_abort():
+    """A get that outlives its poll hands its item back at once and its connection is kept."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            waiter = kestrel.wait("q", 20)
+            await until(lambda: server.waiters.get("q"))
+            waiter.cancel()
+            assert server.waiters["q"]
+            server.append("q", b"x")
+            await until(lambda: server.log[-1] == "get q/abort")
+            await until(lambda: list(server.queues["q"]) == [b"x"])
+            assert kestrel.statistics().given_back_unserved == 1
+            assert all(not session.closed for session in server.sessions)
+
+    asyncio.run(main())
+
+
+def test_an_item_lost_before_it_was_fetched_does_not_end_the_poll():
+    """When the connection dies between answer and fetch, the poll is first in line again."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            waiter = kestrel.wait("q", 20)
+            await until(lambda: server.waiters.get("q"))
+            server.append("q", b"x")
+            await until(lambda: kestrel.statistics().items_taken == 1)
+            behind = kestrel.wait("q", 20)
+            next(session for session in server.sessions if session.held).transport.abort()
+            await until(lambda: kestrel.statistics().lost_reads == 1)
+            server.append("q", b"y")
+            results = await asyncio.gather(waiter.result(), behind.result())
+            assert {read.data for read in results} == {b"x", b"y"}
+            for read in results:
+                await read.confirm()
+
+    asyncio.run(main())
+
+
+def test_a_get_cut_before_its_time_is_armed_again():
+    """A server that closes the blocked connections does not end the polls."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            tasks = [asyncio.ensure_future(kestrel.wait("q", 20).result()) for _ in range(3)]
+            for _ in range(4):
+                await until(lambda: len(server.waiters.get("q", ())) == 3)
+                cut = kestrel.statistics().waits_cut + 3
+                for session in list(server.waiters["q"]):
+                    session.transport.abort()
+                await until(lambda cut=cut: kestrel.statistics().waits_cut >= cut)
+            await until(lambda: server.waiters.get("q"))
+            for i in range(3):
+                server.append("q", b"%d" % i)
+            reads = await asyncio.gather(*tasks)
+            assert [read.data for read in reads] == [b"0", b"1", b"2"]
+            for read in reads:
+                await read.confirm()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_always_cuts_is_not_asked_in_a_hot_loop():
+    """Cut again and again, the gets come after growing pauses."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for _ in range(1000):
+                server.manners.once("get", hang_up)
+            with pytest.raises(BackendUnavailable):
+                await kestrel.wait("q", 0.6).result()
+            assert 3 < sum(line.startswith("get") for line in server.log) < 25
+
+    asyncio.run(main())
+
+
+def test_polls_live_through_a_restart():
+    """The server goes away and comes back on its address: the polls stay and get the next items."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            tasks = [asyncio.ensure_future(kestrel.wait("q", 20).result()) for _ in range(5)]
+            await until(lambda: len(server.waiters.get("q", ())) == 5)
+            await server.stop()
+            await until(lambda: not kestrel.available)
+            await server.open()
+            await until(lambda: kestrel.available)
+            for i in range(5):
+                server.append("q", b"%d" % i)
+            reads = await asyncio.gather(*tasks)
+            assert [read.data for read in reads] == [b"%d" % i for i in range(5)]
+            for read in reads:
+                await read.confirm()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.15])
+def test_a_wait_that_nobody_could_be_asked_for_is_no_empty_queue(timeout_s):
+    """With no server there the wait raises at its end; it does not say that the queue is empty."""
+
+    async def main():
+        server = StandIn()
+        async with server:
+            pass
+        async with client(server.address, ready=False) as kestrel, asyncio.timeout(2):
+            with pytest.raises(BackendUnavailable):
+                await kestrel.wait("q", timeout_s).result()
+
+    asyncio.run(main())
+
+
+def test_a_refusing_server_is_told_as_such():
+    """SERVER_ERROR to a get is a refusal, not an empty queue."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for _ in range(50):
+                server.manners.once("get", answer(b"SERVER_ERROR quiescent\r\n", close=True))
+            for timeout_s in (0, 0.2):
+                with pytest.raises(BackendRefused):
+                    await kestrel.wait("q", timeout_s).result()
+
+    asyncio.run(main())
+
+
+def test_a_stale_connection_costs_a_question_nothing():
+    """A get on a connection that turns out dead is repeated once."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            server.append("q", b"x")
+            server.manners.once("get", hang_up)
+            read = await kestrel.wait("q", 0).result()
+            assert read.data == b"x"
+            await read.confirm()
+            server.manners.once("get", hang_up)
+            assert await kestrel.peek("q") is None
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("manners", [siberite(), Manners(version="9.9-unheard-of", waits=False)])
+def test_a_server_that_ignores_the_wait_is_asked_in_slices(manners):
+    """Siberite, or anybody who answers END at once, is polled gently; the item still comes soon."""
+
+    async def main():
+        async with StandIn(manners) as server, client(server.address) as kestrel:
+            waiter = kestrel.wait("q", 5)
+            await asyncio.sleep(0.5)
+            assert 3 < sum(line.startswith("get") for line in server.log) < 20
+            server.append("q", b"x")
+            started = time.monotonic()
+            read = await waiter.result()
+            assert time.monotonic() - started < 0.4
+            await read.confirm()
+            assert await kestrel.wait("q", 0.3).result() is None
+
+    asyncio.run(main())
+
+
+def test_a_deleted_queue_does_not_end_the_polls():
+    """`delete` wakes the blocked gets with END: they are armed again."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            task = asyncio.ensure_future(kestrel.wait("q", 20).result())
+            for _ in range(3):
+                await until(lambda: server.waiters.get("q"))
+                await kestrel.delete("q")
+            await kestrel.put("q", b"x")
+            read = await task
+            assert read.data == b"x"
+            await read.confirm()
+
+    asyncio.run(main())
+
+
+def test_waits_stay_below_the_idle_limit():
+    """No get stands longer than half of the server's limit for quiet connections."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, kestrel_idle_timeout_s=0.4) as kestrel:
+            assert await kestrel.wait("q", 1).result() is None
+            waits = [int(line.split("t=")[1].split("/")[0]) for line in server.log if "t=" in line]
+            assert len(waits) >= 4
+            assert max(waits) <= 200
+
+    asyncio.run(main())
+
+
+def test_a_frozen_server_is_noticed_while_polls_are_parked():
+    """Blocked gets look the same on a frozen server: a ping finds it out, and the wait is not called empty."""
+
+    async def main():
+        async with (
+            StandIn() as server,
+            client(server.address, kestrel_command_timeout_s=0.1, kestrel_connect_timeout_s=0.1) as kestrel,
+        ):
+            task = asyncio.ensure_future(kestrel.wait("q", 0.8).result())
+            await until(lambda: server.waiters.get("q"))
+            server.manners.frozen = True
+            await until(lambda: not kestrel.available)
+            with pytest.raises(BackendUnavailable):
+                await task
+            server.thaw()
+            await until(lambda: kestrel.available)
+            await kestrel.put("q", b"x")
+            read = await kestrel.wait("q", 1).result()
+            await read.confirm()
+
+    asyncio.run(main())
+
+
+def test_no_queue_leaves_anything_behind():
+    """Thousands of queues polled once each: nothing is kept for any of them."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for i in range(300):
+                assert await kestrel.wait(f"q{i}", 0).result() is None
+            await asyncio.gather(*(kestrel.wait(f"w{i}", 0.5).result() for i in range(100)))
+            await until(lambda: kestrel.statistics().waited_queues == 0)
+            assert kestrel.statistics().standing_waits == 0
+
+    asyncio.run(main())
