@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from gateway import __version__
 from gateway.settings import Settings, SettingsError, flag, variable
 
 PROGRAM: Final = "kestrel-gateway"
+# Run where no command is given: an image, whose arguments a compose file should not have to name.
+COMMAND_VARIABLE: Final = "KESTREL_GATEWAY_COMMAND"
 
 
 class WholeNumber(click.ParamType[int]):
@@ -168,8 +171,9 @@ def healthcheck(url: str | None) -> None:
 
 def main() -> None:
     """The console script."""
+    arguments = sys.argv[1:] or shlex.split(os.environ.get(COMMAND_VARIABLE, ""))
     try:
-        status = cli.main(prog_name=PROGRAM, standalone_mode=False)
+        status = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:
         exc.show()
         sys.exit(exc.exit_code)

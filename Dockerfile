@@ -1,0 +1,28 @@
+# One image for both roles: `serve` (the default) and `broker`. Nothing of the build stays in it.
+FROM python:3.11-slim AS build
+WORKDIR /src
+COPY . .
+RUN python -m venv /opt/kestrel-gateway \
+ && /opt/kestrel-gateway/bin/pip install --no-cache-dir --no-compile . \
+ && /opt/kestrel-gateway/bin/pip uninstall --yes pip setuptools
+
+FROM python:3.11-slim
+COPY --from=build /opt/kestrel-gateway /opt/kestrel-gateway
+RUN groupadd --system --gid 10001 kestrel \
+ && useradd --system --uid 10001 --gid kestrel --no-create-home kestrel \
+ && install --directory --owner kestrel --group kestrel --mode 0700 /data
+USER kestrel
+VOLUME /data
+EXPOSE 8080 22133
+
+# A container's own loopback reaches nobody, so the gateway listens on every address of the container. Requests are not
+# authenticated: publish the port to 127.0.0.1 or to an authenticating proxy only, and name the Hosts that clients use
+# in KESTREL_GATEWAY_ALLOWED_HOSTS. What runs is a variable, so that another role needs no other arguments.
+ENV PATH=/opt/kestrel-gateway/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    KESTREL_GATEWAY_COMMAND=serve \
+    KESTREL_GATEWAY_HOST=0.0.0.0 \
+    KESTREL_GATEWAY_NO_AUTH=true \
+    KESTREL_GATEWAY_DATA=/data
+ENTRYPOINT ["kestrel-gateway"]
+HEALTHCHECK --interval=10s --timeout=4s --start-period=5s --retries=3 CMD ["kestrel-gateway", "healthcheck"]

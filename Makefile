@@ -1,0 +1,43 @@
+# What a newcomer needs: make run, make test, make check. CI (.ci/run) runs the same.
+# Needs make and Python 3.11 or newer; PYTHON names another one: make run PYTHON=python3.12
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DATA   ?= data
+ARGS   ?=
+
+.PHONY: run test check bench install clean help
+
+run: install  ## serve on http://127.0.0.1:8080 with the embedded broker in ./data (ARGS="--port 9000" for more)
+	@exec $(BIN)/kestrel-gateway serve --data $(DATA) $(ARGS)
+
+test: install  ## every test (ARGS="tests/broker -k name" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install  ## lint, format, types, import layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict gateway
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+bench: install  ## measure, and print one table (ARGS="--quick" for less)
+	$(BIN)/python -m bench $(ARGS)
+
+install: $(VENV)/.installed  ## .venv with everything in it, made again when pyproject.toml is newer
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "kestrel-gateway needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv with pip; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setting up $(VENV) (once, and when pyproject.toml changes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+clean:  ## remove what install and the tests made; ./data stays
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' $(MAKEFILE_LIST)

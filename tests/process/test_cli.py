@@ -1,0 +1,157 @@
+"""The command line: flags and variables become settings; a bad value is one line and exit code 2."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import click
+import pytest
+
+from gateway import __version__, cli
+from gateway.settings import Settings
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`kestrel-gateway` with these arguments and variables."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("KESTREL_GATEWAY_")}
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={**clean, **variables},
+    )
+
+
+def settings(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: str) -> Settings:
+    """What `serve` would run with."""
+    for name, value in variables.items():
+        monkeypatch.setenv(f"KESTREL_GATEWAY_{name}", value)
+    with cli.serve.make_context("serve", list(arguments)) as context:
+        values = dict(context.params)
+    values.pop("app")
+    return Settings(**values)
+
+
+def test_no_flags_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option's default is the field's."""
+    assert settings(monkeypatch) == Settings()
+
+
+def test_flags_and_variables_reach_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of field, by flag, by variable, and the flag wins."""
+    made = settings(
+        monkeypatch,
+        "--port", "9000", "--kestrel", "a:1", "--kestrel", "b:2", "--max-timeout", "70.5", "--no-auth",
+        PORT="9001", WORKERS="3", ALLOWED_HOSTS="a.example, b.example c.example", LOG_FORMAT="json", DATA="/x",
+        HOST="0.0.0.0", BROKER_CONFIG="/y.toml", FSYNC="", KESTREL="never:1",
+    )  # fmt: skip
+    assert made == Settings(
+        port=9000,
+        kestrel=("a:1", "b:2"),
+        max_timeout_s=70.5,
+        no_auth=True,
+        workers=3,
+        allowed_hosts=("a.example", "b.example", "c.example"),
+        log_format="json",
+        data=Path("/x"),
+        host="0.0.0.0",
+        broker_config=Path("/y.toml"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--port", "abc"),
+        ("--port", "-1"),
+        ("--port", "1_0"),
+        ("--port", "99999"),
+        ("--max-timeout", "nan"),
+        ("--max-timeout", "inf"),
+        ("--max-timeout", "1e9"),
+        ("--max-timeout", "-1"),
+        ("--max-timeout", ""),
+        ("--fsync", "perhaps"),
+        ("--workers", "0"),
+        ("--host", "0.0.0.0"),
+    ],
+)
+def test_bad_value_is_one_line(flag: str, value: str) -> None:
+    """It names the flag, and nothing is started."""
+    result = run("serve", flag, value)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert flag.strip("-") in result.stderr
+
+
+def test_bad_variable_is_one_line() -> None:
+    """The same for the environment."""
+    result = run("serve", KESTREL_GATEWAY_PORT="x")
+    assert result.returncode == 2
+    assert result.stderr == "kestrel-gateway: Invalid value for '--port': 'x' is not a whole number\n"
+
+
+def test_version_and_help() -> None:
+    """They are quick in code too: neither imports the server, the application or the broker."""
+    assert run("--version").stdout == f"kestrel-gateway {__version__}\n"
+    assert "serve" in run("--help").stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, gateway.cli; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not {"uvicorn", "starlette", "asyncio", "sqlite3", "gateway.app", "gateway.broker"} & set(loaded)
+
+
+def test_command_can_come_from_the_environment() -> None:
+    """An image's role is a variable; arguments win over it."""
+    assert "--listen" in run(KESTREL_GATEWAY_COMMAND="broker --help").stdout
+    assert run("--version", KESTREL_GATEWAY_COMMAND="broker --help").stdout.startswith("kestrel-gateway ")
+    assert run().returncode == 2
+
+
+def test_broker_is_the_brokers_own_command() -> None:
+    """Its flags, its help, its errors."""
+    assert "--listen" in run("broker", "--help").stdout
+    result = run("broker", "--listen", "nonsense")
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_every_field_has_a_flag_and_help() -> None:
+    """Nobody has to read the source to find a setting."""
+    assert isinstance(cli.serve, click.Command)
+    shown = " ".join(run("serve", "--help").stdout.split())
+    assert "--kestrel-idle-timeout" in shown
+    assert "largest body of one job [default 1048576; 1 to 1073741824 bytes]" in shown
+
+
+def test_healthcheck_tells_ready_from_not() -> None:
+    """0 for a 200, 1 for anything else, without asking a proxy."""
+
+    def answer(status: str) -> str:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def serve() -> None:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1000)
+                    connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            port = str(listener.getsockname()[1])
+            result = run("healthcheck", KESTREL_GATEWAY_PORT=port, http_proxy="http://127.0.0.1:1")
+            thread.join()
+            return f"{result.returncode} {result.stdout or result.stderr}"
+
+    assert answer("200 OK").startswith("0 ")
+    assert answer("503 Service Unavailable").startswith("1 ")
+    assert run("healthcheck", "--url", "http://127.0.0.1:1/").returncode == 1
+    assert run("healthcheck", "--url", "nonsense").returncode == 1

@@ -1,0 +1,89 @@
+"""Imports point downwards only, and the broker and the rest never import each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+# A package may import those below it; modules of the same rank do not know each other.
+RANKS: dict[str, int] = {
+    "__main__": 9,
+    "cli": 8,
+    "process": 7,
+    "app": 6,
+    "api": 5,
+    "delivery": 4,
+    "leases": 3,
+    "kestrel": 3,
+    "contract": 2,
+    "problem": 1,
+    "logs": 1,
+    "errors": 0,
+    "settings": 0,
+    "broker": 0,
+}
+# Interfaces that their owner states and others implement or carry.
+ALLOWED = {
+    ("cli", "broker"),  # the command `broker`, imported when it runs
+}
+
+
+def part(module: str) -> str:
+    """The layer of `gateway.api.jobs`: `api`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path, module: str) -> set[str]:
+    """Every module of the gateway that a file imports, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")[: -node.level]
+                base = ".".join([*parents, base] if base else parents)
+            found |= {f"{base}.{alias.name}" for alias in node.names} if base == "gateway" else {base}
+    return {name for name in found if name.startswith("gateway.")}
+
+
+def breaches(importer: str, imported: set[str]) -> set[tuple[str, str]]:
+    """The pairs of layers whose import points upwards or sideways."""
+    source = part(importer)
+    found = set()
+    for target in map(part, imported):
+        if target in {"__version__", source} or (source, target) in ALLOWED:
+            continue
+        if "broker" in {source, target} or RANKS[target] >= RANKS[source]:
+            found.add((source, target))
+    return found
+
+
+def test_every_import_points_downwards(root: Path) -> None:
+    """No file of the package imports from a layer that stands on it."""
+    found = {}
+    for path in sorted((root / "gateway").rglob("*.py")):
+        module = ".".join(path.relative_to(root).with_suffix("").parts)
+        if module != "gateway.__init__":
+            found[str(path.relative_to(root))] = breaches(module, imports(path, module))
+    assert len(found) > 30
+    assert {path: pairs for path, pairs in found.items() if pairs} == {}
+
+
+@pytest.mark.parametrize(
+    ("importer", "source"),
+    [
+        ("gateway.kestrel.pool", "from gateway.api.jobs import Jobs"),
+        ("gateway.kestrel.pool", "def f():\n    import gateway.leases.ids"),
+        ("gateway.broker.queue", "from gateway.errors import QueueFull"),
+        ("gateway.app", "from gateway.broker import Broker"),
+        ("gateway.contract.names", "from ..kestrel import pool"),
+        ("gateway.leases.ids", "from gateway import app"),
+    ],
+)
+def test_breaches_are_found(tmp_path: Path, importer: str, source: str) -> None:
+    """The check itself can fail, for every form of import."""
+    path = tmp_path / "module.py"
+    path.write_text(source)
+    assert breaches(importer, imports(path, importer))

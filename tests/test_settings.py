@@ -1,0 +1,115 @@
+"""docs/operations.md and the packaging files say what the code does."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.cli import default_text, range_text
+from gateway.settings import Settings, SettingsError, flag, is_loopback, variable
+
+
+def rows(root: Path) -> list[list[str]]:
+    """The rows of the table of settings."""
+    table = (root / "docs" / "operations.md").read_text().split("<!-- settings -->")[1]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "`--" in line]
+
+
+def test_settings_table_is_the_code(root: Path) -> None:
+    """One row a field, in order: flag, variable, default, range and meaning."""
+    expected = [
+        [
+            f"`{flag(field)}`",
+            f"`{variable(field)}`",
+            default_text(field),
+            range_text(field),
+            field.metadata["help"],
+        ]
+        for field in dataclasses.fields(Settings)
+    ]
+    assert rows(root) == expected
+
+
+def test_every_variable_that_is_named_exists(root: Path) -> None:
+    """Dockerfile, compose file and the pages name only variables that the program reads."""
+    known = {variable(field) for field in dataclasses.fields(Settings)} | {"KESTREL_GATEWAY_COMMAND"}
+    known |= set(re.findall(r"KESTREL_GATEWAY_TEST_[A-Z_]+", (root / ".ci" / "run").read_text()))
+    known |= broker_variables()
+    for name in ("Dockerfile", "docker-compose.yml", "docs/operations.md", ".ci/run", "README.md"):
+        named = set(re.findall(r"KESTREL_GATEWAY_[A-Z_]*[A-Z]", (root / name).read_text()))
+        assert named - known == set(), name
+
+
+def broker_variables() -> set[str]:
+    """The variables of the command `broker`."""
+    from gateway.broker.__main__ import broker
+
+    named: set[str] = set()
+    for option in broker.params:
+        if option.envvar:
+            named |= {option.envvar} if isinstance(option.envvar, str) else set(option.envvar)
+    return named
+
+
+def test_every_flag_that_is_named_exists(root: Path) -> None:
+    """Flags in docs/operations.md are flags of `serve`, `broker` or `healthcheck`."""
+    text = (root / "docs" / "operations.md").read_text()
+    shown = ""
+    for command in ("serve", "broker", "healthcheck"):
+        shown += subprocess.run(
+            [sys.executable, "-m", "gateway", command, "--help"], capture_output=True, text=True, check=True
+        ).stdout
+    for named in set(re.findall(r"`(--[a-z-]+)", text)):
+        assert re.search(rf"{named}\b", shown), named
+
+
+def test_compose_file_is_what_it_says(root: Path) -> None:
+    """A foreign image gets no command of ours; the gateway is told where Kestrel is; only loopback is published."""
+    compose: dict[str, Any] = yaml.safe_load((root / "docker-compose.yml").read_text())
+    kestrel, gateway = compose["services"]["kestrel"], compose["services"]["gateway"]
+    assert kestrel["image"] == "${KESTREL_IMAGE:-kestrel-gateway}"
+    assert not {"command", "entrypoint", "build"} & set(kestrel)
+    assert gateway["environment"]["KESTREL_GATEWAY_KESTREL"] == "kestrel:22133"
+    assert all(port.startswith("127.0.0.1:") for port in gateway["ports"])
+    volumes = {volume.split(":")[0] for service in (kestrel, gateway) for volume in service["volumes"]}
+    assert volumes == set(compose["volumes"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"port": 65536}, "port: 65536 is not between 0 and 65535"),
+        ({"fsync": "maybe"}, "fsync: 'maybe' is not one of always, off"),
+        ({"default_timeout_s": 61.0}, "default-timeout: 61 s is above max-timeout (60 s)"),
+        ({"default_lease_s": 61.0, "max_lease_s": 60.0}, "default-lease: 61 s is above max-lease (60 s)"),
+        ({"keep_alive_s": float("nan")}, "keep-alive: nan is not between 1 and 3600 s"),
+        ({"host": "0.0.0.0"}, "host: '0.0.0.0' is not a loopback address"),
+    ],
+)
+def test_values_out_of_range_are_told(values: dict[str, Any], message: str) -> None:
+    """The message names key, value and range."""
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        Settings(**values)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True),
+        ("127.0.0.2", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("", False),
+        ("example.org", False),
+    ],
+)
+def test_loopback_is_known(host: str, expected: bool) -> None:
+    """Only what certainly stays on this machine counts."""
+    assert is_loopback(host) is expected
