@@ -1,0 +1,225 @@
+"""Runs every curl example against a live gateway, and against two wrong ones, where each must fail."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "clients" / "curl-examples"
+CALLS = sorted(path.name for path in EXAMPLES.glob("*.sh") if path.name not in {"lib.sh", "consumer.sh"})
+LIMIT_S = 60
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a gateway with its embedded broker."""
+    data = tmp_path_factory.mktemp("curl")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = data / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--data", str(data / "data")],
+            stdout=out,
+            stderr=out,
+            cwd=EXAMPLES.parent.parent,
+            env=environment(),
+        )
+    try:
+        deadline_s = time.monotonic() + 30
+        while ask(port, "GET", "/readyz")[0] != 200:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline_s, log.read_text()
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def yes_man() -> Iterator[str]:
+    """The address of a server that answers every request with 200 and an empty object."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def closed_port() -> Iterator[str]:
+    """An address where nobody listens, and nobody can while the test runs."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process' environment without what could lead curl or the gateway elsewhere."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.lower().endswith("_proxy") and not name.startswith("KESTREL_GATEWAY_")
+    }
+    return {**kept, **more}
+
+
+def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body; status 0 when nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        try:
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except OSError:
+            return 0, b""
+
+
+def start(example: str, *arguments: str, gateway: str, files: Path, **more: str) -> subprocess.Popen[str]:
+    """The example as a running process; its temporary files go below `files`."""
+    return subprocess.Popen(
+        [str(EXAMPLES / example), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(GATEWAY=gateway, TMPDIR=str(files), **more),
+        cwd=files,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and what it wrote."""
+    try:
+        written, _ = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # what the script started holds its output open
+        process.communicate()
+        raise
+    return process.returncode, written
+
+
+def port_of(address: str) -> int:
+    """The port in `http://127.0.0.1:80`."""
+    return int(address.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("example", CALLS)
+def test_example_works_twice_at_once(example: str, gateway: str, tmp_path: Path) -> None:
+    """Two runs side by side both pass, show what they do, and leave neither a queue nor a file behind."""
+    for process in [start(example, gateway=gateway, files=tmp_path) for _ in range(2)]:
+        code, written = finish(process)
+        assert code == 0, written
+        assert written.startswith("# "), written
+        assert f"{gateway}/" in written
+    assert b'"curl-' not in ask(port_of(gateway), "GET", "/queues")[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("example", CALLS)
+def test_example_fails_without_a_gateway(example: str, closed_port: str, tmp_path: Path) -> None:
+    """Where nobody listens, every example ends with an exit code other than 0."""
+    code, written = finish(start(example, gateway=closed_port, files=tmp_path))
+    assert code != 0, written
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("example", CALLS)
+def test_example_fails_on_wrong_answers(example: str, yes_man: str, tmp_path: Path) -> None:
+    """A server that says 200 to everything is not enough for any example."""
+    code, written = finish(start(example, gateway=yes_man, files=tmp_path))
+    assert code == 1, written
+    assert "FAILED: " in written
+
+
+def test_consumer_works_until_done(gateway: str, tmp_path: Path) -> None:
+    """The consumer gives back the job whose command failed, gets it again, acks all, and stops after JOBS."""
+    port = port_of(gateway)
+    for number in range(3):
+        assert ask(port, "POST", "/queues/consumer-example/jobs", b'{"number":%d}' % number)[0] == 201
+    # Keeps every delivery; fails at the very first one.
+    work = "cat >>seen; echo >>seen; [ -e failed ] || { touch failed; exit 1; }"
+    process = start(
+        "consumer.sh", "consumer-example", "sh", "-c", work, gateway=gateway, files=tmp_path, JOBS="3", PAUSE="0.1"
+    )
+    code, written = finish(process)
+    assert code == 0, written
+    seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
+    assert [(each["data"]["number"], each["attempt"]) for each in seen] == [(0, 1), (0, 2), (1, 1), (2, 1)]
+    queue = json.loads(ask(port, "GET", "/queues/consumer-example")[1])
+    assert (queue["items"], queue["open_reads"]) == (0, 0)
+    assert ask(port, "DELETE", "/queues/consumer-example")[0] == 200
+
+
+def test_consumer_finishes_its_job_on_sigterm(gateway: str, tmp_path: Path) -> None:
+    """SIGTERM while the command works: the job is acked, then the consumer ends without taking another."""
+    port = port_of(gateway)
+    for _ in range(2):
+        assert ask(port, "POST", "/queues/consumer-stopped/jobs", b"{}")[0] == 201
+    os.mkfifo(tmp_path / "go")
+    go = os.open(tmp_path / "go", os.O_RDWR)
+    work = "cat >/dev/null; echo begun; read line <go"
+    process = start("consumer.sh", "consumer-stopped", "sh", "-c", work, gateway=gateway, files=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    os.write(go, b"\n")
+    code, written = finish(process)
+    os.close(go)
+    assert code == 0, written
+    queue = json.loads(ask(port, "GET", "/queues/consumer-stopped")[1])
+    assert (queue["items"], queue["open_reads"]) == (1, 0)
+    assert ask(port, "DELETE", "/queues/consumer-stopped")[0] == 200
+
+
+@pytest.mark.parametrize("wrong", ["closed_port", "yes_man"])
+def test_consumer_fails_without_a_gateway(wrong: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The consumer gives up in the end where there is no gateway, and at once where something else answers."""
+    address = request.getfixturevalue(wrong)
+    process = start("consumer.sh", "emails", gateway=address, files=tmp_path, TRIES="2", PAUSE="0.1")
+    code, written = finish(process)
+    assert code == 1, written
+
+
+def test_readme_lists_every_example() -> None:
+    """The README's table has a row for each script, and none for a script that is not there."""
+    rows = [line for line in (EXAMPLES / "README.md").read_text().splitlines() if line.startswith("| [")]
+    listed = [line.split("]")[0].removeprefix("| [") for line in rows]
+    assert sorted(listed) == sorted([*CALLS, "consumer.sh"])
