@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+
+from tests.running import Running
 
 EXAMPLES = Path(__file__).parent.parent / "clients" / "curl-examples"
 CALLS = sorted(path.name for path in EXAMPLES.glob("*.sh") if path.name not in {"lib.sh", "consumer.sh"})
 LIMIT_S = 60
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a gateway with its embedded broker."""
-    data = tmp_path_factory.mktemp("curl")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = data / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--data", str(data / "data")],
-            stdout=out,
-            stderr=out,
-            cwd=EXAMPLES.parent.parent,
-            env=environment(),
-        )
-    try:
-        deadline_s = time.monotonic() + 30
-        while ask(port, "GET", "/readyz")[0] != 200:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline_s, log.read_text()
-            time.sleep(0.02)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture
@@ -91,25 +62,9 @@ def closed_port() -> Iterator[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process' environment without what could lead curl or the gateway elsewhere."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.lower().endswith("_proxy") and not name.startswith("KESTREL_GATEWAY_")
-    }
+    """This process' environment without the proxies that could lead curl elsewhere."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     return {**kept, **more}
-
-
-def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """Status and body; status 0 when nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    with contextlib.closing(connection):
-        try:
-            connection.request(method, path, body)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        except OSError:
-            return 0, b""
 
 
 def start(example: str, *arguments: str, gateway: str, files: Path, **more: str) -> subprocess.Popen[str]:
@@ -136,20 +91,15 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, written
 
 
-def port_of(address: str) -> int:
-    """The port in `http://127.0.0.1:80`."""
-    return int(address.rpartition(":")[2])
-
-
 @pytest.mark.parametrize("example", CALLS)
-def test_example_works_twice_at_once(example: str, gateway: str, tmp_path: Path) -> None:
+def test_example_works_twice_at_once(example: str, gateway: Running, http: httpx.Client, tmp_path: Path) -> None:
     """Two runs side by side both pass, show what they do, and leave neither a queue nor a file behind."""
-    for process in [start(example, gateway=gateway, files=tmp_path) for _ in range(2)]:
+    for process in [start(example, gateway=gateway.url, files=tmp_path) for _ in range(2)]:
         code, written = finish(process)
         assert code == 0, written
         assert written.startswith("# "), written
-        assert f"{gateway}/" in written
-    assert b'"curl-' not in ask(port_of(gateway), "GET", "/queues")[1]
+        assert f"{gateway.url}/" in written
+    assert '"curl-' not in http.get("/queues").text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,34 +119,32 @@ def test_example_fails_on_wrong_answers(example: str, yes_man: str, tmp_path: Pa
     assert "FAILED: " in written
 
 
-def test_consumer_works_until_done(gateway: str, tmp_path: Path) -> None:
+def test_consumer_works_until_done(gateway: Running, http: httpx.Client, tmp_path: Path) -> None:
     """The consumer gives back the job whose command failed, gets it again, acks all, and stops after JOBS."""
-    port = port_of(gateway)
     for number in range(3):
-        assert ask(port, "POST", "/queues/consumer-example/jobs", b'{"number":%d}' % number)[0] == 201
+        assert http.post("/queues/consumer-example/jobs", content=b'{"number":%d}' % number).status_code == 201
     # Keeps every delivery; fails at the very first one.
     work = "cat >>seen; echo >>seen; [ -e failed ] || { touch failed; exit 1; }"
     process = start(
-        "consumer.sh", "consumer-example", "sh", "-c", work, gateway=gateway, files=tmp_path, JOBS="3", PAUSE="0.1"
+        "consumer.sh", "consumer-example", "sh", "-c", work, gateway=gateway.url, files=tmp_path, JOBS="3", PAUSE="0.1"
     )
     code, written = finish(process)
     assert code == 0, written
     seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     assert [(each["data"]["number"], each["attempt"]) for each in seen] == [(0, 1), (0, 2), (1, 1), (2, 1)]
-    queue = json.loads(ask(port, "GET", "/queues/consumer-example")[1])
+    queue = http.get("/queues/consumer-example").json()
     assert (queue["items"], queue["open_reads"]) == (0, 0)
-    assert ask(port, "DELETE", "/queues/consumer-example")[0] == 200
+    assert http.delete("/queues/consumer-example").status_code == 200
 
 
-def test_consumer_finishes_its_job_on_sigterm(gateway: str, tmp_path: Path) -> None:
+def test_consumer_finishes_its_job_on_sigterm(gateway: Running, http: httpx.Client, tmp_path: Path) -> None:
     """SIGTERM while the command works: the job is acked, then the consumer ends without taking another."""
-    port = port_of(gateway)
     for _ in range(2):
-        assert ask(port, "POST", "/queues/consumer-stopped/jobs", b"{}")[0] == 201
+        assert http.post("/queues/consumer-stopped/jobs", content=b"{}").status_code == 201
     os.mkfifo(tmp_path / "go")
     go = os.open(tmp_path / "go", os.O_RDWR)
     work = "cat >/dev/null; echo begun; read line <go"
-    process = start("consumer.sh", "consumer-stopped", "sh", "-c", work, gateway=gateway, files=tmp_path)
+    process = start("consumer.sh", "consumer-stopped", "sh", "-c", work, gateway=gateway.url, files=tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGTERM)
@@ -204,9 +152,9 @@ def test_consumer_finishes_its_job_on_sigterm(gateway: str, tmp_path: Path) -> N
     code, written = finish(process)
     os.close(go)
     assert code == 0, written
-    queue = json.loads(ask(port, "GET", "/queues/consumer-stopped")[1])
+    queue = http.get("/queues/consumer-stopped").json()
     assert (queue["items"], queue["open_reads"]) == (1, 0)
-    assert ask(port, "DELETE", "/queues/consumer-stopped")[0] == 200
+    assert http.delete("/queues/consumer-stopped").status_code == 200
 
 
 @pytest.mark.parametrize("wrong", ["closed_port", "yes_man"])
