@@ -6,13 +6,14 @@ Knows no HTTP, no tenants and no leases.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 from typing import Any
 
-from pymemcache.exceptions import MemcacheClientError, MemcacheError, MemcacheServerError, MemcacheUnknownCommandError
+from pymemcache.exceptions import MemcacheClientError, MemcacheError, MemcacheUnknownCommandError
 
-from gateway.errors import BackendUnavailable, GatewayError, QueueFull
+from gateway.errors import BackendUnavailable, GatewayError
 from gateway.kestrel.address import parse_address
 from gateway.kestrel.codec import Codecs, KestrelClient
 from gateway.kestrel.connection import ConnectionLostError
@@ -21,6 +22,7 @@ from gateway.kestrel.server import Backend, Health, Server
 from gateway.kestrel.stats import QueueStats, parse_dump, parse_stats
 from gateway.kestrel.trouble import not_asked, perhaps_done
 from gateway.kestrel.waiting import Lines, Waiter
+from gateway.kestrel.writer import Writer
 from gateway.settings import Settings
 
 
@@ -36,6 +38,7 @@ class Kestrel:
         self._counters = Counters()
         self._codecs = Codecs()
         self._servers: list[Server] = []
+        self._writers: list[Writer] = []
         self._lines = self._make_lines()
 
     async def start(self) -> None:
@@ -44,6 +47,7 @@ class Kestrel:
             Server(address, self._settings, self._codecs, self._counters, self._server_up) for address in self._parsed
         ]
         self._lines = self._make_lines()
+        self._writers = [Writer(server) for server in self._servers]
         for server in self._servers:
             server.start()
 
@@ -62,22 +66,13 @@ class Kestrel:
         Raises: QueueFull; BackendUnavailable when nothing was sent, BackendRefused when the server said no;
         OutcomeUnknown when it was sent and no clean answer came. Cancelled: it may have been stored.
         """
-        for server in self._writable():
+        for writer in self._writable():
             try:
-                stored = await server.run(KestrelClient.store, key, data, expiry)
+                await writer.put(key, data, expiry)
             except BackendUnavailable as error:
                 failure = error
                 continue
-            except (ConnectionLostError, MemcacheError) as error:
-                trouble = perhaps_done(error, server.address)
-                if not isinstance(trouble, BackendUnavailable):
-                    raise trouble from error
-                failure = trouble
-                failure.__cause__ = error
-                continue
-            if stored is True:
-                return
-            raise QueueFull("Kestrel did not store the job: the queue is full, or the job too large for it")
+            return
         raise failure
 
     async def put_many(self, key: str, items: Sequence[tuple[bytes, int]]) -> list[GatewayError | None]:
@@ -87,17 +82,15 @@ class Kestrel:
         """
         if not items:
             return []
-        for server in self._writable():
-            outcomes: list[bool | MemcacheServerError] = []
-            sent = [0]
-            failure: BaseException | None = None
-            try:
-                await server.run(KestrelClient.store_many, key, items, outcomes, sent)
-            except (BackendUnavailable, ConnectionLostError, MemcacheError) as error:
-                failure = error
-            if sent[0]:
+        outcomes: list[GatewayError | None] = []
+        for writer in self._writable():
+            stored = await asyncio.gather(
+                *(writer.put(key, data, expiry) for data, expiry in items), return_exceptions=True
+            )
+            outcomes = [each if isinstance(each, GatewayError) else None for each in stored]
+            if not all(isinstance(each, BackendUnavailable) for each in outcomes):
                 break
-        return [_outcome(server, index, outcomes, sent[0], failure) for index in range(len(items))]
+        return outcomes
 
     def wait(self, key: str, timeout_s: float) -> Waiter:
         """Joins those who wait for the queue's next item. `timeout_s` 0: asks once and answers at once.
@@ -173,14 +166,15 @@ class Kestrel:
         patience_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         return Lines(self._servers, settings.kestrel_waits, patience_s, self._counters)
 
-    def _writable(self) -> Sequence[Server]:
+    def _writable(self) -> Sequence[Writer]:
         """The servers in the order in which a write tries them: those that answer first, at random."""
         if len(self._servers) == 1:
-            return self._servers
+            return self._writers
         if not self._servers:
             raise BackendUnavailable("the Kestrel client is not started")
-        servers = random.sample(self._servers, len(self._servers))
-        return sorted(servers, key=lambda server: server.state is not Health.UP)
+        order = random.sample(range(len(self._servers)), len(self._servers))
+        order.sort(key=lambda index: self._servers[index].state is not Health.UP)
+        return [self._writers[index] for index in order]
 
     async def _ask_all(self, command: Any, key: str) -> list[Any]:
         answers = []
@@ -200,27 +194,6 @@ class Kestrel:
                 await server.run(command, key)
             except (ConnectionLostError, MemcacheError) as error:
                 raise perhaps_done(error, server.address) from error
-
-
-def _outcome(
-    server: Server,
-    index: int,
-    outcomes: list[bool | MemcacheServerError],
-    sent: int,
-    failure: BaseException | None,
-) -> GatewayError | None:
-    if index < len(outcomes):
-        outcome = outcomes[index]
-        if outcome is True:
-            return None
-        if outcome is False:
-            return QueueFull("Kestrel did not store the job: the queue is full, or the job too large for it")
-        assert isinstance(outcome, MemcacheServerError)
-        return not_asked(outcome, server.address)
-    assert failure is not None
-    if index < sent:
-        return perhaps_done(failure, server.address)
-    return not_asked(failure, server.address)
 
 
 async def _stats(server: Server) -> dict[str, QueueStats]:

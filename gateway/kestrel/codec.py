@@ -25,6 +25,9 @@ from gateway.kestrel.bridge import Bridge
 BATCH_BYTES = 256 * 1024
 BATCH_ITEMS = 64
 
+Put = tuple[str, bytes, int]
+"""Key, data and expiry as on the wire."""
+
 _KEY = re.compile(rb"[\x21-\x2e\x30-\x7e\x80-\xff][\x21-\x7e\x80-\xff]*")
 _SETTLED = (b"END",)
 _DELETED = (b"DELETED", b"END")
@@ -97,21 +100,23 @@ class KestrelClient(Client):  # type: ignore[misc]
         self._clean(8 if stored is True else 12)
         return stored
 
-    def store_many(
-        self, key: str, items: Sequence[tuple[bytes, int]], outcomes: list[bool | MemcacheServerError], sent: list[int]
-    ) -> None:
+    def store_many(self, puts: Sequence[Put], outcomes: list[bool | MemcacheServerError], sent: list[int]) -> None:
         """Pipelined sets, whose answers are appended to `outcomes`; `sent[0]` is how many went out at all.
 
-        When it raises, the items after len(outcomes) and before sent[0] have no answer.
+        When it raises, the items after len(outcomes) and before sent[0] have no answer. One alone goes pymemcache's
+        own way, since its `_store_cmd` knows one item a key.
         """
-        name = self.check_key(key, b"")
-        while sent[0] < len(items):
+        if len(puts) == 1:
+            sent[0] = 1
+            outcomes.append(self._store_one(puts[0]))
+            return
+        while sent[0] < len(puts):
             batch: list[bytes] = []
             size = 0
-            for data, expiry in items[sent[0] : sent[0] + BATCH_ITEMS]:
+            for key, data, expiry in puts[sent[0] : sent[0] + BATCH_ITEMS]:
                 if batch and size + len(data) > BATCH_BYTES:
                     break
-                batch.append(b"set %b 0 %d %d\r\n%b\r\n" % (name, expiry, len(data), data))
+                batch.append(b"set %b 0 %d %d\r\n%b\r\n" % (self.check_key(key, b""), expiry, len(data), data))
                 size += len(data)
             sent[0] += len(batch)
             self.sock.sendall(b"".join(batch))
@@ -121,6 +126,12 @@ class KestrelClient(Client):  # type: ignore[misc]
                 outcomes.append(self._stored(line))
             if rest:
                 raise MemcacheUnknownError("more bytes than the answers")
+
+    def _store_one(self, put: Put) -> bool | MemcacheServerError:
+        try:
+            return self.store(*put) is True
+        except MemcacheServerError as refusal:
+            return refusal
 
     def _stored(self, line: bytes) -> bool | MemcacheServerError:
         if line == b"STORED":

@@ -89,6 +89,8 @@ class Session(asyncio.Protocol):
         self.transport = transport
         self.server.sessions.append(self)
         self.server.accepted += 1
+        if not self.server.running:
+            transport.abort()
 
     def connection_lost(self, exc):
         self.closed = True
@@ -236,6 +238,7 @@ class StandIn:
         self.log: list[str] = []
         self.confirmed: list[tuple[str, bytes]] = []
         self.accepted = 0
+        self.running = False
         self.max_items = 1 << 30
 
     async def __aenter__(self) -> Self:
@@ -248,10 +251,12 @@ class StandIn:
 
     async def open(self) -> None:
         self.server = await self.loop.create_server(lambda: Session(self), "127.0.0.1", self.port, backlog=1000)
+        self.running = True
         self.port = self.server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Closes the listener and every connection, as a restart does; the items stay."""
+        self.running = False
         self.server.close()
         for session in list(self.sessions):
             session.transport.abort()

@@ -155,11 +155,11 @@ def test_a_bad_key_sends_nothing(key, method):
 
 def test_many_sets_keep_the_answers_that_came():
     """Answers in order, refusals among them; after a cut the rest have none."""
-    items = [(b"%d" % i, i) for i in range(100)]
+    items = [("q", b"%d" % i, i) for i in range(100)]
     outcomes, sent = [], [0]
     answer = b"STORED\r\nNOT_STORED\r\nSERVER_ERROR full\r\n" + b"STORED\r\n" * 60
     with pytest.raises(MemcacheUnexpectedCloseError):
-        play(answer, KestrelClient.store_many, "q", items, outcomes, sent)
+        play(answer, KestrelClient.store_many, items, outcomes, sent)
     assert outcomes[:2] == [True, False]
     assert isinstance(outcomes[2], MemcacheServerError)
     assert len(outcomes) == 63

@@ -126,13 +126,26 @@ def test_a_batch_that_is_cut_tells_each_item_apart():
         async with StandIn() as server, client(server.address) as kestrel:
             for _ in range(3):
                 server.manners.once("set", answer(b"STORED\r\n"))
-            server.manners.once("set", answer(b"SERVER_ERROR no\r\n"))
             server.manners.once("set", hang_up)
             outcomes = await kestrel.put_many("q", [(b"x", 0)] * 100)
             assert outcomes[:3] == [None] * 3
-            assert type(outcomes[3]) is BackendRefused
-            assert {type(outcome) for outcome in outcomes[4:64]} == {OutcomeUnknown}
+            assert {type(outcome) for outcome in outcomes[3:64]} == {OutcomeUnknown}
             assert {type(outcome) for outcome in outcomes[64:]} == {BackendUnavailable}
+
+    asyncio.run(main())
+
+
+def test_what_stood_behind_a_refused_put_was_refused_with_it():
+    """A server that refuses closes the connection: nothing behind the refusal was looked at."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            server.manners.once("set", answer(b"STORED\r\n"))
+            server.manners.once("set", answer(b"SERVER_ERROR read-only\r\n"))
+            server.manners.once("set", hang_up)
+            outcomes = await kestrel.put_many("q", [(b"x", 0)] * 10)
+            assert outcomes[0] is None
+            assert {type(outcome) for outcome in outcomes[1:]} == {BackendRefused}
 
     asyncio.run(main())
 
