@@ -87,7 +87,10 @@ class Kestrel:
             stored = await asyncio.gather(
                 *(writer.put(key, data, expiry) for data, expiry in items), return_exceptions=True
             )
-            outcomes = [each if isinstance(each, GatewayError) else None for each in stored]
+            for each in stored:
+                if each is not None and not isinstance(each, GatewayError):
+                    raise each
+            outcomes = [each for each in stored if each is None or isinstance(each, GatewayError)]
             if not all(isinstance(each, BackendUnavailable) for each in outcomes):
                 break
         return outcomes

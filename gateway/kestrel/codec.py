@@ -34,12 +34,16 @@ _DELETED = (b"DELETED", b"END")
 
 
 class Wire(Protocol):
-    """What the codec needs of a connection. `received` counts the bytes handed out since the call began."""
+    """What the codec needs of a connection. `received` counts the bytes handed out since the call began.
+
+    `more_time` gives the call its whole time again, after a complete answer to a part of it.
+    """
 
     received: int
 
     def sendall(self, data: bytes) -> None: ...
     def recv(self, size: int) -> bytes: ...
+    def more_time(self) -> None: ...
 
 
 class KestrelClient(Client):  # type: ignore[misc]
@@ -126,6 +130,7 @@ class KestrelClient(Client):  # type: ignore[misc]
                 outcomes.append(self._stored(line))
             if rest:
                 raise MemcacheUnknownError("more bytes than the answers")
+            self.sock.more_time()
 
     def _store_one(self, put: Put) -> bool | MemcacheServerError:
         try:

@@ -7,7 +7,8 @@ a waiter that vanishes closes none. Whom an item serves is the line's business (
 2. A get that is cut before its time is armed again, after growing pauses, while waiters keep waiting.
 3. A server that answers END before the time is over does not wait (Siberite) or had the queue deleted: from the second
    in a row one get at a time is sent, in slices that grow, until an item comes or a get waits its time out.
-4. A waiter who asks once has a get of his own without a wait; what it brings still serves the first in line.
+4. A waiter who asks once is answered by a get without a wait that was sent after he came: by one of his own, or by
+   another one's END. What such a get brings still serves the first in line.
 """
 
 from __future__ import annotations
@@ -61,9 +62,13 @@ class Get:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """One get without a wait, for a waiter who asks once. `again`: it may be repeated when it is cut."""
+    """One get without a wait, for a waiter who asks once. `came`: how many had been sent when he came.
+
+    again: it may be repeated when it is cut.
+    """
 
     caller: Caller
+    came: int
     again: bool = True
 
 
@@ -71,7 +76,7 @@ class Feeder:
     """Keeps a queue's gets standing on one server."""
 
     __slots__ = (
-        "_answered_at", "_asking", "_counters", "_early", "_error", "_failures", "_gets", "_limit", "_line",
+        "_answered_at", "_asked", "_asking", "_counters", "_early", "_error", "_failures", "_gets", "_limit", "_line",
         "_questions", "_retry", "_wanted", "server",
     )  # fmt: skip
 
@@ -84,6 +89,7 @@ class Feeder:
         self._wanted: set[asyncio.Future[Connection]] = set()
         self._questions: deque[Question] = deque()
         self._asking = 0
+        self._asked = 0
         self._answered_at = -1.0
         self._failures = 0
         self._early = 0
@@ -122,7 +128,7 @@ class Feeder:
 
     def ask(self, caller: Caller) -> None:
         """Asks the server once for a waiter who does not wait."""
-        self._questions.append(Question(caller))
+        self._questions.append(Question(caller, self._asked))
         self._fill()
 
     def revive(self) -> None:
@@ -182,7 +188,8 @@ class Feeder:
                 question = self._questions.popleft()
                 if question.caller.waiting:
                     self._asking += 1
-                    then = partial(self._told, connection, question)
+                    self._asked += 1
+                    then = partial(self._told, connection, question, self._asked)
                     connection.start(then, self.server.timeout_s, KestrelClient.take, self._line.key, 0)
                     return
             if self._missing():
@@ -214,25 +221,33 @@ class Feeder:
         self._line.tidy()
 
     def _told(
-        self, connection: Connection, question: Question, value: bytes | None, error: BaseException | None
+        self, connection: Connection, question: Question, number: int, value: bytes | None, error: BaseException | None
     ) -> None:
         self._asking -= 1
         caller = question.caller
         if error is None:
             self._heard(connection, value)
-            if caller.waiting:
-                if value is None:
-                    self._line.asked(caller, None)
-                else:
-                    self._questions.append(question)  # the item was for somebody before him
+            if value is None:
+                self._nothing(caller, number)
+            elif caller.waiting:
+                self._questions.append(question)  # the item was for somebody before him
         elif caller.waiting:
             self._error = not_asked(error, self.server.address)
             if question.again and isinstance(error, ConnectionLostError) and not error.timed_out:
-                self._questions.append(Question(caller, again=False))
+                self._questions.append(Question(caller, question.came, again=False))
             else:
                 self._line.asked(caller, self._error)
         self._fill()
         self._line.tidy()
+
+    def _nothing(self, caller: Caller, number: int) -> None:
+        """The get that was sent as that number found nothing, which answers everybody who had come before it."""
+        answered = [caller]
+        while self._questions and self._questions[0].came < number:
+            answered.append(self._questions.popleft().caller)
+        for each in answered:
+            if each.waiting:
+                self._line.asked(each, None)
 
     def _heard(self, connection: Connection, value: bytes | None) -> None:
         self._answered_at = self._line.loop.time()

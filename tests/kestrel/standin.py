@@ -129,6 +129,9 @@ class Session(asyncio.Protocol):
             return
         if self.server.manners.frozen:
             self.unsent += data
+        elif self.server.delay_s:
+            self.chopped_until = max(self.chopped_until, self.server.loop.time()) + self.server.delay_s
+            self.server.loop.call_at(self.chopped_until, self.transport.write, data)
         elif self.server.manners.chop:
             for i in range(len(data)):
                 self.chopped_until = max(self.chopped_until, self.server.loop.time()) + 0.0005
@@ -240,6 +243,7 @@ class StandIn:
         self.accepted = 0
         self.running = False
         self.max_items = 1 << 30
+        self.delay_s = 0.0
 
     async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()

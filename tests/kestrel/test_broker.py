@@ -9,6 +9,7 @@ import time
 import uvloop
 
 from gateway.errors import BackendUnavailable, LeaseLost, OutcomeUnknown
+from gateway.kestrel.bridge import Bridge
 from gateway.kestrel.connection import Connection
 from tests.kestrel.support import client, until
 
@@ -73,6 +74,10 @@ def test_five_thousand_parked_polls_use_few_connections_and_are_served_in_order(
             took_s = time.monotonic() - started
             assert [read.data for read in reads] == [data for data, _ in jobs]
             assert took_s < 20
+            assert kestrel.statistics().pinned == count
+            assert sum(type(item) is Bridge for item in gc.get_objects()) <= 100, (
+                "a pinned connection holds no greenlet"
+            )
             for start in range(0, count, 200):
                 await asyncio.gather(*(read.confirm() for read in reads[start : start + 200]))
             assert (await kestrel.queues())[key].items == 0

@@ -150,6 +150,18 @@ def test_what_stood_behind_a_refused_put_was_refused_with_it():
     asyncio.run(main())
 
 
+def test_a_long_batch_has_the_time_of_each_part():
+    """The deadline is for an answer: a batch of many parts, each in time, may take longer than that."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, kestrel_command_timeout_s=0.2) as kestrel:
+            server.delay_s = 0.002
+            outcomes = await kestrel.put_many("q", [(b"x" * 100, 0)] * 256)
+            assert outcomes == [None] * 256
+
+    asyncio.run(main())
+
+
 def test_a_thousand_puts_at_once_share_a_bounded_pool():
     """Callers beyond the connections in flight share them; all are stored."""
 

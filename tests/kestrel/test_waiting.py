@@ -436,3 +436,41 @@ def test_no_queue_leaves_anything_behind():
             assert kestrel.statistics().standing_waits == 0
 
     asyncio.run(main())
+
+
+def test_those_who_ask_at_the_same_time_share_an_answer():
+    """An END answers everybody who came before its get was sent, and nobody who came later."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            sent = len(server.log)
+            answers = await asyncio.gather(*(kestrel.wait("q", 0).result() for _ in range(100)))
+            assert answers == [None] * 100
+            assert len(server.log) - sent < 30
+            for number in range(20):
+                server.append("q", b"%d" % number)
+            reads = await asyncio.gather(*(kestrel.wait("q", 0).result() for _ in range(30)))
+            assert sorted(int(read.data) for read in reads if read is not None) == list(range(20))
+            for read in reads:
+                if read is not None:
+                    await read.confirm()
+
+    asyncio.run(main())
+
+
+def test_one_who_asks_behind_a_poll_that_left_gets_the_item():
+    """The get of a poll that vanished still stands: its item goes to the one who only asks, never to nobody."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for number in range(100):
+                left = kestrel.wait("q", 20)
+                await until(lambda: server.waiters.get("q"))
+                left.cancel()
+                await kestrel.put("q", b"%d" % number)
+                read = await kestrel.wait("q", 0).result()
+                assert read is not None, number
+                assert read.data == b"%d" % number
+                await read.confirm()
+
+    asyncio.run(main())
