@@ -10,6 +10,7 @@ Exit codes: 0 ended in order, 1 cannot start (one line says why), 2 wrong usage.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -35,6 +36,9 @@ log = logging.getLogger("gateway.broker")
 
 _CHILD_LOCK_WAIT_S = 3.0
 _SWITCH_INTERVAL_S = 0.001
+"""The writer's thread waits at most this long for the interpreter while the loop is busy; Python's default is 5 ms."""
+_GC_THRESHOLD = 50_000
+"""Items and answers live in no cycles: looking for some every 700 objects is only latency."""
 
 
 class _AddressType(click.ParamType[Address]):
@@ -129,6 +133,7 @@ def broker(
         lock_wait_s=_CHILD_LOCK_WAIT_S if channel_fd is not None else 0.0,
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    gc.set_threshold(_GC_THRESHOLD)
     _raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

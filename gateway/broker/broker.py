@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 from pathlib import Path
 
 from . import config as configuration
@@ -15,6 +15,7 @@ from .batch import Ticket
 from .collection import Queues
 from .committer import Committer
 from .database import Database
+from .threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ VERSION = b"2.4.8"
 """Digits and dots only: old clients choke on anything else. Source: kestrel-wire.md."""
 
 
-class Status(Enum):
+class Status(IntEnum):
     """What the server does, by strictness. READONLY takes no writes, QUIESCENT only settlements."""
 
     UP = 1
@@ -74,10 +75,11 @@ class Broker:
         try:
             stored = database.queues()
             self._status = Status.__members__.get(database.meta("status") or "", Status.UP)
-            self.committer = Committer(database, loop)
+            self._threads = Threads(database, loop)
         except BaseException:
             database.close()
             raise
+        self.committer = Committer(loop, self._threads)
         self.queues = Queues(self.committer, self.config, stored, database.dropped)
         self._sweeping: asyncio.TimerHandle = loop.call_later(1, self._sweep)
 
@@ -86,7 +88,7 @@ class Broker:
     @property
     def status(self) -> Status:
         """What was set, or READONLY while the disk takes no writes, whichever is stricter."""
-        if self.committer.trouble is not None and self._status.value < Status.READONLY.value:
+        if self.committer.trouble is not None and self._status < Status.READONLY:
             return Status.READONLY
         return self._status
 
@@ -106,7 +108,7 @@ class Broker:
     @property
     def blocks_writes(self) -> str | None:
         """Why by its status nothing is set, flushed or deleted, or None."""
-        return self._status.name.lower() if self._status.value >= Status.READONLY.value else None
+        return self._status.name.lower() if self._status >= Status.READONLY else None
 
     # Configuration and end
 
@@ -129,4 +131,5 @@ class Broker:
     async def close(self) -> None:
         """Everything asked for is on disk, and the data directory is free for another broker."""
         self._sweeping.cancel()
-        await self.committer.close()
+        await self.committer.idle()
+        await self._threads.close()

@@ -1,7 +1,7 @@
-"""Group commit: collects what the loop changes, lets one thread write it, and settles the tickets. Owns both threads.
+"""Group commit: collects what the loop changes, has it written, and settles the tickets. Runs on the loop only.
 
-While the writer commits batch n, batch n + 1 collects; whatever arrived meanwhile shares one transaction. The loop
-hears of a commit once, by one call. A second thread reads ahead, so that a reader never waits behind a commit.
+While batch n is being written, batch n + 1 collects; whatever arrived meanwhile shares one transaction. The loop
+hears of a commit once, by one call.
 
 When a put fails (disk full, read-only, I/O error) the committer is in trouble: it says why, new puts are refused
 for `RETRY_S`, then tried again; a probe each sweep ends the trouble when nobody writes. Removals are always tried.
@@ -11,30 +11,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import TypeAlias
+from typing import Protocol
 
 from .batch import Batch, Home, Item, Purge, Ticket
-from .database import Database, DatabaseError, Outcome
-from .queue import WINDOW_BYTES, WINDOW_ITEMS, Queue
+from .database import Outcome
+from .queue import Queue
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
 CONGESTED_BYTES = 64 << 20
-_ReadAhead: TypeAlias = tuple[Queue, int, int, int]
+
+
+class Hands(Protocol):
+    """Who does the blocking work elsewhere, and calls back on the loop."""
+
+    def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None: ...
+    def read(self, queue: Queue, generation: int, after: int, upto: int) -> None: ...
 
 
 class Committer:
-    """The loop's side of the disk. Every method but the threads' own is called on the loop."""
+    """The loop's side of the disk."""
 
-    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
-        self.database = database
+    def __init__(self, loop: asyncio.AbstractEventLoop, hands: Hands) -> None:
         self.trouble: str | None = None
         self.commits = 0
         self._loop = loop
+        self._hands = hands
         self._retry_at = 0.0
         self._batch = Batch()
         self._writing = False
@@ -43,15 +47,6 @@ class Committer:
         self._purges_later: list[Purge] = []
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
-        self._writes: SimpleQueue[Batch | None] = SimpleQueue()
-        self._reads: SimpleQueue[_ReadAhead | None] = SimpleQueue()
-        self._reader = database.reader()
-        self._threads = [
-            threading.Thread(target=self._write_loop, name="broker-writer", daemon=True),
-            threading.Thread(target=self._read_loop, name="broker-reader", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
 
     # What goes into the batch
 
@@ -99,7 +94,7 @@ class Committer:
 
     def read_ahead(self, queue: Queue, generation: int, after: int, upto: int) -> None:
         """The rows above `after` are brought to `queue.loaded`, as many as a window takes."""
-        self._reads.put((queue, generation, after, upto))
+        self._hands.read(queue, generation, after, upto)
 
     # The writer's rhythm
 
@@ -114,37 +109,7 @@ class Committer:
         batch, self._batch = self._batch, Batch()
         self._scheduled = False
         self._writing = True
-        self._writes.put(batch)
-
-    def _write_loop(self) -> None:
-        while (batch := self._writes.get()) is not None:
-            try:
-                outcome = self.database.write(batch)
-            except Exception as exc:  # the top of a thread: an answer must come
-                log.exception("writing failed")
-                outcome = Outcome(f"cannot write: {exc}", f"cannot write: {exc}")
-            if not self._call(self._committed, batch, outcome):
-                return
-
-    def _read_loop(self) -> None:
-        while (request := self._reads.get()) is not None:
-            queue, generation, after, upto = request
-            try:
-                items, complete = self._reader.read(after, upto, WINDOW_ITEMS, WINDOW_BYTES)
-            except DatabaseError as exc:
-                log.warning("cannot read ahead: %s", exc)
-                if not self._call(queue.not_loaded, str(exc)):
-                    return
-                continue
-            if not self._call(queue.loaded, generation, items, complete, upto):
-                return
-
-    def _call(self, function: Callable[..., None], *args: object) -> bool:
-        try:
-            self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop is closed: nobody is left to tell
-            return False
-        return True
+        self._hands.write(batch, self._committed)
 
     # What became of it
 
@@ -224,13 +189,7 @@ class Committer:
         if self.trouble is not None and self._loop.time() >= self._retry_at:
             self.set_meta("probe", "x" * 16384)
 
-    async def close(self) -> None:
-        """Waits until everything asked for is written, ends both threads and closes the file."""
+    async def idle(self) -> None:
+        """Waits until everything asked for is written."""
         while self._scheduled or self._writing:
             await self._idle.wait()
-        self._writes.put(None)
-        self._reads.put(None)
-        for thread in self._threads:
-            await self._loop.run_in_executor(None, thread.join)
-        self._reader.close()
-        await self._loop.run_in_executor(None, self.database.close)

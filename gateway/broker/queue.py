@@ -322,7 +322,7 @@ class Queue:
         del self.open_reads[read]
 
     def _time_out_oldest_read(self) -> None:
-        """Kestrel looks at the oldest read only, and only when a read finds the queue not empty. Source: transcript 20d."""
+        """Only the oldest read, and only when a read finds the queue not empty. Source: transcript 20d."""
         read = next(iter(self.open_reads), None)
         if read is not None and self.journal.now() - read.opened_s > self.limits.open_transaction_timeout:
             self._close(read)

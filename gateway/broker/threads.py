@@ -1,0 +1,90 @@
+"""The two threads that block on the disk: one writes batches, one reads ahead. Nothing here decides anything.
+
+A reader of its own means that reading ahead never waits behind a commit, and no commit behind a long read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TypeAlias
+
+from .batch import Batch
+from .database import Database, DatabaseError, Outcome
+from .queue import WINDOW_BYTES, WINDOW_ITEMS, Queue
+
+log = logging.getLogger(__name__)
+
+_Write: TypeAlias = tuple[Batch, Callable[[Batch, Outcome], None]]
+_Read: TypeAlias = tuple[Queue, int, int, int]
+
+
+class Threads:
+    """Owns the database from now on. What they have done is called back on the loop. Raises DatabaseError."""
+
+    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
+        self._database = database
+        self._loop = loop
+        self._reader = database.reader()
+        self._writes: SimpleQueue[_Write | None] = SimpleQueue()
+        self._reads: SimpleQueue[_Read | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._write_batches, name="broker-writer", daemon=True),
+            threading.Thread(target=self._read_ahead, name="broker-reader", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None:
+        """Writes the batch after those before it, then calls `done`."""
+        self._writes.put((batch, done))
+
+    def read(self, queue: Queue, generation: int, after: int, upto: int) -> None:
+        """Brings a window of rows above `after` to `queue.loaded`, or says why not to `queue.not_loaded`."""
+        self._reads.put((queue, generation, after, upto))
+
+    def _write_batches(self) -> None:
+        while (work := self._writes.get()) is not None:
+            batch, done = work
+            try:
+                outcome = self._database.write(batch)
+            except Exception as exc:  # the top of a thread: an answer must come
+                log.exception("writing failed")
+                outcome = Outcome(f"cannot write: {exc}", f"cannot write: {exc}")
+            if not self._call(done, batch, outcome):
+                return
+
+    def _read_ahead(self) -> None:
+        while (work := self._reads.get()) is not None:
+            queue, generation, after, upto = work
+            try:
+                items, complete = self._reader.read(after, upto, WINDOW_ITEMS, WINDOW_BYTES)
+            except DatabaseError as exc:
+                log.error("cannot read ahead: %s", exc)  # noqa: TRY400 - a full disk's story is its one line
+                called = self._call(queue.not_loaded, str(exc))
+            else:
+                called = self._call(queue.loaded, generation, items, complete, upto)
+            if not called:
+                return
+
+    def _call(self, function: Callable[..., None], *args: object) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Ends both threads after what they have to do, and closes the database."""
+        self._writes.put(None)
+        self._reads.put(None)
+        await self._loop.run_in_executor(None, self._end)
+
+    def _end(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self._reader.close()
+        self._database.close()

@@ -1,0 +1,94 @@
+"""Hands that work when told to: the real committer, queues and database, with every interleaving in the test's hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.broker.batch import Batch
+from gateway.broker.collection import Queues
+from gateway.broker.committer import Committer
+from gateway.broker.config import Config
+from gateway.broker.database import Database, Outcome
+from gateway.broker.queue import Queue
+
+
+class Steps:
+    """A broker's storage whose writes and reads happen when `commit`, `fail` or `read` is called."""
+
+    def __init__(self, directory: Path, config: Config | None = None, window: int = 4) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.directory = directory
+        self.config = config or Config()
+        self.window = window
+        self.open()
+
+    def open(self) -> None:
+        self.database = Database(self.directory, fsync=False)
+        self.reader = self.database.reader()
+        self.writes: list[tuple[Batch, Callable[[Batch, Outcome], None]]] = []
+        self.reads: list[tuple[Queue, int, int, int]] = []
+        stored = self.database.queues()
+        self.committer = Committer(self.loop, self)
+        self.queues = Queues(self.committer, self.config, stored, self.database.dropped)
+
+    def crash(self) -> None:
+        """Everything in memory is gone, also what was not committed."""
+        self.reader.close()
+        self.database.close()
+        self.turn()
+        self.open()
+
+    def close(self) -> None:
+        self.reader.close()
+        self.database.close()
+        self.loop.close()
+
+    def turn(self) -> None:
+        """One turn of the loop: what was collected is handed to the writer."""
+        self.loop.run_until_complete(asyncio.sleep(0))
+
+    # The hands
+
+    def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None:
+        self.writes.append((batch, done))
+
+    def read(self, queue: Queue, generation: int, after: int, upto: int) -> None:
+        self.reads.append((queue, generation, after, upto))
+
+    # What the test does with them
+
+    def commit(self) -> bool:
+        """Writes the batch that is due; whether there was one."""
+        self.turn()
+        if not self.writes:
+            return False
+        batch, done = self.writes.pop(0)
+        done(batch, self.database.write(batch))
+        return True
+
+    def commit_all(self) -> None:
+        while self.commit():
+            pass
+
+    def fail(self, *, removals_too: bool) -> bool:
+        """The batch that is due does not get through: its puts, or all of it."""
+        self.turn()
+        if not self.writes:
+            return False
+        batch, done = self.writes.pop(0)
+        if removals_too or not batch.has_removals:
+            done(batch, Outcome("disk full", "disk full" if batch.has_removals else None))
+        else:
+            done(batch, Outcome("disk full", None, self.database._transaction(batch, puts=False)))
+        return True
+
+    def bring(self) -> bool:
+        """Brings what was asked to be read ahead; whether there was something."""
+        if not self.reads:
+            return False
+        queue, generation, after, upto = self.reads.pop(0)
+        items, complete = self.reader.read(after, upto, self.window, 1 << 20)
+        queue.loaded(generation, items, complete, upto)
+        return True

@@ -1,0 +1,257 @@
+"""Queues, committer and database against a plain model: sets, reads, settlements, failures, crashes, in any order."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from gateway.broker import queue as queue_module
+from gateway.broker.batch import Item, Ticket
+from gateway.broker.queue import Mode, OpenRead
+from tests.broker.steps import Steps
+
+SESSIONS = st.integers(0, 2)
+
+
+class Waiting:
+    """A waiter that remembers what it got."""
+
+    def __init__(self, mode: Mode, *, patient: bool) -> None:
+        self.mode = mode
+        self.patient = patient
+        self.got: list[tuple[Item, OpenRead | None, Ticket | None]] = []
+        self.ended = False
+
+    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+        self.got.append((item, read, ticket))
+
+    def nothing(self, error: str | None) -> None:
+        assert error is None
+        self.ended = True
+
+
+@dataclass
+class Model:
+    """What must hold: `ready` in order, open reads by session, and what a restart would find, by age."""
+
+    ready: list[bytes] = field(default_factory=list)
+    open: dict[int, list[bytes]] = field(default_factory=lambda: {0: [], 1: [], 2: []})
+    stored: list[bytes] = field(default_factory=list)  # on disk, oldest first
+    waiting: list[tuple[int, Mode, Waiting]] = field(default_factory=list)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """One queue. `puts` and `removals` are in order of their batches, `None` marks where a batch ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.steps = Steps(self.directory)
+        self.model = Model()
+        self.count = 0
+        self.reads: dict[int, list[OpenRead]] = {0: [], 1: [], 2: []}
+        self.changes: list[tuple[str, bytes, Ticket]] = []
+
+    def teardown(self) -> None:
+        self.steps.close()
+        shutil.rmtree(self.directory)
+
+    @property
+    def queue(self) -> queue_module.Queue:
+        return self.steps.queues.get(b"q")
+
+    # Writing
+
+    @rule(size=st.integers(0, 3))
+    def put(self, size: int) -> None:
+        self.count += 1
+        data = b"%d:" % self.count + b"x" * size
+        taken, ticket = self.steps.queues.put(b"q", data, 0)
+        assert taken
+        assert ticket is not None
+        self.changes.append(("put", data, ticket))
+
+    @rule()
+    def commit(self) -> None:
+        if self.steps.commit():
+            self._settle()
+
+    @rule(count=st.integers(1, 12))
+    def fill(self, count: int) -> None:
+        for _ in range(count):
+            self.put(1)
+        while self.steps.commit():
+            self._settle()
+
+    @rule(session=SESSIONS, count=st.integers(1, 6))
+    def open_some(self, session: int, count: int) -> None:
+        for _ in range(count):
+            self.read(session, Mode.OPEN)
+
+    @rule(removals_too=st.booleans())
+    def fail(self, removals_too: bool) -> None:
+        if self.steps.fail(removals_too=removals_too):
+            self._settle()
+            self.steps.committer.sweep_chores()
+
+    def _settle(self) -> None:
+        """Takes over into the model what the batch that is back has done, in the committer's order: puts, removals."""
+        model = self.model
+        done = [change for change in self.changes if change[2].done]
+        self.changes = [change for change in self.changes if not change[2].done]
+        for kind, data, ticket in done:
+            if kind == "put" and ticket.error is None:
+                model.ready.append(data)
+                model.stored.append(data)
+            elif kind == "remove" and ticket.error is None:
+                model.stored.remove(data)
+        self._serve()
+        for kind, data, ticket in done:
+            if kind == "remove" and ticket.error is not None:
+                model.ready.insert(0, data)
+                self._serve()
+        self._bring_for_waiters()
+
+    def _serve(self) -> None:
+        """The model's waiters take what is ready, in order."""
+        model = self.model
+        while model.waiting and model.ready:
+            session, mode, waiting = model.waiting.pop(0)
+            self._bring_until(lambda waiting=waiting: bool(waiting.got))
+            (item, read, ticket) = waiting.got[0]
+            assert item.data == model.ready[0]
+            self._given(session, mode, item, read, ticket)
+
+    def _bring_for_waiters(self) -> None:
+        if self.model.waiting:
+            while self.steps.bring():
+                pass
+
+    def _bring_until(self, done: object) -> None:
+        while not done():
+            assert self.steps.bring(), "a waiter was not served although an item is there"
+
+    def _given(self, session: int, mode: Mode, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+        model = self.model
+        if mode is Mode.PEEK:
+            assert read is None
+            assert ticket is None
+            return
+        model.ready.pop(0)
+        if mode is Mode.OPEN:
+            assert read is not None
+            model.open[session].append(item.data)
+            self.reads[session].append(read)
+        else:
+            assert ticket is not None
+            self.changes.append(("remove", item.data, ticket))
+
+    # Reading
+
+    @rule(session=SESSIONS, mode=st.sampled_from(Mode))
+    def read(self, session: int, mode: Mode) -> None:
+        if self.queue.waiters:
+            return
+        found = self.queue.read(mode)
+        while found is None and self.queue.starved:
+            assert self.steps.bring()
+            found = self.queue.read(mode)
+        if found is None:
+            assert not self.model.ready
+        else:
+            assert self.model.ready, f"{found} came from nowhere"
+            assert found[0].data == self.model.ready[0]
+            self._given(session, mode, *found)
+
+    @rule(session=SESSIONS, mode=st.sampled_from(Mode))
+    def wait(self, session: int, mode: Mode) -> None:
+        if not self.model.ready:
+            waiting = Waiting(mode, patient=True)
+            self.queue.join(waiting)
+            self.model.waiting.append((session, mode, waiting))
+
+    @precondition(lambda self: self.model.waiting)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        _, _, waiting = self.model.waiting.pop(data.draw(st.integers(0, len(self.model.waiting) - 1)))
+        self.queue.leave(waiting)
+
+    @rule()
+    def bring(self) -> None:
+        self.steps.bring()
+
+    # Settling
+
+    @precondition(lambda self: any(self.reads.values()))
+    @rule(data=st.data())
+    def confirm(self, data: st.DataObject) -> None:
+        session = self._session_with_reads(data)
+        read = self.reads[session].pop(0)
+        ticket = self.queue.confirm(read)
+        assert ticket is not None
+        self.changes.append(("remove", self.model.open[session].pop(0), ticket))
+
+    @precondition(lambda self: any(self.reads.values()))
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        session = self._session_with_reads(data)
+        self.model.ready.insert(0, self.model.open[session].pop(0))
+        self.queue.give_back(self.reads[session].pop(0))
+        self._serve()
+
+    @rule(session=SESSIONS)
+    def disconnect(self, session: int) -> None:
+        while self.reads[session]:
+            self.model.ready.insert(0, self.model.open[session].pop(0))
+            self.queue.give_back(self.reads[session].pop(0))
+            self._serve()
+
+    def _session_with_reads(self, data: st.DataObject) -> int:
+        return data.draw(st.sampled_from([session for session, reads in self.reads.items() if reads]))
+
+    # Emptying, crashing
+
+    @precondition(lambda self: not self.changes)
+    @rule()
+    def flush(self) -> None:
+        opened = [data for reads in self.model.open.values() for data in reads]
+        ticket = self.steps.queues.flush(b"q")
+        self.steps.commit_all()
+        assert ticket is None or (ticket.done and ticket.error is None)
+        self.model.ready.clear()
+        self.model.stored = [data for data in self.model.stored if data in opened]
+
+    @rule()
+    def crash(self) -> None:
+        self.steps.crash()
+        self.model = Model(ready=list(self.model.stored), stored=self.model.stored)
+        self.reads = {0: [], 1: [], 2: []}
+        self.changes = []
+
+    @invariant()
+    def counts(self) -> None:
+        queue = self.queue
+        assert queue.items == len(self.model.ready)
+        assert queue.bytes == sum(map(len, self.model.ready))
+        assert len(queue.open_reads) == sum(map(len, self.model.open.values()))
+        assert len(queue.waiters) == len(self.model.waiting)
+        assert queue.pending == sum(kind == "put" for kind, _, _ in self.changes)
+
+
+def test_queue_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens in whatever order, the queue is what the model is, and so is what a restart finds."""
+    monkeypatch.setattr(queue_module, "WINDOW_ITEMS", 4)
+    monkeypatch.setattr(queue_module, "_LOW_ITEMS", 2)
+    run_state_machine_as_test(
+        QueueMachine,
+        settings=settings(
+            max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
