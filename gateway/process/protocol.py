@@ -172,6 +172,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.current is not None:
             self.current.vanish()
             self.current = None
+            self.flow.resume_writing()  # nobody waits for a reader that is gone
 
     def _move(self, to: Reading) -> None:
         if to not in MOVES[self.reading]:

@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
+from gateway.api.client import EXTENSION
 from gateway.process.protocol import HELD_BYTES, IDLE, LINGERING, MOVES, PENDING, WATCH_S, Reading
 from tests.process.serving import Server, problem, serving
 
@@ -282,6 +284,36 @@ def test_slow_reader_slows_the_application() -> None:
             await client.reset()
 
     serving(test)
+
+
+def test_stream_ends_when_its_slow_reader_goes() -> None:
+    """An application that waits for a client to read learns at once that it will not."""
+
+    async def test(server: Server) -> None:
+        async def endless(scope: Any, receive: Any, send: Any) -> None:
+            client = scope["extensions"][EXTENSION]
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while not client.gone:
+                await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+                await asyncio.sleep(0)
+            server.app.count("gone")
+
+        server.app.on_endless = endless
+        async with server.client() as client:
+            client.writer.transport.pause_reading()
+            client.send(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+            await until_paused(server)
+            client.writer.write_eof()
+            await server.counted("gone", 1)
+
+    serving(test)
+
+
+async def until_paused(server: Server) -> None:
+    """Waits until the one connection's client has stopped reading."""
+    async with asyncio.timeout(5):
+        while not any(connection.flow.write_paused for connection in server.server.server_state.connections):
+            await asyncio.sleep(0.001)
 
 
 def test_stop_lets_a_pending_response_finish() -> None:

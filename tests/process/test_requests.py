@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from gateway.process.protocol import LINGER_S
 from tests.process.serving import Server, problem, serving
 
 GET = b"GET /echo HTTP/1.1\r\nHost: a\r\n"
@@ -227,18 +228,32 @@ def test_early_answer_reaches_a_client_that_is_still_sending() -> None:
     serving(test)
 
 
-def test_lingering_ends() -> None:
-    """A client that goes on sending after the last answer is cut off."""
+def test_lingering_has_a_bound_in_bytes() -> None:
+    """A client that goes on sending after the last answer is cut off after so much."""
 
     async def test(server: Server) -> None:
         async with server.client() as client:
             client.send(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 900000000\r\n\r\n")
-            with pytest.raises(OSError):  # noqa: PT012 (the reset comes at some write)
-                async with asyncio.timeout(4):
+            with pytest.raises(ConnectionError):  # noqa: PT012 (the reset comes at some write)
+                async with asyncio.timeout(LINGER_S * 0.75):
                     while True:
                         client.send(b"x" * 65536)
                         await client.writer.drain()
                         await asyncio.sleep(0)
+
+    serving(test)
+
+
+def test_lingering_has_a_bound_in_time() -> None:
+    """A client that neither sends nor closes after the last answer does not keep its connection."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            client.send(b"nonsense\r\n\r\n")
+            assert problem(await client.rest())["status"] == 400
+            assert len(server.server.server_state.connections) == 1
+            async with asyncio.timeout(LINGER_S * 2):
+                await server.server.server_state.all_closed()
 
     serving(test)
 
