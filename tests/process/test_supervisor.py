@@ -216,6 +216,15 @@ def test_children_ignore_the_group_signals(serve: Callable[..., Serve]) -> None:
     assert one.children() == children
 
 
+def test_signal_cannot_kill_a_child_that_just_started(serve: Callable[..., Serve]) -> None:
+    """From its first instant a child is deaf to the group's signals, before its own code can say so."""
+    one = serve("--app", TINY, *NOBODY)
+    until(lambda: bool(one.children()), 5)
+    for pid in one.children():
+        os.kill(pid, signal.SIGTERM)
+    one.ready()
+
+
 def test_broker_does_not_inherit_the_port(serve: Callable[..., Serve]) -> None:
     """Only workers hold the listening socket, and settings and key stand in nobody's arguments or environment."""
     one = serve().ready()
