@@ -27,6 +27,7 @@ class BrokerProcess:
             path.write_text(config)
             arguments += ["--config", str(path)]
         self.log: list[str] = []
+        self.clients: list[Client] = []
         self.process = subprocess.Popen(arguments, bufsize=0, stderr=subprocess.PIPE, env={**os.environ, **(env or {})})
         try:
             self.port = int(self.wait_for_log(r"listening on 127\.0\.0\.1:(\d+)")[1])
@@ -49,7 +50,13 @@ class BrokerProcess:
                 return match
 
     def client(self, timeout_s: float = 5) -> Client:
-        return Client(self.port, timeout_s)
+        """A new connection, closed with the broker when the test does not do it."""
+        self.clients.append(Client(self.port, timeout_s))
+        return self.clients[-1]
+
+    def rss_bytes(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
+        return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
     def stat(self, key: str) -> int:
         with contextlib.closing(self.client()) as client:
@@ -74,6 +81,8 @@ class BrokerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for client in self.clients:
+            client.close()
         self.kill()
         if self.process.stderr is not None:
             self.process.stderr.close()

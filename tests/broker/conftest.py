@@ -1,0 +1,39 @@
+"""Brokers that tests share: each test takes queue names of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from tests.broker.rig import BrokerProcess, Client
+
+_names = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """A broker with default limits; fsync is off, for kill -9 does not need it."""
+    with BrokerProcess(tmp_path_factory.mktemp("shared") / "data", "--fsync", "off") as running:
+        yield running
+
+
+@pytest.fixture
+def client(broker: BrokerProcess) -> Iterator[Client]:
+    connected = broker.client()
+    yield connected
+    connected.close()
+
+
+@pytest.fixture
+def other(broker: BrokerProcess) -> Iterator[Client]:
+    connected = broker.client()
+    yield connected
+    connected.close()
+
+
+@pytest.fixture
+def name() -> str:
+    """A queue nobody else uses."""
+    return f"queue{next(_names)}"
