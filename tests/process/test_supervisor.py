@@ -119,7 +119,7 @@ def test_nothing_is_left_and_the_next_one_starts(serve: Callable[..., Serve], ho
 def test_next_one_starts_at_once_after_kill_9(serve: Callable[..., Serve]) -> None:
     """Started in the moment the supervisor is killed, the next one waits for the last child and serves."""
     running = serve().ready()
-    for _ in range(5):
+    for _ in range(3):
         running.process.kill()
         running = serve(port=running.port).ready()
 
