@@ -150,7 +150,8 @@ class Cycle:
             return
         error = Internal(detail)
         body = problem_bytes(error, request_id)
-        self._start(error.status, [*problem_headers(error, body), (b"connection", b"close")])
+        ids = [(b"request-id", request_id.encode()), (b"connection", b"close")]
+        self._start(error.status, [*problem_headers(error, body), *ids])
         self._body(body, last=True)
 
     async def receive(self) -> dict[str, Any]:

@@ -408,7 +408,8 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         body = problem_bytes(error, request_id)
         lines = [b"%b: %b\r\n" % header for header in problem_headers(error, body)]
-        head = [STATUS_LINES[error.status], self.server_state.date_line, *lines, b"connection: close\r\n\r\n"]
+        head = [STATUS_LINES[error.status], self.server_state.date_line, *lines]
+        head.append(b"request-id: %b\r\nconnection: close\r\n\r\n" % request_id.encode())
         self.transport.write(b"".join([*head, body]))
         self._linger()
 

@@ -101,6 +101,7 @@ def problem(answer: bytes) -> dict[str, Any]:
     assert int(headers["content-length"]) == len(body)
     assert list(document) == ["type", "title", "status", "detail", "code", "request_id", "retryable"]
     assert document["status"] == status
+    assert document["request_id"] == headers["request-id"]
     assert document["type"] == f"urn:kestrel-gateway:problem:{document['code']}"
     return document
 
