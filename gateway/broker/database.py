@@ -12,6 +12,7 @@ not a power cut (`NORMAL`: the file stays consistent).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -24,6 +25,9 @@ from .batch import SEQUENCE_BITS, Batch, Item, Purge
 
 FILE = "broker.sqlite"
 LOCK = "broker.lock"
+RESERVE = "broker.reserve"
+RESERVE_BYTES = 8 << 20
+"""Twice what the log holds before it is folded into the file, so that a full disk still has room to fold it."""
 FORMAT = 1
 PURGE_ROWS = 5000
 _CHUNKS = (512, 128, 32, 8, 2, 1)
@@ -82,6 +86,7 @@ class Database:
         self.directory = directory
         self.path = directory / FILE
         self.dropped: list[Purge] = []
+        self._reserved = False
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -90,6 +95,7 @@ class Database:
         try:
             self._take_lock(lock_wait_s)
             self._connection = self._open(fsync)
+            self._take_reserve()
         except BaseException:
             os.close(self._lock)
             raise
@@ -174,16 +180,42 @@ class Database:
 
     def write(self, batch: Batch) -> Outcome:
         """The whole batch in one transaction; where that fails, its removals by themselves. Raises no sqlite3.Error."""
-        try:
-            return Outcome(None, None, self._transaction(batch, puts=True))
-        except (sqlite3.Error, OverflowError, MemoryError) as exc:
-            puts = f"cannot write: {exc}"
+        puts = self._take_reserve() if batch.has_puts else None
+        if puts is None:
+            try:
+                return Outcome(None, None, self._transaction(batch, puts=True))
+            except (sqlite3.Error, OverflowError, MemoryError) as exc:
+                puts = f"cannot write: {exc}"
+                self._give_reserve()
         if not batch.has_removals:
             return Outcome(puts, None)
         try:
             return Outcome(puts, None, self._transaction(batch, puts=False))
         except sqlite3.Error as exc:
             return Outcome(puts, f"cannot write: {exc}")
+
+    def _take_reserve(self) -> str | None:
+        """Room is kept for the removals of a full disk; without it nothing is put. None, or why there is none."""
+        if self._reserved:
+            return None
+        path = self.directory / RESERVE
+        try:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                path.unlink(missing_ok=True)
+                return f"cannot write: {exc.strerror or exc}"
+        self._reserved = True
+        return None
+
+    def _give_reserve(self) -> None:
+        """The room goes to the removals; folding the log into the file lets the log start again at its beginning."""
+        self._reserved = False
+        with contextlib.suppress(OSError):
+            (self.directory / RESERVE).unlink(missing_ok=True)
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _transaction(self, batch: Batch, *, puts: bool) -> tuple[Purge, ...]:
         connection = self._connection

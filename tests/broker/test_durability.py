@@ -1,0 +1,303 @@
+"""What is on disk: killed brokers, full disks, damaged files, two brokers, large backlogs. Real processes and files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.broker.batch import Batch, Item
+from gateway.broker.database import PURGE_ROWS, Database, DatabaseError, Stored, lowest_id
+from tests.broker.rig import BrokerProcess
+
+ROUNDS = int(os.environ.get("KESTREL_GATEWAY_KILL_ROUNDS", "6"))
+
+
+@pytest.mark.parametrize("fsync", ["always", "off"])
+def test_kill_9(tmp_path: Path, fsync: str) -> None:
+    """Killed at random moments: nothing that was answered STORED is missing, nothing confirmed comes back."""
+    data = tmp_path / "data"
+    stored: set[bytes] = set()
+    confirmed: set[bytes] = set()
+    asked: set[bytes] = set()
+    chance = random.Random(fsync)
+    for number in range(ROUNDS):
+        with BrokerProcess(data, "--fsync", fsync) as broker:
+            workers = [
+                threading.Thread(target=_produce, args=(broker, b"%d-%d" % (number, worker), stored))
+                for worker in range(3)
+            ] + [threading.Thread(target=_consume, args=(broker, confirmed, asked)) for _ in range(2)]
+            for worker in workers:
+                worker.start()
+            deadline = time.monotonic() + chance.uniform(0.05, 0.4)
+            broker.process.poll()
+            while time.monotonic() < deadline:
+                broker.stat("curr_items")
+            broker.kill()
+            for worker in workers:
+                worker.join()
+    with BrokerProcess(data, "--fsync", fsync) as broker:
+        left = set()
+        client = broker.client()
+        while (item := client.get("q")) is not None:
+            assert item not in left, "one item came twice"
+            left.add(item)
+    assert len(stored) > 20
+    assert confirmed
+    assert not (confirmed & left), "a confirmed item came back"
+    assert stored - confirmed - asked <= left, "a stored item is missing"
+
+
+def _produce(broker: BrokerProcess, name: bytes, stored: set[bytes]) -> None:
+    with contextlib.suppress(OSError, EOFError):
+        client = broker.client()
+        for i in range(100_000):
+            if client.put("q", b"%b-%d" % (name, i)) == b"STORED\r\n":
+                stored.add(b"%b-%d" % (name, i))
+
+
+def _consume(broker: BrokerProcess, confirmed: set[bytes], asked: set[bytes]) -> None:
+    """`asked`: what became of these confirms nobody knows, for their answer did not come."""
+    with contextlib.suppress(OSError, EOFError):
+        client = broker.client()
+        while True:
+            item = client.get("q/open/t=100")
+            if item is not None:
+                asked.add(item)
+                assert client.ask(b"confirm q 1\r\n") == b"END\r\n"
+                confirmed.add(item)
+                asked.discard(item)
+
+
+def test_open_reads_are_back_in_place_after_a_kill(tmp_path: Path) -> None:
+    """Open reads are only in memory: after kill -9 each item is where it was."""
+    with BrokerProcess(tmp_path / "data") as broker:
+        client = broker.client()
+        for data in (b"1", b"2", b"3"):
+            client.put("q", data)
+        assert [client.get("q/open") for _ in range(2)] == [b"1", b"2"]
+        assert client.ask(b"confirm q 1\r\n") == b"END\r\n"
+        broker.kill()
+    with BrokerProcess(tmp_path / "data") as broker:
+        client = broker.client()
+        assert client.stats()["queue_q_items"] == "2"
+        assert [client.get("q") for _ in range(3)] == [b"2", b"3", None]
+
+
+def test_second_broker_is_refused(tmp_path: Path) -> None:
+    """Another broker on the same directory does not start, and says why in one line."""
+    with BrokerProcess(tmp_path / "data"):
+        found = _start_and_fail(tmp_path / "data")
+    assert found == f"kestrel-gateway broker: data directory {tmp_path / 'data'}: in use by another broker\n"
+
+
+def _start_and_fail(data: Path, *flags: str, code: int = 1) -> str:
+    arguments = [sys.executable, "-m", "gateway.broker", "--listen", "127.0.0.1:0", "--data", str(data), *flags]
+    found = subprocess.run(arguments, capture_output=True, text=True, timeout=15)
+    assert found.returncode == code, found.stderr
+    return found.stderr
+
+
+@pytest.mark.parametrize(
+    "damage", [b"this is no database, and never was. " * 40, b"SQLite format 3\x00" + b"\xff" * 4096]
+)
+def test_damaged_file(tmp_path: Path, damage: bytes) -> None:
+    """A file that is no database is left as it is, and one line says so."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "broker.sqlite").write_bytes(damage)
+    found = _start_and_fail(data)
+    assert found.startswith(f"kestrel-gateway broker: {data}/broker.sqlite: ")
+    assert found.count("\n") == 1
+    assert (data / "broker.sqlite").read_bytes() == damage
+
+
+def test_foreign_database(tmp_path: Path) -> None:
+    """Somebody else's SQLite file is not touched."""
+    data = tmp_path / "data"
+    data.mkdir()
+    with contextlib.closing(sqlite3.connect(data / "broker.sqlite")) as connection:
+        connection.execute("CREATE TABLE precious (thing)")
+        connection.commit()
+    assert "is not a broker's file" in _start_and_fail(data)
+
+
+def test_directory_that_cannot_be(tmp_path: Path) -> None:
+    """A data directory below a file: one line, exit code 1."""
+    (tmp_path / "file").write_text("")
+    found = _start_and_fail(tmp_path / "file" / "data")
+    assert found.startswith("kestrel-gateway broker: data directory ")
+    assert found.count("\n") == 1
+
+
+@contextlib.contextmanager
+def _mounted(path: Path, options: str) -> Iterator[None]:
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], capture_output=True).returncode:
+        pytest.skip("no right to mount a file system of its own")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_read_only_directory(tmp_path: Path) -> None:
+    """A directory on a read-only file system: one line, exit code 1."""
+    with _mounted(tmp_path / "disk", "size=4m"):
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
+        found = _start_and_fail(tmp_path / "disk" / "data")
+    assert found.startswith("kestrel-gateway broker: ")
+    assert found.count("\n") == 1
+
+
+def test_disk_full(tmp_path: Path) -> None:
+    """Full: SERVER_ERROR and READONLY, reads and acks go on; with room it writes again; nothing STORED is lost."""
+    with _mounted(tmp_path / "disk", "size=24m"), BrokerProcess(tmp_path / "disk" / "data") as broker:
+        stored = _fill(broker)
+        client = broker.client()
+        assert client.ask(b"status\r\n") == b"READONLY\r\n"
+        broker.wait_for_log(r"read-only: cannot write: .*full")
+        assert client.get("q/open") == stored[0]
+        assert client.get("q/peek") == stored[1]
+        assert client.ask(b"confirm q 1\r\n") == b"END\r\n"
+        assert client.get("q") == stored[1]
+        subprocess.run(["mount", "-o", "remount,size=64m", str(tmp_path / "disk")], check=True)
+        broker.wait_for_log("writing again")
+        assert client.ask(b"status\r\n") == b"UP\r\n"
+        assert client.put("q", b"again") == b"STORED\r\n"
+        broker.kill()
+        with BrokerProcess(tmp_path / "disk" / "data") as after:
+            client = after.client()
+            assert [client.get("q") for _ in range(len(stored) + 1)] == [*stored[2:], b"again", None, None]
+
+
+def _fill(broker: BrokerProcess) -> list[bytes]:
+    """Sets until the broker refuses; what it said to be stored."""
+    stored = []
+    for i in range(2000):
+        body = b"%06d" % i + b"x" * 20_000
+        client = broker.client()
+        answer = client.put("q", body)
+        if answer != b"STORED\r\n":
+            assert answer.startswith(b"SERVER_ERROR cannot write")
+            assert client.read_all() == b""
+            assert stored
+            return stored
+        stored.append(body)
+        client.close()
+    raise AssertionError("the disk did not fill up")
+
+
+def test_files_may_not_grow(tmp_path: Path) -> None:
+    """The same where a limit on file sizes stops the writes: works without a file system of its own."""
+    with BrokerProcess(tmp_path / "data") as broker:
+        pid = broker.process.pid
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (9 << 20, hard))
+        stored = _fill(broker)
+        client = broker.client()
+        assert client.ask(b"status\r\n") == b"READONLY\r\n"
+        assert client.get("q/open") == stored[0]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+        broker.wait_for_log("writing again")
+        assert client.ask(b"confirm q 1\r\n") == b"END\r\n"
+        assert client.put("q", b"again") == b"STORED\r\n"
+        broker.kill()
+    with BrokerProcess(tmp_path / "data") as broker:
+        client = broker.client()
+        assert [client.get("q") for _ in range(len(stored) + 1)] == [*stored[1:], b"again", None]
+
+
+def test_start_with_a_large_backlog(tmp_path: Path) -> None:
+    """Start-up reads no items: ready in under a second, and small, with 300,000 of them."""
+    count = 300_000
+    database = Database(tmp_path / "data", fsync=False)
+    batch = Batch()
+    home = _Home()
+    batch.create(home, 1, b"q")
+    for place in range(count):
+        batch.put(home, Item(lowest_id(1) + 1 + place, 1, 0, b"%0100d" % place))
+    assert database.write(batch).puts is None
+    database.close()
+    start = time.monotonic()
+    with BrokerProcess(tmp_path / "data") as broker:
+        client = broker.client()
+        assert client.get("q") == b"%0100d" % 0
+        assert time.monotonic() - start < 3  # the machine may be busy; alone it takes 0.3 s, most of it Python's
+        assert client.stats()["queue_q_items"] == str(count - 1)
+        assert broker.rss_bytes() < 100_000_000
+
+
+class _Home:
+    """An item's home that hears nothing."""
+
+    def created(self) -> None: ...
+    def placed(self, item: Item) -> None: ...
+    def not_placed(self, item: Item) -> None: ...
+    def not_removed(self, item: Item) -> None: ...
+    def serve(self) -> None: ...
+
+
+def test_database_drops_in_slices_and_over_restarts(tmp_path: Path) -> None:
+    """A dropped queue is gone for good although the process ended half way; its rows go at the next start."""
+    home = _Home()
+    database = Database(tmp_path, fsync=False)
+    batch = Batch()
+    for number in (1, 2):
+        batch.create(home, number, b"q%d" % number)
+        for place in range(1, PURGE_ROWS + 100):
+            batch.put(home, Item(lowest_id(number) + place, 1, 0, b"x"))
+    assert database.write(batch).puts is None
+    drop = Batch()
+    drop.purges.append(_purge_of(1))
+    (left,) = database.write(drop).unfinished
+    database.close()
+
+    database = Database(tmp_path, fsync=False)
+    kept = Stored(2, b"q2", PURGE_ROWS + 99, PURGE_ROWS + 99, PURGE_ROWS + 99, lowest_id(2) + PURGE_ROWS + 99)
+    assert database.queues() == [kept]
+    (again,) = database.dropped
+    assert again.number == left.number == 1
+    rest = Batch()
+    rest.purges.append(again)
+    assert database.write(rest).unfinished == ()
+    database.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "broker.sqlite")) as connection:
+        assert connection.execute("SELECT count(*) FROM items").fetchone() == (PURGE_ROWS + 99,)
+        assert connection.execute("SELECT count(*) FROM queues").fetchone() == (1,)
+
+
+def _purge_of(number: int):
+    from gateway.broker.batch import Purge
+
+    return Purge(number, [(lowest_id(number), lowest_id(number + 1) - 1)], drop=True)
+
+
+def test_summary_heals_when_rows_were_gone(tmp_path: Path) -> None:
+    """Removing a row that is not there counts the queue anew instead of counting wrong."""
+    home = _Home()
+    database = Database(tmp_path, fsync=False)
+    batch = Batch()
+    batch.create(home, 1, b"q")
+    items = [Item(lowest_id(1) + place, 1, 0, b"abc") for place in (1, 2, 3)]
+    for item in items:
+        batch.put(home, item)
+    database.write(batch)
+    for _ in range(2):
+        removal = Batch()
+        removal.remove(home, items[0])
+        assert database.write(removal).removals is None
+    assert [(found.items, found.bytes) for found in database.queues()] == [(2, 6)]
+    with pytest.raises(DatabaseError, match="in use"):
+        Database(tmp_path, fsync=False)
+    database.close()
