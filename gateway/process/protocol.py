@@ -20,7 +20,6 @@ import logging
 import math
 import os
 import urllib.parse
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import httptools
@@ -36,6 +35,7 @@ from gateway.problem import problem_bytes, problem_headers
 from gateway.process import tcp
 from gateway.process.cycle import STATUS_LINES, Cycle
 from gateway.process.framing import CHUNKED, FRAMING_HEADERS, BlankLine, framing
+from gateway.process.shared import DatedState, LimitedConfig
 
 log = logging.getLogger(__name__)
 
@@ -44,45 +44,6 @@ BODY_HIGH_WATER: Final = 65536  # of a body not yet taken by the application
 WATCH_S: Final = 1.0
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one client may take. Sizes in bytes, times in seconds."""
-
-    header_bytes: int
-    header_timeout_s: float
-    body_timeout_s: float
-    keep_alive_s: float
-    connections: int
-
-
-class LimitedConfig(Config):
-    """uvicorn's Config with our limits: the server gives it to every protocol it makes."""
-
-    def __init__(self, app: Any, limits: Limits, **options: Any) -> None:
-        super().__init__(app, **options)
-        self.limits = limits
-
-
-class DatedState(ServerState):
-    """What the connections of one server share; `date_line` is the Date header every answer carries."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.date_line = b""
-        self._closed = asyncio.Event()
-
-    def one_closed(self, connection: GatewayProtocol) -> None:
-        """A connection is lost."""
-        self.connections.discard(connection)
-        self._closed.set()
-
-    async def all_closed(self) -> None:
-        """Returns when no connection is left."""
-        while self.connections:
-            self._closed.clear()
-            await self._closed.wait()
 
 
 class Reading(enum.IntEnum):

@@ -16,7 +16,8 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
-from gateway.process.protocol import DatedState, GatewayProtocol, LimitedConfig, Limits
+from gateway.process.protocol import GatewayProtocol
+from gateway.process.shared import DatedState, LimitedConfig, Limits
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)

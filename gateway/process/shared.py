@@ -1,0 +1,52 @@
+"""What all connections of one server share: their limits, the Date header, and who is still connected."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+if TYPE_CHECKING:
+    from gateway.process.protocol import GatewayProtocol
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may take. Sizes in bytes, times in seconds."""
+
+    header_bytes: int
+    header_timeout_s: float
+    body_timeout_s: float
+    keep_alive_s: float
+    connections: int
+
+
+class LimitedConfig(Config):
+    """uvicorn's Config with our limits: the server gives it to every protocol it makes."""
+
+    def __init__(self, app: Any, limits: Limits, **options: Any) -> None:
+        super().__init__(app, **options)
+        self.limits = limits
+
+
+class DatedState(ServerState):
+    """What the connections of one server share; `date_line` is the Date header every answer carries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.date_line = b""
+        self._closed = asyncio.Event()
+
+    def one_closed(self, connection: GatewayProtocol) -> None:
+        """A connection is lost."""
+        self.connections.discard(connection)
+        self._closed.set()
+
+    async def all_closed(self) -> None:
+        """Returns when no connection is left."""
+        while self.connections:
+            self._closed.clear()
+            await self._closed.wait()
