@@ -20,7 +20,7 @@ from gateway.broker.batch import Batch, Item
 from gateway.broker.database import PURGE_ROWS, Database, DatabaseError, Stored, lowest_id
 from tests.broker.rig import BrokerProcess
 
-ROUNDS = int(os.environ.get("KESTREL_GATEWAY_KILL_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("KESTREL_GATEWAY_KILL_ROUNDS", "4"))
 
 
 @pytest.mark.parametrize("fsync", ["always", "off"])

@@ -252,6 +252,6 @@ def test_queue_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         QueueMachine,
         settings=settings(
-            max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=80, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
