@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from bench.plan import Stage
-from bench.servers import broker, cpu_s, resident_bytes
+from bench.servers import broker, cpu_s, fsync_ms, resident_bytes
 from bench.table import Section, against, middle
 
 MEBIBYTE = 1 << 20
@@ -42,6 +42,7 @@ def sets(stage: Stage) -> Section:
             )
             for count in plan.store_connections
         ],
+        f"One fsync of this disk, meanwhile: {fsync_ms(plan.directory):.2f} ms (median).",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.plan import Stage
-from bench.servers import Server, connections_held, echo, gateway, resident_bytes, settle
+from bench.servers import Server, connections_held, echo, fsync_ms, gateway, resident_bytes, settle
 from bench.table import Section, against, middle, percentile
 
 QUEUE = "/queues/parked"
@@ -23,10 +23,11 @@ def measure(stage: Stage) -> Section:
             rows.append(_row(stage, f"gateway, {count:,} parked", server, count=count, poll=poll, wake=f"{QUEUE}/jobs"))
     return Section(
         "Parked polls (one queue, fsync on; a job every 5 ms or slower)",
-        ("polls", "KB a poll", "target", "Kestrel conns", "wake p50 ms", "target", "wake p99 ms"),
+        ("polls", "KB a poll", "target", "Kestrel conns", "target", "wake p50 ms", "target", "wake p99 ms"),
         rows,
         "KB a poll: growth of the serving process' resident memory, its client connection included. wake: from writing"
-        "\nthe enqueue to having read the whole answer of the parked poll, one at a time.",
+        "\nthe enqueue to having read the whole answer of the parked poll, one at a time (for the gateway, fsync included)."
+        f"\nOne fsync of this disk, meanwhile: {fsync_ms(stage.plan.directory):.2f} ms (median).",
     )
 
 
@@ -46,6 +47,7 @@ def _row(stage: Stage, name: str, server: Server, *, count: int, poll: str, wake
         f"{poll_kb:.1f}" if many else "",
         against(poll_kb, 25, " KB") if many and ours else "",
         str(held) if ours else "",
+        against(held, 32) if ours else "",
         f"{middle(took_ms):.2f}",
         against(middle(took_ms), 2, " ms") if ours else "",
         f"{percentile(took_ms, 99):.2f}",

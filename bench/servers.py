@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -154,6 +155,19 @@ def settle(*pids: int | None) -> None:
         time.sleep(0.25)
         if before == [cpu_s(pid) for pid in pids]:
             return
+
+
+def fsync_ms(directory: Path, count: int = 200) -> float:
+    """Median milliseconds to write 4 KiB and fsync it: what this disk asks of every commit."""
+    took_s = []
+    with (directory / "fsync-probe").open("wb") as probe:
+        for _ in range(count):
+            probe.write(bytes(4096))
+            probe.flush()
+            started_s = time.perf_counter()
+            os.fsync(probe.fileno())
+            took_s.append(time.perf_counter() - started_s)
+    return statistics.median(took_s) * 1000
 
 
 def free_port() -> int:
