@@ -27,6 +27,8 @@ READ_LIMIT = 65536
 HELD_BYTES = 1 << 20
 HELD_ANSWERS = 2000
 _WRITE_BYTES = 256 << 10
+_LINGER_S = 1.0
+"""A close with unread bytes is a reset, which can take the last answer along."""
 _TCP_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -145,6 +147,7 @@ class Session(asyncio.Protocol):
         "_out_bytes",
         "_parked",
         "_paused",
+        "_refused",
         "_resuming",
         "_state",
         "_wait",
@@ -173,6 +176,7 @@ class Session(asyncio.Protocol):
         self._choked = False  # the client does not read what it asked for
         self._paused = False  # we do not read what it sends
         self._resuming = False
+        self._refused = False  # it ends because of what it sent, and may be sending still
         # command
         self._parked: Command | None = None
         self._wait: Wait | Monitoring | None = None
@@ -194,6 +198,8 @@ class Session(asyncio.Protocol):
         counters.total_connections += 1
 
     def data_received(self, data: bytes) -> None:
+        if self._state is State.CLOSED:
+            return
         self.broker.counters.bytes_read += len(data)
         self.active_s = self.broker.loop.time()
         self._decoder.feed(data)
@@ -335,7 +341,7 @@ class Session(asyncio.Protocol):
             self._out_bytes += len(data)
         self._write()
         if self._state is State.ENDING and not held:
-            self._close()
+            self._close(linger=self._refused)
         elif self._state is State.BARRED and not held:
             self._move(State.READY)
             self.resume()
@@ -368,12 +374,14 @@ class Session(asyncio.Protocol):
         if data:
             self.answer(data)
         if self._held and self._state in (State.READY, State.BARRED):
+            self._refused = bool(data)
             self._move(State.ENDING)
         else:
             self._write()
-            self._close()
+            self._close(linger=bool(data))
 
-    def _close(self) -> None:
+    def _close(self, *, linger: bool = False) -> None:
+        """Waiter and open reads go back now. With `linger` the client may finish sending, so that it can read why."""
         if self._state is State.CLOSED:
             return
         if self._wait is not None:
@@ -389,7 +397,13 @@ class Session(asyncio.Protocol):
         for of_queue in reads.values():
             for read in of_queue:
                 read.queue.give_back(read)
-        self.transport.close()
+        if linger and not self.transport.is_closing():
+            self.transport.write_eof()
+            if self._paused:
+                self.transport.resume_reading()
+            self.broker.loop.call_later(_LINGER_S, self.transport.close)
+        else:
+            self.transport.close()
 
     # Waiting
 

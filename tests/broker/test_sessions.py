@@ -205,6 +205,18 @@ def test_status(tmp_path_factory: pytest.TempPathFactory) -> None:
         assert client.get("q") == b"2"
 
 
+def test_refusal_is_readable_while_sending(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whoever sends much in one go still reads why it was refused: no reset takes the answer along."""
+    with BrokerProcess(tmp_path_factory.mktemp("refusal") / "data", "--fsync", "off") as broker:
+        assert broker.client().ask(b"status readonly\r\n") == b"END\r\n"
+        for _ in range(10):
+            client = broker.client()
+            client.send(b"set q 0 0 20000\r\n%b\r\n" % (b"x" * 20_000) * 100)
+            assert client.read_until(b"\r\n") == b"SERVER_ERROR readonly\r\n"
+            assert client.socket.recv(100) == b""
+            client.close()
+
+
 def test_shutdown(tmp_path_factory: pytest.TempPathFactory) -> None:
     """`shutdown` ends the process with 0: waiters get END, who is connected is served for a moment, nobody new is."""
     with BrokerProcess(tmp_path_factory.mktemp("shutdown") / "data", "--fsync", "off") as broker:
