@@ -16,6 +16,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.api.admission import Admission
 from gateway.api.edge import Edge
 from gateway.api.guard import Guard
 from gateway.api.jobs import Jobs
@@ -24,6 +25,8 @@ from gateway.api.queues import QueueAdmin
 from gateway.api.routes import router
 from gateway.api.service import Service
 from gateway.api.specification import Specification, longest_lease
+from gateway.contract.names import Namespace
+from gateway.delivery.catalog import Catalog
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.receive import Receiver
@@ -75,10 +78,13 @@ class Gateway:
         )
         self._office = Office(context.run_dir, context.boot_id, desk.execute)
         self._receiver = Receiver(self._kestrel, self._registry, limit=settings.max_waiters)
-        queues = Queues(self._kestrel, desk)
+        catalog = Catalog(Namespace(settings.namespace))
+        queues = Queues(self._kestrel, catalog, desk)
         specification = Specification(settings)
         self._router = router(
             specification,
+            Admission(),
+            catalog,
             jobs=Jobs(Publisher(self._kestrel), self._receiver, queues, self._registry, settings),
             leases=Leases(desk),
             queues=QueueAdmin(queues),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 
 class SettingsError(ValueError):
     """A setting's value is outside what is allowed. The message names key, value and range."""
+
+
+_NAMESPACE = re.compile(r"(?=.{1,32}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 
 
 def _setting(
@@ -42,6 +46,8 @@ class Settings:
     no_auth: bool = _setting(False, "allow listening beyond loopback although requests are not authenticated")
     allowed_hosts: tuple[str, ...] = _setting((), "further Host names accepted, beside loopback (repeatable)")
     allowed_origins: tuple[str, ...] = _setting((), "further Origins accepted from browsers (repeatable)")
+
+    namespace: str = _setting("", "put before every Kestrel key, as in {namespace}__{queue}")
 
     # Kestrel
     kestrel: tuple[str, ...] = _setting((), "HOST:PORT or unix:PATH of a Kestrel server (repeatable); none: embedded")
@@ -100,6 +106,10 @@ class Settings:
         if self.default_lease_s > self.max_lease_s:
             raise SettingsError(
                 f"default-lease: {self.default_lease_s:g} s is above max-lease ({self.max_lease_s:g} s)"
+            )
+        if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
+            raise SettingsError(
+                f"namespace: {self.namespace!r} is not 1 to 32 letters, digits and dashes, ending with no dash"
             )
         if not self.no_auth and not is_loopback(self.host):
             raise SettingsError(

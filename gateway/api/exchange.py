@@ -12,8 +12,11 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from gateway.api.admission import Admission
+from gateway.api.caller import Caller
 from gateway.api.client import EXTENSION, ClientConnection
 from gateway.api.specification import OperationSpec
+from gateway.delivery.catalog import Catalog, Queue
 from gateway.errors import BadFraming, GatewayError, JobTooLarge, MethodNotAllowed
 from gateway.problem import problem_bytes, problem_headers
 
@@ -42,18 +45,24 @@ class Answer:
 
 @dataclass(slots=True)
 class Call:
-    """A request whose query is checked. client: the connection it came by."""
+    """A request that was let in and whose query is checked. client: the connection it came by."""
 
     scope: Scope
     receive: Receive
     spec: OperationSpec
     query: Mapping[str, float]
     client: ClientConnection
+    caller: Caller
+    catalog: Catalog
 
     def path(self, name: str) -> str:
         """A path parameter, decoded and unchecked."""
         value: str = self.scope["path_params"][name]
         return value
+
+    def queue(self) -> Queue:
+        """The caller's queue that the path names. Raises InvalidName."""
+        return self.catalog.queue(self.caller.tenant, self.path("queue"))
 
     def header(self, name: bytes) -> str | None:
         """The first header of that lower-case name."""
@@ -99,16 +108,19 @@ Handler = Callable[[Call], Awaitable[Answer]]
 
 
 class Operation:
-    """Runs one operation of the contract."""
+    """Runs one operation of the contract for callers it is for."""
 
-    def __init__(self, spec: OperationSpec, handler: Handler) -> None:
+    def __init__(self, spec: OperationSpec, handler: Handler, admission: Admission, catalog: Catalog) -> None:
         self.spec = spec
         self._handler = handler
+        self._admission = admission
+        self._catalog = catalog
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = self._admission.admit(scope["headers"], self.spec.scope)
         query = self.spec.query(scope["query_string"])
         client: ClientConnection = scope["extensions"][EXTENSION]
-        answer = await self._handler(Call(scope, receive, self.spec, query, client))
+        answer = await self._handler(Call(scope, receive, self.spec, query, client, caller, self._catalog))
         try:
             await respond(send, answer)
         finally:

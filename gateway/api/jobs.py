@@ -34,11 +34,11 @@ class Jobs:
         self._max_timeout_s = settings.max_timeout_s
 
     async def enqueue(self, call: Call) -> Answer:
-        queue = call.path("queue")
+        queue = call.queue()
         content_type = _content_type(call)
         body = await call.read(self._max_job_bytes)
         job_id = await self._publisher.enqueue(queue, body, content_type)
-        return Answer(201, f'{{"id":"{job_id}","queue":"{queue}"}}'.encode(), [JSON, NO_STORE])
+        return Answer(201, f'{{"id":"{job_id}","queue":"{queue.name}"}}'.encode(), [JSON, NO_STORE])
 
     async def next(self, call: Call) -> Answer:
         purpose = call.header(b"sec-purpose") or call.header(b"purpose") or ""
@@ -46,7 +46,7 @@ class Jobs:
             raise ForbiddenPrefetch("a job is taken only by a request that means it")
         timeout_s, preference = self._timeout(call)
         delivery = await self._receiver.next(
-            call.path("queue"), timeout_s=timeout_s, lease_s=call.query["lease"], on_gone=call.client.on_gone
+            call.queue(), timeout_s=timeout_s, lease_s=call.query["lease"], on_gone=call.client.on_gone
         )
         if delivery is not None:
             return self._delivered(delivery, preference)
@@ -54,9 +54,9 @@ class Jobs:
         return Answer(204, headers=[NO_STORE, *preference, *closing])
 
     async def peek(self, call: Call) -> Answer:
-        queue = call.path("queue")
+        queue = call.queue()
         job = await self._queues.peek(queue)
-        return Answer(200, b"{%b}" % _members(job, queue, job.attempt), [JSON, NO_STORE])
+        return Answer(200, b"{%b}" % _members(job, queue.name, job.attempt), [JSON, NO_STORE])
 
     def _delivered(self, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease

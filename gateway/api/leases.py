@@ -15,20 +15,20 @@ class Leases:
         self._desk = desk
 
     async def inspect(self, call: Call) -> Answer:
-        return _shown(await self._desk.inspect(call.path("lease")))
+        return _shown(await self._desk.inspect(call.path("lease"), call.caller.tenant))
 
     async def ack(self, call: Call) -> Answer:
-        await self._desk.ack(call.path("lease"))
+        await self._desk.ack(call.path("lease"), call.caller.tenant)
         return Answer(204)
 
     async def nack(self, call: Call) -> Answer:
         await call.order()
-        await self._desk.nack(call.path("lease"))
+        await self._desk.nack(call.path("lease"), call.caller.tenant)
         return Answer(204)
 
     async def extend(self, call: Call) -> Answer:
         order = await call.order()
-        return _shown(await self._desk.extend(call.path("lease"), float(order["lease"])))
+        return _shown(await self._desk.extend(call.path("lease"), call.caller.tenant, float(order["lease"])))
 
 
 def _shown(lease: LeaseView) -> Answer:

@@ -12,16 +12,16 @@ class QueueAdmin:
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
 
-    async def list(self, _call: Call) -> Answer:
-        return json_answer({"queues": await self._queues.list()})
+    async def list(self, call: Call) -> Answer:
+        return json_answer({"queues": await self._queues.list(call.caller.tenant)})
 
     async def get(self, call: Call) -> Answer:
-        return json_answer(await self._queues.get(call.path("queue")))
+        return json_answer(await self._queues.get(call.queue()))
 
     async def flush(self, call: Call) -> Answer:
-        await self._queues.flush(call.path("queue"))
+        await self._queues.flush(call.queue())
         return Answer(204)
 
     async def delete(self, call: Call) -> Answer:
-        queue = call.path("queue")
-        return json_answer({"queue": queue, "leases_ended": await self._queues.delete(queue)})
+        queue = call.queue()
+        return json_answer({"queue": queue.name, "leases_ended": await self._queues.delete(queue)})

@@ -5,20 +5,31 @@ from __future__ import annotations
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from gateway.api.admission import Admission
 from gateway.api.exchange import Handler, Operation, Resource
 from gateway.api.jobs import Jobs
 from gateway.api.leases import Leases
 from gateway.api.queues import QueueAdmin
 from gateway.api.service import Service
 from gateway.api.specification import Specification
+from gateway.delivery.catalog import Catalog
 from gateway.errors import NotFound
 
 
-def router(specification: Specification, *, jobs: Jobs, leases: Leases, queues: QueueAdmin, service: Service) -> Router:
+def router(
+    specification: Specification,
+    admission: Admission,
+    catalog: Catalog,
+    *,
+    jobs: Jobs,
+    leases: Leases,
+    queues: QueueAdmin,
+    service: Service,
+) -> Router:
     """Every path of the contract, and NotFound for the others."""
 
     def run(operation_id: str, handler: Handler) -> Operation:
-        return Operation(specification.operation(operation_id), handler)
+        return Operation(specification.operation(operation_id), handler, admission, catalog)
 
     return Router(
         routes=[

@@ -16,6 +16,7 @@ import jsonschema_rs
 import orjson
 import yaml
 
+from gateway.api.caller import Scope
 from gateway.errors import InvalidBody, InvalidParameter
 from gateway.settings import Settings
 
@@ -49,6 +50,7 @@ class OperationSpec:
 
     def __init__(self, document: Mapping[str, Any], operation: Mapping[str, Any]) -> None:
         self.id: str = operation["operationId"]
+        self.scope = _scope(operation)
         parameters = [_resolve(document, each) for each in operation.get("parameters", ())]
         self._durations = {each["name"]: _duration(each) for each in parameters if each["in"] == "query"}
         self._defaults = {name: each.default_s for name, each in self._durations.items()}
@@ -156,6 +158,14 @@ def _resolve(document: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[st
         found = found[part]
     resolved: Mapping[str, Any] = found
     return resolved
+
+
+def _scope(operation: Mapping[str, Any]) -> Scope | None:
+    """What a caller needs (`security: [{key: [consume]}]`); None: nothing, not even a key."""
+    for requirement in operation.get("security", ()):
+        for scopes in requirement.values():
+            return Scope(scopes[0])
+    return None
 
 
 def _duration(parameter: Mapping[str, Any]) -> Duration:

@@ -1,8 +1,13 @@
-"""Names of queues and the Kestrel keys they stand for. Pure; nothing that is not a legal name gets past here.
+"""Names of tenants, queues and children, and the Kestrel keys they stand for. Pure; only legal names get past here.
 
 1. A name is `[A-Za-z0-9_-]{1,64}`, begins and ends with a letter or digit, and holds no `__`.
 2. The reserved words are the suffixes that keys of dead letters end in.
-3. A key is made of names and separators that no name can hold, so it can be read back.
+3. A key is made of names and of separators that no name can hold, so it can be read back:
+
+       {namespace}__{tenant}__{queue}            a queue; namespace and tenant where the deployment has them
+       {queue's key}__dead                       its dead letters
+       {queue's key}+{child}                     a fanout child
+       {queue's key}__{child}__subdead           the child's dead letters (with a `+` they would be a child, too)
 
 Kestrel reads `/`, `+`, `.`, `~`, blanks and line ends in a key as options, fanout or commands: none is in the alphabet.
 Source: kestrel-wire.md, "Names and errors".
@@ -11,12 +16,16 @@ Source: kestrel-wire.md, "Names and errors".
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 
 from gateway.errors import InvalidName
 
 MAX_NAME = 64
-RESERVED = frozenset({"dead", "subdead"})
+MAX_KEY = 200
+DEAD, CHILD_DEAD = "dead", "subdead"
+RESERVED = frozenset({DEAD, CHILD_DEAD})
+SEPARATOR = "__"
 
 PATTERN = "^[A-Za-z0-9]+(?:(?:_|_?(?:-_?)+)[A-Za-z0-9]+)*$"
 """Rule 1 but for the length, without look-around, so that openapi.yaml can say the same."""
@@ -24,28 +33,87 @@ PATTERN = "^[A-Za-z0-9]+(?:(?:_|_?(?:-_?)+)[A-Za-z0-9]+)*$"
 _NAME = re.compile(PATTERN.strip("^$"))
 
 
-def _is_name(text: str) -> bool:
-    return len(text) <= MAX_NAME and text not in RESERVED and _NAME.fullmatch(text) is not None
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What a key stands for. tenant is empty where the deployment has none; child is None for the queue itself."""
+
+    tenant: str
+    queue: str
+    child: str | None = None
+    dead: bool = False
 
 
-@lru_cache(maxsize=4096)
-def key_of(queue: str) -> str:
-    """The Kestrel key of a queue.
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """How one deployment's names become keys. prefix: before every key, or empty. tenanted: keys name their tenant."""
+
+    prefix: str = ""
+    tenanted: bool = False
+
+    def key(self, name: Name) -> str:
+        """The Kestrel key of `name`.
+
+        Raises:
+            InvalidName: a part is not a legal name, or the key would be longer than MAX_KEY bytes.
+        """
+        return _key(self, name)
+
+    def read(self, key: str) -> Name | None:
+        """What `key` stands for; None for keys that this deployment does not make."""
+        parts = key.split(SEPARATOR)
+        if self.prefix and parts.pop(0) != self.prefix:
+            return None
+        tenant = parts.pop(0) if self.tenanted and parts else ""
+        match parts:
+            case [queue, "dead"]:
+                name = Name(tenant, queue, dead=True)
+            case [queue, child, "subdead"]:
+                name = Name(tenant, queue, child, dead=True)
+            case [queue]:
+                queue, plus, child = queue.partition("+")
+                name = Name(tenant, queue, child if plus else None)
+            case _:
+                return None
+        try:
+            return name if self.key(name) == key else None
+        except InvalidName:
+            return None
+
+
+def check_name(text: str, what: str) -> None:
+    """Returns when `text` is a legal name. `what` is what it names, for the message.
 
     Raises:
-        InvalidName: `queue` is not a legal name; the detail says what a name may be.
+        InvalidName: it is not; the detail says what a name may be.
     """
-    if _is_name(queue):
-        return queue
-    if queue in RESERVED:
-        raise InvalidName(f"{queue!r} is reserved")
-    shown = queue if len(queue) <= 80 else queue[:77] + "..."
+    if text in RESERVED:
+        raise InvalidName(f"{text!r} is reserved")
+    if len(text) <= MAX_NAME and _NAME.fullmatch(text):
+        return
+    shown = text if len(text) <= 80 else text[:77] + "..."
     raise InvalidName(
-        f"{shown!r} is not a queue name: use 1 to {MAX_NAME} of A-Z a-z 0-9 _ -, "
+        f"{shown!r} is not a {what} name: use 1 to {MAX_NAME} of A-Z a-z 0-9 _ -, "
         "the first and the last a letter or digit, no two underscores in a row"
     )
 
 
-def queue_of(key: str) -> str | None:
-    """The queue a Kestrel key stands for; None for keys that are not of this contract (foreign, fanout)."""
-    return key if _is_name(key) else None
+@lru_cache(maxsize=4096)
+def _key(namespace: Namespace, name: Name) -> str:
+    parts = [namespace.prefix] if namespace.prefix else []
+    if namespace.tenanted:
+        check_name(name.tenant, "tenant")
+        parts.append(name.tenant)
+    check_name(name.queue, "queue")
+    parts.append(name.queue)
+    if name.child is not None:
+        check_name(name.child, "child")
+        if name.dead:
+            parts += [name.child, CHILD_DEAD]
+        else:
+            parts[-1] += f"+{name.child}"
+    elif name.dead:
+        parts.append(DEAD)
+    key = SEPARATOR.join(parts)
+    if len(key) > MAX_KEY:
+        raise InvalidName(f"the names make a key of {len(key)} bytes; at most {MAX_KEY} are possible")
+    return key

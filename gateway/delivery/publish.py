@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from gateway.contract.envelope import new_id, wrap
-from gateway.contract.names import key_of
 from gateway.delivery.backend import Backend
+from gateway.delivery.catalog import Queue
 
 
 class Publisher:
@@ -15,14 +15,13 @@ class Publisher:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    async def enqueue(self, queue: str, body: bytes, content_type: str | None) -> str:
+    async def enqueue(self, queue: Queue, body: bytes, content_type: str | None) -> str:
         """The new job's id, once Kestrel has said STORED.
 
-        Raises: InvalidName, InvalidBody; QueueFull, BackendUnavailable, BackendRefused; OutcomeUnknown.
+        Raises: InvalidBody; QueueFull, BackendUnavailable, BackendRefused; OutcomeUnknown.
         Cancelled: the job may or may not be stored.
         """
-        key = key_of(queue)
         job_id = new_id()
-        item = wrap(body, content_type, job_id=job_id, source=f"/queues/{queue}", now_s=time.time())
-        await self._backend.put(key, item)
+        item = wrap(body, content_type, job_id=job_id, source=f"/queues/{queue.name}", now_s=time.time())
+        await self._backend.put(queue.key, item)
         return job_id

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.contract.envelope import Job, unwrap
-from gateway.contract.names import key_of, queue_of
 from gateway.delivery.backend import Backend, QueueStats
+from gateway.delivery.catalog import Catalog, Queue
 from gateway.errors import QueueEmpty, QueueNotFound
 from gateway.leases.desk import Desk
 
@@ -29,44 +29,44 @@ class QueueInfo:
 class Queues:
     """The queues of the deployment, by their logical names."""
 
-    def __init__(self, backend: Backend, desk: Desk) -> None:
+    def __init__(self, backend: Backend, catalog: Catalog, desk: Desk) -> None:
         self._backend = backend
+        self._catalog = catalog
         self._desk = desk
 
-    async def list(self) -> list[QueueInfo]:
-        """Every queue of this contract, by name. Raises BackendUnavailable."""
+    async def list(self, tenant: str) -> list[QueueInfo]:
+        """Every queue of the tenant, by name. Raises BackendUnavailable."""
         found = await self._backend.queues()
-        named = [(name, stats) for key, stats in found.items() if (name := queue_of(key)) is not None]
+        named = [(name, stats) for key, stats in found.items() if (name := self._catalog.name_of(tenant, key))]
         return [_info(name, stats) for name, stats in sorted(named, key=lambda each: each[0])]
 
-    async def get(self, queue: str) -> QueueInfo:
-        """Raises InvalidName, QueueNotFound, BackendUnavailable."""
-        return _info(queue, await self._existing(queue))
+    async def get(self, queue: Queue) -> QueueInfo:
+        """Raises QueueNotFound, BackendUnavailable."""
+        return _info(queue.name, await self._existing(queue))
 
-    async def peek(self, queue: str) -> Job:
-        """The job at the head, left where it is. Raises InvalidName, QueueNotFound, QueueEmpty, BackendUnavailable."""
+    async def peek(self, queue: Queue) -> Job:
+        """The job at the head, left where it is. Raises QueueNotFound, QueueEmpty, BackendUnavailable."""
         await self._existing(queue)
-        item = await self._backend.peek(key_of(queue))
+        item = await self._backend.peek(queue.key)
         if item is None:
-            raise QueueEmpty(f"no job waits on {queue!r}")
+            raise QueueEmpty(f"no job waits on {queue.name!r}")
         return unwrap(item)
 
-    async def flush(self, queue: str) -> None:
+    async def flush(self, queue: Queue) -> None:
         """Removes every waiting job; leased ones stay with their consumers. Raises as `get`."""
         await self._existing(queue)
-        await self._backend.flush(key_of(queue))
+        await self._backend.flush(queue.key)
 
-    async def delete(self, queue: str) -> int:
+    async def delete(self, queue: Queue) -> int:
         """Removes the queue with all its jobs; returns how many leases ended with it. Raises as `get`."""
         await self._existing(queue)
-        await self._backend.delete(key_of(queue))
-        return await self._desk.drop_queue(key_of(queue))
+        await self._backend.delete(queue.key)
+        return await self._desk.drop_queue(queue.key)
 
-    async def _existing(self, queue: str) -> QueueStats:
-        key = key_of(queue)
-        stats = (await self._backend.queues()).get(key)
+    async def _existing(self, queue: Queue) -> QueueStats:
+        stats = (await self._backend.queues()).get(queue.key)
         if stats is None:
-            raise QueueNotFound(f"there is no queue {queue!r}")
+            raise QueueNotFound(f"there is no queue {queue.name!r}")
         return stats
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.contract.envelope import Job, unwrap
-from gateway.contract.names import key_of
 from gateway.delivery.attempts import Attempts
 from gateway.delivery.backend import Backend, OnGone, Waiter
+from gateway.delivery.catalog import Queue
 from gateway.errors import Draining, TooManyWaiters
 from gateway.leases.lease import Lease
 from gateway.leases.registry import Registry
@@ -38,19 +38,18 @@ class Receiver:
         """Polls that wait at this moment."""
         return len(self._waiters)
 
-    async def next(self, queue: str, *, timeout_s: float, lease_s: float, on_gone: OnGone) -> Delivery | None:
+    async def next(self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone) -> Delivery | None:
         """The next job under a lease of `lease_s` seconds; None when the wait ended empty, or the consumer has gone.
 
-        Raises: InvalidName; TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
+        Raises: TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
         Cancelled: no job is held.
         """
-        key = key_of(queue)
         if self.draining:
             raise Draining("no job is handed out any more")
         self._registry.check_room()
         if len(self._waiters) >= self._limit:
             raise TooManyWaiters(f"{self._limit} polls are parked here already")
-        waiter = self._backend.wait(key, timeout_s)
+        waiter = self._backend.wait(queue.key, timeout_s)
         self._waiters.add(waiter)
         forget = on_gone(waiter.cancel)
         try:
@@ -62,8 +61,16 @@ class Receiver:
             return None
         try:
             job = unwrap(read.data)
-            attempt = self._attempts.of(key, job.id, job.attempt)
-            lease = self._registry.open(read, queue=queue, key=key, job_id=job.id, attempt=attempt, length_s=lease_s)
+            attempt = self._attempts.of(queue.key, job.id, job.attempt)
+            lease = self._registry.open(
+                read,
+                tenant=queue.tenant,
+                queue=queue.name,
+                key=queue.key,
+                job_id=job.id,
+                attempt=attempt,
+                length_s=lease_s,
+            )
         except BaseException:
             read.give_back()
             raise

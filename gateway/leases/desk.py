@@ -12,7 +12,7 @@ from gateway.leases.registry import Registry
 
 
 class Desk:
-    """Settles any lease of this machine's gateway, whichever worker it was taken through.
+    """Settles any lease of this machine's gateway, whichever worker it was taken through, for its own tenant only.
 
     boot_id: this worker's. limit_s: how long an order may take, forwarding included.
     """
@@ -24,21 +24,21 @@ class Desk:
         self._boot_id = boot_id
         self._limit_s = limit_s
 
-    async def ack(self, lease_id: str) -> LeaseView:
+    async def ack(self, lease_id: str, tenant: str) -> LeaseView:
         """The job is gone for good. Raises: LeaseNotFound, and as Registry.ack."""
-        return await self._order(Verb.ACK, lease_id)
+        return await self._order(Verb.ACK, lease_id, tenant)
 
-    async def nack(self, lease_id: str) -> LeaseView:
+    async def nack(self, lease_id: str, tenant: str) -> LeaseView:
         """The job is back at the head of its queue. Raises: LeaseNotFound, and as Registry.nack."""
-        return await self._order(Verb.NACK, lease_id)
+        return await self._order(Verb.NACK, lease_id, tenant)
 
-    async def extend(self, lease_id: str, length_s: float) -> LeaseView:
+    async def extend(self, lease_id: str, tenant: str, length_s: float) -> LeaseView:
         """The lease ends `length_s` seconds from now. Raises: LeaseNotFound, and as Registry.extend."""
-        return await self._order(Verb.EXTEND, lease_id, length_s)
+        return await self._order(Verb.EXTEND, lease_id, tenant, length_s)
 
-    async def inspect(self, lease_id: str) -> LeaseView:
+    async def inspect(self, lease_id: str, tenant: str) -> LeaseView:
         """What is known of the lease. Raises: LeaseNotFound, LeaseForgotten, OutcomeUnknown."""
-        return await self._order(Verb.INSPECT, lease_id)
+        return await self._order(Verb.INSPECT, lease_id, tenant)
 
     async def drop_queue(self, key: str) -> int:
         """Ends the leases on a deleted queue, in every worker; returns how many it is known to have ended."""
@@ -57,8 +57,8 @@ class Desk:
         except GatewayError as exc:
             return exc
 
-    async def _order(self, verb: Verb, lease_id: str, length_s: float = 0.0) -> LeaseView:
-        owner = self._ids.owner(lease_id)
+    async def _order(self, verb: Verb, lease_id: str, tenant: str, length_s: float = 0.0) -> LeaseView:
+        owner = self._ids.owner(lease_id, tenant)
         order = Order(verb, lease_id, time.monotonic() + self._limit_s, length_s)
         result = await (self._local(order) if owner == self._boot_id else self._peers.ask(owner, order))
         if isinstance(result, GatewayError):

@@ -83,12 +83,22 @@ class Registry:
         if len(self._open) >= self._limit:
             raise TooManyLeases(f"{self._limit} leases are open here already")
 
-    def open(self, read: OpenRead, *, queue: str, key: str, job_id: str | None, attempt: int, length_s: float) -> Lease:
+    def open(
+        self,
+        read: OpenRead,
+        *,
+        tenant: str,
+        queue: str,
+        key: str,
+        job_id: str | None,
+        attempt: int,
+        length_s: float,
+    ) -> Lease:
         """A new lease over `read`, HELD for `length_s` seconds. Raises TooManyLeases; the read stays the caller's."""
         self.check_room()
         now_s = time.monotonic()
         lease = Lease(
-            id=self._ids.new(),
+            id=self._ids.new(tenant),
             queue=queue,
             key=key,
             job_id=job_id,

@@ -49,7 +49,7 @@ def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:
 
 
 def opened(leases: Registry, item: Item, length_s: float = 100) -> Lease:
-    return leases.open(item, queue="q", key="q", job_id="1", attempt=1, length_s=length_s)
+    return leases.open(item, tenant="", queue="q", key="q", job_id="1", attempt=1, length_s=length_s)
 
 
 class Books(RuleBasedStateMachine):
@@ -214,7 +214,7 @@ def test_leases_expire_in_the_order_of_their_deadlines():
         leases.on_end(lambda lease: ended.append(lease.queue))
         lengths = {"late": 0.09, "soon": 0.03, "middle": 0.06, "extended": 0.01}
         made = {
-            name: leases.open(Item(), queue=name, key="q", job_id=None, attempt=1, length_s=length_s)
+            name: leases.open(Item(), tenant="", queue=name, key="q", job_id=None, attempt=1, length_s=length_s)
             for name, length_s in lengths.items()
         }
         await leases.extend(made["extended"].id, 0.12)
