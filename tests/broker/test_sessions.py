@@ -306,7 +306,7 @@ def test_expired_backlog_moves_after_a_restart(tmp_path_factory: pytest.TempPath
         assert client.stats()["queue_jobs_items"] == "0"
 
 
-def test_five_thousand_connections(broker: BrokerProcess, client: Client, name: str) -> None:
+def test_thousands_of_connections(broker: BrokerProcess, client: Client, name: str) -> None:
     """Thousands of parked readers (as many as this machine's descriptors allow): each gets its item."""
     count = 2000
     waiters = []
