@@ -7,7 +7,8 @@ says whom an item serves. Opens no connection.
 2. A waiter that ended, by its deadline, `cancel` or a cancelled task, is out of the line at once. An item that it was
    given and has not fetched goes to the next waiter, or back to the head of its queue.
 3. None means that a server was really asked: it answered that the queue is empty, or a get stood on it to the end.
-4. A line with no waiters and nothing under way is forgotten.
+4. A line is forgotten when nobody waits, every item that was given is fetched, and nothing is under way: a queue
+   never has two lines.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class Waiter:
                     continue
                 self._move(Stand.SERVED)
                 self._timer.cancel()
+                self._line.fetched(self)
                 return read
             if self._error is not None:
                 raise self._error
@@ -116,9 +118,9 @@ class Waiter:
         self._move(Stand.ENDED)
         self._error = error
         self._timer.cancel()
-        self._line.leave(self)
         if read is not None:
             self._line.serve(read)
+        self._line.leave(self)
         self._wake()
 
     def _time_over(self) -> None:
@@ -140,7 +142,9 @@ class Waiter:
 class Line:
     """The waiters of one queue, and its feeders."""
 
-    __slots__ = ("_counters", "_forget", "_waiters", "feeders", "furthest", "key", "loop", "parked")
+    __slots__ = (
+        "_counters", "_forget", "_given", "_over", "_waiters", "feeders", "furthest", "key", "loop", "parked",
+    )  # fmt: skip
 
     def __init__(
         self, key: str, servers: Sequence[Server], waits: int, counters: Counters, forget: Callable[[Line], None]
@@ -152,6 +156,8 @@ class Line:
         self._counters = counters
         self._forget = forget
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._given: set[Waiter] = set()
+        self._over: BackendUnavailable | None = None
         self.feeders = [Feeder(self, server, waits, counters) for server in servers]
 
     def __len__(self) -> int:
@@ -164,21 +170,29 @@ class Line:
 
     def rejoin(self, waiter: Waiter) -> None:
         """Puts him first: what he was given is lost."""
+        self._given.discard(waiter)
         self._waiters[waiter] = None
         self._waiters.move_to_end(waiter, last=False)
         self._ask_for(waiter)
 
     def leave(self, waiter: Waiter) -> None:
         """He waits no more."""
+        self._given.discard(waiter)
         if waiter in self._waiters:
             del self._waiters[waiter]
             self._one_less(waiter)
+        self.tidy()
+
+    def fetched(self, waiter: Waiter) -> None:
+        """He has taken what he was given."""
+        self._given.discard(waiter)
         self.tidy()
 
     def serve(self, read: OpenRead) -> None:
         """The item is the first waiter's; it goes back to the queue when nobody waits."""
         if self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
+            self._given.add(waiter)
             waiter.give(read)
             self._one_less(waiter)
         else:
@@ -186,12 +200,14 @@ class Line:
             read.hand_back()
 
     def _ask_for(self, waiter: Waiter) -> None:
-        if waiter.once:
+        self.parked += not waiter.once
+        if self._over is not None:
+            waiter.end(self._over)
+        elif waiter.once:
             waiter.asks = len(self.feeders)
             for feeder in self.feeders:
                 feeder.ask(waiter)
         else:
-            self.parked += 1
             self.furthest = max(self.furthest, waiter.deadline)
             for feeder in self.feeders:
                 feeder.joined()
@@ -217,13 +233,14 @@ class Line:
             waiter.end(self.unasked(waiter) if error is not None else None)
 
     def tidy(self) -> None:
-        """Forgets the line when nobody waits and nothing is under way."""
-        if not self._waiters and not any(feeder.busy for feeder in self.feeders):
+        """Forgets the line when nobody needs it any more (rule 4)."""
+        if not self._waiters and not self._given and not any(feeder.busy for feeder in self.feeders):
             self._forget(self)
 
     def close(self, error: BackendUnavailable) -> None:
-        """Ends every wait with `error`."""
-        for waiter in list(self._waiters):
+        """Ends every wait with `error`, also those that are to come; items that nobody fetched go back."""
+        self._over = error
+        for waiter in [*self._waiters, *self._given]:
             waiter.end(error)
 
 
@@ -236,6 +253,7 @@ class Lines:
         self._patience_s = patience_s
         self._counters = counters
         self._lines: dict[str, Line] = {}
+        self._over: BackendUnavailable | None = None
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -255,6 +273,8 @@ class Lines:
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = Line(key, self._servers, self._waits, self._counters, self._forget)
+            if self._over is not None:
+                line.close(self._over)
         waiter = Waiter(line, line.loop.time(), timeout_s, self._patience_s)
         line.join(waiter)
         return waiter
@@ -267,7 +287,8 @@ class Lines:
                     feeder.revive()
 
     def close(self, error: BackendUnavailable) -> None:
-        """Ends every wait with `error`."""
+        """Ends every wait with `error`, also those that are to come."""
+        self._over = error
         for line in list(self._lines.values()):
             line.close(error)
 

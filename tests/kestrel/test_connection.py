@@ -124,6 +124,18 @@ def test_a_silent_server_meets_the_deadline():
     asyncio.run(main())
 
 
+def test_the_deadline_of_a_finished_call_is_over():
+    """An answer in time ends the deadline: the idle connection lives on."""
+
+    async def main():
+        async with StandIn() as server, connected(server) as (connection, _):
+            await connection.call(0.03, KestrelClient.ask_version)
+            await asyncio.sleep(0.06)
+            assert connection.state is State.IDLE
+
+    asyncio.run(main())
+
+
 def test_half_an_answer_meets_the_deadline():
     """Bytes that come do not put the deadline off."""
 
@@ -200,8 +212,11 @@ def test_what_never_left_is_known_not_to_have_happened():
         async with StandIn() as server, connected(server) as (connection, _):
             await until(lambda: server.sessions)
             server.sessions[0].transport.pause_reading()
+            put = asyncio.ensure_future(connection.call(0.2, KestrelClient.store, "q", b"x" * (64 << 20), 0))
+            await asyncio.sleep(0.05)
+            assert connection._paused, "the writer waits for the transport"
             with pytest.raises(ConnectionLostError) as raised:
-                await connection.call(0.2, KestrelClient.store, "q", b"x" * (64 << 20), 0)
+                await put
             assert raised.value.unsent
             await asyncio.sleep(0)
             assert "q" not in server.queues

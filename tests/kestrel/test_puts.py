@@ -53,6 +53,20 @@ def test_whatever_is_not_stored_raises_what_is_known(act, error):
     asyncio.run(main())
 
 
+def test_a_put_that_never_left_is_unavailable_and_not_unknown():
+    """A server that reads nothing got no whole command: the put surely did not happen."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, kestrel_command_timeout_s=0.2) as kestrel:
+            for session in server.sessions:
+                session.transport.pause_reading()
+            with pytest.raises(BackendUnavailable):
+                await kestrel.put("q", b"x" * (64 << 20))
+            assert "q" not in server.queues
+
+    asyncio.run(main())
+
+
 def test_nobody_there_is_unavailable():
     """Where nothing listens nothing was sent, and the answer comes at once."""
 
@@ -66,6 +80,7 @@ def test_nobody_there_is_unavailable():
                     await kestrel.put("q", b"x")
             assert not kestrel.available
             assert kestrel.backends()[0].last_error
+            assert kestrel.statistics().connect_failures < 10
 
     asyncio.run(main())
 
@@ -170,6 +185,17 @@ def test_a_thousand_puts_at_once_share_a_bounded_pool():
             await asyncio.gather(*(kestrel.put("q", b"%d" % i) for i in range(1000)))
             assert len(server.queues["q"]) == 1000
             assert server.accepted <= 64 + 32
+
+    asyncio.run(main())
+
+
+def test_a_thousand_questions_at_once_share_a_bounded_pool():
+    """Commands use at most as many connections as the pool keeps; the others wait for their turn."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, kestrel_pool_size=8) as kestrel:
+            assert await asyncio.gather(*(kestrel.peek("q") for _ in range(1000))) == [None] * 1000
+            assert server.accepted <= 8 * 3
 
     asyncio.run(main())
 

@@ -249,6 +249,72 @@ def test_an_item_lost_before_it_was_fetched_does_not_end_the_poll():
     asyncio.run(main())
 
 
+def test_a_waiter_whose_item_was_lost_is_first_again():
+    """The next item is his, although somebody stands behind him in the line."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            waiter = kestrel.wait("q", 20)
+            await until(lambda: server.waiters.get("q"))
+            server.append("q", b"gone")
+            await until(lambda: kestrel.statistics().items_taken == 1)
+            behind = asyncio.ensure_future(kestrel.wait("q", 20).result())
+            session = next(session for session in server.sessions if session.held)
+            session.held.clear()
+            session.transport.abort()
+            await until(lambda: kestrel.statistics().lost_reads == 1)
+            first = asyncio.ensure_future(waiter.result())
+            await until(lambda: kestrel.statistics().waiters == 2)
+            server.append("q", b"y")
+            server.append("q", b"z")
+            reads = await asyncio.gather(first, behind)
+            assert [read.data for read in reads] == [b"y", b"z"]
+            for read in reads:
+                await read.confirm()
+
+    asyncio.run(main())
+
+
+def test_a_closed_client_ends_every_wait():
+    """Parked, given but not fetched, or begun too late: each wait ends at once, and the item is back."""
+
+    async def main():
+        async with StandIn() as server:
+            async with client(server.address) as kestrel:
+                given = kestrel.wait("q", 20)
+                parked = kestrel.wait("other", 20)
+                await until(lambda: server.waiters.get("q"))
+                server.append("q", b"x")
+                await until(lambda: kestrel.statistics().items_taken == 1)
+                assert kestrel.statistics().waited_queues == 2
+            late = [kestrel.wait("q", timeout_s) for timeout_s in (0, 20)]
+            async with asyncio.timeout(1):
+                for waiter in (given, parked, *late):
+                    with pytest.raises(BackendUnavailable):
+                        await waiter.result()
+            await until(lambda: list(server.queues["q"]) == [b"x"])
+
+    asyncio.run(main())
+
+
+def test_polls_are_armed_as_soon_as_the_server_is_back():
+    """The pauses of a long absence do not outlive it."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            task = asyncio.ensure_future(kestrel.wait("q", 20).result())
+            await until(lambda: server.waiters.get("q"))
+            await server.stop()
+            await asyncio.sleep(1.2)
+            await server.open()
+            await until(lambda: kestrel.available)
+            await until(lambda: server.waiters.get("q"), 0.1)
+            server.append("q", b"x")
+            await (await task).confirm()
+
+    asyncio.run(main())
+
+
 def test_a_get_cut_before_its_time_is_armed_again():
     """A server that closes the blocked connections does not end the polls."""
 
