@@ -56,6 +56,8 @@ class Kestrel:
         self._lines.close(BackendUnavailable("the gateway is shutting down"))
         for server in self._servers:
             await server.close()
+        for writer in self._writers:
+            await writer.close()
         self._codecs.close()
 
     # Jobs

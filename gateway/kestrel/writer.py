@@ -45,6 +45,12 @@ class Writer:
         self._waiting.append(((key, data, expiry), future))
         return future
 
+    async def close(self) -> None:
+        """Returns when every put has its outcome. The server is closed before, so that none of them waits."""
+        while self._waiting or self._sending:
+            await asyncio.gather(*self._sending, return_exceptions=True)
+            await asyncio.sleep(0)
+
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         task = self._loop.create_task(self._send(waiting))

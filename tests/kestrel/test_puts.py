@@ -103,6 +103,26 @@ def test_a_cancelled_put_never_answers_the_next_one(chop):
     asyncio.run(main())
 
 
+def test_closing_with_puts_under_way_leaves_none_without_an_outcome():
+    """Sent, waiting for a connection, or just begun: each put ends when the client closes."""
+
+    async def main():
+        async with StandIn() as server:
+            async with client(server.address) as kestrel:
+                server.manners.frozen = True
+                sent = [asyncio.ensure_future(kestrel.put("q", b"x")) for _ in range(3)]
+                await until(lambda: any(b"set" in session.buffer for session in server.sessions))
+                begun = asyncio.ensure_future(kestrel.put("q", b"y"))
+                await asyncio.sleep(0)
+            assert all(put.done() for put in sent)
+            for put, error in [*((put, OutcomeUnknown) for put in sent), (begun, BackendUnavailable)]:
+                async with asyncio.timeout(1):
+                    with pytest.raises(error):
+                        await put
+
+    asyncio.run(main())
+
+
 def test_cancelling_while_connecting_keeps_the_connection():
     """A caller that gives up while a connection is opened leaves it to the pool."""
 
