@@ -64,7 +64,8 @@ def test_who_gave_up_gets_none_and_the_next_does():
             gone, stays = pool.want(), pool.want()
             gone.cancel()
             pool.release(connection)
-            assert await stays is connection
+            async with asyncio.timeout(1):
+                assert await stays is connection
             await close(pool, opened)
 
     asyncio.run(main())
