@@ -25,8 +25,8 @@ def measure(stage: Stage) -> Section:
         "Parked polls (one queue, fsync on; a job every 5 ms or slower)",
         ("polls", "KB a poll", "target", "Kestrel conns", "target", "wake p50 ms", "target", "wake p99 ms"),
         rows,
-        "KB a poll: growth of the serving process' resident memory, its client connection included. wake: from writing"
-        "\nthe enqueue to having read the whole answer of the parked poll, one at a time (for the gateway, fsync included)."
+        "KB a poll: growth of the serving process' resident memory, client connection included. wake: from writing the"
+        "\nenqueue to having read the whole answer of the parked poll, one at a time, the gateway's commit included."
         f"\nOne fsync of this disk, meanwhile: {fsync_ms(stage.plan.directory):.2f} ms (median).",
     )
 
