@@ -79,7 +79,7 @@ def measure(stage: Stage) -> Section:
         ("call", "gateway us", "broker us", "a second", "x echo", "target"),
         [_row(each, samples) for each in contestants],
         "us: CPU microseconds of the serving process and of the broker. x echo: the serving process' CPU against the"
-        "\nbare Starlette echo's for the same method and number of requests, median of the rounds' own ratios.",
+        "\nbare Starlette echo's for the same method and number of requests: median (least-most) of the rounds.",
     )
 
 
@@ -100,7 +100,7 @@ def _row(each: Contestant, samples: dict[str, list[Sample]]) -> tuple[str, ...]:
     if each.yardstick:
         rounds = zip(mine, *(samples[name] for name in each.yardstick), strict=True)
         ratios = [sample.cpu_us / sum(rival.cpu_us for rival in rivals) for sample, *rivals in rounds]
-        ratio = f"{middle(ratios):.2f}"
+        ratio = f"{middle(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         target = against(middle(ratios), each.limit) if each.limit else ""
     return (
         each.name,
