@@ -1,12 +1,12 @@
 """openapi.yaml as the program uses it: what an operation's query and body may be. Knows no routes.
 
-The document is written by hand; only the limits that an operator can set are put in when it is loaded.
+The document is written by hand; what an operator decides (limits, keys) is put in when it is loaded.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -106,22 +106,20 @@ class OperationSpec:
 
 
 class Specification:
-    """The contract of this deployment: openapi.yaml with its limits. json, yaml: the document as it is served."""
+    """The contract of this deployment: openapi.yaml with its settings. json, yaml: the document as it is served."""
 
     def __init__(self, settings: Settings) -> None:
         source = files("gateway.api").joinpath("openapi.yaml").read_bytes()
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         document: dict[str, Any] = yaml.load(source, loader)  # noqa: S506 (both loaders are the safe ones)
-        shipped = orjson.dumps(document)
         _set_limits(document, settings)
+        operations = [
+            each for path in document["paths"].values() for method, each in path.items() if method in _METHODS
+        ]
+        self._operations = {each["operationId"]: OperationSpec(document, each) for each in operations}
+        _drop_security(operations)
         self.json = orjson.dumps(document)
-        self.yaml = source if self.json == shipped else yaml.safe_dump(document, sort_keys=False).encode()
-        self._operations = {
-            each["operationId"]: OperationSpec(document, each)
-            for path in document["paths"].values()
-            for method, each in path.items()
-            if method in _METHODS
-        }
+        self.yaml = yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False).encode()
 
     def operation(self, operation_id: str) -> OperationSpec:
         return self._operations[operation_id]
@@ -137,6 +135,12 @@ def _set_limits(document: dict[str, Any], settings: Settings) -> None:
         "default": _number(min(settings.default_lease_s, longest_lease_s)),
     }
     document["components"]["schemas"]["ExtendRequest"]["properties"]["lease"]["maximum"] = _number(longest_lease_s)
+
+
+def _drop_security(operations: Iterable[dict[str, Any]]) -> None:
+    """Without keys nothing is asked of a caller, and the served contract must not say that it is."""
+    for operation in operations:
+        operation.pop("security", None)
 
 
 def longest_lease(settings: Settings) -> float:

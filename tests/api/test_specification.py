@@ -80,11 +80,15 @@ def test_every_example_fits_its_schema(document):
 
 
 def test_the_document_is_served_as_it_is(gateway, root):
-    """With default limits the very file is served, and as JSON the same document."""
+    """With default settings the file's document is served, as YAML and as JSON, but for the keys nobody needs."""
+    document = yaml.safe_load((root / "openapi.yaml").read_text())
+    keyed = [each for path in document["paths"].values() for each in path.values() if "security" in each]
+    assert keyed
+    for each in keyed:
+        del each["security"]
     with gateway.client() as http:
-        text = (root / "openapi.yaml").read_text()
-        assert http.get("/openapi.yaml").text == text
-        assert http.get("/openapi.json").json() == yaml.safe_load(text)
+        assert yaml.safe_load(http.get("/openapi.yaml").text) == document
+        assert http.get("/openapi.json").json() == document
 
 
 def test_the_document_states_the_deployment_s_limits(tmp_path):
