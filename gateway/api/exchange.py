@@ -50,7 +50,7 @@ class Call:
     scope: Scope
     receive: Receive
     spec: OperationSpec
-    query: Mapping[str, float]
+    query: Mapping[str, Any]
     client: ClientConnection
     caller: Caller
     catalog: Catalog

@@ -5,44 +5,20 @@ The document is written by hand; what an operator decides (limits, keys) is put 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
-from urllib.parse import unquote_plus
 
 import jsonschema_rs
 import orjson
 import yaml
 
 from gateway.api.caller import Scope
-from gateway.errors import InvalidBody, InvalidParameter
+from gateway.api.parameters import Query
+from gateway.errors import InvalidBody
 from gateway.settings import Settings
 
-_DURATION = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,32})?", re.ASCII)
 _METHODS = ("get", "post", "put", "delete")
-
-
-@dataclass(frozen=True, slots=True)
-class Duration:
-    """A query parameter in seconds. default_s is used where it is absent."""
-
-    name: str
-    low_s: float
-    high_s: float
-    default_s: float
-
-    def parse(self, text: str) -> float:
-        """Raises InvalidParameter unless `text` is digits with an optional fraction, within the range."""
-        if not _DURATION.fullmatch(text):
-            raise InvalidParameter(f"{self.name}: {text[:40]!r} is not seconds written as digits, such as 20 or 0.5")
-        value_s = float(text)
-        if not self.low_s <= value_s <= self.high_s:
-            raise InvalidParameter(
-                f"{self.name}: {text[:40]} is not between {self.low_s:g} and {self.high_s:g} seconds"
-            )
-        return value_s
 
 
 class OperationSpec:
@@ -52,8 +28,7 @@ class OperationSpec:
         self.id: str = operation["operationId"]
         self.scope = _scope(operation)
         parameters = [_resolve(document, each) for each in operation.get("parameters", ())]
-        self._durations = {each["name"]: _duration(each) for each in parameters if each["in"] == "query"}
-        self._defaults = {name: each.default_s for name, each in self._durations.items()}
+        self._query = Query([each for each in parameters if each["in"] == "query"])
         body = operation.get("requestBody", {})
         schema = body.get("content", {}).get("application/json", {}).get("schema")
         self._body_required: bool = body.get("required", False)
@@ -63,28 +38,9 @@ class OperationSpec:
             else None
         )
 
-    def query(self, raw: bytes) -> Mapping[str, float]:
-        """Every parameter's value, defaults included.
-
-        Raises:
-            InvalidParameter: an unknown or repeated one, or a value out of its range.
-        """
-        if not raw:
-            return self._defaults
-        given: dict[str, float] = {}
-        for pair in raw.decode("latin-1").split("&"):
-            if not pair:
-                continue
-            name, _, text = pair.partition("=")
-            name, text = unquote_plus(name), unquote_plus(text)
-            duration = self._durations.get(name)
-            if duration is None:
-                known = f"known here: {', '.join(self._durations)}" if self._durations else "none is known here"
-                raise InvalidParameter(f"unknown query parameter {name[:80]!r}; {known}")
-            if name in given:
-                raise InvalidParameter(f"{name}: given twice")
-            given[name] = duration.parse(text)
-        return {**self._defaults, **given}
+    def query(self, raw: bytes) -> Mapping[str, Any]:
+        """Every parameter's value, defaults included. Raises InvalidParameter."""
+        return self._query.parse(raw)
 
     def body(self, raw: bytes) -> dict[str, Any]:
         """The JSON object in the body; empty where it is absent and may be.
@@ -170,8 +126,3 @@ def _scope(operation: Mapping[str, Any]) -> Scope | None:
         for scopes in requirement.values():
             return Scope(scopes[0])
     return None
-
-
-def _duration(parameter: Mapping[str, Any]) -> Duration:
-    schema = parameter["schema"]
-    return Duration(parameter["name"], schema["minimum"], schema["maximum"], schema["default"])

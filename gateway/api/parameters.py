@@ -1,0 +1,157 @@
+"""Query parameters, as openapi.yaml describes them: from text to checked values. Pure.
+
+A `number` is seconds, an `integer` digits, a `string` is held to its pattern, enum and length; an `array` of strings is
+a parameter that may be given more than once. One without a default is None where it is absent (an array: empty).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import unquote_plus
+
+from gateway.errors import InvalidParameter
+
+_DURATION = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,32})?", re.ASCII)
+_INTEGER = re.compile(r"[0-9]{1,15}", re.ASCII)
+
+
+class Parameter(Protocol):
+    """One parameter's rule."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def default(self) -> Any: ...
+    def parse(self, text: str) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """Seconds."""
+
+    name: str
+    low_s: float
+    high_s: float
+    default: float | None = None
+
+    def parse(self, text: str) -> float:
+        """Raises InvalidParameter unless `text` is digits with an optional fraction, within the range."""
+        if not _DURATION.fullmatch(text):
+            raise InvalidParameter(f"{self.name}: {text[:40]!r} is not seconds written as digits, such as 20 or 0.5")
+        value_s = float(text)
+        if not self.low_s <= value_s <= self.high_s:
+            raise InvalidParameter(
+                f"{self.name}: {text[:40]} is not between {self.low_s:g} and {self.high_s:g} seconds"
+            )
+        return value_s
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """A whole number."""
+
+    name: str
+    low: int
+    high: int
+    default: int | None = None
+
+    def parse(self, text: str) -> int:
+        """Raises InvalidParameter unless `text` is digits, within the range."""
+        if not _INTEGER.fullmatch(text) or not self.low <= int(text) <= self.high:
+            raise InvalidParameter(f"{self.name}: {text[:40]!r} is not a whole number from {self.low} to {self.high}")
+        return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string. pattern: the whole of it must match; allowed: what may be said, empty for anything; hint: in words."""
+
+    name: str
+    pattern: re.Pattern[str]
+    allowed: tuple[str, ...]
+    hint: str
+    limit: int
+    default: str | None = None
+
+    def parse(self, text: str) -> str:
+        """Raises InvalidParameter unless `text` is what the contract allows."""
+        if self.allowed and text not in self.allowed:
+            raise InvalidParameter(f"{self.name}: {text[:80]!r} is not one of {', '.join(self.allowed)}")
+        if len(text) > self.limit or not self.pattern.fullmatch(text):
+            raise InvalidParameter(f"{self.name}: {text[:80]!r} is not {self.hint or 'what the contract allows'}")
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A parameter that may be given up to `limit` times; its value is a tuple."""
+
+    name: str
+    each: Parameter
+    limit: int
+    default: tuple[Any, ...] = ()
+
+    def parse(self, text: str) -> Any:
+        return self.each.parse(text)
+
+
+class Query:
+    """The query parameters of one operation."""
+
+    def __init__(self, parameters: list[Mapping[str, Any]]) -> None:
+        """`parameters`: as in openapi.yaml, references resolved."""
+        self._parameters = {each["name"]: _parameter(each["name"], each["schema"]) for each in parameters}
+        self._defaults = {name: each.default for name, each in self._parameters.items()}
+
+    def parse(self, raw: bytes) -> Mapping[str, Any]:
+        """Every parameter's value, defaults included.
+
+        Raises:
+            InvalidParameter: an unknown or repeated one, or a value that is not allowed.
+        """
+        if not raw:
+            return self._defaults
+        given: dict[str, Any] = {}
+        for pair in raw.decode("latin-1").split("&"):
+            if not pair:
+                continue
+            name, _, text = pair.partition("=")
+            name, text = unquote_plus(name), unquote_plus(text)
+            parameter = self._parameters.get(name)
+            if parameter is None:
+                known = f"known here: {', '.join(self._parameters)}" if self._parameters else "none is known here"
+                raise InvalidParameter(f"unknown query parameter {name[:80]!r}; {known}")
+            value = parameter.parse(text)
+            if isinstance(parameter, Repeated):
+                value = (*given.get(name, ()), value)
+                if len(value) > parameter.limit:
+                    raise InvalidParameter(f"{name}: given more than {parameter.limit} times")
+            elif name in given:
+                raise InvalidParameter(f"{name}: given twice")
+            given[name] = value
+        return {**self._defaults, **given}
+
+
+def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:
+    default = schema.get("default")
+    match schema["type"]:
+        case "number":
+            return Duration(name, schema["minimum"], schema["maximum"], default)
+        case "integer":
+            return Integer(name, schema["minimum"], schema["maximum"], default)
+        case "string":
+            return Text(
+                name,
+                re.compile(schema.get("pattern", ".*").removeprefix("^").removesuffix("$"), re.ASCII | re.DOTALL),
+                tuple(schema.get("enum", ())),
+                schema.get("title", ""),
+                schema.get("maxLength", 1024),
+                default,
+            )
+        case "array":
+            return Repeated(name, _parameter(name, schema["items"]), schema["maxItems"])
+        case other:
+            raise ValueError(f"{name}: parameters of type {other} are not known here")
