@@ -6,7 +6,11 @@
      |   +- InvalidParameter  a query parameter or header
      |   +- InvalidBody       a body that is not what the contract asks for
      |   +- BadFraming        HTTP that cannot be read: request line, lengths, chunks
+     +- Unauthenticated       no key, or one that is not known
      +- ForbiddenHost, ForbiddenOrigin, ForbiddenPrefetch
+     +- ForbiddenScope        the key may not do this
+     +- ForbiddenQueue        the key may not touch this queue
+     +- TooManyQueues         one queue more than the tenant may have
      +- NotFound              no such path
      |   +- QueueNotFound, LeaseNotFound, QueueEmpty
      +- MethodNotAllowed
@@ -17,6 +21,7 @@
      +- QueueDeleted          the lease's queue was deleted through the gateway, its jobs with it
      +- LeaseForgotten        nobody knows any more what became of it
      +- JobTooLarge, HeadersTooLarge
+     +- RateLimited           the key asks too often
      +- Internal              a defect of the gateway
      +- OutcomeUnknown        it was sent and no answer came: it may or may not have happened
      +- Unavailable           not done, try again
@@ -34,6 +39,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+REALM = 'Bearer realm="kestrel-gateway"'
+
 
 class GatewayError(Exception):
     """Something the caller is told of. `detail` is a sentence for people and holds no payload and no secret."""
@@ -42,7 +49,8 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
     retryable: ClassVar[bool] = False
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
+    challenge: str = ""  # the WWW-Authenticate header that goes with it (RFC 6750)
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -91,6 +99,46 @@ class ForbiddenPrefetch(GatewayError):
     code = "forbidden-prefetch"
     status = 403
     title = "Jobs are not prefetched"
+
+
+class Unauthenticated(GatewayError):
+    """invalid: a key was presented, and is none."""
+
+    code = "unauthenticated"
+    status = 401
+    title = "A key is needed"
+
+    def __init__(self, detail: str, *, invalid: bool = False) -> None:
+        super().__init__(detail)
+        self.challenge = REALM + (', error="invalid_token"' if invalid else "")
+
+
+class ForbiddenScope(GatewayError):
+    """scope: the one that is missing."""
+
+    code = "forbidden-scope"
+    status = 403
+    title = "The key lacks the scope"
+
+    def __init__(self, detail: str, scope: str = "") -> None:
+        super().__init__(detail)
+        self.challenge = f'{REALM}, error="insufficient_scope", scope="{scope}"'
+
+
+class ForbiddenQueue(GatewayError):
+    """Says nothing of whether the queue exists."""
+
+    code = "forbidden-queue"
+    status = 403
+    title = "The key is not for this queue"
+
+
+class TooManyQueues(GatewayError):
+    """Waiting does not help, deleting a queue does: hence no 429."""
+
+    code = "too-many-queues"
+    status = 403
+    title = "Too many queues"
 
 
 class NotFound(GatewayError):
@@ -171,6 +219,20 @@ class JobTooLarge(GatewayError):
     code = "job-too-large"
     status = 413
     title = "Job too large"
+
+
+class RateLimited(GatewayError):
+    """retry_after_s: when the next request is allowed, rounded up."""
+
+    code = "rate-limited"
+    status = 429
+    title = "Too many requests"
+    retryable = True
+    retry_after_s = 1
+
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class HeadersTooLarge(GatewayError):

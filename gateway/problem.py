@@ -32,7 +32,7 @@ def problem_bytes(error: GatewayError, request_id: str) -> bytes:
 
 
 def problem_headers(error: GatewayError, body: bytes) -> list[tuple[bytes, bytes]]:
-    """The headers that belong to that body: its type and length, and `Retry-After` where the error names a time."""
+    """The headers of that body: its type and length; `Retry-After` and `WWW-Authenticate` as the error says."""
     headers = [
         (b"content-type", CONTENT_TYPE.encode()),
         (b"content-length", b"%d" % len(body)),
@@ -40,4 +40,6 @@ def problem_headers(error: GatewayError, body: bytes) -> list[tuple[bytes, bytes
     ]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.challenge:
+        headers.append((b"www-authenticate", error.challenge.encode()))
     return headers
