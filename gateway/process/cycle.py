@@ -6,6 +6,8 @@ Invariants
 1. Nothing is written before the first body message, so an application that fails before it is answered by a 500.
 2. After `vanish` nothing is written any more, and `reached` stays false.
 3. A response that starts while the request's body is incomplete closes the connection.
+4. A request that waits upon its client (it asked to be told, streams, or listens for the disconnect) is over when the
+   client closes its side; one that does not is answered, for the client may have closed only its sending side.
 """
 
 from __future__ import annotations
@@ -46,8 +48,10 @@ class Cycle:
         "_chunks_known",
         "_head",
         "_head_only",
+        "_listening",
         "_protocol",
         "_waiting_for_100",
+        "_waits",
         "_wake",
         "body_complete",
         "complete",
@@ -77,6 +81,8 @@ class Cycle:
         self.started = False  # its first bytes are written
         self.complete = False
         # Client
+        self._waits = False  # it asked to be told when the client goes
+        self._listening = False  # it is inside `receive`
         self.gone = False
         self.reached = False
 
@@ -91,6 +97,23 @@ class Cycle:
         """The request's body is complete."""
         self.body_complete = True
         self._wake.set()
+
+    def half_close(self, *, last: bool) -> None:
+        """The client sends no more; with `last` nothing of it waits behind this request."""
+        if self.waits_for_client or not self.body_complete:
+            self.vanish()
+        elif last:
+            self.keep_alive = False
+
+    @property
+    def parked(self) -> bool:
+        """Whether the application asked to be told when the client goes."""
+        return self._waits
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether the response is of no use to a client that has closed its side."""
+        return self._waits or self.started or (self._listening and self.body_complete)
 
     def vanish(self) -> None:
         """The client is gone, or is answered by the server itself. Idempotent; after the response it does nothing."""
@@ -109,6 +132,11 @@ class Cycle:
 
     def on_gone(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See ClientConnection.on_gone."""
+        self._waits = True
+        if self._protocol.client_closed():
+            self._protocol.give_up(self)
+        else:
+            self._protocol.watch_closely(self)
         if self.gone:
             callback()
             return _nothing
@@ -163,8 +191,12 @@ class Cycle:
                 protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self.gone and not self.complete:
             protocol.want_body()
+            self._listening = not self._wake.is_set()
+            if self._listening and self.body_complete and protocol.client_closed():
+                protocol.give_up(self)
             await self._wake.wait()
             self._wake.clear()
+            self._listening = False
         if self.gone or self.complete:
             return {"type": "http.disconnect"}
         chunks = self._chunks
@@ -242,8 +274,8 @@ class Cycle:
                     raise RuntimeError("the response's body does not have its Content-Length")
             data = body
         transport = self._protocol.transport
-        if transport.is_closing():
-            self.vanish()
+        if transport.is_closing() or (self.waits_for_client and self._protocol.client_closed()):
+            self._protocol.give_up(self)
             return
         if self._head is not None:
             head, self._head = self._head, None

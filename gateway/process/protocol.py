@@ -5,8 +5,9 @@ or leases. Of uvicorn's httptools protocol it keeps the constructor, the URL cal
 
 Invariants
 1. The parser is fed one message at a time; what lies behind it is held, unparsed, until its response is complete.
-2. While a response is pending the socket is read (up to HELD_BYTES), so FIN and RST are seen at once; where reading
-   must pause, the kernel is asked for the connection's state each WATCH_S.
+2. While a response is pending the socket is read, so FIN and RST are seen at once. What comes is held up to HELD_BYTES;
+   behind a request that waits for long, more is thrown away up to DISCARD_BYTES and its response is the connection's
+   last. Where reading must pause, the kernel is asked for the client each WATCH_S and before a response is written.
 3. A cycle that is not complete learns of the connection's end exactly once.
 4. Every answer the server makes itself is a problem document, says `Connection: close`, and is followed by a short
    lingering read, so that the client can read it.
@@ -34,16 +35,18 @@ from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal, 
 from gateway.problem import problem_bytes, problem_headers
 from gateway.process import tcp
 from gateway.process.cycle import STATUS_LINES, Cycle
-from gateway.process.framing import CHUNKED, FRAMING_HEADERS, BlankLine, framing
+from gateway.process.framing import CHUNKED, FRAMING_HEADERS, BlankLine, begins_request, framing
 from gateway.process.shared import DatedState, LimitedConfig
 
 log = logging.getLogger(__name__)
 
 HELD_BYTES: Final = 65536  # held behind a pending response
+DISCARD_BYTES: Final = 4 << 20  # read behind one that waits for long
 BODY_HIGH_WATER: Final = 65536  # of a body not yet taken by the application
 WATCH_S: Final = 1.0
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1 << 20
+_WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
 class Reading(enum.IntEnum):
@@ -53,17 +56,19 @@ class Reading(enum.IntEnum):
     HEAD = 1  # the rest of a head
     BODY = 2  # the rest of a body
     PENDING = 3  # held until the response is complete
-    LINGERING = 4  # thrown away: the last answer is written
-    CLOSED = 5
+    DISCARDING = 4  # thrown away: the response under way is the last
+    LINGERING = 5  # thrown away: the last answer is written
+    CLOSED = 6
 
 
-IDLE, HEAD, BODY, PENDING, LINGERING, CLOSED = Reading  # looked up several times a request
+IDLE, HEAD, BODY, PENDING, DISCARDING, LINGERING, CLOSED = Reading  # looked up several times a request
 
 MOVES: Final = {
     IDLE: frozenset({HEAD, BODY, PENDING, LINGERING, CLOSED}),
     HEAD: frozenset({BODY, PENDING, LINGERING, CLOSED}),
     BODY: frozenset({PENDING, LINGERING, CLOSED}),
-    PENDING: frozenset({IDLE, LINGERING, CLOSED}),
+    PENDING: frozenset({IDLE, DISCARDING, LINGERING, CLOSED}),
+    DISCARDING: frozenset({LINGERING, CLOSED}),
     LINGERING: frozenset({CLOSED}),
     CLOSED: frozenset(),
 }
@@ -82,7 +87,8 @@ class GatewayProtocol(HttpToolsProtocol):
         # Connection
         self.reading = IDLE
         self._held = bytearray()
-        self._lingered_bytes = 0
+        self._ended = False  # the client has closed its sending side
+        self._discarded_bytes = 0
         self._deadline = math.inf  # loop time at which the current state has lasted too long
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -113,9 +119,16 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             self._set_deadline(self.limits.header_timeout_s)
 
-    def eof_received(self) -> None:
-        """The client closed its side: to us it is gone, whatever it still reads."""
-        self._vanished()
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own type; uvicorn's is narrower
+        """The client closed its side: it still gets the answers to what it had sent completely, but waits no more."""
+        self._ended = True
+        if self.current is None:
+            return False
+        self.current.half_close(last=not self._held)
+        if self.current.gone:
+            self._vanished()
+            return False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         self.server_state.one_closed(self)
@@ -145,9 +158,13 @@ class GatewayProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.reading is PENDING:
             self._hold(data)
+        elif self.reading is DISCARDING:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > DISCARD_BYTES:
+                self._pause()
         elif self.reading is LINGERING:
-            self._lingered_bytes += len(data)
-            if self._lingered_bytes > LINGER_BYTES:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > LINGER_BYTES:
                 self.transport.close()
         elif self.reading is not CLOSED:
             self._read(data)
@@ -167,12 +184,23 @@ class GatewayProtocol(HttpToolsProtocol):
             elif now is BODY:
                 self._set_deadline(self.limits.body_timeout_s)
         if data and now is PENDING:
-            self._hold(data)
+            if self._bodyless_post() and not begins_request(data):
+                self.refuse(BadFraming("a body came, but neither its Content-Length nor Transfer-Encoding: chunked"))
+            else:
+                self._hold(data)
+
+    def _bodyless_post(self) -> bool:
+        """Whether the request that was just read should have a body, and announced none."""
+        return self.parser.get_method() in _WITH_BODY and not any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in self._framing_headers
+        )
 
     def _hold(self, data: bytes) -> None:
         self._held += data
         if len(self._held) > HELD_BYTES:
             self._pause()
+            if self.current is not None and self.current.parked:
+                self.watch_closely(self.current)
 
     def _feed_head(self, data: bytes) -> int:
         """Gives the parser what belongs to the head, at least one byte. Returns how much was taken."""
@@ -343,8 +371,28 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._held:
             held, self._held = bytes(self._held), bytearray()
             self._read(held)
+            if self._ended:
+                self._read_last()
         else:
             self._set_deadline(self.limits.keep_alive_s)
+
+    def _read_last(self) -> None:
+        """What the client sent before it closed its side is read on; a request that is not complete never will be."""
+        if self.current is not None:
+            self.current.half_close(last=not self._held)
+            if not self.current.gone:
+                return
+            self._vanished()
+        self.transport.close()
+
+    def watch_closely(self, cycle: Cycle) -> None:
+        """The request waits for long: what is too much to hold behind it is thrown away, for unread bytes would hide
+        the client's end."""
+        if self.current is cycle and self.reading is PENDING and len(self._held) > HELD_BYTES:
+            self._move(DISCARDING)
+            cycle.keep_alive = False
+            self._held.clear()
+            self._resume()
 
     def give_up(self, cycle: Cycle) -> None:
         """The response cannot be completed: the connection closes without pretending it was."""
@@ -378,6 +426,10 @@ class GatewayProtocol(HttpToolsProtocol):
         """Closes our side, and for a moment reads what comes: closing at once would reset the answer away."""
         self._move(LINGERING)
         self._held.clear()
+        self._discarded_bytes = 0
+        if self._ended:
+            self.transport.close()
+            return
         self._resume()
         self.transport.write_eof()
         self._set_deadline(LINGER_S)
@@ -417,8 +469,14 @@ class GatewayProtocol(HttpToolsProtocol):
 
     # Flow
 
+    def client_closed(self) -> bool:
+        """Whether the client has closed its side or reset, as far as that can be known at this moment."""
+        return self._ended or (self.flow.read_paused and tcp.peer_closed(self.transport.get_extra_info("socket")))
+
     def _pause(self) -> None:
         """Stops reading; the kernel is asked for the client instead."""
+        if self._ended:
+            return
         self.flow.pause_reading()
         if self._watch is None:
             self._watch = self.loop.call_later(WATCH_S, self._look)

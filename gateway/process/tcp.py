@@ -44,7 +44,10 @@ def tune(sock: Any) -> None:
 
 
 def peer_closed(sock: Any) -> bool:
-    """Whether the kernel knows that the peer has closed or reset; nothing is read. False where it does not tell."""
+    """Whether the kernel knows that the peer has closed or reset; nothing is read. False where it does not tell.
+
+    A close behind bytes that do not fit the kernel's buffer is not known before they are read.
+    """
     if not hasattr(socket, "TCP_INFO"):
         return False
     try:

@@ -1,0 +1,130 @@
+"""A client closes its side: what it asked completely is answered, what waits for it is over, no job is stranded."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from tests.process.serving import Server, problem, serving
+from tests.running import Running
+
+ROUNDS = 50
+PARK = b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n"
+ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+
+
+@pytest.mark.parametrize("size", [100_000, 1_000_000])
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+def test_no_job_is_stranded_behind_a_large_pipelined_request(
+    gateway: Running, http: httpx.Client, queue: str, how: str, size: int
+) -> None:
+    """A poll with more behind it than is held, then a close: the job that comes is the next consumer's at once."""
+    poll = f"GET /queues/{queue}/next?timeout=20&lease=600 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    large = b"POST /queues/other/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    for turn in range(ROUNDS):
+        with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+            client.sendall(poll + large)
+            _until_parked(http, queue)
+            if how == "RST":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert http.post(f"/queues/{queue}/jobs", content=b"%d" % turn).status_code == 201
+        answer = http.get(f"/queues/{queue}/next?timeout=2&lease=600")
+        assert answer.status_code == 200, f"stranded in round {turn}"
+        assert http.post(answer.json()["lease"]["url"] + "/ack").status_code == 204
+
+
+def _until_parked(http: httpx.Client, queue: str) -> None:
+    deadline = time.monotonic() + 5
+    while True:
+        with contextlib.suppress(KeyError):
+            if http.get(f"/queues/{queue}").json()["waiters"]:
+                return
+        assert time.monotonic() < deadline, "the poll did not park"
+
+
+def _half_closed(port: int, request: bytes) -> bytes:
+    """Sends, closes the sending side, and reads to the end."""
+    with socket.create_connection(("127.0.0.1", port), 5) as client:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while data := client.recv(65536):
+            answer += data
+        return answer
+
+
+def test_enqueue_ack_and_stats_are_answered_after_a_half_close(
+    gateway: Running, http: httpx.Client, queue: str
+) -> None:
+    """`nc -N`: complete requests get their answers, also several in one go; a poll counts as gone and takes no job."""
+    enqueue = f"POST /queues/{queue}/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\n1".encode()
+    stats = f"GET /queues/{queue} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    answer = _half_closed(gateway.port, enqueue)
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    assert b"connection: close" in answer
+    answers = _half_closed(gateway.port, enqueue + stats + enqueue)
+    assert answers.count(b"HTTP/1.1 201 ") == 2
+    assert answers.count(b"HTTP/1.1 200 ") == 1
+    poll = f"GET /queues/{queue}/next?timeout=5 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    assert _half_closed(gateway.port, poll) == b""
+    lease = http.get(f"/queues/{queue}/next").json()["lease"]["url"]
+    ack = f"POST {lease}/ack HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    assert _half_closed(gateway.port, ack).startswith(b"HTTP/1.1 204 ")
+    assert http.get(f"/queues/{queue}").json()["items"] == 2
+    assert _half_closed(gateway.port, enqueue[:-1]) == b""
+    assert http.get(f"/queues/{queue}").json()["items"] == 2
+
+
+def test_half_close_ends_a_parked_request_and_what_is_behind_it() -> None:
+    """A poll that is parked already is over with the client's side, and so is what it had pipelined."""
+
+    async def test(server: Server) -> None:
+        for turn, behind in enumerate((b"", ECHO, ECHO[:40]), 1):
+            async with server.client() as client:
+                client.send(PARK + behind)
+                await server.counted("parked", turn)
+                client.writer.write_eof()
+                assert await client.rest() == b""
+                await server.counted("unreached", turn)
+
+    serving(test)
+
+
+def test_requests_held_behind_a_half_close_are_served_in_order() -> None:
+    """All that came completely is answered, then the connection closes; the incomplete last one is not."""
+
+    async def test(server: Server) -> None:
+        for last in (b"", ECHO[:-1], ECHO[:20]):
+            async with server.client() as client:
+                client.send(ECHO * 50 + last)
+                client.writer.write_eof()
+                answers = await client.rest()
+                assert answers.count(b"HTTP/1.1 200 ") == answers.count(b"\r\n\r\nabc") == 50
+
+    serving(test)
+
+
+@pytest.mark.parametrize("body", [b'{"a":1}', b"hello world", b"G", b"GETS x", b"GET is no request\r\n", b"\x00\x01"])
+def test_body_without_a_length_stores_nothing(
+    gateway: Running, http: httpx.Client, new_queue: Callable[[], str], body: bytes
+) -> None:
+    """Bytes directly behind a POST that announced none are no request: 400, and no empty job is stored."""
+    queue = new_queue()
+    head = f"POST /queues/{queue}/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    answer = gateway.raw(head + body) if body != b"G" else gateway.raw(head + b"G\r\n")
+    assert problem(answer)["code"] == "bad-framing"
+    assert http.get(f"/queues/{queue}").status_code == 404
+
+
+def test_post_without_a_body_is_an_empty_job(gateway: Running, http: httpx.Client, queue: str) -> None:
+    """No length and no body is a job of no bytes, also with the next request right behind it."""
+    head = f"POST /queues/{queue}/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode()
+    answer = gateway.raw(head + b"\r\n\r\n\r\n" + head + b"Connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 201 ") == 2
+    assert http.get(f"/queues/{queue}").json()["items"] == 2
