@@ -48,6 +48,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = _setting((), "further Origins accepted from browsers (repeatable)")
 
     namespace: str = _setting("", "put before every Kestrel key, as in {namespace}__{queue}")
+    queues: Path | None = _setting(None, "TOML file with policies, queue by queue; read again on SIGHUP")
 
     # Kestrel
     kestrel: tuple[str, ...] = _setting((), "HOST:PORT or unix:PATH of a Kestrel server (repeatable); none: embedded")
@@ -83,6 +84,12 @@ class Settings:
         600.0, "how long a settled lease answers the same settlement again", unit="s", low=1, high=86400
     )
     max_settled: int = _setting(100000, "ended leases remembered a worker", low=1, high=10000000)
+    idempotency_window_s: float = _setting(
+        86400.0, "how long an Idempotency-Key is remembered", unit="s", low=1, high=2592000
+    )
+    max_idempotency_keys: int = _setting(
+        1000000, "Idempotency-Keys remembered on this host; beyond it the oldest go", low=1000, high=100000000
+    )
 
     # HTTP limits
     max_header_bytes: int = _setting(65536, "request line and headers together", unit="bytes", low=1024, high=1 << 20)

@@ -1,10 +1,12 @@
-"""Which queue a name means: for a tenant, its Kestrel key. The one place where names become keys and back."""
+"""Which queue a name means: for a tenant, its key and policy. The one place where names become keys and back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gateway.contract.names import Name, Namespace
+from gateway.policies import DEFAULT, Policies, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,21 +16,37 @@ class Queue:
     tenant: str
     name: str
     key: str
+    policy: Policy = DEFAULT
 
 
 class Catalog:
-    """The queues of a deployment."""
+    """The queues of a deployment. Policies may change while it runs; a Queue keeps those it was made with."""
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Namespace, policies: Policies | None = None) -> None:
         self._namespace = namespace
+        self.apply(policies or Policies())
+
+    def apply(self, policies: Policies) -> None:
+        """From now on the queues have these policies."""
+        namespace = self._namespace
+        own_keys = policies.keys
+
+        @lru_cache(maxsize=4096)
+        def queue(tenant: str, name: str) -> Queue:
+            made = Name(tenant, name)
+            key = namespace.key(made)  # also where the key is another: it checks the name
+            return Queue(tenant, name, own_keys.get(made, key), policies.of(tenant, name))
+
+        self._queue = queue
+        self._owners = {key: name for name, key in own_keys.items()}
 
     def queue(self, tenant: str, name: str) -> Queue:
         """The tenant's queue of that name. Raises InvalidName."""
-        return Queue(tenant, name, self._namespace.key(Name(tenant, name)))
+        return self._queue(tenant, name)
 
     def name_of(self, tenant: str, key: str) -> str | None:
         """The name under which the tenant knows the queue with that key; None when it is no queue of his."""
-        name = self._namespace.read(key)
+        name = self._owners.get(key) or self._namespace.read(key)
         if name is None or name.tenant != tenant or name.child is not None or name.dead:
             return None
-        return name.queue
+        return name.queue if self._queue(tenant, name.queue).key == key else None
