@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway import policies
 from gateway.api.admission import Admission
+from gateway.api.cors import Cors
 from gateway.api.edge import Edge
 from gateway.api.guard import Guard
 from gateway.api.jobs import Jobs
@@ -29,13 +32,18 @@ from gateway.contract.names import Namespace
 from gateway.delivery.catalog import Catalog
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
+from gateway.delivery.quota import Quota
 from gateway.delivery.receive import Receiver
 from gateway.kestrel.cluster import Kestrel
+from gateway.keys import load
 from gateway.leases.desk import Desk
 from gateway.leases.forward import Office, Peers
 from gateway.leases.ids import LeaseIds
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
+from gateway.tomlfile import Mistake, MistakesError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +62,13 @@ class WorkerContext:
 
 
 class Gateway:
-    """One worker's ASGI application."""
+    """One worker's ASGI application. Raises MistakesError where a file that it reads cannot be used."""
 
     def __init__(self, settings: Settings, context: WorkerContext) -> None:
+        self._settings = settings
+        keys = load(settings.keys) if settings.keys is not None else None
+        self._admission = Admission(keys)
+        self._tenanted = bool(keys and keys.tenanted)
         self._tasks = asyncio.TaskGroup()
         self._kestrel = Kestrel(context.kestrel, settings)
         ids = LeaseIds(context.lease_key, context.boot_id)
@@ -77,15 +89,17 @@ class Gateway:
             limit_s=2 * settings.kestrel_command_timeout_s,
         )
         self._office = Office(context.run_dir, context.boot_id, desk.execute)
-        self._receiver = Receiver(self._kestrel, self._registry, limit=settings.max_waiters)
-        catalog = Catalog(Namespace(settings.namespace))
-        queues = Queues(self._kestrel, catalog, desk)
+        self._namespace = Namespace(settings.namespace, self._tenanted)
+        self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
+        quota = Quota(self._kestrel, self._catalog, settings.max_queues)
+        self._receiver = Receiver(self._kestrel, self._registry, quota, limit=settings.max_waiters)
+        queues = Queues(self._kestrel, self._catalog, desk, quota)
         specification = Specification(settings)
         self._router = router(
             specification,
-            Admission(),
-            catalog,
-            jobs=Jobs(Publisher(self._kestrel), self._receiver, queues, self._registry, settings),
+            self._admission,
+            self._catalog,
+            jobs=Jobs(Publisher(self._kestrel, quota), self._receiver, queues, self._registry, settings),
             leases=Leases(desk),
             queues=QueueAdmin(queues),
             service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
@@ -93,13 +107,44 @@ class Gateway:
         self._router.lifespan_context = self._lifespan
         self._idle = asyncio.Event()
         self._edge = Edge(self._router, Guard(settings), self._idle.set)
+        self._http: ASGIApp = Cors(self._edge, settings.allowed_origins) if settings.allowed_origins else self._edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._edge if scope["type"] == "http" else self._router)(scope, receive, send)
+        await (self._http if scope["type"] == "http" else self._router)(scope, receive, send)
 
     def begin_drain(self) -> None:
         """Not ready any more; parked polls are answered, and no job is handed out."""
         self._receiver.drain()
+
+    async def reload(self) -> None:
+        """Reads the files again that may change while it runs; one with mistakes is logged and the old content stays.
+
+        Requests under way, parked polls and leases go on.
+        """
+        for file in (self._reload_keys, self._reload_policies):
+            mistakes = await _mistakes(file)
+            for mistake in mistakes:
+                log.error("reload: %s", mistake)
+            if mistakes:
+                log.error("reload: what was read before stays")
+
+    async def _reload_keys(self) -> None:
+        """Raises MistakesError."""
+        path = self._settings.keys
+        if path is None:
+            return
+        keys = await asyncio.to_thread(load, path)
+        if keys.tenanted is not None and keys.tenanted != self._tenanted:
+            what = "keys have a tenant" if self._tenanted else "keys have no tenant"
+            raise MistakesError([Mistake(str(path), 0, f"{what} since the start, which only a restart can change")])
+        self._admission.replace(keys)
+        log.info("reload: %d keys", len(keys))
+
+    async def _reload_policies(self) -> None:
+        """Raises MistakesError."""
+        if self._settings.queues is not None:
+            self._catalog.apply(await asyncio.to_thread(policies.load, self._settings.queues, self._namespace))
+            log.info("reload: policies of %s", self._settings.queues)
 
     async def drained(self, timeout_s: float) -> None:
         """Returns when no request is under way, or the time is over."""
@@ -122,6 +167,15 @@ class Gateway:
                 await self._peers.close()
                 self._registry.close()
                 await self._kestrel.close()
+
+
+async def _mistakes(read: Callable[[], Awaitable[None]]) -> Sequence[Mistake]:
+    """What is wrong with the file that `read` reads."""
+    try:
+        await read()
+    except MistakesError as exc:
+        return exc.mistakes
+    return ()
 
 
 def create_app(settings: Settings, context: WorkerContext) -> Gateway:

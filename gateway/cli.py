@@ -1,4 +1,4 @@
-"""The command line: `serve`, `broker`, `healthcheck`. Turns flags and variables into Settings.
+"""The command line: `serve`, `broker`, `keys`, `healthcheck`. Turns flags and variables into Settings.
 
 What a command needs is imported when it runs. A bad value is one line on stderr and exit code 2.
 """
@@ -18,6 +18,7 @@ import click
 
 from gateway import __version__
 from gateway.settings import Settings, SettingsError, flag, variable
+from gateway.tomlfile import Mistake, MistakesError
 
 PROGRAM: Final = "kestrel-gateway"
 # Run where no command is given: an image, whose arguments a compose file should not have to name.
@@ -136,9 +137,47 @@ def serve(app: str | None, **values: Any) -> None:
         settings = Settings(**values)
     except SettingsError as exc:
         raise click.UsageError(str(exc)) from exc
-    from gateway.process import supervisor  # noqa: PLC0415 (`--help` stays quick)
+    refuse_mistakes(settings.queues, settings.keys, settings.namespace, status=2)
+    from gateway.process import supervisor, tls  # noqa: PLC0415 (`--help` stays quick)
 
+    try:
+        tls.check(settings)
+    except SettingsError as exc:
+        raise click.UsageError(str(exc)) from exc
     sys.exit(supervisor.serve(settings, app or supervisor.APP))
+
+
+@cli.command()
+@click.option("--queues", envvar="KESTREL_GATEWAY_QUEUES", type=click.Path(path_type=Path), help="file of policies")
+@click.option("--keys", envvar="KESTREL_GATEWAY_KEYS", type=click.Path(path_type=Path), help="file of keys")
+@click.option("--namespace", envvar="KESTREL_GATEWAY_NAMESPACE", default="", help="as `serve` gets it")
+def check(queues: Path | None, keys: Path | None, namespace: str) -> None:
+    """Print every mistake in the files of policies and keys; exit 1 when there is one."""
+    refuse_mistakes(queues, keys, namespace, status=1)
+    click.echo("no mistakes")
+
+
+def refuse_mistakes(queues: Path | None, keys: Path | None, namespace: str, *, status: int) -> None:
+    """Returns when the files can be used; else prints what is wrong with them, one mistake a line, and exits."""
+    from gateway import keys as key_file  # noqa: PLC0415
+    from gateway import policies  # noqa: PLC0415
+    from gateway.contract.names import Namespace  # noqa: PLC0415
+
+    mistakes: list[Mistake] = []
+    tenanted = None
+    if keys is not None:
+        try:
+            tenanted = key_file.load(keys).tenanted
+        except MistakesError as exc:
+            mistakes += exc.mistakes
+    try:
+        policies.load(queues, Namespace(namespace, bool(tenanted)))
+    except MistakesError as exc:
+        mistakes += exc.mistakes
+    for each in mistakes:
+        click.echo(f"{PROGRAM}: {each}", err=True)
+    if mistakes:
+        sys.exit(status)
 
 
 @cli.command(
@@ -152,15 +191,44 @@ def broker(arguments: tuple[str, ...]) -> None:
     command.main(list(arguments), prog_name=f"{PROGRAM} broker", standalone_mode=False)
 
 
+@cli.group()
+def keys() -> None:
+    """The keys that callers need: see docs/security.md."""
+
+
+@keys.command("new")
+@click.option("--name", required=True, help="what logs call it")
+@click.option("--tenant", default="", help="whose it is, where keys have tenants")
+@click.option(
+    "--scope", "scopes", required=True, multiple=True, help="produce, consume, admin or operator (repeatable)"
+)
+@click.option("--queue", "queues", multiple=True, help="a queue it is for, * and ? stand for others (repeatable)")
+@click.option("--rate", type=Seconds(), default=None, help="requests a second it may make, for each worker")
+def new_key(name: str, tenant: str, scopes: tuple[str, ...], queues: tuple[str, ...], rate: float | None) -> None:
+    """Make a secret, shown this once, and the table for the keys file."""
+    from gateway.keys import new  # noqa: PLC0415
+
+    try:
+        secret, table = new(name, tenant, scopes, queues, rate)
+    except MistakesError as exc:
+        raise click.UsageError(str(exc)) from exc
+    click.echo(f"{secret}\n\n{table}", nl=False)
+
+
 @cli.command()
 @click.option("--url", default=None, help="what to ask [default http://127.0.0.1:PORT/readyz]")
 def healthcheck(url: str | None) -> None:
     """Exit 0 when the gateway here is ready, 1 when it is not."""
+    import ssl  # noqa: PLC0415
     import urllib.error  # noqa: PLC0415
     import urllib.request  # noqa: PLC0415
 
-    target = url or f"http://127.0.0.1:{os.environ.get('KESTREL_GATEWAY_PORT') or Settings().port}/readyz"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    scheme = "https" if os.environ.get("KESTREL_GATEWAY_SSL_CERTFILE") else "http"
+    target = url or f"{scheme}://127.0.0.1:{os.environ.get('KESTREL_GATEWAY_PORT') or Settings().port}/readyz"
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if not url:  # this very machine: whose name the certificate bears does not matter
+        handlers.append(urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))  # noqa: S323, SLF001
+    opener = urllib.request.build_opener(*handlers)
     try:
         with opener.open(target, timeout=3) as response:
             click.echo(f"{target}: {response.status}")

@@ -21,6 +21,9 @@ class SettingsError(ValueError):
 
 _NAMESPACE = re.compile(r"(?=.{1,32}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 
+# An Origin header as browsers write it: no path, no upper case (RFC 6454, section 6.2). `*` and `null` are none.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z*?#@,]+")
+
 
 def _setting(
     default: Any,
@@ -43,9 +46,16 @@ class Settings:
     port: int = _setting(8080, "TCP port to listen on; 0 picks a free one", low=0, high=65535)
     workers: int = _setting(1, "worker processes sharing the port", low=1, high=64)
     data: Path = _setting(Path("data"), "directory of the embedded broker and of the lease key")
+    keys: Path | None = _setting(None, "TOML file with the keys that callers need; read again on SIGHUP")
     no_auth: bool = _setting(False, "allow listening beyond loopback although requests are not authenticated")
-    allowed_hosts: tuple[str, ...] = _setting((), "further Host names accepted, beside loopback (repeatable)")
-    allowed_origins: tuple[str, ...] = _setting((), "further Origins accepted from browsers (repeatable)")
+    allowed_hosts: tuple[str, ...] = _setting(
+        (), "further Host names accepted without --keys, beside loopback (repeatable)"
+    )
+    allowed_origins: tuple[str, ...] = _setting((), "Origins whose pages may call from a browser (CORS; repeatable)")
+    ssl_certfile: Path | None = _setting(None, "PEM file with the certificate and its chain; serves HTTPS alone")
+    ssl_keyfile: Path | None = _setting(None, "PEM file with the certificate's private key, where it is another file")
+    ssl_keyfile_password: str = _setting("", "of the private key; better given by its variable")
+    ssl_ca_certs: Path | None = _setting(None, "PEM file with authorities; clients must show a certificate of theirs")
 
     namespace: str = _setting("", "put before every Kestrel key, as in {namespace}__{queue}")
     queues: Path | None = _setting(None, "TOML file with policies, queue by queue; read again on SIGHUP")
@@ -73,7 +83,10 @@ class Settings:
     fsync: str = _setting("always", "when the embedded broker's commits reach the disk", choices=("always", "off"))
 
     # Jobs, polls and leases
+    max_queues: int = _setting(10000, "queues a tenant may have", low=1, high=1000000)
     max_job_bytes: int = _setting(1 << 20, "largest body of one job", unit="bytes", low=1, high=1 << 30)
+    max_batch_jobs: int = _setting(1000, "most jobs of one request", low=1, high=100000)
+    max_batch_bytes: int = _setting(8 << 20, "largest body of many jobs", unit="bytes", low=1, high=1 << 30)
     default_timeout_s: float = _setting(20.0, "how long `next` waits when not told", unit="s", low=0, high=3600)
     max_timeout_s: float = _setting(60.0, "longest wait `next` may ask for", unit="s", low=0, high=3600)
     default_lease_s: float = _setting(60.0, "a lease's length when not told", unit="s", low=1, high=43200)
@@ -118,10 +131,15 @@ class Settings:
             raise SettingsError(
                 f"namespace: {self.namespace!r} is not 1 to 32 letters, digits and dashes, ending with no dash"
             )
-        if not self.no_auth and not is_loopback(self.host):
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise SettingsError(f"allowed-origins: {origin!r} is not an origin, such as https://app.example:8443")
+        if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_ca_certs):
+            raise SettingsError("ssl-certfile: is missing, though other certificate files are named")
+        if self.keys is None and not self.no_auth and not is_loopback(self.host):
             raise SettingsError(
                 f"host: {self.host!r} is not a loopback address and requests are not authenticated; "
-                "put an authenticating proxy in front and say --no-auth"
+                "name --keys, or put an authenticating proxy in front and say --no-auth"
             )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api.caller import Caller
 from gateway.api.exchange import ClientDisconnected, problem_answer, respond
 from gateway.api.guard import Guard
 from gateway.errors import GatewayError, Internal
@@ -72,6 +73,9 @@ def _tell(scope: Scope, request_id: str, status: int, code: str, started_s: floa
         "status": status,
         "ms": round((time.perf_counter() - started_s) * 1000, 1),
     }
+    caller: Caller | None = scope.get("caller")
+    if caller is not None and caller.name:
+        fields["key"] = caller.name
     if code:
         fields["code"] = code
     log.info("request", extra={"fields": fields})

@@ -61,8 +61,10 @@ class Call:
         return value
 
     def queue(self) -> Queue:
-        """The caller's queue that the path names. Raises InvalidName."""
-        return self.catalog.queue(self.caller.tenant, self.path("queue"))
+        """The caller's queue that the path names. Raises InvalidName, ForbiddenQueue."""
+        queue = self.catalog.queue(self.caller.tenant, self.path("queue"))
+        self.caller.check_queue(queue.name)
+        return queue
 
     def header(self, name: bytes) -> str | None:
         """The first header of that lower-case name."""
@@ -117,7 +119,7 @@ class Operation:
         self._catalog = catalog
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        caller = self._admission.admit(scope["headers"], self.spec.scope)
+        caller = scope["caller"] = self._admission.admit(scope["headers"], self.spec.scope)
         query = self.spec.query(scope["query_string"])
         client: ClientConnection = scope["extensions"][EXTENSION]
         answer = await self._handler(Call(scope, receive, self.spec, query, client, caller, self._catalog))

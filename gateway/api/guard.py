@@ -1,5 +1,8 @@
 """Who may ask, while requests are not authenticated: loopback Hosts, no foreign web pages. Pure.
 
+With keys neither is looked at: no browser adds a Bearer key by itself, so a page can do nothing that its author could
+not do from his own machine (docs/security.md).
+
 A web page may send requests to 127.0.0.1 from the reader's own browser, and may do so under a name that it points
 there itself (DNS rebinding). The Host header gives the second away, Origin and Sec-Fetch-Site the first.
 Source: Fetch Metadata Request Headers (W3C); RFC 6454 (Origin); RFC 9110, section 7.2 (Host).
@@ -21,6 +24,7 @@ class Guard:
     """Lets a request through or raises."""
 
     def __init__(self, settings: Settings) -> None:
+        self._keyed = settings.keys is not None
         hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._origins = frozenset(settings.allowed_origins)
 
@@ -41,7 +45,7 @@ class Guard:
         """
         if b"%" in raw_path and (b"%2f" in raw_path.lower() or not path.isprintable()):
             raise InvalidName("the path holds an encoded slash or control character, which no name may hold")
-        if path in _OPEN_PATHS:
+        if self._keyed or path in _OPEN_PATHS:
             return
         host = origin = site = None
         for name, value in headers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.api.exchange import Answer, Call, json_answer
+from gateway.api.listing import Listing
 from gateway.delivery.queues import Queues
 
 
@@ -13,7 +14,10 @@ class QueueAdmin:
         self._queues = queues
 
     async def list(self, call: Call) -> Answer:
-        return json_answer({"queues": await self._queues.list(call.caller.tenant)})
+        listing = Listing(call.query["filter"], call.query["sort"], call.query["limit"], call.query["cursor"])
+        queues = [each for each in await self._queues.list(call.caller.tenant) if call.caller.may_use(each.queue)]
+        shown, cursor = listing.page(queues)
+        return json_answer({"queues": shown, "next": f"/queues?{listing.link(cursor)}" if cursor else None})
 
     async def get(self, call: Call) -> Answer:
         return json_answer(await self._queues.get(call.queue()))

@@ -13,9 +13,9 @@ import jsonschema_rs
 import orjson
 import yaml
 
-from gateway.api.caller import Scope
 from gateway.api.parameters import Query
 from gateway.errors import InvalidBody
+from gateway.keys import Scope
 from gateway.settings import Settings
 
 _METHODS = ("get", "post", "put", "delete")
@@ -28,7 +28,7 @@ class OperationSpec:
         self.id: str = operation["operationId"]
         self.scope = _scope(operation)
         parameters = [_resolve(document, each) for each in operation.get("parameters", ())]
-        self._query = Query([each for each in parameters if each["in"] == "query"])
+        self._query = Query([_plain(document, each) for each in parameters if each["in"] == "query"])
         body = operation.get("requestBody", {})
         schema = body.get("content", {}).get("application/json", {}).get("schema")
         self._body_required: bool = body.get("required", False)
@@ -73,7 +73,8 @@ class Specification:
             each for path in document["paths"].values() for method, each in path.items() if method in _METHODS
         ]
         self._operations = {each["operationId"]: OperationSpec(document, each) for each in operations}
-        _drop_security(operations)
+        if settings.keys is None:
+            _drop_security(operations)
         self.json = orjson.dumps(document)
         self.yaml = yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False).encode()
 
@@ -118,6 +119,14 @@ def _resolve(document: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[st
         found = found[part]
     resolved: Mapping[str, Any] = found
     return resolved
+
+
+def _plain(document: Mapping[str, Any], parameter: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameter with its schema written out."""
+    schema = _resolve(document, parameter["schema"])
+    if "items" in schema:
+        schema = {**schema, "items": _resolve(document, schema["items"])}
+    return {**parameter, "schema": schema}
 
 
 def _scope(operation: Mapping[str, Any]) -> Scope | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.contract.envelope import Job, unwrap
 from gateway.delivery.backend import Backend, QueueStats
 from gateway.delivery.catalog import Catalog, Queue
+from gateway.delivery.quota import Quota
 from gateway.errors import QueueEmpty, QueueNotFound
 from gateway.leases.desk import Desk
 
@@ -29,8 +30,9 @@ class QueueInfo:
 class Queues:
     """The queues of the deployment, by their logical names."""
 
-    def __init__(self, backend: Backend, catalog: Catalog, desk: Desk) -> None:
+    def __init__(self, backend: Backend, catalog: Catalog, desk: Desk, quota: Quota) -> None:
         self._backend = backend
+        self._quota = quota
         self._catalog = catalog
         self._desk = desk
 
@@ -61,6 +63,7 @@ class Queues:
         """Removes the queue with all its jobs; returns how many leases ended with it. Raises as `get`."""
         await self._existing(queue)
         await self._backend.delete(queue.key)
+        self._quota.forget(queue)
         return await self._desk.drop_queue(queue.key)
 
     async def _existing(self, queue: Queue) -> QueueStats:

@@ -111,7 +111,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.flow = FlowControl(self.transport)
         self.server = get_local_addr(self.transport)
         self.client = get_remote_addr(self.transport)
-        self.scheme = "http"
+        self.scheme = "https" if self.config.is_ssl else "http"
         tcp.tune(transport.get_extra_info("socket"))
         self.connections.add(self)
         if len(self.connections) > self.limits.connections:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import time
 from email.utils import formatdate
 from typing import Any, Final
@@ -57,6 +58,11 @@ class GatewayServer(uvicorn.Server):
             proxy_headers=False,
             timeout_keep_alive=max(1, round(settings.keep_alive_s)),
             backlog=BACKLOG,
+            ssl_certfile=settings.ssl_certfile,
+            ssl_keyfile=settings.ssl_keyfile,
+            ssl_keyfile_password=settings.ssl_keyfile_password or None,
+            ssl_ca_certs=str(settings.ssl_ca_certs) if settings.ssl_ca_certs else None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
         )
         super().__init__(config)
         self.server_state = DatedState()

@@ -84,7 +84,7 @@ class Supervisor:
             )
             for index in range(settings.workers)
         ]
-        self._address = _url(listener)
+        self._address = _url(listener, "https" if settings.ssl_certfile else "http")
         self._lives: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
@@ -218,6 +218,6 @@ def raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, scheme: str) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

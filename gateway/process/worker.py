@@ -35,6 +35,9 @@ class Application(Protocol):
     async def drained(self, timeout_s: float) -> None:
         """Returns when no request and no lease is left, or the time is over."""
 
+    async def reload(self) -> None:
+        """Reads again what may change while it runs; mistakes are logged and change nothing."""
+
 
 def main() -> int:
     """Runs one worker; returns its exit code: 0 ended as told, 1 could not start."""
@@ -64,7 +67,7 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
         await server.start(socket.socket(fileno=order.listener_fd))
     except ApplicationStartError:
         return 1
-    drain, stop = asyncio.Event(), asyncio.Event()
+    drain, stop, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def on_message(message: Message) -> None:
         command = message.get("command")
@@ -74,11 +77,11 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
             drain.set()
             stop.set()
         elif command == "reload":
-            log.info("reload: nothing to read again")
+            reload.set()
 
     channel.listen(asyncio.get_running_loop(), on_message)
     channel.tell({"event": "ready", "pid": os.getpid()})
-    await drain.wait()
+    await _first(drain.wait(), _reload_each_time(application, reload))
     application.begin_drain()
     await _first(application.drained(order.settings.grace_s), stop.wait())
     await server.stop()
@@ -97,6 +100,19 @@ def make_application(order: WorkerOrder) -> Application:
         kestrel=order.kestrel,
     )
     return cast("Application", getattr(module, factory)(order.settings, context))
+
+
+async def _reload_each_time(application: Application, asked: asyncio.Event) -> None:
+    """One reload after the other; what is asked for during one is one more after it."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            await application.reload()
+        except Exception:
+            log.exception("reload: failed; what was read before stays")
+        else:
+            log.info("reload: done")
 
 
 async def _first(*waits: Any) -> None:

@@ -36,6 +36,10 @@ class TinyApp:
         """Answers parked requests."""
         self.draining.set()
 
+    async def reload(self) -> None:
+        """Counts how often it was told."""
+        self.count("reloads")
+
     async def drained(self, timeout_s: float) -> None:
         """Waits for the parked requests."""
         deadline = asyncio.get_running_loop().time() + timeout_s

@@ -1,0 +1,65 @@
+"""CORS: lets the pages of listed origins call from a browser. Pure ASGI; stands around everything: errors say it too.
+
+Credentials in the browser's sense (cookies, client certificates) are never allowed, and no answer says `*`: what a page
+needs is a key in the Authorization header, which it has only from its user.
+Source: Fetch Standard, "HTTP CORS protocol".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+METHODS: Final = b"GET, POST, PUT, DELETE"
+EXPOSED: Final = (
+    b"Lease-Id, Lease-Expires, Location, Retry-After, Preference-Applied, Request-Id, Idempotency-Replayed, "
+    b"WWW-Authenticate"
+)
+MAX_AGE_S: Final = 600
+_NAMES: Final = re.compile(rb"[A-Za-z0-9_, -]{1,1024}")
+
+
+class Cors:
+    """Wraps the application. origins: allowed, as browsers write them."""
+
+    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
+        self._app = app
+        self._origins = frozenset(origin.encode() for origin in origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = asked = wanted = b""
+        for name, value in scope["headers"]:
+            if name == b"origin":
+                origin = value
+            elif name == b"access-control-request-method":
+                asked = value
+            elif name == b"access-control-request-headers":
+                wanted = value
+        allowed = origin in self._origins
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"vary", b"Origin")]
+                if allowed:
+                    message["headers"] += [
+                        (b"access-control-allow-origin", origin),
+                        (b"access-control-expose-headers", EXPOSED),
+                    ]
+            await send(message)
+
+        if allowed and asked and scope["method"] == "OPTIONS":
+            headers = [
+                (b"vary", b"Origin, Access-Control-Request-Headers"),
+                (b"access-control-allow-origin", origin),
+                (b"access-control-allow-methods", METHODS),
+                (b"access-control-max-age", b"%d" % MAX_AGE_S),
+            ]
+            if _NAMES.fullmatch(wanted):
+                headers.append((b"access-control-allow-headers", wanted))
+            await send({"type": "http.response.start", "status": 204, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await self._app(scope, receive, send_marked)
