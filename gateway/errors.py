@@ -5,6 +5,7 @@
      |   +- InvalidName       a queue, child or lease id outside the contract's alphabet
      |   +- InvalidParameter  a query parameter or header
      |   +- InvalidBody       a body that is not what the contract asks for
+     |   +- InvalidEvent      a CloudEvent with a wrong or missing attribute
      |   +- BadFraming        HTTP that cannot be read: request line, lengths, chunks
      +- Unauthenticated       no key, or one that is not known
      +- ForbiddenHost, ForbiddenOrigin, ForbiddenPrefetch
@@ -76,6 +77,11 @@ class InvalidParameter(BadRequest):
 class InvalidBody(BadRequest):
     code = "invalid-body"
     title = "Invalid body"
+
+
+class InvalidEvent(BadRequest):
+    code = "invalid-event"
+    title = "Invalid CloudEvent"
 
 
 class BadFraming(BadRequest):

@@ -6,17 +6,18 @@ import re
 
 import orjson
 
-from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers
-from gateway.contract.envelope import Job, timestamp
+from gateway.api.cloudevents import MANY, Heading, many_items, one_item, read_heading
+from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers, json_answer
+from gateway.api.rendering import render
+from gateway.contract.item import Item, Stamp, new_id
+from gateway.delivery.catalog import Queue
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.receive import Delivery, Receiver
-from gateway.errors import ForbiddenPrefetch, InvalidParameter
+from gateway.errors import ForbiddenPrefetch, GatewayError
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
 
-MAX_CONTENT_TYPE = 256
-_CONTENT_TYPE = re.compile(r"[!-~](?:[ -~\t]*[!-~])?")
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE)
 
 
@@ -31,57 +32,69 @@ class Jobs:
         self._queues = queues
         self._registry = registry
         self._max_job_bytes = settings.max_job_bytes
+        self._max_batch_jobs = settings.max_batch_jobs
+        self._max_batch_bytes = settings.max_batch_bytes
         self._max_timeout_s = settings.max_timeout_s
 
     async def enqueue(self, call: Call) -> Answer:
         queue = call.queue()
-        content_type = _content_type(call)
-        body = await call.read(self._max_job_bytes)
-        job_id = await self._publisher.enqueue(queue, body, content_type)
-        return Answer(201, f'{{"id":"{job_id}","queue":"{queue.name}"}}'.encode(), [JSON, NO_STORE])
+        heading = read_heading(call.scope["headers"])
+        many = heading.mode in MANY
+        body = await call.read(self._max_batch_bytes if many else self._max_job_bytes)
+        stamp = self._publisher.stamp(
+            queue, ttl_s=call.query["ttl"], traceparent=heading.traceparent, tracestate=heading.tracestate
+        )
+        if many:
+            return await self._enqueue_many(queue, heading, body, stamp)
+        item = one_item(heading, body, stamp, new_id())
+        await self._publisher.enqueue(queue, item)
+        return Answer(201, b'{"id":%b,"queue":"%b"}' % (orjson.dumps(item.id), queue.name.encode()), [JSON, NO_STORE])
+
+    async def _enqueue_many(self, queue: Queue, heading: Heading, body: bytes, stamp: Stamp) -> Answer:
+        """201 when every job is stored, 207 when some are; where none is and all failed alike, that failure."""
+        items = many_items(heading, body, stamp, limit=self._max_batch_jobs, limit_bytes=self._max_job_bytes)
+        good = [item for item in items if isinstance(item, Item)]
+        stored = iter(await self._publisher.enqueue_many(queue, good))
+        outcomes = [next(stored) if isinstance(item, Item) else item for item in items]
+        failures = [each for each in outcomes if each is not None]
+        if failures and len(failures) == len(items) and len({each.code for each in failures}) == 1:
+            raise failures[0]
+        results = [_result(queue, item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
+        return json_answer({"results": results}, 207 if failures else 201)
 
     async def next(self, call: Call) -> Answer:
         purpose = call.header(b"sec-purpose") or call.header(b"purpose") or ""
         if "prefetch" in purpose or "prerender" in purpose:
             raise ForbiddenPrefetch("a job is taken only by a request that means it")
         timeout_s, preference = self._timeout(call)
+        queue = call.queue()
         delivery = await self._receiver.next(
-            call.queue(), timeout_s=timeout_s, lease_s=call.query["lease"], on_gone=call.client.on_gone
+            queue, timeout_s=timeout_s, lease_s=call.query["lease"], on_gone=call.client.on_gone
         )
         if delivery is not None:
-            return self._delivered(delivery, preference)
+            return self._delivered(call, queue, delivery, preference)
         closing: Headers = [(b"connection", b"close")] if self._receiver.draining else []
         return Answer(204, headers=[NO_STORE, *preference, *closing])
 
     async def peek(self, call: Call) -> Answer:
         queue = call.queue()
         job = await self._queues.peek(queue)
-        return Answer(200, b"{%b}" % _members(job, queue.name, job.attempt), [JSON, NO_STORE])
+        body, headers = render(job, queue, job.attempt, accept=_accept(call), raw=_raw(call))
+        return Answer(200, body, headers)
 
-    def _delivered(self, delivery: Delivery, preference: Headers) -> Answer:
+    def _delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease
-        lease_id = lease.id.encode()
-        expires = timestamp(lease.expires_at_s).encode()
-        body = b'{%b,"lease":{"id":"%b","expires_at":"%b","url":"/leases/%b"}}' % (
-            _members(delivery.job, lease.queue, lease.attempt),
-            lease_id,
-            expires,
-            lease_id,
-        )
-        headers: Headers = [
-            JSON,
-            NO_STORE,
-            (b"lease-id", lease_id),
-            (b"lease-expires", expires),
-            (b"location", b"/leases/" + lease_id),
-            *preference,
-        ]
+        try:
+            body, headers = render(delivery.job, queue, lease.attempt, lease, accept=_accept(call), raw=_raw(call))
+        except BaseException:
+            self._registry.give_back(lease)
+            raise
 
         def sent(reached: bool) -> None:
             if not reached:
                 self._registry.give_back(lease)
 
-        return Answer(200, body, headers, on_sent=sent)
+        return Answer(200, body, headers + preference, on_sent=sent)
 
     def _timeout(self, call: Call) -> tuple[float, Headers]:
         """How long to wait, and what to say of it: the parameter, else `Prefer: wait` (RFC 7240), else the default."""
@@ -93,24 +106,23 @@ class Jobs:
         return call.query["timeout"], []
 
 
-def _content_type(call: Call) -> str | None:
-    content_type = call.header(b"content-type")
-    if content_type is None or not (content_type := content_type.strip()):
-        return None
-    if len(content_type) > MAX_CONTENT_TYPE or not _CONTENT_TYPE.fullmatch(content_type):
-        raise InvalidParameter(f"Content-Type: at most {MAX_CONTENT_TYPE} printable ASCII characters")
-    return content_type
+def _result(queue: Queue, item: Item | GatewayError, outcome: GatewayError | None) -> dict[str, object]:
+    """What became of one job out of many."""
+    if outcome is None and isinstance(item, Item):
+        return {"status": 201, "id": item.id, "queue": queue.name}
+    assert outcome is not None
+    return {
+        "status": outcome.status,
+        "code": outcome.code,
+        "detail": outcome.detail,
+        "retryable": outcome.retryable,
+    }
 
 
-def _members(job: Job, queue: str, attempt: int) -> bytes:
-    """The members every job is shown with, without the braces; the payload by its own bytes."""
-    payload = b',"%b":%b' % (job.member.encode(), job.payload) if job.member else b""
-    return b'"id":%b,"queue":"%b","attempt":%d,"enqueued_at":%b,"content_type":%b%b,"attributes":%b' % (
-        orjson.dumps(job.id),
-        queue.encode(),
-        attempt,
-        orjson.dumps(job.enqueued_at),
-        orjson.dumps(job.content_type),
-        payload,
-        orjson.dumps(job.attributes),
-    )
+def _accept(call: Call) -> str:
+    """What the client takes; several headers are one list."""
+    return b",".join([value for name, value in call.scope["headers"] if name == b"accept"]).decode("latin-1")
+
+
+def _raw(call: Call) -> bool:
+    return bool(call.query["format"] == "raw")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.api.exchange import Answer, Call, json_answer
-from gateway.contract.envelope import timestamp
+from gateway.contract.times import timestamp
 from gateway.errors import LeaseNotFound
 from gateway.leases.desk import Desk
 from gateway.leases.orders import LeaseView

@@ -1,101 +1,58 @@
-"""The envelope: a stored item is one CloudEvents 1.0 JSON object, or raw bytes of somebody else. Pure functions.
+"""The envelope, read: a stored item is one CloudEvents 1.0 JSON object, or raw bytes of somebody else. Pure functions.
 
-1. A JSON body stands in `data` by its own bytes and is cut out again: numbers, key order and white space stay.
-2. Text that is UTF-8 stands in `data` as a string, anything else in `data_base64`; the bytes come back.
-3. Whatever lies on a queue can be opened: what is not an envelope is a raw item, delivered byte for byte.
+1. The payload is cut out by its own bytes: numbers, key order and white space stay.
+2. Whatever lies on a queue can be opened: what is not an envelope is a raw item, delivered byte for byte.
+3. The gateway's own extensions count only where they can be true; `tenant` never does.
 
-Source: CloudEvents 1.0 JSON format, sections 2.4 and 3.1.1.
+Source: CloudEvents 1.0 JSON format, sections 2.2, 2.4 and 3.1.1. gateway/contract/item.py writes what is read here.
 """
 
 from __future__ import annotations
 
 import base64
-import os
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from gateway.contract.json_text import check_json, members
-from gateway.errors import InvalidBody
+from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type
+from gateway.contract.times import instant
 
-EVENT_TYPE = "kestrel-gateway.job"
-BYTES_TYPE = "application/octet-stream"
 MAX_ATTEMPT = 1_000_000
 
-_JSON_TYPE = re.compile(r"[^;]*[/+]json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
-_TEXT_TYPE = re.compile(
-    r"\s*(?:text/[^;]*|application/(?:x-www-form-urlencoded|xml|[^;]*\+xml)\s*)(?:;.*)?", re.IGNORECASE | re.DOTALL
-)
-_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]+)", re.IGNORECASE)
-_UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
-_OWN = frozenset({"specversion", "id", "datacontenttype", "attempt", "enqueued"})
+_UNTYPED_OWN = frozenset({"tenant", "attempt", "enqueued", "expires", "lasterror"})
+_PLACED = frozenset({"specversion", "id", "datacontenttype", "enqueued"})
+_SPACED_NAME = re.compile(rb'"[ \t\r\n]+:')
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One job as its consumer sees it.
 
+    id: None for raw items. event: the stored attributes, without `attempt` and `tenant`; empty for raw items.
     member: the name its payload has in JSON answers, `data` or `data_base64`; empty where there is none.
     payload: that member's value, as JSON text.
-    id, enqueued_at: None for raw items; enqueued_at is RFC 3339, UTC.
     attempt: 1 for the first delivery.
-    attributes: the CloudEvents attributes that have no place of their own here.
+    enqueued_at: RFC 3339, UTC where the gateway stored it; None where nobody said.
+    expires_s: wall time; None: never.
     """
 
     id: str | None
+    event: Mapping[str, str | int | bool]
     content_type: str
     member: str
     payload: bytes
-    attempt: int
-    enqueued_at: str | None
-    attributes: Mapping[str, str | int | bool]
+    attempt: int = 1
+    enqueued_at: str | None = None
+    expires_s: float | None = None
 
-
-def new_id() -> str:
-    """A job id nobody has used: 128 random bits in hex."""
-    return os.urandom(16).hex()
-
-
-def timestamp(wall_s: float) -> str:
-    """RFC 3339 in UTC with milliseconds."""
-    millis = int(wall_s * 1000)
-    return f"{_second(millis // 1000)}.{millis % 1000:03d}Z"
-
-
-@lru_cache(maxsize=64)
-def _second(epoch_s: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s))
-
-
-def wrap(body: bytes, content_type: str | None, *, job_id: str, source: str, now_s: float) -> bytes:
-    """The item that stores `body`; `unwrap` gives the same bytes and the same type back.
-
-    content_type: as the producer sent it; None: JSON if the body is JSON, else bytes.
-
-    Raises:
-        InvalidBody: the type says JSON and the body is not.
-    """
-    if content_type is None:
-        content_type, member, payload = _untyped(body)
-    elif is_json_type(content_type):
-        try:
-            check_json(body)
-        except ValueError as exc:
-            raise InvalidBody(f"the body is not JSON although its Content-Type says so: {exc}") from exc
-        member, payload = "data", body
-    else:
-        member, payload = _encode(body, content_type)
-    stamp = timestamp(now_s)
-    head = (
-        f'{{"specversion":"1.0","id":"{job_id}","source":{_quote(source)},"type":"{EVENT_TYPE}","time":"{stamp}",'
-        f'"enqueued":"{stamp}","attempt":1,"datacontenttype":{_quote(content_type)},"{member}":'
-    )
-    return b"%b%b}" % (head.encode(), payload)
+    @property
+    def attributes(self) -> dict[str, str | int | bool]:
+        """The attributes that have no place of their own in the JSON answer."""
+        return {name: value for name, value in self.event.items() if name not in _PLACED}
 
 
 def unwrap(item: bytes) -> Job:
@@ -104,15 +61,12 @@ def unwrap(item: bytes) -> Job:
         event = _split(item) or _scan(item)
         if event is not None:
             return _job(*event)
-    return Job(
-        id=None,
-        content_type=BYTES_TYPE,
-        member="data_base64",
-        payload=b'"%b"' % base64.b64encode(item),
-        attempt=1,
-        enqueued_at=None,
-        attributes={},
-    )
+    return raw(item)
+
+
+def raw(item: bytes, content_type: str = BYTES_TYPE) -> Job:
+    """The job that is these very bytes."""
+    return Job(None, {}, content_type, "data_base64", b'"%b"' % base64.b64encode(item))
 
 
 def body_of(job: Job) -> bytes:
@@ -127,47 +81,11 @@ def body_of(job: Job) -> bytes:
     return text.encode()
 
 
-@lru_cache(maxsize=256)
-def is_json_type(content_type: str) -> bool:
-    """Whether the media type is JSON: `*/json` or `*/*+json`."""
-    return _JSON_TYPE.fullmatch(content_type) is not None
-
-
-@lru_cache(maxsize=256)
-def _is_text_type(content_type: str) -> bool:
-    if _TEXT_TYPE.fullmatch(content_type) is None:
-        return False
-    charset = _CHARSET.search(content_type)
-    return charset is None or charset[1].lower() in _UTF8
-
-
-@lru_cache(maxsize=256)
-def _quote(text: str) -> str:
-    return orjson.dumps(text).decode()
-
-
-def _untyped(body: bytes) -> tuple[str, str, bytes]:
-    try:
-        check_json(body)
-    except ValueError:
-        return BYTES_TYPE, *_encode(body, BYTES_TYPE)
-    return "application/json", "data", body
-
-
-def _encode(body: bytes, content_type: str) -> tuple[str, bytes]:
-    if _is_text_type(content_type):
-        try:
-            return "data", orjson.dumps(body.decode())
-        except UnicodeDecodeError:
-            pass
-    return "data_base64", b'"%b"' % base64.b64encode(body)
-
-
 _Event = tuple[dict[str, Any], str, bytes]
 
 
 def _split(item: bytes) -> _Event | None:
-    """An envelope whose payload is its last member, as `wrap` writes it: cut once, no search through the payload.
+    """An envelope whose payload is its last member, as the gateway writes it: cut once, no search through the payload.
 
     The cut is right because both halves are checked: `{attributes}` and `payload` being JSON, the item is the object
     that has those attributes and this one further member.
@@ -175,16 +93,17 @@ def _split(item: bytes) -> _Event | None:
     for member in ("data", "data_base64"):
         mark = b',"%b":' % member.encode()
         cut = item.find(mark)
-        if cut < 0:
+        if cut < 0 or item[-1:] != b"}":
             continue
-        payload = item[cut + len(mark) : -1]
+        head, payload = item[:cut], item[cut + len(mark) : -1]
         try:
-            attributes = orjson.loads(item[:cut] + b"}")
+            attributes = orjson.loads(head + b"}")
             check_json(payload)
         except ValueError:
             continue
-        if item[-1:] == b"}" and _is_event(attributes, member, payload):
-            return attributes, member, payload
+        if head.count(b'":') != len(attributes) or _SPACED_NAME.search(head):
+            return None  # perhaps a repeated name
+        return _event(attributes, member, payload)
     return None
 
 
@@ -195,26 +114,40 @@ def _scan(item: bytes) -> _Event | None:
         return None
     member = "data" if "data" in found else "data_base64" if "data_base64" in found else ""
     payload = found.pop(member, b"")
-    try:
-        attributes = {name: orjson.loads(value) for name, value in found.items()}
-    except ValueError:
-        return None
-    return (attributes, member, payload) if _is_event(attributes, member, payload) else None
+    attributes: dict[str, Any] = {}
+    for name, value in found.items():
+        try:
+            attributes[name] = orjson.loads(value)
+        except ValueError:
+            if name not in _UNTYPED_OWN:
+                return None
+    return _event(attributes, member, payload)
 
 
-def _is_event(attributes: dict[str, Any], member: str, payload: bytes) -> bool:
+def _event(attributes: dict[str, Any], member: str, payload: bytes) -> _Event | None:
+    """The event, or None where it breaks the rules. Unset attributes (null) are left out."""
     if attributes.get("specversion") != "1.0" or "data" in attributes or "data_base64" in attributes:
-        return False
-    if not all(isinstance(attributes.get(name), str) and attributes[name] for name in ("id", "source", "type")):
-        return False
-    if not all(isinstance(value, str | int | bool) for value in attributes.values()):
-        return False
-    content_type = attributes.get("datacontenttype", "application/json")
-    if not isinstance(content_type, str):
-        return False
+        return None
+    for name in ("id", "source", "type"):
+        value = attributes.get(name)
+        if not isinstance(value, str) or not value:
+            return None
+    content_type = attributes.get("datacontenttype")
+    if content_type is not None and not isinstance(content_type, str):
+        return None
+    unset = False
+    for name, value in attributes.items():
+        if not isinstance(value, str | int) and name not in _UNTYPED_OWN:
+            if value is not None:
+                return None
+            unset = True
+    if unset:
+        attributes = {name: value for name, value in attributes.items() if value is not None}
     if member == "data_base64":
-        return _is_base64(payload)
-    return member == "" or is_json_type(content_type) or payload[:1] == b'"'
+        fits = _is_base64(payload)
+    else:
+        fits = member == "" or is_json_type(content_type or JSON_TYPE) or _is_text(payload)
+    return (attributes, member, payload) if fits else None
 
 
 def _is_base64(payload: bytes) -> bool:
@@ -225,16 +158,45 @@ def _is_base64(payload: bytes) -> bool:
     return True
 
 
-def _job(attributes: dict[str, Any], member: str, payload: bytes) -> Job:
-    attempt = attributes.get("attempt")
-    enqueued = attributes.get("enqueued", attributes.get("time"))
-    default_type = BYTES_TYPE if member == "data_base64" else "application/json"
+def _is_text(payload: bytes) -> bool:
+    """Whether the payload is a string that has bytes in UTF-8: a lone surrogate has none."""
+    try:
+        return isinstance(orjson.loads(payload), str)
+    except ValueError:
+        return False
+
+
+def _job(event: dict[str, Any], member: str, payload: bytes) -> Job:
+    attempt = event.pop("attempt", 1)
+    event.pop("tenant", None)
+    enqueued_s = _instant(event, "enqueued")
+    expires_s = _instant(event, "expires")
+    if not isinstance(event.get("lasterror", ""), str):
+        del event["lasterror"]
+    if enqueued_s is not None:
+        enqueued_at: str | None = event["enqueued"]
+    else:
+        enqueued_at = event.get("time") if _instant(dict(event), "time") is not None else None
+    default_type = BYTES_TYPE if member == "data_base64" else JSON_TYPE
     return Job(
-        id=attributes["id"],
-        content_type=attributes.get("datacontenttype", default_type),
+        id=event["id"],
+        event=event,
+        content_type=event.get("datacontenttype", default_type),
         member=member,
         payload=payload,
         attempt=attempt if type(attempt) is int and 1 <= attempt <= MAX_ATTEMPT else 1,
-        enqueued_at=enqueued if isinstance(enqueued, str) else None,
-        attributes={name: value for name, value in attributes.items() if name not in _OWN},
+        enqueued_at=enqueued_at,
+        expires_s=expires_s,
     )
+
+
+def _instant(event: dict[str, Any], name: str) -> float | None:
+    """The instant that the attribute means; one that means none is taken out."""
+    text = event.get(name)
+    if isinstance(text, str):
+        try:
+            return instant(text)
+        except ValueError:
+            pass
+    event.pop(name, None)
+    return None

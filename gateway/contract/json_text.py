@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from json.decoder import JSONDecoder
 from typing import Any, NoReturn
 
@@ -51,6 +52,42 @@ def members(text: bytes) -> dict[str, bytes] | None:
         return _members(source)
     except (ValueError, RecursionError, IndexError):
         return None
+
+
+def elements(text: bytes) -> Iterator[bytes]:
+    """The elements of a JSON array, each as the bytes it is written with, one after the other.
+
+    Raises:
+        ValueError: `text` is not such an array; said when the reader comes to where it is broken.
+    """
+    try:
+        yield from _elements(text.decode())
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"not UTF-8 at byte {exc.start}") from exc
+    except json.JSONDecodeError as exc:
+        raise ValueError(f"{exc.msg} at character {exc.pos}") from exc
+    except (RecursionError, IndexError) as exc:
+        raise ValueError("it ends too early, or is nested too deeply") from exc
+
+
+def _elements(source: str) -> Iterator[bytes]:
+    at = _skip(source, 0)
+    if source[at] != "[":
+        raise ValueError("it does not begin with [")
+    at = _skip(source, at + 1)
+    more = source[at] != "]"
+    while more:
+        start = at
+        _, at = _value(source, start)
+        yield source[start:at].encode()
+        at = _skip(source, at)
+        more = source[at] == ","
+        if more:
+            at = _skip(source, at + 1)
+        elif source[at] != "]":
+            raise ValueError(f"no comma or ] at character {at}")
+    if _skip(source, at + 1) != len(source):
+        raise ValueError(f"something follows the array at character {at + 1}")
 
 
 def _members(source: str) -> dict[str, bytes] | None:

@@ -1,10 +1,12 @@
 """How often this worker saw a job come back to its queue. In memory and bounded, so a lower bound of the truth.
 
 A job that returns to the head keeps its bytes, and with them the attempt written there; later ones are counted here.
+A raw item has no attempt and no id: it is known by the digest of its bytes, so equal items count together.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 
 from gateway.leases.lease import Lease, State
@@ -12,22 +14,34 @@ from gateway.leases.lease import Lease, State
 _DONE = frozenset({State.ACKED, State.DROPPED})
 
 
+def identity(job_id: str | None, item: bytes) -> str:
+    """What a job is known by here."""
+    return job_id if job_id is not None else "raw:" + hashlib.blake2b(item, digest_size=16).hexdigest()
+
+
 class Attempts:
-    """Counts by Kestrel key and job id; the oldest entries go when there are more than `limit`."""
+    """Counts by Kestrel key and job; the oldest entries go when there are more than `limit`."""
 
     def __init__(self, limit: int = 100_000) -> None:
         self._limit = limit
         self._returns: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._raw: dict[str, str] = {}
 
-    def of(self, key: str, job_id: str | None, written: int) -> int:
+    def of(self, key: str, known_by: str, written: int) -> int:
         """The attempt a delivery is: what the envelope says, and the returns seen here."""
-        return written + self._returns.get((key, job_id), 0) if job_id is not None else written
+        return written + self._returns.get((key, known_by), 0)
+
+    def follow(self, lease: Lease, known_by: str) -> None:
+        """Remembers, until the lease ends, what job it holds; for leases that cannot tell."""
+        if lease.job_id is None and lease.read is not None:
+            self._raw[lease.id] = known_by
 
     def ended(self, lease: Lease) -> None:
         """Listens to the registry: a lease's end either finishes the job or adds one return."""
-        if lease.job_id is None:
+        known_by = lease.job_id if lease.job_id is not None else self._raw.pop(lease.id, None)
+        if known_by is None:
             return
-        at = (lease.key, lease.job_id)
+        at = (lease.key, known_by)
         if lease.state in _DONE:
             self._returns.pop(at, None)
             return

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from gateway.errors import GatewayError
 from gateway.leases.lease import OpenRead
 
 
@@ -40,6 +41,7 @@ class Backend(Protocol):
     """Kestrel, by key. Raises BackendUnavailable, BackendRefused, QueueFull, OutcomeUnknown."""
 
     async def put(self, key: str, data: bytes, expiry: int = 0) -> None: ...
+    async def put_many(self, key: str, items: Sequence[tuple[bytes, int]]) -> list[GatewayError | None]: ...
     def wait(self, key: str, timeout_s: float) -> Waiter: ...
     async def peek(self, key: str) -> bytes | None: ...
     async def queues(self) -> Mapping[str, QueueStats]: ...

@@ -1,30 +1,44 @@
-"""Enqueue: a body becomes an item on a Kestrel queue."""
+"""Enqueue: items go on a Kestrel queue, and are there when it returns."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
-from gateway.contract.envelope import new_id, wrap
+from gateway.contract.item import Item, Stamp
+from gateway.contract.times import wire_expiry
 from gateway.delivery.backend import Backend
 from gateway.delivery.catalog import Queue
-from gateway.delivery.quota import Quota
+from gateway.errors import GatewayError
 
 
 class Publisher:
     """Stores jobs."""
 
-    def __init__(self, backend: Backend, quota: Quota) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._quota = quota
 
-    async def enqueue(self, queue: Queue, body: bytes, content_type: str | None) -> str:
-        """The new job's id, once Kestrel has said STORED.
+    def stamp(self, queue: Queue, *, ttl_s: float | None = None, traceparent: str = "", tracestate: str = "") -> Stamp:
+        """What the gateway says of jobs enqueued now. ttl_s: how long they may wait; None: for ever."""
+        now_s = time.time()
+        expires_s = now_s + ttl_s if ttl_s is not None else None
+        return Stamp(f"/queues/{queue.name}", now_s, expires_s, queue.tenant, traceparent, tracestate)
 
-        Raises: InvalidBody, TooManyQueues; QueueFull, BackendUnavailable, BackendRefused; OutcomeUnknown.
+    async def enqueue(self, queue: Queue, item: Item) -> None:
+        """The job is stored: Kestrel has said STORED.
+
+        Raises: QueueFull, BackendUnavailable, BackendRefused; OutcomeUnknown.
         Cancelled: the job may or may not be stored.
         """
-        await self._quota.check(queue)
-        job_id = new_id()
-        item = wrap(body, content_type, job_id=job_id, source=f"/queues/{queue.name}", now_s=time.time())
-        await self._backend.put(queue.key, item)
-        return job_id
+        expiry = wire_expiry(item.expires_s, time.time()) if item.expires_s is not None else 0
+        await self._backend.put(queue.key, item.data, expiry)
+
+    async def enqueue_many(self, queue: Queue, items: Sequence[Item]) -> list[GatewayError | None]:
+        """Stores jobs in their order; one outcome each, None for stored, else as `enqueue` raises.
+
+        Cancelled: any of them may be stored.
+        """
+        now_s = time.time()
+        return await self._backend.put_many(
+            queue.key, [(item.data, wire_expiry(item.expires_s, now_s)) for item in items]
+        )

@@ -1,17 +1,20 @@
-"""Next: a poll waits for a job and leaves with it under a lease."""
+"""Next: a poll waits for a job and leaves with it under a lease. A job whose time is over is dropped on the way."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from gateway.contract.envelope import Job, unwrap
-from gateway.delivery.attempts import Attempts
+from gateway.delivery.attempts import Attempts, identity
 from gateway.delivery.backend import Backend, OnGone, Waiter
 from gateway.delivery.catalog import Queue
-from gateway.delivery.quota import Quota
-from gateway.errors import Draining, TooManyWaiters
-from gateway.leases.lease import Lease
+from gateway.errors import Draining, LeaseLost, OutcomeUnknown, TooManyWaiters
+from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
+
+DROPPING_S = 5.0
+"""How long a poll that should answer at once may go on past expired jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +28,8 @@ class Delivery:
 class Receiver:
     """Takes jobs for consumers. limit: polls parked at once."""
 
-    def __init__(self, backend: Backend, registry: Registry, quota: Quota, *, limit: int) -> None:
+    def __init__(self, backend: Backend, registry: Registry, *, limit: int) -> None:
         self._backend = backend
-        self._quota = quota
         self._registry = registry
         self._limit = limit
         self._waiters: set[Waiter] = set()
@@ -43,44 +45,70 @@ class Receiver:
     async def next(self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone) -> Delivery | None:
         """The next job under a lease of `lease_s` seconds; None when the wait ended empty, or the consumer has gone.
 
-        Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
+        Raises: TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
         Cancelled: no job is held.
         """
         if self.draining:
             raise Draining("no job is handed out any more")
-        await self._quota.check(queue)
-        self._registry.check_room()
+        began_s = time.monotonic()
+        left_s = timeout_s
+        while True:
+            self._registry.check_room()
+            read = await self._take(queue.key, left_s, on_gone)
+            if read is None:
+                return None
+            try:
+                job = unwrap(read.data)
+                if job.expires_s is None or job.expires_s > time.time():
+                    return Delivery(job, self._lease(queue, job, read, lease_s))
+            except BaseException:
+                read.give_back()
+                raise
+            await _drop(read)
+            gone_s = time.monotonic() - began_s
+            if gone_s > max(timeout_s, DROPPING_S) or self.draining:
+                return None
+            left_s = max(0.0, timeout_s - gone_s)
+
+    async def _take(self, key: str, timeout_s: float, on_gone: OnGone) -> OpenRead | None:
+        """The next item, set aside; None when the wait ended empty, or the consumer has gone."""
         if len(self._waiters) >= self._limit:
             raise TooManyWaiters(f"{self._limit} polls are parked here already")
-        waiter = self._backend.wait(queue.key, timeout_s)
+        waiter = self._backend.wait(key, timeout_s)
         self._waiters.add(waiter)
         forget = on_gone(waiter.cancel)
         try:
-            read = await waiter.result()
+            return await waiter.result()
         finally:
             forget()
             self._waiters.discard(waiter)
-        if read is None:
-            return None
-        try:
-            job = unwrap(read.data)
-            attempt = self._attempts.of(queue.key, job.id, job.attempt)
-            lease = self._registry.open(
-                read,
-                tenant=queue.tenant,
-                queue=queue.name,
-                key=queue.key,
-                job_id=job.id,
-                attempt=attempt,
-                length_s=lease_s,
-            )
-        except BaseException:
-            read.give_back()
-            raise
-        return Delivery(job, lease)
+
+    def _lease(self, queue: Queue, job: Job, read: OpenRead, length_s: float) -> Lease:
+        known_by = identity(job.id, read.data)
+        lease = self._registry.open(
+            read,
+            tenant=queue.tenant,
+            queue=queue.name,
+            key=queue.key,
+            job_id=job.id,
+            attempt=self._attempts.of(queue.key, known_by, job.attempt),
+            length_s=length_s,
+        )
+        self._attempts.follow(lease, known_by)
+        return lease
 
     def drain(self) -> None:
         """Ends every parked poll empty-handed and hands out nothing more."""
         self.draining = True
         for waiter in list(self._waiters):
             waiter.cancel()
+
+
+async def _drop(read: OpenRead) -> None:
+    """The item is gone, or back on its queue where it is dropped again. Cancelled: one of the two."""
+    try:
+        await read.confirm()
+    except (LeaseLost, OutcomeUnknown):
+        pass
+    finally:
+        read.give_back()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contract.envelope import body_of, unwrap, wrap
+from gateway.contract.envelope import body_of, unwrap
+from gateway.contract.item import Stamp, wrap
 from gateway.contract.json_text import check_json, members
 from gateway.errors import InvalidBody
 
@@ -27,7 +28,8 @@ TYPES = st.sampled_from(
 
 
 def stored(body: bytes, content_type: str | None) -> bytes:
-    return wrap(body, content_type, job_id="0a" * 16, source="/queues/q", now_s=1_700_000_000.25)
+    stamp = Stamp("/queues/q", 1_700_000_000.25)
+    return wrap(body, content_type, job_id="0a" * 16, stamp=stamp).data
 
 
 @pytest.mark.parametrize("text", JSON_TEXTS)

@@ -1,0 +1,150 @@
+"""The HTTP binding of CloudEvents, read: what a request that enqueues says in its headers, and the items it stands for.
+
+Content modes: plain (any body: one job), binary (`ce-` headers), structured (`application/cloudevents+json`), batch
+(`application/cloudevents-batch+json`) and lines (`application/x-ndjson`: one job of JSON a line).
+Source: CloudEvents HTTP binding 1.0.2, section 3; its JSON format, section 4 (batches).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gateway.contract.event import from_header
+from gateway.contract.item import Item, Stamp, new_id, wrap, wrap_binary, wrap_event
+from gateway.contract.json_text import elements
+from gateway.contract.media import JSON_TYPE, MAX_LENGTH, essence, fits_header
+from gateway.contract.trace import is_traceparent, is_tracestate
+from gateway.errors import BadRequest, GatewayError, InvalidBody, InvalidEvent, InvalidParameter, JobTooLarge
+
+
+class Mode(Enum):
+    """How the body is to be understood."""
+
+    PLAIN = "plain"
+    BINARY = "binary"
+    STRUCTURED = "structured"
+    BATCH = "batch"
+    LINES = "lines"
+
+
+MANY = frozenset({Mode.BATCH, Mode.LINES})
+_MODES = {
+    "application/cloudevents+json": Mode.STRUCTURED,
+    "application/cloudevents-batch+json": Mode.BATCH,
+    "application/x-ndjson": Mode.LINES,
+}
+
+
+@dataclass(slots=True)
+class Heading:
+    """What the headers of an enqueue say. attributes: of the `ce-` headers. traceparent, tracestate: valid or empty."""
+
+    mode: Mode = Mode.PLAIN
+    content_type: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
+    """What the headers say.
+
+    Raises:
+        InvalidParameter: a Content-Type that could not be given back. InvalidEvent: a `ce-` header that is not UTF-8,
+        comes twice, or together with another mode.
+    """
+    heading = Heading()
+    parents: list[bytes] = []
+    states: list[bytes] = []
+    for name, value in headers:
+        if name == b"content-type":
+            _set_type(heading, value)
+        elif name[:3] == b"ce-":
+            _add_attribute(heading, name[3:].decode("latin-1"), value)
+        elif name == b"traceparent":
+            parents.append(value)
+        elif name == b"tracestate":
+            states.append(value)
+    if heading.attributes:
+        if heading.mode is not Mode.PLAIN:
+            raise InvalidEvent(f"ce- headers do not go with {heading.content_type}")
+        heading.mode = Mode.BINARY
+    if len(parents) == 1:
+        _set_trace(heading, parents[0], b",".join(states))
+    return heading
+
+
+def one_item(heading: Heading, body: bytes, stamp: Stamp, job_id: str) -> Item:
+    """The item of a request that brings one job. Raises InvalidBody, InvalidEvent."""
+    if heading.mode is Mode.PLAIN:
+        return wrap(body, heading.content_type, job_id=job_id, stamp=stamp)
+    if heading.mode is Mode.STRUCTURED:
+        return wrap_event(body, job_id=job_id, stamp=stamp)
+    return wrap_binary(heading.attributes, body, heading.content_type, job_id=job_id, stamp=stamp)
+
+
+def many_items(
+    heading: Heading, body: bytes, stamp: Stamp, *, limit: int, limit_bytes: int
+) -> list[Item | GatewayError]:
+    """The items of a request that brings many, each in its place; an error where one is wrong.
+
+    limit: jobs in all. limit_bytes: of one job.
+
+    Raises:
+        InvalidBody: the whole cannot be taken apart. JobTooLarge: there are too many.
+    """
+    items: list[Item | GatewayError] = []
+    for text in _parts(heading, body):
+        if len(items) == limit:
+            raise JobTooLarge(f"the body has more than {limit} jobs")
+        try:
+            if len(text) > limit_bytes:
+                raise JobTooLarge(f"the job has {len(text)} bytes; at most {limit_bytes} are taken")
+            if heading.mode is Mode.LINES:
+                items.append(wrap(text, JSON_TYPE, job_id=new_id(), stamp=stamp))
+            else:
+                items.append(wrap_event(text, job_id=new_id(), stamp=stamp))
+        except (BadRequest, JobTooLarge) as exc:
+            items.append(exc)
+    return items
+
+
+def _parts(heading: Heading, body: bytes) -> Iterator[bytes]:
+    if heading.mode is Mode.LINES:
+        for line in body.split(b"\n"):
+            text = line.strip(b" \t\r")
+            if text:
+                yield text
+        return
+    try:
+        yield from elements(body)
+    except ValueError as exc:
+        raise InvalidBody(f"the body is not a JSON array: {exc}") from exc
+
+
+def _set_type(heading: Heading, value: bytes) -> None:
+    content_type = value.decode("latin-1").strip()
+    if not content_type:
+        return
+    if not fits_header(content_type):
+        raise InvalidParameter(f"Content-Type: at most {MAX_LENGTH} printable ASCII characters")
+    heading.content_type = content_type
+    heading.mode = _MODES.get(essence(content_type), Mode.PLAIN)
+
+
+def _add_attribute(heading: Heading, name: str, value: bytes) -> None:
+    if name == "datacontenttype":
+        raise InvalidEvent("datacontenttype: in binary mode it is the Content-Type")
+    if name in heading.attributes:
+        raise InvalidEvent(f"{name[:80]}: its header comes twice")
+    heading.attributes[name] = from_header(name[:80], value)
+
+
+def _set_trace(heading: Heading, parent: bytes, state: bytes) -> None:
+    text = parent.decode("latin-1").strip()
+    if is_traceparent(text):
+        heading.traceparent = text
+        text = state.decode("latin-1").strip()
+        heading.tracestate = text if is_tracestate(text) else ""

@@ -1,0 +1,110 @@
+"""A CloudEvent's attributes as a producer may give them, and as they travel in HTTP headers. Pure.
+
+Source: CloudEvents 1.0.2, section 3 (attributes, type system); its HTTP binding, section 3.1.3.2 (header values).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
+
+from gateway.contract.media import is_media_type
+from gateway.contract.times import instant
+from gateway.errors import InvalidEvent
+
+Value = str | int | bool
+GATEWAYS_OWN = frozenset({"tenant", "attempt", "enqueued", "lasterror"})
+"""Extensions that say what the gateway did; nobody else's word counts."""
+
+_NAME = re.compile(r"[a-z0-9]{1,64}")
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_REFERENCE = re.compile(r"[^\s<>\"{}|\\^`]+")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_PLAIN = re.compile(rb"[!#$&-~]*")
+_NOT_PLAIN = re.compile(rb"[^!#$&-~]")
+_STRINGS = frozenset(
+    {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "expires"}
+)
+
+
+def checked(given: Mapping[str, object]) -> dict[str, Value]:
+    """The attributes that are set, without the gateway's own; `id` and `time` may be missing.
+
+    Raises:
+        InvalidEvent: one is missing or not what CloudEvents allows; it is named.
+    """
+    attributes: dict[str, Value] = {}
+    for name, value in given.items():
+        if name in GATEWAYS_OWN or value is None:
+            continue
+        if not _NAME.fullmatch(name) or name == "data":
+            raise InvalidEvent(f"{name[:80]!r} is no attribute's name: 1 to 64 of a-z 0-9")
+        attributes[name] = _value(name, value)
+    if attributes.get("specversion") != "1.0":
+        raise InvalidEvent("specversion: it must be 1.0")
+    for name in ("source", "type"):
+        if name not in attributes:
+            raise InvalidEvent(f"{name}: it is missing")
+    return attributes
+
+
+def is_name(name: str) -> bool:
+    """Whether an attribute may have that name, and so may be a header's."""
+    return _NAME.fullmatch(name) is not None
+
+
+def to_header(value: Value) -> bytes:
+    """The attribute's value as an HTTP header carries it: percent-encoded, no byte that a header may not hold."""
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    raw = str(value).encode()
+    if _PLAIN.fullmatch(raw):
+        return raw
+    return _NOT_PLAIN.sub(lambda found: b"%%%02X" % found[0][0], raw)
+
+
+def from_header(name: str, raw: bytes) -> str:
+    """The attribute's value that an HTTP header carries: unquoted, then percent-decoded.
+
+    Raises:
+        InvalidEvent: it is not UTF-8.
+    """
+    try:
+        text = raw.strip(b" \t").decode()
+        quoted = _QUOTED.fullmatch(text)
+        if quoted is not None:
+            text = re.sub(r"\\(.)", r"\1", quoted[1])
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidEvent(f"{name}: its header is not UTF-8") from exc
+
+
+def _value(name: str, value: object) -> Value:
+    if isinstance(value, str):
+        _check_text(name, value)
+        return value
+    if name in _STRINGS:
+        raise InvalidEvent(f"{name}: it must be a string")
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, int) or not -(2**31) <= value < 2**31:
+        raise InvalidEvent(f"{name}: it must be a string, a boolean or an integer of 32 bits")
+    return value
+
+
+def _check_text(name: str, value: str) -> None:
+    forbidden = _FORBIDDEN.search(value)
+    if forbidden is not None:
+        raise InvalidEvent(f"{name}: it holds {forbidden[0]!r}, which no attribute may")
+    if not value and name in _STRINGS:
+        raise InvalidEvent(f"{name}: it is empty")
+    if name in ("time", "expires"):
+        try:
+            instant(value)
+        except ValueError as exc:
+            raise InvalidEvent(f"{name}: {value[:80]!r} is not an RFC 3339 timestamp") from exc
+    elif name in ("source", "dataschema") and not _REFERENCE.fullmatch(value):
+        raise InvalidEvent(f"{name}: {value[:80]!r} is not a URI reference")
+    elif name == "datacontenttype" and not is_media_type(value):
+        raise InvalidEvent(f"{name}: {value[:80]!r} is not a media type")

@@ -1,0 +1,223 @@
+"""The envelope, written: the item bytes that store a job. Pure functions; gateway/contract/envelope.py reads them.
+
+1. The payload is the last member. JSON stands in `data` by its own bytes, text that is UTF-8 in `data` as a string,
+   anything else in `data_base64`: the bytes come back.
+2. The gateway's own extensions are written here and nowhere else; a producer's are dropped, but for `expires`.
+
+Source: CloudEvents 1.0 JSON format, sections 2.4 and 3.1.1.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import orjson
+
+from gateway.contract.event import Value, checked
+from gateway.contract.json_text import check_json, members
+from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type, is_text_type
+from gateway.contract.times import instant, timestamp
+from gateway.contract.trace import is_traceparent, is_tracestate
+from gateway.errors import InvalidBody, InvalidEvent
+
+EVENT_TYPE = "kestrel-gateway.job"
+_TRACE = ("traceparent", "tracestate")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the gateway says of jobs that are enqueued at one moment.
+
+    source: where an event came from that does not say so itself. now_s, expires_s: wall time; None: never.
+    tenant: empty where the deployment has none. traceparent, tracestate: valid or empty.
+    """
+
+    source: str
+    now_s: float
+    expires_s: float | None = None
+    tenant: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One job as it is put on a queue. expires_s: wall time; None: never."""
+
+    id: str
+    data: bytes
+    expires_s: float | None = None
+
+
+def new_id() -> str:
+    """A job id nobody has used: 128 random bits in hex."""
+    return os.urandom(16).hex()
+
+
+def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: Stamp) -> Item:
+    """The item that stores `body`; `unwrap` gives the same bytes and the same type back.
+
+    content_type: as the producer sent it; None: JSON if the body is JSON, else bytes.
+
+    Raises:
+        InvalidBody: the type says JSON and the body is not.
+    """
+    content_type, member, payload = _payload(body, content_type)
+    time = timestamp(stamp.now_s)
+    head = (
+        f'{{"specversion":"1.0","id":"{job_id}","source":{_quote(stamp.source)},"type":"{EVENT_TYPE}","time":"{time}",'
+        f'"enqueued":"{time}","attempt":1,{_further(stamp)}"datacontenttype":{_quote(content_type)},"{member}":'
+    )
+    return Item(job_id, b"%b%b}" % (head.encode(), payload), stamp.expires_s)
+
+
+def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
+    """The item that stores an event in structured mode: its attributes, and its data by its own bytes.
+
+    job_id: used where the event has no `id`.
+
+    Raises:
+        InvalidBody: it is not JSON. InvalidEvent: it is no CloudEvent; what is wrong is named.
+    """
+    found = members(text)
+    if found is None:
+        _refuse(text)
+        raise InvalidEvent("the event is not one JSON object without repeated members")
+    if "data" in found and "data_base64" in found:
+        raise InvalidEvent("data: an event has data or data_base64, not both")
+    member = "data_base64" if "data_base64" in found else "data" if "data" in found else ""
+    payload = found.pop(member, b"")
+    attributes = checked({name: _load(name, value) for name, value in found.items()})
+    content_type = attributes.get("datacontenttype")
+    if member == "data_base64":
+        _check_base64(payload)
+    elif member and isinstance(content_type, str) and not is_json_type(content_type):
+        if payload[:1] != b'"':
+            raise InvalidEvent("data: it must be a string where datacontenttype is not JSON")
+        _load("data", payload)
+    return _item(attributes, member, payload, job_id, stamp)
+
+
+def wrap_binary(
+    attributes: Mapping[str, str], body: bytes, content_type: str | None, *, job_id: str, stamp: Stamp
+) -> Item:
+    """The item that stores an event in binary mode: attributes from headers, the body its data. An empty body of no
+    type or of a JSON type is an event without data.
+
+    Raises:
+        InvalidBody, InvalidEvent: as `wrap` and `wrap_event`.
+    """
+    found = checked(attributes)
+    if not body and (content_type is None or is_json_type(content_type)):
+        member, payload = "", b""
+    else:
+        content_type, member, payload = _payload(body, content_type)
+    if content_type is not None:
+        found["datacontenttype"] = content_type
+    return _item(found, member, payload, job_id, stamp)
+
+
+def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str, stamp: Stamp) -> Item:
+    """The event, stamped. Its own `expires` and trace stand unless the stamp has an expiry, or the trace is none."""
+    time = timestamp(stamp.now_s)
+    content_type = attributes.pop("datacontenttype", None)
+    expires = attributes.pop("expires", None)
+    expires_s = stamp.expires_s
+    if expires_s is None and isinstance(expires, str):
+        expires_s = instant(expires)
+        if expires_s <= stamp.now_s:
+            raise InvalidEvent(f"expires: {expires} is over")
+    trace = [attributes.pop(name, "") for name in _TRACE]
+    parent, state = trace if isinstance(trace[0], str) and is_traceparent(trace[0]) else _trace(stamp)
+    whole: dict[str, Value] = {"specversion": "1.0", "id": job_id, **attributes}
+    whole.setdefault("time", time)
+    whole |= {"enqueued": time, "attempt": 1}
+    if stamp.tenant:
+        whole["tenant"] = stamp.tenant
+    if expires_s is not None:
+        whole["expires"] = timestamp(expires_s)
+    if parent:
+        whole["traceparent"] = parent
+        if isinstance(state, str) and is_tracestate(state):
+            whole["tracestate"] = state
+    if content_type is not None:
+        whole["datacontenttype"] = content_type
+    data = orjson.dumps(whole)
+    if member:
+        data = b'%b,"%b":%b}' % (data[:-1], member.encode(), payload)
+    return Item(str(whole["id"]), data, expires_s)
+
+
+def _trace(stamp: Stamp) -> list[Value]:
+    return [stamp.traceparent, stamp.tracestate]
+
+
+def _further(stamp: Stamp) -> str:
+    """The extensions that most jobs do not have, as members with a comma behind each."""
+    if not stamp.tenant and stamp.expires_s is None and not stamp.traceparent:
+        return ""
+    text = ""
+    if stamp.tenant:
+        text += f'"tenant":{_quote(stamp.tenant)},'
+    if stamp.expires_s is not None:
+        text += f'"expires":"{timestamp(stamp.expires_s)}",'
+    if stamp.traceparent:
+        text += f'"traceparent":"{stamp.traceparent}",'
+        if stamp.tracestate:
+            text += f'"tracestate":{orjson.dumps(stamp.tracestate).decode()},'
+    return text
+
+
+def _payload(body: bytes, content_type: str | None) -> tuple[str, str, bytes]:
+    """The type that is stored, the member's name and its value."""
+    if content_type is None:
+        try:
+            check_json(body)
+        except ValueError:
+            return BYTES_TYPE, "data_base64", _base64(body)
+        return JSON_TYPE, "data", body
+    if is_json_type(content_type):
+        _refuse(body)
+        return content_type, "data", body
+    if is_text_type(content_type):
+        try:
+            return content_type, "data", orjson.dumps(body.decode())
+        except UnicodeDecodeError:
+            pass
+    return content_type, "data_base64", _base64(body)
+
+
+def _base64(body: bytes) -> bytes:
+    return b'"%b"' % base64.b64encode(body)
+
+
+def _refuse(text: bytes) -> None:
+    """Returns if it is JSON. Raises InvalidBody."""
+    try:
+        check_json(text)
+    except ValueError as exc:
+        raise InvalidBody(f"the body is not JSON although its Content-Type says so: {exc}") from exc
+
+
+def _load(name: str, value: bytes) -> object:
+    try:
+        loaded: object = orjson.loads(value)
+    except ValueError as exc:
+        raise InvalidEvent(f"{name[:80]}: it holds a lone surrogate or a number that is too large") from exc
+    return loaded
+
+
+def _check_base64(payload: bytes) -> None:
+    try:
+        base64.b64decode(orjson.loads(payload), validate=True)
+    except (ValueError, TypeError) as exc:
+        raise InvalidEvent("data_base64: it is not a string of base64 with padding (RFC 4648)") from exc
+
+
+@lru_cache(maxsize=256)
+def _quote(text: str) -> str:
+    return orjson.dumps(text).decode()

@@ -1,0 +1,57 @@
+"""Instants as text, and expiry as Kestrel's wire has it. Pure; wall time throughout."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime
+from functools import lru_cache
+
+RELATIVE_LIMIT_S = 1_000_000
+"""From here on Kestrel reads an expiry as an absolute instant. Source: kestrel-wire.md, "Set"."""
+LATEST_S = 2**31 - 1
+"""The last instant that fits the wire's expiry field, a signed 32-bit number."""
+
+_RFC3339 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:)([0-9]{2})(\.[0-9]{1,32})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def timestamp(wall_s: float) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    millis = int(wall_s * 1000)
+    return f"{_second(millis // 1000)}.{millis % 1000:03d}Z"
+
+
+def instant(text: str) -> float:
+    """The wall time in seconds that an RFC 3339 timestamp means; a leap second counts as the one before.
+
+    Raises:
+        ValueError: it is no such timestamp, or no such day or hour exists.
+    """
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        raise ValueError("not an RFC 3339 timestamp")
+    day, minute, second, fraction, zone = found.groups(default="")
+    second = "59" if second == "60" else second
+    zone = "+00:00" if zone in "Zz" else zone
+    return datetime.fromisoformat(f"{day}T{minute}{second}{(fraction or '.0')[:7].ljust(7, '0')}{zone}").timestamp()
+
+
+def wire_expiry(expires_s: float | None, now_s: float) -> int:
+    """The expiry that makes Kestrel drop an item no sooner than `expires_s`, and at most a second later; None: never.
+
+    An instant that the field cannot hold is left to the envelope (0: Kestrel keeps the item).
+    """
+    if expires_s is None:
+        return 0
+    left_s = -(-round((expires_s - now_s) * 1000) // 1000)
+    if left_s < RELATIVE_LIMIT_S:
+        return max(1, left_s)
+    ends_s = -(-round(expires_s * 1000) // 1000)
+    return ends_s if ends_s <= LATEST_S else 0
+
+
+@lru_cache(maxsize=64)
+def _second(epoch_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s))
