@@ -9,14 +9,16 @@ from gateway.contract.item import Item, Stamp
 from gateway.contract.times import wire_expiry
 from gateway.delivery.backend import Backend
 from gateway.delivery.catalog import Queue
+from gateway.delivery.quota import Quota
 from gateway.errors import GatewayError
 
 
 class Publisher:
     """Stores jobs."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, quota: Quota) -> None:
         self._backend = backend
+        self._quota = quota
 
     def stamp(self, queue: Queue, *, ttl_s: float | None = None, traceparent: str = "", tracestate: str = "") -> Stamp:
         """What the gateway says of jobs enqueued now. ttl_s: how long they may wait; None: for ever."""
@@ -27,9 +29,10 @@ class Publisher:
     async def enqueue(self, queue: Queue, item: Item) -> None:
         """The job is stored: Kestrel has said STORED.
 
-        Raises: QueueFull, BackendUnavailable, BackendRefused; OutcomeUnknown.
+        Raises: TooManyQueues; QueueFull, BackendUnavailable, BackendRefused; OutcomeUnknown.
         Cancelled: the job may or may not be stored.
         """
+        await self._quota.check(queue)
         expiry = wire_expiry(item.expires_s, time.time()) if item.expires_s is not None else 0
         await self._backend.put(queue.key, item.data, expiry)
 
@@ -38,6 +41,7 @@ class Publisher:
 
         Cancelled: any of them may be stored.
         """
+        await self._quota.check(queue)
         now_s = time.time()
         return await self._backend.put_many(
             queue.key, [(item.data, wire_expiry(item.expires_s, now_s)) for item in items]

@@ -9,6 +9,7 @@ from gateway.contract.envelope import Job, unwrap
 from gateway.delivery.attempts import Attempts, identity
 from gateway.delivery.backend import Backend, OnGone, Waiter
 from gateway.delivery.catalog import Queue
+from gateway.delivery.quota import Quota
 from gateway.errors import Draining, LeaseLost, OutcomeUnknown, TooManyWaiters
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
@@ -28,8 +29,9 @@ class Delivery:
 class Receiver:
     """Takes jobs for consumers. limit: polls parked at once."""
 
-    def __init__(self, backend: Backend, registry: Registry, *, limit: int) -> None:
+    def __init__(self, backend: Backend, registry: Registry, quota: Quota, *, limit: int) -> None:
         self._backend = backend
+        self._quota = quota
         self._registry = registry
         self._limit = limit
         self._waiters: set[Waiter] = set()
@@ -45,11 +47,12 @@ class Receiver:
     async def next(self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone) -> Delivery | None:
         """The next job under a lease of `lease_s` seconds; None when the wait ended empty, or the consumer has gone.
 
-        Raises: TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
+        Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
         Cancelled: no job is held.
         """
         if self.draining:
             raise Draining("no job is handed out any more")
+        await self._quota.check(queue)
         began_s = time.monotonic()
         left_s = timeout_s
         while True:
