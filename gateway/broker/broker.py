@@ -79,7 +79,7 @@ class Broker:
         except BaseException:
             database.close()
             raise
-        self.committer = Committer(loop, self._threads)
+        self.committer = Committer(loop, self._threads, database.trouble)
         self.queues = Queues(self.committer, self.config, stored, database.dropped)
         self._sweeping: asyncio.TimerHandle = loop.call_later(1, self._sweep)
 

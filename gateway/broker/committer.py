@@ -34,7 +34,8 @@ class Hands(Protocol):
 class Committer:
     """The loop's side of the disk."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hands: Hands) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, hands: Hands, trouble: str | None = None) -> None:
+        """`trouble`: why nothing can be put already at the start."""
         self.trouble: str | None = None
         self.commits = 0
         self._loop = loop
@@ -47,6 +48,8 @@ class Committer:
         self._purges_later: list[Purge] = []
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
+        if trouble is not None:
+            self._note(trouble)
 
     # What goes into the batch
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import sqlite3
 import time
@@ -21,7 +22,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import wal
 from .batch import SEQUENCE_BITS, Batch, Item, Purge
+
+log = logging.getLogger(__name__)
 
 FILE = "broker.sqlite"
 LOCK = "broker.lock"
@@ -86,6 +90,7 @@ class Database:
         self.directory = directory
         self.path = directory / FILE
         self.dropped: list[Purge] = []
+        self.trouble: str | None = None  # why nothing can be put, as far as the start has shown it
         self._reserved = False
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -94,8 +99,8 @@ class Database:
             raise DatabaseError(f"data directory {directory}: {exc.strerror or exc}") from exc
         try:
             self._take_lock(lock_wait_s)
-            self._connection = self._open(fsync)
-            self._take_reserve()
+            self._connection = self._open_with_room(fsync)
+            self.trouble = self._take_reserve()
         except BaseException:
             os.close(self._lock)
             raise
@@ -111,13 +116,34 @@ class Database:
                     raise DatabaseError(f"data directory {self.directory}: in use by another broker") from exc
                 time.sleep(0.02)
 
+    def _open_with_room(self, fsync: bool) -> sqlite3.Connection:
+        """Opens the file. On a full disk even that needs room, which the reserve of the last run gives."""
+        try:
+            return self._open(fsync)
+        except DatabaseError as exc:
+            if not self._is_disk_full():
+                raise
+            try:
+                (self.directory / RESERVE).unlink()
+                return self._open(fsync)
+            except FileNotFoundError:
+                raise DatabaseError(f"{exc} (the disk is full)") from exc
+
+    def _is_disk_full(self) -> bool:
+        room = os.statvfs(self.directory)
+        return room.f_bavail * room.f_frsize < RESERVE_BYTES
+
     def _open(self, fsync: bool) -> sqlite3.Connection:
+        committed = self._committed_frames()
         try:
             connection = self._connect()
             try:
+                is_new = self._is_new(connection)
                 connection.execute("PRAGMA journal_mode=WAL").fetchone()
+                self._tell_lost_commits(connection, committed)
                 connection.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
-                self._prepare(connection)
+                if is_new:
+                    self._make(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -131,22 +157,48 @@ class Database:
         connection.execute("PRAGMA cache_size=-8000")
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        self.path.chmod(0o600)
-        connection.execute("BEGIN IMMEDIATE")
+    def _committed_frames(self) -> int:
+        """How far the log reaches that a killed broker left. Raises DatabaseError where it has lost its database:
+        SQLite would throw it away and begin anew."""
+        path = self.path.with_name(f"{FILE}-wal")
+        try:
+            frames = wal.last_commit(path)
+            if frames and (not self.path.exists() or not self.path.stat().st_size):
+                raise DatabaseError(f"{self.path}: is empty or missing, but the log beside it ({path.name}) holds jobs")
+        except OSError as exc:
+            raise DatabaseError(f"{path}: {exc.strerror or exc}") from exc
+        return frames
+
+    def _tell_lost_commits(self, connection: sqlite3.Connection, committed: int) -> None:
+        if not committed:
+            return
+        _, taken, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if taken < committed:
+            log.error(
+                "%s-wal is damaged: %d of its %d frames could be read; what was committed behind them is lost",
+                self.path,
+                taken,
+                committed,
+            )
+
+    def _is_new(self, connection: sqlite3.Connection) -> bool:
+        """Whether the file is empty; nothing is written. Raises DatabaseError where it is somebody else's."""
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if not tables:
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={FORMAT}")
-        elif application != _APPLICATION_ID:
+        if tables and application != _APPLICATION_ID:
             raise DatabaseError(f"{self.path}: is not a broker's file")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != FORMAT:
+        if tables and version != FORMAT:
             raise DatabaseError(f"{self.path}: has format {version}, this broker knows {FORMAT}")
-        connection.execute("INSERT OR REPLACE INTO meta VALUES ('opened', ?)", (str(int(time.time())),))
+        return not tables
+
+    def _make(self, connection: sqlite3.Connection) -> None:
+        self.path.chmod(0o600)
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={FORMAT}")
         connection.execute("COMMIT")
 
     def queues(self) -> list[Stored]:
@@ -195,19 +247,36 @@ class Database:
             return Outcome(puts, f"cannot write: {exc}")
 
     def _take_reserve(self) -> str | None:
-        """Room is kept for the removals of a full disk; without it nothing is put. None, or why there is none."""
+        """Room is kept for the removals of a full disk; without it nothing is put. None, or why there is none.
+
+        Room inside the file, left by what was removed, does as well.
+        """
         if self._reserved:
             return None
+        why = self._allocate(RESERVE_BYTES)
+        if why is None:
+            self._reserved = True
+        elif self._free_bytes() >= 2 * RESERVE_BYTES:
+            return None
+        return why
+
+    def _allocate(self, size: int) -> str | None:
         path = self.directory / RESERVE
         try:
-            with path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+            with path.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
         except OSError as exc:
             if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 path.unlink(missing_ok=True)
                 return f"cannot write: {exc.strerror or exc}"
-        self._reserved = True
         return None
+
+    def _free_bytes(self) -> int:
+        try:
+            pages = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+            return int(pages) * int(self._connection.execute("PRAGMA page_size").fetchone()[0])
+        except sqlite3.Error:
+            return 0
 
     def _give_reserve(self) -> None:
         """The room goes to the removals; folding the log into the file lets the log start again at its beginning."""
@@ -302,9 +371,14 @@ class Database:
             raise DatabaseError(f"{self.path}: {exc}") from exc
 
     def close(self) -> None:
-        """Folds the log into the file as far as that works, and unlocks the directory."""
+        """Folds the log into the file as far as that works, and unlocks the directory. The reserve stays for the next
+        start: the disk may be full then."""
         try:
             self._connection.close()
+            if not self._reserved:
+                for size in (RESERVE_BYTES, RESERVE_BYTES // 8):
+                    if self._allocate(size) is None:
+                        break
         finally:
             os.close(self._lock)
 

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from pymemcache.exceptions import MemcacheError, MemcacheUnknownCommandError
+from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnknownCommandError
 
 from gateway.errors import LeaseLost, OutcomeUnknown
 from gateway.kestrel.codec import KestrelClient
 from gateway.kestrel.connection import Connection, ConnectionLostError, State
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.server import Server
+from gateway.kestrel.trouble import not_asked
 
 _LOST = "the connection that held the job was lost; the job is back on its queue"
 
@@ -73,8 +74,9 @@ class OpenRead:
     async def confirm(self) -> None:
         """The item is gone for good, and the server has said so. The connection is back in the pool.
 
-        Raises: LeaseLost when the item is back on its queue; OutcomeUnknown when the command was sent and no clean
-        answer came. Cancelled: the connection is closed, the outcome is unknown.
+        Raises: LeaseLost when the item is back on its queue; BackendRefused when it is because the server would not
+        confirm; OutcomeUnknown when the command was sent and no clean answer came. Cancelled: the connection is closed,
+        the outcome is unknown.
         """
         self._begin()
         connection, server = self._connection, self._server
@@ -88,6 +90,8 @@ class OpenRead:
             )
         except MemcacheUnknownCommandError as error:
             raise LeaseLost("Kestrel no longer held the job for us; it is back on its queue") from error
+        except MemcacheServerError as error:
+            raise not_asked(error, server.address) from error
         except ConnectionLostError as error:
             if error.unsent:
                 raise LeaseLost(_LOST) from error

@@ -2,8 +2,9 @@
 
 Owns its pool, the keeper that (re)connects and the pings. Does not know queues, waiters or other servers.
 
-1. UP: a connection was made and answered `version`. DOWN: the last connection went, or an answer did not come in time;
-   the keeper then tries a fresh connection, at once and after that with growing pauses.
+1. UP: a connection was made and answered `version`. DOWN: the last connection went (other than by a refusal, which is
+   an answer), or an answer did not come in time; the keeper then tries a fresh connection, at once and after that with
+   growing pauses. Each change is one line of the log.
 2. While it is DOWN nothing is sent to it: callers share the keeper's attempt and its error.
 3. Commands of the pool use at most as many connections as the pool keeps; the others wait for their turn.
 4. Connections that are quiet are asked for the version before Kestrel's own limit for quiet connections is over.
@@ -12,6 +13,7 @@ Owns its pool, the keeper that (re)connects and the pings. Does not know queues,
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from pymemcache.exceptions import MemcacheError
+from pymemcache.exceptions import MemcacheError, MemcacheServerError
 
 from gateway.errors import BackendUnavailable
 from gateway.kestrel.address import Address
@@ -31,6 +33,8 @@ from gateway.kestrel.counters import Counters
 from gateway.kestrel.pool import Pool
 from gateway.kestrel.trouble import not_asked
 from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
 
 LEAST_PAUSE_S = 0.1
 PINGS_AT_ONCE = 32
@@ -250,6 +254,7 @@ class Server:
                 continue
             failures = 0
             self._trouble.clear()
+            log.info("Kestrel at %s is up (%s)", self.address, self._version)
             self._set_state(Health.UP)
             self._pool.resume()
             self._pool.release(connection)
@@ -297,6 +302,7 @@ class Server:
     def _go_down(self, error: BackendUnavailable) -> None:
         self._error = error
         if self.state is not Health.DOWN:
+            log.warning("Kestrel at %s is lost: %s", self.address, error.detail)
             self._set_state(Health.DOWN)
         self._pool.suspend()
         self._trouble.set()
@@ -320,7 +326,10 @@ class Server:
         except (OSError, TimeoutError) as error:
             self._counters.connect_failures += 1
             connection.close()
-            raise not_asked(error, address) from error
+            trouble = not_asked(error, address)
+            if self.state is Health.UP and not self._connections:
+                self._go_down(trouble)
+            raise trouble from error
         except asyncio.CancelledError:
             connection.close()
             raise
@@ -338,7 +347,7 @@ class Server:
         if self.state is not Health.UP:
             return
         timed_out = isinstance(error, ConnectionLostError) and error.timed_out
-        if timed_out or not self._connections:
+        if timed_out or (not self._connections and not isinstance(error, MemcacheServerError)):
             self._go_down(not_asked(error, self.address))
 
     # Pings

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Protocol
 
 from gateway.errors import (
+    BackendRefused,
     GatewayError,
     LeaseConflict,
     LeaseExpired,
@@ -73,7 +74,7 @@ class Lease:
     latest_s: float
     read: OpenRead | None
     state: State = State.HELD
-    settlement: asyncio.Future[None] | None = field(default=None, repr=False)
+    settlement: asyncio.Future[BackendRefused | None] | None = field(default=None, repr=False)
 
     def move(self, to: State) -> None:
         """Takes one legal step; an illegal one is a defect and raises ValueError."""

@@ -17,7 +17,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.errors import InvalidBody, LeaseForgotten, LeaseLost, OutcomeUnknown, TooManyLeases
+from gateway.errors import BackendRefused, InvalidBody, LeaseForgotten, LeaseLost, OutcomeUnknown, TooManyLeases
 from gateway.leases.ids import LeaseIds
 from gateway.leases.lease import Lease, OpenRead, State, answer_of
 
@@ -127,7 +127,8 @@ class Registry:
     async def ack(self, lease_id: str) -> Lease:
         """The job is gone for good when this returns; again so when it was acked before.
 
-        Raises: LeaseConflict, LeaseExpired, LeaseLost, QueueDeleted, LeaseForgotten; OutcomeUnknown.
+        Raises: LeaseConflict, LeaseExpired, LeaseLost, QueueDeleted, LeaseForgotten; OutcomeUnknown; BackendRefused
+        when Kestrel said no just now: the lease is lost, the job is back on its queue.
         Cancelled: the settlement goes on.
         """
         return await self._settle(lease_id, State.ACKED)
@@ -192,15 +193,19 @@ class Registry:
         if mine:
             lease.move(State.SETTLING)
             lease.settlement = self._tasks.create_task(self._run(lease, wanted))
+        refusal = None
         if lease.state is State.SETTLING and lease.settlement is not None:
-            await asyncio.shield(lease.settlement)
+            refusal = await asyncio.shield(lease.settlement)
         if lease.state is wanted:
             return lease
+        if mine and refusal is not None:
+            raise refusal
         if mine and lease.state is State.UNKNOWN:
             raise OutcomeUnknown("the settlement was sent to Kestrel and no answer came")
         raise _ended_error(lease, wanted)
 
-    async def _run(self, lease: Lease, wanted: State) -> None:
+    async def _run(self, lease: Lease, wanted: State) -> BackendRefused | None:
+        """Settles and ends the lease; returns Kestrel's refusal, if that is how it ended."""
         read = lease.read
         assert read is not None
         outcome = State.UNKNOWN
@@ -212,6 +217,9 @@ class Registry:
             outcome = wanted
         except LeaseLost:
             outcome = State.LOST
+        except BackendRefused as refusal:
+            outcome = State.LOST
+            return BackendRefused(f"{refusal.detail}; the job is back on its queue")
         except OutcomeUnknown:
             pass
         except Exception:
@@ -219,6 +227,7 @@ class Registry:
             read.give_back()
         finally:
             self._end(lease, outcome)
+        return None
 
     def _lost(self, lease: Lease) -> None:
         if lease.state is State.HELD:

@@ -129,7 +129,69 @@ def test_foreign_database(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(data / "broker.sqlite")) as connection:
         connection.execute("CREATE TABLE precious (thing)")
         connection.commit()
+    before = (data / "broker.sqlite").read_bytes()
     assert "is not a broker's file" in _start_and_fail(data)
+    assert (data / "broker.sqlite").read_bytes() == before
+
+
+def _killed_with(data: Path, count: int) -> Path:
+    """Leaves a killed broker's files, whose log holds `count` commits; returns the log."""
+    with BrokerProcess(data) as broker:
+        client = broker.client()
+        for i in range(count):
+            assert client.put("q", b"%d" % i) == b"STORED\r\n"
+        broker.kill()
+    return data / "broker.sqlite-wal"
+
+
+@pytest.mark.parametrize("lost", ["emptied", "removed"])
+def test_log_that_has_lost_its_database(tmp_path: Path, lost: str) -> None:
+    """SQLite would throw the log away and begin anew: refused in one line, and the log is left as it is."""
+    log = _killed_with(tmp_path / "data", 5)
+    before = log.read_bytes()
+    database = tmp_path / "data" / "broker.sqlite"
+    if lost == "emptied":
+        database.write_bytes(b"")
+    else:
+        database.unlink()
+    found = _start_and_fail(tmp_path / "data")
+    assert found.endswith("broker.sqlite: is empty or missing, but the log beside it (broker.sqlite-wal) holds jobs\n")
+    assert found.count("\n") == 1
+    assert log.read_bytes() == before
+
+
+def test_empty_file_alone_is_a_new_database(tmp_path: Path) -> None:
+    """That is what a broker leaves that was killed in the first moment of its first start."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "broker.sqlite").write_bytes(b"")
+    with BrokerProcess(tmp_path / "data") as broker:
+        assert broker.client().put("q", b"x") == b"STORED\r\n"
+
+
+@pytest.mark.parametrize("where", ["header", "middle"])
+def test_damaged_log_is_told(tmp_path: Path, where: str) -> None:
+    """Commits that SQLite drops behind a damaged frame are an error in the log at the next start."""
+    log = _killed_with(tmp_path / "data", 20)
+    content = bytearray(log.read_bytes())
+    at = 20 if where == "header" else 32 + (len(content) - 32) // 2
+    content[at] ^= 0xFF
+    log.write_bytes(content)
+    with BrokerProcess(tmp_path / "data") as broker:
+        assert any(" ERROR " in line and "broker.sqlite-wal is damaged: " in line for line in broker.log), broker.log
+
+
+def test_sound_and_torn_logs_are_no_damage(tmp_path: Path) -> None:
+    """After kill -9, also in the middle of a write, what was answered is there and nothing is complained of."""
+    log = _killed_with(tmp_path / "data", 20)
+    content = log.read_bytes()
+    log.write_bytes(content + content[32 : 32 + 24 + 1000])
+    with BrokerProcess(tmp_path / "data") as broker:
+        assert not any(" ERROR " in line for line in broker.log)
+        assert broker.stat("curr_items") == 20
+        broker.kill()
+    log.write_bytes(log.read_bytes()[:-100])  # the last commit was being written: it was not answered
+    with BrokerProcess(tmp_path / "data") as broker:
+        assert not any(" ERROR " in line for line in broker.log)
 
 
 def test_directory_that_cannot_be(tmp_path: Path) -> None:
@@ -196,6 +258,39 @@ def _fill(broker: BrokerProcess) -> list[bytes]:
         stored.append(body)
         client.close()
     raise AssertionError("the disk did not fill up")
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_restart_on_a_full_disk(tmp_path: Path, end: str) -> None:
+    """Stopped or killed when full, and the rest of the disk then taken by somebody else: it starts, says READONLY, and
+    serves reads and acks; nothing STORED is lost."""
+    disk = tmp_path / "disk"
+    with _mounted(disk, "size=24m"):
+        with BrokerProcess(disk / "data") as broker:
+            stored = _fill(broker)
+            if end == "stop":
+                assert broker.stop() == 0
+            else:
+                broker.kill()
+        with (disk / "somebody").open("wb", buffering=0) as other, contextlib.suppress(OSError):
+            while other.write(b"x" * 4096):
+                pass
+        assert os.statvfs(disk).f_bavail == 0
+        with BrokerProcess(disk / "data") as broker:
+            assert any("read-only: cannot write: No space left on device" in line for line in broker.log)
+            client = broker.client()
+            assert client.ask(b"status\r\n") == b"READONLY\r\n"
+            for item in stored[:20]:
+                assert client.get("q/open") == item
+                assert client.ask(b"confirm q 1\r\n") == b"END\r\n"
+            assert broker.client().put("q", b"x").startswith(b"SERVER_ERROR cannot write")
+            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            broker.wait_for_log("writing again")
+            assert client.put("q", b"again") == b"STORED\r\n"
+            broker.kill()
+        with BrokerProcess(disk / "data") as broker:
+            client = broker.client()
+            assert [client.get("q") for _ in range(len(stored) - 18)] == [*stored[20:], b"again", None]
 
 
 def test_files_may_not_grow(tmp_path: Path) -> None:

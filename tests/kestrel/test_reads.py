@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.errors import LeaseLost, OutcomeUnknown
+from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown
 from gateway.kestrel.reads import MOVES, Hold
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, reset, siberite, silence
 from tests.kestrel.support import cancel_after, client, until
@@ -99,7 +99,7 @@ def test_give_back_is_immediate():
         (silence, OutcomeUnknown),
         (answer(b"END\r\nEND\r\n"), OutcomeUnknown),
         (answer(b"STORED\r\n"), OutcomeUnknown),
-        (answer(b"SERVER_ERROR disk\r\n"), OutcomeUnknown),
+        (answer(b"SERVER_ERROR disk\r\n"), BackendRefused),
         (answer(b"E", close=True), OutcomeUnknown),
     ],
 )
@@ -234,5 +234,21 @@ def test_closing_the_client_gives_every_item_back():
             with pytest.raises(Exception, match="shutting down"):
                 await waiter
             await until(lambda: len(server.queues["q"]) == 5)
+
+    asyncio.run(main())
+
+
+def test_a_refused_confirm_is_no_unknown_outcome():
+    """SERVER_ERROR is an answer: the item was not confirmed, it goes back, and the server still counts as up."""
+
+    async def main():
+        manners = Manners()
+        async with StandIn(manners) as server, client(server.address) as kestrel:
+            read = await held(kestrel, server)
+            manners.once("confirm", answer(b"SERVER_ERROR cannot write: full\r\n", close=True))
+            with pytest.raises(BackendRefused, match="cannot write: full"):
+                await read.confirm()
+            await until(lambda: list(server.queues["q"]) == [b"job"])
+            assert kestrel.available
 
     asyncio.run(main())

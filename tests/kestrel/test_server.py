@@ -1,14 +1,15 @@
 """One server: reached, lost, frozen, back again; and what it says it can do."""
 
 import asyncio
+import logging
 import time
 
 import pytest
 
-from gateway.errors import BackendUnavailable
+from gateway.errors import BackendRefused, BackendUnavailable
 from gateway.kestrel.server import Health
 from gateway.settings import Settings, SettingsError
-from tests.kestrel.standin import Manners, StandIn, darner, hang_up, siberite
+from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, siberite
 from tests.kestrel.support import client, until
 
 
@@ -237,3 +238,43 @@ def test_bad_addresses_are_told(text):
 
     with pytest.raises(SettingsError, match="kestrel: "):
         Kestrel([text], Settings())
+
+
+def test_each_change_is_one_line_of_the_log(caplog):
+    """Lost and back again: a warning and an info with the address, once each, however often it is tried meanwhile."""
+    caplog.set_level(logging.INFO, "gateway.kestrel")
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            await server.stop()
+            await until(lambda: not kestrel.available)
+            for _ in range(5):
+                with pytest.raises(BackendUnavailable):
+                    await kestrel.put("q", b"x")
+                await asyncio.sleep(0.11)
+            await server.open()
+            await until(lambda: kestrel.available)
+            return server.address
+
+    address = asyncio.run(main())
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [level for level, _ in told] == ["INFO", "WARNING", "INFO"]
+    assert told[1][1].startswith(f"Kestrel at {address} is lost: ")
+    assert told[2][1] == f"Kestrel at {address} is up (2.4.8-SNAPSHOT)"
+
+
+def test_refusals_do_not_make_a_server_look_lost():
+    """A server that says SERVER_ERROR and closes, connection for connection, is there; when it then goes it is not."""
+
+    async def main():
+        manners = Manners()
+        async with StandIn(manners) as server, client(server.address) as kestrel:
+            for _ in range(20):
+                manners.once("set", answer(b"SERVER_ERROR cannot write: full\r\n", close=True))
+                with pytest.raises(BackendRefused):
+                    await kestrel.put("q", b"x")
+                assert kestrel.available
+            await server.stop()
+            await until(lambda: not kestrel.available)
+
+    asyncio.run(main())

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from gateway.errors import GatewayError, LeaseForgotten, LeaseLost, OutcomeUnknown, TooManyLeases
+from gateway.errors import BackendRefused, GatewayError, LeaseForgotten, LeaseLost, OutcomeUnknown, TooManyLeases
 from gateway.leases.ids import LeaseIds
 from gateway.leases.lease import MOVES, Lease, State
 from gateway.leases.registry import Registry
@@ -33,6 +33,8 @@ class Item:
             raise LeaseLost("gone")
         if self.fate == "unknown":
             raise OutcomeUnknown("no answer")
+        if self.fate == "refused":
+            raise BackendRefused("no room")
         self.ends.append("confirmed")
 
     async def abort(self):
@@ -264,3 +266,22 @@ def test_no_state_leads_back():
     assert all(MOVES[state] <= ends | {State.SETTLING} for state in MOVES)
     with pytest.raises(ValueError, match="cannot go"):
         Lease("i", "q", "k", None, 1, 0, 0, 0, None, State.ACKED).move(State.HELD)
+
+
+def test_a_refused_ack_says_so_once_and_the_lease_is_lost():
+    """Kestrel's no is told as it is, not as an unknown outcome; the job is back, which is what a repetition hears."""
+
+    async def main():
+        async with asyncio.TaskGroup() as tasks:
+            leases = registry(tasks)
+            item = Item()
+            item.fate = "refused"
+            lease = opened(leases, item)
+            with pytest.raises(BackendRefused, match="no room; the job is back on its queue"):
+                await leases.ack(lease.id)
+            assert lease.state is State.LOST
+            with pytest.raises(LeaseLost):
+                await leases.ack(lease.id)
+            leases.close()
+
+    asyncio.run(main())
