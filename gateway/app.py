@@ -2,7 +2,8 @@
 
 Going down, each step relies on the one before:
 1. parked polls end empty and nothing more is handed out; 2. requests under way finish (the server waits for them);
-3. no order of another worker is taken; 4. held leases go back; 5. the connections to Kestrel close.
+3. no order of another worker is taken; 4. held leases go back; 5. the connections to Kestrel close;
+6. the file of idempotency keys closes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gateway.api.admission import Admission
 from gateway.api.cors import Cors
 from gateway.api.edge import Edge
 from gateway.api.guard import Guard
+from gateway.api.idempotency import Once
 from gateway.api.jobs import Jobs
 from gateway.api.leases import Leases
 from gateway.api.queues import QueueAdmin
@@ -30,6 +32,8 @@ from gateway.api.service import Service
 from gateway.api.specification import Specification, longest_lease
 from gateway.contract.names import Namespace
 from gateway.delivery.catalog import Catalog
+from gateway.delivery.idempotency import Idempotency
+from gateway.delivery.ledger import Ledger
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.quota import Quota
@@ -37,7 +41,7 @@ from gateway.delivery.receive import Receiver
 from gateway.kestrel.cluster import Kestrel
 from gateway.keys import load
 from gateway.leases.desk import Desk
-from gateway.leases.forward import Office, Peers
+from gateway.leases.forward import Office, Peers, lives
 from gateway.leases.ids import LeaseIds
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
@@ -94,12 +98,20 @@ class Gateway:
         quota = Quota(self._kestrel, self._catalog, settings.max_queues)
         self._receiver = Receiver(self._kestrel, self._registry, quota, limit=settings.max_waiters)
         queues = Queues(self._kestrel, self._catalog, desk, quota)
+        self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
         self._router = router(
             specification,
             self._admission,
             self._catalog,
-            jobs=Jobs(Publisher(self._kestrel, quota), self._receiver, queues, self._registry, settings),
+            jobs=Jobs(
+                Publisher(self._kestrel, quota),
+                self._receiver,
+                queues,
+                self._registry,
+                once=Once(self._idempotency),
+                settings=settings,
+            ),
             leases=Leases(desk),
             queues=QueueAdmin(queues),
             service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
@@ -167,6 +179,22 @@ class Gateway:
                 await self._peers.close()
                 self._registry.close()
                 await self._kestrel.close()
+                await self._idempotency.close()
+
+
+def _idempotency(settings: Settings, context: WorkerContext) -> Idempotency:
+    """What this worker shares with the others of the data directory."""
+    ledger = Ledger(
+        settings.data / "idempotency.db",
+        context.boot_id,
+        lambda boot_id: lives(context.run_dir, boot_id),
+        window_s=settings.idempotency_window_s,
+        limit=settings.max_idempotency_keys,
+        synced=settings.fsync == "always",
+    )
+    # A put may connect first, and be sent once more where duplicates are fine.
+    hold_s = 2 * (settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s) + 1
+    return Idempotency(ledger, wait_s=settings.kestrel_command_timeout_s, hold_s=hold_s)
 
 
 async def _mistakes(read: Callable[[], Awaitable[None]]) -> Sequence[Mistake]:

@@ -23,6 +23,8 @@
      +- LeaseForgotten        nobody knows any more what became of it
      +- JobTooLarge, HeadersTooLarge
      +- RateLimited           the key asks too often
+     +- IdempotencyInFlight   the first request with this key has no outcome yet
+     +- IdempotencyKeyReused  the key came with another request before
      +- Internal              a defect of the gateway
      +- OutcomeUnknown        it was sent and no answer came: it may or may not have happened
      +- Unavailable           not done, try again
@@ -249,6 +251,20 @@ class HeadersTooLarge(GatewayError):
 
 class Internal(GatewayError):
     """A defect of ours: the log has the story under the same request id."""
+
+
+class IdempotencyInFlight(GatewayError):
+    code = "idempotency-in-flight"
+    status = 409
+    title = "The first request with this key is under way"
+    retryable = True
+    retry_after_s = 1
+
+
+class IdempotencyKeyReused(GatewayError):
+    code = "idempotency-key-reused"
+    status = 422
+    title = "The key belongs to another request"
 
 
 class OutcomeUnknown(GatewayError):

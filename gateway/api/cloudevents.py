@@ -7,12 +7,12 @@ Source: CloudEvents HTTP binding 1.0.2, section 3; its JSON format, section 4 (b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.contract.event import from_header
-from gateway.contract.item import Item, Stamp, new_id, wrap, wrap_binary, wrap_event
+from gateway.contract.item import Item, Stamp, wrap, wrap_binary, wrap_event
 from gateway.contract.json_text import elements
 from gateway.contract.media import JSON_TYPE, MAX_LENGTH, essence, fits_header
 from gateway.contract.trace import is_traceparent, is_tracestate
@@ -86,11 +86,11 @@ def one_item(heading: Heading, body: bytes, stamp: Stamp, job_id: str) -> Item:
 
 
 def many_items(
-    heading: Heading, body: bytes, stamp: Stamp, *, limit: int, limit_bytes: int
+    heading: Heading, body: bytes, stamp: Stamp, new_id: Callable[[], str], *, limit: int, limit_bytes: int
 ) -> list[Item | GatewayError]:
     """The items of a request that brings many, each in its place; an error where one is wrong.
 
-    limit: jobs in all. limit_bytes: of one job.
+    new_id: called once a job, in their order. limit: jobs in all. limit_bytes: of one job.
 
     Raises:
         InvalidBody: the whole cannot be taken apart. JobTooLarge: there are too many.

@@ -8,9 +8,12 @@ import orjson
 
 from gateway.api.cloudevents import MANY, Heading, many_items, one_item, read_heading
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers, json_answer
+from gateway.api.idempotency import Once
 from gateway.api.rendering import render
-from gateway.contract.item import Item, Stamp, new_id
+from gateway.api.specification import longest_lease
+from gateway.contract.item import Item, Stamp
 from gateway.delivery.catalog import Queue
+from gateway.delivery.idempotency import NewId
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.receive import Delivery, Receiver
@@ -25,34 +28,54 @@ class Jobs:
     """Handlers of the paths where jobs come and go."""
 
     def __init__(
-        self, publisher: Publisher, receiver: Receiver, queues: Queues, registry: Registry, settings: Settings
+        self,
+        publisher: Publisher,
+        receiver: Receiver,
+        queues: Queues,
+        registry: Registry,
+        *,
+        once: Once,
+        settings: Settings,
     ) -> None:
         self._publisher = publisher
         self._receiver = receiver
         self._queues = queues
         self._registry = registry
+        self._once = once
         self._max_job_bytes = settings.max_job_bytes
         self._max_batch_jobs = settings.max_batch_jobs
         self._max_batch_bytes = settings.max_batch_bytes
         self._max_timeout_s = settings.max_timeout_s
+        self._longest_lease_s = longest_lease(settings)
 
     async def enqueue(self, call: Call) -> Answer:
         queue = call.queue()
         heading = read_heading(call.scope["headers"])
-        many = heading.mode in MANY
-        body = await call.read(self._max_batch_bytes if many else self._max_job_bytes)
+        many = heading.mode in MANY and not queue.policy.raw
+        body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
+        return await self._once.answer(call, queue, body, lambda ids: self._store(call, queue, heading, body, ids))
+
+    async def _store(self, call: Call, queue: Queue, heading: Heading, body: bytes, ids: NewId) -> Answer:
+        ttl_s = call.query["ttl"]
         stamp = self._publisher.stamp(
-            queue, ttl_s=call.query["ttl"], traceparent=heading.traceparent, tracestate=heading.tracestate
+            queue,
+            ttl_s=ttl_s if ttl_s is not None else queue.policy.ttl_s,
+            traceparent=heading.traceparent,
+            tracestate=heading.tracestate,
         )
-        if many:
-            return await self._enqueue_many(queue, heading, body, stamp)
-        item = one_item(heading, body, stamp, new_id())
+        if queue.policy.raw:
+            item = Item(ids(), body, stamp.expires_s)
+        elif heading.mode in MANY:
+            return await self._enqueue_many(queue, heading, body, stamp, ids)
+        else:
+            item = one_item(heading, body, stamp, ids())
         await self._publisher.enqueue(queue, item)
         return Answer(201, b'{"id":%b,"queue":"%b"}' % (orjson.dumps(item.id), queue.name.encode()), [JSON, NO_STORE])
 
-    async def _enqueue_many(self, queue: Queue, heading: Heading, body: bytes, stamp: Stamp) -> Answer:
+    async def _enqueue_many(self, queue: Queue, heading: Heading, body: bytes, stamp: Stamp, ids: NewId) -> Answer:
         """201 when every job is stored, 207 when some are; where none is and all failed alike, that failure."""
-        items = many_items(heading, body, stamp, limit=self._max_batch_jobs, limit_bytes=self._max_job_bytes)
+        limit_bytes = queue.policy.max_bytes or self._max_job_bytes
+        items = many_items(heading, body, stamp, ids, limit=self._max_batch_jobs, limit_bytes=limit_bytes)
         good = [item for item in items if isinstance(item, Item)]
         stored = iter(await self._publisher.enqueue_many(queue, good))
         outcomes = [next(stored) if isinstance(item, Item) else item for item in items]
@@ -69,7 +92,7 @@ class Jobs:
         timeout_s, preference = self._timeout(call)
         queue = call.queue()
         delivery = await self._receiver.next(
-            queue, timeout_s=timeout_s, lease_s=call.query["lease"], on_gone=call.client.on_gone
+            queue, timeout_s=timeout_s, lease_s=self._lease(call, queue), on_gone=call.client.on_gone
         )
         if delivery is not None:
             return self._delivered(call, queue, delivery, preference)
@@ -95,6 +118,13 @@ class Jobs:
                 self._registry.give_back(lease)
 
         return Answer(200, body, headers + preference, on_sent=sent)
+
+    def _lease(self, call: Call, queue: Queue) -> float:
+        """How long the lease is: as asked, else by the queue's policy, else the default."""
+        policy_s = queue.policy.lease_s
+        if policy_s is None or b"lease" in call.scope["query_string"]:
+            return float(call.query["lease"])
+        return min(policy_s, self._longest_lease_s)
 
     def _timeout(self, call: Call) -> tuple[float, Headers]:
         """How long to wait, and what to say of it: the parameter, else `Prefer: wait` (RFC 7240), else the default."""

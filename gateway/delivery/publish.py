@@ -10,7 +10,7 @@ from gateway.contract.times import wire_expiry
 from gateway.delivery.backend import Backend
 from gateway.delivery.catalog import Queue
 from gateway.delivery.quota import Quota
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, OutcomeUnknown
 
 
 class Publisher:
@@ -34,7 +34,15 @@ class Publisher:
         """
         await self._quota.check(queue)
         expiry = wire_expiry(item.expires_s, time.time()) if item.expires_s is not None else 0
-        await self._backend.put(queue.key, item.data, expiry)
+        try:
+            await self._backend.put(queue.key, item.data, expiry)
+        except OutcomeUnknown as unknown:
+            if not queue.policy.duplicates_ok:
+                raise
+            try:
+                await self._backend.put(queue.key, item.data, expiry)
+            except GatewayError as exc:
+                raise unknown from exc  # the first may be stored
 
     async def enqueue_many(self, queue: Queue, items: Sequence[Item]) -> list[GatewayError | None]:
         """Stores jobs in their order; one outcome each, None for stored, else as `enqueue` raises.
@@ -43,6 +51,11 @@ class Publisher:
         """
         await self._quota.check(queue)
         now_s = time.time()
-        return await self._backend.put_many(
-            queue.key, [(item.data, wire_expiry(item.expires_s, now_s)) for item in items]
-        )
+        puts = [(item.data, wire_expiry(item.expires_s, now_s)) for item in items]
+        outcomes = await self._backend.put_many(queue.key, puts)
+        unknown = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, OutcomeUnknown)]
+        if unknown and queue.policy.duplicates_ok:
+            again = await self._backend.put_many(queue.key, [puts[index] for index in unknown])
+            for index, outcome in zip(unknown, again, strict=True):
+                outcomes[index] = None if outcome is None else outcomes[index]
+        return outcomes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.contract.envelope import Job, unwrap
+from gateway.contract.envelope import Job, raw, unwrap
 from gateway.delivery.backend import Backend, QueueStats
 from gateway.delivery.catalog import Catalog, Queue
 from gateway.delivery.quota import Quota
@@ -52,7 +52,7 @@ class Queues:
         item = await self._backend.peek(queue.key)
         if item is None:
             raise QueueEmpty(f"no job waits on {queue.name!r}")
-        return unwrap(item)
+        return raw(item) if queue.policy.raw else unwrap(item)
 
     async def flush(self, queue: Queue) -> None:
         """Removes every waiting job; leased ones stay with their consumers. Raises as `get`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from gateway.contract.envelope import Job, unwrap
+from gateway.contract.envelope import Job, raw, unwrap
 from gateway.delivery.attempts import Attempts, identity
 from gateway.delivery.backend import Backend, OnGone, Waiter
 from gateway.delivery.catalog import Queue
@@ -61,7 +61,7 @@ class Receiver:
             if read is None:
                 return None
             try:
-                job = unwrap(read.data)
+                job = raw(read.data) if queue.policy.raw else unwrap(read.data)
                 if job.expires_s is None or job.expires_s > time.time():
                     return Delivery(job, self._lease(queue, job, read, lease_s))
             except BaseException:

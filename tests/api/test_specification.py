@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from gateway.api.specification import Specification
-from gateway.errors import GatewayError, Internal, error_classes
+from gateway.errors import GatewayError, IdempotencyInFlight, Internal, error_classes
 from gateway.settings import Settings
 from tests.running import running
 
@@ -48,7 +48,7 @@ def test_every_error_says_what_it_is():
     for each in error_classes().values():
         assert each.title
         assert 400 <= each.status <= 599
-        assert (each.status in {429, 503}) == (each.retry_after_s is not None)
+        assert (each.status in {429, 503} or each is IdempotencyInFlight) == (each.retry_after_s is not None)
     assert GatewayError.code == Internal.code
 
 

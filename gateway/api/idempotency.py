@@ -1,0 +1,81 @@
+"""The header `Idempotency-Key` on requests that enqueue.
+
+Source: draft-ietf-httpapi-idempotency-key-header. The key is a structured-field string; a bare one is taken, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from gateway.api.exchange import JSON, NO_STORE, Answer, Call
+from gateway.contract.item import new_id
+from gateway.delivery.catalog import Queue
+from gateway.delivery.idempotency import Idempotency, NewId
+from gateway.delivery.ledger import Reply
+from gateway.errors import InvalidParameter
+
+MAX_KEY: Final = 255
+REPLAYED: Final = (b"idempotency-replayed", b"true")
+_HEADER: Final = b"idempotency-key"
+_KEY = re.compile(rb"[!-~](?:[ -~]*[!-~])?")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])+)"')
+# A body beyond this is hashed in a thread: the loop stands still for less than 0.1 ms.
+HASHED_HERE: Final = 1 << 16
+
+
+class Once:
+    """Answers an enqueue once a key."""
+
+    def __init__(self, idempotency: Idempotency) -> None:
+        self._idempotency = idempotency
+
+    async def answer(
+        self, call: Call, queue: Queue, body: bytes, store: Callable[[NewId], Awaitable[Answer]]
+    ) -> Answer:
+        """The answer of `store`, or the one that the same request got before. `store` answers with JSON.
+
+        Raises: InvalidParameter: the key is none. What Idempotency.once raises.
+        """
+        key = _key(call)
+        if key is None:
+            return await store(new_id)
+
+        async def run(ids: NewId) -> Reply:
+            answer = await store(ids)
+            return Reply(answer.status, answer.body)
+
+        place = (queue.tenant, queue.name, key)
+        reply, replayed = await self._idempotency.once(place, await _fingerprint(call, body), run)
+        return Answer(reply.status, reply.body, [JSON, NO_STORE, REPLAYED] if replayed else [JSON, NO_STORE])
+
+
+def _key(call: Call) -> str | None:
+    found = [value for name, value in call.scope["headers"] if name == _HEADER]
+    if not found:
+        return None
+    raw: bytes = found[0].strip()
+    if len(found) > 1 or len(raw) > MAX_KEY or not _KEY.fullmatch(raw):
+        raise InvalidParameter(f"Idempotency-Key: one line of 1 to {MAX_KEY} printable ASCII characters")
+    text = raw.decode()
+    quoted = _QUOTED.fullmatch(text)
+    return re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else text
+
+
+async def _fingerprint(call: Call, body: bytes) -> bytes:
+    """What makes two requests the same: query, content type, CloudEvents headers and body."""
+    said = [
+        name + b":" + value.strip()
+        for name, value in call.scope["headers"]
+        if name == b"content-type" or name.startswith(b"ce-")
+    ]
+    head = b"\n".join([call.scope["query_string"], *sorted(said)])
+    digest = hashlib.sha256(b"%d\n%b" % (len(head), head))
+    if len(body) > HASHED_HERE:
+        await asyncio.to_thread(digest.update, body)
+    else:
+        digest.update(body)
+    return digest.digest()
