@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +16,7 @@ from gateway.errors import GatewayError, Internal
 
 log = logging.getLogger(__name__)
 
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
 _QUIET = frozenset({"livez", "readyz"})
 
 
@@ -30,7 +31,7 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_s = time.perf_counter()
-        request_id = os.urandom(8).hex()
+        request_id = _request_id(scope["headers"])
         status = 0
         code = ""
 
@@ -62,6 +63,15 @@ class Edge:
                 self._on_idle()
             if log.isEnabledFor(logging.INFO) and scope.get("operation") not in _QUIET:
                 _tell(scope, request_id, status, code, started_s)
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's own id where it is fit for a log, `Request-Id` before `X-Request-Id`; else a new one."""
+    found = b""
+    for name, value in headers:
+        if name == b"request-id" or (name == b"x-request-id" and not found):
+            found = value
+    return found.decode() if _REQUEST_ID.fullmatch(found) else os.urandom(8).hex()
 
 
 def _tell(scope: Scope, request_id: str, status: int, code: str, started_s: float) -> None:

@@ -94,7 +94,7 @@ def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
     attributes = checked({name: _load(name, value) for name, value in found.items()})
     content_type = attributes.get("datacontenttype")
     if member == "data_base64":
-        _check_base64(payload)
+        _check_base64(payload, content_type)
     elif member and isinstance(content_type, str) and not is_json_type(content_type):
         if payload[:1] != b'"':
             raise InvalidEvent("data: it must be a string where datacontenttype is not JSON")
@@ -211,11 +211,16 @@ def _load(name: str, value: bytes) -> object:
     return loaded
 
 
-def _check_base64(payload: bytes) -> None:
+def _check_base64(payload: bytes, content_type: Value | None) -> None:
     try:
-        base64.b64decode(orjson.loads(payload), validate=True)
+        data = base64.b64decode(orjson.loads(payload), validate=True)
     except (ValueError, TypeError) as exc:
         raise InvalidEvent("data_base64: it is not a string of base64 with padding (RFC 4648)") from exc
+    if isinstance(content_type, str) and is_json_type(content_type):
+        try:
+            check_json(data)
+        except ValueError as exc:
+            raise InvalidEvent(f"data_base64: it is not JSON although datacontenttype says so: {exc}") from exc
 
 
 @lru_cache(maxsize=256)
