@@ -133,8 +133,12 @@ def serve(app: str | None, **values: Any) -> None:
 
     Every flag is also a variable: --max-job-bytes is KESTREL_GATEWAY_MAX_JOB_BYTES. Durations are seconds.
     """
+    from gateway.kestrel.address import parse_address  # noqa: PLC0415 (`--help` stays quick)
+
     try:
         settings = Settings(**values)
+        for address in settings.kestrel:
+            parse_address(address)
     except SettingsError as exc:
         raise click.UsageError(str(exc)) from exc
     refuse_mistakes(settings.queues, settings.keys, settings.namespace, status=2)

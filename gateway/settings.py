@@ -112,7 +112,7 @@ class Settings:
     keep_alive_s: float = _setting(75.0, "an idle client connection is kept", unit="s", low=1, high=3600)
 
     # Process
-    grace_s: float = _setting(1.5, "for requests under way on SIGTERM", unit="s", low=0, high=3600)
+    grace_s: float = _setting(1.0, "for requests under way on SIGTERM", unit="s", low=0, high=3600)
     log_format: str = _setting("text", "one line a request", choices=("text", "json"))
     log_level: str = _setting("info", "least level logged", choices=("debug", "info", "warning", "error"))
 
@@ -134,12 +134,28 @@ class Settings:
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise SettingsError(f"allowed-origins: {origin!r} is not an origin, such as https://app.example:8443")
+        if self.broker_listen:
+            self._check_broker_listen()
         if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_ca_certs):
             raise SettingsError("ssl-certfile: is missing, though other certificate files are named")
         if self.keys is None and not self.no_auth and not is_loopback(self.host):
             raise SettingsError(
                 f"host: {self.host!r} is not a loopback address and requests are not authenticated; "
                 "name --keys, or put an authenticating proxy in front and say --no-auth"
+            )
+
+    def _check_broker_listen(self) -> None:
+        if self.kestrel:
+            raise SettingsError("broker-listen: with --kestrel there is no embedded broker that could listen")
+        host, colon, port = self.broker_listen.rpartition(":")
+        if self.broker_listen.startswith("unix:"):
+            return
+        if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+            raise SettingsError(f"broker-listen: {self.broker_listen!r} is not HOST:PORT")
+        if not self.no_auth and not is_loopback(host):
+            raise SettingsError(
+                f"broker-listen: {host!r} is not a loopback address and the memcache protocol authenticates nobody; "
+                "say --no-auth where everybody who reaches it may use it"
             )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ipaddress
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ try:
 except ImportError:
     uvloop = None  # type: ignore[assignment]
 
+from . import logs
 from .broker import Broker, Options
 from .config import ConfigError
 from .database import DatabaseError
@@ -101,7 +103,20 @@ def _variable(name: str) -> str:
     envvar=_variable("MAX_ITEM_BYTES"),
     help="Largest item of any queue.",
 )
+@click.option(
+    "--no-auth",
+    is_flag=True,
+    envvar=_variable("NO_AUTH"),
+    help="Allow listening beyond loopback: the memcache protocol authenticates nobody.",
+)
 @click.option("--channel-fd", type=int, envvar=_variable("CHANNEL_FD"), help="Descriptor of the parent's channel.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    envvar=_variable("LOG_FORMAT"),
+)
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -117,13 +132,19 @@ def broker(
     fsync: str,
     max_open_reads: int,
     max_item_bytes: int,
+    no_auth: bool,
     channel_fd: int | None,
+    log_format: str,
     log_level: str,
 ) -> None:
     """Serve the Kestrel memcache protocol from a data directory."""
-    logging.basicConfig(
-        stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s broker: %(message)s"
-    )
+    exposed = next((address for address in addresses if not _is_loopback(address)), None)
+    if exposed is not None and not no_auth:
+        raise click.UsageError(
+            f"--listen: {exposed} is not a loopback address and the memcache protocol authenticates nobody; "
+            "say --no-auth where everybody who reaches it may use it"
+        )
+    logs.set_up(log_format, log_level)
     options = Options(
         data=data,
         config=config,
@@ -141,6 +162,15 @@ def broker(
     except (AddressError, ConfigError, DatabaseError) as exc:
         click.echo(f"kestrel-gateway broker: {exc}", err=True)
         sys.exit(1)
+
+
+def _is_loopback(address: Address) -> bool:
+    if address.path or address.host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return False
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
@@ -211,8 +241,14 @@ class _Channel:
 
 
 def main() -> None:
-    """`python -m gateway.broker`."""
-    broker(prog_name="kestrel-gateway broker")
+    """`python -m gateway.broker`. Wrong usage is one line, as everywhere."""
+    try:
+        broker.main(prog_name="kestrel-gateway broker", standalone_mode=False)
+    except click.ClickException as exc:
+        click.echo(f"kestrel-gateway broker: {' '.join(exc.format_message().split())}", err=True)
+        sys.exit(exc.exit_code)
+    except click.Abort:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from gateway.settings import Settings
 log = logging.getLogger(__name__)
 
 # After the drain, each step of the stop waits no longer than this for responses and their last bytes.
-FINISH_S: Final = 0.4
+FINISH_S: Final = 0.1
 BACKLOG: Final = 4096
 
 

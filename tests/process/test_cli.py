@@ -78,6 +78,14 @@ def test_flags_and_variables_reach_the_settings(monkeypatch: pytest.MonkeyPatch)
         ("--fsync", "perhaps"),
         ("--workers", "0"),
         ("--host", "0.0.0.0"),
+        ("--kestrel", "nonsense"),
+        ("--kestrel", "host:99999"),
+        ("--kestrel", "::1:22133"),
+        ("--broker-listen", "0.0.0.0:22133"),
+        ("--broker-listen", "[::]:22133"),
+        ("--broker-listen", "queues.example:22133"),
+        ("--broker-listen", "22133"),
+        ("--broker-listen", "127.0.0.1:x"),
     ],
 )
 def test_bad_value_is_one_line(flag: str, value: str) -> None:
@@ -87,6 +95,28 @@ def test_bad_value_is_one_line(flag: str, value: str) -> None:
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
     assert flag.strip("-") in result.stderr
+
+
+def test_broker_listen_needs_an_embedded_broker() -> None:
+    """With --kestrel there is none: one line, exit code 2."""
+    result = run("serve", "--kestrel", "127.0.0.1:22133", "--broker-listen", "127.0.0.1:22134")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "kestrel-gateway: broker-listen: with --kestrel there is no embedded broker that could listen\n"
+    )
+
+
+def test_broker_listens_beyond_loopback_only_when_told() -> None:
+    """The memcache protocol authenticates nobody: refused in one line without --no-auth, in both commands."""
+    for listen in ("0.0.0.0:0", "[::]:0", "nowhere.invalid:0"):
+        result = run("broker", "--data", "/dev/null/x", "--listen", "127.0.0.1:0", "--listen", listen)
+        assert result.returncode == 2
+        assert len(result.stderr.splitlines()) == 1
+        assert "the memcache protocol authenticates nobody" in result.stderr
+    for allowed in (["--listen", "0.0.0.0:0", "--no-auth"], ["--listen", "[::1]:0"], ["--listen", "localhost:0"]):
+        assert "data directory" in run("broker", "--data", "/dev/null/x", *allowed).stderr
+    Settings(broker_listen="0.0.0.0:1", no_auth=True)
+    Settings(broker_listen="localhost:1")
 
 
 def test_bad_variable_is_one_line() -> None:

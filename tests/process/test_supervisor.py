@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -254,6 +256,26 @@ def test_start_is_announced_and_quick(serve: Callable[..., Serve]) -> None:
     line = one.text().splitlines()[0]
     for part in ("kestrel-gateway 0.", f"http://127.0.0.1:{one.port}", "Kestrel at 127.0.0.1:1", "2 worker"):
         assert part in line
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_all_processes_log_in_one_form(serve: Callable[..., Serve], form: str) -> None:
+    """Supervisor, worker and broker: the same members or the same line, with UTC times that end in Z."""
+    one = serve("--log-format", form, "--broker-listen", "127.0.0.1:0").ready()
+    one.get("/queues/q/next?timeout=0")
+    one.process.terminate()
+    assert one.process.wait(5) == 0
+    seen = set()
+    for line in one.text().splitlines():
+        if form == "json":
+            record = json.loads(line)
+            assert list(record)[:5] == ["time", "level", "process", "logger", "message"]
+            stamp, process = record["time"], record["process"]
+        else:
+            stamp, _, process = line.split(" ")[:3]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp)
+        seen.add(process.rstrip(":"))
+    assert seen == {"supervisor", "broker", "worker-0"}
 
 
 def refused(one: Serve) -> str:

@@ -1,0 +1,51 @@
+"""One line a record on standard error, as text or as JSON, in the form of the gateway's other processes.
+
+A twin of gateway/logs.py in little, for the broker imports nothing of the gateway; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+
+_PROCESS = "broker"
+
+
+def set_up(log_format: str, log_level: str) -> None:
+    """Sends every record from `log_level` up to standard error. `log_format` is `text` or `json`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if log_format == "json" else _Text())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(log_level.upper())
+
+
+class _Text(logging.Formatter):
+    """`2026-01-31T12:00:00.123Z INFO broker: message`; a line break inside shows as an escape."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in record.getMessage())
+        line = f"{_timestamp(record)} {record.levelname} {_PROCESS}: {message}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _Json(logging.Formatter):
+    """One object: time, level, process, logger, message, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": _timestamp(record),
+            "level": record.levelname.lower(),
+            "process": _PROCESS,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"

@@ -1,0 +1,54 @@
+"""SIGTERM and Ctrl-C: within 2 s everything is gone, whatever clients and children do meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.process.test_supervisor import Serve, serve, until
+from tests.running import group_lives
+
+__all__ = ["serve"]  # the fixture
+
+HALF_SENT = b"POST /queues/q/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nx"
+
+
+def stopped_in_s(one: Serve, number: signal.Signals) -> float:
+    """Signals the whole group and waits until none of it is left; how long that took."""
+    began = time.monotonic()
+    os.killpg(one.process.pid, number)
+    until(lambda: one.process.poll() is not None and not group_lives(one.process.pid), 6)
+    assert one.process.returncode == 0
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_half_sent_bodies_do_not_hold_up_the_stop(
+    serve: Callable[..., Serve], workers: str, number: signal.Signals
+) -> None:
+    """Ten clients in the middle of a body, and one that does not read its answer."""
+    one = serve("--workers", workers).ready()
+    with contextlib.ExitStack() as clients:
+        for _ in range(10):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", one.port)))
+            client.sendall(HALF_SENT)
+        assert one.get("/livez").status_code == 200
+        assert stopped_in_s(one, number) < 2
+
+
+@pytest.mark.parametrize("frozen", ["gateway.broker", "gateway.process.worker", "both"])
+def test_frozen_children_do_not_hold_up_the_stop(serve: Callable[..., Serve], frozen: str) -> None:
+    """A child that does not react is killed in time; nothing that was answered is lost by that."""
+    one = serve().ready()
+    names = ["gateway.broker", "gateway.process.worker"] if frozen == "both" else [frozen]
+    for name in names:
+        os.kill(one.child(name), signal.SIGSTOP)
+    assert stopped_in_s(one, signal.SIGTERM) < 2.1
+    assert one.text().count("did not end in time and is killed") == len(names)
