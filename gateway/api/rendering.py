@@ -60,8 +60,7 @@ def render(
     if form is Form.BYTES:
         attributes = _attribute_headers(job, queue, attempt, whole=not raw)
         if attributes is not None:
-            content_type = job.content_type if fits_header(job.content_type) else BYTES_TYPE
-            return body_of(job), [(b"content-type", content_type.encode()), _SANDBOX, *attributes, *headers]
+            return body_of(job), [(b"content-type", _bytes_type(job)), _SANDBOX, *attributes, *headers]
     if form is Form.EVENT:
         return _event(job, queue, attempt), [_EVENT, *headers]
     return _object(job, queue, attempt, lease), [JSON, *headers]
@@ -141,6 +140,13 @@ def _event(job: Job, queue: Queue, attempt: int) -> bytes:
 def _attributes(job: Job, queue: Queue, attempt: int) -> dict[str, str | int | bool]:
     tenant = {"tenant": queue.tenant} if queue.tenant else {}
     return {**job.event, **tenant, "attempt": attempt}
+
+
+def _bytes_type(job: Job) -> bytes:
+    """The job's own type; none where a header cannot hold it, nor JSON where there is no data."""
+    if not fits_header(job.content_type) or (not job.member and is_json_type(job.content_type)):
+        return BYTES_TYPE.encode()
+    return job.content_type.encode()
 
 
 def _attribute_headers(job: Job, queue: Queue, attempt: int, *, whole: bool) -> Headers | None:
