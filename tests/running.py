@@ -32,7 +32,7 @@ class Running:
         self.data = data
         self.flags = flags
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if '--ssl-certfile' in flags else 'http'}://127.0.0.1:{self.port}"
         self.log = data.parent / f"{data.name}-{self.port}.log"
         self.start()
 
@@ -46,12 +46,16 @@ class Running:
         deadline_s = time.monotonic() + START_S
         while True:
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(self.url + "/readyz", timeout=2).status_code == 200:
+                if self.ready():
                     return
             if self.process.poll() is not None or time.monotonic() > deadline_s:
                 self.kill()
                 raise RuntimeError(f"the gateway did not start:\n{self.log.read_text()}")
             time.sleep(0.01)
+
+    def ready(self) -> bool:
+        """Whether it says that it can serve. Raises httpx.TransportError while nobody listens."""
+        return httpx.get(self.url + "/readyz", timeout=2).status_code == 200
 
     def stop(self) -> int:
         """Ends it in order; returns its exit code."""

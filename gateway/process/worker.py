@@ -112,7 +112,7 @@ async def _reload_each_time(application: Application, asked: asyncio.Event) -> N
         except Exception:
             log.exception("reload: failed; what was read before stays")
         else:
-            log.info("reload: done")
+            log.info("reload: ended")
 
 
 async def _first(*waits: Any) -> None:

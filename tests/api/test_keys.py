@@ -1,0 +1,457 @@
+"""Keys: the file and its mistakes, who is let in to what, how often, and how the file is read again while it runs."""
+
+import asyncio
+import hashlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from gateway.api.admission import Admission, Bucket
+from gateway.api.caller import Caller
+from gateway.errors import ForbiddenQueue, ForbiddenScope, RateLimited, Unauthenticated
+from gateway.keys import Scope, load, new
+from gateway.tomlfile import MistakesError
+from tests.api.keyring import Keyring
+from tests.running import running
+
+DIGEST = hashlib.sha256(b"secret").hexdigest()
+GOOD = f'[[keys]]\nname = "shop"\nsha256 = "{DIGEST}"\ntenant = "acme"\nscopes = ["produce"]\n'
+
+CALLS = {
+    "produce": [("POST", "/queues/q/jobs")],
+    "consume": [
+        ("GET", "/queues/q/next?timeout=0"),
+        ("GET", "/leases/x"),
+        ("POST", "/leases/x/ack"),
+        ("POST", "/leases/x/nack"),
+        ("POST", "/leases/x/extend"),
+    ],
+    "admin": [
+        ("GET", "/queues"),
+        ("GET", "/queues/q"),
+        ("GET", "/queues/q/peek"),
+        ("POST", "/queues/q/flush"),
+        ("DELETE", "/queues/q"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def keyring(tmp_path_factory):
+    ring = Keyring(tmp_path_factory.mktemp("keys") / "keys.toml")
+    for scope in CALLS:
+        ring.add(scope, "acme", scope)
+    ring.add("all", "acme")
+    ring.add("mails", "acme", queues=("emails", "img-*"))
+    ring.add("slow", "acme", rate=0.5)
+    ring.add("root", scopes="operator")
+    return ring
+
+
+@pytest.fixture(scope="module")
+def keyed(keyring, tmp_path_factory):
+    """A gateway with keys, that listens on every address."""
+    with running(
+        tmp_path_factory.mktemp("keyed") / "data", "--keys", str(keyring.path), "--host", "0.0.0.0"
+    ) as gateway:
+        yield gateway
+
+
+# The file
+
+
+def mistakes_of(tmp_path, text):
+    path = tmp_path / "keys.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(MistakesError) as caught:
+        load(path)
+    return [str(each).removeprefix(f"{path}:").removeprefix(str(path)) for each in caught.value.mistakes]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", r"holds no \[\[keys\]\] table"),
+        ("[[keys]", r"is not TOML"),
+        (b"\xff", "is not UTF-8"),
+        ("keys = 7", "1: keys is not an array of tables"),
+        ("[other]", "other is not known"),
+        (GOOD + "colour = 1", r"6: keys\[1\]\.colour is not known; known: name, sha256, tenant"),
+        (GOOD.replace("shop", "a b"), r"2: keys\[1\]\.name 'a b' is not 1 to 64 letters"),
+        (GOOD.replace('name = "shop"\n', ""), r"1: keys\[1\]\.name is missing"),
+        (GOOD.replace(DIGEST, "kg_thesecret"), r"3: keys\[1\]\.sha256 is not 64 hex digits \(the value is not shown\)"),
+        (GOOD.replace('"acme"', '"a__b"'), r"4: keys\[1\]\.tenant 'a__b' is not a tenant name"),
+        (GOOD.replace('"acme"', "7"), r"4: keys\[1\]\.tenant 7 is not a string"),
+        (GOOD.replace('["produce"]', "[]"), r"5: keys\[1\]\.scopes \[\] is not an array; at least one of produce"),
+        (GOOD.replace('"produce"', '"root"'), r"5: keys\[1\]\.scopes 'root' is not one of produce, consume, admin"),
+        (GOOD.replace('"produce"', "[1]"), r"5: keys\[1\]\.scopes \[1\] is not one of"),
+        (GOOD.replace('"produce"', '"operator"'), r"5: keys\[1\]\.scopes 'operator' is for the whole deployment"),
+        (GOOD + 'queues = ["a b"]', r"6: keys\[1\]\.queues 'a b' is not a pattern"),
+        (GOOD + "queues = []", r"6: keys\[1\]\.queues \[\] is not an array of 1 to 100"),
+        (GOOD + "rate = 0", r"6: keys\[1\]\.rate 0 is not a number of requests a second"),
+        (GOOD + "rate = nan", r"6: keys\[1\]\.rate nan is not a number"),
+        (GOOD + "rate = true", r"6: keys\[1\]\.rate True is not a number"),
+        (GOOD + "rate = 1\nburst = 0", r"7: keys\[1\]\.burst 0 is not a whole number from 1"),
+        (GOOD + "burst = 5", r"6: keys\[1\]\.burst stands without a rate"),
+        (GOOD + GOOD.replace(DIGEST, "0" * 64), r"7: keys\[2\]\.name 'shop' is another key's already"),
+        (GOOD + GOOD.replace("shop", "b"), r"8: keys\[2\]\.sha256 is another key's already"),
+        (
+            GOOD + f'[[keys]]\nname = "b"\nsha256 = "{"0" * 64}"\nscopes = ["admin"]',
+            r"6: keys\[2\]\.tenant is missing; all keys have a tenant, or none has",
+        ),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, text, expected):
+    """Line, key, value and what is allowed; the value of a digest is not shown, it may be the secret itself."""
+    found = mistakes_of(tmp_path, text)
+    assert re.search(expected, "\n".join(found)), found
+    assert "thesecret" not in "".join(found)
+
+
+def test_every_mistake_is_found(tmp_path):
+    """All of them, by line."""
+    text = GOOD.replace("shop", "").replace("produce", "x") + "rate = -1"
+    assert [each.split(":")[0] for each in mistakes_of(tmp_path, text)] == ["2", "5", "6"]
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    """It is a mistake, too."""
+    with pytest.raises(MistakesError, match="cannot be read: No such file"):
+        load(tmp_path / "none.toml")
+
+
+def test_what_a_good_file_means(tmp_path):
+    """Tenants as the keys say; operators alone and an empty list say nothing of tenants."""
+    path = tmp_path / "keys.toml"
+    operator = f'[[keys]]\nname = "root"\nsha256 = "{"A" * 64}"\nscopes = ["operator"]\n'
+    for text, tenanted in (
+        (GOOD, True),
+        (GOOD + operator, True),
+        (GOOD.replace('tenant = "acme"\n', ""), False),
+        (operator, None),
+        ("keys = []", None),
+    ):
+        path.write_text(text)
+        assert load(path).tenanted is tenanted
+    path.write_text(GOOD + "rate = 2.5")
+    key = load(path).find(b"secret")
+    assert (key.name, key.tenant, key.scopes, key.rate, key.burst) == ("shop", "acme", {Scope.PRODUCE}, 2.5, 3)
+    assert load(path).find(b"Secret") is None
+
+
+def test_a_new_key_works(tmp_path):
+    """`keys new` prints a secret and the table that lets it in; what it prints is a file of keys as it is."""
+    command = [sys.executable, "-m", "gateway", "keys", "new", "--name", "shop", "--tenant", "acme"]
+    made = subprocess.run(
+        [*command, "--scope", "produce", "--scope", "consume", "--queue", "img-*", "--rate", "5"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    secret, _, table = made.partition("\n\n")
+    assert re.fullmatch(r"kg_[A-Za-z0-9_-]{43}", secret)
+    assert secret not in table
+    path = tmp_path / "keys.toml"
+    path.write_text(table)
+    key = load(path).find(secret.encode())
+    assert (key.name, key.tenant, key.queues, key.rate) == ("shop", "acme", ("img-*",), 5)
+    assert key.scopes == {Scope.PRODUCE, Scope.CONSUME}
+
+
+@pytest.mark.parametrize("flags", [["--scope", "x"], ["--scope", "operator", "--tenant", "a"], []])
+def test_a_new_key_that_cannot_be(flags):
+    """Exit code 2 and one line."""
+    command = [sys.executable, "-m", "gateway", "keys", "new", "--name", "shop", *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def test_a_bad_file_at_the_start(tmp_path):
+    """One line a mistake, exit code 2; nothing is served."""
+    path = tmp_path / "keys.toml"
+    path.write_text(GOOD.replace("produce", "x"))
+    command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--data", str(tmp_path / "data")]
+    done = subprocess.run([*command, "--keys", str(path)], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"kestrel-gateway: {path}:5: keys[1].scopes 'x' is not one of produce, consume, admin, operator\n"
+    )
+
+
+# Who is let in
+
+
+def test_without_a_key_nothing_is_served(keyed):
+    """Every call that needs a scope is a 401 that says how; what is for everyone is served."""
+    with keyed.client() as http:
+        for method, path in (call for calls in CALLS.values() for call in calls):
+            answer = http.request(method, path)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), path
+            assert answer.headers["www-authenticate"] == 'Bearer realm="kestrel-gateway"'
+        for path in ("/livez", "/readyz", "/openapi.json", "/openapi.yaml"):
+            assert http.get(path).status_code == 200
+        document = http.get("/openapi.json").json()
+        assert document["paths"]["/queues/{queue}/jobs"]["post"]["security"] == [{"key": ["produce"]}]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer", "Bearer wrong", "Basic SECRET", "SECRET", "Bearer SECRET x", "Bearer SECRETx", "Bearer \xff"],
+)
+def test_what_is_no_key_is_refused(keyed, keyring, value):
+    """A wrong scheme, form or secret is a 401 with `invalid_token`."""
+    value = value.replace("SECRET", keyring.secrets["all"])
+    with keyed.client() as http:
+        answer = http.get("/queues", headers=[(b"Authorization", value.encode("latin-1"))])
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == 'Bearer realm="kestrel-gateway", error="invalid_token"'
+
+
+def test_two_keys_are_none(keyed, keyring):
+    """Two Authorization headers are refused, whichever of them is good; the scheme's case does not matter."""
+    good = ("Authorization", f"bearer {keyring.secrets['all']}")
+    with keyed.client() as http:
+        assert http.get("/queues", headers=[good]).status_code == 200
+        assert http.get("/queues", headers=[good, good]).status_code == 401
+
+
+@pytest.mark.parametrize("scope", CALLS)
+def test_a_scope_covers_its_calls_and_no_others(keyed, keyring, scope):
+    """A key with one scope gets a 403 from every call of the others, which says which scope is missing."""
+    with keyring.client(keyed, scope) as http:
+        for other, calls in CALLS.items():
+            for method, path in calls:
+                answer = http.request(method, path)
+                if other == scope:
+                    assert answer.status_code not in {401, 403}, (method, path)
+                else:
+                    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden-scope"), (method, path)
+                    assert f'scope="{other}"' in answer.headers["www-authenticate"]
+
+
+def test_an_operator_has_no_queues(keyed, keyring):
+    """The deployment's key may not touch any tenant's queue."""
+    with keyring.client(keyed, "root") as http:
+        for method, path in (call for calls in CALLS.values() for call in calls):
+            assert http.request(method, path).status_code == 403
+
+
+def test_a_key_for_some_queues(keyed, keyring):
+    """Other queues are a 403, whether they exist or not; they are not listed, and their leases are unknown."""
+    with keyring.client(keyed, "all") as http, keyring.client(keyed, "mails") as some:
+        for name in ("other", "img-7", "emails"):
+            assert http.post(f"/queues/{name}/jobs", content=name).status_code == 201
+        told = [some.get(f"/queues/{name}/next?timeout=0") for name in ("other", "never")]
+        assert {each.status_code for each in told} == {403}
+        assert told[0].json()["code"] == "forbidden-queue"
+        bodies = [each.json() | {"request_id": ""} for each in told]
+        assert bodies[0]["detail"].replace("other", "never") == bodies[1]["detail"]
+        assert [each["queue"] for each in some.get("/queues").json()["queues"]] == ["emails", "img-7"]
+        assert some.post("/queues/img-7/jobs", content=b"x").status_code == 201
+        foreign = http.get("/queues/other/next").json()["lease"]["url"]
+        own = http.get("/queues/emails/next").json()["lease"]["url"]
+        for call in (some.get, *(lambda url, verb=verb: some.post(f"{url}/{verb}") for verb in ("ack", "nack"))):
+            assert call(foreign).json()["code"] == "lease-not-found"
+        assert some.post(f"{foreign}/extend", json={"lease": 5}).status_code == 404
+        assert some.get(own).status_code == 200
+        assert some.post(f"{own}/ack").status_code == 204
+        assert http.post(f"{foreign}/ack").status_code == 204
+
+
+def test_a_rate_is_kept(keyed, keyring):
+    """Beyond its rate a key gets 429 and is told when to come again; other keys are not slowed down."""
+    with keyring.client(keyed, "slow") as slow, keyring.client(keyed, "all") as http:
+        assert slow.get("/queues").status_code == 200
+        answer = slow.get("/queues")
+        assert (answer.status_code, answer.json()["code"]) == (429, "rate-limited")
+        assert answer.headers["retry-after"] in {"1", "2"}
+        assert answer.json()["retryable"] is True
+        assert http.get("/queues").status_code == 200
+
+
+def test_hosts_and_pages_are_free_with_keys(keyed, keyring):
+    """With keys any Host is served, and a foreign page is nobody without one; it gets no CORS headers."""
+    page = {"host": "jobs.example", "origin": "https://evil.example", "sec-fetch-site": "cross-site"}
+    with keyed.client(headers=page) as http:
+        assert http.get("/queues").status_code == 401
+        answer = http.get("/queues", headers=keyring.bearer("all"))
+        assert answer.status_code == 200
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        preflight = {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
+        assert http.options("/queues", headers=preflight).status_code == 405
+
+
+def test_no_secret_is_logged(keyed, keyring):
+    """The log names keys, and no secret, good or bad."""
+    with keyring.client(keyed, "all") as http:
+        http.get("/queues")
+        http.get("/queues", headers={"Authorization": "Bearer guessed-secret"})
+        http.get("/queues", headers={"Authorization": "Bearer bad form"})
+    log = keyed.log.read_text()
+    assert "key=all" in log
+    assert not [secret for secret in (*keyring.secrets.values(), "guessed-secret", "bad form") if secret in log]
+
+
+# The parts
+
+
+def test_a_bucket_fills_at_its_rate():
+    """`burst` at once, then `rate` a second; time that was not used counts up to the burst only."""
+    bucket = Bucket(rate=2, burst=3, now_s=100.0)
+    assert [bucket.take(100.0) for _ in range(4)] == [0, 0, 0, 0.5]
+    assert bucket.take(100.4) == pytest.approx(0.1)
+    assert bucket.take(100.5) == 0
+    assert [bucket.take(1000.0) for _ in range(4)] == [0, 0, 0, 0.5]
+
+
+def test_admission_swaps_its_keys(tmp_path):
+    """After `replace` the new keys count and the old do not; a limit that did not change is not refilled."""
+    ring = Keyring(tmp_path / "keys.toml")
+    ring.add("kept", rate=1.0)
+    ring.add("gone")
+    now = [0.0]
+    admission = Admission(load(ring.path), lambda: now[0])
+
+    def admit(name, scope=Scope.ADMIN):
+        return admission.admit([(b"authorization", b"Bearer " + ring.secrets[name].encode())], scope)
+
+    assert admit("gone") == Caller("gone", "", frozenset({Scope.PRODUCE, Scope.CONSUME, Scope.ADMIN}))
+    admit("kept")
+    ring.remove("gone")
+    ring.add("fresh", scopes="produce")
+    admission.replace(load(ring.path))
+    with pytest.raises(Unauthenticated):
+        admit("gone")
+    with pytest.raises(RateLimited) as limited:
+        admit("kept")
+    assert limited.value.retry_after_s == 1
+    with pytest.raises(ForbiddenScope):
+        admit("fresh")
+    assert admit("fresh", Scope.PRODUCE).name == "fresh"
+    admission.replace(load(ring.path))
+    now[0] = 1.0
+    assert admit("kept").name == "kept"
+
+
+def test_patterns_are_of_linear_cost():
+    """A pattern made to be slow is not."""
+    caller = Caller("k", "", frozenset(), ("*a" * 31 + "b",))
+    began = time.perf_counter()
+    with pytest.raises(ForbiddenQueue):
+        caller.check_queue("a" * 64)
+    assert time.perf_counter() - began < 0.1
+
+
+def test_new_secrets_differ():
+    """Two keys never share a secret, though everything else is alike."""
+    assert len({new("a", "", ["produce"])[0] for _ in range(100)}) == 100
+
+
+# While it runs
+
+
+def status(gateway, ring, name):
+    """What a new connection gets with that key."""
+    return httpx.get(gateway.url + "/queues", headers=ring.bearer(name)).status_code
+
+
+def until(check, within_s=10.0):
+    deadline_s = time.monotonic() + within_s
+    while not check():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_keys_change_without_a_restart(tmp_path):
+    """After SIGHUP both workers know the new key and forget the removed one; no request and no parked poll is cut."""
+    ring = Keyring(tmp_path / "keys.toml")
+    ring.add("old", "acme")
+    ring.add("stays", "acme")
+    flags = ("--keys", str(ring.path), "--workers", "2")
+
+    async def busy(gateway, stop):
+        """Asks over connections that spread over both workers, until told; every answer must be a 200."""
+        count = 0
+        async with httpx.AsyncClient(base_url=gateway.url, headers=ring.bearer("stays")) as http:
+            while not stop.is_set():
+                answers = await asyncio.gather(*(http.get("/queues") for _ in range(4)))
+                assert {each.status_code for each in answers} == {200}
+                count += len(answers)
+        return count
+
+    async def poll(gateway, queue):
+        async with httpx.AsyncClient(base_url=gateway.url, headers=ring.bearer("old"), timeout=30) as http:
+            return await http.get(f"/queues/{queue}/next?timeout=20")
+
+    async def scenario(gateway):
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            load_task = tasks.create_task(busy(gateway, stop))
+            polls = [tasks.create_task(poll(gateway, f"parked{number}")) for number in range(8)]
+            await asyncio.to_thread(until, lambda: parked(gateway) == 8)
+            ring.add("new", "acme")
+            ring.remove("old")
+            await asyncio.to_thread(reload, gateway)
+            await asyncio.to_thread(everywhere, gateway)
+            async with httpx.AsyncClient(base_url=gateway.url, headers=ring.bearer("new")) as http:
+                for number in range(8):
+                    assert (await http.post(f"/queues/parked{number}/jobs", content=b"1")).status_code == 201
+            assert [(await each).status_code for each in polls] == [200] * 8
+            stop.set()
+        assert load_task.result() > 0
+
+    def parked(gateway):
+        """How many queues have a poll that waits."""
+        shown = httpx.get(gateway.url + "/queues?filter=waiters>0", headers=ring.bearer("stays"))
+        return len(shown.json()["queues"])
+
+    def reload(gateway):
+        done = gateway.log.read_text().count("reload: ended")
+        gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: gateway.log.read_text().count("reload: ended") >= done + 2)
+
+    def everywhere(gateway):
+        """20 connections, spread over both workers by the kernel: all of them see the new file."""
+        assert [status(gateway, ring, "new") for _ in range(20)] == [200] * 20
+        assert [status(gateway, ring, "old") for _ in range(20)] == [401] * 20
+
+    with running(tmp_path / "data", *flags) as gateway:
+        queues = [f"parked{number}" for number in range(8)]
+        with ring.client(gateway, "stays") as http:
+            for queue in queues:
+                http.get(f"/queues/{queue}/next?timeout=0")
+        asyncio.run(scenario(gateway))
+
+
+def test_a_bad_file_changes_nothing(tmp_path):
+    """A file with mistakes, none, and one that changes whether there are tenants: told, and the old keys stay."""
+    ring = Keyring(tmp_path / "keys.toml")
+    ring.add("good", "acme")
+    content = ring.path.read_text()
+    with running(tmp_path / "data", "--keys", str(ring.path)) as gateway:
+
+        def reload(expected):
+            count = gateway.log.read_text().count("reload: ended")
+            gateway.process.send_signal(signal.SIGHUP)
+            until(lambda: gateway.log.read_text().count("reload: ended") > count)
+            assert expected in gateway.log.read_text()
+            assert status(gateway, ring, "good") == 200
+
+        ring.path.write_text(content + "colour = 1")
+        reload("keys.toml:6: keys[1].colour is not known")
+        ring.path.write_text(content.replace('tenant = "acme"\n', ""))
+        reload("keys have a tenant since the start, which only a restart can change")
+        ring.path.unlink()
+        reload("keys.toml: cannot be read: No such file or directory")
+        ring.path.write_text("keys = []")
+        gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: status(gateway, ring, "good") == 401)
+        ring.path.write_text(content)
+        gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: status(gateway, ring, "good") == 200)
+        assert "Traceback" not in gateway.log.read_text()

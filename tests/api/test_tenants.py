@@ -1,0 +1,212 @@
+"""Tenants on one Kestrel: A can neither see, take, settle nor name what is of B, and no answer gives it away."""
+
+import json
+import socket
+
+import pytest
+
+from tests.api.keyring import Keyring
+from tests.running import free_port, running
+
+QUEUE_CALLS = [
+    ("POST", "/queues/{}/jobs"),
+    ("GET", "/queues/{}/next?timeout=0"),
+    ("GET", "/queues/{}"),
+    ("GET", "/queues/{}/peek"),
+    ("POST", "/queues/{}/flush"),
+    ("DELETE", "/queues/{}"),
+]
+LEASE_CALLS = [("GET", ""), ("POST", "/ack"), ("POST", "/nack"), ("POST", "/extend")]
+
+FORMS = ["b__{}", "B__{}", "__{}", "b__{}__dead", "{}__dead", "{}__child__subdead", "{}+child", "b__{}+child"]
+FORMS += [
+    "{}%2Bchild",
+    "%62__{}",
+    "b%5F%5F{}",
+    "b%2F{}",
+    "..%2Fb__{}",
+    "b:{}",
+    "b.{}",
+    "b~{}",
+    "{}%00",
+    "{}%20",
+    "a%0D%0Ab",
+]
+"""How one may try to name another's queue; each is no name at all."""
+
+
+@pytest.fixture(scope="module")
+def keyring(tmp_path_factory):
+    ring = Keyring(tmp_path_factory.mktemp("tenants") / "keys.toml")
+    ring.add("a", "a")
+    ring.add("b", "b")
+    ring.add("ab", "a-b")
+    return ring
+
+
+@pytest.fixture(scope="module")
+def shared(keyring, tmp_path_factory):
+    """One gateway for all tenants, with two workers; memcache clients reach its broker, too."""
+    port = free_port()
+    flags = ("--keys", str(keyring.path), "--workers", "2", "--broker-listen", f"127.0.0.1:{port}")
+    with running(tmp_path_factory.mktemp("shared") / "data", *flags) as gateway:
+        gateway.memcache = ("127.0.0.1", port)
+        yield gateway
+
+
+@pytest.fixture
+def a(shared, keyring):
+    with keyring.client(shared, "a") as http:
+        yield http
+
+
+@pytest.fixture
+def b(shared, keyring):
+    with keyring.client(shared, "b") as http:
+        yield http
+
+
+def told(answer):
+    """What an answer says, but for what differs from request to request."""
+    body = answer.content
+    if answer.headers.get("content-type") == "application/problem+json":
+        body = json.dumps(answer.json() | {"request_id": ""}).encode()
+    ignored = {"date", "request-id"}
+    return answer.status_code, body, {name: value for name, value in answer.headers.items() if name not in ignored}
+
+
+def body_of(call):
+    return {"json": {"lease": 9}} if call.endswith("extend") else {}
+
+
+def test_a_name_means_one_s_own_queue(a, b, queue):
+    """Two tenants use one name for two queues; each takes what he put."""
+    a.post(f"/queues/{queue}/jobs", json="of a")
+    b.post(f"/queues/{queue}/jobs", json="of b")
+    assert (a.get(f"/queues/{queue}").json()["items"], b.get(f"/queues/{queue}").json()["items"]) == (1, 1)
+    assert a.get(f"/queues/{queue}/peek").json()["data"] == "of a"
+    assert a.get(f"/queues/{queue}/next").json()["data"] == "of a"
+    assert a.get(f"/queues/{queue}/next?timeout=0").status_code == 204
+    assert b.get(f"/queues/{queue}/next").json()["data"] == "of b"
+
+
+@pytest.mark.parametrize(("method", "path"), [each for each in QUEUE_CALLS if "jobs" not in each[1]])
+def test_another_s_queue_is_no_queue(a, b, new_queue, method, path):
+    """Every call on a name that only B has is answered as on a name nobody has, and leaves B's job where it is."""
+    theirs, nobodys = new_queue(), new_queue()
+    nobodys = nobodys.ljust(len(theirs), "x")
+    b.post(f"/queues/{theirs}/jobs", json=1)
+    first, second = (told(a.request(method, path.format(name))) for name in (theirs, nobodys))
+    assert first[0] in {204, 404}
+    assert (first[0], first[1].replace(theirs.encode(), nobodys.encode())) == second[:2]
+    assert first[2].keys() == second[2].keys()
+    assert b.get(f"/queues/{theirs}").json()["items"] == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_other_form_names_another_s_queue(a, b, form):
+    """Prefixed, encoded, as a child, as dead letters: never a 2xx, whether B has the queue or not."""
+    b.post("/queues/orders/jobs", json=1)
+    for method, path in QUEUE_CALLS:
+        for name in ("orders", "ordres"):
+            answer = a.request(method, path.format(form.format(name)))
+            assert (answer.status_code, answer.json()["code"]) in {(400, "invalid-name"), (404, "not-found")}
+    assert b.get("/queues/orders").json()["items"] >= 1
+
+
+@pytest.mark.parametrize("call", LEASE_CALLS)
+def test_another_s_lease_is_unknown(shared, keyring, b, queue, call):
+    """In either worker, held or acked, B's lease is to A what no lease at all is; and it goes on being B's."""
+    method, verb = call
+    b.post(f"/queues/{queue}/jobs", json=1)
+    lease = b.get(f"/queues/{queue}/next").json()["lease"]["id"]
+    guesses = [lease, lease[:-1] + ("A" if lease[-1] != "A" else "B"), "A" * 56, lease[:10], lease + "A"]
+
+    def answers():
+        for _ in range(6):  # new connections, so that both workers are asked
+            with keyring.client(shared, "a") as http:
+                for guess in guesses:
+                    yield told(http.request(method, f"/leases/{guess}{verb}", **body_of(verb)))
+
+    found = list(answers())
+    assert found[0][0] == 404
+    assert all(each[:2] == found[0][:2] for each in found)
+    assert b.get(f"/leases/{lease}").json()["state"] == "held"
+    assert b.post(f"/leases/{lease}/ack").status_code == 204
+    assert all(each[:2] == found[0][:2] for each in answers())
+
+
+def test_a_list_shows_one_s_own(shared, a, b, keyring, new_queue):
+    """The list has a tenant's own queues by their names; no filter, order or cursor brings another's to light."""
+    own, theirs = new_queue(), new_queue()
+    a.post(f"/queues/{own}/jobs", json=1)
+    b.post(f"/queues/{theirs}/jobs", json=1)
+    cursor = (b"\0" * 8 + b"b__").hex()
+    for query in (
+        "",
+        "?filter=name~*",
+        f"?filter=name={theirs}",
+        "?filter=name~b__*",
+        "?sort=-items",
+        f"?cursor={cursor}",
+    ):
+        answer = a.get(f"/queues{query}")
+        assert answer.status_code == 200
+        names = {each["queue"] for each in answer.json()["queues"]}
+        assert theirs not in names
+        assert not [name for name in names if "__" in name]
+        assert (own in names) == ("name=" not in query and "b__" not in query)
+    with keyring.client(shared, "ab") as other:
+        assert other.get("/queues").json() == {"queues": [], "next": None}
+
+
+def test_keys_of_kestrel_say_whose_they_are(shared, a, b, queue):
+    """On Kestrel a queue's key begins with its tenant; children and dead letters made there are shown to nobody."""
+    a.post(f"/queues/{queue}/jobs", json=1)
+    b.post(f"/queues/{queue}/jobs", json=2)
+    with socket.create_connection(shared.memcache) as memcache, memcache.makefile("rwb") as wire:
+        for key in (f"a__{queue}__dead", f"a__{queue}+kid", f"a__{queue}__kid__subdead", queue, f"x__{queue}"):
+            wire.write(b"set %b 0 0 1\r\n1\r\n" % key.encode())
+            wire.flush()
+            assert wire.readline() == b"STORED\r\n"
+        for tenant in ("a", "b"):
+            wire.write(b"get %b__%b\r\n" % (tenant.encode(), queue.encode()))
+            wire.flush()
+            assert wire.readline().startswith(b"VALUE ")
+            while wire.readline() != b"END\r\n":
+                pass
+    for http in (a, b):
+        assert [each["queue"] for each in http.get(f"/queues?filter=name~{queue}*").json()["queues"]] == [queue]
+
+
+def test_deleting_one_s_queue_leaves_the_other_s(a, b, queue):
+    """Delete and flush reach the tenant's own queue and its leases only."""
+    for http in (a, b):
+        http.post(f"/queues/{queue}/jobs", json=1)
+        http.post(f"/queues/{queue}/jobs", json=2)
+    lease = b.get(f"/queues/{queue}/next").json()["lease"]["url"]
+    assert a.post(f"/queues/{queue}/flush").status_code == 204
+    assert a.delete(f"/queues/{queue}").json() == {"queue": queue, "leases_ended": 0}
+    assert b.get(f"/queues/{queue}").json()["items"] == 1
+    assert b.get(lease).json()["state"] == "held"
+
+
+def test_a_tenant_has_only_so_many_queues(tmp_path):
+    """At the cap, what would make one more is a 403; the queues that are there work, and a deleted one makes room."""
+    ring = Keyring(tmp_path / "keys.toml")
+    ring.add("a", "a")
+    ring.add("b", "b")
+    flags = ("--keys", str(ring.path), "--max-queues", "3")
+    with running(tmp_path / "data", *flags) as gateway, ring.client(gateway, "a") as a, ring.client(gateway, "b") as b:
+        for name in ("q1", "q2"):
+            assert a.post(f"/queues/{name}/jobs", json=1).status_code == 201
+        assert a.get("/queues/q3/next?timeout=0").status_code == 204
+        for answer in (a.post("/queues/q4/jobs", json=1), a.get("/queues/q4/next?timeout=0")):
+            assert (answer.status_code, answer.json()["code"]) == (403, "too-many-queues")
+            assert "retry-after" not in answer.headers
+        assert a.post("/queues/q1/jobs", json=1).status_code == 201
+        assert a.get("/queues/q4").status_code == 404
+        assert b.post("/queues/q4/jobs", json=1).status_code == 201
+        assert a.delete("/queues/q2").status_code == 200
+        assert a.post("/queues/q4/jobs", json=1).status_code == 201
+        assert a.post("/queues/q5/jobs", json=1).status_code == 403

@@ -1,0 +1,113 @@
+"""HTTPS: served with a certificate, and clients asked for one; files that are wrong are refused at the start."""
+
+import shutil
+import ssl
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from tests.running import Running
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A certificate for localhost, its key, and a second pair."""
+    folder = tmp_path_factory.mktemp("tls")
+    for name in ("server", "client"):
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        command += ["-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", f"/CN={name}"]
+        command += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+class RunningTls(Running):
+    """As Running, over HTTPS; `verify` is what its client trusts and shows."""
+
+    def __init__(self, data, verify, *flags):
+        self.verify = verify
+        super().__init__(data, *flags)
+
+    def ready(self):
+        return httpx.get(self.url + "/readyz", timeout=2, verify=self.verify).status_code == 200
+
+
+def flags_of(files):
+    return "--ssl-certfile", str(files / "server.pem"), "--ssl-keyfile", str(files / "server.key")
+
+
+def trusting(files, client=""):
+    context = ssl.create_default_context(cafile=str(files / "server.pem"))
+    if client:
+        context.load_cert_chain(files / f"{client}.pem", files / f"{client}.key")
+    return context
+
+
+def test_https_is_served(tmp_path, files):
+    """A job goes there and back; the log says https, plain HTTP gets nothing, a vanished poll takes no job."""
+    gateway = RunningTls(tmp_path / "data", trusting(files), *flags_of(files))
+    try:
+        assert f"ready: {gateway.url}" in gateway.log.read_text()
+        with httpx.Client(base_url=gateway.url, verify=gateway.verify, timeout=30) as http:
+            body = b"x" * 500_000
+            assert http.post("/queues/q/jobs", content=body, headers={"content-type": "text/plain"}).status_code == 201
+            delivery = http.get("/queues/q/next").json()
+            assert delivery["data"].encode() == body
+            assert http.post(delivery["lease"]["url"] + "/ack").status_code == 204
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.get(gateway.url + "/queues/q/next?timeout=20", verify=gateway.verify, timeout=0.5)
+            http.post("/queues/q/jobs", content=b"1")
+            assert http.get("/queues/q/next?timeout=5").json()["data"] == 1
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(gateway.url.replace("https", "http") + "/livez")
+        checked = subprocess.run(
+            [sys.executable, "-m", "gateway", "healthcheck"],
+            env={"KESTREL_GATEWAY_PORT": str(gateway.port), "KESTREL_GATEWAY_SSL_CERTFILE": "any"},
+            capture_output=True,
+            text=True,
+        )
+        assert checked.returncode == 0, checked.stderr
+        assert gateway.stop() == 0
+    finally:
+        gateway.kill()
+
+
+def test_clients_show_certificates(tmp_path, files):
+    """With authorities named, only a client with a certificate of theirs is served."""
+    flags = (*flags_of(files), "--ssl-ca-certs", str(files / "client.pem"))
+    gateway = RunningTls(tmp_path / "data", trusting(files, "client"), *flags)
+    try:
+        for verify in (trusting(files), trusting(files, "server")):
+            with pytest.raises(httpx.HTTPError):
+                httpx.get(gateway.url + "/livez", verify=verify)
+    finally:
+        gateway.kill()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ssl-certfile", "none.pem"], "ssl-certfile: none.pem cannot be read: No such file or directory"),
+        (
+            ["--ssl-certfile", "server.key"],
+            "ssl-certfile: server.key and the key in it are no certificate with its key",
+        ),
+        (["--ssl-certfile", "server.pem", "--ssl-keyfile", "client.key"], "are no certificate with its key"),
+        (["--ssl-certfile", "server.pem", "--ssl-keyfile", "none.key"], "ssl-keyfile: none.key cannot be read"),
+        (["--ssl-keyfile", "server.key"], "ssl-certfile: is missing"),
+        (
+            ["--ssl-certfile", "server.pem", "--ssl-keyfile", "server.key", "--ssl-ca-certs", "server.key"],
+            "ssl-ca-certs: server.key holds no certificates",
+        ),
+    ],
+)
+def test_wrong_files_are_refused(files, tmp_path, flags, message):
+    """One line and exit code 2, before anything starts."""
+    command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--data", str(tmp_path / "data"), *flags]
+    done = subprocess.run(command, cwd=files, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
