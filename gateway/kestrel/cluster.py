@@ -116,12 +116,19 @@ class Kestrel:
 
     async def queues(self) -> dict[str, QueueStats]:
         """Every queue by its key, added up over the servers. Raises: BackendUnavailable when none answers."""
+        return await self._stats()
+
+    async def stats_of(self, key: str) -> QueueStats | None:
+        """One queue, added up over the servers; None when none of them has it. Creates none. Raises: as `queues`."""
+        return (await self._stats(key)).get(key)
+
+    async def _stats(self, *keys: str) -> dict[str, QueueStats]:
         total: dict[str, QueueStats] = {}
         failure: BackendUnavailable | None = None
         answers = 0
         for server in self._servers:
             try:
-                queues = await _stats(server)
+                queues = await _stats(server, keys)
             except BackendUnavailable as error:
                 failure = error
                 continue
@@ -201,12 +208,13 @@ class Kestrel:
                 raise perhaps_done(error, server.address) from error
 
 
-async def _stats(server: Server) -> dict[str, QueueStats]:
+async def _stats(server: Server, keys: Sequence[str]) -> dict[str, QueueStats]:
+    """The queues of these keys, where the server can be asked for some; else all."""
     capabilities = server.capabilities
     try:
         if capabilities is None or capabilities.dump_stats:
             try:
-                return parse_dump(await server.run(KestrelClient.dump_stats))
+                return parse_dump(await server.run(KestrelClient.dump_stats, *keys))
             except (MemcacheUnknownCommandError, MemcacheClientError):
                 pass
         return parse_stats(await server.ask(KestrelClient.all_stats))

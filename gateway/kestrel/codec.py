@@ -197,9 +197,9 @@ class KestrelClient(Client):  # type: ignore[misc]
         if rest or not line.startswith(b"ERROR"):
             raise MemcacheUnknownError(line[:32])
 
-    def dump_stats(self) -> list[str]:
-        """The lines of `dump_stats`, without END."""
-        return self._lines(b"dump_stats")
+    def dump_stats(self, *keys: str) -> list[str]:
+        """The lines of `dump_stats`, of these queues or of all, without END."""
+        return self._lines(b" ".join([b"dump_stats", *(self.check_key(key, b"") for key in keys)]))
 
     def all_stats(self) -> list[str]:
         """The lines of `stats`, without END."""

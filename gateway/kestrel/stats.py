@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """One queue as its server counts it; what a server does not tell is 0."""
+    """One queue as its server counts it; what a server does not tell is 0. children: how many fanout children it has."""
 
     items: int = 0
     bytes: int = 0
@@ -25,6 +25,7 @@ class QueueStats:
     mem_items: int = 0
     mem_bytes: int = 0
     logsize: int = 0
+    children: int = 0
 
     def __add__(self, other: QueueStats) -> QueueStats:
         """The same queue on two servers together; the older age counts."""
@@ -37,7 +38,10 @@ _FIELDS = {field.name for field in dataclasses.fields(QueueStats)} - set(_WIRE_N
 
 
 def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
-    """Reads the lines of `dump_stats`: `queue 'name' {`, `  stat=number` ..., `}`. Raises: ValueError."""
+    """Reads the lines of `dump_stats`: `queue 'name' {`, `  stat=number` ..., `}`. Raises: ValueError.
+
+    A queue that was asked for and is not there has one blank line, and is left out.
+    """
     queues: dict[str, QueueStats] = {}
     name: str | None = None
     values: dict[str, int] = {}
@@ -47,8 +51,11 @@ def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
                 raise ValueError(f"not the start of a queue: {line[:64]!r}")
             name, values = line[7:-3], {}
         elif line == "}":
-            queues[name] = QueueStats(**values)
+            if values:
+                queues[name] = QueueStats(**values)
             name = None
+        elif not line.strip():
+            continue
         else:
             stat, equals, value = line.strip().partition("=")
             if not equals:
@@ -84,5 +91,7 @@ def parse_stats(lines: Iterable[str]) -> dict[str, QueueStats]:
 
 
 def _add(values: dict[str, int], stat: str, value: str) -> None:
-    if stat in _FIELDS:
+    if stat == "children":  # their names, with commas between them
+        values[stat] = len(value.split(","))
+    elif stat in _FIELDS:
         values[_WIRE_NAMES.get(stat, stat)] = int(value)

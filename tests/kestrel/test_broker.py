@@ -55,6 +55,24 @@ def test_all_commands(broker):
     run(main)
 
 
+def test_one_queue_alone_is_asked_for(broker):
+    """Its counts and its children; None for one that is not there, which is not made by asking."""
+
+    async def main():
+        key = new_key()
+        async with client(broker.address) as kestrel:
+            assert await kestrel.stats_of(key) is None
+            assert await kestrel.stats_of(key) is None
+            await kestrel.put(key, b"one")
+            assert (await kestrel.stats_of(key)).children == 0
+            await kestrel.peek(key + "+a")
+            await kestrel.peek(key + "+b")
+            stats = await kestrel.stats_of(key)
+            assert (stats.items, stats.children) == (1, 2)
+
+    run(main)
+
+
 def test_five_thousand_parked_polls_use_few_connections_and_are_served_in_order(broker):
     """At most 32 connections while they wait; the n-th job goes to the n-th poll; then nothing is left of them."""
 

@@ -21,6 +21,10 @@ DUMP = """queue 'p' {
   total_flushes=8
   journal_rewrites=0
   journal_rotations=0
+  children=p+child,p+other
+}
+queue 'nosuch' {
+  
 }
 queue 'p+child' {
   items=1
@@ -32,9 +36,10 @@ def test_a_dump_is_read_by_queue():
     queues = parse_dump(DUMP.splitlines())
     assert queues["p"] == QueueStats(
         items=3, bytes=40, age_ms=896, waiters=4, open_reads=5, total_items=7, expired_items=1, discarded=2,
-        transactions=9, canceled_transactions=6, total_flushes=8, mem_items=3, mem_bytes=40, logsize=34,
+        transactions=9, canceled_transactions=6, total_flushes=8, mem_items=3, mem_bytes=40, logsize=34, children=2,
     )  # fmt: skip
     assert queues["p+child"].items == 1
+    assert "nosuch" not in queues
     assert parse_dump([]) == {}
 
 
