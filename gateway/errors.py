@@ -22,6 +22,7 @@
      +- QueueDeleted          the lease's queue was deleted through the gateway, its jobs with it
      +- LeaseForgotten        nobody knows any more what became of it
      +- JobTooLarge, HeadersTooLarge
+     +- UnsupportedEncoding   the body is compressed
      +- RateLimited           the key asks too often
      +- IdempotencyInFlight   the first request with this key has no outcome yet
      +- IdempotencyKeyReused  the key came with another request before
@@ -227,6 +228,12 @@ class JobTooLarge(GatewayError):
     code = "job-too-large"
     status = 413
     title = "Job too large"
+
+
+class UnsupportedEncoding(GatewayError):
+    code = "unsupported-encoding"
+    status = 415
+    title = "The body is compressed"
 
 
 class RateLimited(GatewayError):

@@ -16,7 +16,15 @@ from gateway.contract.item import Item, Stamp, wrap, wrap_binary, wrap_event
 from gateway.contract.json_text import elements
 from gateway.contract.media import JSON_TYPE, MAX_LENGTH, essence, fits_header
 from gateway.contract.trace import is_traceparent, is_tracestate
-from gateway.errors import BadRequest, GatewayError, InvalidBody, InvalidEvent, InvalidParameter, JobTooLarge
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    InvalidBody,
+    InvalidEvent,
+    InvalidParameter,
+    JobTooLarge,
+    UnsupportedEncoding,
+)
 
 
 class Mode(Enum):
@@ -52,21 +60,29 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
     """What the headers say.
 
     Raises:
-        InvalidParameter: a Content-Type that could not be given back. InvalidEvent: a `ce-` header that is not UTF-8,
-        comes twice, or together with another mode.
+        InvalidParameter: a Content-Type that could not be given back, or two. UnsupportedEncoding: a compressed body.
+        InvalidEvent: a `ce-` header that is not UTF-8, comes twice, or together with another mode.
     """
     heading = Heading()
+    types = 0
     parents: list[bytes] = []
     states: list[bytes] = []
     for name, value in headers:
         if name == b"content-type":
+            types += 1
             _set_type(heading, value)
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedEncoding(
+                "Content-Encoding: bodies are stored as they come, so none may be compressed"
+            )
         elif name[:3] == b"ce-":
             _add_attribute(heading, name[3:].decode("latin-1"), value)
         elif name == b"traceparent":
             parents.append(value)
         elif name == b"tracestate":
             states.append(value)
+    if types > 1:
+        raise InvalidParameter(f"Content-Type: one is allowed, {types} came")
     if heading.attributes:
         if heading.mode is not Mode.PLAIN:
             raise InvalidEvent(f"ce- headers do not go with {heading.content_type}")

@@ -18,6 +18,7 @@ from gateway.errors import GatewayError, Internal
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
+_LEASE = re.compile(r"(?<=/leases/)[^/]{9,}")
 _QUIET = frozenset({"livez", "readyz"})
 
 
@@ -33,6 +34,7 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_s = time.perf_counter()
         request_id = _request_id(scope["headers"])
+        scope["state"]["request_id"] = request_id  # what the server answers by itself later carries the same
         status = 0
         code = ""
 
@@ -76,11 +78,11 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 def _tell(scope: Scope, request_id: str, status: int, code: str, started_s: float) -> None:
-    """The canonical line: what was asked and what came of it; never a body."""
+    """The canonical line: what was asked and what came of it; never a body, and no lease id."""
     fields: dict[str, object] = {
         "id": request_id,
         "method": scope["method"],
-        "path": scope["path"],
+        "path": _without_secrets(scope["path"]),
         "status": status,
         "ms": round((time.perf_counter() - started_s) * 1000, 1),
     }
@@ -90,3 +92,8 @@ def _tell(scope: Scope, request_id: str, status: int, code: str, started_s: floa
     if code:
         fields["code"] = code
     log.info("request", extra={"fields": fields})
+
+
+def _without_secrets(path: str) -> str:
+    """The path with 8 characters of a lease's id, which tell it from others: who has the whole can settle the job."""
+    return _LEASE.sub(lambda found: f"..{found[0][16:24]}..", path) if "/leases/" in path else path

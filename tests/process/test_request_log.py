@@ -1,0 +1,67 @@
+"""What a request leaves in the log, and what ties its answers to it, seen from outside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.api.edge import Edge
+from gateway.api.guard import Guard
+from gateway.settings import Settings
+from tests.process.serving import Server, problem, serving
+from tests.running import Running, running
+
+
+def test_lease_ids_are_not_logged(tmp_path: Path) -> None:
+    """Who has an id can settle the job: the log has eight characters of it, which tell it from others."""
+    with running(tmp_path / "data", "--log-format", "json") as gateway, gateway.client() as http:
+        http.post("/queues/q/jobs", content=b"1")
+        lease = http.get("/queues/q/next").json()["lease"]["id"]
+        for path in (f"/leases/{lease}", f"/leases/{lease}x", f"/leases/{lease}%20"):
+            http.get(path)
+        http.post(f"/leases/{lease}/ack")
+        assert gateway.stop() == 0
+        log = gateway.log.read_text()
+        assert lease[:30] not in log
+        assert lease[-30:] not in log
+        assert f"/leases/..{lease[16:24]}../ack" in [json.loads(line).get("path") for line in log.splitlines()]
+
+
+def test_the_server_s_own_500_carries_the_request_s_id() -> None:
+    """A response that fails before its first byte is answered by the server, under the id that the edge gave."""
+
+    async def test(server: Server) -> None:
+        async def failing(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+            raise ValueError("on purpose")
+
+        edge = Edge(failing, Guard(Settings()), lambda: None)
+        server.app.on_failing = edge
+        answer = await server.exchange(b"GET /failing HTTP/1.1\r\nHost: localhost\r\nRequest-Id: abc-1\r\n\r\n")
+        assert problem(answer)["request_id"] == "abc-1"
+
+    serving(test)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "GZIP"])
+def test_compressed_bodies_are_refused(http: httpx.Client, queue: str, coding: str) -> None:
+    """They would be stored compressed under a type that does not say so: 415, and nothing is stored."""
+    answer = http.post(f"/queues/{queue}/jobs", content=b"x", headers={"Content-Encoding": coding})
+    assert answer.status_code == 415
+    assert answer.json()["code"] == "unsupported-encoding"
+    assert http.get(f"/queues/{queue}").status_code == 404
+    plain = http.post(f"/queues/{queue}/jobs", content=b"x", headers={"Content-Encoding": "identity"})
+    assert plain.status_code == 201
+
+
+def test_two_content_types_are_refused(gateway: Running, http: httpx.Client, queue: str) -> None:
+    """Which of them was meant nobody knows: 400, and nothing is stored."""
+    head = f"POST /queues/{queue}/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nConnection: close\r\n"
+    answer = gateway.raw(f"{head}Content-Type: text/plain\r\nContent-Type: application/json\r\n\r\n1".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"invalid-parameter"' in answer
+    assert http.get(f"/queues/{queue}").status_code == 404
