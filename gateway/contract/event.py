@@ -88,6 +88,8 @@ def _value(name: str, value: object) -> Value:
         raise InvalidEvent(f"{name}: it must be a string")
     if isinstance(value, bool):
         return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 7.0 is the integer 7 (RFC 8259, section 6)
     if not isinstance(value, int) or not -(2**31) <= value < 2**31:
         raise InvalidEvent(f"{name}: it must be a string, a boolean or an integer of 32 bits")
     return value
