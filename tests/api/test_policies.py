@@ -1,0 +1,228 @@
+"""Policies on a running gateway: each key that acts does so, and SIGHUP changes them in every worker."""
+
+import base64
+import os
+import signal
+import socket
+import time
+from collections import Counter
+
+import pytest
+
+from tests.api.keyring import Keyring
+from tests.running import free_port, running
+
+POLICIES = """
+[queues."raw*"]
+format = "raw"
+
+[queues.brief]
+ttl = 0.2
+lease = 7
+
+[queues.raw-brief]
+format = "raw"
+ttl = 1
+
+[queues.long]
+lease = 43200
+
+[queues.small]
+max_bytes = 3
+
+[queues.large]
+max_bytes = 3000000
+
+[queues.legacy]
+key = "ns:legacy"
+"""
+
+
+@pytest.fixture(scope="module")
+def memcache():
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def shaped(tmp_path_factory, memcache):
+    base = tmp_path_factory.mktemp("shaped")
+    (base / "queues.toml").write_text(POLICIES)
+    flags = ("--queues", str(base / "queues.toml"), "--max-lease", "100", "--broker-listen", f"127.0.0.1:{memcache}")
+    with running(base / "data", *flags) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def http(shaped):
+    with shaped.client() as client:
+        yield client
+
+
+def command(port, line):
+    """What the memcache port answers to one command."""
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.settimeout(10)
+        connection.sendall(line)
+        answer = b""
+        while not answer.endswith((b"END\r\n", b"STORED\r\n")):
+            chunk = connection.recv(65536)
+            assert chunk, answer
+            answer += chunk
+        return answer
+
+
+RAW = [
+    (b"", None),
+    (b"\x00\xff\r\nEND\r\n", None),
+    (b"{", "application/json"),
+    (b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":"x"}', "application/cloudevents+json"),
+    (b"[1,", "application/cloudevents-batch+json"),
+    (b"1\n2\n", "application/x-ndjson"),
+    (os.urandom(1 << 20), "image/png"),
+]
+
+
+@pytest.mark.parametrize(("body", "content_type"), RAW)
+def test_a_raw_queue_keeps_bytes(http, memcache, body, content_type):
+    """Byte for byte on the queue, in peek, in a delivery and with format=raw; never read as an envelope."""
+    headers = {"content-type": content_type} if content_type else {}
+    stored = http.post("/queues/raw/jobs", content=body, headers=headers)
+    assert stored.status_code == 201
+    assert command(memcache, b"get raw/peek\r\n") == b"VALUE raw 0 %d\r\n%b\r\nEND\r\n" % (len(body), body)
+    shown = http.get("/queues/raw/peek").json()
+    assert (shown["id"], shown["content_type"], base64.b64decode(shown["data_base64"])) == (
+        None,
+        "application/octet-stream",
+        body,
+    )
+    taken = http.get("/queues/raw/next?format=raw")
+    assert (taken.content, taken.headers["content-type"]) == (body, "application/octet-stream")
+    assert http.post(f"/leases/{taken.headers['lease-id']}/nack").status_code == 204
+    taken = http.get("/queues/raw/next").json()
+    assert (taken["id"], base64.b64decode(taken["data_base64"]), taken["attempt"]) == (None, body, 2)
+    assert http.post(taken["lease"]["url"] + "/ack").status_code == 204
+    assert http.get("/queues/raw").json()["items"] == 0
+
+
+def test_what_memcache_clients_put_on_a_raw_queue_is_delivered(http, memcache):
+    """An envelope that somebody else wrote is bytes there, too."""
+    item = b'{"specversion":"1.0","id":"7","source":"s","type":"t","data":1}'
+    command(memcache, b"set raw-foreign 0 0 %d\r\n%b\r\n" % (len(item), item))
+    taken = http.get("/queues/raw-foreign/next").json()
+    assert (taken["id"], base64.b64decode(taken["data_base64"])) == (None, item)
+
+
+def test_the_policy_s_ttl_is_used_where_none_is_asked(http):
+    """`ttl` of the policy, unless the request names one; a raw item expires, too."""
+    http.post("/queues/brief/jobs?ttl=1000", json="asked")
+    http.post("/queues/brief/jobs", json="policy")
+    http.post("/queues/raw-brief/jobs", content=b"raw")
+    taken = http.get("/queues/brief/next").json()
+    assert taken["data"] == "asked"
+    http.post(taken["lease"]["url"] + "/ack")
+    deadline_s = time.monotonic() + 10
+    while any(http.get(f"/queues/{queue}").json()["items"] for queue in ("brief", "raw-brief")):
+        assert time.monotonic() < deadline_s
+        for queue in ("brief", "raw-brief"):
+            early = http.get(f"/queues/{queue}/next?timeout=0")
+            if early.status_code == 200:
+                http.post(early.json()["lease"]["url"] + "/nack")
+
+
+def lease_s(http, path):
+    """The length of the lease that is given, about."""
+    taken = http.get(path)
+    lease = http.get(taken.json()["lease"]["url"]).json()
+    http.post(taken.json()["lease"]["url"] + "/ack")
+    begun = time.time()
+    ends = time.mktime(time.strptime(lease["expires_at"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
+    return round(ends - begun)
+
+
+def test_the_policy_s_lease_is_used_where_none_is_asked(http):
+    """`lease` of the policy, unless the request names one; never beyond --max-lease."""
+    for queue, query, expected in [("brief", "", 7), ("brief", "?lease=30", 30), ("long", "", 100), ("other", "", 60)]:
+        http.post(f"/queues/{queue}/jobs?ttl=1000", json=1)
+        assert abs(lease_s(http, f"/queues/{queue}/next{query}") - expected) <= 2, queue
+
+
+def test_the_policy_s_size_holds(http):
+    """`max_bytes` in place of --max-job-bytes, smaller and larger, also for each job of many."""
+    assert http.post("/queues/small/jobs", content=b"1234").status_code == 413
+    assert http.post("/queues/small/jobs", content=b"123").status_code == 201
+    assert http.post("/queues/large/jobs", content=b"x" * 3_000_000).status_code == 201
+    assert http.post("/queues/large/jobs", content=b"x" * 3_000_001).status_code == 413
+    lines = {"content-type": "application/x-ndjson"}
+    assert http.post("/queues/small/jobs", content=b"1\n1234\n", headers=lines).status_code == 207
+
+
+def test_a_queue_with_a_key_of_its_own(http, memcache):
+    """HTTP and memcache clients meet under that key; lists name the queue and nothing else."""
+    command(memcache, b"set ns:legacy 0 0 3\r\nold\r\n")
+    command(memcache, b"set legacy 0 0 5\r\nstray\r\n")
+    taken = http.get("/queues/legacy/next").json()
+    assert base64.b64decode(taken["data_base64"]) == b"old"
+    assert http.post(taken["lease"]["url"] + "/ack").status_code == 204
+    http.post("/queues/legacy/jobs", json="new")
+    assert b'"data":"new"' in command(memcache, b"get ns:legacy/peek\r\n")
+    names = Counter(each["queue"] for each in http.get("/queues").json()["queues"])
+    assert names["legacy"] == 1
+    assert http.get("/queues/legacy").json()["items"] == 1
+    assert http.delete("/queues/legacy").status_code == 200
+    assert http.get("/queues/legacy").status_code == 404
+
+
+def test_a_tenant_s_key_is_his(tmp_path):
+    """With tenants: the key belongs to one tenant's queue; the other's of the same name is his own."""
+    ring = Keyring(tmp_path / "keys.toml")
+    ring.add("a", "acme")
+    ring.add("b", "bolt")
+    file = tmp_path / "queues.toml"
+    file.write_text('[queues."acme/mail"]\nkey = "ns:mail"\n[queues."bolt/*"]\nmax_bytes = 2\n')
+    port = free_port()
+    flags = ("--keys", str(ring.path), "--queues", str(file), "--broker-listen", f"127.0.0.1:{port}")
+    with running(tmp_path / "data", *flags) as gateway:
+        with ring.client(gateway, "a") as acme, ring.client(gateway, "b") as bolt:
+            assert acme.post("/queues/mail/jobs", content=b"123").status_code == 201
+            assert bolt.post("/queues/mail/jobs", content=b"123").status_code == 413
+            assert bolt.post("/queues/mail/jobs", content=b"1").status_code == 201
+            assert b'"acme"' in command(port, b"get ns:mail/peek\r\n")
+            assert b'"bolt"' in command(port, b"get bolt__mail/peek\r\n")
+            assert [each["items"] for each in acme.get("/queues").json()["queues"]] == [1]
+
+
+def until(condition):
+    deadline_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_sighup_changes_the_policies_of_every_worker(tmp_path):
+    """After SIGHUP both workers go by the new file; one with mistakes is told, and the old policies stay."""
+    file = tmp_path / "queues.toml"
+    file.write_text("[queues.q]\nmax_bytes = 1\n")
+    with running(tmp_path / "data", "--workers", "2", "--queues", str(file)) as gateway:
+
+        def reload(text):
+            file.write_text(text)
+            done = gateway.log.read_text().count("reload: ended")
+            gateway.process.send_signal(signal.SIGHUP)
+            until(lambda: gateway.log.read_text().count("reload: ended") == done + 2)
+
+        def statuses():
+            """What 40 connections are answered to a body of 2 bytes."""
+            found = Counter()
+            with gateway.client(headers={"connection": "close"}) as http:
+                for _ in range(40):
+                    found[http.post("/queues/q/jobs", content=b"12").status_code] += 1
+            return found
+
+        assert statuses() == {413: 40}
+        reload("[queues.q]\nmax_bytes = 2\n")
+        assert statuses() == {201: 40}
+        reload("[queues.q]\nmax_bytes = 0\n")
+        assert statuses() == {201: 40}
+        assert gateway.log.read_text().count(f"{file}:2: queues.q.max_bytes: 0 is not") == 2
+        workers = {line.split()[2] for line in gateway.log.read_text().splitlines() if "/queues/q/jobs" in line}
+        assert len(workers) == 2
