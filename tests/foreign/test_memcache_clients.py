@@ -1,0 +1,153 @@
+"""Programs that know nothing but memcache share queues with HTTP: PHP, pymemcache as it comes, and a plain socket."""
+
+import base64
+import json
+import time
+from pathlib import Path
+
+import pytest
+from pymemcache.client.base import Client
+
+VALUE = {"to": "ada@exämple.org 😀", "n": 1.5, "big": 9007199254740991, "list": [1, None, True], "nested": {"a": ""}}
+EVENT = {"specversion": "1.0", "id": "f-1", "source": "/foreign", "type": "org.example.job", "data": VALUE}
+VECTORS = json.loads((Path(__file__).resolve().parents[2] / "docs" / "vectors" / "delivery.json").read_text())["cases"]
+
+
+def envelope(padding: int = 0) -> bytes:
+    return json.dumps(EVENT | {"data": VALUE | {"padding": "x" * padding}}, ensure_ascii=False).encode()
+
+
+def take(http, queue: str) -> dict:
+    """The next job over HTTP, acked."""
+    job = http.get(f"/queues/{queue}/next?timeout=5").json()
+    assert http.post(job["lease"]["url"] + "/ack").status_code == 204
+    return job
+
+
+def put(http, queue: str, value=VALUE) -> str:
+    return http.post(f"/queues/{queue}/jobs", json=value).json()["id"]
+
+
+def raw(job: dict) -> bytes:
+    assert job["id"] is None
+    return base64.b64decode(job["data_base64"])
+
+
+def test_php_puts_envelopes(http, queue, php_client):
+    """What a PHP page stores with its defaults is a job with id and data, as long as it stays uncompressed."""
+    php_client("put", queue, envelope())
+    job = take(http, queue)
+    assert (job["id"], job["data"]) == ("f-1", VALUE | {"padding": ""})
+
+
+def test_php_puts_long_envelopes_with_one_option(http, queue, php_client):
+    """Over 2000 bytes the defaults compress, which makes a raw item; OPT_COMPRESSION false keeps the envelope."""
+    php_client("put", queue, envelope(5000))
+    php_client("put", queue, envelope(5000), options="plain")
+    assert len(raw(take(http, queue))) < 5000
+    assert take(http, queue)["data"]["padding"] == "x" * 5000
+
+
+def test_php_puts_arrays(http, queue, php_client):
+    """An array comes serialized, and is delivered as the bytes it is."""
+    php_client("put-array", queue, b'{"to":"ada"}')
+    assert raw(take(http, queue)) == b'a:1:{s:2:"to";s:3:"ada";}'
+
+
+@pytest.mark.parametrize("options", ["default", "plain"])
+def test_php_reads_what_http_put(http, queue, php_client, options):
+    """A PHP page takes a string that decodes to the same value, short or long."""
+    for value in (VALUE, VALUE | {"padding": "x" * 5000}):
+        job_id = put(http, queue, value)
+        found = php_client("get", queue, options=options)
+        assert (found["type"], found["event"]["id"], found["event"]["data"]) == ("string", job_id, value)
+
+
+def test_pymemcache_as_it_comes(shared, http, queue):
+    """Envelope and raw bytes in, the same job and bytes out; HTTP's jobs parse to the same value."""
+    client = Client(("127.0.0.1", shared.port), timeout=10)
+    assert client.set(queue, envelope(), noreply=False)
+    assert client.set(queue, b"\x80\x04N.", noreply=False)
+    assert take(http, queue)["data"]["to"] == VALUE["to"]
+    assert raw(take(http, queue)) == b"\x80\x04N."
+    job_id = put(http, queue)
+    event = json.loads(client.get(queue))
+    assert (event["id"], event["data"]) == (job_id, VALUE)
+    client.close()
+
+
+def test_a_plain_socket(http, queue, wire):
+    """The same with nothing but a socket and reliable reads."""
+    wire.put(queue, envelope())
+    wire.put(queue, b"END\r\n\x00")
+    assert take(http, queue)["id"] == "f-1"
+    assert raw(take(http, queue)) == b"END\r\n\x00"
+    job_id = put(http, queue)
+    event = json.loads(wire.take(queue))
+    assert (event["id"], event["attempt"], event["data"]) == (job_id, 1, VALUE)
+    assert wire.take(queue, wait_ms=0) is None
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=[each["name"] for each in VECTORS])
+def test_every_vector_on_a_live_queue(http, queue, wire, case):
+    """Whatever lies on a queue is shown, delivered in both forms and acked, as docs/vectors/delivery.json says."""
+    item = base64.b64decode(case["item_base64"]) if "item_base64" in case else case["item"].encode()
+    payload = base64.b64decode(case["bytes_base64"]) if "bytes_base64" in case else case["bytes"].encode()
+    wire.put(queue, item)
+    assert http.get(f"/queues/{queue}/peek").json() == case["object"] | {"queue": queue}
+    job = http.get(f"/queues/{queue}/next?timeout=5").json()
+    assert {name: value for name, value in job.items() if name != "lease"} == case["object"] | {"queue": queue}
+    assert http.post(job["lease"]["url"] + "/nack").status_code == 204
+    for accept in ("application/cloudevents+json", "application/octet-stream"):
+        answer = http.get(f"/queues/{queue}/next?timeout=5", headers={"accept": accept})
+        assert answer.status_code == 200
+        assert http.post(answer.headers["location"] + "/nack").status_code == 204
+    answer = http.get(f"/queues/{queue}/next?timeout=5&format=raw")
+    assert (answer.content, answer.headers["content-type"]) == (payload, case["content_type"])
+    assert answer.headers["ce-attempt"] == str(case["object"]["attempt"] + 3)
+    assert http.post(answer.headers["location"] + "/ack").status_code == 204
+    assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
+
+
+def test_a_raw_item_of_16_mib(http, queue, wire):
+    """Larger than any job that HTTP may put, and still delivered, byte for byte, and acked."""
+    item = bytes(range(256)) * 65536
+    wire.put(queue, item)
+    answer = http.get(f"/queues/{queue}/next?timeout=5")
+    assert raw(answer.json()) == item
+    assert http.post(answer.json()["lease"]["url"] + "/nack").status_code == 204
+    answer = http.get(f"/queues/{queue}/next?timeout=5&format=raw")
+    assert answer.content == item
+    assert http.post(answer.headers["location"] + "/ack").status_code == 204
+
+
+def test_attempts_of_raw_items_are_counted(http, queue, wire):
+    """A raw item that comes back says so, and an ack ends the count for the next item with the same bytes."""
+    wire.put(queue, b"raw")
+    for attempt in (1, 2, 3):
+        job = http.get(f"/queues/{queue}/next?timeout=5").json()
+        assert job["attempt"] == attempt
+        settle = "ack" if attempt == 3 else "nack"
+        assert http.post(f"{job['lease']['url']}/{settle}").status_code == 204
+    wire.put(queue, b"raw")
+    assert take(http, queue)["attempt"] == 1
+
+
+def test_an_event_that_is_over_is_dropped(http, queue, wire):
+    """The envelope's `expires` counts where Kestrel was not told, and the wait goes on to the next job."""
+    for expires in ("2020-01-01T00:00:00Z", "2020-01-01T00:00:00+00:00", "2099-01-01T00:00:00Z"):
+        wire.put(queue, json.dumps(EVENT | {"expires": expires}).encode())
+    assert take(http, queue)["attributes"]["expires"] == "2099-01-01T00:00:00Z"
+    assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
+
+
+def test_the_wire_carries_the_ttl(http, queue, wire):
+    """Memcache clients do not get a job whose ttl is over either: Kestrel drops it itself, a second later at most."""
+    http.post(f"/queues/{queue}/jobs?ttl=0.1", json=1)
+    http.post(f"/queues/{queue}/jobs?ttl=100", json=2)
+    assert http.get(f"/queues/{queue}").json()["items"] == 2
+    deadline_s = time.monotonic() + 10
+    while http.get(f"/queues/{queue}/peek").json()["data"] != 2:
+        assert time.monotonic() < deadline_s, "Kestrel keeps it"
+        time.sleep(0.02)
+    assert json.loads(wire.take(queue))["data"] == 2
