@@ -137,7 +137,7 @@ class Ledger:
 
     async def release(self, place: Place) -> None:
         """The caller's claim is no more. Only for jobs that were surely never sent."""
-        await self._do(lambda file: _remove(file, place, self._owner))
+        await self._do(lambda file: self._remove(file, place))
 
     async def close(self) -> None:
         """Returns when what was begun is on disk and the file is closed."""
@@ -155,7 +155,7 @@ class Ledger:
             place,
         ).fetchone()
         if row is not None and max(row[4] + self._window_s, row[5]) <= now_s:
-            _remove(file, place, row[3])
+            file.execute("DELETE FROM entries WHERE tenant = ? AND queue = ? AND key = ?", place)
             row = None
         if row is None:
             self._claims += 1
@@ -188,6 +188,12 @@ class Ledger:
             "UPDATE entries SET state = ?, status = ?, body = ? "
             "WHERE tenant = ? AND queue = ? AND key = ? AND state = ? AND owner = ?",
             (to, status, body, *place, State.CLAIMED, self._owner),
+        )
+
+    def _remove(self, file: sqlite3.Connection, place: Place) -> None:
+        file.execute(
+            "DELETE FROM entries WHERE tenant = ? AND queue = ? AND key = ? AND state = ? AND owner = ?",
+            (*place, State.CLAIMED, self._owner),
         )
 
     def _sweep(self, file: sqlite3.Connection) -> None:
@@ -268,10 +274,6 @@ class Ledger:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _remove(file: sqlite3.Connection, place: Place, owner: str) -> None:
-    file.execute("DELETE FROM entries WHERE tenant = ? AND queue = ? AND key = ? AND owner = ?", (*place, owner))
 
 
 def _tell(waiting: list[asyncio.Future[Any]], results: list[object], failure: Exception | None) -> None:
