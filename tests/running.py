@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.lifeline import lifeline, tied
 
 START_S = 15.0
 
@@ -38,10 +39,10 @@ class Running:
 
     def start(self) -> None:
         """Starts it, again on the same port and directory, and returns when it is ready."""
-        command = [sys.executable, "-m", "gateway", "serve", "--port", str(self.port), "--data", str(self.data)]
+        command = tied("gateway", "serve", "--port", str(self.port), "--data", str(self.data))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *self.flags], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                [*command, *self.flags], stdout=log, stderr=log, stdin=lifeline(), start_new_session=True
             )
         deadline_s = time.monotonic() + START_S
         while True:

@@ -72,9 +72,7 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
             types += 1
             _set_type(heading, value)
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise UnsupportedEncoding(
-                "Content-Encoding: bodies are stored as they come, so none may be compressed"
-            )
+            raise UnsupportedEncoding("Content-Encoding: bodies are stored as they come, so none may be compressed")
         elif name[:3] == b"ce-":
             _add_attribute(heading, name[3:].decode("latin-1"), value)
         elif name == b"traceparent":

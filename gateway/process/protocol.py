@@ -19,7 +19,6 @@ import asyncio
 import enum
 import logging
 import math
-import os
 import urllib.parse
 from typing import Any, Final, cast
 
@@ -36,7 +35,7 @@ from gateway.problem import problem_bytes, problem_headers
 from gateway.process import tcp
 from gateway.process.cycle import STATUS_LINES, Cycle
 from gateway.process.framing import CHUNKED, FRAMING_HEADERS, BlankLine, begins_request, framing
-from gateway.process.shared import DatedState, LimitedConfig
+from gateway.process.shared import DatedState, LimitedConfig, new_request_id
 
 log = logging.getLogger(__name__)
 
@@ -494,8 +493,3 @@ class GatewayProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self._watch = self.loop.call_later(WATCH_S, self._look)
-
-
-def new_request_id() -> str:
-    """16 random hexadecimal digits."""
-    return os.urandom(8).hex()

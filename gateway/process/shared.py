@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,3 +51,8 @@ class DatedState(ServerState):
         while self.connections:
             self._closed.clear()
             await self._closed.wait()
+
+
+def new_request_id() -> str:
+    """16 random hexadecimal digits."""
+    return os.urandom(8).hex()

@@ -10,10 +10,11 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Self
+
+from tests.lifeline import lifeline, tied
 
 
 class BrokerProcess:
@@ -21,14 +22,16 @@ class BrokerProcess:
 
     def __init__(self, data: Path, *flags: str, config: str | None = None, env: dict[str, str] | None = None) -> None:
         self.data = data
-        arguments = [sys.executable, "-m", "gateway.broker", "--listen", "127.0.0.1:0", "--data", str(data), *flags]
+        arguments = tied("gateway.broker", "--listen", "127.0.0.1:0", "--data", str(data), *flags)
         if config is not None:
             path = data.parent / f"{data.name}.toml"
             path.write_text(config)
             arguments += ["--config", str(path)]
         self.log: list[str] = []
         self.clients: list[Client] = []
-        self.process = subprocess.Popen(arguments, bufsize=0, stderr=subprocess.PIPE, env={**os.environ, **(env or {})})
+        self.process = subprocess.Popen(
+            arguments, bufsize=0, stdin=lifeline(), stderr=subprocess.PIPE, env={**os.environ, **(env or {})}
+        )
         try:
             self.port = int(self.wait_for_log(r"listening on 127\.0\.0\.1:(\d+)")[1])
         except BaseException:

@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.lifeline import lifeline, tied
 from tests.running import free_port, group_lives
 
 TINY = "tests.process.tiny_app:create_app"
@@ -31,10 +31,10 @@ class Serve:
     def __init__(self, logs: Path, data: Path, *flags: str, port: int | None = None) -> None:
         self.port = port or free_port()
         self.log = logs / f"serve-{self.port}-{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "gateway", "serve", "--port", str(self.port), "--data", str(data), *flags]
+        command = tied("gateway", "serve", "--port", str(self.port), "--data", str(data), *flags)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT
+                command, stdin=lifeline(), stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT
             )
 
     def ready(self) -> Serve:
