@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,11 @@ from bench.servers import Server, cpu_s, echo, gateway
 from bench.table import Section, against, middle
 
 POST_ECHO, GET_ECHO = "echo, POST", "echo, GET"
+ENQUEUE, ENQUEUE_RAW = "enqueue", "enqueue, stored raw"
+ENVELOPE_LIMIT = 1.25
+"""What the envelope may cost: an enqueue's CPU against that of one which stores the body as it is."""
+
+QUEUES = '[queues.bench-raw]\nformat = "raw"\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +57,18 @@ def measure(stage: Stage) -> Section:
     """The table of requests."""
     plan = stage.plan
     base = plan.directory / "requests"
+    base.mkdir(parents=True, exist_ok=True)
+    policies = base / "queues.toml"
+    policies.write_text(QUEUES)
     with (
         echo(base) as bare,
-        gateway(base / "quiet", "--log-level", "warning") as quiet,
+        gateway(base / "quiet", "--log-level", "warning", "--queues", str(policies)) as quiet,
         gateway(base / "logging") as logging,
     ):
         contestants = [
             Contestant(POST_ECHO, bare, "POST", "/echo", "200"),
-            Contestant("enqueue", quiet, "POST", "/queues/bench/jobs", "201", (POST_ECHO,), 1.8),
+            Contestant(ENQUEUE, quiet, "POST", "/queues/bench/jobs", "201", (POST_ECHO,), 1.8),
+            Contestant(ENQUEUE_RAW, quiet, "POST", "/queues/bench-raw/jobs", "201", (POST_ECHO,)),
             Contestant(GET_ECHO, bare, "GET", "/echo", "200"),
             Contestant("next, empty", quiet, "GET", "/queues/bench-empty/next?timeout=0", "204", (GET_ECHO,), 1.6),
             Contestant(
@@ -79,7 +89,8 @@ def measure(stage: Stage) -> Section:
         ("call", "gateway us", "broker us", "a second", "x echo", "target"),
         [_row(each, samples) for each in contestants],
         "us: CPU microseconds of the serving process and of the broker. x echo: the serving process' CPU against the"
-        "\nbare Starlette echo's for the same method and number of requests: median (least-most) of the rounds.",
+        "\nbare Starlette echo's for the same method and number of requests: median (least-most) of the rounds."
+        f"\nThe envelope: {_envelope(samples)}",
     )
 
 
@@ -92,6 +103,16 @@ def _round(stage: Stage, each: Contestant, units: int) -> Sample:
     return Sample(spent_s / units * 1e6, broker_spent_s / units * 1e6, units / ran["seconds"])
 
 
+def _envelope(samples: dict[str, list[Sample]]) -> str:
+    ratios = [mine.cpu_us / raw.cpu_us for mine, raw in zip(samples[ENQUEUE], samples[ENQUEUE_RAW], strict=True)]
+    told = f"an enqueue costs {_spread(ratios)} times one that stores the plain body"
+    return f"{told}; target {against(middle(ratios), ENVELOPE_LIMIT)}."
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{middle(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
 def _row(each: Contestant, samples: dict[str, list[Sample]]) -> tuple[str, ...]:
     mine = samples[each.name]
     broker_us = middle([sample.broker_us for sample in mine])
@@ -100,7 +121,7 @@ def _row(each: Contestant, samples: dict[str, list[Sample]]) -> tuple[str, ...]:
     if each.yardstick:
         rounds = zip(mine, *(samples[name] for name in each.yardstick), strict=True)
         ratios = [sample.cpu_us / sum(rival.cpu_us for rival in rivals) for sample, *rivals in rounds]
-        ratio = f"{middle(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        ratio = _spread(ratios)
         target = against(middle(ratios), each.limit) if each.limit else ""
     return (
         each.name,
