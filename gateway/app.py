@@ -39,7 +39,7 @@ from gateway.delivery.queues import Queues
 from gateway.delivery.quota import Quota
 from gateway.delivery.receive import Receiver
 from gateway.kestrel.cluster import Kestrel
-from gateway.keys import load
+from gateway.keys import Keys, load
 from gateway.leases.desk import Desk
 from gateway.leases.forward import Office, Peers, lives
 from gateway.leases.ids import LeaseIds
@@ -55,7 +55,8 @@ class WorkerContext:
     """What a worker is told beside the settings.
 
     boot_id: 16 hex digits, new for each start. run_dir: private, holds the workers' sockets. lease_key: shared by
-    all workers. kestrel: the servers' addresses, `unix:PATH` for the embedded broker.
+    all workers. kestrel: the servers' addresses, `unix:PATH` for the embedded broker. tenanted: whether keys have
+    tenants, as the file said when the supervisor started.
     """
 
     index: int
@@ -63,6 +64,7 @@ class WorkerContext:
     run_dir: Path
     lease_key: bytes
     kestrel: tuple[str, ...]
+    tenanted: bool
 
 
 class Gateway:
@@ -70,9 +72,8 @@ class Gateway:
 
     def __init__(self, settings: Settings, context: WorkerContext) -> None:
         self._settings = settings
-        keys = load(settings.keys) if settings.keys is not None else None
-        self._admission = Admission(keys)
-        self._tenanted = bool(keys and keys.tenanted)
+        self._tenanted = context.tenanted
+        self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
         self._kestrel = Kestrel(context.kestrel, settings)
         ids = LeaseIds(context.lease_key, context.boot_id)
@@ -142,15 +143,20 @@ class Gateway:
 
     async def _reload_keys(self) -> None:
         """Raises MistakesError."""
+        if self._settings.keys is not None:
+            keys = await asyncio.to_thread(self._read_keys)
+            self._admission.replace(keys)
+            log.info("reload: %d keys", len(keys))
+
+    def _read_keys(self) -> Keys:
+        """The keys in the file. Raises MistakesError, also where they would change whether there are tenants."""
         path = self._settings.keys
-        if path is None:
-            return
-        keys = await asyncio.to_thread(load, path)
+        assert path is not None
+        keys = load(path)
         if keys.tenanted is not None and keys.tenanted != self._tenanted:
             what = "keys have a tenant" if self._tenanted else "keys have no tenant"
             raise MistakesError([Mistake(str(path), 0, f"{what} since the start, which only a restart can change")])
-        self._admission.replace(keys)
-        log.info("reload: %d keys", len(keys))
+        return keys
 
     async def _reload_policies(self) -> None:
         """Raises MistakesError."""

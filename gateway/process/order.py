@@ -22,6 +22,7 @@ class WorkerOrder:
     lease_key: bytes
     listener_fd: int
     app: str  # MODULE:FACTORY
+    tenanted: bool = False  # whether keys have tenants: the same for every worker's whole life
 
     def message(self) -> dict[str, Any]:
         """The order as a message of the channel."""
@@ -34,6 +35,7 @@ class WorkerOrder:
             "lease_key": self.lease_key.hex(),
             "listener_fd": self.listener_fd,
             "app": self.app,
+            "tenanted": self.tenanted,
         }
 
     @classmethod
@@ -49,6 +51,7 @@ class WorkerOrder:
             lease_key=bytes.fromhex(message["lease_key"]),
             listener_fd=message["listener_fd"],
             app=message["app"],
+            tenanted=message["tenanted"],
         )
 
 

@@ -18,10 +18,12 @@ from typing import Any, Final
 
 import gateway
 from gateway import logs
+from gateway.keys import load
 from gateway.process.child import Child
 from gateway.process.datadir import DataDirectory, StartError
 from gateway.process.order import WorkerOrder
 from gateway.settings import Settings
+from gateway.tomlfile import MistakesError
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +82,11 @@ class Supervisor:
         self._stop_now = asyncio.Event()
         self._broker = None if settings.kestrel else self._make_broker(data)
         kestrel = settings.kestrel or (f"unix:{data.run_dir / 'broker.sock'}",)
+        tenanted = _tenanted(settings)
         self._workers = [
             self._make_worker(
-                WorkerOrder(index, settings, kestrel, data.run_dir, data.lease_key, listener.fileno(), app), data
+                WorkerOrder(index, settings, kestrel, data.run_dir, data.lease_key, listener.fileno(), app, tenanted),
+                data,
             )
             for index in range(settings.workers)
         ]
@@ -212,6 +216,16 @@ async def _ended_or_killed(lives: list[asyncio.Task[None]], children: list[Child
     for child in children:
         child.kill()
     await asyncio.gather(*lives)
+
+
+def _tenanted(settings: Settings) -> bool:
+    """Whether keys have tenants, from now until the end. Raises StartError where the file cannot be used."""
+    if settings.keys is None:
+        return False
+    try:
+        return bool(load(settings.keys).tenanted)
+    except MistakesError as exc:
+        raise StartError(str(exc)) from exc
 
 
 def raise_descriptor_limit() -> None:

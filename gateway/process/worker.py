@@ -98,6 +98,7 @@ def make_application(order: WorkerOrder) -> Application:
         run_dir=order.run_dir,
         lease_key=order.lease_key,
         kestrel=order.kestrel,
+        tenanted=order.tenanted,
     )
     return cast("Application", getattr(module, factory)(order.settings, context))
 

@@ -1,12 +1,15 @@
 """Keys: the file and its mistakes, who is let in to what, how often, and how the file is read again while it runs."""
 
 import asyncio
+import contextlib
 import hashlib
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -455,3 +458,30 @@ def test_a_bad_file_changes_nothing(tmp_path):
         gateway.process.send_signal(signal.SIGHUP)
         until(lambda: status(gateway, ring, "good") == 200)
         assert "Traceback" not in gateway.log.read_text()
+
+
+def test_a_worker_that_starts_later_keeps_to_the_tenants(tmp_path):
+    """A worker killed after the file lost its tenants does not serve other Kestrel keys than those before it."""
+    ring = Keyring(tmp_path / "keys.toml")
+    ring.add("good", "acme")
+    content = ring.path.read_text()
+    with running(tmp_path / "data", "--keys", str(ring.path)) as gateway:
+        ring.path.write_text(content.replace('tenant = "acme"\n', ""))
+        kill_worker(gateway)
+        until(lambda: "which only a restart can change" in gateway.log.read_text())
+        ring.path.write_text(content)
+        until(lambda: served(gateway, ring))
+
+
+def kill_worker(gateway):
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            if parent == gateway.process.pid and b"gateway.process.worker" in (stat.parent / "cmdline").read_bytes():
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
+def served(gateway, ring):
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(gateway.url + "/queues", headers=ring.bearer("good"), timeout=1).status_code == 200
+    return False

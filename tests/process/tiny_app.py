@@ -20,6 +20,7 @@ class WorkerContext:
     run_dir: Path
     lease_key: bytes
     kestrel: tuple[str, ...]
+    tenanted: bool
 
 
 class TinyApp:
