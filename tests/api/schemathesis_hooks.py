@@ -9,10 +9,22 @@ import schemathesis
 
 @schemathesis.hook
 def map_query(context: Any, query: Any) -> Any:
-    """Python would write 0.0000001 as 1e-07, which is no duration here."""
+    """Python would write 0.0000001 as 1e-07, which is no duration here, and nothing at all for what is empty."""
     if not isinstance(query, dict):
         return query
-    return {name: f"{value:.30f}" if isinstance(value, float) else value for name, value in query.items()}
+    return {name: _written(name, value) for name, value in query.items()}
+
+
+def _written(name: str, value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.30f}"
+    return "x" if value in (None, [], {}) and name != "filter" else value
+
+
+@schemathesis.hook
+def filter_query(context: Any, query: Any) -> bool:
+    """A value that a URL cannot say is not sent at all, and what is sent then is not what was meant to be wrong."""
+    return not isinstance(query, dict) or not any(value is None or value in ([], {}) for value in query.values())
 
 
 @schemathesis.hook
