@@ -9,16 +9,10 @@ import schemathesis
 
 @schemathesis.hook
 def map_query(context: Any, query: Any) -> Any:
-    """Python would write 0.0000001 as 1e-07, which is no duration here, and nothing at all for what is empty."""
+    """Python would write 0.0000001 as 1e-07, which is no duration here."""
     if not isinstance(query, dict):
         return query
-    return {name: _written(name, value) for name, value in query.items()}
-
-
-def _written(name: str, value: Any) -> Any:
-    if isinstance(value, float):
-        return f"{value:.30f}"
-    return "x" if value in (None, [], {}) and name != "filter" else value
+    return {name: f"{value:.30f}" if isinstance(value, float) else value for name, value in query.items()}
 
 
 @schemathesis.hook
