@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 DATA   ?= data
 ARGS   ?=
 
-.PHONY: run test check bench install clean help
+.PHONY: run test check bench chaos install clean help
 
 run: install  ## serve on http://127.0.0.1:8080 with the embedded broker in ./data (ARGS="--port 9000" for more)
 	@exec $(BIN)/kestrel-gateway serve --data $(DATA) $(ARGS)
@@ -23,6 +23,9 @@ check: install  ## lint, format, types, import layers
 
 bench: install  ## measure, and print one table (ARGS="--quick" for less)
 	$(BIN)/python -m bench $(ARGS)
+
+chaos: install  ## kill and freeze everything while jobs pass, and judge (ARGS="--seconds 180 --seed 7")
+	$(BIN)/python -m chaos $(ARGS)
 
 install: $(VENV)/.installed  ## .venv with everything in it, made again when pyproject.toml is newer
 

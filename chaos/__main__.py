@@ -1,0 +1,83 @@
+"""`python -m chaos [storm|faults|redelivery|closing] [...]`: tries the promises, prints figures and seed.
+
+Exit status: 0 all promises kept, 1 one was broken, 2 the run could not be made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from chaos.checker import Verdict
+from chaos.stage import StageError
+from chaos.storm import Plan, run
+
+
+def storm(asked: argparse.Namespace) -> int:
+    """Everything is killed and frozen while jobs pass; the checker judges."""
+    seed = asked.seed if asked.seed is not None else random.randrange(1_000_000)
+    verdict = run(Plan(asked.directory, seed, asked.seconds, app=asked.app), _say)
+    print(report(verdict, seed, asked.seconds))
+    return 1 if verdict.violations else 0
+
+
+SHOWN = 20
+"""Violations printed; all are in the ledger."""
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"storm": storm}
+
+
+def report(verdict: Verdict, seed: int, seconds: float) -> str:
+    """A verdict for people."""
+    lines = [f"chaos, seed {seed}, {seconds:g} s"]
+    lines += [f"  {count:>8,}  {what}" for what, count in verdict.figures.items()]
+    lines += [f"  {count:>8,}  redelivered: {what}" for what, count in sorted(verdict.redelivered.items())]
+    lines += [f"  {count:>8,}  second copies: {what}" for what, count in sorted(verdict.repeated.items())]
+    lines += [f"VIOLATION {each.kind.value}: {each.subject}: {each.detail}" for each in verdict.violations[:SHOWN]]
+    lines.append(
+        f'{len(verdict.violations)} violations (again with: make chaos ARGS="--seconds {seconds:g} --seed {seed}")'
+    )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Runs one command in a directory of its own, which stays when a promise was broken."""
+    asked = _arguments()
+    kept = asked.directory is not None
+    asked.directory = asked.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
+    status = 2
+    try:
+        status = COMMANDS[asked.command](asked)
+    except StageError as exc:
+        print(f"chaos: {exc}", file=sys.stderr)
+    except KeyboardInterrupt:
+        status = 130
+        return status
+    finally:
+        if status and status != 130:
+            print(f"ledgers and logs: {asked.directory}", file=sys.stderr)
+        elif not kept:
+            shutil.rmtree(asked.directory, ignore_errors=True)
+    return status
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("command", nargs="?", default="storm", choices=COMMANDS, help="default: storm")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of blows (default: 60)")
+    parser.add_argument("--seed", type=int, help="of the schedule and of every client's dice (default: a new one)")
+    parser.add_argument("--directory", type=Path, help="for data, logs and ledgers, kept (default: a temporary one)")
+    parser.add_argument("--app", default="", help="another application for the workers, as chaos.faults has them")
+    return parser.parse_args()
+
+
+def _say(what: str) -> None:
+    print(f"  {what} ...", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""One producer or consumer, a process of its own that may be killed or frozen at any instant. Told all by flags.
+
+Writes to the ledger before it asks and after it was answered. What it does is drawn from its seed, so it covers all
+ways of settling, and of going away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from chaos.ledger import NO_ANSWER, Delivery, Ledger, Odd, Put, PutAnswer, Settle, SettleAnswer
+from chaos.wire import Answer, Http
+
+QUEUES = ("mail", "thumbs")
+ANSWER_S = 8.0
+"""How long a client waits for an answer before it gives up."""
+REFUSED_PAUSE_S = 0.05
+TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """What a client is told. offers: settlements of this gateway beyond ack, extend and a plain nack.
+
+    calm_at: monotonic; from then on producers stop, and consumers ack all they get. pause_s: between two jobs.
+    """
+
+    kind: str
+    name: str
+    life: int
+    seed: int
+    ports: tuple[int, ...]
+    ledger: Path
+    calm_at: float
+    offers: frozenset[str] = field(default_factory=frozenset)
+    pause_s: float = 0.03
+
+
+class Client:
+    """What producers and consumers share: their connections, their dice, their file."""
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self.chance = random.Random(f"{role.seed} {role.name} {role.life}")
+        self.ledger = Ledger(role.ledger / f"{role.name}-{role.life}.jsonl")
+        self.replicas = [Http(port, ANSWER_S) for port in role.ports]
+
+    @property
+    def calm(self) -> bool:
+        return time.monotonic() > self.role.calm_at
+
+    def odd(self, what: str) -> None:
+        self.ledger.write(Odd(t=time.monotonic(), who=self.role.name, what=what))
+
+    def ask(self, replica: int, method: str, path: str, body: object = None, **headers: str) -> Answer:
+        """Status NO_ANSWER where none came. After a refusal a moment passes, so that nobody spins."""
+        try:
+            answer = self.replicas[replica].ask(method, path, body, **headers)
+        except (OSError, ValueError):
+            time.sleep(REFUSED_PAUSE_S)
+            return Answer(NO_ANSWER, {}, b"")
+        if answer.status == 503:
+            time.sleep(REFUSED_PAUSE_S)
+        return answer
+
+
+class Producer(Client):
+    """Enqueues jobs; tries again, with or without an Idempotency-Key, what it does not know to be stored."""
+
+    def run(self) -> None:
+        for number in itertools.count():
+            if self.calm:
+                return
+            self._offer(f"{self.role.name}.{self.role.life}.{number}")
+            time.sleep(self.chance.expovariate(1 / self.role.pause_s))
+
+    def _offer(self, token: str) -> None:
+        queue = self.chance.choice(QUEUES)
+        keyed = "keys" in self.role.offers and self.chance.random() < 0.5
+        replica = self.chance.randrange(len(self.replicas))
+        body = {"token": token, "pad": pad(token)}
+        for number in range(TRIES):
+            self.ledger.write(Put(t=time.monotonic(), who=self.role.name, token=token, number=number))
+            key = {"Idempotency_Key": f'"{token}"'} if keyed else {}
+            answer = self.ask(replica, "POST", f"/queues/{queue}/jobs", body, **key)
+            job = answer.json()["id"] if answer.status == 201 else ""
+            self.ledger.write(
+                PutAnswer(
+                    t=time.monotonic(), token=token, number=number, status=answer.status, code=answer.code, job=job
+                )
+            )
+            if answer.status == 201 or self.chance.random() < 0.3:
+                return
+            if not keyed:
+                replica = self.chance.randrange(len(self.replicas))
+
+
+class Consumer(Client):
+    """Takes jobs under leases of all lengths and ends them in every way there is, or in none."""
+
+    def __init__(self, role: Role) -> None:
+        super().__init__(role)
+        self._ways: list[tuple[float, str, Callable[[Delivery], None]]] = [
+            (50, "", lambda job: self._settle(job, "ack")),
+            (8, "", self._hold_and_ack),
+            (6, "", self._extend_and_ack),
+            (6, "", self._ack_twice),
+            (8, "", lambda job: self._settle(job, "nack-head")),
+            (10, "tail", lambda job: self._settle(job, "nack-tail")),
+            (5, "tail", lambda job: self._settle(job, "nack-delay", delay=round(self.chance.uniform(0.1, 2.0), 3))),
+            (4, "reject", lambda job: self._settle(job, "reject")),
+            (4, "", lambda job: None),
+        ]
+
+    def run(self) -> None:
+        while True:
+            replica = self.chance.randrange(len(self.replicas))
+            if not self.calm and self.chance.random() < 0.05:
+                self._vanish(replica)
+                continue
+            job = self._take(replica)
+            if job is None:
+                continue
+            if self.calm:
+                self._settle(job, "ack")
+                continue
+            ways = [(weight, way) for weight, needs, way in self._ways if not needs or needs in self.role.offers]
+            self.chance.choices([way for _, way in ways], [weight for weight, _ in ways])[0](job)
+
+    def _take(self, replica: int) -> Delivery | None:
+        lease_s = 10.0 if self.calm else round(self.chance.choice([1.0, 1.5, self.chance.uniform(1.0, 8.0)]), 2)
+        queue = self.chance.choice(QUEUES)
+        answer = self.ask(
+            replica, "GET", f"/queues/{queue}/next?timeout={self.chance.choice([0, 0.3, 1.5])}&lease={lease_s}"
+        )
+        if answer.status in (NO_ANSWER, 204, 503):
+            return None
+        if answer.status != 200:
+            self.odd(f"next was answered {answer.status} {answer.body[:300]!r}")
+            return None
+        read_at = time.monotonic()
+        job = answer.json()
+        token = str(job["data"]["token"])
+        if job["data"].get("pad") != pad(token):
+            self.odd(f"the data of {token} came back changed")
+        expires = monotonic(job["lease"]["expires_at"])
+        delivery = Delivery(
+            t=read_at,
+            who=self.role.name,
+            token=token,
+            job=job["id"],
+            attempt=job["attempt"],
+            lease=job["lease"]["id"],
+            replica=replica,
+            opened=expires - lease_s,
+            expires=expires,
+            queue=queue,
+        )
+        self.ledger.write(delivery)
+        return delivery
+
+    def _vanish(self, replica: int) -> None:
+        """Asks for a job and closes the connection before an answer was read."""
+        connection = Http(self.role.ports[replica], ANSWER_S)
+        try:
+            connection.send("GET", f"/queues/{self.chance.choice(QUEUES)}/next?timeout=5&lease=2")
+            time.sleep(self.chance.choice([0.0, self.chance.uniform(0, 0.01), self.chance.uniform(0, 0.3)]))
+        except OSError:
+            time.sleep(REFUSED_PAUSE_S)
+        finally:
+            connection.close()
+
+    def _hold_and_ack(self, job: Delivery) -> None:
+        time.sleep(self.chance.uniform(0.0, 1.5))
+        self._settle(job, "ack")
+
+    def _extend_and_ack(self, job: Delivery) -> None:
+        self._settle(job, "extend")
+        self._settle(job, "ack", number=1)
+
+    def _ack_twice(self, job: Delivery) -> None:
+        self._settle(job, "ack")
+        self._settle(job, "ack", number=1)
+
+    def _settle(self, job: Delivery, verb: str, number: int = 0, delay: float = 0.0) -> None:
+        """Where replicas forward to one another any of them is asked, else the one that gave the lease."""
+        anywhere = "cluster" in self.role.offers and self.chance.random() < 0.5
+        replica = self.chance.randrange(len(self.replicas)) if anywhere else job.replica
+        self.ledger.write(
+            Settle(
+                t=time.monotonic(),
+                who=self.role.name,
+                lease=job.lease,
+                number=number,
+                verb=verb,
+                replica=replica,
+                delay=delay,
+            )
+        )
+        path, body = self._order(verb, delay)
+        answer = self.ask(replica, "POST", f"/leases/{job.lease}/{path}", body)
+        expires = monotonic(answer.json()["expires_at"]) if verb == "extend" and answer.status == 200 else 0.0
+        self.ledger.write(
+            SettleAnswer(
+                t=time.monotonic(),
+                lease=job.lease,
+                number=number,
+                status=answer.status,
+                code=answer.code,
+                expires=expires,
+            )
+        )
+
+    def _order(self, verb: str, delay: float) -> tuple[str, dict[str, object] | None]:
+        match verb:
+            case "extend":
+                return "extend", {"lease": 5.0}
+            case "nack-head":
+                return "nack", {"position": "head"} if "tail" in self.role.offers else None
+            case "nack-tail":
+                return "nack", {"position": "tail"}
+            case "nack-delay":
+                return "nack", {"position": "tail", "delay": delay}
+            case "reject":
+                return "reject", {"reason": "chaos"}
+        return "ack", None
+
+
+def pad(token: str) -> str:
+    """What a job carries beside its token: of many sizes, and known to whoever knows the token."""
+    return token * (1 + hash_of(token) % 20)
+
+
+def hash_of(text: str) -> int:
+    """The same in every process, which hash() is not."""
+    return sum(place * ord(letter) for place, letter in enumerate(text, 1))
+
+
+def monotonic(instant: str) -> float:
+    """An RFC 3339 instant on this machine's monotonic clock."""
+    return datetime.fromisoformat(instant).timestamp() - time.time() + time.monotonic()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="chaos.client")
+    parser.add_argument("kind", choices=["producer", "consumer"])
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--life", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--ports", required=True)
+    parser.add_argument("--ledger", type=Path, required=True)
+    parser.add_argument("--calm-at", type=float, required=True)
+    parser.add_argument("--offers", default="")
+    asked = vars(parser.parse_args())
+    ports = tuple(int(port) for port in asked.pop("ports").split(","))
+    offers = frozenset(filter(None, asked.pop("offers").split(",")))
+    role = Role(ports=ports, offers=offers, **asked)
+    (Producer if role.kind == "producer" else Consumer)(role).run()
+
+
+if __name__ == "__main__":
+    main()

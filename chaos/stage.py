@@ -1,0 +1,285 @@
+"""The processes of a run: servers, replicas with their workers, clients. Starts, strikes and ends them, by pid alone.
+
+Knows no schedule and judges nothing. Every process started here is ended here, also when the run fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from chaos.ledger import Left
+from chaos.schedule import Blow
+from chaos.wire import HOST, Http, Memcache
+
+ROOT = Path(__file__).parent.parent
+READY_S = 30.0
+CALL = ("-P", "-m")
+
+
+class StageError(Exception):
+    """A process did not come up, or did not end."""
+
+
+class Actor:
+    """One process, started again after each death on the same command. Leader of a session of its own."""
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
+        self.name = name
+        self.lives = 0
+        self._arguments = list(arguments)
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, *self._arguments]
+
+    def start(self) -> None:
+        """Starts it; returns before it is ready."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        self.lives += 1
+
+    def workers(self) -> list[int]:
+        """The pids of a replica's workers, in the order of their age."""
+        found = []
+        with contextlib.suppress(OSError):
+            for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+                with contextlib.suppress(OSError):
+                    if b"gateway.process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        found.append(int(pid))
+        return sorted(found)
+
+    def family(self) -> list[int]:
+        """It and its children; children of a dead parent are not found."""
+        return [self.pid, *self.workers()] if self.running else []
+
+    def kill(self) -> None:
+        """Ends it and its children at once, frozen or not, and waits until they are gone."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+        deadline_s = time.monotonic() + 10
+        while _group_lives(self._process.pid):
+            if time.monotonic() > deadline_s:
+                raise StageError(f"{self.name} outlives its SIGKILL")
+            time.sleep(0.005)
+
+    def kill_parent(self) -> None:
+        """Ends it alone; its children see to themselves."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+    def stop(self) -> None:
+        """Ends it in order, by force after ten seconds."""
+        if self.running:
+            assert self._process is not None
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
+        self.kill()
+
+
+class Stage:
+    """All actors of a run. Use as a context manager; leaving it ends whatever lives."""
+
+    def __init__(
+        self, directory: Path, *, servers: int, replicas: int, workers: int, flags: Sequence[str] = ()
+    ) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.server_ports = free_ports(servers)
+        self.ports = free_ports(replicas)
+        self.servers = [self._server(number) for number in range(servers)]
+        self.replicas = [self._replica(number, workers, flags) for number in range(replicas)]
+        self.clients: dict[str, Actor] = {}
+        self._frozen: dict[str, list[int]] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            for actor in [*self.servers, *self.replicas]:
+                actor.start()
+            self.until_ready()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Nothing of the run lives any more."""
+        for actor in [*self.clients.values(), *self.replicas, *self.servers]:
+            actor.kill()
+
+    def until_ready(self, seconds: float = READY_S) -> None:
+        """Every server listens and every replica says that it is ready. Raises StageError."""
+        deadline_s = time.monotonic() + seconds
+        for actor, port in [
+            *zip(self.servers, self.server_ports, strict=True),
+            *zip(self.replicas, self.ports, strict=True),
+        ]:
+            while not (_listens(port) if actor in self.servers else _ready(port)):
+                if time.monotonic() > deadline_s or not actor.running:
+                    raise StageError(f"{actor.name} is not ready:\n{self.log(actor.name)}")
+                time.sleep(0.02)
+
+    def log(self, name: str) -> str:
+        """The end of an actor's output."""
+        return (self.directory / f"{name}.log").read_text(errors="replace")[-3000:]
+
+    def client(self, name: str, arguments: Sequence[str]) -> Actor:
+        """A client, started."""
+        actor = self.clients[name] = Actor(name, arguments, self.directory / f"{name}.log")
+        actor.start()
+        return actor
+
+    def begin(self, blow: Blow) -> bool:
+        """Kills or freezes; False when there was nothing to hit."""
+        pids = self._pids(blow.target)
+        if not pids:
+            return False
+        if blow.action == "freeze":
+            self._frozen[blow.target] = [pid for pid in pids if _signal(pid, signal.SIGSTOP)]
+            return bool(self._frozen[blow.target])
+        if blow.target.startswith("worker"):
+            return _signal(pids[0], signal.SIGKILL)
+        actor = self.actor(blow.target)
+        if blow.action == "kill-parent":
+            actor.kill_parent()
+        else:
+            actor.kill()
+        return True
+
+    def finish(self, blow: Blow) -> None:
+        """Thaws what was frozen; a dead process that nobody else starts again is the caller's to start."""
+        for pid in self._frozen.pop(blow.target, []):
+            _signal(pid, signal.SIGCONT)
+
+    def actor(self, target: str) -> Actor:
+        """The process of a target; of a worker its replica's."""
+        kind, _, place = target.partition("-")
+        if kind == "server":
+            return self.servers[int(place)]
+        if kind in ("replica", "worker"):
+            return self.replicas[int(place.partition(".")[0])]
+        return self.clients[target]
+
+    def _pids(self, target: str) -> list[int]:
+        actor = self.actor(target)
+        if not actor.running:
+            return []
+        if target.startswith("worker"):
+            place = int(target.rpartition(".")[2])
+            return actor.workers()[place : place + 1]
+        return actor.family() if target.startswith("replica") else [actor.pid]
+
+    def _server(self, number: int) -> Actor:
+        name = f"server-{number}"
+        address = f"{HOST}:{self.server_ports[number]}"
+        arguments = [*CALL, "gateway", "broker", "--listen", address, "--data", str(self.directory / name)]
+        return Actor(name, [*arguments, "--log-level", "warning"], self.directory / f"{name}.log")
+
+    def _replica(self, number: int, workers: int, flags: Sequence[str]) -> Actor:
+        name = f"replica-{number}"
+        arguments = [*CALL, "gateway", "serve", "--port", str(self.ports[number]), "--workers", str(workers)]
+        arguments += ["--data", str(self.directory / name), "--log-level", "warning"]
+        arguments += [part for port in self.server_ports for part in ("--kestrel", f"{HOST}:{port}")]
+        own = [flag.replace("{port}", str(self.ports[number])) for flag in flags]
+        return Actor(name, [*arguments, *own], self.directory / f"{name}.log")
+
+
+def left_behind(port: int, server: int) -> list[Left]:
+    """Takes all that lies on a server's queues."""
+    memcache = Memcache(port)
+    found = []
+    for key in memcache.queues():
+        for item in memcache.take_all(key):
+            start = item.find(b'"token":"') + 9
+            token = item[start : item.find(b'"', start)].decode() if start > 8 else repr(item[:80])
+            found.append(Left(t=time.monotonic(), token=token, queue=key, server=server))
+    memcache.close()
+    return found
+
+
+def waiting(port: int) -> int:
+    """Jobs on a server's queues, dead letters aside, and open reads of any."""
+    memcache = Memcache(port)
+    queues = memcache.queues()
+    memcache.close()
+    items = sum(figures["items"] for key, figures in queues.items() if not key.endswith("dead"))
+    return items + sum(figures["open_transactions"] for figures in queues.values())
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports nobody listens on, all different."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def _signal(pid: int, number: int) -> bool:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), 2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _ready(port: int) -> bool:
+    http = Http(port, 2.0)
+    try:
+        return http.ask("GET", "/readyz").status == 200
+    except OSError:
+        return False
+    finally:
+        http.close()
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a process group has a process that is not a zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z":
+                return True
+    return False

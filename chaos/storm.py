@@ -1,0 +1,163 @@
+"""One run: clients at work through replicas, blows as the schedule has them, then calm, and what is left is counted.
+
+Order: everything ready; clients start; blows; all is thawed and started again; consumers ack what there is; clients
+and replicas end; the servers' queues are emptied into the ledger; the checker reads it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos import ledger, schedule
+from chaos.checker import Verdict, check
+from chaos.ledger import Ledger, Stroke
+from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, Blow, Mood
+from chaos.stage import ROOT, Stage, left_behind, waiting
+from chaos.wire import HOST, Http
+
+CALM_S = 40.0
+"""How long consumers may take to empty the queues after the last blow."""
+REVIVE_S = 0.25
+FLAGS = ("--kestrel-command-timeout", "1.5", "--kestrel-connect-timeout", "1", "--no-auth")
+SECRET = "chaos-runs-on-loopback-and-keeps-no-secret"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run. directory: empty or new, holds everything. app: another application for the replicas' workers."""
+
+    directory: Path
+    seed: int
+    seconds: float
+    mood: Mood | None = None
+    app: str = ""
+
+
+def run(plan: Plan, say: Callable[[str], None]) -> Verdict:
+    """Carries out the plan and judges it. Raises StageError where something did not come up at all."""
+    flags = [*FLAGS, *cluster_flags(), *(["--app", plan.app] if plan.app else [])]
+    blows = schedule.make(plan.seed, plan.seconds, plan.mood)
+    books = plan.directory / "ledger"
+    with Stage(plan.directory, servers=SERVERS, replicas=REPLICAS, workers=WORKERS, flags=flags) as stage:
+        storm = _Storm(plan, stage, Ledger(books / "storm.jsonl"), offers(stage.ports[0]))
+        say(f"{len(blows)} blows in {plan.seconds:g} s, seed {plan.seed}")
+        storm.strike(blows)
+        say("calm")
+        storm.calm()
+    return check(ledger.read(books))
+
+
+def offers(port: int) -> frozenset[str]:
+    """What this gateway can do beyond the least: `tail`, `reject`, `keys`, `cluster`."""
+    http = Http(port, 10.0)
+    contract = http.ask("GET", "/openapi.json").json()
+    http.close()
+    text = json.dumps(contract)
+    found = {"tail": '"tail"' in text, "reject": "/leases/{lease}/reject" in contract["paths"]}
+    found |= {"keys": "Idempotency-Key" in text, "cluster": bool(cluster_flags())}
+    return frozenset(name for name, there in found.items() if there)
+
+
+def cluster_flags() -> tuple[str, ...]:
+    """What makes replicas forward to one another, where this gateway can."""
+    told = subprocess.run(
+        [sys.executable, "-P", "-m", "gateway", "serve", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout
+    if "--advertise" not in told or "--cluster-secret" not in told:
+        return ()
+    return ("--advertise", f"http://{HOST}:{{port}}", "--cluster-secret", SECRET)
+
+
+class _Storm:
+    def __init__(self, plan: Plan, stage: Stage, book: Ledger, offered: frozenset[str]) -> None:
+        self._plan = plan
+        self._stage = stage
+        self._book = book
+        self._offered = offered
+        self._lives: dict[str, int] = {}
+        self._down: set[str] = set()
+        self._began_s = time.monotonic()
+
+    def strike(self, blows: Sequence[Blow]) -> None:
+        """Starts the clients and carries out the blows; when it returns all that was hit is up again, or starting."""
+        names = [f"producer-{each}" for each in range(PRODUCERS)] + [f"consumer-{each}" for each in range(CONSUMERS)]
+        self._began_s = time.monotonic()
+        for name in names:
+            self._start(name)
+        order = itertools.count()
+        due: list[tuple[float, int, Blow, float]] = [(blow.at_s, next(order), blow, -1.0) for blow in blows]
+        heapq.heapify(due)
+        while due:
+            at_s, _, blow, struck = heapq.heappop(due)
+            self._sleep_until(self._began_s + at_s)
+            if struck < 0:
+                now = time.monotonic()
+                if self._stage.begin(blow):
+                    self._down.add(blow.target)
+                    heapq.heappush(due, (at_s + blow.length_s, next(order), blow, now))
+                else:
+                    self._book.write(Stroke(t=now, end=now, target=blow.target, action="missed"))
+            else:
+                self._finish(blow)
+                self._book.write(Stroke(t=struck, end=time.monotonic(), target=blow.target, action=blow.action))
+        self._sleep_until(self._calm_at)
+
+    def calm(self) -> None:
+        """The consumers empty the queues; what they leave goes to the ledger, with the dead letters."""
+        self._revive()
+        self._stage.until_ready()
+        deadline_s = time.monotonic() + CALM_S
+        quiet = 0
+        while quiet < 3 and time.monotonic() < deadline_s:
+            quiet = 0 if sum(map(waiting, self._stage.server_ports)) else quiet + 1
+            time.sleep(0.5)
+        for client in self._stage.clients.values():
+            client.kill()
+        for replica in self._stage.replicas:
+            replica.stop()
+        for number, port in enumerate(self._stage.server_ports):
+            for left in left_behind(port, number):
+                self._book.write(left)
+
+    @property
+    def _calm_at(self) -> float:
+        return self._began_s + self._plan.seconds
+
+    def _finish(self, blow: Blow) -> None:
+        self._stage.finish(blow)
+        self._down.discard(blow.target)
+        if not blow.action.startswith("kill") or blow.target.startswith("worker"):
+            return
+        if blow.target.startswith(("producer", "consumer")):
+            self._start(blow.target)
+        else:
+            self._stage.actor(blow.target).start()
+
+    def _start(self, name: str) -> None:
+        life = self._lives[name] = self._lives.get(name, 0) + 1
+        arguments = ["-P", "-m", "chaos.client", name.partition("-")[0], "--name", name, "--life", str(life)]
+        arguments += ["--seed", str(self._plan.seed), "--ports", ",".join(map(str, self._stage.ports))]
+        arguments += ["--ledger", str(self._plan.directory / "ledger"), "--calm-at", repr(self._calm_at)]
+        self._stage.client(name, [*arguments, "--offers", ",".join(sorted(self._offered))])
+
+    def _sleep_until(self, instant_s: float) -> None:
+        """Sleeps, and meanwhile starts again what ended by itself, as a service manager would."""
+        while (left_s := instant_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, REVIVE_S))
+            self._revive()
+
+    def _revive(self) -> None:
+        for actor in [*self._stage.servers, *self._stage.replicas]:
+            if not actor.running and actor.name not in self._down:
+                actor.kill()
+                actor.start()
+                now = time.monotonic()
+                self._book.write(Stroke(t=now, end=now, target=actor.name, action="ended"))
