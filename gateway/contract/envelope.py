@@ -113,7 +113,7 @@ def _scan(item: bytes) -> _Event | None:
     if found is None or ("data" in found and "data_base64" in found):
         return None
     member = "data" if "data" in found else "data_base64" if "data_base64" in found else ""
-    payload = found.pop(member, b"")
+    payload = found.pop(member) if member else b""
     attributes: dict[str, Any] = {}
     for name, value in found.items():
         try:

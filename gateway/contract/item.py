@@ -90,7 +90,7 @@ def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
     if "data" in found and "data_base64" in found:
         raise InvalidEvent("data: an event has data or data_base64, not both")
     member = "data_base64" if "data_base64" in found else "data" if "data" in found else ""
-    payload = found.pop(member, b"")
+    payload = found.pop(member) if member else b""
     attributes = checked({name: _load(name, value) for name, value in found.items()})
     content_type = attributes.get("datacontenttype")
     if member == "data_base64":

@@ -69,6 +69,7 @@ def test_missing_id_and_time_are_filled_in(http, queue):
         ({"time": "2026-02-30T00:00:00Z"}, "time"),
         ({"Bad": "x"}, "Bad"),
         ({"a_b": "x"}, "a_b"),
+        ({"": ""}, "''"),
         ({"ext": 1.5}, "ext"),
         ({"ext": {}}, "ext"),
         ({"ext": 2**31}, "ext"),
