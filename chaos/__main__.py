@@ -10,10 +10,13 @@ import random
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from chaos.checker import Verdict
+from chaos.checker import Kind, Verdict
+from chaos.faults import FAULTS
+from chaos.schedule import Mood
 from chaos.stage import StageError
 from chaos.storm import Plan, run
 
@@ -28,7 +31,33 @@ def storm(asked: argparse.Namespace) -> int:
 
 SHOWN = 20
 """Violations printed; all are in the ledger."""
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"storm": storm}
+
+
+def faults(asked: argparse.Namespace) -> int:
+    """Short runs of gateways with a planted fault: each must be found out."""
+    seed = asked.seed if asked.seed is not None else 1
+    blind = []
+    for name in FAULTS:
+        verdict = run(Plan(asked.directory / name, seed, FAULT_S, RAGE, f"chaos.faults:{name}", FAULT_CALM_S), _say)
+        found = Counter(each.kind.value for each in verdict.violations)
+        print(
+            f"{name}: " + (", ".join(f"{count} {what}" for what, count in found.items()) or "NOT NOTICED"), flush=True
+        )
+        if not found[EXPECTED[name].value]:
+            blind.append(name)
+    return 1 if blind else 0
+
+
+RAGE = Mood(pause_s=0.5, clients=0.0, workers=1.0, replicas=0.0, servers=0.0, kills=1.0)
+"""Workers are killed all the time, nothing is frozen: what a fault needs to show itself."""
+FAULT_S = 6.0
+FAULT_CALM_S = 2.0
+EXPECTED = {
+    "ack_before_confirm": Kind.REPEATED,
+    "drop_instead_of_give_back": Kind.VANISHED,
+    "move_that_confirms_first": Kind.VANISHED,
+}
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"storm": storm, "faults": faults}
 
 
 def report(verdict: Verdict, seed: int, seconds: float) -> str:

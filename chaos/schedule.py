@@ -29,13 +29,14 @@ class Blow:
 
 @dataclass(frozen=True, slots=True)
 class Mood:
-    """How a run strikes: the mean time between two blows, and how often each kind of target is chosen."""
+    """How a run strikes: the mean time between two blows, how often each kind is hit, the share of kills."""
 
     pause_s: float = 0.8
     clients: float = 0.35
     workers: float = 0.33
     replicas: float = 0.10
     servers: float = 0.22
+    kills: float = 0.55
 
 
 def make(seed: int, seconds: float, mood: Mood | None = None) -> list[Blow]:
@@ -48,7 +49,7 @@ def make(seed: int, seconds: float, mood: Mood | None = None) -> list[Blow]:
     while True:
         at_s += chance.uniform(0.2, 1.8) * mood.pause_s
         target = _target(chance, mood)
-        action = _action(chance, target)
+        action = _action(chance, target, mood)
         length_s = _length(chance, target, action)
         if at_s + length_s > seconds:
             return blows
@@ -69,8 +70,8 @@ def _target(chance: random.Random, mood: Mood) -> str:
     return chance.choice(chance.choices(kinds, weights)[0])
 
 
-def _action(chance: random.Random, target: str) -> str:
-    if chance.random() < 0.45:
+def _action(chance: random.Random, target: str, mood: Mood) -> str:
+    if chance.random() >= mood.kills:
         return "freeze"
     return chance.choice(["kill", "kill-parent"]) if target.startswith("replica") else "kill"
 

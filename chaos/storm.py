@@ -24,7 +24,6 @@ from chaos.stage import ROOT, Stage, left_behind, waiting
 from chaos.wire import HOST, Http
 
 CALM_S = 40.0
-"""How long consumers may take to empty the queues after the last blow."""
 REVIVE_S = 0.25
 FLAGS = ("--kestrel-command-timeout", "1.5", "--kestrel-connect-timeout", "1", "--no-auth")
 SECRET = "chaos-runs-on-loopback-and-keeps-no-secret"
@@ -32,13 +31,17 @@ SECRET = "chaos-runs-on-loopback-and-keeps-no-secret"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run. directory: empty or new, holds everything. app: another application for the replicas' workers."""
+    """One run. directory: empty or new, holds everything. app: another application for the replicas' workers.
+
+    calm_s: how long consumers may take to empty the queues after the last blow.
+    """
 
     directory: Path
     seed: int
     seconds: float
     mood: Mood | None = None
     app: str = ""
+    calm_s: float = CALM_S
 
 
 def run(plan: Plan, say: Callable[[str], None]) -> Verdict:
@@ -114,7 +117,7 @@ class _Storm:
         """The consumers empty the queues; what they leave goes to the ledger, with the dead letters."""
         self._revive()
         self._stage.until_ready()
-        deadline_s = time.monotonic() + CALM_S
+        deadline_s = time.monotonic() + self._plan.calm_s
         quiet = 0
         while quiet < 3 and time.monotonic() < deadline_s:
             quiet = 0 if sum(map(waiting, self._stage.server_ports)) else quiet + 1

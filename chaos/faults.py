@@ -1,0 +1,89 @@
+"""Three planted faults: gateways that break a promise, for the checker to be shown to notice.
+
+Each is an application for `serve --app chaos.faults:NAME`, patched in the worker that runs it; the gateway itself has
+no hook for this. Every fault needs something that is killed at the right instant, or a job that is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gateway import app
+from gateway.app import Gateway, WorkerContext
+from gateway.kestrel.cluster import Kestrel
+from gateway.kestrel.reads import OpenRead
+from gateway.settings import Settings
+
+GAP_S = 0.8
+"""How long the broken promise is open: what is killed then shows it."""
+
+__all__ = ["FAULTS", "WorkerContext", "ack_before_confirm", "drop_instead_of_give_back", "move_that_confirms_first"]
+
+_tasks: set[asyncio.Task[None]] = set()
+
+
+def ack_before_confirm(settings: Settings, context: WorkerContext) -> Gateway:
+    """Says that a job is gone, and asks Kestrel to remove it a moment later."""
+    confirm = OpenRead.confirm
+
+    async def later(read: OpenRead) -> None:
+        await asyncio.sleep(GAP_S)
+        await confirm(read)
+
+    async def at_once(read: OpenRead) -> None:
+        _begin(later(read))
+
+    _patch(OpenRead, "confirm", at_once)
+    return app.create_app(settings, context)
+
+
+def drop_instead_of_give_back(settings: Settings, context: WorkerContext) -> Gateway:
+    """Removes a job that should go back to the head of its queue."""
+    give_back = OpenRead.give_back
+
+    async def drop(read: OpenRead) -> None:
+        try:
+            await read.confirm()
+        finally:
+            give_back(read)
+
+    _patch(OpenRead, "abort", OpenRead.confirm)
+    _patch(OpenRead, "give_back", lambda read: _begin(drop(read)))
+    return app.create_app(settings, context)
+
+
+def move_that_confirms_first(settings: Settings, context: WorkerContext) -> Gateway:
+    """Removes a job from its place and puts it on the tail a moment later, where it should do the reverse."""
+    gateway = app.create_app(settings, context)
+    kestrel: Kestrel = gateway._kestrel
+
+    async def move(read: OpenRead) -> None:
+        await read.confirm()
+        await asyncio.sleep(GAP_S)
+        await kestrel.put(read.key, read.data)
+
+    _patch(OpenRead, "abort", move)
+    return gateway
+
+
+FAULTS: dict[str, Callable[[Settings, WorkerContext], Gateway]] = {
+    each.__name__: each for each in (ack_before_confirm, drop_instead_of_give_back, move_that_confirms_first)
+}
+
+
+def _begin(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.get_running_loop().create_task(work)
+    _tasks.add(task)
+    task.add_done_callback(_ended)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    _tasks.discard(task)
+    if not task.cancelled():
+        task.exception()
+
+
+def _patch(owner: type, name: str, replacement: Callable[..., Any]) -> None:
+    setattr(owner, name, replacement)

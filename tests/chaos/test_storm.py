@@ -1,0 +1,25 @@
+"""A short storm over the real thing, and over gateways with a planted fault: kept promises pass, broken ones do not."""
+
+import os
+
+import pytest
+
+from chaos.__main__ import EXPECTED, FAULT_CALM_S, FAULT_S, RAGE
+from chaos.storm import Plan, run
+
+SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_CHAOS_SECONDS", "8"))
+
+
+def test_a_short_storm_breaks_no_promise(tmp_path):
+    """Everything is killed and frozen for a few seconds; the checker finds nothing, and there was something to find."""
+    verdict = run(Plan(tmp_path, 7, SECONDS), print)
+    assert verdict.violations == []
+    assert verdict.figures["acks answered 204"] > 100
+    assert any(what.startswith(("kill", "freeze")) for what in verdict.figures)
+
+
+@pytest.mark.parametrize("fault", EXPECTED)
+def test_a_planted_fault_is_found(tmp_path, fault):
+    """A gateway that breaks its promise is reported as what it is within half a minute."""
+    verdict = run(Plan(tmp_path, 1, FAULT_S, RAGE, f"chaos.faults:{fault}", FAULT_CALM_S), print)
+    assert EXPECTED[fault] in {each.kind for each in verdict.violations}
