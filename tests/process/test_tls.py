@@ -58,6 +58,7 @@ def test_https_is_served(tmp_path, files):
             delivery = http.get("/queues/q/next").json()
             assert delivery["data"].encode() == body
             assert http.post(delivery["lease"]["url"] + "/ack").status_code == 204
+            assert http.get("/queues", headers={"origin": gateway.url}).status_code == 200
             with pytest.raises(httpx.ReadTimeout):
                 httpx.get(gateway.url + "/queues/q/next?timeout=20", verify=gateway.verify, timeout=0.5)
             http.post("/queues/q/jobs", content=b"1")
