@@ -13,7 +13,7 @@
      +- ForbiddenQueue        the key may not touch this queue
      +- TooManyQueues         one queue more than the tenant may have
      +- NotFound              no such path
-     |   +- QueueNotFound, LeaseNotFound, QueueEmpty
+     |   +- QueueNotFound, LeaseNotFound, QueueEmpty, ServerNotFound
      +- MethodNotAllowed
      +- RequestTimeout        header block or body not complete in time
      +- LeaseConflict         settled already, in another way
@@ -27,6 +27,7 @@
      +- IdempotencyInFlight   the first request with this key has no outcome yet
      +- IdempotencyKeyReused  the key came with another request before
      +- Internal              a defect of the gateway
+     +- NotSupported          the Kestrel server cannot do it
      +- OutcomeUnknown        it was sent and no answer came: it may or may not have happened
      +- Unavailable           not done, try again
          +- BackendUnavailable   no Kestrel server could be asked
@@ -55,6 +56,7 @@ class GatewayError(Exception):
     retryable: ClassVar[bool] = False
     retry_after_s: int | None = None
     challenge: str = ""  # the WWW-Authenticate header that goes with it (RFC 6750)
+    coverage: str = ""  # the Queue-Coverage header: how many servers were asked, where not all were
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -171,6 +173,11 @@ class LeaseNotFound(NotFound):
     title = "No such lease"
 
 
+class ServerNotFound(NotFound):
+    code = "server-not-found"
+    title = "No such server"
+
+
 class MethodNotAllowed(GatewayError):
     """allow: the methods that are allowed, as the header of that name lists them."""
 
@@ -272,6 +279,12 @@ class IdempotencyKeyReused(GatewayError):
     code = "idempotency-key-reused"
     status = 422
     title = "The key belongs to another request"
+
+
+class NotSupported(GatewayError):
+    code = "not-supported"
+    status = 501
+    title = "The server cannot do that"
 
 
 class OutcomeUnknown(GatewayError):

@@ -32,7 +32,7 @@ def problem_bytes(error: GatewayError, request_id: str) -> bytes:
 
 
 def problem_headers(error: GatewayError, body: bytes) -> list[tuple[bytes, bytes]]:
-    """The headers of that body: its type and length; `Retry-After` and `WWW-Authenticate` as the error says."""
+    """The headers of that body: its type and length; `Retry-After`, `WWW-Authenticate`, `Queue-Coverage` as it says."""
     headers = [
         (b"content-type", CONTENT_TYPE.encode()),
         (b"content-length", b"%d" % len(body)),
@@ -42,4 +42,6 @@ def problem_headers(error: GatewayError, body: bytes) -> list[tuple[bytes, bytes
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.challenge:
         headers.append((b"www-authenticate", error.challenge.encode()))
+    if error.coverage:
+        headers.append((b"queue-coverage", error.coverage.encode()))
     return headers

@@ -1,104 +1,148 @@
 """Kestrel as the layers above see it: queues by key, one server or several that do not know of one another.
 
-Owns the servers and which of them is asked: writes go to one that answers, waits stand on all, numbers are added up.
-Knows no HTTP, no tenants and no leases.
+Owns the members: they come and go while it runs. What is written where, who waits for what, and how answers are
+merged have modules of their own (writes, waiting, everywhere). Knows no HTTP, no tenants and no leases.
+
+A server that is no member any more takes no writes and gets no new waits; what is set aside on it ends in its own
+time, and then its connections close.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
-from pymemcache.exceptions import MemcacheClientError, MemcacheError, MemcacheUnknownCommandError
+from pymemcache.exceptions import MemcacheError
 
-from gateway.errors import BackendUnavailable, GatewayError
-from gateway.kestrel.address import parse_address
+from gateway.errors import BackendUnavailable, GatewayError, NotSupported, ServerNotFound
+from gateway.kestrel import everywhere
+from gateway.kestrel.address import Address
 from gateway.kestrel.codec import Codecs, KestrelClient
 from gateway.kestrel.connection import ConnectionLostError
 from gateway.kestrel.counters import Counters, Statistics, snapshot
-from gateway.kestrel.server import Backend, Health, Server
-from gateway.kestrel.stats import QueueStats, parse_dump, parse_stats
-from gateway.kestrel.trouble import not_asked, perhaps_done
-from gateway.kestrel.waiting import Lines, Waiter
+from gateway.kestrel.everywhere import Peeked, Survey
+from gateway.kestrel.health import Backend, Coverage, Health
+from gateway.kestrel.members import Members
+from gateway.kestrel.server import Server
+from gateway.kestrel.stats import QueueStats
+from gateway.kestrel.trouble import perhaps_done
+from gateway.kestrel.waiter import Waiter
+from gateway.kestrel.waiting import Lines
 from gateway.kestrel.writer import Writer
+from gateway.kestrel.writes import Writes
 from gateway.settings import Settings
 
 
 class Kestrel:
     """The client side of Kestrel. Made, started, used and closed on one event loop."""
 
-    def __init__(self, addresses: Sequence[str], settings: Settings) -> None:
-        """`addresses`: at least one `host:port`, `[v6]:port` or `unix:PATH`. Raises: SettingsError."""
-        if not addresses:
+    def __init__(self, addresses: Sequence[str], settings: Settings, file: Path | None = None) -> None:
+        """`addresses` and `file`: see gateway.kestrel.members. Raises: SettingsError, MistakesError."""
+        if not addresses and file is None:
             raise ValueError("no Kestrel server is named")
-        self._parsed = [parse_address(address) for address in addresses]
+        self._members = Members(addresses, file)
         self._settings = settings
+        self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
         self._codecs = Codecs()
         self._servers: list[Server] = []
-        self._writers: list[Writer] = []
+        self._leaving: dict[Server, asyncio.Task[None]] = {}
+        self._resolver: asyncio.Task[None] | None = None
         self._lines = self._make_lines()
 
     async def start(self) -> None:
         """Begins connecting in the background; a server that cannot be reached is tried again and again."""
-        self._servers = [
-            Server(address, self._settings, self._codecs, self._counters, self._server_up) for address in self._parsed
-        ]
         self._lines = self._make_lines()
-        self._writers = [Writer(server) for server in self._servers]
-        for server in self._servers:
-            server.start()
+        self._writes = Writes(self._limit_s)
+        self.set_members(self._members.addresses)
+        self._resolver = asyncio.create_task(self._resolve_each_time(), name="resolver of Kestrel's names")
 
     async def close(self) -> None:
         """Ends every wait with BackendUnavailable and closes every connection; open reads go back by that."""
+        if self._resolver is not None:
+            self._resolver.cancel()
         self._lines.close(BackendUnavailable("the gateway is shutting down"))
-        for server in self._servers:
+        for task in self._leaving.values():
+            task.cancel()
+        await asyncio.gather(*self._leaving.values(), return_exceptions=True)
+        for server in [*self._servers, *self._leaving]:
             await server.close()
-        for writer in self._writers:
-            await writer.close()
+        await self._writes.close()
         self._codecs.close()
+
+    # Members
+
+    async def reload(self) -> None:
+        """Reads the members' file again, looks every name up again, and lets servers come and go accordingly.
+
+        Raises: MistakesError; the members stay then.
+        """
+        await self._members.read()
+        await self._members.resolve()
+        self.set_members(self._members.addresses)
+
+    def set_members(self, addresses: Sequence[Address]) -> None:
+        """From now on these are the servers."""
+        known = {server.address: server for server in self._servers}
+        members = [
+            known.pop(address) if address in known else self._new(address) for address in dict.fromkeys(addresses)
+        ]
+        if members == self._servers:
+            return
+        self._servers = members
+        self._lines.set_servers(members)
+        for writer in self._writes.set_servers(members):
+            self._leaving[writer.server] = asyncio.create_task(self._part_from(writer))
+
+    def _new(self, address: Address) -> Server:
+        server = Server(address, self._settings, self._codecs, self._counters, self._server_changed)
+        server.start()
+        return server
+
+    async def _part_from(self, writer: Writer) -> None:
+        """Returns when nothing of ours is left on the writer's server."""
+        await writer.close()
+        await writer.server.leave()
+        await writer.server.close()
+        del self._leaving[writer.server]
+
+    async def _resolve_each_time(self) -> None:
+        while self._members.named:
+            await self._members.resolve()
+            self.set_members(self._members.addresses)
+            await asyncio.sleep(self._settings.kestrel_resolve_s)
 
     # Jobs
 
-    async def put(self, key: str, data: bytes, expiry: int = 0) -> None:
-        """The item is stored: the server answered STORED. `expiry` as on the wire: 0 never, else seconds.
+    async def put(
+        self, key: str, data: bytes, expiry: int = 0, *, ordering_key: str | None = None, duplicates_ok: bool = False
+    ) -> None:
+        """The item is stored: a server answered STORED. `expiry` as on the wire: 0 never, else seconds.
 
+        ordering_key: items with the same one go to the same server, and to no other when that is down. duplicates_ok:
+        where a server was sent the item and did not answer, another one is sent it too.
         Raises: QueueFull; BackendUnavailable when nothing was sent, BackendRefused when the server said no;
         OutcomeUnknown when it was sent and no clean answer came. Cancelled: it may have been stored.
         """
-        for writer in self._writable():
-            try:
-                await writer.put(key, data, expiry)
-            except BackendUnavailable as error:
-                failure = error
-                continue
-            return
-        raise failure
+        await self._writes.put(key, data, expiry, ordering_key, duplicates_ok)
 
-    async def put_many(self, key: str, items: Sequence[tuple[bytes, int]]) -> list[GatewayError | None]:
+    async def put_many(
+        self,
+        key: str,
+        items: Sequence[tuple[bytes, int]],
+        *,
+        ordering_key: str | None = None,
+        duplicates_ok: bool = False,
+    ) -> list[GatewayError | None]:
         """Stores many items, each `(data, expiry)`, in order; one outcome each, None for stored, else as `put` raises.
 
-        Cancelled: any of them may have been stored.
+        Raises: BackendUnavailable when no server is known. Cancelled: any of them may have been stored.
         """
-        if not items:
-            return []
-        outcomes: list[GatewayError | None] = []
-        for writer in self._writable():
-            stored = await asyncio.gather(
-                *(writer.put(key, data, expiry) for data, expiry in items), return_exceptions=True
-            )
-            for each in stored:
-                if each is not None and not isinstance(each, GatewayError):
-                    raise each
-            outcomes = [each for each in stored if each is None or isinstance(each, GatewayError)]
-            if not all(isinstance(each, BackendUnavailable) for each in outcomes):
-                break
-        return outcomes
+        return await self._writes.put_many(key, items, ordering_key, duplicates_ok) if items else []
 
     def wait(self, key: str, timeout_s: float) -> Waiter:
-        """Joins those who wait for the queue's next item. `timeout_s` 0: asks once and answers at once.
+        """Joins those who wait for the queue's next item. `timeout_s` 0: asks each server once and answers at once.
 
         Whoever waits awaits `result` or calls `cancel`: an item that is his stays set aside until then, at the
         longest until his deadline.
@@ -107,60 +151,72 @@ class Kestrel:
 
     async def peek(self, key: str) -> bytes | None:
         """The head item, left where it is, or None. Creates the queue. Raises: BackendUnavailable."""
-        for item in await self._ask_all(KestrelClient.peek, key):
-            if item is not None:
-                return bytes(item)
-        return None
+        return (await self.look(key)).data
+
+    async def look(self, key: str) -> Peeked:
+        """As `peek`, with how many servers were asked."""
+        return await everywhere.peek(self._servers, key)
 
     # Queues
 
     async def queues(self) -> dict[str, QueueStats]:
         """Every queue by its key, added up over the servers. Raises: BackendUnavailable when none answers."""
-        return await self._stats()
+        return (await self.survey()).queues
 
     async def stats_of(self, key: str) -> QueueStats | None:
         """One queue, added up over the servers; None when none of them has it. Creates none. Raises: as `queues`."""
-        return (await self._stats(key)).get(key)
+        return (await self.survey(key)).queues.get(key)
 
-    async def _stats(self, *keys: str) -> dict[str, QueueStats]:
-        total: dict[str, QueueStats] = {}
-        failure: BackendUnavailable | None = None
-        answers = 0
-        for server in self._servers:
-            try:
-                queues = await _stats(server, keys)
-            except BackendUnavailable as error:
-                failure = error
-                continue
-            answers += 1
-            for key, stats in queues.items():
-                total[key] = total[key] + stats if key in total else stats
-        if failure is not None and not answers:
-            raise failure
-        return total
+    async def survey(self, *keys: str) -> Survey:
+        """As `queues`, also server by server, with how many answered. keys: where only these are wanted."""
+        return await everywhere.survey(self._servers, *keys)
 
-    async def flush(self, key: str) -> None:
-        """The queue is empty but for what is set aside. Raises: BackendUnavailable, OutcomeUnknown."""
-        await self._change_all(KestrelClient.flush, key)
+    async def flush(self, key: str) -> Coverage:
+        """The queue is empty but for what is set aside, on the servers that answer.
 
-    async def delete(self, key: str) -> None:
-        """The queue is gone, with its open reads. Raises: BackendUnavailable, OutcomeUnknown."""
-        await self._change_all(KestrelClient.drop, key)
+        Raises: BackendUnavailable, OutcomeUnknown.
+        """
+        return await everywhere.change(self._servers, KestrelClient.flush, key)
+
+    async def delete(self, key: str) -> Coverage:
+        """The queue is gone, with its open reads, on the servers that answer.
+
+        Raises: BackendUnavailable, OutcomeUnknown.
+        """
+        return await everywhere.change(self._servers, KestrelClient.drop, key)
 
     # How it stands
 
     @property
     def available(self) -> bool:
-        """Whether some server answers."""
-        return any(server.state is Health.UP for server in self._servers)
+        """Whether some server gives out items: one that takes no writes is enough."""
+        return any(server.reads for server in self._servers)
 
     def backends(self) -> list[Backend]:
-        """Every server and how it stands."""
-        return [server.backend() for server in self._servers]
+        """Every server and how it stands, also those that we are parting from."""
+        return [server.backend() for server in [*self._servers, *self._leaving]]
+
+    async def set_status(self, address: str, status: Health) -> Backend:
+        """The member stands so from now on: UP, READONLY or QUIESCENT.
+
+        Raises: ServerNotFound; NotSupported where it knows no `status`; BackendUnavailable, OutcomeUnknown.
+        """
+        for server in self._servers:
+            if str(server.address) == address:
+                break
+        else:
+            raise ServerNotFound(f"there is no server {address!r}")
+        if server.answers and server.capabilities is not None and not server.capabilities.status:
+            raise NotSupported(f"{address} ({server.capabilities.software}) knows no status")
+        try:
+            await server.set_status(status)
+        except (ConnectionLostError, MemcacheError) as error:
+            raise perhaps_done(error, server.address) from error
+        return server.backend()
 
     def statistics(self) -> Statistics:
         """What has been done so far, and what is under way."""
-        counts = [server.connections() for server in self._servers]
+        counts = [server.connections() for server in [*self._servers, *self._leaving]]
         return snapshot(
             self._counters,
             connections=sum(sum(count.values()) for count in counts),
@@ -170,53 +226,8 @@ class Kestrel:
             waited_queues=len(self._lines),
         )
 
-    def _server_up(self, server: Server) -> None:
-        self._lines.server_up(server)
+    def _server_changed(self, server: Server) -> None:
+        self._lines.server_changed(server)
 
     def _make_lines(self) -> Lines:
-        settings = self._settings
-        patience_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
-        return Lines(self._servers, settings.kestrel_waits, patience_s, self._counters)
-
-    def _writable(self) -> Sequence[Writer]:
-        """The servers in the order in which a write tries them: those that answer first, at random."""
-        if len(self._servers) == 1:
-            return self._writers
-        if not self._servers:
-            raise BackendUnavailable("the Kestrel client is not started")
-        order = random.sample(range(len(self._servers)), len(self._servers))
-        order.sort(key=lambda index: self._servers[index].state is not Health.UP)
-        return [self._writers[index] for index in order]
-
-    async def _ask_all(self, command: Any, key: str) -> list[Any]:
-        answers = []
-        failure: BackendUnavailable | None = None
-        for server in self._servers:
-            try:
-                answers.append(await server.ask(command, key))
-            except BackendUnavailable as error:
-                failure = error
-        if failure is not None and not answers:
-            raise failure
-        return answers
-
-    async def _change_all(self, command: Any, key: str) -> None:
-        for server in self._servers:
-            try:
-                await server.run(command, key)
-            except (ConnectionLostError, MemcacheError) as error:
-                raise perhaps_done(error, server.address) from error
-
-
-async def _stats(server: Server, keys: Sequence[str]) -> dict[str, QueueStats]:
-    """The queues of these keys, where the server can be asked for some; else all."""
-    capabilities = server.capabilities
-    try:
-        if capabilities is None or capabilities.dump_stats:
-            try:
-                return parse_dump(await server.run(KestrelClient.dump_stats, *keys))
-            except (MemcacheUnknownCommandError, MemcacheClientError):
-                pass
-        return parse_stats(await server.ask(KestrelClient.all_stats))
-    except (ConnectionLostError, MemcacheError, ValueError) as error:
-        raise not_asked(error, server.address) from error
+        return Lines(self._servers, self._settings.kestrel_waits, self._limit_s, self._counters)

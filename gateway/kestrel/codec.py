@@ -31,6 +31,7 @@ Put = tuple[str, bytes, int]
 _KEY = re.compile(rb"[\x21-\x2e\x30-\x7e\x80-\xff][\x21-\x7e\x80-\xff]*")
 _SETTLED = (b"END",)
 _DELETED = (b"DELETED", b"END")
+_STATUSES = (b"UP", b"READONLY", b"QUIESCENT")
 
 
 class Wire(Protocol):
@@ -189,6 +190,17 @@ class KestrelClient(Client):  # type: ignore[misc]
         if not line.startswith(b"VERSION "):
             raise MemcacheUnknownError(line[:32])
         return line[8:].decode("utf-8", "replace")
+
+    def ask_status(self) -> str:
+        """`UP`, `READONLY` or `QUIESCENT`."""
+        line = self._line(b"status")
+        if line not in _STATUSES:
+            raise MemcacheUnknownError(line[:32])
+        return line.decode()
+
+    def set_status(self, status: str) -> None:
+        """The server stands so from now on. `status`: `up`, `readonly` or `quiescent`."""
+        self._expect(b"status " + status.encode(), (*_SETTLED, *_STATUSES))
 
     def refuse_confirm(self) -> None:
         """A `confirm` that cannot confirm anything; returns on its ERROR. Touches and creates no queue."""

@@ -50,11 +50,15 @@ class IllegalMoveError(RuntimeError):
 
 
 class ConnectionLostError(Exception):
-    """The connection ended before the answer was complete. `unsent`: the end of the command surely never left."""
+    """The connection ended before the answer was complete. `unsent`: the end of the command surely never left.
 
-    def __init__(self, reason: str, *, timed_out: bool = False) -> None:
+    ours: it says nothing of the server, since we wanted the end.
+    """
+
+    def __init__(self, reason: str, *, timed_out: bool = False, ours: bool = False) -> None:
         super().__init__(reason)
         self.timed_out = timed_out
+        self.ours = ours
         self.unsent = False
 
 
@@ -140,7 +144,7 @@ class Connection(asyncio.Protocol):
         try:
             return await future
         except asyncio.CancelledError:
-            self.close(ConnectionLostError("the caller was cancelled"))
+            self.close(ConnectionLostError("the caller was cancelled", ours=True))
             raise
 
     def pin(self, on_lost: Callable[[], None]) -> None:
@@ -169,7 +173,7 @@ class Connection(asyncio.Protocol):
         if self.state is State.CLOSED:
             return
         was = self.state
-        error = reason or ConnectionLostError("closed by the gateway")
+        error = reason or ConnectionLostError("closed by the gateway", ours=True)
         self._move(State.CLOSED)
         if self._transport is not None:
             if was is State.BUSY and isinstance(error, ConnectionLostError):

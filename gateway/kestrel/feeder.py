@@ -1,14 +1,15 @@
-"""The blocked gets of one queue on one server: as many as are useful, at most `waits`, re-armed while anyone waits.
+"""The blocked gets of one queue on one server, re-armed while anyone waits.
 
-Owns when the server is asked. The gets belong to the queue: whoever stands first in its line gets what they bring, and
-a waiter that vanishes closes none. Whom an item serves is the line's business (`Asker`).
+Owns when the server is asked. The gets belong to the queue: whoever stands first in its line gets what they bring,
+and a waiter that vanishes closes none. Whom an item serves, and how many gets there may be, says the line (`Asker`).
 
-1. A get is closed only by its own deadline or the server; one that nobody needs any more runs out by itself.
+1. A get is closed only by its own deadline, by the server, or by `withdraw`.
 2. A get that is cut before its time is armed again, after growing pauses, while waiters keep waiting.
 3. A server that answers END before the time is over does not wait (Siberite) or had the queue deleted: from the second
    in a row one get at a time is sent, in slices that grow, until an item comes or a get waits its time out.
 4. A waiter who asks once is answered by a get without a wait that was sent after he came: by one of his own, or by
-   another one's END. What such a get brings still serves the first in line.
+   another one's END. What such a get brings still serves the first in line. As long as the queue is empty one such
+   get at a time is sent, so that all who come meanwhile share the next.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from gateway.errors import BackendUnavailable
+from gateway.errors import BackendRefused, BackendUnavailable
 from gateway.kestrel.backoff import pause_s
 from gateway.kestrel.codec import KestrelClient
 from gateway.kestrel.connection import Connection, ConnectionLostError, State
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.reads import OpenRead
-from gateway.kestrel.server import Health, Server
+from gateway.kestrel.server import Server
 from gateway.kestrel.trouble import not_asked
 
 FIRST_SLICE_S, LONGEST_SLICE_S, SLICE_GROWTH = 0.02, 0.25, 1.5
@@ -40,15 +41,20 @@ class Caller(Protocol):
 
 
 class Asker(Protocol):
-    """What a feeder needs of its line: how many are `parked` in it, and the loop time of their `furthest` deadline."""
+    """What a feeder needs of its line: how many are `parked` in it, and the loop time of their `furthest` deadline.
+
+    longest_wait_s: of one get. spread: the line says anew who may ask.
+    """
 
     key: str
     loop: asyncio.AbstractEventLoop
     parked: int
     furthest: float
+    longest_wait_s: float
 
     def serve(self, read: OpenRead) -> None: ...
     def asked(self, waiter: Any, error: BackendUnavailable | None) -> None: ...
+    def spread(self) -> None: ...
     def tidy(self) -> None: ...
 
 
@@ -73,19 +79,22 @@ class Question:
 
 
 class Feeder:
-    """Keeps a queue's gets standing on one server."""
+    """Keeps a queue's gets standing on one server. limit: as many at most; the line may set it anew."""
 
     __slots__ = (
-        "_answered_at", "_asked", "_asking", "_counters", "_early", "_error", "_failures", "_gets", "_limit", "_line",
-        "_questions", "_retry", "_wanted", "server",
+        "_answered_at", "_asked", "_asking", "_counters", "_early", "_error", "_failures", "_gets", "_line",
+        "_permits", "_permitted_at", "_questions", "_retry", "_wanted", "bringing", "limit", "server",
     )  # fmt: skip
 
     def __init__(self, line: Asker, server: Server, limit: int, counters: Counters) -> None:
         self.server = server
+        self.limit = limit
+        self.bringing = False
         self._line = line
-        self._limit = limit
         self._counters = counters
-        self._gets: set[Get] = set()
+        self._gets: dict[Get, Connection] = {}
+        self._permits = 0
+        self._permitted_at = -1.0
         self._wanted: set[asyncio.Future[Connection]] = set()
         self._questions: deque[Question] = deque()
         self._asking = 0
@@ -106,13 +115,39 @@ class Feeder:
         """How many gets are on the server."""
         return len(self._gets)
 
+    @property
+    def under_way(self) -> int:
+        """How many gets are on the server or may be sent."""
+        return len(self._gets) + self._permits
+
+    @property
+    def room(self) -> int:
+        """How many more gets it could send now."""
+        if self._retry is not None:
+            return 0
+        return (1 if self._sliced else self.limit) - len(self._gets) - self._permits
+
+    @property
+    def last_at(self) -> float:
+        """The loop time at which the server was last asked or has last answered."""
+        return max(self._answered_at, self._permitted_at)
+
+    def young(self, since: float) -> int:
+        """How many gets were begun after that moment: perhaps there are items for them."""
+        count = self._permits if self._permitted_at > since else 0
+        for get in reversed(self._gets):
+            if get.sent_at <= since:
+                break
+            count += 1
+        return count
+
     def asked_since(self, moment: float) -> bool:
         """Whether the server answered after that moment, or has a get of ours standing now."""
-        return self._answered_at >= moment or (bool(self._gets) and self.server.state is Health.UP)
+        return self._answered_at >= moment or (bool(self._gets) and self.server.reads)
 
     def trouble(self) -> BackendUnavailable:
         """Why the server could not be asked, as a fresh error."""
-        if self.server.state is not Health.UP:
+        if not self.server.reads:
             return self.server.error
         if self._error is None:
             return BackendUnavailable(f"no connection to {self.server.address} in time")
@@ -121,9 +156,14 @@ class Feeder:
         return error
 
     def joined(self) -> None:
-        """Somebody joined the line."""
+        """Somebody joined the line: a slice that is paused begins at once."""
         if self._retry is not None and self._sliced and not self._gets:
             self._cancel_retry()
+
+    def permit(self, count: int) -> None:
+        """So many more gets may be sent."""
+        self._permits += count
+        self._permitted_at = self._line.loop.time()
         self._fill()
 
     def ask(self, caller: Caller) -> None:
@@ -132,7 +172,7 @@ class Feeder:
         self._fill()
 
     def revive(self) -> None:
-        """The server is back."""
+        """The server is back: it may be asked again."""
         self._failures = 0
         self._cancel_retry()
         self._fill()
@@ -141,8 +181,24 @@ class Feeder:
         """Nobody is in the line: nothing new is sent."""
         self._cancel_retry()
         self._questions.clear()
+        self._permits = 0
         for future in list(self._wanted):
             future.cancel()
+
+    def withdraw(self) -> None:
+        """Closes the standing gets; what they were about to bring goes back by that."""
+        gets, self._gets = self._gets, {}
+        for connection in gets.values():
+            connection.close(ConnectionLostError("nobody waits any more", ours=True))
+
+    def leave(self) -> None:
+        """The server is no member any more: nothing of the line stays on it."""
+        questions, self._questions = self._questions, deque()
+        self.rest()
+        self.withdraw()
+        for question in questions:
+            if question.caller.waiting:
+                self._line.asked(question.caller, BackendUnavailable(f"{self.server.address} is no server any more"))
 
     # What is missing, and connections for it
 
@@ -151,15 +207,10 @@ class Feeder:
         return self._early >= EARLY_ENDS
 
     def _unasked(self) -> int:
-        return min(len(self._questions), self._limit - self._asking)
-
-    def _missing(self) -> int:
-        if self._retry is not None:
-            return 0
-        return max(0, min(1 if self._sliced else self._limit, self._line.parked) - len(self._gets))
+        return min(len(self._questions), (self.limit if self.bringing else 1) - self._asking)
 
     def _fill(self) -> None:
-        while (count := self._unasked() + self._missing() - len(self._wanted)) > 0:
+        while (count := max(0, self._unasked()) + self._permits - len(self._wanted)) > 0:
             connection = self.server.checkout()
             if connection is None:
                 for _ in range(count):
@@ -178,13 +229,14 @@ class Feeder:
             else:
                 assert isinstance(error, BackendUnavailable)
                 self._refused(error)
-            self._fill()
-        self._line.tidy()
+            self._go_on()
+        else:
+            self._line.tidy()
 
     def _use(self, connection: Connection) -> None:
         """Sends what is most wanted on the connection, or releases it."""
         if connection.state is State.IDLE:
-            while self._unasked():
+            while self._unasked() > 0:
                 question = self._questions.popleft()
                 if question.caller.waiting:
                     self._asking += 1
@@ -192,16 +244,18 @@ class Feeder:
                     then = partial(self._told, connection, question, self._asked)
                     connection.start(then, self.server.timeout_s, KestrelClient.take, self._line.key, 0)
                     return
-            if self._missing():
+            if self._permits:
+                self._permits -= 1
                 self._arm(connection)
                 return
         self.server.release(connection)
 
     def _arm(self, connection: Connection) -> None:
         now = self._line.loop.time()
-        wait_ms = max(1, int(min(self._line.furthest - now, self.server.longest_wait_s) * 1000))
+        longest_s = min(self._line.furthest - now, self.server.longest_wait_s, self._line.longest_wait_s)
+        wait_ms = max(1, int(longest_s * 1000))
         get = Get(now, wait_ms / 1000)
-        self._gets.add(get)
+        self._gets[get] = connection
         self._counters.waits_armed += 1
         then = partial(self._answered, connection, get)
         connection.start(then, get.wait_s + self.server.timeout_s, KestrelClient.take, self._line.key, wait_ms)
@@ -209,16 +263,15 @@ class Feeder:
     # Answers
 
     def _answered(self, connection: Connection, get: Get, value: bytes | None, error: BaseException | None) -> None:
-        self._gets.discard(get)
-        if error is not None:
-            self._counters.waits_cut += 1
-            self._cut(error)
-        else:
+        withdrawn = self._gets.pop(get, None) is None
+        if error is None:
             self._heard(connection, value)
             if value is None:
                 self._ended(get)
-        self._fill()
-        self._line.tidy()
+        elif not withdrawn:
+            self._counters.waits_cut += 1
+            self._cut(error)
+        self._go_on()
 
     def _told(
         self, connection: Connection, question: Question, number: int, value: bytes | None, error: BaseException | None
@@ -237,7 +290,12 @@ class Feeder:
                 self._questions.append(Question(caller, question.came, again=False))
             else:
                 self._line.asked(caller, self._error)
+        self._go_on()
+
+    def _go_on(self) -> None:
         self._fill()
+        if self._line.parked:
+            self._line.spread()
         self._line.tidy()
 
     def _nothing(self, caller: Caller, number: int) -> None:
@@ -253,6 +311,7 @@ class Feeder:
         self._answered_at = self._line.loop.time()
         self._failures = 0
         self._error = None
+        self.bringing = value is not None
         if value is None:
             self.server.release(connection)
             return
@@ -281,6 +340,8 @@ class Feeder:
     def _cut(self, error: BaseException) -> None:
         """What was cut at the same time counts once, and the first time is repeated at once."""
         self._error = not_asked(error, self.server.address)
+        if isinstance(self._error, BackendRefused):
+            self.server.look()
         if self._retry is None:
             self._failures += 1
             if self._failures > 1:
@@ -288,11 +349,12 @@ class Feeder:
 
     def _retry_in(self, delay_s: float) -> None:
         if self._line.parked:
+            self._permits = 0
             self._retry = self._line.loop.call_later(delay_s, self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None
-        self._fill()
+        self._go_on()
 
     def _cancel_retry(self) -> None:
         if self._retry is not None:

@@ -78,7 +78,7 @@ class Pool:
             if not future.done():
                 future.set_result(connection)
                 return
-        if len(self._idle) < self._size + RESERVE:
+        if self._size and len(self._idle) < self._size + RESERVE:
             self._idle[connection] = None
         else:
             connection.close()
@@ -91,6 +91,11 @@ class Pool:
         """Opens connections for those who want one."""
         self._suspended = False
         self._open_more()
+
+    def empty(self) -> None:
+        """Keeps no connection from now on: what is released is closed. The idle ones are their server's to close."""
+        self._size = 0
+        self.suspend()
 
     def fail(self, error: BackendUnavailable) -> None:
         """Tells all who want a connection that there is none."""

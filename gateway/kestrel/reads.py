@@ -135,7 +135,7 @@ class OpenRead:
         if self._hold in (Hold.HELD, Hold.SETTLING):
             self._end()
             self._connection.disown()
-            self._connection.close(ConnectionLostError("the item was given back"))
+            self._connection.close(ConnectionLostError("the item was given back", ours=True))
 
     def _handed_back(self, _value: Any, _error: BaseException | None) -> None:
         self._end()
@@ -163,7 +163,7 @@ class OpenRead:
         try:
             await self._connection.calm()
         except asyncio.CancelledError:
-            self._connection.close(ConnectionLostError("the caller was cancelled"))
+            self._connection.close(ConnectionLostError("the caller was cancelled", ours=True))
             raise
 
     def _return(self) -> None:

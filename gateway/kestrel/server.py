@@ -2,7 +2,8 @@
 
 Owns its pool, the keeper that (re)connects and the pings. Does not know queues, waiters or other servers.
 
-1. UP: a connection was made and answered `version`. DOWN: the last connection went (other than by a refusal, which is
+1. UP, READONLY, QUIESCENT: a connection was made and answered, and `status` says which. It is asked again every
+   LOOK_EVERY_S, sooner after a refusal. DOWN: the last connection went (other than by a refusal, which is
    an answer), or an answer did not come in time; the keeper then tries a fresh connection, at once and after that with
    growing pauses. Each change is one line of the log.
 2. While it is DOWN nothing is sent to it: callers share the keeper's attempt and its error.
@@ -17,19 +18,20 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
+from functools import partial
 from typing import Any
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError
 
-from gateway.errors import BackendUnavailable
+from gateway.errors import BackendRefused, BackendUnavailable
 from gateway.kestrel.address import Address
 from gateway.kestrel.backoff import pause_s
-from gateway.kestrel.capabilities import Capabilities, by_version
+from gateway.kestrel.capabilities import Capabilities
 from gateway.kestrel.codec import Codecs, KestrelClient
 from gateway.kestrel.connection import Command, Connection, ConnectionLostError, State
 from gateway.kestrel.counters import Counters
+from gateway.kestrel.health import BY_STATUS, Backend, Health
+from gateway.kestrel.introduction import introduce
 from gateway.kestrel.pool import Pool
 from gateway.kestrel.trouble import not_asked
 from gateway.settings import Settings
@@ -40,32 +42,11 @@ LEAST_PAUSE_S = 0.1
 PINGS_AT_ONCE = 32
 LONGEST_WAIT_S = 30.0
 PING_AFTER_S = 30.0
-
-
-class Health(Enum):
-    """Whether a server answers. CONNECTING: not known yet; CLOSED: we do not want it any more."""
-
-    CONNECTING = "connecting"
-    UP = "up"
-    DOWN = "down"
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """A server as `/backends` shows it. `since`: Unix time of the present state."""
-
-    address: str
-    state: Health
-    since: float
-    version: str
-    capabilities: Capabilities | None
-    connections: dict[str, int]
-    last_error: str
+LOOK_EVERY_S, LOOK_AGAIN_S = 5.0, 1.0
 
 
 class Server:
-    """Calls on one server's connections. `on_up` is told whenever it has come (back) up."""
+    """Calls on one server's connections. `on_change` is told whenever it stands in another way."""
 
     def __init__(
         self,
@@ -73,16 +54,17 @@ class Server:
         settings: Settings,
         codecs: Codecs,
         counters: Counters,
-        on_up: Callable[[Server], None],
+        on_change: Callable[[Server], None],
     ) -> None:
         self.address = address
         self.timeout_s = settings.kestrel_command_timeout_s
         self.capabilities: Capabilities | None = None
         self.state = Health.CONNECTING
+        self.answers = self.reads = False
         self._settings = settings
         self._codecs = codecs
         self._counters = counters
-        self._on_up = on_up
+        self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._pool = Pool(self._loop, settings.kestrel_pool_size, self._connect)
         self._pool.suspend()
@@ -100,6 +82,12 @@ class Server:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._due: deque[Connection] = deque()
         self._pinging = 0
+        # looks at `status`
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._looking = False
+        # the end
+        self._leaving = False
+        self._left = asyncio.Event()
         idle_s = settings.kestrel_idle_timeout_s
         self._ping_after_s = min(PING_AFTER_S, idle_s / 3) if idle_s else PING_AFTER_S
         self.longest_wait_s = min(LONGEST_WAIT_S, idle_s / 2) if idle_s else LONGEST_WAIT_S
@@ -124,6 +112,7 @@ class Server:
             capabilities=self.capabilities,
             connections=self.connections(),
             last_error=self._error.detail if self.state is not Health.UP else "",
+            leaving=self._leaving,
         )
 
     def connections(self) -> dict[str, int]:
@@ -137,13 +126,30 @@ class Server:
         """Begins connecting in the background."""
         self._keeper = self._loop.create_task(self._keep(), name=f"keeper of {self.address}")
         self._sweep_later()
+        self._look_later()
+
+    async def leave(self) -> None:
+        """Returns when nothing of ours is left on it: it gets no new commands, open reads end in their own time.
+
+        Cancelled: `close` ends them.
+        """
+        self._leaving = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+        self._pool.empty()
+        for connection in [each for each in self._connections if each.state is State.IDLE]:
+            connection.close()
+        if self._connections:
+            await self._left.wait()
 
     async def close(self) -> None:
         """Closes everything; open reads go back by that."""
         self.state = Health.CLOSED
+        self.answers = self.reads = False
         self._error = BackendUnavailable("the gateway is shutting down")
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
+        for timer in (self._sweep_timer, self._look_timer):
+            if timer is not None:
+                timer.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -155,11 +161,11 @@ class Server:
 
     def checkout(self) -> Connection | None:
         """An idle connection at hand, now the caller's, or None."""
-        return self._pool.checkout() if self.state is Health.UP else None
+        return self._pool.checkout() if self.answers else None
 
     def want(self) -> asyncio.Future[Connection]:
         """A future of a connection; see Pool.want. Refused at once when the server was just tried in vain."""
-        if self.state is not Health.UP and not self._try_now():
+        if not self.answers and not self._try_now():
             future: asyncio.Future[Connection] = self._loop.create_future()
             future.set_exception(self.error)
             return future
@@ -198,7 +204,7 @@ class Server:
         Raises: BackendUnavailable when nothing was sent; ConnectionLostError or a MemcacheError after that.
         Cancelled: the connection is closed, the command may have happened.
         """
-        if self.state is not Health.UP:
+        if not self.answers:
             return await self._run(command, args)
         async with self._turns:
             return await self._run(command, args)
@@ -228,7 +234,7 @@ class Server:
 
     def _try_now(self) -> bool:
         """Whether an attempt to reach it is under way or could be begun."""
-        if self.state is Health.CLOSED or self._keeper is None:
+        if self.state is Health.CLOSED or self._leaving or self._keeper is None:
             return False
         if self._failed_at is not None:
             if self._loop.time() - self._failed_at < LEAST_PAUSE_S:
@@ -238,14 +244,14 @@ class Server:
 
     def _give_up(self, future: asyncio.Future[Connection]) -> None:
         if not future.done():
-            error = self.error if self.state is not Health.UP else None
+            error = None if self.answers else self.error
             future.set_exception(error or BackendUnavailable(f"no connection to {self.address} in time"))
 
     async def _keep(self) -> None:
         failures = 0
         while True:
             try:
-                connection = await self._introduce()
+                connection, health = await self._introduce()
             except BackendUnavailable as error:
                 self._go_down(error)
                 self._pool.fail(error)
@@ -254,11 +260,10 @@ class Server:
                 continue
             failures = 0
             self._trouble.clear()
-            log.info("Kestrel at %s is up (%s)", self.address, self._version)
-            self._set_state(Health.UP)
             self._pool.resume()
+            self._set_state(health)
             self._pool.release(connection)
-            self._on_up(self)
+            self._on_change(self)
             await self._trouble.wait()
 
     async def _pause(self, failures: int) -> None:
@@ -271,45 +276,70 @@ class Server:
             pass
         self._failed_at = None
 
-    async def _introduce(self) -> Connection:
-        """A fresh connection that has answered, and what the server can do. Raises: BackendUnavailable."""
-        connection = await self._connect()
+    async def _introduce(self) -> tuple[Connection, Health]:
+        """A fresh connection that has answered, and how the server stands. Raises: BackendUnavailable."""
         try:
-            version = await connection.call(self.timeout_s, KestrelClient.ask_version)
-            capabilities = by_version(version)
-            if capabilities.confirm and not await self._confirms(connection):
-                capabilities = replace(capabilities, confirm=False)
-                connection = await self._connect()
-                await connection.call(self.timeout_s, KestrelClient.ask_version)
+            known = await introduce(self._connect, self.timeout_s)
         except (ConnectionLostError, MemcacheError) as error:
             raise not_asked(error, self.address) from error
-        self._version, self.capabilities = version, capabilities
-        return connection
-
-    async def _confirms(self, connection: Connection) -> bool:
-        """Whether `confirm` is known: its ERROR leaves the connection open. Otherwise the connection is closed."""
-        try:
-            await connection.call(self.timeout_s, KestrelClient.refuse_confirm)
-            await connection.call(self.timeout_s, KestrelClient.ask_version)
-        except ConnectionLostError as error:
-            if error.timed_out:
-                raise
-            return False
-        except MemcacheError:
-            return False
-        return True
+        self._version, self.capabilities = known.version, known.capabilities
+        return known.connection, known.health
 
     def _go_down(self, error: BackendUnavailable) -> None:
         self._error = error
-        if self.state is not Health.DOWN:
-            log.warning("Kestrel at %s is lost: %s", self.address, error.detail)
-            self._set_state(Health.DOWN)
         self._pool.suspend()
         self._trouble.set()
+        if self.state is not Health.DOWN:
+            self._set_state(Health.DOWN)
+            self._on_change(self)
 
     def _set_state(self, state: Health) -> None:
+        if state is Health.DOWN:
+            log.warning("Kestrel at %s is lost: %s", self.address, self._error.detail)
+        elif state is Health.UP:
+            log.info("Kestrel at %s is up (%s)", self.address, self._version)
+        else:
+            self._error = BackendRefused(f"{self.address} is {state.value}")
+            log.warning("Kestrel at %s is %s (%s)", self.address, state.value, self._version)
         self.state = state
+        self.answers, self.reads = state.answers, state.reads
         self._since = time.time()
+
+    # How it stands while it answers
+
+    def look(self) -> None:
+        """Asks for its `status`, soon after it has refused something. Nobody waits for the answer."""
+        connection = self.checkout()
+        if connection is None or self._looking or self.capabilities is None or not self.capabilities.status:
+            if connection is not None:
+                self._pool.release(connection)
+            return
+        self._looking = True
+        connection.start(partial(self._looked, connection), self.timeout_s, KestrelClient.ask_status)
+
+    async def set_status(self, status: Health) -> None:
+        """It stands so from now on, as it has said. Raises: as `run`."""
+        await self.run(KestrelClient.set_status, status.value)
+        self._now_stands(BY_STATUS[await self.ask(KestrelClient.ask_status)])
+
+    def _looked(self, connection: Connection, status: str | None, error: BaseException | None) -> None:
+        self._looking = False
+        if error is None and status is not None:
+            self._pool.release(connection)
+            self._now_stands(BY_STATUS[status])
+
+    def _now_stands(self, state: Health) -> None:
+        if self.answers and self.state is not state:
+            self._set_state(state)
+            self._on_change(self)
+
+    def _look_later(self) -> None:
+        often = self.answers and self.state is not Health.UP
+        self._look_timer = self._loop.call_later(LOOK_AGAIN_S if often else LOOK_EVERY_S, self._look_and_later)
+
+    def _look_and_later(self) -> None:
+        self._look_later()
+        self.look()
 
     # Connections
 
@@ -327,7 +357,7 @@ class Server:
             self._counters.connect_failures += 1
             connection.close()
             trouble = not_asked(error, address)
-            if self.state is Health.UP and not self._connections:
+            if self.answers and not self._connections:
                 self._go_down(trouble)
             raise trouble from error
         except asyncio.CancelledError:
@@ -344,10 +374,12 @@ class Server:
             return
         self._connections.discard(connection)
         self._pool.remove(connection)
-        if self.state is not Health.UP:
+        if self._leaving and not self._connections:
+            self._left.set()
+        if not self.answers:
             return
         timed_out = isinstance(error, ConnectionLostError) and error.timed_out
-        if timed_out or (not self._connections and not isinstance(error, MemcacheServerError)):
+        if timed_out or (not self._connections and not _says_nothing(error)):
             self._go_down(not_asked(error, self.address))
 
     # Pings
@@ -384,3 +416,8 @@ class Server:
         if connection.state is State.IDLE:
             self._pool.release(connection)
         self._ping_next()
+
+
+def _says_nothing(error: BaseException) -> bool:
+    """Whether a connection that ended so leaves open how the server is: we ended it, or it answered by refusing."""
+    return isinstance(error, MemcacheServerError) or (isinstance(error, ConnectionLostError) and error.ours)

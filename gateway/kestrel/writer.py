@@ -5,7 +5,9 @@ they cost one by one, and the server commits them together. A put that comes alo
 
 1. Puts are sent in the order they came; each has an outcome of its own.
 2. When the connection breaks, a put that was surely not sent is BackendUnavailable, any other OutcomeUnknown.
-3. A server that refuses closes its connection, so what was behind a refused put was refused with it.
+3. A server that refuses closes its connection. What was sent behind a refused put may be stored all the same, by
+   another commit than the one that failed; it was surely refused only where the server's status was the reason, since
+   that is looked at before every put.
 Source of 3: kestrel-wire.md, "Names and errors": SERVER_ERROR [X].
 """
 
@@ -23,6 +25,9 @@ from gateway.kestrel.connection import ConnectionLostError
 from gateway.kestrel.server import Server
 from gateway.kestrel.trouble import not_asked, perhaps_done
 
+STALLED_S = 0.25
+_STATUSES = ("readonly", "read-only", "read only", "quiescent")
+
 
 class Writer:
     """Stores items on one server."""
@@ -31,7 +36,20 @@ class Writer:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[Put, asyncio.Future[None]]] = []
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], float] = {}
+        self._leaving = False
+
+    @property
+    def server(self) -> Server:
+        """Whose writer it is."""
+        return self._server
+
+    @property
+    def stalled(self) -> bool:
+        """Whether an answer is missing for longer than a server that is well would take."""
+        for began_s in self._sending.values():
+            return self._loop.time() - began_s > STALLED_S
+        return False
 
     def put(self, key: str, data: bytes, expiry: int) -> asyncio.Future[None]:
         """A future that is done when the item is stored.
@@ -40,13 +58,17 @@ class Writer:
         OutcomeUnknown. Cancelled: the item may be stored.
         """
         future: asyncio.Future[None] = self._loop.create_future()
+        if self._leaving:
+            future.set_exception(BackendUnavailable(f"{self._server.address} is no server any more"))
+            return future
         if not self._waiting:
             self._loop.call_soon(self._flush)
         self._waiting.append(((key, data, expiry), future))
         return future
 
     async def close(self) -> None:
-        """Returns when every put has its outcome. The server is closed before, so that none of them waits."""
+        """Takes no more puts, and returns when every one has its outcome."""
+        self._leaving = True
         while self._waiting or self._sending:
             await asyncio.gather(*self._sending, return_exceptions=True)
             await asyncio.sleep(0)
@@ -54,8 +76,8 @@ class Writer:
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         task = self._loop.create_task(self._send(waiting))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._sending[task] = self._loop.time()
+        task.add_done_callback(self._sending.pop)
 
     async def _send(self, waiting: list[tuple[Put, asyncio.Future[None]]]) -> None:
         puts = [put for put, _ in waiting]
@@ -79,6 +101,8 @@ class Writer:
                 else:
                     trouble.__cause__ = failure
                     future.set_exception(trouble)
+            if outcomes and isinstance(outcomes[-1], MemcacheServerError):
+                self._server.look()
 
 
 def _trouble(
@@ -101,8 +125,14 @@ def _trouble(
         return OutcomeUnknown(f"{address} was sent the job, no clean answer came")
     if index >= sent:
         return not_asked(failure, address)
-    if outcomes and isinstance(outcomes[-1], MemcacheServerError):
+    if outcomes and isinstance(outcomes[-1], MemcacheServerError) and _by_status(outcomes[-1]):
         return not_asked(outcomes[-1], address)
     if index == sent - 1:
         return perhaps_done(failure, address)
     return OutcomeUnknown(f"{address} was sent the job, no clean answer came")
+
+
+def _by_status(refusal: MemcacheServerError) -> bool:
+    """Whether the server refused because of how it stands, and not because of what it was sent (rule 3)."""
+    words = str(refusal.args[0] if refusal.args else "").lower()
+    return any(status in words for status in _STATUSES)

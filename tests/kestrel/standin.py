@@ -18,12 +18,13 @@ from tests.kestrel.support import until
 
 @dataclass
 class Manners:
-    """How the server behaves. `script` maps a command word to what happens instead, used up from the left."""
+    """How the server behaves. `status`: empty where the command is unknown. `script` maps a command word to what happens instead, used up from the left."""
 
     version: str = "2.4.8-SNAPSHOT"
     confirm: bool = True
     dump_stats: bool = True
     waits: bool = True
+    status: str = "UP"
     open_reads: int = 100
     frozen: bool = False
     chop: bool = False
@@ -36,12 +37,12 @@ class Manners:
 
 def darner() -> Manners:
     """Darner 0.2.0: no confirm, one open read a connection."""
-    return Manners(version="0.2.0", confirm=False, dump_stats=False, open_reads=1)
+    return Manners(version="0.2.0", confirm=False, dump_stats=False, status="", open_reads=1)
 
 
 def siberite() -> Manners:
     """Siberite 0.6.4: as Darner, and `t=` is ignored."""
-    return Manners(version="siberite-0.6.4", confirm=False, dump_stats=False, open_reads=1, waits=False)
+    return Manners(version="siberite-0.6.4", confirm=False, dump_stats=False, status="", open_reads=1, waits=False)
 
 
 def answer(data: bytes, *, close: bool = False) -> Callable[[Session], None]:
@@ -147,6 +148,17 @@ class Session(asyncio.Protocol):
         match words:
             case ["version"]:
                 self.send(f"VERSION {manners.version}\r\n".encode())
+            case ["status"] if manners.status:
+                self.send(f"{manners.status}\r\n".encode())
+            case ["status", word] if manners.status:
+                manners.status = word.upper()
+                self.send(b"END\r\n")
+            case ["set", *_] if manners.status in ("READONLY", "QUIESCENT"):
+                self.send(f"SERVER_ERROR {manners.status.lower()}\r\n".encode())
+                self.close()
+            case ["get", name] if manners.status == "QUIESCENT" and not name.endswith(("/close", "/abort")):
+                self.send(b"SERVER_ERROR quiescent\r\n")
+                self.close()
             case ["set", key, *_]:
                 full = len(server.queues.get(key, ())) >= server.max_items
                 self.send(b"NOT_STORED\r\n" if full else b"STORED\r\n")

@@ -77,14 +77,15 @@ def test_a_restart_is_survived_many_times():
         (Manners(), "kestrel", ()),
         (Manners(version="2.4.8"), "kestrel", ()),
         (Manners(version="2.2.0", confirm=False), "kestrel", ("confirm",)),
-        (darner(), "darner", ("confirm", "dump_stats", "expiry", "fanout")),
-        (siberite(), "siberite", ("confirm", "waits", "dump_stats", "expiry", "fanout")),
+        (darner(), "darner", ("confirm", "dump_stats", "status", "expiry", "fanout")),
+        (siberite(), "siberite", ("confirm", "waits", "dump_stats", "status", "expiry", "fanout")),
         (Manners(version="mine", confirm=False), "unknown", ("confirm",)),
         (Manners(version="mine"), "unknown", ()),
+        (Manners(version="2.1.0", status=""), "kestrel", ("status",)),
     ],
 )
 def test_what_a_server_can_do_is_learnt_before_it_is_relied_on(manners, software, missing):
-    """By version and, for `confirm`, by an answer that changes nothing and creates no queue."""
+    """By version and, for `confirm` and `status`, by an answer that changes nothing and creates no queue."""
 
     async def main():
         async with StandIn(manners) as server, client(server.address) as kestrel:

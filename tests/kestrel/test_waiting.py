@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gateway.errors import BackendRefused, BackendUnavailable
-from gateway.kestrel.waiting import MOVES, Stand
+from gateway.kestrel.waiter import MOVES, Stand
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, siberite
 from tests.kestrel.support import client, until
 

@@ -1,0 +1,74 @@
+"""How a server stands, and what may be asked of it then. Pure values.
+
+Source: kestrel-wire.md, "Names and errors": `status`, and what a server that refuses says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from gateway.kestrel.capabilities import Capabilities
+
+
+class Health(Enum):
+    """What a server does. CONNECTING: not known yet; CLOSED: we do not want it any more.
+
+    READONLY takes no writes; QUIESCENT gives nothing out either and only settles what is set aside.
+    """
+
+    CONNECTING = "connecting"
+    UP = "up"
+    READONLY = "readonly"
+    QUIESCENT = "quiescent"
+    DOWN = "down"
+    CLOSED = "closed"
+
+    __hash__ = object.__hash__
+
+    @property
+    def answers(self) -> bool:
+        """Whether commands are worth sending."""
+        return self in (Health.UP, Health.READONLY, Health.QUIESCENT)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it gives out items."""
+        return self in (Health.UP, Health.READONLY)
+
+
+BY_STATUS = {"UP": Health.UP, "READONLY": Health.READONLY, "QUIESCENT": Health.QUIESCENT}
+"""What the answer to `status` means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A server as `/backends` shows it.
+
+    since: Unix time of the present state. leaving: it is no member any more, and open reads end on it.
+    """
+
+    address: str
+    state: Health
+    since: float
+    version: str
+    capabilities: Capabilities | None
+    connections: dict[str, int]
+    last_error: str
+    leaving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many of the servers that should have been asked were. What no server of them holds is not known."""
+
+    asked: int
+    total: int
+
+    @property
+    def partial(self) -> bool:
+        """Whether some server was not asked."""
+        return self.asked < self.total
+
+    def __str__(self) -> str:
+        return f"{self.asked}/{self.total}"

@@ -1,0 +1,312 @@
+"""The waiters of one queue, in order of arrival, and how its servers are asked for them.
+
+Owns whom an item serves and how many gets stand on which server. Opens no connection; a Feeder a server does.
+
+1. Waiters are served first come, first served; a lost item's waiter is first again.
+2. A line is forgotten when nobody waits, every item that was given is fetched, and nothing is under way: a queue
+   never has two lines.
+With several servers, also:
+3. Never are more gets begun within STEP_S than there are waiters, so that a few polls on full queues do not take an
+   item from every server. Who was not read for UNREAD_S comes first, then who has items, then whose turn it is.
+4. At most LINE_GETS gets stand. With more servers than that they change places, so that each is read within a second.
+5. What arrives while nobody waits is kept for the next poll, for LINGER_S; then it goes back, and gets that still
+   stand are closed. An item of a waiter who vanished goes back at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from gateway.errors import BackendUnavailable
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.feeder import Feeder
+from gateway.kestrel.health import Coverage
+from gateway.kestrel.reads import OpenRead
+from gateway.kestrel.server import Server
+from gateway.kestrel.waiter import Waiter
+
+LINE_GETS = 32
+STEP_S = 0.003
+LINGER_S = 0.05
+UNREAD_S = 0.5
+STRAGGLER_S = 0.25
+
+
+class Line:
+    """The waiters of one queue, and its feeders. waits: gets a server at most."""
+
+    __slots__ = (
+        "_counters", "_forget", "_given", "_held", "_over", "_quiet_timer", "_step_timer", "_waiters", "_waits",
+        "feeders", "furthest", "key", "longest_wait_s", "loop", "parked",
+    )  # fmt: skip
+
+    def __init__(
+        self, key: str, servers: Sequence[Server], waits: int, counters: Counters, forget: Callable[[Line], None]
+    ) -> None:
+        self.key = key
+        self.loop = asyncio.get_running_loop()
+        self.furthest = 0.0
+        self.parked = 0
+        self.longest_wait_s = float("inf")
+        self.feeders: list[Feeder] = []
+        self._waits = waits
+        self._counters = counters
+        self._forget = forget
+        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._given: set[Waiter] = set()
+        self._held: list[OpenRead] = []
+        self._over: BackendUnavailable | None = None
+        self._step_timer: asyncio.TimerHandle | None = None
+        self._quiet_timer: asyncio.TimerHandle | None = None
+        self.set_servers(servers)
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def set_servers(self, servers: Sequence[Server]) -> None:
+        """From now on these are asked; what stands on others is closed."""
+        known = {feeder.server: feeder for feeder in self.feeders}
+        share = max(1, min(self._waits, LINE_GETS // max(1, len(servers)))) if len(servers) > 1 else self._waits
+        self.feeders = [
+            known.pop(server) if server in known else Feeder(self, server, share, self._counters) for server in servers
+        ]
+        for feeder in self.feeders:
+            feeder.limit = share
+        crowded = len(servers) > LINE_GETS
+        self.longest_wait_s = 0.8 * LINE_GETS / len(servers) if crowded else float("inf")
+        for feeder in known.values():
+            feeder.leave()
+        if self.parked:
+            self.spread()
+
+    def server_changed(self, server: Server) -> None:
+        """Asks a server that is back; one that gives nothing out any more is left alone until it is."""
+        for feeder in self.feeders:
+            if feeder.server is server and server.reads:
+                feeder.revive()
+        if self.parked:
+            self.spread()
+
+    # Who waits
+
+    def join(self, waiter: Waiter) -> None:
+        """Puts him last and has the servers asked at once."""
+        self._waiters[waiter] = None
+        self._ask_for(waiter)
+
+    def rejoin(self, waiter: Waiter) -> None:
+        """Puts him first: what he was given is lost."""
+        self._given.discard(waiter)
+        self._waiters[waiter] = None
+        self._waiters.move_to_end(waiter, last=False)
+        self._ask_for(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        """He waits no more."""
+        self._given.discard(waiter)
+        if waiter in self._waiters:
+            del self._waiters[waiter]
+            self._one_less(waiter)
+        self.tidy()
+
+    def fetched(self, waiter: Waiter) -> None:
+        """He has taken what he was given."""
+        self._given.discard(waiter)
+        self.tidy()
+
+    def serve(self, read: OpenRead) -> None:
+        """The item is the first waiter's; else it is kept for a moment (rule 5)."""
+        if self._waiters:
+            self._give(read)
+        elif len(self.feeders) > 1 and self._over is None:
+            self._held.append(read)
+            self._quiet_later()
+        else:
+            self._counters.given_back_unserved += 1
+            read.hand_back()
+
+    def pass_on(self, read: OpenRead) -> None:
+        """A waiter who was given the item does not want it: the next one's, or back to the queue."""
+        if self._waiters:
+            self._give(read)
+        else:
+            self._counters.given_back_unserved += 1
+            read.hand_back()
+
+    def _give(self, read: OpenRead) -> None:
+        waiter, _ = self._waiters.popitem(last=False)
+        self._given.add(waiter)
+        waiter.give(read)
+        self._one_less(waiter)
+
+    def _ask_for(self, waiter: Waiter) -> None:
+        self.parked += not waiter.once
+        if self._over is not None:
+            waiter.end(self._over)
+            return
+        if not waiter.once:
+            self.furthest = max(self.furthest, waiter.deadline)
+        while self._held:
+            read = self._held.pop(0)
+            if not read.lost:
+                self._give(read)
+                break
+        if not waiter.waiting:
+            return
+        if waiter.once:
+            self._ask_once(waiter)
+        else:
+            for feeder in self.feeders:
+                feeder.joined()
+            self.spread()
+
+    def _one_less(self, waiter: Waiter) -> None:
+        self.parked -= not waiter.once
+        if not self.parked:
+            self.furthest = 0.0
+        if not self._waiters:
+            for feeder in self.feeders:
+                feeder.rest()
+            if len(self.feeders) > 1:
+                self._quiet_later()
+
+    # Those who wait: gets that stand
+
+    def spread(self) -> None:
+        """Has gets sent where they are missing, as rules 3 and 4 allow."""
+        if len(self.feeders) == 1:
+            feeder = self.feeders[0]
+            count = min(feeder.room, self.parked - feeder.under_way)
+            if count > 0:
+                feeder.permit(count)
+            return
+        open_to = self._able([feeder for feeder in self.feeders if feeder.room > 0])
+        if not open_to:
+            return
+        now = self.loop.time()
+        since = now - STEP_S
+        free = self.parked - sum(feeder.young(since) for feeder in self.feeders)
+        left = LINE_GETS - sum(feeder.under_way for feeder in self.feeders)
+        for _ in range(min(free, left)):
+            feeder = min(open_to, key=lambda each: _rank(each, now))
+            feeder.permit(1)
+            if feeder.room <= 0:
+                open_to.remove(feeder)
+                if not open_to:
+                    return
+        if left > 0 and self._step_timer is None and self.parked:
+            self._step_timer = self.loop.call_later(STEP_S, self._step)
+
+    def _able(self, feeders: list[Feeder]) -> list[Feeder]:
+        """Those whose server gives out items; where none does, all that may be tried."""
+        reading = [feeder for feeder in feeders if feeder.server.reads]
+        if len(reading) < len(feeders) and not any(feeder.server.reads for feeder in self.feeders):
+            return feeders
+        return reading
+
+    def _step(self) -> None:
+        self._step_timer = None
+        if self.parked:
+            self.spread()
+
+    # Those who ask once
+
+    def _ask_once(self, waiter: Waiter) -> None:
+        able = self._able(self.feeders)
+        if not able:
+            waiter.end(BackendUnavailable("no Kestrel server is known yet"))
+            return
+        waiter.asks = len(able)
+        bringing = [feeder for feeder in able if feeder.bringing] if len(able) > 1 else []
+        if bringing:
+            first = min(bringing, key=lambda feeder: feeder.last_at)
+            waiter.later = [feeder for feeder in able if feeder is not first]
+            able = [first]
+        for feeder in able:
+            feeder.ask(waiter)
+
+    def asked(self, waiter: Waiter, error: BackendUnavailable | None) -> None:
+        """One server answered the question of a waiter who asks only once: nothing there, or `error`."""
+        waiter.asks -= 1
+        waiter.heard += error is None
+        later, waiter.later = waiter.later, []
+        for feeder in later:
+            if feeder in self.feeders:
+                feeder.ask(waiter)
+            else:
+                waiter.asks -= 1
+        if waiter.asks <= 0:
+            waiter.end(self.unasked(waiter) if error is not None else None)
+        elif waiter.heard == 1 and error is None:
+            waiter.hurry(STRAGGLER_S)
+
+    # What a wait that ended empty proves
+
+    def coverage(self, waiter: Waiter) -> Coverage:
+        """How many servers were really asked while he waited."""
+        if waiter.once and len(self.feeders) > 1:
+            return Coverage(min(waiter.heard, len(self.feeders)), len(self.feeders))
+        asked = sum(feeder.asked_since(waiter.joined_at) for feeder in self.feeders)
+        return Coverage(asked, len(self.feeders))
+
+    def gap(self, waiter: Waiter) -> Coverage | None:
+        """The coverage of his wait where it is partial."""
+        if len(self.feeders) == 1:
+            return None
+        coverage = self.coverage(waiter)
+        return coverage if coverage.partial else None
+
+    def unasked(self, waiter: Waiter) -> BackendUnavailable | None:
+        """Why his wait proves nothing, or None when a server was really asked while he waited."""
+        if self.coverage(waiter).asked:
+            return None
+        if not self.feeders:
+            return BackendUnavailable("no Kestrel server is known yet")
+        return self.feeders[0].trouble()
+
+    # Quiet, and the end
+
+    def _quiet_later(self) -> None:
+        if self._quiet_timer is None:
+            self._quiet_timer = self.loop.call_later(LINGER_S, self._fall_quiet)
+
+    def _fall_quiet(self) -> None:
+        self._quiet_timer = None
+        if not self._waiters:
+            self._hand_back()
+            for feeder in self.feeders:
+                feeder.withdraw()
+        self.tidy()
+
+    def _hand_back(self) -> None:
+        held, self._held = self._held, []
+        for read in held:
+            self._counters.given_back_unserved += 1
+            read.hand_back()
+
+    def tidy(self) -> None:
+        """Forgets the line when nobody needs it any more (rule 2)."""
+        if self._waiters or self._given or self._held or any(feeder.busy for feeder in self.feeders):
+            return
+        for timer in (self._step_timer, self._quiet_timer):
+            if timer is not None:
+                timer.cancel()
+        self._step_timer = self._quiet_timer = None
+        self._forget(self)
+
+    def close(self, error: BackendUnavailable) -> None:
+        """Ends every wait with `error`, also those that are to come; items that nobody fetched go back."""
+        self._over = error
+        for waiter in [*self._waiters, *self._given]:
+            waiter.end(error)
+        self._hand_back()
+        self.tidy()
+
+
+def _rank(feeder: Feeder, now: float) -> tuple[int, float]:
+    """The lower, the sooner it is asked (rule 3)."""
+    if not feeder.under_way and now - feeder.last_at > UNREAD_S:
+        return 0, feeder.last_at
+    return (1 if feeder.bringing else 2), feeder.last_at
