@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from chaos.wire import HOST, Http, Memcache
 ROOT = Path(__file__).parent.parent
 READY_S = 30.0
 CALL = ("-P", "-m")
+TOKEN = re.compile(rb'"token":\s*"([^"]+)"')
 
 
 class StageError(Exception):
@@ -224,8 +226,8 @@ def left_behind(port: int, server: int) -> list[Left]:
     found = []
     for key in memcache.queues():
         for item in memcache.take_all(key):
-            start = item.find(b'"token":"') + 9
-            token = item[start : item.find(b'"', start)].decode() if start > 8 else repr(item[:80])
+            named = TOKEN.search(item)
+            token = named[1].decode() if named else repr(item[:80])
             found.append(Left(t=time.monotonic(), token=token, queue=key, server=server))
     memcache.close()
     return found
