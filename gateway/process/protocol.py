@@ -310,7 +310,7 @@ class GatewayProtocol(HttpToolsProtocol):
             "http_version": version,
             "server": self.server,
             "client": self.client,
-            "scheme": "http",
+            "scheme": self.scheme,
             "method": method,
             "root_path": "",
             "path": urllib.parse.unquote(path) if "%" in path else path,
