@@ -14,10 +14,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.table import percentile
 from chaos.checker import Kind, Verdict
 from chaos.faults import FAULTS
+from chaos.redelivery import Moment, Redelivery, of_consumers, of_gateways
 from chaos.schedule import Mood
-from chaos.stage import StageError
+from chaos.stage import Stage, StageError
 from chaos.storm import Plan, run
 
 
@@ -48,6 +50,33 @@ def faults(asked: argparse.Namespace) -> int:
     return 1 if blind else 0
 
 
+def redelivery(asked: argparse.Namespace) -> int:
+    """How soon the job of a dead consumer, or of a dead gateway, reaches the next consumer."""
+    seed = asked.seed if asked.seed is not None else random.randrange(1_000_000)
+    kept = True
+    with Stage(asked.directory / "consumers", servers=1, replicas=1, workers=1) as stage:
+        for moment in Moment:
+            measured = of_consumers(stage.ports[0], moment, asked.rounds, random.Random(seed))
+            kept &= _told(f"consumer killed {moment.value}", measured, 20.0)
+    with Stage(asked.directory / "gateways", servers=1, replicas=2, workers=2) as stage:
+        kept &= _told("gateway killed with kill -9", of_gateways(stage, max(3, asked.rounds // 20)), 1000.0)
+    print(f"seed {seed}")
+    return 0 if kept else 1
+
+
+def _told(what: str, measured: Redelivery, limit_ms: float) -> bool:
+    """Prints a measurement; whether it meets its target and nothing was lost."""
+    p50_ms, p99_ms = percentile(measured.took_ms, 50), percentile(measured.took_ms, 99)
+    met = p99_ms < limit_ms and not measured.lost
+    print(
+        f"{what}: {len(measured.took_ms)} times, p50 {p50_ms:.2f} ms, p99 {p99_ms:.2f} ms "
+        f"(target p99 < {limit_ms:g} ms: {'ok' if met else 'MISSED'}); "
+        f"{measured.at_lease_end} had been answered and came back with the lease's end; {measured.lost} lost",
+        flush=True,
+    )
+    return met
+
+
 RAGE = Mood(pause_s=0.5, clients=0.0, workers=1.0, replicas=0.0, servers=0.0, kills=1.0)
 """Workers are killed all the time, nothing is frozen: what a fault needs to show itself."""
 FAULT_S = 5.0
@@ -57,7 +86,7 @@ EXPECTED = {
     "drop_instead_of_give_back": Kind.VANISHED,
     "move_that_confirms_first": Kind.VANISHED,
 }
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"storm": storm, "faults": faults}
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"storm": storm, "faults": faults, "redelivery": redelivery}
 
 
 def report(verdict: Verdict, seed: int, seconds: float) -> str:
@@ -98,6 +127,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("command", nargs="?", default="storm", choices=COMMANDS, help="default: storm")
     parser.add_argument("--seconds", type=float, default=60.0, help="of blows (default: 60)")
+    parser.add_argument("--rounds", type=int, default=400, help="of redelivery and closing (default: 400)")
     parser.add_argument("--seed", type=int, help="of the schedule and of every client's dice (default: a new one)")
     parser.add_argument("--directory", type=Path, help="for data, logs and ledgers, kept (default: a temporary one)")
     parser.add_argument("--app", default="", help="another application for the workers, as chaos.faults has them")
