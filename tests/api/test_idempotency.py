@@ -60,20 +60,37 @@ def test_a_thousand_at_once_store_one_job(pair, two):
         % (len(body), body)
     )
 
-    async def producer():
-        """20 requests over one connection: of each its status, body, and whether it was replayed."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", pair.port)
-        answers = []
-        for _ in range(20):
-            writer.write(request)
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            size = int(re.search(rb"content-length: (\d+)", head)[1])
-            answers.append((head[9:12], await reader.readexactly(size), b"idempotency-replayed: true" in head))
-        writer.close()
-        return answers
+    async def ask(streams, request):
+        reader, writer = streams
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        size = int(re.search(rb"content-length: (\d+)", head)[1])
+        return head[9:12], await reader.readexactly(size), b"idempotency-replayed: true" in head
+
+    async def connections():
+        """50 of them, some to each worker: which one takes a connection is the kernel's choice."""
+        found = []
+        while True:
+            for _, writer in found[:25]:
+                writer.close()
+            found = found[25:]
+            path = f"/queues/nobody{len(found)}{os.urandom(4).hex()}"
+            while len(found) < 50:
+                found.append(await asyncio.open_connection("127.0.0.1", pair.port))
+                hello = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+                assert (await ask(found[-1], hello))[0] == b"404"
+            if len({line.split()[2] for line in pair.log.read_text().splitlines() if path in line}) == 2:
+                return found
+
+    async def producer(streams):
+        return [await ask(streams, request) for _ in range(20)]
 
     async def burst():
-        return [each for found in await asyncio.gather(*(producer() for _ in range(50))) for each in found]
+        opened = await connections()
+        answers = await asyncio.gather(*(producer(each) for each in opened))
+        for _, writer in opened:
+            writer.close()
+        return [each for found in answers for each in found]
 
     answers = asyncio.run(burst())
     alike = {(status, text) for status, text, _ in answers}
