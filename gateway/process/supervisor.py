@@ -31,8 +31,8 @@ APP: Final = "gateway.app:create_app"
 BACKLOG: Final = 4096
 # What a worker gets beyond the grace, and then the broker, before they are killed: with the default grace all are gone
 # within 2 s, also when they are frozen. What they had answered is on disk.
-END_S: Final = 0.45
-BROKER_END_S: Final = 0.4
+END_S: Final = 0.4
+BROKER_END_S: Final = 0.3
 # What a worker gets when a second signal tells it to stop at once.
 STOP_S: Final = 0.8
 

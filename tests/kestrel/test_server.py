@@ -265,7 +265,7 @@ def test_each_change_is_one_line_of_the_log(caplog):
 
 
 def test_refusals_do_not_make_a_server_look_lost(caplog):
-    """A server that says SERVER_ERROR and closes, on every connection at once, is there; when it then goes it is not."""
+    """One that says SERVER_ERROR and closes, on every connection at once, is there; when it then goes it is not."""
     caplog.set_level(logging.INFO, "gateway.kestrel")
 
     async def main():
