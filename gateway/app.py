@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import policies
 from gateway.api.admission import Admission
+from gateway.api.backends import Backends
 from gateway.api.cors import Cors
 from gateway.api.edge import Edge
 from gateway.api.guard import Guard
@@ -75,7 +76,7 @@ class Gateway:
         self._tenanted = context.tenanted
         self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
-        self._kestrel = Kestrel(context.kestrel, settings)
+        self._kestrel = Kestrel(context.kestrel, settings, settings.kestrel_file)
         ids = LeaseIds(context.lease_key, context.boot_id)
         self._registry = Registry(
             ids,
@@ -116,6 +117,7 @@ class Gateway:
             leases=Leases(desk),
             queues=QueueAdmin(queues),
             service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
+            backends=Backends(self._kestrel),
         )
         self._router.lifespan_context = self._lifespan
         self._idle = asyncio.Event()
@@ -134,7 +136,7 @@ class Gateway:
 
         Requests under way, parked polls and leases go on.
         """
-        for file in (self._reload_keys, self._reload_policies):
+        for file in (self._reload_keys, self._reload_policies, self._kestrel.reload):
             mistakes = await _mistakes(file)
             for mistake in mistakes:
                 log.error("reload: %s", mistake)

@@ -129,16 +129,15 @@ def cli() -> None:
 @options
 @click.option("--app", hidden=True, default=None, help="MODULE:FACTORY of another application, for tests")
 def serve(app: str | None, **values: Any) -> None:
-    """Serve HTTP in front of Kestrel; without --kestrel an embedded broker keeps the queues in --data.
+    """Serve HTTP in front of Kestrel; without --kestrel(-file) an embedded broker keeps the queues in --data.
 
     Every flag is also a variable: --max-job-bytes is KESTREL_GATEWAY_MAX_JOB_BYTES. Durations are seconds.
     """
-    from gateway.kestrel.address import parse_address  # noqa: PLC0415 (`--help` stays quick)
+    from gateway.kestrel import members  # noqa: PLC0415 (`--help` stays quick)
 
     try:
         settings = Settings(**values)
-        for address in settings.kestrel:
-            parse_address(address)
+        members.check(settings.kestrel, settings.kestrel_file)
     except SettingsError as exc:
         raise click.UsageError(str(exc)) from exc
     refuse_mistakes(settings.queues, settings.keys, settings.namespace, status=2)

@@ -16,6 +16,7 @@ from gateway.api.admission import Admission
 from gateway.api.caller import Caller
 from gateway.api.client import EXTENSION, ClientConnection
 from gateway.api.specification import OperationSpec
+from gateway.delivery.backend import Coverage
 from gateway.delivery.catalog import Catalog, Queue
 from gateway.errors import BadFraming, GatewayError, JobTooLarge, MethodNotAllowed
 from gateway.problem import problem_bytes, problem_headers
@@ -45,7 +46,10 @@ class Answer:
 
 @dataclass(slots=True)
 class Call:
-    """A request that was let in and whose query is checked. client: the connection it came by."""
+    """A request that was let in and whose query is checked. client: the connection it came by.
+
+    coverage: how many servers took part, where not all did.
+    """
 
     scope: Scope
     receive: Receive
@@ -54,6 +58,12 @@ class Call:
     client: ClientConnection
     caller: Caller
     catalog: Catalog
+    coverage: Coverage | None = None
+
+    def told(self, coverage: Coverage | None) -> None:
+        """Notes how many servers took part; the answer says so where not all did."""
+        if coverage is not None and coverage.partial:
+            self.coverage = coverage
 
     def path(self, name: str) -> str:
         """A path parameter, decoded and unchecked."""
@@ -122,7 +132,14 @@ class Operation:
         caller = scope["caller"] = self._admission.admit(scope["headers"], self.spec.scope)
         query = self.spec.query(scope["query_string"])
         client: ClientConnection = scope["extensions"][EXTENSION]
-        answer = await self._handler(Call(scope, receive, self.spec, query, client, caller, self._catalog))
+        call = Call(scope, receive, self.spec, query, client, caller, self._catalog)
+        try:
+            answer = await self._handler(call)
+        except GatewayError as error:
+            error.coverage = str(call.coverage or "")
+            raise
+        if call.coverage is not None:
+            answer.headers = [*(answer.headers or ()), (b"queue-coverage", str(call.coverage).encode())]
         try:
             await respond(send, answer)
         finally:

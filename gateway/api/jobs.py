@@ -17,11 +17,14 @@ from gateway.delivery.idempotency import NewId
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.receive import Delivery, Receiver
-from gateway.errors import ForbiddenPrefetch, GatewayError
+from gateway.errors import ForbiddenPrefetch, GatewayError, InvalidParameter
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
 
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE)
+
+
+_ORDERING_KEY = re.compile(r"[!-~]{1,256}")
 
 
 class Jobs:
@@ -66,18 +69,20 @@ class Jobs:
         if queue.policy.raw:
             item = Item(ids(), body, stamp.expires_s)
         elif heading.mode in MANY:
-            return await self._enqueue_many(queue, heading, body, stamp, ids)
+            return await self._enqueue_many(call, queue, heading, body, stamp, ids)
         else:
             item = one_item(heading, body, stamp, ids())
-        await self._publisher.enqueue(queue, item)
+        await self._publisher.enqueue(queue, item, _ordering_key(call))
         return Answer(201, b'{"id":%b,"queue":"%b"}' % (orjson.dumps(item.id), queue.name.encode()), [JSON, NO_STORE])
 
-    async def _enqueue_many(self, queue: Queue, heading: Heading, body: bytes, stamp: Stamp, ids: NewId) -> Answer:
+    async def _enqueue_many(  # noqa: PLR0917 (as _store)
+        self, call: Call, queue: Queue, heading: Heading, body: bytes, stamp: Stamp, ids: NewId
+    ) -> Answer:
         """201 when every job is stored, 207 when some are; where none is and all failed alike, that failure."""
         limit_bytes = queue.policy.max_bytes or self._max_job_bytes
         items = many_items(heading, body, stamp, ids, limit=self._max_batch_jobs, limit_bytes=limit_bytes)
         good = [item for item in items if isinstance(item, Item)]
-        stored = iter(await self._publisher.enqueue_many(queue, good))
+        stored = iter(await self._publisher.enqueue_many(queue, good, _ordering_key(call)))
         outcomes = [next(stored) if isinstance(item, Item) else item for item in items]
         failures = [each for each in outcomes if each is not None]
         if failures and len(failures) == len(items) and len({each.code for each in failures}) == 1:
@@ -92,7 +97,7 @@ class Jobs:
         timeout_s, preference = self._timeout(call)
         queue = call.queue()
         delivery = await self._receiver.next(
-            queue, timeout_s=timeout_s, lease_s=self._lease(call, queue), on_gone=call.client.on_gone
+            queue, timeout_s=timeout_s, lease_s=self._lease(call, queue), on_gone=call.client.on_gone, told=call.told
         )
         if delivery is not None:
             return self._delivered(call, queue, delivery, preference)
@@ -101,7 +106,7 @@ class Jobs:
 
     async def peek(self, call: Call) -> Answer:
         queue = call.queue()
-        job = await self._queues.peek(queue)
+        job = await self._queues.peek(queue, call.told)
         body, headers = render(job, queue, job.attempt, accept=_accept(call), raw=_raw(call))
         return Answer(200, body, headers)
 
@@ -147,6 +152,14 @@ def _result(queue: Queue, item: Item | GatewayError, outcome: GatewayError | Non
         "detail": outcome.detail,
         "retryable": outcome.retryable,
     }
+
+
+def _ordering_key(call: Call) -> str | None:
+    """The request's Ordering-Key. Raises InvalidParameter."""
+    text = call.header(b"ordering-key")
+    if text is not None and not _ORDERING_KEY.fullmatch(text):
+        raise InvalidParameter("Ordering-Key: use 1 to 256 visible ASCII characters")
+    return text
 
 
 def _accept(call: Call) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from gateway.api.exchange import Answer, Call, json_answer
 from gateway.api.listing import Listing
 from gateway.delivery.queues import Queues
@@ -15,17 +17,21 @@ class QueueAdmin:
 
     async def list(self, call: Call) -> Answer:
         listing = Listing(call.query["filter"], call.query["sort"], call.query["limit"], call.query["cursor"])
-        queues = [each for each in await self._queues.list(call.caller.tenant) if call.caller.may_use(each.queue)]
+        queues = [each for each in await self._queues.list(call.caller.tenant, call.told) if call.caller.may_use(each.queue)]
         shown, cursor = listing.page(queues)
         return json_answer({"queues": shown, "next": f"/queues?{listing.link(cursor)}" if cursor else None})
 
     async def get(self, call: Call) -> Answer:
-        return json_answer(await self._queues.get(call.queue()))
+        if call.query["detail"] != "servers":
+            return json_answer(await self._queues.get(call.queue(), call.told))
+        queue, servers = await self._queues.by_server(call.queue(), call.told)
+        by_server = [{"server": name, **asdict(each)} for name, each in servers.items()]
+        return json_answer(asdict(queue) | {"servers": by_server})
 
     async def flush(self, call: Call) -> Answer:
-        await self._queues.flush(call.queue())
+        await self._queues.flush(call.queue(), call.told)
         return Answer(204)
 
     async def delete(self, call: Call) -> Answer:
         queue = call.queue()
-        return json_answer({"queue": queue.name, "leases_ended": await self._queues.delete(queue)})
+        return json_answer({"queue": queue.name, "leases_ended": await self._queues.delete(queue, call.told)})

@@ -6,6 +6,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.admission import Admission
+from gateway.api.backends import Backends
 from gateway.api.exchange import Handler, Operation, Resource
 from gateway.api.jobs import Jobs
 from gateway.api.leases import Leases
@@ -25,6 +26,7 @@ def router(
     leases: Leases,
     queues: QueueAdmin,
     service: Service,
+    backends: Backends,
 ) -> Router:
     """Every path of the contract, and NotFound for the others."""
 
@@ -46,6 +48,8 @@ def router(
                 Resource(get=run("getQueue", queues.get), delete=run("deleteQueue", queues.delete)),
             ),
             Route("/queues", Resource(get=run("listQueues", queues.list))),
+            Route("/backends", Resource(get=run("listBackends", backends.list))),
+            Route("/backends/{server}/status", Resource(put=run("setBackendStatus", backends.set_status))),
             Route("/livez", Resource(get=run("livez", service.livez))),
             Route("/readyz", Resource(get=run("readyz", service.readyz))),
             Route("/openapi.yaml", Resource(get=run("contractYaml", service.contract_yaml))),

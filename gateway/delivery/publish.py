@@ -10,7 +10,7 @@ from gateway.contract.times import wire_expiry
 from gateway.delivery.backend import Backend
 from gateway.delivery.catalog import Queue
 from gateway.delivery.quota import Quota
-from gateway.errors import GatewayError, OutcomeUnknown
+from gateway.errors import GatewayError
 
 
 class Publisher:
@@ -26,25 +26,21 @@ class Publisher:
         expires_s = now_s + ttl_s if ttl_s is not None else None
         return Stamp(f"/queues/{queue.name}", now_s, expires_s, queue.tenant, traceparent, tracestate)
 
-    async def enqueue(self, queue: Queue, item: Item) -> None:
-        """The job is stored: Kestrel has said STORED.
+    async def enqueue(self, queue: Queue, item: Item, ordering_key: str | None = None) -> None:
+        """The job is stored: Kestrel has said STORED. ordering_key: jobs with the same one go to the same server.
 
         Raises: TooManyQueues; QueueFull, BackendUnavailable, BackendRefused; OutcomeUnknown.
         Cancelled: the job may or may not be stored.
         """
         await self._quota.check(queue)
         expiry = wire_expiry(item.expires_s, time.time()) if item.expires_s is not None else 0
-        try:
-            await self._backend.put(queue.key, item.data, expiry)
-        except OutcomeUnknown as unknown:
-            if not queue.policy.duplicates_ok:
-                raise
-            try:
-                await self._backend.put(queue.key, item.data, expiry)
-            except GatewayError as exc:
-                raise unknown from exc  # the first may be stored
+        await self._backend.put(
+            queue.key, item.data, expiry, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
+        )
 
-    async def enqueue_many(self, queue: Queue, items: Sequence[Item]) -> list[GatewayError | None]:
+    async def enqueue_many(
+        self, queue: Queue, items: Sequence[Item], ordering_key: str | None = None
+    ) -> list[GatewayError | None]:
         """Stores jobs in their order; one outcome each, None for stored, else as `enqueue` raises.
 
         Cancelled: any of them may be stored.
@@ -52,10 +48,6 @@ class Publisher:
         await self._quota.check(queue)
         now_s = time.time()
         puts = [(item.data, wire_expiry(item.expires_s, now_s)) for item in items]
-        outcomes = await self._backend.put_many(queue.key, puts)
-        unknown = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, OutcomeUnknown)]
-        if unknown and queue.policy.duplicates_ok:
-            again = await self._backend.put_many(queue.key, [puts[index] for index in unknown])
-            for index, outcome in zip(unknown, again, strict=True):
-                outcomes[index] = None if outcome is None else outcomes[index]
-        return outcomes
+        return await self._backend.put_many(
+            queue.key, puts, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
+        )

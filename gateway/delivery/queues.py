@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.contract.envelope import Job, raw, unwrap
-from gateway.delivery.backend import Backend, QueueStats
+from gateway.delivery.backend import Backend, QueueStats, Told
 from gateway.delivery.catalog import Catalog, Queue
 from gateway.delivery.quota import Quota
 from gateway.errors import QueueEmpty, QueueNotFound
@@ -36,38 +36,57 @@ class Queues:
         self._catalog = catalog
         self._desk = desk
 
-    async def list(self, tenant: str) -> list[QueueInfo]:
-        """Every queue of the tenant, by name. Raises BackendUnavailable."""
-        found = await self._backend.queues()
+    async def list(self, tenant: str, told: Told) -> list[QueueInfo]:
+        """Every queue of the tenant, by name. told: of how many servers. Raises BackendUnavailable."""
+        survey = await self._backend.survey()
+        told(survey.coverage)
+        found = survey.queues
         named = [(name, stats) for key, stats in found.items() if (name := self._catalog.name_of(tenant, key))]
         return [_info(name, stats) for name, stats in sorted(named, key=lambda each: each[0])]
 
-    async def get(self, queue: Queue) -> QueueInfo:
+    async def get(self, queue: Queue, told: Told) -> QueueInfo:
         """Raises QueueNotFound, BackendUnavailable."""
-        return _info(queue.name, await self._existing(queue))
+        return _info(queue.name, await self._existing(queue, told))
 
-    async def peek(self, queue: Queue) -> Job:
+    async def by_server(self, queue: Queue, told: Told) -> tuple[QueueInfo, dict[str, QueueInfo]]:
+        """As `get`, and the same server by server. Raises as `get`."""
+        survey = await self._backend.survey(queue.key)
+        told(survey.coverage)
+        if queue.key not in survey.queues:
+            raise QueueNotFound(f"there is no queue {queue.name!r}")
+        servers = {
+            name: _info(queue.name, queues[queue.key])
+            for name, queues in survey.servers.items()
+            if queue.key in queues
+        }
+        return _info(queue.name, survey.queues[queue.key]), servers
+
+    async def peek(self, queue: Queue, told: Told) -> Job:
         """The job at the head, left where it is. Raises QueueNotFound, QueueEmpty, BackendUnavailable."""
-        await self._existing(queue)
-        item = await self._backend.peek(queue.key)
+        await self._existing(queue, told)
+        peeked = await self._backend.look(queue.key)
+        told(peeked.coverage)
+        item = peeked.data
         if item is None:
             raise QueueEmpty(f"no job waits on {queue.name!r}")
         return raw(item) if queue.policy.raw else unwrap(item)
 
-    async def flush(self, queue: Queue) -> None:
+    async def flush(self, queue: Queue, told: Told) -> None:
         """Removes every waiting job; leased ones stay with their consumers. Raises as `get`."""
-        await self._existing(queue)
-        await self._backend.flush(queue.key)
+        await self._existing(queue, told)
+        told(await self._backend.flush(queue.key))
 
-    async def delete(self, queue: Queue) -> int:
+    async def delete(self, queue: Queue, told: Told) -> int:
         """Removes the queue with all its jobs; returns how many leases ended with it. Raises as `get`."""
-        await self._existing(queue)
-        await self._backend.delete(queue.key)
+        await self._existing(queue, told)
+        told(await self._backend.delete(queue.key))
         self._quota.forget(queue)
         return await self._desk.drop_queue(queue.key)
 
-    async def _existing(self, queue: Queue) -> QueueStats:
-        stats = (await self._backend.queues()).get(queue.key)
+    async def _existing(self, queue: Queue, told: Told) -> QueueStats:
+        survey = await self._backend.survey(queue.key)
+        told(survey.coverage)
+        stats = survey.queues.get(queue.key)
         if stats is None:
             raise QueueNotFound(f"there is no queue {queue.name!r}")
         return stats

@@ -15,6 +15,11 @@ class Address:
     port: int
     path: str = ""
 
+    @property
+    def name(self) -> str:
+        """What HTTP clients call the server: `host:port`, or `unix:FILE` without the directories."""
+        return f"unix:{self.path.rpartition('/')[2]}" if self.path else str(self)
+
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"

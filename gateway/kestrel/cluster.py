@@ -196,18 +196,18 @@ class Kestrel:
         """Every server and how it stands, also those that we are parting from."""
         return [server.backend() for server in [*self._servers, *self._leaving]]
 
-    async def set_status(self, address: str, status: Health) -> Backend:
+    async def set_status(self, name: str, status: Health) -> Backend:
         """The member stands so from now on: UP, READONLY or QUIESCENT.
 
         Raises: ServerNotFound; NotSupported where it knows no `status`; BackendUnavailable, OutcomeUnknown.
         """
         for server in self._servers:
-            if str(server.address) == address:
+            if server.address.name == name:
                 break
         else:
-            raise ServerNotFound(f"there is no server {address!r}")
+            raise ServerNotFound(f"there is no server {name!r}")
         if server.answers and server.capabilities is not None and not server.capabilities.status:
-            raise NotSupported(f"{address} ({server.capabilities.software}) knows no status")
+            raise NotSupported(f"{name} ({server.capabilities.software}) knows no status")
         try:
             await server.set_status(status)
         except (ConnectionLostError, MemcacheError) as error:

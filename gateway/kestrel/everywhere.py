@@ -24,7 +24,7 @@ from gateway.kestrel.trouble import not_asked, perhaps_done
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Every queue by its key, added up; and by server, whose key is its address."""
+    """Every queue by its key, added up; and by the server's name."""
 
     queues: dict[str, QueueStats]
     servers: dict[str, dict[str, QueueStats]]
@@ -49,7 +49,7 @@ async def survey(servers: Sequence[Server], *keys: str) -> Survey:
     for _, queues in answers:
         for key, stats in queues.items():
             total[key] = total[key] + stats if key in total else stats
-    return Survey(total, {str(server.address): queues for server, queues in answers}, coverage)
+    return Survey(total, {server.address.name: queues for server, queues in answers}, coverage)
 
 
 async def peek(servers: Sequence[Server], key: str) -> Peeked:

@@ -45,9 +45,11 @@ BY_STATUS = {"UP": Health.UP, "READONLY": Health.READONLY, "QUIESCENT": Health.Q
 class Backend:
     """A server as `/backends` shows it.
 
-    since: Unix time of the present state. leaving: it is no member any more, and open reads end on it.
+    server: its name, see Address.name. since: Unix time of the present state. leaving: it is no member any more, and
+    open reads end on it.
     """
 
+    server: str
     address: str
     state: Health
     since: float

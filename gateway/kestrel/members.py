@@ -69,6 +69,16 @@ def read_file(path: Path) -> tuple[Source, ...]:
     return tuple(dict.fromkeys(sources))
 
 
+def check(texts: Sequence[str], file: Path | None) -> None:
+    """Returns when the settings name servers as they should. Raises: SettingsError, one line."""
+    parse_sources(texts)
+    if file is not None:
+        try:
+            read_file(file)
+        except MistakesError as exc:
+            raise SettingsError(f"kestrel-file: {exc}") from exc
+
+
 def _parse(text: str) -> Source:
     if not text.startswith(DNS):
         return parse_address(text)

@@ -105,6 +105,7 @@ class Server:
     def backend(self) -> Backend:
         """How it stands."""
         return Backend(
+            server=self.address.name,
             address=str(self.address),
             state=self.state,
             since=self._since,

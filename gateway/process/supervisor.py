@@ -80,8 +80,9 @@ class Supervisor:
         self._settings = settings
         self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
-        self._broker = None if settings.kestrel else self._make_broker(data)
-        kestrel = settings.kestrel or (f"unix:{data.run_dir / 'broker.sock'}",)
+        embedded = not settings.kestrel and settings.kestrel_file is None
+        self._broker = self._make_broker(data) if embedded else None
+        kestrel = settings.kestrel if not embedded else (f"unix:{data.run_dir / 'broker.sock'}",)
         tenanted = _tenanted(settings)
         self._workers = [
             self._make_worker(
@@ -117,12 +118,14 @@ class Supervisor:
     def _announce(self) -> None:
         settings = self._settings
         backend = (
-            f"Kestrel at {', '.join(settings.kestrel)}" if settings.kestrel else f"embedded broker in {settings.data}"
+            f"embedded broker in {settings.data}"
+            if self._broker is not None
+            else f"Kestrel at {', '.join([*settings.kestrel, *map(str, filter(None, [settings.kestrel_file]))])}"
         )
         log.info(
             "kestrel-gateway %s on %s, %s, %d worker(s)", gateway.__version__, self._address, backend, settings.workers
         )
-        if settings.broker_listen and not settings.kestrel:
+        if settings.broker_listen and self._broker is not None:
             log.info("memcache clients are served on %s", settings.broker_listen)
 
     def _make_broker(self, data: DataDirectory) -> Child:

@@ -27,3 +27,11 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     key = case.headers.get("Idempotency-Key") if case.headers else None
     if isinstance(key, str) and re.fullmatch("[!-~](?:[ -~]{0,253}[!-~])?", key):
         case.headers["Idempotency-Key"] = key[:200].rstrip() + os.urandom(8).hex()
+
+
+@schemathesis.hook
+def map_body(context: Any, body: Any) -> Any:
+    """Nobody takes the only server out: whatever is stored next would be refused."""
+    if isinstance(body, dict) and body.get("status") in ("readonly", "quiescent"):
+        return body | {"status": "up"}
+    return body
