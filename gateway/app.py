@@ -35,10 +35,12 @@ from gateway.contract.names import Namespace
 from gateway.delivery.catalog import Catalog
 from gateway.delivery.idempotency import Idempotency
 from gateway.delivery.ledger import Ledger
+from gateway.delivery.moves import Moves
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.quota import Quota
 from gateway.delivery.receive import Receiver
+from gateway.delivery.redrive import Redrive
 from gateway.kestrel.cluster import Kestrel
 from gateway.keys import Keys, load
 from gateway.leases.desk import Desk
@@ -82,6 +84,7 @@ class Gateway:
             ids,
             self._tasks,
             limit=settings.max_leases,
+            tenant_limit=settings.max_tenant_leases,
             longest_s=longest_lease(settings) if settings.kestrel_open_timeout_s else 0.0,
             memory_s=settings.settled_memory_s,
             memory_limit=settings.max_settled,
@@ -98,10 +101,14 @@ class Gateway:
         self._namespace = Namespace(settings.namespace, self._tenanted)
         self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
         quota = Quota(self._kestrel, self._catalog, settings.max_queues)
-        self._receiver = Receiver(self._kestrel, self._registry, quota, limit=settings.max_waiters)
+        moves = Moves(self._kestrel, self._catalog, self._tasks, max_attempts=settings.max_attempts)
+        self._receiver = Receiver(
+            self._kestrel, self._registry, moves, quota, self._tasks, limit=settings.max_waiters
+        )
         queues = Queues(self._kestrel, self._catalog, desk, quota)
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
+        leases = Leases(desk)
         self._router = router(
             specification,
             self._admission,
@@ -110,12 +117,13 @@ class Gateway:
                 Publisher(self._kestrel, quota),
                 self._receiver,
                 queues,
+                leases,
                 self._registry,
                 once=Once(self._idempotency),
                 settings=settings,
             ),
-            leases=Leases(desk),
-            queues=QueueAdmin(queues),
+            leases=leases,
+            queues=QueueAdmin(queues, Redrive(self._kestrel, moves.dead_letters, self._tasks)),
             service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel),
         )
@@ -186,6 +194,7 @@ class Gateway:
                 await self._office.close()
                 await self._peers.close()
                 self._registry.close()
+                log.info("leases: %s", self._registry.statistics())
                 await self._kestrel.close()
                 await self._idempotency.close()
 

@@ -17,6 +17,7 @@
      +- MethodNotAllowed
      +- RequestTimeout        header block or body not complete in time
      +- LeaseConflict         settled already, in another way
+     +- QueueHasChildren      what was asked for would reach fanout children again
      +- LeaseGone             the job is back on its queue, and that is known
      |   +- LeaseExpired, LeaseLost
      +- QueueDeleted          the lease's queue was deleted through the gateway, its jobs with it
@@ -203,6 +204,12 @@ class LeaseConflict(GatewayError):
     title = "The lease is settled already"
 
 
+class QueueHasChildren(GatewayError):
+    code = "queue-has-children"
+    status = 409
+    title = "The queue has fanout children"
+
+
 class LeaseGone(GatewayError):
     code = "lease-gone"
     status = 410
@@ -323,8 +330,15 @@ class TooManyWaiters(Unavailable):
 
 
 class TooManyLeases(Unavailable):
+    """retry_after_s: when the first of them ends, rounded up."""
+
     code = "too-many-leases"
     title = "Too many open leases"
+    retry_after_s = 1
+
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class Draining(Unavailable):

@@ -97,6 +97,13 @@ class Settings:
     max_lease_s: float = _setting(43200.0, "longest lease that may be asked for", unit="s", low=1, high=43200)
     max_waiters: int = _setting(10000, "parked polls a worker", low=1, high=1000000)
     max_leases: int = _setting(10000, "open leases a worker, each a Kestrel connection", low=1, high=100000)
+    max_tenant_leases: int = _setting(10000, "of these, leases of one tenant", low=1, high=100000)
+    max_attempts: int = _setting(
+        25,
+        "deliveries of a job before it is a dead letter, where its queue's policy has none",
+        low=1,
+        high=1000000,
+    )
     settled_memory_s: float = _setting(
         600.0, "how long a settled lease answers the same settlement again", unit="s", low=1, high=86400
     )

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS: Final = b"GET, POST, PUT, DELETE"
 EXPOSED: Final = (
-    b"Lease-Id, Lease-Expires, Location, Retry-After, Preference-Applied, Request-Id, Idempotency-Replayed, "
-    b"WWW-Authenticate"
+    b"Lease-Id, Lease-Expires, Lease-Acked, Location, Retry-After, Preference-Applied, Request-Id, "
+    b"Idempotency-Replayed, WWW-Authenticate"
 )
 MAX_AGE_S: Final = 600
 _NAMES: Final = re.compile(rb"[A-Za-z0-9_, -]{1,1024}")

@@ -43,6 +43,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append((b"request-id", request_id.encode()))
+                if "lease_acked" in scope:
+                    message["headers"].append((b"lease-acked", b"true"))
             await send(message)
 
         self.active += 1

@@ -9,6 +9,7 @@ import orjson
 from gateway.api.cloudevents import MANY, Heading, many_items, one_item, read_heading
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers, json_answer
 from gateway.api.idempotency import Once
+from gateway.api.leases import Leases
 from gateway.api.rendering import render
 from gateway.api.specification import longest_lease
 from gateway.contract.item import Item, Stamp
@@ -35,6 +36,7 @@ class Jobs:
         publisher: Publisher,
         receiver: Receiver,
         queues: Queues,
+        leases: Leases,
         registry: Registry,
         *,
         once: Once,
@@ -43,6 +45,7 @@ class Jobs:
         self._publisher = publisher
         self._receiver = receiver
         self._queues = queues
+        self._leases = leases
         self._registry = registry
         self._once = once
         self._max_job_bytes = settings.max_job_bytes
@@ -96,6 +99,9 @@ class Jobs:
             raise ForbiddenPrefetch("a job is taken only by a request that means it")
         timeout_s, preference = self._timeout(call)
         queue = call.queue()
+        if call.query["ack"] is not None:
+            await self._leases.ack_first(call, call.query["ack"])
+            call.scope["lease_acked"] = True  # whatever comes now, the answer says so
         delivery = await self._receiver.next(
             queue, timeout_s=timeout_s, lease_s=self._lease(call, queue), on_gone=call.client.on_gone, told=call.told
         )

@@ -2,45 +2,112 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
 from gateway.api.exchange import Answer, Call, json_answer
 from gateway.contract.times import timestamp
-from gateway.errors import LeaseNotFound
+from gateway.errors import GatewayError, LeaseNotFound
 from gateway.leases.desk import Desk
 from gateway.leases.orders import LeaseView
 
+MAX_SETTLE_BYTES = 1 << 20
+"""Far more than the settlements that one request may have."""
+
 
 class Leases:
-    """Handlers of `/leases/{lease}`."""
+    """Handlers of `/leases`."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
     async def inspect(self, call: Call) -> Answer:
-        lease = await self._desk.inspect(call.path("lease"), call.caller.tenant)
-        if not call.caller.may_use(lease.queue):
-            raise LeaseNotFound("no such lease")
-        return _shown(lease)
+        return _shown(await self._own(call, call.path("lease")))
 
     async def ack(self, call: Call) -> Answer:
-        await self._check_queue(call)
-        await self._desk.ack(call.path("lease"), call.caller.tenant)
+        await self.ack_first(call, call.path("lease"))
         return Answer(204)
 
+    async def ack_first(self, call: Call, lease_id: str) -> LeaseView:
+        """The caller's lease is acked. Raises as Desk.ack."""
+        await self._check_queue(call, lease_id)
+        return await self._desk.ack(lease_id, call.caller.tenant)
+
     async def nack(self, call: Call) -> Answer:
-        await call.order()
-        await self._check_queue(call)
-        await self._desk.nack(call.path("lease"), call.caller.tenant)
-        return Answer(204)
+        return _left(await self._nack(call, call.path("lease"), await call.order()))
+
+    async def reject(self, call: Call) -> Answer:
+        return _left(await self._reject(call, call.path("lease"), await call.order()))
 
     async def extend(self, call: Call) -> Answer:
         order = await call.order()
-        await self._check_queue(call)
+        await self._check_queue(call, call.path("lease"))
         return _shown(await self._desk.extend(call.path("lease"), call.caller.tenant, float(order["lease"])))
 
-    async def _check_queue(self, call: Call) -> None:
-        """Asks on whose queue the lease is where the key is for some queues only. Raises as `inspect`."""
+    async def settle(self, call: Call) -> Answer:
+        """Each settlement by itself, all at once; one result each, in the order of the body."""
+        order = call.spec.body(await call.read(MAX_SETTLE_BYTES))
+        work = [(each, self.ack_first(call, each)) for each in order.get("acks", ())]
+        work += [(each["lease"], self._nack(call, each["lease"], each)) for each in order.get("nacks", ())]
+        work += [(each["lease"], self._reject(call, each["lease"], each)) for each in order.get("rejects", ())]
+        results = await asyncio.gather(*(_result(lease_id, settlement) for lease_id, settlement in work))
+        return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
+
+    async def _nack(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseView:
+        await self._check_queue(call, lease_id)
+        return await self._desk.nack(
+            lease_id,
+            call.caller.tenant,
+            position=order.get("position", ""),
+            delay_s=float(order.get("delay", 0)),
+            reason=order.get("reason", ""),
+        )
+
+    async def _reject(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseView:
+        await self._check_queue(call, lease_id)
+        return await self._desk.reject(lease_id, call.caller.tenant, reason=order.get("reason", ""))
+
+    async def _own(self, call: Call, lease_id: str) -> LeaseView:
+        """The lease, if its queue is for the caller. Raises LeaseNotFound, and as Desk.inspect."""
+        lease = await self._desk.inspect(lease_id, call.caller.tenant)
+        if not call.caller.may_use(lease.queue):
+            raise LeaseNotFound("no such lease")
+        return lease
+
+    async def _check_queue(self, call: Call, lease_id: str) -> None:
+        """Asks on whose queue the lease is where the key is for some queues only. Raises as `_own`."""
         if call.caller.queues:
-            await self.inspect(call)
+            await self._own(call, lease_id)
+
+
+async def _result(lease_id: str, settlement: Awaitable[LeaseView]) -> dict[str, Any]:
+    """What became of one settlement out of many."""
+    try:
+        lease = await settlement
+    except GatewayError as exc:
+        return {
+            "lease": lease_id,
+            "status": exc.status,
+            "code": exc.code,
+            "detail": exc.detail,
+            "retryable": exc.retryable,
+        }
+    position = _position(lease)
+    return {"lease": lease_id, "status": 200 if position else 204} | position
+
+
+def _left(lease: LeaseView) -> Answer:
+    """204 where the job is where it was meant to go; else 200 and where it is, or will be."""
+    position = _position(lease)
+    return json_answer(position) if position else Answer(204)
+
+
+def _position(lease: LeaseView) -> dict[str, str]:
+    """What is not as it was asked for, or not yet."""
+    if lease.due_at_s is not None:
+        return {"position": lease.place, "due_at": timestamp(lease.due_at_s)}
+    return {} if lease.as_asked else {"position": lease.place}
 
 
 def _shown(lease: LeaseView) -> Answer:
@@ -52,5 +119,6 @@ def _shown(lease: LeaseView) -> Answer:
             "state": lease.state,
             "attempt": lease.attempt,
             "expires_at": timestamp(lease.expires_at_s),
+            "position": lease.place or None,
         }
     )

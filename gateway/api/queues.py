@@ -7,13 +7,17 @@ from dataclasses import asdict
 from gateway.api.exchange import Answer, Call, json_answer
 from gateway.api.listing import Listing
 from gateway.delivery.queues import Queues
+from gateway.delivery.redrive import Redrive
+
+DEFAULT_REDRIVE = 1000
 
 
 class QueueAdmin:
     """Handlers of `/queues` and `/queues/{queue}`."""
 
-    def __init__(self, queues: Queues) -> None:
+    def __init__(self, queues: Queues, redrive: Redrive) -> None:
         self._queues = queues
+        self._redrive = redrive
 
     async def list(self, call: Call) -> Answer:
         listing = Listing(call.query["filter"], call.query["sort"], call.query["limit"], call.query["cursor"])
@@ -35,3 +39,7 @@ class QueueAdmin:
     async def delete(self, call: Call) -> Answer:
         queue = call.queue()
         return json_answer({"queue": queue.name, "leases_ended": await self._queues.delete(queue, call.told)})
+
+    async def redrive(self, call: Call) -> Answer:
+        order = await call.order()
+        return json_answer(await self._redrive.redrive(call.queue(), order.get("max", DEFAULT_REDRIVE)))

@@ -39,9 +39,12 @@ def router(
             Route("/queues/{queue}/jobs", Resource(post=run("enqueueJob", jobs.enqueue))),
             Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
             Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),
+            Route("/leases/{lease}/reject", Resource(post=run("rejectLease", leases.reject))),
             Route("/leases/{lease}/extend", Resource(post=run("extendLease", leases.extend))),
+            Route("/leases/settle", Resource(post=run("settleLeases", leases.settle))),
             Route("/leases/{lease}", Resource(get=run("inspectLease", leases.inspect))),
             Route("/queues/{queue}/peek", Resource(get=run("peekJob", jobs.peek))),
+            Route("/queues/{queue}/redrive", Resource(post=run("redriveQueue", queues.redrive))),
             Route("/queues/{queue}/flush", Resource(post=run("flushQueue", queues.flush))),
             Route(
                 "/queues/{queue}",

@@ -91,7 +91,9 @@ def _set_limits(document: dict[str, Any], settings: Settings) -> None:
         "maximum": _number(longest_lease_s),
         "default": _number(min(settings.default_lease_s, longest_lease_s)),
     }
-    document["components"]["schemas"]["ExtendRequest"]["properties"]["lease"]["maximum"] = _number(longest_lease_s)
+    schemas = document["components"]["schemas"]
+    schemas["ExtendRequest"]["properties"]["lease"]["maximum"] = _number(longest_lease_s)
+    schemas["NackRequest"]["properties"]["delay"]["maximum"] = _number(longest_lease_s)
 
 
 def _drop_security(operations: Iterable[dict[str, Any]]) -> None:

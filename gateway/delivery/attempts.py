@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-from gateway.leases.lease import Lease, State
+from gateway.leases.lease import Lease, Place, State
 
+# The job is gone, or its copy says how often it was delivered.
 _DONE = frozenset({State.ACKED, State.DROPPED})
+_MOVED = frozenset({Place.TAIL, Place.DEAD})
 
 
 def identity(job_id: str | None, item: bytes) -> str:
@@ -25,27 +27,22 @@ class Attempts:
     def __init__(self, limit: int = 100_000) -> None:
         self._limit = limit
         self._returns: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._raw: dict[str, str] = {}
 
     def of(self, key: str, known_by: str, written: int) -> int:
         """The attempt a delivery is: what the envelope says, and the returns seen here."""
         return written + self._returns.get((key, known_by), 0)
 
-    def follow(self, lease: Lease, known_by: str) -> None:
-        """Remembers, until the lease ends, what job it holds; for leases that cannot tell."""
-        if lease.job_id is None and lease.read is not None:
-            self._raw[lease.id] = known_by
-
     def ended(self, lease: Lease) -> None:
-        """Listens to the registry: a lease's end either finishes the job or adds one return."""
-        known_by = lease.job_id if lease.job_id is not None else self._raw.pop(lease.id, None)
-        if known_by is None:
-            return
-        at = (lease.key, known_by)
-        if lease.state in _DONE:
+        """Listens to the registry: a lease's end either finishes the count or adds one return."""
+        at = (lease.key, lease.known_by)
+        if lease.state in _DONE or lease.place in _MOVED:
             self._returns.pop(at, None)
             return
         self._returns[at] = self._returns.get(at, 0) + 1
         self._returns.move_to_end(at)
         if len(self._returns) > self._limit:
             self._returns.popitem(last=False)
+
+    def forget(self, key: str, known_by: str) -> None:
+        """The job has left the queue."""
+        self._returns.pop((key, known_by), None)

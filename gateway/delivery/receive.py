@@ -1,21 +1,29 @@
-"""Next: a poll waits for a job and leaves with it under a lease. A job whose time is over is dropped on the way."""
+"""Next: a poll waits for a job and leaves with it under a lease.
+
+On the way a job whose time is over is dropped, and one that was delivered too often already goes to the dead letters.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 
-from gateway.contract.envelope import Job, raw, unwrap
+from gateway.contract.copies import Death
+from gateway.contract.envelope import Job
 from gateway.delivery.attempts import Attempts, identity
-from gateway.delivery.backend import Backend, OnGone, Told, Waiter
+from gateway.delivery.backend import Backend, OnGone, Waiter
 from gateway.delivery.catalog import Queue
+from gateway.delivery.dead_letters import Stored
+from gateway.delivery.moves import Moves, job_of
 from gateway.delivery.quota import Quota
-from gateway.errors import Draining, LeaseLost, OutcomeUnknown, TooManyWaiters
+from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, TooManyWaiters
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
 
-DROPPING_S = 5.0
-"""How long a poll that should answer at once may go on past expired jobs."""
+PASSING_S = 5.0
+"""How long a poll that should answer at once may go on past jobs that are not delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +35,23 @@ class Delivery:
 
 
 class Receiver:
-    """Takes jobs for consumers. limit: polls parked at once."""
+    """Takes jobs for consumers. tasks: the lifespan's group. limit: polls parked at once."""
 
-    def __init__(self, backend: Backend, registry: Registry, quota: Quota, *, limit: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        registry: Registry,
+        moves: Moves,
+        quota: Quota,
+        tasks: asyncio.TaskGroup,
+        *,
+        limit: int,
+    ) -> None:
         self._backend = backend
         self._quota = quota
         self._registry = registry
+        self._moves = moves
+        self._tasks = tasks
         self._limit = limit
         self._waiters: set[Waiter] = set()
         self._attempts = Attempts()
@@ -44,12 +63,8 @@ class Receiver:
         """Polls that wait at this moment."""
         return len(self._waiters)
 
-    async def next(
-        self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone, told: Told
-    ) -> Delivery | None:
+    async def next(self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone) -> Delivery | None:
         """The next job under a lease of `lease_s` seconds; None when the wait ended empty, or the consumer has gone.
-
-        told: of an empty wait, how many servers were asked.
 
         Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
         Cancelled: no job is held.
@@ -60,24 +75,53 @@ class Receiver:
         began_s = time.monotonic()
         left_s = timeout_s
         while True:
-            self._registry.check_room()
-            read = await self._take(queue.key, left_s, on_gone, told)
+            self._registry.check_room(queue.tenant)
+            read = await self._take(queue.key, left_s, on_gone)
             if read is None:
                 return None
-            try:
-                job = raw(read.data) if queue.policy.raw else unwrap(read.data)
-                if job.expires_s is None or job.expires_s > time.time():
-                    return Delivery(job, self._lease(queue, job, read, lease_s))
-            except BaseException:
-                read.give_back()
-                raise
-            await _drop(read)
+            delivery = await self._deliver(queue, read, lease_s)
+            if delivery is not None:
+                return delivery
             gone_s = time.monotonic() - began_s
-            if gone_s > max(timeout_s, DROPPING_S) or self.draining:
+            if gone_s > max(timeout_s, PASSING_S) or self.draining:
                 return None
             left_s = max(0.0, timeout_s - gone_s)
 
-    async def _take(self, key: str, timeout_s: float, on_gone: OnGone, told: Told) -> OpenRead | None:
+    async def _deliver(self, queue: Queue, read: OpenRead, lease_s: float) -> Delivery | None:
+        """The item under a lease; None when it is one that is not delivered, and was dropped or buried.
+
+        Raises: TooManyLeases; the item is back. Cancelled: it is back or gets buried.
+        """
+        done = read.give_back
+        try:
+            job = job_of(queue, read)
+            if job.expires_s is not None and job.expires_s <= time.time():
+                await _drop(read)
+                return None
+            known_by = identity(job.id, read.data)
+            attempt = self._attempts.of(queue.key, known_by, job.attempt)
+            if attempt > self._moves.max_attempts(queue):
+                burial = self._tasks.create_task(self._bury(queue, read, attempt - 1))
+                done = partial(burial.add_done_callback, lambda _: read.give_back())
+                if await asyncio.shield(burial):
+                    self._attempts.forget(queue.key, known_by)
+                    return None
+            return Delivery(job, self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s))
+        except BaseException:
+            done()
+            raise
+
+    async def _bury(self, queue: Queue, read: OpenRead, attempts: int) -> bool:
+        """Whether the job is a dead letter now; else, where these take none, it is still set aside.
+
+        A task of its own: a poll that goes away must not leave the job in both places.
+        """
+        try:
+            return await self._moves.bury(queue, read, death=Death.MAX_ATTEMPTS, attempts=attempts) is Stored.YES
+        except (LeaseLost, BackendRefused, OutcomeUnknown):
+            return True
+
+    async def _take(self, key: str, timeout_s: float, on_gone: OnGone) -> OpenRead | None:
         """The next item, set aside; None when the wait ended empty, or the consumer has gone."""
         if len(self._waiters) >= self._limit:
             raise TooManyWaiters(f"{self._limit} polls are parked here already")
@@ -85,27 +129,23 @@ class Receiver:
         self._waiters.add(waiter)
         forget = on_gone(waiter.cancel)
         try:
-            read = await waiter.result()
-            if read is None:
-                told(waiter.coverage)
-            return read
+            return await waiter.result()
         finally:
             forget()
             self._waiters.discard(waiter)
 
-    def _lease(self, queue: Queue, job: Job, read: OpenRead, length_s: float) -> Lease:
-        known_by = identity(job.id, read.data)
-        lease = self._registry.open(
+    def _lease(self, queue: Queue, job: Job, read: OpenRead, *, known_by: str, attempt: int, length_s: float) -> Lease:
+        return self._registry.open(
             read,
+            self._moves.way(queue),
             tenant=queue.tenant,
             queue=queue.name,
             key=queue.key,
             job_id=job.id,
-            attempt=self._attempts.of(queue.key, known_by, job.attempt),
+            known_by=known_by,
+            attempt=attempt,
             length_s=length_s,
         )
-        self._attempts.follow(lease, known_by)
-        return lease
 
     def drain(self) -> None:
         """Ends every parked poll empty-handed and hands out nothing more."""
@@ -118,7 +158,7 @@ async def _drop(read: OpenRead) -> None:
     """The item is gone, or back on its queue where it is dropped again. Cancelled: one of the two."""
     try:
         await read.confirm()
-    except (LeaseLost, OutcomeUnknown):
+    except (LeaseLost, BackendRefused, OutcomeUnknown):
         pass
     finally:
         read.give_back()

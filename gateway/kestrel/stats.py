@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """One queue as its server counts it; what a server does not tell is 0. children: how many fanout children it has."""
+    """One queue as its server counts it; what a server does not tell is 0. children: how many of them it has."""
 
     items: int = 0
     bytes: int = 0

@@ -7,6 +7,7 @@ import time
 from gateway.errors import GatewayError, Internal, OutcomeUnknown
 from gateway.leases.forward import Peers
 from gateway.leases.ids import LeaseIds
+from gateway.leases.lease import Place
 from gateway.leases.orders import LeaseView, Order, Result, Verb, view
 from gateway.leases.registry import Registry
 
@@ -28,13 +29,22 @@ class Desk:
         """The job is gone for good. Raises: LeaseNotFound, and as Registry.ack."""
         return await self._order(Verb.ACK, lease_id, tenant)
 
-    async def nack(self, lease_id: str, tenant: str) -> LeaseView:
-        """The job is back at the head of its queue. Raises: LeaseNotFound, and as Registry.nack."""
-        return await self._order(Verb.NACK, lease_id, tenant)
+    async def nack(
+        self, lease_id: str, tenant: str, *, position: str = "", delay_s: float = 0.0, reason: str = ""
+    ) -> LeaseView:
+        """The job is back, or will be after the delay. position: `head`, `tail` or empty: by the queue's policy.
+
+        Raises: LeaseNotFound, and as Registry.nack.
+        """
+        return await self._order(Verb.NACK, lease_id, tenant, length_s=delay_s, position=position, reason=reason)
+
+    async def reject(self, lease_id: str, tenant: str, *, reason: str = "") -> LeaseView:
+        """The job is among the dead letters. Raises: LeaseNotFound, and as Registry.reject."""
+        return await self._order(Verb.REJECT, lease_id, tenant, reason=reason)
 
     async def extend(self, lease_id: str, tenant: str, length_s: float) -> LeaseView:
         """The lease ends `length_s` seconds from now. Raises: LeaseNotFound, and as Registry.extend."""
-        return await self._order(Verb.EXTEND, lease_id, tenant, length_s)
+        return await self._order(Verb.EXTEND, lease_id, tenant, length_s=length_s)
 
     async def inspect(self, lease_id: str, tenant: str) -> LeaseView:
         """What is known of the lease. Raises: LeaseNotFound, LeaseForgotten, OutcomeUnknown."""
@@ -57,9 +67,11 @@ class Desk:
         except GatewayError as exc:
             return exc
 
-    async def _order(self, verb: Verb, lease_id: str, tenant: str, length_s: float = 0.0) -> LeaseView:
+    async def _order(
+        self, verb: Verb, lease_id: str, tenant: str, *, length_s: float = 0.0, position: str = "", reason: str = ""
+    ) -> LeaseView:
         owner = self._ids.owner(lease_id, tenant)
-        order = Order(verb, lease_id, time.monotonic() + self._limit_s, length_s)
+        order = Order(verb, lease_id, time.monotonic() + self._limit_s, length_s, position, reason)
         result = await (self._local(order) if owner == self._boot_id else self._peers.ask(owner, order))
         if isinstance(result, GatewayError):
             raise result
@@ -73,7 +85,12 @@ class Desk:
             case Verb.ACK:
                 return view(await registry.ack(order.subject))
             case Verb.NACK:
-                return view(await registry.nack(order.subject))
+                asked = Place(order.position) if order.position else None
+                return view(
+                    await registry.nack(order.subject, asked=asked, delay_s=order.length_s, reason=order.reason)
+                )
+            case Verb.REJECT:
+                return view(await registry.reject(order.subject, reason=order.reason))
             case Verb.EXTEND:
                 return view(await registry.extend(order.subject, order.length_s))
             case Verb.INSPECT:

@@ -1,9 +1,10 @@
 """One lease: its states, the legal moves between them, and how an ended one answers. No I/O, no clock.
 
-    HELD -> SETTLING -> ACKED | NACKED | LOST | UNKNOWN
-    HELD -> EXPIRED | LOST | DROPPED | RETURNED
+    HELD -> SETTLING -> ACKED | NACKED | REJECTED | EXPIRED | LOST | DROPPED | UNKNOWN
+    HELD -> DELAYED -> SETTLING | NACKED | DROPPED
+    HELD -> LOST | DROPPED | RETURNED | DRAINED
 
-Only HELD and SETTLING have an open read behind them; every other state is final.
+Only HELD, DELAYED and SETTLING have an open read behind them; every other state is final.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.errors import (
-    BackendRefused,
     GatewayError,
     LeaseConflict,
     LeaseExpired,
@@ -37,58 +37,127 @@ class OpenRead(Protocol):
 
 
 class State(Enum):
-    """held: the consumer's. settling: a settlement is under way. returned: given back because the client was gone."""
+    """held: the consumer's. settling: a settlement is under way. delayed: nacked, and set aside until it is due.
+
+    returned: given back because the client was gone. drained: because the gateway stopped.
+    """
 
     HELD = "held"
+    DELAYED = "delayed"
     SETTLING = "settling"
     ACKED = "acked"
     NACKED = "nacked"
+    REJECTED = "rejected"
     EXPIRED = "expired"
     LOST = "lost"
     DROPPED = "dropped"
     RETURNED = "returned"
+    DRAINED = "drained"
     UNKNOWN = "unknown"
+
+    __hash__ = object.__hash__
 
 
 MOVES: dict[State, frozenset[State]] = {
-    State.HELD: frozenset({State.SETTLING, State.EXPIRED, State.LOST, State.DROPPED, State.RETURNED}),
-    State.SETTLING: frozenset({State.ACKED, State.NACKED, State.LOST, State.UNKNOWN}),
+    State.HELD: frozenset({State.SETTLING, State.DELAYED, State.LOST, State.DROPPED, State.RETURNED, State.DRAINED}),
+    State.DELAYED: frozenset({State.SETTLING, State.NACKED, State.DROPPED}),
+    State.SETTLING: frozenset(
+        {State.ACKED, State.NACKED, State.REJECTED, State.EXPIRED, State.LOST, State.DROPPED, State.UNKNOWN}
+    ),
 }
+
+
+class Place(Enum):
+    """Where a job is whose lease ended without an ack."""
+
+    HEAD = "head"
+    TAIL = "tail"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """How a job leaves its consumer unfinished.
+
+    state: NACKED, REJECTED or EXPIRED. asked: the place; None: as the queue's policy says. reason: in people's words.
+    """
+
+    state: State
+    asked: Place | None = None
+    reason: str = ""
+
+
+class Way(Protocol):
+    """The way of one queue's jobs from their consumers: what a lease does when it ends without an ack."""
+
+    def aim(self, leaving: Leaving) -> Place:
+        """The place that was asked for, outright or by policy."""
+
+    def is_last(self, lease: Lease) -> bool:
+        """Whether this attempt is the last that the job has: it goes to the dead letters from here."""
+
+    async def leave(self, lease: Lease, leaving: Leaving) -> Place:
+        """Puts the job where it now is. Raises LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown."""
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
     """A job's claim by one consumer.
 
-    deadline_s: monotonic. expires_at_s: the same instant as wall time, for people. latest_s: no extension goes beyond.
+    known_by: what its attempts are counted under, its id or the digest of a raw item.
+    deadline_s: monotonic; of a delayed nack: when it is due. expires_at_s: the same instant as wall time, for people.
+    latest_s: no extension or delay goes beyond.
     settlement: the running settlement while SETTLING, so that a second request waits for the first one's end.
+    leaving: while DELAYED or SETTLING without an ack, how. place: where the job is, once NACKED, REJECTED or EXPIRED.
+    aim: the place that was asked for.
     """
 
     id: str
+    tenant: str
     queue: str
     key: str
     job_id: str | None
+    known_by: str
     attempt: int
     deadline_s: float
     expires_at_s: float
     latest_s: float
     read: OpenRead | None
+    way: Way | None
     state: State = State.HELD
-    settlement: asyncio.Future[BackendRefused | None] | None = field(default=None, repr=False)
+    settlement: asyncio.Future[GatewayError | None] | None = field(default=None, repr=False)
+    leaving: Leaving | None = None
+    place: Place | None = None
+    aim: Place | None = None
 
     def move(self, to: State) -> None:
         """Takes one legal step; an illegal one is a defect and raises ValueError."""
-        if to not in MOVES.get(self.state, frozenset()):
+        if to not in MOVES.get(self.state, ()):
             raise ValueError(f"a lease cannot go from {self.state.value} to {to.value}")
         self.state = to
 
 
+class Ended(NamedTuple):
+    """What is remembered of a lease that ended: some hundred bytes. ended_s: monotonic."""
+
+    id: str
+    queue: str
+    job_id: str | None
+    attempt: int
+    expires_at_s: float
+    state: State
+    place: Place | None
+    aim: Place | None
+    ended_s: float
+
+
 def answer_of(state: State, wanted: State) -> GatewayError | None:
     """What a settlement `wanted` gets to hear from a lease that has ended as `state`; None: it is done already."""
-    if state is wanted:
+    if state is wanted or (state is State.DELAYED and wanted is State.NACKED):
         return None
-    if state in (State.ACKED, State.NACKED):
-        return LeaseConflict(f"the lease was {state.value} already")
+    if state in (State.ACKED, State.NACKED, State.REJECTED, State.DELAYED):
+        word = State.NACKED.value if state is State.DELAYED else state.value
+        return LeaseConflict(f"the lease was {word} already")
     if state is State.EXPIRED:
         return LeaseExpired("the lease expired and its job is back on the queue")
     if state is State.DROPPED:
@@ -97,4 +166,6 @@ def answer_of(state: State, wanted: State) -> GatewayError | None:
         return LeaseLost("the connection to Kestrel was lost and the job is back on its queue")
     if state is State.RETURNED:
         return LeaseLost("the answer that carried the lease did not reach its client, and the job is back on its queue")
+    if state is State.DRAINED:
+        return LeaseLost("the gateway that held the lease stopped, and the job is back on its queue")
     return LeaseForgotten("the settlement was sent to Kestrel and no answer came")

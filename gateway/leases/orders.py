@@ -8,12 +8,13 @@ from enum import Enum
 import orjson
 
 from gateway.errors import GatewayError, Internal, error_classes
-from gateway.leases.lease import Lease
+from gateway.leases.lease import Ended, Lease, State
 
 
 class Verb(Enum):
     ACK = "ack"
     NACK = "nack"
+    REJECT = "reject"
     EXTEND = "extend"
     INSPECT = "inspect"
     DROP_QUEUE = "drop-queue"
@@ -21,7 +22,8 @@ class Verb(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """verb: what to do. subject: a lease id, or a Kestrel key for DROP_QUEUE. length_s: for EXTEND.
+    """verb: what to do. subject: a lease id, or a Kestrel key for DROP_QUEUE. length_s: for EXTEND; of NACK the delay.
+    position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner refuses to begin after it.
     """
@@ -30,11 +32,16 @@ class Order:
     subject: str
     deadline_s: float
     length_s: float = 0.0
+    position: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseView:
-    """A lease as its owner knows it. expires_at_s: wall time."""
+    """A lease as its owner knows it. expires_at_s: wall time; of a delayed nack: when it is due.
+
+    place: where the job is, once that is known; empty before. as_asked: whether that is where it was meant to go.
+    """
 
     id: str
     queue: str
@@ -42,13 +49,30 @@ class LeaseView:
     state: str
     attempt: int
     expires_at_s: float
+    place: str = ""
+    as_asked: bool = True
+
+    @property
+    def due_at_s(self) -> float | None:
+        """When a delayed nack is due; None for all else."""
+        return self.expires_at_s if self.state == State.DELAYED.value else None
 
 
 Result = LeaseView | int | GatewayError
 
 
-def view(lease: Lease) -> LeaseView:
-    return LeaseView(lease.id, lease.queue, lease.job_id, lease.state.value, lease.attempt, lease.expires_at_s)
+def view(lease: Lease | Ended) -> LeaseView:
+    place = lease.aim if lease.state is State.DELAYED else lease.place
+    return LeaseView(
+        lease.id,
+        lease.queue,
+        lease.job_id,
+        lease.state.value,
+        lease.attempt,
+        lease.expires_at_s,
+        place.value if place is not None else "",
+        place is lease.aim,
+    )
 
 
 def pack_order(number: int, order: Order) -> bytes:

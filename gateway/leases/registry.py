@@ -1,44 +1,82 @@
 """The leases of one worker: opened, settled, expired, remembered for a while. Knows no HTTP, no forwarding.
 
-1. A lease is in `_open` exactly while its state is HELD or SETTLING, that is while it has an open read.
+1. A lease is in `_open` exactly while it has an open read: while it is HELD, DELAYED or SETTLING.
 2. Every lease leaves `_open` through `_end`, which counts it and remembers how it ended.
 3. A settlement is a task of the lifespan's group: a request that is cancelled leaves it running to its end.
-4. opened = acked + nacked + expired + lost + dropped + returned + unknown + open, at every instant.
+4. What was delivered is open or has ended in one of the ways that are counted, at every instant.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import logging
+import math
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
-from gateway.errors import BackendRefused, InvalidBody, LeaseForgotten, LeaseLost, OutcomeUnknown, TooManyLeases
+from gateway.errors import (
+    BackendRefused,
+    GatewayError,
+    InvalidBody,
+    LeaseForgotten,
+    LeaseLost,
+    OutcomeUnknown,
+    QueueDeleted,
+    TooManyLeases,
+)
+from gateway.leases.deadlines import Deadlines
 from gateway.leases.ids import LeaseIds
-from gateway.leases.lease import Lease, OpenRead, State, answer_of
+from gateway.leases.lease import Ended, Lease, Leaving, OpenRead, Place, State, Way, answer_of
+from gateway.leases.memory import Memory
 
 log = logging.getLogger(__name__)
+
+LONGEST_RETRY_S = 30.0
+"""A lease may last for hours, but most are settled long before."""
+
+LEDGER = {
+    State.ACKED: "acked",
+    State.NACKED: "nacked",
+    State.REJECTED: "rejected",
+    State.RETURNED: "client_gone",
+    State.EXPIRED: "expired",
+    State.LOST: "backend_lost",
+    State.DRAINED: "drained",
+    State.DROPPED: "deleted",
+    State.UNKNOWN: "unknown",
+}
+"""Every way in which a lease ends, as it is counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryStatistics:
-    """opened counts every lease ever handed out here; ended by how they ended; open those that have not."""
+    """delivered: every lease ever handed out here. ended: how many ended in which way (LEDGER). open: those that have
+    not; delayed: those of them that are nacked and wait until they are due.
+    """
 
-    opened: int
+    delivered: int
     open: int
+    delayed: int
     remembered: int
     ended: dict[str, int]
+
+    @property
+    def balanced(self) -> bool:
+        return self.delivered == self.open + sum(self.ended.values())
+
+    def __str__(self) -> str:
+        ways = " + ".join(f"{way} {count}" for way, count in self.ended.items())
+        return f"delivered {self.delivered} = {ways} + open {self.open}"
 
 
 class Registry:
     """Owns every open read that has been handed to a consumer.
 
-    tasks: the lifespan's group, which settlements belong to. limit: leases open at once.
-    longest_s: no lease lasts longer in all, extensions included; 0: no bound of that kind.
+    tasks: the lifespan's group, which settlements belong to. limit, tenant_limit: leases open at once.
+    longest_s: no lease lasts longer in all, extensions and delays included; 0: no bound of that kind.
     memory_s, memory_limit: how long, and how many, ended leases are remembered.
     """
 
@@ -48,6 +86,7 @@ class Registry:
         tasks: asyncio.TaskGroup,
         *,
         limit: int,
+        tenant_limit: int,
         longest_s: float,
         memory_s: float,
         memory_limit: int,
@@ -55,16 +94,14 @@ class Registry:
         self._ids = ids
         self._tasks = tasks
         self._limit = limit
+        self._tenant_limit = tenant_limit
         self._longest_s = longest_s
-        self._memory_s = memory_s
-        self._memory_limit = memory_limit
         self._open: dict[str, Lease] = {}
-        self._ended: OrderedDict[str, tuple[float, Lease]] = OrderedDict()
-        self._heap: list[tuple[float, int, Lease]] = []
-        self._order = itertools.count()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_s = 0.0
-        self._opened = 0
+        self._memory = Memory(memory_s=memory_s, limit=memory_limit)
+        self._deadlines = Deadlines(self._open, self._due)
+        self._tenants: Counter[str] = Counter()
+        self._delivered = 0
+        self._delayed = 0
         self._outcomes: Counter[State] = Counter()
         self._listeners: list[Callable[[Lease], None]] = []
 
@@ -72,70 +109,106 @@ class Registry:
         return len(self._open)
 
     def __repr__(self) -> str:
-        return f"<Registry open={len(self._open)} remembered={len(self._ended)}>"
+        return f"<Registry {self.statistics()}>"
 
     def statistics(self) -> RegistryStatistics:
-        ended = {state.value: count for state, count in self._outcomes.items()}
-        return RegistryStatistics(self._opened, len(self._open), len(self._ended), ended)
+        ended = {way: self._outcomes[state] for state, way in LEDGER.items()}
+        return RegistryStatistics(self._delivered, len(self._open), self._delayed, len(self._memory), ended)
 
-    def check_room(self) -> None:
-        """Raises TooManyLeases when no further lease may be opened."""
+    def check_room(self, tenant: str) -> None:
+        """Raises TooManyLeases when no further lease may be opened for the tenant, with the time until one ends."""
         if len(self._open) >= self._limit:
-            raise TooManyLeases(f"{self._limit} leases are open here already")
+            raise TooManyLeases(f"{self._limit} leases are open here already", _retry_after(self._deadlines.first_s()))
+        if self._tenants[tenant] >= self._tenant_limit:
+            first_s = min(each.deadline_s for each in self._open.values() if each.tenant == tenant)
+            raise TooManyLeases(f"the tenant has {self._tenant_limit} leases open here already", _retry_after(first_s))
 
     def open(
         self,
         read: OpenRead,
+        way: Way,
         *,
         tenant: str,
         queue: str,
         key: str,
         job_id: str | None,
+        known_by: str,
         attempt: int,
         length_s: float,
     ) -> Lease:
         """A new lease over `read`, HELD for `length_s` seconds. Raises TooManyLeases; the read stays the caller's."""
-        self.check_room()
+        self.check_room(tenant)
         now_s = time.monotonic()
         lease = Lease(
             id=self._ids.new(tenant),
+            tenant=tenant,
             queue=queue,
             key=key,
             job_id=job_id,
+            known_by=known_by,
             attempt=attempt,
             deadline_s=now_s + length_s,
             expires_at_s=time.time() + length_s,
-            latest_s=now_s + self._longest_s if self._longest_s else float("inf"),
+            latest_s=now_s + self._longest_s if self._longest_s else math.inf,
             read=read,
+            way=way,
         )
         self._open[lease.id] = lease
-        self._opened += 1
-        self._schedule(lease)
+        self._tenants[tenant] += 1
+        self._delivered += 1
+        self._deadlines.set(lease)
         read.on_lost(lambda: self._lost(lease))
         return lease
 
-    def find(self, lease_id: str) -> Lease:
+    def find(self, lease_id: str) -> Lease | Ended:
         """The lease, open or remembered. Raises LeaseForgotten."""
-        lease = self._open.get(lease_id)
-        if lease is not None:
-            return lease
-        self._forget()
-        if lease_id in self._ended:
-            return self._ended[lease_id][1]
-        raise LeaseForgotten("the lease ended too long ago to know how")
+        found = self._open.get(lease_id) or self._memory.get(lease_id)
+        if found is None:
+            raise LeaseForgotten("the lease ended too long ago to know how")
+        return found
 
-    async def ack(self, lease_id: str) -> Lease:
+    async def ack(self, lease_id: str) -> Lease | Ended:
         """The job is gone for good when this returns; again so when it was acked before.
 
         Raises: LeaseConflict, LeaseExpired, LeaseLost, QueueDeleted, LeaseForgotten; OutcomeUnknown; BackendRefused
         when Kestrel said no just now: the lease is lost, the job is back on its queue.
         Cancelled: the settlement goes on.
         """
-        return await self._settle(lease_id, State.ACKED)
+        lease = self.find(lease_id)
+        mine = lease.state is State.HELD
+        if mine:
+            assert isinstance(lease, Lease)
+            self._settle(lease, self._confirm(lease))
+        return await self._settled(lease, State.ACKED, mine=mine)
 
-    async def nack(self, lease_id: str) -> Lease:
-        """The job is back at the head of its queue when this returns. Raises and Cancelled: as for `ack`."""
-        return await self._settle(lease_id, State.NACKED)
+    async def nack(
+        self, lease_id: str, *, asked: Place | None = None, delay_s: float = 0.0, reason: str = ""
+    ) -> Lease | Ended:
+        """The job is back where the lease's `place` says when this returns; or it will be when its `delay_s` is over.
+
+        No delay holds back a job whose last attempt this was. Raises and Cancelled: as for `ack`; InvalidBody when the
+        delay would outlast what Kestrel allows an open read.
+        """
+        lease = self.find(lease_id)
+        mine = lease.state is State.HELD
+        if mine:
+            assert isinstance(lease, Lease)
+            assert lease.way is not None
+            leaving = Leaving(State.NACKED, asked, reason)
+            if delay_s and not lease.way.is_last(lease):
+                self._postpone(lease, leaving, delay_s)
+            else:
+                self._leave(lease, leaving)
+        return await self._settled(lease, State.NACKED, mine=mine)
+
+    async def reject(self, lease_id: str, *, reason: str = "") -> Lease | Ended:
+        """The job is among the dead letters when this returns, or where `place` says. Raises, Cancelled: as `ack`."""
+        lease = self.find(lease_id)
+        mine = lease.state is State.HELD
+        if mine:
+            assert isinstance(lease, Lease)
+            self._leave(lease, Leaving(State.REJECTED, Place.DEAD, reason))
+        return await self._settled(lease, State.REJECTED, mine=mine)
 
     async def extend(self, lease_id: str, length_s: float) -> Lease:
         """The lease now ends `length_s` seconds from this moment.
@@ -143,34 +216,24 @@ class Registry:
         Raises: as `ack`; InvalidBody when the lease would outlast what Kestrel allows an open read.
         """
         lease = self.find(lease_id)
-        if lease.settlement is not None and lease.state is State.SETTLING:
+        if isinstance(lease, Lease) and lease.settlement is not None:
             await asyncio.shield(lease.settlement)
-        if lease.state is not State.HELD:
-            raise _ended_error(lease, State.HELD)
-        deadline_s = time.monotonic() + length_s
-        if deadline_s > lease.latest_s:
-            left_s = max(0.0, lease.latest_s - time.monotonic())
-            raise InvalidBody(
-                f"lease: this lease can last at most {left_s:.3f} s more (Kestrel's openTransactionTimeout)"
-            )
-        lease.deadline_s = deadline_s
-        lease.expires_at_s = time.time() + length_s
-        self._schedule(lease)
+        if not isinstance(lease, Lease) or lease.state is not State.HELD:
+            raise _ended_error(lease.state, State.HELD)
+        self._set_deadline(lease, length_s)
         return lease
 
     def give_back(self, lease: Lease) -> None:
         """The answer that carried the lease met nobody: its job is on its way back to the head."""
         if lease.state is State.HELD:
-            self._back(lease, State.RETURNED)
+            read = self._end(lease, State.RETURNED)
+            self._tasks.create_task(_abort(read))
 
     def drop_queue(self, key: str) -> int:
-        """Ends every lease on a queue that was just deleted; returns how many."""
-        dropped = [lease for lease in self._open.values() if lease.key == key and lease.state is State.HELD]
+        """Ends every lease on a queue that was just deleted, but for acks under way; returns how many."""
+        dropped = [lease for lease in self._open.values() if lease.key == key and _droppable(lease)]
         for lease in dropped:
-            read = lease.read
-            self._end(lease, State.DROPPED)
-            if read is not None:
-                read.give_back()
+            self._end(lease, State.DROPPED).give_back()
         return len(dropped)
 
     def on_end(self, listener: Callable[[Lease], None]) -> None:
@@ -178,118 +241,150 @@ class Registry:
         self._listeners.append(listener)
 
     def close(self) -> None:
-        """Gives back whatever is still held. Nothing may be opened afterwards."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for lease in [lease for lease in self._open.values() if lease.state is State.HELD]:
-            read = lease.read
-            self._end(lease, State.RETURNED)
-            if read is not None:
-                read.give_back()
+        """Gives back whatever no settlement is under way for. Nothing may be opened afterwards."""
+        self._deadlines.close()
+        for lease in list(self._open.values()):
+            if lease.state is State.HELD:
+                self._end(lease, State.DRAINED).give_back()
+            elif lease.state is State.DELAYED:
+                self._early(lease).give_back()
 
-    async def _settle(self, lease_id: str, wanted: State) -> Lease:
-        lease = self.find(lease_id)
-        mine = lease.state is State.HELD
-        if mine:
-            lease.move(State.SETTLING)
-            lease.settlement = self._tasks.create_task(self._run(lease, wanted))
+    def _settle(self, lease: Lease, work: Coroutine[Any, Any, GatewayError | None]) -> None:
+        lease.move(State.SETTLING)
+        lease.settlement = self._tasks.create_task(work)
+
+    def _leave(self, lease: Lease, leaving: Leaving) -> None:
+        self._aim(lease, leaving)
+        self._settle(lease, self._part(lease, leaving))
+
+    async def _settled(self, lease: Lease | Ended, wanted: State, *, mine: bool) -> Lease | Ended:
+        """The lease, settled as `wanted`; raises what else became of it. mine: this call has begun the settlement."""
         refusal = None
-        if lease.state is State.SETTLING and lease.settlement is not None:
+        if isinstance(lease, Lease) and lease.settlement is not None:
             refusal = await asyncio.shield(lease.settlement)
-        if lease.state is wanted:
+        error = answer_of(lease.state, wanted)
+        if error is None:
             return lease
         if mine and refusal is not None:
             raise refusal
         if mine and lease.state is State.UNKNOWN:
             raise OutcomeUnknown("the settlement was sent to Kestrel and no answer came")
-        raise _ended_error(lease, wanted)
+        raise error
 
-    async def _run(self, lease: Lease, wanted: State) -> BackendRefused | None:
-        """Settles and ends the lease; returns Kestrel's refusal, if that is how it ended."""
+    async def _confirm(self, lease: Lease) -> GatewayError | None:
+        """Acks and ends the lease; returns Kestrel's refusal, if that is how it ended."""
+        read = lease.read
+        assert read is not None
+        return await self._finish(lease, State.ACKED, read.confirm())
+
+    async def _part(self, lease: Lease, leaving: Leaving) -> GatewayError | None:
+        """Lets the job go and ends the lease; returns Kestrel's refusal, if that is how it ended."""
+        way = lease.way
+        if way is None:
+            return None  # the queue was deleted before this began
+
+        async def leave() -> None:
+            lease.place = await way.leave(lease, leaving)
+
+        return await self._finish(lease, leaving.state, leave())
+
+    async def _finish(self, lease: Lease, wanted: State, work: Coroutine[Any, Any, None]) -> GatewayError | None:
         read = lease.read
         assert read is not None
         outcome = State.UNKNOWN
         try:
-            if wanted is State.ACKED:
-                await read.confirm()
-            else:
-                await read.abort()
+            await work
             outcome = wanted
         except LeaseLost:
             outcome = State.LOST
+        except QueueDeleted:
+            outcome = State.DROPPED
         except BackendRefused as refusal:
             outcome = State.LOST
             return BackendRefused(f"{refusal.detail}; the job is back on its queue")
         except OutcomeUnknown:
             pass
+        except asyncio.CancelledError:
+            read.give_back()
+            raise
         except Exception:
             log.exception("settling a lease failed")
             read.give_back()
         finally:
-            self._end(lease, outcome)
+            if lease.state is State.SETTLING:
+                self._end(lease, outcome)
         return None
+
+    def _postpone(self, lease: Lease, leaving: Leaving, delay_s: float) -> None:
+        self._set_deadline(lease, delay_s)
+        lease.move(State.DELAYED)
+        self._aim(lease, leaving)
+        self._delayed += 1
+
+    def _aim(self, lease: Lease, leaving: Leaving) -> None:
+        assert lease.way is not None
+        lease.leaving = leaving
+        lease.aim = lease.way.aim(leaving)
+
+    def _due(self, lease: Lease) -> None:
+        """The lease is over, or its delay."""
+        if lease.state is State.DELAYED:
+            assert lease.leaving is not None
+            self._delayed -= 1
+            self._leave(lease, lease.leaving)
+        else:
+            self._leave(lease, Leaving(State.EXPIRED, reason="the lease expired"))
 
     def _lost(self, lease: Lease) -> None:
         if lease.state is State.HELD:
             self._end(lease, State.LOST)
+        elif lease.state is State.DELAYED:
+            self._early(lease)
 
-    def _back(self, lease: Lease, outcome: State) -> None:
+    def _early(self, lease: Lease) -> OpenRead:
+        """Ends a delayed nack before it is due: its job is at the head."""
+        lease.place = Place.HEAD
+        return self._end(lease, State.NACKED)
+
+    def _set_deadline(self, lease: Lease, length_s: float) -> None:
+        deadline_s = time.monotonic() + length_s
+        if deadline_s > lease.latest_s:
+            left_s = max(0.0, lease.latest_s - time.monotonic())
+            raise InvalidBody(f"this lease can last at most {left_s:.3f} s more (Kestrel's openTransactionTimeout)")
+        lease.deadline_s = deadline_s
+        lease.expires_at_s = time.time() + length_s
+        self._deadlines.set(lease)
+
+    def _end(self, lease: Lease, outcome: State) -> OpenRead:
+        """Counts and remembers; returns what was held."""
         read = lease.read
-        self._end(lease, outcome)
-        if read is not None:
-            self._tasks.create_task(_abort(read))
-
-    def _end(self, lease: Lease, outcome: State) -> None:
+        assert read is not None
+        self._delayed -= lease.state is State.DELAYED
         lease.move(outcome)
-        lease.read = None
-        lease.settlement = None
+        lease.read = lease.way = lease.settlement = lease.leaving = None
         del self._open[lease.id]
+        self._tenants[lease.tenant] -= 1
+        if not self._tenants[lease.tenant]:
+            del self._tenants[lease.tenant]
         self._outcomes[outcome] += 1
-        self._ended[lease.id] = (time.monotonic(), lease)
-        self._forget()
+        self._memory.add(lease)
         for listener in self._listeners:
             listener(lease)
-
-    def _forget(self) -> None:
-        oldest_s = time.monotonic() - self._memory_s
-        while self._ended:
-            ended_s, _ = next(iter(self._ended.values()))
-            if ended_s > oldest_s and len(self._ended) <= self._memory_limit:
-                return
-            self._ended.popitem(last=False)
-
-    def _schedule(self, lease: Lease) -> None:
-        if len(self._heap) > 2 * len(self._open) + 1024:
-            self._heap = [(each.deadline_s, next(self._order), each) for each in self._open.values()]
-            heapq.heapify(self._heap)
-        else:
-            heapq.heappush(self._heap, (lease.deadline_s, next(self._order), lease))
-        self._arm()
-
-    def _arm(self) -> None:
-        """Sets the timer to the earliest deadline; one that is set to an earlier instant stays."""
-        if not self._heap:
-            return
-        due_s = self._heap[0][0]
-        if self._timer is not None:
-            if self._timer_due_s <= due_s:
-                return
-            self._timer.cancel()
-        self._timer_due_s = due_s
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, due_s - time.monotonic()), self._expire)
-
-    def _expire(self) -> None:
-        self._timer = None
-        now_s = time.monotonic()
-        while self._heap and self._heap[0][0] <= now_s:
-            due_s, _, lease = heapq.heappop(self._heap)
-            if lease.state is State.HELD and lease.deadline_s <= due_s:
-                self._back(lease, State.EXPIRED)
-        self._arm()
+        return read
 
 
-def _ended_error(lease: Lease, wanted: State) -> Exception:
-    return answer_of(lease.state, wanted) or LeaseForgotten("what became of the lease is not known")
+def _droppable(lease: Lease) -> bool:
+    return lease.state is not State.SETTLING or lease.leaving is not None
+
+
+def _retry_after(first_s: float | None) -> int:
+    """Whole seconds until that instant, at least 1."""
+    left_s = LONGEST_RETRY_S if first_s is None else min(first_s - time.monotonic(), LONGEST_RETRY_S)
+    return max(1, math.ceil(left_s))
+
+
+def _ended_error(state: State, wanted: State) -> GatewayError:
+    return answer_of(state, wanted) or LeaseForgotten("what became of the lease is not known")
 
 
 async def _abort(read: OpenRead) -> None:

@@ -24,7 +24,7 @@ DUMP = """queue 'p' {
   children=p+child,p+other
 }
 queue 'nosuch' {
-  
+
 }
 queue 'p+child' {
   items=1

@@ -7,51 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from gateway.errors import BackendRefused, GatewayError, LeaseForgotten, LeaseLost, OutcomeUnknown, TooManyLeases
-from gateway.leases.ids import LeaseIds
+from gateway.errors import BackendRefused, GatewayError, LeaseForgotten, LeaseLost, TooManyLeases
 from gateway.leases.lease import MOVES, Lease, State
-from gateway.leases.registry import Registry
-
-LIMIT = 5
-
-
-class Item:
-    """An open read that ends as it is told to: done, lost, or without an answer."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.fate = "done"
-        self.ends: list[str] = []
-        self.tell_lost = lambda: None
-
-    def on_lost(self, callback):
-        self.tell_lost = callback
-
-    async def confirm(self):
-        await asyncio.sleep(0)
-        if self.fate == "lost":
-            raise LeaseLost("gone")
-        if self.fate == "unknown":
-            raise OutcomeUnknown("no answer")
-        if self.fate == "refused":
-            raise BackendRefused("no room")
-        self.ends.append("confirmed")
-
-    async def abort(self):
-        await asyncio.sleep(0)
-        self.ends.append("back")
-
-    def give_back(self):
-        self.ends.append("back")
-
-
-def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:
-    ids = LeaseIds(b"k" * 32, "00" * 8)
-    return Registry(ids, tasks, **{"limit": LIMIT, "longest_s": 0, "memory_s": 600, "memory_limit": 1000} | changes)
-
-
-def opened(leases: Registry, item: Item, length_s: float = 100) -> Lease:
-    return leases.open(item, tenant="", queue="q", key="q", job_id="1", attempt=1, length_s=length_s)
+from gateway.leases.registry import LEDGER
+from tests.leases.support import LIMIT, Item, opened, registry, within
 
 
 class Books(RuleBasedStateMachine):
@@ -74,6 +33,7 @@ class Books(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.registry.close()
         self.run(self.tasks.__aexit__(None, None, None))
+        assert (self.registry.statistics().balanced, self.registry.statistics().open) == (True, 0)
         self.loop.close()
         for item in self.items.values():
             assert len(item.ends) <= 1, "an item was settled twice"
@@ -96,24 +56,38 @@ class Books(RuleBasedStateMachine):
 
     @rule(
         lease=leases,
-        wanted=st.sampled_from([State.ACKED, State.NACKED]),
-        fate=st.sampled_from(["done", "lost", "unknown"]),
+        wanted=st.sampled_from([State.ACKED, State.NACKED, State.REJECTED]),
+        fate=st.sampled_from(["done", "lost", "unknown", "refused"]),
     )
     def settle(self, lease, wanted, fate):
         if lease is None:
             return
         self.items[lease].fate = fate
-        before = self.model[lease]
-        after = wanted
-        if before is State.HELD and wanted is State.ACKED:
-            after = {"done": State.ACKED, "lost": State.LOST, "unknown": State.UNKNOWN}[fate]
-        self.model[lease] = after if before is State.HELD else before
-        call = self.registry.ack if wanted is State.ACKED else self.registry.nack
-        if self.model[lease] is wanted:
-            self.run(call(lease))
+        if self.model[lease] is State.HELD:
+            ends = {"done": wanted, "lost": State.LOST, "unknown": State.UNKNOWN, "refused": State.LOST}
+            self.model[lease] = ends[fate]
+        calls = {
+            State.ACKED: self.registry.ack,
+            State.NACKED: self.registry.nack,
+            State.REJECTED: self.registry.reject,
+        }
+        if self.model[lease] is wanted or (wanted is State.NACKED and self.model[lease] is State.DELAYED):
+            self.run(calls[wanted](lease))
         else:
             with pytest.raises(GatewayError):
-                self.run(call(lease))
+                self.run(calls[wanted](lease))
+
+    @rule(lease=leases)
+    def postpone(self, lease):
+        if lease is None:
+            return
+        if self.model[lease] is State.HELD:
+            self.model[lease] = State.DELAYED
+        if self.model[lease] in (State.DELAYED, State.NACKED):
+            self.run(self.registry.nack(lease, delay_s=500))
+        else:
+            with pytest.raises(GatewayError):
+                self.run(self.registry.nack(lease, delay_s=500))
 
     @rule(lease=leases)
     def lose(self, lease):
@@ -121,6 +95,8 @@ class Books(RuleBasedStateMachine):
             self.items[lease].tell_lost()
             if self.model[lease] is State.HELD:
                 self.model[lease] = State.LOST
+            elif self.model[lease] is State.DELAYED:
+                self.model[lease] = State.NACKED
 
     @rule(lease=leases)
     def reach_nobody(self, lease):
@@ -145,32 +121,24 @@ class Books(RuleBasedStateMachine):
 
     @rule()
     def drop(self):
-        held = [lease for lease, state in self.model.items() if state is State.HELD]
+        held = [lease for lease, state in self.model.items() if state in (State.HELD, State.DELAYED)]
         assert self.registry.drop_queue("q") == len(held)
         self.model |= dict.fromkeys(held, State.DROPPED)
 
     @invariant()
     def books_balance(self):
         books = self.registry.statistics()
-        assert books.opened == len(self.model)
-        assert books.open == sum(state is State.HELD for state in self.model.values())
-        assert books.opened == books.open + sum(books.ended.values())
+        states = list(self.model.values())
+        assert books.delivered == len(states)
+        assert books.delayed == states.count(State.DELAYED)
+        assert books.open == states.count(State.HELD) + books.delayed
+        assert books.balanced
         for lease, state in self.model.items():
             assert self.registry.find(lease).state is state
 
 
 Books.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestBooks = Books.TestCase
-
-
-def within(work):
-    """Runs `work(tasks)` in a loop with a task group of its own."""
-
-    async def go():
-        async with asyncio.TaskGroup() as tasks:
-            return await work(tasks)
-
-    return asyncio.run(go())
 
 
 def test_two_settlements_at_once_give_one_answer_each():
@@ -215,10 +183,7 @@ def test_leases_expire_in_the_order_of_their_deadlines():
         ended: list[str] = []
         leases.on_end(lambda lease: ended.append(lease.queue))
         lengths = {"late": 0.09, "soon": 0.03, "middle": 0.06, "extended": 0.01}
-        made = {
-            name: leases.open(Item(), tenant="", queue=name, key="q", job_id=None, attempt=1, length_s=length_s)
-            for name, length_s in lengths.items()
-        }
+        made = {name: opened(leases, Item(), length_s, queue=name, job_id=None) for name, length_s in lengths.items()}
         await leases.extend(made["extended"].id, 0.12)
         while len(ended) < len(lengths):
             await asyncio.sleep(0.005)
@@ -235,7 +200,7 @@ def test_extending_for_ever_keeps_the_heap_small():
         lease = opened(leases, Item())
         for _ in range(10_000):
             await leases.extend(lease.id, 100)
-        assert len(leases._heap) < 3000
+        assert len(leases._deadlines) < 3000
         leases.close()
 
     within(work)
@@ -262,10 +227,11 @@ def test_memory_of_ended_leases_is_bounded():
 def test_no_state_leads_back():
     """Every state reaches an end, and no end leads anywhere."""
     ends = set(State) - set(MOVES)
-    assert {State.HELD, State.SETTLING} == set(MOVES)
-    assert all(MOVES[state] <= ends | {State.SETTLING} for state in MOVES)
+    assert {State.HELD, State.DELAYED, State.SETTLING} == set(MOVES)
+    assert all(MOVES[state] <= ends | {State.SETTLING, State.DELAYED} for state in MOVES)
+    assert set(LEDGER) == ends
     with pytest.raises(ValueError, match="cannot go"):
-        Lease("i", "q", "k", None, 1, 0, 0, 0, None, State.ACKED).move(State.HELD)
+        Lease("i", "", "q", "k", None, "", 1, 0, 0, 0, None, None, State.ACKED).move(State.HELD)
 
 
 def test_a_refused_ack_says_so_once_and_the_lease_is_lost():
@@ -277,7 +243,7 @@ def test_a_refused_ack_says_so_once_and_the_lease_is_lost():
             item = Item()
             item.fate = "refused"
             lease = opened(leases, item)
-            with pytest.raises(BackendRefused, match="no room; the job is back on its queue"):
+            with pytest.raises(BackendRefused, match="as told; the job is back on its queue"):
                 await leases.ack(lease.id)
             assert lease.state is State.LOST
             with pytest.raises(LeaseLost):

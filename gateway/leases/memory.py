@@ -1,0 +1,48 @@
+"""How leases ended, for a while, so that a repeated settlement hears the same again. Keeps no job and no connection."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from gateway.leases.lease import Ended, Lease
+
+
+class Memory:
+    """Remembers `limit` ends at most, each for `memory_s` seconds; the oldest goes first."""
+
+    def __init__(self, *, memory_s: float, limit: int) -> None:
+        self._memory_s = memory_s
+        self._limit = limit
+        self._ended: dict[str, Ended] = {}
+        self._order: deque[Ended] = deque()
+
+    def __len__(self) -> int:
+        return len(self._ended)
+
+    def add(self, lease: Lease) -> None:
+        """The lease has ended, as its state says."""
+        ended = Ended(
+            lease.id,
+            lease.queue,
+            lease.job_id,
+            lease.attempt,
+            lease.expires_at_s,
+            lease.state,
+            lease.place,
+            lease.aim,
+            time.monotonic(),
+        )
+        self._ended[lease.id] = ended
+        self._order.append(ended)
+        self._forget()
+
+    def get(self, lease_id: str) -> Ended | None:
+        self._forget()
+        return self._ended.get(lease_id)
+
+    def _forget(self) -> None:
+        oldest_s = time.monotonic() - self._memory_s
+        order = self._order
+        while order and (order[0].ended_s <= oldest_s or len(order) > self._limit):
+            del self._ended[order.popleft().id]

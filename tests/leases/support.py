@@ -1,0 +1,85 @@
+"""What the tests of leases share: items and ways that end as they are told to."""
+
+import asyncio
+
+from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
+from gateway.leases.ids import LeaseIds
+from gateway.leases.lease import Lease, Leaving, Place, State
+from gateway.leases.registry import Registry
+
+LIMIT = 5
+TROUBLE = {"lost": LeaseLost, "unknown": OutcomeUnknown, "refused": BackendRefused}
+
+
+class Item:
+    """An open read that ends as it is told to: done, lost, refused, or without an answer."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.fate = "done"
+        self.ends: list[str] = []
+        self.tell_lost = lambda: None
+
+    def on_lost(self, callback):
+        self.tell_lost = callback
+
+    async def confirm(self):
+        await self.end("confirmed")
+
+    async def abort(self):
+        await asyncio.sleep(0)
+        self.ends.append("back")
+
+    def give_back(self):
+        self.ends.append("back")
+
+    async def end(self, how):
+        await asyncio.sleep(0)
+        if self.fate in TROUBLE:
+            raise TROUBLE[self.fate]("as told")
+        self.ends.append(how)
+
+
+class TheWay:
+    """A way that ends as the item's fate says. last: the job has no further attempt. gate: what the way waits for."""
+
+    def __init__(self, *, last: bool = False, gate: asyncio.Event | None = None) -> None:
+        self.last = last
+        self.gate = gate
+        self.left: list[Leaving] = []
+
+    def aim(self, leaving):
+        return Place.DEAD if leaving.state is State.REJECTED else leaving.asked or Place.TAIL
+
+    def is_last(self, lease):
+        return self.last
+
+    async def leave(self, lease, leaving):
+        self.left.append(leaving)
+        item = lease.read
+        if self.gate is not None:
+            await self.gate.wait()
+        if lease.read is None:
+            raise QueueDeleted("gone")
+        await item.end("moved")
+        return Place.DEAD if self.last else self.aim(leaving)
+
+
+def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:
+    limits = {"limit": LIMIT, "tenant_limit": LIMIT, "longest_s": 0, "memory_s": 600, "memory_limit": 1000}
+    return Registry(LeaseIds(b"k" * 32, "00" * 8), tasks, **limits | changes)
+
+
+def opened(leases: Registry, item: Item, length_s: float = 100, way: TheWay | None = None, **changes) -> Lease:
+    what = {"tenant": "", "queue": "q", "key": "q", "job_id": "1", "known_by": "1", "attempt": 1}
+    return leases.open(item, way or TheWay(), length_s=length_s, **what | changes)
+
+
+def within(work):
+    """Runs `work(tasks)` in a loop with a task group of its own."""
+
+    async def go():
+        async with asyncio.TaskGroup() as tasks:
+            return await work(tasks)
+
+    return asyncio.run(go())

@@ -1,0 +1,133 @@
+"""Delays, deletions, caps and the end of all: what becomes of leases in the registry, with its books balanced."""
+
+import asyncio
+
+import pytest
+
+from gateway.errors import GatewayError, InvalidBody, QueueDeleted, TooManyLeases
+from gateway.leases.lease import Leaving, Place, State
+from tests.leases.support import Item, TheWay, opened, registry, within
+
+
+def test_a_delayed_nack_leaves_when_it_is_due():
+    """Out of sight until then; the nack may be repeated, another settlement conflicts."""
+
+    async def work(tasks):
+        leases = registry(tasks)
+        item, way, ended = Item(), TheWay(), asyncio.Event()
+        leases.on_end(lambda lease: ended.set())
+        lease = opened(leases, item, way=way)
+        for _ in range(2):
+            assert (await leases.nack(lease.id, delay_s=0.05, reason="later")).state is State.DELAYED
+        for other in (leases.ack(lease.id), leases.reject(lease.id), leases.extend(lease.id, 50)):
+            with pytest.raises(GatewayError) as conflict:
+                await other
+            assert conflict.value.code == "lease-settled"
+        assert (item.ends, way.left) == ([], [])
+        await asyncio.wait_for(ended.wait(), 5)
+        assert (item.ends, way.left) == (["moved"], [Leaving(State.NACKED, None, "later")])
+        assert (await leases.nack(lease.id)).place is Place.TAIL
+        assert leases.statistics().ended["nacked"] == 1
+
+    within(work)
+
+
+def test_a_last_attempt_is_not_delayed():
+    """Where the job goes to the dead letters there is nothing to wait for."""
+
+    async def work(tasks):
+        leases = registry(tasks)
+        lease = opened(leases, Item(), way=TheWay(last=True))
+        assert (await leases.nack(lease.id, delay_s=100)).place is Place.DEAD
+
+    within(work)
+
+
+def test_nothing_outlives_kestrel_s_own_limit():
+    """Neither an extension nor a delay goes beyond the longest lease; the lease stays as it was."""
+
+    async def work(tasks):
+        leases = registry(tasks, longest_s=10)
+        lease = opened(leases, Item(), 5)
+        for call in (leases.extend(lease.id, 11), leases.nack(lease.id, delay_s=11)):
+            with pytest.raises(InvalidBody):
+                await call
+        assert (lease.state, leases.statistics().delayed) == (State.HELD, 0)
+        await leases.nack(lease.id, delay_s=9)
+        leases.close()
+        assert leases.find(lease.id).place is Place.HEAD
+
+    within(work)
+
+
+def test_a_deleted_queue_takes_moves_under_way_along():
+    """A move that has not copied yet ends as deleted; an ack under way is left to its end."""
+
+    async def work(tasks):
+        leases = registry(tasks)
+        gate, item, other = asyncio.Event(), Item(), Item()
+        moving = opened(leases, item, way=TheWay(gate=gate))
+        acking = opened(leases, other)
+        nack = asyncio.create_task(leases.nack(moving.id))
+        ack = asyncio.create_task(leases.ack(acking.id))
+        await asyncio.sleep(0)
+        assert leases.drop_queue("q") == 1
+        gate.set()
+        with pytest.raises(QueueDeleted):
+            await nack
+        await ack
+        assert (item.ends, other.ends) == (["back"], ["confirmed"])
+        assert leases.statistics().balanced
+
+    within(work)
+
+
+def test_too_many_leases_say_when_to_come_again():
+    """By worker and by tenant; the time is the one until the first of them ends, half a minute at most."""
+
+    async def work(tasks):
+        leases = registry(tasks, limit=4, tenant_limit=2)
+        first = opened(leases, Item(), 7, tenant="a")
+        opened(leases, Item(), 20, tenant="a")
+        with pytest.raises(TooManyLeases) as full:
+            opened(leases, Item(), tenant="a")
+        assert full.value.retry_after_s == 7
+        third = opened(leases, Item(), 3, tenant="b")
+        opened(leases, Item(), 9000, tenant="b")
+        with pytest.raises(TooManyLeases) as full:
+            leases.check_room("c")
+        assert full.value.retry_after_s == 3
+        await leases.ack(third.id)
+        await leases.ack(first.id)
+        opened(leases, Item(), 9000, tenant="b")
+        with pytest.raises(TooManyLeases) as full:
+            leases.check_room("b")
+        assert full.value.retry_after_s == 30
+        leases.check_room("a")
+        leases.close()
+        assert leases.statistics().ended["drained"] == 3
+        leases.check_room("b")
+
+    within(work)
+
+
+def test_a_settlement_cut_by_the_end_of_all_gives_back():
+    """When the group's tasks are cancelled, nothing stays set aside."""
+
+    async def work():
+        item = Item()
+        with pytest.raises(BaseExceptionGroup):  # noqa: PT012 (the group raises at its end)
+            async with asyncio.TaskGroup() as tasks:
+                leases = registry(tasks)
+                lease = opened(leases, item, way=TheWay(gate=asyncio.Event()))
+                request = asyncio.ensure_future(leases.nack(lease.id))
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                raise RuntimeError("the end")
+        with pytest.raises((GatewayError, asyncio.CancelledError)):
+            await request
+        assert item.ends == ["back"]
+        assert leases.statistics().ended["unknown"] == 1
+        leases.close()
+
+    asyncio.run(work())
