@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench.table import percentile
 from chaos.checker import Kind, Verdict
+from chaos.closing import PROGRAMS, present
 from chaos.faults import FAULTS
 from chaos.redelivery import Moment, Redelivery, of_consumers, of_gateways
 from chaos.schedule import Mood
@@ -77,6 +78,27 @@ def _told(what: str, measured: Redelivery, limit_ms: float) -> bool:
     return met
 
 
+def closing(asked: argparse.Namespace) -> int:
+    """Clients of three programs close at awkward moments: nothing may be stranded."""
+    seed = asked.seed if asked.seed is not None else random.randrange(1_000_000)
+    kept = True
+    with Stage(asked.directory, servers=1, replicas=1, workers=2) as stage:
+        for name, measure in PROGRAMS.items():
+            if not present(name):
+                print(f"{name}: is not on this machine")
+                continue
+            found = measure(stage, asked.rounds, seed)
+            kept &= not found.stranded and not found.again
+            print(
+                f"{name}: {asked.rounds} polls, {found.stored} jobs: {found.read} answers read whole, {found.acked} "
+                f"acked; {found.at_once} given back before the lease's end, {found.by_lease_end} with it; "
+                f"{found.stranded} stranded, {found.again} delivered again after the ack",
+                flush=True,
+            )
+    print(f"seed {seed}")
+    return 0 if kept else 1
+
+
 RAGE = Mood(pause_s=0.5, clients=0.0, workers=1.0, replicas=0.0, servers=0.0, kills=1.0)
 """Workers are killed all the time, nothing is frozen: what a fault needs to show itself."""
 FAULT_S = 5.0
@@ -86,7 +108,12 @@ EXPECTED = {
     "drop_instead_of_give_back": Kind.VANISHED,
     "move_that_confirms_first": Kind.VANISHED,
 }
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"storm": storm, "faults": faults, "redelivery": redelivery}
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "storm": storm,
+    "faults": faults,
+    "redelivery": redelivery,
+    "closing": closing,
+}
 
 
 def report(verdict: Verdict, seed: int, seconds: float) -> str:

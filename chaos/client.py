@@ -135,7 +135,7 @@ class Consumer(Client):
             self.chance.choices([way for _, way in ways], [weight for weight, _ in ways])[0](job)
 
     def _take(self, replica: int) -> Delivery | None:
-        lease_s = 10.0 if self.calm else round(self.chance.choice([1.0, 1.5, self.chance.uniform(1.0, 8.0)]), 2)
+        lease_s = 10.0 if self.calm else round(self.chance.choice([1.0, 1.5, self.chance.uniform(1.0, 5.0)]), 2)
         queue = self.chance.choice(QUEUES)
         answer = self.ask(
             replica, "GET", f"/queues/{queue}/next?timeout={self.chance.choice([0, 0.3, 1.5])}&lease={lease_s}"

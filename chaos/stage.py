@@ -100,11 +100,14 @@ class Actor:
             self._process.kill()
             self._process.wait(10)
 
-    def stop(self) -> None:
-        """Ends it in order, by force after ten seconds."""
-        if self.running:
-            assert self._process is not None
+    def terminate(self) -> None:
+        """Asks it to end in order; does not wait."""
+        if self._process is not None and self._process.poll() is None:
             self._process.terminate()
+
+    def stop(self) -> None:
+        """Returns when it has ended in order, as it was asked to, or by force after ten seconds."""
+        if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(10)
         self.kill()

@@ -121,9 +121,11 @@ class _Storm:
         quiet = 0
         while quiet < 3 and time.monotonic() < deadline_s:
             quiet = 0 if sum(map(waiting, self._stage.server_ports)) else quiet + 1
-            time.sleep(0.5)
+            time.sleep(0.3)
         for client in self._stage.clients.values():
             client.kill()
+        for replica in self._stage.replicas:
+            replica.terminate()
         for replica in self._stage.replicas:
             replica.stop()
         for number, port in enumerate(self._stage.server_ports):

@@ -1,0 +1,47 @@
+"""Clients that close at awkward moments strand nothing; a dead consumer's job is soon another's."""
+
+import os
+import random
+
+import pytest
+
+from chaos.closing import PROGRAMS, present
+from chaos.redelivery import Moment, of_consumers, of_gateways
+from chaos.stage import Stage
+
+ROUNDS = int(os.environ.get("KESTREL_GATEWAY_TEST_CLOSING_ROUNDS", "100"))
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    with Stage(tmp_path_factory.mktemp("closing"), servers=1, replicas=1, workers=2) as shared:
+        yield shared
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_clients_that_close_at_awkward_moments_strand_nothing(stage, program):
+    """Every job of polls that ended anywhere is acked or takeable again, and none that was acked comes back."""
+    if not present(program):
+        pytest.skip(f"{program} is not on this machine")
+    found = PROGRAMS[program](stage, ROUNDS, 1)
+    assert found.stored == ROUNDS
+    assert 0 < found.read < ROUNDS
+    assert found.acked > 0
+    assert found.at_once + found.by_lease_end == found.stored - found.acked
+    assert (found.stranded, found.again) == (0, 0)
+
+
+def test_a_dead_consumers_job_is_the_next_ones(tmp_path):
+    """A parked consumer is killed: the next job goes past it, at once and every time."""
+    with Stage(tmp_path, servers=1, replicas=1, workers=1) as stage:
+        measured = of_consumers(stage.ports[0], Moment.PARKED, 50, random.Random(1))
+    assert (len(measured.took_ms), measured.at_lease_end, measured.lost) == (50, 0, 0)
+    assert max(measured.took_ms) < 250
+
+
+def test_a_dead_gateways_jobs_are_the_next_ones(tmp_path):
+    """A replica that holds a lease of a minute is killed: its job reaches the other replica within a second."""
+    with Stage(tmp_path, servers=1, replicas=2, workers=2) as stage:
+        measured = of_gateways(stage, 2)
+    assert len(measured.took_ms) == 2
+    assert max(measured.took_ms) < 1000
