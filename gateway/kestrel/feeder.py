@@ -79,17 +79,20 @@ class Question:
 
 
 class Feeder:
-    """Keeps a queue's gets standing on one server. limit: as many at most; the line may set it anew."""
+    """Keeps a queue's gets standing on one server.
+
+    limit: as many at most; the line may set it anew. bringing, empty: what the last answer was, if there was one.
+    """
 
     __slots__ = (
         "_answered_at", "_asked", "_asking", "_counters", "_early", "_error", "_failures", "_gets", "_line",
-        "_permits", "_permitted_at", "_questions", "_retry", "_wanted", "bringing", "limit", "server",
+        "_permits", "_permitted_at", "_questions", "_retry", "_wanted", "bringing", "empty", "limit", "server",
     )  # fmt: skip
 
     def __init__(self, line: Asker, server: Server, limit: int, counters: Counters) -> None:
         self.server = server
         self.limit = limit
-        self.bringing = False
+        self.bringing = self.empty = False
         self._line = line
         self._counters = counters
         self._gets: dict[Get, Connection] = {}
@@ -312,6 +315,7 @@ class Feeder:
         self._failures = 0
         self._error = None
         self.bringing = value is not None
+        self.empty = value is None
         if value is None:
             self.server.release(connection)
             return

@@ -7,7 +7,8 @@ Owns whom an item serves and how many gets stand on which server. Opens no conne
    never has two lines.
 With several servers, also:
 3. Never are more gets begun within STEP_S than there are waiters, so that a few polls on full queues do not take an
-   item from every server. Who was not read for UNREAD_S comes first, then who has items, then whose turn it is.
+   item from every server: who was not read for UNREAD_S comes first, who was empty last, else whose turn it is. For
+   one who asks once the first is asked alone for so long, and then the others.
 4. At most LINE_GETS gets stand. With more servers than that they change places, so that each is read within a second.
 5. What arrives while nobody waits is kept for the next poll, for LINGER_S; then it goes back, and gets that still
    stand are closed. An item of a waiter who vanished goes back at once.
@@ -16,6 +17,7 @@ With several servers, also:
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -70,7 +72,8 @@ class Line:
         known = {feeder.server: feeder for feeder in self.feeders}
         share = max(1, min(self._waits, LINE_GETS // max(1, len(servers)))) if len(servers) > 1 else self._waits
         self.feeders = [
-            known.pop(server) if server in known else Feeder(self, server, share, self._counters) for server in servers
+            known.pop(server) if server in known else Feeder(self, server, share, self._counters)
+            for server in random.sample(servers, len(servers))
         ]
         for feeder in self.feeders:
             feeder.limit = share
@@ -219,24 +222,32 @@ class Line:
             waiter.end(BackendUnavailable("no Kestrel server is known yet"))
             return
         waiter.asks = len(able)
-        bringing = [feeder for feeder in able if feeder.bringing] if len(able) > 1 else []
-        if bringing:
-            first = min(bringing, key=lambda feeder: feeder.last_at)
-            waiter.later = [feeder for feeder in able if feeder is not first]
-            able = [first]
+        if len(able) > 1:
+            likely = [feeder for feeder in able if not feeder.empty]
+            if likely:
+                first = min(likely, key=lambda feeder: feeder.last_at)
+                waiter.later = [feeder for feeder in able if feeder is not first]
+                self.loop.call_later(STEP_S, self._ask_others, waiter)
+                able = [first]
         for feeder in able:
             feeder.ask(waiter)
+
+    def _ask_others(self, waiter: Waiter) -> None:
+        """Asks all who were not asked yet for one who still waits."""
+        later, waiter.later = waiter.later, []
+        if waiter.waiting:
+            for feeder in later:
+                if feeder in self.feeders:
+                    feeder.ask(waiter)
+                else:
+                    waiter.asks -= 1
 
     def asked(self, waiter: Waiter, error: BackendUnavailable | None) -> None:
         """One server answered the question of a waiter who asks only once: nothing there, or `error`."""
         waiter.asks -= 1
         waiter.heard += error is None
-        later, waiter.later = waiter.later, []
-        for feeder in later:
-            if feeder in self.feeders:
-                feeder.ask(waiter)
-            else:
-                waiter.asks -= 1
+        if waiter.later:
+            self._ask_others(waiter)
         if waiter.asks <= 0:
             waiter.end(self.unasked(waiter) if error is not None else None)
         elif waiter.heard == 1 and error is None:
@@ -309,4 +320,4 @@ def _rank(feeder: Feeder, now: float) -> tuple[int, float]:
     """The lower, the sooner it is asked (rule 3)."""
     if not feeder.under_way and now - feeder.last_at > UNREAD_S:
         return 0, feeder.last_at
-    return (1 if feeder.bringing else 2), feeder.last_at
+    return (2 if feeder.empty else 1), feeder.last_at

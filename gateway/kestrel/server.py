@@ -42,7 +42,7 @@ LEAST_PAUSE_S = 0.1
 PINGS_AT_ONCE = 32
 LONGEST_WAIT_S = 30.0
 PING_AFTER_S = 30.0
-LOOK_EVERY_S, LOOK_AGAIN_S = 5.0, 1.0
+LOOK_EVERY_S, LOOK_AGAIN_S, LOOK_SOON_S = 5.0, 1.0, 0.02
 
 
 class Server:
@@ -127,7 +127,7 @@ class Server:
         """Begins connecting in the background."""
         self._keeper = self._loop.create_task(self._keep(), name=f"keeper of {self.address}")
         self._sweep_later()
-        self._look_later()
+        self._look_later(LOOK_EVERY_S)
 
     async def leave(self) -> None:
         """Returns when nothing of ours is left on it: it gets no new commands, open reads end in their own time.
@@ -302,6 +302,8 @@ class Server:
         else:
             self._error = BackendRefused(f"{self.address} is {state.value}")
             log.warning("Kestrel at %s is %s (%s)", self.address, state.value, self._version)
+        if state.answers and state is not Health.UP and self._look_timer is not None:
+            self._look_later(LOOK_AGAIN_S)
         self.state = state
         self.answers, self.reads = state.answers, state.reads
         self._since = time.time()
@@ -310,10 +312,11 @@ class Server:
 
     def look(self) -> None:
         """Asks for its `status`, soon after it has refused something. Nobody waits for the answer."""
+        if self._looking or not self.answers or self.capabilities is None or not self.capabilities.status:
+            return
         connection = self.checkout()
-        if connection is None or self._looking or self.capabilities is None or not self.capabilities.status:
-            if connection is not None:
-                self._pool.release(connection)
+        if connection is None:
+            self._look_later(LOOK_SOON_S)
             return
         self._looking = True
         connection.start(partial(self._looked, connection), self.timeout_s, KestrelClient.ask_status)
@@ -328,18 +331,21 @@ class Server:
         if error is None and status is not None:
             self._pool.release(connection)
             self._now_stands(BY_STATUS[status])
+        elif self.answers:
+            self._look_later(LOOK_SOON_S)  # a server that refuses closes the connection that was used last
 
     def _now_stands(self, state: Health) -> None:
         if self.answers and self.state is not state:
             self._set_state(state)
             self._on_change(self)
 
-    def _look_later(self) -> None:
-        often = self.answers and self.state is not Health.UP
-        self._look_timer = self._loop.call_later(LOOK_AGAIN_S if often else LOOK_EVERY_S, self._look_and_later)
+    def _look_later(self, delay_s: float) -> None:
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+        self._look_timer = self._loop.call_later(delay_s, self._look_and_later)
 
     def _look_and_later(self) -> None:
-        self._look_later()
+        self._look_later(LOOK_AGAIN_S if self.answers and self.state is not Health.UP else LOOK_EVERY_S)
         self.look()
 
     # Connections

@@ -18,7 +18,11 @@ from tests.kestrel.support import until
 
 @dataclass
 class Manners:
-    """How the server behaves. `status`: empty where the command is unknown. `script` maps a command word to what happens instead, used up from the left."""
+    """How the server behaves.
+
+    `status`: empty where the command is unknown. `script` maps a command word to what happens instead, used up from
+    the left.
+    """
 
     version: str = "2.4.8-SNAPSHOT"
     confirm: bool = True

@@ -1,0 +1,560 @@
+"""Several servers: health, writes that move on, waits over all of them, servers that come and go."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+
+import pytest
+
+from gateway.errors import (
+    BackendRefused,
+    BackendUnavailable,
+    NotSupported,
+    OutcomeUnknown,
+    QueueFull,
+    ServerNotFound,
+)
+from gateway.kestrel.address import parse_address
+from gateway.kestrel.health import Health
+from gateway.kestrel.line import LINE_GETS
+from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up
+from tests.kestrel.support import client, until
+
+FEW = 3
+
+
+@contextlib.asynccontextmanager
+async def servers(count=FEW, manners=Manners):
+    """That many stand-ins."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(StandIn(manners())) for _ in range(count)]
+
+
+def addresses(many):
+    return [server.address for server in many]
+
+
+def states(kestrel):
+    return [backend.state for backend in kestrel.backends()]
+
+
+# Health
+
+
+def test_the_status_is_learnt_and_followed():
+    """READONLY at the start is known; a change is noticed by looking again, also back to UP."""
+
+    async def main():
+        async with StandIn(Manners(status="READONLY")) as server, client(server.address, ready=False) as kestrel:
+            await until(lambda: states(kestrel) == [Health.READONLY])
+            assert kestrel.available
+            assert kestrel.backends()[0].last_error == f"{server.address} is readonly"
+            server.manners.status = "UP"
+            await until(lambda: states(kestrel) == [Health.UP])
+            assert kestrel.backends()[0].last_error == ""
+
+    asyncio.run(main())
+
+
+def test_a_refused_put_goes_to_the_next_server_and_the_refuser_is_looked_at():
+    """The first put that is refused is stored elsewhere, and soon none is sent there any more."""
+
+    async def main():
+        async with servers(2) as (one, two), client(one.address, two.address) as kestrel:
+            one.manners.status = "READONLY"
+            for i in range(20):
+                await kestrel.put("q", b"%d" % i)
+            await until(lambda: states(kestrel) == [Health.READONLY, Health.UP], 1)
+            refused = sum(line.startswith("set") for line in one.log)
+            assert refused
+            for i in range(20, 40):
+                await kestrel.put("q", b"%d" % i)
+            assert len(two.queues["q"]) == 40
+            assert sum(line.startswith("set") for line in one.log) == refused
+            one.append("q", b"old")
+            async with asyncio.timeout(1):
+                taken = [await kestrel.wait("q", 1).result() for _ in range(41)]
+            assert b"old" in {read.data for read in taken}, "what is on a read-only server is still delivered"
+
+    asyncio.run(main())
+
+
+def test_a_quiescent_server_is_asked_for_nothing_and_its_leases_end():
+    """Gets are not sent, the wait's coverage says so, and what is set aside there is still confirmed."""
+
+    async def main():
+        async with servers(2) as (one, two), client(one.address, two.address) as kestrel:
+            one.append("q", b"x")
+            read = await kestrel.wait("q", 1).result()
+            await kestrel.set_status(one.address, Health.QUIESCENT)
+            assert states(kestrel) == [Health.QUIESCENT, Health.UP]
+            sent = len(one.log)
+            waiter = kestrel.wait("q", 0.05)
+            assert await waiter.result() is None
+            assert str(waiter.coverage) == "1/2"
+            assert not [line for line in one.log[sent:] if line.startswith("get")]
+            await read.confirm()
+            assert one.confirmed == [("q", b"x")]
+            one.append("q", b"y")
+            parked = asyncio.ensure_future(kestrel.wait("q", 5).result())
+            await until(lambda: two.waiters.get("q"))
+            await kestrel.set_status(one.address, Health.UP)
+            assert (await parked).data == b"y", "a parked poll is armed there as soon as it gives out items"
+
+    asyncio.run(main())
+
+
+def test_a_status_is_set_where_it_can_be():
+    """No such server, one that knows no status, and one that is away are told apart."""
+
+    async def main():
+        async with (
+            StandIn() as kestrel_server,
+            StandIn(darner()) as old,
+            client(kestrel_server.address, old.address) as kestrel,
+        ):
+            with pytest.raises(ServerNotFound):
+                await kestrel.set_status("nowhere:1", Health.READONLY)
+            with pytest.raises(NotSupported):
+                await kestrel.set_status(old.address, Health.READONLY)
+            assert (await kestrel.set_status(kestrel_server.address, Health.READONLY)).state is Health.READONLY
+            await kestrel_server.stop()
+            await until(lambda: states(kestrel)[0] is Health.DOWN)
+            with pytest.raises(BackendUnavailable):
+                await kestrel.set_status(kestrel_server.address, Health.UP)
+
+    asyncio.run(main())
+
+
+def test_a_frozen_server_is_down_within_its_deadline_and_delays_nobody_else():
+    """Parked polls are served by the others meanwhile, puts after the first few go to the others."""
+
+    async def main():
+        async with (
+            servers() as many,
+            client(*addresses(many), kestrel_command_timeout_s=0.5, kestrel_connect_timeout_s=0.2) as kestrel,
+        ):
+            frozen, *others = many
+            polls = [asyncio.ensure_future(kestrel.wait("q", 5).result()) for _ in range(8)]
+            await until(lambda: all(server.waiters.get("q") for server in many))
+            frozen.manners.frozen = True
+            began = time.monotonic()
+            for server in others:
+                server.append("q", b"at once")
+            await until(lambda: sum(poll.done() for poll in polls) == 2, 0.3)
+            outcomes = await asyncio.gather(*(kestrel.put("w", b"x") for _ in range(30)), return_exceptions=True)
+            assert {type(each) for each in outcomes} <= {type(None), OutcomeUnknown}
+            await until(lambda: states(kestrel)[0] is Health.DOWN, 1)
+            assert time.monotonic() - began < 1.2
+            for _ in range(30):
+                started = time.monotonic()
+                await kestrel.put("w", b"y")
+                assert time.monotonic() - started < 0.2
+            waiter = kestrel.wait("other", 0)
+            started = time.monotonic()
+            assert await waiter.result() is None
+            assert (str(waiter.coverage), time.monotonic() - started < 0.2) == ("2/3", True)
+            frozen.thaw()
+            await until(lambda: states(kestrel) == [Health.UP] * 3)
+            for poll in polls:
+                poll.cancel()
+
+    asyncio.run(main())
+
+
+# Writes
+
+
+def test_full_is_what_every_server_says():
+    """One that has room takes the item; QueueFull only when all refuse, and not when one of them is unwell."""
+
+    async def main():
+        async with servers() as many, client(*addresses(many)) as kestrel:
+            for server in many[:2]:
+                server.max_items = 0
+            for i in range(20):
+                await kestrel.put("q", b"%d" % i)
+            assert len(many[2].queues["q"]) == 20
+            many[2].max_items = 0
+            with pytest.raises(QueueFull):
+                await kestrel.put("q", b"x")
+            assert [type(each) for each in await kestrel.put_many("q", [(b"x", 0)] * 3)] == [QueueFull] * 3
+            many[1].manners.once("set", answer(b"SERVER_ERROR cannot write\r\n", close=True))
+            with pytest.raises(BackendRefused):
+                await kestrel.put("q", b"x")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("many_at_once", [False, True])
+def test_an_unknown_outcome_is_tried_elsewhere_only_where_duplicates_are_fine(many_at_once):
+    """Sent and unanswered is the caller's to judge, unless he said that he does not mind."""
+
+    async def main():
+        async with servers(2) as many, client(*addresses(many)) as kestrel:
+
+            async def put(**how):
+                if not many_at_once:
+                    await kestrel.put("q", b"x", **how)
+                    return
+                (outcome,) = await kestrel.put_many("q", [(b"x", 0)], **how)
+                if outcome is not None:
+                    raise outcome
+
+            for server in many:
+                server.manners.once("set", hang_up)
+            with pytest.raises(OutcomeUnknown):
+                await put()
+            assert sum(bool(server.manners.script["set"]) for server in many) == 1, "only one of them was sent it"
+            for _ in range(10):
+                await put(duplicates_ok=True)
+            assert sum(len(server.queues["q"]) for server in many) == 10
+            for server in many:
+                server.manners.once("set", hang_up)
+            with pytest.raises(OutcomeUnknown):
+                await put(duplicates_ok=True)
+
+    asyncio.run(main())
+
+
+def test_a_single_server_is_tried_twice_where_duplicates_are_fine():
+    """There is no other one."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            server.manners.once("set", hang_up)
+            await kestrel.put("q", b"x", duplicates_ok=True)
+            assert list(server.queues["q"]) == [b"x"]
+
+    asyncio.run(main())
+
+
+def test_many_puts_move_on_one_by_one():
+    """Only what one server did not store goes to the next, and each item is stored once."""
+
+    async def main():
+        async with servers(2) as many, client(*addresses(many)) as kestrel:
+            for server in many:
+                server.max_items = 30
+            outcomes = await kestrel.put_many("q", [(b"%d" % i, 0) for i in range(50)])
+            assert outcomes == [None] * 50
+            stored = [data for server in many for data in server.queues["q"]]
+            assert sorted(stored) == sorted(b"%d" % i for i in range(50))
+
+    asyncio.run(main())
+
+
+def test_one_ordering_key_is_one_server_and_keys_are_spread():
+    """Every item of a key is on its server, in order; a member that leaves moves only its own keys."""
+
+    async def main():
+        async with servers() as many, client(*addresses(many)) as kestrel:
+            for i in range(5):
+                for key in range(60):
+                    await kestrel.put("q", b"%d:%d" % (key, i), ordering_key=str(key))
+            home = {}
+            for server in many:
+                seen: dict[bytes, list[int]] = {}
+                for data in server.queues["q"]:
+                    key, _, number = data.partition(b":")
+                    seen.setdefault(key, []).append(int(number))
+                assert all(numbers == list(range(5)) for numbers in seen.values())
+                home |= dict.fromkeys(seen, server)
+            assert len(home) == 60
+            assert min(Counter(home.values()).values()) >= 8
+            for server in many:
+                server.queues.clear()
+            kestrel.set_members([parse_address(server.address) for server in many[1:]])
+            for key in range(60):
+                await kestrel.put("q", b"%d" % key, ordering_key=str(key))
+            for server in many[1:]:
+                for data in server.queues["q"]:
+                    assert home[data] in (server, many[0])
+
+    asyncio.run(main())
+
+
+def test_an_ordering_key_of_a_lost_server_is_refused():
+    """Its items do not go elsewhere: order is the promise. Others go on."""
+
+    async def main():
+        async with servers(2) as (one, two), client(one.address, two.address) as kestrel:
+            keys = [str(i) for i in range(40)]
+            for key in keys:
+                await kestrel.put("q", key.encode(), ordering_key=key)
+            of_one = {data.decode() for data in one.queues["q"]}
+            await one.stop()
+            await until(lambda: states(kestrel)[0] is Health.DOWN)
+            for key in keys:
+                if key in of_one:
+                    with pytest.raises(BackendUnavailable):
+                        await kestrel.put("q", b"x", ordering_key=key)
+                else:
+                    await kestrel.put("q", b"x", ordering_key=key)
+
+    asyncio.run(main())
+
+
+def test_what_is_behind_a_failed_commit_is_not_called_refused():
+    """A server that could not write one item may have stored the next by another commit."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            server.manners.once("set", answer(b"SERVER_ERROR cannot write: full\r\n"))
+            server.manners.once("set", hang_up)
+            outcomes = await kestrel.put_many("q", [(b"x", 0)] * 4)
+            assert [type(each) for each in outcomes] == [BackendRefused, *[OutcomeUnknown] * 3]
+
+    asyncio.run(main())
+
+
+# Reads
+
+
+def test_few_polls_on_full_queues_take_no_more_than_they_need():
+    """With items on all servers, one poll after the other: fair, and at most one item in a hundred is given back."""
+
+    async def main():
+        async with servers() as many, client(*addresses(many)) as kestrel:
+            for number, server in enumerate(many):
+                for i in range(200):
+                    server.append("q", b"%d:%d" % (number, i))
+            order = []
+            for _ in range(300):
+                read = await kestrel.wait("q", 5).result()
+                order.append(int(read.data.split(b":")[0]))
+                await read.confirm()
+            assert max(Counter(order).values()) < 2 * min(Counter(order).values())
+            assert kestrel.statistics().given_back_unserved <= 3
+            for _ in range(200):
+                await (await kestrel.wait("q", 0).result()).confirm()
+            assert kestrel.statistics().given_back_unserved <= 5
+
+    asyncio.run(main())
+
+
+def test_surplus_gets_are_kept_for_a_moment_and_then_closed():
+    """An item that comes between two polls serves the second; when nobody comes it goes back, and no get is left."""
+
+    async def main():
+        async with servers() as many, client(*addresses(many)) as kestrel:
+            task = asyncio.ensure_future(kestrel.wait("q", 20).result())
+            await until(lambda: all(server.waiters.get("q") for server in many))
+            many[0].append("q", b"first")
+            read = await task
+            many[1].append("q", b"second")
+            await read.confirm()
+            again = await kestrel.wait("q", 20).result()
+            assert again.data == b"second"
+            await again.confirm()
+            many[2].append("q", b"third")
+            await until(lambda: list(many[2].queues["q"]) == [b"third"], 0.5)
+            await until(lambda: kestrel.statistics().standing_waits == 0, 0.5)
+            assert not any(server.waiters.get("q") for server in many)
+            assert kestrel.statistics().given_back_unserved <= 1
+            assert states(kestrel) == [Health.UP] * 3
+
+    asyncio.run(main())
+
+
+def test_more_servers_than_gets_take_turns_within_a_second():
+    """At most LINE_GETS gets stand; every server has been asked at most a second ago; an item anywhere is found."""
+
+    async def main():
+        count = LINE_GETS + 16
+        async with servers(count) as many, client(*addresses(many)) as kestrel:
+            polls = [asyncio.ensure_future(kestrel.wait("q", 30).result()) for _ in range(60)]
+            seen = {server: time.monotonic() for server in many}
+            asked = dict.fromkeys(many, 0)
+            until_s = time.monotonic() + 3
+            while time.monotonic() < until_s:
+                await asyncio.sleep(0.02)
+                standing = 0
+                for server in many:
+                    gets = sum(line.startswith("get") for line in server.log)
+                    stands = len(server.waiters.get("q", ()))
+                    standing += stands
+                    if stands or gets != asked[server]:
+                        seen[server] = time.monotonic()
+                    asked[server] = gets
+                    assert time.monotonic() - seen[server] < 1.2
+                assert standing <= LINE_GETS
+            for number, server in enumerate(many):
+                server.append("q", b"%d" % number)
+            await until(lambda: sum(poll.done() for poll in polls) == count, 2)
+            for poll in polls:
+                poll.cancel()
+            await asyncio.gather(*polls, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.1])
+def test_an_empty_wait_says_how_many_were_asked(timeout_s):
+    """All of three: nothing more is said. Two: 2/3. None: an error."""
+
+    async def main():
+        async with (
+            servers() as many,
+            client(*addresses(many), kestrel_connect_timeout_s=0.2, kestrel_command_timeout_s=0.3) as kestrel,
+        ):
+            waiter = kestrel.wait("q", timeout_s)
+            assert await waiter.result() is None
+            assert waiter.coverage is None
+            await many[0].stop()
+            await until(lambda: states(kestrel)[0] is Health.DOWN)
+            waiter = kestrel.wait("q", timeout_s)
+            assert await waiter.result() is None
+            assert str(waiter.coverage) == "2/3"
+            for server in many[1:]:
+                await server.stop()
+            await until(lambda: states(kestrel) == [Health.DOWN] * 3)
+            with pytest.raises(BackendUnavailable):
+                await kestrel.wait("q", timeout_s).result()
+
+    asyncio.run(main())
+
+
+def test_a_straggler_does_not_hold_up_who_asks_once():
+    """A server that does not answer, and is not known to be down yet, is left out after a quarter of a second."""
+
+    async def main():
+        async with servers() as many, client(*addresses(many)) as kestrel:
+            many[1].manners.frozen = True
+            waiter = kestrel.wait("q", 0)
+            started = time.monotonic()
+            assert await waiter.result() is None
+            assert time.monotonic() - started < 1
+            assert str(waiter.coverage) == "2/3"
+            many[1].thaw()
+
+    asyncio.run(main())
+
+
+# All at once
+
+
+def test_what_is_asked_of_all_says_how_many_took_part():
+    """Figures, peeks, flushes and deletes over those that answer; an error only when none does."""
+
+    async def main():
+        async with servers() as many, client(*addresses(many), kestrel_connect_timeout_s=0.2) as kestrel:
+            for number, server in enumerate(many):
+                for _ in range(number + 1):
+                    server.append("q", b"%d" % number)
+            survey = await kestrel.survey()
+            assert (survey.queues["q"].items, str(survey.coverage)) == (6, "3/3")
+            assert {name: queues["q"].items for name, queues in survey.servers.items()} == {
+                server.address: number + 1 for number, server in enumerate(many)
+            }
+            await many[2].stop()
+            await until(lambda: states(kestrel)[2] is Health.DOWN)
+            survey = await kestrel.survey()
+            assert (survey.queues["q"].items, str(survey.coverage)) == (3, "2/3")
+            assert str((await kestrel.look("q")).coverage) == "2/3"
+            assert str(await kestrel.flush("q")) == "2/3"
+            assert str(await kestrel.delete("q")) == "2/3"
+            many[0].manners.once("flush", hang_up)
+            with pytest.raises(OutcomeUnknown):
+                await kestrel.flush("q")
+            for server in many[:2]:
+                await server.stop()
+            await until(lambda: states(kestrel) == [Health.DOWN] * 3)
+            for call in (kestrel.survey(), kestrel.look("q"), kestrel.flush("q"), kestrel.delete("q")):
+                with pytest.raises(BackendUnavailable):
+                    await call
+
+    asyncio.run(main())
+
+
+# Members
+
+
+def test_members_come_and_go_without_losing_a_job():
+    """One that leaves takes no writes and gets no gets; its lease ends in its time; then its connections close."""
+
+    async def main():
+        async with servers() as (one, two, three), client(one.address, two.address) as kestrel:
+            one.append("q", b"leased")
+            read = await kestrel.wait("q", 1).result()
+            poll = asyncio.ensure_future(kestrel.wait("q", 20).result())
+            await until(lambda: one.waiters.get("q") and two.waiters.get("q"))
+            kestrel.set_members([parse_address(two.address), parse_address(three.address)])
+            await until(lambda: three.waiters.get("q"))
+            await until(lambda: not one.waiters.get("q"))
+            assert [backend.leaving for backend in kestrel.backends()] == [False, False, True]
+            await until(lambda: len(one.sessions) == 1)
+            three.append("q", b"new")
+            assert (await poll).data == b"new"
+            before = len(one.log)
+            for _ in range(20):
+                await kestrel.put("w", b"x")
+            assert len(one.log) == before
+            await read.confirm()
+            assert one.confirmed == [("q", b"leased")]
+            await until(lambda: not one.sessions)
+            await until(lambda: len(kestrel.backends()) == 2)
+            kestrel.set_members([parse_address(one.address)])
+            await until(lambda: states(kestrel)[0] is Health.UP)
+            await kestrel.put("w", b"x")
+
+    asyncio.run(main())
+
+
+def test_members_change_all_the_time():
+    """200 changes while puts and polls go on: each stored item is delivered, on whichever server it is."""
+
+    async def main():
+        async with servers() as many, client(many[0].address) as kestrel:
+            parsed = [parse_address(server.address) for server in many]
+            stored, taken = [], []
+
+            async def produce():
+                for i in range(400):
+                    await kestrel.put("q", b"%d" % i)
+                    stored.append(b"%d" % i)
+
+            async def consume():
+                while len(taken) < 400:
+                    read = await kestrel.wait("q", 0.2).result()
+                    if read is not None:
+                        await read.confirm()
+                        taken.append(read.data)
+
+            async def change():
+                for i in range(200):
+                    kestrel.set_members([parsed[i % 3], parsed[(i + 1 + i % 2) % 3]])
+                    await asyncio.sleep(0.003)
+                kestrel.set_members(parsed)
+
+            async with asyncio.timeout(20):
+                await asyncio.gather(produce(), change(), *(consume() for _ in range(4)))
+            assert sorted(taken) == sorted(stored)
+
+    asyncio.run(main())
+
+
+def test_no_server_at_all_is_unavailable_and_one_that_comes_serves_who_waits():
+    """A client whose members are not known yet refuses puts and keeps polls."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            kestrel.set_members([])
+            with pytest.raises(BackendUnavailable):
+                await kestrel.put("q", b"x")
+            with pytest.raises(BackendUnavailable):
+                await kestrel.wait("q", 0).result()
+            with pytest.raises(BackendUnavailable):
+                await kestrel.wait("q", 0.05).result()
+            with pytest.raises(BackendUnavailable):
+                await kestrel.queues()
+            poll = asyncio.ensure_future(kestrel.wait("q", 5).result())
+            await asyncio.sleep(0)
+            server.append("q", b"x")
+            kestrel.set_members([parse_address(server.address)])
+            read = await poll
+            assert read.data == b"x"
+            read.give_back()
+
+    asyncio.run(main())
