@@ -131,7 +131,7 @@ def test_consumer_works_until_done(gateway: Running, http: httpx.Client, tmp_pat
     code, written = finish(process)
     assert code == 0, written
     seen = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
-    assert [(each["data"]["number"], each["attempt"]) for each in seen] == [(0, 1), (0, 2), (1, 1), (2, 1)]
+    assert [(each["data"]["number"], each["attempt"]) for each in seen] == [(0, 1), (1, 1), (2, 1), (0, 2)]
     queue = http.get("/queues/consumer-example").json()
     assert (queue["items"], queue["open_reads"]) == (0, 0)
     assert http.delete("/queues/consumer-example").status_code == 200

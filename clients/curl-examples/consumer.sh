@@ -65,6 +65,6 @@ until [ -n "$stopping" ] || [ "$finished" = "${JOBS:-}" ]; do
     fi
   else
     echo "failed, given back ($(settle nack)): $lease" >&2
-    [ -n "$stopping" ] || sleep "${PAUSE:-1}" # it is at the head again: do not spin
+    [ -n "$stopping" ] || sleep "${PAUSE:-1}" # it may be the only one: do not spin
   fi
 done

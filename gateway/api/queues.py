@@ -21,7 +21,9 @@ class QueueAdmin:
 
     async def list(self, call: Call) -> Answer:
         listing = Listing(call.query["filter"], call.query["sort"], call.query["limit"], call.query["cursor"])
-        queues = [each for each in await self._queues.list(call.caller.tenant, call.told) if call.caller.may_use(each.queue)]
+        queues = [
+            each for each in await self._queues.list(call.caller.tenant, call.told) if call.caller.may_use(each.queue)
+        ]
         shown, cursor = listing.page(queues)
         return json_answer({"queues": shown, "next": f"/queues?{listing.link(cursor)}" if cursor else None})
 

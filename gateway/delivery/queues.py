@@ -55,9 +55,7 @@ class Queues:
         if queue.key not in survey.queues:
             raise QueueNotFound(f"there is no queue {queue.name!r}")
         servers = {
-            name: _info(queue.name, queues[queue.key])
-            for name, queues in survey.servers.items()
-            if queue.key in queues
+            name: _info(queue.name, queues[queue.key]) for name, queues in survey.servers.items() if queue.key in queues
         }
         return _info(queue.name, survey.queues[queue.key]), servers
 

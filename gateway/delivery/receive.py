@@ -13,7 +13,7 @@ from functools import partial
 from gateway.contract.copies import Death
 from gateway.contract.envelope import Job
 from gateway.delivery.attempts import Attempts, identity
-from gateway.delivery.backend import Backend, OnGone, Waiter
+from gateway.delivery.backend import Backend, OnGone, Told, Waiter
 from gateway.delivery.catalog import Queue
 from gateway.delivery.dead_letters import Stored
 from gateway.delivery.moves import Moves, job_of
@@ -63,8 +63,12 @@ class Receiver:
         """Polls that wait at this moment."""
         return len(self._waiters)
 
-    async def next(self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone) -> Delivery | None:
+    async def next(
+        self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone, told: Told
+    ) -> Delivery | None:
         """The next job under a lease of `lease_s` seconds; None when the wait ended empty, or the consumer has gone.
+
+        told: of an empty wait, how many servers were asked.
 
         Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
         Cancelled: no job is held.
@@ -76,7 +80,7 @@ class Receiver:
         left_s = timeout_s
         while True:
             self._registry.check_room(queue.tenant)
-            read = await self._take(queue.key, left_s, on_gone)
+            read = await self._take(queue.key, left_s, on_gone, told)
             if read is None:
                 return None
             delivery = await self._deliver(queue, read, lease_s)
@@ -121,7 +125,7 @@ class Receiver:
         except (LeaseLost, BackendRefused, OutcomeUnknown):
             return True
 
-    async def _take(self, key: str, timeout_s: float, on_gone: OnGone) -> OpenRead | None:
+    async def _take(self, key: str, timeout_s: float, on_gone: OnGone, told: Told) -> OpenRead | None:
         """The next item, set aside; None when the wait ended empty, or the consumer has gone."""
         if len(self._waiters) >= self._limit:
             raise TooManyWaiters(f"{self._limit} polls are parked here already")
@@ -129,7 +133,10 @@ class Receiver:
         self._waiters.add(waiter)
         forget = on_gone(waiter.cancel)
         try:
-            return await waiter.result()
+            read = await waiter.result()
+            if read is None:
+                told(waiter.coverage)
+            return read
         finally:
             forget()
             self._waiters.discard(waiter)
