@@ -228,11 +228,11 @@ def _copies(job: _Job, strokes: _Strokes) -> Iterator[tuple[float, Copy]]:
         yield at, Copy.ENQUEUE
     for lease in job.leases:
         for each in lease.asked:
-            verb, at = each.settle.verb, each.settle.t
-            answered = verb in ("nack-tail", "nack-delay", "reject") and each.status != 204
-            later = verb == "nack-delay" and strokes.between(at, at + each.settle.delay + STROKE_S, "")
-            if answered or later:
-                yield at, Copy.MOVE
+            if each.settle.verb in ("nack-tail", "nack-delay", "reject"):
+                at = each.settle.t
+                over = (each.answer.t if each.answer else at) + each.settle.delay
+                if each.status not in (200, 204) or strokes.between(at, over + STROKE_S, ""):
+                    yield at, Copy.MOVE
         if not lease.settled:
             yield lease.deadline, Copy.EXPIRY
 

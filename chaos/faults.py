@@ -12,8 +12,12 @@ from typing import Any
 
 from gateway import app
 from gateway.app import Gateway, WorkerContext
-from gateway.kestrel.cluster import Kestrel
+from gateway.contract.copies import next_attempt
+from gateway.delivery.catalog import Queue
+from gateway.delivery.dead_letters import Stored, store
+from gateway.delivery.moves import Moves, job_of
 from gateway.kestrel.reads import OpenRead
+from gateway.leases.lease import Lease
 from gateway.settings import Settings
 
 GAP_S = 0.8
@@ -55,17 +59,19 @@ def drop_instead_of_give_back(settings: Settings, context: WorkerContext) -> Gat
 
 
 def move_that_confirms_first(settings: Settings, context: WorkerContext) -> Gateway:
-    """Removes a job from its place and puts it on the tail a moment later, where it should do the reverse."""
-    gateway = app.create_app(settings, context)
-    kestrel: Kestrel = gateway._kestrel
+    """Removes a job from its place and puts its copy on the tail a moment later, where it should do the reverse."""
 
-    async def move(read: OpenRead) -> None:
+    async def to_tail(moves: Moves, queue: Queue, lease: Lease, reason: str) -> Stored:
+        read = lease.read
+        assert read is not None
+        copy = next_attempt(job_of(queue, read), read.data, lease.attempt + 1, reason)
+        assert copy is not None
         await read.confirm()
         await asyncio.sleep(GAP_S)
-        await kestrel.put(read.key, read.data)
+        return await store(moves._backend, queue.key, copy.data, 0)
 
-    _patch(OpenRead, "abort", move)
-    return gateway
+    _patch(Moves, "to_tail", to_tail)
+    return app.create_app(settings, context)
 
 
 FAULTS: dict[str, Callable[[Settings, WorkerContext], Gateway]] = {

@@ -69,6 +69,10 @@ FINE = {
         put(), lease(1, "a"), settle(2, "a", "nack-tail", 502), lease(3, "b"), settle(4, "b"), lease(5, "c"),
         settle(6, "c"),
     ],
+    "a move whose confirm a kill cut off, though its copy was told": [
+        put(), lease(1, "a"), settle(2, "a", "nack-tail"), stroke(2.005, 2.5), lease(3, "b"), settle(4, "b"),
+        lease(5, "c"), settle(6, "c"),
+    ],
     "a delayed move that a kill interrupted": [
         put(), lease(1, "a"), settle(2, "a", "nack-delay", delay=1.0), stroke(3, 3), lease(4, "b"), settle(5, "b"),
         lease(6, "c"), settle(7, "c"),
