@@ -17,6 +17,7 @@ from typing import Any
 
 import uvloop
 
+from bench.holding import Holding
 from bench.memcache import Fill, StoreConnection, set_command
 from bench.parking import Parking
 from bench.wire import JOB, HttpConnection, LoadError, http_request, limit_descriptors, split_address
@@ -100,6 +101,7 @@ class Orders:
     def __init__(self) -> None:
         self._loop: Loop | None = None
         self._park: Parking | None = None
+        self._holding: Holding | None = None
 
     async def open(
         self, *, kind: str, address: str, connections: int, request: dict[str, Any], status: str, ack: bool = False
@@ -148,6 +150,23 @@ class Orders:
         """Closes the parked connections."""
         assert self._park is not None
         self._park.close()
+        await asyncio.sleep(0)
+        return {}
+
+    async def hold(self, *, address: str, take: str, count: int, connections: int) -> dict[str, Any]:
+        """Takes `count` leases and keeps them. take: path of a `next`."""
+        self._holding = Holding(address, take, connections)
+        return {"seconds": await self._holding.hold(count)}
+
+    async def settle(self, count: int, pause_s: float) -> dict[str, Any]:
+        """Acks leases that are held, one at a time; milliseconds each."""
+        assert self._holding is not None
+        return {"ms": await self._holding.settle(count, pause_s)}
+
+    async def release(self) -> dict[str, Any]:
+        """Closes the connections that the leases were taken over."""
+        assert self._holding is not None
+        self._holding.close()
         await asyncio.sleep(0)
         return {}
 

@@ -14,7 +14,8 @@ class Plan:
     """directory: where the servers keep their data; its file system is what fsync is measured on.
 
     units: requests, or pairs of them, a contestant and round. sets: items stored a connection count and round. polls:
-    how many are parked. wakes: measured for each. backlog: jobs waiting when the broker starts.
+    how many are parked. wakes: measured for each. backlog: jobs waiting when the broker starts. leases: open at once,
+    beside as many parked polls. settles: of them, one at a time. idle_s: how long nothing happens.
     """
 
     directory: Path
@@ -27,11 +28,26 @@ class Plan:
     wakes: int = 500
     backlog: int = 1_000_000
     starts: int = 5
+    leases: int = 5_000
+    settles: int = 500
+    idle_s: float = 10.0
 
 
 def quick(directory: Path) -> Plan:
     """Small enough to run while working: under a minute."""
-    return Plan(directory, rounds=3, units=3_000, sets=2_000, polls=(1, 1_000), wakes=100, backlog=100_000, starts=3)
+    return Plan(
+        directory,
+        rounds=3,
+        units=3_000,
+        sets=2_000,
+        polls=(1, 1_000),
+        wakes=100,
+        backlog=100_000,
+        starts=3,
+        leases=1_000,
+        settles=100,
+        idle_s=5.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,12 @@ def cpu_s(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
 
+def family(server: Server) -> list[int]:
+    """The server's supervisor and all that it started: every worker, and the broker."""
+    parent = int(Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
+
+
 def resident_bytes(pid: int) -> int:
     """The process' resident memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

@@ -1,0 +1,90 @@
+"""Many leases open beside many parked polls, on one gateway of two workers: memory, idle CPU, time to settle."""
+
+from __future__ import annotations
+
+import time
+
+from bench.plan import Stage
+from bench.servers import Server, connections_held, cpu_s, family, fsync_ms, gateway, resident_bytes, settle
+from bench.table import Section, against, middle, percentile
+
+CONNECTIONS = 32
+PAUSE_S = 0.002
+LEASE = "/queues/held/next?timeout=1&lease=3600"
+POLL = "/queues/parked/next?timeout=60"
+WAKE = "/queues/parked/jobs"
+IDLE_LIMIT_PERCENT = 3.0
+
+
+def measure(stage: Stage) -> Section:
+    """The table: a few leases alone first, then all of them, then as many parked polls on top."""
+    plan = stage.plan
+    rows = []
+    directory = plan.directory / "leases"
+    with gateway(directory, "--workers", "2", "--log-level", "warning") as server:
+        stage.load.ask("fill", address=server.memcache, queue="held", count=plan.leases + plan.settles)
+        settle(*family(server))
+        base_bytes = _gateway_bytes(server)
+        stage.say(f"{plan.settles:,} leases, settled alone")
+        _hold(stage, server, plan.settles)
+        alone_ms = stage.load.ask("settle", count=plan.settles, pause_s=PAUSE_S)["ms"]
+        stage.load.ask("release")
+        rows.append(("some leases alone", "", "", "", "", *_latency(alone_ms)))
+        stage.say(f"{plan.leases:,} leases")
+        took_s = _hold(stage, server, plan.leases)
+        settle(*family(server))
+        held_bytes = _gateway_bytes(server)
+        rows.append(_row(stage, server, f"{plan.leases:,} leases", (held_bytes - base_bytes) / plan.leases, None))
+        stage.say(f"{plan.leases:,} parked polls beside them")
+        stage.load.ask("park", address=server.address, poll=POLL, wake=WAKE, count=plan.leases, ack=True)
+        settle(*family(server))
+        poll_bytes = (_gateway_bytes(server) - held_bytes) / plan.leases
+        idle = _row(stage, server, f"and {plan.leases:,} parked polls", poll_bytes, IDLE_LIMIT_PERCENT)
+        busy_ms = stage.load.ask("settle", count=plan.settles, pause_s=PAUSE_S)["ms"]
+        rows += [idle, ("settling among them", "", "", "", "", *_latency(busy_ms))]
+        stage.load.ask("leave")
+        stage.load.ask("release")
+    return Section(
+        "Leases and parked polls (one gateway of 2 workers, embedded broker, fsync on)",
+        ("what stands", "KB each", "idle CPU %", "target", "Kestrel conns", "ack p50 ms", "ack p99 ms"),
+        rows,
+        "KB each: growth of the resident memory of both workers. idle CPU: of one core, by supervisor, workers, broker"
+        f"\ntogether over {plan.idle_s:g} s. ack: one at a time, half of them forwarded to the other worker."
+        f"\nTaking the leases: {plan.leases / took_s:,.0f} a second over {CONNECTIONS} connections."
+        f" One fsync of this disk, meanwhile: {fsync_ms(plan.directory):.2f} ms (median).",
+    )
+
+
+def _hold(stage: Stage, server: Server, count: int) -> float:
+    order = {"address": server.address, "take": LEASE, "count": count, "connections": CONNECTIONS}
+    took_s: float = stage.load.ask("hold", **order)["seconds"]
+    return took_s
+
+
+def _row(stage: Stage, server: Server, name: str, each_bytes: float, limit: float | None) -> tuple[str, ...]:
+    percent = _idle_percent(server, stage.plan.idle_s)
+    return (
+        name,
+        f"{each_bytes / 1024:.1f}",
+        f"{percent:.1f}",
+        against(percent, limit, " %") if limit is not None else "",
+        f"{connections_held(server):,}",
+        "",
+        "",
+    )
+
+
+def _idle_percent(server: Server, seconds: float) -> float:
+    pids = family(server)
+    before_s = sum(map(cpu_s, pids))
+    time.sleep(seconds)
+    return (sum(map(cpu_s, pids)) - before_s) / seconds * 100
+
+
+def _latency(took_ms: list[float]) -> tuple[str, str]:
+    return f"{middle(took_ms):.2f}", f"{percentile(took_ms, 99):.2f}"
+
+
+def _gateway_bytes(server: Server) -> int:
+    """Of the workers: the broker's memory is another case's business."""
+    return sum(resident_bytes(pid) for pid in family(server)[1:] if pid != server.broker)
