@@ -1,0 +1,144 @@
+"""Copies of stored items: for the next attempt, as dead letters, and back."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.contract.copies import (
+    MAX_ERROR,
+    RAW_TYPE,
+    Burial,
+    Death,
+    dead_letter,
+    died_on,
+    has_known_ttl,
+    next_attempt,
+    plain,
+    revived,
+)
+from gateway.contract.envelope import MAX_ATTEMPT, body_of, unwrap
+from gateway.contract.item import Stamp, wrap
+
+NOW_S = 1_800_000_000.0
+BURIAL = Burial(Death.REJECTED, "emails", 3, NOW_S, "no such user")
+
+
+def stored(body=b'{"to":1.10}', content_type=None, *, job_id="7", **stamp):
+    return wrap(body, content_type, job_id=job_id, stamp=Stamp("/queues/emails", NOW_S, **stamp)).data
+
+
+def test_a_next_attempt_changes_two_attributes():
+    """Attempt and error are new; everything else is what it was, the payload by its own bytes and last."""
+    item = stored(b'{ "b":1.10,"a":1e400 }', expires_s=NOW_S + 60, tenant="acme")
+    copy = next_attempt(unwrap(item), item, 4, "mail server\r\ndown")
+    assert (copy.id, copy.expires_s) == ("7", NOW_S + 60)
+    assert copy.data.endswith(b',"data":{ "b":1.10,"a":1e400 }}')
+    before, after = unwrap(item), unwrap(copy.data)
+    assert (after.attempt, after.event["lasterror"]) == (4, "mail server down")
+    assert {**after.event, "lasterror": None} == {**before.event, "lasterror": None}
+    assert b'"tenant":"acme"' in copy.data
+
+
+def test_an_error_stays_until_there_is_another():
+    """Without a reason the last one is kept; with one it is replaced."""
+    item = stored()
+    once = next_attempt(unwrap(item), item, 2, "first").data
+    assert unwrap(next_attempt(unwrap(once), once, 3).data).event["lasterror"] == "first"
+    assert unwrap(next_attempt(unwrap(once), once, 3, "second").data).event["lasterror"] == "second"
+
+
+@pytest.mark.parametrize("item", [b"", b"\x00\xff", b"{", b"{}", b'{"specversion":"1.0"}', b"x" * 1000])
+def test_a_raw_item_is_never_re_enveloped(item):
+    """It has no next attempt; as a dead letter it is wrapped, and comes back to the byte."""
+    job = unwrap(item)
+    assert next_attempt(job, item, 2) is None
+    letter = dead_letter(job, item, BURIAL).data
+    shown = unwrap(letter)
+    assert (shown.event["type"], shown.event["raw"], body_of(shown)) == (RAW_TYPE, True, item)
+    assert revived(letter).data == item
+
+
+def test_a_dead_letter_says_why_when_how_often_and_from_where():
+    """And that is gone again when it is brought back, but for the last error."""
+    item = stored(expires_s=NOW_S + 60)
+    letter = dead_letter(unwrap(item), item, BURIAL)
+    assert (letter.id, letter.expires_s) == ("7", None)
+    event = unwrap(letter.data).event
+    assert (event["deadreason"], event["deadtime"], event["deadqueue"], event["deadattempts"], event["lasterror"]) == (
+        "rejected",
+        "2027-01-15T08:00:00.000Z",
+        "emails",
+        3,
+        "no such user",
+    )
+    assert (unwrap(letter.data).attempt, died_on(letter.data)) == (1, "emails")
+    back = revived(letter.data)
+    assert (back.id, back.expires_s, unwrap(back.data).attempt) == ("7", NOW_S + 60, 1)
+    assert not [name for name in unwrap(back.data).event if name.startswith("dead")]
+    assert unwrap(back.data).event["lasterror"] == "no such user"
+
+
+@pytest.mark.parametrize("letter", [b"", b"{}", b"\xff", b"plain"])
+def test_what_is_no_dead_letter_comes_back_as_it_is(letter):
+    """Bytes of somebody else among the dead letters are not touched."""
+    assert (revived(letter).data, died_on(letter)) == (letter, None)
+
+
+def test_an_event_that_looks_like_a_wrapped_raw_item_is_none():
+    """Only what the gateway wrapped is unwrapped: a job of that type that was enqueued keeps its envelope."""
+    item = stored(b"\xff").replace(b'"kestrel-gateway.job"', b'"kestrel-gateway.raw","raw":true')
+    assert unwrap(item).event["raw"] is True
+    letter = dead_letter(unwrap(item), item, BURIAL).data
+    assert unwrap(revived(letter).data).event["type"] == RAW_TYPE
+
+
+def test_the_ttl_is_known_only_where_the_envelope_tells():
+    """`expires`, or the gateway's own `enqueued` without one; a broken `expires` tells nothing."""
+    ours, mortal = stored(), stored(expires_s=NOW_S)
+    assert has_known_ttl(unwrap(ours), ours)
+    assert has_known_ttl(unwrap(mortal), mortal)
+    foreign = b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":1}'
+    broken = ours.replace(b'"attempt":1', b'"attempt":1,"expires":"soon"')
+    for item in (foreign, broken):
+        assert unwrap(item).id is not None
+        assert not has_known_ttl(unwrap(item), item)
+
+
+def test_attempts_end_at_the_contract_s_limit():
+    """Beyond a million an attempt would be read as 1, so it is not written."""
+    item = stored()
+    assert unwrap(next_attempt(unwrap(item), item, MAX_ATTEMPT + 1).data).attempt == MAX_ATTEMPT
+
+
+def test_an_error_is_one_line_of_bounded_length():
+    """Control characters, which no attribute may hold, are blanks; what is too long is cut."""
+    assert plain("a\x00b\r\n\x9fc") == "a b c"
+    assert len(plain("ä" * 2000)) == MAX_ERROR
+    assert plain("\n") == ""
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(
+    body=st.binary(max_size=60) | JSON.map(orjson.dumps),
+    content_type=st.sampled_from([None, "text/plain", "application/octet-stream"]),
+    error=st.text(max_size=60).filter(lambda text: not any(0xD800 <= ord(c) < 0xE000 for c in text)),
+    attempt=st.integers(1, 10**7),
+)
+def test_whatever_is_copied_is_read_back(body, content_type, error, attempt):
+    """Through a retry, a burial and a revival the body, its type and the id stay."""
+    item = stored(body, content_type)
+    for _ in range(2):
+        job = unwrap(item)
+        item = next_attempt(job, item, attempt, error).data
+        item = dead_letter(unwrap(item), item, BURIAL).data
+        item = revived(item).data
+        assert (body_of(unwrap(item)), unwrap(item).id) == (body_of(job), "7")
+        assert unwrap(item).content_type == job.content_type
+    assert body_of(unwrap(item)) == body
