@@ -1,0 +1,87 @@
+"""The use cases of taking and settling over a real broker, in this process, so that their books can be looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator
+
+from gateway.contract.item import Stamp, wrap
+from gateway.contract.names import Namespace
+from gateway.delivery.catalog import Catalog, Queue
+from gateway.delivery.moves import Moves
+from gateway.delivery.quota import Quota
+from gateway.delivery.receive import Delivery, Receiver
+from gateway.delivery.redrive import Redrive
+from gateway.kestrel.cluster import Kestrel
+from gateway.leases.ids import LeaseIds
+from gateway.leases.registry import Registry
+from gateway.policies import Policies, Policy, Table
+from gateway.settings import Settings
+from tests.kestrel.support import until
+
+_numbers = itertools.count()
+
+
+class Rig:
+    """One worker's insides."""
+
+    def __init__(self, kestrel: Kestrel, tasks: asyncio.TaskGroup, policies: dict[str, Policy], **limits) -> None:
+        self.kestrel = kestrel
+        self.tasks = tasks
+        self.catalog = Catalog(Namespace(), Policies(tuple(Table("", name, each) for name, each in policies.items())))
+        self.registry = Registry(
+            LeaseIds(b"k" * 32, "00" * 8),
+            tasks,
+            **{"limit": 100, "tenant_limit": 100, "longest_s": 0, "memory_s": 600, "memory_limit": 1000} | limits,
+        )
+        quota = Quota(kestrel, self.catalog, 1000)
+        self.moves = Moves(kestrel, self.catalog, tasks, max_attempts=25)
+        self.receiver = Receiver(kestrel, self.registry, self.moves, quota, tasks, limit=100)
+        self.redrive = Redrive(kestrel, self.moves.dead_letters, tasks)
+
+    def queue(self, name: str) -> Queue:
+        return self.catalog.queue("", name)
+
+    async def put(self, name: str, body: bytes = b'"job"', job_id: str = "", ttl_s: float | None = None) -> bytes:
+        """Enqueues as the gateway does; the stored item."""
+        now_s = time.time()
+        stamp = Stamp(f"/queues/{name}", now_s, now_s + ttl_s if ttl_s else None)
+        item = wrap(body, None, job_id=job_id or f"id{next(_numbers)}", stamp=stamp)
+        await self.kestrel.put(name, item.data)
+        return item.data
+
+    async def take(self, name: str, timeout_s: float = 5, lease_s: float = 100) -> Delivery | None:
+        return await self.receiver.next(
+            self.queue(name), timeout_s=timeout_s, lease_s=lease_s, on_gone=lambda _: lambda: None, told=lambda _: None
+        )
+
+    async def open_reads(self, name: str) -> int:
+        stats = await self.kestrel.stats_of(name)
+        return stats.open_reads if stats is not None else 0
+
+
+@contextlib.asynccontextmanager
+async def rig(
+    *addresses: str, policies: dict[str, Policy] | None = None, limits=None, **settings
+) -> AsyncIterator[Rig]:
+    """A started rig; at its end the books balance, nothing is open and nothing is left of it."""
+    kestrel = Kestrel(addresses, Settings(**settings))
+    await kestrel.start()
+    try:
+        await until(lambda: all(backend.state.value == "up" for backend in kestrel.backends()))
+        async with asyncio.TaskGroup() as tasks:
+            made = Rig(kestrel, tasks, policies or {}, **limits or {})
+            try:
+                yield made
+            finally:
+                made.receiver.drain()
+                made.registry.close()
+        books = made.registry.statistics()
+        assert (books.balanced, books.open, books.delayed) == (True, 0, 0), str(books)
+        # A connection that nobody owns would be pinned still.
+        await until(lambda: kestrel.statistics().pinned == 0)
+    finally:
+        await kestrel.close()

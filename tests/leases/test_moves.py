@@ -1,0 +1,350 @@
+"""Moves over the embedded broker: where a job goes that its consumer did not finish, and when it must not be copied."""
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from gateway.contract.envelope import unwrap
+from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted
+from gateway.leases.lease import Place, State
+from gateway.policies import Policy, Retry
+from tests.kestrel.support import until
+from tests.leases.rig import rig
+
+FOREIGN = b'{"specversion":"1.0","id":"f","source":"s","type":"t","data":1}'
+
+
+def address(broker):
+    return f"127.0.0.1:{broker.port}"
+
+
+def over(broker, work, **options):
+    """Runs `work(rig)` over the broker."""
+
+    async def go():
+        async with rig(address(broker), **options) as made:
+            await work(made)
+
+    asyncio.run(go())
+
+
+async def left(made, name):
+    """What waits on the queue, in order, as raw bytes; takes it off."""
+    found = []
+    while (read := await made.kestrel.wait(name, 0).result()) is not None:
+        found.append(read.data)
+        await read.confirm()
+    return found
+
+
+def test_a_nack_goes_to_the_tail_as_the_next_attempt(broker):
+    """Behind the others, with attempt and reason in the envelope; nothing is set aside any more."""
+
+    async def work(made):
+        first, second = await made.put("tail", b'{"a":1.10}'), await made.put("tail")
+        taken = await made.take("tail")
+        lease = await made.registry.nack(taken.lease.id, reason="no")
+        assert (lease.state, lease.place, lease.aim) == (State.NACKED, Place.TAIL, Place.TAIL)
+        assert await made.open_reads("tail") == 0
+        other, again = await left(made, "tail")
+        assert other == second
+        job = unwrap(again)
+        assert (job.id, job.attempt, job.event["lasterror"], job.payload) == (
+            unwrap(first).id,
+            2,
+            "no",
+            b'{"a":1.10}',
+        )
+        assert (made.moves.statistics().moved, made.moves.statistics().kept) == (1, {})
+        assert made.registry.statistics().ended["nacked"] == 1
+
+    over(broker, work)
+
+
+async def full(made, client):
+    await made.put("small", b"1")
+    taken = await made.take("small")
+    await made.put("small", b"2")
+    return "small", taken
+
+
+async def ring(made, client):
+    for number in range(3):
+        await made.put("ring", b"%d" % number)
+    return "ring", await made.take("ring")
+
+
+async def children(made, client):
+    client.get("parent+child/peek")
+    await made.put("parent")
+    return "parent", await made.take("parent")
+
+
+async def raw_item(made, client):
+    client.put("bytes", b"\x00\xff")
+    return "bytes", await made.take("bytes")
+
+
+async def unknown_ttl(made, client):
+    client.put("foreign", FOREIGN, 3600)
+    return "foreign", await made.take("foreign")
+
+
+async def too_large(made, client):
+    item = await made.put("tight", b'"%b"' % (b"x" * 60))
+    assert 250 < len(item) <= 300
+    return "tight", await made.take("tight")
+
+
+UNSAFE = {
+    "not-stored": [full, too_large],
+    "ring": [ring],
+    "children": [children],
+    "raw": [raw_item],
+    "unknown-ttl": [unknown_ttl],
+}
+
+
+@pytest.mark.parametrize(("why", "arrange"), [(why, each) for why, all_of in UNSAFE.items() for each in all_of])
+def test_where_a_copy_is_not_safe_the_job_stays_at_the_head(broker, why, arrange):
+    """The very item is the next one again, as its second attempt; no job is pushed out, no child sees it twice."""
+
+    async def work(made):
+        client = broker.client()
+        name, taken = await arrange(made, client)
+        before = await made.kestrel.stats_of(name)
+        lease = await made.registry.nack(taken.lease.id, reason="x" * 200)
+        assert (lease.place, lease.aim) == (Place.HEAD, Place.TAIL)
+        assert made.moves.statistics().kept == {why: 1}
+        again = await made.take(name)
+        assert (again.job, again.lease.attempt) == (taken.job, 2)
+        await made.registry.ack(again.lease.id)
+        after = await made.kestrel.stats_of(name)
+        assert (after.total_items, after.discarded) == (before.total_items, before.discarded)
+        await left(made, name)
+
+    over(broker, work)
+
+
+def test_a_job_whose_time_is_over_is_not_copied(broker):
+    """Nacked after its expiry it goes to the head, where the next poll drops it."""
+
+    async def work(made):
+        await made.put("mortal", ttl_s=0.2)
+        taken = await made.take("mortal")
+        await asyncio.sleep(max(0, taken.job.expires_s - time.time()) + 0.01)
+        assert (await made.registry.nack(taken.lease.id)).place is Place.HEAD
+        assert made.moves.statistics().kept == {"expired": 1}
+        assert await made.take("mortal", timeout_s=0) is None
+
+    over(broker, work)
+
+
+def test_a_copy_expires_when_its_job_does(broker):
+    """The copy has the envelope's expiry, also on the wire: Kestrel drops it by itself."""
+
+    async def work(made):
+        await made.put("brief", ttl_s=1)
+        taken = await made.take("brief")
+        assert (await made.registry.nack(taken.lease.id)).place is Place.TAIL
+        (stats,) = [await made.kestrel.stats_of("brief")]
+        assert stats.items == 1
+        await asyncio.sleep(max(0, taken.job.expires_s - time.time()) + 1.1)
+        assert await made.kestrel.wait("brief", 0).result() is None
+        assert (await made.kestrel.stats_of("brief")).expired_items == 1
+
+    over(broker, work)
+
+
+def test_a_server_that_takes_nothing_keeps_the_job(own_broker):
+    """Read-only: no copy can be stored, and the job goes to the head."""
+
+    async def work(made):
+        await made.put("q")
+        taken = await made.take("q")
+        assert own_broker.client().ask(b"status readonly\r\n") == b"END\r\n"
+        assert (await made.registry.nack(taken.lease.id)).place is Place.HEAD
+        assert made.moves.statistics().kept == {"not-stored": 1}
+        again = await made.take("q")
+        assert again.lease.attempt == 2
+        assert own_broker.client().ask(b"status up\r\n") == b"END\r\n"
+        await made.registry.ack(again.lease.id)
+
+    over(own_broker, work)
+
+
+def test_a_copy_that_was_not_answered_leaves_the_job_at_the_head(own_broker):
+    """Kestrel freezes: the copy's outcome is unknown, the job goes back; it is never lost, at worst there twice."""
+
+    async def work(made):
+        for _ in range(2):
+            await made.put("q")
+        first, second = await made.take("q"), await made.take("q")
+        await made.registry.nack(first.lease.id)  # from now on the queue's figures are known, for a moment
+        own_broker.process.send_signal(signal.SIGSTOP)
+        try:
+            assert (await made.registry.nack(second.lease.id)).place is Place.HEAD
+        finally:
+            own_broker.process.send_signal(signal.SIGCONT)
+        assert made.moves.statistics().kept == {"not-answered": 1}
+        await until(lambda: made.kestrel.available, 10)
+        ids = [unwrap(item).id for item in await left(made, "q")]
+        assert set(ids) == {first.job.id, second.job.id}
+        assert len(ids) <= 3
+
+    over(own_broker, work, kestrel_command_timeout_s=0.15)
+
+
+def test_a_server_that_is_gone_takes_the_lease_along(own_broker):
+    """Killed: the lease is lost, and a nack is told so."""
+
+    async def work(made):
+        await made.put("q")
+        taken = await made.take("q")
+        own_broker.kill()
+        await until(lambda: taken.lease.state is State.LOST)
+        with pytest.raises(LeaseLost):
+            await made.registry.nack(taken.lease.id)
+        assert made.registry.statistics().ended["backend_lost"] == 1
+
+    over(own_broker, work)
+
+
+def test_a_deleted_queue_gets_no_copy(broker):
+    """Deleted while a nack waits for its delay: the nack's repetition is told, and the queue stays gone."""
+
+    async def work(made):
+        await made.put("doomed")
+        taken = await made.take("doomed")
+        await made.registry.nack(taken.lease.id, delay_s=0.1)
+        await made.kestrel.delete("doomed")
+        assert made.registry.drop_queue("doomed") == 1
+        with pytest.raises(QueueDeleted):
+            await made.registry.nack(taken.lease.id)
+        await asyncio.sleep(0.2)
+        assert await made.kestrel.stats_of("doomed") is None
+        assert made.registry.statistics().ended["deleted"] == 1
+
+    over(broker, work)
+
+
+def test_an_expired_lease_is_an_attempt_and_a_move(broker):
+    """The job is at the tail, and says what happened; the old lease is told."""
+
+    async def work(made):
+        await made.put("slow")
+        last = await made.put("slow")
+        taken = await made.take("slow", lease_s=0.05)
+        await until(lambda: taken.lease.state is State.EXPIRED)
+        first, second = await left(made, "slow")
+        assert first == last
+        assert (unwrap(second).attempt, unwrap(second).event["lasterror"]) == (2, "the lease expired")
+        assert made.registry.statistics().ended["expired"] == 1
+
+    over(broker, work)
+
+
+@pytest.mark.parametrize(("retry", "place"), [(Retry.HEAD, Place.HEAD), (Retry.TAIL, Place.TAIL)])
+def test_the_policy_says_where_a_job_comes_back(broker, retry, place):
+    """For nacks that say nothing and for expired leases; a nack that says where is followed."""
+
+    async def work(made):
+        await made.put("p")
+        taken = await made.take("p")
+        assert (await made.registry.nack(taken.lease.id)).place is place
+        taken = await made.take("p", lease_s=0.05)
+        await until(lambda: taken.lease.state is State.EXPIRED)
+        assert taken.lease.place is place
+        for asked in (Place.HEAD, Place.TAIL):
+            taken = await made.take("p")
+            assert (await made.registry.nack(taken.lease.id, asked=asked)).place is asked
+        taken = await made.take("p")
+        assert taken.lease.attempt == 5
+        await made.registry.ack(taken.lease.id)
+
+    over(broker, work, policies={"p": Policy(retry=retry)})
+
+
+def test_attempts_at_the_head_are_counted_in_memory_until_a_copy_says_them(broker):
+    """Head, head, tail: the copy is attempt 4, and the count begins anew from there."""
+
+    async def work(made):
+        await made.put("counted")
+        for asked in (Place.HEAD, Place.HEAD, Place.TAIL):
+            taken = await made.take("counted")
+            await made.registry.nack(taken.lease.id, asked=asked)
+        taken = await made.take("counted")
+        assert (taken.job.attempt, taken.lease.attempt) == (4, 4)
+        await made.registry.nack(taken.lease.id, asked=Place.HEAD)
+        taken = await made.take("counted")
+        assert (taken.job.attempt, taken.lease.attempt) == (4, 5)
+        await made.registry.ack(taken.lease.id)
+
+    over(broker, work)
+
+
+def test_a_confirm_that_is_not_answered_is_a_move_all_the_same(own_broker):
+    """The copy is stored, then Kestrel freezes: the nack is done; the job may be there twice, which is counted."""
+
+    async def work(made):
+        await made.put("q")
+        taken = await made.take("q")
+        read = taken.lease.read
+        confirm = read.confirm
+
+        async def frozen():
+            own_broker.process.send_signal(signal.SIGSTOP)
+            await confirm()
+
+        taken.lease.read = Wrapped(read, frozen)
+        try:
+            assert (await made.registry.nack(taken.lease.id)).place is Place.TAIL
+        finally:
+            own_broker.process.send_signal(signal.SIGCONT)
+        assert made.moves.statistics().doubled == 1
+        await until(lambda: made.kestrel.available, 10)
+        found = [unwrap(item) for item in await left(made, "q")]
+        assert {job.id for job in found} == {taken.job.id}
+        assert found[-1].attempt == 2
+
+    over(own_broker, work, kestrel_command_timeout_s=0.15)
+
+
+class Wrapped:
+    """An open read whose confirm is another."""
+
+    def __init__(self, read, confirm) -> None:
+        self.read = read
+        self.confirm = confirm
+        self.data = read.data
+
+    def __getattr__(self, name):
+        return getattr(self.read, name)
+
+
+def test_a_rejection_that_is_not_confirmed_is_not_told_as_done(own_broker):
+    """The dead letter is stored, the original perhaps not gone: the outcome is unknown, and nothing is lost."""
+
+    async def work(made):
+        await made.put("q")
+        taken = await made.take("q")
+        read = taken.lease.read
+        confirm = read.confirm
+
+        async def frozen():
+            own_broker.process.send_signal(signal.SIGSTOP)
+            await confirm()
+
+        taken.lease.read = Wrapped(read, frozen)
+        try:
+            with pytest.raises(OutcomeUnknown):
+                await made.registry.reject(taken.lease.id)
+        finally:
+            own_broker.process.send_signal(signal.SIGCONT)
+        assert made.registry.statistics().ended["unknown"] == 1
+        await until(lambda: made.kestrel.available, 10)
+        assert unwrap((await left(made, "q__dead"))[0]).id == taken.job.id
+
+    over(own_broker, work, kestrel_command_timeout_s=0.15)
