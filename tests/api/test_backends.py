@@ -1,0 +1,188 @@
+"""The servers behind the gateway, over HTTP: how they stand, taking one out, and answers of some of them only."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.cluster.rig import before, brokers
+
+FAST = ("--kestrel-command-timeout", "0.5", "--kestrel-connect-timeout", "0.3")
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Returns as soon as `condition()` holds; fails after `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two brokers and a gateway before them; tests leave both brokers up."""
+    directory = tmp_path_factory.mktemp("pair")
+    with brokers(directory, 2) as many, before(directory, many, *FAST) as gateway, gateway.client() as http:
+        until(lambda: all(each["status"] == "up" for each in shown(http).values()))
+        yield many, http
+
+
+def shown(http):
+    return {each["server"]: each for each in http.get("/backends").json()["backends"]}
+
+
+def test_every_server_is_shown(pair):
+    """By its address, with version, capabilities and connections."""
+    many, http = pair
+    found = shown(http)
+    assert set(found) == {broker.address for broker in many}
+    for each in found.values():
+        assert (each["status"], each["version"], each["software"], each["missing"]) == ("up", "2.4.8", "kestrel", [])
+        assert (each["leaving"], each["error"]) == (False, None)
+        assert sum(each["connections"].values()) >= 1
+
+
+def test_a_server_is_taken_out_drained_and_put_back(pair):
+    """Read-only: jobs go to the other at once, its own are still delivered; then up again."""
+    many, http = pair
+    one, two = many
+    for i in range(20):
+        http.post("/queues/drain/jobs", content=b"%d" % i)
+    kept = one.figure("queue_drain_items")
+    assert 0 < kept < 20
+    answer = http.put(f"/backends/{one.address}/status", json={"status": "readonly"})
+    assert (answer.status_code, answer.json()["status"]) == (200, "readonly")
+    assert one.ask("status") == "READONLY"
+    for i in range(20):
+        assert http.post("/queues/drain/jobs", content=b"%d" % i).status_code == 201
+    assert one.figure("queue_drain_items") == kept
+    assert http.get("/readyz").status_code == 200
+    for _ in range(40):
+        job = http.get("/queues/drain/next?timeout=2")
+        assert job.status_code == 200
+        assert http.post(f"/leases/{job.headers['lease-id']}/ack").status_code == 204
+    assert one.figure("queue_drain_items") == two.figure("queue_drain_items") == 0
+    assert http.put(f"/backends/{one.address}/status", json={"status": "quiescent"}).status_code == 200
+    empty = http.get("/queues/drain/next?timeout=0")
+    assert (empty.status_code, empty.headers["queue-coverage"]) == (204, "1/2")
+    assert http.put(f"/backends/{one.address}/status", json={"status": "up"}).json()["error"] is None
+    empty = http.get("/queues/drain/next?timeout=0")
+    assert (empty.status_code, "queue-coverage" in empty.headers) == (204, False)
+
+
+def test_a_status_that_somebody_else_set_is_noticed(pair):
+    """An operator with telnet: the next put is stored elsewhere, and the list follows."""
+    many, http = pair
+    one = many[0]
+    one.ask("status readonly")
+    try:
+        for i in range(10):
+            assert http.post("/queues/telnet/jobs", content=b"%d" % i).status_code == 201
+        until(lambda: shown(http)[one.address]["status"] == "readonly")
+        assert one.figure("queue_telnet_items") == 0
+    finally:
+        one.ask("status up")
+    until(lambda: shown(http)[one.address]["status"] == "up")
+
+
+def test_wrong_orders_are_told(pair):
+    """An unknown server, an unknown status, none at all."""
+    many, http = pair
+    missing = http.put("/backends/nowhere:1/status", json={"status": "up"})
+    assert (missing.status_code, missing.json()["code"]) == (404, "server-not-found")
+    for body in (b"", b"{}", b'{"status":"dead"}', b'{"status":"up","x":1}', b"nonsense"):
+        wrong = http.put(f"/backends/{many[0].address}/status", content=body)
+        assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid-body")
+
+
+def test_jobs_of_one_ordering_key_stay_together(pair):
+    """All of a key on one server, in order; bad keys are told."""
+    many, http = pair
+    for i in range(30):
+        answer = http.post("/queues/order/jobs", content=b"%d" % i, headers={"Ordering-Key": "customer-4711"})
+        assert answer.status_code == 201
+    ndjson = b"\n".join(b"%d" % i for i in range(30, 40))
+    headers = {"Ordering-Key": "customer-4711", "Content-Type": "application/x-ndjson"}
+    assert http.post("/queues/order/jobs", content=ndjson, headers=headers).status_code == 201
+    assert sorted(broker.figure("queue_order_items") for broker in many) == [0, 40]
+    for i in range(40):
+        job = http.get("/queues/order/next?timeout=1")
+        assert job.json()["data"] == i
+        http.post(f"/leases/{job.headers['lease-id']}/ack")
+    for bad in ("", "a b", "x" * 257):
+        wrong = http.post("/queues/order/jobs", content=b"1", headers={"Ordering-Key": bad})
+        assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid-parameter")
+
+
+def test_a_server_s_own_figures(pair):
+    """`detail=servers` adds them; together they are the queue's."""
+    many, http = pair
+    for i in range(20):
+        http.post("/queues/detail/jobs", content=b"%d" % i)
+    queue = http.get("/queues/detail?detail=servers").json()
+    assert {each["server"]: each["items"] for each in queue["servers"]} == {
+        broker.address: broker.figure("queue_detail_items") for broker in many
+    }
+    assert sum(each["items"] for each in queue["servers"]) == queue["items"] == 20
+    assert "servers" not in http.get("/queues/detail").json()
+    assert http.get("/queues/detail?detail=all").status_code == 400
+
+
+def test_answers_of_some_servers_say_so(tmp_path):
+    """With one of two away everything says 1/2; with both away it is 503, and nothing claims an empty queue."""
+    with brokers(tmp_path, 2) as many, before(tmp_path, many, *FAST) as gateway, gateway.client() as http:
+        until(lambda: all(each["status"] == "up" for each in shown(http).values()))
+        for i in range(10):
+            http.post("/queues/q/jobs", content=b"%d" % i)
+        many[0].kill()
+        until(lambda: shown(http)[many[0].address]["status"] == "down")
+        assert shown(http)[many[0].address]["error"]
+        calls = [
+            http.get("/queues"),
+            http.get("/queues/q"),
+            http.get("/queues/q/peek"),
+            http.get("/queues/nosuch"),
+            http.post("/queues/q/flush"),
+            http.get("/queues/q/peek"),
+            http.get("/queues/q/next?timeout=0"),
+            http.get("/queues/q/next?timeout=0.1"),
+            http.delete("/queues/q"),
+        ]
+        assert [(each.status_code, each.headers.get("queue-coverage")) for each in calls] == [
+            (status, "1/2") for status in (200, 200, 200, 404, 204, 404, 204, 204, 200)
+        ]
+        started = time.monotonic()
+        many[1].kill()
+        until(lambda: shown(http)[many[1].address]["status"] == "down")
+        for method, path in (("GET", "/queues"), ("GET", "/queues/q/next?timeout=0"), ("POST", "/queues/q/jobs")):
+            answer = http.request(method, path)
+            assert (answer.status_code, answer.json()["code"]) == (503, "backend-unavailable"), path
+        assert http.get("/readyz").status_code == 503
+        assert time.monotonic() - started < 10
+
+
+def test_members_change_under_parked_polls(tmp_path):
+    """The file changes and SIGHUP comes: a parked poll gets the new server's job; a lease on the old one is acked."""
+    with brokers(tmp_path, 2) as (old, new), before(tmp_path, [old], *FAST) as gateway, gateway.client() as http:
+        http.post("/queues/q/jobs", content=b"1")
+        leased = http.get("/queues/q/next")
+        answers = []
+        poll = threading.Thread(target=lambda: answers.append(http.get("/queues/q/next?timeout=20")))
+        poll.start()
+        until(lambda: old.waiters("q") == 1)
+        (tmp_path / "members").write_text(f"nonsense\n{new.address}\n")
+        gateway.process.send_signal(1)
+        until(lambda: "members:1:" in gateway.log.read_text())
+        (tmp_path / "members").write_text(f"{new.address}\n")
+        gateway.process.send_signal(1)
+        until(lambda: new.waiters("q") == 1)
+        found = shown(http)
+        assert (found[old.address]["leaving"], found[new.address]["leaving"]) == (True, False)
+        assert http.post(f"/leases/{leased.headers['lease-id']}/ack").status_code == 204
+        assert http.post("/queues/q/jobs", content=b"2").status_code == 201
+        poll.join()
+        assert answers[0].json()["data"] == 2
+        until(lambda: set(shown(http)) == {new.address})
+        until(lambda: old.connections() == 0)
+        assert old.figure("queue_q_items") == old.figure("queue_q_open_transactions") == 0
