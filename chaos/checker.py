@@ -20,10 +20,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from chaos.ledger import NO_ANSWER, Delivery, Event, Left, Odd, Put, PutAnswer, Settle, SettleAnswer, Stroke
+from chaos.ledger import (
+    NO_ANSWER,
+    Delivery,
+    Event,
+    Left,
+    Odd,
+    Poll,
+    PollAnswer,
+    Put,
+    PutAnswer,
+    Settle,
+    SettleAnswer,
+    Stroke,
+)
 
 CLOCK_S = 0.003
 """Lease instants are cut to a millisecond, and read by another clock than everything else."""
+PARKED_S = 10.0
+"""A poll may have stood so long before a job came: its own time, and that of a freeze."""
 STROKE_S = 1.0
 """A blow may show so long after it: what was on its way arrives, the dead are noticed."""
 
@@ -45,6 +60,7 @@ class Copy(Enum):
     ENQUEUE = "unknown enqueue outcome"
     MOVE = "interrupted move"
     EXPIRY = "expired lease"
+    UNSEEN = "expired lease of a poll whose answer nobody read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +166,48 @@ class _Strokes:
         return False
 
 
+class _Unseen:
+    """Polls whose answer nobody read: each may have left a lease that expired, and with it one copy of one job."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        polls = {(event.who, event.life, event.number): event for event in events if isinstance(event, Poll)}
+        for event in events:
+            if isinstance(event, PollAnswer):
+                polls.pop((event.who, event.life, event.number), None)
+        self._polls = sorted(polls.values(), key=lambda poll: -poll.t)
+
+    def __len__(self) -> int:
+        return len(self._polls)
+
+    def take(self, job: _Job, before: float) -> bool:
+        """Finds the latest of them that can have held the job before that instant; it explains nothing else then.
+
+        What a move copied says so by its attempt.
+        """
+        queues = {lease.delivery.queue for lease in job.leases}
+        since = min((put.t for put, _ in job.puts.values()), default=0.0) - PARKED_S
+        if not any(lease.delivery.attempt > 1 for lease in job.leases):
+            return False
+        for poll in self._polls:
+            if poll.queue in queues and since < poll.t < before:
+                self._polls.remove(poll)
+                return True
+        return False
+
+
 def check(events: Iterable[Event]) -> Verdict:
     """The verdict over a whole run."""
     events = list(events)
     jobs, odd = _jobs(events)
     strokes = _Strokes(event for event in events if isinstance(event, Stroke))
+    unseen = _Unseen(events)
     redelivered: Counter[str] = Counter()
     repeated: Counter[str] = Counter()
     violations = [*odd, *_odd_answers(jobs.values())]
     for job in jobs.values():
         violations += _missing(job)
-        violations += _repeats(job, strokes, repeated)
-        violations += _overlaps(job, strokes, redelivered)
+        violations += _repeats(job, strokes, unseen, repeated)
+        violations += _overlaps(job, strokes, unseen, redelivered)
     return Verdict(_figures(events, jobs), dict(redelivered), dict(repeated), violations)
 
 
@@ -201,18 +247,22 @@ def _missing(job: _Job) -> Iterator[Violation]:
         yield Violation(kind, job.token, _told(job))
 
 
-def _repeats(job: _Job, strokes: _Strokes, repeated: Counter[str]) -> Iterator[Violation]:
+def _repeats(job: _Job, strokes: _Strokes, unseen: _Unseen, repeated: Counter[str]) -> Iterator[Violation]:
     """Rule 2. Counts what explains the repeats that are explained."""
     if not any(lease.acked for lease in job.leases):
         return
     copies = sorted(_copies(job, strokes), key=lambda copy: copy[0])
+    found: list[Copy] = []
     holders = [(lease.delivery.opened, lease) for lease in job.leases]
     ends: list[tuple[float, _Lease | None]] = [*holders, *((left.t, None) for left in job.left)]
     for opened, lease in ends:
         acked = [each for each in job.leases if each.acked and each.delivery.opened + CLOCK_S < opened]
-        made = [cause for at, cause in copies if at <= opened + CLOCK_S]
+        made = [cause for at, cause in copies if at <= opened + CLOCK_S] + found
         if not acked:
             continue
+        if len(acked) > len(made) and unseen.take(job, acked[-1].delivery.opened):
+            found.append(Copy.UNSEEN)
+            made.append(Copy.UNSEEN)
         if len(acked) <= len(made):
             repeated[made[len(acked) - 1].value] += 1
         elif lease is not None and not lease.acked and strokes.thawed_late(lease.delivery):
@@ -237,7 +287,7 @@ def _copies(job: _Job, strokes: _Strokes) -> Iterator[tuple[float, Copy]]:
             yield lease.deadline, Copy.EXPIRY
 
 
-def _overlaps(job: _Job, strokes: _Strokes, redelivered: Counter[str]) -> Iterator[Violation]:
+def _overlaps(job: _Job, strokes: _Strokes, unseen: _Unseen, redelivered: Counter[str]) -> Iterator[Violation]:
     """Rule 3, for leases that were not acked: those are rule 2's."""
     copies = list(_copies(job, strokes))
     for earlier, later in zip(job.leases, job.leases[1:], strict=False):
@@ -256,7 +306,7 @@ def _overlaps(job: _Job, strokes: _Strokes, redelivered: Counter[str]) -> Iterat
             redelivered["lease expired"] += 1
         elif stroke is not None:
             redelivered[f"{stroke.action} of a {stroke.target.partition('-')[0]}"] += 1
-        elif any(at <= opened for at, _ in copies):
+        elif any(at <= opened for at, _ in copies) or unseen.take(job, earlier.delivery.opened):
             redelivered["another copy"] += 1
         else:
             yield Violation(Kind.UNEXPLAINED, job.token, _told(job))
@@ -279,11 +329,14 @@ def _odd_answers(jobs: Iterable[_Job]) -> Iterator[Violation]:
 
 def _figures(events: list[Event], jobs: dict[str, _Job]) -> dict[str, int]:
     leases = [lease for job in jobs.values() for lease in job.leases]
+    polls = sum(isinstance(event, Poll) for event in events)
     strokes = [event for event in events if isinstance(event, Stroke)]
     figures = {
         "jobs offered": sum(bool(job.puts) for job in jobs.values()),
         "jobs answered 201": sum(job.stored for job in jobs.values()),
         "enqueues of unknown outcome": sum(len(job.unknown_puts) for job in jobs.values()),
+        "polls": polls,
+        "polls whose answer nobody read": len(_Unseen(events)),
         "deliveries": len(leases),
         "acks answered 204": sum(lease.acked for lease in leases),
         "settlements of unknown outcome": sum(each.unknown for lease in leases for each in lease.asked),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from chaos.ledger import NO_ANSWER, Delivery, Ledger, Odd, Put, PutAnswer, Settle, SettleAnswer
+from chaos.ledger import NO_ANSWER, Delivery, Ledger, Odd, Poll, PollAnswer, Put, PutAnswer, Settle, SettleAnswer
 from chaos.wire import Answer, Http
 
 QUEUES = ("mail", "thumbs")
@@ -107,6 +107,7 @@ class Consumer(Client):
 
     def __init__(self, role: Role) -> None:
         super().__init__(role)
+        self._polls = itertools.count()
         self._ways: list[tuple[float, str, Callable[[Delivery], None]]] = [
             (50, "", lambda job: self._settle(job, "ack")),
             (8, "", self._hold_and_ack),
@@ -137,9 +138,14 @@ class Consumer(Client):
     def _take(self, replica: int) -> Delivery | None:
         lease_s = 10.0 if self.calm else round(self.chance.choice([1.0, 1.5, self.chance.uniform(1.0, 5.0)]), 2)
         queue = self.chance.choice(QUEUES)
-        answer = self.ask(
-            replica, "GET", f"/queues/{queue}/next?timeout={self.chance.choice([0, 0.3, 1.5])}&lease={lease_s}"
-        )
+        timeout_s = self.chance.choice([0, 0.3, 1.5])
+        number = self._poll(queue)
+        answer = self.ask(replica, "GET", f"/queues/{queue}/next?timeout={timeout_s}&lease={lease_s}")
+        if answer.status != NO_ANSWER:
+            told = PollAnswer(
+                t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, status=answer.status
+            )
+            self.ledger.write(told)
         if answer.status in (NO_ANSWER, 204, 503):
             return None
         if answer.status != 200:
@@ -166,11 +172,19 @@ class Consumer(Client):
         self.ledger.write(delivery)
         return delivery
 
+    def _poll(self, queue: str) -> int:
+        """Writes down that a poll is sent; returns its number."""
+        number = next(self._polls)
+        self.ledger.write(Poll(t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, queue=queue))
+        return number
+
     def _vanish(self, replica: int) -> None:
         """Asks for a job and closes the connection before an answer was read."""
         connection = Http(self.role.ports[replica], ANSWER_S)
+        queue = self.chance.choice(QUEUES)
+        self._poll(queue)
         try:
-            connection.send("GET", f"/queues/{self.chance.choice(QUEUES)}/next?timeout=5&lease=2")
+            connection.send("GET", f"/queues/{queue}/next?timeout=5&lease=2")
             time.sleep(self.chance.choice([0.0, self.chance.uniform(0, 0.01), self.chance.uniform(0, 0.3)]))
         except OSError:
             time.sleep(REFUSED_PAUSE_S)

@@ -42,6 +42,28 @@ class PutAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """A `next` is about to be sent. number: counts the polls of one consumer's life."""
+
+    t: float
+    who: str
+    life: int
+    number: int
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollAnswer:
+    """Its whole answer was read; a poll that has none of these may have been given a job that nobody saw."""
+
+    t: float
+    who: str
+    life: int
+    number: int
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """A consumer has read a job whole. opened, expires: of its lease, by the gateway's own clock, exact to 1 ms."""
 
@@ -117,9 +139,10 @@ class Left:
     server: int
 
 
-Event = Put | PutAnswer | Delivery | Settle | SettleAnswer | Odd | Stroke | Left
+Event = Put | PutAnswer | Poll | PollAnswer | Delivery | Settle | SettleAnswer | Odd | Stroke | Left
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Put, PutAnswer, Delivery, Settle, SettleAnswer, Odd, Stroke, Left)
+    kind.__name__: kind
+    for kind in (Put, PutAnswer, Poll, PollAnswer, Delivery, Settle, SettleAnswer, Odd, Stroke, Left)
 }
 
 

@@ -6,7 +6,21 @@ import itertools
 import pytest
 
 from chaos.checker import Kind, check
-from chaos.ledger import Delivery, Ledger, Left, Odd, Put, PutAnswer, Settle, SettleAnswer, Stroke, parse, read
+from chaos.ledger import (
+    Delivery,
+    Ledger,
+    Left,
+    Odd,
+    Poll,
+    PollAnswer,
+    Put,
+    PutAnswer,
+    Settle,
+    SettleAnswer,
+    Stroke,
+    parse,
+    read,
+)
 
 
 def put(at=0.0, status=201, number=0):
@@ -15,13 +29,19 @@ def put(at=0.0, status=201, number=0):
     return [sent] if status is None else [sent, answer]
 
 
-def lease(at, name, length=5.0, who="consumer-0", replica=0):
+def lease(at, name, length=5.0, *, who="consumer-0", replica=0, attempt=1):
     return [
         Delivery(
-            t=at + 0.001, who=who, token="j", job="id", attempt=1, lease=name, replica=replica, opened=at,
-            expires=at + length,
+            t=at + 0.001, who=who, token="j", job="id", attempt=attempt, lease=name, replica=replica, opened=at,
+            expires=at + length, queue="mail",
         )
     ]  # fmt: skip
+
+
+def poll(at, status=None, number=0, queue="mail"):
+    sent = Poll(t=at, who="consumer-1", life=1, number=number, queue=queue)
+    told = PollAnswer(t=at + 0.1, who="consumer-1", life=1, number=number, status=status or 0)
+    return [sent] if status is None else [sent, told]
 
 
 def settle(at, name, verb="ack", status=204, *, number=0, code="", delay=0.0, expires=0.0):
@@ -80,6 +100,9 @@ FINE = {
     "an expired lease's move, interrupted": [
         put(), lease(1, "a", 2), lease(3.1, "b"), settle(4, "b"), lease(5, "c"), settle(6, "c"),
     ],
+    "an expired lease that nobody saw, its move interrupted": [
+        put(), poll(0.5), lease(3, "a"), settle(4, "a"), lease(5, "b", attempt=2), settle(6, "b"),
+    ],
     "taken by a worker that was frozen while the server died": [
         put(), stroke(0.9, 4.0, "worker-1.0", "freeze"), stroke(1.5, 2.0), lease(2.5, "b"), settle(3, "b"),
         lease(4.01, "a", replica=1), settle(4.1, "a", status=410, code="lease-lost"),
@@ -106,6 +129,22 @@ BROKEN = {
     ),
     "the event came after the copy": (
         [put(), lease(1, "a"), settle(2, "a"), lease(3, "b"), put(4, None, 1)], Kind.REPEATED,
+    ),
+    "a poll that was answered left no lease unseen": (
+        [put(), poll(0.5, 204), lease(3, "a"), settle(4, "a"), lease(5, "b", attempt=2)], Kind.REPEATED,
+    ),
+    "what no move copied is no unseen lease's copy": (
+        [put(), poll(0.5), lease(3, "a"), settle(4, "a"), lease(5, "b")], Kind.REPEATED,
+    ),
+    "another queue's unseen lease": (
+        [put(), poll(0.5, queue="thumbs"), lease(3, "a"), settle(4, "a"), lease(5, "b", attempt=2)], Kind.REPEATED,
+    ),
+    "an unseen lease that came after": (
+        [put(), lease(3, "a"), poll(3.5), settle(4, "a"), lease(5, "b", attempt=2)], Kind.REPEATED,
+    ),
+    "one unseen lease, two further copies": (
+        [put(), poll(0.5), lease(3, "a"), settle(4, "a"), lease(5, "b", attempt=2), settle(6, "b"),
+         lease(7, "c", attempt=2)], Kind.REPEATED,
     ),
     "a move that ended well": (
         [put(), lease(1, "a"), settle(2, "a", "nack-tail"), lease(3, "b"), settle(4, "b"), lease(5, "c")],
@@ -149,7 +188,15 @@ def test_each_duplicate_is_matched_to_its_event():
 
 def test_a_ledger_is_read_back_whole_but_for_half_a_line(tmp_path):
     """Every kind of event survives the file; what a killed process half wrote does not count."""
-    events = [*put(), *lease(1, "a"), *settle(2, "a"), *stroke(3, 4), Odd(t=5.0, who="x", what="y"), *LEFT]
+    events = [
+        *put(),
+        *poll(0.5, 200),
+        *lease(1, "a"),
+        *settle(2, "a"),
+        *stroke(3, 4),
+        Odd(t=5.0, who="x", what="y"),
+        *LEFT,
+    ]
     for number, event in enumerate(reversed(events)):
         book = Ledger(tmp_path / f"{number}.jsonl")
         book.write(event)
