@@ -1,0 +1,187 @@
+"""What a ledger tells, job by job: enqueues, leases with what was asked of them, what was left; and who was struck.
+
+Pure. Tells what happened and what may have happened; what is allowed is the checker's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from chaos.ledger import (
+    NO_ANSWER,
+    Delivery,
+    Event,
+    Left,
+    Poll,
+    PollAnswer,
+    Put,
+    PutAnswer,
+    Settle,
+    SettleAnswer,
+    Stroke,
+)
+
+PARKED_S = 10.0
+"""A poll may have stood so long before a job came: its own time, and that of a freeze."""
+STROKE_S = 1.0
+"""A blow may show so long after it: what was on its way arrives, the dead are noticed."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """A settlement and its answer, if there was one."""
+
+    settle: Settle
+    answer: SettleAnswer | None = None
+
+    @property
+    def status(self) -> int:
+        return self.answer.status if self.answer else NO_ANSWER
+
+    @property
+    def unknown(self) -> bool:
+        """Whether it may or may not have been carried out."""
+        return self.status in (NO_ANSWER, 500, 502) or bool(self.answer and self.answer.code == "outcome-unknown")
+
+
+@dataclass(slots=True)
+class Lease:
+    """A delivery and all that was asked of its lease."""
+
+    delivery: Delivery
+    asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def acked(self) -> bool:
+        return any(each.settle.verb == "ack" and each.status == 204 for each in self.asked)
+
+    @property
+    def settled(self) -> bool:
+        return any(each.settle.verb != "extend" and each.status in (200, 204) for each in self.asked)
+
+    @property
+    def perhaps_acked(self) -> bool:
+        return any(each.settle.verb == "ack" and (each.status == 204 or each.unknown) for each in self.asked)
+
+    @property
+    def deadline(self) -> float:
+        """The earliest instant at which it may have expired."""
+        ends = [each.answer.expires for each in self.asked if each.answer and each.answer.expires]
+        unsure = any(each.settle.verb == "extend" and each.unknown for each in self.asked)
+        return self.delivery.expires if unsure or not ends else ends[-1]
+
+
+@dataclass(slots=True)
+class Job:
+    """All that is known of one job."""
+
+    token: str
+    puts: dict[int, tuple[Put, PutAnswer | None]] = field(default_factory=dict)
+    leases: list[Lease] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+
+    @property
+    def stored(self) -> bool:
+        return any(answer is not None and answer.status == 201 for _, answer in self.puts.values())
+
+    @property
+    def unknown_puts(self) -> list[Put]:
+        return [put for put, answer in self.puts.values() if answer is None or answer.status in (NO_ANSWER, 500, 502)]
+
+
+class Strokes:
+    """The blows of a run; those that missed were none."""
+
+    def __init__(self, strokes: Iterable[Stroke]) -> None:
+        self._strokes = [stroke for stroke in strokes if stroke.action != "missed"]
+
+    def between(self, start: float, end: float, who: str) -> Stroke | None:
+        """A blow that fell, or lasted, in that time, to a server, to anything of a gateway, or to that client."""
+        for stroke in self._strokes:
+            touches = not stroke.target.startswith(("producer", "consumer")) or stroke.target == who
+            if touches and stroke.t <= end and stroke.end + STROKE_S >= start:
+                return stroke
+        return None
+
+    def thawed_late(self, lease: Delivery) -> bool:
+        """Whether its worker was frozen with the job in hand while a server was killed, which put the job back."""
+        for freeze in self._strokes:
+            place = freeze.target.partition("-")[2].partition(".")[0]
+            frozen = freeze.action == "freeze" and freeze.target.startswith(("worker", "replica"))
+            if frozen and place == str(lease.replica) and abs(freeze.end - lease.opened) < STROKE_S:
+                for kill in self._strokes:
+                    if kill.target.startswith("server") and freeze.t - STROKE_S < kill.t < freeze.end:
+                        return True
+        return False
+
+
+class Unseen:
+    """Polls whose answer nobody read: each may have left a lease that expired, and with it one copy of one job."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        polls = {(event.who, event.life, event.number): event for event in events if isinstance(event, Poll)}
+        for event in events:
+            if isinstance(event, PollAnswer):
+                polls.pop((event.who, event.life, event.number), None)
+        self._polls = sorted(polls.values(), key=lambda poll: -poll.t)
+
+    def __len__(self) -> int:
+        return len(self._polls)
+
+    def take(self, job: Job, before: float) -> bool:
+        """Finds the latest of them that can have held the job before that instant; it explains nothing else then.
+
+        What a move copied says so by its attempt.
+        """
+        queues = {lease.delivery.queue for lease in job.leases}
+        since = min((put.t for put, _ in job.puts.values()), default=0.0) - PARKED_S
+        if not any(lease.delivery.attempt > 1 for lease in job.leases):
+            return False
+        for poll in self._polls:
+            if poll.queue in queues and since < poll.t < before:
+                self._polls.remove(poll)
+                return True
+        return False
+
+
+def jobs_of(events: Iterable[Event]) -> dict[str, Job]:
+    """Every job by its token, its leases in the order in which they were opened."""
+    jobs: dict[str, Job] = {}
+    leases: dict[str, Lease] = {}
+    for event in events:
+        match event:
+            case Put():
+                jobs.setdefault(event.token, Job(event.token)).puts[event.number] = (event, None)
+            case PutAnswer():
+                job = jobs[event.token]
+                job.puts[event.number] = (job.puts[event.number][0], event)
+            case Delivery():
+                lease = leases[event.lease] = Lease(event)
+                jobs.setdefault(event.token, Job(event.token)).leases.append(lease)
+            case Settle():
+                leases[event.lease].asked.append(Asked(event))
+            case SettleAnswer():
+                next(each for each in leases[event.lease].asked if each.settle.number == event.number).answer = event
+            case Left():
+                jobs.setdefault(event.token, Job(event.token)).left.append(event)
+    for job in jobs.values():
+        job.leases.sort(key=lambda lease: lease.delivery.opened)
+    return jobs
+
+
+def told(job: Job) -> str:
+    """The job's story, for people."""
+    story = [(put.t, f"enqueue: {answer.status if answer else 'unanswered'}") for put, answer in job.puts.values()]
+    story += [(left.t, f"left on {left.queue} of server {left.server}") for left in job.left]
+    for lease in job.leases:
+        given = lease.delivery
+        name = given.lease[-6:]
+        what = f"{given.who} has lease {name} at replica {given.replica}, attempt {given.attempt}"
+        story.append((given.opened, what))
+        for each in lease.asked:
+            code = each.answer.code if each.answer else ""
+            story.append((each.settle.t, f"{each.settle.verb} {name}: {each.status} {code}".strip()))
+    story.sort()
+    start = story[0][0] if story else 0.0
+    return "; ".join(f"{at - start:+.3f} {what}" for at, what in story)
