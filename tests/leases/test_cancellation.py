@@ -1,0 +1,132 @@
+"""Cancelled at every turn of the loop: nothing leaks, no job is lost or doubled, every connection is fit for use."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from gateway.contract.envelope import unwrap
+from gateway.leases.lease import Place
+from gateway.policies import Policy
+from tests.kestrel.support import cancel_after, until
+from tests.leases.rig import rig
+from tests.leases.test_moves import address, left
+
+STEPS = 200
+
+
+async def ack(made, name):
+    lease = (await made.take(name)).lease
+    return made.registry.ack(lease.id), {name: 0}
+
+
+async def nack_to_the_head(made, name):
+    lease = (await made.take(name)).lease
+    return made.registry.nack(lease.id, asked=Place.HEAD), {name: 1}
+
+
+async def nack_to_the_tail(made, name):
+    lease = (await made.take(name)).lease
+    return made.registry.nack(lease.id), {name: 1}
+
+
+async def reject(made, name):
+    lease = (await made.take(name)).lease
+    return made.registry.reject(lease.id), {name: 0, f"{name}__dead": 1}
+
+
+@pytest.mark.parametrize("arrange", [ack, nack_to_the_head, nack_to_the_tail, reject])
+def test_a_cancelled_settlement_ends_as_it_was_begun(broker, arrange):
+    """Cancelled at the n-th turn, for every n: the settlement is either not begun, or done to its end."""
+
+    async def go():
+        async with rig(address(broker)) as made:
+            for steps in range(1, STEPS):
+                name = f"{arrange.__name__}{steps}"
+                await made.put(name)
+                work, wanted = await arrange(made, name)
+                cancelled = await cancel_after(steps, work)
+                await until(lambda: len(made.registry) == 0)
+                assert {key: len(await left(made, key)) for key in wanted} == wanted, steps
+                if not cancelled:
+                    break
+            assert 1 < steps < STEPS - 1
+            assert made.moves.statistics().doubled == 0
+
+    asyncio.run(go())
+
+
+def test_a_cancelled_poll_holds_no_job(broker):
+    """Cancelled at the n-th turn, with a job there or coming: the job is there for the next poll, once."""
+
+    async def go():
+        async with rig(address(broker)) as made:
+            for early in (True, False):
+                for steps in range(1, STEPS):
+                    name = f"poll{early}{steps}"
+                    if early:
+                        await made.put(name)
+                    poll = asyncio.ensure_future(cancel_after(steps, made.take(name, timeout_s=5)))
+                    if not early:
+                        await made.put(name)
+                    cancelled = await poll
+                    if not cancelled:
+                        break
+                    taken = await made.take(name)
+                    assert taken.lease.attempt == 1
+                    await made.registry.ack(taken.lease.id)
+                    assert await made.take(name, timeout_s=0) is None
+                assert 1 < steps < STEPS - 1
+            made.registry.close()
+
+    asyncio.run(go())
+
+
+def test_a_cancelled_poll_buries_a_job_or_leaves_it(broker):
+    """Cancelled while a job that was delivered too often goes to the dead letters: it is there or here, never twice."""
+
+    async def go():
+        async with rig(address(broker), policies={f"bury{n}": Policy(max_attempts=1) for n in range(STEPS)}) as made:
+            for steps in range(1, STEPS):
+                name = f"bury{steps}"
+                await made.put(name)
+                lease = (await made.take(name)).lease
+                made.registry.give_back(lease)
+                while await made.open_reads(name):
+                    await asyncio.sleep(0.001)
+                cancelled = await cancel_after(steps, made.take(name, timeout_s=0))
+                while await made.open_reads(name):
+                    await asyncio.sleep(0.001)
+                found = [len(await left(made, key)) for key in (name, f"{name}__dead")]
+                assert sum(found) == 1, (steps, found)
+                if not cancelled:
+                    break
+            assert found == [0, 1]
+            assert 1 < steps < STEPS - 1
+
+    asyncio.run(go())
+
+
+def test_a_cancelled_redrive_leaves_each_letter_in_one_place(broker):
+    """Cancelled at the n-th turn: what was begun is finished, the others are where they were, in order."""
+
+    async def go():
+        policies = {f"{name}{n}": Policy(dead_letter=f"dead{n}") for n in range(2001) for name in ("mine", "other")}
+        async with rig(address(broker), policies=policies) as made:
+            for steps in itertools.chain(range(1, 60), range(60, 200, 7), [2000]):
+                names = [f"mine{steps}", f"other{steps}", f"mine{steps}"]
+                for number, name in enumerate(names):
+                    await made.put(name, b"%d" % number)
+                    await made.registry.reject((await made.take(name)).lease.id)
+                cancelled = await cancel_after(steps, made.redrive.redrive(made.queue(names[0]), 10))
+                while await made.open_reads(f"dead{steps}"):
+                    await asyncio.sleep(0.001)
+                back = [int(unwrap(item).payload) for item in await left(made, names[0])]
+                stayed = [int(unwrap(item).payload) for item in await left(made, f"dead{steps}")]
+                assert sorted(back + stayed) == [0, 1, 2], steps
+                assert (back, stayed) == (sorted(back), sorted(stayed)), steps
+                if not cancelled:
+                    break
+            assert (back, stayed) == ([0, 2], [1])
+
+    asyncio.run(go())
