@@ -1,0 +1,196 @@
+"""The same jobs on Kestrel and on the servers that imitate it, alone and mixed: what one lacks, the client makes up for.
+
+Stand-ins answer as the table in kestrel-wire.md says; Siberite itself is asked where it is installed (`siberite` on the
+path, or where `go install` puts it).
+"""
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from gateway.kestrel.health import Health
+from tests.kestrel.standin import Manners, StandIn, darner, siberite
+from tests.kestrel.support import client, until
+from tests.lifeline import lifeline
+from tests.running import free_port
+
+
+def old_kestrel() -> Manners:
+    """Kestrel before `confirm` and `status`."""
+    return Manners(version="2.1.5", confirm=False, status="")
+
+
+def one_open_read() -> Manners:
+    """Kestrel with the default maxOpenTransactions."""
+    return Manners(open_reads=1)
+
+
+def found_siberite() -> str | None:
+    """Where the program is."""
+    return shutil.which("siberite") or shutil.which("siberite", path=Path.home() / "go" / "bin")
+
+
+class Siberite:
+    """The real one, as a process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        program = found_siberite()
+        assert program is not None
+        self.process = subprocess.Popen(
+            [program, "-listen", self.address, "-data", str(directory)],
+            stdin=lifeline(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        self.process.kill()
+        self.process.wait(10)
+
+
+real = pytest.param(
+    None,
+    id="siberite itself",
+    marks=pytest.mark.skipif(
+        found_siberite() is None,
+        reason="siberite is not installed; with Go: go install github.com/bogdanovich/siberite@latest",
+    ),
+)
+KINDS = [Manners, one_open_read, old_kestrel, darner, siberite]
+every_kind = pytest.mark.parametrize("kind", [*(pytest.param(kind, id=kind.__name__) for kind in KINDS), real])
+
+
+@contextlib.asynccontextmanager
+async def reached(kind, directory, *others, **settings):
+    """A client of one server of that kind, beside others."""
+    server = StandIn(kind()) if kind is not None else Siberite(directory)
+    async with server, client(server.address, *others, ready=False, **settings) as kestrel:
+        await until(lambda: all(each.state is Health.UP for each in kestrel.backends()), 10)
+        yield kestrel
+
+
+@every_kind
+def test_a_job_is_stored_taken_and_acked(kind, tmp_path):
+    """Byte for byte, in order, and gone after its ack."""
+
+    async def main():
+        items = [b"first", b"\r\nEND\r\n", bytes(range(256)), b"x" * 300_000]
+        async with reached(kind, tmp_path) as kestrel:
+            for item in items:
+                await kestrel.put("q", item)
+            for item in items:
+                read = await kestrel.wait("q", 2).result()
+                assert read.data == item
+                await read.confirm()
+            assert await kestrel.wait("q", 0).result() is None
+            stats = await kestrel.queues()
+            assert stats["q"].items == stats["q"].open_reads == 0
+
+    asyncio.run(main())
+
+
+@every_kind
+def test_several_leases_at_once(kind, tmp_path):
+    """Where a connection has one open read, each lease has a connection of its own; they settle in any order."""
+
+    async def main():
+        async with reached(kind, tmp_path) as kestrel:
+            for i in range(10):
+                await kestrel.put("q", b"%d" % i)
+            reads = [await kestrel.wait("q", 2).result() for _ in range(10)]
+            assert [read.data for read in reads] == [b"%d" % i for i in range(10)]
+            for read in reversed(reads[5:]):
+                await read.confirm()
+            for read in reversed(reads[:5]):
+                await read.abort()
+            again = [await kestrel.wait("q", 2).result() for _ in range(5)]
+            assert sorted(read.data for read in again) == [b"%d" % i for i in range(5)]
+            await asyncio.gather(*(read.confirm() for read in again))
+            assert await kestrel.wait("q", 0).result() is None
+
+    asyncio.run(main())
+
+
+@every_kind
+def test_a_vanished_consumer_s_job_comes_back(kind, tmp_path):
+    """Closing the connection is the give-back that all of them know."""
+
+    async def main():
+        async with reached(kind, tmp_path) as kestrel:
+            await kestrel.put("q", b"x")
+            for _ in range(5):
+                read = await kestrel.wait("q", 2).result()
+                assert read.data == b"x"
+                read.give_back()
+            read = await kestrel.wait("q", 2).result()
+            await read.confirm()
+
+    asyncio.run(main())
+
+
+@every_kind
+def test_parked_polls_get_what_comes(kind, tmp_path):
+    """Twenty polls wait, twenty jobs come: each gets one, soon, also where `t=` is ignored; none waits for nothing."""
+
+    async def main():
+        async with reached(kind, tmp_path) as kestrel:
+            polls = [asyncio.ensure_future(kestrel.wait("q", 10).result()) for _ in range(20)]
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            for i in range(20):
+                await kestrel.put("q", b"%d" % i)
+            reads = await asyncio.gather(*polls)
+            assert time.monotonic() - began < 2
+            assert sorted(int(read.data) for read in reads) == list(range(20))
+            await asyncio.gather(*(read.confirm() for read in reads))
+            began = time.monotonic()
+            assert await kestrel.wait("q", 0.3).result() is None
+            assert 0.29 < time.monotonic() - began < 1
+
+    asyncio.run(main())
+
+
+@every_kind
+def test_a_queue_is_deleted(kind, tmp_path):
+    """With its jobs; it comes to be again."""
+
+    async def main():
+        async with reached(kind, tmp_path) as kestrel:
+            await kestrel.put("q", b"x")
+            assert str(await kestrel.delete("q")) == "1/1"
+            assert await kestrel.wait("q", 0).result() is None
+            await kestrel.put("q", b"y")
+            read = await kestrel.wait("q", 2).result()
+            assert read.data == b"y"
+            await read.confirm()
+
+    asyncio.run(main())
+
+
+@every_kind
+def test_a_mixed_cluster_is_one_queue(kind, tmp_path):
+    """Beside a Kestrel: polls are served by both, each job once, figures are added up."""
+
+    async def main():
+        async with StandIn() as beside, reached(kind, tmp_path, beside.address) as kestrel:
+            await kestrel.put("q", b"make the queue")
+            await (await kestrel.wait("q", 2).result()).confirm()
+            polls = [asyncio.ensure_future(kestrel.wait("q", 10).result()) for _ in range(40)]
+            for i in range(40):
+                await kestrel.put("q", b"%d" % i)
+            reads = await asyncio.gather(*polls)
+            assert sorted(int(read.data) for read in reads) == list(range(40))
+            await asyncio.gather(*(read.confirm() for read in reads))
+            assert (await kestrel.queues())["q"].items == 0
+            assert 0 < len(beside.confirmed) < 41
+
+    asyncio.run(main())
