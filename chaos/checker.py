@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from chaos.ledger import NO_ANSWER, Event, Odd, Poll, Stroke
+from chaos.ledger import NO_ANSWER, NOT_SENT, Event, Odd, Poll, Stroke
 from chaos.story import STROKE_S, Job, Lease, Strokes, Unseen, jobs_of, told
 
 CLOCK_S = 0.003
@@ -126,7 +126,7 @@ def _copies(job: Job, strokes: Strokes) -> Iterator[tuple[float, Copy]]:
             if each.settle.verb in ("nack-tail", "nack-delay", "reject"):
                 at = each.settle.t
                 over = (each.answer.t if each.answer else at) + each.settle.delay
-                if each.status not in (200, 204) or strokes.between(at, over + STROKE_S, ""):
+                if each.status not in (NOT_SENT, 200, 204) or strokes.between(at, over + STROKE_S, ""):
                     yield at, Copy.MOVE
         if not lease.settled:
             yield lease.deadline, Copy.EXPIRY
@@ -161,12 +161,12 @@ def _odd_answers(jobs: Iterable[Job]) -> Iterator[Violation]:
     """Rule 5."""
     for job in jobs:
         for _, answer in job.puts.values():
-            fine = answer is None or answer.status in (NO_ANSWER, 201, 502, 503)
+            fine = answer is None or answer.status in (NO_ANSWER, NOT_SENT, 201, 502, 503)
             if answer is not None and not fine and answer.code != "idempotency-in-flight":
                 yield Violation(Kind.ODD, job.token, f"an enqueue was answered {answer.status} {answer.code}")
         for lease in job.leases:
             for place, each in enumerate(lease.asked):
-                allowed = {NO_ANSWER, 200, 204, 410, 502, 503} | ({409} if place else set())
+                allowed = {NO_ANSWER, NOT_SENT, 200, 204, 410, 502, 503} | ({409} if place else set())
                 if each.status not in allowed:
                     code = each.answer.code if each.answer else ""
                     yield Violation(Kind.ODD, job.token, f"{each.settle.verb} was answered {each.status} {code}")

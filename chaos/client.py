@@ -15,7 +15,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from chaos.ledger import NO_ANSWER, Delivery, Ledger, Odd, Poll, PollAnswer, Put, PutAnswer, Settle, SettleAnswer
+from chaos.ledger import (
+    NO_ANSWER,
+    NOT_SENT,
+    Delivery,
+    Ledger,
+    Odd,
+    Poll,
+    PollAnswer,
+    Put,
+    PutAnswer,
+    Settle,
+    SettleAnswer,
+)
 from chaos.wire import Answer, Http
 
 QUEUES = ("mail", "thumbs")
@@ -60,9 +72,12 @@ class Client:
         self.ledger.write(Odd(t=time.monotonic(), who=self.role.name, what=what))
 
     def ask(self, replica: int, method: str, path: str, body: object = None, **headers: str) -> Answer:
-        """Status NO_ANSWER where none came. After a refusal a moment passes, so that nobody spins."""
+        """Status NO_ANSWER or NOT_SENT where none came. After a refusal a moment passes, so that nobody spins."""
         try:
             answer = self.replicas[replica].ask(method, path, body, **headers)
+        except ConnectionRefusedError:
+            time.sleep(REFUSED_PAUSE_S)
+            return Answer(NOT_SENT, {}, b"")
         except (OSError, ValueError):
             time.sleep(REFUSED_PAUSE_S)
             return Answer(NO_ANSWER, {}, b"")
@@ -146,7 +161,7 @@ class Consumer(Client):
                 t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, status=answer.status
             )
             self.ledger.write(told)
-        if answer.status in (NO_ANSWER, 204, 503):
+        if answer.status in (NO_ANSWER, NOT_SENT, 204, 503):
             return None
         if answer.status != 200:
             self.odd(f"next was answered {answer.status} {answer.body[:300]!r}")

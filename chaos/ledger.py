@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 NO_ANSWER = 0
-"""The status of a request whose connection ended first."""
+"""The status of a request whose connection ended first: it may have been carried out."""
+NOT_SENT = -1
+"""The status of a request whose connection was refused: it was not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

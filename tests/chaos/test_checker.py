@@ -112,6 +112,11 @@ FINE = {
 BROKEN = {
     "never delivered": ([put()], Kind.LOST),
     "refused, then stored after all": ([put(status=503), lease(1, "a"), settle(2, "a")], Kind.REFUSED),
+    "never sent, and delivered": ([put(status=NOT_SENT), lease(1, "a"), settle(2, "a")], Kind.REFUSED),
+    "its ack never sent, and gone": ([put(), lease(1, "a"), settle(2, "a", status=NOT_SENT)], Kind.VANISHED),
+    "a poll that was never sent left no lease unseen": (
+        [put(), poll(0.5, NOT_SENT), lease(3, "a"), settle(4, "a"), lease(5, "b", attempt=2)], Kind.REPEATED,
+    ),
     "given back and gone": ([put(), lease(1, "a"), settle(2, "a", "nack-head")], Kind.VANISHED),
     "rejected and gone": ([put(), lease(1, "a"), settle(2, "a", "reject")], Kind.VANISHED),
     "expired and gone": ([put(), lease(1, "a", 2)], Kind.VANISHED),
