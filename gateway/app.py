@@ -1,9 +1,9 @@
 """The composition root: builds one worker's gateway out of its parts, and takes it down in order.
 
 Going down, each step relies on the one before:
-1. parked polls end empty and nothing more is handed out; 2. requests under way finish (the server waits for them);
-3. no order of another worker is taken; 4. held leases go back; 5. the connections to Kestrel close;
-6. the file of idempotency keys closes.
+1. parked polls end empty and nothing more is handed out; 2. leases are settled, until none is left or the grace ends;
+3. requests under way finish (the server waits for them); 4. no order of another worker is taken; 5. held leases go
+back; 6. the connections to Kestrel close; 7. the file of idempotency keys closes.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from gateway.keys import Keys, load
 from gateway.leases.desk import Desk
 from gateway.leases.forward import Office, Peers, lives
 from gateway.leases.ids import LeaseIds
+from gateway.leases.orders import Order, Result
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
 from gateway.tomlfile import Mistake, MistakesError
@@ -90,25 +91,23 @@ class Gateway:
             memory_limit=settings.max_settled,
         )
         self._peers = Peers(context.run_dir, context.boot_id)
-        desk = Desk(
+        self._desk = Desk(
             ids,
             self._registry,
             self._peers,
             boot_id=context.boot_id,
             limit_s=2 * settings.kestrel_command_timeout_s,
         )
-        self._office = Office(context.run_dir, context.boot_id, desk.execute)
+        self._office = Office(context.run_dir, context.boot_id, self._execute)
         self._namespace = Namespace(settings.namespace, self._tenanted)
         self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
         quota = Quota(self._kestrel, self._catalog, settings.max_queues)
         moves = Moves(self._kestrel, self._catalog, self._tasks, max_attempts=settings.max_attempts)
-        self._receiver = Receiver(
-            self._kestrel, self._registry, moves, quota, self._tasks, limit=settings.max_waiters
-        )
-        queues = Queues(self._kestrel, self._catalog, desk, quota)
+        self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, limit=settings.max_waiters)
+        queues = Queues(self._kestrel, self._catalog, self._desk, quota)
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
-        leases = Leases(desk)
+        leases = Leases(self._desk)
         self._router = router(
             specification,
             self._admission,
@@ -128,8 +127,9 @@ class Gateway:
             backends=Backends(self._kestrel),
         )
         self._router.lifespan_context = self._lifespan
-        self._idle = asyncio.Event()
-        self._edge = Edge(self._router, Guard(settings), self._idle.set)
+        self._changed = asyncio.Event()
+        self._registry.on_end(lambda _: self._changed.set())
+        self._edge = Edge(self._router, Guard(settings), self._changed.set)
         self._http: ASGIApp = Cors(self._edge, settings.allowed_origins) if settings.allowed_origins else self._edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,13 +174,21 @@ class Gateway:
             self._catalog.apply(await asyncio.to_thread(policies.load, self._settings.queues, self._namespace))
             log.info("reload: policies of %s", self._settings.queues)
 
-    async def drained(self, timeout_s: float) -> None:
-        """Returns when no request is under way, or the time is over."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while self._edge.active:
-                    self._idle.clear()
-                    await self._idle.wait()
+    async def drained(self) -> None:
+        """Returns when no consumer holds a lease and no settlement is under way. Delayed nacks are not waited for."""
+        while self._held():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _held(self) -> int:
+        figures = self._registry.statistics()
+        return figures.open - figures.delayed
+
+    async def _execute(self, order: Order) -> Result:
+        try:
+            return await self._desk.execute(order)
+        finally:
+            self._changed.set()
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:

@@ -123,7 +123,9 @@ class Settings:
     keep_alive_s: float = _setting(75.0, "an idle client connection is kept", unit="s", low=1, high=3600)
 
     # Process
-    grace_s: float = _setting(1.0, "for requests under way on SIGTERM", unit="s", low=0, high=3600)
+    grace_s: float = _setting(
+        8.0, "on SIGTERM, for leases to be settled and requests under way to end", unit="s", low=0, high=3600
+    )
     log_format: str = _setting("text", "one line a request", choices=("text", "json"))
     log_level: str = _setting("info", "least level logged", choices=("debug", "info", "warning", "error"))
 

@@ -63,6 +63,8 @@ class Child:
         self.name = name
         self.state = State.DOWN
         self.ready = asyncio.Event()  # set once, at the first time it is ready
+        self.draining = asyncio.Event()  # it has begun to drain, or ended
+        self.drained = asyncio.Event()  # it has no lease any more, or ended
         self._command = command
         self._inherited = inherited
         self._order = order
@@ -89,6 +91,8 @@ class Child:
                 await asyncio.wait_for(self._ending.wait(), backoff_s)
             backoff_s = min(BACKOFF_MOST_S, backoff_s * 2)
         self._move(State.STOPPED)
+        self.draining.set()
+        self.drained.set()
 
     def tell(self, command: str) -> None:
         """Sends a command; a child that is down misses it."""
@@ -96,7 +100,7 @@ class Child:
             self._writer.write(encode({"command": command}))
 
     def end(self, command: str) -> None:
-        """Tells the child to end by `drain` or `stop`; it is not started again."""
+        """Tells the child to end, by `drain` or at once by `stop`; it is not started again."""
         self._ending.set()
         self.tell(command)
 
@@ -153,9 +157,14 @@ class Child:
                     message = json.loads(line)
                 except ValueError:
                     continue  # half a line of a child that was killed
-                if message.get("event") == "ready" and self.state is State.STARTING:
+                event = message.get("event")
+                if event == "ready" and self.state is State.STARTING:
                     self._move(State.READY)
                     self.ready.set()
+                elif event == "draining":
+                    self.draining.set()
+                elif event == "drained":
+                    self.drained.set()
 
     def _move(self, to: State) -> None:
         if to not in MOVES[self.state]:

@@ -115,6 +115,11 @@ class Cycle:
         """Whether the response is of no use to a client that has closed its side."""
         return self._waits or self.started or (self._listening and self.body_complete)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the request came whole and its answer has not begun: the client waits for us, not we for him."""
+        return self.body_complete and not self.started
+
     def vanish(self) -> None:
         """The client is gone, or is answered by the server itself. Idempotent; after the response it does nothing."""
         if self.gone or self.complete:
@@ -246,7 +251,7 @@ class Cycle:
             elif name == b"connection":
                 closes = b"close" in value.lower()
             content += (name, b": ", value, b"\r\n")
-        if closes or not self.body_complete:
+        if closes or not self.body_complete or self._protocol.server_state.draining:
             self.keep_alive = False
         if not self.keep_alive and not closes:
             content.append(b"connection: close\r\n")

@@ -355,7 +355,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def response_complete(self, cycle: Cycle) -> None:
         """The response is written: the next request begins, or the connection ends."""
-        self.server_state.total_requests += 1
+        self.server_state.one_answered()
         self.current = None
         if self.transport.is_closing():
             return

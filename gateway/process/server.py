@@ -12,19 +12,22 @@ import socket
 import ssl
 import time
 from email.utils import formatdate
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
+from gateway.process.cycle import Cycle
 from gateway.process.protocol import GatewayProtocol
 from gateway.process.shared import DatedState, LimitedConfig, Limits
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# After the drain, each step of the stop waits no longer than this for responses and their last bytes.
+# Each step of the stop waits no longer than this for responses and their last bytes.
 FINISH_S: Final = 0.1
+# What a client gets, once no lease is left, for the rest of a body or for reading what it asked for.
+CLIENT_S: Final = 0.8
 BACKLOG: Final = 4096
 
 
@@ -78,11 +81,34 @@ class GatewayServer(uvicorn.Server):
         except SystemExit as exc:
             raise ApplicationStartError from exc
 
+    def begin_drain(self) -> None:
+        """From now on each answer is its connection's last, so that clients look for another instance."""
+        self.server_state.draining = True
+
+    def close_listener(self) -> None:
+        """No connection is accepted any more."""
+        for server in self.servers:
+            server.close()
+
+    async def answered(self, within_s: float) -> None:
+        """Returns when the requests under way are answered, or the time is over.
+
+        Clients that are slow to send their body or to read their answer get CLIENT_S.
+        """
+        loop, state = asyncio.get_running_loop(), self.server_state
+        patience_ends = loop.time() + min(within_s, CLIENT_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s) as limit:
+                while any(each.is_ours for each in self._cycles()):
+                    await state.change()
+                limit.reschedule(patience_ends)
+                while self._cycles():
+                    await state.change()
+
     async def stop(self) -> None:
         """Stops in order: the listener, what still runs, the connections, the application. Takes three times FINISH_S
         at most, and the application's own shutdown."""
-        for server in self.servers:
-            server.close()
+        self.close_listener()
         state = self.server_state
         for connection in list(state.connections):
             connection.shutdown()
@@ -100,6 +126,10 @@ class GatewayServer(uvicorn.Server):
         await self.lifespan.shutdown()
         if self._clock is not None:
             self._clock.cancel()
+
+    def _cycles(self) -> list[Cycle]:
+        connections = cast("set[GatewayProtocol]", self.server_state.connections)
+        return [each.current for each in connections if each.current is not None]
 
     def _tick(self) -> None:
         """The Date header, renewed each second."""

@@ -34,23 +34,36 @@ class LimitedConfig(Config):
 
 
 class DatedState(ServerState):
-    """What the connections of one server share; `date_line` is the Date header every answer carries."""
+    """What the connections of one server share.
+
+    date_line: the Date header that every answer carries. draining: every answer is its connection's last.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.date_line = b""
-        self._closed = asyncio.Event()
+        self.draining = False
+        self._changed = asyncio.Event()
+
+    def one_answered(self) -> None:
+        """A response is complete."""
+        self.total_requests += 1
+        self._changed.set()
 
     def one_closed(self, connection: GatewayProtocol) -> None:
         """A connection is lost."""
         self.connections.discard(connection)
-        self._closed.set()
+        self._changed.set()
+
+    async def change(self) -> None:
+        """Returns after the next response or closed connection."""
+        self._changed.clear()
+        await self._changed.wait()
 
     async def all_closed(self) -> None:
         """Returns when no connection is left."""
         while self.connections:
-            self._closed.clear()
-            await self._closed.wait()
+            await self.change()
 
 
 def new_request_id() -> str:

@@ -2,7 +2,10 @@
 
 Owns the signals, the listening socket and the data directory's lock. It serves no request and speaks to no Kestrel.
 
-Order of a start: data directory, port, broker, workers. Of a stop: workers (drained), the broker, then the rest.
+Order of a start: data directory, port, broker, workers. Of a stop: workers, the broker, then the rest.
+
+Workers stop together: all of them serve until none has a lease any more or the grace is over, for a settlement may come
+through any of them.
 """
 
 from __future__ import annotations
@@ -29,12 +32,12 @@ log = logging.getLogger(__name__)
 
 APP: Final = "gateway.app:create_app"
 BACKLOG: Final = 4096
-# What a worker gets beyond the grace, and then the broker, before they are killed: with the default grace all are gone
-# within 2 s, also when they are frozen. What they had answered is on disk.
-END_S: Final = 0.4
+# A worker that has not begun to drain by then is frozen: nobody waits for its leases.
+ANSWER_S: Final = 1.0
+# What a worker gets beyond the grace, or when a second signal tells it to stop at once, and then the broker, before
+# they are killed: with the default grace all are gone within docker stop's 10 s. What they had answered is on disk.
+END_S: Final = 0.8
 BROKER_END_S: Final = 0.3
-# What a worker gets when a second signal tells it to stop at once.
-STOP_S: Final = 0.8
 
 
 def serve(settings: Settings, app: str = APP) -> int:
@@ -183,19 +186,37 @@ class Supervisor:
     # Stop
 
     async def _stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        grace_ends = loop.time() + self._settings.grace_s
         for worker in self._workers:
             worker.end("drain")
         workers = [life for life in self._lives if life.get_name() != "broker"]
         if workers:
-            await _first_of(asyncio.gather(*workers), self._stop_now.wait(), within_s=self._settings.grace_s + END_S)
+            await _first_of(self._drained(), self._stop_now.wait(), within_s=self._settings.grace_s)
+            for worker in self._workers:
+                worker.tell("finish")
+                if not worker.draining.is_set() and not self._stop_now.is_set():
+                    worker.kill()
+            left_s = max(0.0, grace_ends - loop.time())
+            await _first_of(asyncio.gather(*workers), self._stop_now.wait(), within_s=left_s + END_S)
             for worker in self._workers:
                 worker.tell("stop")
-            await _ended_or_killed(workers, self._workers, STOP_S if self._stop_now.is_set() else 0)
+            await _ended_or_killed(workers, self._workers, END_S if self._stop_now.is_set() else 0)
         if self._broker is not None:
             self._broker.end("stop")
             lives = [life for life in self._lives if life.get_name() == "broker"]
             await _ended_or_killed(lives, [self._broker], BROKER_END_S)
         log.info("stopped")
+
+    async def _drained(self) -> None:
+        """Returns when no worker has a lease any more; one that does not answer at all is not waited for."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                for worker in self._workers:
+                    await worker.draining.wait()
+        for worker in self._workers:
+            if worker.draining.is_set():
+                await worker.drained.wait()
 
 
 async def _all_ready(children: list[Child]) -> None:

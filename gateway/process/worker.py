@@ -3,8 +3,9 @@
 Obeys the channel only: signals of the group are ignored, and the channel's end is the process's. Run as
 `python -m gateway.process.worker --channel-fd N` by the supervisor.
 
-Order of a drain: the application answers its parked polls and waits for leases and requests (at most the grace, or
-until `stop`); then the listener closes, connections finish, the application shuts down, exit code 0.
+Order of a drain: the application answers its parked polls, and serves on until no lease is left here, which is told;
+on `finish` (no lease anywhere, or the grace is over) the listener closes and requests under way are answered (in what
+is left of the grace); then connections close, the application shuts down, exit code 0. `stop` cuts all waiting short.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import secrets
 import socket
 import sys
+import time
 from typing import Any, Protocol, cast
 
 from gateway import logs
@@ -32,8 +34,8 @@ class Application(Protocol):
     def begin_drain(self) -> None:
         """Not ready any more; parked polls are answered, no new lease is given."""
 
-    async def drained(self, timeout_s: float) -> None:
-        """Returns when no request and no lease is left, or the time is over."""
+    async def drained(self) -> None:
+        """Returns when no lease is left."""
 
     async def reload(self) -> None:
         """Reads again what may change while it runs; mistakes are logged and change nothing."""
@@ -54,7 +56,7 @@ def main() -> int:
 
 
 async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
-    """Serves until the channel says `drain` or `stop`."""
+    """Serves until the channel says `finish` or `stop`."""
     from gateway.process.server import ApplicationStartError, GatewayServer  # noqa: PLC0415 (see main)
 
     try:
@@ -67,23 +69,25 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
         await server.start(socket.socket(fileno=order.listener_fd))
     except ApplicationStartError:
         return 1
-    drain, stop, reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    drain, finish, stop, reload = (asyncio.Event() for _ in range(4))
+    events = {"drain": (drain,), "finish": (drain, finish), "stop": (drain, finish, stop), "reload": (reload,)}
 
     def on_message(message: Message) -> None:
-        command = message.get("command")
-        if command == "drain":
-            drain.set()
-        elif command == "stop":
-            drain.set()
-            stop.set()
-        elif command == "reload":
-            reload.set()
+        for event in events.get(message.get("command", ""), ()):
+            event.set()
 
     channel.listen(asyncio.get_running_loop(), on_message)
     channel.tell({"event": "ready", "pid": os.getpid()})
     await _first(drain.wait(), _reload_each_time(application, reload))
+    grace_ends = time.monotonic() + order.settings.grace_s
+    channel.tell({"event": "draining"})
+    server.begin_drain()
     application.begin_drain()
-    await _first(application.drained(order.settings.grace_s), stop.wait())
+    await _first(application.drained(), finish.wait())
+    channel.tell({"event": "drained"})
+    await finish.wait()
+    server.close_listener()
+    await _first(server.answered(max(0.0, grace_ends - time.monotonic())), stop.wait())
     await server.stop()
     return 0
 

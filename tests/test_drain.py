@@ -1,0 +1,211 @@
+"""SIGTERM to a gateway at work: what it still serves, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.running import Running, group_lives
+
+FLAGS = ("--log-level", "info")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Starts gateways, each on a directory of its own, and ends what is left of them."""
+    started: list[Running] = []
+
+    def go(*flags: str) -> Running:
+        started.append(Running(tmp_path / f"data{len(started)}", *FLAGS, *flags))
+        return started[-1]
+
+    yield go
+    for each in started:
+        each.kill()
+
+
+def leased(http: httpx.Client, **params: object) -> str:
+    """A new job under a lease: the lease's path."""
+    http.post("/queues/work/jobs", json="x")
+    answer = http.get("/queues/work/next", params={"timeout": 5, **params})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["lease"]["url"])
+
+
+def drain(gateway: Running) -> None:
+    """Tells the gateway to end and returns when every worker knows."""
+    gateway.process.send_signal(signal.SIGTERM)
+    deadline_s = time.monotonic() + 5
+    while httpx.get(gateway.url + "/readyz", timeout=5).status_code != 503:
+        assert time.monotonic() < deadline_s
+
+
+def gone_in_s(gateway: Running, since_s: float) -> float:
+    """Waits until no process of it is left; exit code 0; how long that took."""
+    assert gateway.process.wait(15) == 0, gateway.log.read_text()
+    while group_lives(gateway.process.pid):
+        assert time.monotonic() - since_s < 15
+        time.sleep(0.005)
+    return time.monotonic() - since_s
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_leases_are_settled_while_it_drains(start: Callable[..., Running], workers: str) -> None:
+    """Not ready, no new lease, all settlements served through any worker; it ends with the last lease."""
+    gateway = start("--workers", workers)
+    with gateway.client() as http:
+        paths = [leased(http) for _ in range(8)]
+        began = time.monotonic()
+        drain(gateway)
+        refused = httpx.get(gateway.url + "/queues/work/next?timeout=1")
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert refused.headers["connection"] == "close"
+        assert httpx.post(gateway.url + paths[0] + "/extend", json={"lease": 30}).status_code == 200
+        assert httpx.post(gateway.url + paths[0] + "/nack", json={"position": "head"}).status_code == 204
+        for path in paths[1:]:
+            assert gateway.process.poll() is None
+            assert httpx.post(gateway.url + path + "/ack").status_code == 204
+    assert gone_in_s(gateway, began) < 4
+    gateway.start()
+    with gateway.client() as http:
+        assert http.get("/queues/work/next?timeout=0").status_code == 200
+        assert http.get("/queues/work/next?timeout=0").status_code == 204
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_grace_ends_and_held_jobs_go_back(start: Callable[..., Running], workers: str) -> None:
+    """A consumer that does not settle holds it up for the grace and no longer; the job is at the head again."""
+    gateway = start("--workers", workers, "--grace", "1.5")
+    with gateway.client() as http:
+        leased(http, lease=600)
+        began = time.monotonic()
+        drain(gateway)
+        took_s = gone_in_s(gateway, began)
+    assert 1.4 < took_s < 3.5
+    gateway.start()
+    with gateway.client() as http:
+        assert http.get("/queues/work/next?timeout=0").status_code == 200
+
+
+def test_a_delayed_nack_is_not_waited_for(start: Callable[..., Running]) -> None:
+    """Its job is nobody's: the gateway ends at once, and the job is there afterwards."""
+    gateway = start("--workers", "2")
+    with gateway.client() as http:
+        paths = [leased(http) for _ in range(4)]
+        began = time.monotonic()
+        drain(gateway)
+        for path in paths:
+            assert httpx.post(gateway.url + path + "/nack", json={"delay": 600}).status_code == 200
+    assert gone_in_s(gateway, began) < 4
+    gateway.start()
+    with gateway.client() as http:
+        assert [http.get("/queues/work/next?timeout=0").status_code for _ in paths] == [200] * 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_signal_ends_it_at_once(start: Callable[..., Running], workers: str, number: signal.Signals) -> None:
+    """Open leases do not count any more; their jobs go back, exit code 0."""
+    gateway = start("--workers", workers, "--grace", "60")
+    with gateway.client() as http:
+        leased(http, lease=600)
+        drain(gateway)
+        began = time.monotonic()
+        gateway.process.send_signal(number)
+        assert gone_in_s(gateway, began) < 2
+    gateway.start()
+    with gateway.client() as http:
+        assert http.get("/queues/work/next?timeout=0").status_code == 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_with_no_lease_ends_at_once(start: Callable[..., Running], workers: str) -> None:
+    """Nothing is waited for where nobody holds a job, whatever the grace is."""
+    gateway = start("--workers", workers, "--grace", "60")
+    with gateway.client() as http:
+        http.post(leased(http) + "/ack")
+        began = time.monotonic()
+        gateway.process.send_signal(signal.SIGINT)
+        assert gone_in_s(gateway, began) < 2
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_thousand_parked_polls_are_answered(start: Callable[..., Running], workers: str) -> None:
+    """Each gets its 204 that closes, all within 300 ms of the signal on an idle machine."""
+    gateway = start("--workers", workers, "--log-level", "warning")
+    polls = []
+    for _ in range(1000):
+        polls.append(socket.create_connection(("127.0.0.1", gateway.port), 10))
+        polls[-1].sendall(b"GET /queues/work/next?timeout=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    for _ in range(20):  # all that was sent before is read
+        assert gateway.ready()
+    began = time.monotonic()
+    gateway.process.send_signal(signal.SIGTERM)
+    for poll in polls:
+        poll.settimeout(5)
+        answer = poll.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 204 "), answer
+        assert b"connection: close\r\n" in answer.lower()
+    took_s = time.monotonic() - began
+    for poll in polls:
+        poll.close()
+    assert took_s < 1, "more than three times what it should take, on a machine that is busy otherwise"
+    assert gone_in_s(gateway, began) < 3
+
+
+def test_enqueues_under_way_finish(start: Callable[..., Running]) -> None:
+    """A job whose last byte comes after the signal is stored and answered; one that never comes holds up nothing."""
+    gateway = start()
+    head = b"POST /queues/work/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"
+    with (
+        socket.create_connection(("127.0.0.1", gateway.port), 10) as slow,
+        socket.create_connection(("127.0.0.1", gateway.port), 10) as never,
+        gateway.client() as http,
+    ):
+        leased(http, lease=600)
+        slow.sendall(head + b"abc")
+        never.sendall(head + b"abc")
+        assert gateway.ready()
+        began = time.monotonic()
+        drain(gateway)
+        slow.sendall(b"d")
+        answer = slow.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 201 ")
+        assert b"connection: close" in answer.lower()
+        gateway.process.send_signal(signal.SIGTERM)
+        assert gone_in_s(gateway, began) < 3
+    gateway.start()
+    with gateway.client() as http:
+        found = [http.get("/queues/work/next?timeout=0&format=raw").content for _ in range(2)]
+    assert found == [b'"x"', b"abcd"]
+
+
+def test_a_worker_that_dies_in_the_drain_ends_it_no_later(start: Callable[..., Running]) -> None:
+    """Its leases are gone with it: the others need not wait for it, and it is not started again."""
+    gateway = start("--workers", "2", "--grace", "60")
+    with gateway.client() as http:
+        leased(http, lease=600)
+        drain(gateway)
+        began = time.monotonic()
+        for pid in workers_of(gateway):
+            signal_to(pid, signal.SIGKILL)
+        assert gone_in_s(gateway, began) < 3
+
+
+def workers_of(gateway: Running) -> list[int]:
+    """The pids of its workers."""
+    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def signal_to(pid: int, number: signal.Signals) -> None:
+    """Signals one process of a gateway that this test started."""
+    import os
+
+    os.kill(pid, number)
