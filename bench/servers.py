@@ -65,6 +65,16 @@ def gateway(directory: Path, *flags: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def gateway_before(directory: Path, *flags: str) -> Iterator[Server]:
+    """`serve` before servers that `flags` name, one worker."""
+    port, log = free_port(), directory / "gateway.log"
+    command = ["-m", "gateway", "serve", "--port", str(port), "--data", str(directory / "data"), *flags]
+    with _spawn(command, log) as process:
+        _until_ready(process, port, "/readyz", log)
+        yield Server(f"127.0.0.1:{port}", _child(process.pid, "gateway.process.worker"))
+
+
+@contextlib.contextmanager
 def broker(directory: Path) -> Iterator[Server]:
     """The broker alone. ready_s: from starting the process until it said it is ready."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The same jobs on Kestrel and on the servers that imitate it, alone and mixed: what one lacks, the client makes up for.
+"""The same jobs on Kestrel and on what imitates it, alone and mixed: what one lacks, the client makes up for.
 
 Stand-ins answer as the table in kestrel-wire.md says; Siberite itself is asked where it is installed (`siberite` on the
 path, or where `go install` puts it).

@@ -1,0 +1,140 @@
+"""`python -m bench.scale`: how many gateways, connections and Kestrels, by a small seeded simulation.
+
+Every figure that it starts from is a constant below, with its source. It simulates what a formula cannot say: how
+random choice spreads jobs over servers, what a skewed set of ordering keys does to that, and what the loss of a server
+does to those that are left. Nothing is measured here: bench/README.md has the measurements.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from hashlib import blake2b
+
+SEED = 20260131
+
+# Measured by this benchmark while other work shared the machine, and taken at half: docs/scale.md.
+GATEWAY_JOBS_S = 700
+"""Jobs a second through one worker: enqueue, next, ack."""
+KESTREL_JOBS_S = 2_200
+"""Jobs a second through one server with fsync on: set, get, confirm."""
+POLL_KB = 25
+"""Memory of a parked poll in a worker, at most."""
+POLLS_A_WORKER = 10_000
+"""--max-waiters."""
+WAITS = 8
+"""--kestrel-waits."""
+LINE_GETS = 32
+"""At most so many gets stand for a queue in one worker."""
+
+PEAK = 5
+"""The busiest second has so many times the day's mean."""
+QUEUES = 20
+LEASE_S = 1.0
+"""How long a consumer works on a job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one load needs."""
+
+    jobs_a_day: int
+    polls: int
+    peak_s: float
+    workers: int
+    servers: int
+    connections: int
+
+
+def plan(jobs_a_day: int, polls: int) -> Plan:
+    """The smallest deployment that carries the peak with one worker and one server lost."""
+    peak_s = jobs_a_day / 86_400 * PEAK
+    workers = 1 + max(math.ceil(peak_s / GATEWAY_JOBS_S), math.ceil(polls / POLLS_A_WORKER))
+    servers = 1 + math.ceil(peak_s / KESTREL_JOBS_S) if peak_s > 1 else 1
+    # A server's connections: gets that stand, one a lease, and a few idle ones, from every worker.
+    share = WAITS if servers == 1 else max(1, min(WAITS, LINE_GETS // servers))
+    standing = min(QUEUES * share, max(1, polls)) * workers
+    connections = standing + math.ceil(peak_s * LEASE_S / servers) + 2 * workers
+    return Plan(jobs_a_day, polls, peak_s, workers, servers, connections)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How jobs lie on servers: the fullest and the emptiest server's share of an even one, before and after a loss."""
+
+    name: str
+    servers: int
+    most: float
+    least: float
+    most_after: float
+    stranded: float
+
+
+def spread(name: str, servers: int, jobs: int, rng: random.Random, *, keys: int = 0, skew: float = 0.0) -> Spread:
+    """Spreads jobs, at random or by ordering key; half-way a server is lost.
+
+    keys: how many ordering keys, 0: none. skew: of their popularity (Zipf's exponent). stranded: the part of the jobs
+    that are enqueued after the loss and have no server to go to.
+    """
+    popularity = [1 / (rank + 1) ** skew for rank in range(keys)]
+    home = [_home(str(key), range(servers)) for key in range(keys)]
+    chosen = rng.choices(range(keys), popularity, k=jobs) if keys else []
+    before, after = [0] * servers, [0] * servers
+    stranded = 0
+    for number in range(jobs):
+        lost = number >= jobs // 2
+        counts = after if lost else before
+        if keys:
+            server = home[chosen[number]]
+            if lost and server == 0:
+                stranded += 1
+                continue
+        else:
+            server = rng.randrange(1, servers) if lost else rng.randrange(servers)
+        counts[server] += 1
+    even = jobs / 2 / servers
+    return Spread(name, servers, max(before) / even, min(before) / even, max(after) / even, stranded / (jobs / 2))
+
+
+def _home(key: str, servers: range) -> int:
+    """Rendezvous hashing, as gateway/kestrel/writes.py does it."""
+    return max(servers, key=lambda server: blake2b(f"{server}\0q\0{key}".encode(), digest_size=16).digest())
+
+
+def report() -> str:
+    """Both tables, as markdown."""
+    rng = random.Random(SEED)
+    lines = [
+        "| jobs a day | parked polls | jobs/s at peak | workers | memory of polls | Kestrels | connections a Kestrel |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for jobs, polls in ((10_000, 10), (1_000_000, 1_000), (100_000_000, 10_000), (1_000_000, 100_000)):
+        each = plan(jobs, polls)
+        memory_mb = polls * POLL_KB / 1024
+        lines.append(
+            f"| {jobs:,} | {polls:,} | {each.peak_s:,.1f} | {each.workers} | {memory_mb:,.1f} MB "
+            f"| {each.servers} | {each.connections:,} |"
+        )
+    lines += [
+        "",
+        "| jobs are spread | servers | fullest | emptiest | fullest after a loss | refused after a loss |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for servers in (3, 8):
+        cases = [
+            spread("at random", servers, 200_000, rng),
+            spread("10,000 ordering keys", servers, 200_000, rng, keys=10_000),
+            spread("10,000 keys, Zipf 1.0", servers, 200_000, rng, keys=10_000, skew=1.0),
+            spread("20 ordering keys", servers, 200_000, rng, keys=20),
+        ]
+        lines += [
+            f"| {each.name} | {each.servers} | {each.most:.2f} | {each.least:.2f} | {each.most_after:.2f} "
+            f"| {each.stranded * 100:.0f} % |"
+            for each in cases
+        ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(report())
