@@ -7,6 +7,7 @@ import pytest
 
 from chaos.checker import Kind, check
 from chaos.ledger import (
+    NOT_SENT,
     Delivery,
     Ledger,
     Left,
