@@ -2,6 +2,9 @@
 
 A job that returns to the head keeps its bytes, and with them the attempt written there; later ones are counted here.
 A raw item has no attempt and no id: it is known by the digest of its bytes, so equal items count together.
+
+A job may be delivered again before Kestrel has answered the command that gives it back. Hence a return is counted, and
+the count of a job that is copied forgotten, before that command is sent.
 """
 
 from __future__ import annotations
@@ -9,11 +12,10 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-from gateway.leases.lease import Lease, Place, State
+from gateway.leases.lease import Lease, State
 
-# The job is gone, or its copy says how often it was delivered.
 _DONE = frozenset({State.ACKED, State.DROPPED})
-_MOVED = frozenset({Place.TAIL, Place.DEAD})
+_LEFT_OUR_WAY = frozenset({State.NACKED, State.REJECTED, State.EXPIRED})
 
 
 def identity(job_id: str | None, item: bytes) -> str:
@@ -32,17 +34,21 @@ class Attempts:
         """The attempt a delivery is: what the envelope says, and the returns seen here."""
         return written + self._returns.get((key, known_by), 0)
 
-    def ended(self, lease: Lease) -> None:
-        """Listens to the registry: a lease's end either finishes the count or adds one return."""
-        at = (lease.key, lease.known_by)
-        if lease.state in _DONE or lease.place in _MOVED:
-            self._returns.pop(at, None)
-            return
-        self._returns[at] = self._returns.get(at, 0) + 1
+    def returned(self, key: str, known_by: str, count: int = 1) -> None:
+        """The job is, or is about to be, back at the head."""
+        at = (key, known_by)
+        self._returns[at] = self._returns.get(at, 0) + count
         self._returns.move_to_end(at)
         if len(self._returns) > self._limit:
             self._returns.popitem(last=False)
 
-    def forget(self, key: str, known_by: str) -> None:
-        """The job has left the queue."""
-        self._returns.pop((key, known_by), None)
+    def forget(self, key: str, known_by: str) -> int:
+        """The job has left the queue, or its copy says how often it was delivered. What was counted."""
+        return self._returns.pop((key, known_by), 0)
+
+    def ended(self, lease: Lease) -> None:
+        """Listens to the registry: counts what ended without a settlement that has counted itself."""
+        if lease.state in _DONE:
+            self.forget(lease.key, lease.known_by)
+        elif lease.settlement is None or lease.state not in _LEFT_OUR_WAY:
+            self.returned(lease.key, lease.known_by)

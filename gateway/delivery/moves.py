@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from gateway.contract.copies import Death, has_known_ttl, next_attempt
 from gateway.contract.envelope import Job, raw, unwrap
 from gateway.contract.times import wire_expiry
+from gateway.delivery.attempts import Attempts
 from gateway.delivery.backend import Backend
 from gateway.delivery.catalog import Catalog, Queue
 from gateway.delivery.dead_letters import DeadLetters, Stored, store
@@ -45,6 +46,7 @@ class Moves:
 
     def __init__(self, backend: Backend, catalog: Catalog, tasks: asyncio.TaskGroup, *, max_attempts: int) -> None:
         self.dead_letters = DeadLetters(backend, catalog)
+        self.attempts = Attempts()
         self._backend = backend
         self._facts = Facts(backend, tasks)
         self._max_attempts = max_attempts
@@ -96,8 +98,11 @@ class Moves:
         if against:
             return self._keep(against)
         _held(lease)
+        counted = self.attempts.forget(lease.key, lease.known_by)
         stored = await store(self._backend, queue.key, copy.data, wire_expiry(copy.expires_s, now_s))
         if stored is not Stored.YES:
+            if counted:
+                self.attempts.returned(lease.key, lease.known_by, counted)
             return self._keep("not-stored" if stored is Stored.NO else "not-answered", stored)
         await self._confirm(_held(lease))
         self._moved += 1
@@ -143,7 +148,9 @@ class QueueWay:
         """
         place = await self._copy(lease, leaving)
         if place is Place.HEAD:
-            await _held(lease).abort()
+            read = _held(lease)
+            self._moves.attempts.returned(lease.key, lease.known_by)
+            await read.abort()
         return place
 
     async def _copy(self, lease: Lease, leaving: Leaving) -> Place:
@@ -153,6 +160,7 @@ class QueueWay:
         if aim is Place.DEAD or self.is_last(lease):
             stored = await self._bury(lease, leaving)
             if stored is Stored.YES:
+                self._moves.attempts.forget(lease.key, lease.known_by)
                 return Place.DEAD
             aim = self._by_policy() if aim is Place.DEAD else aim
         if aim is Place.TAIL and stored is Stored.NO:

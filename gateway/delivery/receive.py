@@ -12,7 +12,7 @@ from functools import partial
 
 from gateway.contract.copies import Death
 from gateway.contract.envelope import Job
-from gateway.delivery.attempts import Attempts, identity
+from gateway.delivery.attempts import identity
 from gateway.delivery.backend import Backend, OnGone, Told, Waiter
 from gateway.delivery.catalog import Queue
 from gateway.delivery.dead_letters import Stored
@@ -54,9 +54,8 @@ class Receiver:
         self._tasks = tasks
         self._limit = limit
         self._waiters: set[Waiter] = set()
-        self._attempts = Attempts()
         self.draining = False
-        registry.on_end(self._attempts.ended)
+        registry.on_end(moves.attempts.ended)
 
     @property
     def parked(self) -> int:
@@ -103,12 +102,12 @@ class Receiver:
                 await _drop(read)
                 return None
             known_by = identity(job.id, read.data)
-            attempt = self._attempts.of(queue.key, known_by, job.attempt)
+            attempt = self._moves.attempts.of(queue.key, known_by, job.attempt)
             if attempt > self._moves.max_attempts(queue):
                 burial = self._tasks.create_task(self._bury(queue, read, attempt - 1))
                 done = partial(burial.add_done_callback, lambda _: read.give_back())
                 if await asyncio.shield(burial):
-                    self._attempts.forget(queue.key, known_by)
+                    self._moves.attempts.forget(queue.key, known_by)
                     return None
             return Delivery(job, self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s))
         except BaseException:

@@ -237,7 +237,7 @@ class Registry:
         return len(dropped)
 
     def on_end(self, listener: Callable[[Lease], None]) -> None:
-        """`listener` is told of each lease that ends, in its final state. It must not raise."""
+        """`listener` is told of each lease that ends, in its final state and with its settlement. It must not raise."""
         self._listeners.append(listener)
 
     def close(self) -> None:
@@ -361,7 +361,7 @@ class Registry:
         assert read is not None
         self._delayed -= lease.state is State.DELAYED
         lease.move(outcome)
-        lease.read = lease.way = lease.settlement = lease.leaving = None
+        lease.read = lease.way = lease.leaving = None
         del self._open[lease.id]
         self._tenants[lease.tenant] -= 1
         if not self._tenants[lease.tenant]:
@@ -370,6 +370,7 @@ class Registry:
         self._memory.add(lease)
         for listener in self._listeners:
             listener(lease)
+        lease.settlement = None
         return read
 
 

@@ -348,3 +348,19 @@ def test_a_rejection_that_is_not_confirmed_is_not_told_as_done(own_broker):
         assert unwrap((await left(made, "q__dead"))[0]).id == taken.job.id
 
     over(own_broker, work, kestrel_command_timeout_s=0.15)
+
+
+def test_a_poll_that_waits_already_sees_the_right_attempt(broker):
+    """The job may come before the nack's own answer: at the head and at the tail its attempt counts all the same."""
+
+    async def work(made):
+        await made.put("parked")
+        taken = await made.take("parked")
+        for attempt, asked in enumerate((Place.HEAD, Place.HEAD, Place.TAIL, Place.TAIL, Place.HEAD, Place.TAIL), 2):
+            poll = asyncio.ensure_future(made.take("parked"))
+            await until(lambda: made.receiver.parked == 1)
+            (lease, taken) = await asyncio.gather(made.registry.nack(taken.lease.id, asked=asked), poll)
+            assert (lease.place, taken.lease.attempt) == (asked, attempt)
+        await made.registry.ack(taken.lease.id)
+
+    over(broker, work)

@@ -1,0 +1,379 @@
+"""Settling over HTTP: nack with position, delay and reason, reject, many at once, ack-and-next, through any worker."""
+
+import socket
+import time
+
+import httpx
+import pytest
+
+from tests.api.keyring import Keyring
+from tests.api.test_jobs import wait_until
+from tests.api.test_leases import take
+from tests.running import Running, free_port, running
+
+BRIEF = ("--grace", "0.3")
+"""For leases that stand when the gateway stops: nobody settles them here."""
+
+
+def balanced(gateway: Running) -> dict[str, int]:
+    """Stops the gateway and returns the ledger of its only worker, which must balance."""
+    assert gateway.stop() == 0
+    (line,) = [each for each in gateway.log.read_text().splitlines() if "leases: delivered" in each]
+    delivered, _, ways = line.partition("leases: delivered ")[2].partition(" = ")
+    ledger = {way: int(count) for way, count in (each.rsplit(" ", 1) for each in ways.split(" + "))}
+    assert sum(ledger.values()) == int(delivered), line
+    assert ledger["open"] == 0
+    return ledger
+
+
+@pytest.fixture(scope="module")
+def broker_port():
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def settling(tmp_path_factory, broker_port):
+    """A gateway of its own, whose books are looked at in the end."""
+    flags = ("--broker-listen", f"127.0.0.1:{broker_port}", *BRIEF)
+    with running(tmp_path_factory.mktemp("settling") / "data", *flags) as gateway:
+        yield gateway
+        ledger = balanced(gateway)
+        assert all(ledger[way] > 0 for way in ("acked", "nacked", "rejected", "expired", "drained", "deleted")), ledger
+
+
+@pytest.fixture
+def http(settling):
+    with settling.client() as client:
+        yield client
+
+
+@pytest.fixture
+def memcache(settling, broker_port):
+    """Sends one command to the broker and reads one line."""
+    with socket.create_connection(("127.0.0.1", broker_port), 10) as connection:
+        lines = connection.makefile("rb")
+
+        def ask(command: bytes) -> bytes:
+            connection.sendall(command)
+            return lines.readline()
+
+        yield ask
+        lines.close()
+
+
+@pytest.fixture
+def lease(http, queue):
+    """A lease's path."""
+    http.post(f"/queues/{queue}/jobs", json="work")
+    return take(http, queue)["lease"]["url"]
+
+
+def enqueue(http, queue, *jobs):
+    for job in jobs:
+        assert http.post(f"/queues/{queue}/jobs", json=job).status_code == 201
+
+
+def test_a_nack_puts_the_job_behind_the_others(http, queue):
+    """By itself, and where it says so; the reason stands with the job, and the nack may be repeated."""
+    enqueue(http, queue, 1, 2)
+    first = take(http, queue)
+    for _ in range(2):
+        assert http.post(first["lease"]["url"] + "/nack", json={"reason": "späte\nPost"}).status_code == 204
+    assert http.get(first["lease"]["url"]).json()["position"] == "tail"
+    second = take(http, queue)
+    assert second["data"] == 2
+    assert http.post(second["lease"]["url"] + "/nack", json={"position": "tail"}).status_code == 204
+    again = take(http, queue)
+    assert (again["id"], again["attempt"], again["attributes"]["lasterror"]) == (first["id"], 2, "späte Post")
+    assert again["enqueued_at"] == first["enqueued_at"]
+    assert "lasterror" not in take(http, queue)["attributes"]
+
+
+def test_a_nack_to_the_head_is_before_the_others(http, queue):
+    """204, and the same job is the next one."""
+    enqueue(http, queue, 1, 2)
+    assert http.post(take(http, queue)["lease"]["url"] + "/nack", json={"position": "head"}).status_code == 204
+    assert [take(http, queue)["data"] for _ in range(2)] == [1, 2]
+
+
+def test_a_delayed_nack_says_when_it_is_due(http, queue, lease):
+    """Until then nobody gets the job and the answer is the same again; then it is there."""
+    body = {"delay": 0.6, "position": "head"}
+    began = time.monotonic()
+    answer = http.post(lease + "/nack", json=body)
+    assert (answer.status_code, answer.json()["position"]) == (200, "head")
+    assert http.post(lease + "/nack", json=body).json() == answer.json()
+    shown = http.get(lease).json()
+    assert (shown["state"], shown["expires_at"]) == ("delayed", answer.json()["due_at"])
+    for other in ("ack", "reject"):
+        assert http.post(f"{lease}/{other}").json()["code"] == "lease-settled"
+    assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
+    assert take(http, queue)["attempt"] == 2
+    assert 0.5 < time.monotonic() - began < 3
+    assert http.post(lease + "/nack", json=body).status_code == 204
+    assert http.get(lease).json()["state"] == "nacked"
+
+
+def test_a_nack_that_could_not_copy_says_where_the_job_is(http, queue, memcache):
+    """An item that no gateway stored is not copied: 200, and its position is the head; the same when repeated."""
+    for item in (b"first", b"second"):
+        memcache(b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(item), item))
+    taken = take(http, queue)
+    for _ in range(2):
+        answer = http.post(taken["lease"]["url"] + "/nack")
+        assert (answer.status_code, answer.json()) == (200, {"position": "head"})
+    again = take(http, queue)
+    assert (again["data_base64"], again["attempt"]) == (taken["data_base64"], 2)
+    assert http.post(again["lease"]["url"] + "/nack", json={"position": "head"}).status_code == 204
+
+
+def test_an_expired_lease_is_behind_the_others(http, queue):
+    """Its job is the second one then, and says so."""
+    enqueue(http, queue, 1, 2)
+    first = take(http, queue, lease=1)
+    wait_until(lambda: http.get(first["lease"]["url"]).json()["state"] == "expired")
+    second, again = take(http, queue), take(http, queue)
+    assert (second["data"], again["data"], again["attempt"]) == (2, 1, 2)
+    assert again["attributes"]["lasterror"] == "the lease expired"
+
+
+def test_a_reject_ends_the_job(http, queue, lease):
+    """204 again and again; it is on no queue that consumers see, and other settlements conflict."""
+    for _ in range(2):
+        assert http.post(lease + "/reject", json={"reason": "no use"}).status_code == 204
+    assert http.post(lease + "/ack").json()["code"] == "lease-settled"
+    shown = http.get(lease).json()
+    assert (shown["state"], shown["position"]) == ("rejected", "dead")
+    assert http.get(f"/queues/{queue}/next?timeout=0.2").status_code == 204
+    assert queue + "__dead" not in http.get("/queues").text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("nack", {"position": "dead"}),
+        ("nack", {"delay": -1}),
+        ("nack", {"delay": 43201}),
+        ("nack", {"delay": "5"}),
+        ("nack", {"delay": True}),
+        ("nack", {"reason": 5}),
+        ("nack", {"reason": "x" * 1001}),
+        ("reject", {"delay": 5}),
+        ("reject", {"reason": None}),
+        ("reject", []),
+    ],
+)
+def test_a_bad_settlement_settles_nothing(http, lease, path, body):
+    """What the contract does not describe is a 400, and the lease is held as before."""
+    answer = http.post(f"{lease}/{path}", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    assert http.get(lease).json()["state"] == "held"
+
+
+def test_many_are_settled_each_by_itself(http, queue):
+    """One result each in the order of the body; 207 where one fails; the same again is the same again."""
+    enqueue(http, queue, *range(6))
+    leases = [take(http, queue)["lease"]["id"] for _ in range(6)]
+    body = {
+        "acks": leases[:2],
+        "nacks": [{"lease": leases[2]}, {"lease": leases[3], "position": "head"}, {"lease": leases[4], "delay": 600}],
+        "rejects": [{"lease": leases[5], "reason": "no"}],
+    }
+    answers = [http.post("/leases/settle", json=body) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    results = answers[0].json()["results"]
+    assert answers[1].json()["results"] == results
+    assert [each["lease"] for each in results] == leases
+    assert [each["status"] for each in results] == [204, 204, 204, 204, 200, 204]
+    assert (results[4]["position"], "due_at" in results[4]) == ("tail", True)
+    answer = http.post("/leases/settle", json={"acks": [leases[2], "nonsense", leases[0], leases[0]]})
+    assert answer.status_code == 207
+    assert [(each["status"], each.get("code")) for each in answer.json()["results"]] == [
+        (409, "lease-settled"),
+        (404, "lease-not-found"),
+        (204, None),
+        (204, None),
+    ]
+    assert [take(http, queue)["data"] for _ in range(2)] == [3, 2]
+    assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
+
+
+def test_contrary_settlements_of_one_lease_in_one_request(http, lease):
+    """The first one of them counts, the others conflict."""
+    lease_id = lease.rpartition("/")[2]
+    body = {"acks": [lease_id], "nacks": [{"lease": lease_id}], "rejects": [{"lease": lease_id}]}
+    answer = http.post("/leases/settle", json=body)
+    assert [each["status"] for each in answer.json()["results"]] == [204, 409, 409]
+
+
+def test_five_hundred_at_once(http, queue):
+    """As many as the largest request takes without strain; every job is gone."""
+    for _ in range(5):
+        http.post(
+            f"/queues/{queue}/jobs", content=b"1\n" * 100, headers={"content-type": "application/x-ndjson"}
+        ).raise_for_status()
+    leases = [take(http, queue)["lease"]["id"] for _ in range(500)]
+    answer = http.post(
+        "/leases/settle", json={"acks": leases[:400], "nacks": [{"lease": each} for each in leases[400:]]}
+    )
+    assert answer.status_code == 200
+    assert {each["status"] for each in answer.json()["results"]} == {204}
+    figures = http.get(f"/queues/{queue}").json()
+    assert (figures["items"], figures["open_reads"]) == (100, 0)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"acks":"x"}', b'{"acks":[1]}', b'{"nacks":[{}]}', b'{"nacks":[{"lease":"a","x":1}]}']
+)
+def test_a_bad_request_settles_nothing_at_all(http, body):
+    """A body that cannot be understood is a 400 as a whole."""
+    answer = http.post("/leases/settle", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    assert http.post("/leases/settle", json={}).json() == {"results": []}
+    assert http.post("/leases/settle", json={"acks": ["x"] * 1001}).status_code == 400
+
+
+def test_ack_and_next_in_one_request(http, queue):
+    """The job in hand is gone, the next one is there; where there is none, the ack counts all the same."""
+    enqueue(http, queue, 1, 2)
+    first = take(http, queue)
+    answer = http.get(f"/queues/{queue}/next", params={"ack": first["lease"]["id"]})
+    assert (answer.status_code, answer.json()["data"], answer.headers["lease-acked"]) == (200, 2, "true")
+    assert http.get(first["lease"]["url"]).json()["state"] == "acked"
+    second = answer.json()
+    answer = http.get(f"/queues/{queue}/next", params={"ack": second["lease"]["id"], "timeout": 0})
+    assert (answer.status_code, answer.headers["lease-acked"]) == (204, "true")
+    assert "lease-acked" not in http.get(f"/queues/{queue}/next?timeout=0").headers
+
+
+def test_an_ack_that_fails_takes_no_job(http, queue, lease):
+    """Its own status is the answer, and the waiting job stays."""
+    enqueue(http, queue, "stays")
+    lease_id = lease.rpartition("/")[2]
+    http.post(lease + "/nack", json={"position": "head"})
+    taken = take(http, queue)
+    for ack, status in ((lease_id, 409), ("x" * 56, 404), ("x", 400), ("", 400)):
+        answer = http.get(f"/queues/{queue}/next", params={"ack": ack, "timeout": 0})
+        assert (answer.status_code, "lease-acked" in answer.headers) == (status, False)
+    assert http.get(f"/queues/{queue}").json()["items"] == 1
+    # A request that is wrong in another way does not ack either.
+    for wrong in ({"timeout": "x"}, {"lease": 0}, {"nosuch": 1}):
+        assert http.get(f"/queues/{queue}/next", params={"ack": taken["lease"]["id"], **wrong}).status_code == 400
+    assert http.get("/queues/a__b/next", params={"ack": taken["lease"]["id"]}).status_code == 400
+    assert http.get(taken["lease"]["url"]).json()["state"] == "held"
+
+
+def test_trouble_after_the_ack_says_that_it_counts(tmp_path):
+    """No room for another lease: a 503 with the time until there is, and with `Lease-Acked`."""
+    with running(tmp_path / "data", "--max-leases", "2", *BRIEF) as gateway, gateway.client() as http:
+        enqueue(http, "q", 1, 2, 3, 4)
+        first, second = take(http, "q", lease=7), take(http, "q", lease=2)
+        full = http.get("/queues/q/next")
+        assert (full.status_code, full.json()["code"], full.headers["retry-after"]) == (503, "too-many-leases", "2")
+        answer = http.get("/queues/q/next", params={"ack": first["lease"]["id"]})
+        assert (answer.status_code, answer.json()["data"]) == (200, 3)
+        http.delete("/queues/q")
+        assert http.get("/queues/q/next", params={"ack": second["lease"]["id"]}).status_code == 410
+        ledger = balanced(gateway)
+        assert (ledger["acked"], ledger["deleted"]) == (1, 2)
+
+
+def test_any_worker_carries_out_any_settlement(tmp_path):
+    """With three workers and a fresh connection for each request, delays, rejects, reasons and positions arrive."""
+    with running(tmp_path / "data", "--workers", "3", *BRIEF) as gateway:
+        with gateway.client(headers={"connection": "close"}) as http:
+            enqueue(http, "q", *range(30))
+            jobs = [take(http, "q") for _ in range(30)]
+            for number, job in enumerate(jobs):
+                url = job["lease"]["url"]
+                if number % 3 == 0:
+                    answers = [http.post(url + "/nack", json={"delay": 0.5, "reason": "r"}) for _ in range(3)]
+                    assert [(answer.status_code, answer.json()) for answer in answers[1:]] == [
+                        (200, answers[0].json()),
+                        (200, answers[0].json()),
+                    ]
+                elif number % 3 == 1:
+                    assert http.post(url + "/reject", json={"reason": "r"}).status_code == 204
+                else:
+                    settled = http.post("/leases/settle", json={"acks": [job["lease"]["id"]]})
+                    assert settled.json()["results"][0]["status"] == 204
+            again = [take(http, "q") for _ in range(10)]
+            assert sorted(job["data"] for job in again) == list(range(0, 30, 3))
+            assert {(job["attempt"], job["attributes"]["lasterror"]) for job in again} == {(2, "r")}
+            for job in again:
+                assert http.post(job["lease"]["url"] + "/ack").status_code == 204
+            assert http.post("/queues/q/redrive").json() == {"redriven": 10, "expired": 0, "left": 0}
+        assert gateway.stop() == 0
+        lines = [line for line in gateway.log.read_text().splitlines() if "leases: delivered" in line]
+        assert len(lines) == 3
+
+
+def test_leases_that_stand_when_the_gateway_stops_are_counted(settling, http, queue):
+    """One held, one delayed: both jobs are back (the module's end looks at the books), one queue is deleted."""
+    enqueue(http, queue, 1, 2, 3)
+    held, delayed, _ = (take(http, queue) for _ in range(3))
+    assert http.post(delayed["lease"]["url"] + "/nack", json={"delay": 600}).status_code == 200
+    enqueue(http, queue + "x", 1)
+    take(http, queue + "x")
+    assert http.delete(f"/queues/{queue}x").json()["leases_ended"] == 1
+    assert http.get(held["lease"]["url"]).json()["state"] == "held"
+
+
+def test_a_tenant_s_cap_leaves_room_for_others(tmp_path):
+    """One tenant's leases are capped by themselves; another tenant can neither settle nor inspect them."""
+    keyring = Keyring(tmp_path / "keys.toml")
+    keyring.add("ann", "acme")
+    keyring.add("eve", "evil")
+    with running(tmp_path / "data", "--keys", str(keyring.path), "--max-tenant-leases", "1") as gateway:
+        with keyring.client(gateway, "ann") as ann, keyring.client(gateway, "eve") as eve:
+            for http in (ann, eve):
+                enqueue(http, "q", 1, 2)
+            url = take(ann, "q", lease=5)["lease"]["url"]
+            full = ann.get("/queues/q/next")
+            assert (full.status_code, full.headers["retry-after"]) == (503, "5")
+            assert take(eve, "q")["data"] == 1
+            for call in ("nack", "reject", "ack"):
+                assert eve.post(f"{url}/{call}").json()["code"] == "lease-not-found"
+            lease = url.rpartition("/")[2]
+            answer = eve.post("/leases/settle", json={"acks": [lease], "rejects": [{"lease": lease}]})
+            assert [each["code"] for each in answer.json()["results"]] == ["lease-not-found"] * 2
+            assert eve.get("/queues/q/next", params={"ack": lease}).json()["code"] == "lease-not-found"
+            assert ann.post(url + "/reject").status_code == 204
+            assert eve.post("/queues/q/redrive").json()["redriven"] == 0
+            assert ann.post("/queues/q/redrive").json()["redriven"] == 1
+
+
+def test_a_key_for_some_queues_settles_on_those_only(tmp_path):
+    """Every way of settling asks on whose queue the lease is."""
+    keyring = Keyring(tmp_path / "keys.toml")
+    keyring.add("all", "acme")
+    keyring.add("some", "acme", queues=["mine*"])
+    with running(tmp_path / "data", "--keys", str(keyring.path)) as gateway:
+        with keyring.client(gateway, "all") as http, keyring.client(gateway, "some") as some:
+            enqueue(http, "theirs", 1)
+            enqueue(http, "mine", 1)
+            foreign, own = take(http, "theirs")["lease"], take(http, "mine")["lease"]
+            body = {"acks": [foreign["id"], own["id"]], "nacks": [{"lease": foreign["id"]}]}
+            answer = some.post("/leases/settle", json=body)
+            assert [each["status"] for each in answer.json()["results"]] == [404, 204, 404]
+            assert some.post(foreign["url"] + "/reject").status_code == 404
+            assert some.get("/queues/mine/next", params={"ack": foreign["id"]}).status_code == 404
+            assert some.post("/queues/theirs/redrive").status_code == 403
+            assert http.get(foreign["url"]).json()["state"] == "held"
+
+
+def test_a_settlement_s_connection_is_fit_for_use(settling, http, queue):
+    """After nacks, rejects and redrives by the dozen the pool answers as before, with nothing set aside."""
+    enqueue(http, queue, *range(12))
+    for _ in range(12):
+        job = take(http, queue)
+        assert http.post(job["lease"]["url"] + ("/reject" if job["data"] % 2 else "/nack")).status_code == 204
+    assert http.post(f"/queues/{queue}/redrive").json()["redriven"] == 6
+    found = []
+    with httpx.Client(base_url=settling.url) as other:
+        for _ in range(12):
+            job = take(other, queue)
+            found.append(job["data"])
+            assert other.post(job["lease"]["url"] + "/ack").status_code == 204
+    assert sorted(found) == list(range(12))
+    wait_until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
