@@ -54,7 +54,7 @@ class Policy:
     """How one queue is treated; None: as the settings say.
 
     ttl_s, lease_s: where the request names none. max_bytes: of one job's body. duplicates_ok: a put whose outcome is
-    unknown is sent once more. key: Kestrel's name of the queue. max_attempts, retry and dead_letter have no effect yet.
+    unknown is sent once more. key: Kestrel's name of the queue.
     """
 
     format: Format = Format.JSON

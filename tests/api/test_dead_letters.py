@@ -1,0 +1,134 @@
+"""Dead letters over HTTP: policies say when and where, a redrive brings them back."""
+
+import time
+
+import pytest
+
+from tests.api.test_leases import take
+from tests.running import running
+
+POLICIES = """
+[queues.twice]
+max_attempts = 2
+[queues."head-*"]
+max_attempts = 2
+retry = "head"
+[queues.orders]
+dead_letter = "failed"
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    """A gateway with policies and a default of three attempts."""
+    directory = tmp_path_factory.mktemp("dead")
+    (directory / "queues.toml").write_text(POLICIES)
+    flags = ("--queues", str(directory / "queues.toml"), "--max-attempts", "3", "--grace", "0.3")
+    with running(directory / "data", *flags) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def http(gateway):
+    with gateway.client() as client:
+        yield client
+
+
+def fail(http, queue, times, **body):
+    """Takes and nacks; the answers' statuses and positions."""
+    answers = [http.post(take(http, queue)["lease"]["url"] + "/nack", json=body) for _ in range(times)]
+    return [(each.status_code, each.json()["position"] if each.content else None) for each in answers]
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("plain", [(204, None), (204, None), (200, "dead")]),
+        ("twice", [(204, None), (200, "dead")]),
+        ("head-of", [(204, None), (200, "dead")]),
+    ],
+)
+def test_a_job_has_as_many_attempts_as_its_queue_allows(http, name, answers):
+    """By policy or by default; the last nack says that the job is a dead letter, and a redrive begins anew."""
+    http.post(f"/queues/{name}/jobs", json={"n": 1})
+    for _ in range(2):
+        assert fail(http, name, len(answers), reason="boom") == answers
+        assert http.get(f"/queues/{name}/next?timeout=0").status_code == 204
+        assert http.post(f"/queues/{name}/redrive").json() == {"redriven": 1, "expired": 0, "left": 0}
+    job = take(http, name)
+    assert (job["attempt"], job["data"], job["attributes"]["lasterror"]) == (1, {"n": 1}, "boom")
+    http.post(job["lease"]["url"] + "/ack")
+
+
+def test_a_last_nack_is_not_delayed(http):
+    """The answer names the dead letters and no time."""
+    http.post("/queues/twice/jobs", json=1)
+    fail(http, "twice", 1)
+    answer = http.post(take(http, "twice")["lease"]["url"] + "/nack", json={"delay": 600})
+    assert (answer.status_code, answer.json()) == (200, {"position": "dead"})
+    http.post("/queues/twice/redrive")
+
+
+def test_dead_letters_on_a_queue_of_their_own_are_jobs_like_others(http):
+    """A policy's `dead_letter` names a queue: its consumers see why, when, how often and from where."""
+    http.post("/queues/orders/jobs", json={"order": 7})
+    assert http.post(take(http, "orders")["lease"]["url"] + "/reject", json={"reason": "no stock"}).status_code == 204
+    letter = take(http, "failed")
+    told = letter["attributes"]
+    assert (letter["data"], letter["attempt"]) == ({"order": 7}, 1)
+    assert (told["deadreason"], told["deadqueue"], told["deadattempts"], told["lasterror"]) == (
+        "rejected",
+        "orders",
+        1,
+        "no stock",
+    )
+    assert told["deadtime"].endswith("Z")
+    http.post(letter["lease"]["url"] + "/nack")
+    http.post("/queues/failed/jobs", json="of its own")
+    assert http.post("/queues/orders/redrive").json() == {"redriven": 1, "expired": 0, "left": 0}
+    job = take(http, "orders")
+    assert (job["id"], job["attempt"]) == (letter["id"], 1)
+    assert not [name for name in job["attributes"] if name.startswith("dead")]
+    assert take(http, "failed")["data"] == "of its own"
+
+
+def test_a_job_whose_time_is_over_is_dropped_on_the_way_back(http):
+    """It is told as expired, not as redriven."""
+    http.post("/queues/brief/jobs?ttl=0.3", json=1)
+    http.post(take(http, "brief")["lease"]["url"] + "/reject")
+    time.sleep(0.35)
+    assert http.post("/queues/brief/redrive").json() == {"redriven": 0, "expired": 1, "left": 0}
+    assert http.get("/queues/brief/next?timeout=0").status_code == 204
+
+
+def test_as_many_come_back_as_are_asked_for(http):
+    """`max` bounds one call, `left` says what remains; an unknown queue has none, and none is made by asking."""
+    for number in range(5):
+        http.post("/queues/some/jobs", json=number)
+        http.post(take(http, "some")["lease"]["url"] + "/reject")
+    assert http.post("/queues/some/redrive", json={"max": 2}).json() == {"redriven": 2, "expired": 0, "left": 3}
+    assert [take(http, "some")["data"] for _ in range(2)] == [0, 1]
+    assert http.post("/queues/some/redrive", json={}).json() == {"redriven": 3, "expired": 0, "left": 0}
+    assert http.post("/queues/nosuch/redrive").json() == {"redriven": 0, "expired": 0, "left": 0}
+    assert http.get("/queues/nosuch").status_code == 404
+
+
+@pytest.mark.parametrize("body", [b'{"max":0}', b'{"max":10001}', b'{"max":"1"}', b'{"x":1}', b"[]", b"{"])
+def test_a_bad_redrive_is_told(http, body):
+    """What the contract does not describe is a 400."""
+    answer = http.post("/queues/some/redrive", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+
+
+def test_dead_letters_survive_a_kill(tmp_path):
+    """kill -9 of everything: the dead letters are there, and come back."""
+    with running(tmp_path / "data") as gateway:
+        with gateway.client() as http:
+            for number in range(3):
+                http.post("/queues/q/jobs", json=number)
+                assert http.post(take(http, "q")["lease"]["url"] + "/reject").status_code == 204
+        gateway.kill()
+        gateway.start()
+        with gateway.client() as http:
+            assert http.post("/queues/q/redrive").json()["redriven"] == 3
+            assert sorted(take(http, "q")["data"] for _ in range(3)) == [0, 1, 2]
