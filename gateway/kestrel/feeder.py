@@ -9,7 +9,8 @@ and a waiter that vanishes closes none. Whom an item serves, and how many gets t
    in a row one get at a time is sent, in slices that grow, until an item comes or a get waits its time out.
 4. A waiter who asks once is answered by a get without a wait that was sent after he came: by one of his own, or by
    another one's END. What such a get brings still serves the first in line. As long as the queue is empty one such
-   get at a time is sent, so that all who come meanwhile share the next.
+   get at a time is sent, so that all who come meanwhile share the next; where several shared one, the next is sent
+   GATHER_S later, since more will come.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from gateway.kestrel.trouble import not_asked
 
 FIRST_SLICE_S, LONGEST_SLICE_S, SLICE_GROWTH = 0.02, 0.25, 1.5
 EARLY_ENDS = 2
+GATHER_S = 0.001
 
 
 class Caller(Protocol):
@@ -85,7 +87,7 @@ class Feeder:
     """
 
     __slots__ = (
-        "_answered_at", "_asked", "_asking", "_counters", "_early", "_error", "_failures", "_gets", "_line",
+        "_answered_at", "_asked", "_asking", "_counters", "_early", "_error", "_failures", "_gather", "_gets", "_line",
         "_permits", "_permitted_at", "_questions", "_retry", "_wanted", "bringing", "empty", "limit", "server",
     )  # fmt: skip
 
@@ -100,6 +102,7 @@ class Feeder:
         self._permitted_at = -1.0
         self._wanted: set[asyncio.Future[Connection]] = set()
         self._questions: deque[Question] = deque()
+        self._gather: asyncio.TimerHandle | None = None
         self._asking = 0
         self._asked = 0
         self._answered_at = -1.0
@@ -210,6 +213,8 @@ class Feeder:
         return self._early >= EARLY_ENDS
 
     def _unasked(self) -> int:
+        if self._gather is not None:
+            return 0
         return min(len(self._questions), (self.limit if self.bringing else 1) - self._asking)
 
     def _fill(self) -> None:
@@ -306,9 +311,15 @@ class Feeder:
         answered = [caller]
         while self._questions and self._questions[0].came < number:
             answered.append(self._questions.popleft().caller)
+        if len(answered) > 1 and self._gather is None:
+            self._gather = self._line.loop.call_later(GATHER_S, self._gathered)
         for each in answered:
             if each.waiting:
                 self._line.asked(each, None)
+
+    def _gathered(self) -> None:
+        self._gather = None
+        self._fill()
 
     def _heard(self, connection: Connection, value: bytes | None) -> None:
         self._answered_at = self._line.loop.time()

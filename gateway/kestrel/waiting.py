@@ -1,7 +1,12 @@
-"""The lines of all queues that somebody waits for. Owns which queue has a line; opens no connection."""
+"""The lines of all queues that somebody waits for. Owns which queue has a line; opens no connection.
+
+A line that nobody needs is kept for a moment: polls that answer at once come again, and what it knows of its servers is
+of use to the next.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from gateway.errors import BackendUnavailable
@@ -9,6 +14,8 @@ from gateway.kestrel.counters import Counters
 from gateway.kestrel.line import Line
 from gateway.kestrel.server import Server
 from gateway.kestrel.waiter import Waiter
+
+KEPT_S = 0.1
 
 
 class Lines:
@@ -20,10 +27,12 @@ class Lines:
         self._patience_s = patience_s
         self._counters = counters
         self._lines: dict[str, Line] = {}
+        self._unused: dict[Line, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._over: BackendUnavailable | None = None
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._lines) - len(self._unused)
 
     @property
     def waiters(self) -> int:
@@ -42,6 +51,8 @@ class Lines:
             line = self._lines[key] = Line(key, self._servers, self._waits, self._counters, self._forget)
             if self._over is not None:
                 line.close(self._over)
+        elif line in self._unused:
+            del self._unused[line]
         waiter = Waiter(line, line.loop.time(), timeout_s, self._patience_s)
         line.join(waiter)
         return waiter
@@ -61,9 +72,28 @@ class Lines:
     def close(self, error: BackendUnavailable) -> None:
         """Ends every wait with `error`, also those that are to come."""
         self._over = error
+        if self._timer is not None:
+            self._timer.cancel()
+        for line in self._unused:
+            del self._lines[line.key]
+        self._unused.clear()
         for line in list(self._lines.values()):
             line.close(error)
 
     def _forget(self, line: Line) -> None:
-        if self._lines.get(line.key) is line:
-            del self._lines[line.key]
+        """Nobody needs the line."""
+        if self._over is not None:
+            self._lines.pop(line.key, None)
+        elif line not in self._unused:
+            self._unused[line] = line.loop.time()
+            if self._timer is None:
+                self._timer = line.loop.call_later(KEPT_S, self._sweep, line.loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        for line, since in list(self._unused.items()):
+            if now - since < KEPT_S:
+                self._timer = loop.call_later(KEPT_S, self._sweep, loop)
+                break
+            del self._unused[line], self._lines[line.key]

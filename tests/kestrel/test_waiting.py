@@ -544,3 +544,23 @@ def test_one_who_asks_behind_a_poll_that_left_gets_the_item():
                 await read.confirm()
 
     asyncio.run(main())
+
+
+def test_those_who_keep_asking_gather():
+    """Thirty who ask again and again share gets: far fewer are sent than polls answered; one alone never waits."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+
+            async def ask(times):
+                for _ in range(times):
+                    assert await kestrel.wait("q", 0).result() is None
+
+            sent = len(server.log)
+            await asyncio.gather(*(ask(40) for _ in range(30)))
+            assert len(server.log) - sent < 30 * 40 / 5
+            started = time.monotonic()
+            await ask(100)
+            assert time.monotonic() - started < 1
+
+    asyncio.run(main())
