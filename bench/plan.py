@@ -15,7 +15,7 @@ class Plan:
 
     units: requests, or pairs of them, a contestant and round. sets: items stored a connection count and round. polls:
     how many are parked. wakes: measured for each. backlog: jobs waiting when the broker starts. leases: open at once,
-    beside as many parked polls. settles: of them, one at a time. idle_s: how long nothing happens.
+    beside as many parked polls. settles: of them, one at a time. idle_s: how long nothing happens; a round of pings.
     """
 
     directory: Path
@@ -30,7 +30,7 @@ class Plan:
     starts: int = 5
     leases: int = 5_000
     settles: int = 500
-    idle_s: float = 10.0
+    idle_s: float = 25.0
 
 
 def quick(directory: Path) -> Plan:
