@@ -6,7 +6,6 @@ A job is stranded when nobody can take it once the lease that its vanished clien
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.closer import AT_ONCE, LEASE_S, Closer
-from chaos.stage import ROOT, Stage
+from chaos.stage import ENVIRONMENT, Stage
 from chaos.wire import Http
 
 HERE = Path(__file__).parent
@@ -80,7 +79,7 @@ def _run(stage: Stage, queue: str, command: list[str], rounds: int, seed: int) -
         stdout=subprocess.PIPE,
         timeout=LIMIT_S,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
     )
     told = json.loads(ended.stdout)
     return _judged(stage.ports[0], queue, told["stored"], told["acked"], told["read"])

@@ -22,6 +22,7 @@ from chaos.schedule import Blow
 from chaos.wire import HOST, Http, Memcache
 
 ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 READY_S = 30.0
 CALL = ("-P", "-m")
 TOKEN = re.compile(rb'"token":\s*"([^"]+)"')
@@ -63,7 +64,7 @@ class Actor:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env=ENVIRONMENT,
             )
         self.lives += 1
 

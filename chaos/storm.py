@@ -20,7 +20,7 @@ from chaos import ledger, schedule
 from chaos.checker import Verdict, check
 from chaos.ledger import Ledger, Stroke
 from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, Blow, Mood
-from chaos.stage import ROOT, Stage, left_behind, waiting
+from chaos.stage import CALL, ENVIRONMENT, Stage, left_behind, waiting
 from chaos.wire import HOST, Http
 
 CALM_S = 40.0
@@ -71,9 +71,8 @@ def offers(port: int) -> frozenset[str]:
 
 def cluster_flags() -> tuple[str, ...]:
     """What makes replicas forward to one another, where this gateway can."""
-    told = subprocess.run(
-        [sys.executable, "-P", "-m", "gateway", "serve", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
-    ).stdout
+    command = [sys.executable, *CALL, "gateway", "serve", "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=True).stdout
     if "--advertise" not in told or "--cluster-secret" not in told:
         return ()
     return ("--advertise", f"http://{HOST}:{{port}}", "--cluster-secret", SECRET)
