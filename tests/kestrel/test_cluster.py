@@ -558,3 +558,61 @@ def test_no_server_at_all_is_unavailable_and_one_that_comes_serves_who_waits():
             read.give_back()
 
     asyncio.run(main())
+
+
+def test_one_poll_takes_one_item_and_servers_have_equal_chances():
+    """With items everywhere a poll that comes alone sets no second one aside; over many queues each server serves."""
+
+    async def main():
+        async with servers() as many, client(*addresses(many)) as kestrel:
+            served = Counter()
+            for number in range(60):
+                key = f"q{number}"
+                for server in many:
+                    server.append(key, server.address.encode())
+                read = await kestrel.wait(key, (number % 2) * 5).result()
+                assert sum(server.held(key) for server in many) == 1
+                served[read.data] += 1
+                await read.confirm()
+            assert min(served[address.encode()] for address in addresses(many)) >= 6
+
+    asyncio.run(main())
+
+
+def test_what_is_told_is_the_least_certain():
+    """Full and away: full, since the one that could be asked said so. Full and unknown: unknown, in whatever order."""
+
+    async def main():
+        async with servers(2) as (one, two), client(one.address, two.address) as kestrel:
+            one.max_items = 0
+            for _ in range(8):
+                two.manners.once("set", hang_up)
+                with pytest.raises(OutcomeUnknown):
+                    await kestrel.put("q", b"x", duplicates_ok=True)
+                two.manners.once("set", answer(b"SERVER_ERROR cannot write\r\n", close=True))
+                with pytest.raises(BackendRefused):
+                    await kestrel.put("q", b"x")
+            await two.stop()
+            await until(lambda: states(kestrel)[1] is Health.DOWN)
+            with pytest.raises(QueueFull):
+                await kestrel.put("q", b"x")
+
+    asyncio.run(main())
+
+
+def test_puts_avoid_a_server_that_leaves_an_answer_waiting():
+    """It is not known to be down yet, and still only the first few puts are caught in it."""
+
+    async def main():
+        async with servers(2) as (one, two), client(one.address, two.address) as kestrel:
+            one.manners.frozen = True
+            first = [asyncio.ensure_future(kestrel.put("q", b"x")) for _ in range(20)]
+            await until(lambda: any(writer.stalled for writer in kestrel._writes._writers))
+            assert states(kestrel) == [Health.UP, Health.UP]
+            async with asyncio.timeout(0.5):
+                for _ in range(30):
+                    await kestrel.put("q", b"y")
+            one.thaw()
+            await asyncio.gather(*first)
+
+    asyncio.run(main())
