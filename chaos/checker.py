@@ -142,7 +142,7 @@ def _overlaps(job: Job, strokes: Strokes, unseen: Unseen, redelivered: Counter[s
         asked = [
             each.settle.verb
             for each in earlier.asked
-            if each.settle.verb != "extend" and each.settle.t < opened + CLOCK_S
+            if each.settle.verb != "extend" and each.status != NOT_SENT and each.settle.t < opened + CLOCK_S
         ]
         stroke = strokes.between(earlier.delivery.opened, opened, earlier.delivery.who)
         if asked:

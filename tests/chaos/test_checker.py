@@ -157,6 +157,9 @@ BROKEN = {
         Kind.REPEATED,
     ),
     "two leases at once": ([put(), lease(1, "a"), lease(2, "b"), settle(3, "b")], Kind.UNEXPLAINED),
+    "a nack that was never sent explains nothing": (
+        [put(), lease(1, "a"), settle(2, "a", "nack-head", NOT_SENT), lease(3, "b"), settle(4, "b")], Kind.UNEXPLAINED,
+    ),
     "another consumer's death explains nothing": (
         [put(), lease(1, "a"), stroke(1.5, 1.6, "consumer-7"), lease(2, "b"), settle(3, "b")], Kind.UNEXPLAINED,
     ),
