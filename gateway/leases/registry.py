@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gateway.errors import (
@@ -178,7 +179,8 @@ class Registry:
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
-            self._settle(lease, self._confirm(lease))
+            assert lease.read is not None
+            self._settle(lease, State.ACKED, lease.read.confirm)
         return await self._settled(lease, State.ACKED, mine=mine)
 
     async def nack(
@@ -249,13 +251,13 @@ class Registry:
             elif lease.state is State.DELAYED:
                 self._early(lease).give_back()
 
-    def _settle(self, lease: Lease, work: Coroutine[Any, Any, GatewayError | None]) -> None:
+    def _settle(self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         lease.move(State.SETTLING)
-        lease.settlement = self._tasks.create_task(work)
+        lease.settlement = self._tasks.create_task(self._finish(lease, wanted, work))
 
     def _leave(self, lease: Lease, leaving: Leaving) -> None:
         self._aim(lease, leaving)
-        self._settle(lease, self._part(lease, leaving))
+        self._settle(lease, leaving.state, partial(self._part, lease, leaving))
 
     async def _settled(self, lease: Lease | Ended, wanted: State, *, mine: bool) -> Lease | Ended:
         """The lease, settled as `wanted`; raises what else became of it. mine: this call has begun the settlement."""
@@ -271,29 +273,20 @@ class Registry:
             raise OutcomeUnknown("the settlement was sent to Kestrel and no answer came")
         raise error
 
-    async def _confirm(self, lease: Lease) -> GatewayError | None:
-        """Acks and ends the lease; returns Kestrel's refusal, if that is how it ended."""
+    async def _part(self, lease: Lease, leaving: Leaving) -> None:
+        assert lease.way is not None
+        lease.place = await lease.way.leave(lease, leaving)
+
+    async def _finish(
+        self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, None]]
+    ) -> GatewayError | None:
+        """Settles and ends the lease; returns Kestrel's refusal, if that is how it ended."""
         read = lease.read
-        assert read is not None
-        return await self._finish(lease, State.ACKED, read.confirm())
-
-    async def _part(self, lease: Lease, leaving: Leaving) -> GatewayError | None:
-        """Lets the job go and ends the lease; returns Kestrel's refusal, if that is how it ended."""
-        way = lease.way
-        if way is None:
-            return None  # the queue was deleted before this began
-
-        async def leave() -> None:
-            lease.place = await way.leave(lease, leaving)
-
-        return await self._finish(lease, leaving.state, leave())
-
-    async def _finish(self, lease: Lease, wanted: State, work: Coroutine[Any, Any, None]) -> GatewayError | None:
-        read = lease.read
-        assert read is not None
+        if read is None:
+            return None  # its queue was deleted before this began
         outcome = State.UNKNOWN
         try:
-            await work
+            await work()
             outcome = wanted
         except LeaseLost:
             outcome = State.LOST
