@@ -10,6 +10,7 @@ from gateway.contract.envelope import unwrap
 from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.leases.lease import Place, State
 from gateway.policies import Policy, Retry
+from tests.broker.rig import BrokerProcess
 from tests.kestrel.support import until
 from tests.leases.rig import rig
 
@@ -364,3 +365,39 @@ def test_a_poll_that_waits_already_sees_the_right_attempt(broker):
         await made.registry.ack(taken.lease.id)
 
     over(broker, work)
+
+
+def test_a_copy_goes_to_a_server_that_takes_it(broker, own_broker):
+    """With two servers and the job's own read-only, the copy is on the other one, and there is no second."""
+
+    async def go():
+        async with rig(address(broker), address(own_broker)) as made:
+            own_broker.client().put("spread", await made.put("elsewhere"))
+            taken = await made.take("spread")
+            assert own_broker.client().ask(b"status readonly\r\n") == b"END\r\n"
+            assert (await made.registry.nack(taken.lease.id)).place is Place.TAIL
+            again = await made.take("spread")
+            assert (again.job.id, again.job.attempt) == (taken.job.id, 2)
+            await made.registry.ack(again.lease.id)
+            assert await left(made, "spread") == []
+            assert broker.client().stats()["queue_spread_total_items"] == "1"
+
+    asyncio.run(go())
+
+
+def test_a_delay_outlasts_kestrel_s_limit_for_quiet_connections(tmp_path):
+    """The connection that keeps the job out of sight is pinged: the job leaves when it is due, not before."""
+
+    async def work(made):
+        await made.put("quiet")
+        taken = await made.take("quiet")
+        began_s = time.monotonic()
+        await made.registry.nack(taken.lease.id, delay_s=1.5)
+        again = await made.take("quiet")
+        assert time.monotonic() - began_s > 1.4
+        await until(lambda: taken.lease.state is State.NACKED)
+        assert (again.job.attempt, taken.lease.place) == (2, Place.TAIL)
+        await made.registry.ack(again.lease.id)
+
+    with BrokerProcess(tmp_path / "data", "--fsync", "off", config="client_timeout = 0.6") as quick:
+        over(quick, work, kestrel_idle_timeout_s=0.6)
