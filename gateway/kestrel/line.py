@@ -30,7 +30,7 @@ from gateway.kestrel.server import Server
 from gateway.kestrel.waiter import Waiter
 
 LINE_GETS = 32
-STEP_S = 0.003
+STEP_S = 0.005
 LINGER_S = 0.05
 UNREAD_S = 0.5
 STRAGGLER_S = 0.25
