@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 METHODS: Final = b"GET, POST, PUT, DELETE"
 EXPOSED: Final = (
     b"Lease-Id, Lease-Expires, Lease-Acked, Location, Retry-After, Preference-Applied, Request-Id, "
-    b"Idempotency-Replayed, WWW-Authenticate"
+    b"Idempotency-Replayed, Queue-Coverage, WWW-Authenticate"
 )
 MAX_AGE_S: Final = 600
 _NAMES: Final = re.compile(rb"[A-Za-z0-9_, -]{1,1024}")
