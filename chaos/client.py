@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from chaos.ledger import (
     NO_ANSWER,
@@ -123,6 +124,7 @@ class Consumer(Client):
     def __init__(self, role: Role) -> None:
         super().__init__(role)
         self._polls = itertools.count()
+        self._to_ack: Delivery | None = None
         self._ways: list[tuple[float, str, Callable[[Delivery], None]]] = [
             (50, "", lambda job: self._settle(job, "ack")),
             (8, "", self._hold_and_ack),
@@ -132,13 +134,15 @@ class Consumer(Client):
             (10, "tail", lambda job: self._settle(job, "nack-tail")),
             (5, "tail", lambda job: self._settle(job, "nack-delay", delay=round(self.chance.uniform(0.1, 2.0), 3))),
             (4, "reject", lambda job: self._settle(job, "reject")),
+            (6, "settle", lambda job: self._settle(job, "ack", among_many=True)),
+            (10, "ack-next", self._ack_with_the_next),
             (4, "", lambda job: None),
         ]
 
     def run(self) -> None:
         while True:
-            replica = self.chance.randrange(len(self.replicas))
-            if not self.calm and self.chance.random() < 0.05:
+            replica = self._to_ack.replica if self._to_ack else self.chance.randrange(len(self.replicas))
+            if not self._to_ack and not self.calm and self.chance.random() < 0.05:
                 self._vanish(replica)
                 continue
             job = self._take(replica)
@@ -155,7 +159,17 @@ class Consumer(Client):
         queue = self.chance.choice(QUEUES)
         timeout_s = self.chance.choice([0, 0.3, 1.5])
         number = self._poll(queue)
-        answer = self.ask(replica, "GET", f"/queues/{queue}/next?timeout={timeout_s}&lease={lease_s}")
+        path = f"/queues/{queue}/next?timeout={timeout_s}&lease={lease_s}"
+        acked, self._to_ack = self._to_ack, None
+        if acked is not None:
+            self._write_settle(acked, "ack", replica)
+            path += f"&ack={acked.lease}"
+        answer = self.ask(replica, "GET", path)
+        if acked is not None:
+            done = answer.headers.get("lease-acked") == "true"
+            self._write_answer(acked, 204 if done else answer.status, "" if done else answer.code)
+            if not done and answer.status in (409, 410, 502):
+                answer = Answer(204, {}, b"")  # the ack failed, and no job was taken
         if answer.status != NO_ANSWER:
             told = PollAnswer(
                 t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, status=answer.status
@@ -218,34 +232,45 @@ class Consumer(Client):
         self._settle(job, "ack")
         self._settle(job, "ack", number=1)
 
-    def _settle(self, job: Delivery, verb: str, number: int = 0, delay: float = 0.0) -> None:
+    def _ack_with_the_next(self, job: Delivery) -> None:
+        self._to_ack = job
+
+    def _settle(
+        self, job: Delivery, verb: str, number: int = 0, delay: float = 0.0, *, among_many: bool = False
+    ) -> None:
         """Where replicas forward to one another any of them is asked, else the one that gave the lease."""
         anywhere = "cluster" in self.role.offers and self.chance.random() < 0.5
         replica = self.chance.randrange(len(self.replicas)) if anywhere else job.replica
-        self.ledger.write(
-            Settle(
-                t=time.monotonic(),
-                who=self.role.name,
-                lease=job.lease,
-                number=number,
-                verb=verb,
-                replica=replica,
-                delay=delay,
+        self._write_settle(job, verb, replica, number, delay)
+        if among_many:
+            answer = self.ask(replica, "POST", "/leases/settle", {"acks": [job.lease]})
+            result: dict[str, Any] = (
+                answer.json()["results"][0] if answer.status in (200, 207) else {"status": answer.status}
             )
-        )
+            self._write_answer(job, result["status"], result.get("code", answer.code), number)
+            return
         path, body = self._order(verb, delay)
         answer = self.ask(replica, "POST", f"/leases/{job.lease}/{path}", body)
         expires = monotonic(answer.json()["expires_at"]) if verb == "extend" and answer.status == 200 else 0.0
-        self.ledger.write(
-            SettleAnswer(
-                t=time.monotonic(),
-                lease=job.lease,
-                number=number,
-                status=answer.status,
-                code=answer.code,
-                expires=expires,
-            )
+        self._write_answer(job, answer.status, answer.code, number, expires)
+
+    def _write_settle(self, job: Delivery, verb: str, replica: int, number: int = 0, delay: float = 0.0) -> None:
+        asked = Settle(
+            t=time.monotonic(),
+            who=self.role.name,
+            lease=job.lease,
+            number=number,
+            verb=verb,
+            replica=replica,
+            delay=delay,
         )
+        self.ledger.write(asked)
+
+    def _write_answer(self, job: Delivery, status: int, code: str, number: int = 0, expires: float = 0.0) -> None:
+        told = SettleAnswer(
+            t=time.monotonic(), lease=job.lease, number=number, status=status, code=code, expires=expires
+        )
+        self.ledger.write(told)
 
     def _order(self, verb: str, delay: float) -> tuple[str, dict[str, object] | None]:
         match verb:

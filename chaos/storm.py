@@ -59,12 +59,13 @@ def run(plan: Plan, say: Callable[[str], None]) -> Verdict:
 
 
 def offers(port: int) -> frozenset[str]:
-    """What this gateway can do beyond the least: `tail`, `reject`, `keys`, `cluster`."""
+    """What this gateway can do beyond the least: `tail`, `reject`, `settle`, `ack-next`, `keys`, `cluster`."""
     http = Http(port, 10.0)
     contract = http.ask("GET", "/openapi.json").json()
     http.close()
     text = json.dumps(contract)
     found = {"tail": '"tail"' in text, "reject": "/leases/{lease}/reject" in contract["paths"]}
+    found |= {"settle": "/leases/settle" in contract["paths"], "ack-next": "Lease-Acked" in text}
     found |= {"keys": "Idempotency-Key" in text, "cluster": bool(cluster_flags())}
     return frozenset(name for name, there in found.items() if there)
 
