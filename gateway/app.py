@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from gateway.api.idempotency import Once
 from gateway.api.jobs import Jobs
 from gateway.api.leases import Leases
 from gateway.api.queues import QueueAdmin
+from gateway.api.replicas import Reception
 from gateway.api.routes import router
 from gateway.api.service import Service
 from gateway.api.specification import Specification, longest_lease
@@ -48,6 +50,8 @@ from gateway.leases.forward import Office, Peers, lives
 from gateway.leases.ids import LeaseIds
 from gateway.leases.orders import Order, Result
 from gateway.leases.registry import Registry
+from gateway.leases.replicas import Replicas
+from gateway.leases.seal import Seal, derived
 from gateway.settings import Settings
 from gateway.tomlfile import Mistake, MistakesError
 
@@ -60,7 +64,7 @@ class WorkerContext:
 
     boot_id: 16 hex digits, new for each start. run_dir: private, holds the workers' sockets. lease_key: shared by
     all workers. kestrel: the servers' addresses, `unix:PATH` for the embedded broker. tenanted: whether keys have
-    tenants, as the file said when the supervisor started.
+    tenants, as the file said when the supervisor started. cluster_secrets: shared by all replicas, if there are any.
     """
 
     index: int
@@ -69,6 +73,7 @@ class WorkerContext:
     lease_key: bytes
     kestrel: tuple[str, ...]
     tenanted: bool
+    cluster_secrets: tuple[bytes, ...] = ()
 
 
 class Gateway:
@@ -80,7 +85,7 @@ class Gateway:
         self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
         self._kestrel = Kestrel(context.kestrel, settings, settings.kestrel_file)
-        ids = LeaseIds(context.lease_key, context.boot_id)
+        ids = _lease_ids(settings, context)
         self._registry = Registry(
             ids,
             self._tasks,
@@ -91,12 +96,9 @@ class Gateway:
             memory_limit=settings.max_settled,
         )
         self._peers = Peers(context.run_dir, context.boot_id)
+        self._replicas = _replicas(settings, context)
         self._desk = Desk(
-            ids,
-            self._registry,
-            self._peers,
-            boot_id=context.boot_id,
-            limit_s=2 * settings.kestrel_command_timeout_s,
+            ids, self._registry, self._peers, self._replicas, limit_s=2 * settings.kestrel_command_timeout_s
         )
         self._office = Office(context.run_dir, context.boot_id, self._execute)
         self._namespace = Namespace(settings.namespace, self._tenanted)
@@ -129,7 +131,8 @@ class Gateway:
         self._router.lifespan_context = self._lifespan
         self._changed = asyncio.Event()
         self._registry.on_end(lambda _: self._changed.set())
-        self._edge = Edge(self._router, Guard(settings), self._changed.set)
+        inner = Reception(self._router, self._replicas, self._desk.receive) if self._replicas else self._router
+        self._edge = Edge(inner, Guard(settings), self._changed.set)
         self._http: ASGIApp = Cors(self._edge, settings.allowed_origins) if settings.allowed_origins else self._edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -201,10 +204,31 @@ class Gateway:
                 self._receiver.drain()
                 await self._office.close()
                 await self._peers.close()
+                if self._replicas is not None:
+                    self._replicas.close()
                 self._registry.close()
-                log.info("leases: %s", self._registry.statistics())
+                log.info("leases: %s; orders %s", self._registry.statistics(), self._desk.hops)
                 await self._kestrel.close()
                 await self._idempotency.close()
+
+
+def _lease_ids(settings: Settings, context: WorkerContext) -> LeaseIds:
+    keys = [derived(secret, "lease ids") for secret in context.cluster_secrets] or [context.lease_key]
+    return LeaseIds(keys, context.boot_id, settings.instance)
+
+
+def _replicas(settings: Settings, context: WorkerContext) -> Replicas | None:
+    if not context.cluster_secrets:
+        return None
+    return Replicas(Seal(context.cluster_secrets), _trust(settings))
+
+
+def _trust(settings: Settings) -> ssl.SSLContext:
+    """How this replica knows the others over https, and they know it: by the files that it serves with."""
+    trust = ssl.create_default_context(cafile=settings.ssl_ca_certs)
+    if settings.ssl_certfile is not None:
+        trust.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password or None)
+    return trust
 
 
 def _idempotency(settings: Settings, context: WorkerContext) -> Idempotency:

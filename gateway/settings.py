@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ _NAMESPACE = re.compile(r"(?=.{1,32}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 
 # An Origin header as browsers write it: no path, no upper case (RFC 6454, section 6.2). `*` and `null` are none.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z*?#@,]+")
+
+# A URL of a host, an IPv6 address or a name, and nothing behind it.
+_INSTANCE = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
 def _setting(
@@ -56,6 +60,14 @@ class Settings:
     ssl_keyfile: Path | None = _setting(None, "PEM file with the certificate's private key, where it is another file")
     ssl_keyfile_password: str = _setting("", "of the private key; better given by its variable")
     ssl_ca_certs: Path | None = _setting(None, "PEM file with authorities; clients must show a certificate of theirs")
+
+    advertise: str = _setting(
+        "", "URL of this very instance, where other replicas send what is for its leases; needs --cluster-secret"
+    )
+    cluster_secret: tuple[str, ...] = _setting(
+        (), "32 bytes or more that all replicas share, and one more while it changes; better given by its variable"
+    )
+    cluster_secret_file: Path | None = _setting(None, "file with the cluster's secret, or two, one a line")
 
     namespace: str = _setting("", "put before every Kestrel key, as in {namespace}__{queue}")
     queues: Path | None = _setting(None, "TOML file with policies, queue by queue; read again on SIGHUP")
@@ -151,11 +163,29 @@ class Settings:
             self._check_broker_listen()
         if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_ca_certs):
             raise SettingsError("ssl-certfile: is missing, though other certificate files are named")
+        self._check_cluster()
         if self.keys is None and not self.no_auth and not is_loopback(self.host):
             raise SettingsError(
                 f"host: {self.host!r} is not a loopback address and requests are not authenticated; "
                 "name --keys, or put an authenticating proxy in front and say --no-auth"
             )
+
+    @property
+    def instance(self) -> str:
+        """The URL in --advertise in its one form; empty where there is none."""
+        return self.advertise.rstrip("/").lower()
+
+    def _check_cluster(self) -> None:
+        if self.advertise and not (_INSTANCE.fullmatch(self.instance) and len(self.instance) <= 100):
+            raise SettingsError(f"advertise: {self.advertise!r} is not http(s)://HOST[:PORT] of at most 100 characters")
+        if self.advertise and not self.cluster_secret and self.cluster_secret_file is None:
+            raise SettingsError("advertise: needs --cluster-secret or --cluster-secret-file, the same for all replicas")
+        if not self.advertise and (self.cluster_secret or self.cluster_secret_file):
+            raise SettingsError("cluster-secret: is given, but not --advertise, where other replicas reach this one")
+        if self.cluster_secret:
+            check_secrets("cluster-secret", self.cluster_secret)
+            if self.cluster_secret_file is not None:
+                raise SettingsError("cluster-secret: is given as well as --cluster-secret-file; name one of them")
 
     def _check_broker_listen(self) -> None:
         if self.kestrel:
@@ -180,6 +210,15 @@ def flag(spec: dataclasses.Field[Any]) -> str:
 def variable(spec: dataclasses.Field[Any]) -> str:
     """The environment variable of a field of Settings: `max_timeout_s` is `KESTREL_GATEWAY_MAX_TIMEOUT`."""
     return "KESTREL_GATEWAY_" + spec.name.removesuffix("_s").upper()
+
+
+def check_secrets(name: str, secrets: Sequence[str]) -> None:
+    """Raises SettingsError unless these are one or two secrets of at least 32 bytes; the message holds none of them."""
+    if not 1 <= len(secrets) <= 2:
+        raise SettingsError(f"{name}: {len(secrets)} secrets are given; one is needed, and two while it changes")
+    for secret in secrets:
+        if len(secret.encode()) < 32:
+            raise SettingsError(f"{name}: a secret has {len(secret.encode())} bytes; at least 32 are needed")
 
 
 def is_loopback(host: str) -> bool:

@@ -113,3 +113,60 @@ def test_values_out_of_range_are_told(values: dict[str, Any], message: str) -> N
 def test_loopback_is_known(host: str, expected: bool) -> None:
     """Only what certainly stays on this machine counts."""
     assert is_loopback(host) is expected
+
+
+SECRET = "s" * 32
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"advertise": "http://a:1"}, "advertise: needs --cluster-secret"),
+        ({"cluster_secret": (SECRET,)}, "cluster-secret: is given, but not --advertise"),
+        ({"advertise": "http://a", "cluster_secret": ("short",)}, "cluster-secret: a secret has 5 bytes; at least 32"),
+        ({"advertise": "http://a", "cluster_secret": (SECRET, "x")}, "cluster-secret: a secret has 1 bytes"),
+        ({"advertise": "http://a", "cluster_secret": (SECRET,) * 3}, "cluster-secret: 3 secrets are given"),
+        ({"advertise": "http://a", "cluster_secret": (SECRET,), "cluster_secret_file": Path("x")}, "name one of them"),
+        *[
+            ({"advertise": url, "cluster_secret": (SECRET,)}, f"advertise: {url!r} is not http(s)://HOST[:PORT]")
+            for url in (
+                "a:80",
+                "ftp://a",
+                "http://",
+                "http://a/b",
+                "http://u@a",
+                "http://a?b",
+                "http://a b",
+                "http://é",
+            )
+        ],
+        ({"advertise": "http://" + "a" * 94, "cluster_secret": (SECRET,)}, "of at most 100 characters"),
+    ],
+)
+def test_a_cluster_needs_an_address_and_a_secret(values: dict[str, Any], message: str) -> None:
+    """One without the other, a short secret, or what is no URL of a host: refused, and no secret is shown."""
+    with pytest.raises(SettingsError, match=re.escape(message)) as told:
+        Settings(**values)
+    assert SECRET not in str(told.value)
+
+
+def test_the_advertised_url_has_one_form() -> None:
+    """Letter case and a last slash do not make another instance."""
+    for url in ("http://Host:80/", "http://host:80"):
+        assert Settings(advertise=url, cluster_secret=(SECRET,)).instance == "http://host:80"
+
+
+def test_the_secret_may_lie_in_a_file(tmp_path: Path) -> None:
+    """One a line, blank lines aside; what cannot be used is told with the file's name."""
+    from gateway.process.cluster import secrets_of
+
+    path = tmp_path / "secret"
+    settings = Settings(advertise="http://a", cluster_secret_file=path)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        secrets_of(settings)
+    for content, message in ((b"", "0 secrets"), (b"short\n", "5 bytes"), (b"\xff" * 40, "no text")):
+        path.write_bytes(content)
+        with pytest.raises(SettingsError, match=message):
+            secrets_of(settings)
+    path.write_text(f"\n{SECRET}\n  {SECRET[::-1]}x \n\n")
+    assert secrets_of(settings) == (SECRET.encode(), SECRET.encode() + b"x")

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from gateway.errors import BadRequest, ForbiddenHost, ForbiddenOrigin, InvalidName
+from gateway.leases.replicas import PATH
 from gateway.settings import Settings, is_loopback
 
-_OPEN_PATHS = frozenset({"/livez", "/readyz"})
+_OPEN_PATHS = frozenset({"/livez", "/readyz", PATH})
 _FOREIGN = frozenset({"cross-site", "same-site"})
 
 

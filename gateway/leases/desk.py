@@ -1,29 +1,52 @@
-"""Where every order about a lease goes: to this worker's registry, or once to the worker that owns the lease."""
+"""Where every order about a lease goes: to this worker's registry, or to the worker that owns the lease.
+
+An order leaves a replica at most once, for the owner's replica, and there goes to the owner's worker at most once.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
+from dataclasses import dataclass
 
-from gateway.errors import GatewayError, Internal, OutcomeUnknown
+from gateway.errors import GatewayError, Internal, LeaseForgotten, OutcomeUnknown
 from gateway.leases.forward import Peers
 from gateway.leases.ids import LeaseIds
 from gateway.leases.lease import Place
 from gateway.leases.orders import LeaseView, Order, Result, Verb, view
 from gateway.leases.registry import Registry
+from gateway.leases.replicas import Replicas
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Hops:
+    """How many orders went to other workers here, to other replicas, and came from other replicas."""
+
+    to_workers: int = 0
+    to_replicas: int = 0
+    from_replicas: int = 0
+
+    def __str__(self) -> str:
+        return f"to workers {self.to_workers}, to replicas {self.to_replicas}, from replicas {self.from_replicas}"
 
 
 class Desk:
-    """Settles any lease of this machine's gateway, whichever worker it was taken through, for its own tenant only.
+    """Settles any lease of the cluster, whichever worker it was taken through, for its own tenant only.
 
-    boot_id: this worker's. limit_s: how long an order may take, forwarding included.
+    replicas: None where this gateway is the only one. limit_s: how long an order may take, forwarding included.
     """
 
-    def __init__(self, ids: LeaseIds, registry: Registry, peers: Peers, *, boot_id: str, limit_s: float) -> None:
+    def __init__(
+        self, ids: LeaseIds, registry: Registry, peers: Peers, replicas: Replicas | None, *, limit_s: float
+    ) -> None:
         self._ids = ids
         self._registry = registry
         self._peers = peers
-        self._boot_id = boot_id
+        self._replicas = replicas
         self._limit_s = limit_s
+        self.hops = Hops()
 
     async def ack(self, lease_id: str, tenant: str) -> LeaseView:
         """The job is gone for good. Raises: LeaseNotFound, and as Registry.ack."""
@@ -67,17 +90,52 @@ class Desk:
         except GatewayError as exc:
             return exc
 
+    async def receive(self, order: Order) -> Result:
+        """Carries out another replica's order on the leases of this one; never raises, an error is the result.
+
+        The lease's id is checked again; an order that is for a third replica goes no further.
+        """
+        self.hops.from_replicas += 1
+        try:
+            owner = self._ids.owner(order.subject, order.tenant)
+            if owner.instance != self._ids.own.instance:
+                log.error("an order for %s came here: do two replicas advertise one address?", owner.instance)
+                return OutcomeUnknown(
+                    "the order reached a replica that does not hold the lease; nothing was carried out"
+                )
+            if owner == self._ids.own:
+                return await self.execute(order)
+            return await self._to_worker(owner.boot_id, order)
+        except GatewayError as exc:
+            return exc
+
     async def _order(
         self, verb: Verb, lease_id: str, tenant: str, *, length_s: float = 0.0, position: str = "", reason: str = ""
     ) -> LeaseView:
         owner = self._ids.owner(lease_id, tenant)
-        order = Order(verb, lease_id, time.monotonic() + self._limit_s, length_s, position, reason)
-        result = await (self._local(order) if owner == self._boot_id else self._peers.ask(owner, order))
+        order = Order(verb, lease_id, time.monotonic() + self._limit_s, length_s, position, reason, tenant)
+        result: Result
+        if owner == self._ids.own:
+            result = await self._local(order)
+        elif owner.instance == self._ids.own.instance:
+            result = await self._to_worker(owner.boot_id, order)
+        else:
+            result = await self._to_replica(owner.instance, order)
         if isinstance(result, GatewayError):
             raise result
         if isinstance(result, int):
             raise Internal("a worker answered another question")
         return result
+
+    async def _to_worker(self, boot_id: str, order: Order) -> Result:
+        self.hops.to_workers += 1
+        return await self._peers.ask(boot_id, order.passed_on())
+
+    async def _to_replica(self, instance: str, order: Order) -> Result:
+        if self._replicas is None:
+            raise LeaseForgotten("the lease belongs to a replica, and this gateway has none any more")
+        self.hops.to_replicas += 1
+        return await self._replicas.ask(instance, order)
 
     async def _local(self, order: Order) -> LeaseView | int:
         registry = self._registry

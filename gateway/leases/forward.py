@@ -24,6 +24,8 @@ from gateway.leases.orders import Order, Result, pack_order, pack_result, unpack
 log = logging.getLogger(__name__)
 
 MAX_LINE = 1 << 20
+MAX_UNSENT = 1 << 20
+"""Bytes that may wait for a worker that reads nothing; it is not given any more then."""
 SUFFIX = ".sock"
 
 
@@ -138,6 +140,8 @@ class _Peer:
                 self._reading = asyncio.create_task(self._read(reader))
         if self.dead:
             raise ConnectionResetError("the worker is gone")
+        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT:
+            raise OutcomeUnknown("the worker that holds the lease takes nothing at the moment; nothing was carried out")
         number = next(self._numbers)
         waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting

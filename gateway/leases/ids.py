@@ -1,64 +1,81 @@
 """Lease ids: unguessable, signed, and naming the worker that holds the lease. Pure.
 
-    version 1 | key id 1 | boot id 8 | nonce 16 | tag 16      42 bytes, 56 characters of URL-safe base64
+    version 1 | key id 1 | boot id 8 | nonce 16 | instance n | tag 16      56 to 192 characters of URL-safe base64
 
-The tag is HMAC-SHA256 (RFC 2104, truncated to 128 bits) over everything before it and the tenant's name, so an id
-tells nobody whose it is and is worth nothing to another tenant.
+The instance is the URL at which the other replicas reach the worker's gateway, filled up with zero bytes so that no
+character of the id is without meaning; a gateway that has no replicas writes none. The tag is HMAC-SHA256 (RFC 2104,
+truncated to 128 bits) over everything before it and the tenant's name, so an id tells nobody whose it is and is worth
+nothing to another tenant. The URL can be read by whoever has the id, as the address of any web server.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from gateway.errors import LeaseNotFound
 
 VERSION = 1
 BOOT_BYTES = 8
+LONGEST_INSTANCE = 102
 _NONCE_BYTES = 16
 _TAG_BYTES = 16
-_LENGTH = 2 + BOOT_BYTES + _NONCE_BYTES + _TAG_BYTES
+_INSTANCE_AT = 2 + BOOT_BYTES + _NONCE_BYTES
+# In steps of four, and with no other character: one id has one spelling.
+_FORM = re.compile(r"[A-Za-z0-9_-]{56}(?:[A-Za-z0-9_-]{4}){0,34}")
+
+
+class Owner(NamedTuple):
+    """Who holds a lease. instance: a URL, or empty where there is but one. boot_id: of the worker."""
+
+    instance: str
+    boot_id: str
 
 
 class LeaseIds:
     """Makes and reads the lease ids of one deployment.
 
-    secret: at least 32 bytes, shared by every worker. boot_id: 16 hex digits, new for every start of a worker.
+    keys: of at least 32 bytes, shared by every worker of every replica; the first signs, all are accepted.
+    boot_id: 16 hex digits, new for every start of a worker. instance: this gateway's URL, at most LONGEST_INSTANCE
+    bytes of ASCII.
     """
 
-    def __init__(self, secret: bytes, boot_id: str) -> None:
-        if len(secret) < 32:
-            raise ValueError("the lease key is shorter than 32 bytes")
-        self._secret = secret
-        self._head = bytes([VERSION, hashlib.sha256(secret).digest()[0]])
-        self._own = self._head + bytes.fromhex(boot_id)
+    def __init__(self, keys: Sequence[bytes], boot_id: str, instance: str = "") -> None:
+        if not keys or min(map(len, keys)) < 32:
+            raise ValueError("a lease key is shorter than 32 bytes")
+        if len(instance) > LONGEST_INSTANCE:
+            raise ValueError("the instance's URL is too long for a lease id")
+        self._keys = [(bytes([VERSION, hashlib.sha256(key).digest()[0]]), key) for key in keys]
+        self.own = Owner(instance, boot_id)
+        head, self._signs_with = self._keys[0]
+        self._own_head = head + bytes.fromhex(boot_id)
+        self._own_tail = instance.encode("ascii") + bytes(-len(instance) % 3)
 
     def new(self, tenant: str = "") -> str:
         """An id that names this worker."""
-        unsigned = self._own + os.urandom(_NONCE_BYTES)
-        return base64.urlsafe_b64encode(unsigned + self._tag(unsigned, tenant)).decode()
+        unsigned = self._own_head + os.urandom(_NONCE_BYTES) + self._own_tail
+        return base64.urlsafe_b64encode(unsigned + _tag(self._signs_with, unsigned, tenant)).decode()
 
-    def owner(self, lease_id: str, tenant: str = "") -> str:
-        """The boot id of the worker that made the id.
+    def owner(self, lease_id: str, tenant: str = "") -> Owner:
+        """The worker that made the id.
 
         Raises:
-            LeaseNotFound: the id was not made with this key for this tenant.
+            LeaseNotFound: the id was not made with one of these keys for this tenant.
         """
-        try:
-            raw = base64.b64decode(lease_id.encode(), altchars=b"-_", validate=True)
-        except (binascii.Error, UnicodeEncodeError):
-            raw = b""
-        unsigned, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
-        if (
-            len(raw) != _LENGTH
-            or unsigned[:2] != self._head
-            or not hmac.compare_digest(tag, self._tag(unsigned, tenant))
-        ):
+        if not _FORM.fullmatch(lease_id):
             raise LeaseNotFound("no such lease")
-        return unsigned[2 : 2 + BOOT_BYTES].hex()
+        raw = base64.urlsafe_b64decode(lease_id)
+        unsigned, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
+        for head, key in self._keys:
+            if unsigned[:2] == head and hmac.compare_digest(tag, _tag(key, unsigned, tenant)):
+                return Owner(unsigned[_INSTANCE_AT:].rstrip(b"\0").decode("ascii"), unsigned[2 : 2 + BOOT_BYTES].hex())
+        raise LeaseNotFound("no such lease")
 
-    def _tag(self, unsigned: bytes, tenant: str) -> bytes:
-        return hmac.digest(self._secret, unsigned + tenant.encode(), "sha256")[:_TAG_BYTES]
+
+def _tag(key: bytes, unsigned: bytes, tenant: str) -> bytes:
+    return hmac.digest(key, unsigned + tenant.encode(), "sha256")[:_TAG_BYTES]

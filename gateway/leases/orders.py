@@ -1,9 +1,10 @@
-"""What can be asked of a lease, and the answer, as plain values that travel between workers. Pure."""
+"""What can be asked of a lease, and the answer, as plain values that travel between workers and replicas. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 import orjson
 
@@ -26,6 +27,7 @@ class Order:
     position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner refuses to begin after it.
+    tenant: whose lease it is. hops: how often the order was passed on.
     """
 
     verb: Verb
@@ -34,6 +36,12 @@ class Order:
     length_s: float = 0.0
     position: str = ""
     reason: str = ""
+    tenant: str = ""
+    hops: int = 0
+
+    def passed_on(self, deadline_s: float | None = None) -> Order:
+        """The order as the next one gets it; deadline_s: by his clock, where that is another."""
+        return replace(self, hops=self.hops + 1, deadline_s=self.deadline_s if deadline_s is None else deadline_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,32 +83,46 @@ def view(lease: Lease | Ended) -> LeaseView:
     )
 
 
+def order_of(content: Any) -> Order:
+    """The order in its JSON form. Raises ValueError, KeyError or TypeError for what no such gateway writes."""
+    return Order(**content | {"verb": Verb(content["verb"])})
+
+
+def result_content(result: Result) -> dict[str, object]:
+    """A result as JSON has it."""
+    match result:
+        case GatewayError():
+            return {"error": type(result).__name__, "detail": result.detail}
+        case int():
+            return {"count": result}
+        case _:
+            return {"lease": result}
+
+
+def result_of(content: Any) -> Result:
+    """The result in its JSON form. Raises as `order_of`."""
+    if "error" in content:
+        return error_classes().get(content["error"], Internal)(content["detail"])
+    if "count" in content:
+        return int(content["count"])
+    return LeaseView(**content["lease"])
+
+
 def pack_order(number: int, order: Order) -> bytes:
     return orjson.dumps({"n": number, "order": order}) + b"\n"
 
 
 def unpack_order(line: bytes) -> tuple[int, Order]:
+    """Raises as `order_of`."""
     message = orjson.loads(line)
-    return message["n"], Order(**message["order"] | {"verb": Verb(message["order"]["verb"])})
+    return message["n"], order_of(message["order"])
 
 
 def pack_result(number: int, result: Result) -> bytes:
-    match result:
-        case GatewayError():
-            content: object = {"error": type(result).__name__, "detail": result.detail}
-        case int():
-            content = {"count": result}
-        case _:
-            content = {"lease": result}
-    return orjson.dumps({"n": number, "result": content}) + b"\n"
+    return orjson.dumps({"n": number, "result": result_content(result)}) + b"\n"
 
 
 def unpack_result(line: bytes) -> tuple[int, Result]:
-    """Raises ValueError or KeyError for a line that no worker of this version writes."""
+    """Raises as `order_of`."""
     message = orjson.loads(line)
-    content = message["result"]
-    if "error" in content:
-        return message["n"], error_classes().get(content["error"], Internal)(content["detail"])
-    if "count" in content:
-        return message["n"], int(content["count"])
-    return message["n"], LeaseView(**content["lease"])
+    return message["n"], result_of(message["result"])

@@ -23,6 +23,7 @@ class WorkerOrder:
     listener_fd: int
     app: str  # MODULE:FACTORY
     tenanted: bool = False  # whether keys have tenants: the same for every worker's whole life
+    cluster_secrets: tuple[bytes, ...] = ()
 
     def message(self) -> dict[str, Any]:
         """The order as a message of the channel."""
@@ -36,6 +37,7 @@ class WorkerOrder:
             "listener_fd": self.listener_fd,
             "app": self.app,
             "tenanted": self.tenanted,
+            "cluster_secrets": [secret.hex() for secret in self.cluster_secrets],
         }
 
     @classmethod
@@ -52,6 +54,7 @@ class WorkerOrder:
             listener_fd=message["listener_fd"],
             app=message["app"],
             tenanted=message["tenanted"],
+            cluster_secrets=tuple(map(bytes.fromhex, message["cluster_secrets"])),
         )
 
 

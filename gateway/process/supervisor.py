@@ -23,9 +23,10 @@ import gateway
 from gateway import logs
 from gateway.keys import load
 from gateway.process.child import Child
+from gateway.process.cluster import secrets_of
 from gateway.process.datadir import DataDirectory, StartError
 from gateway.process.order import WorkerOrder
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.tomlfile import MistakesError
 
 log = logging.getLogger(__name__)
@@ -86,10 +87,12 @@ class Supervisor:
         embedded = not settings.kestrel and settings.kestrel_file is None
         self._broker = self._make_broker(data) if embedded else None
         kestrel = settings.kestrel if not embedded else (f"unix:{data.run_dir / 'broker.sock'}",)
-        tenanted = _tenanted(settings)
+        tenanted, secrets = _tenanted(settings), _cluster_secrets(settings)
         self._workers = [
             self._make_worker(
-                WorkerOrder(index, settings, kestrel, data.run_dir, data.lease_key, listener.fileno(), app, tenanted),
+                WorkerOrder(
+                    index, settings, kestrel, data.run_dir, data.lease_key, listener.fileno(), app, tenanted, secrets
+                ),
                 data,
             )
             for index in range(settings.workers)
@@ -249,6 +252,14 @@ def _tenanted(settings: Settings) -> bool:
     try:
         return bool(load(settings.keys).tenanted)
     except MistakesError as exc:
+        raise StartError(str(exc)) from exc
+
+
+def _cluster_secrets(settings: Settings) -> tuple[bytes, ...]:
+    """Raises StartError where the file cannot be used."""
+    try:
+        return secrets_of(settings)
+    except SettingsError as exc:
         raise StartError(str(exc)) from exc
 
 

@@ -103,6 +103,7 @@ def make_application(order: WorkerOrder) -> Application:
         lease_key=order.lease_key,
         kestrel=order.kestrel,
         tenanted=order.tenanted,
+        cluster_secrets=order.cluster_secrets,
     )
     return cast("Application", getattr(module, factory)(order.settings, context))
 

@@ -33,7 +33,7 @@ class Rig:
         self.tasks = tasks
         self.catalog = Catalog(Namespace(), Policies(tuple(Table("", name, each) for name, each in policies.items())))
         self.registry = Registry(
-            LeaseIds(b"k" * 32, "00" * 8),
+            LeaseIds([b"k" * 32], "00" * 8),
             tasks,
             **{"limit": 100, "tenant_limit": 100, "longest_s": 0, "memory_s": 600, "memory_limit": 1000} | limits,
         )

@@ -67,7 +67,7 @@ class TheWay:
 
 def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:
     limits = {"limit": LIMIT, "tenant_limit": LIMIT, "longest_s": 0, "memory_s": 600, "memory_limit": 1000}
-    return Registry(LeaseIds(b"k" * 32, "00" * 8), tasks, **limits | changes)
+    return Registry(LeaseIds([b"k" * 32], "00" * 8), tasks, **limits | changes)
 
 
 def opened(leases: Registry, item: Item, length_s: float = 100, way: TheWay | None = None, **changes) -> Lease:

@@ -5,9 +5,8 @@ import time
 
 import pytest
 
-from gateway.errors import LeaseConflict, LeaseForgotten, LeaseNotFound, OutcomeUnknown
+from gateway.errors import LeaseConflict, LeaseForgotten, OutcomeUnknown
 from gateway.leases.forward import Office, Peers
-from gateway.leases.ids import LeaseIds
 from gateway.leases.orders import LeaseView, Order, Verb
 
 OWNER, OTHER = "aa" * 8, "bb" * 8
@@ -110,18 +109,24 @@ def test_a_frozen_owner_is_given_up_at_the_deadline(tmp_path):
     between(tmp_path, execute, work)
 
 
-def test_an_id_is_bound_to_its_key_and_tenant():
-    """Read back with the same key and tenant it names its maker; with another of either it is no id at all."""
-    ids = LeaseIds(b"k" * 32, OWNER)
-    lease = ids.new("acme")
-    assert ids.owner(lease, "acme") == OWNER
-    assert len(lease) == 56
-    for wrong in (
-        lambda: ids.owner(lease),
-        lambda: ids.owner(lease, "evil"),
-        lambda: LeaseIds(b"x" * 32, OWNER).owner(lease),
-    ):
-        with pytest.raises(LeaseNotFound):
-            wrong()
-    with pytest.raises(ValueError, match="32 bytes"):
-        LeaseIds(b"short", OWNER)
+def test_a_worker_that_reads_nothing_is_not_piled_upon(tmp_path):
+    """Orders to it wait up to a bound, then they are refused at once, and the memory they take stays bounded."""
+
+    async def go():
+        stuck = asyncio.Event()
+
+        async def silent(reader, writer):
+            await stuck.wait()
+            writer.close()
+
+        server = await asyncio.start_unix_server(silent, tmp_path / f"{OWNER}.sock", limit=1024)
+        peers = Peers(tmp_path, OTHER)
+        long = Order(Verb.ACK, "x" * 60_000, time.monotonic() + 1)
+        errors = await asyncio.gather(*(peers.ask(OWNER, long) for _ in range(100)), return_exceptions=True)
+        assert all(isinstance(each, OutcomeUnknown) for each in errors)
+        assert 10 < sum("takes nothing" in each.detail for each in errors) < 90
+        stuck.set()
+        await peers.close()
+        server.close()
+
+    asyncio.run(go())

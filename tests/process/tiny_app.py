@@ -21,6 +21,7 @@ class WorkerContext:
     lease_key: bytes
     kestrel: tuple[str, ...]
     tenanted: bool
+    cluster_secrets: tuple[bytes, ...]
 
 
 class TinyApp:

@@ -1,0 +1,21 @@
+"""The secrets that replicas share, out of the settings or the file that they name."""
+
+from __future__ import annotations
+
+from gateway.settings import Settings, SettingsError, check_secrets
+
+
+def secrets_of(settings: Settings) -> tuple[bytes, ...]:
+    """The cluster's secret, and a second one while it changes; none where there are no replicas.
+
+    Raises SettingsError where the file cannot be used.
+    """
+    secrets, path = settings.cluster_secret, settings.cluster_secret_file
+    if path is not None:
+        try:
+            secrets = tuple(filter(None, map(str.strip, path.read_text().splitlines())))
+        except (OSError, UnicodeDecodeError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "it is no text"
+            raise SettingsError(f"cluster-secret-file: {path} cannot be read: {reason}") from exc
+        check_secrets("cluster-secret-file", secrets)
+    return tuple(secret.encode() for secret in secrets)

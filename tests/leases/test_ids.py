@@ -1,0 +1,71 @@
+"""Lease ids: who made them, for whom, and that nobody else can."""
+
+import base64
+
+import pytest
+
+from gateway.errors import LeaseNotFound
+from gateway.leases.ids import LONGEST_INSTANCE, LeaseIds, Owner
+
+BOOT = "aa" * 8
+KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+URLS = ["", "http://a", "http://10.0.3.17:8080", "https://[fd00::17]:8443", "http://" + "n" * (LONGEST_INSTANCE - 7)]
+
+
+@pytest.mark.parametrize("url", URLS, ids=len)
+def test_an_id_names_its_owner(url):
+    """Instance and worker come back as they were, whatever the URL's length, and no character is padding."""
+    ids = LeaseIds([KEY], BOOT, url)
+    lease = ids.new("acme")
+    assert ids.owner(lease, "acme") == Owner(url, BOOT) == ids.own
+    assert 56 <= len(lease) <= 192
+    assert "=" not in lease
+    assert ids.new("acme") != lease
+
+
+def test_an_id_without_an_instance_is_short():
+    """A gateway that is alone writes 56 characters."""
+    assert len(LeaseIds([KEY], BOOT).new()) == 56
+
+
+def test_an_id_is_bound_to_its_key_and_tenant():
+    """With another key or tenant it is no id at all."""
+    ids = LeaseIds([KEY], BOOT, "http://a")
+    lease = ids.new("acme")
+    for reader, tenant in ((ids, ""), (ids, "evil"), (LeaseIds([OTHER_KEY], BOOT), "acme")):
+        with pytest.raises(LeaseNotFound):
+            reader.owner(lease, tenant)
+
+
+@pytest.mark.parametrize("url", ["", "http://10.0.3.17:8080"])
+def test_every_changed_character_is_noticed(url):
+    """One character other than it was, one more, one less: no such lease."""
+    ids = LeaseIds([KEY], BOOT, url)
+    lease = ids.new()
+    changed = [lease[:at] + ("A" if lease[at] != "A" else "B") + lease[at + 1 :] for at in range(len(lease))]
+    raw = base64.urlsafe_b64decode(lease)
+    changed += [lease + "A", lease + "AAAA", lease[:-1], lease[:-4], lease + "=", "", "é" * 56, "A" * 56, "A" * 3000]
+    changed += [base64.urlsafe_b64encode(raw[:26] + b"http://evil." + raw[26:]).decode()]
+    for each in changed:
+        with pytest.raises(LeaseNotFound):
+            ids.owner(each)
+
+
+def test_two_keys_while_they_change():
+    """The first signs; ids of either are read, before, during and after the change."""
+    old, both = LeaseIds([KEY], BOOT), LeaseIds([KEY, OTHER_KEY], BOOT)
+    swapped, new = LeaseIds([OTHER_KEY, KEY], BOOT), LeaseIds([OTHER_KEY], BOOT)
+    for maker, readers in ((old, (both, swapped)), (both, (old, swapped)), (swapped, (both, new)), (new, (swapped,))):
+        for reader in readers:
+            assert reader.owner(maker.new("t"), "t") == maker.own
+    with pytest.raises(LeaseNotFound):
+        new.owner(old.new())
+
+
+def test_weak_keys_and_long_urls_are_refused():
+    """Less than 32 bytes, no key, or a URL that does not fit."""
+    for keys in ([], [b"short"], [KEY, b"short"]):
+        with pytest.raises(ValueError, match="32 bytes"):
+            LeaseIds(keys, BOOT)
+    with pytest.raises(ValueError, match="too long"):
+        LeaseIds([KEY], BOOT, "h" * (LONGEST_INSTANCE + 1))

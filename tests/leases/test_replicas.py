@@ -1,0 +1,299 @@
+"""Any replica settles: over HTTP to the lease's owner, in time or not at all, and for replicas only."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+
+from gateway.leases.orders import Order, Verb
+from gateway.leases.replicas import PATH, SEAL_HEADER
+from gateway.leases.seal import Seal
+from tests.leases.cluster import SECRET, Cluster, Replica, clustered
+
+SHORT = ("--kestrel-command-timeout", "0.5")  # an order may take twice that
+
+
+@pytest.fixture(scope="module", params=["1", "2"], ids=["1 worker", "2 workers"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Replica]]:
+    """Two replicas that stay alive."""
+    with clustered(tmp_path_factory.mktemp("pair")) as cluster:
+        yield [cluster.start("--workers", request.param) for _ in range(2)]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster whose replicas a test may kill."""
+    with clustered(tmp_path) as own:
+        yield own
+
+
+def take(http: httpx.Client, queue: str) -> dict[str, str]:
+    """A new job's lease."""
+    assert http.post(f"/queues/{queue}/jobs", json="work").status_code == 201
+    answer = http.get(f"/queues/{queue}/next?timeout=5&lease=600")
+    assert answer.status_code == 200, answer.text
+    lease: dict[str, str] = answer.json()["lease"]
+    return lease
+
+
+def test_every_settlement_works_through_the_other_replica(pair: list[Replica], queue: str) -> None:
+    """Ack, nack, reject, extend, inspect, and each again: as if it had been the owner."""
+    owner, other = pair
+    with owner.client() as here, other.client() as there:
+        for _ in range(4):  # by whichever worker
+            path = take(here, queue)["url"]
+            assert there.get(path).json()["state"] == "held"
+            assert there.post(path + "/extend", json={"lease": 100}).status_code == 200
+            assert [there.post(path + "/ack").status_code for _ in range(2)] == [204, 204]
+            assert here.post(path + "/nack").status_code == 409
+            assert here.get(path).json()["state"] == "acked"
+            assert there.post(path + "/reject").json()["code"] == "lease-settled"
+        path = take(here, queue)["url"]
+        assert there.post(path + "/nack", json={"position": "head", "reason": "not now"}).status_code == 204
+        again = there.get(f"/queues/{queue}/next?timeout=5").json()
+        assert here.get(path).json()["state"] == "nacked"
+        assert here.post(again["lease"]["url"] + "/nack", json={"delay": 0.2}).status_code == 200
+        third = here.get(f"/queues/{queue}/next?timeout=5").json()
+        assert there.post(third["lease"]["url"] + "/reject", json={"reason": "bad"}).status_code in (200, 204)
+        assert here.get(f"/queues/{queue}/next?timeout=0").status_code == 204
+
+
+def test_ack_and_next_and_settle_reach_both(pair: list[Replica], queue: str) -> None:
+    """`next?ack=` of another replica's lease; many leases of both in one request, one result each."""
+    owner, other = pair
+    with owner.client() as here, other.client() as there:
+        first = take(here, queue)
+        answer = there.get(f"/queues/{queue}/next?timeout=0&ack={first['id']}")
+        assert (answer.status_code, answer.headers["lease-acked"]) == (204, "true")
+        assert here.get(first["url"]).json()["state"] == "acked"
+        ids = [take(here, queue)["id"] for _ in range(40)] + [take(there, queue)["id"] for _ in range(5)]
+        answer = there.post("/leases/settle", json={"acks": ids[:40], "nacks": [{"lease": each} for each in ids[40:]]})
+        assert [each["status"] for each in answer.json()["results"][:40]] == [204] * 40
+        assert {here.get(f"/leases/{each}").json()["state"] for each in ids[:40]} == {"acked"}
+
+
+def test_a_dead_owner_is_told_within_a_second(cluster: Cluster, queue: str) -> None:
+    """`kill -9` of the owner: 410 `outcome-unknown` at once, also on a warm connection; the job is the other's."""
+    owner, other = cluster.start("--workers", "2"), cluster.start()
+    with owner.client() as here, other.client() as there:
+        leases = [take(here, queue) for _ in range(3)]
+        assert there.get(leases[0]["url"]).status_code == 200
+        owner.kill()
+        for lease in leases:
+            began = time.monotonic()
+            answer = there.post(lease["url"] + "/ack")
+            assert (answer.status_code, answer.json()["code"]) == (410, "outcome-unknown")
+            assert time.monotonic() - began < 1
+        assert [there.get(f"/queues/{queue}/next?timeout=2").status_code for _ in leases] == [200] * 3
+        owner.start()
+        answer = there.post(leases[0]["url"] + "/ack")
+        assert (answer.status_code, answer.json()["code"]) == (410, "outcome-unknown")
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def test_a_frozen_owner_is_given_up_and_acts_no_more(cluster: Cluster, queue: str, warm: bool) -> None:
+    """502 `outcome-unknown` by the deadline; thawed, it refuses what came too late, and the lease is as it was."""
+    owner, other = cluster.start("--workers", "2", *SHORT), cluster.start(*SHORT)
+    with owner.client() as here, other.client() as there:
+        lease = take(here, queue)
+        if warm:
+            assert there.get(lease["url"]).status_code == 200
+        owner.freeze()
+        began = time.monotonic()
+        answers = [there.post(lease["url"] + "/ack") for _ in range(2)]
+        took_s = time.monotonic() - began
+        time.sleep(0.1)  # it is frozen past the last deadline for certain
+        owner.thaw()
+        assert [(each.status_code, each.json()["code"]) for each in answers] == [(502, "outcome-unknown")] * 2
+        assert 1.8 < took_s < 3
+        for _ in range(20):
+            assert here.get(lease["url"]).json()["state"] == "held"
+        assert there.post(lease["url"] + "/ack").status_code == 204
+
+
+def test_tenants_are_told_apart_across_replicas(cluster: Cluster, tmp_path: Path) -> None:
+    """The client's key stays where it is: another tenant's lease is a 404 at any replica."""
+    from tests.api.keyring import Keyring
+
+    keys = Keyring(tmp_path / "keys.toml")
+    keys.add("one", tenant="acme")
+    keys.add("two", tenant="evil")
+    owner, other = (cluster.start("--keys", str(keys.path)) for _ in range(2))
+    with keys.client(owner, "one") as here, keys.client(other, "two") as foreign, keys.client(other, "one") as there:
+        path = take(here, "q")["url"]
+        assert foreign.post(path + "/ack").status_code == 404
+        assert foreign.get(path).status_code == 404
+        assert there.post(path + "/ack").status_code == 204
+
+
+def test_secrets_change_one_replica_at_a_time(cluster: Cluster, queue: str) -> None:
+    """While two are accepted everything is settled; a replica that has neither knows no such lease."""
+    new = "another secret of more than 32 bytes"
+    before, during = cluster.start(secrets=(SECRET, new)), cluster.start(secrets=(new, SECRET))
+    stranger = cluster.start(secrets=("a third secret of more than 32 bytes.",))
+    with before.client() as one, during.client() as two, stranger.client() as three:
+        assert two.post(take(one, queue)["url"] + "/ack").status_code == 204
+        assert one.post(take(two, queue)["url"] + "/ack").status_code == 204
+        assert three.post(take(one, queue)["url"] + "/ack").status_code == 404
+
+
+def sealed(body: bytes, path: str = PATH) -> dict[str, str]:
+    return {SEAL_HEADER: Seal([SECRET.encode()]).request("POST", path, body), "Host": "replica.example"}
+
+
+def message(order: Order | None) -> bytes:
+    return orjson.dumps({"nonce": "00" * 16, "order": order})
+
+
+def test_orders_are_taken_from_replicas_only(pair: list[Replica], queue: str) -> None:
+    """No seal, a seal on other bytes or another path, an order past its time or for a third: nothing is settled."""
+    owner = pair[0]
+    with owner.client() as here:
+        lease = take(here, queue)
+        late = Order(Verb.ACK, lease["id"], time.monotonic() - 0.001)
+        fresh = Order(Verb.ACK, lease["id"], time.monotonic() + 30)
+        good = message(fresh)
+        for headers in (
+            {},
+            {SEAL_HEADER: ""},
+            {SEAL_HEADER: "00" * 32},
+            {SEAL_HEADER: "é"},
+            sealed(message(late)),
+            sealed(good, path="/leases"),
+            {SEAL_HEADER: Seal([b"x" * 32]).request("POST", PATH, good)},
+        ):
+            encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+            assert here.post(PATH, content=good, headers=encoded).status_code in (400, 401), headers
+        assert here.get(PATH).status_code == 405
+        assert here.post(PATH, content=b"x" * 70_000, headers=sealed(b"x" * 70_000)).status_code == 413
+        for odd in (b"", b"{", b"[]", b'{"order":{}}', b'{"order":{"verb":"fly"}}', b"\xff"):
+            assert here.post(PATH, content=odd, headers=sealed(odd)).status_code == 502
+        answer = here.post(PATH, content=message(late), headers=sealed(message(late)))
+        assert answer.json()["result"]["error"] == "OutcomeUnknown"
+        for subject, tenant in (("x", ""), (lease["id"], "evil"), (queue, "")):
+            order = message(Order(Verb.DROP_QUEUE, subject, time.monotonic() + 30, tenant=tenant))
+            assert here.post(PATH, content=order, headers=sealed(order)).json()["result"]["error"] == "LeaseNotFound"
+        assert here.get(lease["url"]).json()["state"] == "held"
+        answer = here.post(PATH, content=good, headers=sealed(good))
+        assert answer.json()["result"]["lease"]["state"] == "acked"
+        Seal([SECRET.encode()]).check_answer(answer.headers[SEAL_HEADER], sealed(good)[SEAL_HEADER], answer.content)
+
+
+def test_a_gateway_without_replicas_has_no_such_path(gateway: Replica) -> None:
+    """404, as for any path that there is not."""
+    assert httpx.post(gateway.url + PATH, content=b"{}").status_code == 404
+
+
+class Impostor:
+    """Listens where a replica was, and answers everything alike; counts what reached it."""
+
+    def __init__(self, port: int, answer: bytes) -> None:
+        self.requests: list[bytes] = []
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                self.requests.append(connection.recv(65536))
+                connection.sendall(self._answer)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+ANSWERS = {
+    "an unsealed 200": b'HTTP/1.1 200 OK\r\ncontent-length: 28\r\n\r\n{"now_s":1.5,"result":null}\n',
+    "a redirect": b"HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1:{port}/\r\ncontent-length: 0\r\n\r\n",
+    "no content": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "no HTTP": b"ERROR\r\n\r\n",
+    "a head without end": b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000,
+    "a huge body": b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n",
+    "half an answer": b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{",
+    "nothing": b"",
+}
+
+
+@pytest.fixture(scope="module")
+def orphan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Replica, int, str]]:
+    """A replica, the port of another that is dead, and the path of a lease that this one had."""
+    with clustered(tmp_path_factory.mktemp("orphan")) as own:
+        owner, other = own.start(), own.start(*SHORT)
+        with owner.client() as here:
+            path = take(here, "q")["url"]
+        owner.kill()
+        yield other, owner.port, path
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_what_is_no_replica_settles_nothing(orphan: tuple[Replica, int, str], answer: bytes) -> None:
+    """Whatever listens where a replica was: 502 in time, no redirect is followed, no key of a client goes there."""
+    other, port, path = orphan
+    impostor = Impostor(port, answer.replace(b"{port}", b"%d" % port))
+    try:
+        began = time.monotonic()
+        got = httpx.post(other.url + path + "/ack", headers={"authorization": "Bearer mine", "cookie": "mine"})
+        assert (got.status_code, got.json()["code"]) == (502, "outcome-unknown")
+        assert time.monotonic() - began < 2
+        assert 1 <= len(impostor.requests) <= 2
+        for request in impostor.requests:
+            assert request.startswith(f"POST {PATH} HTTP/1.1\r\n".encode())
+            assert b"mine" not in request
+            assert b"ack" not in request, "an order left before the owner had told its clock"
+    finally:
+        impostor.close()
+
+
+def test_proxies_of_the_environment_are_not_asked(
+    cluster: Cluster, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a proxy set for the name that the owner advertises, orders still go straight to it."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    owner, other = cluster.start(host="localhost"), cluster.start()
+    with owner.client() as here, other.client() as there:
+        assert there.post(take(here, queue)["url"] + "/ack").status_code == 204
+
+
+def test_many_settlements_at_once_share_a_few_connections(pair: list[Replica], queue: str) -> None:
+    """100 leases, twenty at a time, through the wrong replica: every one is told 204."""
+    owner, other = pair
+    with owner.client() as here:
+        paths = [take(here, queue)["url"] for _ in range(100)]
+    with concurrent.futures.ThreadPoolExecutor(20) as crowd:
+        codes = list(crowd.map(lambda path: httpx.post(other.url + path + "/ack").status_code, paths))
+    assert codes == [204] * 100
+    assert 1 <= established(owner.port, of=other) <= 2 * 16
+
+
+def established(port: int, of: Replica) -> int:
+    """Connections to that port that a gateway's processes hold."""
+    inodes = set()
+    for pid in [of.process.pid, *children(of.process.pid)]:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                inodes.add(str(link.readlink()))
+            except OSError:
+                continue
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[2].endswith(f":{port:04X}") and f"socket:[{line[9]}]" in inodes for line in lines)
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
