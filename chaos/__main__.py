@@ -101,8 +101,8 @@ def closing(asked: argparse.Namespace) -> int:
 
 RAGE = Mood(pause_s=0.5, clients=0.0, workers=1.0, replicas=0.0, servers=0.0, kills=1.0)
 """Workers are killed all the time, nothing is frozen: what a fault needs to show itself."""
-FAULT_S = 5.0
-FAULT_CALM_S = 1.0
+FAULT_S = 4.0
+FAULT_CALM_S = 0.5
 EXPECTED = {
     "ack_before_confirm": Kind.REPEATED,
     "drop_instead_of_give_back": Kind.VANISHED,

@@ -25,7 +25,7 @@ from chaos.wire import HOST, Http
 
 CALM_S = 40.0
 REVIVE_S = 0.25
-FLAGS = ("--kestrel-command-timeout", "1.5", "--kestrel-connect-timeout", "1", "--no-auth")
+FLAGS = ("--kestrel-command-timeout", "1.5", "--kestrel-connect-timeout", "1", "--grace", "0.5")
 SECRET = "chaos-runs-on-loopback-and-keeps-no-secret"
 
 

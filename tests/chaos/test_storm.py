@@ -7,7 +7,7 @@ import pytest
 from chaos.__main__ import EXPECTED, FAULT_CALM_S, FAULT_S, RAGE
 from chaos.storm import Plan, run
 
-SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_CHAOS_SECONDS", "6"))
+SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_CHAOS_SECONDS", "5"))
 
 
 def test_a_short_storm_breaks_no_promise(tmp_path):
