@@ -14,7 +14,7 @@ from enum import Enum
 from gateway.contract.event import from_header
 from gateway.contract.item import Item, Stamp, wrap, wrap_binary, wrap_event
 from gateway.contract.json_text import elements
-from gateway.contract.media import JSON_TYPE, MAX_LENGTH, essence, fits_header
+from gateway.contract.media import JSON_TYPE, MAX_LENGTH, essence, is_media_type
 from gateway.contract.trace import is_traceparent, is_tracestate
 from gateway.errors import (
     BadRequest,
@@ -60,7 +60,7 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
     """What the headers say.
 
     Raises:
-        InvalidParameter: a Content-Type that could not be given back, or two. UnsupportedEncoding: a compressed body.
+        InvalidParameter: a Content-Type that is none, or two. UnsupportedEncoding: a compressed body.
         InvalidEvent: a `ce-` header that is not UTF-8, comes twice, or together with another mode.
     """
     heading = Heading()
@@ -142,8 +142,10 @@ def _set_type(heading: Heading, value: bytes) -> None:
     content_type = value.decode("latin-1").strip()
     if not content_type:
         return
-    if not fits_header(content_type):
-        raise InvalidParameter(f"Content-Type: at most {MAX_LENGTH} printable ASCII characters")
+    if not is_media_type(content_type):
+        raise InvalidParameter(
+            f"Content-Type: {content_type[:80]!r} is not a media type of at most {MAX_LENGTH} characters"
+        )
     heading.content_type = content_type
     heading.mode = _MODES.get(essence(content_type), Mode.PLAIN)
 

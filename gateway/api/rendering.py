@@ -143,10 +143,8 @@ def _attributes(job: Job, queue: Queue, attempt: int) -> dict[str, str | int | b
 
 
 def _bytes_type(job: Job) -> bytes:
-    """The job's own type; none where a header cannot hold it, nor JSON where there is no data."""
-    if not fits_header(job.content_type) or (not job.member and is_json_type(job.content_type)):
-        return BYTES_TYPE.encode()
-    return job.content_type.encode()
+    """The job's own type; that of bytes where a header cannot hold it."""
+    return job.content_type.encode() if fits_header(job.content_type) else BYTES_TYPE.encode()
 
 
 def _attribute_headers(job: Job, queue: Queue, attempt: int, *, whole: bool) -> Headers | None:

@@ -23,6 +23,7 @@ from enum import Enum
 import orjson
 
 from gateway.contract.envelope import MAX_ATTEMPT, Job, body_of, unwrap
+from gateway.contract.event import NOT_IN_STRINGS
 from gateway.contract.item import Item, new_id
 from gateway.contract.json_text import members
 from gateway.contract.media import BYTES_TYPE
@@ -33,8 +34,7 @@ MAX_ERROR = 500
 _DEAD = ("deadreason", "deadtime", "deadqueue", "deadattempts")
 _PAYLOAD = frozenset({"data", "data_base64"})
 
-# CloudEvents 1.0, section 3.2: a String has no control characters.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_NOT_IN_STRINGS = re.compile(f"[{NOT_IN_STRINGS}]+")
 
 
 class Death(Enum):
@@ -118,7 +118,7 @@ def died_on(letter: bytes) -> str | None:
 
 def plain(error: str) -> str:
     """What an attribute can hold of it: one line without control characters, at most MAX_ERROR characters."""
-    return _CONTROL.sub(" ", error)[:MAX_ERROR].strip()
+    return _NOT_IN_STRINGS.sub(" ", error)[:MAX_ERROR].strip()
 
 
 def _changed(item: bytes, changes: dict[str, object]) -> bytes | None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from gateway.contract.event import take_payload
 from gateway.contract.json_text import check_json, members
 from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type
 from gateway.contract.times import instant
@@ -26,6 +27,7 @@ MAX_ATTEMPT = 1_000_000
 _UNTYPED_OWN = frozenset({"tenant", "attempt", "enqueued", "expires", "lasterror"})
 _PLACED = frozenset({"specversion", "id", "datacontenttype", "enqueued"})
 _SPACED_NAME = re.compile(rb'"[ \t\r\n]+:')
+_OBJECT = re.compile(rb"[ \t\r\n]*\{")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Job:
     """One job as its consumer sees it.
 
     id: None for raw items. event: the stored attributes, without `attempt` and `tenant`; empty for raw items.
+    content_type: of the payload; where there is none, no JSON type.
     member: the name its payload has in JSON answers, `data` or `data_base64`; empty where there is none.
     payload: that member's value, as JSON text.
     attempt: 1 for the first delivery.
@@ -57,7 +60,7 @@ class Job:
 
 def unwrap(item: bytes) -> Job:
     """The job in a stored item; never raises: what is not an envelope is a raw item."""
-    if item[:1] == b"{":
+    if _OBJECT.match(item):
         event = _split(item) or _scan(item)
         if event is not None:
             return _job(*event)
@@ -110,10 +113,12 @@ def _split(item: bytes) -> _Event | None:
 def _scan(item: bytes) -> _Event | None:
     """An envelope in any order and spacing."""
     found = members(item)
-    if found is None or ("data" in found and "data_base64" in found):
+    if found is None:
         return None
-    member = "data" if "data" in found else "data_base64" if "data_base64" in found else ""
-    payload = found.pop(member) if member else b""
+    try:
+        member, payload = take_payload(found)
+    except ValueError:
+        return None
     attributes: dict[str, Any] = {}
     for name, value in found.items():
         try:
@@ -177,11 +182,13 @@ def _job(event: dict[str, Any], member: str, payload: bytes) -> Job:
         enqueued_at: str | None = event["enqueued"]
     else:
         enqueued_at = event.get("time") if _instant(dict(event), "time") is not None else None
-    default_type = BYTES_TYPE if member == "data_base64" else JSON_TYPE
+    content_type = event.get("datacontenttype") or (BYTES_TYPE if member == "data_base64" else JSON_TYPE)
+    if not member and is_json_type(content_type):
+        content_type = BYTES_TYPE  # no bytes are no JSON text
     return Job(
         id=event["id"],
         event=event,
-        content_type=event.get("datacontenttype", default_type),
+        content_type=content_type,
         member=member,
         payload=payload,
         attempt=attempt if type(attempt) is int and 1 <= attempt <= MAX_ATTEMPT else 1,

@@ -14,12 +14,20 @@ from gateway.contract.times import instant
 from gateway.errors import InvalidEvent
 
 Value = str | int | bool
-GATEWAYS_OWN = frozenset({"tenant", "attempt", "enqueued", "lasterror"})
+GATEWAYS_OWN = frozenset(
+    {"tenant", "attempt", "enqueued", "lasterror", "deadreason", "deadtime", "deadqueue", "deadattempts"}
+)
 """Extensions that say what the gateway did; nobody else's word counts."""
 
+# CloudEvents 1.0, section 3.2: a String has no control characters, noncharacters or surrogates.
+NOT_IN_STRINGS = "\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef" + "".join(
+    chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)
+)
+"""What no attribute holds, to stand in the brackets of a pattern."""
+
 _NAME = re.compile(r"[a-z0-9]{1,64}")
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_REFERENCE = re.compile(r"[^\s<>\"{}|\\^`]+")
+_FORBIDDEN = re.compile(f"[{NOT_IN_STRINGS}]")
+_REFERENCE = re.compile(r"[^\s\ufeff<>\"{}|\\^`]+")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _PLAIN = re.compile(rb"[!#$&-~]*")
 _NOT_PLAIN = re.compile(rb"[^!#$&-~]")
@@ -47,6 +55,23 @@ def checked(given: Mapping[str, object]) -> dict[str, Value]:
         if name not in attributes:
             raise InvalidEvent(f"{name}: it is missing")
     return attributes
+
+
+def take_payload(found: dict[str, bytes]) -> tuple[str, bytes]:
+    """Takes the payload out of an event's members: its member's name and value; both empty where there is none.
+
+    `null` counts as missing, for `data` only beside a `data_base64`: alone it is the JSON value.
+
+    Raises:
+        ValueError: there are two.
+    """
+    if found.get("data_base64") == b"null":
+        del found["data_base64"]
+    if "data_base64" not in found:
+        return ("data", found.pop("data")) if "data" in found else ("", b"")
+    if found.pop("data", b"null") != b"null":
+        raise ValueError("an event has data or data_base64, not both")
+    return "data_base64", found.pop("data_base64")
 
 
 def is_name(name: str) -> bool:

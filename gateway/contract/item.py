@@ -17,10 +17,10 @@ from functools import lru_cache
 
 import orjson
 
-from gateway.contract.event import Value, checked
-from gateway.contract.json_text import check_json, members
+from gateway.contract.event import Value, checked, take_payload
+from gateway.contract.json_text import MAX_DEPTH, NestedTooDeeply, check_json, members
 from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type, is_text_type
-from gateway.contract.times import instant, timestamp
+from gateway.contract.times import YEAR_10000_S, instant, timestamp
 from gateway.contract.trace import is_traceparent, is_tracestate
 from gateway.errors import InvalidBody, InvalidEvent
 
@@ -86,11 +86,11 @@ def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
     found = members(text)
     if found is None:
         _refuse(text)
-        raise InvalidEvent("the event is not one JSON object without repeated members")
-    if "data" in found and "data_base64" in found:
-        raise InvalidEvent("data: an event has data or data_base64, not both")
-    member = "data_base64" if "data_base64" in found else "data" if "data" in found else ""
-    payload = found.pop(member) if member else b""
+        raise InvalidEvent(f"the event is not one JSON object without repeated members, of up to {MAX_DEPTH} levels")
+    try:
+        member, payload = take_payload(found)
+    except ValueError as exc:
+        raise InvalidEvent(f"data: {exc}") from exc
     attributes = checked({name: _load(name, value) for name, value in found.items()})
     content_type = attributes.get("datacontenttype")
     if member == "data_base64":
@@ -131,6 +131,8 @@ def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str
         expires_s = instant(expires)
         if expires_s <= stamp.now_s:
             raise InvalidEvent(f"expires: {expires} is over")
+        if expires_s >= YEAR_10000_S:
+            raise InvalidEvent(f"expires: {expires} is after the year 9999 (in UTC)")
     trace = [attributes.pop(name, "") for name in _TRACE]
     parent, state = trace if isinstance(trace[0], str) and is_traceparent(trace[0]) else _trace(stamp)
     whole: dict[str, Value] = {"specversion": "1.0", "id": job_id, **attributes}
@@ -199,6 +201,8 @@ def _refuse(text: bytes) -> None:
     """Returns if it is JSON. Raises InvalidBody."""
     try:
         check_json(text)
+    except NestedTooDeeply as exc:
+        raise InvalidBody(f"the body is {exc}") from exc
     except ValueError as exc:
         raise InvalidBody(f"the body is not JSON although its Content-Type says so: {exc}") from exc
 

@@ -9,7 +9,19 @@ from typing import Any, NoReturn
 
 import orjson
 
+MAX_DEPTH = 500
+"""Levels of arrays and objects that are sure to be read. Both parsers read about a thousand, the standard one as far as
+the stack is not used already."""
+
 _BLANK = " \t\n\r"
+_TOO_DEEP = f"nested too deeply: {MAX_DEPTH} levels are sure to be taken"
+
+
+class NestedTooDeeply(ValueError):
+    """Whether it is JSON nobody knows: it has more levels than the parsers read."""
+
+    def __init__(self) -> None:
+        super().__init__(_TOO_DEEP)
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -24,11 +36,13 @@ def check_json(text: bytes | memoryview) -> None:
     """Returns when `text` is one JSON value in UTF-8 (RFC 8259), of any number size and with lone surrogate escapes.
 
     Raises:
-        ValueError: it is not, or it is nested deeper than about a thousand levels; the message says where.
+        ValueError: it is not; the message says where. NestedTooDeeply: it may be, but has more than MAX_DEPTH levels.
     """
     try:
         orjson.loads(text)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
+        if error.msg.startswith("depth limit"):
+            raise NestedTooDeeply from error
         try:
             decoded = bytes(text).decode()
             if decoded.startswith("\ufeff"):
@@ -37,7 +51,7 @@ def check_json(text: bytes | memoryview) -> None:
         except UnicodeDecodeError as exc:
             raise ValueError(f"not UTF-8 at byte {exc.start}") from exc
         except RecursionError as exc:
-            raise ValueError("nested too deeply") from exc
+            raise NestedTooDeeply from exc
         except json.JSONDecodeError as exc:
             raise ValueError(f"{exc.msg} at character {exc.pos}") from exc
 
@@ -45,7 +59,7 @@ def check_json(text: bytes | memoryview) -> None:
 def members(text: bytes) -> dict[str, bytes] | None:
     """The members of a JSON object, each value as the bytes it is written with; None when `text` is not such an object.
 
-    A repeated name makes it None: readers disagree about which one counts.
+    A repeated name makes it None: readers disagree about which one counts. So may more than MAX_DEPTH levels.
     """
     try:
         source = text.decode()
@@ -66,8 +80,10 @@ def elements(text: bytes) -> Iterator[bytes]:
         raise ValueError(f"not UTF-8 at byte {exc.start}") from exc
     except json.JSONDecodeError as exc:
         raise ValueError(f"{exc.msg} at character {exc.pos}") from exc
-    except (RecursionError, IndexError) as exc:
-        raise ValueError("it ends too early, or is nested too deeply") from exc
+    except RecursionError as exc:
+        raise NestedTooDeeply from exc
+    except IndexError as exc:
+        raise ValueError("it ends too early") from exc
 
 
 def _elements(source: str) -> Iterator[bytes]:

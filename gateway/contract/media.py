@@ -10,7 +10,10 @@ BYTES_TYPE = "application/octet-stream"
 JSON_TYPE = "application/json"
 
 _HEADER = re.compile(r"[!-~](?:[ -~\t]*[!-~])?")
-_MEDIA = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*(?:;[ -~\t]*)?")
+# A token may hold `*` (RFC 9110, section 5.6.2), but a type that does is a range. Parameters may be sloppy, as many
+# clients' are, but no comma: that would be a list.
+_NAME = r"[!#$%&'+.^_`|~0-9A-Za-z-]+"
+_MEDIA = re.compile(rf"{_NAME}/{_NAME}[ \t]*(?:;(?:[ !#-+\--~\t]|\"(?:[ !#-\[\]-~\t]|\\[ -~\t])*\")*)?")
 _JSON = re.compile(r"[^;]*[/+]json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 _TEXT = re.compile(
     r"\s*(?:text/[^;]*|application/(?:x-www-form-urlencoded|xml|[^;]*\+xml)\s*)(?:;.*)?", re.IGNORECASE | re.DOTALL
@@ -44,8 +47,8 @@ def fits_header(content_type: str) -> bool:
 
 
 def is_media_type(content_type: str) -> bool:
-    """Whether the text is a media type (RFC 2046) that fits a header."""
-    return len(content_type) <= MAX_LENGTH and _MEDIA.fullmatch(content_type) is not None
+    """Whether the text is one media type (RFC 9110, section 8.3.1) that fits a header: no range, no list."""
+    return fits_header(content_type) and _MEDIA.fullmatch(content_type) is not None
 
 
 def essence(content_type: str) -> str:

@@ -11,6 +11,8 @@ RELATIVE_LIMIT_S = 1_000_000
 """From here on Kestrel reads an expiry as an absolute instant. Source: kestrel-wire.md, "Set"."""
 LATEST_S = 2**31 - 1
 """The last instant that fits the wire's expiry field, a signed 32-bit number."""
+YEAR_10000_S = 253_402_300_800
+"""The first instant that no timestamp in UTC means: RFC 3339 has four digits for the year."""
 
 _RFC3339 = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:)([0-9]{2})(\.[0-9]{1,32})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -18,7 +20,7 @@ _RFC3339 = re.compile(
 
 
 def timestamp(wall_s: float) -> str:
-    """RFC 3339 in UTC with milliseconds."""
+    """RFC 3339 in UTC with milliseconds. wall_s: before YEAR_10000_S."""
     millis = int(wall_s * 1000)
     return f"{_second(millis // 1000)}.{millis % 1000:03d}Z"
 

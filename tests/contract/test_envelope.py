@@ -1,15 +1,20 @@
 """The envelope gives every body back as it came, and opens whatever lies on a queue."""
 
+import contextlib
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.api.cloudevents import read_heading
+from gateway.contract.copies import next_attempt, plain
 from gateway.contract.envelope import body_of, unwrap
-from gateway.contract.item import Stamp, wrap
-from gateway.contract.json_text import check_json, members
-from gateway.errors import InvalidBody
+from gateway.contract.event import checked
+from gateway.contract.item import Stamp, wrap, wrap_event
+from gateway.contract.json_text import MAX_DEPTH, check_json, members
+from gateway.contract.media import is_media_type
+from gateway.errors import InvalidBody, InvalidEvent, InvalidParameter
 
 JSON_TEXTS = [
     b"12345678901234567890123",
@@ -27,9 +32,11 @@ TYPES = st.sampled_from(
 )
 
 
+STAMP = Stamp("/queues/q", 1_700_000_000.25)
+
+
 def stored(body: bytes, content_type: str | None) -> bytes:
-    stamp = Stamp("/queues/q", 1_700_000_000.25)
-    return wrap(body, content_type, job_id="0a" * 16, stamp=stamp).data
+    return wrap(body, content_type, job_id="0a" * 16, stamp=STAMP).data
 
 
 @pytest.mark.parametrize("text", JSON_TEXTS)
@@ -61,19 +68,136 @@ def test_any_item_can_be_opened(item):
     assert job.id is not None or body_of(job) == item
 
 
-@pytest.mark.parametrize(
-    "broken", [b"", b"{", b"NaN", b"[1,]", b'{"a":1}x', b"\xff", b"\xef\xbb\xbf{}", b"[" * 100_000]
-)
+@pytest.mark.parametrize("broken", [b"", b"{", b"NaN", b"[1,]", b'{"a":1}x', b"\xff", b"\xef\xbb\xbf{}"])
 def test_broken_json_is_refused_where_json_was_promised(broken):
     """A body that says it is JSON and is not is an InvalidBody."""
     with pytest.raises(InvalidBody, match="not JSON"):
         stored(broken, "application/json")
 
 
+def nested(levels: int, leaf: bytes = b"1") -> bytes:
+    return b"[" * levels + leaf + b"]" * levels
+
+
+@pytest.mark.parametrize("leaf", [b"1", b'"\\ud800"'])
+def test_json_may_be_nested_so_deep(leaf):
+    """MAX_DEPTH levels are taken, as a body and in an event, and can be copied; of far more the message tells that."""
+    body = nested(MAX_DEPTH, leaf)
+    item = stored(body, "application/json")
+    assert body_of(unwrap(item)) == body
+    assert next_attempt(unwrap(item), item, 2) is not None
+    event = b'{"specversion":"1.0","source":"/","type":"t","data":%b}'
+    assert body_of(unwrap(wrap_event(event % body, job_id="1", stamp=STAMP).data)) == body
+    for levels in (1100, 100_000):
+        with pytest.raises(InvalidBody, match=f"^the body is nested too deeply.* {MAX_DEPTH} levels"):
+            stored(nested(levels, leaf), "application/json")
+        with pytest.raises(InvalidBody, match=f"^the body is nested too deeply.* {MAX_DEPTH} levels"):
+            wrap_event(event % nested(levels, leaf), job_id="1", stamp=STAMP)
+
+
 def test_a_foreign_event_in_any_order_is_an_envelope():
     """An event whose data stands first and whose members are spaced out is opened, its data cut out untouched."""
     job = unwrap(b'{ "data" : {"n": 1.10} , "specversion":"1.0", "id":"7","source":"s","type":"t","subject":"x"}')
     assert (job.id, body_of(job), job.attributes["subject"]) == ("7", b'{"n": 1.10}', "x")
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\r\n", b"\t \n"])
+def test_white_space_around_an_event_changes_nothing(blank):
+    """JSON may begin and end with it; other JSON with it is still a raw item."""
+    job = unwrap(blank + stored(b"[1]", None) + blank)
+    assert (job.id, body_of(job)) == ("0a" * 16, b"[1]")
+    assert unwrap(blank + b"[1]").id is None
+    assert unwrap(blank).id is None
+
+
+EVENT = {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
+
+
+@pytest.mark.parametrize(
+    ("payload", "member", "body"),
+    [
+        ({"data": 1, "data_base64": None}, "data", b"1"),
+        ({"data_base64": None, "data": 1}, "data", b"1"),
+        ({"data": None, "data_base64": "AA=="}, "data_base64", b"\0"),
+        ({"data_base64": "AA==", "data": None}, "data_base64", b"\0"),
+        ({"data": None, "data_base64": None}, "data", b"null"),
+        ({"data": None}, "data", b"null"),
+        ({"data_base64": None}, "", b""),
+    ],
+)
+def test_a_payload_that_is_null_beside_another_is_missing(payload, member, body):
+    """So it is in an event that comes by HTTP and in one that a memcache client stored; `data` alone may be null."""
+    text = json.dumps(EVENT | payload).encode()
+    for item in (text, text.replace(b", ", b","), wrap_event(text, job_id="2", stamp=STAMP).data):
+        job = unwrap(item)
+        assert (job.id, job.member, body_of(job).strip()) == ("1", member, body)
+
+
+@pytest.mark.parametrize("content_type", [{}, {"datacontenttype": "application/json"}])
+def test_without_data_there_is_no_json(content_type):
+    """No bytes are no JSON text: an event without data is shown as bytes, of which there are none."""
+    job = unwrap(json.dumps(EVENT | content_type).encode())
+    assert (job.content_type, body_of(job)) == ("application/octet-stream", b"")
+
+
+@pytest.mark.parametrize("char", ["\ufdd0", "\ufdef", "\ufffe", "\uffff", "\U0001fffe", "\U0010ffff"])
+def test_no_attribute_holds_a_noncharacter(char):
+    """CloudEvents strings have none; a reason that an attribute is made of loses it."""
+    for name in ("id", "source", "subject", "ext"):
+        with pytest.raises(InvalidEvent, match=name):
+            checked(EVENT | {name: f"a{char}b"})
+    assert plain(f"a{char}b") == "a b"
+
+
+@pytest.mark.parametrize("name", ["deadreason", "deadtime", "deadqueue", "deadattempts"])
+def test_what_a_dead_letter_says_is_the_gateway_s(name):
+    """A producer's own would vanish on the way through the dead letters: they are not stored in the first place."""
+    assert name not in checked(EVENT | {name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("content_type", "good"),
+    [
+        ("text/plain", True),
+        ("text/plain; charset=utf-8;", True),
+        ('multipart/mixed; boundary="a,b"; x=----=_1/2', True),
+        ("application/vnd.a-b+json ;v=1", True),
+        ("not a type", False),
+        ("text", False),
+        ("text/", False),
+        ("*/*", False),
+        ("text/*", False),
+        ("text/plain, text/html", False),
+        ("text/plain; charset=utf-8, text/html", False),
+        ('text/plain; a="b', False),
+        ("text/plain ", False),
+        ("text/plain; x=é", False),
+        ("text/plain; x=\x7f", False),
+        ("text/" + "x" * 252, False),
+    ],
+)
+def test_what_counts_as_a_media_type(content_type, good):
+    """One type with its parameters, no range and no list; the same for a Content-Type and for datacontenttype."""
+    assert is_media_type(content_type) == good
+    if content_type.isascii() and content_type == content_type.strip():
+        headers = [(b"content-type", content_type.encode())]
+        with contextlib.nullcontext() if good else pytest.raises(InvalidParameter, match="Content-Type"):
+            assert read_heading(headers).content_type == content_type
+    with contextlib.nullcontext() if good else pytest.raises(InvalidEvent, match="datacontenttype"):
+        checked(EVENT | {"datacontenttype": content_type})
+
+
+@pytest.mark.parametrize(
+    ("expires", "good"), [("9999-12-31T23:59:59.999Z", True), ("9999-12-31T23:59:59-12:00", False)]
+)
+def test_no_expiry_is_after_the_year_9999(expires, good):
+    """RFC 3339 has no later year, and UTC is how `expires` is stored."""
+    text = json.dumps(EVENT | {"expires": expires}).encode()
+    if good:
+        assert unwrap(wrap_event(text, job_id="1", stamp=STAMP).data).event["expires"] == "9999-12-31T23:59:59.999Z"
+    else:
+        with pytest.raises(InvalidEvent, match="expires"):
+            wrap_event(text, job_id="1", stamp=STAMP)
 
 
 @pytest.mark.parametrize(
