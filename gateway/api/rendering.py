@@ -8,7 +8,8 @@
    job's own bytes are given by `format=raw`, or where Accept names their type, be it as `text/*`, and it is not JSON.
 2. What nobody accepts is given as the object: a job that is taken is delivered.
 3. What cannot be rendered in a form is rendered as the object. `format=raw` is always bytes: what no header can hold
-   is left out of the headers.
+   is left out of the headers, which say how many attributes that are. A client that cannot read the head of an answer
+   would never learn of its lease, so that head has 70 lines and 8 KiB at most, be the event what it may.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ from gateway.delivery.catalog import Queue
 from gateway.leases.lease import Lease
 
 EVENT_TYPE = "application/cloudevents+json"
-MAX_ATTRIBUTE_BYTES = 16384
-"""Of all attributes' headers together: what common clients and proxies take."""
+MAX_ATTRIBUTES = 50
+"""As headers: http.client of Python takes a hundred lines in all."""
+MAX_ATTRIBUTE_BYTES = 4096
+"""Of their lines together: proxies take 8 KiB and less for a head, Node 16."""
+_LINE_BYTES = len(b"ce-: \r\n")
+_FIRST = ("specversion", "id", "source", "type", "time", "enqueued", "expires", "tenant", "traceparent")
 
 _EVENT: tuple[bytes, bytes] = (b"content-type", EVENT_TYPE.encode())
 _SANDBOX: tuple[bytes, bytes] = (b"content-security-policy", b"default-src 'none'; sandbox")
@@ -150,17 +155,30 @@ def _bytes_type(job: Job) -> bytes:
 def _attribute_headers(job: Job, queue: Queue, attempt: int, *, whole: bool) -> Headers | None:
     """The attributes as `ce-` headers; of a raw item the attempt only. whole: None where one does not fit in."""
     headers: Headers = [(b"ce-attempt", b"%d" % attempt)]
-    left = MAX_ATTRIBUTE_BYTES
-    for name, value in _attributes(job, queue, attempt).items() if job.id is not None else ():
+    attributes = _attributes(job, queue, attempt) if job.id is not None else {}
+    left_bytes, left_out = MAX_ATTRIBUTE_BYTES, 0
+    for name in dict.fromkeys([*(each for each in _FIRST if each in attributes), *attributes]):
         if name in ("attempt", "datacontenttype"):
             continue
-        encoded = to_header(value)
-        if is_name(name) and len(name) + len(encoded) <= left:
-            left -= len(name) + len(encoded)
-            headers.append((b"ce-" + name.encode(), encoded))
+        line = _attribute_header(name, attributes[name], left_bytes) if len(headers) <= MAX_ATTRIBUTES else None
+        if line is not None:
+            left_bytes -= len(name) + len(line[1]) + _LINE_BYTES
+            headers.append(line)
         elif whole:
             return None
+        else:
+            left_out += 1
+    if left_out:
+        headers.append((b"attributes-left-out", b"%d" % left_out))
     return headers
+
+
+def _attribute_header(name: str, value: str | int | bool, left_bytes: int) -> tuple[bytes, bytes] | None:
+    """None where the name is no header's, or the line is longer than what is left."""
+    if not is_name(name) or (isinstance(value, str) and len(value) > left_bytes):
+        return None
+    encoded = to_header(value)
+    return (b"ce-" + name.encode(), encoded) if len(name) + len(encoded) + _LINE_BYTES <= left_bytes else None
 
 
 def _lease_headers(lease: Lease) -> Headers:

@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+import urllib.request
 from urllib.parse import unquote
 
 import httpx
@@ -252,14 +253,41 @@ def test_any_attribute_fits_into_a_header(http, queue):
     assert (answer.headers["ce-flag"], answer.headers["ce-n"]) == ("false", "-5")
 
 
-def test_what_headers_cannot_hold_comes_as_the_object(http, queue):
-    """Attributes that are too long for headers: by Accept the object, by `format=raw` the bytes without them."""
-    event = EVENT | {"subject": "é" * 10_000, "datacontenttype": "text/plain", "data": "body"}
+@pytest.mark.parametrize(
+    ("extensions", "left_out"),
+    [
+        ({"subject": "é" * 10_000}, 1),
+        ({f"x{number}": "a" for number in range(85)}, 85 - 43),
+        ({f"x{number}": "a" * 4000 for number in range(4)}, 4),
+        ({f"x{number}": "a" * 1000 for number in range(4)}, 1),
+        ({"x" + "y" * 63: "a" * 4000, "z": 1}, 1),
+    ],
+)
+def test_what_headers_cannot_hold_comes_as_the_object(gateway, http, queue, extensions, left_out):
+    """Attributes that are too long or too many for headers: by Accept the object; by `format=raw` the bytes without
+    them, and their number. Python's own client can read it, which takes a hundred headers."""
+    event = extensions | EVENT | {"datacontenttype": "text/plain", "data": "body", "traceparent": TRACE}
     for _ in range(2):
-        put_event(http, queue, event)
-    assert take(http, queue, "text/plain").json()["attributes"]["subject"] == event["subject"]
+        assert put_event(http, queue, event, headers={"tracestate": "a=1"}).status_code == 201
+    job = take(http, queue, "text/plain").json()
+    assert extensions.items() <= job["attributes"].items()
+    with urllib.request.urlopen(f"{gateway.url}/queues/{queue}/next?timeout=5&format=raw") as answer:
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        assert answer.read() == b"body"
+    assert headers["lease-id"]
+    names = {name[3:] for name in headers if name.startswith("ce-")}
+    assert {"id", "source", "type", "specversion", "attempt", "time", "enqueued", "traceparent"} <= names
+    assert int(headers["attributes-left-out"]) == len(extensions.keys() - names) == left_out
+    assert len(headers) < 70
+    assert sum(len(name) + len(value) + 4 for name, value in headers.items()) < 6000
+
+
+def test_attributes_that_fit_are_all_there(http, queue):
+    """No header says that some are left out."""
+    put_event(http, queue, EVENT | {f"x{number}": "a" for number in range(42)} | {"data": 1})
     answer = take(http, queue, format="raw")
-    assert (answer.content, "ce-subject" in answer.headers) == (b"body", False)
+    assert len([name for name in answer.headers if name.startswith("ce-x")]) == 42
+    assert "attributes-left-out" not in answer.headers
 
 
 @pytest.mark.parametrize("value", ["Raw", "json", "", "raw%20"])

@@ -6,7 +6,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api.rendering import MAX_ATTRIBUTE_BYTES, render
+from gateway.api.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, render
 from gateway.contract.envelope import body_of, unwrap
 from gateway.delivery.catalog import Queue
 
@@ -41,7 +41,8 @@ def test_every_item_can_be_rendered(item, accept, raw):
     body, headers = render(job, QUEUE, 3, accept=accept, raw=raw)
     assert all(re.fullmatch(rb"[a-z0-9-]+", name) for name, _ in headers)
     assert all(re.fullmatch(rb"[ -~]*", value) for _, value in headers)
-    assert sum(len(name) + len(value) for name, value in headers) < MAX_ATTRIBUTE_BYTES + 8192
+    assert sum(len(name) + len(value) + 4 for name, value in headers) < MAX_ATTRIBUTE_BYTES + 2048
+    assert len(headers) < MAX_ATTRIBUTES + 10
     content_type = dict(headers)[b"content-type"]
     if raw:
         assert body == body_of(job)
