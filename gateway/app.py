@@ -38,6 +38,7 @@ from gateway.delivery.catalog import Catalog
 from gateway.delivery.idempotency import Idempotency
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.moves import Moves
+from gateway.delivery.parked import Parked
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.quota import Quota
@@ -105,7 +106,10 @@ class Gateway:
         self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
         quota = Quota(self._kestrel, self._catalog, settings.max_queues)
         moves = Moves(self._kestrel, self._catalog, self._tasks, max_attempts=settings.max_attempts)
-        self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, limit=settings.max_waiters)
+        parked = Parked(
+            settings.max_waiters, tenant_limit=settings.max_tenant_waiters, queue_limit=settings.max_queue_waiters
+        )
+        self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, parked=parked)
         queues = Queues(self._kestrel, self._catalog, self._desk, quota)
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)

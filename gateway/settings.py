@@ -108,6 +108,8 @@ class Settings:
     default_lease_s: float = _setting(60.0, "a lease's length when not told", unit="s", low=1, high=43200)
     max_lease_s: float = _setting(43200.0, "longest lease that may be asked for", unit="s", low=1, high=43200)
     max_waiters: int = _setting(10000, "parked polls a worker", low=1, high=1000000)
+    max_tenant_waiters: int = _setting(10000, "of these, polls of one tenant", low=1, high=1000000)
+    max_queue_waiters: int = _setting(10000, "of these, polls of one queue", low=1, high=1000000)
     max_leases: int = _setting(10000, "open leases a worker, each a Kestrel connection", low=1, high=100000)
     max_tenant_leases: int = _setting(10000, "of these, leases of one tenant", low=1, high=100000)
     max_attempts: int = _setting(
@@ -132,6 +134,12 @@ class Settings:
     header_timeout_s: float = _setting(10.0, "for a request's header block", unit="s", low=0.1, high=600)
     body_timeout_s: float = _setting(30.0, "for a request's body", unit="s", low=0.1, high=3600)
     max_connections: int = _setting(16384, "client connections a worker", low=1, high=1000000)
+    tcp_keepalive_s: float = _setting(
+        30.0, "of silence until a client's host is probed; gone after as long again", unit="s", low=1, high=7200
+    )
+    tcp_user_timeout_s: float = _setting(
+        30.0, "a client's host may leave what was sent unacknowledged, or unread", unit="s", low=0.1, high=7200
+    )
     keep_alive_s: float = _setting(75.0, "an idle client connection is kept", unit="s", low=1, high=3600)
 
     # Process

@@ -13,12 +13,13 @@ from functools import partial
 from gateway.contract.copies import Death
 from gateway.contract.envelope import Job
 from gateway.delivery.attempts import identity
-from gateway.delivery.backend import Backend, OnGone, Told, Waiter
+from gateway.delivery.backend import Backend, OnGone, Told
 from gateway.delivery.catalog import Queue
 from gateway.delivery.dead_letters import Stored
 from gateway.delivery.moves import Moves, job_of
+from gateway.delivery.parked import Parked
 from gateway.delivery.quota import Quota
-from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, TooManyWaiters
+from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
 
@@ -35,7 +36,7 @@ class Delivery:
 
 
 class Receiver:
-    """Takes jobs for consumers. tasks: the lifespan's group. limit: polls parked at once."""
+    """Takes jobs for consumers. tasks: the lifespan's group."""
 
     def __init__(
         self,
@@ -45,22 +46,21 @@ class Receiver:
         quota: Quota,
         tasks: asyncio.TaskGroup,
         *,
-        limit: int,
+        parked: Parked,
     ) -> None:
         self._backend = backend
         self._quota = quota
         self._registry = registry
         self._moves = moves
         self._tasks = tasks
-        self._limit = limit
-        self._waiters: set[Waiter] = set()
+        self._parked = parked
         self.draining = False
         registry.on_end(moves.attempts.ended)
 
     @property
     def parked(self) -> int:
         """Polls that wait at this moment."""
-        return len(self._waiters)
+        return len(self._parked)
 
     async def next(
         self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone, told: Told
@@ -79,7 +79,7 @@ class Receiver:
         left_s = timeout_s
         while True:
             self._registry.check_room(queue.tenant)
-            read = await self._take(queue.key, left_s, on_gone, told)
+            read = await self._take(queue, left_s, on_gone, told)
             if read is None:
                 return None
             delivery = await self._deliver(queue, read, lease_s)
@@ -124,12 +124,11 @@ class Receiver:
         except (LeaseLost, BackendRefused, OutcomeUnknown):
             return True
 
-    async def _take(self, key: str, timeout_s: float, on_gone: OnGone, told: Told) -> OpenRead | None:
+    async def _take(self, queue: Queue, timeout_s: float, on_gone: OnGone, told: Told) -> OpenRead | None:
         """The next item, set aside; None when the wait ended empty, or the consumer has gone."""
-        if len(self._waiters) >= self._limit:
-            raise TooManyWaiters(f"{self._limit} polls are parked here already")
-        waiter = self._backend.wait(key, timeout_s)
-        self._waiters.add(waiter)
+        self._parked.check_room(queue)
+        waiter = self._backend.wait(queue.key, timeout_s)
+        self._parked.add(queue, waiter)
         forget = on_gone(waiter.cancel)
         try:
             read = await waiter.result()
@@ -138,7 +137,7 @@ class Receiver:
             return read
         finally:
             forget()
-            self._waiters.discard(waiter)
+            self._parked.remove(queue, waiter)
 
     def _lease(self, queue: Queue, job: Job, read: OpenRead, *, known_by: str, attempt: int, length_s: float) -> Lease:
         return self._registry.open(
@@ -156,7 +155,7 @@ class Receiver:
     def drain(self) -> None:
         """Ends every parked poll empty-handed and hands out nothing more."""
         self.draining = True
-        for waiter in list(self._waiters):
+        for waiter in self._parked:
             waiter.cancel()
 
 

@@ -111,7 +111,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.server = get_local_addr(self.transport)
         self.client = get_remote_addr(self.transport)
         self.scheme = "https" if self.config.is_ssl else "http"
-        tcp.tune(transport.get_extra_info("socket"))
+        tcp.tune(transport.get_extra_info("socket"), self.limits.tcp)
         self.connections.add(self)
         if len(self.connections) > self.limits.connections:
             self.refuse(Unavailable(f"the gateway has {self.limits.connections} connections, which is its limit"))

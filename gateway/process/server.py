@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
+from gateway.process import tcp
 from gateway.process.cycle import Cycle
 from gateway.process.protocol import GatewayProtocol
 from gateway.process.shared import DatedState, LimitedConfig, Limits
@@ -47,6 +48,7 @@ class GatewayServer(uvicorn.Server):
             body_timeout_s=settings.body_timeout_s,
             keep_alive_s=settings.keep_alive_s,
             connections=settings.max_connections,
+            tcp=tcp.options(settings.tcp_keepalive_s, settings.tcp_user_timeout_s),
         )
         config = LimitedConfig(
             app,

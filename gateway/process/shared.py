@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from gateway.process.tcp import Options
+
 if TYPE_CHECKING:
     from gateway.process.protocol import GatewayProtocol
 
@@ -23,6 +25,7 @@ class Limits:
     body_timeout_s: float
     keep_alive_s: float
     connections: int
+    tcp: Options
 
 
 class LimitedConfig(Config):

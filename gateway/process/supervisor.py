@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ from typing import Any, Final
 import gateway
 from gateway import logs
 from gateway.keys import load
+from gateway.process import descriptors
 from gateway.process.child import Child
 from gateway.process.cluster import secrets_of
 from gateway.process.datadir import DataDirectory, StartError
@@ -102,9 +102,10 @@ class Supervisor:
 
     async def run(self) -> int:
         """From the first child to the last; returns the exit code."""
-        raise_descriptor_limit()
         self._own_signals()
         self._announce()
+        for shortage in descriptors.prepare(self._settings, embedded=self._broker is not None):
+            log.warning("descriptors: %s", shortage)
         started = await self._start([self._broker] if self._broker else []) and await self._start(self._workers)
         if started and not self._stop_asked.is_set():
             log.info("ready: %s", self._address)
@@ -261,14 +262,6 @@ def _cluster_secrets(settings: Settings) -> tuple[bytes, ...]:
         return secrets_of(settings)
     except SettingsError as exc:
         raise StartError(str(exc)) from exc
-
-
-def raise_descriptor_limit() -> None:
-    """Lets this process and its children open as many descriptors as the system allows without privileges."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _url(listener: socket.socket, scheme: str) -> str:

@@ -12,6 +12,7 @@ from gateway.contract.item import Stamp, wrap
 from gateway.contract.names import Namespace
 from gateway.delivery.catalog import Catalog, Queue
 from gateway.delivery.moves import Moves
+from gateway.delivery.parked import Parked
 from gateway.delivery.quota import Quota
 from gateway.delivery.receive import Delivery, Receiver
 from gateway.delivery.redrive import Redrive
@@ -39,7 +40,9 @@ class Rig:
         )
         quota = Quota(kestrel, self.catalog, 1000)
         self.moves = Moves(kestrel, self.catalog, tasks, max_attempts=25)
-        self.receiver = Receiver(kestrel, self.registry, self.moves, quota, tasks, limit=100)
+        self.receiver = Receiver(
+            kestrel, self.registry, self.moves, quota, tasks, parked=Parked(100, tenant_limit=100, queue_limit=100)
+        )
         self.redrive = Redrive(kestrel, self.moves.dead_letters, tasks)
 
     def queue(self, name: str) -> Queue:

@@ -1,0 +1,44 @@
+"""How many open files the processes may need, and whether the system lets them. Opens none itself."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from typing import Final
+
+from gateway.settings import Settings
+
+# Files, pipes and sockets beside clients and leases; the gets that stand for parked polls are among them.
+BESIDE: Final = 300
+
+
+def of_worker(settings: Settings) -> int:
+    """The most that a worker opens when all its limits are reached."""
+    return settings.max_connections + _to_kestrel(settings)
+
+
+def of_broker(settings: Settings) -> int:
+    """The most that the embedded broker opens for the workers."""
+    return settings.workers * _to_kestrel(settings)
+
+
+def prepare(settings: Settings, *, embedded: bool) -> list[str]:
+    """Raises the soft limit of this process and its children to the hard one; tells who may run out all the same."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return []
+    needed = {"a worker": of_worker(settings)} | ({"the broker": of_broker(settings)} if embedded else {})
+    return [
+        f"{who} may need {count} open files, and the system allows {soft}; raise its hard limit (ulimit -Hn, "
+        "LimitNOFILE=), or lower --max-connections or --max-leases"
+        for who, count in needed.items()
+        if count > soft
+    ]
+
+
+def _to_kestrel(settings: Settings) -> int:
+    return settings.max_leases + max(1, len(settings.kestrel)) * settings.kestrel_pool_size + BESIDE

@@ -1,0 +1,52 @@
+"""Parked polls have caps: in all, of one tenant, of one queue."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.api.keyring import Keyring
+from tests.running import Running, running
+
+
+def park(gateway: Running, queue: str, headers: dict[str, str]) -> socket.socket:
+    """A poll that waits."""
+    connection = socket.create_connection(("127.0.0.1", gateway.port), 10)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    connection.sendall(f"GET /queues/{queue}/next?timeout=60 HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
+    return connection
+
+
+CAPS = {
+    "all": (("--max-waiters", "3"), "3 polls are parked", {"one b", "two a"}),
+    "tenant": (("--max-tenant-waiters", "3"), "the tenant has 3 polls", {"one b"}),
+    "queue": (("--max-queue-waiters", "3"), "the queue has 3 polls", set()),
+}
+
+
+@pytest.mark.parametrize(("flags", "detail", "refused"), CAPS.values(), ids=CAPS)
+def test_one_more_than_the_cap_is_told(tmp_path: Path, flags, detail, refused):
+    """503 `too-many-waiters` to whom the cap is for, nobody else; when one goes the next may wait, and none is lost."""
+    keys = Keyring(tmp_path / "keys.toml")
+    keys.add("one", tenant="acme")
+    keys.add("two", tenant="other")
+    with running(tmp_path / "data", *flags, "--keys", str(keys.path)) as gateway:
+        polls = [park(gateway, "a", keys.bearer("one")) for _ in range(3)]
+        with keys.client(gateway, "one") as one, keys.client(gateway, "two") as two:
+            for _ in range(5):
+                assert gateway.ready()
+            answer = one.get("/queues/a/next?timeout=0")
+            assert (answer.status_code, answer.json()["code"]) == (503, "too-many-waiters")
+            assert answer.json()["detail"].startswith(detail)
+            assert int(answer.headers["retry-after"]) >= 1
+            for who, client, queue in (("one b", one, "b"), ("two a", two, "a")):
+                expected = 503 if who in refused else 204
+                assert client.get(f"/queues/{queue}/next?timeout=0").status_code == expected, who
+            polls.pop().close()
+            while (answer := one.get("/queues/a/next?timeout=0")).status_code == 503:
+                pass
+            assert answer.status_code == 204
+            assert one.post("/queues/a/jobs", json="x").status_code == 201
+            assert b"200 OK" in polls[0].recv(65536)
+            for poll in polls:
+                poll.close()

@@ -1,0 +1,56 @@
+"""Descriptors: what the limits need is reckoned as documented, the soft limit raised, a shortage told with numbers."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.process.descriptors import of_worker
+from gateway.settings import Settings
+from tests.process.test_supervisor import Serve, serve
+
+__all__ = ["serve"]  # the fixture
+
+LOOK = """
+import resource, sys
+from gateway.process.descriptors import prepare
+from gateway.settings import Settings
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1500))
+settings = Settings(max_connections=int(sys.argv[1]), max_leases=100)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], *prepare(settings, embedded=True), sep="\\n")
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def look(connections: int) -> list[str]:
+    """What a process with a hard limit of 1,500 files is told."""
+    command = [sys.executable, "-c", LOOK, str(connections)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_the_soft_limit_is_raised_and_a_shortage_told() -> None:
+    """1,000 + 100 + 64 + 300 files fit into 1,500; with 1,037 connections one is missing, and the numbers say so."""
+    assert look(1000) == ["100", "1500"]
+    assert look(1036) == ["100", "1500"]
+    before, told, after = look(1037)
+    assert (before, after) == ("100", "1500")
+    assert told.startswith("a worker may need 1501 open files, and the system allows 1500; raise")
+
+
+def test_documentation_has_the_number(root: Path) -> None:
+    """The need of the defaults stands in docs/operations.md."""
+    assert f"{of_worker(Settings()):,} with the" in (root / "docs" / "operations.md").read_text()
+
+
+def test_the_shortage_is_logged_at_the_start(serve: Callable[..., Serve]) -> None:
+    """One warning for the workers, one for the broker; it starts all the same, and quietly where there is enough."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    one = serve("--max-connections", "1000000", "--max-leases", "100000").ready()
+    if hard != resource.RLIM_INFINITY and hard < 1_100_364:
+        assert one.text().count("WARNING supervisor: descriptors: ") >= 1
+        assert f"a worker may need 1100364 open files, and the system allows {hard}" in one.text()
+    one.end()
+    assert "descriptors" not in serve("--max-connections", "100", "--max-leases", "100").ready().text()
