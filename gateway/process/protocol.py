@@ -44,7 +44,7 @@ DISCARD_BYTES: Final = 4 << 20  # read behind one that waits for long
 BODY_HIGH_WATER: Final = 65536  # of a body not yet taken by the application
 WATCH_S: Final = 1.0
 LINGER_S: Final = 2.0
-LINGER_BYTES: Final = 1 << 20
+LINGER_BYTES: Final = 32 << 20  # many clients send a body whole before they look for an answer
 _WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
@@ -430,7 +430,8 @@ class GatewayProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self._resume()
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS cannot close one side
+            self.transport.write_eof()
         self._set_deadline(LINGER_S)
 
     def shutdown(self) -> None:

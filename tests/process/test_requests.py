@@ -1,6 +1,7 @@
 """The HTTP server reads good requests however they are cut, and refuses bad ones with a problem document."""
 
 import asyncio
+import http.client
 
 import pytest
 
@@ -224,6 +225,23 @@ def test_early_answer_reaches_a_client_that_is_still_sending() -> None:
             client.send(b"x" * 300_000)
             await client.writer.drain()
             assert await client.rest() == b"too large"
+
+    serving(test)
+
+
+def test_an_early_answer_reaches_a_client_that_sends_first_and_reads_then() -> None:
+    """Python's own client sends a body of 9 MB whole before it looks for an answer, and finds the 413."""
+
+    async def test(server: Server) -> None:
+        host, port = server.address
+
+        def post() -> tuple[int, bytes]:
+            connection = http.client.HTTPConnection(host, port, timeout=10)
+            connection.request("POST", "/early", b"x" * 9_000_000, {"content-type": "application/octet-stream"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+        assert await asyncio.to_thread(post) == (413, b"too large")
 
     serving(test)
 

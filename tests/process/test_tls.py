@@ -1,5 +1,6 @@
 """HTTPS: served with a certificate, and clients asked for one; files that are wrong are refused at the start."""
 
+import http.client as http_client
 import shutil
 import ssl
 import subprocess
@@ -48,7 +49,8 @@ def trusting(files, client=""):
 
 
 def test_https_is_served(tmp_path, files):
-    """A job goes there and back; the log says https, plain HTTP gets nothing, a vanished poll takes no job."""
+    """A job goes there and back; the log says https, plain HTTP gets nothing, a vanished poll takes no job, one
+    that sends too much is told."""
     gateway = RunningTls(tmp_path / "data", trusting(files), *flags_of(files))
     try:
         assert f"ready: {gateway.url}" in gateway.log.read_text()
@@ -62,7 +64,13 @@ def test_https_is_served(tmp_path, files):
             with pytest.raises(httpx.ReadTimeout):
                 httpx.get(gateway.url + "/queues/q/next?timeout=20", verify=gateway.verify, timeout=0.5)
             http.post("/queues/q/jobs", content=b"1")
-            assert http.get("/queues/q/next?timeout=5").json()["data"] == 1
+            delivery = http.get("/queues/q/next?timeout=5").json()
+            assert delivery["data"] == 1
+            assert http.post(delivery["lease"]["url"] + "/ack").status_code == 204
+        connection = http_client.HTTPSConnection("127.0.0.1", gateway.port, timeout=10, context=gateway.verify)
+        connection.request("POST", "/queues/q/jobs", b"x" * 9_000_000)
+        assert connection.getresponse().status == 413
+        assert "Traceback" not in gateway.log.read_text()
         with pytest.raises(httpx.HTTPError):
             httpx.get(gateway.url.replace("https", "http") + "/livez")
         checked = subprocess.run(
