@@ -44,7 +44,7 @@ class Duration:
         value_s = float(text)
         if not self.low_s <= value_s <= self.high_s:
             raise InvalidParameter(
-                f"{self.name}: {text[:40]} is not between {self.low_s:g} and {self.high_s:g} seconds"
+                f"{self.name}: {text[:40]} is not between {self.low_s:.12g} and {self.high_s:.12g} seconds"
             )
         return value_s
 
