@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from gateway.contract.envelope import Job, raw, unwrap
@@ -60,14 +61,20 @@ class Queues:
         return _info(queue.name, survey.queues[queue.key]), servers
 
     async def peek(self, queue: Queue, told: Told) -> Job:
-        """The job at the head, left where it is. Raises QueueNotFound, QueueEmpty, BackendUnavailable."""
+        """The job at the head, left where it is; none where its time is over, for it will never be delivered.
+
+        Raises: QueueNotFound, QueueEmpty, BackendUnavailable.
+        """
         await self._existing(queue, told)
         peeked = await self._backend.look(queue.key)
         told(peeked.coverage)
         item = peeked.data
         if item is None:
             raise QueueEmpty(f"no job waits on {queue.name!r}")
-        return raw(item) if queue.policy.raw else unwrap(item)
+        job = raw(item) if queue.policy.raw else unwrap(item)
+        if job.expires_s is not None and job.expires_s <= time.time():
+            raise QueueEmpty(f"the time of the job at the head of {queue.name!r} is over; the next poll drops it")
+        return job
 
     async def flush(self, queue: Queue, told: Told) -> None:
         """Removes every waiting job; leased ones stay with their consumers. Raises as `get`."""

@@ -23,7 +23,7 @@ from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
 
-PASSING_S = 5.0
+PASSING_S = 1.0
 """How long a poll that should answer at once may go on past jobs that are not delivered."""
 
 

@@ -141,13 +141,39 @@ def test_an_event_that_is_over_is_dropped(http, queue, wire):
     assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
 
 
+def test_a_job_that_is_over_is_not_shown(http, queue, wire):
+    """A peek at one finds nothing, as the next poll would, and shows a job whose time is to come."""
+    wire.put(queue, json.dumps(EVENT | {"expires": "2020-01-01T00:00:00Z"}).encode())
+    answer = http.get(f"/queues/{queue}/peek")
+    assert (answer.status_code, answer.json()["code"]) == (404, "queue-empty")
+    assert http.get(f"/queues/{queue}").json()["items"] == 1
+    assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
+    wire.put(queue, json.dumps(EVENT | {"expires": "2099-01-01T00:00:00Z"}).encode())
+    assert http.get(f"/queues/{queue}/peek").json()["id"] == EVENT["id"]
+
+
+def test_many_jobs_that_are_over_do_not_hold_a_short_poll(http, queue, wire):
+    """`timeout=0` answers after a second of dropping at most; longer polls drop as long as they wait."""
+    over = json.dumps(EVENT | {"expires": "2020-01-01T00:00:00Z"}).encode()
+    count = 2500
+    for _ in range(count):
+        wire.put(queue, over)
+    wire.put(queue, envelope())
+    began_s = time.monotonic()
+    answer = http.get(f"/queues/{queue}/next?timeout=0")
+    assert time.monotonic() - began_s < 1.5
+    assert answer.status_code == 200 or http.get(f"/queues/{queue}").json()["items"] < count
+    if answer.status_code == 204:
+        assert http.get(f"/queues/{queue}/next?timeout=20").json()["data"] == VALUE | {"padding": ""}
+
+
 def test_the_wire_carries_the_ttl(http, queue, wire):
     """Memcache clients do not get a job whose ttl is over either: Kestrel drops it itself, a second later at most."""
     http.post(f"/queues/{queue}/jobs?ttl=0.1", json=1)
     http.post(f"/queues/{queue}/jobs?ttl=100", json=2)
     assert http.get(f"/queues/{queue}").json()["items"] == 2
     deadline_s = time.monotonic() + 10
-    while http.get(f"/queues/{queue}/peek").json()["data"] != 2:
+    while http.get(f"/queues/{queue}/peek").json().get("data") != 2:
         assert time.monotonic() < deadline_s, "Kestrel keeps it"
         time.sleep(0.02)
     assert json.loads(wire.take(queue))["data"] == 2
