@@ -1,0 +1,129 @@
+"""Replicas are restarted one after the other under load: no job is lost, none that was settled comes back."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.leases.cluster import Cluster, clustered
+
+PRODUCERS, CONSUMERS = 2, 4
+
+
+class Load:
+    """Producers and consumers that go to any replica, and to the other one when it does not serve."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._urls = [each.url for each in cluster.replicas]
+        self._numbers = itertools.count()
+        self.stored: set[int] = set()
+        self.acked: dict[int, float] = {}
+        self.faults: list[str] = []
+        self.refused: list[tuple[int, str]] = []
+        self._producing = threading.Event()
+        self._consuming = threading.Event()
+        work = [self._produce] * PRODUCERS + [self._consume] * CONSUMERS
+        self._threads = [threading.Thread(target=each, args=(number,)) for number, each in enumerate(work)]
+
+    def start(self) -> None:
+        for each in self._threads:
+            each.start()
+
+    def stop_producing(self) -> None:
+        self._producing.set()
+        for each in self._threads[:PRODUCERS]:
+            each.join(20)
+
+    def stop(self) -> None:
+        self.stop_producing()
+        self._consuming.set()
+        for each in self._threads:
+            each.join(20)
+            assert not each.is_alive()
+
+    def _produce(self, seed: int) -> None:
+        choice = random.Random(seed)
+        with httpx.Client(timeout=10) as http:
+            while not self._producing.is_set():
+                number = next(self._numbers)
+                try:
+                    answer = http.post(f"{choice.choice(self._urls)}/queues/work/jobs", json=number)
+                except httpx.TransportError:
+                    continue  # whether it is stored is not known
+                if answer.status_code == 201:
+                    self.stored.add(number)
+
+    def _consume(self, seed: int) -> None:
+        choice = random.Random(seed)
+        with httpx.Client(timeout=10) as http:
+            while not self._consuming.is_set():
+                asked_s = time.monotonic()
+                try:
+                    answer = http.get(f"{choice.choice(self._urls)}/queues/work/next?timeout=0.5&lease=30")
+                except httpx.TransportError:
+                    continue
+                if answer.status_code != 200:
+                    continue
+                number = answer.json()["data"]
+                if self.acked.get(number, asked_s) < asked_s:
+                    self.faults.append(f"job {number} was delivered after its ack was answered")
+                time.sleep(choice.random() * 0.02)  # the work
+                self._settle(http, choice, answer.json()["lease"]["url"], number)
+
+    def _settle(self, http: httpx.Client, choice: random.Random, path: str, number: int) -> None:
+        """Acks through any replica, again until it is told what became of it."""
+        for _ in range(200):
+            try:
+                answer = http.post(choice.choice(self._urls) + path + "/ack")
+            except httpx.TransportError:
+                continue
+            if answer.status_code == 204:
+                self.acked[number] = time.monotonic()
+                return
+            self.refused.append((answer.status_code, answer.json()["code"]))
+            if answer.status_code in (404, 409, 410):
+                return
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_rolling_restart_loses_and_repeats_nothing(tmp_path: Path, workers: str) -> None:
+    """Each of two replicas is ended by SIGTERM and started again, while acks go to either."""
+    with clustered(tmp_path) as cluster:
+        for _ in range(2):
+            cluster.start("--workers", workers, "--log-level", "warning")
+        load = Load(cluster)
+        load.start()
+        try:
+            for replica in cluster.replicas:
+                before = len(load.acked)
+                wait_until(lambda before=before: len(load.acked) > before + 50)
+                began = time.monotonic()
+                replica.process.send_signal(signal.SIGTERM)
+                assert replica.process.wait(12) == 0, replica.log.read_text()
+                assert time.monotonic() - began < 5, "leases of 20 ms hold up the drain no longer than they last"
+                replica.start()
+            load.stop_producing()
+            wait_until(lambda: load.stored <= set(load.acked))
+        finally:
+            load.stop()
+        assert not load.faults
+        assert len(load.stored) > 100
+        assert not [each for each in load.refused if each[0] != 502], "a lease was lost within the grace"
+        with cluster.replicas[0].client() as http:
+            assert http.get("/queues/work/next?timeout=0").status_code == 204
+
+
+def wait_until(condition, within_s: float = 20.0) -> None:
+    """Waits for something that other threads and processes do."""
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.01)
