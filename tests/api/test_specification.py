@@ -1,11 +1,15 @@
 """openapi.yaml against the code: the same paths, the same errors, the same limits, the same examples."""
 
+import contextlib
+import json
+
 import jsonschema_rs
 import pytest
 import yaml
 
 from gateway.api.specification import Specification
-from gateway.errors import GatewayError, IdempotencyInFlight, Internal, error_classes
+from gateway.contract.item import Stamp, wrap_event
+from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidEvent, error_classes
 from gateway.settings import Settings
 from tests.running import running
 
@@ -77,6 +81,60 @@ def test_every_example_fits_its_schema(document):
                         jsonschema_rs.validate(whole, example["value"])
                         checked += 1
     assert checked >= 4
+
+
+EVENT = {"specversion": "1.0", "source": "/web", "type": "t"}
+GOOD = (
+    {"type": "a b"},
+    {"type": "é😀"},
+    {"source": "/é"},
+    {"source": "urn:x:%41?q=[1]#a'"},
+    {"subject": "a\u2028b"},
+    {"subject": None},
+    {"dataschema": "/ü"},
+    {"datacontenttype": "text/plain; charset=utf-8", "data": "x"},
+    {"datacontenttype": "application/json; charset=utf-8", "data": {}},
+    {"datacontenttype": 'multipart/mixed; boundary="a,b"', "data": "x"},
+    {"datacontenttype": "text/plain", "data": None, "data_base64": "AA=="},
+    {"data": 1, "data_base64": None},
+    {"data": None, "data_base64": None},
+    {"data_base64": None},
+    {"ext": "a\U0001f600b"},
+    {"deadreason": {}, "attempt": "x"},
+)
+BAD = (
+    {"type": ""},
+    {"type": None},
+    {"type": "a\tb"},
+    {"type": "a\ufffeb"},
+    {"source": "a b"},
+    {"source": "a\u00a0b"},
+    {"source": "\ufeff"},
+    {"source": "<a>"},
+    {"source": "a\\b"},
+    {"subject": "\ufdd0"},
+    {"subject": ""},
+    {"dataschema": "a b"},
+    {"datacontenttype": "*/*"},
+    {"datacontenttype": "text/plain, text/html"},
+    {"datacontenttype": "text/plain "},
+    {"datacontenttype": "not a type"},
+    {"datacontenttype": "text/plain; charset=utf-8", "data": {}},
+    {"datacontenttype": "text/plain", "data": None},
+    {"data": 1, "data_base64": "AA=="},
+    {"ext": "\x85"},
+    {"ext": 1.5},
+)
+
+
+@pytest.mark.parametrize(("change", "good"), [(each, True) for each in GOOD] + [(each, False) for each in BAD])
+def test_events_are_what_the_document_says(document, change, good):
+    """Its schema lets through what the gateway takes, and nothing else."""
+    event = EVENT | change
+    schema = {"$ref": "#/components/schemas/CloudEvent", "components": document["components"]}
+    assert jsonschema_rs.is_valid(schema, event) == good
+    with contextlib.nullcontext() if good else pytest.raises(InvalidEvent):
+        wrap_event(json.dumps(event).encode(), job_id="1", stamp=Stamp("/", 0.0))
 
 
 def test_the_document_is_served_as_it_is(gateway, root):
