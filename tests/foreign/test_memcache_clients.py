@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -10,7 +12,10 @@ from pymemcache.client.base import Client
 
 VALUE = {"to": "ada@exämple.org 😀", "n": 1.5, "big": 9007199254740991, "list": [1, None, True], "nested": {"a": ""}}
 EVENT = {"specversion": "1.0", "id": "f-1", "source": "/foreign", "type": "org.example.job", "data": VALUE}
-VECTORS = json.loads((Path(__file__).resolve().parents[2] / "docs" / "vectors" / "delivery.json").read_text())["cases"]
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+CONTRACT = (DOCS / "contract.md").read_text()
+VECTORS = json.loads((DOCS / "vectors" / "delivery.json").read_text())["cases"]
+ENQUEUED = json.loads((DOCS / "vectors" / "enqueue.json").read_text())
 
 
 def envelope(padding: int = 0) -> bytes:
@@ -63,6 +68,20 @@ def test_php_reads_what_http_put(http, queue, php_client, options):
         assert (found["type"], found["event"]["id"], found["event"]["data"]) == ("string", job_id, value)
 
 
+@pytest.mark.parametrize("settle", ["close", "abort"])
+def test_php_as_documented(shared, http, queue, php, settle):
+    """The code of docs/contract.md puts a job and takes it reliably."""
+    code = re.search(r"```php\n(.*?)```", CONTRACT, re.DOTALL)[1]
+    assert "$queue->get('emails/close')" in code
+    code = code.replace("22133", str(shared.port)).replace("/close", f"/{settle}").replace("emails", queue)
+    done = subprocess.run([php, "-r", code + "echo json_encode($job);"], capture_output=True, timeout=30)
+    event = json.loads(done.stdout)
+    assert event["data"] == {"to": "ada@example.org"}
+    if settle == "abort":
+        assert take(http, queue)["id"] == event["id"]
+    assert http.get(f"/queues/{queue}").json()["items"] == 0
+
+
 def test_pymemcache_as_it_comes(shared, http, queue):
     """Envelope and raw bytes in, the same job and bytes out; HTTP's jobs parse to the same value."""
     client = Client(("127.0.0.1", shared.port), timeout=10)
@@ -74,6 +93,27 @@ def test_pymemcache_as_it_comes(shared, http, queue):
     event = json.loads(client.get(queue))
     assert (event["id"], event["data"]) == (job_id, VALUE)
     client.close()
+
+
+@pytest.mark.parametrize("settle", ["close", "abort"])
+def test_pymemcache_as_documented(shared, http, queue, settle):
+    """The code of docs/contract.md takes a job reliably; stock pymemcache cannot."""
+    code = re.search(r"```python\n(.*?)```", CONTRACT, re.DOTALL)[1]
+    assert 'queues.get("emails/close")' in code
+    code = code.replace("22133", str(shared.port)).replace("/close", f"/{settle}").replace("emails", queue)
+    found = {}
+    exec(compile(code, "contract.md", "exec"), found)
+    assert found["job"] == found["event"]
+    found["queues"].close()
+    if settle == "abort":
+        assert take(http, queue)["data"] == found["event"]["data"]
+    assert http.get(f"/queues/{queue}").json()["items"] == 0
+    job_id = put(http, queue)
+    stock = Client(("127.0.0.1", shared.port), timeout=10)
+    with pytest.raises(KeyError):
+        stock.get(f"{queue}/open")
+    stock.close()
+    assert take(http, queue)["id"] == job_id
 
 
 def test_a_plain_socket(http, queue, wire):
@@ -107,6 +147,25 @@ def test_every_vector_on_a_live_queue(http, queue, wire, case):
     assert answer.headers["ce-attempt"] == str(case["object"]["attempt"] + 3)
     assert http.post(answer.headers["location"] + "/ack").status_code == 204
     assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
+
+
+@pytest.mark.parametrize("case", ENQUEUED["cases"], ids=[each["name"] for each in ENQUEUED["cases"]])
+def test_every_request_of_the_vectors(http, queue, wire, case):
+    """What docs/vectors/enqueue.json asks for can be asked today: the item is as it says, times and ids apart."""
+    if "tenant" in case:
+        pytest.skip("this gateway has no tenants")
+    request = case["request"]
+    body = base64.b64decode(request["body_base64"]) if "body_base64" in request else request["body"].encode()
+    asked = http.post(f"/queues/{queue}/jobs", content=body, params=request.get("query"), headers=request["headers"])
+    assert asked.status_code == 201
+    item = wire.take(queue).decode()
+    stored = json.loads(item)
+    now = f'"enqueued":"{stored["enqueued"]}"'
+    expected = case["item"].replace(ENQUEUED["id"], stored["id"]).replace("/queues/emails", f"/queues/{queue}")
+    expected = expected.replace(f'"enqueued":"{ENQUEUED["now"]}"', now).replace(ENQUEUED["now"], stored["time"])
+    if "query" in request:
+        expected = re.sub('"expires":"[^"]+"', f'"expires":"{stored["expires"]}"', expected)
+    assert item == expected
 
 
 def test_a_raw_item_of_16_mib(http, queue, wire):
