@@ -1,21 +1,27 @@
 """Which queues of a list are shown, in which order, and where the next page begins. Pure.
 
 A filter is `items>100`, `age>=60`, `name=emails` or `name~img-*`; several must all hold. A page is sorted by one field
-and, where that is equal, by name; its cursor names the last queue shown by both, so that a queue that comes, goes or
-changes meanwhile moves no other one across a page's edge.
+and, where that is equal, by name.
+
+1. By name, the next page begins behind the last name: a queue that comes or goes moves no other across a page's edge.
+2. By a figure, the pages keep the order of the first one, whatever the figures become: each queue that stays is shown
+   once, and one that comes later is not. That holds for the MAX_AHEAD queues that a cursor names; behind these, which
+   come next is decided by their figures as they are then.
+3. The pages end: of all together no more queues are shown than there were at the first.
 """
 
 from __future__ import annotations
 
-import math
 import operator
 import re
-import struct
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode
 
+from gateway.api import cursor as cursors
+from gateway.api.cursor import Cursor, mark
 from gateway.contract import glob
 from gateway.errors import InvalidParameter
 
@@ -65,27 +71,77 @@ class Listing:
         Raises: InvalidParameter, where a filter, the order or the cursor cannot be read.
         """
         tests = [_test(text) for text in self.filters]
-        down = self.sort.startswith("-")
-        field = self.sort.removeprefix("-")
-        if field != "name" and field not in FIELDS:
-            raise InvalidParameter(f"sort: {field[:40]!r} is no field of a queue")
-        begin = _read(self.cursor) if self.cursor is not None else None
-
-        def place(queue: Figures) -> tuple[float, str]:
-            return (float(getattr(queue, FIELDS[field])) if field != "name" else 0.0, queue.queue)
-
-        def beyond(queue: Figures) -> bool:
-            return begin is None or (place(queue) < begin if down else place(queue) > begin)
-
-        found = [queue for queue in queues if beyond(queue) and all(test(queue) for test in tests)]
-        found.sort(key=place, reverse=down)
-        shown = found[: self.limit]
-        return shown, _cursor(*place(shown[-1])) if len(found) > len(shown) else None
+        order = Order.of(self.sort)
+        begin = cursors.read(self.cursor, order.name) if self.cursor is not None else None
+        found = [queue for queue in queues if all(test(queue) for test in tests)]
+        ahead, rest = order.divide(found, begin)
+        found = ahead + rest
+        left = len(found) if begin is None or order.by_name else begin.left
+        shown, found = found[: min(left, self.limit)], found[min(left, self.limit) :]
+        left -= len(shown)
+        if not found or not left:
+            return shown, None
+        if order.by_name:
+            return shown, Cursor(order.name, 0, 0.0, 0.0, shown[-1].queue, (), more=True).text
+        named = found[: cursors.MAX_AHEAD]
+        more = len(found) > len(named) or bool(begin and begin.more)
+        if begin is not None and len(shown) + len(named) <= len(ahead):
+            at_s, value, name = begin.at_s, begin.value, begin.name
+        else:
+            at_s, (value, name) = time.time(), order.place(named[-1])
+        marks = tuple(mark(queue.queue) for queue in named)
+        return shown, Cursor(order.name, left, at_s, value, name, marks, more).text
 
     def link(self, cursor: str) -> str:
         """The query string that asks for the page after `cursor`."""
         filters = [("filter", text) for text in self.filters]
         return urlencode([*filters, ("sort", self.sort), ("limit", self.limit), ("cursor", cursor)])
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a list is sorted. field: of FIELDS, or name."""
+
+    field: str
+    down: bool
+
+    @classmethod
+    def of(cls, sort: str) -> Order:
+        """Raises InvalidParameter."""
+        field = sort.removeprefix("-")
+        if field != "name" and field not in FIELDS:
+            raise InvalidParameter(f"sort: {field[:40]!r} is no field of a queue")
+        return cls(FIELDS.get(field, field), sort.startswith("-"))
+
+    @property
+    def name(self) -> str:
+        """The same for all that mean the same."""
+        return "-" * self.down + self.field
+
+    @property
+    def by_name(self) -> bool:
+        return self.field == "name"
+
+    def place(self, queue: Figures) -> tuple[float, str]:
+        return (0.0 if self.by_name else float(getattr(queue, self.field)), queue.queue)
+
+    def divide(self, found: Sequence[Figures], begin: Cursor | None) -> tuple[list[Figures], list[Figures]]:
+        """Those that the cursor names, and those beyond its place, both in their order."""
+        if begin is None:
+            return [], sorted(found, key=self.place, reverse=self.down)
+        by_mark = {mark(queue.queue): queue for queue in found} if begin.ahead else {}
+        ahead = [by_mark.pop(each) for each in begin.ahead if each in by_mark]
+        if not begin.more:
+            return ahead, []
+        older_s = time.time() - begin.at_s if self.field == "age_s" else 0.0
+        last = (begin.value + older_s, begin.name)
+        named = {queue.queue for queue in ahead}
+        rest = [
+            queue
+            for queue in found
+            if queue.queue not in named and (self.place(queue) < last if self.down else self.place(queue) > last)
+        ]
+        return ahead, sorted(rest, key=self.place, reverse=self.down)
 
 
 def _test(text: str) -> Callable[[Figures], bool]:
@@ -107,17 +163,3 @@ def _test(text: str) -> Callable[[Figures], bool]:
         raise InvalidParameter(f"filter: {value[:40]!r} is not a number written as digits")
     number, member, holds = float(value), FIELDS[field], _COMPARE[compare]
     return lambda queue: holds(getattr(queue, member), number)
-
-
-def _cursor(value: float, name: str) -> str:
-    """Where a page ended, in hex: opaque to callers, and every text of that form is a place."""
-    return (struct.pack(">d", value) + name.encode()).hex()
-
-
-def _read(cursor: str) -> tuple[float, str]:
-    try:
-        raw = bytes.fromhex(cursor)
-        value: float = struct.unpack(">d", raw[:8])[0]
-    except (ValueError, struct.error) as exc:
-        raise InvalidParameter("cursor: it was not given out here") from exc
-    return (0.0 if math.isnan(value) else value), raw[8:].decode("latin-1")

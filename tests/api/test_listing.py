@@ -1,11 +1,13 @@
 """The list of queues: filters, order and pages, as pure functions and over HTTP."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.api.cursor import Cursor
 from gateway.api.listing import FIELDS, Listing
 from gateway.errors import InvalidParameter
 from tests.running import running
@@ -117,13 +119,108 @@ def test_pages_are_the_list(queues, sort, limit):
     assert (found, cursor) == (whole, None)
 
 
-@given(st.binary(min_size=9, max_size=72))
-def test_any_cursor_is_a_place(raw):
-    """Whatever has a cursor's form is read; what has not is refused."""
-    shown, _ = Listing((), "items", 1000, raw.hex()).page(QUEUES)
-    assert {each.queue for each in shown} <= {each.queue for each in QUEUES}
-    with pytest.raises(InvalidParameter):
-        names(cursor="xyz")
+CURSORS = [
+    Cursor("items", left=2, at_s=0.0, value=float("nan"), name="a", ahead=(), more=True),
+    Cursor("-age_s", left=0, at_s=float("inf"), value=float("-inf"), name="", ahead=(b"12345",) * 3, more=True),
+    Cursor("name", left=9, at_s=-1e300, value=1e300, name="\N{SNOWMAN}", ahead=(), more=False),
+]
+
+
+@given(st.sampled_from(CURSORS), st.data())
+def test_a_broken_cursor_is_refused_or_read(cursor, data):
+    """Whatever a cursor was made into: queues are shown, each once, or it is refused; nothing else happens."""
+    text = cursor.text
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(text) - 1))
+        text = text[:place] + data.draw(st.text("AZaz09_-", max_size=3)) + text[place + data.draw(st.integers(0, 3)) :]
+    try:
+        shown, _ = Listing((), cursor.sort, 1000, text).page(QUEUES)
+    except InvalidParameter:
+        return
+    found = [each.queue for each in shown]
+    assert len(found) == len({*found} & {each.queue for each in QUEUES})
+
+
+@pytest.mark.parametrize("cursor", ["", "xyz", "A", "AAAA", "!", "A" * 5000])
+def test_what_is_no_cursor_is_refused(cursor):
+    """It is told, not read as the first page."""
+    with pytest.raises(InvalidParameter, match="cursor"):
+        names(cursor=cursor)
+
+
+@pytest.mark.parametrize(("first", "then"), [("name", "-items"), ("items", "-items"), ("age", "items")])
+def test_a_cursor_of_another_order_is_refused(first, then):
+    """It names a place in its own order only; `age` and `age_s` are one."""
+    _, cursor = Listing((), first, 1, None).page(QUEUES)
+    with pytest.raises(InvalidParameter, match="cursor"):
+        names(sort=then, cursor=cursor)
+    _, cursor = Listing((), "age", 1, None).page(QUEUES)
+    assert len(names(sort="age_s", cursor=cursor)) == len(QUEUES) - 1
+
+
+SORTS = [f"{sign}{field}" for sign in ("", "-") for field in (*FIELDS, "name")]
+
+
+def paged(sort, limit, queues, between):
+    """All pages, by name; before each but the first the queues become what `between` makes of them."""
+    pages, cursor = [], None
+    while True:
+        shown, cursor = Listing((), sort, limit, cursor).page(queues)
+        pages.append([each.queue for each in shown])
+        assert len(pages) <= len(queues) + 1, "the pages do not end"
+        if cursor is None:
+            return pages
+        queues = between(queues)
+
+
+@given(
+    sort=st.sampled_from(SORTS),
+    limit=st.integers(1, 5),
+    count=st.integers(0, 30),
+    random=st.randoms(use_true_random=False),
+)
+def test_each_queue_is_shown_once_whatever_its_figures_become(sort, limit, count, random):
+    """In the order of the first page, though every figure of every queue changes between any two pages."""
+
+    def changed(queues):
+        return [Figures(each.queue, *(random.randrange(5) for _ in range(8))) for each in queues]
+
+    queues = changed([Figures(f"q{number}") for number in range(count)])
+    expected = [each.queue for each in Listing((), sort, 1000, None).page(queues)[0]]
+    assert [name for page in paged(sort, limit, queues, changed) for name in page] == expected
+
+
+def test_queues_that_vanish_or_come_while_pages_are_read():
+    """Those that go are left out, the others stay in their places; those that come wait for the next list."""
+    queues = [Figures(f"q{number:02}", items=number) for number in range(30)]
+    found = paged("items", 10, queues, lambda each: [*each[5:], Figures("new", items=1000)])
+    assert [name for page in found for name in page] == [f"q{number:02}" for number in (*range(20), *range(20, 30))]
+
+
+@pytest.mark.parametrize("sort", ["-age", "age", "items", "-items"])
+def test_a_long_list_of_changing_figures_ends(sort, monkeypatch):
+    """Beyond what a cursor holds no page comes for ever; ages that only grow lose and repeat no queue there either."""
+    monkeypatch.setattr("gateway.api.cursor.MAX_AHEAD", 20)
+    clock = [time.time()]
+    monkeypatch.setattr("gateway.api.listing.time.time", lambda: clock[0])
+    queues = [Figures(f"q{number:03}", items=number, age_s=number / 100) for number in range(200)]
+
+    def older(queues):
+        clock[0] += 7
+        return [replace(each, age_s=each.age_s + 7, items=each.items + 50) for each in queues]
+
+    found = [name for page in paged(sort, 10, queues, older) for name in page]
+    assert len(found) <= len(queues)
+    if "age" in sort:
+        assert sorted(found) == [each.queue for each in queues]
+
+
+def test_a_cursor_fits_into_a_request():
+    """However many queues there are, and however long their names."""
+    queues = [Figures(f"{number:064}", items=number) for number in range(3000)]
+    listing = Listing((), "-items", 1000, None)
+    _, cursor = listing.page(queues)
+    assert len(listing.link(cursor)) < 4000
 
 
 def test_a_queue_that_comes_moves_no_other():
@@ -151,6 +248,20 @@ def test_over_http(tmp_path):
             b"GET /queues?filter=items<=1&sort=-name&limit=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         )
         assert http.get("/queues").json()["next"] is None
+
+
+def test_pages_by_age_over_http(http):
+    """Ages grow from page to page; each queue is shown once all the same."""
+    for number in range(12):
+        http.post(f"/queues/ag-{number}/jobs", json=1)
+    for sort in ("age", "-age"):
+        target, found = f"/queues?limit=3&sort={sort}&filter=name~ag-*", []
+        while target:
+            assert len(found) < 12
+            answer = http.get(target).json()
+            found += [each["queue"] for each in answer["queues"]]
+            target = answer["next"]
+        assert sorted(found) == sorted(f"ag-{number}" for number in range(12))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from gateway.api.cursor import Cursor, mark
 from tests.api.keyring import Keyring
 from tests.running import free_port, running
 
@@ -141,21 +142,23 @@ def test_a_list_shows_one_s_own(shared, a, b, keyring, new_queue):
     own, theirs = new_queue(), new_queue()
     a.post(f"/queues/{own}/jobs", json=1)
     b.post(f"/queues/{theirs}/jobs", json=1)
-    cursor = (b"\0" * 8 + b"b__").hex()
-    for query in (
-        "",
-        "?filter=name~*",
-        f"?filter=name={theirs}",
-        "?filter=name~b__*",
-        "?sort=-items",
-        f"?cursor={cursor}",
+    cursor = Cursor("name", left=9, at_s=0.0, value=0.0, name="b__", ahead=(mark(theirs),), more=True).text
+    ahead = Cursor("items", left=9, at_s=0.0, value=0.0, name="", ahead=(mark(theirs), mark(own)), more=False).text
+    for query, shown in (
+        ("", True),
+        ("?filter=name~*", True),
+        (f"?filter=name={theirs}", False),
+        ("?filter=name~b__*", False),
+        ("?sort=-items", True),
+        (f"?cursor={cursor}", True),
+        (f"?sort=items&cursor={ahead}", True),
     ):
         answer = a.get(f"/queues{query}")
         assert answer.status_code == 200
         names = {each["queue"] for each in answer.json()["queues"]}
         assert theirs not in names
         assert not [name for name in names if "__" in name]
-        assert (own in names) == ("name=" not in query and "b__" not in query)
+        assert (own in names) == shown
     with keyring.client(shared, "ab") as other:
         assert other.get("/queues").json() == {"queues": [], "next": None}
 
