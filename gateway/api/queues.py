@@ -44,4 +44,4 @@ class QueueAdmin:
 
     async def redrive(self, call: Call) -> Answer:
         order = await call.order()
-        return json_answer(await self._redrive.redrive(call.queue(), order.get("max", DEFAULT_REDRIVE)))
+        return json_answer(await self._redrive.redrive(call.queue(), order.get("max", DEFAULT_REDRIVE), call.told))

@@ -13,10 +13,10 @@ from typing import Final
 
 from gateway.contract.copies import died_on, revived
 from gateway.contract.times import wire_expiry
-from gateway.delivery.backend import Backend
+from gateway.delivery.backend import Backend, Told
 from gateway.delivery.catalog import Queue
 from gateway.delivery.dead_letters import DeadLetters
-from gateway.errors import GatewayError, QueueHasChildren
+from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
 from gateway.leases.lease import OpenRead
 
 LONGEST_S: Final = 20.0
@@ -59,13 +59,15 @@ class Redrive:
         self._dead_letters = dead_letters
         self._tasks = tasks
 
-    async def redrive(self, queue: Queue, limit: int) -> Redriven:
-        """Up to `limit` dead letters of the queue are on it again.
+    async def redrive(self, queue: Queue, limit: int, told: Told = lambda _: None) -> Redriven:
+        """Up to `limit` dead letters of the queue are on it again. told: how many servers know whether it exists.
 
-        Raises: QueueHasChildren; when nothing could be brought back QueueFull, BackendUnavailable, OutcomeUnknown.
+        Raises: QueueHasChildren; QueueNotFound: it does not exist and has no dead letters; when nothing could be
+        brought back QueueFull, BackendUnavailable, OutcomeUnknown.
         Cancelled: what was begun is finished, the others stay.
         """
-        stats = await self._backend.stats_of(queue.key)
+        survey = await self._backend.survey(queue.key)
+        stats = survey.queues.get(queue.key)
         if stats is not None and stats.children:
             raise QueueHasChildren(f"{queue.name!r} has fanout children, and each of them would get the jobs again")
         run = _Run(queue, limit, time.monotonic() + LONGEST_S, [])
@@ -74,6 +76,9 @@ class Redrive:
             left += await self._bring_back(run, key)
         if run.trouble is not None and not run.redriven:
             raise run.trouble
+        if stats is None and not (run.redriven or run.expired or left):
+            told(survey.coverage)
+            raise QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
         return Redriven(run.redriven, run.expired, left)
 
     async def _bring_back(self, run: _Run, key: str) -> int:

@@ -13,7 +13,7 @@ max_attempts = 2
 [queues."head-*"]
 max_attempts = 2
 retry = "head"
-[queues.orders]
+[queues."orders*"]
 dead_letter = "failed"
 """
 
@@ -102,15 +102,28 @@ def test_a_job_whose_time_is_over_is_dropped_on_the_way_back(http):
 
 
 def test_as_many_come_back_as_are_asked_for(http):
-    """`max` bounds one call, `left` says what remains; an unknown queue has none, and none is made by asking."""
+    """`max` bounds one call, `left` says what remains."""
     for number in range(5):
         http.post("/queues/some/jobs", json=number)
         http.post(take(http, "some")["lease"]["url"] + "/reject")
     assert http.post("/queues/some/redrive", json={"max": 2}).json() == {"redriven": 2, "expired": 0, "left": 3}
     assert [take(http, "some")["data"] for _ in range(2)] == [0, 1]
     assert http.post("/queues/some/redrive", json={}).json() == {"redriven": 3, "expired": 0, "left": 0}
-    assert http.post("/queues/nosuch/redrive").json() == {"redriven": 0, "expired": 0, "left": 0}
-    assert http.get("/queues/nosuch").status_code == 404
+    assert http.post("/queues/some/redrive").json() == {"redriven": 0, "expired": 0, "left": 0}
+
+
+def test_a_queue_that_is_not_there_is_told(http):
+    """A 404 as everywhere, and none is made by asking; a queue of which only dead letters are left is one."""
+    for name in ("nosuch", "orders2"):
+        answer = http.post(f"/queues/{name}/redrive")
+        assert (answer.status_code, answer.json()["code"]) == (404, "queue-not-found")
+        assert http.get(f"/queues/{name}").status_code == 404
+    for name in ("gone", "orders2"):
+        http.post(f"/queues/{name}/jobs", json=1)
+        assert http.post(take(http, name)["lease"]["url"] + "/reject").status_code == 204
+        assert http.delete(f"/queues/{name}").status_code == 200
+        assert http.post(f"/queues/{name}/redrive").json() == {"redriven": 1, "expired": 0, "left": 0}
+        assert http.get(f"/queues/{name}").json()["items"] == 1
 
 
 @pytest.mark.parametrize("body", [b'{"max":0}', b'{"max":10001}', b'{"max":"1"}', b'{"x":1}', b"[]", b"{"])

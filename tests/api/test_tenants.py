@@ -15,6 +15,7 @@ QUEUE_CALLS = [
     ("GET", "/queues/{}"),
     ("GET", "/queues/{}/peek"),
     ("POST", "/queues/{}/flush"),
+    ("POST", "/queues/{}/redrive"),
     ("DELETE", "/queues/{}"),
 ]
 LEASE_CALLS = [("GET", ""), ("POST", "/ack"), ("POST", "/nack"), ("POST", "/extend")]
