@@ -31,7 +31,7 @@ from gateway import tomlfile
 from gateway.contract import glob
 from gateway.contract.names import check_name
 from gateway.errors import InvalidName
-from gateway.tomlfile import Mistake, MistakesError
+from gateway.tomlfile import Mistake, MistakesError, TomlFile
 
 MAX_PATTERNS: Final = 100
 MAX_RATE: Final = 1_000_000
@@ -39,7 +39,6 @@ SECRET_PREFIX: Final = "kg_"  # noqa: S105 (it marks secrets, it is none)
 _FIELDS: Final = ("name", "sha256", "tenant", "scopes", "queues", "rate", "burst")
 _NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
-_HEADER: Final = re.compile(r"\s*\[\[\s*keys\s*\]\]\s*(?:#.*)?")
 
 
 class Scope(Enum):
@@ -86,7 +85,7 @@ class Keys:
 
 def load(path: Path) -> Keys:
     """The keys in the file. Raises MistakesError with everything that is wrong with it."""
-    return _Reader(path).read(tomlfile.read(path).values)
+    return _Reader(tomlfile.read(path)).read()
 
 
 def new(
@@ -103,7 +102,7 @@ def new(
     if rate is not None:
         entry["rate"] = rate
     lines = [f"{field} = {_toml(value)}" for field, value in entry.items()]
-    _Reader(Path("keys new")).read({"keys": [entry]})
+    _Reader(TomlFile("keys new", {"keys": [entry]}, {})).read()
     return secret, "\n".join(["[[keys]]", *lines, ""])
 
 
@@ -116,12 +115,13 @@ def _toml(value: Any) -> str:
 class _Reader:
     """Reads one document and collects its mistakes."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: TomlFile) -> None:
+        self._file = file
         self._mistakes: list[Mistake] = []
 
-    def read(self, document: Mapping[str, Any]) -> Keys:
+    def read(self) -> Keys:
         """Raises MistakesError."""
+        document = self._file.values
         for name in document.keys() - {"keys"}:
             self._wrong(None, name, "is not known; only [[keys]] tables are")
         entries = document.get("keys")
@@ -131,7 +131,8 @@ class _Reader:
             self._wrong(None, "keys", "is not an array of tables, written [[keys]]")
         else:
             found = [self._key(index, entry) for index, entry in enumerate(entries)]
-            self._apart(found)
+            self._apart(entries)
+            self._alike(found)
         if self._mistakes:
             raise MistakesError(sorted(self._mistakes))
         keys = [key for key in found if key is not None]
@@ -185,7 +186,8 @@ class _Reader:
         value = entry.get("scopes")
         allowed = ", ".join(scope.value for scope in Scope)
         if not isinstance(value, list) or not value:
-            what = "is missing" if value is None else f"{_shown(value)} is not an array"
+            wrong = "is empty" if value == [] else "is not an array"
+            what = "is missing" if value is None else f"{_shown(value)} {wrong}"
             self._wrong(index, "scopes", f"{what}; at least one of {allowed} is needed")
             return
         for each in value:
@@ -224,20 +226,27 @@ class _Reader:
             return 0.0, 0
         return float(rate), burst
 
-    def _apart(self, found: Iterable[Key | None]) -> None:
-        """No two keys alike, and all of them with a tenant or none."""
+    def _apart(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """No two keys have one name or one secret, whatever else is wrong with them."""
         names: set[str] = set()
-        digests: set[bytes] = set()
+        digests: set[str] = set()
+        for index, entry in enumerate(entries):
+            name, digest = entry.get("name"), entry.get("sha256")
+            if isinstance(name, str):
+                if name in names:
+                    self._wrong(index, "name", f"{_shown(name)} is another key's already")
+                names.add(name)
+            if isinstance(digest, str):
+                if digest.lower() in digests:
+                    self._wrong(index, "sha256", "is another key's already")
+                digests.add(digest.lower())
+
+    def _alike(self, found: Iterable[Key | None]) -> None:
+        """All keys have a tenant, or none has."""
         tenanted: bool | None = None
         for index, key in enumerate(found):
             if key is None:
                 continue
-            if key.name in names:
-                self._wrong(index, "name", f"{key.name!r} is another key's already")
-            if key.digest in digests:
-                self._wrong(index, "sha256", "is another key's already")
-            names.add(key.name)
-            digests.add(key.digest)
             if key.tenant and Scope.OPERATOR in key.scopes:
                 self._wrong(
                     index, "scopes", "'operator' is for the whole deployment: a key with a tenant cannot have it"
@@ -255,25 +264,8 @@ class _Reader:
                 )
 
     def _wrong(self, index: int | None, field: str, what: str) -> None:
-        key = f"keys[{index + 1}].{field}" if index is not None else field
-        self._mistakes.append(Mistake(str(self._path), self._line(index, field), f"{key} {what}".strip()))
-
-    def _line(self, index: int | None, field: str) -> int:
-        """Where the field stands, or its table where it is missing; 0 where the text does not tell."""
-        if not self._path.is_file():
-            return 0
-        lines = self._path.read_text(errors="replace").splitlines()
-        starts = [number for number, line in enumerate(lines) if _HEADER.fullmatch(line)]
-        begin, end = 0, len(lines)
-        if index is not None:
-            if index >= len(starts):
-                return 0
-            begin, end = starts[index], [*starts, len(lines)][index + 1]
-        assignment = re.compile(rf"\s*[\"']?{re.escape(field)}[\"']?\s*=")
-        for number in range(begin, end):
-            if assignment.match(lines[number]):
-                return number + 1
-        return begin + 1 if index is not None else 0
+        key, place = (f"keys[{index + 1}].{field}", ("keys", index, field)) if index is not None else (field, (field,))
+        self._mistakes.append(self._file.mistake(f"{key} {what}".strip(), *place))
 
 
 def _shown(value: Any) -> str:

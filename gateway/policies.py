@@ -88,6 +88,11 @@ class Table:
         return (not self.tenant or glob.matches(self.tenant, tenant)) and glob.matches(self.queue, queue)
 
     @property
+    def title(self) -> str:
+        """As the file has it."""
+        return f"{self.tenant}/{self.queue}" if self.tenant else self.queue
+
+    @property
     def rank(self) -> tuple[int, ...]:
         """The lower, the more it says of a queue: rules 1 to 3 of the module."""
         tenant = 2 if not self.tenant else 1 if glob.is_glob(self.tenant) else 0
@@ -131,6 +136,7 @@ def load(path: Path | None, namespace: Namespace) -> Policies:
         if table is not None:
             tables.append(table)
     _check_keys(file, tables, namespace, mistakes)
+    _check_dead_letters(file, tables, mistakes)
     if mistakes:
         raise MistakesError(sorted(mistakes))
     return Policies(tuple(tables))
@@ -183,11 +189,19 @@ def _check_keys(file: TomlFile, tables: list[Table], namespace: Namespace, mista
         key = table.policy.key
         if key is None:
             continue
-        title = f"{table.tenant}/{table.queue}" if table.tenant else table.queue
+        title = table.title
         wrong = _wrong_key(key, table, owners, namespace)
         if wrong:
             mistakes.append(file.mistake(f"queues.{title}.key: {key!r} {wrong}", "queues", title, "key"))
         owners.setdefault(key, title)
+
+
+def _check_dead_letters(file: TomlFile, tables: list[Table], mistakes: list[Mistake]) -> None:
+    """No queue that a table names is its own dead letters'; one that a pattern covers keeps `__dead`."""
+    for table in tables:
+        if table.policy.dead_letter == table.queue:
+            text = f"queues.{table.title}.dead_letter: {table.queue!r} is this very queue; name another one, or none"
+            mistakes.append(file.mistake(text, "queues", table.title, "dead_letter"))
 
 
 def _wrong_key(key: str, table: Table, owners: Mapping[str, str], namespace: Namespace) -> str:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-Place = tuple[str, ...]
-"""The names that lead to a value: `("queues", "emails", "ttl")`."""
+Place = tuple[str | int, ...]
+"""What leads to a value: `("queues", "emails", "ttl")`, or `("keys", 0, "name")` in an array of tables."""
+
+# Whatever may hold a line's end or a bracket that means nothing, then the two themselves.
+# Source: TOML 1.0, "Comment" and "String"; up to two quotes may stand before the closing three.
+_TOKEN: Final = re.compile(
+    r'''#[^\n]*|"""(?:[^\\]|\\.)*?"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[\[\]{}]|\n''', re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,13 +42,13 @@ class MistakesError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TomlFile:
-    """What a file holds. Lines are found for whatever is written on one line; else the table's line counts."""
+    """What a file holds. Whatever is written over several lines counts by the first of them."""
 
     name: str
     values: dict[str, Any]
     lines: dict[Place, int]
 
-    def line(self, *place: str) -> int:
+    def line(self, *place: str | int) -> int:
         """Where the value stands, or what holds it; 0 where nothing is known."""
         while place:
             if place in self.lines:
@@ -48,7 +56,7 @@ class TomlFile:
             place = place[:-1]
         return 0
 
-    def mistake(self, text: str, *place: str) -> Mistake:
+    def mistake(self, text: str, *place: str | int) -> Mistake:
         return Mistake(self.name, self.line(*place), text)
 
 
@@ -67,26 +75,50 @@ def read(path: Path) -> TomlFile:
 
 
 def _lines(text: str) -> Iterator[tuple[Place, int]]:
-    """Each place and its first line, read line by line; a line that is no TOML by itself names nothing."""
+    """Each place and its first line. `text` is TOML."""
     seen: set[Place] = set()
     table: Place = ()
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            values = tomllib.loads(line)
-        except tomllib.TOMLDecodeError:
-            continue
-        heads = line.lstrip().startswith("[")
-        for place in _places(values):
-            if heads:
-                table = place
-            whole = place if heads else table + place
-            if whole not in seen:
-                seen.add(whole)
-                yield whole, number
+    arrays: Counter[Place] = Counter()
+    for number, statement in _statements(text.replace("\r\n", "\n")):
+        places = list(_places(tomllib.loads(statement)))
+        if statement.lstrip().startswith("["):
+            table = _last(arrays, tuple(each for each in places[-1] if isinstance(each, str)))
+            if statement.lstrip().startswith("[["):
+                arrays[table] += 1
+                table = (*table, arrays[table] - 1)
+            whole = [table[:end] for end in range(1, len(table) + 1)]
+        else:
+            whole = [table + place for place in places]
+        for place in whole:
+            if place not in seen:
+                seen.add(place)
+                yield place, number
 
 
-def _places(values: dict[str, Any]) -> Iterator[Place]:
-    for name, value in values.items():
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Each header and each assignment, with the line on which it begins."""
+    depth = begin = 0
+    number = 1
+    for token in _TOKEN.finditer(text + "\n"):
+        depth += (token[0] in "[{") - (token[0] in "]}")
+        if token[0] == "\n" and not depth:
+            yield number, text[begin : token.start()]
+            number += text.count("\n", begin, token.end())
+            begin = token.end()
+
+
+def _last(arrays: Counter[Place], names: tuple[str, ...]) -> Place:
+    """The place that a header's names mean: of an array of tables, in the last one there is."""
+    place: Place = ()
+    for name in names[:-1]:
+        place += (name,)
+        if arrays[place]:
+            place += (arrays[place] - 1,)
+    return (*place, names[-1])
+
+
+def _places(value: Any) -> Iterator[Place]:
+    within = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in within:
         yield (name,)
-        if isinstance(value, dict):
-            yield from ((name, *rest) for rest in _places(value))
+        yield from ((name, *rest) for rest in _places(inner))

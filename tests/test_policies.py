@@ -118,6 +118,7 @@ WRONG = [
     ('[queues."i*"]\nkey = "x"', "2: queues.i*.key: 'x' stands in a table for several queues"),
     ('[queues.a]\nkey = "x:y"\n[queues.b]\nkey = "x:y"', "4: queues.b.key: 'x:y' is the key of queues.a already"),
     ('[queues.a]\nkey = "b"', "2: queues.a.key: 'b' is the key of queue 'b'"),
+    ('[queues.a]\nttl = 5\ndead_letter = "a"', "3: queues.a.dead_letter: 'a' is this very queue"),
     ('[queues.a]\nkey = "b__dead"', "2: queues.a.key: 'b__dead' ends as the keys of dead letters do"),
 ]
 
@@ -161,6 +162,28 @@ def test_all_mistakes_are_told_at_once(tmp_path):
     """By line, however many there are."""
     text = '[queues.a]\nttl = 0\nlease = 0\n[queues."b c"]\nformat = 1\n[other]\n'
     assert [re.match(r"queues\.toml:(\d)", each)[1] for each in mistakes(tmp_path, text)] == ["2", "3", "4", "5", "6"]
+
+
+LINES = [
+    ('[queues.a]\n# ttl=1\nlease="""\nttl=0\n"""\nttl=0\n', [3, 6]),
+    ("[queues.a]\nlease = '''\n[queues.b]\nttl = 0'''\nttl = 0\n", [2, 5]),
+    ("[queues.a]\nlease = [\n\"]\", # ]\n'[',\n]\nttl = 0", [2, 6]),
+    ('[queues.a]\nlease = ["#\\"]", "]"]\nttl = 0', [2, 3]),
+    ('[queues.a]\nlease = """"#\\""""""\nttl = 0', [2, 3]),
+    ('[queues.a]\r\n\r\n# """\r\nttl = 0\r\nlease = """\r\n"""\r\nkey = 1', [4, 5, 7]),
+    ('[queues."a]"] # [queues.b]\nttl = 0', [1, 2]),
+]
+
+
+@pytest.mark.parametrize(("text", "lines"), LINES)
+def test_lines_are_right_beside_whatever_has_several(tmp_path, text, lines):
+    """Strings and arrays of several lines, with what looks like TOML in them, count by where they begin."""
+    assert [int(each.split(":")[1]) for each in mistakes(tmp_path, text.encode())] == lines
+
+
+def test_a_pattern_may_name_a_queue_that_it_covers(tmp_path):
+    """`dead_letter` of a table for many queues is not its own; that one queue keeps its own dead letters."""
+    assert policies(tmp_path, '[queues."*"]\ndead_letter = "failed"').of("", "failed").dead_letter == "failed"
 
 
 def test_a_file_that_is_not_text_is_told(tmp_path):
