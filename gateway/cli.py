@@ -43,14 +43,22 @@ class Seconds(click.ParamType[float]):
     """Digits with at most one point: float() would also take `nan`, `inf` and `1e9`."""
 
     name = "seconds"
+    what = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The duration, or a usage error."""
         if isinstance(value, int | float):
             return float(value)
         if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]+)?", value):
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+            self.fail(f"{value!r} is not a number of {self.what}", param, ctx)
         return float(value)
+
+
+class Rate(Seconds):
+    """Written as seconds are."""
+
+    name = "requests"
+    what = "requests a second"
 
 
 class ListedText(click.ParamType[str]):
@@ -207,7 +215,7 @@ def keys() -> None:
     "--scope", "scopes", required=True, multiple=True, help="produce, consume, admin or operator (repeatable)"
 )
 @click.option("--queue", "queues", multiple=True, help="a queue it is for, * and ? stand for others (repeatable)")
-@click.option("--rate", type=Seconds(), default=None, help="requests a second it may make, for each worker")
+@click.option("--rate", type=Rate(), default=None, help="requests a second it may make, for each worker")
 def new_key(name: str, tenant: str, scopes: tuple[str, ...], queues: tuple[str, ...], rate: float | None) -> None:
     """Make a secret, shown this once, and the table for the keys file."""
     from gateway.keys import new  # noqa: PLC0415

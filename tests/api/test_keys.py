@@ -175,6 +175,15 @@ def test_a_new_key_works(tmp_path):
     assert key.scopes == {Scope.PRODUCE, Scope.CONSUME}
 
 
+def test_a_rate_is_requests_a_second():
+    """The help and the refusal say so, and not that it is a time."""
+    command = [sys.executable, "-m", "gateway", "keys", "new"]
+    told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"--rate REQUESTS\s+requests a second", told)
+    done = subprocess.run([*command, "--name", "a", "--scope", "admin", "--rate", "x"], capture_output=True, text=True)
+    assert (done.returncode, "'x' is not a number of requests a second" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("flags", [["--scope", "x"], ["--scope", "operator", "--tenant", "a"], []])
 def test_a_new_key_that_cannot_be(flags):
     """Exit code 2 and one line."""
