@@ -27,8 +27,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.query and re.fullmatch("[A-Za-z0-9_-]{1,3600}", str(case.query.get("cursor", ""))):
         case.query = {name: value for name, value in case.query.items() if name != "cursor"}
     key = case.headers.get("Idempotency-Key") if case.headers else None
-    if isinstance(key, str) and re.fullmatch("[!-~](?:[ -~]{0,253}[!-~])?", key):
+    if isinstance(key, str) and re.fullmatch("[!#-~](?:[ -~]{0,253}[!-~])?", key):
         case.headers["Idempotency-Key"] = key[:200].rstrip() + os.urandom(8).hex()
+    elif isinstance(key, str) and re.fullmatch(r'"(?:[ !#-\[\]-~]|\\["\\]){1,255}"', key):
+        case.headers["Idempotency-Key"] = f'"{os.urandom(8).hex()}"'
 
     # Whatever is stored after the only server was taken out would be refused.
     if isinstance(case.body, dict) and case.body.get("status") in ("readonly", "quiescent"):
