@@ -16,8 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 METHODS: Final = b"GET, POST, PUT, DELETE"
 EXPOSED: Final = (
     b"Lease-Id, Lease-Expires, Lease-Acked, Location, Retry-After, Preference-Applied, Request-Id, "
-    b"Idempotency-Replayed, Queue-Coverage, WWW-Authenticate"
+    b"Idempotency-Replayed, Queue-Coverage, WWW-Authenticate, Attributes-Left-Out, traceparent, tracestate, "
+    b"ce-specversion, ce-id, ce-source, ce-type, ce-subject, ce-time, ce-dataschema, ce-expires, ce-attempt, "
+    b"ce-enqueued, ce-tenant, ce-lasterror, ce-deadreason, ce-deadtime, ce-deadqueue, ce-deadattempts, "
+    b"ce-traceparent, ce-tracestate"
 )
+"""What a page may read. No pattern is possible here, so a producer's own extensions are not among them."""
 MAX_AGE_S: Final = 600
 _NAMES: Final = re.compile(rb"[A-Za-z0-9_, -]{1,1024}")
 

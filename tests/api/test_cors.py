@@ -63,6 +63,33 @@ def test_answers_can_be_read(listed, keyring, queue):
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (401, APP)
 
 
+def test_every_header_of_a_delivery_can_be_read(listed, keyring, queue):
+    """The gateway's own attributes, the trace and the coverage among them; a producer's own extensions cannot be."""
+    sent = {
+        "ce-specversion": "1.0",
+        "ce-id": "7",
+        "ce-source": "/s",
+        "ce-type": "t",
+        "ce-subject": "s",
+        "ce-time": "2026-01-31T12:00:00Z",
+        "ce-dataschema": "/d",
+        "ce-expires": "2999-01-31T12:00:00Z",
+        "ce-own": "1",
+        "traceparent": f"00-{'1' * 32}-{'2' * 16}-01",
+        "tracestate": "a=b",
+        "origin": APP,
+    }
+    with keyring.client(listed, "page") as http:
+        assert http.post(f"/queues/{queue}/jobs", content=b"x", headers=sent).status_code == 201
+        answer = http.get(f"/queues/{queue}/next?format=raw", headers={"origin": APP})
+        assert http.post(f"/leases/{answer.headers['lease-id']}/reject", json={"reason": "r"}).status_code == 204
+        exposed = {each.lower() for each in answer.headers["access-control-expose-headers"].split(", ")}
+    shown = {name for name in answer.headers if name.startswith(("ce-", "trace", "lease"))}
+    assert shown - exposed == {"ce-own"}
+    assert shown >= {"ce-id", "ce-subject", "ce-attempt", "ce-enqueued", "ce-expires", "traceparent", "tracestate"}
+    assert {"ce-lasterror", "ce-tenant", "ce-deadreason", "queue-coverage", "attributes-left-out"} <= exposed
+
+
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "https://app.example.evil", "http://app.example", ""]
 )
