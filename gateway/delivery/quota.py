@@ -16,6 +16,8 @@ from gateway.delivery.catalog import Catalog, Queue
 from gateway.errors import BackendUnavailable, TooManyQueues
 
 REFRESH_S: Final = 1.0
+REFUSAL_S: Final = 0.05
+"""No refusal rests on older figures than this."""
 
 
 class Quota:
@@ -25,7 +27,8 @@ class Quota:
         self._backend = backend
         self._catalog = catalog
         self._limit = limit
-        self._lock = asyncio.Lock()
+        self._look: asyncio.Task[None] | None = None
+        self._waiting: list[asyncio.Future[bool]] | None = None  # who waits for the look; None: nobody looks
         self._looked_s = float("-inf")
         self._keys: frozenset[str] = frozenset()
         self._known: dict[str, set[str]] = {}
@@ -33,30 +36,66 @@ class Quota:
     async def check(self, queue: Queue) -> None:
         """Returns when the queue may be used: it is there, or may be made. Raises TooManyQueues.
 
-        Where no server can be asked it returns too: whatever comes next says so itself.
+        Callers leave in the order they came: polls keep their places. Where no server can be asked it returns too:
+        whatever comes next says so itself.
         """
         known = self._known.get(queue.tenant)
-        if known is not None and queue.key in known:
+        if self._waiting is None and known is not None and queue.key in known:
             return
-        async with self._lock:
-            if time.monotonic() - self._looked_s >= REFRESH_S:
-                try:
-                    self._keys = frozenset(await self._backend.queues())
-                except BackendUnavailable:
-                    return
-                self._known.clear()
-                self._looked_s = time.monotonic()
-            known = self._known.get(queue.tenant)
-            if known is None:
-                named = self._catalog.name_of
-                known = self._known[queue.tenant] = {key for key in self._keys if named(queue.tenant, key) is not None}
-            if queue.key in known:
+        if not await self._refresh(REFRESH_S):
+            return
+        known = self._of(queue.tenant)
+        if queue.key not in known and len(known) >= self._limit:
+            if not await self._refresh(REFUSAL_S):  # one may have been deleted elsewhere
                 return
-            if len(known) >= self._limit:
-                raise TooManyQueues(f"{self._limit} queues are there already, as many as may be; delete one first")
-            known.add(queue.key)
+            known = self._of(queue.tenant)
+        if queue.key not in known and len(known) >= self._limit:
+            raise TooManyQueues(f"{self._limit} queues are there already, as many as may be; delete one first")
+        known.add(queue.key)
 
     def forget(self, queue: Queue) -> None:
         """The queue was deleted: it does not count any more."""
         self._known.get(queue.tenant, set()).discard(queue.key)
         self._keys -= {queue.key}
+
+    async def _refresh(self, age_s: float) -> bool:
+        """Whether the keys are known as of `age_s` ago or later. Callers share one look and leave in their order."""
+        loop = asyncio.get_running_loop()
+        if self._waiting is None:
+            if time.monotonic() - self._looked_s < age_s:
+                return True
+            self._waiting = []
+            self._look = loop.create_task(self._ask())
+        future: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append(future)
+        return await future
+
+    async def _ask(self) -> None:
+        known = False
+        try:
+            self._keys = frozenset(await self._backend.queues())
+            self._known.clear()
+            self._looked_s = time.monotonic()
+            known = True
+        except BackendUnavailable:
+            pass
+        finally:
+            self._wake(known)
+
+    def _wake(self, known: bool) -> None:
+        """Tells who waits; again in the next turn, for those who came meanwhile and must not overtake."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            self._waiting = None
+            return
+        for future in waiting:
+            if not future.done():
+                future.set_result(known)
+        asyncio.get_running_loop().call_soon(self._wake, known)
+
+    def _of(self, tenant: str) -> set[str]:
+        known = self._known.get(tenant)
+        if known is None:
+            named = self._catalog.name_of
+            known = self._known[tenant] = {key for key in self._keys if named(tenant, key) is not None}
+        return known

@@ -471,7 +471,9 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def client_closed(self) -> bool:
         """Whether the client has closed its side or reset, as far as that can be known at this moment."""
-        return self._ended or (self.flow.read_paused and tcp.peer_closed(self.transport.get_extra_info("socket")))
+        if self._ended or self.transport.is_closing():
+            return True
+        return tcp.peer_closed(self.transport.get_extra_info("socket"))
 
     def _pause(self) -> None:
         """Stops reading; the kernel is asked for the client instead."""

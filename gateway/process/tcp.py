@@ -58,5 +58,5 @@ def peer_closed(sock: Any) -> bool:
         return False
     try:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _PEER_CLOSED
-    except OSError:
+    except (OSError, ValueError):  # ValueError: uvloop's stand-in for a socket that is closed
         return False
