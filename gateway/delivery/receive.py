@@ -72,9 +72,9 @@ class Receiver:
         Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
         Cancelled: no job is held.
         """
-        if self.draining:
-            raise Draining("no job is handed out any more")
         await self._quota.check(queue)
+        if self.draining:  # from here to the line of waiters nothing is awaited, so a drain finds every poll
+            raise Draining("no job is handed out any more")
         began_s = time.monotonic()
         left_s = timeout_s
         while True:
