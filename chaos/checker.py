@@ -146,7 +146,8 @@ def _overlaps(job: Job, strokes: Strokes, unseen: Unseen, redelivered: Counter[s
         ]
         stroke = strokes.between(earlier.delivery.opened, opened, earlier.delivery.who)
         if asked:
-            redelivered[f"after {asked[0]}"] += 1
+            unconfirmed = " without a 204" if asked[0] == "ack" else ""
+            redelivered[f"after {asked[0]}{unconfirmed}"] += 1
         elif earlier.deadline <= opened + CLOCK_S:
             redelivered["lease expired"] += 1
         elif stroke is not None:
