@@ -32,11 +32,11 @@ class Publisher:
         Raises: TooManyQueues; QueueFull, BackendUnavailable, BackendRefused; OutcomeUnknown.
         Cancelled: the job may or may not be stored.
         """
-        await self._quota.check(queue)
-        expiry = wire_expiry(item.expires_s, time.time()) if item.expires_s is not None else 0
-        await self._backend.put(
-            queue.key, item.data, expiry, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
-        )
+        with await self._quota.room(queue):
+            expiry = wire_expiry(item.expires_s, time.time()) if item.expires_s is not None else 0
+            await self._backend.put(
+                queue.key, item.data, expiry, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
+            )
 
     async def enqueue_many(
         self, queue: Queue, items: Sequence[Item], ordering_key: str | None = None
@@ -45,9 +45,9 @@ class Publisher:
 
         Cancelled: any of them may be stored.
         """
-        await self._quota.check(queue)
-        now_s = time.time()
-        puts = [(item.data, wire_expiry(item.expires_s, now_s)) for item in items]
-        return await self._backend.put_many(
-            queue.key, puts, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
-        )
+        with await self._quota.room(queue):
+            now_s = time.time()
+            puts = [(item.data, wire_expiry(item.expires_s, now_s)) for item in items]
+            return await self._backend.put_many(
+                queue.key, puts, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
+            )

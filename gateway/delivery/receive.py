@@ -72,7 +72,13 @@ class Receiver:
         Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
         Cancelled: no job is held.
         """
-        await self._quota.check(queue)
+        with await self._quota.room(queue):
+            return await self._next(queue, timeout_s, lease_s, on_gone, told)
+
+    async def _next(
+        self, queue: Queue, timeout_s: float, lease_s: float, on_gone: OnGone, told: Told
+    ) -> Delivery | None:
+        """As `next`, of a queue that may be used."""
         if self.draining:  # from here to the line of waiters nothing is awaited, so a drain finds every poll
             raise Draining("no job is handed out any more")
         began_s = time.monotonic()

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -214,3 +215,44 @@ def test_a_tenant_has_only_so_many_queues(tmp_path):
         assert a.delete("/queues/q2").status_code == 200
         assert a.post("/queues/q4/jobs", json=1).status_code == 201
         assert a.post("/queues/q5/jobs", json=1).status_code == 403
+
+
+def test_a_deleted_queue_makes_room_at_once_in_every_worker(tmp_path):
+    """Refused, delete, try again: the second try is a 201, whichever workers are asked and however soon."""
+    ring = Keyring(tmp_path / "keys.toml")
+    ring.add("a", "a")
+    flags = ("--keys", str(ring.path), "--max-queues", "2", "--workers", "2")
+    with running(tmp_path / "data", *flags) as gateway, ring.client(gateway, "a") as a:
+        a.headers["connection"] = "close"  # so that each request may reach another worker
+        there, refused = [], 0
+        for number in range(40):
+            name = f"q{number}"
+            answer = a.post(f"/queues/{name}/jobs", json=1)
+            if answer.status_code == 403:
+                refused += 1
+                while len(there) > 1:
+                    assert a.delete(f"/queues/{there.pop(0)}").status_code == 200
+                answer = a.post(f"/queues/{name}/jobs", json=1)
+            assert answer.status_code == 201, number
+            there.append(name)
+        assert refused > 10
+
+
+def test_one_worker_keeps_the_cap_exactly(tmp_path):
+    """Of many new queues at once just those get in for which there is room, by enqueue and by poll."""
+    ring = Keyring(tmp_path / "keys.toml")
+    ring.add("a", "a")
+    with running(tmp_path / "data", "--keys", str(ring.path), "--max-queues", "5") as gateway:
+        with ring.client(gateway, "a") as a, ThreadPoolExecutor(20) as threads:
+
+            def use(number):
+                if number % 2:
+                    return a.get(f"/queues/q{number}/next?timeout=0.2").status_code == 204
+                return a.post(f"/queues/q{number}/jobs", json=1).status_code == 201
+
+            for _ in range(5):
+                assert sum(threads.map(use, range(40))) == 5
+                names = [each["queue"] for each in a.get("/queues").json()["queues"]]
+                assert len(names) == 5
+                for name in names:
+                    assert a.delete(f"/queues/{name}").status_code == 200

@@ -1,0 +1,129 @@
+"""The cap on a tenant's queues: what counts, when Kestrel is asked, and who goes first."""
+
+import asyncio
+
+import pytest
+
+from gateway.contract.names import Namespace
+from gateway.delivery.catalog import Catalog
+from gateway.delivery.quota import Quota
+from gateway.errors import BackendUnavailable, TooManyQueues
+
+
+class Keys:
+    """The queues that there are. held: as long as it is clear, whoever asks gets no answer."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = set(keys)
+        self.asked = 0
+        self.away = False
+        self.held = asyncio.Event()
+        self.held.set()
+
+    async def queues(self):
+        self.asked += 1
+        found = dict.fromkeys(self.keys)
+        await self.held.wait()
+        if self.away:
+            raise BackendUnavailable("no server can be asked")
+        return found
+
+
+def with_quota(work, *keys: str, limit: int = 2):
+    async def go():
+        catalog = Catalog(Namespace())
+        there = Keys(*keys)
+        await work(Quota(there, catalog, limit), there, lambda name: catalog.queue("", name))
+
+    asyncio.run(go())
+
+
+def test_what_is_being_made_counts():
+    """Kestrel does not name it yet; when it was not made after all, there is room again."""
+
+    async def work(quota, there, queue):
+        with await quota.room(queue("b")):
+            with pytest.raises(TooManyQueues):
+                await quota.room(queue("c"))
+            with await quota.room(queue("a")), await quota.room(queue("b")):
+                pass
+        with await quota.room(queue("c")):
+            there.keys.add("c")
+        with pytest.raises(TooManyQueues):
+            await quota.room(queue("b"))
+
+    with_quota(work, "a")
+
+
+def test_no_refusal_rests_on_what_was_before():
+    """A question that was asked before the caller came does not do; a queue deleted since makes room."""
+
+    async def work(quota, there, queue):
+        there.held.clear()
+        first = asyncio.create_task(quota.room(queue("c")))
+        while not there.asked:
+            await asyncio.sleep(0)
+        there.keys.remove("b")
+        second = asyncio.create_task(quota.room(queue("d")))
+        await asyncio.sleep(0)
+        there.held.set()
+        with pytest.raises(TooManyQueues):
+            await first
+        with await second:
+            there.keys.add("d")
+
+    with_quota(work, "a", "b")
+
+
+def test_refusals_share_questions():
+    """A hundred at once cost a few, not a hundred; the queues that are there cost none."""
+
+    async def work(quota, there, queue):
+        rooms = await asyncio.gather(*(quota.room(queue(f"c{n}")) for n in range(100)), return_exceptions=True)
+        assert all(isinstance(each, TooManyQueues) for each in rooms)
+        assert there.asked <= 3
+        asked = there.asked
+        for name in ("a", "b", "a"):
+            with await quota.room(queue(name)):
+                pass
+        assert there.asked == asked
+
+    with_quota(work, "a", "b")
+
+
+def test_callers_leave_in_the_order_they_came():
+    """Also those who come while a question is under way, and just after it."""
+
+    async def work(quota, there, queue):
+        order = []
+
+        async def come(number):
+            with await quota.room(queue("q")):
+                order.append(number)
+
+        there.held.clear()
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(20):
+                tasks.create_task(come(number))
+                await asyncio.sleep(0)
+                if number == 9:
+                    there.held.set()
+        assert order == list(range(20))
+
+    with_quota(work)
+
+
+def test_where_nobody_can_be_asked_whatever_comes_next_tells():
+    """No refusal, and the next caller asks again."""
+
+    async def work(quota, there, queue):
+        there.away = True
+        for _ in range(2):
+            with await quota.room(queue("c")):
+                pass
+        assert there.asked == 2
+        there.away = False
+        with pytest.raises(TooManyQueues):
+            await quota.room(queue("c"))
+
+    with_quota(work, "a", "b")
