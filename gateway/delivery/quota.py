@@ -32,39 +32,26 @@ class Quota:
         self._backend = backend
         self._catalog = catalog
         self._limit = limit
-        self._lock = asyncio.Lock()
+        self._look: asyncio.Task[None] | None = None
+        self._waiting: list[tuple[float, asyncio.Future[bool]]] | None = None  # since when; None: nobody waits
         self._looked_s = float("-inf")
         self._keys: frozenset[str] = frozenset()
         self._known: dict[str, set[str]] = {}
-        self._coming: Counter[str] = Counter()
         self._making: Counter[str] = Counter()
 
     async def room(self, queue: Queue) -> AbstractContextManager[None]:
         """Within the context that is returned the queue may be used: it is there, or is made. Raises TooManyQueues.
 
-        Those who come for one queue leave in the order they came: polls keep their places. Where no server can be asked
-        it may be used, too: whatever comes next says so itself.
+        Callers leave in the order they came: polls keep their places. Where no server can be asked it may be used, too:
+        whatever comes next says so itself.
         """
         known = self._known.get(queue.tenant)
-        if known is not None and queue.key in known and not self._coming[queue.key]:
+        if self._waiting is None and known is not None and queue.key in known:
             return _THERE
         came_s = time.monotonic()
-        with _counted(self._coming, queue.key):
-            async with self._lock:
-                return await self._room(queue, came_s)
-
-    def forget(self, queue: Queue) -> None:
-        """The queue was deleted: it does not count any more."""
-        self._known.get(queue.tenant, set()).discard(queue.key)
-        self._keys -= {queue.key}
-
-    async def _room(self, queue: Queue, came_s: float) -> AbstractContextManager[None]:
         for since_s in (came_s - REFRESH_S, came_s):
-            if self._looked_s < since_s:
-                try:
-                    await self._look()
-                except BackendUnavailable:
-                    return _THERE
+            if not await self._seen(since_s):
+                return _THERE
             known = self._of(queue.tenant)
             if queue.key in known:
                 return _THERE
@@ -73,13 +60,52 @@ class Quota:
                 return _counted(self._making, queue.key)
         raise TooManyQueues(f"{self._limit} queues are there already, as many as may be; delete one first")
 
-    async def _look(self) -> None:
-        """Asks which queues there are. Raises BackendUnavailable."""
-        await asyncio.sleep(self._looked_s + PACE_S - time.monotonic())
-        began_s = time.monotonic()
-        self._keys = frozenset(await self._backend.queues())
-        self._known.clear()
-        self._looked_s = began_s
+    def forget(self, queue: Queue) -> None:
+        """The queue was deleted: it does not count any more."""
+        self._known.get(queue.tenant, set()).discard(queue.key)
+        self._keys -= {queue.key}
+
+    async def _seen(self, since_s: float) -> bool:
+        """Whether Kestrel was asked since then. Callers share one look and leave in the order they came."""
+        loop = asyncio.get_running_loop()
+        if self._waiting is None:
+            if self._looked_s >= since_s:
+                return True
+            self._waiting = []
+            self._look = loop.create_task(self._ask())
+        future: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append((since_s, future))
+        return await future
+
+    async def _ask(self) -> None:
+        answered = False
+        try:
+            await asyncio.sleep(self._looked_s + PACE_S - time.monotonic())
+            began_s = time.monotonic()
+            self._keys = frozenset(await self._backend.queues())
+            self._known.clear()
+            self._looked_s = began_s
+            answered = True
+        except BackendUnavailable:
+            pass
+        finally:
+            self._wake(answered)
+
+    def _wake(self, answered: bool) -> None:
+        """Lets go whoever the look serves, all in one turn; in the next one those who came meanwhile, behind them."""
+        assert self._waiting is not None
+        served = [future for since_s, future in self._waiting if not answered or since_s <= self._looked_s]
+        self._waiting = [each for each in self._waiting if answered and each[0] > self._looked_s]
+        for future in served:
+            if not future.done():
+                future.set_result(answered)
+        loop = asyncio.get_running_loop()
+        if served:
+            loop.call_soon(self._wake, True)
+        elif self._waiting:
+            self._look = loop.create_task(self._ask())
+        else:
+            self._waiting = None
 
     def _of(self, tenant: str) -> set[str]:
         known = self._known.get(tenant)
