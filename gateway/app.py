@@ -211,7 +211,8 @@ class Gateway:
                 if self._replicas is not None:
                     self._replicas.close()
                 self._registry.close()
-                log.info("leases: %s; orders %s", self._registry.statistics(), self._desk.hops)
+                log.info("leases: %s", self._registry.statistics())
+                log.info("orders: %s", self._desk.hops)
                 await self._kestrel.close()
                 await self._idempotency.close()
 
