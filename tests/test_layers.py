@@ -23,6 +23,7 @@ RANKS: dict[str, int] = {
     "logs": 1,
     "errors": 0,
     "settings": 0,
+    "nonce": 0,
     "broker": 0,
 }
 # Interfaces that their owner states and others implement or carry.

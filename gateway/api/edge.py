@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from gateway.api.caller import Caller
 from gateway.api.exchange import ClientDisconnected, problem_answer, respond
 from gateway.api.guard import Guard
 from gateway.errors import GatewayError, Internal
+from gateway.nonce import nonce
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == b"request-id" or (name == b"x-request-id" and not found):
             found = value
-    return found.decode() if _REQUEST_ID.fullmatch(found) else os.urandom(8).hex()
+    return found.decode() if _REQUEST_ID.fullmatch(found) else nonce()[:8].hex()
 
 
 def _tell(scope: Scope, request_id: str, status: int, code: str, started_s: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import unquote_plus
 
 from gateway.errors import InvalidParameter
@@ -26,6 +26,11 @@ class Parameter(Protocol):
     @property
     def default(self) -> Any: ...
     def parse(self, text: str) -> Any: ...
+
+
+REMEMBERED: Final = 256
+REMEMBERED_BYTES: Final = 40
+"""Clients ask with the same few queries again and again; longer ones hold lease ids or filters and rarely repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class Query:
         """`parameters`: as in openapi.yaml, references resolved."""
         self._parameters = {each["name"]: _parameter(each["name"], each["schema"]) for each in parameters}
         self._defaults = {name: each.default for name, each in self._parameters.items()}
+        self._parsed: dict[bytes, Mapping[str, Any]] = {}
 
     def parse(self, raw: bytes) -> Mapping[str, Any]:
         """Every parameter's value, defaults included.
@@ -114,6 +120,16 @@ class Query:
         """
         if not raw:
             return self._defaults
+        values = self._parsed.get(raw)
+        if values is None:
+            values = self._parse(raw)
+            if len(raw) <= REMEMBERED_BYTES:
+                if len(self._parsed) >= REMEMBERED:
+                    self._parsed.clear()
+                self._parsed[raw] = values
+        return values
+
+    def _parse(self, raw: bytes) -> Mapping[str, Any]:
         given: dict[str, Any] = {}
         for pair in raw.decode("latin-1").split("&"):
             if not pair:

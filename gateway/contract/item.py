@@ -10,7 +10,6 @@ Source: CloudEvents 1.0 JSON format, sections 2.4 and 3.1.1.
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type, is_text_
 from gateway.contract.times import YEAR_10000_S, instant, timestamp
 from gateway.contract.trace import is_traceparent, is_tracestate
 from gateway.errors import InvalidBody, InvalidEvent
+from gateway.nonce import nonce
 
 EVENT_TYPE = "kestrel-gateway.job"
 _TRACE = ("traceparent", "tracestate")
@@ -55,7 +55,7 @@ class Item:
 
 def new_id() -> str:
     """A job id nobody has used: 128 random bits in hex."""
-    return os.urandom(16).hex()
+    return nonce().hex()
 
 
 def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: Stamp) -> Item:

@@ -13,19 +13,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.errors import LeaseNotFound
+from gateway.nonce import NONCE_BYTES, nonce
 
 VERSION = 1
 BOOT_BYTES = 8
 LONGEST_INSTANCE = 102
-_NONCE_BYTES = 16
 _TAG_BYTES = 16
-_INSTANCE_AT = 2 + BOOT_BYTES + _NONCE_BYTES
+_INSTANCE_AT = 2 + BOOT_BYTES + NONCE_BYTES
 # In steps of four, and with no other character: one id has one spelling.
 _FORM = re.compile(r"[A-Za-z0-9_-]{56}(?:[A-Za-z0-9_-]{4}){0,34}")
 
@@ -58,7 +57,7 @@ class LeaseIds:
 
     def new(self, tenant: str = "") -> str:
         """An id that names this worker."""
-        unsigned = self._own_head + os.urandom(_NONCE_BYTES) + self._own_tail
+        unsigned = self._own_head + nonce() + self._own_tail
         return base64.urlsafe_b64encode(unsigned + _tag(self._signs_with, unsigned, tenant)).decode()
 
     def owner(self, lease_id: str, tenant: str = "") -> Owner:

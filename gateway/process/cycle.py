@@ -43,6 +43,7 @@ class Cycle:
     __slots__ = (
         "_bytes_left",
         "_callbacks",
+        "_carries",
         "_chunked",
         "_chunks",
         "_chunks_known",
@@ -81,6 +82,7 @@ class Cycle:
         self.started = False  # its first bytes are written
         self.complete = False
         # Client
+        self._carries = True  # the answer is more than "nothing there"
         self._waits = False  # it asked to be told when the client goes
         self._listening = False  # it is inside `receive`
         self.gone = False
@@ -256,6 +258,7 @@ class Cycle:
         if not self.keep_alive and not closes:
             content.append(b"connection: close\r\n")
         bodyless = self._head_only or status in (204, 304)
+        self._carries = status != 204
         if length is None and not chunked and not bodyless and self._chunks_known:
             content.append(b"transfer-encoding: chunked\r\n")
             chunked = True
@@ -279,7 +282,7 @@ class Cycle:
                     raise RuntimeError("the response's body does not have its Content-Length")
             data = body
         transport = self._protocol.transport
-        if transport.is_closing() or (self.waits_for_client and self._protocol.client_closed()):
+        if transport.is_closing() or (self.waits_for_client and self._protocol.client_closed(ask=self._carries)):
             self._protocol.give_up(self)
             return
         if self._head is not None:

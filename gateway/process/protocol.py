@@ -469,11 +469,14 @@ class GatewayProtocol(HttpToolsProtocol):
 
     # Flow
 
-    def client_closed(self) -> bool:
-        """Whether the client has closed its side or reset, as far as that can be known at this moment."""
+    def client_closed(self, *, ask: bool = False) -> bool:
+        """Whether the client has closed its side or reset.
+
+        What was not read yet hides it: with `ask`, and while reading is paused, the kernel is asked, for 3 us.
+        """
         if self._ended or self.transport.is_closing():
             return True
-        return tcp.peer_closed(self.transport.get_extra_info("socket"))
+        return (ask or self.flow.read_paused) and tcp.peer_closed(self.transport.get_extra_info("socket"))
 
     def _pause(self) -> None:
         """Stops reading; the kernel is asked for the client instead."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from gateway.nonce import nonce
 from gateway.process.tcp import Options
 
 if TYPE_CHECKING:
@@ -71,4 +71,4 @@ class DatedState(ServerState):
 
 def new_request_id() -> str:
     """16 random hexadecimal digits."""
-    return os.urandom(8).hex()
+    return nonce()[:8].hex()
