@@ -470,10 +470,7 @@ class GatewayProtocol(HttpToolsProtocol):
     # Flow
 
     def client_closed(self, *, ask: bool = False) -> bool:
-        """Whether the client has closed its side or reset.
-
-        What was not read yet hides it: with `ask`, and while reading is paused, the kernel is asked, for 3 us.
-        """
+        """Whether the client has closed its side; the kernel is asked with `ask`, and while reading is paused."""
         if self._ended or self.transport.is_closing():
             return True
         return (ask or self.flow.read_paused) and tcp.peer_closed(self.transport.get_extra_info("socket"))
