@@ -9,7 +9,7 @@ import yaml
 
 from gateway.api.specification import Specification
 from gateway.contract.item import Stamp, wrap_event
-from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidEvent, error_classes
+from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidEvent, InvalidParameter, error_classes
 from gateway.settings import Settings
 from tests.running import running
 
@@ -166,3 +166,13 @@ def test_no_lease_outlives_kestrel_s_own_limit():
     settings = Settings(kestrel_open_timeout_s=30, kestrel_command_timeout_s=5, default_lease_s=60)
     query = Specification(settings).operation("nextJob").query(b"")
     assert query["lease"] == 25
+
+
+def test_a_query_that_is_remembered_is_the_same_as_one_that_is_new():
+    """Asked often, with more kinds than are remembered, and among them ones that are refused: each gets its own."""
+    query = Specification(Settings()).operation("nextJob").query
+    for _ in range(2):
+        for number in range(600):
+            assert query(b"timeout=0.%03d" % number)["timeout"] == number / 1000
+            with pytest.raises(InvalidParameter):
+                query(b"timeout=-%d" % number)

@@ -292,14 +292,7 @@ def test_a_confirm_that_is_not_answered_is_a_move_all_the_same(own_broker):
     async def work(made):
         await made.put("q")
         taken = await made.take("q")
-        read = taken.lease.read
-        confirm = read.confirm
-
-        async def frozen():
-            own_broker.process.send_signal(signal.SIGSTOP)
-            await confirm()
-
-        taken.lease.read = Wrapped(read, frozen)
+        taken.lease.read = FreezingRead(taken.lease.read, own_broker)
         try:
             assert (await made.registry.nack(taken.lease.id)).place is Place.TAIL
         finally:
@@ -313,13 +306,17 @@ def test_a_confirm_that_is_not_answered_is_a_move_all_the_same(own_broker):
     over(own_broker, work, kestrel_command_timeout_s=0.15)
 
 
-class Wrapped:
-    """An open read whose confirm is another."""
+class FreezingRead:
+    """An open read whose server freezes when it is asked to confirm."""
 
-    def __init__(self, read, confirm) -> None:
+    def __init__(self, read, broker) -> None:
         self.read = read
-        self.confirm = confirm
+        self.broker = broker
         self.data = read.data
+
+    async def confirm(self):
+        self.broker.process.send_signal(signal.SIGSTOP)
+        await self.read.confirm()
 
     def __getattr__(self, name):
         return getattr(self.read, name)
@@ -331,14 +328,7 @@ def test_a_rejection_that_is_not_confirmed_is_not_told_as_done(own_broker):
     async def work(made):
         await made.put("q")
         taken = await made.take("q")
-        read = taken.lease.read
-        confirm = read.confirm
-
-        async def frozen():
-            own_broker.process.send_signal(signal.SIGSTOP)
-            await confirm()
-
-        taken.lease.read = Wrapped(read, frozen)
+        taken.lease.read = FreezingRead(taken.lease.read, own_broker)
         try:
             with pytest.raises(OutcomeUnknown):
                 await made.registry.reject(taken.lease.id)
