@@ -17,6 +17,7 @@ import http
 import logging
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.errors import Internal
@@ -32,8 +33,9 @@ STATUS_LINES: Final = {
     for status in range(100, 600)
     for named in [status in {member.value for member in http.HTTPStatus}]
 }
-# Source: RFC 9110 section 5.6.2 (token) and 5.5 (field-value).
-_BAD_NAME: Final = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9a-z]")
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+# Source: RFC 9110 section 5.6.2 (token; ASGI has names in lower case) and 5.5 (field-value).
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -238,21 +240,23 @@ class Cycle:
     def _start(self, status: int, headers: Any) -> None:
         """Checks and lays out the head; raises RuntimeError and changes nothing when a header is invalid."""
         content = [STATUS_LINES[status], self._protocol.server_state.date_line]
+        values: list[bytes] = []
         length: int | None = None
         chunked = closes = False
-        for raw_name, value in headers:
-            name = raw_name.lower()
-            if _BAD_NAME.search(name) or not name:
+        for name, value in headers:
+            if not _is_name(name):
                 raise RuntimeError(f"invalid header name {name!r}")
-            if _BAD_VALUE.search(value):
-                raise RuntimeError(f"invalid value of header {name!r}")
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"transfer-encoding":
-                chunked = value.lower() == b"chunked"
-            elif name == b"connection":
-                closes = b"close" in value.lower()
+            if name in _FRAMING:
+                if name == b"content-length":
+                    length = int(value)
+                elif name == b"transfer-encoding":
+                    chunked = value.lower() == b"chunked"
+                else:
+                    closes = b"close" in value.lower()
+            values.append(value)
             content += (name, b": ", value, b"\r\n")
+        if _BAD_VALUE.search(b" ".join(values)):
+            raise RuntimeError(f"a header's value holds a control character: {values!r}")
         if closes or not self.body_complete or self._protocol.server_state.draining:
             self.keep_alive = False
         if not self.keep_alive and not closes:
@@ -302,3 +306,8 @@ class Cycle:
 
 def _nothing() -> None:
     """Takes back a callback that has run already."""
+
+
+@lru_cache(maxsize=1024)
+def _is_name(name: bytes) -> bool:
+    return _NAME.fullmatch(name) is not None

@@ -209,6 +209,44 @@ def test_a_thousand_puts_at_once_share_a_bounded_pool():
     asyncio.run(main())
 
 
+def test_puts_gather_behind_two_batches_but_not_for_ever(monkeypatch):
+    """While the server stores two batches the next puts join a third; it goes though neither is answered."""
+    monkeypatch.setattr("gateway.kestrel.writer.GATHER_S", 0.3)
+
+    async def main():
+        async with StandIn() as server, client(server.address, kestrel_command_timeout_s=5) as kestrel:
+            server.manners.frozen = True
+            puts = []
+            for number in range(12):
+                puts.append(asyncio.ensure_future(kestrel.put("q", b"%d" % number)))
+                await asyncio.sleep(0.001)
+            batches = [session.buffer.count(b"set q") for session in server.sessions if b"set q" in session.buffer]
+            assert sorted(batches) == [1, 1]
+            await until(lambda: any(session.buffer.count(b"set q") == 10 for session in server.sessions))
+            assert not any(put.done() for put in puts)
+
+    asyncio.run(main())
+
+
+def test_gathered_puts_go_as_soon_as_a_batch_is_answered(monkeypatch):
+    """An answer makes room: what was gathered does not wait for its time."""
+    monkeypatch.setattr("gateway.kestrel.writer.GATHER_S", 60)
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            server.manners.frozen = True
+            puts = []
+            for number in range(6):
+                puts.append(asyncio.ensure_future(kestrel.put("q", b"%d" % number)))
+                await asyncio.sleep(0.001)
+            server.thaw()
+            async with asyncio.timeout(5):
+                await asyncio.gather(*puts)
+            assert sorted(server.queues["q"]) == [b"%d" % number for number in range(6)]
+
+    asyncio.run(main())
+
+
 def test_a_thousand_questions_at_once_share_a_bounded_pool():
     """Commands use at most as many connections as the pool keeps; the others wait for their turn."""
 
