@@ -28,6 +28,8 @@ from gateway.api.guard import Guard
 from gateway.api.idempotency import Once
 from gateway.api.jobs import Jobs
 from gateway.api.leases import Leases
+from gateway.api.meter import Meter
+from gateway.api.metrics import Metrics
 from gateway.api.queues import QueueAdmin
 from gateway.api.replicas import Reception
 from gateway.api.routes import router
@@ -49,7 +51,7 @@ from gateway.keys import Keys, load
 from gateway.leases.desk import Desk
 from gateway.leases.forward import Office, Peers, lives
 from gateway.leases.ids import LeaseIds
-from gateway.leases.orders import Order, Result
+from gateway.leases.orders import Figures, Order, Result
 from gateway.leases.registry import Registry
 from gateway.leases.replicas import Replicas
 from gateway.leases.seal import Seal, derived
@@ -99,7 +101,12 @@ class Gateway:
         self._peers = Peers(context.run_dir, context.boot_id)
         self._replicas = _replicas(settings, context)
         self._desk = Desk(
-            ids, self._registry, self._peers, self._replicas, limit_s=2 * settings.kestrel_command_timeout_s
+            ids,
+            self._registry,
+            self._peers,
+            self._replicas,
+            limit_s=2 * settings.kestrel_command_timeout_s,
+            count=self._figures,
         )
         self._office = Office(context.run_dir, context.boot_id, self._execute)
         self._namespace = Namespace(settings.namespace, self._tenanted)
@@ -114,12 +121,13 @@ class Gateway:
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
         leases = Leases(self._desk)
+        publisher = Publisher(self._kestrel, quota)
         self._router = router(
             specification,
             self._admission,
             self._catalog,
             jobs=Jobs(
-                Publisher(self._kestrel, quota),
+                publisher,
                 self._receiver,
                 queues,
                 leases,
@@ -131,12 +139,23 @@ class Gateway:
             queues=QueueAdmin(queues, Redrive(self._kestrel, moves.dead_letters, self._tasks)),
             service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel),
+            metrics=Metrics(self._desk.figures, settings.workers),
         )
         self._router.lifespan_context = self._lifespan
         self._changed = asyncio.Event()
         self._registry.on_end(lambda _: self._changed.set())
         inner = Reception(self._router, self._replicas, self._desk.receive) if self._replicas else self._router
         self._edge = Edge(inner, Guard(settings), self._changed.set)
+        self._meter = Meter(
+            context.index,
+            kestrel=self._kestrel,
+            registry=self._registry,
+            hops=self._desk.hops,
+            receiver=self._receiver,
+            moves=moves,
+            publisher=publisher,
+            traffic=self._edge.traffic,
+        )
         self._http: ASGIApp = Cors(self._edge, settings.allowed_origins) if settings.allowed_origins else self._edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,6 +209,9 @@ class Gateway:
     def _held(self) -> int:
         figures = self._registry.statistics()
         return figures.open - figures.delayed
+
+    def _figures(self) -> Figures:
+        return self._meter.figures()
 
     async def _execute(self, order: Order) -> Result:
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import ledger
 from tests.running import Running, running
 
 
@@ -28,6 +29,13 @@ def http(gateway: Running) -> Iterator[httpx.Client]:
     """An HTTP client of the shared gateway."""
     with gateway.client() as client:
         yield client
+
+
+@pytest.fixture
+def ledger_balances() -> Iterator[None]:
+    """After the test the ledger of leases balances in every gateway that runs."""
+    yield
+    ledger.check_all()
 
 
 _numbers = itertools.count()

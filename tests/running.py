@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 
@@ -27,7 +28,9 @@ def free_port() -> int:
 
 
 class Running:
-    """One `serve`. Its whole process group is ended by `kill`."""
+    """One `serve`. Its whole process group is ended by `kill`. started: every one that somebody has still."""
+
+    started: ClassVar[weakref.WeakSet[Running]] = weakref.WeakSet()
 
     def __init__(self, data: Path, *flags: str, port: int | None = None) -> None:
         self.data = data
@@ -36,6 +39,12 @@ class Running:
         self.url = f"{'https' if '--ssl-certfile' in flags else 'http'}://127.0.0.1:{self.port}"
         self.log = data.parent / f"{data.name}-{self.port}.log"
         self.start()
+        self.started.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it needs neither keys nor certificates."""
+        return not {"--keys", "--ssl-certfile"} & set(self.flags)
 
     def start(self) -> None:
         """Starts it, again on the same port and directory, and returns when it is ready."""
@@ -99,8 +108,13 @@ def group_lives(group: int) -> bool:
 
 @contextlib.contextmanager
 def running(data: Path, *flags: str) -> Iterator[Running]:
+    """A gateway that is killed in the end. Where nothing has failed, its ledger of leases balances then."""
+    from tests import ledger
+
     gateway = Running(data, *flags)
     try:
         yield gateway
+        if gateway.is_open:
+            ledger.check(gateway)
     finally:
         gateway.kill()

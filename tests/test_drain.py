@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import ledger
 from tests.running import Running, group_lives
 
 FLAGS = ("--log-level", "info")
@@ -26,8 +27,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         return started[-1]
 
     yield go
-    for each in started:
-        each.kill()
+    try:
+        for each in started:
+            ledger.check(each)
+    finally:
+        for each in started:
+            each.kill()
 
 
 def leased(http: httpx.Client, **params: object) -> str:

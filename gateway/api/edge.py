@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.api.caller import Caller
 from gateway.api.exchange import ClientDisconnected, problem_answer, respond
 from gateway.api.guard import Guard
+from gateway.api.meter import Traffic
 from gateway.errors import GatewayError, Internal
 from gateway.nonce import nonce
 
@@ -29,7 +30,7 @@ class Edge:
         self._app = app
         self._guard = guard
         self._on_idle = on_idle
-        self.active = 0
+        self.traffic = Traffic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_s = time.perf_counter()
@@ -47,7 +48,8 @@ class Edge:
                     message["headers"].append((b"lease-acked", b"true"))
             await send(message)
 
-        self.active += 1
+        traffic = self.traffic
+        traffic.under_way += 1
         try:
             self._guard.check(scope["path"], scope["raw_path"], scope["scheme"], scope["headers"])
             await self._app(scope, receive, send_with_id)
@@ -63,8 +65,9 @@ class Edge:
                 raise
             await respond(send_with_id, problem_answer(Internal("a defect of the gateway"), request_id))
         finally:
-            self.active -= 1
-            if not self.active:
+            traffic.answered[status // 100] += 1
+            traffic.under_way -= 1
+            if not traffic.under_way:
                 self._on_idle()
             if log.isEnabledFor(logging.INFO) and scope.get("operation") not in _QUIET:
                 _tell(scope, request_id, status, code, started_s)

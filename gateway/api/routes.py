@@ -10,6 +10,7 @@ from gateway.api.backends import Backends
 from gateway.api.exchange import Handler, Operation, Resource
 from gateway.api.jobs import Jobs
 from gateway.api.leases import Leases
+from gateway.api.metrics import Metrics
 from gateway.api.queues import QueueAdmin
 from gateway.api.service import Service
 from gateway.api.specification import Specification
@@ -27,6 +28,7 @@ def router(
     queues: QueueAdmin,
     service: Service,
     backends: Backends,
+    metrics: Metrics,
 ) -> Router:
     """Every path of the contract, and NotFound for the others."""
 
@@ -53,6 +55,7 @@ def router(
             Route("/queues", Resource(get=run("listQueues", queues.list))),
             Route("/backends", Resource(get=run("listBackends", backends.list))),
             Route("/backends/{server}/status", Resource(put=run("setBackendStatus", backends.set_status))),
+            Route("/metrics", Resource(get=run("metrics", metrics.scrape))),
             Route("/livez", Resource(get=run("livez", service.livez))),
             Route("/readyz", Resource(get=run("readyz", service.readyz))),
             Route("/openapi.yaml", Resource(get=run("contractYaml", service.contract_yaml))),

@@ -14,11 +14,12 @@ from gateway.errors import GatewayError
 
 
 class Publisher:
-    """Stores jobs."""
+    """Stores jobs. stored: how many so far, those that their producer was told about."""
 
     def __init__(self, backend: Backend, quota: Quota) -> None:
         self._backend = backend
         self._quota = quota
+        self.stored = 0
 
     def stamp(self, queue: Queue, *, ttl_s: float | None = None, traceparent: str = "", tracestate: str = "") -> Stamp:
         """What the gateway says of jobs enqueued now. ttl_s: how long they may wait; None: for ever."""
@@ -37,6 +38,7 @@ class Publisher:
             await self._backend.put(
                 queue.key, item.data, expiry, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
             )
+            self.stored += 1
 
     async def enqueue_many(
         self, queue: Queue, items: Sequence[Item], ordering_key: str | None = None
@@ -48,6 +50,8 @@ class Publisher:
         with await self._quota.room(queue):
             now_s = time.time()
             puts = [(item.data, wire_expiry(item.expires_s, now_s)) for item in items]
-            return await self._backend.put_many(
+            outcomes = await self._backend.put_many(
                 queue.key, puts, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
             )
+            self.stored += outcomes.count(None)
+            return outcomes

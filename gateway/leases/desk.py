@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError, Internal, LeaseForgotten, OutcomeUnknown
 from gateway.leases.forward import Peers
 from gateway.leases.ids import LeaseIds
 from gateway.leases.lease import Place
-from gateway.leases.orders import LeaseView, Order, Result, Verb, view
+from gateway.leases.orders import Figures, LeaseView, Order, Result, Verb, view
 from gateway.leases.registry import Registry
 from gateway.leases.replicas import Replicas
 
@@ -22,30 +23,48 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Hops:
-    """How many orders went to other workers here, to other replicas, and came from other replicas."""
+    """How many orders went to other workers here and to other replicas, and came from them.
+
+    dead: went to an owner that is gone. unanswered: to one that could not be reached, or gave no answer in time.
+    """
 
     to_workers: int = 0
     to_replicas: int = 0
+    from_workers: int = 0
     from_replicas: int = 0
+    dead: int = 0
+    unanswered: int = 0
 
     def __str__(self) -> str:
-        return f"to workers {self.to_workers}, to replicas {self.to_replicas}, from replicas {self.from_replicas}"
+        return (
+            f"to workers {self.to_workers}, to replicas {self.to_replicas}, from workers {self.from_workers}, "
+            f"from replicas {self.from_replicas}; owner dead {self.dead}, unanswered {self.unanswered}"
+        )
 
 
 class Desk:
     """Settles any lease of the cluster, whichever worker it was taken through, for its own tenant only.
 
     replicas: None where this gateway is the only one. limit_s: how long an order may take, forwarding included.
+    count: reads this worker's figures.
     """
 
     def __init__(
-        self, ids: LeaseIds, registry: Registry, peers: Peers, replicas: Replicas | None, *, limit_s: float
+        self,
+        ids: LeaseIds,
+        registry: Registry,
+        peers: Peers,
+        replicas: Replicas | None,
+        *,
+        limit_s: float,
+        count: Callable[[], Figures],
     ) -> None:
         self._ids = ids
         self._registry = registry
         self._peers = peers
         self._replicas = replicas
         self._limit_s = limit_s
+        self._count = count
         self.hops = Hops()
 
     async def ack(self, lease_id: str, tenant: str) -> LeaseView:
@@ -77,12 +96,25 @@ class Desk:
         """Ends the leases on a deleted queue, in every worker; returns how many it is known to have ended."""
         ended = self._registry.drop_queue(key)
         deadline_s = time.monotonic() + self._limit_s
-        for result in await self._peers.broadcast(Order(Verb.DROP_QUEUE, key, deadline_s)):
+        for result in await self._peers.broadcast(Order(Verb.DROP_QUEUE, key, deadline_s).passed_on()):
+            if not isinstance(result, LeaseForgotten):  # the socket of one that died earlier
+                self.hops.to_workers += 1
+                self._note(result)
             ended += result if isinstance(result, int) else 0
         return ended
 
+    async def figures(self, within_s: float) -> list[Figures]:
+        """What this worker has counted, and each other one of this gateway that answers in time."""
+        order = Order(Verb.COUNT, "", time.monotonic() + within_s)
+        answers = await self._peers.broadcast(order)
+        return [self._count(), *(each for each in answers if isinstance(each, Figures))]
+
     async def execute(self, order: Order) -> Result:
-        """Carries out an order on this worker's own leases; never raises, an error is the result."""
+        """Carries out another worker's order on this one's own leases; never raises, an error is the result."""
+        self.hops.from_workers += order.hops > 0
+        return await self._carry_out(order)
+
+    async def _carry_out(self, order: Order) -> Result:
         if time.monotonic() > order.deadline_s:
             return OutcomeUnknown("the order came after its deadline and was not carried out")
         try:
@@ -104,7 +136,7 @@ class Desk:
                     "the order reached a replica that does not hold the lease; nothing was carried out"
                 )
             if owner == self._ids.own:
-                return await self.execute(order)
+                return await self._carry_out(order)
             return await self._to_worker(owner.boot_id, order)
         except GatewayError as exc:
             return exc
@@ -123,21 +155,34 @@ class Desk:
             result = await self._to_replica(owner.instance, order)
         if isinstance(result, GatewayError):
             raise result
-        if isinstance(result, int):
+        if not isinstance(result, LeaseView):
             raise Internal("a worker answered another question")
         return result
 
     async def _to_worker(self, boot_id: str, order: Order) -> Result:
         self.hops.to_workers += 1
-        return await self._peers.ask(boot_id, order.passed_on())
+        try:
+            return await self._peers.ask(boot_id, order.passed_on())
+        except GatewayError as exc:
+            self._note(exc)
+            raise
 
     async def _to_replica(self, instance: str, order: Order) -> Result:
         if self._replicas is None:
             raise LeaseForgotten("the lease belongs to a replica, and this gateway has none any more")
         self.hops.to_replicas += 1
-        return await self._replicas.ask(instance, order)
+        try:
+            return await self._replicas.ask(instance, order)
+        except GatewayError as exc:
+            self._note(exc)
+            raise
 
-    async def _local(self, order: Order) -> LeaseView | int:
+    def _note(self, outcome: object) -> None:
+        """Counts an order that its owner did not answer. An error that is an owner's answer is not meant."""
+        self.hops.dead += isinstance(outcome, LeaseForgotten)
+        self.hops.unanswered += isinstance(outcome, OutcomeUnknown)
+
+    async def _local(self, order: Order) -> LeaseView | Figures | int:
         registry = self._registry
         match order.verb:
             case Verb.ACK:
@@ -155,3 +200,5 @@ class Desk:
                 return view(registry.find(order.subject))
             case Verb.DROP_QUEUE:
                 return registry.drop_queue(order.subject)
+            case Verb.COUNT:
+                return self._count()

@@ -19,11 +19,13 @@ class Verb(Enum):
     EXTEND = "extend"
     INSPECT = "inspect"
     DROP_QUEUE = "drop-queue"
+    COUNT = "count"
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """verb: what to do. subject: a lease id, or a Kestrel key for DROP_QUEUE. length_s: for EXTEND; of NACK the delay.
+    """verb: what to do. subject: a lease id, a Kestrel key for DROP_QUEUE, nothing for COUNT. length_s: for EXTEND; of
+    NACK the delay.
     position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner refuses to begin after it.
@@ -66,7 +68,19 @@ class LeaseView:
         return self.expires_at_s if self.state == State.DELAYED.value else None
 
 
-Result = LeaseView | int | GatewayError
+Sample = tuple[str, tuple[str, ...], float]
+"""A figure: its name, the values of its labels, and how much it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one worker has counted, read at one instant. worker: its number among those of its gateway."""
+
+    worker: int
+    samples: tuple[Sample, ...]
+
+
+Result = LeaseView | Figures | int | GatewayError
 
 
 def view(lease: Lease | Ended) -> LeaseView:
@@ -95,6 +109,8 @@ def result_content(result: Result) -> dict[str, object]:
             return {"error": type(result).__name__, "detail": result.detail}
         case int():
             return {"count": result}
+        case Figures():
+            return {"figures": result}
         case _:
             return {"lease": result}
 
@@ -105,6 +121,9 @@ def result_of(content: Any) -> Result:
         return error_classes().get(content["error"], Internal)(content["detail"])
     if "count" in content:
         return int(content["count"])
+    if "figures" in content:
+        samples = ((name, tuple(labels), value) for name, labels, value in content["figures"]["samples"])
+        return Figures(content["figures"]["worker"], tuple(samples))
     return LeaseView(**content["lease"])
 
 

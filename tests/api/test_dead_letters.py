@@ -7,6 +7,8 @@ import pytest
 from tests.api.test_leases import take
 from tests.running import running
 
+pytestmark = pytest.mark.usefixtures("ledger_balances")
+
 POLICIES = """
 [queues.twice]
 max_attempts = 2

@@ -7,6 +7,8 @@ import pytest
 from tests.api.test_jobs import wait_until
 from tests.running import running
 
+pytestmark = pytest.mark.usefixtures("ledger_balances")
+
 
 def take(http, queue, **params):
     answer = http.get(f"/queues/{queue}/next", params={"timeout": 5, **params})

@@ -9,7 +9,10 @@ import pytest
 from tests.api.keyring import Keyring
 from tests.api.test_jobs import wait_until
 from tests.api.test_leases import take
+from tests.ledger import check, last_words
 from tests.running import Running, free_port, running
+
+pytestmark = pytest.mark.usefixtures("ledger_balances")
 
 BRIEF = ("--grace", "0.3")
 """For leases that stand when the gateway stops: nobody settles them here."""
@@ -18,10 +21,7 @@ BRIEF = ("--grace", "0.3")
 def balanced(gateway: Running) -> dict[str, int]:
     """Stops the gateway and returns the ledger of its only worker, which must balance."""
     assert gateway.stop() == 0
-    (line,) = [each for each in gateway.log.read_text().splitlines() if "leases: delivered" in each]
-    delivered, _, ways = line.partition("leases: delivered ")[2].partition(" = ")
-    ledger = {way: int(count) for way, count in (each.rsplit(" ", 1) for each in ways.split(" + "))}
-    assert sum(ledger.values()) == int(delivered), line
+    (ledger,) = last_words(gateway.log.read_text())
     assert ledger["open"] == 0
     return ledger
 
@@ -304,8 +304,7 @@ def test_any_worker_carries_out_any_settlement(tmp_path):
                 assert http.post(job["lease"]["url"] + "/ack").status_code == 204
             assert http.post("/queues/q/redrive").json() == {"redriven": 10, "expired": 0, "left": 0}
         assert gateway.stop() == 0
-        lines = [line for line in gateway.log.read_text().splitlines() if "leases: delivered" in line]
-        assert len(lines) == 3
+        assert len(last_words(gateway.log.read_text())) == 3
 
 
 def test_leases_that_stand_when_the_gateway_stops_are_counted(settling, http, queue):
@@ -324,6 +323,7 @@ def test_a_tenant_s_cap_leaves_room_for_others(tmp_path):
     keyring = Keyring(tmp_path / "keys.toml")
     keyring.add("ann", "acme")
     keyring.add("eve", "evil")
+    keyring.add("op", scopes="operator")
     with running(tmp_path / "data", "--keys", str(keyring.path), "--max-tenant-leases", "1") as gateway:
         with keyring.client(gateway, "ann") as ann, keyring.client(gateway, "eve") as eve:
             for http in (ann, eve):
@@ -341,6 +341,7 @@ def test_a_tenant_s_cap_leaves_room_for_others(tmp_path):
             assert ann.post(url + "/reject").status_code == 204
             assert eve.post("/queues/q/redrive").json()["redriven"] == 0
             assert ann.post("/queues/q/redrive").json()["redriven"] == 1
+        check(gateway, keyring.bearer("op"))
 
 
 def test_a_key_for_some_queues_settles_on_those_only(tmp_path):
@@ -348,6 +349,7 @@ def test_a_key_for_some_queues_settles_on_those_only(tmp_path):
     keyring = Keyring(tmp_path / "keys.toml")
     keyring.add("all", "acme")
     keyring.add("some", "acme", queues=["mine*"])
+    keyring.add("op", scopes="operator")
     with running(tmp_path / "data", "--keys", str(keyring.path)) as gateway:
         with keyring.client(gateway, "all") as http, keyring.client(gateway, "some") as some:
             enqueue(http, "theirs", 1)
@@ -360,6 +362,7 @@ def test_a_key_for_some_queues_settles_on_those_only(tmp_path):
             assert some.get("/queues/mine/next", params={"ack": foreign["id"]}).status_code == 404
             assert some.post("/queues/theirs/redrive").status_code == 403
             assert http.get(foreign["url"]).json()["state"] == "held"
+        check(gateway, keyring.bearer("op"))
 
 
 def test_a_settlement_s_connection_is_fit_for_use(settling, http, queue):

@@ -11,6 +11,8 @@ import pytest
 from tests.api.test_jobs import wait_until, waiters
 from tests.running import running
 
+pytestmark = pytest.mark.usefixtures("ledger_balances")
+
 
 def connect(gateway) -> socket.socket:
     return socket.create_connection(("127.0.0.1", gateway.port), 10)

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import ledger
 from tests.lifeline import lifeline, tied
 from tests.running import Running, free_port
 
@@ -100,6 +101,7 @@ def before(directory: Path, many: list[Broker], *flags: str) -> Iterator[Running
     gateway = Running(directory / "gateway", "--kestrel-file", str(members), *flags)
     try:
         yield gateway
+        ledger.check(gateway)
     finally:
         gateway.kill()
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import ledger
 from tests.lifeline import lifeline, tied
 from tests.running import Running, free_port
 
@@ -79,7 +80,11 @@ class Cluster:
 @contextlib.contextmanager
 def clustered(directory: Path) -> Iterator[Cluster]:
     cluster = Cluster(directory)
+    """Replicas that are killed in the end. Where nothing has failed, their ledgers of leases balance then."""
     try:
         yield cluster
+        for replica in cluster.replicas:
+            if replica.is_open:
+                ledger.check(replica)
     finally:
         cluster.end()

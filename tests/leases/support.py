@@ -1,6 +1,7 @@
 """What the tests of leases share: items and ways that end as they are told to."""
 
 import asyncio
+from collections import deque
 
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.leases.ids import LeaseIds
@@ -8,6 +9,7 @@ from gateway.leases.lease import Lease, Leaving, Place, State
 from gateway.leases.registry import Registry
 
 LIMIT = 5
+_made: deque[Registry] = deque(maxlen=10)
 TROUBLE = {"lost": LeaseLost, "unknown": OutcomeUnknown, "refused": BackendRefused}
 
 
@@ -67,7 +69,9 @@ class TheWay:
 
 def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:
     limits = {"limit": LIMIT, "tenant_limit": LIMIT, "longest_s": 0, "memory_s": 600, "memory_limit": 1000}
-    return Registry(LeaseIds([b"k" * 32], "00" * 8), tasks, **limits | changes)
+    made = Registry(LeaseIds([b"k" * 32], "00" * 8), tasks, **limits | changes)
+    _made.append(made)
+    return made
 
 
 def opened(leases: Registry, item: Item, length_s: float = 100, way: TheWay | None = None, **changes) -> Lease:
@@ -76,10 +80,15 @@ def opened(leases: Registry, item: Item, length_s: float = 100, way: TheWay | No
 
 
 def within(work):
-    """Runs `work(tasks)` in a loop with a task group of its own."""
+    """Runs `work(tasks)` in a loop with a task group of its own; its registries' books balance then."""
+    _made.clear()
 
     async def go():
         async with asyncio.TaskGroup() as tasks:
             return await work(tasks)
 
-    return asyncio.run(go())
+    result = asyncio.run(go())
+    assert _made
+    for each in _made:
+        assert each.statistics().balanced, each
+    return result

@@ -17,6 +17,9 @@ from gateway.leases.orders import Order, Verb
 from gateway.leases.replicas import PATH, SEAL_HEADER
 from gateway.leases.seal import Seal
 from tests.leases.cluster import SECRET, Cluster, Replica, clustered
+from tests.ledger import check, figures, total
+
+pytestmark = pytest.mark.usefixtures("ledger_balances")
 
 SHORT = ("--kestrel-command-timeout", "0.5")  # an order may take twice that
 
@@ -66,6 +69,34 @@ def test_every_settlement_works_through_the_other_replica(pair: list[Replica], q
         assert here.get(f"/queues/{queue}/next?timeout=0").status_code == 204
 
 
+def test_each_hop_is_counted(pair: list[Replica], queue: str) -> None:
+    """An order is sent once and received once, between replicas and again between the workers of the owner's."""
+    owner, other = pair
+    before = [hops(each) for each in pair]
+    with owner.client() as here:
+        paths = [take(here, queue)["url"] for _ in range(10)]
+    for path in paths:
+        with socket.create_connection(("127.0.0.1", other.port), 10) as connection:
+            connection.sendall(f"POST {path}/ack HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert connection.recv(4096).startswith(b"HTTP/1.1 204 ")
+    owned, passed = (
+        {kind: hops(each)[kind] - then[kind] for kind in then} for each, then in zip(pair, before, strict=True)
+    )
+    assert (passed["replica", "sent"], owned["replica", "received"]) == (10, 10)
+    assert (passed["replica", "received"], owned["replica", "sent"]) == (0, 0)
+    assert owned["worker", "sent"] == owned["worker", "received"] <= 10
+    assert passed["worker", "sent"] == passed["worker", "received"] == 0
+
+
+def hops(replica: Replica) -> dict[tuple[str, str], int]:
+    """Forwards of all its workers, once all have answered."""
+    deadline_s = time.monotonic() + 10
+    while total(found := figures(httpx.get(replica.url + "/metrics").text), "workers", state="silent"):
+        assert time.monotonic() < deadline_s
+    kinds = [(peer, direction) for peer in ("worker", "replica") for direction in ("sent", "received")]
+    return {kind: int(total(found, "forwards_total", peer=kind[0], direction=kind[1])) for kind in kinds}
+
+
 def test_ack_and_next_and_settle_reach_both(pair: list[Replica], queue: str) -> None:
     """`next?ack=` of another replica's lease; many leases of both in one request, one result each."""
     owner, other = pair
@@ -93,6 +124,7 @@ def test_a_dead_owner_is_told_within_a_second(cluster: Cluster, queue: str) -> N
             assert (answer.status_code, answer.json()["code"]) == (410, "outcome-unknown")
             assert time.monotonic() - began < 1
         assert [there.get(f"/queues/{queue}/next?timeout=2").status_code for _ in leases] == [200] * 3
+        assert total(figures(there.get("/metrics").text), "forward_failures_total", reason="owner_dead") == 3
         owner.start()
         answer = there.post(leases[0]["url"] + "/ack")
         assert (answer.status_code, answer.json()["code"]) == (410, "outcome-unknown")
@@ -114,6 +146,7 @@ def test_a_frozen_owner_is_given_up_and_acts_no_more(cluster: Cluster, queue: st
         owner.thaw()
         assert [(each.status_code, each.json()["code"]) for each in answers] == [(502, "outcome-unknown")] * 2
         assert 1.8 < took_s < 3
+        assert total(figures(there.get("/metrics").text), "forward_failures_total", reason="unanswered") == 2
         for _ in range(20):
             assert here.get(lease["url"]).json()["state"] == "held"
         assert there.post(lease["url"] + "/ack").status_code == 204
@@ -126,12 +159,15 @@ def test_tenants_are_told_apart_across_replicas(cluster: Cluster, tmp_path: Path
     keys = Keyring(tmp_path / "keys.toml")
     keys.add("one", tenant="acme")
     keys.add("two", tenant="evil")
+    keys.add("op", scopes="operator")
     owner, other = (cluster.start("--keys", str(keys.path)) for _ in range(2))
     with keys.client(owner, "one") as here, keys.client(other, "two") as foreign, keys.client(other, "one") as there:
         path = take(here, "q")["url"]
         assert foreign.post(path + "/ack").status_code == 404
         assert foreign.get(path).status_code == 404
         assert there.post(path + "/ack").status_code == 204
+    for replica in (owner, other):
+        check(replica, keys.bearer("op"))
 
 
 def test_secrets_change_one_replica_at_a_time(cluster: Cluster, queue: str) -> None:

@@ -1,0 +1,176 @@
+"""`/metrics`: what is exported, of every worker, for operators only; and that docs/operations.md says the same."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.api.metrics import METRICS, PREFIX, Exposition
+from gateway.leases.orders import Figures, pack_result, unpack_result
+from tests.api.keyring import Keyring
+from tests.api.test_jobs import wait_until
+from tests.api.test_leases import take
+from tests.ledger import assert_balanced, figures, total, workers
+from tests.running import running
+
+PATH = "/metrics"
+TIMES = 40
+
+
+def scrape(http, **request):
+    answer = http.get(PATH, **request)
+    assert answer.status_code == 200, answer.text
+    assert_balanced(answer.text)
+    return figures(answer.text)
+
+
+def children(gateway):
+    """The gateway's workers, by pid."""
+    pids = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children").read_text().split()
+    return [int(pid) for pid in pids if b"process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 worker", "2 workers"])
+def many(request, tmp_path_factory):
+    """How many workers, and an HTTP client of the gateway that makes a connection for each request."""
+    with running(tmp_path_factory.mktemp("metrics") / "data", "--workers", str(request.param)) as gateway:
+        with gateway.client(headers={"connection": "close"}) as http:
+            wait_until(lambda: total(scrape(http), "workers", state="answered") == request.param)
+            yield request.param, http
+
+
+def test_one_scrape_answers_for_all_workers(many, queue):
+    """Whichever worker is asked, every job, lease, settlement and hop of all of them is in the answer."""
+    count, http = many
+    before = scrape(http)
+    for number in range(TIMES):
+        assert http.post(f"/queues/{queue}/jobs", json=number).status_code == 201
+    urls = [take(http, queue)["lease"]["url"] for _ in range(TIMES)]
+    for number, url in enumerate(urls):
+        assert http.post(url + ("/nack" if number % 2 else "/ack")).status_code == 204
+    urls = [take(http, queue)["lease"]["url"] for _ in range(TIMES // 2)]
+    for _ in range(5):
+        now = scrape(http)
+
+        def grown(name, now=now, **labels):
+            return total(now, name, **labels) - total(before, name, **labels)
+
+        assert workers(now) == [str(number) for number in range(count)]
+        assert (grown("jobs_enqueued_total"), grown("leases_delivered_total")) == (TIMES, TIMES * 3 // 2)
+        assert (grown("leases_settled_total", outcome="acked"), grown("leases_open")) == (TIMES // 2, TIMES // 2)
+        assert (grown("leases_settled_total", outcome="nacked"), grown("jobs_moved_total", to="tail")) == (20, 20)
+        sent = grown("forwards_total", peer="worker", direction="sent")
+        assert grown("forwards_total", peer="worker", direction="received") == sent
+        assert (sent > 0) == (count > 1)
+        assert grown("forwards_total", peer="replica") == grown("forward_failures_total") == 0
+        assert grown("http_requests_total", status="2xx") >= TIMES * 7 // 2
+        assert total(now, "kestrel_connections", state="pinned") >= TIMES // 2
+        assert total(now, "kestrel_server_status", status="up") == total(now, "kestrel_server_status") == count
+        assert total(now, "workers", state="silent") == 0
+    for url in urls:
+        assert http.post(url + "/ack").status_code == 204
+
+
+def test_a_deleted_queue_s_orders_are_hops_too(many, queue):
+    """The worker that deletes it tells each other one: sent once, received once."""
+    count, http = many
+    assert http.post(f"/queues/{queue}/jobs", json=1).status_code == 201
+    before = scrape(http)
+    assert http.delete(f"/queues/{queue}").status_code == 200
+    now = scrape(http)
+    for direction in ("sent", "received"):
+        hops = [total(each, "forwards_total", peer="worker", direction=direction) for each in (before, now)]
+        assert hops[1] - hops[0] == count - 1
+
+
+def test_it_is_what_prometheus_reads(many):
+    """The media type of the text format 0.0.4; each family once, with its type and what it means; nothing is cached."""
+    answer = many[1].get(PATH)
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    families = list(text_string_to_metric_families(answer.text))
+    assert len({each.name for each in families}) == len(families)
+    for each in families:
+        assert each.documentation
+        assert each.samples, each.name
+        assert each.type == ("counter" if each.samples[0].name.endswith("_total") else "gauge")
+
+
+def test_the_documented_metrics_are_those_exported(many, root):
+    """docs/operations.md has a row for each metric, with its labels and meaning, and none for another."""
+    rows = {}
+    table = (root / "docs" / "operations.md").read_text().split("<!-- metrics -->")[1]
+    for name, labels, meaning in re.findall(r"^\| `([a-z_]+)` \| ([^|]*) \| ([^|]*) \|$", table, re.MULTILINE):
+        rows[name] = ({*re.findall(r"`([a-z]+)`", labels)}, meaning)
+    exported = {}
+    for family in text_string_to_metric_families(many[1].get(PATH).text):
+        for sample in family.samples:
+            exported[sample.name] = ({*sample.labels}, family.documentation)
+    assert rows == exported
+    assert {each.full_name for each in METRICS} == exported.keys() - {PREFIX + "workers", PREFIX + "build_info"}
+
+
+def test_it_is_for_operators(tmp_path):
+    """With keys: 401 without one, 403 with any other scope, and an operator needs no tenant."""
+    keyring = Keyring(tmp_path / "keys.toml")
+    keyring.add("most", "acme", scopes="produce consume admin")
+    keyring.add("op", scopes="operator")
+    with running(tmp_path / "data", "--keys", str(keyring.path)) as gateway:
+        with gateway.client() as http:
+            assert http.get(PATH).status_code == 401
+            refused = http.get(PATH, headers=keyring.bearer("most"))
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden-scope")
+            assert scrape(http, headers=keyring.bearer("op"))
+
+
+def test_without_keys_it_is_guarded_as_any_call(http):
+    """A foreign Host or Origin is refused, and so is another method."""
+    assert http.get(PATH, headers={"Host": "evil.example"}).status_code == 403
+    assert http.get(PATH, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert http.post(PATH).status_code == 405
+    assert http.get(PATH).status_code == 200
+
+
+def test_a_worker_that_is_frozen_or_dead_is_told(tmp_path):
+    """Its series are missing, `silent` counts it, the scrape ends in time; a new one in its place begins at zero."""
+    with running(tmp_path / "data", "--workers", "2") as gateway:
+        with gateway.client(headers={"connection": "close"}) as http:
+            wait_until(lambda: total(scrape(http), "workers", state="answered") == 2)
+            for number in range(10):
+                http.post("/queues/q/jobs", json=number)
+            before = scrape(http)
+            starts = {each: total(before, "jobs_enqueued_total", worker=each) for each in "01"}
+            victim, other = children(gateway)
+            os.kill(victim, signal.SIGSTOP)
+            try:
+                began = time.monotonic()
+                missing = scrape(http)  # a frozen worker accepts no connection
+                assert time.monotonic() - began < 4
+            finally:
+                os.kill(victim, signal.SIGKILL)
+            assert (total(missing, "workers", state="answered"), total(missing, "workers", state="silent")) == (1, 1)
+            (left,) = workers(missing)
+            assert total(missing, "jobs_enqueued_total") == starts[left]
+            wait_until(lambda: total(scrape(http), "workers", state="answered") == 2)
+            now = scrape(http)
+            assert total(now, "jobs_enqueued_total", worker=left) == starts[left]
+            assert total(now, "jobs_enqueued_total") == starts[left]
+            assert other in children(gateway)
+
+
+def test_figures_travel_between_workers_as_they_are():
+    """Names, labels and numbers, whole and not."""
+    told = Figures(3, (("leases_open", (), 7), ("forwards_total", ("worker", "sent"), 2), ("x", (), 0.5)))
+    assert unpack_result(pack_result(1, told)) == (1, told)
+
+
+def test_a_worker_is_never_told_twice():
+    """Should one answer beside its successor, the scrape has one series of each name still."""
+    told = [Figures(0, (("leases_open", (), number),)) for number in (1, 2)]
+    found = figures(Exposition(told, 1).text().decode())
+    assert total(found, "leases_open") == 2
+    assert (total(found, "workers", state="answered"), total(found, "workers", state="silent")) == (1, 0)

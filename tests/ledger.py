@@ -1,0 +1,85 @@
+"""The ledger of leases: what was handed out has ended in one of the ways that are counted, or is open."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.running import Running
+
+_LINE = re.compile(r"leases: delivered ([0-9]+) = ([a-z_0-9 +]+)")
+
+Labels = frozenset[tuple[str, str]]
+
+
+def figures(text: str) -> dict[tuple[str, Labels], float]:
+    """Every series of a scrape. Fails where one stands in it twice."""
+    found: dict[tuple[str, Labels], float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            series = (sample.name, frozenset(sample.labels.items()))
+            assert series not in found, series
+            found[series] = sample.value
+    return found
+
+
+def total(found: dict[tuple[str, Labels], float], name: str, **labels: str) -> float:
+    """The sum of the series of that name and, at least, those labels."""
+    return sum(
+        value
+        for (each, has), value in found.items()
+        if each == f"kestrel_gateway_{name}" and frozenset(labels.items()) <= has
+    )
+
+
+def workers(found: dict[tuple[str, Labels], float]) -> list[str]:
+    """The numbers of the workers that answered the scrape."""
+    return sorted({value for _, labels in found for name, value in labels if name == "worker"})
+
+
+def assert_balanced(text: str) -> None:
+    """The ledger of every worker in a scrape balances, and there is one for each that answered."""
+    found = figures(text)
+    assert len(workers(found)) == total(found, "workers", state="answered") >= 1
+    for worker in workers(found):
+        delivered = total(found, "leases_delivered_total", worker=worker)
+        ended = total(found, "leases_settled_total", worker=worker)
+        still_open = total(found, "leases_open", worker=worker)
+        assert delivered == ended + still_open, f"worker {worker}: {delivered:g} = {ended:g} + {still_open:g}\n{text}"
+
+
+def last_words(log: str) -> list[dict[str, int]]:
+    """What each worker that ended in order had counted; each of them balances."""
+    found = []
+    for line in _LINE.finditer(log):
+        ways: Counter[str] = Counter()
+        for part in line[2].split(" + "):
+            way, _, count = part.rpartition(" ")
+            ways[way] += int(count)
+        assert sum(ways.values()) == int(line[1]), line[0]
+        found.append(dict(ways))
+    return found
+
+
+def check(gateway: Running, operator: Mapping[str, str] | None = None) -> None:
+    """The books of a gateway that runs, and of its workers that have ended, balance. operator: headers with his key."""
+    if gateway.process.poll() is None:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)) as connection:
+            connection.request("GET", "/metrics", headers=operator or {})
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        assert answer.status == 200, text
+        assert_balanced(text)
+    last_words(gateway.log.read_text())
+
+
+def check_all() -> None:
+    """The books of every gateway that runs at this moment and tells anyone."""
+    for gateway in Running.started:
+        if gateway.is_open and gateway.process.poll() is None:
+            check(gateway)
