@@ -112,6 +112,7 @@ class Settings:
     max_queue_waiters: int = _setting(10000, "of these, polls of one queue", low=1, high=1000000)
     max_leases: int = _setting(10000, "open leases a worker, each a Kestrel connection", low=1, high=100000)
     max_tenant_leases: int = _setting(10000, "of these, leases of one tenant", low=1, high=100000)
+    max_server_leases: int = _setting(10000, "of these, leases on one Kestrel server", low=1, high=100000)
     max_attempts: int = _setting(
         25,
         "deliveries of a job before it is a dead letter, where its queue's policy has none",

@@ -33,5 +33,6 @@ def _shown(backend: Backend) -> dict[str, object]:
         "missing": capabilities.missing if capabilities else [],
         "connections": backend.connections,
         "leaving": backend.leaving,
+        "full": backend.full,
         "error": backend.last_error or None,
     }

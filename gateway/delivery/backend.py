@@ -66,7 +66,8 @@ class Peeked(Protocol):
 class Waiter(Protocol):
     """One parked poll. `cancel` ends it at once from any callback; `result` then gives None.
 
-    coverage: where the wait ended empty and not every server was asked, how many were.
+    coverage: where the wait ended empty and not every server was asked, how many were. `result` raises
+    BackendUnavailable, and TooManyLeases where all servers that could be asked hold as many items as they may.
     """
 
     @property

@@ -19,7 +19,7 @@ from gateway.delivery.dead_letters import Stored
 from gateway.delivery.moves import Moves, job_of
 from gateway.delivery.parked import Parked
 from gateway.delivery.quota import Quota
-from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown
+from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, TooManyLeases
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
 
@@ -141,6 +141,8 @@ class Receiver:
             if read is None:
                 told(waiter.coverage)
             return read
+        except TooManyLeases as full:  # Kestrel's servers know of no lease's end
+            raise TooManyLeases(full.detail, self._registry.retry_after()) from full
         finally:
             forget()
             self._parked.remove(queue, waiter)

@@ -96,7 +96,14 @@ class Kestrel:
             self._leaving[writer.server] = asyncio.create_task(self._part_from(writer))
 
     def _new(self, address: Address) -> Server:
-        server = Server(address, self._settings, self._codecs, self._counters, self._server_changed)
+        server = Server(
+            address,
+            self._settings,
+            self._codecs,
+            self._counters,
+            on_change=self._server_changed,
+            on_room=self._lines.room,
+        )
         server.start()
         return server
 

@@ -11,6 +11,7 @@ and a waiter that vanishes closes none. Whom an item serves, and how many gets t
    another one's END. What such a get brings still serves the first in line. As long as the queue is empty one such
    get at a time is sent, so that all who come meanwhile share the next; where several shared one, the next is sent
    GATHER_S later, since more will come.
+5. A server that is full is sent no get; what a get brings that stands there already goes back to its queue.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from gateway.errors import BackendRefused, BackendUnavailable
+from gateway.errors import BackendRefused, BackendUnavailable, TooManyLeases, Unavailable
 from gateway.kestrel.backoff import pause_s
 from gateway.kestrel.codec import KestrelClient
 from gateway.kestrel.connection import Connection, ConnectionLostError, State
@@ -55,7 +56,7 @@ class Asker(Protocol):
     longest_wait_s: float
 
     def serve(self, read: OpenRead) -> None: ...
-    def asked(self, waiter: Any, error: BackendUnavailable | None) -> None: ...
+    def asked(self, waiter: Any, error: Unavailable | None) -> None: ...
     def spread(self) -> None: ...
     def tidy(self) -> None: ...
 
@@ -129,7 +130,7 @@ class Feeder:
     @property
     def room(self) -> int:
         """How many more gets it could send now."""
-        if self._retry is not None:
+        if self._retry is not None or self.server.full:
             return 0
         return (1 if self._sliced else self.limit) - len(self._gets) - self._permits
 
@@ -148,13 +149,20 @@ class Feeder:
         return count
 
     def asked_since(self, moment: float) -> bool:
-        """Whether the server answered after that moment, or has a get of ours standing now."""
-        return self._answered_at >= moment or (bool(self._gets) and self.server.reads)
+        """Whether the server answered after that moment, or has a get of ours standing now.
 
-    def trouble(self) -> BackendUnavailable:
+        A full one whose last answer was an item may have more, that it was not asked for.
+        """
+        if self._gets and self.server.reads:
+            return True
+        return self._answered_at >= moment and (self.empty or not self.server.full)
+
+    def trouble(self) -> Unavailable:
         """Why the server could not be asked, as a fresh error."""
         if not self.server.reads:
             return self.server.error
+        if self.server.full:
+            return TooManyLeases(f"as many leases are open on {self.server.address} already as may be")
         if self._error is None:
             return BackendUnavailable(f"no connection to {self.server.address} in time")
         error = type(self._error)(self._error.detail)
@@ -218,6 +226,9 @@ class Feeder:
         return min(len(self._questions), (self.limit if self.bringing else 1) - self._asking)
 
     def _fill(self) -> None:
+        if self.server.full:
+            self._permits = 0
+            self._refuse(self.trouble())
         while (count := max(0, self._unasked()) + self._permits - len(self._wanted)) > 0:
             connection = self.server.checkout()
             if connection is None:
@@ -243,7 +254,7 @@ class Feeder:
 
     def _use(self, connection: Connection) -> None:
         """Sends what is most wanted on the connection, or releases it."""
-        if connection.state is State.IDLE:
+        if connection.state is State.IDLE and not self.server.full:
             while self._unasked() > 0:
                 question = self._questions.popleft()
                 if question.caller.waiting:
@@ -333,7 +344,13 @@ class Feeder:
         self._early = 0
         self._cancel_retry()
         self._counters.items_taken += 1
-        self._line.serve(OpenRead(self.server, connection, self._counters, self._line.key, value))
+        full = self.server.full
+        read = OpenRead(self.server, connection, self._counters, self._line.key, value)
+        if full:
+            self._counters.given_back_unserved += 1
+            read.hand_back()
+        else:
+            self._line.serve(read)
 
     def _ended(self, get: Get) -> None:
         """END: the time is over, or the server does not wait, or the queue was deleted."""
@@ -347,6 +364,10 @@ class Feeder:
     def _refused(self, error: BackendUnavailable) -> None:
         """No connection could be had."""
         self._cut(error)
+        self._refuse(error)
+
+    def _refuse(self, error: Unavailable) -> None:
+        """Tells everybody who asks once."""
         questions, self._questions = self._questions, deque()
         for question in questions:
             if question.caller.waiting:

@@ -46,7 +46,7 @@ class Backend:
     """A server as `/backends` shows it.
 
     server: its name, see Address.name. since: Unix time of the present state. leaving: it is no member any more, and
-    open reads end on it.
+    open reads end on it. full: it holds as many items for us as it may.
     """
 
     server: str
@@ -58,6 +58,7 @@ class Backend:
     connections: dict[str, int]
     last_error: str
     leaving: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ With several servers, also:
    item from every server: who was not read for UNREAD_S comes first, who was empty last, else whose turn it is. For
    one who asks once the first is asked alone for so long, and then the others.
 4. At most LINE_GETS gets stand. With more servers than that they change places, so that each is read within a second.
-5. What arrives while nobody waits is kept for the next poll, for LINGER_S; then it goes back, and gets that still
+5. A full server is left out; who comes when all are full is refused, who waits already waits on.
+6. What arrives while nobody waits is kept for the next poll, for LINGER_S; then it goes back, and gets that still
    stand are closed. An item of a waiter who vanished goes back at once.
 """
 
@@ -21,7 +22,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from gateway.errors import BackendUnavailable
+from gateway.errors import BackendUnavailable, Unavailable
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.feeder import Feeder
 from gateway.kestrel.health import Coverage
@@ -37,15 +38,25 @@ STRAGGLER_S = 0.25
 
 
 class Line:
-    """The waiters of one queue, and its feeders. waits: gets a server at most."""
+    """The waiters of one queue, and its feeders. waits: gets a server at most.
+
+    starve: is told when some wait for room on a full server; `spread` is to be called when there is some.
+    """
 
     __slots__ = (
-        "_counters", "_forget", "_given", "_held", "_over", "_quiet_timer", "_step_timer", "_waiters", "_waits",
-        "feeders", "furthest", "key", "longest_wait_s", "loop", "parked",
+        "_counters", "_forget", "_given", "_held", "_over", "_quiet_timer", "_starve", "_step_timer", "_waiters",
+        "_waits", "feeders", "furthest", "key", "longest_wait_s", "loop", "parked",
     )  # fmt: skip
 
     def __init__(
-        self, key: str, servers: Sequence[Server], waits: int, counters: Counters, forget: Callable[[Line], None]
+        self,
+        key: str,
+        servers: Sequence[Server],
+        waits: int,
+        counters: Counters,
+        *,
+        forget: Callable[[Line], None],
+        starve: Callable[[Line], None],
     ) -> None:
         self.key = key
         self.loop = asyncio.get_running_loop()
@@ -56,6 +67,7 @@ class Line:
         self._waits = waits
         self._counters = counters
         self._forget = forget
+        self._starve = starve
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._given: set[Waiter] = set()
         self._held: list[OpenRead] = []
@@ -95,9 +107,11 @@ class Line:
     # Who waits
 
     def join(self, waiter: Waiter) -> None:
-        """Puts him last and has the servers asked at once."""
+        """Puts him last and has the servers asked at once; ends his wait where all of them are full."""
         self._waiters[waiter] = None
         self._ask_for(waiter)
+        if waiter.waiting and (feeder := self._full()) is not None:
+            waiter.end(feeder.trouble())
 
     def rejoin(self, waiter: Waiter) -> None:
         """Puts him first: what he was given is lost."""
@@ -120,7 +134,7 @@ class Line:
         self.tidy()
 
     def serve(self, read: OpenRead) -> None:
-        """The item is the first waiter's; else it is kept for a moment (rule 5)."""
+        """The item is the first waiter's; else it is kept for a moment (rule 6)."""
         if self._waiters:
             self._give(read)
         elif len(self.feeders) > 1 and self._over is None:
@@ -184,7 +198,11 @@ class Line:
             count = min(feeder.room, self.parked - feeder.under_way)
             if count > 0:
                 feeder.permit(count)
+            elif feeder.server.full:
+                self._starve(self)
             return
+        if any(feeder.server.full for feeder in self.feeders):
+            self._starve(self)
         open_to = self._able([feeder for feeder in self.feeders if feeder.room > 0])
         if not open_to:
             return
@@ -209,6 +227,11 @@ class Line:
             return feeders
         return reading
 
+    def _full(self) -> Feeder | None:
+        """One of those whose server gives out items, where all of them are full."""
+        reading = [feeder for feeder in self.feeders if feeder.server.reads]
+        return reading[0] if reading and all(feeder.server.full for feeder in reading) else None
+
     def _step(self) -> None:
         self._step_timer = None
         if self.parked:
@@ -217,7 +240,10 @@ class Line:
     # Those who ask once
 
     def _ask_once(self, waiter: Waiter) -> None:
-        able = self._able(self.feeders)
+        if (full := self._full()) is not None:
+            waiter.end(full.trouble())
+            return
+        able = [feeder for feeder in self._able(self.feeders) if not (feeder.server.full and feeder.server.reads)]
         if not able:
             waiter.end(BackendUnavailable("no Kestrel server is known yet"))
             return
@@ -242,7 +268,7 @@ class Line:
                 else:
                     waiter.asks -= 1
 
-    def asked(self, waiter: Waiter, error: BackendUnavailable | None) -> None:
+    def asked(self, waiter: Waiter, error: Unavailable | None) -> None:
         """One server answered the question of a waiter who asks only once: nothing there, or `error`."""
         waiter.asks -= 1
         waiter.heard += error is None
@@ -269,13 +295,13 @@ class Line:
         coverage = self.coverage(waiter)
         return coverage if coverage.partial else None
 
-    def unasked(self, waiter: Waiter) -> BackendUnavailable | None:
+    def unasked(self, waiter: Waiter) -> Unavailable | None:
         """Why his wait proves nothing, or None when a server was really asked while he waited."""
         if self.coverage(waiter).asked:
             return None
         if not self.feeders:
             return BackendUnavailable("no Kestrel server is known yet")
-        return self.feeders[0].trouble()
+        return (self._full() or self.feeders[0]).trouble()
 
     # Quiet, and the end
 

@@ -55,6 +55,7 @@ class OpenRead:
         self._hold = Hold.HELD
         self._callbacks: tuple[Callable[[], None], ...] = ()
         connection.pin(self._connection_closed)
+        server.hold()
 
     def __repr__(self) -> str:
         return f"<OpenRead {self.key} {self._hold.value}>"
@@ -157,6 +158,8 @@ class OpenRead:
         if hold not in MOVES[self._hold]:
             raise RuntimeError(f"an open read that is {self._hold.value} cannot become {hold.value}")
         self._hold = hold
+        if not MOVES[hold]:
+            self._server.let_go()
 
     async def _calm(self) -> None:
         """Returns when no ping is under way. Cancelled: the connection is closed."""

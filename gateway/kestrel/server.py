@@ -9,6 +9,7 @@ Owns its pool, the keeper that (re)connects and the pings. Does not know queues,
 2. While it is DOWN nothing is sent to it: callers share the keeper's attempt and its error.
 3. Commands of the pool use at most as many connections as the pool keeps; the others wait for their turn.
 4. Connections that are quiet are asked for the version before Kestrel's own limit for quiet connections is over.
+5. A server that holds as many items for us as it may is `full`: it is asked for none until one is settled or back.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ LOOK_EVERY_S, LOOK_AGAIN_S, LOOK_SOON_S = 5.0, 1.0, 0.02
 
 
 class Server:
-    """Calls on one server's connections. `on_change` is told whenever it stands in another way."""
+    """Calls on one server's connections.
+
+    on_change: is told whenever it stands in another way. on_room: is told soon after it was full and is not any more.
+    """
 
     def __init__(
         self,
@@ -54,7 +58,9 @@ class Server:
         settings: Settings,
         codecs: Codecs,
         counters: Counters,
+        *,
         on_change: Callable[[Server], None],
+        on_room: Callable[[], None],
     ) -> None:
         self.address = address
         self.timeout_s = settings.kestrel_command_timeout_s
@@ -65,11 +71,14 @@ class Server:
         self._codecs = codecs
         self._counters = counters
         self._on_change = on_change
+        self._on_room = on_room
         self._loop = asyncio.get_running_loop()
         self._pool = Pool(self._loop, settings.kestrel_pool_size, self._connect)
         self._pool.suspend()
         self._turns = asyncio.Semaphore(settings.kestrel_pool_size)
         self._connections: set[Connection] = set()
+        self.full = False
+        self._held = 0
         self._version = ""
         self._since = time.time()
         self._error = BackendUnavailable(f"{address} has not answered yet")
@@ -114,6 +123,7 @@ class Server:
             connections=self.connections(),
             last_error=self._error.detail if self.state is not Health.UP else "",
             leaving=self._leaving,
+            full=self.full,
         )
 
     def connections(self) -> dict[str, int]:
@@ -157,6 +167,20 @@ class Server:
         await self._pool.close(self._error)
         for connection in list(self._connections):
             connection.close(ConnectionLostError("the gateway is shutting down"))
+
+    # Items that it holds for us
+
+    def hold(self) -> None:
+        """One more is set aside."""
+        self._held += 1
+        self.full = self._held >= self._settings.max_server_leases
+
+    def let_go(self) -> None:
+        """One less is."""
+        self._held -= 1
+        if self.full and self._held < self._settings.max_server_leases:
+            self.full = False
+            self._loop.call_soon(self._on_room)
 
     # Lending connections
 

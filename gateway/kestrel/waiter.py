@@ -13,7 +13,7 @@ import asyncio
 from enum import Enum
 from typing import Any, Protocol
 
-from gateway.errors import BackendUnavailable, GatewayError
+from gateway.errors import GatewayError, Unavailable
 from gateway.kestrel.health import Coverage
 from gateway.kestrel.reads import OpenRead
 
@@ -29,7 +29,7 @@ class Place(Protocol):
     def leave(self, waiter: Any) -> None: ...
     def pass_on(self, read: OpenRead) -> None: ...
     def gap(self, waiter: Any) -> Coverage | None: ...
-    def unasked(self, waiter: Any) -> BackendUnavailable | None: ...
+    def unasked(self, waiter: Any) -> Unavailable | None: ...
 
 
 class Stand(Enum):
@@ -89,7 +89,8 @@ class Waiter:
     async def result(self) -> OpenRead | None:
         """The next item, or None when the wait ended and the server was really asked.
 
-        Raises: BackendUnavailable when no server could be asked. Cancelled: he has left the line; an item that was
+        Raises: BackendUnavailable when no server could be asked, TooManyLeases when all that could be asked are full.
+        Cancelled: he has left the line; an item that was
         his went to the next waiter or back to the queue.
         """
         while True:

@@ -1,5 +1,8 @@
 """The lines of all queues that somebody waits for. Owns which queue has a line; opens no connection.
 
+Room that comes on a full server is offered to those who wait in turns, OFFERS lines every STEP_S: each may ask for as
+many items as there is room, and what comes beyond it goes back.
+
 A line that nobody needs is kept for a moment: polls that answer at once come again, and what it knows of its servers is
 of use to the next.
 """
@@ -7,15 +10,17 @@ of use to the next.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 
 from gateway.errors import BackendUnavailable
 from gateway.kestrel.counters import Counters
-from gateway.kestrel.line import Line
+from gateway.kestrel.line import STEP_S, Line
 from gateway.kestrel.server import Server
 from gateway.kestrel.waiter import Waiter
 
 KEPT_S = 0.1
+OFFERS = 4
 
 
 class Lines:
@@ -29,6 +34,9 @@ class Lines:
         self._lines: dict[str, Line] = {}
         self._unused: dict[Line, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._starving: dict[Line, None] = {}
+        self._unoffered = 0
+        self._offer_timer: asyncio.TimerHandle | None = None
         self._over: BackendUnavailable | None = None
 
     def __len__(self) -> int:
@@ -48,7 +56,9 @@ class Lines:
         """Joins the line of `key`. `timeout_s` 0 asks each server once."""
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(key, self._servers, self._waits, self._counters, self._forget)
+            line = self._lines[key] = Line(
+                key, self._servers, self._waits, self._counters, forget=self._forget, starve=self._starve
+            )
             if self._over is not None:
                 line.close(self._over)
         elif line in self._unused:
@@ -69,16 +79,35 @@ class Lines:
         for line in list(self._lines.values()):
             line.server_changed(server)
 
+    def room(self) -> None:
+        """A server that was full is not any more: each line that waits for room is offered it once."""
+        self._unoffered = len(self._starving)
+        if self._offer_timer is None:
+            self._offer()
+
     def close(self, error: BackendUnavailable) -> None:
         """Ends every wait with `error`, also those that are to come."""
         self._over = error
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._offer_timer):
+            if timer is not None:
+                timer.cancel()
         for line in self._unused:
             del self._lines[line.key]
         self._unused.clear()
         for line in list(self._lines.values()):
             line.close(error)
+
+    def _starve(self, line: Line) -> None:
+        self._starving[line] = None
+
+    def _offer(self) -> None:
+        self._offer_timer = None
+        for line in list(itertools.islice(self._starving, min(OFFERS, self._unoffered))):
+            del self._starving[line]
+            self._unoffered -= 1
+            line.spread()  # behind the others, where it still starves
+        if self._unoffered and not all(server.full for server in self._servers):
+            self._offer_timer = asyncio.get_running_loop().call_later(STEP_S, self._offer)
 
     def _forget(self, line: Line) -> None:
         """Nobody needs the line."""
@@ -97,3 +126,4 @@ class Lines:
                 self._timer = loop.call_later(KEPT_S, self._sweep, loop)
                 break
             del self._unused[line], self._lines[line.key]
+            self._starving.pop(line, None)

@@ -119,10 +119,14 @@ class Registry:
     def check_room(self, tenant: str) -> None:
         """Raises TooManyLeases when no further lease may be opened for the tenant, with the time until one ends."""
         if len(self._open) >= self._limit:
-            raise TooManyLeases(f"{self._limit} leases are open here already", _retry_after(self._deadlines.first_s()))
+            raise TooManyLeases(f"{self._limit} leases are open here already", self.retry_after())
         if self._tenants[tenant] >= self._tenant_limit:
             first_s = min(each.deadline_s for each in self._open.values() if each.tenant == tenant)
             raise TooManyLeases(f"the tenant has {self._tenant_limit} leases open here already", _retry_after(first_s))
+
+    def retry_after(self) -> int:
+        """Whole seconds until the first of all leases ends, at least 1."""
+        return _retry_after(self._deadlines.first_s())
 
     def open(
         self,

@@ -1,5 +1,6 @@
 """Settling over HTTP: nack with position, delay and reason, reject, many at once, ack-and-next, through any worker."""
 
+import concurrent.futures
 import socket
 import time
 
@@ -276,6 +277,32 @@ def test_trouble_after_the_ack_says_that_it_counts(tmp_path):
         assert http.get("/queues/q/next", params={"ack": second["lease"]["id"]}).status_code == 410
         ledger = balanced(gateway)
         assert (ledger["acked"], ledger["deleted"]) == (1, 2)
+
+
+def test_a_server_at_its_cap_is_told_and_gives_jobs_again(tmp_path):
+    """No room on the only server: 503 with the time until a lease ends; a poll that was parked gets the room."""
+    with running(tmp_path / "data", "--max-server-leases", "1", *BRIEF) as gateway, gateway.client() as http:
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            parked = threads.submit(lambda: take(http, "other"))
+            wait_until(lambda: parked_polls(http, "other"))
+            enqueue(http, "q", 1, 2)
+            first = take(http, "q", lease=7)
+            for timeout in (0, 20):
+                full = http.get("/queues/q/next", params={"timeout": timeout})
+                assert (full.status_code, full.json()["code"]) == (503, "too-many-leases")
+                assert full.headers["retry-after"] in {"6", "7"}
+            (backend,) = http.get("/backends").json()["backends"]
+            assert (backend["full"], backend["connections"]["pinned"]) == (True, 1)
+            assert http.get("/readyz").status_code == 200
+            enqueue(http, "other", 3)
+            http.post(first["lease"]["url"] + "/ack")
+            assert parked.result(10)["data"] == 3
+
+
+def parked_polls(http, queue):
+    """How many gets stand on the queue."""
+    answer = http.get(f"/queues/{queue}")
+    return answer.json()["waiters"] if answer.status_code == 200 else 0
 
 
 def test_any_worker_carries_out_any_settlement(tmp_path):

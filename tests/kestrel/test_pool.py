@@ -71,6 +71,22 @@ def test_who_gave_up_gets_none_and_the_next_does():
     asyncio.run(main())
 
 
+def test_a_reserve_stays_ready_beside_what_is_lent():
+    """What keeps a connection (a lease, a wait) does not make the next caller wait for one."""
+
+    async def main():
+        async with StandIn() as server:
+            pool, opened = pool_of(server)
+            await pool.want()
+            for _ in range(5):
+                await until(lambda: pool.idle == 2 and not pool.opening)
+                assert pool.checkout() is not None
+            await until(lambda: not pool.opening)
+            await close(pool, opened)
+
+    asyncio.run(main())
+
+
 def test_closing_refuses_who_waits():
     """Nobody waits for a connection of a closed pool."""
 
