@@ -118,6 +118,7 @@ class Meter:
                     ("kestrel_server_status", (backend.server, each.value), int(backend.state is each))
                     for each in SHOWN
                 ]
+                status.append(("kestrel_server_full", (backend.server,), int(backend.full)))
         return [
             *(("kestrel_connections", labels, count) for labels, count in connections.items()),
             *status,

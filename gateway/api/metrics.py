@@ -69,6 +69,7 @@ METRICS: Final = (
     Metric("http_requests_total", "requests by the class of their status; none: the client had gone", ("status",)),
     Metric("http_requests_in_flight", "requests under way, parked polls among them"),
     Metric("kestrel_server_status", "1 for the status in which the worker sees the server", ("server", "status")),
+    Metric("kestrel_server_full", "1 while the server holds as many leases for the worker as it may", ("server",)),
     Metric("kestrel_connections", "connections to the server, pinned ones are leases'", ("server", "state")),
     Metric("kestrel_connects_total", "connections to Kestrel opened"),
     Metric("kestrel_connect_failures_total", "connections to Kestrel that could not be opened"),
