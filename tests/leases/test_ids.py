@@ -1,6 +1,7 @@
 """Lease ids: who made them, for whom, and that nobody else can."""
 
 import base64
+from hashlib import sha256
 
 import pytest
 
@@ -9,6 +10,10 @@ from gateway.leases.ids import LONGEST_INSTANCE, LeaseIds, Owner
 
 BOOT = "aa" * 8
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+TWIN_KEY = next(
+    key for key in (b"%032d" % n for n in range(10_000)) if sha256(key).digest()[0] == sha256(KEY).digest()[0]
+)
+"""Another key that has the same key id."""
 URLS = ["", "http://a", "http://10.0.3.17:8080", "https://[fd00::17]:8443", "http://" + "n" * (LONGEST_INSTANCE - 7)]
 
 
@@ -29,10 +34,11 @@ def test_an_id_without_an_instance_is_short():
 
 
 def test_an_id_is_bound_to_its_key_and_tenant():
-    """With another key or tenant it is no id at all."""
+    """With another key, also one of the same key id, or another tenant it is no id at all."""
     ids = LeaseIds([KEY], BOOT, "http://a")
     lease = ids.new("acme")
-    for reader, tenant in ((ids, ""), (ids, "evil"), (LeaseIds([OTHER_KEY], BOOT), "acme")):
+    others = [(LeaseIds([key], BOOT, "http://a"), "acme") for key in (OTHER_KEY, TWIN_KEY)]
+    for reader, tenant in ((ids, ""), (ids, "evil"), *others):
         with pytest.raises(LeaseNotFound):
             reader.owner(lease, tenant)
 
