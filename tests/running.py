@@ -106,6 +106,16 @@ def group_lives(group: int) -> bool:
     return False
 
 
+def children_of(parent: int) -> dict[int, str]:
+    """The child processes of a process: number and command line."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(status.read_text().rpartition(")")[2].split()[1]) == parent:
+                found[int(status.parent.name)] = (status.parent / "cmdline").read_text().replace("\0", " ")
+    return found
+
+
 @contextlib.contextmanager
 def running(data: Path, *flags: str) -> Iterator[Running]:
     """A gateway that is killed in the end. Where nothing has failed, its ledger of leases balances then."""

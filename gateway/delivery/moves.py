@@ -6,12 +6,13 @@
    Not safe: a queue that is full (for it), a ring that discards, a queue with fanout children, a raw item, an envelope
    whose expiry is not known or over, a server that refuses or does not answer.
 3. A job whose last attempt failed goes to the dead letters; where these take none, it goes where it would have gone.
-4. The queue of a job may be deleted meanwhile: then nothing is copied.
+4. The queue of a job may be deleted meanwhile, or its connection lost, which puts it back: then nothing is copied.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class Moves:
     async def to_tail(self, queue: Queue, lease: Lease, reason: str) -> Stored:
         """The job is at the tail as its next attempt when this is YES; else it is still set aside.
 
-        Raises: QueueDeleted; as `OpenRead.confirm`. Cancelled: as `bury`.
+        Raises: QueueDeleted; LeaseLost: no copy was made. Cancelled: as `bury`.
         """
         read = _held(lease)
         job = job_of(queue, read)
@@ -97,16 +98,17 @@ class Moves:
         against = await self._facts.against_copy(queue.key)
         if against:
             return self._keep(against)
-        _held(lease)
+        _here(lease)
         counted = self.attempts.forget(lease.key, lease.known_by)
         stored = await store(self._backend, queue.key, copy.data, wire_expiry(copy.expires_s, now_s))
         if stored is not Stored.YES:
             if counted:
                 self.attempts.returned(lease.key, lease.known_by, counted)
             return self._keep("not-stored" if stored is Stored.NO else "not-answered", stored)
-        await self._confirm(_held(lease))
-        self._moved += 1
-        return stored
+        with contextlib.suppress(LeaseLost, BackendRefused, OutcomeUnknown):
+            await self._confirm(_held(lease))
+            self._moved += 1
+        return stored  # the copy is there, whatever became of the original
 
     async def _confirm(self, read: OpenRead) -> None:
         try:
@@ -142,8 +144,8 @@ class QueueWay:
     async def leave(self, lease: Lease, leaving: Leaving) -> Place:
         """The job is at the place that is returned.
 
-        Raises: QueueDeleted: the job is gone with its queue. Of a rejected job also LeaseLost and BackendRefused: it is
-        a dead letter, and is back on its queue, too; OutcomeUnknown: it may be.
+        Raises: QueueDeleted: the job is gone with its queue. LeaseLost: it is back on its queue. Of a rejected job also
+        LeaseLost and BackendRefused: it is a dead letter, and is back on its queue, too; OutcomeUnknown: it may be.
         Cancelled: the job may be in two places, if the caller gives the read back.
         """
         place = await self._copy(lease, leaving)
@@ -164,19 +166,17 @@ class QueueWay:
                 return Place.DEAD
             aim = self._by_policy() if aim is Place.DEAD else aim
         if aim is Place.TAIL and stored is Stored.NO:
-            try:
-                stored = await self._moves.to_tail(self._queue, lease, leaving.reason)
-            except (LeaseLost, BackendRefused, OutcomeUnknown):
-                return Place.TAIL  # the copy is there, whatever became of the original
+            stored = await self._moves.to_tail(self._queue, lease, leaving.reason)
             if stored is Stored.YES:
                 return Place.TAIL
         return Place.HEAD
 
     async def _bury(self, lease: Lease, leaving: Leaving) -> Stored:
         death = Death.REJECTED if leaving.state is State.REJECTED else Death.MAX_ATTEMPTS
+        read = _here(lease)
         try:
             stored = await self._moves.bury(
-                self._queue, _held(lease), death=death, attempts=lease.attempt, error=leaving.reason
+                self._queue, read, death=death, attempts=lease.attempt, error=leaving.reason
             )
         except (LeaseLost, BackendRefused, OutcomeUnknown):
             if leaving.state is State.REJECTED:
@@ -198,3 +198,11 @@ def _held(lease: Lease) -> OpenRead:
     if lease.read is None:
         raise QueueDeleted("the queue was deleted and the job with it")
     return lease.read
+
+
+def _here(lease: Lease) -> OpenRead:
+    """What the lease holds, which is still set aside as far as is known. Raises: LeaseLost; as `_held`."""
+    read = _held(lease)
+    if read.lost:
+        raise LeaseLost("the connection to Kestrel was lost and the job is back on its queue")
+    return read

@@ -72,6 +72,20 @@ class OpenRead:
         else:
             self._callbacks += (callback,)
 
+    async def verify(self) -> None:
+        """The item is still set aside for us: its connection has answered just now.
+
+        Raises: LeaseLost. Cancelled: the connection is closed.
+        """
+        try:
+            await self._calm()
+            if self._connection.state is State.PINNED:
+                await self._connection.call(self._server.timeout_s, KestrelClient.ask_version)
+        except (ConnectionLostError, MemcacheError) as error:
+            raise LeaseLost(_LOST) from error
+        if self._connection.state is not State.PINNED:
+            raise LeaseLost(_LOST)
+
     async def confirm(self) -> None:
         """The item is gone for good, and the server has said so. The connection is back in the pool.
 

@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 
 LONGEST_RETRY_S = 30.0
 """A lease may last for hours, but most are settled long before."""
+LATE_S = 0.1
+"""So late after its deadline a lease is noticed only where the process stood still (frozen, suspended, starved). Its
+connection may be dead, and nobody has looked yet.
+"""
 
 LEDGER = {
     State.ACKED: "acked",
@@ -259,9 +263,9 @@ class Registry:
         lease.move(State.SETTLING)
         lease.settlement = self._tasks.create_task(self._finish(lease, wanted, work))
 
-    def _leave(self, lease: Lease, leaving: Leaving) -> None:
+    def _leave(self, lease: Lease, leaving: Leaving, *, late: bool = False) -> None:
         self._aim(lease, leaving)
-        self._settle(lease, leaving.state, partial(self._part, lease, leaving))
+        self._settle(lease, leaving.state, partial(self._part, lease, leaving, late=late))
 
     async def _settled(self, lease: Lease | Ended, wanted: State, *, mine: bool) -> Lease | Ended:
         """The lease, settled as `wanted`; raises what else became of it. mine: this call has begun the settlement."""
@@ -277,8 +281,11 @@ class Registry:
             raise OutcomeUnknown("the settlement was sent to Kestrel and no answer came")
         raise error
 
-    async def _part(self, lease: Lease, leaving: Leaving) -> None:
+    async def _part(self, lease: Lease, leaving: Leaving, *, late: bool) -> None:
+        """late: the job may be back at the head long since, and a copy would be its second."""
         assert lease.way is not None
+        if late and lease.read is not None:
+            await lease.read.verify()
         lease.place = await lease.way.leave(lease, leaving)
 
     async def _finish(
@@ -325,12 +332,13 @@ class Registry:
 
     def _due(self, lease: Lease) -> None:
         """The lease is over, or its delay."""
+        late = time.monotonic() - lease.deadline_s > LATE_S
         if lease.state is State.DELAYED:
             assert lease.leaving is not None
             self._delayed -= 1
-            self._leave(lease, lease.leaving)
+            self._leave(lease, lease.leaving, late=late)
         else:
-            self._leave(lease, Leaving(State.EXPIRED, reason="the lease expired"))
+            self._leave(lease, Leaving(State.EXPIRED, reason="the lease expired"), late=late)
 
     def _lost(self, lease: Lease) -> None:
         if lease.state is State.HELD:

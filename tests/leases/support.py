@@ -21,9 +21,13 @@ class Item:
         self.fate = "done"
         self.ends: list[str] = []
         self.tell_lost = lambda: None
+        self.lost = False
 
     def on_lost(self, callback):
         self.tell_lost = callback
+
+    async def verify(self):
+        self.ends.append("verified")
 
     async def confirm(self):
         await self.end("confirmed")

@@ -306,6 +306,31 @@ def test_a_confirm_that_is_not_answered_is_a_move_all_the_same(own_broker):
     over(own_broker, work, kestrel_command_timeout_s=0.15)
 
 
+def test_what_is_lost_before_its_copy_gets_none(broker):
+    """The connection ends while the queue's figures are asked for: the job is at the head, once, and that is told."""
+
+    async def work(made):
+        await made.put("early-end")
+        taken = await made.take("early-end")
+        nack = asyncio.ensure_future(made.registry.nack(taken.lease.id))
+        await until(lambda: made.moves._facts._asked)
+        taken.lease.read._connection.close()
+        with pytest.raises(LeaseLost):
+            await nack
+        assert (made.moves.statistics().doubled, made.registry.statistics().ended["backend_lost"]) == (0, 1)
+        await until_there(made, "early-end", 1)
+        assert [unwrap(item).attempt for item in await left(made, "early-end")] == [1]
+
+    over(broker, work)
+
+
+async def until_there(made, name, count):
+    """Returns when so many jobs wait on the queue."""
+    async with asyncio.timeout(5):
+        while (await made.kestrel.stats_of(name)).items != count:
+            pass
+
+
 class FreezingRead:
     """An open read whose server freezes when it is asked to confirm."""
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.lifeline import lifeline, tied
-from tests.running import free_port, group_lives
+from tests.running import children_of, free_port, group_lives
 
 TINY = "tests.process.tiny_app:create_app"
 # Children do not look for modules in the working directory; the tiny application is to be found all the same.
@@ -53,12 +53,7 @@ class Serve:
 
     def children(self) -> dict[int, str]:
         """Its child processes: number and command line."""
-        found = {}
-        for status in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                if int(status.read_text().rpartition(")")[2].split()[1]) == self.process.pid:
-                    found[int(status.parent.name)] = (status.parent / "cmdline").read_text().replace("\0", " ")
-        return found
+        return children_of(self.process.pid)
 
     def child(self, module: str) -> int:
         """The one child that runs `module`."""

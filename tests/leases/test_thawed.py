@@ -1,0 +1,50 @@
+"""A worker that stood still until its leases were over, and Kestrel had put their jobs back, copies none of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.rig import Broker
+from tests.process.test_supervisor import until
+from tests.running import Running, children_of, running
+
+JOBS = 20
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    one = Broker(tmp_path / "broker")
+    yield one
+    one.kill()
+
+
+@pytest.mark.parametrize("attempts", [1, 25], ids=["burials", "moves"])
+def test_a_thawed_worker_copies_nothing_that_went_back(tmp_path: Path, broker: Broker, attempts: int) -> None:
+    """Frozen past the leases' ends while the server starts anew: each job is there once, as its first attempt."""
+    flags = ("--kestrel", broker.address, "--max-attempts", str(attempts))
+    with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
+        for number in range(JOBS):
+            assert http.post("/queues/q/jobs", json=number).status_code == 201
+        leases = [http.get("/queues/q/next?lease=1").json()["lease"]["url"] for _ in range(JOBS)]
+        over_s = time.monotonic() + 1.2
+        worker = worker_of(gateway)
+        os.kill(worker, signal.SIGSTOP)
+        until(lambda: time.monotonic() > over_s, 5)
+        broker.kill()
+        broker.start()
+        os.kill(worker, signal.SIGCONT)
+        until(lambda: not {http.get(url).json()["state"] for url in leases} & {"held", "settling"}, 10)
+        assert (broker.figure("queue_q_items"), broker.figure("queue_q__dead_items")) == (JOBS, 0)
+        assert broker.figure("queue_q_total_items") == JOBS
+
+
+def worker_of(gateway: Running) -> int:
+    """The process id of its only worker."""
+    (pid,) = [pid for pid, command in children_of(gateway.process.pid).items() if "process.worker" in command]
+    return pid
