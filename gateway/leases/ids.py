@@ -5,7 +5,7 @@
 The instance is the URL at which the other replicas reach the worker's gateway, filled up with zero bytes so that no
 character of the id is without meaning; a gateway that has no replicas writes none. The URL can be read by whoever has
 the id, as the address of any web server. The tag is keyed BLAKE2b (RFC 7693, 128 bits; a quarter of HMAC's cost here)
-over everything before it and the tenant's name, so an id tells nobody whose it is and is worth nothing to another tenant.
+over everything before it and the tenant's name, so an id tells nobody whose it is and is worth nothing to another one.
 """
 
 from __future__ import annotations
