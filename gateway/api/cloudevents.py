@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 from gateway.contract.event import from_header
 from gateway.contract.item import Item, Stamp, wrap, wrap_binary, wrap_event
@@ -70,7 +71,7 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
     for name, value in headers:
         if name == b"content-type":
             types += 1
-            _set_type(heading, value)
+            heading.content_type, heading.mode = _read_type(value)
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedEncoding("Content-Encoding: bodies are stored as they come, so none may be compressed")
         elif name[:3] == b"ce-":
@@ -138,16 +139,16 @@ def _parts(heading: Heading, body: bytes) -> Iterator[bytes]:
         raise InvalidBody(f"the body is not a JSON array: {exc}") from exc
 
 
-def _set_type(heading: Heading, value: bytes) -> None:
+@lru_cache(maxsize=256)
+def _read_type(value: bytes) -> tuple[str | None, Mode]:
     content_type = value.decode("latin-1").strip()
     if not content_type:
-        return
+        return None, Mode.PLAIN
     if not is_media_type(content_type):
         raise InvalidParameter(
             f"Content-Type: {content_type[:80]!r} is not a media type of at most {MAX_LENGTH} characters"
         )
-    heading.content_type = content_type
-    heading.mode = _MODES.get(essence(content_type), Mode.PLAIN)
+    return content_type, _MODES.get(essence(content_type), Mode.PLAIN)
 
 
 def _add_attribute(heading: Heading, name: str, value: bytes) -> None:
