@@ -16,6 +16,7 @@ from gateway.delivery.attempts import identity
 from gateway.delivery.backend import Backend, OnGone, Told
 from gateway.delivery.catalog import Queue
 from gateway.delivery.dead_letters import Stored
+from gateway.delivery.dropping import Dropping
 from gateway.delivery.moves import Moves, job_of
 from gateway.delivery.parked import Parked
 from gateway.delivery.quota import Quota
@@ -83,20 +84,26 @@ class Receiver:
             raise Draining("no job is handed out any more")
         began_s = time.monotonic()
         left_s = timeout_s
+        dropping = Dropping(self._tasks)
         while True:
             self._registry.check_room(queue.tenant)
-            read = await self._take(queue, left_s, on_gone, told)
-            if read is None:
-                return None
-            delivery = await self._deliver(queue, read, lease_s)
-            if delivery is not None:
-                return delivery
+            try:
+                read = await self._take(queue, left_s, on_gone, told)
+            except TooManyLeases:  # perhaps because of what is being dropped
+                if not await dropping.one_ended():
+                    raise
+            else:
+                if read is None:
+                    return None
+                delivery = await self._deliver(queue, read, lease_s, dropping)
+                if delivery is not None:
+                    return delivery
             gone_s = time.monotonic() - began_s
             if gone_s > max(timeout_s, PASSING_S) or self.draining:
                 return None
             left_s = max(0.0, timeout_s - gone_s)
 
-    async def _deliver(self, queue: Queue, read: OpenRead, lease_s: float) -> Delivery | None:
+    async def _deliver(self, queue: Queue, read: OpenRead, lease_s: float, dropping: Dropping) -> Delivery | None:
         """The item under a lease; None when it is one that is not delivered, and was dropped or buried.
 
         Raises: TooManyLeases; the item is back. Cancelled: it is back or gets buried.
@@ -105,7 +112,7 @@ class Receiver:
         try:
             job = job_of(queue, read)
             if job.expires_s is not None and job.expires_s <= time.time():
-                await _drop(read)
+                await dropping.drop(read)
                 return None
             known_by = identity(job.id, read.data)
             attempt = self._moves.attempts.of(queue.key, known_by, job.attempt)
@@ -165,13 +172,3 @@ class Receiver:
         self.draining = True
         for waiter in self._parked:
             waiter.cancel()
-
-
-async def _drop(read: OpenRead) -> None:
-    """The item is gone, or back on its queue where it is dropped again. Cancelled: one of the two."""
-    try:
-        await read.confirm()
-    except (LeaseLost, BackendRefused, OutcomeUnknown):
-        pass
-    finally:
-        read.give_back()
