@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos import ledger, schedule
+from chaos.books import imbalances
 from chaos.checker import Verdict, check
-from chaos.ledger import Ledger, Stroke
+from chaos.ledger import Ledger, Odd, Stroke
 from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, Blow, Mood
 from chaos.stage import CALL, ENVIRONMENT, Stage, left_behind, waiting
 from chaos.wire import HOST, Http
@@ -124,6 +125,7 @@ class _Storm:
             time.sleep(0.3)
         for client in self._stage.clients.values():
             client.kill()
+        self._look_at_books()
         for replica in self._stage.replicas:
             replica.terminate()
         for replica in self._stage.replicas:
@@ -131,6 +133,14 @@ class _Storm:
         for number, port in enumerate(self._stage.server_ports):
             for left in left_behind(port, number):
                 self._book.write(left)
+
+    def _look_at_books(self) -> None:
+        """Whatever does not balance in the replicas' own ledgers of leases goes to this one."""
+        for number, port in enumerate(self._stage.ports):
+            http = Http(port, 10.0)
+            for what in imbalances(http.ask("GET", "/metrics").body.decode()):
+                self._book.write(Odd(t=time.monotonic(), who=f"replica-{number}", what=what))
+            http.close()
 
     @property
     def _calm_at(self) -> float:

@@ -1,0 +1,25 @@
+"""The gateways' own ledgers of leases, as `/metrics` tells them: what was delivered has ended, or is open. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+_SERIES = re.compile(
+    r'^kestrel_gateway_leases_(delivered_total|settled_total|open)\{[^}]*worker="([0-9]+)"[^}]*\} ([0-9.e+]+)$',
+    re.MULTILINE,
+)
+
+
+def imbalances(metrics: str) -> list[str]:
+    """The workers whose books do not balance, each with its figures; also the lack of any books."""
+    counts: dict[str, Counter[str]] = {}
+    for name, worker, value in _SERIES.findall(metrics):
+        counts.setdefault(worker, Counter())[name] += int(float(value))
+    found = [
+        f"worker {worker} delivered {books['delivered_total']} leases, of which {books['settled_total']} have ended "
+        f"and {books['open']} are open"
+        for worker, books in sorted(counts.items())
+        if books["delivered_total"] != books["settled_total"] + books["open"]
+    ]
+    return found if counts else ["there are no books"]
