@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import case_broker, case_cluster, case_leases, case_parked, case_requests
+from bench import case_broker, case_cluster, case_drain, case_leases, case_parked, case_requests
 from bench.plan import Plan, Stage, quick
 from bench.servers import BenchError, Load
 from bench.table import Section
@@ -19,6 +19,7 @@ CASES: dict[str, Callable[[Stage], Section]] = {
     "requests": case_requests.measure,
     "parked": case_parked.measure,
     "leases": case_leases.measure,
+    "drain": case_drain.measure,
     "cluster": case_cluster.measure,
     "sets": case_broker.sets,
     "backlog": case_broker.backlog,

@@ -146,6 +146,11 @@ class Orders:
         assert self._park is not None
         return {"ms": await self._park.wake(count, pause_s)}
 
+    async def drain(self, pid: int) -> dict[str, Any]:
+        """Ends the server of the parked polls; milliseconds from the signal until each is answered."""
+        assert self._park is not None
+        return {"ms": await self._park.drain(pid)}
+
     async def leave(self) -> dict[str, Any]:
         """Closes the parked connections."""
         assert self._park is not None

@@ -1,8 +1,10 @@
-"""Parks polls and wakes them one at a time, as the load generator's orders `park` and `wake` ask for."""
+"""Parks polls, wakes them one at a time or drains their server: the load generator's orders `park`, `wake`, `drain`."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -29,6 +31,7 @@ class Parking:
         self._polls: list[HttpConnection] = []
         self._woken: asyncio.Queue[tuple[HttpConnection, bytes, float] | LoadError] = asyncio.Queue()
         self._said: asyncio.Queue[bytes | LoadError] = asyncio.Queue()
+        self._drained: list[float] | None = None  # once the server was told to end: when each poll was answered
 
     async def open(self, count: int) -> None:
         """Returns when the server has read every poll."""
@@ -58,6 +61,15 @@ class Parking:
             await self._ask(self._alive, b"200")
         return took_ms
 
+    async def drain(self, pid: int) -> list[float]:
+        """Milliseconds each, from SIGTERM to the process until a poll's whole 204, which closes its connection."""
+        self._drained = []
+        started_s = time.perf_counter()
+        os.kill(pid, signal.SIGTERM)
+        while len(self._drained) < len(self._polls):
+            _checked(await self._woken.get())
+        return [(ended_s - started_s) * 1000 for ended_s in self._drained]
+
     def close(self) -> None:
         """Closes every connection."""
         for connection in [*self._polls, self._control]:
@@ -70,12 +82,20 @@ class Parking:
         return connection
 
     def _answered(self, connection: HttpConnection, status: bytes, answer: bytes) -> None:
+        if self._drained is not None:
+            if status != b"204" or b"\r\nconnection: close\r\n" not in answer.lower():
+                self._fail(f"a poll was answered with {answer[:300]!r} in the drain")
+            self._drained.append(time.perf_counter())
+            if len(self._drained) == len(self._polls):
+                self._woken.put_nowait((connection, answer, self._drained[-1]))
+            return
         if status != b"200":
             self._fail(f"a parked poll was answered with {answer[:300]!r}")
         self._woken.put_nowait((connection, answer, time.perf_counter()))
 
     def _lost(self, connection: HttpConnection) -> None:
-        self._fail("the server closed a connection")
+        if self._drained is None:
+            self._fail("the server closed a connection")
 
     def _fail(self, why: str) -> None:
         self._woken.put_nowait(LoadError(why))

@@ -16,6 +16,7 @@ class Plan:
     units: requests, or pairs of them, a contestant and round. sets: items stored a connection count and round. polls:
     how many are parked. wakes: measured for each. backlog: jobs waiting when the broker starts. leases: open at once,
     beside as many parked polls. settles: of them, one at a time. idle_s: how long nothing happens; a round of pings.
+    drained: polls that are parked when their gateway is told to end. drains: how often.
     """
 
     directory: Path
@@ -31,6 +32,8 @@ class Plan:
     leases: int = 5_000
     settles: int = 500
     idle_s: float = 25.0
+    drained: int = 1_000
+    drains: int = 5
 
 
 def quick(directory: Path) -> Plan:
@@ -47,6 +50,7 @@ def quick(directory: Path) -> Plan:
         leases=1_000,
         settles=100,
         idle_s=5.0,
+        drains=2,
     )
 
 
