@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MOST_S: Final = 5.0
+# A child that died so often before it was ever ready is given up.
+FIRST_STARTS: Final = 5
 # A child that lived so long starts over with the first backoff.
 SETTLED_S: Final = 10.0
 # Between the end of a child's channel and the end of the child.
@@ -73,16 +75,18 @@ class Child:
         self._writer: asyncio.StreamWriter | None = None
 
     async def run(self) -> None:
-        """Keeps the child running until `end`, then returns when it is gone. Returns as well when its very first start
-        fails: `ready` is not set then."""
+        """Keeps the child running until `end`, then returns when it is gone. Returns as well when it died FIRST_STARTS
+        times without ever being ready: `ready` is not set then."""
         backoff_s = BACKOFF_FIRST_S
+        starts = 0
         while not self._ending.is_set():
+            starts += 1
             began = time.monotonic()
             status = await self._live()
             if self._ending.is_set():
                 break
-            if not self.ready.is_set():
-                log.error("%s could not start (%s)", self.name, status)
+            if not self.ready.is_set() and starts >= FIRST_STARTS:
+                log.error("%s could not start (%s), %d times in a row", self.name, status, starts)
                 break
             if time.monotonic() - began > SETTLED_S:
                 backoff_s = BACKOFF_FIRST_S
