@@ -115,7 +115,7 @@ class Kestrel:
         del self._leaving[writer.server]
 
     async def _resolve_each_time(self) -> None:
-        while self._members.named:
+        while True:
             await self._members.resolve()
             self.set_members(self._members.addresses)
             await asyncio.sleep(self._settings.kestrel_resolve_s)

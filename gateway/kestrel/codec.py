@@ -31,7 +31,7 @@ Put = tuple[str, bytes, int]
 _KEY = re.compile(rb"[\x21-\x2e\x30-\x7e\x80-\xff][\x21-\x7e\x80-\xff]*")
 _SETTLED = (b"END",)
 _DELETED = (b"DELETED", b"END")
-_STATUSES = (b"UP", b"READONLY", b"QUIESCENT")
+_STATUSES = (b"UP", b"WRITEAVOID", b"READONLY", b"QUIESCENT", b"DOWN")
 
 
 class Wire(Protocol):
@@ -192,7 +192,7 @@ class KestrelClient(Client):  # type: ignore[misc]
         return line[8:].decode("utf-8", "replace")
 
     def ask_status(self) -> str:
-        """`UP`, `READONLY` or `QUIESCENT`."""
+        """`UP`, `WRITEAVOID`, `READONLY`, `QUIESCENT` or `DOWN`."""
         line = self._line(b"status")
         if line not in _STATUSES:
             raise MemcacheUnknownError(line[:32])

@@ -37,8 +37,14 @@ class Health(Enum):
         return self in (Health.UP, Health.READONLY)
 
 
-BY_STATUS = {"UP": Health.UP, "READONLY": Health.READONLY, "QUIESCENT": Health.QUIESCENT}
-"""What the answer to `status` means."""
+BY_STATUS = {
+    "UP": Health.UP,
+    "WRITEAVOID": Health.READONLY,  # it would take items, and asks for none
+    "READONLY": Health.READONLY,
+    "QUIESCENT": Health.QUIESCENT,
+    "DOWN": Health.QUIESCENT,  # it is about to end
+}
+"""What the answer to `status` means. Source: twitter-archive/kestrel, ServerStatus.scala; WRITEAVOID seen on 2.4.8."""
 
 
 @dataclass(frozen=True, slots=True)

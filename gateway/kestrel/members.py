@@ -106,11 +106,6 @@ class Members:
                 found[address] = None
         return tuple(found)
 
-    @property
-    def named(self) -> bool:
-        """Whether there are names to look up."""
-        return any(isinstance(source, HostName) for source in self._settings + self._listed)
-
     async def read(self) -> None:
         """Reads the file again. Raises: MistakesError; what was read before stays."""
         if self._file is not None:

@@ -346,9 +346,12 @@ class Server:
         connection.start(partial(self._looked, connection), self.timeout_s, KestrelClient.ask_status)
 
     async def set_status(self, status: Health) -> None:
-        """It stands so from now on, as it has said. Raises: as `run`."""
+        """It stands so from now on, as it has said. Raises: BackendRefused when it does not; as `run`."""
         await self.run(KestrelClient.set_status, status.value)
-        self._now_stands(BY_STATUS[await self.ask(KestrelClient.ask_status)])
+        said = BY_STATUS[await self.ask(KestrelClient.ask_status)]
+        self._now_stands(said)
+        if said is not status:
+            raise BackendRefused(f"{self.address} stays {said.value}: a change before this one is still under way")
 
     def _looked(self, connection: Connection, status: str | None, error: BaseException | None) -> None:
         self._looking = False

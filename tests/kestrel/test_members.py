@@ -87,3 +87,23 @@ def test_a_reload_reads_the_file_again(tmp_path):
                 await kestrel.close()
 
     asyncio.run(main())
+
+
+def test_names_that_come_with_a_reload_are_looked_up_again_and_again(tmp_path):
+    """Also where there was none at the start."""
+
+    async def main():
+        file = tmp_path / "members"
+        async with StandIn() as one:
+            file.write_text(one.address + "\n")
+            kestrel = Kestrel((), Settings(kestrel_resolve_s=0.1), file)
+            await kestrel.start()
+            try:
+                file.write_text(f"dns:localhost:{one.port}\n")
+                await kestrel.reload()
+                kestrel.set_members([])  # as if the name had stood for others
+                await until(lambda: kestrel.available)
+            finally:
+                await kestrel.close()
+
+    asyncio.run(main())

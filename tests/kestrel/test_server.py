@@ -282,3 +282,62 @@ def test_refusals_do_not_make_a_server_look_lost(caplog):
             await until(lambda: not kestrel.available)
 
     asyncio.run(main())
+
+
+def test_what_we_close_ourselves_says_nothing_of_the_server(caplog):
+    """A job is given back on the only connection that is left: the server stays up, and is not said to be lost."""
+    caplog.set_level(logging.INFO, "gateway.kestrel")
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for _ in range(3):
+                server.append("q", b"x")
+                read = await kestrel.wait("q", 1).result()
+                await until(lambda: kestrel.backends()[0].connections["connecting"] == 0)
+                for session in [session for session in server.sessions if not session.held]:
+                    session.close()
+                await until(lambda: open_connections(kestrel) == {"pinned": 1})
+                read.give_back()
+                assert kestrel.available
+                await until(lambda: server.queues["q"] and not server.sessions)
+                assert open_connections(kestrel) == {}
+                assert kestrel.available
+                await (await kestrel.wait("q", 1).result()).confirm()
+
+    asyncio.run(main())
+    assert "is lost" not in caplog.text
+
+
+def open_connections(kestrel):
+    """How many there are of each kind that there is."""
+    return {state: count for state, count in kestrel.backends()[0].connections.items() if count}
+
+
+@pytest.mark.parametrize(
+    ("said", "stands"), [("WRITEAVOID", Health.READONLY), ("DOWN", Health.QUIESCENT), ("READONLY", Health.READONLY)]
+)
+def test_every_status_that_kestrel_knows_is_understood(said, stands):
+    """From the start, and when it comes later; a change that the server does not make is told."""
+
+    async def main():
+        async with (
+            StandIn(Manners(status=said)) as server,
+            StandIn() as other,
+            client(server.address, other.address, ready=False) as kestrel,
+        ):
+            await until(lambda: [each.state for each in kestrel.backends()] == [stands, Health.UP])
+            assert "status" not in kestrel.backends()[0].capabilities.missing
+            for number in range(10):
+                await kestrel.put("q", b"%d" % number)
+            assert len(other.queues["q"]) == 10
+            assert (await kestrel.set_status(server.address, Health.UP)).state is Health.UP
+            server.manners.once("status", answer(b"END\r\n"))
+            with pytest.raises(BackendRefused, match="stays up"):
+                await kestrel.set_status(server.address, Health.QUIESCENT)
+            assert kestrel.backends()[0].state is Health.UP
+            server.manners.status = said
+            asked = len(server.log)
+            await until(lambda: kestrel.backends()[0].state is stands, 10)
+            assert len(server.log) - asked < 10, "nor is it asked over and over"
+
+    asyncio.run(main())
