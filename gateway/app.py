@@ -35,6 +35,7 @@ from gateway.api.replicas import Reception
 from gateway.api.routes import router
 from gateway.api.service import Service
 from gateway.api.specification import Specification, longest_lease
+from gateway.clustersecret import secrets_of
 from gateway.contract.names import Namespace
 from gateway.delivery.catalog import Catalog
 from gateway.delivery.idempotency import Idempotency
@@ -55,7 +56,7 @@ from gateway.leases.orders import Figures, Order, Result
 from gateway.leases.registry import Registry
 from gateway.leases.replicas import Replicas
 from gateway.leases.seal import Seal, derived
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.tomlfile import Mistake, MistakesError
 
 log = logging.getLogger(__name__)
@@ -88,9 +89,11 @@ class Gateway:
         self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
         self._kestrel = Kestrel(context.kestrel, settings, settings.kestrel_file)
-        ids = _lease_ids(settings, context)
+        self._ids = LeaseIds(
+            _lease_keys(context.cluster_secrets) or [context.lease_key], context.boot_id, settings.instance
+        )
         self._registry = Registry(
-            ids,
+            self._ids,
             self._tasks,
             limit=settings.max_leases,
             tenant_limit=settings.max_tenant_leases,
@@ -101,7 +104,7 @@ class Gateway:
         self._peers = Peers(context.run_dir, context.boot_id)
         self._replicas = _replicas(settings, context)
         self._desk = Desk(
-            ids,
+            self._ids,
             self._registry,
             self._peers,
             self._replicas,
@@ -170,7 +173,7 @@ class Gateway:
 
         Requests under way, parked polls and leases go on.
         """
-        for file in (self._reload_keys, self._reload_policies, self._kestrel.reload):
+        for file in (self._reload_keys, self._reload_policies, self._reload_secrets, self._kestrel.reload):
             mistakes = await _mistakes(file)
             for mistake in mistakes:
                 log.error("reload: %s", mistake)
@@ -199,6 +202,19 @@ class Gateway:
         if self._settings.queues is not None:
             self._catalog.apply(await asyncio.to_thread(policies.load, self._settings.queues, self._namespace))
             log.info("reload: policies of %s", self._settings.queues)
+
+    async def _reload_secrets(self) -> None:
+        """Leases are settled under the new secrets from now on, in all replicas. Raises MistakesError."""
+        path = self._settings.cluster_secret_file
+        if path is None or self._replicas is None:
+            return
+        try:
+            secrets = await asyncio.to_thread(secrets_of, self._settings)
+        except SettingsError as exc:
+            raise MistakesError([Mistake(str(path), 0, str(exc))]) from exc
+        self._ids.replace(_lease_keys(secrets))
+        self._replicas.replace(secrets)
+        log.info("reload: %d secret(s) of the cluster", len(secrets))
 
     async def drained(self) -> None:
         """Returns when no consumer holds a lease and no settlement is under way. Delayed nacks are not waited for."""
@@ -239,9 +255,8 @@ class Gateway:
                 await self._idempotency.close()
 
 
-def _lease_ids(settings: Settings, context: WorkerContext) -> LeaseIds:
-    keys = [derived(secret, "lease ids") for secret in context.cluster_secrets] or [context.lease_key]
-    return LeaseIds(keys, context.boot_id, settings.instance)
+def _lease_keys(cluster_secrets: Sequence[bytes]) -> list[bytes]:
+    return [derived(secret, "lease ids") for secret in cluster_secrets]
 
 
 def _replicas(settings: Settings, context: WorkerContext) -> Replicas | None:

@@ -149,11 +149,12 @@ def serve(app: str | None, **values: Any) -> None:
     except SettingsError as exc:
         raise click.UsageError(str(exc)) from exc
     refuse_mistakes(settings.queues, settings.keys, settings.namespace, status=2)
-    from gateway.process import cluster, supervisor, tls  # noqa: PLC0415 (`--help` stays quick)
+    from gateway import clustersecret  # noqa: PLC0415 (`--help` stays quick)
+    from gateway.process import supervisor, tls  # noqa: PLC0415 (`--help` stays quick)
 
     try:
         tls.check(settings)
-        cluster.secrets_of(settings)
+        clustersecret.secrets_of(settings)
     except SettingsError as exc:
         raise click.UsageError(str(exc)) from exc
     sys.exit(supervisor.serve(settings, app or supervisor.APP))

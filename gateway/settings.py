@@ -67,7 +67,9 @@ class Settings:
     cluster_secret: tuple[str, ...] = _setting(
         (), "32 bytes or more that all replicas share, and one more while it changes; better given by its variable"
     )
-    cluster_secret_file: Path | None = _setting(None, "file with the cluster's secret, or two, one a line")
+    cluster_secret_file: Path | None = _setting(
+        None, "file with the cluster's secret, or two, one a line; read again on SIGHUP"
+    )
 
     namespace: str = _setting("", "put before every Kestrel key, as in {namespace}__{queue}")
     queues: Path | None = _setting(None, "TOML file with policies, queue by queue; read again on SIGHUP")

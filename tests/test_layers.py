@@ -17,6 +17,7 @@ RANKS: dict[str, int] = {
     "kestrel": 3,
     "policies": 3,
     "keys": 3,
+    "clustersecret": 3,
     "contract": 2,
     "tomlfile": 1,
     "problem": 1,

@@ -158,7 +158,7 @@ def test_the_advertised_url_has_one_form() -> None:
 
 def test_the_secret_may_lie_in_a_file(tmp_path: Path) -> None:
     """One a line, blank lines aside; what cannot be used is told with the file's name."""
-    from gateway.process.cluster import secrets_of
+    from gateway.clustersecret import secrets_of
 
     path = tmp_path / "secret"
     settings = Settings(advertise="http://a", cluster_secret_file=path)

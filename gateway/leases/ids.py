@@ -39,21 +39,26 @@ class Owner(NamedTuple):
 class LeaseIds:
     """Makes and reads the lease ids of one deployment.
 
-    keys: of at least 32 bytes, shared by every worker of every replica; the first signs, all are accepted.
+    keys: of at least 32 bytes, shared by every worker of every replica; the first signs, all are accepted. They may be
+    replaced at any time.
     boot_id: 16 hex digits, new for every start of a worker. instance: this gateway's URL, at most LONGEST_INSTANCE
     bytes of ASCII.
     """
 
     def __init__(self, keys: Sequence[bytes], boot_id: str, instance: str = "") -> None:
-        if not keys or min(map(len, keys)) < 32:
-            raise ValueError("a lease key is shorter than 32 bytes")
         if len(instance) > LONGEST_INSTANCE:
             raise ValueError("the instance's URL is too long for a lease id")
-        self._keys = [(bytes([VERSION, hashlib.sha256(key).digest()[0]]), _keyed(key)) for key in keys]
         self.own = Owner(instance, boot_id)
-        head, self._signs_with = self._keys[0]
-        self._own_head = head + bytes.fromhex(boot_id)
         self._own_tail = instance.encode("ascii") + bytes(-len(instance) % 3)
+        self.replace(keys)
+
+    def replace(self, keys: Sequence[bytes]) -> None:
+        """From now on these are the keys; ids made with others are unknown."""
+        if not keys or min(map(len, keys)) < 32:
+            raise ValueError("a lease key is shorter than 32 bytes")
+        self._keys = [(bytes([VERSION, hashlib.sha256(key).digest()[0]]), _keyed(key)) for key in keys]
+        head, self._signs_with = self._keys[0]
+        self._own_head = head + bytes.fromhex(self.own.boot_id)
 
     def new(self, tenant: str = "") -> str:
         """An id that names this worker."""

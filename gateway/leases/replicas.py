@@ -20,6 +20,7 @@ import socket
 import ssl
 import time
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,6 +93,10 @@ class Replicas:
         content = None if result is None else result_content(result)
         body = orjson.dumps({"now_s": time.monotonic(), "result": content})
         return body, self._seal.answer(asked, body)
+
+    def replace(self, secrets: Sequence[bytes]) -> None:
+        """From now on these are the cluster's secrets."""
+        self._seal.replace(secrets)
 
     def close(self) -> None:
         for replica in self._known.values():

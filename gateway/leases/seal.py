@@ -20,9 +20,13 @@ def derived(secret: bytes, purpose: str) -> bytes:
 
 
 class Seal:
-    """Seals with the first of the secrets, accepts each of them."""
+    """Seals with the first of the secrets, accepts each of them. They may be replaced at any time."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
+        self.replace(secrets)
+
+    def replace(self, secrets: Sequence[bytes]) -> None:
+        """From now on these are the secrets."""
         self._keys = [derived(secret, "orders between replicas") for secret in secrets]
 
     def request(self, method: str, path: str, body: bytes) -> str:

@@ -61,7 +61,7 @@ class Child:
         order: dict[str, Any] | None = None,
     ) -> None:
         """`command` makes the argument vector from the number of the channel's descriptor; `inherited` are further
-        descriptors it gets; `order` is the first message."""
+        descriptors it gets; `order` is the first message, of each life anew."""
         self.name = name
         self.state = State.DOWN
         self.ready = asyncio.Event()  # set once, at the first time it is ready
@@ -69,7 +69,7 @@ class Child:
         self.drained = asyncio.Event()  # it has no lease any more, or ended
         self._command = command
         self._inherited = inherited
-        self._order = order
+        self.order = order
         self._ending = asyncio.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -128,8 +128,8 @@ class Child:
                 return f"not started: {exc.strerror}"
         reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
-            if self._order is not None:
-                self._writer.write(encode(self._order))
+            if self.order is not None:
+                self._writer.write(encode(self.order))
             if self._ending.is_set():
                 self.tell("stop")  # it was told while it was not there to hear
             await self._listen(reader)

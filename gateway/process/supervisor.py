@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import signal
 import socket
@@ -20,10 +21,10 @@ from typing import Any, Final
 
 import gateway
 from gateway import logs
+from gateway.clustersecret import secrets_of
 from gateway.keys import load
 from gateway.process import descriptors
 from gateway.process.child import Child
-from gateway.process.cluster import secrets_of
 from gateway.process.datadir import DataDirectory, StartError
 from gateway.process.order import WorkerOrder
 from gateway.settings import Settings, SettingsError
@@ -88,15 +89,13 @@ class Supervisor:
         self._broker = self._make_broker(data) if embedded else None
         kestrel = settings.kestrel if not embedded else (f"unix:{data.run_dir / 'broker.sock'}",)
         tenanted, secrets = _tenanted(settings), _cluster_secrets(settings)
-        self._workers = [
-            self._make_worker(
-                WorkerOrder(
-                    index, settings, kestrel, data.run_dir, data.lease_key, listener.fileno(), app, tenanted, secrets
-                ),
-                data,
+        self._orders = [
+            WorkerOrder(
+                index, settings, kestrel, data.run_dir, data.lease_key, listener.fileno(), app, tenanted, secrets
             )
             for index in range(settings.workers)
         ]
+        self._workers = [self._make_worker(order, data) for order in self._orders]
         self._address = _url(listener, "https" if settings.ssl_certfile else "http")
         self._lives: list[asyncio.Task[None]] = []
 
@@ -184,8 +183,16 @@ class Supervisor:
 
     def _on_reload_signal(self) -> None:
         log.info("SIGHUP: workers reload")
+        self._renew_secrets()
         for worker in self._workers:
             worker.tell("reload")
+
+    def _renew_secrets(self) -> None:
+        """A worker that is started from now on gets the secrets that the others have read again by then."""
+        with contextlib.suppress(SettingsError):  # the workers tell
+            secrets = secrets_of(self._settings)
+            for worker, order in zip(self._workers, self._orders, strict=True):
+                worker.order = dataclasses.replace(order, cluster_secrets=secrets).message()
 
     # Stop
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
+import signal
 import socket
 import threading
 import time
@@ -18,6 +20,7 @@ from gateway.leases.replicas import PATH, SEAL_HEADER
 from gateway.leases.seal import Seal
 from tests.leases.cluster import SECRET, Cluster, Replica, clustered
 from tests.ledger import check, figures, total
+from tests.running import children_of
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -179,6 +182,55 @@ def test_secrets_change_one_replica_at_a_time(cluster: Cluster, queue: str) -> N
         assert two.post(take(one, queue)["url"] + "/ack").status_code == 204
         assert one.post(take(two, queue)["url"] + "/ack").status_code == 204
         assert three.post(take(one, queue)["url"] + "/ack").status_code == 404
+
+
+def test_secrets_change_without_a_restart(cluster: Cluster, queue: str, tmp_path: Path) -> None:
+    """Step by step, replica by replica: what was taken before is settled through the other, in each of them."""
+    file = tmp_path / "secrets"
+    new = "another secret, and 32 bytes or more"
+    file.write_text(SECRET)
+    flags = ("--workers", "2", "--cluster-secret-file", str(file))
+    both = [cluster.start(*flags, secrets=()) for _ in range(2)]
+    with both[0].client() as one, both[1].client() as two:
+        first = [take(one, queue) for _ in range(6)]
+        for secrets in ((SECRET, new), (new, SECRET)):
+            file.write_text("\n".join(secrets))
+            for here, there, replica in ((one, two, both[0]), (two, one, both[1])):
+                before = take(here, queue)
+                reload(replica)
+                assert there.post(before["url"] + "/ack").status_code == 204
+                assert there.post(take(here, queue)["url"] + "/ack").status_code == 204
+                assert there.post(first.pop()["url"] + "/ack").status_code == 204
+        file.write_text("too short")
+        reload(both[0])
+        assert "too short" not in both[0].log.read_text()
+        assert two.post(first.pop()["url"] + "/ack").status_code == 204
+
+        file.write_text(new)
+        late = take(one, queue)
+        for replica in both:
+            reload(replica)
+        assert [each.post(first[0]["url"] + "/ack").status_code for each in (one, two)] == [404, 404]
+        assert two.post(late["url"] + "/ack").status_code == 204
+        # A worker that is started later has no older ones.
+        old = {pid for pid, command in children_of(both[0].process.pid).items() if "process.worker" in command}
+        for pid in old:
+            os.kill(pid, signal.SIGKILL)
+        while old & children_of(both[0].process.pid).keys():
+            time.sleep(0.005)
+        with both[0].client() as fresh:
+            assert two.post(take(fresh, queue)["url"] + "/ack").status_code == 204
+
+
+def reload(replica: Replica) -> None:
+    """SIGHUP, and back when each of its two workers has read its files again."""
+    ended = "reload: ended"
+    before = replica.log.read_text().count(ended)
+    replica.process.send_signal(signal.SIGHUP)
+    deadline_s = time.monotonic() + 5
+    while replica.log.read_text().count(ended) < before + 2:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
 
 
 def sealed(body: bytes, path: str = PATH) -> dict[str, str]:
