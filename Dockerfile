@@ -3,7 +3,7 @@ FROM python:3.11-slim AS build
 WORKDIR /src
 COPY . .
 RUN python -m venv /opt/kestrel-gateway \
- && /opt/kestrel-gateway/bin/pip install --no-cache-dir --no-compile . \
+ && /opt/kestrel-gateway/bin/pip install --no-cache-dir --no-compile '.[zookeeper]' \
  && /opt/kestrel-gateway/bin/pip uninstall --yes pip setuptools
 
 FROM python:3.11-slim

@@ -76,10 +76,14 @@ class Settings:
 
     # Kestrel
     kestrel: tuple[str, ...] = _setting(
-        (), "HOST:PORT, unix:PATH or dns:NAME:PORT of Kestrel servers (repeatable, or with commas); none: embedded"
+        (),
+        "HOST:PORT, unix:PATH, dns:NAME:PORT or zk:HOST:PORT/PREFIX of Kestrel servers (repeatable, or with commas); "
+        "none: embedded",
     )
     kestrel_file: Path | None = _setting(None, "file of further Kestrel servers, one a line; read again on SIGHUP")
-    kestrel_resolve_s: float = _setting(30.0, "between two look-ups of dns: names", unit="s", low=0.1, high=86400)
+    kestrel_resolve_s: float = _setting(
+        30.0, "between two look-ups of dns: names, and of zk: sets that bring no news", unit="s", low=0.1, high=86400
+    )
     kestrel_connect_timeout_s: float = _setting(2.0, "for a connection to Kestrel", unit="s", low=0.01, high=60)
     kestrel_command_timeout_s: float = _setting(5.0, "for an answer of Kestrel", unit="s", low=0.01, high=300)
     kestrel_idle_timeout_s: float = _setting(

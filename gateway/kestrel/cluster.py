@@ -10,7 +10,7 @@ time, and then its connections close.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pymemcache.exceptions import MemcacheError
@@ -41,7 +41,7 @@ class Kestrel:
         """`addresses` and `file`: see gateway.kestrel.members. Raises: SettingsError, MistakesError."""
         if not addresses and file is None:
             raise ValueError("no Kestrel server is named")
-        self._members = Members(addresses, file)
+        self._members = Members(addresses, file, settings.kestrel_resolve_s)
         self._settings = settings
         self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
@@ -55,13 +55,15 @@ class Kestrel:
         """Begins connecting in the background; a server that cannot be reached is tried again and again."""
         self._lines = self._make_lines()
         self._writes = Writes(self._limit_s)
-        self.set_members(self._members.addresses)
+        self._take_members()
+        await self._members.start(self._take_members)
         self._resolver = asyncio.create_task(self._resolve_each_time(), name="resolver of Kestrel's names")
 
     async def close(self) -> None:
         """Ends every wait with BackendUnavailable and closes every connection; open reads go back by that."""
         if self._resolver is not None:
             self._resolver.cancel()
+        watches = asyncio.create_task(self._members.close(), name="end of the watches")
         self._lines.close(BackendUnavailable("the gateway is shutting down"))
         for task in self._leaving.values():
             task.cancel()
@@ -70,6 +72,7 @@ class Kestrel:
             await server.close()
         await self._writes.close()
         self._codecs.close()
+        await watches
 
     # Members
 
@@ -80,14 +83,19 @@ class Kestrel:
         """
         await self._members.read()
         await self._members.resolve()
-        self.set_members(self._members.addresses)
+        self._take_members()
 
-    def set_members(self, addresses: Sequence[Address]) -> None:
-        """From now on these are the servers."""
+    def _take_members(self) -> None:
+        self.set_members(self._members.addresses, self._members.read_only)
+
+    def set_members(self, addresses: Sequence[Address], read_only: Collection[Address] = ()) -> None:
+        """From now on these are the servers. read_only: those of them that should get no writes."""
         known = {server.address: server for server in self._servers}
         members = [
             known.pop(address) if address in known else self._new(address) for address in dict.fromkeys(addresses)
         ]
+        for server in members:
+            server.spare_writes(server.address in read_only)
         if members == self._servers:
             return
         self._servers = members
@@ -117,7 +125,7 @@ class Kestrel:
     async def _resolve_each_time(self) -> None:
         while True:
             await self._members.resolve()
-            self.set_members(self._members.addresses)
+            self._take_members()
             await asyncio.sleep(self._settings.kestrel_resolve_s)
 
     # Jobs

@@ -1,10 +1,12 @@
-"""Which servers there are: named in the settings, in a file, or by a name server.
+"""Which servers there are: named in the settings, in a file, by a name server, or by themselves in ZooKeeper.
 
-    --kestrel a:22133,b:22133     addresses, separated by commas; the flag repeats
-    --kestrel dns:queues:22133    every address of that name, looked up again every --kestrel-resolve seconds
-    --kestrel-file FILE           one of the above a line, `#` begins a comment; read again on SIGHUP
+    --kestrel a:22133,b:22133         addresses, separated by commas; the flag repeats
+    --kestrel dns:queues:22133        every address of that name, looked up again every --kestrel-resolve seconds
+    --kestrel zk:z1:2181,z2:2181/jobs every server that is published below /jobs/read and /jobs/write
+    --kestrel-file FILE               one of the above a line, `#` begins a comment; read again on SIGHUP
 
-Owns where addresses come from. Connects to none. A name that cannot be looked up keeps the addresses it had.
+Owns where addresses come from, and the watches of ZooKeeper. Connects to no server. A name that cannot be looked up,
+and a ZooKeeper that cannot be reached, keep the addresses they had.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.kestrel.address import Address, parse_address
+from gateway.kestrel.serverset import ZK, ServerSet, parse_server_set
+from gateway.kestrel.zookeeper import Watch
 from gateway.settings import SettingsError
 from gateway.tomlfile import Mistake, MistakesError
 
@@ -33,13 +37,12 @@ class HostName:
     port: int
 
 
-Source = Address | HostName
+Source = Address | HostName | ServerSet
 
 
 def parse_sources(texts: Sequence[str]) -> tuple[Source, ...]:
     """Reads what `--kestrel` takes. Raises: SettingsError."""
-    parts = [part.strip() for text in texts for part in text.split(",")]
-    sources = [_parse(part) for part in parts if part]
+    sources = [_parse(part) for part in _parts(texts)]
     if texts and not sources:
         raise SettingsError("kestrel: names no server")
     return tuple(dict.fromkeys(sources))
@@ -79,7 +82,24 @@ def check(texts: Sequence[str], file: Path | None) -> None:
             raise SettingsError(f"kestrel-file: {exc}") from exc
 
 
+def _parts(texts: Sequence[str]) -> Iterator[str]:
+    """What commas separate, but for those between the hosts of one ZooKeeper: they end with its path."""
+    hosts = ""
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        if hosts or part.startswith(ZK):
+            hosts += f",{part}" if hosts else part
+            if "/" in part:
+                yield hosts
+                hosts = ""
+        elif part:
+            yield part
+    if hosts:
+        yield hosts
+
+
 def _parse(text: str) -> Source:
+    if text.startswith(ZK):
+        return parse_server_set(text)
     if not text.startswith(DNS):
         return parse_address(text)
     address = parse_address(text.removeprefix(DNS))
@@ -91,29 +111,48 @@ def _parse(text: str) -> Source:
 class Members:
     """The addresses of a deployment. Raises: SettingsError, MistakesError."""
 
-    def __init__(self, texts: Sequence[str], file: Path | None = None) -> None:
+    def __init__(self, texts: Sequence[str], file: Path | None = None, again_s: float = 30.0) -> None:
+        """again_s: see gateway.kestrel.zookeeper."""
         self._settings = parse_sources(texts)
         self._file = file
         self._listed = read_file(file) if file is not None else ()
         self._resolved: dict[HostName, tuple[Address, ...]] = {}
+        self._again_s = again_s
+        self._on_change: Callable[[], None] | None = None
+        self._watches: dict[ServerSet, Watch] = {}
 
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Every address that is known, each once."""
-        found: dict[Address, None] = {}
-        for source in self._settings + self._listed:
-            for address in (source,) if isinstance(source, Address) else self._resolved.get(source, ()):
-                found[address] = None
-        return tuple(found)
+        return tuple(dict.fromkeys(address for source in self._sources for address in self._of(source)))
+
+    @property
+    def read_only(self) -> frozenset[Address]:
+        """Those of them that take no items, as all who name them say."""
+        sets = [watch.published for watch in self._watches.values()]
+        found = frozenset(address for each in sets for address in each.read_only)
+        named = (a for source in self._sources if not isinstance(source, ServerSet) for a in self._of(source))
+        return found.difference(named, *(frozenset(each.addresses) - each.read_only for each in sets))
+
+    async def start(self, on_change: Callable[[], None]) -> None:
+        """Begins to watch; `on_change` is called whenever a watch has brought other addresses."""
+        self._on_change = on_change
+        await self._watch()
+
+    async def close(self) -> None:
+        """Ends every watch."""
+        self._on_change = None
+        await self._watch()
 
     async def read(self) -> None:
         """Reads the file again. Raises: MistakesError; what was read before stays."""
         if self._file is not None:
             self._listed = await asyncio.to_thread(read_file, self._file)
+            await self._watch()
 
     async def resolve(self) -> None:
         """Looks every name up again. Never raises: what cannot be looked up is logged."""
-        names = [source for source in self._settings + self._listed if isinstance(source, HostName)]
+        names = [source for source in self._sources if isinstance(source, HostName)]
         for name in names:
             try:
                 found = await asyncio.get_running_loop().getaddrinfo(name.name, name.port, type=socket.SOCK_STREAM)
@@ -122,3 +161,25 @@ class Members:
                 continue
             self._resolved[name] = tuple(dict.fromkeys(Address(str(each[4][0]), name.port) for each in found))
         self._resolved = {name: self._resolved[name] for name in names if name in self._resolved}
+
+    @property
+    def _sources(self) -> tuple[Source, ...]:
+        return self._settings + self._listed
+
+    def _of(self, source: Source) -> tuple[Address, ...]:
+        """The addresses that a source stands for, as far as they are known."""
+        if isinstance(source, Address):
+            return (source,)
+        if isinstance(source, HostName):
+            return self._resolved.get(source, ())
+        return self._watches[source].published.addresses if source in self._watches else ()
+
+    async def _watch(self) -> None:
+        """Every server set that is named is watched, and no other."""
+        on_change = self._on_change
+        wanted = [source for source in self._sources if isinstance(source, ServerSet)] if on_change else []
+        ending = [self._watches.pop(each) for each in list(self._watches) if each not in wanted]
+        for each in wanted:
+            if each not in self._watches and on_change is not None:
+                self._watches[each] = Watch(each, self._again_s, on_change)
+        await asyncio.gather(*(watch.close() for watch in ending))

@@ -94,6 +94,8 @@ class Server:
         # looks at `status`
         self._look_timer: asyncio.TimerHandle | None = None
         self._looking = False
+        self._said = Health.CONNECTING
+        self._spared = False
         # the end
         self._leaving = False
         self._left = asyncio.Event()
@@ -286,7 +288,7 @@ class Server:
             failures = 0
             self._trouble.clear()
             self._pool.resume()
-            self._set_state(health)
+            self._set_state(self._as_said(health))
             self._pool.release(connection)
             self._on_change(self)
             await self._trouble.wait()
@@ -324,7 +326,7 @@ class Server:
         elif state is Health.UP:
             log.info("Kestrel at %s is up (%s)", self.address, self._version)
         else:
-            self._error = BackendRefused(f"{self.address} is {state.value}")
+            self._error = BackendRefused(f"{self.address} is {state.value}" + self._why(state))
             log.warning("Kestrel at %s is %s (%s)", self.address, state.value, self._version)
         if state.answers and state is not Health.UP and self._look_timer is not None:
             self._look_later(LOOK_AGAIN_S)
@@ -353,6 +355,12 @@ class Server:
         if said is not status:
             raise BackendRefused(f"{self.address} stays {said.value}: a change before this one is still under way")
 
+    def spare_writes(self, spared: bool) -> None:
+        """Whether it is not to be written to though it would take items: it counts as READONLY then."""
+        if spared is not self._spared:
+            self._spared = spared
+            self._now_stands(self._said)
+
     def _looked(self, connection: Connection, status: str | None, error: BaseException | None) -> None:
         self._looking = False
         if error is None and status is not None:
@@ -361,7 +369,15 @@ class Server:
         elif self.answers:
             self._look_later(LOOK_SOON_S)  # a server that refuses closes the connection that was used last
 
-    def _now_stands(self, state: Health) -> None:
+    def _as_said(self, said: Health) -> Health:
+        self._said = said
+        return Health.READONLY if self._spared and said is Health.UP else said
+
+    def _why(self, state: Health) -> str:
+        return ": it is published for reading only" if state is not self._said else ""
+
+    def _now_stands(self, said: Health) -> None:
+        state = self._as_said(said)
         if self.answers and self.state is not state:
             self._set_state(state)
             self._on_change(self)

@@ -1,0 +1,275 @@
+"""Servers that publish themselves in a real ZooKeeper: they come, stand, go, and ZooKeeper itself goes and comes."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from gateway.kestrel import zookeeper as watching
+from gateway.kestrel.cluster import Kestrel
+from gateway.kestrel.health import Health
+from gateway.settings import Settings
+from tests.kestrel import zookeeper
+from tests.kestrel.standin import StandIn
+from tests.kestrel.support import until
+from tests.kestrel.zookeeper import ZooKeeper, instance
+from tests.running import free_port, running
+
+real = pytest.mark.skipif(zookeeper.missing() is not None, reason=str(zookeeper.missing()))
+_prefixes = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A ZooKeeper that tests leave alive."""
+    server = ZooKeeper(tmp_path_factory.mktemp("zookeeper"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A ZooKeeper that the test starts, and may kill."""
+    server = ZooKeeper(tmp_path)
+    yield server
+    server.kill()
+
+
+@contextlib.contextmanager
+def session(server):
+    """The session in which servers publish themselves, and a prefix nobody has used."""
+    kestrels = server.client()
+    try:
+        yield kestrels, f"/kestrel/jobs-{next(_prefixes)}"
+    finally:
+        kestrels.close()
+
+
+@contextlib.asynccontextmanager
+async def reached(server, prefix, *others, again_s=3600.0):
+    """A gateway's client with the members of that prefix. No look at the clock helps it, unless it is told to."""
+    threads = set(threading.enumerate())
+    kestrel = Kestrel([f"zk:{server.address}{prefix}", *others], Settings(kestrel_resolve_s=again_s))
+    await kestrel.start()
+    try:
+        yield kestrel
+    finally:
+        await kestrel.close()
+    await until(lambda: set(threading.enumerate()) <= threads | set(filter(pooled, threading.enumerate())), 10)
+
+
+def pooled(thread):
+    """Whether a thread is the event loop's own, for names and files."""
+    return thread.name.startswith("asyncio_")
+
+
+def standing(kestrel):
+    """Who is a member, and how it stands."""
+    return {each.address: each.state for each in kestrel.backends() if not each.leaving}
+
+
+async def off(function, *arguments):
+    """Runs what would block the loop."""
+    return await asyncio.to_thread(function, *arguments)
+
+
+@real
+def test_servers_come_stand_and_go(shared):
+    """In both sets UP, only in `read` READONLY, in none gone; what is no member is left out."""
+
+    async def main():
+        with session(shared) as (kestrels, prefix):
+            async with StandIn() as one, StandIn() as two, reached(shared, prefix) as kestrel:
+                assert not kestrel.available
+                assert standing(kestrel) == {}
+                read, write = f"{prefix}/read", f"{prefix}/write"
+                ones = [await off(kestrels.join, read, one.address), await off(kestrels.join, write, one.address)]
+                await until(lambda: standing(kestrel) == {one.address: Health.UP})
+                await off(kestrels.join, read, two.address)
+                await until(lambda: standing(kestrel) == {one.address: Health.UP, two.address: Health.READONLY})
+                for number in range(20):
+                    await kestrel.put("q", b"%d" % number)
+                assert len(one.queues["q"]) == 20
+                node = await off(kestrels.join, write, two.address)
+                await until(lambda: standing(kestrel) == {one.address: Health.UP, two.address: Health.UP})
+                await off(kestrels.kazoo.set, node, instance(two.address, status="STOPPING"))
+                await until(lambda: standing(kestrel)[two.address] is Health.READONLY)
+                await off(kestrels.kazoo.set, node, b"nonsense")
+                await off(kestrels.join, write, two.address)
+                await until(lambda: standing(kestrel)[two.address] is Health.UP)
+                await off(kestrels.leave, *ones)
+                await until(lambda: standing(kestrel) == {two.address: Health.UP})
+                await until(lambda: not one.sessions)
+                await kestrel.put("q", b"x")
+                assert list(two.queues["q"]) == [b"x"]
+
+    asyncio.run(main())
+
+
+@real
+def test_a_name_in_the_settings_outweighs(shared):
+    """A server that is named is written to, whatever it publishes; it stays when it publishes nothing."""
+
+    async def main():
+        with session(shared) as (kestrels, prefix):
+            async with StandIn() as one, StandIn() as two, reached(shared, prefix, one.address) as kestrel:
+                await until(lambda: standing(kestrel) == {one.address: Health.UP})
+                node = await off(kestrels.join, f"{prefix}/read", one.address)
+                await off(kestrels.join, f"{prefix}/read", two.address)
+                await until(lambda: standing(kestrel) == {one.address: Health.UP, two.address: Health.READONLY})
+                other = f"{prefix}/write"
+                await off(kestrels.join, other, two.address)
+                await off(kestrels.leave, node)
+                await until(lambda: standing(kestrel) == {one.address: Health.UP, two.address: Health.UP})
+
+    asyncio.run(main())
+
+
+@real
+def test_an_empty_set_takes_nobody_out(shared, caplog):
+    """All gone at once is said, and changes nothing; whoever comes first then is the only one."""
+    caplog.set_level(logging.INFO)
+
+    async def main():
+        with session(shared) as (kestrels, prefix):
+            async with StandIn() as one, StandIn() as two, reached(shared, prefix) as kestrel:
+                node = await off(kestrels.join, f"{prefix}/write", one.address)
+                await until(lambda: standing(kestrel) == {one.address: Health.UP})
+                await off(kestrels.leave, node)
+                await until(lambda: f"lists no server; these stay: {one.address}" in caplog.text)
+                await kestrel.put("q", b"x")
+                await off(kestrels.join, f"{prefix}/write", two.address)
+                await until(lambda: standing(kestrel) == {two.address: Health.UP})
+
+    asyncio.run(main())
+
+
+@real
+def test_an_expired_session_loses_no_news(shared, caplog):
+    """Its watches are gone with it: everything is read anew in the next session, and watched."""
+    caplog.set_level(logging.INFO)
+
+    async def main():
+        with session(shared) as (kestrels, prefix):
+            async with StandIn() as one, StandIn() as two, reached(shared, prefix) as kestrel:
+                await off(kestrels.join, f"{prefix}/write", one.address)
+                await until(lambda: standing(kestrel) == {one.address: Health.UP})
+                before = clients[-1].client_id
+                await off(lambda: shared.client(before).close())  # whoever has the id may end the session
+                await until(lambda: clients[-1].connected and clients[-1].client_id[0] != before[0], 10)
+                await off(kestrels.join, f"{prefix}/write", two.address)
+                await until(lambda: set(standing(kestrel)) == {one.address, two.address}, 10)
+
+    clients = []
+    with remembered(clients):
+        asyncio.run(main())
+
+
+@contextlib.contextmanager
+def remembered(clients):
+    """Keeps the gateway's own ZooKeeper client at hand, to read its session's id."""
+    look = watching.Watch._look
+
+    def noted(self, client):
+        clients.append(client)
+        return look(self, client)
+
+    watching.Watch._look = noted
+    try:
+        yield
+    finally:
+        watching.Watch._look = look
+
+
+@real
+def test_a_zookeeper_that_is_away_stops_nothing(own, caplog):
+    """Not there at first; killed, with members that stay and work; there again, with what has changed meanwhile."""
+    caplog.set_level(logging.INFO)
+
+    async def main():
+        prefix = "/kestrel"
+        async with StandIn() as one, StandIn() as two, reached(own, prefix) as kestrel:
+            await until(lambda: "cannot be reached" in caplog.text, 10)
+            assert not kestrel.available
+            await off(own.start)
+            kestrels = await off(own.client)
+            await off(kestrels.join, f"{prefix}/write", one.address)
+            await until(lambda: standing(kestrel) == {one.address: Health.UP}, 15)
+            caplog.clear()
+            await off(own.kill)
+            await until(lambda: f"these stay: {one.address}" in caplog.text, 10)
+            await kestrel.put("q", b"x")
+            assert kestrel.available
+            await off(own.start)
+            await off(kestrels.join, f"{prefix}/write", two.address)
+            await until(lambda: set(standing(kestrel)) == {one.address, two.address}, 20)
+            assert "answers again" in caplog.text
+            await off(kestrels.close)
+
+    asyncio.run(main())
+
+
+@real
+def test_a_frozen_zookeeper_holds_up_nobody(own):
+    """The loop turns on, reloads and the end do not wait for it."""
+
+    async def main():
+        await off(own.start)
+        with session(own) as (kestrels, prefix):
+            async with StandIn() as one, reached(own, prefix, again_s=0.1) as kestrel:
+                await off(kestrels.join, f"{prefix}/write", one.address)
+                await until(lambda: standing(kestrel) == {one.address: Health.UP}, 15)
+                own.freeze()
+                try:
+                    async with asyncio.timeout(1):
+                        await kestrel.reload()
+                        for number in range(100):
+                            await kestrel.put("q", b"%d" % number)
+                    assert standing(kestrel) == {one.address: Health.UP}
+                    async with asyncio.timeout(watching.CLOSE_S + 1):
+                        await kestrel.close()
+                finally:
+                    own.thaw()
+
+    asyncio.run(main())
+
+
+@real
+def test_a_gateway_as_users_run_it(shared, tmp_path):
+    """Ready once a member is up; each worker has one session, which ends with it."""
+    with session(shared) as (kestrels, prefix), running(tmp_path / "broker", *broker_flags()) as broker:
+        address = f"127.0.0.1:{broker.flags[1].rpartition(':')[2]}"
+        kestrels.join(f"{prefix}/read", address)
+        kestrels.join(f"{prefix}/write", address)
+        before = shared.connections()
+        with running(tmp_path / "gateway", "--kestrel", f"zk:{shared.address}{prefix}", "--workers", "2") as gateway:
+            with gateway.client() as http:
+                assert http.post("/queues/q/jobs", content=b"x").status_code == 201
+                assert [each["server"] for each in http.get("/backends").json()["backends"]] == [address]
+            shared.has(before + 2)
+            assert gateway.stop() == 0
+        shared.has(before)
+
+
+def broker_flags():
+    return "--broker-listen", f"127.0.0.1:{free_port()}"
+
+
+def test_without_kazoo_it_is_said(tmp_path):
+    """One line that names the extra, and the exit code of a bad setting."""
+    (tmp_path / "main.py").write_text("import sys; sys.modules['kazoo'] = None\nfrom gateway.cli import main\nmain()\n")
+    command = [sys.executable, tmp_path / "main.py", "serve", "--kestrel", "zk:127.0.0.1:2181/kestrel"]
+    path = os.pathsep.join(each for each in sys.path if each)
+    told = subprocess.run(
+        command, capture_output=True, text=True, timeout=30, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert told.returncode == 2
+    assert told.stderr.count("\n") == 1
+    assert "pip install 'kestrel-gateway[zookeeper]'" in told.stderr
