@@ -43,15 +43,17 @@ def stats(broker: Broker) -> bytes:
 
 
 def dump_stats(broker: Broker, names: Iterable[bytes]) -> bytes:
-    """The counters grouped by queue; of all queues where no names are given, and an empty group for an unknown one."""
-    out = []
+    """The counters grouped by queue; of all queues where no names are given, and an empty group for an unknown one.
+
+    Where there is no queue at all, a blank line, as Kestrel 2.4.8 says it.
+    """
+    out: list[bytes] = []
     for name in names or [queue.name for queue in broker.queues]:
         queue = broker.queues.find(name)
         found = [] if queue is None else queue_stats(queue, broker.queues.children(name))
         body = b"\r\n  ".join(b"%s=%s" % pair for pair in found)
         out.append(b"queue '%s' {\r\n  %s\r\n}\r\n" % (name, body))
-    out.append(b"END\r\n")
-    return b"".join(out)
+    return b"".join([*(out or [b"\r\n"]), b"END\r\n"])
 
 
 def queue_stats(queue: Queue, children: list[bytes]) -> list[tuple[bytes, bytes]]:

@@ -40,12 +40,15 @@ _FIELDS = {field.name for field in dataclasses.fields(QueueStats)} - set(_WIRE_N
 def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
     """Reads the lines of `dump_stats`: `queue 'name' {`, `  stat=number` ..., `}`. Raises: ValueError.
 
-    A queue that was asked for and is not there has one blank line, and is left out.
+    A queue that was asked for and is not there has one blank line, and is left out. A server without a queue sends a
+    blank line. Source: Kestrel 2.4.8.
     """
     queues: dict[str, QueueStats] = {}
     name: str | None = None
     values: dict[str, int] = {}
     for line in lines:
+        if not line.strip():
+            continue
         if name is None:
             if not (line.startswith("queue '") and line.endswith("' {")):
                 raise ValueError(f"not the start of a queue: {line[:64]!r}")
@@ -54,8 +57,6 @@ def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
             if values:
                 queues[name] = QueueStats(**values)
             name = None
-        elif not line.strip():
-            continue
         else:
             stat, equals, value = line.strip().partition("=")
             if not equals:

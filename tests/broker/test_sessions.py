@@ -230,6 +230,14 @@ def test_shutdown(tmp_path_factory: pytest.TempPathFactory) -> None:
         assert broker.process.wait(5) == 0
 
 
+def test_a_broker_without_a_queue_has_nothing_to_dump(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A blank line, as Kestrel 2.4.8 says it."""
+    with BrokerProcess(tmp_path_factory.mktemp("empty") / "data", "--fsync", "off") as broker:
+        client = broker.client()
+        client.send(b"dump_stats\r\n")
+        assert client.read_until(b"END\r\n") == b"\r\nEND\r\n"
+
+
 def test_fanout_child_outlives_a_kill(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A child that was named once gets every later set, also after kill -9 right after its answer; until deleted."""
     data = tmp_path_factory.mktemp("fanout") / "data"

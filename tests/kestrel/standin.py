@@ -320,7 +320,7 @@ class StandIn:
             f"queue '{key}' {{\r\n  items={len(items)}\r\n  open_transactions={self.held(key)}\r\n}}\r\n"
             for key, items in self.queues.items()
         ]
-        return "".join([*blocks, "END\r\n"]).encode()
+        return "".join([*(blocks or ["\r\n"]), "END\r\n"]).encode()
 
     def stats(self) -> bytes:
         lines = ["STAT version 0.2.0"]

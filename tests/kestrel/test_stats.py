@@ -41,6 +41,7 @@ def test_a_dump_is_read_by_queue():
     assert queues["p+child"].items == 1
     assert "nosuch" not in queues
     assert parse_dump([]) == {}
+    assert parse_dump([""]) == {}, "as a Kestrel without a queue answers"
 
 
 @pytest.mark.parametrize("lines", [["x"], ["queue 'p' {"], ["queue 'p' {", "items"], ["queue 'p' {", "  items=x", "}"]])
