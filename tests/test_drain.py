@@ -51,6 +51,15 @@ def drain(gateway: Running) -> None:
         assert time.monotonic() < deadline_s
 
 
+def accepts(gateway: Running) -> bool:
+    """Whether a connection can be made."""
+    try:
+        socket.create_connection(("127.0.0.1", gateway.port), 10).close()
+    except ConnectionError:
+        return False
+    return True
+
+
 def gone_in_s(gateway: Running, since_s: float) -> float:
     """Waits until no process of it is left; exit code 0; how long that took."""
     assert gateway.process.wait(15) == 0, gateway.log.read_text()
@@ -189,6 +198,28 @@ def test_enqueues_under_way_finish(start: Callable[..., Running]) -> None:
     with gateway.client() as http:
         assert http.get("/queues/work/next?timeout=0&format=raw").content == b"abcd"
         assert http.get("/queues/work/next?timeout=0").status_code == 204
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_enqueue_under_way_outlives_the_port(start: Callable[..., Running], workers: str) -> None:
+    """Nobody can connect any more, and a job whose last byte is still to come is stored and answered."""
+    gateway = start("--workers", workers)
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as slow:
+        slow.sendall(b"POST /queues/work/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nabc")
+        for _ in range(10):  # both have read what was sent to them
+            assert gateway.ready()
+        began = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        while accepts(gateway):
+            pass
+        time.sleep(0.3)  # a client that is slow: it has 0.8 s
+        slow.sendall(b"d")
+        assert slow.recv(65536).startswith(b"HTTP/1.1 201 ")
+    assert gone_in_s(gateway, began) < 3
+    assert "error" not in gateway.log.read_text()
+    gateway.start()
+    with gateway.client() as http:
+        assert http.get("/queues/work/next?timeout=0&format=raw").content == b"abcd"
 
 
 def test_a_worker_that_dies_in_the_drain_ends_it_no_later(start: Callable[..., Running]) -> None:

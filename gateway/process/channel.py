@@ -1,8 +1,8 @@
 """The lifeline between the supervisor and a child: a socket pair with lines of JSON. Owns the child's end of it.
 
 Down go `{"command": "start" | "drain" | "finish" | "stop" | "reload"}`, up go `{"event": "ready" | "draining" |
-"drained"}`. The end of the stream means that the supervisor is dead, whatever killed it; the child then ends at once,
-from a thread of its own, so that neither a busy event loop nor a long import can keep an orphan alive.
+"drained" | "closed"}`. The end of the stream means that the supervisor is dead, whatever killed it; the child then ends
+at once, from a thread of its own, so that neither a busy event loop nor a long import can keep an orphan alive.
 """
 
 from __future__ import annotations

@@ -67,6 +67,8 @@ class Child:
         self.ready = asyncio.Event()  # set once, at the first time it is ready
         self.draining = asyncio.Event()  # it has begun to drain, or ended
         self.drained = asyncio.Event()  # it has no lease any more, or ended
+        self.closed = asyncio.Event()  # it accepts no connection any more, or ended
+        self._told = {"draining": self.draining, "drained": self.drained, "closed": self.closed}
         self._command = command
         self._inherited = inherited
         self.order = order
@@ -95,8 +97,8 @@ class Child:
                 await asyncio.wait_for(self._ending.wait(), backoff_s)
             backoff_s = min(BACKOFF_MOST_S, backoff_s * 2)
         self._move(State.STOPPED)
-        self.draining.set()
-        self.drained.set()
+        for event in self._told.values():
+            event.set()
 
     def tell(self, command: str) -> None:
         """Sends a command; a child that is down misses it."""
@@ -165,10 +167,8 @@ class Child:
                 if event == "ready" and self.state is State.STARTING:
                     self._move(State.READY)
                     self.ready.set()
-                elif event == "draining":
-                    self.draining.set()
-                elif event == "drained":
-                    self.drained.set()
+                elif event in self._told:
+                    self._told[event].set()
 
     def _move(self, to: State) -> None:
         if to not in MOVES[self.state]:

@@ -96,6 +96,7 @@ class Supervisor:
             for index in range(settings.workers)
         ]
         self._workers = [self._make_worker(order, data) for order in self._orders]
+        self._listener = listener
         self._address = _url(listener, "https" if settings.ssl_certfile else "http")
         self._lives: list[asyncio.Task[None]] = []
 
@@ -209,7 +210,7 @@ class Supervisor:
                 if not worker.draining.is_set() and not self._stop_now.is_set():
                     worker.kill()
             left_s = max(0.0, grace_ends - loop.time())
-            await _first_of(asyncio.gather(*workers), self._stop_now.wait(), within_s=left_s + END_S)
+            await _first_of(self._ended(workers), self._stop_now.wait(), within_s=left_s + END_S)
             for worker in self._workers:
                 worker.tell("stop")
             await _ended_or_killed(workers, self._workers, END_S if self._stop_now.is_set() else 0)
@@ -218,6 +219,17 @@ class Supervisor:
             lives = [life for life in self._lives if life.get_name() == "broker"]
             await _ended_or_killed(lives, [self._broker], BROKER_END_S)
         log.info("stopped")
+
+    async def _ended(self, workers: list[asyncio.Task[None]]) -> None:
+        """Returns when the workers are gone. Once none of them accepts connections any more, none is made.
+
+        They share the port: until it is shut here, the kernel goes on making connections that nobody will serve.
+        """
+        for worker in self._workers:
+            await worker.closed.wait()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        await asyncio.wait(workers)
 
     async def _drained(self) -> None:
         """Returns when no worker has a lease any more; one that does not answer at all is not waited for."""

@@ -92,6 +92,7 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
     channel.tell({"event": "drained"})
     await finish.wait()
     server.close_listener()
+    channel.tell({"event": "closed"})
     await _first(server.answered(max(0.0, grace_ends - time.monotonic())), stop.wait())
     await server.stop()
     return 0
