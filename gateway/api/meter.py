@@ -20,7 +20,7 @@ from gateway.leases.desk import Hops
 from gateway.leases.orders import Figures, Sample
 from gateway.leases.registry import Registry
 
-SHOWN: Final = (Health.CONNECTING, Health.UP, Health.READONLY, Health.QUIESCENT, Health.DOWN)
+SHOWN: Final = tuple(each for each in Health if each is not Health.CLOSED)
 
 
 @dataclass(slots=True)
