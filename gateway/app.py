@@ -40,6 +40,7 @@ from gateway.contract.names import Namespace
 from gateway.delivery.catalog import Catalog
 from gateway.delivery.idempotency import Idempotency
 from gateway.delivery.ledger import Ledger
+from gateway.delivery.letters import Graveyard
 from gateway.delivery.moves import Moves
 from gateway.delivery.parked import Parked
 from gateway.delivery.publish import Publisher
@@ -139,7 +140,9 @@ class Gateway:
                 settings=settings,
             ),
             leases=leases,
-            queues=QueueAdmin(queues, Redrive(self._kestrel, moves.dead_letters, self._tasks)),
+            queues=QueueAdmin(
+                queues, Graveyard(self._kestrel), Redrive(self._kestrel, moves.dead_letters, self._tasks)
+            ),
             service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel),
             metrics=Metrics(self._desk.figures, settings.workers),

@@ -6,6 +6,8 @@ from dataclasses import asdict
 
 from gateway.api.exchange import Answer, Call, json_answer
 from gateway.api.listing import Listing
+from gateway.api.rendering import render
+from gateway.delivery.letters import Graveyard
 from gateway.delivery.queues import Queues
 from gateway.delivery.redrive import Redrive
 
@@ -15,8 +17,9 @@ DEFAULT_REDRIVE = 1000
 class QueueAdmin:
     """Handlers of `/queues` and `/queues/{queue}`."""
 
-    def __init__(self, queues: Queues, redrive: Redrive) -> None:
+    def __init__(self, queues: Queues, graveyard: Graveyard, redrive: Redrive) -> None:
         self._queues = queues
+        self._graveyard = graveyard
         self._redrive = redrive
 
     async def list(self, call: Call) -> Answer:
@@ -41,6 +44,20 @@ class QueueAdmin:
     async def delete(self, call: Call) -> Answer:
         queue = call.queue()
         return json_answer({"queue": queue.name, "leases_ended": await self._queues.delete(queue, call.told)})
+
+    async def dead_letters(self, call: Call) -> Answer:
+        return json_answer(await self._graveyard.get(call.queue(), call.told))
+
+    async def peek_dead_letter(self, call: Call) -> Answer:
+        """In the gateway's own object or as the event: it is one in any case."""
+        queue = call.queue()
+        letter = await self._graveyard.peek(queue, call.told)
+        body, headers = render(letter, queue, letter.attempt, accept=call.header(b"accept") or "")
+        return Answer(200, body, headers)
+
+    async def delete_dead_letters(self, call: Call) -> Answer:
+        queue = call.queue()
+        return json_answer({"queue": queue.name, "deleted": await self._graveyard.delete(queue, call.told)})
 
     async def redrive(self, call: Call) -> Answer:
         order = await call.order()

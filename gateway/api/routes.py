@@ -47,6 +47,14 @@ def router(
             Route("/leases/{lease}", Resource(get=run("inspectLease", leases.inspect))),
             Route("/queues/{queue}/peek", Resource(get=run("peekJob", jobs.peek))),
             Route("/queues/{queue}/redrive", Resource(post=run("redriveQueue", queues.redrive))),
+            Route(
+                "/queues/{queue}/dead-letters",
+                Resource(
+                    get=run("getDeadLetters", queues.dead_letters),
+                    delete=run("deleteDeadLetters", queues.delete_dead_letters),
+                ),
+            ),
+            Route("/queues/{queue}/dead-letters/peek", Resource(get=run("peekDeadLetter", queues.peek_dead_letter))),
             Route("/queues/{queue}/flush", Resource(post=run("flushQueue", queues.flush))),
             Route(
                 "/queues/{queue}",

@@ -50,15 +50,15 @@ class DeadLetters:
             key = self._catalog.queue(queue.tenant, named).key
             if key != queue.key:
                 return key
-        return _own_key(queue)
+        return own_key(queue)
 
     def keys(self, queue: Queue) -> list[str]:
         """Everywhere they may lie: also where they were before a policy named another queue."""
-        return list(dict.fromkeys([_own_key(queue), self.key(queue)]))
+        return list(dict.fromkeys([own_key(queue), self.key(queue)]))
 
     def is_shared(self, queue: Queue, key: str) -> bool:
         """Whether other queues may have their dead letters, or jobs, under that key, too."""
-        return key != _own_key(queue)
+        return key != own_key(queue)
 
     async def add(self, queue: Queue, job: Job, item: bytes, *, death: Death, attempts: int, error: str) -> Stored:
         """Puts the job there, with the reason, the time, the count and the queue it comes from. Cancelled: PERHAPS."""
@@ -66,6 +66,7 @@ class DeadLetters:
         return await store(self._backend, self.key(queue), dead_letter(job, item, burial).data)
 
 
-def _own_key(queue: Queue) -> str:
+def own_key(queue: Queue) -> str:
+    """Kestrel's name for the letters that lie with the queue itself."""
     parent, plus, child = queue.key.partition("+")
     return SEPARATOR.join([parent, child, CHILD_DEAD] if plus else [parent, DEAD])

@@ -147,3 +147,54 @@ def test_dead_letters_survive_a_kill(tmp_path):
         with gateway.client() as http:
             assert http.post("/queues/q/redrive").json()["redriven"] == 3
             assert sorted(take(http, "q")["data"] for _ in range(3)) == [0, 1, 2]
+
+
+def rejected(http, queue, *reasons):
+    """So many dead letters; their ids, the oldest first."""
+    ids = []
+    for reason in reasons:
+        assert http.post(f"/queues/{queue}/jobs", json=reason).status_code == 201
+        job = take(http, queue)
+        assert http.post(job["lease"]["url"] + "/reject", json={"reason": reason}).status_code in {200, 204}
+        ids.append(job["id"])
+    return ids
+
+
+def test_dead_letters_are_counted_seen_and_deleted_after_their_queue(http):
+    """They outlive it, a queue of the name finds them again, and deleting them leaves nothing."""
+    path = "/queues/graves/dead-letters"
+    assert [http.get(path).status_code, http.get(path + "/peek").status_code, http.delete(path).status_code] == [
+        404
+    ] * 3
+    oldest, _ = rejected(http, "graves", "first", "second")
+    assert http.delete("/queues/graves").status_code == 200
+    figures = http.get(path).json()
+    assert figures.pop("bytes") > 200
+    assert 0 <= figures.pop("age_s") < 60
+    assert figures == {"queue": "graves", "items": 2, "dead_letter": None}
+    letter = http.get(path + "/peek").json()
+    assert (letter["id"], letter["data"]) == (oldest, "first")
+    assert {"deadreason": "rejected", "lasterror": "first", "deadattempts": 1}.items() <= letter["attributes"].items()
+    event = http.get(path + "/peek", headers={"Accept": "application/cloudevents+json"})
+    assert (event.headers["content-type"], event.json()["deadqueue"]) == ("application/cloudevents+json", "graves")
+
+    assert http.get("/queues/graves").status_code == 404  # asking has not made it
+    assert http.post("/queues/graves/jobs", json=1).status_code == 201
+    assert http.get(path).json()["items"] == 2
+    assert http.delete(path).json() == {"queue": "graves", "deleted": 2}
+    assert http.delete(path).json() == {"queue": "graves", "deleted": 0}
+    assert http.get(path).json()["items"] == 0
+    assert http.get(path + "/peek").json()["code"] == "queue-empty"
+    assert http.post("/queues/graves/redrive").json() == {"redriven": 0, "expired": 0, "left": 0}
+    assert http.get("/queues/graves").json()["items"] == 1
+
+
+def test_dead_letters_on_a_queue_that_the_policy_names_are_that_one_s(http):
+    """The count says where they go, and deleting leaves them alone: they are jobs there."""
+    rejected(http, "orders-named", "one")
+    before = http.get("/queues/failed").json()["items"]
+    figures = http.get("/queues/orders-named/dead-letters").json()
+    assert (figures["items"], figures["dead_letter"]) == (0, "failed")
+    assert http.delete("/queues/orders-named/dead-letters").json()["deleted"] == 0
+    assert http.get("/queues/failed").json()["items"] == before > 0
+    assert http.post("/queues/orders-named/redrive").json()["redriven"] == 1
