@@ -10,6 +10,7 @@ time, and then its connections close.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from gateway.kestrel.writer import Writer
 from gateway.kestrel.writes import Writes
 from gateway.settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 class Kestrel:
     """The client side of Kestrel. Made, started, used and closed on one event loop."""
@@ -41,7 +44,7 @@ class Kestrel:
         """`addresses` and `file`: see gateway.kestrel.members. Raises: SettingsError, MistakesError."""
         if not addresses and file is None:
             raise ValueError("no Kestrel server is named")
-        self._members = Members(addresses, file, settings.kestrel_resolve_s)
+        self._members = Members(addresses, file)
         self._settings = settings
         self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
@@ -86,7 +89,9 @@ class Kestrel:
         self._take_members()
 
     def _take_members(self) -> None:
-        self.set_members(self._members.addresses, self._members.read_only)
+        """Those that are known now; while names and sets stand for nobody, the servers known last stay."""
+        if addresses := self._members.addresses:
+            self.set_members(addresses, self._members.read_only)
 
     def set_members(self, addresses: Sequence[Address], read_only: Collection[Address] = ()) -> None:
         """From now on these are the servers. read_only: those of them that should get no writes."""
@@ -101,6 +106,7 @@ class Kestrel:
         self._servers = members
         self._lines.set_servers(members)
         for writer in self._writes.set_servers(members):
+            log.info("Kestrel at %s is no member any more", writer.server.address)
             self._leaving[writer.server] = asyncio.create_task(self._part_from(writer))
 
     def _new(self, address: Address) -> Server:

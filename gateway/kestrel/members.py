@@ -111,13 +111,11 @@ def _parse(text: str) -> Source:
 class Members:
     """The addresses of a deployment. Raises: SettingsError, MistakesError."""
 
-    def __init__(self, texts: Sequence[str], file: Path | None = None, again_s: float = 30.0) -> None:
-        """again_s: see gateway.kestrel.zookeeper."""
+    def __init__(self, texts: Sequence[str], file: Path | None = None) -> None:
         self._settings = parse_sources(texts)
         self._file = file
         self._listed = read_file(file) if file is not None else ()
         self._resolved: dict[HostName, tuple[Address, ...]] = {}
-        self._again_s = again_s
         self._on_change: Callable[[], None] | None = None
         self._watches: dict[ServerSet, Watch] = {}
 
@@ -151,7 +149,9 @@ class Members:
             await self._watch()
 
     async def resolve(self) -> None:
-        """Looks every name up again. Never raises: what cannot be looked up is logged."""
+        """Looks every name up again, and has ZooKeeper looked at. Never raises: what cannot be looked up is logged."""
+        for watch in self._watches.values():
+            watch.look()
         names = [source for source in self._sources if isinstance(source, HostName)]
         for name in names:
             try:
@@ -181,5 +181,5 @@ class Members:
         ending = [self._watches.pop(each) for each in list(self._watches) if each not in wanted]
         for each in wanted:
             if each not in self._watches and on_change is not None:
-                self._watches[each] = Watch(each, self._again_s, on_change)
+                self._watches[each] = Watch(each, on_change)
         await asyncio.gather(*(watch.close() for watch in ending))

@@ -3,7 +3,7 @@
 Owns one ZooKeeper session. Knows no Kestrel server. Only this module imports kazoo, when a set is to be watched.
 
 1. Both sets are read anew whenever ZooKeeper says that something changed, after every connection, whatever became of
-   the session and its watches, and every `again_s` at the latest. What is published is always what was read last.
+   the session and its watches, and when `look` is called. What is published is always what was read last.
 2. While ZooKeeper cannot be reached, and when it lists nobody at all, the servers known last stay: neither says that
    they are gone. Each is one line of the log.
 3. Nothing of this waits on the event loop, and nothing of it ends the process.
@@ -36,11 +36,10 @@ _RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 5.0}
 class Watch:
     """`published` is what the set lists; `on_change` is called on the loop whenever that has changed."""
 
-    def __init__(self, server_set: ServerSet, again_s: float, on_change: Callable[[], None]) -> None:
+    def __init__(self, server_set: ServerSet, on_change: Callable[[], None]) -> None:
         """Begins in the background."""
         self.published = Published()
         self._set = server_set
-        self._again_s = again_s
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
@@ -99,7 +98,7 @@ class Watch:
         client.start_async()
         reached_at = time.monotonic()
         try:
-            self._news.wait(PATIENCE_S)
+            self._wait_for(client)
             while time.monotonic() - reached_at < RENEW_S:
                 self._news.clear()
                 if self._closing:
@@ -107,11 +106,18 @@ class Watch:
                 reached = self._look(client)
                 if reached:
                     reached_at = time.monotonic()
-                self._news.wait(self._again_s if reached else RETRY_S)
+                self._news.wait(None if reached else RETRY_S)
         finally:
             client.remove_listener(self._on_news)
             client.stop()
             client.close()
+
+    def _wait_for(self, client: Any) -> None:
+        """Returns when it is connected, or should have been."""
+        ends_at = time.monotonic() + PATIENCE_S
+        while not client.connected and not self._closing and (left_s := ends_at - time.monotonic()) > 0:
+            self._news.wait(left_s)
+            self._news.clear()
 
     def _on_news(self, _news: Any) -> None:
         """Of kazoo: its state, or a node that is watched, has changed. Waits for nothing."""

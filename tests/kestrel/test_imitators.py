@@ -1,11 +1,13 @@
 """The same jobs on Kestrel and on what imitates it, alone and mixed: what one lacks, the client makes up for.
 
-Stand-ins answer as the table in kestrel-wire.md says; Siberite itself is asked where it is installed (`siberite` on the
-path, or where `go install` puts it).
+Stand-ins answer as the table in kestrel-wire.md says; Siberite itself is asked where it is installed (`siberite` on
+the path, or where `go install` puts it), and Kestrel itself where KESTREL_GATEWAY_TEST_KESTREL says where one listens: queue
+`q` of it is emptied.
 """
 
 import asyncio
 import contextlib
+import os
 import shutil
 import subprocess
 import time
@@ -57,8 +59,31 @@ class Siberite:
         self.process.wait(10)
 
 
+class Given:
+    """A Kestrel that somebody has started."""
+
+    def __init__(self, _directory: Path) -> None:
+        self.address = os.environ["KESTREL_GATEWAY_TEST_KESTREL"]
+
+    async def __aenter__(self):
+        async with client(self.address) as kestrel:
+            await kestrel.delete("q")
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+
+original = pytest.param(
+    Given,
+    id="kestrel itself",
+    marks=pytest.mark.skipif(
+        "KESTREL_GATEWAY_TEST_KESTREL" not in os.environ,
+        reason="KESTREL_GATEWAY_TEST_KESTREL does not say where a Kestrel listens",
+    ),
+)
 real = pytest.param(
-    None,
+    Siberite,
     id="siberite itself",
     marks=pytest.mark.skipif(
         found_siberite() is None,
@@ -66,13 +91,15 @@ real = pytest.param(
     ),
 )
 KINDS = [Manners, one_open_read, old_kestrel, darner, siberite]
-every_kind = pytest.mark.parametrize("kind", [*(pytest.param(kind, id=kind.__name__) for kind in KINDS), real])
+every_kind = pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, id=kind.__name__) for kind in KINDS), real, original]
+)
 
 
 @contextlib.asynccontextmanager
 async def reached(kind, directory, *others, **settings):
     """A client of one server of that kind, beside others."""
-    server = StandIn(kind()) if kind is not None else Siberite(directory)
+    server = StandIn(kind()) if kind in KINDS else kind(directory)
     async with server, client(server.address, *others, ready=False, **settings) as kestrel:
         await until(lambda: all(each.state is Health.UP for each in kestrel.backends()), 10)
         yield kestrel

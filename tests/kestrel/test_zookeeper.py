@@ -53,10 +53,10 @@ def session(server):
 
 
 @contextlib.asynccontextmanager
-async def reached(server, prefix, *others, again_s=3600.0):
+async def reached(server, prefix, *others, resolve_s=3600.0):
     """A gateway's client with the members of that prefix. No look at the clock helps it, unless it is told to."""
     threads = set(threading.enumerate())
-    kestrel = Kestrel([f"zk:{server.address}{prefix}", *others], Settings(kestrel_resolve_s=again_s))
+    kestrel = Kestrel([f"zk:{server.address}{prefix}", *others], Settings(kestrel_resolve_s=resolve_s))
     await kestrel.start()
     try:
         yield kestrel
@@ -152,6 +152,42 @@ def test_an_empty_set_takes_nobody_out(shared, caplog):
 
 
 @real
+def test_a_set_comes_and_goes_with_the_members_file(shared, tmp_path, caplog):
+    """On a reload, as names do; its session ends with it. One that lists nobody yet takes nobody's place."""
+    caplog.set_level(logging.INFO)
+
+    async def main():
+        file = tmp_path / "members"
+        with session(shared) as (kestrels, prefix):
+            async with StandIn() as one, StandIn() as two:
+                await off(kestrels.join, f"{prefix}/write", two.address)
+                file.write_text(f"{one.address}\n")
+                before = await off(shared.connections)
+                kestrel = Kestrel([], Settings(), file)
+                await kestrel.start()
+                try:
+                    await until(lambda: standing(kestrel) == {one.address: Health.UP})
+                    file.write_text(f"zk:{shared.address}{prefix}-later\n")
+                    await kestrel.reload()
+                    await until(lambda: "-later lists no server" in caplog.text)
+                    assert standing(kestrel) == {one.address: Health.UP}
+                    file.write_text(f"zk:{shared.address}{prefix}\n")
+                    await kestrel.reload()
+                    assert standing(kestrel) == {one.address: Health.UP}, "until the others are known"
+                    await until(lambda: standing(kestrel) == {two.address: Health.UP})
+                    await off(shared.has, before + 1)
+                    file.write_text(f"{one.address}\n")
+                    await kestrel.reload()
+                    await until(lambda: standing(kestrel) == {one.address: Health.UP})
+                    await off(shared.has, before)
+                    assert f"Kestrel at {two.address} is no member any more" in caplog.text
+                finally:
+                    await kestrel.close()
+
+    asyncio.run(main())
+
+
+@real
 def test_an_expired_session_loses_no_news(shared, caplog):
     """Its watches are gone with it: everything is read anew in the next session, and watched."""
     caplog.set_level(logging.INFO)
@@ -223,7 +259,7 @@ def test_a_frozen_zookeeper_holds_up_nobody(own):
     async def main():
         await off(own.start)
         with session(own) as (kestrels, prefix):
-            async with StandIn() as one, reached(own, prefix, again_s=0.1) as kestrel:
+            async with StandIn() as one, reached(own, prefix, resolve_s=0.1) as kestrel:
                 await off(kestrels.join, f"{prefix}/write", one.address)
                 await until(lambda: standing(kestrel) == {one.address: Health.UP}, 15)
                 own.freeze()
