@@ -1,8 +1,8 @@
 """The same jobs on Kestrel and on what imitates it, alone and mixed: what one lacks, the client makes up for.
 
 Stand-ins answer as the table in kestrel-wire.md says; Siberite itself is asked where it is installed (`siberite` on
-the path, or where `go install` puts it), and Kestrel itself where KESTREL_GATEWAY_TEST_KESTREL says where one listens: queue
-`q` of it is emptied.
+the path, or where `go install` puts it), and Kestrel itself where KESTREL_GATEWAY_TEST_KESTREL says where one listens:
+queue `q` of it is emptied.
 """
 
 import asyncio
