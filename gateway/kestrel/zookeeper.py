@@ -96,17 +96,18 @@ class Watch:
         )
         client.add_listener(self._on_news)
         client.start_async()
-        reached_at = time.monotonic()
+        lost_at: float | None = time.monotonic()
         try:
             self._wait_for(client)
-            while time.monotonic() - reached_at < RENEW_S:
+            while lost_at is None or time.monotonic() - lost_at < RENEW_S:
                 self._news.clear()
                 if self._closing:
                     break
-                reached = self._look(client)
-                if reached:
-                    reached_at = time.monotonic()
-                self._news.wait(None if reached else RETRY_S)
+                if self._look(client):
+                    lost_at = None
+                elif lost_at is None:
+                    lost_at = time.monotonic()
+                self._news.wait(None if lost_at is None else RETRY_S)
         finally:
             client.remove_listener(self._on_news)
             client.stop()
@@ -139,10 +140,9 @@ class Watch:
         if not found.addresses:
             self._say("lists no server")
             return True
-        self._say("")
-        if found != self._known:
-            self._known = found
+        if found != self._known or self._trouble:
             log.info("Kestrel: %s lists %s", self._set, found)
+            self._known, self._trouble = found, ""
             self._tell(self._take, found)
         return True
 
@@ -176,12 +176,8 @@ class Watch:
         return found
 
     def _say(self, trouble: str) -> None:
-        """Logs once what is wrong, and once that it is over."""
-        if trouble == self._trouble:
-            return
-        if trouble:
+        """Logs once what is wrong."""
+        if trouble != self._trouble:
             kept = f"; these stay: {self._known}" if self._known.addresses else ""
             log.warning("Kestrel: %s %s%s", self._set, trouble, kept)
-        else:
-            log.info("Kestrel: %s answers again", self._set)
-        self._trouble = trouble
+            self._trouble = trouble

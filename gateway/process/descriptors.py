@@ -6,6 +6,7 @@ import contextlib
 import resource
 from typing import Final
 
+from gateway.kestrel.members import parse_sources, read_file
 from gateway.settings import Settings
 
 # Files, pipes and sockets beside clients and leases; the gets that stand for parked polls are among them.
@@ -41,4 +42,12 @@ def prepare(settings: Settings, *, embedded: bool) -> list[str]:
 
 
 def _to_kestrel(settings: Settings) -> int:
-    return settings.max_leases + max(1, len(settings.kestrel)) * settings.kestrel_pool_size + BESIDE
+    return settings.max_leases + _servers(settings) * settings.kestrel_pool_size + BESIDE
+
+
+def _servers(settings: Settings) -> int:
+    """How many servers are named, one for a name or a set that may stand for many."""
+    sources = set(parse_sources(settings.kestrel))
+    if settings.kestrel_file is not None:
+        sources.update(read_file(settings.kestrel_file))
+    return max(1, len(sources))

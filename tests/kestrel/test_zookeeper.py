@@ -246,10 +246,38 @@ def test_a_zookeeper_that_is_away_stops_nothing(own, caplog):
             await off(own.start)
             await off(kestrels.join, f"{prefix}/write", two.address)
             await until(lambda: set(standing(kestrel)) == {one.address, two.address}, 20)
-            assert "answers again" in caplog.text
+            assert f"zk:{own.address}{prefix} lists " in caplog.text
             await off(kestrels.close)
 
     asyncio.run(main())
+
+
+@real
+def test_a_client_that_reaches_nobody_is_made_anew_and_one_that_does_is_kept(own, monkeypatch):
+    """However long it is quiet, a session is kept; a client that finds nobody for long is given up for a new one."""
+    monkeypatch.setattr(watching, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(watching, "RETRY_S", 0.02)
+    monkeypatch.setattr(watching, "RENEW_S", 0.2)
+
+    async def main():
+        async with StandIn() as one, StandIn() as two, reached(own, "/kestrel") as kestrel:
+            await until(lambda: len(set(clients)) > 1, 10)
+            monkeypatch.setattr(watching, "RENEW_S", 5.0)
+            await off(own.start)
+            kestrels = await off(own.client)
+            await off(kestrels.join, "/kestrel/write", one.address)
+            await until(lambda: standing(kestrel) == {one.address: Health.UP}, 15)
+            monkeypatch.setattr(watching, "RENEW_S", 0.01)
+            before = clients[-1]
+            await asyncio.sleep(0.1)
+            await off(kestrels.join, "/kestrel/write", two.address)
+            await until(lambda: set(standing(kestrel)) == {one.address, two.address})
+            assert clients[-1] is before
+            await off(kestrels.close)
+
+    clients = []
+    with remembered(clients):
+        asyncio.run(main())
 
 
 @real

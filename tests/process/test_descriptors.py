@@ -40,6 +40,15 @@ def test_the_soft_limit_is_raised_and_a_shortage_told() -> None:
     assert told.startswith("a worker may need 1501 open files, and the system allows 1500; raise")
 
 
+def test_every_server_that_is_named_counts(tmp_path: Path) -> None:
+    """One by one, separated by commas, or in the file; the same one once."""
+    file = tmp_path / "members"
+    file.write_text("b:1\nc:1\n")
+    alone = of_worker(Settings())
+    assert of_worker(Settings(kestrel=("a:1",))) == alone
+    assert of_worker(Settings(kestrel=("a:1,b:1", "dns:d:1"), kestrel_file=file)) == alone + 3 * 64
+
+
 def test_documentation_has_the_number(root: Path) -> None:
     """The need of the defaults stands in docs/operations.md."""
     assert f"{of_worker(Settings()):,} with the" in (root / "docs" / "operations.md").read_text()
