@@ -151,23 +151,27 @@ class Feeder:
     def asked_since(self, moment: float) -> bool:
         """Whether the server answered after that moment, or has a get of ours standing now.
 
-        A full one whose last answer was an item may have more, that it was not asked for.
+        One that was full since then, and whose last answer was an item, may have more that it was not asked for.
         """
         if self._gets and self.server.reads:
             return True
-        return self._answered_at >= moment and (self.empty or not self.server.full)
+        return self._answered_at >= moment and (self.empty or self.server.full_at < moment)
 
     def trouble(self) -> Unavailable:
         """Why the server could not be asked, as a fresh error."""
         if not self.server.reads:
             return self.server.error
         if self.server.full:
-            return TooManyLeases(f"as many leases are open on {self.server.address} already as may be")
+            return self.no_room()
         if self._error is None:
             return BackendUnavailable(f"no connection to {self.server.address} in time")
         error = type(self._error)(self._error.detail)
         error.__cause__ = self._error.__cause__
         return error
+
+    def no_room(self) -> TooManyLeases:
+        """Why the server was not asked while it was full."""
+        return TooManyLeases(f"as many leases are open on {self.server.address} already as may be")
 
     def joined(self) -> None:
         """Somebody joined the line: a slice that is paused begins at once."""

@@ -301,7 +301,10 @@ class Line:
             return None
         if not self.feeders:
             return BackendUnavailable("no Kestrel server is known yet")
-        return (self._full() or self.feeders[0]).trouble()
+        for feeder in self.feeders:
+            if feeder.server.reads and feeder.server.full_at >= waiter.joined_at:
+                return feeder.no_room()
+        return self.feeders[0].trouble()
 
     # Quiet, and the end
 

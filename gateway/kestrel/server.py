@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class Server:
     """Calls on one server's connections.
 
     on_change: is told whenever it stands in another way. on_room: is told soon after it was full and is not any more.
+    full_at: the loop time until which it was full last; infinite while it is.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Server:
         self._turns = asyncio.Semaphore(settings.kestrel_pool_size)
         self._connections: set[Connection] = set()
         self.full = False
+        self.full_at = -math.inf
         self._held = 0
         self._version = ""
         self._since = time.time()
@@ -175,13 +178,14 @@ class Server:
     def hold(self) -> None:
         """One more is set aside."""
         self._held += 1
-        self.full = self._held >= self._settings.max_server_leases
+        if self._held >= self._settings.max_server_leases:
+            self.full, self.full_at = True, math.inf
 
     def let_go(self) -> None:
         """One less is."""
         self._held -= 1
         if self.full and self._held < self._settings.max_server_leases:
-            self.full = False
+            self.full, self.full_at = False, self._loop.time()
             self._loop.call_soon(self._on_room)
 
     # Lending connections

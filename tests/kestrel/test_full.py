@@ -150,3 +150,36 @@ def test_an_item_that_is_lost_makes_room():
             await read.abort()
 
     asyncio.run(main())
+
+
+def test_servers_that_are_full_in_turns_are_never_called_unreachable():
+    """Room comes and goes while several ask: each gets an item, an empty answer, or hears that there is no room."""
+
+    async def main():
+        async with (
+            StandIn() as one,
+            StandIn() as two,
+            client(one.address, two.address, max_server_leases=1, kestrel_pool_size=1) as kestrel,
+        ):
+            for server in (one, two):
+                for key in "abc":
+                    server.append(key, b"job")
+            refused = 0
+
+            async def ask(key, wait_s):
+                nonlocal refused
+                for _ in range(50):
+                    try:
+                        read = await kestrel.wait(key, wait_s).result()
+                    except TooManyLeases:
+                        refused += 1
+                        await asyncio.sleep(0)
+                    else:
+                        if read is not None:
+                            read.hand_back()
+
+            async with asyncio.timeout(20):
+                await asyncio.gather(*(ask(key, wait_s) for key in "abc" for wait_s in (0, 0, 0.001, 0.005, 0.02)))
+            assert refused
+
+    asyncio.run(main())
