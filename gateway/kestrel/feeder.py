@@ -132,7 +132,7 @@ class Feeder:
         """How many more gets it could send now."""
         if self._retry is not None or self.server.full:
             return 0
-        return (1 if self._sliced else self.limit) - len(self._gets) - self._permits
+        return min(1 if self._sliced else self.limit, self.server.places) - len(self._gets) - self._permits
 
     @property
     def last_at(self) -> float:

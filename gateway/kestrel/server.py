@@ -51,7 +51,8 @@ class Server:
     """Calls on one server's connections.
 
     on_change: is told whenever it stands in another way. on_room: is told soon after it was full and is not any more.
-    full_at: the loop time until which it was full last; infinite while it is.
+    places: how many more items it may hold for us. full: none. full_at: the loop time until which it was full last,
+    infinite while it is.
     """
 
     def __init__(
@@ -79,9 +80,9 @@ class Server:
         self._pool.suspend()
         self._turns = asyncio.Semaphore(settings.kestrel_pool_size)
         self._connections: set[Connection] = set()
+        self.places = settings.max_server_leases
         self.full = False
         self.full_at = -math.inf
-        self._held = 0
         self._version = ""
         self._since = time.time()
         self._error = BackendUnavailable(f"{address} has not answered yet")
@@ -177,14 +178,14 @@ class Server:
 
     def hold(self) -> None:
         """One more is set aside."""
-        self._held += 1
-        if self._held >= self._settings.max_server_leases:
+        self.places -= 1
+        if self.places <= 0:
             self.full, self.full_at = True, math.inf
 
     def let_go(self) -> None:
         """One less is."""
-        self._held -= 1
-        if self.full and self._held < self._settings.max_server_leases:
+        self.places += 1
+        if self.full and self.places > 0:
             self.full, self.full_at = False, self._loop.time()
             self._loop.call_soon(self._on_room)
 

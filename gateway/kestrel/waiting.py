@@ -94,6 +94,7 @@ class Lines:
         for line in self._unused:
             del self._lines[line.key]
         self._unused.clear()
+        self._starving.clear()
         for line in list(self._lines.values()):
             line.close(error)
 

@@ -39,12 +39,12 @@ def test_a_full_server_is_not_asked_until_a_lease_ends(timeout_s):
 
 
 def test_parked_polls_wait_on_and_get_the_room_that_comes():
-    """What a standing get brings beyond the cap is at the head again; each lease that ends lets one poll go."""
+    """Beyond the cap jobs stay on the queue; each lease that ends lets one poll go."""
 
     async def main():
         async with StandIn() as server, client(server.address, max_server_leases=2) as kestrel:
             polls = [asyncio.ensure_future(kestrel.wait("q", 20).result()) for _ in range(4)]
-            await until(lambda: len(server.waiters.get("q", ())) == 4)
+            await until(lambda: len(server.waiters.get("q", ())) == 2)
             for item in b"abcd":
                 server.append("q", bytes([item]))
             reads = [await polls[0], await polls[1]]
@@ -100,7 +100,7 @@ def test_a_wait_that_a_full_server_cut_short_is_no_empty_queue():
         async with StandIn() as server, client(server.address, max_server_leases=1) as kestrel:
             polls = [kestrel.wait("q", wait_s) for wait_s in (5, 0.2)]
             first, second = [asyncio.ensure_future(poll.result()) for poll in polls]
-            await until(lambda: len(server.waiters.get("q", ())) == 2)
+            await until(lambda: len(server.waiters.get("q", ())) == 1)
             server.append("q", b"a")
             server.append("q", b"b")
             read = await first
@@ -130,6 +130,28 @@ def test_room_is_offered_in_turns():
                         await each.result().confirm()
             assert len(server.confirmed) == count
             assert gets(server) <= count * 5
+
+    asyncio.run(main())
+
+
+def test_a_place_is_not_asked_for_many_times():
+    """A backlog, fifty polls and room for two: a job that is taken has cost two gets at most."""
+    count = 50
+
+    async def main():
+        async with StandIn() as server, client(server.address, max_server_leases=2) as kestrel:
+            polls = [asyncio.ensure_future(kestrel.wait("q", 20).result()) for _ in range(count)]
+            await until(lambda: len(server.waiters.get("q", ())) >= 2)
+            for _ in range(count):
+                server.append("q", b"job")
+            left = set(polls)
+            async with asyncio.timeout(10):
+                while left:
+                    done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                    for each in done:
+                        await each.result().confirm()
+            assert len(server.confirmed) == count
+            assert gets(server) <= 2 * count
 
     asyncio.run(main())
 
