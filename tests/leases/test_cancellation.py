@@ -6,6 +6,7 @@ import itertools
 import pytest
 
 from gateway.contract.envelope import unwrap
+from gateway.delivery import dropping
 from gateway.leases.lease import Place
 from gateway.policies import Policy
 from tests.kestrel.support import cancel_after, until
@@ -77,6 +78,34 @@ def test_a_cancelled_poll_holds_no_job(broker):
                     await made.registry.ack(taken.lease.id)
                     assert await made.take(name, timeout_s=0) is None
                 assert 1 < steps < STEPS - 1
+            made.registry.close()
+
+    asyncio.run(go())
+
+
+def test_a_cancelled_poll_that_drops_jobs_loses_no_other(broker, monkeypatch):
+    """Cancelled on its way past jobs whose time is over, also while it waits for one of them: the next poll gets on."""
+    monkeypatch.setattr(dropping, "AT_ONCE", 2)
+    over = b'{"specversion":"1.0","id":"%d","source":"s","type":"t","expires":"2020-01-01T00:00:00Z","data":1}'
+
+    async def go():
+        async with rig(address(broker)) as made:
+            for steps in range(1, STEPS):
+                name = f"over{steps}"
+                for number in range(5):
+                    await made.kestrel.put(name, over % number)
+                await made.put(name)
+                cancelled = await cancel_after(steps, made.take(name))
+                if not cancelled:
+                    break
+                taken = await made.take(name)
+                assert taken.lease.attempt == 1
+                await made.registry.ack(taken.lease.id)
+                async with asyncio.timeout(5):
+                    while await made.open_reads(name):
+                        await asyncio.sleep(0.001)
+                assert await made.take(name, timeout_s=0) is None
+            assert 1 < steps < STEPS - 1
             made.registry.close()
 
     asyncio.run(go())
