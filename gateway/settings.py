@@ -20,6 +20,8 @@ class SettingsError(ValueError):
     """A setting's value is outside what is allowed. The message names key, value and range."""
 
 
+SHORTEST_LEASE_S = 1.0
+
 _NAMESPACE = re.compile(r"(?=.{1,32}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 
 # An Origin header as browsers write it: no path, no upper case (RFC 6454, section 6.2). `*` and `null` are none.
@@ -94,7 +96,11 @@ class Settings:
         high=86400,
     )
     kestrel_open_timeout_s: float = _setting(
-        0.0, "Kestrel's openTransactionTimeout; no lease outlives it; 0: none", unit="s", low=0, high=86400
+        0.0,
+        "Kestrel's openTransactionTimeout; leases end --kestrel-command-timeout before it; 0: none",
+        unit="s",
+        low=0,
+        high=86400,
     )
     kestrel_pool_size: int = _setting(64, "idle connections kept a server", low=1, high=10000)
     kestrel_waits: int = _setting(8, "blocked gets a queue and server, shared by all its parked polls", low=1, high=32)
@@ -167,6 +173,7 @@ class Settings:
             raise SettingsError(
                 f"default-lease: {self.default_lease_s:g} s is above max-lease ({self.max_lease_s:g} s)"
             )
+        self._check_open_timeout()
         if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
             raise SettingsError(
                 f"namespace: {self.namespace!r} is not 1 to 32 letters, digits and dashes, ending with no dash"
@@ -183,6 +190,16 @@ class Settings:
             raise SettingsError(
                 f"host: {self.host!r} is not a loopback address and requests are not authenticated; "
                 "name --keys, or put an authenticating proxy in front and say --no-auth"
+            )
+
+    def _check_open_timeout(self) -> None:
+        """An ack's proof holds while Kestrel keeps the read open: the shortest lease and its ack must fit in."""
+        shortest_s = self.kestrel_command_timeout_s + SHORTEST_LEASE_S
+        if 0 < self.kestrel_open_timeout_s < shortest_s:
+            raise SettingsError(
+                f"kestrel-open-timeout: {self.kestrel_open_timeout_s:g} s leave no time for a lease of "
+                f"{SHORTEST_LEASE_S:g} s and an ack (kestrel-command-timeout, {self.kestrel_command_timeout_s:g} s); "
+                f"name {shortest_s:g} s or more, or a shorter kestrel-command-timeout"
             )
 
     @property

@@ -106,7 +106,7 @@ def longest_lease(settings: Settings) -> float:
     """The longest lease in seconds: below Kestrel's own limit for open reads, so that an ack's proof holds."""
     if not settings.kestrel_open_timeout_s:
         return settings.max_lease_s
-    return max(1.0, min(settings.max_lease_s, settings.kestrel_open_timeout_s - settings.kestrel_command_timeout_s))
+    return min(settings.max_lease_s, settings.kestrel_open_timeout_s - settings.kestrel_command_timeout_s)
 
 
 def _number(value: float) -> float | int:

@@ -166,6 +166,8 @@ def test_no_lease_outlives_kestrel_s_own_limit():
     settings = Settings(kestrel_open_timeout_s=30, kestrel_command_timeout_s=5, default_lease_s=60)
     query = Specification(settings).operation("nextJob").query(b"")
     assert query["lease"] == 25
+    shortest = Settings(kestrel_open_timeout_s=6, kestrel_command_timeout_s=5)
+    assert Specification(shortest).operation("nextJob").query(b"")["lease"] == 1
 
 
 def test_a_query_that_is_remembered_is_the_same_as_one_that_is_new():
