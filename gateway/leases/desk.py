@@ -189,9 +189,8 @@ class Desk:
                 return view(await registry.ack(order.subject))
             case Verb.NACK:
                 asked = Place(order.position) if order.position else None
-                return view(
-                    await registry.nack(order.subject, asked=asked, delay_s=order.length_s, reason=order.reason)
-                )
+                lease = await registry.nack(order.subject, asked=asked, delay_s=order.length_s, reason=order.reason)
+                return view(lease, asked)
             case Verb.REJECT:
                 return view(await registry.reject(order.subject, reason=order.reason))
             case Verb.EXTEND:

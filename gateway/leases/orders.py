@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from gateway.errors import GatewayError, Internal, error_classes
-from gateway.leases.lease import Ended, Lease, State
+from gateway.leases.lease import Ended, Lease, Place, State
 
 
 class Verb(Enum):
@@ -83,7 +83,8 @@ class Figures:
 Result = LeaseView | Figures | int | GatewayError
 
 
-def view(lease: Lease | Ended) -> LeaseView:
+def view(lease: Lease | Ended, asked: Place | None = None) -> LeaseView:
+    """asked: the place that this order named; the one that settled the lease may have named another."""
     place = lease.aim if lease.state is State.DELAYED else lease.place
     return LeaseView(
         lease.id,
@@ -93,7 +94,7 @@ def view(lease: Lease | Ended) -> LeaseView:
         lease.attempt,
         lease.expires_at_s,
         place.value if place is not None else "",
-        place is lease.aim,
+        place is (asked or lease.aim),
     )
 
 

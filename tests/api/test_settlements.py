@@ -97,6 +97,18 @@ def test_a_nack_to_the_head_is_before_the_others(http, queue):
     assert [take(http, queue)["data"] for _ in range(2)] == [1, 2]
 
 
+def test_a_nack_that_asks_for_another_place_is_told_where_the_job_is(http, queue):
+    """It moves nothing: 200 with the place, whichever way round; one that names no place is a repeat."""
+    enqueue(http, queue, 1, 2)
+    for done, other in (("head", "tail"), ("tail", "head")):
+        path = take(http, queue)["lease"]["url"] + "/nack"
+        assert http.post(path, json={"position": done}).status_code == 204
+        answer = http.post(path, json={"position": other, "delay": 600})
+        assert (answer.status_code, answer.json()) == (200, {"position": done})
+        assert http.post(path).status_code == http.post(path, json={"position": done}).status_code == 204
+    assert [take(http, queue)["data"] for _ in range(2)] == [2, 1]
+
+
 def test_a_delayed_nack_says_when_it_is_due(http, queue, lease):
     """Until then nobody gets the job and the answer is the same again; then it is there."""
     body = {"delay": 0.6, "position": "head"}
