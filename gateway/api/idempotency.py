@@ -68,11 +68,11 @@ def _key(call: Call) -> str | None:
 
 
 async def _fingerprint(call: Call, body: bytes) -> bytes:
-    """What makes two requests the same: query, content type, CloudEvents headers and body."""
+    """What makes two requests the same: query, content type, ordering key, CloudEvents headers and body."""
     said = [
         name + b":" + value.strip()
         for name, value in call.scope["headers"]
-        if name == b"content-type" or name.startswith(b"ce-")
+        if name in (b"content-type", b"ordering-key") or name.startswith(b"ce-")
     ]
     head = b"\n".join([call.scope["query_string"], *sorted(said)])
     digest = hashlib.sha256(b"%d\n%b" % (len(head), head))

@@ -103,12 +103,13 @@ def test_a_thousand_at_once_store_one_job(pair, two):
 
 
 def test_another_request_under_the_key_is_refused(http, queue):
-    """Another body, type, query or event under the key is a 422; nothing of it is stored."""
+    """Another body, type, query, ordering key or event under the key is a 422; nothing of it is stored."""
     first = put(http, queue, "k", b"1")
     for body, headers, query in [
         (b"2", {}, ""),
         (b"1", {"content-type": "text/plain"}, ""),
         (b"1", {}, "?ttl=5"),
+        (b"1", {"ordering-key": "o"}, ""),
         (b"1", {"ce-id": "1", "ce-specversion": "1.0", "ce-type": "t", "ce-source": "s"}, ""),
     ]:
         answer = http.post(f"/queues/{queue}/jobs{query}", content=body, headers={KEY: "k", **headers})
