@@ -60,30 +60,32 @@ class Redrive:
         self._tasks = tasks
 
     async def redrive(self, queue: Queue, limit: int, told: Told = lambda _: None) -> Redriven:
-        """Up to `limit` dead letters of the queue are on it again. told: how many servers know whether it exists.
+        """Up to `limit` dead letters of the queue are on it again. told: of how many servers; others may have some.
 
         Raises: QueueHasChildren; QueueNotFound: it does not exist and has no dead letters; when nothing could be
         brought back QueueFull, BackendUnavailable, OutcomeUnknown.
         Cancelled: what was begun is finished, the others stay.
         """
         survey = await self._backend.survey(queue.key)
+        told(survey.coverage)
         stats = survey.queues.get(queue.key)
         if stats is not None and stats.children:
             raise QueueHasChildren(f"{queue.name!r} has fanout children, and each of them would get the jobs again")
         run = _Run(queue, limit, time.monotonic() + LONGEST_S, [])
         left = 0
         for key in self._dead_letters.keys(queue):
-            left += await self._bring_back(run, key)
+            left += await self._bring_back(run, key, told)
         if run.trouble is not None and not run.redriven:
             raise run.trouble
         if stats is None and not (run.redriven or run.expired or left):
-            told(survey.coverage)
             raise QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
         return Redriven(run.redriven, run.expired, left)
 
-    async def _bring_back(self, run: _Run, key: str) -> int:
+    async def _bring_back(self, run: _Run, key: str, told: Told) -> int:
         """Goes through the letters that were there at first, once; returns how many of the queue's own may be left."""
-        stats = await self._backend.stats_of(key)
+        survey = await self._backend.survey(key)
+        told(survey.coverage)
+        stats = survey.queues.get(key)
         if stats is None:
             return 0
         before = run.redriven + run.expired
@@ -92,8 +94,10 @@ class Redrive:
             for _ in range(stats.items):
                 if run.over:
                     break
-                read = await self._backend.wait(key, 0).result()
+                waiter = self._backend.wait(key, 0)
+                read = await waiter.result()
                 if read is None:
+                    told(waiter.coverage)
                     break
                 if mine_only and died_on(read.data) != run.queue.name:
                     run.aside.append(read)

@@ -162,6 +162,29 @@ def test_answers_of_some_servers_say_so(tmp_path):
         assert time.monotonic() - started < 10
 
 
+def test_a_redrive_says_whose_letters_it_has_brought_back(tmp_path):
+    """What a lost server holds is neither brought back nor counted as left: the answer says 1/2, and none later."""
+    with brokers(tmp_path, 2) as many, before(tmp_path, many, *FAST) as gateway, gateway.client() as http:
+        until(lambda: all(each["status"] == "up" for each in shown(http).values()))
+        for number in range(12):
+            http.post("/queues/q/jobs", content=b"%d" % number)
+        for _ in range(12):
+            lease = http.get("/queues/q/next?timeout=1").headers["lease-id"]
+            assert http.post(f"/leases/{lease}/reject").status_code == 204
+        at_first = many[1].figure("queue_q__dead_items")
+        assert 0 < at_first < 12
+        many[0].kill()
+        until(lambda: shown(http)[many[0].address]["status"] == "down")
+        partly = http.post("/queues/q/redrive")
+        assert partly.json() == {"redriven": at_first, "expired": 0, "left": 0}
+        assert partly.headers["queue-coverage"] == "1/2"
+        assert http.post("/queues/q/redrive").headers["queue-coverage"] == "1/2"
+        many[0].start()
+        until(lambda: shown(http)[many[0].address]["status"] == "up")
+        rest = http.post("/queues/q/redrive")
+        assert (rest.json()["redriven"], "queue-coverage" in rest.headers) == (12 - at_first, False)
+
+
 def test_members_change_under_parked_polls(tmp_path):
     """The file changes and SIGHUP comes: a parked poll gets the new server's job; a lease on the old one is acked."""
     with brokers(tmp_path, 2) as (old, new), before(tmp_path, [old], *FAST) as gateway, gateway.client() as http:
