@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """One queue as its server counts it; what a server does not tell is 0. children: how many of them it has."""
+    """One queue as its server counts it; what a server does not tell is 0. children: how many of them it has.
+
+    age_ms: of the oldest item; Kestrel tells it of a queue only once something was read of it.
+    """
 
     items: int = 0
     bytes: int = 0
@@ -35,6 +38,9 @@ class QueueStats:
 
 _WIRE_NAMES = {"age": "age_ms", "open_transactions": "open_reads"}
 _FIELDS = {field.name for field in dataclasses.fields(QueueStats)} - set(_WIRE_NAMES.values()) | set(_WIRE_NAMES)
+
+NO_AGE_MS = 1_000_000_000_000
+"""An age that is none: 31 years. Kestrel counts a queue that was never read from 1970 on. Source: Kestrel 2.4.8."""
 
 
 def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
@@ -94,5 +100,7 @@ def parse_stats(lines: Iterable[str]) -> dict[str, QueueStats]:
 def _add(values: dict[str, int], stat: str, value: str) -> None:
     if stat == "children":  # their names, with commas between them
         values[stat] = len(value.split(","))
+    elif stat == "age":
+        values["age_ms"] = age_ms if (age_ms := int(value)) < NO_AGE_MS else 0
     elif stat in _FIELDS:
         values[_WIRE_NAMES.get(stat, stat)] = int(value)

@@ -44,6 +44,18 @@ def test_a_dump_is_read_by_queue():
     assert parse_dump([""]) == {}, "as a Kestrel without a queue answers"
 
 
+def test_an_age_that_kestrel_does_not_know_is_none():
+    """A queue of which nothing was ever read is as old as 1970 for it; a server that knows decides."""
+    never, read = (
+        {"dump": parse_dump(["queue 'q' {", "  items=1", f"  age={age}", "}"])["q"], "stats": parse_stats(lines)["q"]}
+        for age in (1795450690776, 31_000)
+        for lines in [[f"STAT queue_q_{name}" for name in ("items 1", "open_transactions 0", f"age {age}")]]
+    )
+    for way in ("dump", "stats"):
+        assert (never[way].age_ms, read[way].age_ms) == (0, 31_000)
+        assert (never[way] + read[way]).age_ms == 31_000
+
+
 @pytest.mark.parametrize("lines", [["x"], ["queue 'p' {"], ["queue 'p' {", "items"], ["queue 'p' {", "  items=x", "}"]])
 def test_a_dump_that_is_none_raises(lines):
     """Half a dump is no statistics."""
