@@ -14,15 +14,15 @@ class Keys:
     """The queues that there are. held: as long as it is clear, whoever asks gets no answer."""
 
     def __init__(self, *keys: str) -> None:
-        self.keys = set(keys)
+        self.names = set(keys)
         self.asked = 0
         self.away = False
         self.held = asyncio.Event()
         self.held.set()
 
-    async def queues(self):
+    async def keys(self):
         self.asked += 1
-        found = dict.fromkeys(self.keys)
+        found = frozenset(self.names)
         await self.held.wait()
         if self.away:
             raise BackendUnavailable("no server can be asked")
@@ -48,7 +48,7 @@ def test_what_is_being_made_counts():
             with await quota.room(queue("a")), await quota.room(queue("b")):
                 pass
         with await quota.room(queue("c")):
-            there.keys.add("c")
+            there.names.add("c")
         with pytest.raises(TooManyQueues):
             await quota.room(queue("b"))
 
@@ -63,14 +63,14 @@ def test_no_refusal_rests_on_what_was_before():
         first = asyncio.create_task(quota.room(queue("c")))
         while not there.asked:
             await asyncio.sleep(0)
-        there.keys.remove("b")
+        there.names.remove("b")
         second = asyncio.create_task(quota.room(queue("d")))
         await asyncio.sleep(0)
         there.held.set()
         with pytest.raises(TooManyQueues):
             await first
         with await second:
-            there.keys.add("d")
+            there.names.add("d")
 
     with_quota(work, "a", "b")
 

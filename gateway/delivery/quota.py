@@ -4,6 +4,7 @@ A worker knows the keys that there are and asks Kestrel again only when a queue 
 is room by what it knows, at most once in REFRESH_S; where there is none, always, since a queue may have been deleted
 elsewhere. What is being made counts, though Kestrel does not name it yet. Hence the cap is exact within one worker;
 several that make queues in the same moment may exceed it, each by what was made elsewhere since it last looked.
+Nobody waits for a server that is silent while others answer: it counts with the queues that it named last.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Quota:
         try:
             await asyncio.sleep(self._looked_s + PACE_S - time.monotonic())
             began_s = time.monotonic()
-            self._keys = frozenset(await self._backend.queues())
+            self._keys = await self._backend.keys()
             self._known.clear()
             self._looked_s = began_s
             answered = True

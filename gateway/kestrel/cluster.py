@@ -52,6 +52,8 @@ class Kestrel:
         self._servers: list[Server] = []
         self._leaving: dict[Server, asyncio.Task[None]] = {}
         self._resolver: asyncio.Task[None] | None = None
+        self._late = everywhere.Late()
+        self._census = everywhere.Census(self._late)
         self._lines = self._make_lines()
 
     async def start(self) -> None:
@@ -71,6 +73,7 @@ class Kestrel:
         for task in self._leaving.values():
             task.cancel()
         await asyncio.gather(*self._leaving.values(), return_exceptions=True)
+        await self._late.close()
         for server in [*self._servers, *self._leaving]:
             await server.close()
         await self._writes.close()
@@ -176,9 +179,16 @@ class Kestrel:
 
     async def look(self, key: str) -> Peeked:
         """As `peek`, with how many servers were asked."""
-        return await everywhere.peek(self._servers, key)
+        return await everywhere.peek(self._servers, self._late, key)
 
     # Queues
+
+    async def keys(self) -> frozenset[str]:
+        """The key of every queue that is known of, without waiting for a server that is silent while another answers.
+
+        Raises: BackendUnavailable when none answers.
+        """
+        return await self._census.keys(self._servers)
 
     async def queues(self) -> dict[str, QueueStats]:
         """Every queue by its key, added up over the servers. Raises: BackendUnavailable when none answers."""
@@ -189,8 +199,8 @@ class Kestrel:
         return (await self.survey(key)).queues.get(key)
 
     async def survey(self, *keys: str) -> Survey:
-        """As `queues`, also server by server, with how many answered. keys: where only these are wanted."""
-        return await everywhere.survey(self._servers, *keys)
+        """As `queues`, also server by server, with how many answered in time. keys: where only these are wanted."""
+        return await everywhere.survey(self._servers, self._late, *keys)
 
     async def flush(self, key: str) -> Coverage:
         """The queue is empty but for what is set aside, on the servers that answer.

@@ -1,15 +1,17 @@
 """What is asked of all servers at once: numbers, peeks, flushes and deletes, merged, with how many took part.
 
 Owns how answers are merged. A server that gives no answer is told by the coverage, not by an error, unless none does.
+Questions wait for no server much longer than for the first one that answers; what changes something waits for all.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from pymemcache.exceptions import MemcacheClientError, MemcacheError, MemcacheUnknownCommandError
 
@@ -20,6 +22,11 @@ from gateway.kestrel.health import Coverage
 from gateway.kestrel.server import Server
 from gateway.kestrel.stats import QueueStats, parse_dump, parse_stats
 from gateway.kestrel.trouble import not_asked, perhaps_done
+
+PATIENCE_S: Final = 1.0
+"""Once one server has answered a question, the others are waited for so long."""
+HURRY_S: Final = 0.25
+"""The same, for a question that every user of a new queue waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +46,52 @@ class Peeked:
     coverage: Coverage
 
 
-async def survey(servers: Sequence[Server], *keys: str) -> Survey:
+class Late:
+    """Questions that are not waited for any more. They end in their own time: by that a silent server is found out."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def add(self, task: asyncio.Task[Any]) -> None:
+        """Keeps the task until it ends; how it ends is nobody's concern."""
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+
+    async def close(self) -> None:
+        """Returns when none is left."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+class Census:
+    """Which queues there are. A server that is silent counts with those that it named last."""
+
+    def __init__(self, late: Late) -> None:
+        self._late = late
+        self._named: dict[Server, frozenset[str]] = {}
+
+    async def keys(self, servers: Sequence[Server]) -> frozenset[str]:
+        """The keys of every queue, as far as is known. Raises: BackendUnavailable when none answers."""
+        await _ask(servers, self._name, self._late, HURRY_S)
+        self._named = {server: keys for server, keys in self._named.items() if server in servers}
+        return frozenset().union(*self._named.values())
+
+    async def _name(self, server: Server) -> None:
+        self._named[server] = frozenset(await _stats((), server))
+
+
+async def survey(servers: Sequence[Server], late: Late, *keys: str) -> Survey:
     """All queues, or those of these keys where servers can be asked for some.
 
     Raises: BackendUnavailable when none answers.
     """
-    answers, coverage = await _ask(servers, partial(_stats, keys))
+    answers, coverage = await _ask(servers, partial(_stats, keys), late)
     total: dict[str, QueueStats] = {}
     for _, queues in answers:
         for key, stats in queues.items():
@@ -52,10 +99,10 @@ async def survey(servers: Sequence[Server], *keys: str) -> Survey:
     return Survey(total, {server.address.name: queues for server, queues in answers}, coverage)
 
 
-async def peek(servers: Sequence[Server], key: str) -> Peeked:
+async def peek(servers: Sequence[Server], late: Late, key: str) -> Peeked:
     """The head item of one server that has some. Raises: BackendUnavailable when none answers."""
     answers, coverage = await _ask(
-        [each for each in servers if each.reads] or servers, lambda server: server.ask(KestrelClient.peek, key)
+        [each for each in servers if each.reads] or servers, lambda server: server.ask(KestrelClient.peek, key), late
     )
     data = next((bytes(item) for _, item in answers if item is not None), None)
     return Peeked(data, Coverage(coverage.asked, len(servers)))
@@ -78,28 +125,61 @@ async def change(servers: Sequence[Server], command: Any, key: str) -> Coverage:
 
 
 async def _ask(
-    servers: Sequence[Server], question: Callable[[Server], Awaitable[Any]]
+    servers: Sequence[Server],
+    question: Callable[[Server], Coroutine[Any, Any, Any]],
+    late: Late | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> tuple[list[tuple[Server, Any]], Coverage]:
-    """The answers that came, all servers asked at the same time: those that do not answer anyway only if all are so."""
-    asked = [server for server in servers if server.answers] or servers
-    answers = await asyncio.gather(*(question(server) for server in asked), return_exceptions=True)
+    """The answers that came, all servers asked at the same time: those that do not answer anyway only if all are so.
+
+    late: where one has answered, what the others have not answered after `patience_s` is left there; None: all are
+    waited for. Cancelled: every question is.
+    """
+    asked = {
+        asyncio.create_task(question(server)): server
+        for server in [server for server in servers if server.answers] or servers
+    }
+    try:
+        pending = await _answered(asked, None if late is None else patience_s)
+    except asyncio.CancelledError:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        raise
     good: list[tuple[Server, Any]] = []
     failure: BackendUnavailable = BackendUnavailable("no Kestrel server is known yet")
     unknown: OutcomeUnknown | None = None
-    for server, answer in zip(asked, answers, strict=True):
-        if isinstance(answer, OutcomeUnknown):
-            unknown = answer
-        elif isinstance(answer, BackendUnavailable):
-            failure = answer
-        elif isinstance(answer, BaseException):
-            raise answer
+    for task, server in asked.items():
+        if task in pending:
+            assert late is not None
+            late.add(task)
+        elif (error := task.exception()) is None:
+            good.append((server, task.result()))
+        elif isinstance(error, OutcomeUnknown):
+            unknown = error
+        elif isinstance(error, BackendUnavailable):
+            failure = error
         else:
-            good.append((server, answer))
+            raise error
     if unknown is not None:
         raise unknown
     if not good:
         raise failure
     return good, Coverage(len(good), len(servers))
+
+
+async def _answered(asked: Collection[asyncio.Task[Any]], patience_s: float | None) -> set[asyncio.Task[Any]]:
+    """Returns those that are not done when `patience_s` have passed since the first good answer; None: when all are."""
+    pending, until_s = set(asked), math.inf
+    loop = asyncio.get_running_loop()
+    while pending:
+        left_s = None if until_s is math.inf else max(0.0, until_s - loop.time())
+        done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            break
+        if patience_s is not None and until_s is math.inf and any(task.exception() is None for task in done):
+            until_s = loop.time() + patience_s
+    return pending
 
 
 async def _stats(keys: Sequence[str], server: Server) -> dict[str, QueueStats]:

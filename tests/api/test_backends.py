@@ -185,6 +185,28 @@ def test_a_redrive_says_whose_letters_it_has_brought_back(tmp_path):
         assert (rest.json()["redriven"], "queue-coverage" in rest.headers) == (12 - at_first, False)
 
 
+def test_a_new_queue_and_a_list_do_not_wait_for_a_frozen_server(tmp_path):
+    """The cap on queues, a poll and the figures go by the servers that answer; what the frozen one has still counts."""
+    flags = ("--max-queues", "3", "--kestrel-command-timeout", "8")
+    with brokers(tmp_path, 2) as many, before(tmp_path, many, *flags) as gateway, gateway.client() as http:
+        until(lambda: all(each["status"] == "up" for each in shown(http).values()))
+        many[0].ask("get on-frozen")
+        assert {each["queue"] for each in http.get("/queues").json()["queues"]} == {"on-frozen"}
+        assert http.get("/queues/first/next?timeout=0").status_code == 204
+        many[0].freeze()
+        began = time.monotonic()
+        empty = http.get("/queues/second/next?timeout=0")
+        assert (empty.status_code, empty.headers["queue-coverage"]) == (204, "1/2")
+        refused = http.get("/queues/third/next?timeout=0")
+        assert (refused.status_code, refused.json()["code"]) == (403, "too-many-queues")
+        assert time.monotonic() - began < 2.5
+        for path in ("/queues", "/queues/first"):
+            began = time.monotonic()
+            assert http.get(path).headers["queue-coverage"] == "1/2"
+            assert time.monotonic() - began < 2.5
+        many[0].thaw()
+
+
 def test_members_change_under_parked_polls(tmp_path):
     """The file changes and SIGHUP comes: a parked poll gets the new server's job; a lease on the old one is acked."""
     with brokers(tmp_path, 2) as (old, new), before(tmp_path, [old], *FAST) as gateway, gateway.client() as http:

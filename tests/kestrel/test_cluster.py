@@ -468,6 +468,62 @@ def test_what_is_asked_of_all_says_how_many_took_part():
     asyncio.run(main())
 
 
+def test_nobody_asks_in_vain_for_long():
+    """Figures and peeks wait a second for a frozen server, keys a quarter of one; alone it is waited for."""
+
+    async def main():
+        async with servers() as many, client(*addresses(many), kestrel_command_timeout_s=4) as kestrel:
+            for server in many:
+                server.append("q", b"x")
+            many[0].append("frozen", b"x")
+            assert await kestrel.keys() == {"q", "frozen"}
+            many[0].manners.frozen = True
+            many[1].append("new", b"x")
+            began = time.monotonic()
+            assert await kestrel.keys() == {"q", "frozen", "new"}, "a silent server has what it had"
+            assert time.monotonic() - began < 0.9
+            began = time.monotonic()
+            survey, peeked = await asyncio.gather(kestrel.survey(), kestrel.look("q"))
+            assert time.monotonic() - began < 2
+            assert (str(survey.coverage), survey.queues["q"].items, str(peeked.coverage)) == ("2/3", 2, "2/3")
+            kestrel.set_members([parse_address(server.address) for server in many[1:]])
+            assert await kestrel.keys() == {"q", "new"}, "of one that is no member any more nothing counts"
+            many[0].thaw()
+            many[1].manners.once("dump_stats", lambda session: session.server.loop.call_later(0.5, late, session))
+            kestrel.set_members([parse_address(many[1].address)])
+            assert await kestrel.keys() == {"q", "new"}, "the only one is waited for"
+
+    def late(session):
+        session.send(session.server.dump())
+
+    asyncio.run(main())
+
+
+def test_a_late_answer_is_remembered_and_a_cancelled_question_leaves_nothing():
+    """Whoever asks for keys next has what came too late for the one before; nobody holds a connection for ever."""
+
+    async def main():
+        async with servers(2) as (one, two), client(one.address, two.address) as kestrel:
+            one.append("slow", b"x")
+            two.append("quick", b"x")
+            one.manners.frozen = True
+            assert await kestrel.keys() == {"quick"}
+            one.thaw()
+            await until(lambda: not kestrel.backends()[0].connections.get("busy"))
+            one.manners.frozen = True
+            assert await kestrel.keys() == {"slow", "quick"}
+            for question in (kestrel.keys(), kestrel.survey(), kestrel.look("slow")):
+                asked = asyncio.ensure_future(question)
+                await asyncio.sleep(0.01)
+                asked.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asked
+            one.thaw()
+            assert await kestrel.keys() == {"slow", "quick"}
+
+    asyncio.run(main())
+
+
 # Members
 
 
