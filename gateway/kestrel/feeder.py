@@ -56,6 +56,7 @@ class Asker(Protocol):
     longest_wait_s: float
 
     def serve(self, read: OpenRead) -> None: ...
+    def keep(self, read: OpenRead) -> None: ...
     def asked(self, waiter: Any, error: Unavailable | None) -> None: ...
     def spread(self) -> None: ...
     def tidy(self) -> None: ...
@@ -121,6 +122,11 @@ class Feeder:
     def standing(self) -> int:
         """How many gets are on the server."""
         return len(self._gets)
+
+    @property
+    def expecting(self) -> bool:
+        """Whether an answer is to come."""
+        return bool(self._gets or self._asking)
 
     @property
     def under_way(self) -> int:
@@ -204,9 +210,9 @@ class Feeder:
             future.cancel()
 
     def withdraw(self) -> None:
-        """Closes the standing gets; what they were about to bring goes back by that."""
+        """Closes the standing gets; what they were about to bring goes back by that, the newest first."""
         gets, self._gets = self._gets, {}
-        for connection in gets.values():
+        for connection in reversed(gets.values()):
             connection.close(ConnectionLostError("nobody waits any more", ours=True))
 
     def leave(self) -> None:
@@ -351,8 +357,7 @@ class Feeder:
         full = self.server.full
         read = OpenRead(self.server, connection, self._counters, self._line.key, value)
         if full:
-            self._counters.given_back_unserved += 1
-            read.hand_back()
+            self._line.keep(read)
         else:
             self._line.serve(read)
 

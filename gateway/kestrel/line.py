@@ -11,8 +11,10 @@ With several servers, also:
    one who asks once the first is asked alone for so long, and then the others.
 4. At most LINE_GETS gets stand. With more servers than that they change places, so that each is read within a second.
 5. A full server is left out; who comes when all are full is refused, who waits already waits on.
-6. What arrives while nobody waits is kept for the next poll, for LINGER_S; then it goes back, and gets that still
-   stand are closed. An item of a waiter who vanished goes back at once.
+6. What arrives while nobody waits is kept for the next poll, for LINGER_S, and gets that still stand then are closed.
+
+Items that nobody wants, or that a full server may not hold for us, are gathered for GATHER_S and go back together, so
+that their queue has its order again (Surplus). No get of ours stands there then: it would be given them.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ from gateway.kestrel.feeder import Feeder
 from gateway.kestrel.health import Coverage
 from gateway.kestrel.reads import OpenRead
 from gateway.kestrel.server import Server
+from gateway.kestrel.surplus import Surplus
 from gateway.kestrel.waiter import Waiter
 
 LINE_GETS = 32
 STEP_S = 0.005
-LINGER_S = 0.05
+LINGER_S, QUIET_S = 0.05, 1.0
+GATHER_S, SETTLE_S = 0.005, 0.005
 UNREAD_S = 0.5
 STRAGGLER_S = 0.25
 
@@ -44,8 +48,8 @@ class Line:
     """
 
     __slots__ = (
-        "_counters", "_forget", "_given", "_held", "_over", "_quiet_timer", "_starve", "_step_timer", "_waiters",
-        "_waits", "feeders", "furthest", "key", "longest_wait_s", "loop", "parked",
+        "_back_timer", "_counters", "_forget", "_given", "_over", "_quiet_timer", "_starve", "_step_timer",
+        "_surplus", "_waiters", "_waits", "feeders", "furthest", "key", "longest_wait_s", "loop", "parked",
     )  # fmt: skip
 
     def __init__(
@@ -70,10 +74,11 @@ class Line:
         self._starve = starve
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._given: set[Waiter] = set()
-        self._held: list[OpenRead] = []
+        self._surplus = Surplus(counters, self.tidy)
         self._over: BackendUnavailable | None = None
         self._step_timer: asyncio.TimerHandle | None = None
         self._quiet_timer: asyncio.TimerHandle | None = None
+        self._back_timer: asyncio.TimerHandle | None = None
         self.set_servers(servers)
 
     def __len__(self) -> int:
@@ -137,20 +142,25 @@ class Line:
         """The item is the first waiter's; else it is kept for a moment (rule 6)."""
         if self._waiters:
             self._give(read)
-        elif len(self.feeders) > 1 and self._over is None:
-            self._held.append(read)
-            self._quiet_later()
         else:
-            self._counters.given_back_unserved += 1
-            read.hand_back()
+            self.keep(read, LINGER_S if len(self.feeders) > 1 else GATHER_S)
 
     def pass_on(self, read: OpenRead) -> None:
         """A waiter who was given the item does not want it: the next one's, or back to the queue."""
         if self._waiters:
             self._give(read)
         else:
-            self._counters.given_back_unserved += 1
-            read.hand_back()
+            self.keep(read)
+
+    def keep(self, read: OpenRead, for_s: float = GATHER_S) -> None:
+        """Nobody may have the item now: it goes back, with those that come meanwhile."""
+        self._surplus.add(read)
+        if self._over is not None:
+            self._surplus.give_back()
+        elif for_s <= GATHER_S and not any(feeder.expecting for feeder in self.feeders):
+            self._back_later(0, self._go_back)
+        else:
+            self._back_later(for_s, self._gathered)
 
     def _give(self, read: OpenRead) -> None:
         waiter, _ = self._waiters.popitem(last=False)
@@ -165,11 +175,8 @@ class Line:
             return
         if not waiter.once:
             self.furthest = max(self.furthest, waiter.deadline)
-        while self._held:
-            read = self._held.pop(0)
-            if not read.lost:
-                self._give(read)
-                break
+        if (read := self._surplus.take()) is not None:
+            self._give(read)
         if not waiter.waiting:
             return
         if waiter.once:
@@ -186,8 +193,10 @@ class Line:
         if not self._waiters:
             for feeder in self.feeders:
                 feeder.rest()
-            if len(self.feeders) > 1:
-                self._quiet_later()
+            if self._quiet_timer is None and any(feeder.standing for feeder in self.feeders):
+                self._quiet_timer = self.loop.call_later(
+                    LINGER_S if len(self.feeders) > 1 else QUIET_S, self._fall_quiet
+                )
 
     # Those who wait: gets that stand
 
@@ -308,40 +317,53 @@ class Line:
 
     # Quiet, and the end
 
-    def _quiet_later(self) -> None:
-        if self._quiet_timer is None:
-            self._quiet_timer = self.loop.call_later(LINGER_S, self._fall_quiet)
-
     def _fall_quiet(self) -> None:
         self._quiet_timer = None
         if not self._waiters:
-            self._hand_back()
             for feeder in self.feeders:
                 feeder.withdraw()
         self.tidy()
 
-    def _hand_back(self) -> None:
-        held, self._held = self._held, []
-        for read in held:
-            self._counters.given_back_unserved += 1
-            read.hand_back()
+    def _back_later(self, delay_s: float, then: Callable[[], None]) -> None:
+        if self._back_timer is not None:
+            self._back_timer.cancel()
+        self._back_timer = self.loop.call_later(delay_s, then)
+
+    def _gathered(self) -> None:
+        """All that come are here: the gets that stand are closed, and the server is given time to notice."""
+        self._back_timer = None
+        if not self._surplus:
+            self.tidy()
+            return
+        stood = [feeder for feeder in self.feeders if feeder.standing and (not self._waiters or feeder.server.full)]
+        for feeder in stood:
+            feeder.withdraw()
+        if stood:
+            self._back_later(SETTLE_S, self._go_back)
+        else:
+            self._go_back()
+
+    def _go_back(self) -> None:
+        self._back_timer = None
+        self._surplus.hand_back()
+        self.tidy()
 
     def tidy(self) -> None:
         """Forgets the line when nobody needs it any more (rule 2)."""
-        if self._waiters or self._given or self._held or any(feeder.busy for feeder in self.feeders):
+        if self._waiters or self._given or self._surplus or any(feeder.busy for feeder in self.feeders):
             return
-        for timer in (self._step_timer, self._quiet_timer):
+        for timer in (self._step_timer, self._quiet_timer, self._back_timer):
             if timer is not None:
                 timer.cancel()
-        self._step_timer = self._quiet_timer = None
+        self._step_timer = self._quiet_timer = self._back_timer = None
         self._forget(self)
 
     def close(self, error: BackendUnavailable) -> None:
         """Ends every wait with `error`, also those that are to come; items that nobody fetched go back."""
-        self._over = error
         for waiter in [*self._waiters, *self._given]:
             waiter.end(error)
-        self._hand_back()
+        self._over = error
+        self._surplus.give_back()
         self.tidy()
 
 

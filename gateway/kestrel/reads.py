@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnknownCommandError
@@ -42,14 +43,18 @@ MOVES: dict[Hold, frozenset[Hold]] = {
 
 
 class OpenRead:
-    """One item and the connection it is set aside on. The item goes back when that connection closes."""
+    """One item and the connection it is set aside on. The item goes back when that connection closes.
 
-    __slots__ = ("_callbacks", "_connection", "_counters", "_hold", "_server", "data", "key")
+    number: grows from each item taken to the next.
+    """
+
+    __slots__ = ("_callbacks", "_connection", "_counters", "_hold", "_server", "data", "key", "number")
 
     def __init__(self, server: Server, connection: Connection, counters: Counters, key: str, data: bytes) -> None:
         self.key = key
         self.data = data
         self._server = server
+        self.number = counters.items_taken
         self._connection = connection
         self._counters = counters
         self._hold = Hold.HELD
@@ -64,6 +69,11 @@ class OpenRead:
     def lost(self) -> bool:
         """Whether the item went back with its connection."""
         return self._hold is Hold.LOST
+
+    @property
+    def held_by(self) -> Server:
+        """The server that has set it aside."""
+        return self._server
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Calls back once when the item is lost with its connection; at once if it is already."""
@@ -135,15 +145,14 @@ class OpenRead:
             self._end()
         self._return()
 
-    def hand_back(self) -> None:
-        """Begins to put the item back by `abort`, keeping the connection; nobody waits for it."""
-        if self._hold is not Hold.HELD:
-            return
-        if self._connection.state is not State.PINNED:
+    def hand_back(self, then: Callable[[bool], None]) -> None:
+        """Begins to put the item back by `abort`, keeping the connection; calls `then` with whether it was answered."""
+        if self._hold is not Hold.HELD or self._connection.state is not State.PINNED:
             self.give_back()
+            then(False)
             return
         self._begin()
-        self._connection.start(self._handed_back, self._server.timeout_s, KestrelClient.abort, self.key)
+        self._connection.start(partial(self._handed_back, then), self._server.timeout_s, KestrelClient.abort, self.key)
 
     def give_back(self) -> None:
         """Closes the connection at once; the server puts the item back. Does nothing when it is settled or lost."""
@@ -152,9 +161,10 @@ class OpenRead:
             self._connection.disown()
             self._connection.close(ConnectionLostError("the item was given back", ours=True))
 
-    def _handed_back(self, _value: Any, _error: BaseException | None) -> None:
+    def _handed_back(self, then: Callable[[bool], None], _value: Any, error: BaseException | None) -> None:
         self._end()
         self._return()
+        then(error is None)
 
     def _begin(self) -> None:
         """From here on the loss of the connection is the outcome of what was begun, no news for `on_lost`."""

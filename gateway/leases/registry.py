@@ -251,9 +251,12 @@ class Registry:
         self._listeners.append(listener)
 
     def close(self) -> None:
-        """Gives back whatever no settlement is under way for. Nothing may be opened afterwards."""
+        """Gives back whatever no settlement is under way for. Nothing may be opened afterwards.
+
+        What was taken last goes back first, since each goes to the head: their queues have their order again.
+        """
         self._deadlines.close()
-        for lease in list(self._open.values()):
+        for lease in reversed(list(self._open.values())):
             if lease.state is State.HELD:
                 self._end(lease, State.DRAINED).give_back()
             elif lease.state is State.DELAYED:

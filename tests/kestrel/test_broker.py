@@ -185,3 +185,80 @@ def test_items_of_any_bytes_come_back_unchanged(broker):
                 await read.confirm()
 
     run(main)
+
+
+def test_what_came_for_polls_that_left_goes_back_in_order(broker):
+    """Eight polls leave, twelve items come: whoever asks then, soon or late, gets them in their order."""
+
+    async def main():
+        async with client(broker.address) as kestrel:
+            for pause_s in (0.0, 0.1):
+                for left in ("before", "with"):
+                    key = new_key()
+                    polls = [kestrel.wait(key, 30) for _ in range(8)]
+                    await until(lambda: kestrel.statistics().standing_waits == 8)
+                    if left == "before":
+                        for poll in polls:
+                            poll.cancel()
+                    taken = kestrel.statistics().items_taken
+                    await kestrel.put_many(key, [(b"%d" % i, 0) for i in range(12)])
+                    await until(lambda taken=taken: kestrel.statistics().items_taken == taken + 8)
+                    for poll in polls:
+                        poll.cancel()
+                    await asyncio.sleep(pause_s)
+                    reads = [await kestrel.wait(key, 5).result() for _ in range(12)]
+                    assert [int(read.data) for read in reads] == list(range(12)), (pause_s, left)
+                    for read in reads:
+                        await read.confirm()
+                    await until(lambda: kestrel.statistics().standing_waits == 0)
+
+    run(main)
+
+
+def test_what_came_for_nobody_over_two_servers_goes_back_in_order(broker, own_broker):
+    """As with one server: each of them has its items in order again."""
+
+    async def main():
+        async with client(broker.address, own_broker.address) as kestrel:
+            key = new_key()
+            polls = [kestrel.wait(key, 30) for _ in range(8)]
+            await until(lambda: kestrel.statistics().standing_waits == 16)
+            for poll in polls:
+                poll.cancel()
+            await kestrel.put_many(key, [(b"%d" % i, 0) for i in range(12)], ordering_key="one")
+            await until(lambda: kestrel.statistics().given_back_unserved == 8)
+            await until(lambda: kestrel.statistics().pinned == 0)
+            reads = [await kestrel.wait(key, 5).result() for _ in range(12)]
+            assert [int(read.data) for read in reads] == list(range(12))
+            for read in reads:
+                await read.confirm()
+
+    run(main)
+
+
+def test_a_client_that_closes_gives_back_in_order(own_broker):
+    """Items that were given to polls, and not fetched, are in their order for the next client."""
+
+    async def main():
+        key = new_key()
+        async with client(own_broker.address) as kestrel:
+            polls = [kestrel.wait(key, 30) for _ in range(8)]
+            await until(lambda: kestrel.statistics().standing_waits == 8)
+            await kestrel.put_many(key, [(b"%d" % i, 0) for i in range(12)])
+            await until(lambda: kestrel.statistics().pinned == 8)
+        assert polls
+        async with client(own_broker.address) as kestrel:
+            await until_back(kestrel, key, 12)
+            reads = [await kestrel.wait(key, 5).result() for _ in range(12)]
+            assert [int(read.data) for read in reads] == list(range(12))
+            for read in reads:
+                await read.confirm()
+
+    run(main)
+
+
+async def until_back(kestrel, key, count):
+    """Returns when so many items wait on the queue."""
+    async with asyncio.timeout(5):
+        while (await kestrel.queues())[key].items < count:
+            await asyncio.sleep(0.002)
