@@ -91,6 +91,7 @@ class Queue:
         self.ready: deque[Item] = deque()
         self.ready_bytes = 0
         self.open_reads: dict[OpenRead, None] = {}
+        self.open_bytes = 0
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         # counts
         self.items = 0
@@ -221,6 +222,7 @@ class Queue:
         self.transactions += 1
         read = OpenRead(self, item, self.journal.now())
         self.open_reads[read] = None
+        self.open_bytes += len(item.data)
         return item, read, None
 
     def _pop(self) -> Item:
@@ -320,6 +322,7 @@ class Queue:
     def _close(self, read: OpenRead) -> None:
         read.live = False
         del self.open_reads[read]
+        self.open_bytes -= len(read.item.data)
 
     def _time_out_oldest_read(self) -> None:
         """Only the oldest read, and only when a read finds the queue not empty. Source: transcript 20d."""
@@ -366,6 +369,7 @@ class Queue:
         for read in self.open_reads:
             read.live = False
         self.open_reads.clear()
+        self.open_bytes = 0
         self.deleted = True
         self.generation += 1
         self.cursor = self.visible_id

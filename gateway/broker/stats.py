@@ -58,12 +58,11 @@ def dump_stats(broker: Broker, names: Iterable[bytes]) -> bytes:
 
 def queue_stats(queue: Queue, children: list[bytes]) -> list[tuple[bytes, bytes]]:
     """One queue's counters in Kestrel's order. `logsize` is what its rows hold, open reads included."""
-    held = sum(len(read.item.data) for read in queue.open_reads)
     counts = {
         b"items": queue.items,
         b"bytes": queue.bytes,
         b"total_items": queue.total_items,
-        b"logsize": queue.bytes + held,
+        b"logsize": queue.bytes + queue.open_bytes,
         b"expired_items": queue.expired_items,
         b"mem_items": len(queue.ready),
         b"mem_bytes": queue.ready_bytes,
