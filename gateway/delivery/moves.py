@@ -4,9 +4,10 @@
    between leaves the job on a queue, at worst twice.
 2. Where a copy is not safe none is made: the job goes back to the head by itself, and its attempt is counted in memory.
    Not safe: a queue that is full (for it), a ring that discards, a queue with fanout children, a raw item, an envelope
-   whose expiry is not known or over, a server that refuses or does not answer.
+   whose expiry is not known or over, a server that refuses or does not answer, or that has perhaps put the job back.
 3. A job whose last attempt failed goes to the dead letters; where these take none, it goes where it would have gone.
-4. The queue of a job may be deleted meanwhile, or its connection lost, which puts it back: then nothing is copied.
+4. The queue of a job may be deleted meanwhile, here or elsewhere, or its connection lost, which puts it back: then
+   nothing is copied. Kestrel is asked just before each copy; where it does not tell, the job survives.
 """
 
 from __future__ import annotations
@@ -79,6 +80,13 @@ class Moves:
             await self._confirm(read)
             self._buried += 1
         return stored
+
+    async def may_copy(self, lease: Lease) -> bool:
+        """Whether a copy of the job may be made at all; else it is due to go back. Raises: QueueDeleted, LeaseLost."""
+        if await self._facts.still_aside(_here(lease)):
+            return True
+        self._keep("perhaps-back")
+        return False
 
     async def to_tail(self, queue: Queue, lease: Lease, reason: str) -> Stored:
         """The job is at the tail as its next attempt when this is YES; else it is still set aside.
@@ -158,8 +166,11 @@ class QueueWay:
     async def _copy(self, lease: Lease, leaving: Leaving) -> Place:
         """Where the job is now; HEAD: still set aside."""
         aim = self.aim(leaving)
+        buried = aim is Place.DEAD or self.is_last(lease)
         stored = Stored.NO
-        if aim is Place.DEAD or self.is_last(lease):
+        if (aim is Place.HEAD and not buried) or not await self._moves.may_copy(lease):
+            return Place.HEAD
+        if buried:
             stored = await self._bury(lease, leaving)
             if stored is Stored.YES:
                 self._moves.attempts.forget(lease.key, lease.known_by)

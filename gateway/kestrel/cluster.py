@@ -202,6 +202,14 @@ class Kestrel:
         """As `queues`, also server by server, with how many answered in time. keys: where only these are wanted."""
         return await everywhere.survey(self._servers, self._late, *keys)
 
+    async def may_have_dropped(self, key: str, server: str) -> bool:
+        """Whether the server named so may have deleted the queue after something of it was set aside, until just now.
+
+        It holds nothing of it for anyone; False also where that cannot be told.
+        """
+        found = next((each for each in self._servers if each.address.name == server), None)
+        return found is not None and await everywhere.may_have_dropped(found, key)
+
     async def flush(self, key: str) -> Coverage:
         """The queue is empty but for what is set aside, on the servers that answer.
 

@@ -20,7 +20,7 @@ from gateway.kestrel.codec import KestrelClient
 from gateway.kestrel.connection import ConnectionLostError
 from gateway.kestrel.health import Coverage
 from gateway.kestrel.server import Server
-from gateway.kestrel.stats import QueueStats, parse_dump, parse_stats
+from gateway.kestrel.stats import QueueStats, parse_aside, parse_dump, parse_stats, queues_aged_out
 from gateway.kestrel.trouble import not_asked, perhaps_done
 
 PATIENCE_S: Final = 1.0
@@ -122,6 +122,22 @@ async def change(servers: Sequence[Server], command: Any, key: str) -> Coverage:
 
     _, coverage = await _ask(servers, run)
     return coverage
+
+
+async def may_have_dropped(server: Server, key: str) -> bool:
+    """Whether a `delete` may have taken along what was set aside of the queue: the server holds nothing of it now.
+
+    False where the server does not tell, or has deleted queues by itself (`maxQueueAge`): it would not say which.
+    """
+    if not server.answers or server.capabilities is None or not server.capabilities.dump_stats:
+        return False
+    try:
+        aside = parse_aside(await server.run(KestrelClient.dump_stats, key), key)
+        if aside is None or aside.open_reads:
+            return False
+        return queues_aged_out(await server.run(KestrelClient.all_stats)) == 0
+    except (BackendUnavailable, ConnectionLostError, MemcacheError, ValueError):
+        return False
 
 
 async def _ask(

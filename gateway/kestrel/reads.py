@@ -13,11 +13,12 @@ from typing import Any
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnknownCommandError
 
-from gateway.errors import LeaseLost, OutcomeUnknown
+from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.kestrel.codec import KestrelClient
 from gateway.kestrel.connection import Connection, ConnectionLostError, State
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.server import Server
+from gateway.kestrel.stats import parse_aside
 from gateway.kestrel.trouble import not_asked
 
 _LOST = "the connection that held the job was lost; the job is back on its queue"
@@ -66,6 +67,11 @@ class OpenRead:
         return f"<OpenRead {self.key} {self._hold.value}>"
 
     @property
+    def server(self) -> str:
+        """The server that has set it aside, by its name."""
+        return self._server.address.name
+
+    @property
     def lost(self) -> bool:
         """Whether the item went back with its connection."""
         return self._hold is Hold.LOST
@@ -87,14 +93,21 @@ class OpenRead:
 
         Raises: LeaseLost. Cancelled: the connection is closed.
         """
-        try:
-            await self._calm()
-            if self._connection.state is State.PINNED:
-                await self._connection.call(self._server.timeout_s, KestrelClient.ask_version)
-        except (ConnectionLostError, MemcacheError) as error:
-            raise LeaseLost(_LOST) from error
-        if self._connection.state is not State.PINNED:
-            raise LeaseLost(_LOST)
+        await self._hear(KestrelClient.ask_version)
+
+    async def check(self) -> bool:
+        """Whether the item may be set aside still, as the server says on the connection that holds it.
+
+        False: the server holds nothing of the queue, but has put something back since it was made: the item, perhaps.
+        Raises: QueueDeleted: it went with its queue, and the connection is closed; LeaseLost. Cancelled: as `verify`.
+        """
+        aside = parse_aside(await self._hear(KestrelClient.dump_stats, self.key), self.key)
+        if aside is None or aside.open_reads:
+            return True
+        if aside.given_back:
+            return False
+        self.give_back()
+        raise QueueDeleted("the queue was deleted and the job with it")
 
     async def confirm(self) -> None:
         """The item is gone for good, and the server has said so. The connection is back in the pool.
@@ -165,6 +178,19 @@ class OpenRead:
         self._end()
         self._return()
         then(error is None)
+
+    async def _hear(self, command: Any, *args: Any) -> Any:
+        """What the server answers on the connection that holds the item. Raises and Cancelled: as `verify`."""
+        value = None
+        try:
+            await self._calm()
+            if self._connection.state is State.PINNED:
+                value = await self._connection.call(self._server.timeout_s, command, *args)
+        except (ConnectionLostError, MemcacheError) as error:
+            raise LeaseLost(_LOST) from error
+        if self._connection.state is not State.PINNED:
+            raise LeaseLost(_LOST)
+        return value
 
     def _begin(self) -> None:
         """From here on the loss of the connection is the outcome of what was begun, no news for `on_lost`."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.kestrel.stats import QueueStats, parse_dump, parse_stats
+from gateway.kestrel.stats import Aside, QueueStats, parse_aside, parse_dump, parse_stats, queues_aged_out
 
 DUMP = """queue 'p' {
   items=3
@@ -54,6 +54,24 @@ def test_an_age_that_kestrel_does_not_know_is_none():
     for way in ("dump", "stats"):
         assert (never[way].age_ms, read[way].age_ms) == (0, 31_000)
         assert (never[way] + read[way]).age_ms == 31_000
+
+
+def test_what_is_set_aside_is_told_of_the_queue_that_was_asked_for_or_not_at_all():
+    """A queue that is not there holds nothing; whatever else does not say so tells nothing."""
+    group = DUMP[: DUMP.index("}") + 1]
+    assert parse_aside(group.splitlines(), "p") == Aside(open_reads=5, given_back=6)
+    assert parse_aside(["queue 'gone' {", "  ", "}"], "gone") == Aside()
+    silent = ["queue 'p' {", "  items=0", "}"]
+    odd = ["queue 'p' {", "  open_transactions=x", "  canceled_transactions=0", "}"]
+    for lines in ([], [""], ["queue 'p' {"], ["queue 'p' {", "}"], ["queue 'q' {", "  ", "}"], silent, odd):
+        assert parse_aside(lines, "p") is None, lines
+    assert parse_aside(DUMP.splitlines(), "nosuch") is None, "a server that names all queues does not know the question"
+
+
+def test_queues_that_the_server_deleted_itself_are_told_where_it_counts_them():
+    """`queue_expires` of Kestrel's `stats`; None where there is no such line."""
+    assert queues_aged_out(["STAT queue_deletes 7", "STAT queue_expires 3"]) == 3
+    assert queues_aged_out(["STAT queue_deletes 7"]) is None
 
 
 @pytest.mark.parametrize("lines", [["x"], ["queue 'p' {"], ["queue 'p' {", "items"], ["queue 'p' {", "  items=x", "}"]])
