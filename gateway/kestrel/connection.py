@@ -67,11 +67,11 @@ Command = Callable[..., Any]
 
 
 class Connection(asyncio.Protocol):
-    """A connection to one server. Its owner is whoever took it from the pool."""
+    """A connection to one server. Its owner is whoever took it from the pool. on_answer: is told when one came."""
 
     __slots__ = (
-        "_calm", "_client", "_codecs", "_counters", "_deadline", "_loop", "_on_closed", "_on_lost", "_paused",
-        "_rest", "_then", "_timeout_s", "_transport", "_unread", "quiet_since", "received", "state",
+        "_calm", "_client", "_codecs", "_counters", "_deadline", "_loop", "_on_answer", "_on_closed", "_on_lost",
+        "_paused", "_rest", "_then", "_timeout_s", "_transport", "_unread", "quiet_since", "received", "state",
     )  # fmt: skip
 
     def __init__(
@@ -80,12 +80,14 @@ class Connection(asyncio.Protocol):
         codecs: Codecs,
         counters: Counters,
         on_closed: Callable[[Connection, BaseException], None],
+        on_answer: Callable[[float], None] | None = None,
     ) -> None:
         # the connection's life
         self._loop = loop
         self._codecs = codecs
         self._counters = counters
         self._on_closed = on_closed
+        self._on_answer = on_answer
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._unread = b""
@@ -288,6 +290,8 @@ class Connection(asyncio.Protocol):
             self._codecs.give_back(client)
             self._move(self._rest)
             self.quiet_since = self._loop.time()
+            if self._on_answer is not None:
+                self._on_answer(self.quiet_since)
         else:
             self._counters.command_failures += 1
             self.close(error)

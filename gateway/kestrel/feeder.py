@@ -34,6 +34,7 @@ from gateway.kestrel.trouble import not_asked
 FIRST_SLICE_S, LONGEST_SLICE_S, SLICE_GROWTH = 0.02, 0.25, 1.5
 EARLY_ENDS = 2
 GATHER_S = 0.001
+FRESH_S = 0.25
 
 
 class Caller(Protocol):
@@ -155,13 +156,24 @@ class Feeder:
         return count
 
     def asked_since(self, moment: float) -> bool:
-        """Whether the server answered after that moment, or has a get of ours standing now.
+        """Whether the server answered after that moment, or has a get of ours standing now and answers something.
 
         One that was full since then, and whose last answer was an item, may have more that it was not asked for.
         """
-        if self._gets and self.server.reads:
+        if self._gets and self.server.reads and self._heard_since(moment):
             return True
         return self._answered_at >= moment and (self.empty or self.server.full_at < moment)
+
+    def doubtful(self, moment: float) -> bool:
+        """Whether it is not asked since then for no other reason than that it has not answered anything."""
+        return bool(self._gets) and self.server.reads and not self.asked_since(moment)
+
+    def _heard_since(self, moment: float) -> bool:
+        """Whether the server answered something after that moment and the oldest get that stands, or just now."""
+        heard_at = self.server.pulse.heard_at
+        if heard_at >= max(moment, next(iter(self._gets)).sent_at):
+            return True
+        return self._line.loop.time() - heard_at <= FRESH_S
 
     def trouble(self) -> Unavailable:
         """Why the server could not be asked, as a fresh error."""
@@ -169,6 +181,8 @@ class Feeder:
             return self.server.error
         if self.server.full:
             return self.no_room()
+        if self._gets:
+            return BackendUnavailable(f"{self.server.address} does not answer")
         if self._error is None:
             return BackendUnavailable(f"no connection to {self.server.address} in time")
         error = type(self._error)(self._error.detail)

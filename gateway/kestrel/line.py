@@ -31,7 +31,7 @@ from gateway.kestrel.health import Coverage
 from gateway.kestrel.reads import OpenRead
 from gateway.kestrel.server import Server
 from gateway.kestrel.surplus import Surplus
-from gateway.kestrel.waiter import Waiter
+from gateway.kestrel.waiter import PROOF_S, Waiter
 
 LINE_GETS = 32
 STEP_S = 0.005
@@ -48,7 +48,7 @@ class Line:
     """
 
     __slots__ = (
-        "_back_timer", "_counters", "_forget", "_given", "_over", "_quiet_timer", "_starve", "_step_timer",
+        "_back_timer", "_counters", "_doubting", "_forget", "_given", "_over", "_quiet_timer", "_starve", "_step_timer",
         "_surplus", "_waiters", "_waits", "feeders", "furthest", "key", "longest_wait_s", "loop", "parked",
     )  # fmt: skip
 
@@ -75,6 +75,7 @@ class Line:
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._given: set[Waiter] = set()
         self._surplus = Surplus(counters, self.tidy)
+        self._doubting: list[Waiter] = []
         self._over: BackendUnavailable | None = None
         self._step_timer: asyncio.TimerHandle | None = None
         self._quiet_timer: asyncio.TimerHandle | None = None
@@ -314,6 +315,28 @@ class Line:
             if feeder.server.reads and feeder.server.full_at >= waiter.joined_at:
                 return feeder.no_room()
         return self.feeders[0].trouble()
+
+    def doubts(self, waiter: Waiter) -> bool:
+        """Whether servers have to be heard before his wait, which is over, may end; it ends when they are."""
+        silent = [] if waiter.once else [feeder for feeder in self.feeders if feeder.doubtful(waiter.joined_at)]
+        if not silent:
+            return False
+        self.furthest = max(self.furthest, self.loop.time() + PROOF_S)
+        self._doubting.append(waiter)
+        for feeder in silent:
+            feeder.server.pulse.ask(self._heard)
+        return True
+
+    def _heard(self) -> None:
+        """A server has answered: the waits that are over and are in doubt no more end."""
+        doubting, self._doubting = self._doubting, []
+        for waiter in doubting:
+            if not waiter.waiting:
+                continue
+            if any(feeder.doubtful(waiter.joined_at) for feeder in self.feeders):
+                self._doubting.append(waiter)
+            else:
+                waiter.end(self.unasked(waiter))
 
     # Quiet, and the end
 

@@ -35,6 +35,7 @@ from gateway.kestrel.counters import Counters
 from gateway.kestrel.health import BY_STATUS, Backend, Health
 from gateway.kestrel.introduction import introduce
 from gateway.kestrel.pool import Pool
+from gateway.kestrel.pulse import Pulse
 from gateway.kestrel.trouble import not_asked
 from gateway.settings import Settings
 
@@ -76,6 +77,7 @@ class Server:
         self._on_change = on_change
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
+        self.pulse = Pulse(self, self._loop)
         self._pool = Pool(self._loop, settings.kestrel_pool_size, self._connect)
         self._pool.suspend()
         self._turns = asyncio.Semaphore(settings.kestrel_pool_size)
@@ -400,7 +402,7 @@ class Server:
 
     async def _connect(self) -> Connection:
         """A new idle connection. Raises: BackendUnavailable. Cancelled: it is closed."""
-        connection = Connection(self._loop, self._codecs, self._counters, self._closed)
+        connection = Connection(self._loop, self._codecs, self._counters, self._closed, self.pulse.beat)
         address = self.address
         try:
             async with asyncio.timeout(self._settings.kestrel_connect_timeout_s):

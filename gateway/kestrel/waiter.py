@@ -4,7 +4,8 @@ Owns a wait's states and its deadline. Who is served next is its line's business
 
 1. A waiter that ended, by its deadline, `cancel` or a cancelled task, is out of the line at once. An item that it was
    given and has not fetched goes to the next waiter, or back to the head of its queue.
-2. None means that a server was really asked: it answered that the queue is empty, or a get stood on it to the end.
+2. None means that a server was really asked: it answered that the queue is empty, or a get stood on it to the end and
+   it still answers. Where that is in doubt at the end, the wait lasts up to PROOF_S longer, until it has.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any, Protocol
 from gateway.errors import GatewayError, Unavailable
 from gateway.kestrel.health import Coverage
 from gateway.kestrel.reads import OpenRead
+
+PROOF_S = 0.25
 
 
 class Place(Protocol):
@@ -30,6 +33,7 @@ class Place(Protocol):
     def pass_on(self, read: OpenRead) -> None: ...
     def gap(self, waiter: Any) -> Coverage | None: ...
     def unasked(self, waiter: Any) -> Unavailable | None: ...
+    def doubts(self, waiter: Any) -> bool: ...
 
 
 class Stand(Enum):
@@ -59,7 +63,7 @@ class Waiter:
     """
 
     __slots__ = (
-        "_error", "_future", "_line", "_read", "_stand", "_timer", "asks", "coverage", "deadline", "heard",
+        "_doubted", "_error", "_future", "_line", "_read", "_stand", "_timer", "asks", "coverage", "deadline", "heard",
         "joined_at", "later", "once",
     )  # fmt: skip
 
@@ -72,6 +76,7 @@ class Waiter:
         self.asks = 0
         self.heard = 0
         self.later: list[Any] = []
+        self._doubted = False
         self._stand = Stand.WAITING
         self._read: OpenRead | None = None
         self._error: GatewayError | None = None
@@ -153,7 +158,12 @@ class Waiter:
 
     def _time_over(self) -> None:
         if self._stand is Stand.WAITING:
-            self.end(self._line.unasked(self))
+            if not self._doubted and self._line.doubts(self):
+                self._doubted = True
+                self.deadline = self._line.loop.time() + PROOF_S
+                self._timer = self._line.loop.call_at(self.deadline, self._time_over)
+            else:
+                self.end(self._line.unasked(self))
         elif self._future is None:
             self.end(None)  # nobody fetches it
 

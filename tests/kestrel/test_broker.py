@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import signal
 
+import pytest
 import uvloop
 
 from gateway.errors import BackendUnavailable, LeaseLost, OutcomeUnknown
@@ -262,3 +264,28 @@ async def until_back(kestrel, key, count):
     async with asyncio.timeout(5):
         while (await kestrel.queues())[key].items < count:
             await asyncio.sleep(0.002)
+
+
+def test_a_wait_over_a_frozen_server_is_not_called_empty(broker, own_broker):
+    """Its get was sent and it has answered nothing since: 1/2 of two, no 204 where it is alone; thawed, it is asked."""
+
+    async def main():
+        async with client(broker.address, own_broker.address) as both, client(own_broker.address) as alone:
+            key = new_key()
+            poll = both.wait(key, 0.5)
+            assert await poll.result() is None
+            assert poll.coverage is None
+            own_broker.process.send_signal(signal.SIGSTOP)
+            try:
+                polls = [both.wait(key, 0.5), both.wait(key, 1), alone.wait(key, 0.5)]
+                assert await polls[0].result() is None
+                assert await polls[1].result() is None
+                assert [str(each.coverage) for each in polls[:2]] == ["1/2", "1/2"]
+                with pytest.raises(BackendUnavailable, match="does not answer"):
+                    await polls[2].result()
+            finally:
+                own_broker.process.send_signal(signal.SIGCONT)
+            poll = alone.wait(key, 0.5)
+            assert await poll.result() is None
+
+    run(main)

@@ -564,3 +564,22 @@ def test_those_who_keep_asking_gather():
             assert time.monotonic() - started < 1
 
     asyncio.run(main())
+
+
+def test_waits_that_end_at_the_same_time_share_the_question_whether_the_server_answers():
+    """Gets that stand prove nothing by themselves: it is asked once for a hundred queues, and all end in their time."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            longer = [kestrel.wait(f"q{i}", 20) for i in range(100)]
+            shorter = [kestrel.wait(f"q{i}", 0.6) for i in range(100)]
+            await until(lambda: sum(map(len, server.waiters.values())) == 200)
+            asked = len(server.log)
+            started = time.monotonic()
+            assert await asyncio.gather(*(each.result() for each in shorter)) == [None] * 100
+            assert time.monotonic() - started < 0.8
+            assert server.log[asked:] in (["version"], ["version"] * 2)
+            for each in longer:
+                each.cancel()
+
+    asyncio.run(main())
