@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import os
 import signal
 
 import pytest
@@ -275,7 +276,9 @@ def test_a_wait_over_a_frozen_server_is_not_called_empty(broker, own_broker):
             poll = both.wait(key, 0.5)
             assert await poll.result() is None
             assert poll.coverage is None
+            await until(lambda: both.statistics().standing_waits == 0)
             own_broker.process.send_signal(signal.SIGSTOP)
+            os.waitpid(own_broker.process.pid, os.WUNTRACED)
             try:
                 polls = [both.wait(key, 0.5), both.wait(key, 1), alone.wait(key, 0.5)]
                 assert await polls[0].result() is None
