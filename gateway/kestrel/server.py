@@ -2,8 +2,8 @@
 
 Owns its pool, the keeper that (re)connects and the pings. Does not know queues, waiters or other servers.
 
-1. UP, READONLY, QUIESCENT: a connection was made and answered, and `status` says which. It is asked again every
-   LOOK_EVERY_S, sooner after a refusal. DOWN: the last connection went (other than by a refusal, which is
+1. UP, READONLY, QUIESCENT: a connection was made and answered, and `status` says which. It is asked again and again
+   (gateway.kestrel.look), sooner after a refusal. DOWN: the last connection went (other than by a refusal, which is
    an answer), or an answer did not come in time; the keeper then tries a fresh connection, at once and after that with
    growing pauses. Each change is one line of the log.
 2. While it is DOWN nothing is sent to it: callers share the keeper's attempt and its error.
@@ -20,7 +20,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError
@@ -34,6 +33,7 @@ from gateway.kestrel.connection import Command, Connection, ConnectionLostError,
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.health import BY_STATUS, Backend, Health
 from gateway.kestrel.introduction import introduce
+from gateway.kestrel.look import Look
 from gateway.kestrel.pool import Pool
 from gateway.kestrel.pulse import Pulse
 from gateway.kestrel.trouble import not_asked
@@ -45,7 +45,6 @@ LEAST_PAUSE_S = 0.1
 PINGS_AT_ONCE = 32
 LONGEST_WAIT_S = 30.0
 PING_AFTER_S = 30.0
-LOOK_EVERY_S, LOOK_AGAIN_S, LOOK_SOON_S = 5.0, 1.0, 0.02
 
 
 class Server:
@@ -98,8 +97,7 @@ class Server:
         self._due: deque[Connection] = deque()
         self._pinging = 0
         # looks at `status`
-        self._look_timer: asyncio.TimerHandle | None = None
-        self._looking = False
+        self._look = Look(self, self.timeout_s, self._now_stands)
         self._said = Health.CONNECTING
         self._spared = False
         # the end
@@ -145,7 +143,7 @@ class Server:
         """Begins connecting in the background."""
         self._keeper = self._loop.create_task(self._keep(), name=f"keeper of {self.address}")
         self._sweep_later()
-        self._look_later(LOOK_EVERY_S)
+        self._look.later()
 
     async def leave(self) -> None:
         """Returns when nothing of ours is left on it: it gets no new commands, open reads end in their own time.
@@ -166,9 +164,9 @@ class Server:
         self.state = Health.CLOSED
         self.answers = self.reads = False
         self._error = BackendUnavailable("the gateway is shutting down")
-        for timer in (self._sweep_timer, self._look_timer):
-            if timer is not None:
-                timer.cancel()
+        self._look.close()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -335,24 +333,16 @@ class Server:
         else:
             self._error = BackendRefused(f"{self.address} is {state.value}" + self._why(state))
             log.warning("Kestrel at %s is %s (%s)", self.address, state.value, self._version)
-        if state.answers and state is not Health.UP and self._look_timer is not None:
-            self._look_later(LOOK_AGAIN_S)
         self.state = state
         self.answers, self.reads = state.answers, state.reads
         self._since = time.time()
+        self._look.later()
 
     # How it stands while it answers
 
     def look(self) -> None:
-        """Asks for its `status`, soon after it has refused something. Nobody waits for the answer."""
-        if self._looking or not self.answers or self.capabilities is None or not self.capabilities.status:
-            return
-        connection = self.checkout()
-        if connection is None:
-            self._look_later(LOOK_SOON_S)
-            return
-        self._looking = True
-        connection.start(partial(self._looked, connection), self.timeout_s, KestrelClient.ask_status)
+        """Asks how it stands, soon after it has refused something. Nobody waits for the answer."""
+        self._look.now()
 
     async def set_status(self, status: Health) -> None:
         """It stands so from now on, as it has said. Raises: BackendRefused when it does not; as `run`."""
@@ -368,14 +358,6 @@ class Server:
             self._spared = spared
             self._now_stands(self._said)
 
-    def _looked(self, connection: Connection, status: str | None, error: BaseException | None) -> None:
-        self._looking = False
-        if error is None and status is not None:
-            self._pool.release(connection)
-            self._now_stands(BY_STATUS[status])
-        elif self.answers:
-            self._look_later(LOOK_SOON_S)  # a server that refuses closes the connection that was used last
-
     def _as_said(self, said: Health) -> Health:
         self._said = said
         return Health.READONLY if self._spared and said is Health.UP else said
@@ -388,15 +370,6 @@ class Server:
         if self.answers and self.state is not state:
             self._set_state(state)
             self._on_change(self)
-
-    def _look_later(self, delay_s: float) -> None:
-        if self._look_timer is not None:
-            self._look_timer.cancel()
-        self._look_timer = self._loop.call_later(delay_s, self._look_and_later)
-
-    def _look_and_later(self) -> None:
-        self._look_later(LOOK_AGAIN_S if self.answers and self.state is not Health.UP else LOOK_EVERY_S)
-        self.look()
 
     # Connections
 
@@ -442,18 +415,13 @@ class Server:
     # Pings
 
     def _sweep_later(self) -> None:
-        interval = min(self._ping_after_s / 4, self.timeout_s)
-        self._sweep_timer = self._loop.call_later(interval, self._sweep)
+        self._sweep_timer = self._loop.call_later(self._ping_after_s / 4, self._sweep)
 
     def _sweep(self) -> None:
         self._sweep_later()
         now = self._loop.time()
         quiet = [c for c in self._connections if now - c.quiet_since >= self._ping_after_s]
         self._due = deque(c for c in quiet if c.state in (State.IDLE, State.PINNED))
-        heard_at = max((c.quiet_since for c in self._connections), default=now)
-        if not self._due and now - heard_at >= self.timeout_s:
-            # Blocked gets cannot tell a server that is frozen from a queue that is empty.
-            self._due.extend([c for c in self._connections if c.state is State.IDLE][:1])
         self._ping_next()
 
     def _ping_next(self) -> None:

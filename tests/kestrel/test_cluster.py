@@ -163,6 +163,41 @@ def test_a_frozen_server_is_down_within_its_deadline_and_delays_nobody_else():
     asyncio.run(main())
 
 
+def test_a_frozen_server_that_nobody_uses_is_down_within_the_command_timeout():
+    """Frozen just after it was looked at, the worst moment: with `status`, without it, and with leases on it."""
+
+    async def main():
+        async with (
+            StandIn() as new,
+            StandIn(darner()) as old,
+            StandIn() as taken,
+            client(new.address, old.address, taken.address, kestrel_command_timeout_s=1.5) as kestrel,
+        ):
+
+            async def down_after(index, server, word):
+                looks = server.log.count(word)
+                await until(lambda: server.log.count(word) > looks)
+                server.manners.frozen = True
+                began = time.monotonic()
+                await until(lambda: states(kestrel)[index] is Health.DOWN)
+                return time.monotonic() - began
+
+            for number in range(20):
+                taken.append("q", b"%d" % number)
+            reads = [await kestrel.wait("q", 1).result() for _ in range(20)]
+            took = await asyncio.gather(
+                down_after(0, new, "status"), down_after(1, old, "version"), down_after(2, taken, "status")
+            )
+            assert max(took) < 1.5
+            for server in (new, old, taken):
+                server.thaw()
+            await until(lambda: states(kestrel) == [Health.UP] * 3)
+            for read in reads:
+                read.give_back()
+
+    asyncio.run(main())
+
+
 # Writes
 
 
