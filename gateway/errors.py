@@ -33,6 +33,7 @@
      +- Unavailable           not done, try again
          +- BackendUnavailable   no Kestrel server could be asked
          |   +- BackendRefused   it answered that it will not (read-only, quiescent, out of disk)
+         |   +- ServerUnavailable   the one that was named could not be asked
          +- QueueFull
          +- TooManyWaiters, TooManyLeases
          +- Draining
@@ -317,6 +318,11 @@ class BackendUnavailable(Unavailable):
 class BackendRefused(BackendUnavailable):
     code = "backend-refused"
     title = "Kestrel refuses at the moment"
+
+
+class ServerUnavailable(BackendUnavailable):
+    code = "server-unavailable"
+    title = "That Kestrel server does not answer"
 
 
 class QueueFull(Unavailable):

@@ -36,12 +36,19 @@ def parse_address(text: str) -> Address:
         if not path or "\0" in path:
             raise SettingsError(f"kestrel: {text!r} names no socket path")
         return Address("", 0, path)
+    if (found := host_and_port(text)) is None:
+        raise SettingsError(
+            f"kestrel: {text!r} is not HOST:PORT (port 1 to 65535, an IPv6 address as in [::1]:22133) or unix:PATH"
+        )
+    return Address(*found)
+
+
+def host_and_port(text: str) -> tuple[str, int] | None:
+    """Reads `host:port` or `[v6]:port`; None for anything else."""
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise SettingsError(f"kestrel: {text!r}: write an IPv6 address in brackets, as [::1]:22133")
+        return None
     valid = bool(colon and host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536
-    if not valid or any(c.isspace() for c in host):
-        raise SettingsError(f"kestrel: {text!r} is not HOST:PORT (port 1 to 65535) or unix:PATH")
-    return Address(host, int(port))
+    return None if not valid or any(c.isspace() for c in host) else (host, int(port))

@@ -16,7 +16,14 @@ from pathlib import Path
 
 from pymemcache.exceptions import MemcacheError
 
-from gateway.errors import BackendUnavailable, GatewayError, NotSupported, ServerNotFound
+from gateway.errors import (
+    BackendRefused,
+    BackendUnavailable,
+    GatewayError,
+    NotSupported,
+    ServerNotFound,
+    ServerUnavailable,
+)
 from gateway.kestrel import everywhere
 from gateway.kestrel.address import Address
 from gateway.kestrel.codec import Codecs, KestrelClient
@@ -238,7 +245,8 @@ class Kestrel:
     async def set_status(self, name: str, status: Health) -> Backend:
         """The member stands so from now on: UP, READONLY or QUIESCENT.
 
-        Raises: ServerNotFound; NotSupported where it knows no `status`; BackendUnavailable, OutcomeUnknown.
+        Raises: ServerNotFound; NotSupported where it knows no `status`; BackendRefused; ServerUnavailable, where it was
+        not sent; OutcomeUnknown.
         """
         for server in self._servers:
             if server.address.name == name:
@@ -249,8 +257,13 @@ class Kestrel:
             raise NotSupported(f"{name} ({server.capabilities.software}) knows no status")
         try:
             await server.set_status(status)
-        except (ConnectionLostError, MemcacheError) as error:
-            raise perhaps_done(error, server.address) from error
+        except BackendRefused:
+            raise
+        except (BackendUnavailable, ConnectionLostError, MemcacheError) as error:
+            trouble = perhaps_done(error, server.address)
+            if type(trouble) is BackendUnavailable:
+                trouble = ServerUnavailable(trouble.detail)
+            raise trouble from error
         return server.backend()
 
     def statistics(self) -> Statistics:

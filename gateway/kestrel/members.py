@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.kestrel.address import Address, parse_address
+from gateway.kestrel.address import Address, host_and_port, parse_address
 from gateway.kestrel.serverset import ZK, ServerSet, parse_server_set
 from gateway.kestrel.zookeeper import Watch
 from gateway.settings import SettingsError
@@ -102,10 +102,9 @@ def _parse(text: str) -> Source:
         return parse_server_set(text)
     if not text.startswith(DNS):
         return parse_address(text)
-    address = parse_address(text.removeprefix(DNS))
-    if address.path:
-        raise SettingsError(f"kestrel: {text!r} is not dns:NAME:PORT")
-    return HostName(address.host, address.port)
+    if (found := host_and_port(text.removeprefix(DNS))) is None:
+        raise SettingsError(f"kestrel: {text!r} is not dns:NAME:PORT (port 1 to 65535)")
+    return HostName(*found)
 
 
 class Members:

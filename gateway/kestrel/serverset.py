@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from gateway.kestrel.address import Address, parse_address
+from gateway.kestrel.address import Address, host_and_port
 from gateway.settings import SettingsError
 
 ZK = "zk:"
@@ -52,10 +52,11 @@ class Published:
 def parse_server_set(text: str) -> ServerSet:
     """Reads `zk:HOST:PORT[,HOST:PORT...]/PREFIX`. Raises: SettingsError, also where kazoo is not installed."""
     hosts, slash, prefix = text.removeprefix(ZK).partition("/")
-    addresses = [parse_address(host) for host in hosts.split(",")] if hosts else []
+    found = [host_and_port(host) for host in hosts.split(",")]
+    addresses = [Address(*each) for each in found if each is not None]
     names = prefix.removesuffix("/").split("/") if prefix.removesuffix("/") else []
     bad = any(name in ("", ".", "..") or not name.isprintable() or " " in name for name in names)
-    if not slash or not addresses or bad or any(address.path for address in addresses):
+    if not slash or bad or None in found:
         raise SettingsError(f"kestrel: {text!r} is not zk:HOST:PORT[,HOST:PORT]/PREFIX")
     if find_spec("kazoo") is None:
         raise SettingsError(f"kestrel: {text!r} needs kazoo: pip install 'kestrel-gateway[zookeeper]'")

@@ -138,6 +138,9 @@ def test_answers_of_some_servers_say_so(tmp_path):
         many[0].kill()
         until(lambda: shown(http)[many[0].address]["status"] == "down")
         assert shown(http)[many[0].address]["error"]
+        dead = http.put(f"/backends/{many[0].address}/status", json={"status": "up"})
+        assert (dead.status_code, dead.json()["code"]) == (503, "server-unavailable")
+        assert many[0].address in dead.json()["detail"]
         calls = [
             http.get("/queues"),
             http.get("/queues/q"),

@@ -14,6 +14,7 @@ from gateway.errors import (
     OutcomeUnknown,
     QueueFull,
     ServerNotFound,
+    ServerUnavailable,
 )
 from gateway.kestrel.address import parse_address
 from gateway.kestrel.health import Health
@@ -121,7 +122,7 @@ def test_a_status_is_set_where_it_can_be():
             assert (await kestrel.set_status(kestrel_server.address, Health.READONLY)).state is Health.READONLY
             await kestrel_server.stop()
             await until(lambda: states(kestrel)[0] is Health.DOWN)
-            with pytest.raises(BackendUnavailable):
+            with pytest.raises(ServerUnavailable, match=kestrel_server.address):
                 await kestrel.set_status(kestrel_server.address, Health.UP)
 
     asyncio.run(main())

@@ -29,6 +29,16 @@ def test_bad_members_are_told(text):
         parse_sources([text])
 
 
+@pytest.mark.parametrize(
+    "text", ["dns:foo", "dns:a:99999", "dns:unix:/x", "zk:foo", "zk:foo/jobs", "zk:", "zk:unix:/x/jobs"]
+)
+def test_what_is_wrong_is_named_with_its_prefix_and_its_form(text):
+    """Not a part of it that nobody wrote, and not another form's."""
+    form = "dns:NAME:PORT" if text.startswith("dns:") else "zk:HOST:PORT"
+    with pytest.raises(SettingsError, match=f"^kestrel: '{text}' is not {form}"):
+        parse_sources([text])
+
+
 def test_the_file_is_lines_with_comments_and_every_mistake_is_told(tmp_path):
     """One server a line; a file without any is a mistake, since it would take all of them out."""
     file = tmp_path / "members"
