@@ -125,6 +125,9 @@ class Settings:
     max_leases: int = _setting(10000, "open leases a worker, each a Kestrel connection", low=1, high=100000)
     max_tenant_leases: int = _setting(10000, "of these, leases of one tenant", low=1, high=100000)
     max_server_leases: int = _setting(10000, "of these, leases on one Kestrel server", low=1, high=100000)
+    max_waits: int = _setting(
+        2000, "gets a worker keeps on one Kestrel server, all queues together", low=1, high=100000
+    )
     max_attempts: int = _setting(
         25,
         "deliveries of a job before it is a dead letter, where its queue's policy has none",

@@ -12,6 +12,7 @@ and a waiter that vanishes closes none. Whom an item serves, and how many gets t
    get at a time is sent, so that all who come meanwhile share the next; where several shared one, the next is sent
    GATHER_S later, since more will come.
 5. A server that is full is sent no get; what a get brings that stands there already goes back to its queue.
+6. Every get has a place of those that its server has (`Server.max_waits`), from its permit on until it has ended.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from gateway.errors import BackendRefused, BackendUnavailable, TooManyLeases, Unavailable
+from gateway.errors import BackendRefused, BackendUnavailable, TooManyLeases, TooManyWaiters, Unavailable
 from gateway.kestrel.backoff import pause_s
 from gateway.kestrel.codec import KestrelClient
 from gateway.kestrel.connection import Connection, ConnectionLostError, State
@@ -139,7 +140,14 @@ class Feeder:
         """How many more gets it could send now."""
         if self._retry is not None or self.server.full:
             return 0
-        return min(1 if self._sliced else self.limit, self.server.places) - len(self._gets) - self._permits
+        count = self.under_way
+        return min(min(1 if self._sliced else self.limit, self.server.places) - count, self.server.wait_room(count))
+
+    @property
+    def shut(self) -> bool:
+        """Whether its server gives out items and may be sent no get for this queue, which has none there."""
+        server = self.server
+        return server.reads and (server.full or (server.waits_left <= 0 and not self.under_way))
 
     @property
     def last_at(self) -> float:
@@ -181,6 +189,8 @@ class Feeder:
             return self.server.error
         if self.server.full:
             return self.no_room()
+        if self.shut:
+            return TooManyWaiters(f"as many gets of other queues wait on {self.server.address} already as may be")
         if self._gets:
             return BackendUnavailable(f"{self.server.address} does not answer")
         if self._error is None:
@@ -201,6 +211,7 @@ class Feeder:
     def permit(self, count: int) -> None:
         """So many more gets may be sent."""
         self._permits += count
+        self.server.take_waits(count)
         self._permitted_at = self._line.loop.time()
         self._fill()
 
@@ -219,13 +230,14 @@ class Feeder:
         """Nobody is in the line: nothing new is sent."""
         self._cancel_retry()
         self._questions.clear()
-        self._permits = 0
+        self._drop_permits()
         for future in list(self._wanted):
             future.cancel()
 
     def withdraw(self) -> None:
         """Closes the standing gets; what they were about to bring goes back by that, the newest first."""
         gets, self._gets = self._gets, {}
+        self.server.return_waits(len(gets))
         for connection in reversed(gets.values()):
             connection.close(ConnectionLostError("nobody waits any more", ours=True))
 
@@ -251,7 +263,7 @@ class Feeder:
 
     def _fill(self) -> None:
         if self.server.full:
-            self._permits = 0
+            self._drop_permits()
             self._refuse(self.trouble())
         while (count := max(0, self._unasked()) + self._permits - len(self._wanted)) > 0:
             connection = self.server.checkout()
@@ -279,9 +291,12 @@ class Feeder:
     def _use(self, connection: Connection) -> None:
         """Sends what is most wanted on the connection, or releases it."""
         if connection.state is State.IDLE and not self.server.full:
+            if self._questions and self.server.waits_left <= 0:
+                self._refuse(TooManyWaiters(f"as many gets are on {self.server.address} already as may be"))
             while self._unasked() > 0:
                 question = self._questions.popleft()
                 if question.caller.waiting:
+                    self.server.take_waits(1)
                     self._asking += 1
                     self._asked += 1
                     then = partial(self._told, connection, question, self._asked)
@@ -307,6 +322,7 @@ class Feeder:
 
     def _answered(self, connection: Connection, get: Get, value: bytes | None, error: BaseException | None) -> None:
         withdrawn = self._gets.pop(get, None) is None
+        self.server.return_waits(not withdrawn)
         if error is None:
             self._heard(connection, value)
             if value is None:
@@ -320,6 +336,7 @@ class Feeder:
         self, connection: Connection, question: Question, number: int, value: bytes | None, error: BaseException | None
     ) -> None:
         self._asking -= 1
+        self.server.return_waits(1)
         caller = question.caller
         if error is None:
             self._heard(connection, value)
@@ -408,8 +425,12 @@ class Feeder:
 
     def _retry_in(self, delay_s: float) -> None:
         if self._line.parked:
-            self._permits = 0
+            self._drop_permits()
             self._retry = self._line.loop.call_later(delay_s, self._try_again)
+
+    def _drop_permits(self) -> None:
+        self.server.return_waits(self._permits)
+        self._permits = 0
 
     def _try_again(self) -> None:
         self._retry = None

@@ -9,8 +9,10 @@ With several servers, also:
 3. Never are more gets begun within STEP_S than there are waiters, so that a few polls on full queues do not take an
    item from every server: who was not read for UNREAD_S comes first, who was empty last, else whose turn it is. For
    one who asks once the first is asked alone for so long, and then the others.
-4. At most LINE_GETS gets stand. With more servers than that they change places, so that each is read within a second.
-5. A full server is left out; who comes when all are full is refused, who waits already waits on.
+4. As many gets stand on a server as there are waiters, at most `waits`, and at most LINE_GETS in all. With more servers
+   than that they change places, so that each is read within a second.
+5. A server is left out that is full, or has no place for a get of this queue; who comes when all are so is refused, who
+   waits already waits on.
 6. What arrives while nobody waits is kept for the next poll, for LINGER_S, and gets that still stand then are closed.
 
 Items that nobody wants, or that a full server may not hold for us, are gathered for GATHER_S and go back together, so
@@ -208,12 +210,12 @@ class Line:
             count = min(feeder.room, self.parked - feeder.under_way)
             if count > 0:
                 feeder.permit(count)
-            elif feeder.server.full:
+            elif feeder.shut:
                 self._starve(self)
             return
-        if any(feeder.server.full for feeder in self.feeders):
+        if any(feeder.shut for feeder in self.feeders):
             self._starve(self)
-        open_to = self._able([feeder for feeder in self.feeders if feeder.room > 0])
+        open_to = self._able([feeder for feeder in self.feeders if self._wants(feeder)])
         if not open_to:
             return
         now = self.loop.time()
@@ -223,12 +225,15 @@ class Line:
         for _ in range(min(free, left)):
             feeder = min(open_to, key=lambda each: _rank(each, now))
             feeder.permit(1)
-            if feeder.room <= 0:
+            if not self._wants(feeder):
                 open_to.remove(feeder)
                 if not open_to:
                     return
         if left > 0 and self._step_timer is None and self.parked:
             self._step_timer = self.loop.call_later(STEP_S, self._step)
+
+    def _wants(self, feeder: Feeder) -> bool:
+        return feeder.under_way < self.parked and feeder.room > 0
 
     def _able(self, feeders: list[Feeder]) -> list[Feeder]:
         """Those whose server gives out items; where none does, all that may be tried."""
@@ -238,9 +243,9 @@ class Line:
         return reading
 
     def _full(self) -> Feeder | None:
-        """One of those whose server gives out items, where all of them are full."""
+        """One of those whose server gives out items, where all of them are shut."""
         reading = [feeder for feeder in self.feeders if feeder.server.reads]
-        return reading[0] if reading and all(feeder.server.full for feeder in reading) else None
+        return reading[0] if reading and all(feeder.shut for feeder in reading) else None
 
     def _step(self) -> None:
         self._step_timer = None
@@ -253,7 +258,7 @@ class Line:
         if (full := self._full()) is not None:
             waiter.end(full.trouble())
             return
-        able = [feeder for feeder in self._able(self.feeders) if not (feeder.server.full and feeder.server.reads)]
+        able = [feeder for feeder in self._able(self.feeders) if not feeder.shut]
         if not able:
             waiter.end(BackendUnavailable("no Kestrel server is known yet"))
             return
@@ -314,7 +319,7 @@ class Line:
         for feeder in self.feeders:
             if feeder.server.reads and feeder.server.full_at >= waiter.joined_at:
                 return feeder.no_room()
-        return self.feeders[0].trouble()
+        return next((feeder for feeder in self.feeders if feeder.shut), self.feeders[0]).trouble()
 
     def doubts(self, waiter: Waiter) -> bool:
         """Whether servers have to be heard before his wait, which is over, may end; it ends when they are."""

@@ -10,6 +10,8 @@ Owns its pool, the keeper that (re)connects and the pings. Does not know queues,
 3. Commands of the pool use at most as many connections as the pool keeps; the others wait for their turn.
 4. Connections that are quiet are asked for the version before Kestrel's own limit for quiet connections is over.
 5. A server that holds as many items for us as it may is `full`: it is asked for none until one is settled or back.
+6. At most `max_waits` gets are on it, all queues together. A queue's second get and all beyond it take places of one
+   half only, so that many queues still have one each.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Server:
 
     on_change: is told whenever it stands in another way. on_room: is told soon after it was full and is not any more.
     places: how many more items it may hold for us. full: none. full_at: the loop time until which it was full last,
-    infinite while it is.
+    infinite while it is. waits_left: how many more gets may be on it.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Server:
         self.places = settings.max_server_leases
         self.full = False
         self.full_at = -math.inf
+        self.waits_left = settings.max_waits
         self._version = ""
         self._since = time.time()
         self._error = BackendUnavailable(f"{address} has not answered yet")
@@ -188,6 +191,23 @@ class Server:
         if self.full and self.places > 0:
             self.full, self.full_at = False, self._loop.time()
             self._loop.call_soon(self._on_room)
+
+    # Gets that are on it
+
+    def wait_room(self, others: int) -> int:
+        """How many more gets a queue may have that has so many others."""
+        shared = self.waits_left - self._settings.max_waits // 2
+        return max(shared, 1 if self.waits_left > 0 and not others else 0)
+
+    def take_waits(self, count: int) -> None:
+        """So many more are to be sent."""
+        self.waits_left -= count
+
+    def return_waits(self, count: int) -> None:
+        """So many less are."""
+        if self.waits_left <= 0 < self.waits_left + count:
+            self._loop.call_soon(self._on_room)
+        self.waits_left += count
 
     # Lending connections
 

@@ -9,7 +9,7 @@ from typing import Final
 from gateway.kestrel.members import parse_sources, read_file
 from gateway.settings import Settings
 
-# Files, pipes and sockets beside clients and leases; the gets that stand for parked polls are among them.
+# Files, pipes and sockets beside clients, leases, and the gets that stand for parked polls.
 BESIDE: Final = 300
 
 
@@ -35,14 +35,14 @@ def prepare(settings: Settings, *, embedded: bool) -> list[str]:
     needed = {"a worker": of_worker(settings)} | ({"the broker": of_broker(settings)} if embedded else {})
     return [
         f"{who} may need {count} open files, and the system allows {soft}; raise its hard limit (ulimit -Hn, "
-        "LimitNOFILE=), or lower --max-connections or --max-leases"
+        "LimitNOFILE=), or lower --max-connections, --max-leases or --max-waits"
         for who, count in needed.items()
         if count > soft
     ]
 
 
 def _to_kestrel(settings: Settings) -> int:
-    return settings.max_leases + _servers(settings) * settings.kestrel_pool_size + BESIDE
+    return settings.max_leases + _servers(settings) * (settings.kestrel_pool_size + settings.max_waits) + BESIDE
 
 
 def _servers(settings: Settings) -> int:

@@ -24,6 +24,8 @@ async def client(*addresses: str, ready: bool = True, **settings: Any) -> AsyncI
     finally:
         await kestrel.close()
         stats = kestrel.statistics()
+        places = {server.waits_left for server in kestrel._servers}
+        assert places <= {kestrel._settings.max_waits}, "a get that is over keeps no place"
         assert (stats.connections, stats.waiters, stats.standing_waits, stats.waited_queues) == (0, 0, 0, 0)
     left = asyncio.all_tasks() - before
     assert not [task for task in left if "_accept_connection" not in repr(task.get_coro())]  # the stand-in's own

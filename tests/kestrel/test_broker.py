@@ -267,8 +267,14 @@ async def until_back(kestrel, key, count):
             await asyncio.sleep(0.002)
 
 
+def freeze(broker):
+    """Returns when it stands still."""
+    broker.process.send_signal(signal.SIGSTOP)
+    os.waitpid(broker.process.pid, os.WUNTRACED)
+
+
 def test_a_wait_over_a_frozen_server_is_not_called_empty(broker, own_broker):
-    """Its get was sent and it has answered nothing since: 1/2 of two, no 204 where it is alone; thawed, it is asked."""
+    """Its get is sent and it answers nothing: 1/2 of two, no 204 where it is alone; thawed, it is asked."""
 
     async def main():
         async with client(broker.address, own_broker.address) as both, client(own_broker.address) as alone:
@@ -277,9 +283,10 @@ def test_a_wait_over_a_frozen_server_is_not_called_empty(broker, own_broker):
             assert await poll.result() is None
             assert poll.coverage is None
             await until(lambda: both.statistics().standing_waits == 0)
-            own_broker.process.send_signal(signal.SIGSTOP)
-            os.waitpid(own_broker.process.pid, os.WUNTRACED)
+            freeze(own_broker)
             try:
+                loop, frozen = asyncio.get_running_loop(), both._servers[1]
+                await until(lambda: loop.time() - frozen.pulse.heard_at > 0.25)  # what it had said has come
                 polls = [both.wait(key, 0.5), both.wait(key, 1), alone.wait(key, 0.5)]
                 assert await polls[0].result() is None
                 assert await polls[1].result() is None
