@@ -14,10 +14,14 @@ from hashlib import blake2b
 
 SEED = 20260131
 
-# Measured by this benchmark while other work shared the machine, and taken at half: docs/scale.md.
-GATEWAY_JOBS_S = 700
+# CPU microseconds of a core for one job, from the table of requests in bench/README.md, which is one run.
+GATEWAY_US = {"enqueue": 101, "next + ack": 456}
+BROKER_US = {"enqueue": 49, "next + ack": 147}
+LOAD = 0.5
+"""Of a core, that is counted on: a line of the log for each request, TLS and larger jobs come on top."""
+GATEWAY_JOBS_S = LOAD * 1e6 / sum(GATEWAY_US.values())
 """Jobs a second through one worker: enqueue, next, ack."""
-KESTREL_JOBS_S = 2_200
+KESTREL_JOBS_S = LOAD * 1e6 / sum(BROKER_US.values())
 """Jobs a second through one server with fsync on: set, get, confirm."""
 POLL_KB = 25
 """Memory of a parked poll in a worker, at most."""

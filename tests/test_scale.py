@@ -1,6 +1,6 @@
 """docs/scale.md shows what the simulation says, and the simulation chooses as the client does."""
 
-from bench.scale import _home, plan, report
+from bench.scale import BROKER_US, GATEWAY_JOBS_S, GATEWAY_US, KESTREL_JOBS_S, _home, plan, report
 from gateway.kestrel.address import Address
 from gateway.kestrel.writes import weight
 
@@ -12,6 +12,19 @@ def test_the_tables_are_the_simulation_s(root):
     assert report().split("\n\n") == tables
     for table in tables:
         assert table in page
+
+
+def test_it_starts_from_what_was_measured(root):
+    """The CPU of each call is that of bench/README.md, and docs/scale.md names the same figures."""
+    page = (root / "docs" / "scale.md").read_text()
+    rows = [line.split("|") for line in (root / "bench" / "README.md").read_text().splitlines() if line[:2] == "| "]
+    measured = {row[1].partition(" (")[0].strip(): row[2:4] for row in rows if len(row) == 8}
+    for call in ("enqueue", "next + ack"):
+        assert [int(us) for us in measured[call]] == [GATEWAY_US[call], BROKER_US[call]]
+    assert f"{GATEWAY_US['enqueue']} us of a core, next and ack {GATEWAY_US['next + ack']} us" in page
+    assert f"{BROKER_US['enqueue']} and {BROKER_US['next + ack']} us" in page
+    assert (round(GATEWAY_JOBS_S, -2), round(KESTREL_JOBS_S / 50) * 50) == (900, 2550)
+    assert "900 jobs a second and worker, 2,550 and server" in page
 
 
 def test_more_needs_more():
