@@ -280,6 +280,12 @@ class Kestrel:
 
     def _server_changed(self, server: Server) -> None:
         self._lines.server_changed(server)
+        for other in self._servers if server.state is Health.UP and server.peer else ():
+            if other is not server and other.answers and other.peer == server.peer:
+                log.warning(
+                    "Kestrel at %s and at %s is the same, %s: it has two members' load, and every figure counts twice",
+                    other.address, server.address, server.peer,
+                )  # fmt: skip
 
     def _make_lines(self) -> Lines:
         return Lines(self._servers, self._settings.kestrel_waits, self._limit_s, self._counters)

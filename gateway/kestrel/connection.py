@@ -107,6 +107,12 @@ class Connection(asyncio.Protocol):
     def __repr__(self) -> str:
         return f"<Connection {self.state.value}>"
 
+    @property
+    def peer(self) -> str:
+        """Who is at the other end: `host:port` in numbers, or the path of a socket; empty where that cannot be told."""
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else name or ""
+
     # What the owner calls
 
     def start(self, then: Then, timeout_s: float, command: Command, *args: Any) -> None:

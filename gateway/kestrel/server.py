@@ -54,7 +54,7 @@ class Server:
 
     on_change: is told whenever it stands in another way. on_room: is told soon after it was full and is not any more.
     places: how many more items it may hold for us. full: none. full_at: the loop time until which it was full last,
-    infinite while it is. waits_left: how many more gets may be on it.
+    infinite while it is. waits_left: how many more gets may be on it. peer: who answers there, see Connection.peer.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Server:
         self.address = address
         self.timeout_s = settings.kestrel_command_timeout_s
         self.capabilities: Capabilities | None = None
+        self.peer = ""
         self.state = Health.CONNECTING
         self.answers = self.reads = False
         self._settings = settings
@@ -334,7 +335,7 @@ class Server:
             known = await introduce(self._connect, self.timeout_s)
         except (ConnectionLostError, MemcacheError) as error:
             raise not_asked(error, self.address) from error
-        self._version, self.capabilities = known.version, known.capabilities
+        self._version, self.capabilities, self.peer = known.version, known.capabilities, known.connection.peer
         return known.connection, known.health
 
     def _go_down(self, error: BackendUnavailable) -> None:

@@ -10,7 +10,7 @@ from gateway.kestrel.members import HostName, Members, check, parse_sources, rea
 from gateway.settings import Settings, SettingsError
 from gateway.tomlfile import MistakesError
 from tests.kestrel.standin import StandIn
-from tests.kestrel.support import until
+from tests.kestrel.support import client, until
 
 
 def test_lists_and_repetitions_are_one_thing():
@@ -117,3 +117,21 @@ def test_names_that_come_with_a_reload_are_looked_up_again_and_again(tmp_path):
                 await kestrel.close()
 
     asyncio.run(main())
+
+
+def test_a_server_that_is_named_twice_is_told(caplog):
+    """Two spellings of one server are two members and count everything twice: the log names both, and no other."""
+
+    async def main():
+        async with StandIn() as one, StandIn() as two:
+            named = [one.address, f"localhost:{one.port}", two.address]
+            async with client(*named) as kestrel:
+                one.append("q", b"x")
+                assert (await kestrel.queues())["q"].items == 2
+            return named
+
+    caplog.set_level("WARNING", "gateway.kestrel")
+    spellings = asyncio.run(main())[:2]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert all(f"at {each} " in told for each in spellings)
+    assert "counts twice" in told
