@@ -52,10 +52,11 @@ class Late:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def add(self, task: asyncio.Task[Any]) -> None:
-        """Keeps the task until it ends; how it ends is nobody's concern."""
-        self._tasks.add(task)
-        task.add_done_callback(self._over)
+    def add(self, tasks: Collection[asyncio.Task[Any]]) -> None:
+        """Keeps the tasks until they end; how they end is nobody's concern."""
+        self._tasks.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._over)
 
     async def close(self) -> None:
         """Returns when none is left."""
@@ -162,14 +163,15 @@ async def _ask(
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
         raise
+    if late is not None:
+        late.add(pending)
     good: list[tuple[Server, Any]] = []
     failure: BackendUnavailable = BackendUnavailable("no Kestrel server is known yet")
     unknown: OutcomeUnknown | None = None
     for task, server in asked.items():
         if task in pending:
-            assert late is not None
-            late.add(task)
-        elif (error := task.exception()) is None:
+            continue
+        if (error := task.exception()) is None:
             good.append((server, task.result()))
         elif isinstance(error, OutcomeUnknown):
             unknown = error
