@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import quantiles
 from typing import Any
 
 from bench.plan import Stage
@@ -79,9 +80,9 @@ def measure(stage: Stage) -> Section:
         ]  # fmt: skip
         samples: dict[str, list[Sample]] = defaultdict(list)
         for each in contestants:
-            _round(stage, each, max(plan.units // 5, plan.connections))
-        for number in range(plan.rounds):
-            stage.say(f"requests, round {number + 1} of {plan.rounds}")
+            _round(stage, each, plan.units)
+        for number in range(plan.turns):
+            stage.say(f"requests, round {number + 1} of {plan.turns}")
             for each in contestants:
                 samples[each.name].append(_round(stage, each, plan.units))
     return Section(
@@ -89,7 +90,7 @@ def measure(stage: Stage) -> Section:
         ("call", "gateway us", "broker us", "a second", "x echo", "target"),
         [_row(each, samples) for each in contestants],
         "us: CPU microseconds of the serving process and of the broker. x echo: the serving process' CPU against the"
-        "\nbare Starlette echo's for the same method and number of requests: median (least-most) of the rounds."
+        "\nbare Starlette echo's for the same method and number of requests: median (quartiles) of the rounds."
         f"\nThe envelope: {_envelope(samples)}",
     )
 
@@ -110,7 +111,8 @@ def _envelope(samples: dict[str, list[Sample]]) -> str:
 
 
 def _spread(ratios: Sequence[float]) -> str:
-    return f"{middle(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    low, half, high = quantiles(ratios, n=4)
+    return f"{half:.2f} ({low:.2f}-{high:.2f})"
 
 
 def _row(each: Contestant, samples: dict[str, list[Sample]]) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from bench.servers import Load
 class Plan:
     """directory: where the servers keep their data; its file system is what fsync is measured on.
 
-    units: requests, or pairs of them, a contestant and round. sets: items stored a connection count and round. polls:
+    turns: rounds of the requests, short ones, for what else the machine does changes by the second. units: requests, or
+    pairs of them, a contestant and turn. sets: items stored a connection count and round. polls:
     how many are parked. wakes: measured for each. backlog: jobs waiting when the broker starts. leases: open at once,
     beside as many parked polls. settles: of them, one at a time. idle_s: how long nothing happens; a round of pings.
     drained: polls that are parked when their gateway is told to end. drains: how often.
@@ -21,7 +22,8 @@ class Plan:
 
     directory: Path
     rounds: int = 7
-    units: int = 10_000
+    turns: int = 35
+    units: int = 2_000
     connections: int = 32
     sets: int = 8_000
     store_connections: tuple[int, ...] = (1, 32, 256)
@@ -41,7 +43,8 @@ def quick(directory: Path) -> Plan:
     return Plan(
         directory,
         rounds=3,
-        units=3_000,
+        turns=9,
+        units=1_000,
         sets=2_000,
         polls=(1, 1_000),
         wakes=100,
