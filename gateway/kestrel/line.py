@@ -118,7 +118,7 @@ class Line:
         """Puts him last and has the servers asked at once; ends his wait where all of them are full."""
         self._waiters[waiter] = None
         self._ask_for(waiter)
-        if waiter.waiting and (feeder := self._full()) is not None:
+        if not waiter.once and waiter.waiting and (feeder := self._full()) is not None:
             waiter.end(feeder.trouble())
 
     def rejoin(self, waiter: Waiter) -> None:
@@ -244,8 +244,13 @@ class Line:
 
     def _full(self) -> Feeder | None:
         """One of those whose server gives out items, where all of them are shut."""
-        reading = [feeder for feeder in self.feeders if feeder.server.reads]
-        return reading[0] if reading and all(feeder.shut for feeder in reading) else None
+        full = None
+        for feeder in self.feeders:
+            if feeder.server.reads:
+                if not feeder.shut:
+                    return None
+                full = full or feeder
+        return full
 
     def _step(self) -> None:
         self._step_timer = None
@@ -255,12 +260,10 @@ class Line:
     # Those who ask once
 
     def _ask_once(self, waiter: Waiter) -> None:
-        if (full := self._full()) is not None:
-            waiter.end(full.trouble())
-            return
-        able = [feeder for feeder in self._able(self.feeders) if not feeder.shut]
+        able = self._able(self.feeders)
+        shut, able = able, [feeder for feeder in able if not feeder.shut]
         if not able:
-            waiter.end(BackendUnavailable("no Kestrel server is known yet"))
+            waiter.end(shut[0].trouble() if shut else BackendUnavailable("no Kestrel server is known yet"))
             return
         waiter.asks = len(able)
         if len(able) > 1:
