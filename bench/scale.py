@@ -15,8 +15,8 @@ from hashlib import blake2b
 SEED = 20260131
 
 # CPU microseconds of a core for one job, from the table of requests in bench/README.md, which is one run.
-GATEWAY_US = {"enqueue": 101, "next + ack": 456}
-BROKER_US = {"enqueue": 49, "next + ack": 147}
+GATEWAY_US = {"enqueue": 112, "next + ack": 391}
+BROKER_US = {"enqueue": 50, "next + ack": 152}
 LOAD = 0.5
 """Of a core, that is counted on: a line of the log for each request, TLS and larger jobs come on top."""
 GATEWAY_JOBS_S = LOAD * 1e6 / sum(GATEWAY_US.values())
