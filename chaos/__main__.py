@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -131,6 +132,8 @@ def report(verdict: Verdict, seed: int, seconds: float) -> str:
 
 def main() -> int:
     """Runs one command in a directory of its own, which stays when a promise was broken."""
+    # A plain `kill` unwinds like Ctrl-C does: what was started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     asked = _arguments()
     kept = asked.directory is not None
     asked.directory = asked.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
