@@ -107,8 +107,7 @@ class Jobs:
         )
         if delivery is not None:
             return self._delivered(call, queue, delivery, preference)
-        closing: Headers = [(b"connection", b"close")] if self._receiver.draining else []
-        return Answer(204, headers=[NO_STORE, *preference, *closing])
+        return Answer(204, headers=[NO_STORE, *preference])
 
     async def peek(self, call: Call) -> Answer:
         queue = call.queue()

@@ -260,10 +260,10 @@ class Line:
     # Those who ask once
 
     def _ask_once(self, waiter: Waiter) -> None:
-        able = self._able(self.feeders)
-        shut, able = able, [feeder for feeder in able if not feeder.shut]
+        reading = self._able(self.feeders)
+        able = [feeder for feeder in reading if not feeder.shut]
         if not able:
-            waiter.end(shut[0].trouble() if shut else BackendUnavailable("no Kestrel server is known yet"))
+            waiter.end(reading[0].trouble() if reading else BackendUnavailable("no Kestrel server is known yet"))
             return
         waiter.asks = len(able)
         if len(able) > 1:
