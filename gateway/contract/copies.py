@@ -1,6 +1,6 @@
 """A stored item written once more: for its next attempt, as a dead letter, and back to its queue. Pure functions.
 
-1. The payload keeps its own bytes, and every attribute that is not named here its own.
+1. The payload keeps its own bytes, white space around it included, and every attribute that is not named here its own.
 2. A copy has the id and the expiry of what it copies.
 3. A dead letter is `attempt` 1 on the queue it lies on, and says in `deadattempts` how often it was delivered before.
 
@@ -62,7 +62,7 @@ def has_known_ttl(job: Job, item: bytes) -> bool:
     """
     if job.expires_s is not None:
         return True
-    return "enqueued" in job.event and "expires" not in (members(item) or {"expires": b""})
+    return "enqueued" in job.event and "expires" not in (_attributes(job, item) or {"expires": b""})
 
 
 def next_attempt(job: Job, item: bytes, attempt: int, error: str = "") -> Item | None:
@@ -72,7 +72,7 @@ def next_attempt(job: Job, item: bytes, attempt: int, error: str = "") -> Item |
     changes: dict[str, object] = {"attempt": min(attempt, MAX_ATTEMPT)}
     if error:
         changes["lasterror"] = plain(error)
-    data = _changed(item, changes)
+    data = _changed(job, item, changes)
     return None if data is None else Item(job.id, data, job.expires_s)
 
 
@@ -87,7 +87,7 @@ def dead_letter(job: Job, item: bytes, burial: Burial) -> Item:
     }
     if burial.error:
         marks["lasterror"] = plain(burial.error)
-    data = _changed(item, marks) if job.id is not None else None
+    data = _changed(job, item, marks) if job.id is not None else None
     if data is not None and job.id is not None:
         return Item(job.id, data)
     letter_id = new_id()
@@ -106,7 +106,7 @@ def revived(letter: bytes) -> Item:
         return Item(job.id or "", body_of(job))
     if job.id is None or "deadqueue" not in job.event:
         return Item("", letter)
-    data = _changed(letter, {"attempt": 1} | dict.fromkeys(_DEAD))
+    data = _changed(job, letter, {"attempt": 1} | dict.fromkeys(_DEAD))
     return Item(job.id, letter if data is None else data, job.expires_s)
 
 
@@ -121,15 +121,31 @@ def plain(error: str) -> str:
     return _NOT_IN_STRINGS.sub(" ", error)[:MAX_ERROR].strip()
 
 
-def _changed(item: bytes, changes: dict[str, object]) -> bytes | None:
-    """The envelope with these attributes, None meaning without; its payload last. None when it cannot be written."""
-    found = members(item)
+def _changed(job: Job, item: bytes, changes: dict[str, object]) -> bytes | None:
+    """The envelope with these attributes, None meaning without; its payload last. None when it cannot be written.
+
+    The payload is the one that consumers get (`job`): a second reading might not give the same bytes.
+    """
+    found = _attributes(job, item)
     if found is None:
         return None
     try:
-        kept = [(name, value) for name, value in found.items() if name not in changes and name not in _PAYLOAD]
-        kept += [(name, orjson.dumps(value)) for name, value in changes.items() if value is not None]
-        kept += [(name, value) for name, value in found.items() if name in _PAYLOAD]
-        return b"{%b}" % b",".join(b"%b:%b" % (orjson.dumps(name), value) for name, value in kept)
+        parts = [(name, value) for name, value in found.items() if name not in changes]
+        parts += [(name, orjson.dumps(value)) for name, value in changes.items() if value is not None]
+        if job.member:
+            parts.append((job.member, job.payload))
+        return b"{%b}" % b",".join(b"%b:%b" % (orjson.dumps(name), value) for name, value in parts)
     except orjson.JSONEncodeError:
         return None  # a name with a lone surrogate
+
+
+def _attributes(job: Job, item: bytes) -> dict[str, bytes] | None:
+    """The envelope's members but for its payload, each by its own bytes. None when they cannot be told apart.
+
+    Where the payload is the last member, as the gateway writes it, it is cut off and not read again.
+    """
+    payload = b',"%b":%b}' % (job.member.encode(), job.payload)
+    found = members(item.removesuffix(payload) + b"}") if job.member and item.endswith(payload) else None
+    if found is None:
+        found = members(item)
+    return None if found is None else {name: value for name, value in found.items() if name not in _PAYLOAD}

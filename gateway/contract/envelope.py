@@ -104,8 +104,9 @@ def _split(item: bytes) -> _Event | None:
             check_json(payload)
         except ValueError:
             continue
-        if head.count(b'":') != len(attributes) or _SPACED_NAME.search(head):
-            return None  # perhaps a repeated name
+        perhaps_repeated = head.count(b'":') != len(attributes) or _SPACED_NAME.search(head)
+        if perhaps_repeated and members(head + b"}") is None:
+            return None
         return _event(attributes, member, payload)
     return None
 

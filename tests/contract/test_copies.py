@@ -2,7 +2,7 @@
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.contract.copies import (
@@ -19,6 +19,7 @@ from gateway.contract.copies import (
 )
 from gateway.contract.envelope import MAX_ATTEMPT, body_of, unwrap
 from gateway.contract.item import Stamp, wrap
+from gateway.contract.json_text import MAX_DEPTH
 
 NOW_S = 1_800_000_000.0
 BURIAL = Burial(Death.REJECTED, "emails", 3, NOW_S, "no such user")
@@ -123,14 +124,124 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=10,
 )
+BLANK = st.text(alphabet=" \t\r\n", max_size=3).map(str.encode)
+SPACED_JSON = st.tuples(BLANK, JSON.map(orjson.dumps), BLANK).map(b"".join)
+JSON_TYPES = ("application/json", "application/json; charset=utf-8", 'application/json; of=":"', "text/json", None)
+OTHER_TYPES = (
+    "text/plain",
+    "text/plain; charset=utf-8",
+    "text/plain; charset=utf-16",
+    "text/csv; charset=latin-1",
+    'text/plain; of=",\\"data\\":"',
+    "application/xml",
+    "application/x-www-form-urlencoded",
+    "application/octet-stream",
+)
+JSON_BODIES = (
+    b'\n{"a": 1}\n',
+    b' \t\r\n{"a": 1}\r\n\t ',
+    b" 1.10 ",
+    b"\n[1e400, 12345678901234567890123]\n",
+    b'{"a":1,"a":2, "data" :{"data_base64":"x"}}\n',
+    b'\n"\\ud800 \\u0041 \\/ \\ufeff"\n',
+    b"\nnull\n",
+    b'\n"text"\n',
+    b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":"\\n"}\n',
+    b"\n" + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"\n",
+)
+OTHER_BODIES = (
+    b"",
+    b"\n{} \n",
+    b"\xef\xbb\xbftext",
+    b"\xff\xfet\x00",
+    b"\xed\xa0\x80",
+    b"\x00\r\n\x7f",
+    "line one\nline two\u2028\U0001f600\uffff".encode(),
+    b'","data":1}',
+)
+
+
+def through_every_copy(item, error="failed"):
+    """The item after a retry, as a dead letter, redriven, and after one more retry."""
+    retried = next_attempt(unwrap(item), item, 2, error).data
+    yield "retried", retried
+    buried = dead_letter(unwrap(retried), retried, BURIAL).data
+    yield "buried", buried
+    redriven = revived(buried).data
+    yield "redriven", redriven
+    yield "retried again", next_attempt(unwrap(redriven), redriven, 2).data
+
+
+def assert_kept(item, body):
+    before = unwrap(item)
+    assert body_of(before) == body
+    for step, copy in through_every_copy(item):
+        after = unwrap(copy)
+        assert body_of(after) == body, step
+        assert (after.id, after.content_type, after.member, after.payload) == (
+            before.id,
+            before.content_type,
+            before.member,
+            before.payload,
+        ), step
+
+
+@pytest.mark.parametrize("content_type", JSON_TYPES)
+@pytest.mark.parametrize("body", JSON_BODIES)
+def test_every_copy_of_json_has_its_bytes(body, content_type):
+    """White space around it, numbers, repeated members and escapes stay, whatever its type's parameters say."""
+    assert_kept(stored(body, content_type), body)
+
+
+@pytest.mark.parametrize("content_type", OTHER_TYPES)
+@pytest.mark.parametrize("body", JSON_BODIES + OTHER_BODIES)
+def test_every_copy_of_text_and_bytes_has_its_bytes(body, content_type):
+    """Also a byte-order mark, other charsets, and what is no UTF-8."""
+    assert_kept(stored(body, content_type), body)
+
+
+@pytest.mark.parametrize("data", [b'\n{"a": 1}\n', b' "text" ', b"1e400"])
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"specversion":"1.0","id":"1","source":"s","type":"t","data":%b}',
+        b' {"specversion" : "1.0", "id":"1", "source":"s", "type":"t","data":%b} \n',
+        b'{"data":%b,"specversion":"1.0","id":"1","source":"s","type":"t"}',
+        b'{"specversion":"1.0","id":"1","source":"s","type":"t","subject":"a\\":b","data":%b}',
+        b'{"specversion":"1.0","id":"1","source":"s","type":"t","data_base64":null,"data":%b}',
+    ],
+)
+def test_a_copy_of_a_foreign_event_has_the_payload_that_its_first_consumer_got(event, data):
+    """However the event is written."""
+    item = event % data
+    assert_kept(item, body_of(unwrap(item)))
+
+
+@pytest.mark.parametrize("item", [b"\n{}\n", b"\xef\xbb\xbf{}", b"\x00", b'{"specversion":"1.0"} '])
+def test_a_raw_item_comes_back_from_the_dead_letters_through_copies_of_its_letter(item):
+    """The letter that wraps it may itself be copied: its bytes stay."""
+    letter = dead_letter(unwrap(item), item, BURIAL).data
+    again = next_attempt(unwrap(letter), letter, 2, "again").data
+    assert revived(again).data == item
+
+
+def test_a_copy_does_not_read_the_payload_again():
+    """A payload nested more deeply than the reader of whole items goes is copied all the same."""
+    body = b"[" * 1000 + b"]" * 1000
+    assert_kept(stored(body, "application/json"), body)
 
 
 @given(
-    body=st.binary(max_size=60) | JSON.map(orjson.dumps),
-    content_type=st.sampled_from([None, "text/plain", "application/octet-stream"]),
+    body=st.binary(max_size=60) | SPACED_JSON,
+    content_type=st.sampled_from([None, "text/plain", "application/octet-stream", 'text/plain; of=":"']),
     error=st.text(max_size=60).filter(lambda text: not any(0xD800 <= ord(c) < 0xE000 for c in text)),
     attempt=st.integers(1, 10**7),
 )
+@example(body=b'\n{"a": 1}\n', content_type=None, error="", attempt=1)
+@example(body=b" 0", content_type=None, error="", attempt=1)
+@example(body=b"0 ", content_type=None, error="", attempt=1)
+@example(body=b"\t\n\r null\t\n\r ", content_type=None, error="failed", attempt=2)
+@example(body=b"\n{}\n", content_type="text/plain", error="", attempt=1)
 def test_whatever_is_copied_is_read_back(body, content_type, error, attempt):
     """Through a retry, a burial and a revival the body, its type and the id stay."""
     item = stored(body, content_type)
@@ -142,3 +253,9 @@ def test_whatever_is_copied_is_read_back(body, content_type, error, attempt):
         assert (body_of(unwrap(item)), unwrap(item).id) == (body_of(job), "7")
         assert unwrap(item).content_type == job.content_type
     assert body_of(unwrap(item)) == body
+
+
+@given(body=SPACED_JSON, content_type=st.sampled_from(JSON_TYPES))
+def test_any_json_keeps_its_bytes_through_every_copy(body, content_type):
+    """Whatever white space stands around it."""
+    assert_kept(stored(body, content_type), body)
