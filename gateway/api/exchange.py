@@ -111,9 +111,9 @@ class Call:
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def order(self) -> dict[str, Any]:
+    async def order(self, limit_bytes: int = MAX_CONTROL_BYTES) -> dict[str, Any]:
         """The body as the JSON object that the contract describes. Raises InvalidBody, JobTooLarge."""
-        return self.spec.body(await self.read(MAX_CONTROL_BYTES))
+        return self.spec.body(await self.read(limit_bytes))
 
 
 Handler = Callable[[Call], Awaitable[Answer]]

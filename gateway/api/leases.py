@@ -7,13 +7,14 @@ from collections.abc import Awaitable
 from typing import Any
 
 from gateway.api.exchange import Answer, Call, json_answer
+from gateway.contract.copies import plain
 from gateway.contract.times import timestamp
 from gateway.errors import GatewayError, LeaseNotFound
 from gateway.leases.desk import Desk
 from gateway.leases.orders import LeaseView
 
 MAX_SETTLE_BYTES = 1 << 20
-"""Far more than the settlements that one request may have."""
+"""Of a body that settles: room for a thousand settlements, and for a failure report with every trace in it."""
 
 
 class Leases:
@@ -35,10 +36,10 @@ class Leases:
         return await self._desk.ack(lease_id, call.caller.tenant)
 
     async def nack(self, call: Call) -> Answer:
-        return _left(await self._nack(call, call.path("lease"), await call.order()))
+        return _left(await self._nack(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
 
     async def reject(self, call: Call) -> Answer:
-        return _left(await self._reject(call, call.path("lease"), await call.order()))
+        return _left(await self._reject(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
 
     async def extend(self, call: Call) -> Answer:
         order = await call.order()
@@ -47,7 +48,7 @@ class Leases:
 
     async def settle(self, call: Call) -> Answer:
         """Each settlement by itself, all at once; one result each, in the order of the body."""
-        order = call.spec.body(await call.read(MAX_SETTLE_BYTES))
+        order = await call.order(MAX_SETTLE_BYTES)
         work = [(each, self.ack_first(call, each)) for each in order.get("acks", ())]
         work += [(each["lease"], self._nack(call, each["lease"], each)) for each in order.get("nacks", ())]
         work += [(each["lease"], self._reject(call, each["lease"], each)) for each in order.get("rejects", ())]
@@ -61,12 +62,12 @@ class Leases:
             call.caller.tenant,
             position=order.get("position", ""),
             delay_s=float(order.get("delay", 0)),
-            reason=order.get("reason", ""),
+            reason=plain(order.get("reason", "")),
         )
 
     async def _reject(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseView:
         await self._check_queue(call, lease_id)
-        return await self._desk.reject(lease_id, call.caller.tenant, reason=order.get("reason", ""))
+        return await self._desk.reject(lease_id, call.caller.tenant, reason=plain(order.get("reason", "")))
 
     async def _own(self, call: Call, lease_id: str) -> LeaseView:
         """The lease, if its queue is for the caller. Raises LeaseNotFound, and as Desk.inspect."""

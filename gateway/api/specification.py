@@ -14,6 +14,7 @@ import orjson
 import yaml
 
 from gateway.api.parameters import Query
+from gateway.contract.json_text import load_lenient
 from gateway.errors import InvalidBody
 from gateway.keys import Scope
 from gateway.settings import Settings
@@ -51,8 +52,8 @@ class OperationSpec:
         if not raw and not self._body_required:
             return {}
         try:
-            value: dict[str, Any] = orjson.loads(raw)
-        except orjson.JSONDecodeError as exc:
+            value: dict[str, Any] = load_lenient(raw)
+        except ValueError as exc:
             raise InvalidBody(f"the body is not JSON: {exc}") from exc
         assert self._validator is not None
         for error in self._validator.iter_errors(value):

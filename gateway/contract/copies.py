@@ -30,7 +30,8 @@ from gateway.contract.media import BYTES_TYPE
 from gateway.contract.times import timestamp
 
 RAW_TYPE = "kestrel-gateway.raw"
-MAX_ERROR = 500
+MAX_ERROR = 1000
+_LAST = 300
 _DEAD = ("deadreason", "deadtime", "deadqueue", "deadattempts")
 _PAYLOAD = frozenset({"data", "data_base64"})
 
@@ -117,8 +118,23 @@ def died_on(letter: bytes) -> str | None:
 
 
 def plain(error: str) -> str:
-    """What an attribute can hold of it: one line without control characters, at most MAX_ERROR characters."""
-    return _NOT_IN_STRINGS.sub(" ", error)[:MAX_ERROR].strip()
+    """What an attribute can hold of it: one line without control characters, at most MAX_ERROR characters.
+
+    Of a longer one the beginning and the end are kept, where most reports say what happened, and between them stands
+    that it was cut.
+    """
+    if len(error) <= 2 * MAX_ERROR:
+        line = _line(error)
+        if len(line) <= MAX_ERROR:
+            return line
+        error = line
+    mark = f" [... cut, {len(error)} characters in all ...] "
+    first = MAX_ERROR - _LAST - len(mark)
+    return _line(error[:first]) + mark + _line(error[-_LAST:])
+
+
+def _line(text: str) -> str:
+    return _NOT_IN_STRINGS.sub(" ", text).strip()
 
 
 def _changed(job: Job, item: bytes, changes: dict[str, object]) -> bytes | None:

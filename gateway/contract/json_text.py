@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from json.decoder import JSONDecoder
 from typing import Any, NoReturn
 
 import orjson
+
+BOM = b"\xef\xbb\xbf"
+"""The byte-order mark that some editors write before UTF-8; in JSON it has no place (RFC 8259, section 8.1)."""
 
 MAX_DEPTH = 500
 """Levels of arrays and objects that are sure to be read. Both parsers read about a thousand, the standard one as far as
@@ -54,6 +58,25 @@ def check_json(text: bytes | memoryview) -> None:
             raise NestedTooDeeply from exc
         except json.JSONDecodeError as exc:
             raise ValueError(f"{exc.msg} at character {exc.pos}") from exc
+
+
+def load_lenient(text: bytes) -> Any:
+    """The value of a JSON text. One leading byte-order mark is passed over; a lone surrogate, as a string has that was cut
+    between the two halves of an emoji, is a question mark.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    text = text.removeprefix(BOM)
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        if b"\\u" not in text:
+            raise
+        with contextlib.suppress(ValueError, RecursionError):
+            whole = json.dumps(json.loads(text.decode()), ensure_ascii=False)
+            return orjson.loads(whole.encode(errors="replace"))
+        raise
 
 
 def members(text: bytes) -> dict[str, bytes] | None:

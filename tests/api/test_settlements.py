@@ -170,7 +170,6 @@ def test_a_reject_ends_the_job(http, queue, lease):
         ("nack", {"delay": "5"}),
         ("nack", {"delay": True}),
         ("nack", {"reason": 5}),
-        ("nack", {"reason": "x" * 1001}),
         ("reject", {"delay": 5}),
         ("reject", {"reason": None}),
         ("reject", []),
@@ -181,6 +180,57 @@ def test_a_bad_settlement_settles_nothing(http, lease, path, body):
     answer = http.post(f"{lease}/{path}", json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
     assert http.get(lease).json()["state"] == "held"
+
+
+TRACE = "Traceback (most recent call last):\n" + '  File "work.py", line 1, in work\n' * 25_000 + "OSError: disk full"
+
+
+def assert_cut(error):
+    assert error.startswith("Traceback (most recent call last):   File")
+    assert error.endswith("OSError: disk full")
+    assert f"cut, {len(TRACE)} characters in all" in error
+    assert len(error) <= 1000
+
+
+def test_a_failure_report_of_any_length_is_taken(http, queue):
+    """Within the body's limit; stored is its beginning and its end, and that it was cut."""
+    enqueue(http, queue, 1)
+    job = take(http, queue)
+    assert http.post(job["lease"]["url"] + "/nack", json={"reason": TRACE}).status_code == 204
+    job = take(http, queue)
+    assert_cut(job["attributes"]["lasterror"])
+    body = {"nacks": [{"lease": job["lease"]["id"], "reason": "y" * 1001}]}
+    assert http.post("/leases/settle", json=body).json()["results"][0]["status"] == 204
+    job = take(http, queue)
+    assert "cut, 1001 characters in all" in job["attributes"]["lasterror"]
+    assert http.post(job["lease"]["url"] + "/reject", json={"reason": TRACE}).status_code == 204
+    assert_cut(http.get(f"/queues/{queue}/dead-letters/peek").json()["attributes"]["lasterror"])
+    http.post(f"/queues/{queue}/redrive")
+    job = take(http, queue)
+    body = {"rejects": [{"lease": job["lease"]["id"], "reason": TRACE}]}
+    assert http.post("/leases/settle", json=body).json()["results"][0]["status"] == 204
+    assert_cut(http.get(f"/queues/{queue}/dead-letters/peek").json()["attributes"]["lasterror"])
+
+
+def test_a_failure_report_over_the_body_s_limit_settles_nothing(http, lease):
+    """413 says so."""
+    answer = http.post(lease + "/nack", json={"reason": "x" * (1 << 20)})
+    assert (answer.status_code, answer.json()["code"]) == (413, "job-too-large")
+    assert http.get(lease).json()["state"] == "held"
+
+
+@pytest.mark.parametrize(
+    ("body", "stored"),
+    [
+        (b'\xef\xbb\xbf{"reason": "from an editor"}', "from an editor"),
+        (b'{"reason": "cut in an emoji \\ud83d"}', "cut in an emoji ?"),
+        (b'{"reason": "an emoji \\ud83d\\ude00"}', "an emoji \U0001f600"),
+    ],
+)
+def test_a_failure_report_is_taken_as_programs_write_it(http, queue, lease, body, stored):
+    """With a byte-order mark; with half an emoji, as strings have that were cut by length in JavaScript."""
+    assert http.post(lease + "/nack", content=body).status_code == 204
+    assert take(http, queue)["attributes"]["lasterror"] == stored
 
 
 def test_many_are_settled_each_by_itself(http, queue):

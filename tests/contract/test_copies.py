@@ -115,8 +115,20 @@ def test_attempts_end_at_the_contract_s_limit():
 def test_an_error_is_one_line_of_bounded_length():
     """Control characters, which no attribute may hold, are blanks; what is too long is cut."""
     assert plain("a\x00b\r\n\x9fc") == "a b c"
-    assert len(plain("ä" * 2000)) == MAX_ERROR
     assert plain("\n") == ""
+
+
+@pytest.mark.parametrize("length", [MAX_ERROR + 1, 2 * MAX_ERROR, 2 * MAX_ERROR + 1, 1_000_000])
+def test_a_long_error_keeps_its_ends_and_says_that_it_was_cut(length):
+    """Where most reports say what happened; up to the limit it is whole."""
+    error = "Error: " + "ä" * (length - 13) + " line5"
+    shown = plain(error)
+    assert len(shown) == MAX_ERROR
+    assert shown.startswith("Error: ä")
+    assert shown.endswith("ä line5")
+    assert f" [... cut, {length} characters in all ...] " in shown
+    assert plain(shown) == shown
+    assert plain("ä" * MAX_ERROR) == "ä" * MAX_ERROR
 
 
 JSON = st.recursive(
