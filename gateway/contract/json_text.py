@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import orjson
 
 BOM = b"\xef\xbb\xbf"
-"""The byte-order mark that some editors write before UTF-8; in JSON it has no place (RFC 8259, section 8.1)."""
+"""The byte-order mark that some editors write before UTF-8; no JSON text begins with it (RFC 8259, section 8.1)."""
 
 MAX_DEPTH = 500
 """Levels of arrays and objects that are sure to be read. Both parsers read about a thousand, the standard one as far as
