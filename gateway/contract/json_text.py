@@ -61,8 +61,8 @@ def check_json(text: bytes | memoryview) -> None:
 
 
 def load_lenient(text: bytes) -> Any:
-    """The value of a JSON text. One leading byte-order mark is passed over; a lone surrogate, as a string has that was cut
-    between the two halves of an emoji, is a question mark.
+    """The value of a JSON text. One leading byte-order mark is passed over; a lone surrogate, as a string has that was
+    cut between the two halves of an emoji, is a question mark.
 
     Raises:
         ValueError: it is not JSON.
