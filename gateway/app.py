@@ -243,6 +243,8 @@ class Gateway:
         async with self._tasks:
             await self._kestrel.start()
             await self._office.start()
+            loop = asyncio.get_running_loop()
+            loop.call_later(longest_lease(self._settings), self._ids.refuse_old_form)
             try:
                 yield
             finally:

@@ -27,8 +27,9 @@ _NAMESPACE = re.compile(r"(?=.{1,32}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 # An Origin header as browsers write it: no path, no upper case (RFC 6454, section 6.2). `*` and `null` are none.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z*?#@,]+")
 
+LONGEST_INSTANCE = 100
 # A URL of a host, an IPv6 address or a name, and nothing behind it.
-_INSTANCE = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_INSTANCE = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 
 
 def _setting(
@@ -211,8 +212,10 @@ class Settings:
         return self.advertise.rstrip("/").lower()
 
     def _check_cluster(self) -> None:
-        if self.advertise and not (_INSTANCE.fullmatch(self.instance) and len(self.instance) <= 100):
-            raise SettingsError(f"advertise: {self.advertise!r} is not http(s)://HOST[:PORT] of at most 100 characters")
+        if self.advertise and not is_instance(self.instance):
+            raise SettingsError(
+                f"advertise: {self.advertise!r} is not http(s)://HOST[:PORT] of at most {LONGEST_INSTANCE} characters"
+            )
         if self.advertise and not self.cluster_secret and self.cluster_secret_file is None:
             raise SettingsError("advertise: needs --cluster-secret or --cluster-secret-file, the same for all replicas")
         if not self.advertise and (self.cluster_secret or self.cluster_secret_file):
@@ -235,6 +238,12 @@ class Settings:
                 f"broker-listen: {host!r} is not a loopback address and the memcache protocol authenticates nobody; "
                 "say --no-auth where everybody who reaches it may use it"
             )
+
+
+def is_instance(url: str) -> bool:
+    """Whether the URL can be that of an instance: scheme, host and port, and nothing else."""
+    found = _INSTANCE.fullmatch(url)
+    return found is not None and len(url) <= LONGEST_INSTANCE and int(found[1] or 80) < 65536
 
 
 def flag(spec: dataclasses.Field[Any]) -> str:

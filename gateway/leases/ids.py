@@ -2,10 +2,14 @@
 
     version 1 | key id 1 | boot id 8 | nonce 16 | instance n | tag 16      56 to 192 characters of URL-safe base64
 
-The instance is the URL at which the other replicas reach the worker's gateway, filled up with zero bytes so that no
-character of the id is without meaning; a gateway that has no replicas writes none. The URL can be read by whoever has
-the id, as the address of any web server. The tag is keyed BLAKE2b (RFC 7693, 128 bits; a quarter of HMAC's cost here)
-over everything before it and the tenant's name, so an id tells nobody whose it is and is worth nothing to another one.
+The instance is the URL at which the other replicas reach the worker's gateway; a gateway that has no replicas writes
+none. The URL can be read by whoever has the id, as the address of any web server. The tag is keyed BLAKE2b (RFC 7693,
+128 bits; a quarter of HMAC's cost here) over everything before it and the tenant's name, so an id tells nobody whose it
+is and is worth nothing to another tenant.
+
+One to three zero bytes end the instance. They fill it up, so that no character of the id is without meaning, and they
+separate it from the tenant's name, which holds none: no letter of one can be taken for a letter of the other. The old
+form had no zero byte where the URL's length was a multiple of three. It is read until `refuse_old_form`.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ from typing import NamedTuple
 
 from gateway.errors import LeaseNotFound
 from gateway.nonce import NONCE_BYTES, nonce
+from gateway.settings import LONGEST_INSTANCE, is_instance
 
 VERSION = 1
 BOOT_BYTES = 8
-LONGEST_INSTANCE = 102
 _TAG_BYTES = 16
 _INSTANCE_AT = 2 + BOOT_BYTES + NONCE_BYTES
 # In steps of four, and with no other character: one id has one spelling.
@@ -49,7 +53,8 @@ class LeaseIds:
         if len(instance) > LONGEST_INSTANCE:
             raise ValueError("the instance's URL is too long for a lease id")
         self.own = Owner(instance, boot_id)
-        self._own_tail = instance.encode("ascii") + bytes(-len(instance) % 3)
+        self._own_tail = instance.encode("ascii") + bytes(3 - len(instance) % 3) if instance else b""
+        self._old_form = True
         self.replace(keys)
 
     def replace(self, keys: Sequence[bytes]) -> None:
@@ -59,6 +64,10 @@ class LeaseIds:
         self._keys = [(bytes([VERSION, hashlib.sha256(key).digest()[0]]), _keyed(key)) for key in keys]
         head, self._signs_with = self._keys[0]
         self._own_head = head + bytes.fromhex(self.own.boot_id)
+
+    def refuse_old_form(self) -> None:
+        """From now on ids without a zero byte behind the instance are unknown."""
+        self._old_form = False
 
     def new(self, tenant: str = "") -> str:
         """An id that names this worker."""
@@ -77,8 +86,15 @@ class LeaseIds:
         unsigned, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
         for head, keyed in self._keys:
             if unsigned[:2] == head and hmac.compare_digest(tag, _tag(keyed, unsigned, tenant)):
-                return Owner(unsigned[_INSTANCE_AT:].rstrip(b"\0").decode("ascii"), unsigned[2 : 2 + BOOT_BYTES].hex())
+                return Owner(self._instance(unsigned[_INSTANCE_AT:]), unsigned[2 : 2 + BOOT_BYTES].hex())
         raise LeaseNotFound("no such lease")
+
+    def _instance(self, field: bytes) -> str:
+        """The URL in that field of an id, empty where there is none. Raises LeaseNotFound where it can be no URL."""
+        url = field.rstrip(b"\0").decode("ascii", "replace")
+        if field and not (is_instance(url) and (field.endswith(b"\0") or self._old_form)):
+            raise LeaseNotFound("no such lease")
+        return url
 
 
 def _keyed(key: bytes) -> hashlib.blake2b:

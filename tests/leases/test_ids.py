@@ -1,7 +1,9 @@
 """Lease ids: who made them, for whom, and that nobody else can."""
 
 import base64
-from hashlib import sha256
+import re
+from collections.abc import Iterator
+from hashlib import blake2b, sha256
 
 import pytest
 
@@ -55,6 +57,58 @@ def test_every_changed_character_is_noticed(url):
     for each in changed:
         with pytest.raises(LeaseNotFound):
             ids.owner(each)
+
+
+def resigned(lease: str, tenant: str) -> Iterator[tuple[str, str]]:
+    """Every other way to cut what was signed into an id and a tenant's name: each would have the same tag."""
+    raw = base64.urlsafe_b64decode(lease)
+    signed, tag = raw[:-16] + tenant.encode(), raw[-16:]
+    for at in range(len(signed) + 1):
+        if at != len(raw) - 16:
+            name = signed[at:].decode("latin-1")
+            yield base64.urlsafe_b64encode(signed[:at] + tag).decode(), name
+
+
+@pytest.mark.parametrize("url", URLS, ids=len)
+def test_no_letter_moves_between_the_id_and_the_tenant(url):
+    """An id of `abcshop` is none of `shop`, however what was signed is cut in two."""
+    ids = LeaseIds([KEY], BOOT, url)
+    forged = list(resigned(ids.new("abcshop"), "abcshop"))
+    assert any(re.fullmatch("[a-z]+", name) for _, name in forged)
+    for lease, tenant in forged:
+        if not tenant or re.fullmatch("[A-Za-z0-9_-]+", tenant):
+            with pytest.raises(LeaseNotFound):
+                ids.owner(lease, tenant)
+
+
+def old_form(key: bytes, url: str, tenant: str) -> str:
+    """An id as it was made before a zero byte separated the URL from the tenant."""
+    head = bytes([1, sha256(key).digest()[0]]) + bytes.fromhex(BOOT) + bytes(16)
+    unsigned = head + url.encode() + bytes(-len(url) % 3)
+    derived = blake2b(key, digest_size=32, person=b"lease id").digest()
+    tag = blake2b(unsigned + tenant.encode(), key=derived, digest_size=16).digest()
+    return base64.urlsafe_b64encode(unsigned + tag).decode()
+
+
+def test_the_old_form_is_read_for_a_while():
+    """A replica of the version before goes on giving it out during an update. Where a zero byte happens to be in it
+    already, or there is no URL, it is the new form.
+    """
+    ids = LeaseIds([KEY], BOOT)
+    unseparated = old_form(KEY, "http://gw:18080", "acme")  # 15 characters
+    assert ids.owner(unseparated, "acme").instance == "http://gw:18080"
+    ids.refuse_old_form()
+    with pytest.raises(LeaseNotFound):
+        ids.owner(unseparated, "acme")
+    for url in ("", "http://gw:8080", "http://gw:808"):
+        assert ids.owner(old_form(KEY, url, "acme"), "acme").instance == url
+
+
+@pytest.mark.parametrize("url", ["http://gw:8080shop", "http://gw:99999", "ftp://gw", "gw", "http://gw/x", "http://é"])
+def test_what_is_no_url_of_an_instance_is_never_used(url):
+    """Not even with the right tag, and in no form."""
+    with pytest.raises(LeaseNotFound):
+        LeaseIds([KEY], BOOT).owner(old_form(KEY, url, "acme"), "acme")
 
 
 def test_two_keys_while_they_change():

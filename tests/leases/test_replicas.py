@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 from gateway.leases.orders import Order, Verb
 from gateway.leases.replicas import PATH, SEAL_HEADER
 from gateway.leases.seal import Seal
+from tests.api.keyring import Keyring
 from tests.leases.cluster import SECRET, Cluster, Replica, clustered
 from tests.ledger import check, figures, total
 from tests.running import children_of
@@ -70,6 +72,28 @@ def test_every_settlement_works_through_the_other_replica(pair: list[Replica], q
         third = here.get(f"/queues/{queue}/next?timeout=5").json()
         assert there.post(third["lease"]["url"] + "/reject", json={"reason": "bad"}).status_code in (200, 204)
         assert here.get(f"/queues/{queue}/next?timeout=0").status_code == 204
+
+
+def test_an_id_that_was_signed_for_another_tenant_is_unknown_everywhere(cluster: Cluster, tmp_path: Path) -> None:
+    """`abcshop` and `shop`: letters of the tenant's name become part of no URL, here and at the other replica."""
+    keys = Keyring(tmp_path / "keys.toml")
+    keys.add("long", "abcshop")
+    keys.add("short", "shop")
+    owner, other = [cluster.start("--keys", str(keys.path)) for _ in range(2)]
+    with (
+        keys.client(owner, "long") as long,
+        keys.client(other, "long") as long_there,
+        keys.client(owner, "short") as here,
+        keys.client(other, "short") as there,
+    ):
+        lease = take(long, "q")["id"]
+        raw = base64.urlsafe_b64decode(lease)
+        moved = base64.urlsafe_b64encode(raw[:-16] + b"abc" + raw[-16:]).decode()
+        for http in (here, there):
+            for each in (lease, moved):
+                answer = http.get(f"/leases/{each}")
+                assert (answer.status_code, answer.json()["code"]) == (404, "lease-not-found")
+        assert long_there.post(f"/leases/{lease}/ack").status_code == 204
 
 
 def test_each_hop_is_counted(pair: list[Replica], queue: str) -> None:
