@@ -11,7 +11,8 @@ longer than GATHER_S: one batch is being stored, one lies ready behind it, and a
 3. A server that refuses closes its connection. What was sent behind a refused put may be stored all the same, by
    another commit than the one that failed; it was surely refused only where the server's status was the reason, since
    that is looked at before every put.
-Source of 3: kestrel-wire.md, "Names and errors": SERVER_ERROR [X].
+4. A server that loses or changes empty items is sent none, nor is one that has not said yet what it is.
+Source of 3: kestrel-wire.md, "Names and errors": SERVER_ERROR [X]. Of 4: "Servers that imitate it", 0-byte item.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError
 
-from gateway.errors import BackendUnavailable, GatewayError, OutcomeUnknown, QueueFull
+from gateway.errors import BackendUnavailable, GatewayError, NotSupported, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.codec import KestrelClient, Put
 from gateway.kestrel.connection import ConnectionLostError
@@ -61,17 +62,31 @@ class Writer:
         """A future that is done when the item is stored.
 
         Its exception: QueueFull; BackendUnavailable when nothing was sent, BackendRefused when the server said no;
-        OutcomeUnknown. Cancelled: the item may be stored.
+        NotSupported when it keeps no such item; OutcomeUnknown. Cancelled: the item may be stored.
         """
         future: asyncio.Future[None] = self._loop.create_future()
         if self._leaving:
             future.set_exception(BackendUnavailable(f"{self._server.address} is no server any more"))
+            return future
+        if not data and (refusal := self._no_empty_items()) is not None:
+            future.set_exception(refusal)
             return future
         self._waiting.append(((key, data, expiry), future))
         if self._gathered is None:
             full = len(self._sending) >= UNDER_WAY
             self._gathered = self._loop.call_later(GATHER_S, self._flush) if full else self._loop.call_soon(self._flush)
         return future
+
+    def _no_empty_items(self) -> GatewayError | None:
+        """Why the server is not sent an empty item; None where it may be (rule 4)."""
+        capabilities = self._server.capabilities
+        if capabilities is None:
+            return self._server.error
+        if capabilities.empty_items:
+            return None
+        return NotSupported(
+            f"an empty job is not stored: {capabilities.software} loses or changes it; send a byte or more"
+        )
 
     async def close(self) -> None:
         """Takes no more puts, and returns when every one has its outcome."""

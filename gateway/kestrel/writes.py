@@ -19,7 +19,7 @@ import random
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
-from gateway.errors import BackendUnavailable, GatewayError, OutcomeUnknown, QueueFull
+from gateway.errors import BackendUnavailable, GatewayError, NotSupported, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health
 from gateway.kestrel.server import Server
@@ -57,7 +57,7 @@ class Writes:
             except TimeoutError:
                 failure = _both(failure, OutcomeUnknown("no server stored the job in time"))
                 break
-            except (BackendUnavailable, QueueFull, OutcomeUnknown) as error:
+            except (BackendUnavailable, NotSupported, QueueFull, OutcomeUnknown) as error:
                 failure = _both(failure, error)
             else:
                 return
@@ -131,9 +131,14 @@ def _worth(writer: Writer, failure: GatewayError | None) -> bool:
 
 
 def _both(one: GatewayError | None, other: GatewayError) -> GatewayError:
-    """What is told of an item that two servers did not store: the less certain, then what is not known to be full."""
-    if one is None:
+    """What is told of an item that two servers did not store: the less certain, then what is not known to be full.
+
+    That one of them keeps no such item is told only where the other one does not either.
+    """
+    if one is None or isinstance(one, NotSupported):
         return other
+    if isinstance(other, NotSupported):
+        return one
     for kind in (OutcomeUnknown, BackendUnavailable):
         for each in (other, one):
             if isinstance(each, kind):

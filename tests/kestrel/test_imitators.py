@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.errors import BackendUnavailable, NotSupported
 from gateway.kestrel.health import Health
 from tests.kestrel.standin import Manners, StandIn, darner, siberite
 from tests.kestrel.support import client, until
@@ -121,6 +122,52 @@ def test_a_job_is_stored_taken_and_acked(kind, tmp_path):
             assert await kestrel.wait("q", 0).result() is None
             stats = await kestrel.queues()
             assert stats["q"].items == stats["q"].open_reads == 0
+
+    asyncio.run(main())
+
+
+@every_kind
+def test_an_empty_item_comes_back_or_is_refused(kind, tmp_path):
+    """Siberite loses it and Darner changes it: there it is refused, alone and in a batch, and nothing is sent."""
+
+    async def main():
+        async with reached(kind, tmp_path) as kestrel:
+            if kind in (darner, siberite, Siberite):
+                with pytest.raises(NotSupported, match="empty"):
+                    await kestrel.put("q", b"")
+                refused, stored = await kestrel.put_many("q", [(b"", 0), (b"x", 0)])
+                assert (type(refused), stored) == (NotSupported, None)
+            else:
+                await kestrel.put("q", b"")
+                assert await kestrel.put_many("q", [(b"x", 0)]) == [None]
+                read = await kestrel.wait("q", 2).result()
+                assert read.data == b""
+                await read.confirm()
+            read = await kestrel.wait("q", 2).result()
+            assert read.data == b"x"
+            await read.confirm()
+            assert await kestrel.wait("q", 0).result() is None
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [darner, siberite])
+def test_an_empty_item_goes_to_a_server_that_keeps_it(kind):
+    """Beside a Kestrel all of them are stored there; while that one is down they may be sent again later."""
+
+    async def main():
+        async with StandIn(kind()) as imitator:
+            async with StandIn() as beside, client(imitator.address, beside.address, ready=False) as kestrel:
+                await until(lambda: all(each.state is Health.UP for each in kestrel.backends()), 10)
+                for _ in range(20):
+                    await kestrel.put("q", b"")
+                    assert await kestrel.put_many("q", [(b"", 0)]) == [None]
+                assert (await kestrel.queues())["q"].items == 40
+                assert len(beside.queues["q"]) == 40
+            async with client(imitator.address, "127.0.0.1:1", ready=False) as kestrel:
+                await until(lambda: any(each.state is Health.UP for each in kestrel.backends()), 10)
+                with pytest.raises(BackendUnavailable):
+                    await kestrel.put("q", b"")
 
     asyncio.run(main())
 
