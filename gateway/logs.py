@@ -40,8 +40,11 @@ def set_up(log_format: str, log_level: str, process: str) -> None:
 class StandardError(logging.Handler):
     """Writes each line with one system call and no lock, so that lines of threads and processes do not mix."""
 
-    def createLock(self) -> None:  # noqa: N802 (the name is logging's)
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool:
+        if self.filter(record):
+            self.emit(record)
+            return True
+        return False
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
+from itertools import accumulate
 from json.decoder import JSONDecoder
 from typing import Any, NoReturn
 
@@ -14,8 +16,9 @@ BOM = b"\xef\xbb\xbf"
 """The byte-order mark that some editors write before UTF-8; no JSON text begins with it (RFC 8259, section 8.1)."""
 
 MAX_DEPTH = 500
-"""Levels of arrays and objects that are sure to be read. Both parsers read about a thousand, the standard one as far as
-the stack is not used already."""
+"""Levels of arrays and objects that are sure to be read."""
+_LIMIT = 1024
+"""Levels that are read at most. Source: orjson's own limit. The standard reader has none from Python 3.12 on."""
 
 _BLANK = " \t\n\r"
 _TOO_DEEP = f"nested too deeply: {MAX_DEPTH} levels are sure to be taken"
@@ -52,6 +55,7 @@ def check_json(text: bytes | memoryview) -> None:
             if decoded.startswith("\ufeff"):
                 raise
             _STRICT.decode(decoded)
+            _check_depth(decoded)
         except UnicodeDecodeError as exc:
             raise ValueError(f"not UTF-8 at byte {exc.start}") from exc
         except RecursionError as exc:
@@ -77,6 +81,18 @@ def load_lenient(text: bytes) -> Any:
             whole = json.dumps(json.loads(text.decode()), ensure_ascii=False)
             return orjson.loads(whole.encode(errors="replace"))
         raise
+
+
+_LITERAL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[^][{}"]+')
+_LEVELS = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
+def _check_depth(text: str) -> None:
+    """Raises NestedTooDeeply where `text`, which is JSON, has more than _LIMIT levels."""
+    if text.count("[") + text.count("{") > _LIMIT:
+        brackets = _LITERAL.sub("", text)
+        if max(accumulate(map(_LEVELS.__getitem__, brackets)), default=0) > _LIMIT:
+            raise NestedTooDeeply
 
 
 def members(text: bytes) -> dict[str, bytes] | None:
@@ -162,4 +178,6 @@ def _skip(source: str, at: int) -> int:
 
 
 def _value(source: str, at: int) -> tuple[Any, int]:
-    return _STRICT.raw_decode(source, at)
+    value, end = _STRICT.raw_decode(source, at)
+    _check_depth(source[at:end])
+    return value, end
