@@ -14,9 +14,9 @@ import sys
 import threading
 
 
-def tied(module: str, *arguments: str) -> list[str]:
+def tied(module: str, *arguments: str, python: str = sys.executable) -> list[str]:
     """The command that runs `module` on a lifeline."""
-    return [sys.executable, __file__, module, *arguments]
+    return [python, __file__, module, *arguments]
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ class Running:
     """One `serve`. Its whole process group is ended by `kill`. started: every one that somebody has still."""
 
     started: ClassVar[weakref.WeakSet[Running]] = weakref.WeakSet()
+    python: str = sys.executable
+    folder: Path | None = None  # where it starts; None: here, so that it runs from the sources
 
     def __init__(self, data: Path, *flags: str, port: int | None = None) -> None:
         self.data = data
@@ -48,10 +51,15 @@ class Running:
 
     def start(self) -> None:
         """Starts it, again on the same port and directory, and returns when it is ready."""
-        command = tied("gateway", "serve", "--port", str(self.port), "--data", str(self.data))
+        command = tied("gateway", "serve", "--port", str(self.port), "--data", str(self.data), python=self.python)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *self.flags], stdout=log, stderr=log, stdin=lifeline(), start_new_session=True
+                [*command, *self.flags],
+                stdout=log,
+                stderr=log,
+                stdin=lifeline(),
+                start_new_session=True,
+                cwd=self.folder,
             )
         deadline_s = time.monotonic() + START_S
         while True:
