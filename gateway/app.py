@@ -35,6 +35,7 @@ from gateway.api.replicas import Reception
 from gateway.api.routes import router
 from gateway.api.service import Service
 from gateway.api.specification import Specification, longest_lease
+from gateway.api.webhook import Webhook
 from gateway.clustersecret import secrets_of
 from gateway.contract.names import Namespace
 from gateway.delivery.catalog import Catalog
@@ -146,6 +147,7 @@ class Gateway:
             service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel),
             metrics=Metrics(self._desk.figures, settings.workers),
+            webhook=Webhook(settings.webhook_origins),
         )
         self._router.lifespan_context = self._lifespan
         self._changed = asyncio.Event()

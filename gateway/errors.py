@@ -24,6 +24,7 @@
      +- LeaseForgotten        nobody knows any more what became of it
      +- JobTooLarge, HeadersTooLarge
      +- UnsupportedEncoding   the body is compressed
+     +- UnsupportedType       the body holds events or jobs in a form that is not read
      +- RateLimited           the key asks too often
      +- IdempotencyInFlight   the first request with this key has no outcome yet
      +- IdempotencyKeyReused  the key came with another request before
@@ -36,6 +37,7 @@
          |   +- ServerUnavailable   the one that was named could not be asked
          +- QueueFull
          +- TooManyWaiters, TooManyLeases
+         +- PartlyStored      some jobs of the request are stored, the others may be later
          +- Draining
 
 `code` is stable and appears in answers, logs and metrics; `status` is the HTTP status (RFC 9110); `retryable`
@@ -251,6 +253,12 @@ class UnsupportedEncoding(GatewayError):
     title = "The body is compressed"
 
 
+class UnsupportedType(GatewayError):
+    code = "unsupported-media-type"
+    status = 415
+    title = "The body's type is not supported"
+
+
 class RateLimited(GatewayError):
     """retry_after_s: when the next request is allowed, rounded up."""
 
@@ -345,6 +353,11 @@ class TooManyLeases(Unavailable):
     def __init__(self, detail: str, retry_after_s: int = 1) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class PartlyStored(Unavailable):
+    code = "partly-stored"
+    title = "Only some of the jobs are stored"
 
 
 class Draining(Unavailable):

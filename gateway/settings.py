@@ -27,6 +27,9 @@ _NAMESPACE = re.compile(r"(?=.{1,32}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 # An Origin header as browsers write it: no path, no upper case (RFC 6454, section 6.2). `*` and `null` are none.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z*?#@,]+")
 
+# A DNS name as a sender of events calls itself, or any (HTTP 1.1 Web Hooks for Event Delivery, section 4.1.2).
+_SENDER = re.compile(r"\*|(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+
 LONGEST_INSTANCE = 100
 # A URL of a host, an IPv6 address or a name, and nothing behind it.
 _INSTANCE = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
@@ -59,6 +62,10 @@ class Settings:
         (), "further Host names accepted without --keys, beside loopback (repeatable)"
     )
     allowed_origins: tuple[str, ...] = _setting((), "Origins whose pages may call from a browser (CORS; repeatable)")
+    webhook_origins: tuple[str, ...] = _setting(
+        (),
+        "senders of events that web hooks of queues are granted to, by WebHook-Request-Origin; `*`: any (repeatable)",
+    )
     ssl_certfile: Path | None = _setting(None, "PEM file with the certificate and its chain; serves HTTPS alone")
     ssl_keyfile: Path | None = _setting(None, "PEM file with the certificate's private key, where it is another file")
     ssl_keyfile_password: str = _setting("", "of the private key; better given by its variable")
@@ -185,6 +192,9 @@ class Settings:
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise SettingsError(f"allowed-origins: {origin!r} is not an origin, such as https://app.example:8443")
+        for sender in self.webhook_origins:
+            if not _SENDER.fullmatch(sender):
+                raise SettingsError(f"webhook-origins: {sender!r} is not a DNS name, such as eventgrid.azure.net, or *")
         if self.broker_listen:
             self._check_broker_listen()
         if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_ca_certs):

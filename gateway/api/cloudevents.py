@@ -1,7 +1,10 @@
 """The HTTP binding of CloudEvents, read: what a request that enqueues says in its headers, and the items it stands for.
 
 Content modes: plain (any body: one job), binary (`ce-` headers), structured (`application/cloudevents+json`), batch
-(`application/cloudevents-batch+json`) and lines (`application/x-ndjson`: one job of JSON a line).
+(`application/cloudevents-batch+json`) and lines (`application/x-ndjson` and its other names: one job of JSON a line).
+
+1. Structured and batch mode are chosen by the Content-Type alone: an event may be in the headers, too (section 3.2.3).
+2. With any other Content-Type `ce-` headers mean binary mode, and the body is the event's data whatever its type.
 Source: CloudEvents HTTP binding 1.0.2, section 3; its JSON format, section 4 (batches).
 """
 
@@ -14,8 +17,19 @@ from functools import lru_cache
 
 from gateway.contract.event import from_header
 from gateway.contract.item import Item, Stamp, wrap, wrap_binary, wrap_event
-from gateway.contract.json_text import elements
-from gateway.contract.media import JSON_TYPE, MAX_LENGTH, essence, is_media_type
+from gateway.contract.json_text import BOM, elements
+from gateway.contract.media import (
+    BATCH_TYPE,
+    JSON_TYPE,
+    LINES_TYPE,
+    MAX_LENGTH,
+    STRUCTURED_TYPE,
+    contradict,
+    essence,
+    is_lines_type,
+    is_media_type,
+    is_unread_type,
+)
 from gateway.contract.trace import is_traceparent, is_tracestate
 from gateway.errors import (
     BadRequest,
@@ -25,6 +39,7 @@ from gateway.errors import (
     InvalidParameter,
     JobTooLarge,
     UnsupportedEncoding,
+    UnsupportedType,
 )
 
 
@@ -37,13 +52,12 @@ class Mode(Enum):
     BATCH = "batch"
     LINES = "lines"
 
+    UNREAD = "unread"
+    """Events, or many jobs, in a form that is not read here: no job."""
+
 
 MANY = frozenset({Mode.BATCH, Mode.LINES})
-_MODES = {
-    "application/cloudevents+json": Mode.STRUCTURED,
-    "application/cloudevents-batch+json": Mode.BATCH,
-    "application/x-ndjson": Mode.LINES,
-}
+EVENTS = frozenset({Mode.BINARY, Mode.STRUCTURED, Mode.BATCH})
 
 
 @dataclass(slots=True)
@@ -62,10 +76,12 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
 
     Raises:
         InvalidParameter: a Content-Type that is none, or two. UnsupportedEncoding: a compressed body.
-        InvalidEvent: a `ce-` header that is not UTF-8, comes twice, or together with another mode.
+        InvalidEvent: in binary mode a `ce-` header that is not UTF-8 or comes twice, or a `ce-datacontenttype` that
+        contradicts the Content-Type.
     """
     heading = Heading()
     types = 0
+    attributes: list[tuple[bytes, bytes]] = []
     parents: list[bytes] = []
     states: list[bytes] = []
     for name, value in headers:
@@ -75,28 +91,29 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedEncoding("Content-Encoding: bodies are stored as they come, so none may be compressed")
         elif name[:3] == b"ce-":
-            _add_attribute(heading, name[3:].decode("latin-1"), value)
+            attributes.append((name[3:], value))
         elif name == b"traceparent":
             parents.append(value)
         elif name == b"tracestate":
             states.append(value)
     if types > 1:
         raise InvalidParameter(f"Content-Type: one is allowed, {types} came")
-    if heading.attributes:
-        if heading.mode is not Mode.PLAIN:
-            raise InvalidEvent(f"ce- headers do not go with {heading.content_type}")
+    if attributes and heading.mode not in (Mode.STRUCTURED, Mode.BATCH):
         heading.mode = Mode.BINARY
+        _set_attributes(heading, attributes)
     if len(parents) == 1:
         _set_trace(heading, parents[0], b",".join(states))
     return heading
 
 
 def one_item(heading: Heading, body: bytes, stamp: Stamp, job_id: str) -> Item:
-    """The item of a request that brings one job. Raises InvalidBody, InvalidEvent."""
+    """The item of a request that brings one job. Raises InvalidBody, InvalidEvent, UnsupportedType."""
     if heading.mode is Mode.PLAIN:
         return wrap(body, heading.content_type, job_id=job_id, stamp=stamp)
     if heading.mode is Mode.STRUCTURED:
-        return wrap_event(body, job_id=job_id, stamp=stamp)
+        return wrap_event(body.removeprefix(BOM), job_id=job_id, stamp=stamp)
+    if heading.mode is Mode.UNREAD:
+        raise UnsupportedType(_instead(heading.content_type or ""))
     return wrap_binary(heading.attributes, body, heading.content_type, job_id=job_id, stamp=stamp)
 
 
@@ -127,6 +144,7 @@ def many_items(
 
 
 def _parts(heading: Heading, body: bytes) -> Iterator[bytes]:
+    body = body.removeprefix(BOM)
     if heading.mode is Mode.LINES:
         for line in body.split(b"\n"):
             text = line.strip(b" \t\r")
@@ -148,15 +166,45 @@ def _read_type(value: bytes) -> tuple[str | None, Mode]:
         raise InvalidParameter(
             f"Content-Type: {content_type[:80]!r} is not a media type of at most {MAX_LENGTH} characters"
         )
-    return content_type, _MODES.get(essence(content_type), Mode.PLAIN)
+    return content_type, _mode(essence(content_type))
 
 
-def _add_attribute(heading: Heading, name: str, value: bytes) -> None:
-    if name == "datacontenttype":
-        raise InvalidEvent("datacontenttype: in binary mode it is the Content-Type")
-    if name in heading.attributes:
-        raise InvalidEvent(f"{name[:80]}: its header comes twice")
-    heading.attributes[name] = from_header(name[:80], value)
+def _mode(media_type: str) -> Mode:
+    if media_type == STRUCTURED_TYPE:
+        return Mode.STRUCTURED
+    if media_type == BATCH_TYPE:
+        return Mode.BATCH
+    if is_lines_type(media_type):
+        return Mode.LINES
+    return Mode.UNREAD if is_unread_type(media_type) else Mode.PLAIN
+
+
+def _instead(content_type: str) -> str:
+    """What to send instead of a form that is not read."""
+    shown = f"Content-Type: {content_type[:80]!r} is not read here"
+    if content_type.lower().startswith("application/cloudevents"):
+        return f"{shown}; send an event as {STRUCTURED_TYPE}, or several as {BATCH_TYPE}"
+    return f"{shown}; send many jobs as {LINES_TYPE}, one JSON text a line"
+
+
+def _set_attributes(heading: Heading, headers: list[tuple[bytes, bytes]]) -> None:
+    for raw_name, raw in headers:
+        name = raw_name.decode("latin-1")
+        if name in heading.attributes:
+            raise InvalidEvent(f"{name[:80]}: its header comes twice")
+        heading.attributes[name] = from_header(name[:80], raw)
+    stated = heading.attributes.pop("datacontenttype", None)
+    if stated is None:
+        return
+    if not is_media_type(stated):
+        raise InvalidEvent(f"datacontenttype: {stated[:80]!r} is not a media type")
+    if heading.content_type is None:
+        heading.content_type = stated
+    elif contradict(heading.content_type, stated):
+        raise InvalidEvent(
+            f"datacontenttype: {stated[:80]!r} contradicts the Content-Type, {heading.content_type[:80]!r}; "
+            "leave out the header ce-datacontenttype"
+        )
 
 
 def _set_trace(heading: Heading, parent: bytes, state: bytes) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
-import orjson
-
-from gateway.api.cloudevents import MANY, Heading, many_items, one_item, read_heading
+from gateway.api.cloudevents import EVENTS, MANY, Heading, Mode, many_items, one_item, read_heading
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers, json_answer
 from gateway.api.idempotency import Once
 from gateway.api.leases import Leases
+from gateway.api.prefer import preferences
 from gateway.api.rendering import render
 from gateway.api.specification import longest_lease
 from gateway.contract.item import Item, Stamp
@@ -18,13 +17,11 @@ from gateway.delivery.idempotency import NewId
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.receive import Delivery, Receiver
-from gateway.errors import ForbiddenPrefetch, GatewayError, InvalidParameter
+from gateway.errors import ForbiddenPrefetch, GatewayError, InvalidParameter, PartlyStored
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
 
-_WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE)
-
-
+_WAIT = re.compile(r"[0-9]{1,9}")
 _ORDERING_KEY = re.compile(r"[!-~]{1,256}")
 
 
@@ -59,7 +56,9 @@ class Jobs:
         heading = read_heading(call.scope["headers"])
         many = heading.mode in MANY and not queue.policy.raw
         body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
-        return await self._once.answer(call, queue, body, lambda ids: self._store(call, queue, heading, body, ids))
+        empty = _wants_no_body(call, heading.mode)
+        answer = await self._once.answer(call, queue, body, lambda ids: self._store(call, queue, heading, body, ids))
+        return answer if empty is None else _emptied(answer, empty)
 
     async def _store(self, call: Call, queue: Queue, heading: Heading, body: bytes, ids: NewId) -> Answer:
         ttl_s = call.query["ttl"]
@@ -76,12 +75,15 @@ class Jobs:
         else:
             item = one_item(heading, body, stamp, ids())
         await self._publisher.enqueue(queue, item, _ordering_key(call))
-        return Answer(201, b'{"id":%b,"queue":"%b"}' % (orjson.dumps(item.id), queue.name.encode()), [JSON, NO_STORE])
+        return json_answer({"id": item.id, "queue": queue.name, "content_type": item.content_type}, 201)
 
     async def _enqueue_many(  # noqa: PLR0917 (as _store)
         self, call: Call, queue: Queue, heading: Heading, body: bytes, stamp: Stamp, ids: NewId
     ) -> Answer:
-        """201 when every job is stored, 207 when some are; where none is and all failed alike, that failure."""
+        """201 when every job is stored, 207 when some are; where none is and all failed alike, that failure.
+
+        A client that reads no body cannot read of a job that is not stored in a 207: it gets the failure.
+        """
         limit_bytes = queue.policy.max_bytes or self._max_job_bytes
         items = many_items(heading, body, stamp, ids, limit=self._max_batch_jobs, limit_bytes=limit_bytes)
         good = [item for item in items if isinstance(item, Item)]
@@ -90,6 +92,8 @@ class Jobs:
         failures = [each for each in outcomes if each is not None]
         if failures and len(failures) == len(items) and len({each.code for each in failures}) == 1:
             raise failures[0]
+        if failures and _wants_no_body(call, heading.mode) is not None:
+            raise _failure(failures, len(items))
         results = [_result(queue, item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
         return json_answer({"results": results}, 207 if failures else 201)
 
@@ -139,9 +143,9 @@ class Jobs:
     def _timeout(self, call: Call) -> tuple[float, Headers]:
         """How long to wait, and what to say of it: the parameter, else `Prefer: wait` (RFC 7240), else the default."""
         if b"timeout" not in call.scope["query_string"]:
-            found = _WAIT.search(call.header(b"prefer") or "")
-            if found is not None:
-                wait_s = min(float(found[1]), self._max_timeout_s)
+            wait = preferences(call.scope["headers"]).get("wait", "")
+            if _WAIT.fullmatch(wait):
+                wait_s = min(float(wait), self._max_timeout_s)
                 return wait_s, [(b"preference-applied", b"wait=%d" % wait_s)]
         return call.query["timeout"], []
 
@@ -149,7 +153,7 @@ class Jobs:
 def _result(queue: Queue, item: Item | GatewayError, outcome: GatewayError | None) -> dict[str, object]:
     """What became of one job out of many."""
     if outcome is None and isinstance(item, Item):
-        return {"status": 201, "id": item.id, "queue": queue.name}
+        return {"status": 201, "id": item.id, "queue": queue.name, "content_type": item.content_type}
     assert outcome is not None
     return {
         "status": outcome.status,
@@ -157,6 +161,32 @@ def _result(queue: Queue, item: Item | GatewayError, outcome: GatewayError | Non
         "detail": outcome.detail,
         "retryable": outcome.retryable,
     }
+
+
+def _wants_no_body(call: Call, mode: Mode) -> Headers | None:
+    """What to say of it where the client wants an empty answer; None: it wants the receipt.
+
+    A sender of events that takes another event for an answer (`Prefer: reply`) takes a receipt for a broken one.
+    """
+    preferred = preferences(call.scope["headers"])
+    if preferred.get("return") == "minimal":
+        return [(b"preference-applied", b"return=minimal")]
+    return [] if call.query["receipt"] == "none" or ("reply" in preferred and mode in EVENTS) else None
+
+
+def _emptied(answer: Answer, headers: Headers) -> Answer:
+    return Answer(204, headers=[each for each in answer.headers or () if each != JSON] + headers)
+
+
+def _failure(failures: list[GatewayError], jobs: int) -> GatewayError:
+    """The failure of a request of many jobs of which some are not stored: one that may pass, if there is any such."""
+    failure = next((each for each in failures if each.retryable), failures[0])
+    stored = jobs - len(failures)
+    detail = f"{stored} of {jobs} jobs are stored; another one failed with: {failure.detail}"
+    if stored and failure.retryable:
+        return PartlyStored(detail)
+    failure.detail = detail
+    return failure
 
 
 def _ordering_key(call: Call) -> str | None:

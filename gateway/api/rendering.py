@@ -22,13 +22,12 @@ import orjson
 from gateway.api.exchange import JSON, NO_STORE, Headers
 from gateway.contract.envelope import Job, body_of
 from gateway.contract.event import is_name, to_header
-from gateway.contract.media import BYTES_TYPE, essence, fits_header, is_json_type
+from gateway.contract.media import BYTES_TYPE, STRUCTURED_TYPE, essence, fits_header, is_json_type
 from gateway.contract.times import timestamp
 from gateway.contract.trace import is_traceparent, is_tracestate
 from gateway.delivery.catalog import Queue
 from gateway.leases.lease import Lease
 
-EVENT_TYPE = "application/cloudevents+json"
 MAX_ATTRIBUTES = 50
 """As headers: http.client of Python takes a hundred lines in all."""
 MAX_ATTRIBUTE_BYTES = 4096
@@ -36,7 +35,7 @@ MAX_ATTRIBUTE_BYTES = 4096
 _LINE_BYTES = len(b"ce-: \r\n")
 _FIRST = ("specversion", "id", "source", "type", "time", "enqueued", "expires", "tenant", "traceparent")
 
-_EVENT: tuple[bytes, bytes] = (b"content-type", EVENT_TYPE.encode())
+_EVENT: tuple[bytes, bytes] = (b"content-type", STRUCTURED_TYPE.encode())
 _SANDBOX: tuple[bytes, bytes] = (b"content-security-policy", b"default-src 'none'; sandbox")
 _SHORT = 512
 
@@ -78,7 +77,7 @@ def _form(job: Job, accept: str) -> Form:
     own = essence(job.content_type)
     welcome = [(_quality(ranges, "application/json"), Form.OBJECT)]
     if job.id is not None:
-        welcome.append((_quality(ranges, EVENT_TYPE), Form.EVENT))
+        welcome.append((_quality(ranges, STRUCTURED_TYPE), Form.EVENT))
     if not is_json_type(job.content_type) and fits_header(job.content_type):
         named = {name: quality for name, quality in ranges.items() if name != "*/*"}
         welcome.append((_quality(named, own), Form.BYTES))

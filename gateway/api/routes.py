@@ -14,6 +14,7 @@ from gateway.api.metrics import Metrics
 from gateway.api.queues import QueueAdmin
 from gateway.api.service import Service
 from gateway.api.specification import Specification
+from gateway.api.webhook import Webhook
 from gateway.delivery.catalog import Catalog
 from gateway.errors import NotFound
 
@@ -29,6 +30,7 @@ def router(
     service: Service,
     backends: Backends,
     metrics: Metrics,
+    webhook: Webhook,
 ) -> Router:
     """Every path of the contract, and NotFound for the others."""
 
@@ -38,7 +40,10 @@ def router(
     return Router(
         routes=[
             Route("/queues/{queue}/next", Resource(head=False, get=run("nextJob", jobs.next))),
-            Route("/queues/{queue}/jobs", Resource(post=run("enqueueJob", jobs.enqueue))),
+            Route(
+                "/queues/{queue}/jobs",
+                Resource(post=run("enqueueJob", jobs.enqueue), options=run("checkWebhook", webhook.check)),
+            ),
             Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
             Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),
             Route("/leases/{lease}/reject", Resource(post=run("rejectLease", leases.reject))),

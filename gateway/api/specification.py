@@ -19,7 +19,7 @@ from gateway.errors import InvalidBody
 from gateway.keys import Scope
 from gateway.settings import Settings
 
-_METHODS = ("get", "post", "put", "delete")
+_METHODS = ("get", "post", "put", "delete", "options")
 
 
 class OperationSpec:

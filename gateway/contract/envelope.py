@@ -19,7 +19,7 @@ import orjson
 
 from gateway.contract.event import take_payload
 from gateway.contract.json_text import check_json, members
-from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type
+from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type, payload_type
 from gateway.contract.times import instant
 
 MAX_ATTEMPT = 1_000_000
@@ -183,13 +183,10 @@ def _job(event: dict[str, Any], member: str, payload: bytes) -> Job:
         enqueued_at: str | None = event["enqueued"]
     else:
         enqueued_at = event.get("time") if _instant(dict(event), "time") is not None else None
-    content_type = event.get("datacontenttype") or (BYTES_TYPE if member == "data_base64" else JSON_TYPE)
-    if not member and is_json_type(content_type):
-        content_type = BYTES_TYPE  # no bytes are no JSON text
     return Job(
         id=event["id"],
         event=event,
-        content_type=content_type,
+        content_type=payload_type(event.get("datacontenttype"), member),
         member=member,
         payload=payload,
         attempt=attempt if type(attempt) is int and 1 <= attempt <= MAX_ATTEMPT else 1,

@@ -17,8 +17,8 @@ from functools import lru_cache
 import orjson
 
 from gateway.contract.event import Value, checked, take_payload
-from gateway.contract.json_text import MAX_DEPTH, NestedTooDeeply, check_json, members
-from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type, is_text_type
+from gateway.contract.json_text import BOM, MAX_DEPTH, NestedTooDeeply, check_json, members
+from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type, is_text_type, payload_type
 from gateway.contract.times import YEAR_10000_S, instant, timestamp
 from gateway.contract.trace import is_traceparent, is_tracestate
 from gateway.errors import InvalidBody, InvalidEvent
@@ -46,11 +46,15 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One job as it is put on a queue. expires_s: wall time; None: never."""
+    """One job as it is put on a queue. expires_s: wall time; None: never.
+
+    content_type: as its consumer will see it; said only of a job that is enqueued.
+    """
 
     id: str
     data: bytes
     expires_s: float | None = None
+    content_type: str = BYTES_TYPE
 
 
 def new_id() -> str:
@@ -60,6 +64,8 @@ def new_id() -> str:
 
 def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: Stamp) -> Item:
     """The item that stores `body`; `unwrap` gives the same bytes and the same type back.
+
+    Of JSON one leading byte-order mark is dropped, which is no part of it.
 
     content_type: as the producer sent it; None: JSON if the body is JSON, else bytes.
 
@@ -72,7 +78,7 @@ def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: Stamp) ->
         f'{{"specversion":"1.0","id":"{job_id}","source":{_quote(stamp.source)},"type":"{EVENT_TYPE}","time":"{time}",'
         f'"enqueued":"{time}","attempt":1,{_further(stamp)}"datacontenttype":{_quote(content_type)},"{member}":'
     )
-    return Item(job_id, b"%b%b}" % (head.encode(), payload), stamp.expires_s)
+    return Item(job_id, b"%b%b}" % (head.encode(), payload), stamp.expires_s, content_type)
 
 
 def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
@@ -151,7 +157,8 @@ def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str
     data = orjson.dumps(whole)
     if member:
         data = b'%b,"%b":%b}' % (data[:-1], member.encode(), payload)
-    return Item(str(whole["id"]), data, expires_s)
+    shown_type = payload_type(content_type if isinstance(content_type, str) else None, member)
+    return Item(str(whole["id"]), data, expires_s, shown_type)
 
 
 def _trace(stamp: Stamp) -> list[Value]:
@@ -177,14 +184,16 @@ def _further(stamp: Stamp) -> str:
 def _payload(body: bytes, content_type: str | None) -> tuple[str, str, bytes]:
     """The type that is stored, the member's name and its value."""
     if content_type is None:
+        text = body.removeprefix(BOM)
         try:
-            check_json(body)
+            check_json(text)
         except ValueError:
             return BYTES_TYPE, "data_base64", _base64(body)
-        return JSON_TYPE, "data", body
+        return JSON_TYPE, "data", text
     if is_json_type(content_type):
-        _refuse(body)
-        return content_type, "data", body
+        text = body.removeprefix(BOM)
+        _refuse(text)
+        return content_type, "data", text
     if is_text_type(content_type):
         try:
             return content_type, "data", orjson.dumps(body.decode())

@@ -8,6 +8,9 @@ from functools import lru_cache
 MAX_LENGTH = 256
 BYTES_TYPE = "application/octet-stream"
 JSON_TYPE = "application/json"
+LINES_TYPE = "application/x-ndjson"
+STRUCTURED_TYPE = "application/cloudevents+json"
+BATCH_TYPE = "application/cloudevents-batch+json"
 
 _HEADER = re.compile(r"[!-~](?:[ -~\t]*[!-~])?")
 # A token may hold `*` (RFC 9110, section 5.6.2), but a type that does is a range. Parameters may be sloppy, as many
@@ -17,6 +20,10 @@ _MEDIA = re.compile(rf"{_NAME}/{_NAME}[ \t]*(?:;(?:[ !#-+\--~\t]|\"(?:[ !#-\[\]-
 _JSON = re.compile(r"[^;]*[/+]json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 _TEXT = re.compile(
     r"\s*(?:text/[^;]*|application/(?:x-www-form-urlencoded|xml|[^;]*\+xml)\s*)(?:;.*)?", re.IGNORECASE | re.DOTALL
+)
+# JSON a line has no registered name; these are what libraries and servers call it.
+_LINES = re.compile(
+    r"(?:application|text)/(?:x-)?(?:nd-?json|ldjson|jsonl|json-?lines|json-?stream)|application/stream\+json"
 )
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]+)", re.IGNORECASE)
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
@@ -39,6 +46,44 @@ def is_text_type(content_type: str) -> bool:
         return False
     charset = _CHARSET.search(content_type)
     return charset is None or charset[1].lower() in _UTF8
+
+
+def is_lines_type(media_type: str) -> bool:
+    """Whether the type, without parameters and in lower case, means one JSON text a line."""
+    return _LINES.fullmatch(media_type) is not None
+
+
+def is_unread_type(media_type: str) -> bool:
+    """Whether the type, without parameters and in lower case, holds events or jobs in a form that is not read here: an
+    event format other than JSON, or a JSON text sequence (RFC 7464).
+    """
+    return media_type.startswith("application/cloudevents") or media_type.endswith(("/json-seq", "+json-seq"))
+
+
+def payload_type(stated: str | None, member: str) -> str:
+    """The type of an event's payload. stated: its `datacontenttype`. member: as in envelope.Job.
+
+    No bytes are no JSON text: without a payload it is no JSON type.
+    Source: CloudEvents 1.0.2, section 3.1 (datacontenttype); its JSON format, section 3.1.
+    """
+    content_type = stated or (BYTES_TYPE if member == "data_base64" else JSON_TYPE)
+    return BYTES_TYPE if not member and is_json_type(content_type) else content_type
+
+
+def contradict(one: str, other: str) -> bool:
+    """Whether two media types cannot both be right: they differ, or a parameter has two values."""
+    if essence(one) != essence(other):
+        return True
+    ours, theirs = _parameters(one), _parameters(other)
+    return any(ours[name] != theirs[name] for name in ours.keys() & theirs.keys())
+
+
+def _parameters(content_type: str) -> dict[str, str]:
+    found = {}
+    for each in content_type.split(";")[1:]:
+        name, _, value = each.partition("=")
+        found[name.strip().lower()] = value.strip().strip('"').lower()
+    return found
 
 
 def fits_header(content_type: str) -> bool:

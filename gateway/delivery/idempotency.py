@@ -18,7 +18,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.delivery.ledger import Entry, Ledger, Place, Reply
-from gateway.errors import GatewayError, IdempotencyInFlight, IdempotencyKeyReused, OutcomeUnknown, Unavailable
+from gateway.errors import (
+    GatewayError,
+    IdempotencyInFlight,
+    IdempotencyKeyReused,
+    OutcomeUnknown,
+    PartlyStored,
+    Unavailable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +110,7 @@ class Idempotency:
             await _noted(self._ledger.leave(place))
             raise OutcomeUnknown("it took too long to store; whether it is stored is not known") from exc
         except GatewayError as exc:
-            surely_not = entry.fresh and not isinstance(exc, OutcomeUnknown)
+            surely_not = entry.fresh and not isinstance(exc, OutcomeUnknown | PartlyStored)
             await _noted(self._ledger.release(place) if surely_not else self._ledger.leave(place))
             raise
         except Exception:

@@ -40,7 +40,7 @@ def test_a_structured_event_is_stored_as_it_is(http, queue):
         b'{"specversion":"1.0","data": {"n": 12345678901234567890123, "n": 1.10} ,"id":"x","source":"/s","type":"t",'
         b'"ext":7,"flag":true,"tenant":"other","attempt":99,"lasterror":"no","enqueued":"never","none":null}'
     )
-    assert put(http, queue, text, STRUCTURED).json() == {"id": "x", "queue": queue}
+    assert put(http, queue, text, STRUCTURED).json() == {"id": "x", "queue": queue, "content_type": "application/json"}
     answer = take(http, queue, STRUCTURED)
     assert answer.headers["content-type"] == STRUCTURED
     assert b'"data":{"n": 12345678901234567890123, "n": 1.10}}' in answer.content
@@ -123,12 +123,14 @@ def test_binary_mode(http, queue):
         ({"ce-specversion": "1.0", "ce-type": "t", "ce-source": "%FF"}, "source"),
         ({"ce-specversion": "1.0", "ce-type": "%0D%0A", "ce-source": "/"}, "type"),
         ({"ce-specversion": "1.0", "ce-type": "t", "ce-source": "/", "ce-a-b": "x"}, "a-b"),
-        ({"ce-specversion": "1.0", "ce-datacontenttype": "text/plain"}, "datacontenttype"),
+        ({"ce-specversion": "1.0", "ce-datacontenttype": "text/html"}, "datacontenttype"),
+        ({"ce-specversion": "1.0", "ce-datacontenttype": "text/plain; charset=utf-16"}, "datacontenttype"),
+        ({"ce-specversion": "1.0", "ce-datacontenttype": "text"}, "datacontenttype"),
     ],
 )
 def test_invalid_binary_mode_is_named(http, queue, headers, named):
     """A wrong `ce-` header is a 400 that names it."""
-    answer = put(http, queue, b"x", "text/plain", headers)
+    answer = put(http, queue, b"x", "text/plain; charset=utf-8", headers)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-event")
     assert named in answer.json()["detail"]
 

@@ -13,7 +13,7 @@ from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidE
 from gateway.settings import Settings
 from tests.running import running
 
-METHODS = ("get", "post", "put", "delete")
+METHODS = ("get", "post", "put", "delete", "options")
 EVERYWHERE = {400, 431}
 """The server itself answers these to requests it cannot read."""
 

@@ -12,7 +12,7 @@ from gateway.contract.copies import next_attempt, plain
 from gateway.contract.envelope import body_of, unwrap
 from gateway.contract.event import checked
 from gateway.contract.item import Stamp, wrap, wrap_event
-from gateway.contract.json_text import MAX_DEPTH, check_json, members
+from gateway.contract.json_text import BOM, MAX_DEPTH, check_json, members
 from gateway.contract.media import is_media_type
 from gateway.errors import InvalidBody, InvalidEvent, InvalidParameter
 
@@ -68,11 +68,22 @@ def test_any_item_can_be_opened(item):
     assert job.id is not None or body_of(job) == item
 
 
-@pytest.mark.parametrize("broken", [b"", b"{", b"NaN", b"[1,]", b'{"a":1}x', b"\xff", b"\xef\xbb\xbf{}"])
+@pytest.mark.parametrize(
+    "broken", [b"", b"{", b"NaN", b"[1,]", b'{"a":1}x', b"\xff", BOM, BOM + BOM + b"{}", b"{}" + BOM]
+)
 def test_broken_json_is_refused_where_json_was_promised(broken):
     """A body that says it is JSON and is not is an InvalidBody."""
     with pytest.raises(InvalidBody, match="not JSON"):
         stored(broken, "application/json")
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/problem+json; charset=utf-8", None])
+def test_one_leading_byte_order_mark_is_no_part_of_json(content_type):
+    """It is dropped; of text and of bytes, which are not parsed, it is a part."""
+    assert body_of(unwrap(stored(BOM + b' {"a": 1}', content_type))) == b' {"a": 1}'
+    for other in ("text/plain", "application/octet-stream"):
+        assert body_of(unwrap(stored(BOM + b"{}", other))) == BOM + b"{}"
+    assert body_of(unwrap(stored(BOM + b"\x00", None))) == BOM + b"\x00"
 
 
 def nested(levels: int, leaf: bytes = b"1") -> bytes:
