@@ -259,7 +259,9 @@ class Cycle:
             raise RuntimeError(f"a header's value holds a control character: {values!r}")
         if closes or not self.body_complete or self._protocol.server_state.draining:
             self.keep_alive = False
-        if not self.keep_alive and not closes:
+        if self.keep_alive:
+            content.append(self._protocol.server_state.kept_lines)
+        elif not closes:
             content.append(b"connection: close\r\n")
         bodyless = self._head_only or status in (204, 304)
         self._carries = status != 204

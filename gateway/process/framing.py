@@ -13,6 +13,9 @@ from gateway.errors import BadFraming
 
 CHUNKED: Final = -1
 BLANK_LINE: Final = b"\r\n\r\n"
+OWS: Final = b" \t"
+"""What may stand on both sides of a field's value and is no part of it (RFC 9110, section 5.5); llhttp leaves it at the
+end. Every value loses it where it is read, so that no reader behind has to."""
 
 # Headers that decide how a request is read.
 FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"host", b"expect"})
@@ -34,8 +37,8 @@ def begins_request(data: bytes) -> bool:
 
 
 def framing(version: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[int, bool]:
-    """How to read the request with these framing headers (lower-case names from FRAMING_HEADERS): the body's length in
-    bytes, or CHUNKED, and whether the client waits for a 100 before it sends the body.
+    """How to read the request with these framing headers (lower-case names from FRAMING_HEADERS, values without OWS):
+    the body's length in bytes, or CHUNKED, and whether the client waits for a 100 before it sends the body.
 
     Raises BadFraming for what two readers could understand in two ways.
     """
@@ -63,7 +66,7 @@ def _body(version: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, bool]:
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     continues = any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
     if codings:
-        if lengths or len(codings) > 1 or codings[0].strip().lower() != b"chunked":
+        if lengths or len(codings) > 1 or codings[0].lower() != b"chunked":
             raise BadFraming("the one Transfer-Encoding served is chunked, without a Content-Length")
         if version == "1.0":
             raise BadFraming("HTTP/1.0 has no Transfer-Encoding")

@@ -34,7 +34,7 @@ from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal, 
 from gateway.problem import problem_bytes, problem_headers
 from gateway.process import tcp
 from gateway.process.cycle import STATUS_LINES, Cycle
-from gateway.process.framing import CHUNKED, FRAMING_HEADERS, BlankLine, begins_request, framing
+from gateway.process.framing import CHUNKED, FRAMING_HEADERS, OWS, BlankLine, begins_request, framing
 from gateway.process.shared import DatedState, LimitedConfig, new_request_id
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ HELD_BYTES: Final = 65536  # held behind a pending response
 DISCARD_BYTES: Final = 4 << 20  # read behind one that waits for long
 BODY_HIGH_WATER: Final = 65536  # of a body not yet taken by the application
 WATCH_S: Final = 1.0
+IDLE_MARGIN_S: Final = 1.0  # beyond the time that clients were told: a request at its last moment is still served
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 32 << 20  # many clients send a body whole before they look for an answer
 _WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
@@ -231,11 +232,13 @@ class GatewayProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            return self._feed_without_upgrade()
+            pass
         except httptools.HttpParserError as exc:
             self.refuse(self._reason(exc))
             return False
-        return True
+        else:
+            return True
+        return self._feed_without_upgrade()  # outside of the handler: there its errors would have another context
 
     def _reason(self, exc: httptools.HttpParserError) -> GatewayError:
         cause = exc.__context__
@@ -265,7 +268,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.reading is BODY:
             return  # a trailer
-        name = name.lower()
+        name, value = name.lower(), value.strip(OWS)
         self.headers.append((name, value))
         if name in FRAMING_HEADERS:
             self._framing_headers.append((name, value))
@@ -274,7 +277,7 @@ class GatewayProtocol(HttpToolsProtocol):
         parser = self.parser
         method = parser.get_method().decode("ascii")
         if method == "CONNECT":
-            raise BadFraming("this is no proxy")
+            raise BadFraming("CONNECT is not supported: the gateway is not a forward proxy")
         if parser.should_upgrade():
             self._upgrade_asked = True
             return
@@ -373,7 +376,7 @@ class GatewayProtocol(HttpToolsProtocol):
             if self._ended:
                 self._read_last()
         else:
-            self._set_deadline(self.limits.keep_alive_s)
+            self._set_deadline(self.limits.keep_alive_s + IDLE_MARGIN_S)
 
     def _read_last(self) -> None:
         """What the client sent before it closed its side is read on; a request that is not complete never will be."""

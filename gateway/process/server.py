@@ -70,7 +70,7 @@ class GatewayServer(uvicorn.Server):
             ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
         )
         super().__init__(config)
-        self.server_state = DatedState()
+        self.server_state = DatedState(settings.keep_alive_s)
         self._clock: asyncio.TimerHandle | None = None
 
     async def start(self, listener: socket.socket) -> None:

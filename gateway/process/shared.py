@@ -39,12 +39,14 @@ class LimitedConfig(Config):
 class DatedState(ServerState):
     """What the connections of one server share.
 
-    date_line: the Date header that every answer carries. draining: every answer is its connection's last.
+    date_line: the Date header that every answer carries. kept_lines: the headers of an answer that is not its
+    connection's last; they tell how long the connection may be idle. draining: every answer is its connection's last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep_alive_s: float) -> None:
         super().__init__()
         self.date_line = b""
+        self.kept_lines = b"connection: keep-alive\r\nkeep-alive: timeout=%d\r\n" % keep_alive_s
         self.draining = False
         self._changed = asyncio.Event()
 

@@ -34,7 +34,7 @@ def test_blank_line_starts_anew_after_each_end() -> None:
     [
         ("1.1", [HOST], (0, False)),
         ("1.0", [], (0, False)),
-        ("1.1", [HOST, (b"content-length", b"12 ")], (12, False)),
+        ("1.1", [HOST, (b"content-length", b"12")], (12, False)),
         ("1.1", [(b"transfer-encoding", b"Chunked"), HOST], (CHUNKED, False)),
         ("1.1", [HOST, (b"expect", b"100-Continue"), (b"content-length", b"3")], (3, True)),
         ("1.0", [HOST, (b"expect", b"100-continue"), (b"content-length", b"3")], (3, False)),

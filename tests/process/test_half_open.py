@@ -81,7 +81,7 @@ def test_a_cut_off_consumer_costs_no_job(tmp_path: Path, workers: str) -> None:
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
         polls = [socket.create_connection(("127.0.0.1", gateway.port), 10) for _ in range(10)]
         for poll in polls:
-            poll.sendall(b"GET /queues/q/next?timeout=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            poll.sendall(b"GET /queues/q/next?timeout=45 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         for _ in range(5):
             assert gateway.ready()
         for poll in polls:

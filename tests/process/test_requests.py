@@ -86,6 +86,12 @@ BAD = {
 }
 
 
+UPGRADES = {
+    "h2c": b"\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+    "websocket": b"\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+}
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_good_requests_are_read_whole_and_byte_by_byte(name: str) -> None:
     """A body comes out as it went in, however the network cuts the request."""
@@ -119,6 +125,57 @@ def test_bad_requests_get_a_problem_and_the_end(name: str) -> None:
                 client.send(bytes([byte]))
                 await asyncio.sleep(0)
             assert problem(await client.rest())["status"] == 400
+
+    serving(test)
+
+
+@pytest.mark.parametrize("upgrade", UPGRADES)
+@pytest.mark.parametrize("name", BAD)
+def test_an_upgrade_changes_no_refusal(name: str, upgrade: str) -> None:
+    """What is a 400 stays one where the request also asks for another protocol."""
+    request = BAD[name].replace(b"\r\n", UPGRADES[upgrade], 1)
+
+    async def test(server: Server) -> None:
+        assert problem(await server.exchange(request))["code"] == "bad-framing"
+        async with server.client() as client:
+            for byte in request:
+                client.send(bytes([byte]))
+                await asyncio.sleep(0)
+            assert problem(await client.rest())["code"] == "bad-framing"
+
+    serving(test)
+
+
+@pytest.mark.parametrize("upgrade", UPGRADES)
+@pytest.mark.parametrize("path", [b"/echo", b"/headers"])
+def test_no_upgrade_is_taken(path: bytes, upgrade: str) -> None:
+    """Neither a WebSocket nor HTTP/2 is spoken: the request is served as HTTP/1.1, and so is the next one."""
+    head = b" HTTP/1.1" + UPGRADES[upgrade] + b"Host: a\r\nContent-Length: 3\r\n\r\nabc"
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            for method in (b"POST ", b"GET "):
+                client.send(method + path + head)
+                status, headers, body = await client.response()
+                assert status == 200
+                assert "upgrade" not in headers
+                assert body == b"abc" if path == b"/echo" else b"upgrade:" not in body
+
+    serving(test)
+
+
+def test_blanks_around_a_value_are_no_part_of_it() -> None:
+    """Every header's value is read without the blanks and tabs that HTTP allows on both sides of it."""
+    names = [b"Host", b"Expect", b"Content-Length", b"Content-Type", b"Ordering-Key", b"Idempotency-Key", b"Origin"]
+    values = [b"a", b"100-continue", b"0", b"text/plain", b"k", b"i", b"http://a"]
+    fields = list(zip(names, values, strict=True))
+    request = b"".join(b"%b:\t %b \t \r\n" % field for field in fields)
+
+    async def test(server: Server) -> None:
+        answer = await server.exchange(b"POST /headers HTTP/1.1\r\n" + request + CLOSE)
+        assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 100"))
+        seen = answer.rpartition(b"\r\n\r\n")[2].split(b"\n")
+        assert seen[: len(fields)] == [b"%b: %b" % (name.lower(), value) for name, value in fields]
 
     serving(test)
 
