@@ -13,6 +13,12 @@ BAD_HOSTS = [
     "",
     "localhost@evil",
     "[::2]",
+    "127.0.0.1:evil.example",
+    "127.0.0.1:80:80",
+    "localhost:80@evil.example",
+    "[::1]evil.example",
+    "[127.0.0.1]",
+    "::1",
 ]
 
 
@@ -51,6 +57,11 @@ def test_no_host_or_two_are_refused(gateway, request_head):
         {"origin": "http://localhost:9"},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "cross-origin"},
+        {"sec-fetch-site": ""},
+        [("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")],
+        [("sec-fetch-site", "none"), ("sec-fetch-site", "none")],
+        [("origin", "https://evil.example"), ("origin", "http://localhost")],
     ],
 )
 def test_a_foreign_page_is_refused_and_takes_nothing(http, queue, headers):
@@ -76,3 +87,26 @@ def test_the_operator_can_allow_more(tmp_path):
         page = {"origin": "https://app.example", "sec-fetch-site": "cross-site"}
         assert http.get("/queues", headers=page).status_code == 200
         assert http.get("/queues", headers={"origin": "https://app.example.evil"}).status_code == 403
+
+
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+
+def test_a_page_s_image_takes_no_job(tmp_path):
+    """Over plain HTTP a browser sends neither Origin nor Sec-Fetch-Site with an image's GET: its User-Agent gives it
+    away. Programs, readers of figures and browsers that say where they come from are served."""
+    with running(tmp_path / "data", "--allowed-hosts", "jobs.internal") as gateway, gateway.client() as http:
+        http.post("/queues/q/jobs", json=1)
+        for path in ("/queues/q/next", "/queues/q/n%65xt?timeout=0"):
+            answer = http.get(path, headers={"host": "jobs.internal", "user-agent": BROWSER, "accept": "image/*"})
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden-origin")
+        assert http.get("/queues/q").json()["items"] == 1
+        assert http.get("/queues/q", headers={"host": "jobs.internal", "user-agent": BROWSER}).status_code == 200
+        for headers in (
+            {"host": "jobs.internal", "user-agent": "curl/8.5.0"},
+            {"host": "jobs.internal:8080", "user-agent": BROWSER, "sec-fetch-site": "none"},
+            {"host": f"127.0.0.1:{gateway.port}", "user-agent": BROWSER},
+        ):
+            delivery = http.get("/queues/q/next", headers=headers)
+            assert delivery.status_code == 200, headers
+            assert http.post(delivery.json()["lease"]["url"] + "/nack").status_code in (200, 204)
