@@ -6,7 +6,7 @@ from bench.plan import Stage
 from bench.servers import family, gateway, settle
 from bench.table import Section, against, middle, percentile
 
-POLL = "/queues/parked/next?timeout=60"
+POLL = "/queues/parked/next?timeout=45"
 WAKE = "/queues/parked/jobs"
 LIMIT_MS = 300.0
 

@@ -12,7 +12,7 @@ from bench.table import Section, against, middle, percentile
 CONNECTIONS = 32
 PAUSE_S = 0.002
 LEASE = "/queues/held/next?timeout=1&lease=3600"
-POLL = "/queues/parked/next?timeout=60"
+POLL = "/queues/parked/next?timeout=45"
 WAKE = "/queues/parked/jobs"
 IDLE_LIMIT_PERCENT = 3.0
 

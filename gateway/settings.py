@@ -31,6 +31,13 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z*?#@,]+")
 _SENDER = re.compile(r"\*|(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 LONGEST_INSTANCE = 100
+_ROOT_PATH = re.compile(r"(?=.{1,200}\Z)(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+
+# What the paths of the API begin with.
+_OWN_PATHS = frozenset(
+    {"queues", "leases", "backends", "metrics", "livez", "readyz", "openapi.yaml", "openapi.json", "cluster"}
+)
+
 # A URL of a host, an IPv6 address or a name, and nothing behind it.
 _INSTANCE = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 
@@ -65,6 +72,9 @@ class Settings:
     webhook_origins: tuple[str, ...] = _setting(
         (),
         "senders of events that web hooks of queues are granted to, by WebHook-Request-Origin; `*`: any (repeatable)",
+    )
+    root_path: str = _setting(
+        "", "path below which a proxy publishes the gateway, such as /jobs; URLs in answers begin with it"
     )
     ssl_certfile: Path | None = _setting(None, "PEM file with the certificate and its chain; serves HTTPS alone")
     ssl_keyfile: Path | None = _setting(None, "PEM file with the certificate's private key, where it is another file")
@@ -124,7 +134,9 @@ class Settings:
     max_batch_jobs: int = _setting(1000, "most jobs of one request", low=1, high=100000)
     max_batch_bytes: int = _setting(8 << 20, "largest body of many jobs", unit="bytes", low=1, high=1 << 30)
     default_timeout_s: float = _setting(20.0, "how long `next` waits when not told", unit="s", low=0, high=3600)
-    max_timeout_s: float = _setting(60.0, "longest wait `next` may ask for", unit="s", low=0, high=3600)
+    max_timeout_s: float = _setting(
+        45.0, "longest wait `next` may ask for; proxies commonly cut what takes 50 s", unit="s", low=0, high=3600
+    )
     default_lease_s: float = _setting(60.0, "a lease's length when not told", unit="s", low=1, high=43200)
     max_lease_s: float = _setting(43200.0, "longest lease that may be asked for", unit="s", low=1, high=43200)
     max_waiters: int = _setting(10000, "parked polls a worker", low=1, high=1000000)
@@ -164,7 +176,9 @@ class Settings:
     tcp_user_timeout_s: float = _setting(
         30.0, "a client's host may leave what was sent unacknowledged, or unread", unit="s", low=0.1, high=7200
     )
-    keep_alive_s: float = _setting(75.0, "an idle client connection is kept", unit="s", low=1, high=3600)
+    keep_alive_s: float = _setting(
+        75.0, "an idle client connection is kept, as its answers say in Keep-Alive", unit="s", low=1, high=3600
+    )
 
     # Process
     grace_s: float = _setting(
@@ -195,6 +209,8 @@ class Settings:
         for sender in self.webhook_origins:
             if not _SENDER.fullmatch(sender):
                 raise SettingsError(f"webhook-origins: {sender!r} is not a DNS name, such as eventgrid.azure.net, or *")
+        if self.root_path:
+            self._check_root_path()
         if self.broker_listen:
             self._check_broker_listen()
         if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_ca_certs):
@@ -220,6 +236,13 @@ class Settings:
     def instance(self) -> str:
         """The URL in --advertise in its one form; empty where there is none."""
         return self.advertise.rstrip("/").lower()
+
+    def _check_root_path(self) -> None:
+        if not _ROOT_PATH.fullmatch(self.root_path):
+            raise SettingsError(f"root-path: {self.root_path!r} is not a path such as /jobs, with no slash at its end")
+        first = self.root_path.split("/")[1]
+        if first in _OWN_PATHS:
+            raise SettingsError(f"root-path: the gateway has paths of its own below /{first}; name another path")
 
     def _check_cluster(self) -> None:
         if self.advertise and not is_instance(self.instance):

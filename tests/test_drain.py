@@ -156,7 +156,7 @@ def test_a_thousand_parked_polls_are_answered(start: Callable[..., Running], wor
     polls = []
     for _ in range(1000):
         polls.append(socket.create_connection(("127.0.0.1", gateway.port), 10))
-        polls[-1].sendall(b"GET /queues/work/next?timeout=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        polls[-1].sendall(b"GET /queues/work/next?timeout=45 HTTP/1.1\r\nHost: localhost\r\n\r\n")
     for _ in range(20):  # all that was sent before is read
         assert gateway.ready()
     began = time.monotonic()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from gateway.cli import default_text, range_text
-from gateway.settings import Settings, SettingsError, flag, is_loopback, variable
+from gateway.settings import _OWN_PATHS, Settings, SettingsError, flag, is_loopback, variable
 
 
 def rows(root: Path) -> list[list[str]]:
@@ -85,7 +85,15 @@ def test_compose_file_is_what_it_says(root: Path) -> None:
     [
         ({"port": 65536}, "port: 65536 is not between 0 and 65535"),
         ({"fsync": "maybe"}, "fsync: 'maybe' is not one of always, off"),
-        ({"default_timeout_s": 61.0}, "default-timeout: 61 s is above max-timeout (60 s)"),
+        ({"default_timeout_s": 46.0}, "default-timeout: 46 s is above max-timeout (45 s)"),
+        ({"root_path": "jobs"}, "root-path: 'jobs' is not a path such as /jobs, with no slash at its end"),
+        ({"root_path": "/jobs/"}, "root-path: '/jobs/' is not a path such as /jobs, with no slash at its end"),
+        ({"root_path": "/a//b"}, "root-path: '/a//b' is not a path such as /jobs, with no slash at its end"),
+        ({"root_path": "/a/../b"}, "root-path: '/a/../b' is not a path such as /jobs, with no slash at its end"),
+        (
+            {"root_path": "/queues/api"},
+            "root-path: the gateway has paths of its own below /queues; name another path",
+        ),
         ({"default_lease_s": 61.0, "max_lease_s": 60.0}, "default-lease: 61 s is above max-lease (60 s)"),
         ({"keep_alive_s": float("nan")}, "keep-alive: nan is not between 1 and 3600 s"),
         ({"kestrel_open_timeout_s": 5.9}, "kestrel-open-timeout: 5.9 s leave no time for a lease of 1 s and an ack"),
@@ -172,3 +180,9 @@ def test_the_secret_may_lie_in_a_file(tmp_path: Path) -> None:
             secrets_of(settings)
     path.write_text(f"\n{SECRET}\n  {SECRET[::-1]}x \n\n")
     assert secrets_of(settings) == (SECRET.encode(), SECRET.encode() + b"x")
+
+
+def test_no_root_path_hides_a_path_of_the_api(root):
+    """Whatever the first segment of a path in openapi.yaml is, no root path may begin with it."""
+    paths = yaml.safe_load((root / "openapi.yaml").read_text())["paths"]
+    assert {path.split("/")[1] for path in paths} - {""} <= _OWN_PATHS

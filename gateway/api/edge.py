@@ -24,10 +24,14 @@ _QUIET = frozenset({"livez", "readyz"})
 
 
 class Edge:
-    """Wraps the router. on_idle: called whenever no request is under way any more."""
+    """Wraps the router. on_idle: called whenever no request is under way any more.
 
-    def __init__(self, app: ASGIApp, guard: Guard, on_idle: Callable[[], None]) -> None:
+    root_path: below which a proxy publishes the gateway. The proxy may pass it on or remove it; here it is removed.
+    """
+
+    def __init__(self, app: ASGIApp, guard: Guard, on_idle: Callable[[], None], *, root_path: str = "") -> None:
         self._app = app
+        self._root_path = root_path
         self._guard = guard
         self._on_idle = on_idle
         self.traffic = Traffic()
@@ -36,6 +40,9 @@ class Edge:
         started_s = time.perf_counter()
         request_id = _request_id(scope["headers"])
         scope["state"]["request_id"] = request_id  # what the server answers by itself later carries the same
+        root_path = scope["url_root"] = self._root_path
+        if root_path and (scope["path"] + "/").startswith(root_path + "/"):
+            scope["path"] = scope["path"].removeprefix(root_path) or "/"
         status = 0
         code = ""
 
@@ -51,7 +58,7 @@ class Edge:
         traffic = self.traffic
         traffic.under_way += 1
         try:
-            self._guard.check(scope["path"], scope["raw_path"], scope["scheme"], scope["headers"])
+            self._guard.check(scope)
             await self._app(scope, receive, send_with_id)
         except ClientDisconnected:
             code = "client-gone"

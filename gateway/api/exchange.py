@@ -65,6 +65,12 @@ class Call:
         if coverage is not None and coverage.partial:
             self.coverage = coverage
 
+    @property
+    def root(self) -> str:
+        """What the path of every URL in an answer begins with."""
+        root: str = self.scope["url_root"]
+        return root
+
     def path(self, name: str) -> str:
         """A path parameter, decoded and unchecked."""
         value: str = self.scope["path_params"][name]

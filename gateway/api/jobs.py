@@ -122,7 +122,9 @@ class Jobs:
     def _delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease
         try:
-            body, headers = render(delivery.job, queue, lease.attempt, lease, accept=_accept(call), raw=_raw(call))
+            body, headers = render(
+                delivery.job, queue, lease.attempt, lease, accept=_accept(call), raw=_raw(call), root=call.root
+            )
         except BaseException:
             self._registry.give_back(lease)
             raise

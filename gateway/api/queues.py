@@ -28,7 +28,7 @@ class QueueAdmin:
             each for each in await self._queues.list(call.caller.tenant, call.told) if call.caller.may_use(each.queue)
         ]
         shown, cursor = listing.page(queues)
-        return json_answer({"queues": shown, "next": f"/queues?{listing.link(cursor)}" if cursor else None})
+        return json_answer({"queues": shown, "next": f"{call.root}/queues?{listing.link(cursor)}" if cursor else None})
 
     async def get(self, call: Call) -> Answer:
         if call.query["detail"] != "servers":

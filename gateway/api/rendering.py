@@ -49,15 +49,23 @@ class Form(Enum):
 
 
 def render(
-    job: Job, queue: Queue, attempt: int, lease: Lease | None = None, *, accept: str = "", raw: bool = False
+    job: Job,
+    queue: Queue,
+    attempt: int,
+    lease: Lease | None = None,
+    *,
+    accept: str = "",
+    raw: bool = False,
+    root: str = "",
 ) -> tuple[bytes, Headers]:
     """The body and the headers of an answer that shows the job, with the lease's where it is taken; never raises.
 
     accept: the Accept header, empty where there is none. raw: the bytes were asked for by `format=raw`.
+    root: what URLs begin with.
     """
     headers: Headers = [NO_STORE]
     if lease is not None:
-        headers += _lease_headers(lease)
+        headers += _lease_headers(lease, root)
     if "traceparent" in job.event:
         headers += _trace_headers(job)
     form = Form.BYTES if raw else _form(job, accept)
@@ -67,7 +75,7 @@ def render(
             return body_of(job), [(b"content-type", _bytes_type(job)), _SANDBOX, *attributes, *headers]
     if form is Form.EVENT:
         return _event(job, queue, attempt), [_EVENT, *headers]
-    return _object(job, queue, attempt, lease), [JSON, *headers]
+    return _object(job, queue, attempt, lease, root), [JSON, *headers]
 
 
 def _form(job: Job, accept: str) -> Form:
@@ -112,7 +120,7 @@ def _ranges(accept: str) -> dict[str, float]:
 _short_ranges = lru_cache(maxsize=256)(_ranges)
 
 
-def _object(job: Job, queue: Queue, attempt: int, lease: Lease | None) -> bytes:
+def _object(job: Job, queue: Queue, attempt: int, lease: Lease | None, root: str) -> bytes:
     """The JSON object; the payload by its own bytes."""
     payload = b',"%b":%b' % (job.member.encode(), job.payload) if job.member else b""
     shown = b'{"id":%b,"queue":"%b","attempt":%d,"enqueued_at":%b,"content_type":%b%b,"attributes":%b' % (
@@ -127,10 +135,11 @@ def _object(job: Job, queue: Queue, attempt: int, lease: Lease | None) -> bytes:
     if lease is None:
         return shown + b"}"
     expires = timestamp(lease.expires_at_s)
-    return b'%b,"lease":{"id":"%b","expires_at":"%b","url":"/leases/%b"}}' % (
+    return b'%b,"lease":{"id":"%b","expires_at":"%b","url":"%b/leases/%b"}}' % (
         shown,
         lease.id.encode(),
         expires.encode(),
+        root.encode(),
         lease.id.encode(),
     )
 
@@ -180,12 +189,12 @@ def _attribute_header(name: str, value: str | int | bool, left_bytes: int) -> tu
     return (b"ce-" + name.encode(), encoded) if len(name) + len(encoded) + _LINE_BYTES <= left_bytes else None
 
 
-def _lease_headers(lease: Lease) -> Headers:
+def _lease_headers(lease: Lease, root: str) -> Headers:
     lease_id = lease.id.encode()
     return [
         (b"lease-id", lease_id),
         (b"lease-expires", timestamp(lease.expires_at_s).encode()),
-        (b"location", b"/leases/" + lease_id),
+        (b"location", b"%b/leases/%b" % (root.encode(), lease_id)),
     ]
 
 

@@ -29,6 +29,16 @@ class Service:
             raise BackendUnavailable("no Kestrel server answers at the moment")
         return json_answer({"status": "ready"})
 
+    async def probe_live(self, call: Call) -> Answer:
+        """As livez, without a body: what load balancers ask with OPTIONS."""
+        await self.livez(call)
+        return Answer(204)
+
+    async def probe_ready(self, call: Call) -> Answer:
+        """As readyz, without a body."""
+        await self.readyz(call)
+        return Answer(204)
+
     async def contract_json(self, _call: Call) -> Answer:
         return Answer(200, self._specification.json, [JSON])
 

@@ -70,6 +70,8 @@ class Specification:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         document: dict[str, Any] = yaml.load(source, loader)  # noqa: S506 (both loaders are the safe ones)
         _set_limits(document, settings)
+        if settings.root_path:
+            document["servers"] = [{"url": settings.root_path}]
         operations = [
             each for path in document["paths"].values() for method, each in path.items() if method in _METHODS
         ]

@@ -13,7 +13,7 @@ def park(gateway: Running, queue: str, headers: dict[str, str]) -> socket.socket
     """A poll that waits."""
     connection = socket.create_connection(("127.0.0.1", gateway.port), 10)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    connection.sendall(f"GET /queues/{queue}/next?timeout=60 HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
+    connection.sendall(f"GET /queues/{queue}/next?timeout=45 HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
     return connection
 
 

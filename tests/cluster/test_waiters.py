@@ -18,7 +18,7 @@ async def wakes(port: int, broker, jobs: int) -> list[float]:
     async def poll() -> None:
         http = Http(port)
         try:
-            status, _, body = await http.ask("GET", "/queues/w/next?timeout=60&format=raw&lease=1000")
+            status, _, body = await http.ask("GET", "/queues/w/next?timeout=45&format=raw&lease=1000")
             assert status == 200
             await came.put((time.perf_counter(), body))
         finally:
