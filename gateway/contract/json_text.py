@@ -1,4 +1,12 @@
-"""JSON as bytes: whether a text is JSON, and where the members of an object stand. Never re-serializes anything."""
+"""JSON as bytes: whether a text is JSON, and where the members of an object are. Never re-serializes anything.
+
+1. Nothing is built of a text that is longer than SMALL_BYTES: a parser that makes objects holds the event loop for tens
+   of milliseconds a MiB, msgspec's scan for about two.
+2. The whole of a text is looked at once for UTF-8 and once for its grammar, so the time is linear in its length.
+
+What msgspec leaves open is decided here: it takes strings that are not UTF-8 and refuses lone surrogate escapes, which
+RFC 8259 allows; how deep it reads depends on the version of Python. Source: msgspec 0.22, trial.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +16,34 @@ import re
 from collections.abc import Iterator
 from itertools import accumulate
 from json.decoder import JSONDecoder
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
+import msgspec
 import orjson
 
-BOM = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
 """The byte-order mark that some editors write before UTF-8; no JSON text begins with it (RFC 8259, section 8.1)."""
 
-MAX_DEPTH = 500
+MAX_DEPTH: Final = 500
 """Levels of arrays and objects that are sure to be read."""
-_LIMIT = 1024
+_LIMIT: Final = 1024
 """Levels that are read at most. Source: orjson's own limit. The standard reader has none from Python 3.12 on."""
+SMALL_BYTES: Final = 8192
+MAX_BLANK: Final = 65536
+"""Bytes of white space in a row between the elements of an array."""
 
-_BLANK = " \t\n\r"
 _TOO_DEEP = f"nested too deeply: {MAX_DEPTH} levels are sure to be taken"
+_BLANK: Final = re.compile(rb"[ \t\n\r]*+")
+_STRING: Final = re.compile(rb'"[^"\\\x00-\x1f]*+"')
+_SCALAR: Final = re.compile(
+    rb'(?:"[^"\\\x00-\x1f]*+"|true|false|null|-?(?:0|[1-9][0-9]*+)(?![.0-9eE]))[ \t\n\r]{0,64}(?=[,}])'
+)
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+# The byte behind the one that follows the value and white space.
+_TRAILING: Final = re.compile(r"trailing characters \(byte ([0-9]+)\)")
+_TRUNCATED: Final = "truncated"
+_PLACE: Final = re.compile(r"(?:JSON is malformed: )?(.*?)(?: \(byte ([0-9]+)\))?")
+_SCAN: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 class NestedTooDeeply(ValueError):
@@ -29,6 +51,18 @@ class NestedTooDeeply(ValueError):
 
     def __init__(self) -> None:
         super().__init__(_TOO_DEEP)
+
+
+class TooManyMembers(ValueError):
+    """The object has more members than were asked for."""
+
+
+class ElementTooLarge(ValueError):
+    """An element of the array is longer than was asked for. place: counted from 1."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        super().__init__(f"element {place} is too large")
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -39,12 +73,31 @@ def _refuse(constant: str) -> NoReturn:
 _STRICT = JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse, strict=True)
 
 
+def _spare_levels() -> int:
+    """How many more levels than _LIMIT msgspec reads on this version of Python."""
+    low, high = 1, 1 << 16
+    while low < high:
+        middle = (low + high + 1) // 2
+        try:
+            _SCAN.decode(b"[" * middle + b"]" * middle)
+            low = middle
+        except RecursionError:
+            high = middle - 1
+    return max(0, low - _LIMIT)
+
+
+_SPARE: Final = _spare_levels()
+
+
 def check_json(text: bytes | memoryview) -> None:
     """Returns when `text` is one JSON value in UTF-8 (RFC 8259), of any number size and with lone surrogate escapes.
 
     Raises:
         ValueError: it is not; the message says where. NestedTooDeeply: it may be, but has more than MAX_DEPTH levels.
     """
+    if len(text) > SMALL_BYTES:
+        _check_large(bytes(text))
+        return
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -83,8 +136,8 @@ def load_lenient(text: bytes) -> Any:
         raise
 
 
-_LITERAL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[^][{}"]+')
-_LEVELS = {"[": 1, "{": 1, "]": -1, "}": -1}
+_LITERAL: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[^][{}"]+')
+_LEVELS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def _check_depth(text: str) -> None:
@@ -95,89 +148,203 @@ def _check_depth(text: str) -> None:
             raise NestedTooDeeply
 
 
-def members(text: bytes) -> dict[str, bytes] | None:
+def members(text: bytes, limit: int | None = None) -> dict[str, bytes] | None:
     """The members of a JSON object, each value as the bytes it is written with; None when `text` is not such an object.
 
     A repeated name makes it None: readers disagree about which one counts. So may more than MAX_DEPTH levels.
+
+    Raises: TooManyMembers: there are more than `limit`.
     """
     try:
-        source = text.decode()
-        return _members(source)
-    except (ValueError, RecursionError, IndexError):
+        text.decode()
+    except UnicodeDecodeError:
         return None
+    for scannable in _readings(text):
+        try:
+            return _members(text, scannable, limit)
+        except TooManyMembers:
+            raise
+        except (ValueError, RecursionError, IndexError):
+            continue
+    return None
 
 
-def elements(text: bytes) -> Iterator[bytes]:
-    """The elements of a JSON array, each as the bytes it is written with, one after the other.
+def elements(text: bytes, limit_bytes: int) -> Iterator[bytes]:
+    """The elements of a JSON array, each as the bytes it is written with, one after the other. They may be nested more
+    deeply than MAX_DEPTH, and hold bytes that are not UTF-8.
 
     Raises:
+        ElementTooLarge: one is longer than `limit_bytes`, which is said before it is looked at.
         ValueError: `text` is not such an array; said when the reader comes to where it is broken.
     """
+    view = memoryview(text)
+    at = _skip(text, 0)
+    if text[at : at + 1] != b"[":
+        raise ValueError("it does not begin with [")
+    at = _skip(text, at + 1)
+    more = text[at : at + 1] != b"]"
+    place = 0
+    while more:
+        place += 1
+        start = at
+        end, at = _element(view, start, limit_bytes, place)
+        yield text[start:end]
+        at = _skip(text, at)
+        if text[at : at + 1] == b",":
+            at = _skip(text, at + 1)
+        elif text[at : at + 1] == b"]":
+            more = False
+        else:
+            raise ValueError(f"no comma or ] at byte {at}" if at < len(text) else "it ends too early")
+    if _skip(text, at + 1) != len(text):
+        raise ValueError(f"something follows the array at byte {at + 1}")
+
+
+def _check_large(text: bytes) -> None:
     try:
-        yield from _elements(text.decode())
+        text.decode()
     except UnicodeDecodeError as exc:
         raise ValueError(f"not UTF-8 at byte {exc.start}") from exc
-    except json.JSONDecodeError as exc:
-        raise ValueError(f"{exc.msg} at character {exc.pos}") from exc
-    except RecursionError as exc:
-        raise NestedTooDeeply from exc
-    except IndexError as exc:
-        raise ValueError("it ends too early") from exc
+    said = ""
+    for scannable in _readings(text):
+        try:
+            _scan(scannable)
+            return
+        except RecursionError as exc:
+            raise NestedTooDeeply from exc
+        except msgspec.DecodeError as exc:
+            said = _said(exc)
+    raise ValueError(said)
 
 
-def _elements(source: str) -> Iterator[bytes]:
-    at = _skip(source, 0)
-    if source[at] != "[":
-        raise ValueError("it does not begin with [")
-    at = _skip(source, at + 1)
-    more = source[at] != "]"
-    while more:
-        start = at
-        _, at = _value(source, start)
-        yield source[start:at].encode()
-        at = _skip(source, at)
-        more = source[at] == ","
-        if more:
-            at = _skip(source, at + 1)
-        elif source[at] != "]":
-            raise ValueError(f"no comma or ] at character {at}")
-    if _skip(source, at + 1) != len(source):
-        raise ValueError(f"something follows the array at character {at + 1}")
+def _scan(text: bytes) -> None:
+    """Raises msgspec.DecodeError: it is not JSON. RecursionError: it has more than about _LIMIT levels."""
+    _SCAN.decode(text)
+    if _SPARE and text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+        # It is one value, so brackets around it change nothing but its depth.
+        _SCAN.decode(b"%b%b%b" % (b"[" * _SPARE, text, b"]" * _SPARE))
 
 
-def _members(source: str) -> dict[str, bytes] | None:
+def _readings(text: bytes) -> Iterator[bytes]:
+    """The text, and one of the same length that is JSON where this one is: without the escapes that msgspec refuses."""
+    yield text
+    if _SURROGATE.search(text) is not None:
+        yield _SURROGATE.sub(rb"\\u00", text)
+
+
+def _said(error: Exception, start: int = 0) -> str:
+    if _TRUNCATED in str(error):
+        return "it ends too early"
+    said = _PLACE.fullmatch(str(error))
+    what, byte = said.groups() if said is not None else (str(error), None)
+    return f"{what} at byte {start + int(byte)}" if byte else what
+
+
+def _members(text: bytes, scannable: bytes, limit: int | None) -> dict[str, bytes] | None:
+    view = memoryview(scannable)
     found: dict[str, bytes] = {}
-    at = _skip(source, 0)
-    if source[at] != "{":
+    at = _blank_end(text, 0)
+    if text[at] != ord("{"):
         return None
-    at = _skip(source, at + 1)
-    if source[at] == "}":
-        return found if _skip(source, at + 1) == len(source) else None
+    at = _blank_end(text, at + 1)
+    if text[at] == ord("}"):
+        return found if _blank_end(text, at + 1) == len(text) else None
     while True:
-        name, at = _value(source, at)
-        at = _skip(source, at)
-        if not isinstance(name, str) or name in found or source[at] != ":":
+        name, at = _name(text, view, at)
+        at = _blank_end(text, at)
+        if name is None or name in found or text[at] != ord(":"):
             return None
-        start = _skip(source, at + 1)
-        _, at = _value(source, start)
-        found[name] = source[start:at].encode()
-        at = _skip(source, at)
-        if source[at] == "}":
-            return found if _skip(source, at + 1) == len(source) else None
-        if source[at] != ",":
+        if len(found) == limit:
+            raise TooManyMembers(f"there are more than {limit} members")
+        start = _blank_end(text, at + 1)
+        scalar = _SCALAR.match(text, start)
+        at = scalar.end() if scalar is not None else _value_end(view, start)
+        found[name] = value = text[start:at].rstrip(b" \t\n\r")
+        if scalar is None and len(value) > MAX_DEPTH and value[0] in b"[{":
+            _scan(scannable[start : start + len(value)])
+        if text[at] == ord("}"):
+            return found if _blank_end(text, at + 1) == len(text) else None
+        if text[at] != ord(","):
             return None
-        at = _skip(source, at + 1)
-        if source[at] != '"':
-            return None
+        at = _blank_end(text, at + 1)
 
 
-def _skip(source: str, at: int) -> int:
-    while at < len(source) and source[at] in _BLANK:
-        at += 1
-    return at
+def _name(text: bytes, view: memoryview, at: int) -> tuple[str | None, int]:
+    """The string at this place and where it ends; None where there is none."""
+    plain = _STRING.match(text, at)
+    if plain is not None:
+        return text[at + 1 : plain.end() - 1].decode(), plain.end()
+    if text[at] != ord('"'):
+        return None, at
+    end = _value_end(view, at)
+    written = text[at:end].rstrip(b" \t\n\r")
+    name: str = _STRICT.decode(written.decode())
+    return name, end
 
 
-def _value(source: str, at: int) -> tuple[Any, int]:
-    value, end = _STRICT.raw_decode(source, at)
-    _check_depth(source[at:end])
-    return value, end
+def _value_end(view: memoryview, at: int) -> int:
+    """Where the next thing after the value begins that begins at `at`; the end of the text where nothing follows.
+
+    Raises: ValueError: no value begins there. RecursionError.
+    """
+    try:
+        _SCAN.decode(view[at:])
+    except msgspec.DecodeError as exc:
+        trailing = _TRAILING.search(str(exc))
+        if trailing is None:
+            raise ValueError(_said(exc)) from exc
+        return at + int(trailing[1]) - 1
+    return len(view)
+
+
+def _element(view: memoryview, start: int, limit_bytes: int, place: int) -> tuple[int, int]:
+    """Where the element ends that begins at `start`, and where the next thing begins."""
+    longest = view[start : start + limit_bytes + 1]
+    size = len(longest)
+    surrogates = False
+    while True:
+        window: bytes | memoryview = longest[:size]
+        if surrogates:
+            window = _SURROGATE.sub(rb"\\u00", window)
+        try:
+            _SCAN.decode(window)
+        except RecursionError as exc:
+            raise NestedTooDeeply from exc
+        except msgspec.DecodeError as exc:
+            trailing = _TRAILING.search(str(exc))
+            if trailing is not None:
+                at = int(trailing[1]) - 1
+                return start + len(bytes(longest[:at]).rstrip(b" \t\n\r")), start + at
+            if not surrogates and _SURROGATE.search(window) is not None:
+                surrogates, size = True, min(size, SMALL_BYTES)
+            elif _TRUNCATED not in str(exc):
+                raise ValueError(_said(exc, start)) from exc
+            elif size < len(longest):
+                size = min(4 * size, len(longest))  # what is changed is copied: no more than the element needs
+            elif start + size < len(view):
+                raise ElementTooLarge(place) from exc
+            else:
+                raise ValueError(_said(exc)) from exc
+        else:
+            end = start + len(bytes(longest[:size]).rstrip(b" \t\n\r"))
+            if size < len(longest):
+                size = min(4 * size, len(longest))
+            elif end <= start + limit_bytes:
+                return end, start + size
+            else:
+                raise ElementTooLarge(place)
+
+
+def _skip(text: bytes, at: int) -> int:
+    """Where the white space ends. Raises ValueError: there is more than MAX_BLANK of it."""
+    found = _BLANK.match(text, at, at + MAX_BLANK + 1)
+    assert found is not None
+    if found.end() > at + MAX_BLANK:
+        raise ValueError(f"more than {MAX_BLANK} bytes of white space at byte {at}")
+    return found.end()
+
+
+def _blank_end(text: bytes, at: int) -> int:
+    found = _BLANK.match(text, at)
+    assert found is not None
+    return found.end()
