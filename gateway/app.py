@@ -60,6 +60,7 @@ from gateway.leases.replicas import Replicas
 from gateway.leases.seal import Seal, derived
 from gateway.settings import Settings, SettingsError
 from gateway.tomlfile import Mistake, MistakesError
+from gateway.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class Gateway:
         self._office = Office(context.run_dir, context.boot_id, self._execute)
         self._namespace = Namespace(settings.namespace, self._tenanted)
         self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
+        turns = Turns()
         quota = Quota(self._kestrel, self._catalog, settings.max_queues)
         moves = Moves(self._kestrel, self._catalog, self._tasks, max_attempts=settings.max_attempts)
         parked = Parked(
@@ -125,7 +127,7 @@ class Gateway:
         queues = Queues(self._kestrel, self._catalog, self._desk, quota)
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
-        leases = Leases(self._desk)
+        leases = Leases(self._desk, turns)
         publisher = Publisher(self._kestrel, quota)
         self._router = router(
             specification,
@@ -139,6 +141,7 @@ class Gateway:
                 self._registry,
                 once=Once(self._idempotency),
                 settings=settings,
+                turns=turns,
             ),
             leases=leases,
             queues=QueueAdmin(

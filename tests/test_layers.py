@@ -25,6 +25,7 @@ RANKS: dict[str, int] = {
     "errors": 0,
     "settings": 0,
     "nonce": 0,
+    "turns": 0,
     "broker": 0,
 }
 # Interfaces that their owner states and others implement or carry.

@@ -10,14 +10,16 @@ Source: CloudEvents HTTP binding 1.0.2, section 3; its JSON format, section 4 (b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
+from typing import Final
 
-from gateway.contract.event import from_header
+from gateway.contract.event import MAX_ATTRIBUTES, from_header
 from gateway.contract.item import Item, Stamp, wrap, wrap_binary, wrap_event
-from gateway.contract.json_text import BOM, elements
+from gateway.contract.json_text import BOM, MAX_BLANK, ElementTooLarge, elements
 from gateway.contract.media import (
     BATCH_TYPE,
     JSON_TYPE,
@@ -41,6 +43,8 @@ from gateway.errors import (
     UnsupportedEncoding,
     UnsupportedType,
 )
+
+_BLANK: Final = re.compile(rb"[ \t\r\n]*+")
 
 
 class Mode(Enum):
@@ -119,42 +123,56 @@ def one_item(heading: Heading, body: bytes, stamp: Stamp, job_id: str) -> Item:
 
 def many_items(
     heading: Heading, body: bytes, stamp: Stamp, new_id: Callable[[], str], *, limit: int, limit_bytes: int
-) -> list[Item | GatewayError]:
-    """The items of a request that brings many, each in its place; an error where one is wrong.
+) -> Iterator[Item | GatewayError]:
+    """The items of a request that brings many, each in its place; an error where one is wrong. Each is made when it is
+    asked for.
 
     new_id: called once a job, in their order. limit: jobs in all. limit_bytes: of one job.
 
     Raises:
-        InvalidBody: the whole cannot be taken apart. JobTooLarge: there are too many.
+        InvalidBody: the whole cannot be taken apart. JobTooLarge: there are too many, or an event of a batch is too
+        large, which is said before it is read.
     """
-    items: list[Item | GatewayError] = []
-    for text in _parts(heading, body):
-        if len(items) == limit:
+    for place, text in enumerate(_parts(heading, body, limit_bytes)):
+        if place == limit:
             raise JobTooLarge(f"the body has more than {limit} jobs")
         try:
             if len(text) > limit_bytes:
                 raise JobTooLarge(f"the job has {len(text)} bytes; at most {limit_bytes} are taken")
             if heading.mode is Mode.LINES:
-                items.append(wrap(text, JSON_TYPE, job_id=new_id(), stamp=stamp))
+                yield wrap(text, JSON_TYPE, job_id=new_id(), stamp=stamp)
             else:
-                items.append(wrap_event(text, job_id=new_id(), stamp=stamp))
+                yield wrap_event(text, job_id=new_id(), stamp=stamp)
         except (BadRequest, JobTooLarge) as exc:
-            items.append(exc)
-    return items
+            yield exc
 
 
-def _parts(heading: Heading, body: bytes) -> Iterator[bytes]:
+def _parts(heading: Heading, body: bytes, limit_bytes: int) -> Iterator[bytes]:
     body = body.removeprefix(BOM)
     if heading.mode is Mode.LINES:
-        for line in body.split(b"\n"):
-            text = line.strip(b" \t\r")
-            if text:
-                yield text
+        yield from _lines(body)
         return
     try:
-        yield from elements(body)
+        yield from elements(body, limit_bytes)
+    except ElementTooLarge as exc:
+        raise JobTooLarge(f"job {exc.place} of the batch has more than {limit_bytes} bytes") from exc
     except ValueError as exc:
         raise InvalidBody(f"the body is not a JSON array: {exc}") from exc
+
+
+def _lines(body: bytes) -> Iterator[bytes]:
+    """The lines that are not blank, without the white space around them."""
+    at = 0
+    while at < len(body):
+        blank = _BLANK.match(body, at, at + MAX_BLANK + 1)
+        assert blank is not None
+        start = blank.end()
+        if start - at > MAX_BLANK:
+            raise InvalidBody(f"more than {MAX_BLANK} bytes of white space and empty lines in a row at byte {at}")
+        end = body.find(b"\n", start)
+        at = end + 1 if end >= 0 else len(body)
+        if text := body[start:at].rstrip(b" \t\r\n"):
+            yield text
 
 
 @lru_cache(maxsize=256)
@@ -188,6 +206,8 @@ def _instead(content_type: str) -> str:
 
 
 def _set_attributes(heading: Heading, headers: list[tuple[bytes, bytes]]) -> None:
+    if len(headers) > MAX_ATTRIBUTES:
+        raise InvalidEvent(f"the event has {len(headers)} attributes, which is above the maximum of {MAX_ATTRIBUTES}")
     for raw_name, raw in headers:
         name = raw_name.decode("latin-1")
         if name in heading.attributes:

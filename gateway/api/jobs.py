@@ -20,6 +20,7 @@ from gateway.delivery.receive import Delivery, Receiver
 from gateway.errors import ForbiddenPrefetch, GatewayError, InvalidParameter, PartlyStored
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
+from gateway.turns import Turns
 
 _WAIT = re.compile(r"[0-9]{1,9}")
 _ORDERING_KEY = re.compile(r"[!-~]{1,256}")
@@ -38,6 +39,7 @@ class Jobs:
         *,
         once: Once,
         settings: Settings,
+        turns: Turns,
     ) -> None:
         self._publisher = publisher
         self._receiver = receiver
@@ -45,6 +47,7 @@ class Jobs:
         self._leases = leases
         self._registry = registry
         self._once = once
+        self._turns = turns
         self._max_job_bytes = settings.max_job_bytes
         self._max_batch_jobs = settings.max_batch_jobs
         self._max_batch_bytes = settings.max_batch_bytes
@@ -85,7 +88,8 @@ class Jobs:
         A client that reads no body cannot read of a job that is not stored in a 207: it gets the failure.
         """
         limit_bytes = queue.policy.max_bytes or self._max_job_bytes
-        items = many_items(heading, body, stamp, ids, limit=self._max_batch_jobs, limit_bytes=limit_bytes)
+        each = many_items(heading, body, stamp, ids, limit=self._max_batch_jobs, limit_bytes=limit_bytes)
+        items = await self._turns.all(each, queue.tenant)
         good = [item for item in items if isinstance(item, Item)]
         stored = iter(await self._publisher.enqueue_many(queue, good, _ordering_key(call)))
         outcomes = [next(stored) if isinstance(item, Item) else item for item in items]

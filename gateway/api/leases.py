@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
 
 from gateway.api.exchange import Answer, Call, json_answer
 from gateway.contract.copies import plain
@@ -12,16 +13,21 @@ from gateway.contract.times import timestamp
 from gateway.errors import GatewayError, LeaseNotFound
 from gateway.leases.desk import Desk
 from gateway.leases.orders import LeaseView
+from gateway.turns import Turns
 
 MAX_SETTLE_BYTES = 1 << 20
 """Of a body that settles: room for a thousand settlements, and for a failure report with every trace in it."""
+
+AT_ONCE: Final = 32
+"""Settlements of one request under way: one turn of the loop begins so many."""
 
 
 class Leases:
     """Handlers of `/leases`."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, turns: Turns) -> None:
         self._desk = desk
+        self._turns = turns
 
     async def inspect(self, call: Call) -> Answer:
         return _shown(await self._own(call, call.path("lease")))
@@ -47,12 +53,19 @@ class Leases:
         return _shown(await self._desk.extend(call.path("lease"), call.caller.tenant, float(order["lease"])))
 
     async def settle(self, call: Call) -> Answer:
-        """Each settlement by itself, all at once; one result each, in the order of the body."""
+        """Each settlement by itself, AT_ONCE at the same time; one result each, in the order of the body."""
         order = await call.order(MAX_SETTLE_BYTES)
-        work = [(each, self.ack_first(call, each)) for each in order.get("acks", ())]
-        work += [(each["lease"], self._nack(call, each["lease"], each)) for each in order.get("nacks", ())]
-        work += [(each["lease"], self._reject(call, each["lease"], each)) for each in order.get("rejects", ())]
-        results = await asyncio.gather(*(_result(lease_id, settlement) for lease_id, settlement in work))
+        work: list[tuple[str, Callable[[], Awaitable[LeaseView]]]] = []
+        work += [(each, partial(self.ack_first, call, each)) for each in order.get("acks", ())]
+        work += [(each["lease"], partial(self._nack, call, each["lease"], each)) for each in order.get("nacks", ())]
+        work += [(each["lease"], partial(self._reject, call, each["lease"], each)) for each in order.get("rejects", ())]
+        room = asyncio.Semaphore(AT_ONCE)
+        settled: list[asyncio.Task[dict[str, Any]]] = []
+        async with asyncio.TaskGroup() as tasks:
+            async for lease_id, settle in self._turns.slices(work, call.caller.tenant):
+                await room.acquire()
+                settled.append(tasks.create_task(_result(lease_id, settle, room)))
+        results = [each.result() for each in settled]
         return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
 
     async def _nack(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseView:
@@ -82,10 +95,10 @@ class Leases:
             await self._own(call, lease_id)
 
 
-async def _result(lease_id: str, settlement: Awaitable[LeaseView]) -> dict[str, Any]:
-    """What became of one settlement out of many."""
+async def _result(lease_id: str, settle: Callable[[], Awaitable[LeaseView]], room: asyncio.Semaphore) -> dict[str, Any]:
+    """What became of one settlement out of many. room: is given back at its end."""
     try:
-        lease = await settlement
+        lease = await settle()
     except GatewayError as exc:
         return {
             "lease": lease_id,
@@ -94,6 +107,8 @@ async def _result(lease_id: str, settlement: Awaitable[LeaseView]) -> dict[str, 
             "detail": exc.detail,
             "retryable": exc.retryable,
         }
+    finally:
+        room.release()
     position = _position(lease)
     return {"lease": lease_id, "status": 200 if position else 204} | position
 

@@ -23,7 +23,7 @@ from enum import Enum
 import orjson
 
 from gateway.contract.envelope import MAX_ATTEMPT, Job, body_of, unwrap
-from gateway.contract.event import NOT_IN_STRINGS
+from gateway.contract.event import NOT_IN_STRINGS, PAYLOAD
 from gateway.contract.item import Item, new_id
 from gateway.contract.json_text import members
 from gateway.contract.media import BYTES_TYPE
@@ -33,7 +33,6 @@ RAW_TYPE = "kestrel-gateway.raw"
 MAX_ERROR = 1000
 _LAST = 300
 _DEAD = ("deadreason", "deadtime", "deadqueue", "deadattempts")
-_PAYLOAD = frozenset({"data", "data_base64"})
 
 _NOT_IN_STRINGS = re.compile(f"[{NOT_IN_STRINGS}]+")
 
@@ -164,4 +163,4 @@ def _attributes(job: Job, item: bytes) -> dict[str, bytes] | None:
     found = members(item.removesuffix(payload) + b"}") if job.member and item.endswith(payload) else None
     if found is None:
         found = members(item)
-    return None if found is None else {name: value for name, value in found.items() if name not in _PAYLOAD}
+    return None if found is None else {name: value for name, value in found.items() if name not in PAYLOAD}

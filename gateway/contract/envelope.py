@@ -13,16 +13,20 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from gateway.contract.event import take_payload
-from gateway.contract.json_text import check_json, members
+from gateway.contract.event import PAYLOAD, take_payload
+from gateway.contract.json_text import check_json, load_string, members
 from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type, payload_type
 from gateway.contract.times import instant
 
 MAX_ATTEMPT = 1_000_000
+MAX_READ: Final = 1000
+"""Attributes of an envelope. What has more, which the gateway never writes, is a raw item."""
+MAX_HEAD_BYTES: Final = 65536
+"""Where the payload begins, at the latest, in an envelope that is read by cutting it once."""
 
 _UNTYPED_OWN = frozenset({"tenant", "attempt", "enqueued", "expires", "lasterror"})
 _PLACED = frozenset({"specversion", "id", "datacontenttype", "enqueued"})
@@ -95,8 +99,8 @@ def _split(item: bytes) -> _Event | None:
     """
     for member in ("data", "data_base64"):
         mark = b',"%b":' % member.encode()
-        cut = item.find(mark)
-        if cut < 0 or item[-1:] != b"}":
+        cut = item.find(mark, 0, MAX_HEAD_BYTES)
+        if cut < 0 or item[-1:] != b"}" or item.count(b'":', 0, cut) > MAX_READ:
             continue
         head, payload = item[:cut], item[cut + len(mark) : -1]
         try:
@@ -113,15 +117,20 @@ def _split(item: bytes) -> _Event | None:
 
 def _scan(item: bytes) -> _Event | None:
     """An envelope in any order and spacing."""
-    found = members(item)
-    if found is None:
-        return None
     try:
+        found = members(item, MAX_READ + len(PAYLOAD))
+        if found is None:
+            return None
         member, payload = take_payload(found)
+        "".join(found).encode()  # a name with a lone surrogate has no UTF-8: nothing could show it
     except ValueError:
         return None
     attributes: dict[str, Any] = {}
     for name, value in found.items():
+        if value[:1] in (b"[", b"{"):
+            if name not in _UNTYPED_OWN:
+                return None
+            continue
         try:
             attributes[name] = orjson.loads(value)
         except ValueError:
@@ -158,7 +167,7 @@ def _event(attributes: dict[str, Any], member: str, payload: bytes) -> _Event | 
 
 def _is_base64(payload: bytes) -> bool:
     try:
-        base64.b64decode(orjson.loads(payload), validate=True)
+        base64.b64decode(load_string(payload), validate=True)
     except (ValueError, TypeError):
         return False
     return True
@@ -167,9 +176,10 @@ def _is_base64(payload: bytes) -> bool:
 def _is_text(payload: bytes) -> bool:
     """Whether the payload is a string that has bytes in UTF-8: a lone surrogate has none."""
     try:
-        return isinstance(orjson.loads(payload), str)
+        load_string(payload)
     except ValueError:
         return False
+    return True
 
 
 def _job(event: dict[str, Any], member: str, payload: bytes) -> Job:

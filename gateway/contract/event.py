@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.contract.media import is_media_type
@@ -14,6 +15,13 @@ from gateway.contract.times import instant
 from gateway.errors import InvalidEvent
 
 Value = str | int | bool
+
+MAX_ATTRIBUTES: Final = 100
+"""Of an event that is enqueued. Each costs time whenever the event is enqueued, delivered, peeked at or copied."""
+MAX_ATTRIBUTES_BYTES: Final = 65536
+"""Of all of them together, as they are written."""
+PAYLOAD: Final = frozenset({"data", "data_base64"})
+"""Members of an event that are no attributes."""
 GATEWAYS_OWN = frozenset(
     {"tenant", "attempt", "enqueued", "lasterror", "deadreason", "deadtime", "deadqueue", "deadattempts"}
 )

@@ -16,8 +16,16 @@ from functools import lru_cache
 
 import orjson
 
-from gateway.contract.event import Value, checked, take_payload
-from gateway.contract.json_text import BOM, MAX_DEPTH, NestedTooDeeply, check_json, members
+from gateway.contract.event import MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, PAYLOAD, Value, checked, take_payload
+from gateway.contract.json_text import (
+    BOM,
+    MAX_DEPTH,
+    NestedTooDeeply,
+    TooManyMembers,
+    check_json,
+    load_string,
+    members,
+)
 from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type, is_text_type, payload_type
 from gateway.contract.times import YEAR_10000_S, instant, timestamp
 from gateway.contract.trace import is_traceparent, is_tracestate
@@ -89,7 +97,10 @@ def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
     Raises:
         InvalidBody: it is not JSON. InvalidEvent: it is no CloudEvent; what is wrong is named.
     """
-    found = members(text)
+    try:
+        found = members(text, MAX_ATTRIBUTES + len(PAYLOAD))
+    except TooManyMembers as exc:
+        raise InvalidEvent(f"the event has more than {MAX_ATTRIBUTES} attributes, the maximum") from exc
     if found is None:
         _refuse(text)
         raise InvalidEvent(f"the event is not one JSON object without repeated members, of up to {MAX_DEPTH} levels")
@@ -97,6 +108,13 @@ def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
         member, payload = take_payload(found)
     except ValueError as exc:
         raise InvalidEvent(f"data: {exc}") from exc
+    if len(found) > MAX_ATTRIBUTES:
+        raise InvalidEvent(f"the event has {len(found)} attributes, which is above the maximum of {MAX_ATTRIBUTES}")
+    written_bytes = sum(map(len, found)) + sum(map(len, found.values()))
+    if written_bytes > MAX_ATTRIBUTES_BYTES:
+        raise InvalidEvent(
+            f"the attributes have {written_bytes} bytes together, which is above the maximum of {MAX_ATTRIBUTES_BYTES}"
+        )
     attributes = checked({name: _load(name, value) for name, value in found.items()})
     content_type = attributes.get("datacontenttype")
     if member == "data_base64":
@@ -226,7 +244,7 @@ def _load(name: str, value: bytes) -> object:
 
 def _check_base64(payload: bytes, content_type: Value | None) -> None:
     try:
-        data = base64.b64decode(orjson.loads(payload), validate=True)
+        data = base64.b64decode(load_string(payload), validate=True)
     except (ValueError, TypeError) as exc:
         raise InvalidEvent("data_base64: it is not a string of base64 with padding (RFC 4648)") from exc
     if isinstance(content_type, str) and is_json_type(content_type):

@@ -38,6 +38,7 @@ _STRING: Final = re.compile(rb'"[^"\\\x00-\x1f]*+"')
 _SCALAR: Final = re.compile(
     rb'(?:"[^"\\\x00-\x1f]*+"|true|false|null|-?(?:0|[1-9][0-9]*+)(?![.0-9eE]))[ \t\n\r]{0,64}(?=[,}])'
 )
+_QUOTE: Final = re.compile(rb'[ \t\n\r]*+"')
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 # The byte behind the one that follows the value and white space.
 _TRAILING: Final = re.compile(r"trailing characters \(byte ([0-9]+)\)")
@@ -117,6 +118,17 @@ def check_json(text: bytes | memoryview) -> None:
             raise ValueError(f"{exc.msg} at character {exc.pos}") from exc
 
 
+def has_more_values(text: bytes, limit: int) -> bool:
+    """Whether a JSON text has more than `limit` values, about; said without reading it. What is in strings is text."""
+    if text.count(b",") + text.count(b"[") + text.count(b"{") <= limit:
+        return False
+    bare = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if bare.count(b'"') > 4 * limit:
+        return True
+    outside = b"".join(bare.split(b'"')[::2])
+    return outside.count(b",") + outside.count(b"[") + outside.count(b"{") > limit
+
+
 def load_lenient(text: bytes) -> Any:
     """The value of a JSON text. One leading byte-order mark is passed over; a lone surrogate, as a string has that was
     cut between the two halves of an emoji, is a question mark.
@@ -134,6 +146,14 @@ def load_lenient(text: bytes) -> Any:
             whole = json.dumps(json.loads(text.decode()), ensure_ascii=False)
             return orjson.loads(whole.encode(errors="replace"))
         raise
+
+
+def load_string(text: bytes) -> str:
+    """The JSON string that `text` is. Raises: ValueError: it is another value, or has no UTF-8 (a lone surrogate)."""
+    if not _QUOTE.match(text):
+        raise ValueError("it is not a string")
+    value: str = orjson.loads(text)
+    return value
 
 
 _LITERAL: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[^][{}"]+')

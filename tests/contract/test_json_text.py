@@ -73,13 +73,14 @@ PIECES = st.sampled_from(
     [each.encode() for each in [*NUMBERS, *STRINGS, *'[]{},:" \t\n\r\x0c\xa0', "true", "nul", "null", '"a"', '"a":']]
     + [b"\xff", b'"\xc3"', b'"\xed\xa0\x80"', b"\xef\xbb\xbf", b"\x00", b"\\", b"//", b"/**/"]
 )
+NAMES = st.sampled_from([b'"a"', b'"b"', rb'"\u0061"', rb'"\udc00"', b'""'])
 VALUES = st.recursive(
     st.sampled_from([each.encode() for each in [*NUMBERS[:6], *STRINGS[:4], '"é"', "true", "null", '""']]),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4).map(lambda each: b"[" + b" ,".join(each) + b"]"),
-        st.lists(st.tuples(st.sampled_from([b'"a"', b'"b"', rb'"\u0061"', rb'"\udc00"', b'""']), inner), max_size=4).map(
-            lambda each: b"{" + b",\n".join(name + b" : " + value for name, value in each) + b"}"
-        ),
+        st.lists(
+            st.tuples(st.sampled_from([b'"a"', b'"b"', rb'"\u0061"', rb'"\udc00"', b'""']), inner), max_size=4
+        ).map(lambda each: b"{" + b",\n".join(name + b" : " + value for name, value in each) + b"}"),
     ),
     max_leaves=12,
 )
@@ -115,7 +116,6 @@ def test_elements_are_those_of_the_array(parts, comma):
         return
     if is_json(text):
         assert len(found) == len(json.JSONDecoder(parse_int=str, parse_float=str).decode(text.decode()))
-        assert b"".join(found).replace(b" ", b"") == b"".join(b"".join(parts).split(b",,")).replace(b" ", b"") or True
     assert all(each and each == each.strip(b" \t\n\r") for each in found)
     assert passes(b"[" + b",".join(found) + b"]") is is_json(text)
 
@@ -142,7 +142,7 @@ def test_where_it_is_broken_is_told():
         check_json(b" " * PAD + b'"\xff"')
     with pytest.raises(ValueError, match=f"at byte {PAD + 3}$"):
         check_json(b" " * PAD + b"[1,]")
-    with pytest.raises(ValueError, match="^it ends too early$"):
+    with pytest.raises(ValueError, match=r"^it ends too early$"):
         check_json(b" " * PAD + b"[1")
 
 
