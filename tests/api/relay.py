@@ -1,4 +1,4 @@
-"""A relay between a gateway and a Kestrel server that loses answers when it is told to."""
+"""A relay between a client and its server that loses answers when a test says so."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Self
 
 
 class Relay:
-    """`with Relay(port) as relay`: what comes to `relay.address` goes to that port and back. lose: `STORED` answers
-    still to be lost; the connection ends where one was to come."""
+    """`with Relay(port) as relay`: what comes to `relay.address` goes to that port and back. lose: how many of the
+    answers that contain `answer` are still lost; the connection ends in place of each."""
 
-    def __init__(self, upstream: int) -> None:
+    def __init__(self, upstream: int, answer: bytes = b"STORED") -> None:
         self.lose = 0
         self._upstream = upstream
+        self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._sockets: list[socket.socket] = []
@@ -40,7 +41,7 @@ class Relay:
     def _pump(self, source: socket.socket, target: socket.socket, answers: bool = False) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if answers and self.lose and b"STORED" in data:
+                if answers and self.lose and self._answer in data:
                     self.lose -= 1
                     break
                 target.sendall(data)

@@ -1,0 +1,48 @@
+"""What clients/README.md and clients/timeouts-and-retries.md say is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gateway.errors import error_classes
+from tests.clients.languages import LANGUAGES, SOURCES
+
+RETRIES = SOURCES / "timeouts-and-retries.md"
+
+
+def rows(page: Path) -> list[list[str]]:
+    """The cells of every row of its tables, without heads and lines."""
+    found = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in found]
+
+
+def test_every_code_has_its_row() -> None:
+    """The table of codes has each error's code, status and whether it is retryable, once, sorted by status and code."""
+    _, table, _ = RETRIES.read_text().split("<!-- codes -->")
+    said = []
+    for line in table.splitlines():
+        if line.startswith("| `"):
+            row = re.fullmatch(r"\| `([a-z-]+)` \| (\d{3}) \| (yes|no) \| [A-Z].*\. \|", line)
+            assert row, line
+            said.append((int(row[2]), row[1], row[3]))
+    errors = {
+        (each.status, each.code, "yes" if each.retryable else "no")
+        for each in error_classes().values()
+        if each.code != "lease-gone"  # the root of two; no answer has it
+    }
+    assert said == sorted(errors)
+
+
+def test_readme_lists_every_client() -> None:
+    """The README has a row for each folder, and each folder's programs are there."""
+    folders = [match[1] for row in rows(SOURCES / "README.md") if (match := re.match(r"\[([a-z-]+)\]\(\1/\)", row[0]))]
+    assert sorted(folders) == sorted(each.name for each in SOURCES.iterdir() if each.is_dir())
+    assert {each.name for each in LANGUAGES} == set(folders) - {"curl-examples"}
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link of the two pages names a file."""
+    for page in (SOURCES / "README.md", RETRIES):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (SOURCES / target).exists(), target
