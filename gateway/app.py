@@ -59,6 +59,7 @@ from gateway.leases.registry import Registry
 from gateway.leases.replicas import Replicas
 from gateway.leases.seal import Seal, derived
 from gateway.settings import Settings, SettingsError
+from gateway.shares import WHOLE
 from gateway.tomlfile import Mistake, MistakesError
 from gateway.turns import Turns
 
@@ -89,9 +90,10 @@ class Gateway:
     def __init__(self, settings: Settings, context: WorkerContext) -> None:
         self._settings = settings
         self._tenanted = context.tenanted
+        share = settings.tenant_share if context.tenanted else WHOLE
         self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
-        self._kestrel = Kestrel(context.kestrel, settings, settings.kestrel_file)
+        self._kestrel = Kestrel(context.kestrel, settings, settings.kestrel_file, share=share)
         self._ids = LeaseIds(
             _lease_keys(context.cluster_secrets) or [context.lease_key], context.boot_id, settings.instance
         )
@@ -100,9 +102,11 @@ class Gateway:
             self._tasks,
             limit=settings.max_leases,
             tenant_limit=settings.max_tenant_leases,
+            limit_bytes=settings.max_lease_bytes,
             longest_s=longest_lease(settings) if settings.kestrel_open_timeout_s else 0.0,
             memory_s=settings.settled_memory_s,
             memory_limit=settings.max_settled,
+            share=share,
         )
         self._peers = Peers(context.run_dir, context.boot_id)
         self._replicas = _replicas(settings, context)
@@ -121,7 +125,10 @@ class Gateway:
         quota = Quota(self._kestrel, self._catalog, settings.max_queues)
         moves = Moves(self._kestrel, self._catalog, self._tasks, max_attempts=settings.max_attempts)
         parked = Parked(
-            settings.max_waiters, tenant_limit=settings.max_tenant_waiters, queue_limit=settings.max_queue_waiters
+            settings.max_waiters,
+            tenant_limit=settings.max_tenant_waiters,
+            queue_limit=settings.max_queue_waiters,
+            share=share,
         )
         self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, parked=parked)
         queues = Queues(self._kestrel, self._catalog, self._desk, quota)

@@ -139,11 +139,17 @@ class Settings:
     )
     default_lease_s: float = _setting(60.0, "a lease's length when not told", unit="s", low=1, high=43200)
     max_lease_s: float = _setting(43200.0, "longest lease that may be asked for", unit="s", low=1, high=43200)
+    tenant_share: float = _setting(
+        0.5, "of what the other tenants leave of a limit, one tenant may take so much", low=0.01, high=1
+    )
     max_waiters: int = _setting(10000, "parked polls a worker", low=1, high=1000000)
     max_tenant_waiters: int = _setting(10000, "of these, polls of one tenant", low=1, high=1000000)
     max_queue_waiters: int = _setting(10000, "of these, polls of one queue", low=1, high=1000000)
     max_leases: int = _setting(10000, "open leases a worker, each a Kestrel connection", low=1, high=100000)
     max_tenant_leases: int = _setting(10000, "of these, leases of one tenant", low=1, high=100000)
+    max_lease_bytes: int = _setting(
+        512 << 20, "of jobs under lease, held in a worker's memory", unit="bytes", low=1 << 16, high=1 << 40
+    )
     max_server_leases: int = _setting(10000, "of these, leases on one Kestrel server", low=1, high=100000)
     max_waits: int = _setting(
         2000, "gets a worker keeps on one Kestrel server, all queues together", low=1, high=100000

@@ -26,6 +26,7 @@ RANKS: dict[str, int] = {
     "settings": 0,
     "nonce": 0,
     "turns": 0,
+    "shares": 0,
     "broker": 0,
 }
 # Interfaces that their owner states and others implement or carry.

@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from gateway.delivery.backend import Waiter
 from gateway.delivery.catalog import Queue
 from gateway.errors import TooManyWaiters
+from gateway.shares import WHOLE, Shares
 
 
 class Parked:
-    """Counts polls in and out. limit, tenant_limit, queue_limit: most at once; the first counts them all."""
+    """Counts polls in and out. limit, tenant_limit, queue_limit: most at once; the first counts them all.
 
-    def __init__(self, limit: int, *, tenant_limit: int, queue_limit: int) -> None:
-        self._limit = limit
+    share: of the first, which one tenant may take.
+    """
+
+    def __init__(self, limit: int, *, tenant_limit: int, queue_limit: int, share: float = WHOLE) -> None:
+        self.shares = Shares(limit, share)
         self._tenant_limit = tenant_limit
         self._queue_limit = queue_limit
         self._waiters: set[Waiter] = set()
-        self._tenants: Counter[str] = Counter()
         self._queues: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -29,21 +32,25 @@ class Parked:
 
     def check_room(self, queue: Queue) -> None:
         """Raises TooManyWaiters when no further poll of that queue may wait."""
-        if len(self._waiters) >= self._limit:
-            raise TooManyWaiters(f"{self._limit} polls are parked here already")
-        if self._tenants[queue.tenant] >= self._tenant_limit:
+        shares = self.shares
+        held = shares.of(queue.tenant)
+        if held >= self._tenant_limit:
             raise TooManyWaiters(f"the tenant has {self._tenant_limit} polls parked here already")
+        if not shares.admits(queue.tenant):
+            if shares.held >= shares.limit:
+                raise TooManyWaiters(f"{shares.limit} polls are parked here already")
+            raise TooManyWaiters(f"the tenant has {held} polls parked here already, its share of {shares.limit}")
         if self._queues[queue.key] >= self._queue_limit:
             raise TooManyWaiters(f"the queue has {self._queue_limit} polls parked here already")
 
     def add(self, queue: Queue, waiter: Waiter) -> None:
         self._waiters.add(waiter)
-        self._tenants[queue.tenant] += 1
+        self.shares.take(queue.tenant)
         self._queues[queue.key] += 1
 
     def remove(self, queue: Queue, waiter: Waiter) -> None:
         self._waiters.discard(waiter)
-        for counts, name in ((self._tenants, queue.tenant), (self._queues, queue.key)):
-            counts[name] -= 1
-            if not counts[name]:
-                del counts[name]
+        self.shares.give_back(queue.tenant)
+        self._queues[queue.key] -= 1
+        if not self._queues[queue.key]:
+            del self._queues[queue.key]

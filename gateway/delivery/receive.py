@@ -140,7 +140,7 @@ class Receiver:
     async def _take(self, queue: Queue, timeout_s: float, on_gone: OnGone, told: Told) -> OpenRead | None:
         """The next item, set aside; None when the wait ended empty, or the consumer has gone."""
         self._parked.check_room(queue)
-        waiter = self._backend.wait(queue.key, timeout_s)
+        waiter = self._backend.wait(queue.key, timeout_s, queue.tenant)
         self._parked.add(queue, waiter)
         forget = on_gone(waiter.cancel)
         try:

@@ -94,7 +94,7 @@ class Redrive:
             for _ in range(stats.items):
                 if run.over:
                     break
-                waiter = self._backend.wait(key, 0)
+                waiter = self._backend.wait(key, 0, run.queue.tenant)
                 read = await waiter.result()
                 if read is None:
                     told(waiter.coverage)

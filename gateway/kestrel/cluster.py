@@ -1,7 +1,8 @@
 """Kestrel as the layers above see it: queues by key, one server or several that do not know of one another.
 
 Owns the members: they come and go while it runs. What is written where, who waits for what, and how answers are
-merged have modules of their own (writes, waiting, everywhere). Knows no HTTP, no tenants and no leases.
+merged have modules of their own (writes, waiting, everywhere). Knows no HTTP and no leases; of tenants it knows
+for whom it counts gets and items.
 
 A server that is no member any more takes no writes and gets no new waits; what is set aside on it ends in its own
 time, and then its connections close.
@@ -40,6 +41,7 @@ from gateway.kestrel.waiting import Lines
 from gateway.kestrel.writer import Writer
 from gateway.kestrel.writes import Writes
 from gateway.settings import Settings
+from gateway.shares import WHOLE
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +49,18 @@ log = logging.getLogger(__name__)
 class Kestrel:
     """The client side of Kestrel. Made, started, used and closed on one event loop."""
 
-    def __init__(self, addresses: Sequence[str], settings: Settings, file: Path | None = None) -> None:
-        """`addresses` and `file`: see gateway.kestrel.members. Raises: SettingsError, MistakesError."""
+    def __init__(
+        self, addresses: Sequence[str], settings: Settings, file: Path | None = None, *, share: float = WHOLE
+    ) -> None:
+        """`addresses` and `file`: see gateway.kestrel.members. share: of a server's limits, which one tenant may have.
+
+        Raises: SettingsError, MistakesError.
+        """
         if not addresses and file is None:
             raise ValueError("no Kestrel server is named")
         self._members = Members(addresses, file)
         self._settings = settings
+        self._share = share
         self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
         self._codecs = Codecs()
@@ -127,6 +135,7 @@ class Kestrel:
             self._counters,
             on_change=self._server_changed,
             on_room=self._lines.room,
+            share=self._share,
         )
         server.start()
         return server
@@ -172,13 +181,15 @@ class Kestrel:
         """
         return await self._writes.put_many(key, items, ordering_key, duplicates_ok) if items else []
 
-    def wait(self, key: str, timeout_s: float) -> Waiter:
+    def wait(self, key: str, timeout_s: float, tenant: str = "") -> Waiter:
         """Joins those who wait for the queue's next item. `timeout_s` 0: asks each server once and answers at once.
+
+        tenant: for whom gets and items are counted; all waits for a key name the same one.
 
         Whoever waits awaits `result` or calls `cancel`: an item that is his stays set aside until then, at the
         longest until his deadline.
         """
-        return self._lines.wait(key, timeout_s)
+        return self._lines.wait(key, timeout_s, tenant)
 
     async def peek(self, key: str) -> bytes | None:
         """The head item, left where it is, or None. Creates the queue. Raises: BackendUnavailable."""

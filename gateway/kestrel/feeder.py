@@ -11,8 +11,9 @@ and a waiter that vanishes closes none. Whom an item serves, and how many gets t
    another one's END. What such a get brings still serves the first in line. As long as the queue is empty one such
    get at a time is sent, so that all who come meanwhile share the next; where several shared one, the next is sent
    GATHER_S later, since more will come.
-5. A server that is full is sent no get; what a get brings that stands there already goes back to its queue.
-6. Every get has a place of those that its server has (`Server.max_waits`), from its permit on until it has ended.
+5. A server that is full for the line's tenant is sent no get; what a get brings that stands there already goes back to
+   its queue.
+6. Every get has a place of those that its server has for the tenant, from its permit on until it has ended.
 """
 
 from __future__ import annotations
@@ -48,10 +49,13 @@ class Caller(Protocol):
 class Asker(Protocol):
     """What a feeder needs of its line: how many are `parked` in it, and the loop time of their `furthest` deadline.
 
+    tenant: whose queue it is.
+
     longest_wait_s: of one get. spread: the line says anew who may ask.
     """
 
     key: str
+    tenant: str
     loop: asyncio.AbstractEventLoop
     parked: int
     furthest: float
@@ -138,16 +142,28 @@ class Feeder:
     @property
     def room(self) -> int:
         """How many more gets it could send now."""
-        if self._retry is not None or self.server.full:
+        server, tenant = self.server, self._line.tenant
+        if self._retry is not None or server.full(tenant):
             return 0
         count = self.under_way
-        return min(min(1 if self._sliced else self.limit, self.server.places) - count, self.server.wait_room(count))
+        limit = min(1 if self._sliced else self.limit, server.items.room(tenant))
+        return min(limit - count, server.wait_room(tenant, count))
+
+    @property
+    def full(self) -> bool:
+        """Whether its server may hold no further item for the tenant."""
+        return self.server.full(self._line.tenant)
+
+    @property
+    def full_at(self) -> float:
+        """The loop time until which it was full last; infinite while it is."""
+        return self.server.full_at(self._line.tenant)
 
     @property
     def shut(self) -> bool:
         """Whether its server gives out items and may be sent no get for this queue, which has none there."""
         server = self.server
-        return server.reads and (server.full or (server.waits_left <= 0 and not self.under_way))
+        return server.reads and (self.full or (not self.under_way and server.crowded(self._line.tenant)))
 
     @property
     def last_at(self) -> float:
@@ -170,7 +186,7 @@ class Feeder:
         """
         if self._gets and self.server.reads and self._heard_since(moment):
             return True
-        return self._answered_at >= moment and (self.empty or self.server.full_at < moment)
+        return self._answered_at >= moment and (self.empty or self.full_at < moment)
 
     def doubtful(self, moment: float) -> bool:
         """Whether it is not asked since then for no other reason than that it has not answered anything."""
@@ -187,10 +203,10 @@ class Feeder:
         """Why the server could not be asked, as a fresh error."""
         if not self.server.reads:
             return self.server.error
-        if self.server.full:
+        if self.full:
             return self.no_room()
         if self.shut:
-            return TooManyWaiters(f"as many gets of other queues wait on {self.server.address} already as may be")
+            return self._no_wait()
         if self._gets:
             return BackendUnavailable(f"{self.server.address} does not answer")
         if self._error is None:
@@ -201,7 +217,22 @@ class Feeder:
 
     def no_room(self) -> TooManyLeases:
         """Why the server was not asked while it was full."""
-        return TooManyLeases(f"as many leases are open on {self.server.address} already as may be")
+        items = self.server.items
+        if items.held >= items.limit:
+            return TooManyLeases(f"{items.limit} jobs are under lease on {self.server.address} already")
+        held = items.of(self._line.tenant)
+        return TooManyLeases(
+            f"the tenant has {held} jobs under lease on {self.server.address} already, its share of {items.limit}"
+        )
+
+    def _no_wait(self) -> TooManyWaiters:
+        waits = self.server.waits
+        if waits.held >= waits.limit:
+            return TooManyWaiters(f"{waits.limit} gets of polls are on {self.server.address} already")
+        held = waits.of(self._line.tenant)
+        return TooManyWaiters(
+            f"the tenant's polls have {held} gets on {self.server.address} already, its share of {waits.limit}"
+        )
 
     def joined(self) -> None:
         """Somebody joined the line: a slice that is paused begins at once."""
@@ -211,7 +242,7 @@ class Feeder:
     def permit(self, count: int) -> None:
         """So many more gets may be sent."""
         self._permits += count
-        self.server.take_waits(count)
+        self.server.waits.take(self._line.tenant, count)
         self._permitted_at = self._line.loop.time()
         self._fill()
 
@@ -237,7 +268,7 @@ class Feeder:
     def withdraw(self) -> None:
         """Closes the standing gets; what they were about to bring goes back by that, the newest first."""
         gets, self._gets = self._gets, {}
-        self.server.return_waits(len(gets))
+        self.server.return_waits(self._line.tenant, len(gets))
         for connection in reversed(gets.values()):
             connection.close(ConnectionLostError("nobody waits any more", ours=True))
 
@@ -262,7 +293,7 @@ class Feeder:
         return min(len(self._questions), (self.limit if self.bringing else 1) - self._asking)
 
     def _fill(self) -> None:
-        if self.server.full:
+        if self.full:
             self._drop_permits()
             self._refuse(self.trouble())
         while (count := max(0, self._unasked()) + self._permits - len(self._wanted)) > 0:
@@ -290,13 +321,13 @@ class Feeder:
 
     def _use(self, connection: Connection) -> None:
         """Sends what is most wanted on the connection, or releases it."""
-        if connection.state is State.IDLE and not self.server.full:
-            if self._questions and self.server.waits_left <= 0:
-                self._refuse(TooManyWaiters(f"as many gets are on {self.server.address} already as may be"))
+        if connection.state is State.IDLE and not self.full:
+            if self._questions and self.server.crowded(self._line.tenant):
+                self._refuse(self._no_wait())
             while self._unasked() > 0:
                 question = self._questions.popleft()
                 if question.caller.waiting:
-                    self.server.take_waits(1)
+                    self.server.waits.take(self._line.tenant)
                     self._asking += 1
                     self._asked += 1
                     then = partial(self._told, connection, question, self._asked)
@@ -322,7 +353,7 @@ class Feeder:
 
     def _answered(self, connection: Connection, get: Get, value: bytes | None, error: BaseException | None) -> None:
         withdrawn = self._gets.pop(get, None) is None
-        self.server.return_waits(not withdrawn)
+        self.server.return_waits(self._line.tenant, not withdrawn)
         if error is None:
             self._heard(connection, value)
             if value is None:
@@ -336,7 +367,7 @@ class Feeder:
         self, connection: Connection, question: Question, number: int, value: bytes | None, error: BaseException | None
     ) -> None:
         self._asking -= 1
-        self.server.return_waits(1)
+        self.server.return_waits(self._line.tenant, 1)
         caller = question.caller
         if error is None:
             self._heard(connection, value)
@@ -385,8 +416,8 @@ class Feeder:
         self._early = 0
         self._cancel_retry()
         self._counters.items_taken += 1
-        full = self.server.full
-        read = OpenRead(self.server, connection, self._counters, self._line.key, value)
+        full = self.full
+        read = OpenRead(self.server, connection, self._counters, self._line.key, value, self._line.tenant)
         if full:
             self._line.keep(read)
         else:
@@ -429,7 +460,7 @@ class Feeder:
             self._retry = self._line.loop.call_later(delay_s, self._try_again)
 
     def _drop_permits(self) -> None:
-        self.server.return_waits(self._permits)
+        self.server.return_waits(self._line.tenant, self._permits)
         self._permits = 0
 
     def _try_again(self) -> None:

@@ -44,19 +44,20 @@ STRAGGLER_S = 0.25
 
 
 class Line:
-    """The waiters of one queue, and its feeders. waits: gets a server at most.
+    """The waiters of one queue, and its feeders. tenant: whose queue it is. waits: gets a server at most.
 
     starve: is told when some wait for room on a full server; `spread` is to be called when there is some.
     """
 
     __slots__ = (
         "_back_timer", "_counters", "_doubting", "_forget", "_given", "_over", "_quiet_timer", "_starve", "_step_timer",
-        "_surplus", "_waiters", "_waits", "feeders", "furthest", "key", "longest_wait_s", "loop", "parked",
+        "_surplus", "_waiters", "_waits", "feeders", "furthest", "key", "longest_wait_s", "loop", "parked", "tenant",
     )  # fmt: skip
 
     def __init__(
         self,
         key: str,
+        tenant: str,
         servers: Sequence[Server],
         waits: int,
         counters: Counters,
@@ -65,6 +66,7 @@ class Line:
         starve: Callable[[Line], None],
     ) -> None:
         self.key = key
+        self.tenant = tenant
         self.loop = asyncio.get_running_loop()
         self.furthest = 0.0
         self.parked = 0
@@ -320,7 +322,7 @@ class Line:
         if not self.feeders:
             return BackendUnavailable("no Kestrel server is known yet")
         for feeder in self.feeders:
-            if feeder.server.reads and feeder.server.full_at >= waiter.joined_at:
+            if feeder.server.reads and feeder.full_at >= waiter.joined_at:
                 return feeder.no_room()
         return next((feeder for feeder in self.feeders if feeder.shut), self.feeders[0]).trouble()
 
@@ -366,7 +368,7 @@ class Line:
         if not self._surplus:
             self.tidy()
             return
-        stood = [feeder for feeder in self.feeders if feeder.standing and (not self._waiters or feeder.server.full)]
+        stood = [feeder for feeder in self.feeders if feeder.standing and (not self._waiters or feeder.full)]
         for feeder in stood:
             feeder.withdraw()
         if stood:

@@ -46,14 +46,17 @@ MOVES: dict[Hold, frozenset[Hold]] = {
 class OpenRead:
     """One item and the connection it is set aside on. The item goes back when that connection closes.
 
-    number: grows from each item taken to the next.
+    number: grows from each item taken to the next. tenant: for whom it is set aside.
     """
 
-    __slots__ = ("_callbacks", "_connection", "_counters", "_hold", "_server", "data", "key", "number")
+    __slots__ = ("_callbacks", "_connection", "_counters", "_hold", "_server", "data", "key", "number", "tenant")
 
-    def __init__(self, server: Server, connection: Connection, counters: Counters, key: str, data: bytes) -> None:
+    def __init__(  # noqa: PLR0917 (one caller)
+        self, server: Server, connection: Connection, counters: Counters, key: str, data: bytes, tenant: str
+    ) -> None:
         self.key = key
         self.data = data
+        self.tenant = tenant
         self._server = server
         self.number = counters.items_taken
         self._connection = connection
@@ -61,7 +64,7 @@ class OpenRead:
         self._hold = Hold.HELD
         self._callbacks: tuple[Callable[[], None], ...] = ()
         connection.pin(self._connection_closed)
-        server.hold()
+        server.hold(tenant)
 
     def __repr__(self) -> str:
         return f"<OpenRead {self.key} {self._hold.value}>"
@@ -209,7 +212,7 @@ class OpenRead:
             raise RuntimeError(f"an open read that is {self._hold.value} cannot become {hold.value}")
         self._hold = hold
         if not MOVES[hold]:
-            self._server.let_go()
+            self._server.let_go(self.tenant)
 
     async def _calm(self) -> None:
         """Returns when no ping is under way. Cancelled: the connection is closed."""

@@ -9,9 +9,11 @@ Owns its pool, the keeper that (re)connects and the pings. Does not know queues,
 2. While it is DOWN nothing is sent to it: callers share the keeper's attempt and its error.
 3. Commands of the pool use at most as many connections as the pool keeps; the others wait for their turn.
 4. Connections that are quiet are asked for the version before Kestrel's own limit for quiet connections is over.
-5. A server that holds as many items for us as it may is `full`: it is asked for none until one is settled or back.
-6. At most `max_waits` gets are on it, all queues together. A queue's second get and all beyond it take places of one
-   half only, so that many queues still have one each.
+5. A server that holds as many items for a tenant as it may is `full` for it: it is asked for none of the tenant's until
+   there is room.
+6. At most `max_waits` gets are on it, all queues together. A queue's second get and all beyond it take
+   places of one half of the tenant's only, so that many queues still have one each.
+7. Whoever is refused by 5 or 6 is told of room: `on_room` is called soon after there is some again.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from gateway.kestrel.pool import Pool
 from gateway.kestrel.pulse import Pulse
 from gateway.kestrel.trouble import not_asked
 from gateway.settings import Settings
+from gateway.shares import WHOLE, Shares
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +55,8 @@ PING_AFTER_S = 30.0
 class Server:
     """Calls on one server's connections.
 
-    on_change: is told whenever it stands in another way. on_room: is told soon after it was full and is not any more.
-    places: how many more items it may hold for us. full: none. full_at: the loop time until which it was full last,
-    infinite while it is. waits_left: how many more gets may be on it. peer: who answers there, see Connection.peer.
+    on_change: is told whenever it stands in another way. on_room: see rule 7. share: of items and gets, for one tenant.
+    items: those that it holds for us. waits: gets that are on it. peer: who answers there, see Connection.peer.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Server:
         *,
         on_change: Callable[[Server], None],
         on_room: Callable[[], None],
+        share: float = WHOLE,
     ) -> None:
         self.address = address
         self.timeout_s = settings.kestrel_command_timeout_s
@@ -84,10 +87,11 @@ class Server:
         self._pool.suspend()
         self._turns = asyncio.Semaphore(settings.kestrel_pool_size)
         self._connections: set[Connection] = set()
-        self.places = settings.max_server_leases
-        self.full = False
-        self.full_at = -math.inf
-        self.waits_left = settings.max_waits
+        self.items = Shares(settings.max_server_leases, share)
+        self.waits = Shares(settings.max_waits, share)
+        self._full: set[str] = set()  # tenants that were refused, and have not had room since
+        self._full_until: dict[str, float] = {}
+        self._crowded: set[str] = set()
         self._version = ""
         self._since = time.time()
         self._error = BackendUnavailable(f"{address} has not answered yet")
@@ -133,7 +137,7 @@ class Server:
             connections=self.connections(),
             last_error=self._error.detail if self.state is not Health.UP else "",
             leaving=self._leaving,
-            full=self.full,
+            full=bool(self._full),
         )
 
     def connections(self) -> dict[str, int]:
@@ -180,35 +184,59 @@ class Server:
 
     # Items that it holds for us
 
-    def hold(self) -> None:
-        """One more is set aside."""
-        self.places -= 1
-        if self.places <= 0:
-            self.full, self.full_at = True, math.inf
+    def full(self, tenant: str) -> bool:
+        """Whether it may hold no further item for the tenant (rules 5 and 7)."""
+        if self.items.room(tenant) > 0:
+            return False
+        self._full.add(tenant)
+        return True
 
-    def let_go(self) -> None:
+    def full_at(self, tenant: str) -> float:
+        """The loop time until which it was full for the tenant last; infinite while it is."""
+        return math.inf if self.full(tenant) else self._full_until.get(tenant, -math.inf)
+
+    def hold(self, tenant: str) -> None:
+        """One more is set aside."""
+        self.items.take(tenant)
+        self.full(tenant)
+
+    def let_go(self, tenant: str) -> None:
         """One less is."""
-        self.places += 1
-        if self.full and self.places > 0:
-            self.full, self.full_at = False, self._loop.time()
-            self._loop.call_soon(self._on_room)
+        self.items.give_back(tenant)
+        if self._full:
+            relieved = [each for each in self._full if self.items.room(each) > 0]
+            self._full.difference_update(relieved)
+            for each in relieved:
+                self._full_until[each] = self._loop.time()
+            if relieved:
+                self._loop.call_soon(self._on_room)
 
     # Gets that are on it
 
-    def wait_room(self, others: int) -> int:
-        """How many more gets a queue may have that has so many others."""
-        shared = self.waits_left - self._settings.max_waits // 2
-        return max(shared, 1 if self.waits_left > 0 and not others else 0)
+    def crowded(self, tenant: str) -> bool:
+        """Whether no further get of the tenant may be on it (rules 6 and 7)."""
+        if self.waits.room(tenant) > 0:
+            return False
+        self._crowded.add(tenant)
+        return True
 
-    def take_waits(self, count: int) -> None:
-        """So many more are to be sent."""
-        self.waits_left -= count
+    def wait_room(self, tenant: str, others: int) -> int:
+        """How many more gets a queue of the tenant may have that has so many others."""
+        if self.crowded(tenant):
+            return 0
+        shared = self.waits.room(tenant) - self.waits.allowance(tenant) // 2
+        return max(shared, 0 if others else 1)
 
-    def return_waits(self, count: int) -> None:
+    def return_waits(self, tenant: str, count: int) -> None:
         """So many less are."""
-        if self.waits_left <= 0 < self.waits_left + count:
-            self._loop.call_soon(self._on_room)
-        self.waits_left += count
+        if not count:
+            return
+        self.waits.give_back(tenant, count)
+        if self._crowded:
+            relieved = [each for each in self._crowded if self.waits.room(each) > 0]
+            self._crowded.difference_update(relieved)
+            if relieved:
+                self._loop.call_soon(self._on_room)
 
     # Lending connections
 

@@ -38,7 +38,7 @@ class Surplus:
     def take(self) -> OpenRead | None:
         """The oldest that is not lost, and that its server may hold for us; it is the caller's."""
         for read in self._reads:
-            if not read.lost and read.held_by.places >= 0:
+            if not read.lost and read.held_by.items.room(read.tenant) >= 0:
                 self._reads.remove(read)
                 return read
         return None

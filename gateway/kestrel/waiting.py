@@ -1,7 +1,7 @@
 """The lines of all queues that somebody waits for. Owns which queue has a line; opens no connection.
 
-Room that comes on a full server is offered to those who wait in turns, OFFERS lines every STEP_S: each may ask for as
-many items as there is room, and what comes beyond it goes back.
+Room that comes on a full server is offered to those who wait in turns, OFFERS lines every STEP_S and tenant by tenant.
+Each may ask for as many items as there is room, and what comes beyond it goes back.
 
 A line that nobody needs is kept for a moment: polls that answer at once come again, and what it knows of its servers is
 of use to the next.
@@ -10,7 +10,6 @@ of use to the next.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 
 from gateway.errors import BackendUnavailable
@@ -34,7 +33,7 @@ class Lines:
         self._lines: dict[str, Line] = {}
         self._unused: dict[Line, float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._starving: dict[Line, None] = {}
+        self._starving: dict[str, dict[Line, None]] = {}  # by tenant
         self._unoffered = 0
         self._offer_timer: asyncio.TimerHandle | None = None
         self._over: BackendUnavailable | None = None
@@ -52,12 +51,12 @@ class Lines:
         """How many gets are on servers, over all queues."""
         return sum(feeder.standing for line in self._lines.values() for feeder in line.feeders)
 
-    def wait(self, key: str, timeout_s: float) -> Waiter:
-        """Joins the line of `key`. `timeout_s` 0 asks each server once."""
+    def wait(self, key: str, timeout_s: float, tenant: str = "") -> Waiter:
+        """Joins the line of `key`, a queue of `tenant`. `timeout_s` 0 asks each server once."""
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = Line(
-                key, self._servers, self._waits, self._counters, forget=self._forget, starve=self._starve
+                key, tenant, self._servers, self._waits, self._counters, forget=self._forget, starve=self._starve
             )
             if self._over is not None:
                 line.close(self._over)
@@ -81,7 +80,7 @@ class Lines:
 
     def room(self) -> None:
         """A server that was full is not any more: each line that waits for room is offered it once."""
-        self._unoffered = len(self._starving)
+        self._unoffered = sum(map(len, self._starving.values()))
         if self._offer_timer is None:
             self._offer()
 
@@ -99,16 +98,29 @@ class Lines:
             line.close(error)
 
     def _starve(self, line: Line) -> None:
-        self._starving[line] = None
+        self._starving.setdefault(line.tenant, {})[line] = None
 
     def _offer(self) -> None:
         self._offer_timer = None
-        for line in list(itertools.islice(self._starving, min(OFFERS, self._unoffered))):
-            del self._starving[line]
+        for _ in range(min(OFFERS, self._unoffered)):
+            tenant, lines = next(iter(self._starving.items()), ("", {}))
+            line = next(iter(lines), None)
+            if line is None:
+                self._unoffered = 0
+                return
+            self._fed(line)
+            if lines:
+                self._starving[tenant] = self._starving.pop(tenant)  # behind the other tenants
             self._unoffered -= 1
-            line.spread()  # behind the others, where it still starves
-        if self._unoffered and not all(server.full for server in self._servers):
+            line.spread()  # behind the tenant's others, where it still starves
+        if self._unoffered:
             self._offer_timer = asyncio.get_running_loop().call_later(STEP_S, self._offer)
+
+    def _fed(self, line: Line) -> None:
+        lines = self._starving.get(line.tenant, {})
+        lines.pop(line, None)
+        if not lines:
+            self._starving.pop(line.tenant, None)
 
     def _forget(self, line: Line) -> None:
         """Nobody needs the line."""
@@ -127,4 +139,4 @@ class Lines:
                 self._timer = loop.call_later(KEPT_S, self._sweep, loop)
                 break
             del self._unused[line], self._lines[line.key]
-            self._starving.pop(line, None)
+            self._fed(line)

@@ -32,11 +32,13 @@ from gateway.leases.deadlines import Deadlines
 from gateway.leases.ids import LeaseIds
 from gateway.leases.lease import Ended, Lease, Leaving, OpenRead, Place, State, Way, answer_of
 from gateway.leases.memory import Memory
+from gateway.shares import WHOLE, Shares
 
 log = logging.getLogger(__name__)
 
 LONGEST_RETRY_S = 30.0
 """A lease may last for hours, but most are settled long before."""
+LOOK_EVERY_S = 1.0
 LATE_S = 0.1
 """So late after its deadline a lease is noticed only where the process stood still (frozen, suspended, starved). Its
 connection may be dead, and nobody has looked yet.
@@ -80,7 +82,8 @@ class RegistryStatistics:
 class Registry:
     """Owns every open read that has been handed to a consumer.
 
-    tasks: the lifespan's group, which settlements belong to. limit, tenant_limit: leases open at once.
+    tasks: the lifespan's group, which settlements belong to. limit, tenant_limit: leases open at once. limit_bytes:
+    what their items may have together. share: of limit and limit_bytes, which one tenant may take.
     longest_s: no lease lasts longer in all, extensions and delays included; 0: no bound of that kind.
     memory_s, memory_limit: how long, and how many, ended leases are remembered.
     """
@@ -92,19 +95,22 @@ class Registry:
         *,
         limit: int,
         tenant_limit: int,
+        limit_bytes: int,
         longest_s: float,
         memory_s: float,
         memory_limit: int,
+        share: float = WHOLE,
     ) -> None:
         self._ids = ids
         self._tasks = tasks
-        self._limit = limit
+        self.shares = Shares(limit, share)
+        self.bytes = Shares(limit_bytes, share)
         self._tenant_limit = tenant_limit
         self._longest_s = longest_s
         self._open: dict[str, Lease] = {}
         self._memory = Memory(memory_s=memory_s, limit=memory_limit)
         self._deadlines = Deadlines(self._open, self._due)
-        self._tenants: Counter[str] = Counter()
+        self._first_ends: dict[str, tuple[float, float]] = {}  # by tenant: when that was looked up, and when it is
         self._delivered = 0
         self._delayed = 0
         self._outcomes: Counter[State] = Counter()
@@ -120,17 +126,42 @@ class Registry:
         ended = {way: self._outcomes[state] for state, way in LEDGER.items()}
         return RegistryStatistics(self._delivered, len(self._open), self._delayed, len(self._memory), ended)
 
-    def check_room(self, tenant: str) -> None:
-        """Raises TooManyLeases when no further lease may be opened for the tenant, with the time until one ends."""
-        if len(self._open) >= self._limit:
-            raise TooManyLeases(f"{self._limit} leases are open here already", self.retry_after())
-        if self._tenants[tenant] >= self._tenant_limit:
-            first_s = min(each.deadline_s for each in self._open.values() if each.tenant == tenant)
-            raise TooManyLeases(f"the tenant has {self._tenant_limit} leases open here already", _retry_after(first_s))
+    def check_room(self, tenant: str, size: int = 0) -> None:
+        """Raises TooManyLeases when no further lease may be opened for the tenant, with the time until one ends.
+
+        size: of its item, in bytes.
+        """
+        held = self.shares.of(tenant)
+        if held >= self._tenant_limit:
+            raise TooManyLeases(
+                f"the tenant has {self._tenant_limit} leases open here already", self._retry_after(tenant)
+            )
+        if not self.shares.admits(tenant):
+            limit = self.shares.limit
+            if self.shares.held >= limit:
+                raise TooManyLeases(f"{limit} leases are open here already", self.retry_after())
+            raise TooManyLeases(
+                f"the tenant has {held} leases open here already, its share of {limit}", self._retry_after(tenant)
+            )
+        if not self.bytes.admits(tenant, max(1, size)):
+            raise TooManyLeases(
+                f"the jobs that the tenant has under lease here have {self.bytes.of(tenant)} bytes, its share of "
+                f"{self.bytes.limit}",
+                self._retry_after(tenant),
+            )
 
     def retry_after(self) -> int:
         """Whole seconds until the first of all leases ends, at least 1."""
         return _retry_after(self._deadlines.first_s())
+
+    def _retry_after(self, tenant: str) -> int:
+        """Whole seconds until the first lease of the tenant ends, at least 1. It is looked up once a second."""
+        now_s = time.monotonic()
+        looked_s, first_s = self._first_ends.get(tenant, (-math.inf, 0.0))
+        if now_s - looked_s > LOOK_EVERY_S:
+            first_s = min((each.deadline_s for each in self._open.values() if each.tenant == tenant), default=math.inf)
+            self._first_ends[tenant] = now_s, first_s
+        return _retry_after(first_s)
 
     def open(
         self,
@@ -146,7 +177,7 @@ class Registry:
         length_s: float,
     ) -> Lease:
         """A new lease over `read`, HELD for `length_s` seconds. Raises TooManyLeases; the read stays the caller's."""
-        self.check_room(tenant)
+        self.check_room(tenant, len(read.data))
         now_s = time.monotonic()
         lease = Lease(
             id=self._ids.new(tenant),
@@ -163,7 +194,8 @@ class Registry:
             way=way,
         )
         self._open[lease.id] = lease
-        self._tenants[tenant] += 1
+        self.shares.take(tenant)
+        self.bytes.take(tenant, len(read.data))
         self._delivered += 1
         self._deadlines.set(lease)
         read.on_lost(lambda: self._lost(lease))
@@ -371,9 +403,8 @@ class Registry:
         lease.move(outcome)
         lease.read = lease.way = lease.leaving = None
         del self._open[lease.id]
-        self._tenants[lease.tenant] -= 1
-        if not self._tenants[lease.tenant]:
-            del self._tenants[lease.tenant]
+        self.shares.give_back(lease.tenant)
+        self.bytes.give_back(lease.tenant, len(read.data))
         self._outcomes[outcome] += 1
         self._memory.add(lease)
         for listener in self._listeners:

@@ -1,4 +1,4 @@
-"""Parked polls have caps: in all, of one tenant, of one queue."""
+"""Parked polls have caps: in all, of one tenant, of one queue, and one tenant leaves room for others."""
 
 import socket
 from pathlib import Path
@@ -18,7 +18,8 @@ def park(gateway: Running, queue: str, headers: dict[str, str]) -> socket.socket
 
 
 CAPS = {
-    "all": (("--max-waiters", "3"), "3 polls are parked", {"one b", "two a"}),
+    "all": (("--max-waiters", "3", "--tenant-share", "1"), "3 polls are parked", {"one b", "two a"}),
+    "share": (("--max-waiters", "6"), "the tenant has 3 polls parked here already, its share of 6", {"one b"}),
     "tenant": (("--max-tenant-waiters", "3"), "the tenant has 3 polls", {"one b"}),
     "queue": (("--max-queue-waiters", "3"), "the queue has 3 polls", set()),
 }

@@ -205,3 +205,30 @@ def test_servers_that_are_full_in_turns_are_never_called_unreachable():
             assert refused
 
     asyncio.run(main())
+
+
+def test_a_server_is_full_for_one_tenant_and_not_for_another():
+    """Whose share is under lease gets no more, parked or not; the other one's jobs flow, and room serves who waits."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, max_server_leases=4, share=0.5) as kestrel:
+            for key in ("a", "a", "a", "b", "b", "b"):
+                server.append(key, b"job")
+            held = [await kestrel.wait("a", 5, "a").result() for _ in range(2)]
+            for timeout_s in (5, 0):
+                with pytest.raises(TooManyLeases, match="its share of 4"):
+                    await kestrel.wait("a", timeout_s, "a").result()
+            assert kestrel.backends()[0].full
+            for _ in range(2):
+                read = await kestrel.wait("b", 5, "b").result()
+                await read.confirm()
+            last = await kestrel.wait("b", 5, "b").result()
+            with pytest.raises(TooManyLeases):
+                await kestrel.wait("b", 0, "b").result()
+            await held.pop().confirm()
+            assert not kestrel.backends()[0].full
+            third = await kestrel.wait("a", 5, "a").result()
+            for read in (third, *held, last):
+                await read.confirm()
+
+    asyncio.run(main())

@@ -72,7 +72,7 @@ def test_a_server_without_a_place_is_left_out_of_the_coverage():
             client(one.address, two.address, max_waits=2) as kestrel,
         ):
             busy = kestrel._servers[0]
-            busy.take_waits(2)
+            busy.waits.take("", 2)
             server = one if str(busy.address) == one.address else two
             waiter = kestrel.wait("q", 0.1)
             assert await waiter.result() is None
@@ -80,7 +80,7 @@ def test_a_server_without_a_place_is_left_out_of_the_coverage():
             parked = kestrel.wait("q", 20)
             await until(lambda: standing(one) + standing(two) == 1)
             assert not standing(server)
-            busy.return_waits(2)
+            busy.return_waits("", 2)
             await until(lambda: standing(server) == 1)
             parked.cancel()
 
@@ -112,5 +112,32 @@ def test_many_queues_never_take_more_connections_than_there_are_places():
                 await (await kestrel.wait(f"q{i}", 5).result()).confirm()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(*polls, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_no_tenant_has_all_places_of_a_server():
+    """One waits on as many queues as it may; another one's polls have places, those that ask once, too."""
+
+    async def main():
+        async with StandIn() as server, client(server.address, max_waits=8, share=0.5) as kestrel:
+            greedy = [kestrel.wait(f"a{i}", 20, "a") for i in range(4)]
+            await until(lambda: sum(standing(server, f"a{i}") for i in range(4)) == 4)
+            for timeout_s in (20, 0):
+                with pytest.raises(TooManyWaiters, match="its share of 8"):
+                    await kestrel.wait("a9", timeout_s, "a").result()
+            server.append("b1", b"x")
+            await (await kestrel.wait("b1", 0, "b").result()).confirm()
+            polls = [kestrel.wait(f"b{i}", 20, "b") for i in range(2)]
+            await until(lambda: [standing(server, key) for key in ("b0", "b1")] == [1, 1])
+            server.append("b1", b"y")
+            await (await polls[1].result()).confirm()
+            server.append("a0", b"z")
+            await (await greedy[0].result()).confirm()
+            await until(lambda: standing(server, "a0") == 0)
+            again = kestrel.wait("a9", 20, "a")
+            await until(lambda: standing(server, "a9") == 1)
+            for waiter in (*greedy[1:], polls[0], again):
+                waiter.cancel()
 
     asyncio.run(main())

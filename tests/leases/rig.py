@@ -36,7 +36,15 @@ class Rig:
         self.registry = Registry(
             LeaseIds([b"k" * 32], "00" * 8),
             tasks,
-            **{"limit": 100, "tenant_limit": 100, "longest_s": 0, "memory_s": 600, "memory_limit": 1000} | limits,
+            **{
+                "limit": 100,
+                "tenant_limit": 100,
+                "limit_bytes": 1 << 30,
+                "longest_s": 0,
+                "memory_s": 600,
+                "memory_limit": 1000,
+            }
+            | limits,
         )
         quota = Quota(kestrel, self.catalog, 1000)
         self.moves = Moves(kestrel, self.catalog, tasks, max_attempts=25)

@@ -72,7 +72,14 @@ class TheWay:
 
 
 def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:
-    limits = {"limit": LIMIT, "tenant_limit": LIMIT, "longest_s": 0, "memory_s": 600, "memory_limit": 1000}
+    limits = {
+        "limit": LIMIT,
+        "tenant_limit": LIMIT,
+        "limit_bytes": 1 << 30,
+        "longest_s": 0,
+        "memory_s": 600,
+        "memory_limit": 1000,
+    }
     made = Registry(LeaseIds([b"k" * 32], "00" * 8), tasks, **limits | changes)
     _made.append(made)
     return made

@@ -82,6 +82,37 @@ def test_a_deleted_queue_takes_moves_under_way_along():
     within(work)
 
 
+def test_no_tenant_takes_all_leases_nor_all_memory():
+    """Half of the leases, and half of the bytes; what ends makes room."""
+
+    async def work(tasks):
+        leases = registry(tasks, limit=4, share=0.5)
+        taken = [opened(leases, Item(), 9000, tenant="a") for _ in range(2)]
+        with pytest.raises(TooManyLeases, match="its share of 4") as full:
+            opened(leases, Item(), tenant="a")
+        assert full.value.retry_after_s == 30
+        opened(leases, Item(), tenant="b")
+        with pytest.raises(TooManyLeases):
+            opened(leases, Item(), tenant="b")
+        await leases.ack(taken[0].id)
+        opened(leases, Item(), tenant="a")
+        leases.close()
+
+        leases = registry(tasks, limit_bytes=1000, share=0.5)
+        big, small = Item(), Item()
+        big.data, small.data = bytes(490), bytes(11)
+        first = opened(leases, big, tenant="a")
+        with pytest.raises(TooManyLeases, match="490 bytes, its share of 1000"):
+            opened(leases, small, tenant="a")
+        opened(leases, small, tenant="b")
+        await leases.ack(first.id)
+        opened(leases, small, tenant="a")
+        leases.close()
+        assert (leases.bytes.held, leases.shares.held) == (0, 0)
+
+    within(work)
+
+
 def test_too_many_leases_say_when_to_come_again():
     """By worker and by tenant; the time is the one until the first of them ends, half a minute at most."""
 
