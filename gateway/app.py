@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway import policies
 from gateway.api.admission import Admission
 from gateway.api.backends import Backends
+from gateway.api.budget import Budget
 from gateway.api.cors import Cors
 from gateway.api.edge import Edge
 from gateway.api.guard import Guard
@@ -59,7 +60,7 @@ from gateway.leases.registry import Registry
 from gateway.leases.replicas import Replicas
 from gateway.leases.seal import Seal, derived
 from gateway.settings import Settings, SettingsError
-from gateway.shares import WHOLE
+from gateway.shares import WHOLE, Shares
 from gateway.tomlfile import Mistake, MistakesError
 from gateway.turns import Turns
 
@@ -85,7 +86,10 @@ class WorkerContext:
 
 
 class Gateway:
-    """One worker's ASGI application. Raises MistakesError where a file that it reads cannot be used."""
+    """One worker's ASGI application. buffers: what its requests hold of memory.
+
+    Raises MistakesError where a file that it reads cannot be used.
+    """
 
     def __init__(self, settings: Settings, context: WorkerContext) -> None:
         self._settings = settings
@@ -93,6 +97,8 @@ class Gateway:
         share = settings.tenant_share if context.tenanted else WHOLE
         self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
+        self.buffers = Shares(settings.max_buffer_bytes, share)
+        budget = Budget(self.buffers, Shares(settings.max_connections, share))
         self._kestrel = Kestrel(context.kestrel, settings, settings.kestrel_file, share=share)
         self._ids = LeaseIds(
             _lease_keys(context.cluster_secrets) or [context.lease_key], context.boot_id, settings.instance
@@ -139,6 +145,7 @@ class Gateway:
         self._router = router(
             specification,
             self._admission,
+            budget,
             self._catalog,
             jobs=Jobs(
                 publisher,
@@ -162,7 +169,7 @@ class Gateway:
         self._router.lifespan_context = self._lifespan
         self._changed = asyncio.Event()
         self._registry.on_end(lambda _: self._changed.set())
-        inner = Reception(self._router, self._replicas, self._desk.receive) if self._replicas else self._router
+        inner = Reception(self._router, self._replicas, budget, self._desk.receive) if self._replicas else self._router
         self._edge = Edge(inner, Guard(settings), self._changed.set, root_path=settings.root_path)
         self._meter = Meter(
             context.index,
@@ -173,6 +180,13 @@ class Gateway:
             moves=moves,
             publisher=publisher,
             traffic=self._edge.traffic,
+            shares={
+                "waiters": parked.shares,
+                "leases": self._registry.shares,
+                "lease_bytes": self._registry.bytes,
+                "buffer_bytes": budget.bytes,
+                "connections": budget.connections,
+            },
         )
         self._http: ASGIApp = Cors(self._edge, settings.allowed_origins) if settings.allowed_origins else self._edge
 

@@ -36,7 +36,7 @@
          |   +- BackendRefused   it answered that it will not (read-only, quiescent, out of disk)
          |   +- ServerUnavailable   the one that was named could not be asked
          +- QueueFull
-         +- TooManyWaiters, TooManyLeases
+         +- TooManyWaiters, TooManyLeases, TooManyConnections, TooManyBytes
          +- PartlyStored      some jobs of the request are stored, the others may be later
          +- Draining
 
@@ -358,6 +358,16 @@ class TooManyLeases(Unavailable):
 class PartlyStored(Unavailable):
     code = "partly-stored"
     title = "Only some of the jobs are stored"
+
+
+class TooManyConnections(Unavailable):
+    code = "too-many-connections"
+    title = "Too many connections"
+
+
+class TooManyBytes(Unavailable):
+    code = "too-many-bytes"
+    title = "Requests under way hold too much memory"
 
 
 class Draining(Unavailable):

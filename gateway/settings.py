@@ -175,6 +175,9 @@ class Settings:
     max_header_bytes: int = _setting(65536, "request line and headers together", unit="bytes", low=1024, high=1 << 20)
     header_timeout_s: float = _setting(10.0, "for a request's header block", unit="s", low=0.1, high=600)
     body_timeout_s: float = _setting(30.0, "for a request's body", unit="s", low=0.1, high=3600)
+    max_buffer_bytes: int = _setting(
+        256 << 20, "of requests and answers under way in a worker's memory", unit="bytes", low=1 << 16, high=1 << 40
+    )
     max_connections: int = _setting(16384, "client connections a worker", low=1, high=1000000)
     tcp_keepalive_s: float = _setting(
         30.0, "of silence until a client's host is probed; gone after as long again", unit="s", low=1, high=7200
@@ -205,6 +208,7 @@ class Settings:
                 f"default-lease: {self.default_lease_s:g} s is above max-lease ({self.max_lease_s:g} s)"
             )
         self._check_open_timeout()
+        self._check_buffers()
         if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
             raise SettingsError(
                 f"namespace: {self.namespace!r} is not 1 to 32 letters, digits and dashes, ending with no dash"
@@ -237,6 +241,15 @@ class Settings:
                 f"{SHORTEST_LEASE_S:g} s and an ack (kestrel-command-timeout, {self.kestrel_command_timeout_s:g} s); "
                 f"name {shortest_s:g} s or more, or a shorter kestrel-command-timeout"
             )
+
+    def _check_buffers(self) -> None:
+        """The largest body must fit in what one tenant may hold."""
+        for name, size in (("max-job-bytes", self.max_job_bytes), ("max-batch-bytes", self.max_batch_bytes)):
+            if size > self.max_buffer_bytes * self.tenant_share:
+                raise SettingsError(
+                    f"{name}: {size} bytes are above tenant-share ({self.tenant_share:g}) of max-buffer-bytes "
+                    f"({self.max_buffer_bytes}); no such body would ever be taken"
+                )
 
     @property
     def instance(self) -> str:

@@ -15,6 +15,10 @@ class ClientConnection(Protocol):
     """Tells at once when the client of one request has vanished, also while other requests are pipelined behind it."""
 
     @property
+    def head_bytes(self) -> int:
+        """The size of the request's head."""
+
+    @property
     def gone(self) -> bool:
         """True once nothing sent can reach the client: it closed, reset, or the server gave the connection up."""
 
@@ -22,7 +26,8 @@ class ClientConnection(Protocol):
     def reached(self) -> bool:
         """True once the response's last bytes were handed to an open transport that was not closing.
 
-        False before that, and for good when the client was gone. It is no receipt: the bytes may still be lost.
+        False before that, and for good when the client was gone, or did not read a large response to its end. It is no
+        receipt: the bytes may still be lost.
         """
 
     def on_gone(self, callback: Callable[[], None]) -> Callable[[], None]:

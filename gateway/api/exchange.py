@@ -13,6 +13,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.admission import Admission
+from gateway.api.budget import SMALL_BYTES, Budget, Held
 from gateway.api.caller import Caller
 from gateway.api.client import EXTENSION, ClientConnection
 from gateway.api.specification import OperationSpec
@@ -48,7 +49,7 @@ class Answer:
 class Call:
     """A request that was let in and whose query is checked. client: the connection it came by.
 
-    coverage: how many servers took part, where not all did.
+    held: what it holds of the worker's connections and memory. coverage: how many servers took part, where not all did.
     """
 
     scope: Scope
@@ -58,6 +59,7 @@ class Call:
     client: ClientConnection
     caller: Caller
     catalog: Catalog
+    held: Held
     coverage: Coverage | None = None
 
     def told(self, coverage: Coverage | None) -> None:
@@ -95,6 +97,7 @@ class Call:
 
         Raises:
             JobTooLarge: it is longer than `limit_bytes`; said before reading where Content-Length tells.
+            TooManyBytes: there is no room for it, said as early.
             ClientDisconnected: it never came whole.
         """
         length = self.header(b"content-length")
@@ -103,6 +106,7 @@ class Call:
                 raise BadFraming("Content-Length is not a number")
             if int(length) > limit_bytes:
                 raise JobTooLarge(f"the body has {length} bytes; at most {limit_bytes} are taken")
+            self.held.more(int(length))
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -113,6 +117,8 @@ class Call:
             size += len(chunk)
             if size > limit_bytes:
                 raise JobTooLarge(f"the body has more than {limit_bytes} bytes")
+            if length is None and chunk:
+                self.held.more(len(chunk))
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -128,17 +134,29 @@ Handler = Callable[[Call], Awaitable[Answer]]
 class Operation:
     """Runs one operation of the contract for callers it is for."""
 
-    def __init__(self, spec: OperationSpec, handler: Handler, admission: Admission, catalog: Catalog) -> None:
+    def __init__(
+        self, spec: OperationSpec, handler: Handler, admission: Admission, budget: Budget, catalog: Catalog
+    ) -> None:
         self.spec = spec
+        self._budget = budget
         self._handler = handler
         self._admission = admission
         self._catalog = catalog
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = scope["caller"] = self._admission.admit(scope["headers"], self.spec.scope)
+        held = self._budget.admit(caller.tenant) if self.spec.scope is not None else Held(self._budget, caller.tenant)
+        try:
+            await self._run(scope, receive, send, caller, held)
+        finally:
+            held.end()
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, caller: Caller, held: Held) -> None:
         query = self.spec.query(scope["query_string"])
         client: ClientConnection = scope["extensions"][EXTENSION]
-        call = Call(scope, receive, self.spec, query, client, caller, self._catalog)
+        if client.head_bytes > SMALL_BYTES:
+            held.more(client.head_bytes)
+        call = Call(scope, receive, self.spec, query, client, caller, self._catalog, held)
         try:
             answer = await self._handler(call)
         except GatewayError as error:
@@ -146,11 +164,15 @@ class Operation:
             raise
         if call.coverage is not None:
             answer.headers = [*(answer.headers or ()), (b"queue-coverage", str(call.coverage).encode())]
+        reached = False
         try:
+            if len(answer.body) > SMALL_BYTES:
+                held.more(len(answer.body))
             await respond(send, answer)
+            reached = client.reached
         finally:
             if answer.on_sent is not None:
-                answer.on_sent(client.reached)
+                answer.on_sent(reached)
 
 
 class Resource:

@@ -6,6 +6,7 @@ Everything is read at one instant of the loop, so that the ledger of leases bala
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +20,7 @@ from gateway.kestrel.health import Health
 from gateway.leases.desk import Hops
 from gateway.leases.orders import Figures, Sample
 from gateway.leases.registry import Registry
+from gateway.shares import Shares
 
 SHOWN: Final = tuple(each for each in Health if each is not Health.CLOSED)
 
@@ -34,7 +36,7 @@ class Traffic:
 
 
 class Meter:
-    """Reads one worker. worker: its number. hops: of its desk."""
+    """Reads one worker. worker: its number. hops: of its desk. shares: of what tenants share, by its name."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Meter:
         moves: Moves,
         publisher: Publisher,
         traffic: Traffic,
+        shares: Mapping[str, Shares],
     ) -> None:
         self._worker = worker
         self._kestrel = kestrel
@@ -56,13 +59,22 @@ class Meter:
         self._moves = moves
         self._publisher = publisher
         self._traffic = traffic
+        self._shares = shares
         self._process = ProcessCollector(registry=None)
 
     def figures(self) -> Figures:
         """All of them, each metric's name without its prefix."""
         return Figures(
             self._worker,
-            (*self._leases(), *self._forwards(), *self._jobs(), *self._requests(), *self._servers(), *self._own()),
+            (
+                *self._leases(),
+                *self._forwards(),
+                *self._jobs(),
+                *self._requests(),
+                *self._servers(),
+                *self._shared(),
+                *self._own(),
+            ),
         )
 
     def _leases(self) -> list[Sample]:
@@ -134,6 +146,18 @@ class Meter:
             ("items_taken_total", (), figures.items_taken),
             ("items_given_back_unserved_total", (), figures.given_back_unserved),
             ("items_lost_total", (), figures.lost_reads),
+        ]
+
+    def _shared(self) -> list[Sample]:
+        return [
+            sample
+            for resource, shares in self._shares.items()
+            for sample in (
+                ("share_limit", (resource,), shares.limit),
+                ("share_held", (resource,), shares.held),
+                ("share_largest", (resource,), shares.largest),
+                ("share_refused_total", (resource,), shares.refused),
+            )
         ]
 
     def _own(self) -> list[Sample]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.api.budget import Budget, Held
 from gateway.api.exchange import JSON, NO_STORE, Answer, ClientDisconnected, respond
 from gateway.errors import BadFraming, JobTooLarge, MethodNotAllowed
 from gateway.leases.orders import Order, Result
@@ -13,10 +14,16 @@ from gateway.leases.replicas import MAX_MESSAGE, PATH, SEAL_HEADER, Replicas
 
 
 class Reception:
-    """Wraps the router. execute: carries an order out here, never passing it to a further replica."""
+    """Wraps the router. execute: carries an order out here, never passing it to a further replica.
 
-    def __init__(self, app: ASGIApp, replicas: Replicas, execute: Callable[[Order], Awaitable[Result]]) -> None:
+    budget: what a message may hold before it is known to be a replica's.
+    """
+
+    def __init__(
+        self, app: ASGIApp, replicas: Replicas, budget: Budget, execute: Callable[[Order], Awaitable[Result]]
+    ) -> None:
         self._app = app
+        self._budget = budget
         self._replicas = replicas
         self._execute = execute
 
@@ -28,7 +35,11 @@ class Reception:
         if scope["method"] != "POST":
             raise MethodNotAllowed("this path takes POST", "POST")
         seal = _seal(scope)
-        order = self._replicas.receive(seal, await _body(receive))
+        held = Held(self._budget, "")
+        try:
+            order = self._replicas.receive(seal, await _body(receive, held))
+        finally:
+            held.end()
         body, own = self._replicas.answer(seal, None if order is None else await self._execute(order))
         await respond(send, Answer(200, body, [JSON, NO_STORE, (SEAL_HEADER.encode(), own.encode())]))
 
@@ -40,14 +51,16 @@ def _seal(scope: Scope) -> str:
     return str(found[0].decode("latin-1"))
 
 
-async def _body(receive: Receive) -> bytes:
-    """The whole body. Raises JobTooLarge, ClientDisconnected."""
+async def _body(receive: Receive, held: Held) -> bytes:
+    """The whole body. Raises JobTooLarge, TooManyBytes, ClientDisconnected."""
     body = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
-        body += message.get("body", b"")
+        chunk = message.get("body", b"")
+        held.more(len(chunk))
+        body += chunk
         if len(body) > MAX_MESSAGE:
             raise JobTooLarge(f"an order has at most {MAX_MESSAGE} bytes")
         if not message.get("more_body", False):

@@ -7,6 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.admission import Admission
 from gateway.api.backends import Backends
+from gateway.api.budget import Budget
 from gateway.api.exchange import Handler, Operation, Resource
 from gateway.api.jobs import Jobs
 from gateway.api.leases import Leases
@@ -22,6 +23,7 @@ from gateway.errors import NotFound
 def router(
     specification: Specification,
     admission: Admission,
+    budget: Budget,
     catalog: Catalog,
     *,
     jobs: Jobs,
@@ -35,7 +37,7 @@ def router(
     """Every path of the contract, and NotFound for the others."""
 
     def run(operation_id: str, handler: Handler) -> Operation:
-        return Operation(specification.operation(operation_id), handler, admission, catalog)
+        return Operation(specification.operation(operation_id), handler, admission, budget, catalog)
 
     return Router(
         routes=[

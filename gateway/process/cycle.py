@@ -59,15 +59,24 @@ class Cycle:
         "body_complete",
         "complete",
         "gone",
+        "head_bytes",
         "keep_alive",
         "reached",
         "started",
     )
 
     def __init__(
-        self, protocol: GatewayProtocol, *, head_only: bool, version: str, keep_alive: bool, continues: bool
+        self,
+        protocol: GatewayProtocol,
+        *,
+        head_only: bool,
+        version: str,
+        keep_alive: bool,
+        continues: bool,
+        head_bytes: int,
     ) -> None:
         self._protocol = protocol
+        self.head_bytes = head_bytes
         self._head_only = head_only
         self._wake = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
@@ -93,7 +102,10 @@ class Cycle:
     # What the connection tells
 
     def add_body(self, data: bytes) -> None:
-        """More of the request's body."""
+        """More of the request's body. Nobody reads that of a request that is parked."""
+        if self._waits:
+            self._protocol.body_taken()
+            return
         self._chunks.append(data)
         self._wake.set()
 
@@ -142,6 +154,7 @@ class Cycle:
     def on_gone(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See ClientConnection.on_gone."""
         self._waits = True
+        self._chunks.clear()
         if self._protocol.client_closed():
             self._protocol.give_up(self)
         else:
@@ -215,7 +228,8 @@ class Cycle:
         return {"type": "http.request", "body": body, "more_body": not self.body_complete}
 
     async def send(self, message: Any) -> None:
-        """The ASGI send. Waits while the client reads too slowly; does nothing once the client is gone.
+        """The ASGI send. Waits while the client reads too slowly, also for the last bytes of a large response; does
+        nothing once the client is gone.
 
         Raises RuntimeError for messages out of order, invalid headers and bodies that break their Content-Length.
         """
@@ -230,6 +244,8 @@ class Cycle:
                 raise RuntimeError("the response is complete already")
             if not self.gone:
                 self._body(message.get("body", b""), last=not message.get("more_body", False))
+                if self.complete and flow.write_paused and not await self._protocol.drained():
+                    self.reached = False
         elif kind == "http.response.start":
             if self._head is not None or self.started:
                 raise RuntimeError("http.response.start came twice")

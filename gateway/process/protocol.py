@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 HELD_BYTES: Final = 65536  # held behind a pending response
 DISCARD_BYTES: Final = 4 << 20  # read behind one that waits for long
 BODY_HIGH_WATER: Final = 65536  # of a body not yet taken by the application
+UNSENT_BYTES: Final = 8192  # of a response that counts as sent
+READ_BYTES: Final = 65536
 WATCH_S: Final = 1.0
 IDLE_MARGIN_S: Final = 1.0  # beyond the time that clients were told: a request at its last moment is still served
 LINGER_S: Final = 2.0
@@ -88,6 +90,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.reading = IDLE
         self._held = bytearray()
         self._ended = False  # the client has closed its sending side
+        self._cut_off = False  # it ended before all was sent
         self._discarded_bytes = 0
         self._deadline = math.inf  # loop time at which the current state has lasted too long
         self._timer: asyncio.TimerHandle | None = None
@@ -99,6 +102,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._framing_headers: list[tuple[bytes, bytes]] = []
         self._blank_line = BlankLine()
         self._head_bytes = 0
+        self._counted_bytes = 0  # of those that are not known yet, as Idle counts them
         self._body_left = 0
         self._body_untaken = 0
         self._chunk_overhead = 0
@@ -108,16 +112,19 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
         self.flow = FlowControl(self.transport)
         self.server = get_local_addr(self.transport)
         self.client = get_remote_addr(self.transport)
         self.scheme = "https" if self.config.is_ssl else "http"
         tcp.tune(transport.get_extra_info("socket"), self.limits.tcp)
         self.connections.add(self)
-        if len(self.connections) > self.limits.connections:
+        idle = self.server_state.idle
+        if len(self.connections) > self.limits.connections and not idle.close_oldest():
             self.refuse(Unavailable(f"the gateway has {self.limits.connections} connections, which is its limit"))
         else:
             self._set_deadline(self.limits.header_timeout_s)
+            idle.add(self)
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own type; uvicorn's is narrower
         """The client closed its side: it still gets the answers to what it had sent completely, but waits no more."""
@@ -132,6 +139,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         self.server_state.one_closed(self)
+        self._cut_off = self.flow.write_paused
         self._vanished()
         self._move(CLOSED)
         self.flow.resume_writing()
@@ -140,6 +148,7 @@ class GatewayProtocol(HttpToolsProtocol):
                 handle.cancel()
         self._timer = self._watch = None
         self._held.clear()
+        self._hold_bytes(0)
         del self.parser  # it refers back to us
 
     def _vanished(self) -> None:
@@ -188,6 +197,8 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.refuse(BadFraming("a body came, but neither its Content-Length nor Transfer-Encoding: chunked"))
             else:
                 self._hold(data)
+        elif now is HEAD or self._counted_bytes:
+            self._hold_bytes(self._head_bytes if now is HEAD else 0)
 
     def _bodyless_post(self) -> bool:
         """Whether the request that was just read should have a body, and announced none."""
@@ -197,10 +208,17 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _hold(self, data: bytes) -> None:
         self._held += data
-        if len(self._held) > HELD_BYTES:
+        if not self._hold_bytes(len(self._held)) or len(self._held) > HELD_BYTES:
             self._pause()
             if self.current is not None and self.current.parked:
                 self.watch_closely(self.current)
+
+    def _hold_bytes(self, count: int) -> bool:
+        """It holds so many bytes of requests that are not known yet. Whether there is room for them."""
+        if count == self._counted_bytes == 0:
+            return True
+        change, self._counted_bytes = count - self._counted_bytes, count
+        return self.server_state.idle.hold(self, change, head=self.reading is HEAD and count > 0)
 
     def _feed_head(self, data: bytes) -> int:
         """Gives the parser what belongs to the head, at least one byte. Returns how much was taken."""
@@ -289,7 +307,9 @@ class GatewayProtocol(HttpToolsProtocol):
             version=version,
             keep_alive=parser.should_keep_alive(),
             continues=continues,
+            head_bytes=self._head_bytes,
         )
+        self.server_state.idle.remove(self)
         scope = self._scope(method, version, cycle)
         self.current = cycle
         self._head_bytes = self._chunk_overhead = self._body_untaken = 0
@@ -363,6 +383,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if not cycle.keep_alive:
+            self.server_state.idle.add(self)
             if self.reading is PENDING:
                 self.transport.close()
             else:
@@ -372,11 +393,13 @@ class GatewayProtocol(HttpToolsProtocol):
         self._resume()
         if self._held:
             held, self._held = bytes(self._held), bytearray()
+            self.server_state.idle.add(self)
             self._read(held)
             if self._ended:
                 self._read_last()
         else:
             self._set_deadline(self.limits.keep_alive_s + IDLE_MARGIN_S)
+            self.server_state.idle.add(self)
 
     def _read_last(self) -> None:
         """What the client sent before it closed its side is read on; a request that is not complete never will be."""
@@ -394,6 +417,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._move(DISCARDING)
             cycle.keep_alive = False
             self._held.clear()
+            self._hold_bytes(0)
             self._resume()
 
     def give_up(self, cycle: Cycle) -> None:
@@ -402,6 +426,23 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.current is cycle:
             self.current = None
             self.transport.close()
+
+    async def drained(self) -> bool:
+        """Returns when next to nothing of the responses is unsent. False where the client did not read it.
+
+        It must take READ_BYTES in the time for a body.
+        """
+        transport = self.transport
+        while self.flow.write_paused:
+            before = transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(self.limits.body_timeout_s):
+                    await self.flow.drain()
+            except TimeoutError:
+                if before - transport.get_write_buffer_size() < READ_BYTES:
+                    transport.abort()
+                    return False
+        return not self._cut_off
 
     # What the server answers itself
 
@@ -415,6 +456,7 @@ class GatewayProtocol(HttpToolsProtocol):
         fields = {"request_id": request_id, "status": error.status, "code": error.code, "client": self.client}
         log.info("refused: %s", error.detail, extra={"fields": fields})
         if begun:
+            self.server_state.idle.add(self)
             self.transport.close()
             return
         body = problem_bytes(error, request_id)
@@ -428,6 +470,8 @@ class GatewayProtocol(HttpToolsProtocol):
         """Closes our side, and for a moment reads what comes: closing at once would reset the answer away."""
         self._move(LINGERING)
         self._held.clear()
+        self._hold_bytes(0)
+        self.server_state.idle.add(self)
         self._discarded_bytes = 0
         if self._ended:
             self.transport.close()

@@ -19,9 +19,11 @@ from uvicorn.lifespan.on import LifespanOn
 
 from gateway.process import tcp
 from gateway.process.cycle import Cycle
+from gateway.process.idle import Idle
 from gateway.process.protocol import GatewayProtocol
 from gateway.process.shared import DatedState, LimitedConfig, Limits
 from gateway.settings import Settings
+from gateway.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,8 @@ class GatewayServer(uvicorn.Server):
 
     server_state: DatedState
 
-    def __init__(self, app: Any, settings: Settings) -> None:
+    def __init__(self, app: Any, settings: Settings, buffers: Shares) -> None:
+        """buffers: what the application's requests may hold of memory, with what comes before them."""
         limits = Limits(
             header_bytes=settings.max_header_bytes,
             header_timeout_s=settings.header_timeout_s,
@@ -70,7 +73,7 @@ class GatewayServer(uvicorn.Server):
             ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
         )
         super().__init__(config)
-        self.server_state = DatedState(settings.keep_alive_s)
+        self.server_state = DatedState(Idle(buffers), settings.keep_alive_s)
         self._clock: asyncio.TimerHandle | None = None
 
     async def start(self, listener: socket.socket) -> None:

@@ -10,6 +10,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.nonce import nonce
+from gateway.process.idle import Idle
 from gateway.process.tcp import Options
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ class LimitedConfig(Config):
 class DatedState(ServerState):
     """What the connections of one server share.
 
-    date_line: the Date header that every answer carries. kept_lines: the headers of an answer that is not its
-    connection's last; they tell how long the connection may be idle. draining: every answer is its connection's last.
+    idle: connections without a request. date_line: the Date header that every answer carries. kept_lines: the headers
+    of an answer that is not its connection's last; they tell how long the connection may be idle. draining: every
+    answer is its connection's last.
     """
 
-    def __init__(self, keep_alive_s: float) -> None:
+    def __init__(self, idle: Idle, keep_alive_s: float) -> None:
         super().__init__()
+        self.idle = idle
         self.date_line = b""
         self.kept_lines = b"connection: keep-alive\r\nkeep-alive: timeout=%d\r\n" % keep_alive_s
         self.draining = False
@@ -58,6 +61,7 @@ class DatedState(ServerState):
     def one_closed(self, connection: GatewayProtocol) -> None:
         """A connection is lost."""
         self.connections.discard(connection)
+        self.idle.remove(connection)
         self._changed.set()
 
     async def change(self) -> None:

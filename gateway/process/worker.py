@@ -25,6 +25,7 @@ from typing import Any, Protocol, cast
 from gateway import logs
 from gateway.process.channel import ChildChannel, Message, ignore_group_signals
 from gateway.process.order import WorkerOrder
+from gateway.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ _GC_THRESHOLD = 10_000
 
 
 class Application(Protocol):
-    """What a worker needs of the application, beside ASGI with lifespan."""
+    """What a worker needs of the application, beside ASGI with lifespan. buffers: what its requests hold of memory."""
+
+    buffers: Shares
 
     def begin_drain(self) -> None:
         """Not ready any more; parked polls are answered, no new lease is given."""
@@ -68,7 +71,7 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
     except Exception:
         log.exception("the application cannot be made")
         return 1
-    server = GatewayServer(application, order.settings)
+    server = GatewayServer(application, order.settings, application.buffers)
     try:
         await server.start(socket.socket(fileno=order.listener_fd))
     except ApplicationStartError:

@@ -23,8 +23,8 @@ class Server:
     """The tiny application behind the gateway's HTTP server."""
 
     def __init__(self, **settings: Any) -> None:
-        self.app = TinyApp(None, None)
-        self.server = GatewayServer(self.app, Settings(**settings))
+        self.app = TinyApp(Settings(**settings), None)
+        self.server = GatewayServer(self.app, Settings(**settings), self.app.buffers)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
 

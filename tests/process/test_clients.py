@@ -1,9 +1,11 @@
 """Clients that vanish, stall, crowd or stay: the server notices each and holds what it promised."""
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.api.client import EXTENSION
@@ -280,13 +282,13 @@ def test_idle_connection_is_kept_and_then_closed() -> None:
 
 
 def test_connections_have_a_bound() -> None:
-    """One more than the bound is told 503 at once; when one goes, the next is served."""
+    """While requests are under way on all, one more is told 503 at once; when one goes, the next is served."""
 
     async def test(server: Server) -> None:
         async with server.client() as first, server.client() as second:
             for client in (first, second):
-                client.send(ECHO)
-                assert (await client.response())[0] == 200
+                client.send(PARK)
+            await server.counted("parked", 2)
             answer = await server.exchange(b"")
             assert problem(answer)["code"] == "unavailable"
             assert b"retry-after: 1\r\n" in answer
@@ -298,6 +300,98 @@ def test_connections_have_a_bound() -> None:
             assert (await client.response())[0] == 200
 
     serving(test, max_connections=2)
+
+
+def test_an_idle_connection_makes_room() -> None:
+    """At the bound the one that has been idle longest is closed, silent ones and parts of heads included."""
+
+    async def test(server: Server) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            parked, silent, half, *others = [await stack.enter_async_context(server.client()) for _ in range(3)]
+            parked.send(PARK)
+            await server.counted("parked", 1)
+            half.send(ECHO[:20])
+            for _ in range(5):
+                others.append(await stack.enter_async_context(server.client()))
+                others[-1].send(ECHO)
+                assert (await others[-1].response())[0] == 200
+            for client in (silent, half, *others[:-2]):
+                assert await client.rest() == b""
+            assert server.server.server_state.idle.closed == 5
+            for client in others[-2:]:
+                client.send(ECHO)
+                assert (await client.response())[0] == 200
+            assert not parked.reader.at_eof()
+
+    serving(test, max_connections=3)
+
+
+def test_parts_of_heads_have_a_bound() -> None:
+    """Of all connections together: whose head began first is told 503, whoever sends one whole is served."""
+
+    async def test(server: Server) -> None:
+        head = b"GET /seen HTTP/1.1\r\nHost: x\r\nfiller: " + b"x" * 30_000
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(server.client()) for _ in range(4)]
+            for client in clients:
+                client.send(head)
+                async with asyncio.timeout(5):
+                    while server.app.buffers.held % len(head) or not server.app.buffers.held:
+                        await asyncio.sleep(0.001)
+            for client in clients[:2]:
+                status, _, body = await client.response()
+                assert (status, orjson.loads(body)["code"]) == (503, "too-many-bytes")
+            for client in clients[2:]:
+                client.send(b"\r\n\r\n")
+                assert (await client.response())[0] == 200
+            assert server.app.buffers.held == 0
+
+    serving(test, max_buffer_bytes=65536, max_job_bytes=100, max_batch_bytes=100)
+
+
+def test_what_is_held_behind_a_request_counts() -> None:
+    """It is given back when it is read, and when the connection ends; without room reading pauses."""
+
+    async def test(server: Server) -> None:
+        async with server.client() as client:
+            client.send(PARK + ECHO * 100)
+            async with asyncio.timeout(5):
+                while server.app.buffers.held != 100 * len(ECHO):
+                    await asyncio.sleep(0.001)
+        async with asyncio.timeout(5):
+            while server.app.buffers.held:
+                await asyncio.sleep(0.001)
+
+    serving(test)
+
+
+def test_a_response_that_nobody_reads_is_not_delivered() -> None:
+    """The application learns that a large one was not read: by the end of its connection, or of the time for it."""
+
+    async def test(server: Server) -> None:
+        reached: list[bool] = []
+
+        async def large(scope: Any, receive: object, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": bytes(32 << 20)})
+            reached.append(scope["extensions"][EXTENSION].reached)
+
+        server.app.on_large = large
+        for end in (True, False):
+            async with server.client() as client:
+                client.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+                await client.reader.read(1)
+                if end:
+                    await client.reset()
+                async with asyncio.timeout(10):
+                    while len(reached) < (1 if end else 2):
+                        await asyncio.sleep(0.01)
+        async with server.client() as client:
+            client.send(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert len(await client.rest()) > 32 << 20
+        assert reached == [False, False, True]
+
+    serving(test, body_timeout_s=0.3)
 
 
 def test_slow_reader_slows_the_application() -> None:

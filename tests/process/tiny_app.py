@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.api.client import EXTENSION
+from gateway.shares import Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class TinyApp:
 
     def __init__(self, settings: Any, context: Any) -> None:
         self.settings = settings
+        self.buffers = Shares(settings.max_buffer_bytes)
         self.context = context
         self.draining = asyncio.Event()
         self.parked = 0
