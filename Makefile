@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 DATA   ?= data
 ARGS   ?=
 
-.PHONY: run test check bench chaos install clean help
+.PHONY: run test check bench chaos contract-diff contract-baseline install clean help
 
 run: install  ## serve on http://127.0.0.1:8080 with the embedded broker in ./data (ARGS="--port 9000" for more)
 	@exec $(BIN)/kestrel-gateway serve --data $(DATA) $(ARGS)
@@ -27,6 +27,12 @@ bench: install  ## measure, and print one table (ARGS="--quick" for less)
 chaos: install  ## kill and freeze everything while jobs pass, and judge (ARGS="--seconds 180 --seed 7")
 	$(BIN)/python -m chaos $(ARGS)
 
+contract-diff: install  ## name what openapi.yaml breaks for the clients of the last release
+	@$(BIN)/python -m stability
+
+contract-baseline: install  ## for a release: make today's openapi.yaml the one that contract-diff compares with
+	@$(BIN)/python -m stability --renew
+
 install: $(VENV)/.installed  ## .venv with everything in it, made again when pyproject.toml is newer
 
 $(VENV)/.installed: pyproject.toml
@@ -43,4 +49,4 @@ clean:  ## remove what install and the tests made; ./data stays
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' $(MAKEFILE_LIST)
