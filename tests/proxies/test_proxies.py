@@ -189,7 +189,7 @@ def test_a_request_to_upgrade_is_served(proxy: Proxy, queue: str) -> None:
 def test_the_proxy_closes_idle_connections_before_the_gateway_does(tmp_path: Path) -> None:
     """So it never sends a request on a connection that the gateway is just closing.
 
-    With a time of 1 s in place of 60 s the connections are gone while the gateway would keep them. HAProxy's own time is
+    With a time of 1 s in place of 60 s the connections are gone while the gateway would keep them. HAProxy's own is
     5 to 10 s (pool-purge-delay).
     """
     with contextlib.ExitStack() as stack:
