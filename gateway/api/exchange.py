@@ -16,6 +16,7 @@ from gateway.api.admission import Admission
 from gateway.api.budget import SMALL_BYTES, Budget, Held
 from gateway.api.caller import Caller
 from gateway.api.client import EXTENSION, ClientConnection
+from gateway.api.hints import elsewhere
 from gateway.api.specification import OperationSpec
 from gateway.delivery.backend import Coverage
 from gateway.delivery.catalog import Catalog, Queue
@@ -176,7 +177,12 @@ class Operation:
 
 
 class Resource:
-    """One path: an operation a method. Answers 405 itself, and HEAD by GET where that is harmless."""
+    """One path: an operation a method. Answers 405 itself, and HEAD by GET where that is harmless.
+
+    template: the path as the contract writes it; set by the router.
+    """
+
+    template = ""
 
     def __init__(self, *, head: bool = True, **operations: Operation) -> None:
         self._operations = {method.upper(): operation for method, operation in operations.items()}
@@ -184,10 +190,15 @@ class Resource:
             self._operations["HEAD"] = self._operations["GET"]
         self.allow = ", ".join(sorted(self._operations))
 
+    @property
+    def methods(self) -> frozenset[str]:
+        return frozenset(self._operations)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         operation = self._operations.get(scope["method"])
         if operation is None:
-            raise MethodNotAllowed(f"this path takes {self.allow}", self.allow)
+            hint = elsewhere(scope["method"], self.template)
+            raise MethodNotAllowed(f"this path takes {self.allow}{'; ' if hint else ''}{hint}", self.allow)
         scope["operation"] = operation.spec.id
         await operation(scope, receive, send)
 

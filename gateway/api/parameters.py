@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import unquote_plus
 
+from gateway.api import hints
 from gateway.errors import InvalidParameter
 
 _DURATION = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,32})?", re.ASCII)
@@ -138,8 +139,7 @@ class Query:
             name, text = unquote_plus(name), unquote_plus(text)
             parameter = self._parameters.get(name)
             if parameter is None:
-                known = f"known here: {', '.join(self._parameters)}" if self._parameters else "none is known here"
-                raise InvalidParameter(f"unknown query parameter {name[:80]!r}; {known}")
+                raise InvalidParameter(f"unknown query parameter {name[:80]!r}; {self._known(name)}")
             value = parameter.parse(text)
             if isinstance(parameter, Repeated):
                 value = (*given.get(name, ()), value)
@@ -149,6 +149,13 @@ class Query:
                 raise InvalidParameter(f"{name}: given twice")
             given[name] = value
         return {**self._defaults, **given}
+
+    def _known(self, name: str) -> str:
+        """What to say of an unknown one: which is meant, and which there are."""
+        if not self._parameters:
+            return "none is known here"
+        hint = hints.parameter(name, self._parameters)
+        return f"{hint + ' Known' if hint else 'known'} here: {', '.join(self._parameters)}"
 
 
 def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:

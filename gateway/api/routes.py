@@ -9,6 +9,7 @@ from gateway.api.admission import Admission
 from gateway.api.backends import Backends
 from gateway.api.budget import Budget
 from gateway.api.exchange import Handler, Operation, Resource
+from gateway.api.hints import Paths
 from gateway.api.jobs import Jobs
 from gateway.api.leases import Leases
 from gateway.api.metrics import Metrics
@@ -39,7 +40,7 @@ def router(
     def run(operation_id: str, handler: Handler) -> Operation:
         return Operation(specification.operation(operation_id), handler, admission, budget, catalog)
 
-    return Router(
+    table = Router(
         routes=[
             Route("/queues/{queue}/next", Resource(head=False, get=run("nextJob", jobs.next))),
             Route(
@@ -78,9 +79,18 @@ def router(
             Route("/openapi.json", Resource(get=run("contractJson", service.contract_json))),
         ],
         redirect_slashes=False,
-        default=_not_found,
     )
+    routes = [route for route in table.routes if isinstance(route, Route)]
+    resources = {route.path: route.endpoint for route in routes if isinstance(route.endpoint, Resource)}
+    for path, resource in resources.items():
+        resource.template = path
+    paths = Paths({path: resource.methods for path, resource in resources.items()})
 
+    async def not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
+        hint = paths.near(scope["method"], scope["path"])
+        raise NotFound(
+            f"there is nothing at this path; {hint + ' The' if hint else 'the'} contract is at /openapi.yaml"
+        )
 
-async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    raise NotFound("there is nothing at this path; the contract is at /openapi.yaml")
+    table.default = not_found
+    return table

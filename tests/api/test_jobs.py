@@ -152,7 +152,7 @@ def test_a_bad_name_is_told_and_goes_nowhere(gateway, http, name, method, path):
     ]
 
 
-@pytest.mark.parametrize("path", ["/queues//jobs", "/queues/a/b/jobs", "/", "/queues/a/next/", "/nothing"])
+@pytest.mark.parametrize("path", ["/queues//jobs", "/queues/a/b/jobs", "/queues/a/next/", "/nothing"])
 def test_an_unknown_path_is_a_problem(http, path):
     """The router's own 404 has the one error shape, too."""
     answer = http.get(path)

@@ -1,0 +1,185 @@
+"""What a caller probably meant: the path, method or query parameter that is nearest to what came. Pure.
+
+A hint is made of the contract's own words: nothing that came is repeated, and no queue is named or looked up.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+MAX_PATH: Final = 512
+"""Characters; what is longer was not mistyped."""
+_MAX_WORD: Final = 32
+_MAX_PARTS: Final = 6
+_MAX_HINTS: Final = 2
+_LIKENESS: Final = 0.75
+"""As difflib counts it: one letter in four may be wrong."""
+
+WORDS: Final[Mapping[str, str]] = {
+    "queues": "queue q topic topics channel channels",
+    "jobs": "job message messages msg msgs item items task tasks event events enqueue push publish put send add post",
+    "next": "job message messages msg msgs item items task tasks event events dequeue pop take get receive poll "
+    "consume reserve fetch pull lease leases",
+    "leases": "lease reservation reservations receipt receipts job jobs message messages",
+    "ack": "acknowledge done complete completed confirm finish success commit delete",
+    "nack": "release return requeue retry unack abort fail failed",
+    "reject": "bury kill discard deadletter dead-letter",
+    "extend": "touch renew heartbeat keepalive prolong",
+    "settle": "batch acks nacks rejects",
+    "peek": "head first top",
+    "flush": "purge clear empty drain",
+    "dead-letters": "deadletters dead_letters dead-letter deadletter dead dlq",
+    "redrive": "replay requeue retry",
+    "backends": "backend server servers node nodes kestrel",
+    "livez": "health healthz healthcheck health-check live liveness alive ping status up",
+    "readyz": "health healthz healthcheck health-check ready readiness status",
+    "metrics": "metric prometheus stats statistics",
+    "openapi.json": "openapi swagger swagger.json api-docs docs spec schema",
+}
+"""What other queues and services call that part of a path."""
+
+_PREFIXES: Final = frozenset({"api", "v1", "v2", "rest", "kestrel"})
+
+METHODS: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
+    ("GET", "/queues/{queue}/jobs"): ("GET", "/queues/{queue}/next"),
+    ("DELETE", "/queues/{queue}/jobs"): ("POST", "/queues/{queue}/flush"),
+    ("POST", "/queues/{queue}/next"): ("POST", "/queues/{queue}/jobs"),
+    ("PUT", "/queues/{queue}/next"): ("POST", "/queues/{queue}/jobs"),
+    ("POST", "/queues/{queue}"): ("POST", "/queues/{queue}/jobs"),
+    ("PUT", "/queues/{queue}"): ("POST", "/queues/{queue}/jobs"),
+    ("POST", "/queues"): ("POST", "/queues/{queue}/jobs"),
+    ("PUT", "/queues"): ("POST", "/queues/{queue}/jobs"),
+    ("DELETE", "/leases/{lease}"): ("POST", "/leases/{lease}/ack"),
+    ("POST", "/leases/{lease}"): ("POST", "/leases/{lease}/ack"),
+    ("PUT", "/leases/{lease}"): ("POST", "/leases/{lease}/extend"),
+    ("PATCH", "/leases/{lease}"): ("POST", "/leases/{lease}/extend"),
+}
+"""Where a method that a path does not take was probably meant to go."""
+
+PARAMETERS: Final[Mapping[str, str]] = {
+    "timeout": "wait wait_s wait_seconds wait_time waittimeseconds block poll t",
+    "lease": "lease_s lease_time lease_seconds visibility visibility_timeout visibilitytimeout ttr lock",
+    "lease_seconds": "lease_s lease_time lease visibility visibility_timeout visibilitytimeout ttr lock",
+    "ttl": "expire expires expiry expiration",
+    "receipt": "prefer reply return",
+    "format": "raw accept",
+    "limit": "max count size per_page page_size",
+    "cursor": "page offset after",
+    "filter": "where query q",
+    "sort": "order order_by",
+}
+"""What other services call these query parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """One path of the contract. words: a word of its own, or None where a name stands."""
+
+    template: str
+    words: tuple[str | None, ...]
+    methods: frozenset[str]
+
+    def likeness(self, candidates: tuple[frozenset[str], ...]) -> int:
+        """How many words are its own; 0 where one is not."""
+        if len(candidates) != len(self.words):
+            return 0
+        count = 0
+        for word, candidate in zip(self.words, candidates, strict=True):
+            if word is not None:
+                if word not in candidate:
+                    return 0
+                count += 1
+        return count
+
+
+class Paths:
+    """The paths of the contract. table: the methods of each template."""
+
+    def __init__(self, table: Mapping[str, Iterable[str]]) -> None:
+        self._paths = [_Path(template, _words(template), frozenset(methods)) for template, methods in table.items()]
+        literals = sorted({word for path in self._paths for word in path.words if word is not None})
+
+        @lru_cache(maxsize=256)
+        def candidates(word: str) -> frozenset[str]:
+            return frozenset(_meant(word, literals, WORDS, _MAX_HINTS))
+
+        self._candidates = candidates
+
+    def near(self, method: str, path: str) -> str:
+        """What to say of a path that is none; empty where nothing is near."""
+        if len(path) > MAX_PATH:
+            return ""
+        parts = [part.lower() for part in path.split("/") if part]
+        for variant, least in _variants(parts):
+            found = self._like(method, variant, least)
+            if found:
+                hint = f"did you mean {' or '.join(found)}?"
+                return (
+                    hint if path.count("/") == len(parts) else f"{hint} No path has an empty part or ends with a slash."
+                )
+        return ""
+
+    def _like(self, method: str, parts: list[str], least: int) -> list[str]:
+        """The paths that have most words in common with these parts, `least` or more; where some of them take the
+        method, only these.
+        """
+        candidates = tuple(self._candidates(part) if len(part) <= _MAX_WORD else frozenset[str]() for part in parts)
+        likeness = {path: path.likeness(candidates) for path in self._paths}
+        best = max(likeness.values(), default=0)
+        alike = [path for path, count in likeness.items() if count == best and best >= least]
+        exact = [path for path in alike if all(word is None or word in parts for word in path.words)]
+        alike = exact or alike
+        fitting = [path for path in alike if method in path.methods]
+        return [_shown(path, method) for path in (fitting or alike)[:_MAX_HINTS]]
+
+
+def elsewhere(method: str, template: str) -> str:
+    """What to say of a method that the path does not take; empty where nothing is known."""
+    meant = METHODS.get((method, template))
+    return f"did you mean {' '.join(meant)}?" if meant is not None else ""
+
+
+def parameter(name: str, known: Iterable[str]) -> str:
+    """What to say of a query parameter that is not known; empty where none is near."""
+    word = name.lower().replace("-", "_")
+    found = _meant(word, list(known), PARAMETERS, 1) if len(word) <= _MAX_WORD else []
+    return f"did you mean {found[0]}?" if found else ""
+
+
+def _meant(word: str, known: list[str], others: Mapping[str, str], limit: int) -> list[str]:
+    """The known words that it may stand for: itself, what others call so, or what is spelt alike."""
+    named = [each for each in known if each == word or word in others.get(each, "").split()]
+    return named or difflib.get_close_matches(word, known, limit, _LIKENESS)
+
+
+def _variants(parts: list[str]) -> Iterable[tuple[list[str], int]]:
+    """The parts as they came; without a prefix of other services; with what may have been left out, or in the order of
+    other services (`/ack/ID`); and without a last part too much. With each, how many words must be the contract's.
+    """
+    if not 0 < len(parts) <= _MAX_PARTS:
+        return
+    yield parts, 1
+    if parts[0] in _PREFIXES:
+        yield parts[1:], 1
+    for first in ("queues", "leases"):
+        yield [first, *parts], 2
+        yield [first, "?", *parts], 2
+        yield [first, "?", parts[0]], 2
+    yield parts[:-1], 2
+
+
+def _words(template: str) -> tuple[str | None, ...]:
+    return tuple(None if part.startswith("{") else part for part in template.split("/") if part)
+
+
+def _shown(path: _Path, method: str) -> str:
+    if method in path.methods:
+        return f"{method} {path.template}"
+    if (method, path.template) in METHODS:
+        return " ".join(METHODS[method, path.template])
+    shown = sorted(path.methods - {"HEAD", "OPTIONS"}) or sorted(path.methods)
+    return f"{' or '.join(shown)} {path.template}"
