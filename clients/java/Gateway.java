@@ -87,7 +87,7 @@ final class Gateway {
         }
         String after = answer.headers().firstValue("Retry-After").orElse("");
         long afterS = after.matches("[0-9]{1,9}") ? Long.parseLong(after) : 0;
-        if (answer.headers().firstValue("Content-Type").orElse("").equals("application/problem+json")) {
+        if (answer.headers().firstValue("Content-Type").orElse("").startsWith("application/problem+json")) {
             String problem = answer.body();
             boolean retryable = problem.contains("\"retryable\":true");
             throw new Failed(

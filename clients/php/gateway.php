@@ -104,7 +104,7 @@ function once(string $method, string $path, ?string $json = null, array $headers
     if ($status < 300) {
         return $answer === '' ? null : json_decode($answer, true, flags: JSON_THROW_ON_ERROR);
     }
-    if (curl_getinfo($curl, CURLINFO_CONTENT_TYPE) === 'application/problem+json') {
+    if (str_starts_with(curl_getinfo($curl, CURLINFO_CONTENT_TYPE) ?: '', 'application/problem+json')) {
         $problem = json_decode($answer, true, flags: JSON_THROW_ON_ERROR);
         throw new Failed($problem['code'], $problem['detail'], $problem['retryable'], $retryAfterS);
     }

@@ -57,7 +57,7 @@ def once(method: str, path: str, **options) -> dict | None:
         return answer.json() if answer.content else None
     after = answer.headers.get("Retry-After", "")
     after_s = int(after) if after.isdigit() else 0
-    if answer.headers.get("Content-Type") == "application/problem+json":
+    if answer.headers.get("Content-Type", "").startswith("application/problem+json"):
         problem = answer.json()
         raise Failed(problem["code"], problem["detail"], retryable=problem["retryable"], retry_after_s=after_s)
     # A proxy on the way answered.

@@ -68,7 +68,7 @@ module Gateway
 
   def self.failed(answer)
     after_s = answer["Retry-After"].to_i
-    if answer["Content-Type"] == "application/problem+json"
+    if answer["Content-Type"].to_s.start_with?("application/problem+json")
       problem = JSON.parse(answer.body)
       return Failed.new(problem["code"], problem["detail"], retryable: problem["retryable"], retry_after_s: after_s)
     end

@@ -32,17 +32,21 @@ async function handle(job: Job): Promise<void> {
   const lease = `/leases/${job.lease.id}`;
   console.error(`${job.id}: attempt ${job.attempt}`);
   const extending = setInterval(() => extend(lease), (LEASE_S * 1000) / 3);
+  let reason: string | undefined;
   try {
     await work(job);
   } catch (error) {
-    const reason = String(error);
-    console.error(`${job.id} failed: ${reason}`);
-    // The next attempt comes later each time. After the last one the job goes to the dead letters.
-    return await settle(`${lease}/nack`, { reason, delay: Math.min(2 ** job.attempt, 300) });
+    reason = String(error);
   } finally {
     clearInterval(extending);
   }
-  await settle(`${lease}/ack`);
+  if (reason === undefined) {
+    await settle(`${lease}/ack`);
+  } else {
+    console.error(`${job.id} failed: ${reason}`);
+    // The next attempt comes later each time. After the last one the job goes to the dead letters.
+    await settle(`${lease}/nack`, { reason, delay: Math.min(2 ** job.attempt, 300) });
+  }
 }
 
 async function extend(lease: string): Promise<void> {

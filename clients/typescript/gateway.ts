@@ -66,7 +66,7 @@ export async function once<T>(method: string, path: string, options: Options = {
   }
   if (answer.ok) return text ? (JSON.parse(text) as T) : undefined;
   const retryAfterS = Number.parseInt(answer.headers.get("Retry-After") ?? "", 10) || 0;
-  if (answer.headers.get("Content-Type") === "application/problem+json") {
+  if (answer.headers.get("Content-Type")?.startsWith("application/problem+json")) {
     const problem = JSON.parse(text);
     throw new Failed(problem.code, problem.detail, problem.retryable, retryAfterS);
   }

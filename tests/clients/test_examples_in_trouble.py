@@ -13,9 +13,11 @@ import pytest
 from tests.clients.conftest import Run
 from tests.clients.languages import LANGUAGES, Language, Program
 from tests.clients.test_examples import await_figures, lines
+from tests.leases.cluster import clustered
+from tests.proxies.proxy import proxied, shown
 from tests.running import Running, running
 
-JOBS = 30
+JOBS = 20
 LIMIT_S = 40
 
 
@@ -113,3 +115,40 @@ def await_dead_letter(http: httpx.Client, queue: str) -> None:
     while http.get(f"/queues/{queue}/dead-letters").json()["items"] != 1:
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
+
+
+def test_two_replicas_behind_nginx(languages: list[Language], run: Run, tmp_path: Path) -> None:
+    """One replica is killed, then the other one stopped, while jobs pass through nginx: each job is finished."""
+    with clustered(tmp_path) as cluster:
+        first, second = cluster.start(), cluster.start()
+        # max_fails=0: nginx tries a replica again at once, not after ten seconds.
+        both = "\n".join(f"server 127.0.0.1:{each.port} max_fails=0;" for each in (first, second))
+        block = shown("nginx").replace("server 127.0.0.1:8080;", both)
+        with proxied(tmp_path / "nginx", "nginx", first.port, block) as nginx, second.client() as http:
+            url = f"http://127.0.0.1:{nginx.port}"
+            producers = [run(each, "producer", url, each.name) for each in languages]
+            consumers = [run(each, "consumer", url, each.name) for each in languages]
+            jobs = lines(*({"to": "ada@example.org", "n": n, "seconds": 0.05} for n in range(JOBS)))
+            for producer in producers:
+                producer.feed(*jobs[: JOBS // 2])
+            for consumer in consumers:
+                consumer.await_output(3)
+            first.kill()
+            for producer in producers:
+                producer.feed(*jobs[JOBS // 2 : -5])
+            for consumer in consumers:
+                consumer.await_output(JOBS // 2)
+            first.start()
+            assert second.stop() == 0
+            for producer in producers:
+                producer.feed(*jobs[-5:])
+                assert producer.end() == 0, producer
+                assert len(set(producer.output)) == JOBS, producer
+            second.start()
+            for consumer in consumers:
+                await_all(consumer, set(range(JOBS)))
+            for each, consumer in zip(languages, consumers, strict=True):
+                await_figures(http, each.name, items=0, open_reads=0)
+                assert consumer.terminate_and_end()[0] == 0, consumer
+                # In hand when its replica was killed; or stored twice, since replicas do not share Idempotency-Keys.
+                assert len(consumer.output) <= JOBS + 2, consumer

@@ -17,6 +17,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -105,7 +106,7 @@ func Once(ctx context.Context, request Request, answer any) (int, *Failed) {
 	// The answer of a proxy on the way is not a problem document.
 	failed := &Failed{Code: fmt.Sprintf("http-%d", response.StatusCode), Detail: response.Status}
 	failed.Retryable = slices.Contains([]int{429, 502, 503, 504}, response.StatusCode)
-	if response.Header.Get("Content-Type") == "application/problem+json" {
+	if strings.HasPrefix(response.Header.Get("Content-Type"), "application/problem+json") {
 		json.Unmarshal(body, failed) // code, detail, retryable
 	}
 	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil {
