@@ -46,13 +46,19 @@ says whether the same call may succeed later unchanged. A test compares this tab
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+_SERVER = re.compile(r"server <[^>]*>")
 
 REALM = 'Bearer realm="kestrel-gateway"'
 
 
 class GatewayError(Exception):
-    """Something the caller is told of. `detail` is a sentence for people and holds no payload and no secret."""
+    """Something the caller is told of. `detail` is a sentence for people and holds no payload and no secret.
+
+    It writes the address of a Kestrel server as `server <ADDRESS>`, for operators alone: see `told`.
+    """
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -65,6 +71,10 @@ class GatewayError(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+    def told(self, *, operator: bool) -> str:
+        """The detail for a caller: where the servers are is shown to operators only."""
+        return self.detail if operator else _SERVER.sub("a Kestrel server", self.detail)
 
 
 class BadRequest(GatewayError):

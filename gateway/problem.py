@@ -16,14 +16,14 @@ CONTENT_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:kestrel-gateway:problem:"
 
 
-def problem_bytes(error: GatewayError, request_id: str) -> bytes:
-    """The JSON body that tells `error`; its members and their order are fixed."""
+def problem_bytes(error: GatewayError, request_id: str, *, operator: bool = False) -> bytes:
+    """The JSON body that tells `error`; its members and their order are fixed. operator: it may name servers."""
     return orjson.dumps(
         {
             "type": TYPE_PREFIX + error.code,
             "title": error.title,
             "status": error.status,
-            "detail": error.detail,
+            "detail": error.told(operator=operator),
             "code": error.code,
             "request_id": request_id,
             "retryable": error.retryable,

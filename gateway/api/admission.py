@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from gateway.api.caller import ANYONE, Caller
+from gateway.api.caller import ANYONE, STRANGER, Caller
 from gateway.errors import ForbiddenScope, RateLimited, Unauthenticated
 from gateway.keys import Key, Keys, Scope
 
@@ -77,8 +77,10 @@ class Admission:
         Raises: Unauthenticated, RateLimited, ForbiddenScope.
         """
         keys = self._keys
-        if keys is None or scope is None:
+        if keys is None:
             return ANYONE
+        if scope is None:
+            return STRANGER
         key = keys.find(_secret(headers))
         if key is None:
             raise Unauthenticated("the key is not known", invalid=True)

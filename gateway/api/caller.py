@@ -22,6 +22,11 @@ class Caller:
     scopes: frozenset[Scope]
     queues: tuple[str, ...] = ()
 
+    @property
+    def is_operator(self) -> bool:
+        """Whether he may know where the servers are."""
+        return Scope.OPERATOR in self.scopes
+
     def may_use(self, queue: str) -> bool:
         """Whether the queue of that name is for him; it need not exist."""
         return not self.queues or _matches(self.queues, queue)
@@ -34,6 +39,9 @@ class Caller:
 
 ANYONE = Caller(name="", tenant="", scopes=frozenset(Scope))
 """The caller where requests are not authenticated."""
+
+STRANGER = Caller(name="", tenant="", scopes=frozenset())
+"""The caller of what needs no key, where other operations do."""
 
 
 @lru_cache(maxsize=4096)

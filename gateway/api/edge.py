@@ -64,7 +64,7 @@ class Edge:
             code = "client-gone"
         except GatewayError as exc:
             code = exc.code
-            await respond(send_with_id, problem_answer(exc, request_id))
+            await respond(send_with_id, problem_answer(exc, request_id, scope.get("caller")))
         except Exception:
             log.exception("request %s failed", request_id)
             code = Internal.code

@@ -219,9 +219,9 @@ def json_answer(value: object, status: int = 200, headers: Headers | None = None
     return Answer(status, orjson.dumps(value), [JSON, NO_STORE, *(headers or ())])
 
 
-def problem_answer(error: GatewayError, request_id: str) -> Answer:
-    """The answer that tells of `error` (RFC 9457)."""
-    body = problem_bytes(error, request_id)
+def problem_answer(error: GatewayError, request_id: str, caller: Caller | None = None) -> Answer:
+    """The answer that tells `caller` of `error` (RFC 9457); None: whoever it is."""
+    body = problem_bytes(error, request_id, operator=caller is not None and caller.is_operator)
     headers = [each for each in problem_headers(error, body) if each[0] != b"content-length"]
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))

@@ -98,7 +98,8 @@ class Jobs:
             raise failures[0]
         if failures and _wants_no_body(call, heading.mode) is not None:
             raise _failure(failures, len(items))
-        results = [_result(queue, item, outcome) for item, outcome in zip(items, outcomes, strict=True)]
+        operator = call.caller.is_operator
+        results = [_result(queue, *each, operator=operator) for each in zip(items, outcomes, strict=True)]
         return json_answer({"results": results}, 207 if failures else 201)
 
     async def next(self, call: Call) -> Answer:
@@ -156,7 +157,9 @@ class Jobs:
         return call.query["timeout"], []
 
 
-def _result(queue: Queue, item: Item | GatewayError, outcome: GatewayError | None) -> dict[str, object]:
+def _result(
+    queue: Queue, item: Item | GatewayError, outcome: GatewayError | None, *, operator: bool
+) -> dict[str, object]:
     """What became of one job out of many."""
     if outcome is None and isinstance(item, Item):
         return {"status": 201, "id": item.id, "queue": queue.name, "content_type": item.content_type}
@@ -164,7 +167,7 @@ def _result(queue: Queue, item: Item | GatewayError, outcome: GatewayError | Non
     return {
         "status": outcome.status,
         "code": outcome.code,
-        "detail": outcome.detail,
+        "detail": outcome.told(operator=operator),
         "retryable": outcome.retryable,
     }
 

@@ -64,7 +64,7 @@ class Leases:
         async with asyncio.TaskGroup() as tasks:
             async for lease_id, settle in self._turns.slices(work, call.caller.tenant):
                 await room.acquire()
-                settled.append(tasks.create_task(_result(lease_id, settle, room)))
+                settled.append(tasks.create_task(_result(lease_id, settle, room, operator=call.caller.is_operator)))
         results = [each.result() for each in settled]
         return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
 
@@ -95,7 +95,9 @@ class Leases:
             await self._own(call, lease_id)
 
 
-async def _result(lease_id: str, settle: Callable[[], Awaitable[LeaseView]], room: asyncio.Semaphore) -> dict[str, Any]:
+async def _result(
+    lease_id: str, settle: Callable[[], Awaitable[LeaseView]], room: asyncio.Semaphore, *, operator: bool
+) -> dict[str, Any]:
     """What became of one settlement out of many. room: is given back at its end."""
     try:
         lease = await settle()
@@ -104,7 +106,7 @@ async def _result(lease_id: str, settle: Callable[[], Awaitable[LeaseView]], roo
             "lease": lease_id,
             "status": exc.status,
             "code": exc.code,
-            "detail": exc.detail,
+            "detail": exc.told(operator=operator),
             "retryable": exc.retryable,
         }
     finally:

@@ -34,7 +34,10 @@ class QueueAdmin:
         if call.query["detail"] != "servers":
             return json_answer(await self._queues.get(call.queue(), call.told))
         queue, servers = await self._queues.by_server(call.queue(), call.told)
-        by_server = [{"server": name, **asdict(each)} for name, each in servers.items()]
+        named = [(name if call.caller.is_operator else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
+        by_server = [
+            {"server": shown, **asdict(servers[name])} for shown, name in zip(named, sorted(servers), strict=True)
+        ]
         return json_answer(asdict(queue) | {"servers": by_server})
 
     async def flush(self, call: Call) -> Answer:

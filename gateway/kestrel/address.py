@@ -20,6 +20,11 @@ class Address:
         """What HTTP clients call the server: `host:port`, or `unix:FILE` without the directories."""
         return f"unix:{self.path.rpartition('/')[2]}" if self.path else str(self)
 
+    @property
+    def marked(self) -> str:
+        """How the detail of an error names the server, so that only operators read where it listens."""
+        return f"server <{str(self).replace('>', '?')}>"
+
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"

@@ -208,9 +208,9 @@ class Feeder:
         if self.shut:
             return self._no_wait()
         if self._gets:
-            return BackendUnavailable(f"{self.server.address} does not answer")
+            return BackendUnavailable(f"{self.server.address.marked} does not answer")
         if self._error is None:
-            return BackendUnavailable(f"no connection to {self.server.address} in time")
+            return BackendUnavailable(f"no connection to {self.server.address.marked} in time")
         error = type(self._error)(self._error.detail)
         error.__cause__ = self._error.__cause__
         return error
@@ -219,19 +219,20 @@ class Feeder:
         """Why the server was not asked while it was full."""
         items = self.server.items
         if items.held >= items.limit:
-            return TooManyLeases(f"{items.limit} jobs are under lease on {self.server.address} already")
+            return TooManyLeases(f"{items.limit} jobs are under lease on {self.server.address.marked} already")
         held = items.of(self._line.tenant)
         return TooManyLeases(
-            f"the tenant has {held} jobs under lease on {self.server.address} already, its share of {items.limit}"
+            f"the tenant has {held} jobs under lease on {self.server.address.marked} already, "
+            f"its share of {items.limit}"
         )
 
     def _no_wait(self) -> TooManyWaiters:
         waits = self.server.waits
         if waits.held >= waits.limit:
-            return TooManyWaiters(f"{waits.limit} gets of polls are on {self.server.address} already")
+            return TooManyWaiters(f"{waits.limit} gets of polls are on {self.server.address.marked} already")
         held = waits.of(self._line.tenant)
         return TooManyWaiters(
-            f"the tenant's polls have {held} gets on {self.server.address} already, its share of {waits.limit}"
+            f"the tenant's polls have {held} gets on {self.server.address.marked} already, its share of {waits.limit}"
         )
 
     def joined(self) -> None:
@@ -279,7 +280,9 @@ class Feeder:
         self.withdraw()
         for question in questions:
             if question.caller.waiting:
-                self._line.asked(question.caller, BackendUnavailable(f"{self.server.address} is no server any more"))
+                self._line.asked(
+                    question.caller, BackendUnavailable(f"{self.server.address.marked} is no server any more")
+                )
 
     # What is missing, and connections for it
 

@@ -94,7 +94,7 @@ class Server:
         self._crowded: set[str] = set()
         self._version = ""
         self._since = time.time()
-        self._error = BackendUnavailable(f"{address} has not answered yet")
+        self._error = BackendUnavailable(f"{address.marked} has not answered yet")
         # the keeper
         self._keeper: asyncio.Task[None] | None = None
         self._trouble = asyncio.Event()
@@ -326,7 +326,7 @@ class Server:
     def _give_up(self, future: asyncio.Future[Connection]) -> None:
         if not future.done():
             error = None if self.answers else self.error
-            future.set_exception(error or BackendUnavailable(f"no connection to {self.address} in time"))
+            future.set_exception(error or BackendUnavailable(f"no connection to {self.address.marked} in time"))
 
     async def _keep(self) -> None:
         failures = 0
@@ -380,7 +380,7 @@ class Server:
         elif state is Health.UP:
             log.info("Kestrel at %s is up (%s)", self.address, self._version)
         else:
-            self._error = BackendRefused(f"{self.address} is {state.value}" + self._why(state))
+            self._error = BackendRefused(f"{self.address.marked} is {state.value}" + self._why(state))
             log.warning("Kestrel at %s is %s (%s)", self.address, state.value, self._version)
         self.state = state
         self.answers, self.reads = state.answers, state.reads
@@ -399,7 +399,9 @@ class Server:
         said = BY_STATUS[await self.ask(KestrelClient.ask_status)]
         self._now_stands(said)
         if said is not status:
-            raise BackendRefused(f"{self.address} stays {said.value}: a change before this one is still under way")
+            raise BackendRefused(
+                f"{self.address.marked} stays {said.value}: a change before this one is still under way"
+            )
 
     def spare_writes(self, spared: bool) -> None:
         """Whether it is not to be written to though it would take items: it counts as READONLY then."""
@@ -443,7 +445,7 @@ class Server:
             connection.close()
             raise
         if connection.state is not State.IDLE:
-            raise BackendUnavailable(f"{address} closed the connection at once")
+            raise BackendUnavailable(f"{address.marked} closed the connection at once")
         self._counters.connects += 1
         self._connections.add(connection)
         return connection

@@ -14,12 +14,12 @@ def not_asked(error: BaseException, address: Address) -> BackendUnavailable:
     if isinstance(error, BackendUnavailable):
         return error
     if isinstance(error, MemcacheServerError):
-        return BackendRefused(f"{address} refuses: {_text(error)}")
+        return BackendRefused(f"{address.marked} refuses: {_text(error)}")
     if isinstance(error, TimeoutError) or (isinstance(error, ConnectionLostError) and error.timed_out):
-        return BackendUnavailable(f"{address} did not answer in time")
+        return BackendUnavailable(f"{address.marked} did not answer in time")
     if isinstance(error, (ConnectionLostError, OSError)):
-        return BackendUnavailable(f"{address}: {error}")
-    return BackendUnavailable(f"{address} did not answer as Kestrel does ({type(error).__name__})")
+        return BackendUnavailable(f"server <{address}: {error}> does not answer")
+    return BackendUnavailable(f"{address.marked} did not answer as Kestrel does ({type(error).__name__})")
 
 
 def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable | OutcomeUnknown:
@@ -27,10 +27,10 @@ def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable |
     if isinstance(error, (BackendUnavailable, MemcacheServerError)):
         return not_asked(error, address)
     if isinstance(error, MemcacheIllegalInputError):
-        return BackendUnavailable(f"nothing was sent to {address}: {error}")
+        return BackendUnavailable(f"nothing was sent to {address.marked}: {error}")
     if isinstance(error, ConnectionLostError) and error.unsent:
-        return BackendUnavailable(f"{address} did not take the command: {error}")
-    return OutcomeUnknown(f"{address} was sent the command, no clean answer came")
+        return BackendUnavailable(f"server <{address}: {error}> did not take the command")
+    return OutcomeUnknown(f"{address.marked} was sent the command, no clean answer came")
 
 
 def _text(error: BaseException) -> str:
