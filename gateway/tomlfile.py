@@ -64,7 +64,7 @@ def read(path: Path) -> TomlFile:
     """The file's values. Raises MistakesError: it cannot be read, or is not TOML."""
     name = str(path)
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")
         return TomlFile(name, tomllib.loads(text), dict(_lines(text)))
     except OSError as exc:
         raise MistakesError([Mistake(name, 0, f"cannot be read: {exc.strerror or exc}")]) from exc

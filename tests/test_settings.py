@@ -186,3 +186,25 @@ def test_no_root_path_hides_a_path_of_the_api(root):
     """Whatever the first segment of a path in openapi.yaml is, no root path may begin with it."""
     paths = yaml.safe_load((root / "openapi.yaml").read_text())["paths"]
     assert {path.split("/")[1] for path in paths} - {""} <= _OWN_PATHS
+
+
+def test_a_byte_order_mark_before_a_file_is_no_part_of_it(tmp_path: Path) -> None:
+    """Files of policies, keys, the broker, Kestrel servers and secrets may come from an editor that writes one."""
+    from gateway import keys, policies
+    from gateway.broker.config import load as load_broker
+    from gateway.clustersecret import secrets_of
+    from gateway.contract.names import Namespace
+    from gateway.kestrel.members import read_file
+
+    file = tmp_path / "file"
+
+    def written(text: str) -> Path:
+        file.write_text(text, "utf-8-sig")
+        return file
+
+    policies.load(written("[queues.emails]\nttl = 5\n"), Namespace())
+    assert len(keys.load(written(keys.new("shop", "", ["produce"])[1]))) == 1
+    load_broker(written("[queues.emails]\nmax_items = 5\n"))
+    assert len(read_file(written("127.0.0.1:22133\n"))) == 1
+    settings = Settings(advertise="http://127.0.0.1:8080", cluster_secret_file=written(SECRET))
+    assert secrets_of(settings) == (SECRET.encode(),)

@@ -14,6 +14,11 @@ request "$GATEWAY/queues/$QUEUE/jobs?ttl=3600" -H 'ce-specversion: 1.0' -H 'ce-i
 expect_status 201
 expect_in_body '"id":"18"'
 
+say "One of a sender that reads no answer: ?receipt=none, or Prefer: return=minimal"
+request "$GATEWAY/queues/$QUEUE/jobs?receipt=none" -H 'Content-Type: application/cloudevents+json' \
+  -d '{"specversion":"1.0","id":"19","source":"/web","type":"org.example.signup","data":{"user":"bob"}}'
+expect_status 204
+
 say "Take the first as the stored event"
 request "$GATEWAY/queues/$QUEUE/next?timeout=5" -H 'Accept: application/cloudevents+json'
 expect_status 200

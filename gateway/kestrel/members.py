@@ -53,7 +53,7 @@ def read_file(path: Path) -> tuple[Source, ...]:
     mistakes: list[Mistake] = []
     sources: list[Source] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
         raise MistakesError([Mistake(str(path), 0, f"cannot be read: {reason}")]) from exc
