@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from stability import allowed, baseline, changes
+from stability.contract import ContractError
 
 EMPTY = "# Breaking changes since the baseline that are meant, each with its reason: see allowed.py.\n"
 
@@ -23,7 +24,7 @@ def main() -> int:
     try:
         found = changes.breaking(baseline.BASELINE, baseline.CONTRACT)
         refused, unused = allowed.sift(found, allowed.read())
-    except (changes.OasdiffMissingError, RuntimeError, ValueError) as exc:
+    except (changes.OasdiffMissingError, ContractError, ValueError) as exc:
         print(exc, file=sys.stderr)
         return 2
     mistakes = [f"breaking: {change}" for change in refused]

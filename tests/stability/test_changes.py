@@ -13,6 +13,7 @@ import yaml
 
 from stability import changes
 from stability.changes import Change, breaking
+from stability.contract import ContractError
 
 BASE = Path(__file__).with_name("contract.yaml")
 Edit = Callable[[dict[str, Any]], Any]
@@ -66,6 +67,16 @@ def renamed_schema(contract: dict[str, Any]) -> None:
     answer(contract)["content"]["application/json"]["schema"]["$ref"] = "#/components/schemas/Figures"
 
 
+def listed_value_removed(contract: dict[str, Any]) -> None:
+    state = schema(contract, "State")
+    state["description"] = state["description"].replace("- `acked`", "- `done`")
+
+
+def hidden_parameter(contract: dict[str, Any]) -> None:
+    """A parameter is kept from generators from now on; requests have it as before."""
+    operation(contract)["x-parameters"].append(operation(contract)["parameters"].pop(0))
+
+
 NEW_PARAMETER = {"name": "why", "in": "query", "required": True, "schema": {"type": "string"}}
 GET, POST, DELETE = "GET /queues/{queue}", "POST /queues/{queue}", "DELETE /queues/{queue}"
 
@@ -77,6 +88,7 @@ BREAKING: dict[str, tuple[Edit, str, str]] = {
     "tag changed": (lambda c: operation(c).update(tags=["service"]), GET, "`queues` removed"),
     "security tightened": (lambda c: operation(c).update(security=[{"key": ["operator"]}]), GET, "`operator`"),
     "parameter removed": (lambda c: operation(c)["parameters"].pop(0), GET, "`detail`"),
+    "hidden parameter removed": (lambda c: operation(c).pop("x-parameters"), GET, "`format`"),
     "parameter required": (lambda c: operation(c)["parameters"][0].update(required=True), GET, "`detail`"),
     "required parameter new": (lambda c: operation(c)["parameters"].append(NEW_PARAMETER), GET, "`why`"),
     "parameter's enum narrowed": (lambda c: operation(c)["parameters"][0]["schema"]["enum"].pop(), GET, "`ages`"),
@@ -123,6 +135,7 @@ BREAKING: dict[str, tuple[Edit, str, str]] = {
     "answer's member null": (lambda c: member(c, "status", "Queue").update(type=["string", "null"]), GET, "`status`"),
     "answer's enum wider": (lambda c: member(c, "status", "Queue")["enum"].append("odd"), GET, "`odd`"),
     "code removed": (lambda c: member(c, "code", "Problem")["enum"].pop(), GET, "`queue-full`"),
+    "listed value removed": (listed_value_removed, "", "`acked` of the schema `State`"),
     "schema renamed": (renamed_schema, "", "`Queue`"),
 }
 
@@ -135,6 +148,7 @@ HARMLESS: dict[str, Edit] = {
     "limit wider": lambda c: member(c, "delay").update(maximum=500),
     "answer's member new": lambda c: schema(c, "Queue")["properties"].update(age_s={"type": "number"}),
     "answer's status new": lambda c: operation(c)["responses"].update({"503": {"description": "later"}}),
+    "parameter hidden": hidden_parameter,
     "code new": lambda c: member(c, "code", "Problem")["enum"].append("queue-odd"),
 }
 
@@ -167,5 +181,5 @@ def test_a_change_at_many_places_is_one(tmp_path: Path) -> None:
 def test_a_contract_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     """A file that is no contract is no contract without changes."""
     (tmp_path / "broken.yaml").write_text("openapi: [")
-    with pytest.raises(RuntimeError, match=r"broken\.yaml"):
+    with pytest.raises(ContractError, match=r"broken\.yaml"):
         breaking(BASE, tmp_path / "broken.yaml")
