@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.files import read_trusted
 from gateway.settings import Settings, SettingsError, check_secrets
 
 
@@ -13,7 +14,7 @@ def secrets_of(settings: Settings) -> tuple[bytes, ...]:
     secrets, path = settings.cluster_secret, settings.cluster_secret_file
     if path is not None:
         try:
-            secrets = tuple(filter(None, map(str.strip, path.read_text("utf-8-sig").splitlines())))
+            secrets = tuple(filter(None, map(str.strip, read_trusted(path).decode("utf-8-sig").splitlines())))
         except (OSError, UnicodeDecodeError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "it is no text"
             raise SettingsError(f"cluster-secret-file: {path} cannot be read: {reason}") from exc

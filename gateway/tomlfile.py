@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from gateway.files import read_trusted
+
 Place = tuple[str | int, ...]
 """What leads to a value: `("queues", "emails", "ttl")`, or `("keys", 0, "name")` in an array of tables."""
 
@@ -64,7 +66,7 @@ def read(path: Path) -> TomlFile:
     """The file's values. Raises MistakesError: it cannot be read, or is not TOML."""
     name = str(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_trusted(path).decode("utf-8-sig")
         return TomlFile(name, tomllib.loads(text), dict(_lines(text)))
     except OSError as exc:
         raise MistakesError([Mistake(name, 0, f"cannot be read: {exc.strerror or exc}")]) from exc

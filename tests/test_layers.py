@@ -25,6 +25,7 @@ RANKS: dict[str, int] = {
     "errors": 0,
     "settings": 0,
     "nonce": 0,
+    "files": 0,
     "turns": 0,
     "shares": 0,
     "broker": 0,

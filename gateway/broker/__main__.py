@@ -145,6 +145,7 @@ def broker(
             "say --no-auth where everybody who reaches it may use it"
         )
     logs.set_up(log_format, log_level)
+    os.umask(0o077)  # what it keeps is for its own user
     options = Options(
         data=data,
         config=config,

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.files import read_trusted
 from gateway.kestrel.address import Address, host_and_port, parse_address
 from gateway.kestrel.serverset import ZK, ServerSet, parse_server_set
 from gateway.kestrel.zookeeper import Watch
@@ -53,7 +54,7 @@ def read_file(path: Path) -> tuple[Source, ...]:
     mistakes: list[Mistake] = []
     sources: list[Source] = []
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = read_trusted(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
         raise MistakesError([Mistake(str(path), 0, f"cannot be read: {reason}")]) from exc

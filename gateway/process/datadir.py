@@ -14,18 +14,27 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from pathlib import Path
 from typing import IO, Final
 
+from gateway.files import make_directory, make_private, sync_directory
+
 KEY_BYTES: Final = 32
+# What a version before may have made readable by others.
+FILES: Final = ("lock", "run.lock", "idempotency.db*", "broker.*")
 # Source: unix(7), sun_path holds 108 bytes; a worker's socket name (boot id, `.sock`) needs 22 of them and the NUL one.
 SOCKET_PATH_BYTES: Final = 100
 SOCKET_NAME_BYTES: Final = 22
 # How long the children of a killed supervisor may hold their lock before the start is given up.
 LOCK_WAIT_S: Final = 3.0
 TEMPORARY_PREFIX: Final = "kestrel-gateway-"
+
+
+OTHERS: Final = 0o007
+"""Users beyond the file's owner and group. A group may have rights: Kubernetes gives them with fsGroup."""
 
 
 class StartError(Exception):
@@ -39,7 +48,10 @@ class DataDirectory:
         """Prepares and locks `path`, makes it (0700) where it is missing. Raises StartError."""
         self.path = path
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(path)
+            for pattern in FILES:
+                for file in path.glob(pattern):
+                    make_private(file)
             with contextlib.ExitStack() as undo:
                 self._lock = undo.enter_context((path / "lock").open("a+", encoding="ascii"))
                 self._children_lock = undo.enter_context((path / "run.lock").open("a", encoding="ascii"))
@@ -78,11 +90,19 @@ class DataDirectory:
     def _key(self) -> bytes:
         path = self.path / "lease.key"
         try:
-            key = path.read_bytes()
+            with path.open("rb") as file:
+                key, mode = file.read(KEY_BYTES + 1), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         except FileNotFoundError:
             return _write_new(path, secrets.token_bytes(KEY_BYTES))
         if len(key) != KEY_BYTES:
-            raise StartError(f"data: {path} is damaged ({len(key)} bytes, not {KEY_BYTES}); removed, it is made anew")
+            raise StartError(
+                f"data: {path} is damaged ({len(key)} bytes, not {KEY_BYTES}); remove it, and a new one is made"
+            )
+        if mode & OTHERS:
+            raise StartError(
+                f"data: every user may read or write {path} (mode {mode:04o}), and who knows it can settle any job: "
+                "remove it, and a new one is made; or chmod 600 it, where nobody has used that"
+            )
         return key
 
     def _run_dir(self) -> Path:
@@ -130,6 +150,7 @@ def _write_new(path: Path, content: bytes) -> bytes:
             file.flush()
             os.fsync(descriptor)
         temporary.rename(path)
+        sync_directory(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ from typing import Any, Final
 import gateway
 from gateway import logs
 from gateway.clustersecret import secrets_of
+from gateway.files import PRIVATE_UMASK
 from gateway.keys import load
 from gateway.process import descriptors
 from gateway.process.child import Child
@@ -45,6 +47,7 @@ BROKER_END_S: Final = 0.3
 def serve(settings: Settings, app: str = APP) -> int:
     """Serves until told to stop; returns the exit code: 0 stopped, 1 could not start (one line on stderr says why)."""
     logs.set_up(settings.log_format, settings.log_level, "supervisor")
+    os.umask(PRIVATE_UMASK)
     try:
         with contextlib.ExitStack() as stack:
             data = DataDirectory(settings.data)

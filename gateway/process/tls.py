@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from gateway.files import read_trusted
 from gateway.settings import Settings, SettingsError
 
 
@@ -32,6 +33,6 @@ def check(settings: Settings) -> None:
 
 def _usable(name: str, path: Path) -> None:
     try:
-        path.read_bytes()
+        read_trusted(path)
     except OSError as exc:
         raise SettingsError(f"{name}: {path} cannot be read: {exc.strerror or exc}") from exc

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.process.datadir import KEY_BYTES, SOCKET_PATH_BYTES, DataDirectory, StartError
+from tests.running import running
 
 
 def mode(path: Path) -> int:
@@ -43,6 +44,95 @@ def test_damaged_key_is_told(tmp_path: Path) -> None:
         DataDirectory(tmp_path)
     (tmp_path / "lease.key").unlink()
     DataDirectory(tmp_path).close()
+
+
+@pytest.mark.parametrize("wrong", [0o606, 0o602, 0o604, 0o666])
+def test_a_key_that_others_may_read_or_write_is_refused(tmp_path: Path, wrong: int) -> None:
+    """Who knows the key can settle any job: the message says the mode, and what to do."""
+    DataDirectory(tmp_path).close()
+    (tmp_path / "lease.key").chmod(wrong)
+    with pytest.raises(StartError, match=rf"every user may read or write .*lease\.key \(mode {wrong:04o}\)"):
+        DataDirectory(tmp_path)
+    (tmp_path / "lease.key").chmod(0o660)  # as a volume of Kubernetes with fsGroup has it
+    DataDirectory(tmp_path).close()
+
+
+def test_files_of_a_version_before_become_private(tmp_path: Path) -> None:
+    """What was made readable by others is not any more; files of others, and links, stay as they are."""
+    ours = [tmp_path / name for name in ("idempotency.db", "idempotency.db-wal", "idempotency.db-shm", "broker.sqlite")]
+    other = tmp_path / "notes.txt"
+    for file in (*ours, other):
+        file.write_text("")
+        file.chmod(0o644)
+    (tmp_path / "broker.link").symlink_to(other)
+    DataDirectory(tmp_path).close()
+    assert [mode(file) for file in ours] == [0o600] * 4
+    assert mode(other) == 0o644
+
+
+def test_every_file_of_a_gateway_is_private(tmp_path: Path) -> None:
+    """Whatever mask it is started with, and for its whole life: no other user can read or write what it keeps."""
+    before = os.umask(0)
+    try:
+        with running(tmp_path / "data") as gateway, gateway.client() as http:
+            for number in range(3):
+                headers = {"idempotency-key": f"k{number}"}
+                assert http.post("/queues/q/jobs", json=number, headers=headers).status_code == 201
+            assert http.get("/queues/q/next").status_code == 200
+            found = {path.relative_to(gateway.data): mode(path) for path in gateway.data.rglob("*")}
+    finally:
+        os.umask(before)
+    assert {Path("idempotency.db-wal"), Path("broker.sqlite-wal"), Path("run/broker.sock")} < set(found)
+    assert {name: bits for name, bits in found.items() if bits & 0o077} == {}
+
+
+def test_names_are_on_disk_before_they_are_relied_on(tmp_path: Path) -> None:
+    """strace shows it: each new directory's parent, and the directory of a renamed key, are synced."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    code = "import sys, pathlib, gateway.process.datadir as d; d.DataDirectory(pathlib.Path(sys.argv[1]))"
+    command = ["strace", "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2,mkdir", sys.executable, "-c", code]
+    done = subprocess.run([*command, str(tmp_path / "a" / "data")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    steps = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
+    synced = [index for index, line in enumerate(steps) if "fsync(" in line]
+    for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "data"):
+        assert any(f"<{path}>" in steps[index] for index in synced), (path, steps)
+    renamed = next(index for index, line in enumerate(steps) if "rename" in line)
+    assert any(f"<{tmp_path / 'a' / 'data'}>" in steps[index] for index in synced if index > renamed)
+
+
+FILES_THAT_DECIDE = {
+    "--keys": "keys = []\n",
+    "--queues": "",
+    "--kestrel-file": "127.0.0.1:22133\n",
+    "--cluster-secret-file": "x" * 40,
+}
+
+
+@pytest.mark.parametrize("flag", FILES_THAT_DECIDE)
+def test_a_file_that_every_user_may_write_is_refused(tmp_path: Path, flag: str) -> None:
+    """It decides who may do what: one line says so, and the gateway does not start."""
+    file = tmp_path / "file"
+    file.write_text(FILES_THAT_DECIDE[flag])
+    command = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "serve",
+        "--port",
+        "0",
+        "--data",
+        str(tmp_path / "data"),
+        flag,
+        str(file),
+    ]
+    if flag == "--cluster-secret-file":
+        command += ["--advertise", "http://127.0.0.1:1"]
+    file.chmod(0o646)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "every user may write it (mode 0646): chmod o-w it" in done.stderr
 
 
 def test_stale_sockets_are_removed(tmp_path: Path) -> None:
