@@ -19,7 +19,7 @@ class Backends:
 
     async def set_status(self, call: Call) -> Answer:
         order = await call.order()
-        return json_answer(_shown(await self._kestrel.set_status(call.path("server"), Health(order["status"]))))
+        return json_answer(_shown(await self._kestrel.set_status(call.path("backend"), Health(order["status"]))))
 
 
 def _shown(backend: Backend) -> dict[str, object]:

@@ -5,7 +5,7 @@ A handler is `async (Call) -> Answer`; it raises GatewayError for whatever goes 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from gateway.api.budget import SMALL_BYTES, Budget, Held
 from gateway.api.caller import Caller
 from gateway.api.client import EXTENSION, ClientConnection
 from gateway.api.hints import elsewhere
+from gateway.api.parameters import Values
 from gateway.api.specification import OperationSpec
 from gateway.delivery.backend import Coverage
 from gateway.delivery.catalog import Catalog, Queue
@@ -56,7 +57,7 @@ class Call:
     scope: Scope
     receive: Receive
     spec: OperationSpec
-    query: Mapping[str, Any]
+    query: Values
     client: ClientConnection
     caller: Caller
     catalog: Catalog

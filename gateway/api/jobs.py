@@ -12,12 +12,13 @@ from gateway.api.prefer import preferences
 from gateway.api.rendering import render
 from gateway.api.specification import longest_lease
 from gateway.contract.item import Item, Stamp
+from gateway.contract.media import BATCH_TYPE, STRUCTURED_TYPE
 from gateway.delivery.catalog import Queue
 from gateway.delivery.idempotency import NewId
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.receive import Delivery, Receiver
-from gateway.errors import ForbiddenPrefetch, GatewayError, InvalidParameter, PartlyStored
+from gateway.errors import ForbiddenPrefetch, GatewayError, InvalidParameter, PartlyStored, UnsupportedType
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
 from gateway.turns import Turns
@@ -55,8 +56,20 @@ class Jobs:
         self._longest_lease_s = longest_lease(settings)
 
     async def enqueue(self, call: Call) -> Answer:
-        queue = call.queue()
+        return await self._enqueue(call, read_heading(call.scope["headers"]))
+
+    async def enqueue_event(self, call: Call) -> Answer:
+        """As `enqueue`, for events only. Raises UnsupportedType where neither type nor headers make it one."""
         heading = read_heading(call.scope["headers"])
+        if heading.mode in (Mode.PLAIN, Mode.LINES):
+            raise UnsupportedType(
+                f"Content-Type: {heading.content_type!r:.80} is not that of an event; send {STRUCTURED_TYPE} or "
+                f"{BATCH_TYPE}, or the event's attributes in ce- headers"
+            )
+        return await self._enqueue(call, heading)
+
+    async def _enqueue(self, call: Call, heading: Heading) -> Answer:
+        queue = call.queue()
         many = heading.mode in MANY and not queue.policy.raw
         body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
         empty = _wants_no_body(call, heading.mode)
@@ -100,7 +113,7 @@ class Jobs:
             raise _failure(failures, len(items))
         operator = call.caller.is_operator
         results = [_result(queue, *each, operator=operator) for each in zip(items, outcomes, strict=True)]
-        return json_answer({"results": results}, 207 if failures else 201)
+        return json_answer({"queue": queue.name, "results": results}, 207 if failures else 201)
 
     async def next(self, call: Call) -> Answer:
         purpose = call.header(b"sec-purpose") or call.header(b"purpose") or ""
@@ -143,13 +156,13 @@ class Jobs:
     def _lease(self, call: Call, queue: Queue) -> float:
         """How long the lease is: as asked, else by the queue's policy, else the default."""
         policy_s = queue.policy.lease_s
-        if policy_s is None or b"lease" in call.scope["query_string"]:
-            return float(call.query["lease"])
+        if policy_s is None or "lease_seconds" in call.query.given:
+            return float(call.query["lease_seconds"])
         return min(policy_s, self._longest_lease_s)
 
     def _timeout(self, call: Call) -> tuple[float, Headers]:
         """How long to wait, and what to say of it: the parameter, else `Prefer: wait` (RFC 7240), else the default."""
-        if b"timeout" not in call.scope["query_string"]:
+        if "timeout" not in call.query.given:
             wait = preferences(call.scope["headers"]).get("wait", "")
             if _WAIT.fullmatch(wait):
                 wait_s = min(float(wait), self._max_timeout_s)

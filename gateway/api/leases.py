@@ -50,7 +50,8 @@ class Leases:
     async def extend(self, call: Call) -> Answer:
         order = await call.order()
         await self._check_queue(call, call.path("lease"))
-        return _shown(await self._desk.extend(call.path("lease"), call.caller.tenant, float(order["lease"])))
+        length_s = float(order["lease_seconds"])
+        return _shown(await self._desk.extend(call.path("lease"), call.caller.tenant, length_s))
 
     async def settle(self, call: Call) -> Answer:
         """Each settlement by itself, AT_ONCE at the same time; one result each, in the order of the body."""

@@ -104,16 +104,30 @@ class Repeated:
         return self.each.parse(text)
 
 
+class Values(dict[str, Any]):
+    """The value of every parameter of a request, defaults included. given: the names of those that the request has."""
+
+    __slots__ = ("given",)
+
+    def __init__(self, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        super().__init__(defaults)
+        self.update(given)
+        self.given = frozenset(given)
+
+
 class Query:
     """The query parameters of one operation."""
 
     def __init__(self, parameters: list[Mapping[str, Any]]) -> None:
-        """`parameters`: as in openapi.yaml, references resolved."""
-        self._parameters = {each["name"]: _parameter(each["name"], each["schema"]) for each in parameters}
-        self._defaults = {name: each.default for name, each in self._parameters.items()}
-        self._parsed: dict[bytes, Mapping[str, Any]] = {}
+        """`parameters`: as in openapi.yaml, references resolved. One with an `x-former-name` has that name, too."""
+        self._names = {each["name"]: each["name"] for each in parameters}
+        self._names |= {each["x-former-name"]: each["name"] for each in parameters if "x-former-name" in each}
+        schemas = {each["name"]: each["schema"] for each in parameters}
+        self._parameters = {name: _parameter(name, schemas[current]) for name, current in self._names.items()}
+        self._defaults = Values({name: self._parameters[name].default for name in schemas}, {})
+        self._parsed: dict[bytes, Values] = {}
 
-    def parse(self, raw: bytes) -> Mapping[str, Any]:
+    def parse(self, raw: bytes) -> Values:
         """Every parameter's value, defaults included.
 
         Raises:
@@ -130,8 +144,9 @@ class Query:
                 self._parsed[raw] = values
         return values
 
-    def _parse(self, raw: bytes) -> Mapping[str, Any]:
+    def _parse(self, raw: bytes) -> Values:
         given: dict[str, Any] = {}
+        given_as: dict[str, str] = {}
         for pair in raw.decode("latin-1").split("&"):
             if not pair:
                 continue
@@ -140,22 +155,26 @@ class Query:
             parameter = self._parameters.get(name)
             if parameter is None:
                 raise InvalidParameter(f"unknown query parameter {name[:80]!r}; {self._known(name)}")
+            current = self._names[name]
             value = parameter.parse(text)
             if isinstance(parameter, Repeated):
-                value = (*given.get(name, ()), value)
+                value = (*given.get(current, ()), value)
                 if len(value) > parameter.limit:
                     raise InvalidParameter(f"{name}: given more than {parameter.limit} times")
-            elif name in given:
+            elif name == given_as.get(current):
                 raise InvalidParameter(f"{name}: given twice")
-            given[name] = value
-        return {**self._defaults, **given}
+            elif current in given and value != given[current]:
+                raise InvalidParameter(f"{name}: {text[:40]} contradicts {given_as[current]}; give {current} only")
+            given[current] = value
+            given_as[current] = name
+        return Values(self._defaults, given)
 
     def _known(self, name: str) -> str:
         """What to say of an unknown one: which is meant, and which there are."""
         if not self._parameters:
             return "none is known here"
-        hint = hints.parameter(name, self._parameters)
-        return f"{hint + ' Known' if hint else 'known'} here: {', '.join(self._parameters)}"
+        hint = hints.parameter(name, self._defaults)
+        return f"{hint + ' Known' if hint else 'known'} here: {', '.join(self._defaults)}"
 
 
 def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:

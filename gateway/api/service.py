@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gateway.api.exchange import JSON, Answer, Call, json_answer
 from gateway.api.specification import Specification
-from gateway.errors import BackendUnavailable, Draining
+from gateway.errors import BackendUnavailable, Draining, NotFound
 
 
 class Service:
@@ -38,6 +38,13 @@ class Service:
         """As readyz, without a body."""
         await self.readyz(call)
         return Answer(204)
+
+    async def explain_problem(self, call: Call) -> Answer:
+        code = call.path("code")
+        explanation = self._specification.explanations.get(code)
+        if explanation is None:
+            raise NotFound(f"{code[:80]!r} is not a problem code; the contract at /openapi.yaml lists them")
+        return Answer(200, explanation, [JSON])
 
     async def contract_json(self, _call: Call) -> Answer:
         return Answer(200, self._specification.json, [JSON])

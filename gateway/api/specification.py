@@ -13,7 +13,8 @@ import jsonschema_rs
 import orjson
 import yaml
 
-from gateway.api.parameters import Query
+from gateway.api.explanations import explanations
+from gateway.api.parameters import Query, Values
 from gateway.contract.json_text import has_more_values, load_lenient
 from gateway.errors import InvalidBody
 from gateway.keys import Scope
@@ -30,23 +31,25 @@ class OperationSpec:
     def __init__(self, document: Mapping[str, Any], operation: Mapping[str, Any]) -> None:
         self.id: str = operation["operationId"]
         self.scope = _scope(operation)
-        parameters = [_resolve(document, each) for each in operation.get("parameters", ())]
+        described = [*operation.get("parameters", ()), *operation.get("x-parameters", ())]
+        parameters = [_resolve(document, each) for each in described]
         self._query = Query([_plain(document, each) for each in parameters if each["in"] == "query"])
         body = operation.get("requestBody", {})
         schema = body.get("content", {}).get("application/json", {}).get("schema")
         self._body_required: bool = body.get("required", False)
+        self._former_names = _former_names(_resolve(document, schema or {}))
         self._validator = (
             jsonschema_rs.Draft202012Validator({**schema, "components": document["components"]})
             if isinstance(schema, dict)
             else None
         )
 
-    def query(self, raw: bytes) -> Mapping[str, Any]:
+    def query(self, raw: bytes) -> Values:
         """Every parameter's value, defaults included. Raises InvalidParameter."""
         return self._query.parse(raw)
 
     def body(self, raw: bytes) -> dict[str, Any]:
-        """The JSON object in the body; empty where it is absent and may be.
+        """The JSON object in the body, without members that are null; empty where it is absent or null and may be.
 
         Raises:
             InvalidBody: it is not JSON, or not what the schema says.
@@ -56,20 +59,36 @@ class OperationSpec:
         if has_more_values(raw, MAX_VALUES):
             raise InvalidBody(f"the body has more than {MAX_VALUES} JSON values, the maximum")
         try:
-            value: dict[str, Any] = load_lenient(raw)
+            value = _without_nulls(load_lenient(raw))
         except ValueError as exc:
             raise InvalidBody(f"the body is not JSON: {exc}") from exc
+        if value is None and not self._body_required:
+            return {}
+        if self._former_names and isinstance(value, dict):
+            self._rename(value)
         assert self._validator is not None
         try:
             self._validator.validate(value)
         except jsonschema_rs.ValidationError as error:
             where = ".".join(map(str, error.instance_path))
             raise InvalidBody((f"{where}: {error.message}" if where else error.message)[:300]) from error
-        return value
+        order: dict[str, Any] = value
+        return order
+
+    def _rename(self, value: dict[str, Any]) -> None:
+        """Moves what has a former name to its present name. Raises InvalidBody where both are there and differ."""
+        for former, current in self._former_names.items():
+            if former in value:
+                given = value.pop(former)
+                if value.setdefault(current, given) != given:
+                    raise InvalidBody(f"{former}: {given!r:.40} contradicts {current}; give {current} only")
 
 
 class Specification:
-    """The contract of this deployment: openapi.yaml with its settings. json, yaml: the document as it is served."""
+    """The contract of this deployment: openapi.yaml with its settings.
+
+    json, yaml: the document as it is served. explanations: what each problem code means, as JSON.
+    """
 
     def __init__(self, settings: Settings) -> None:
         source = files("gateway.api").joinpath("openapi.yaml").read_bytes()
@@ -83,7 +102,8 @@ class Specification:
         ]
         self._operations = {each["operationId"]: OperationSpec(document, each) for each in operations}
         if settings.keys is None:
-            _drop_security(operations)
+            _drop_security(document, operations)
+        self.explanations = explanations(document)
         self.json = orjson.dumps(document)
         self.yaml = yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False).encode()
 
@@ -95,20 +115,22 @@ def _set_limits(document: dict[str, Any], settings: Settings) -> None:
     longest_lease_s = longest_lease(settings)
     timeout = document["components"]["parameters"]["Timeout"]["schema"]
     timeout |= {"maximum": _number(settings.max_timeout_s), "default": _number(settings.default_timeout_s)}
-    lease = document["components"]["parameters"]["LeaseLength"]["schema"]
+    lease = document["components"]["parameters"]["LeaseSeconds"]["schema"]
     lease |= {
         "maximum": _number(longest_lease_s),
         "default": _number(min(settings.default_lease_s, longest_lease_s)),
     }
     schemas = document["components"]["schemas"]
-    schemas["ExtendRequest"]["properties"]["lease"]["maximum"] = _number(longest_lease_s)
-    schemas["NackRequest"]["properties"]["delay"]["maximum"] = _number(longest_lease_s)
+    schemas["ExtendRequest"]["properties"]["lease_seconds"]["maximum"] = _number(longest_lease_s)
+    for nack in ("NackRequest", "SettleNack"):
+        schemas[nack]["properties"]["delay"]["maximum"] = _number(longest_lease_s)
 
 
-def _drop_security(operations: Iterable[dict[str, Any]]) -> None:
-    """Without keys nothing is asked of a caller, and the served contract must not say that it is."""
+def _drop_security(document: dict[str, Any], operations: Iterable[dict[str, Any]]) -> None:
+    """Without keys a caller needs none, and the served contract says so."""
+    del document["components"]["securitySchemes"]
     for operation in operations:
-        operation.pop("security", None)
+        operation["security"] = []
 
 
 def longest_lease(settings: Settings) -> float:
@@ -120,6 +142,24 @@ def longest_lease(settings: Settings) -> float:
 
 def _number(value: float) -> float | int:
     return int(value) if value == int(value) else value
+
+
+def _without_nulls(value: Any, levels: int = 4) -> Any:
+    """The JSON value without the members that are null: serializers of many languages write absent members so.
+
+    levels: how deep to look. No order is deeper, and a deeper value may be as deep as Python's stack.
+    """
+    if isinstance(value, dict) and levels:
+        return {name: _without_nulls(each, levels - 1) for name, each in value.items() if each is not None}
+    if isinstance(value, list) and levels:
+        return [_without_nulls(each, levels - 1) for each in value]
+    return value
+
+
+def _former_names(schema: Mapping[str, Any]) -> Mapping[str, str]:
+    """The present name of each member that had another one (`x-former-name`)."""
+    members = schema.get("properties", {}).items()
+    return {each["x-former-name"]: name for name, each in members if "x-former-name" in each}
 
 
 def _resolve(document: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:

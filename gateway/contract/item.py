@@ -117,6 +117,8 @@ def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
         )
     attributes = checked({name: _load(name, value) for name, value in found.items()})
     content_type = attributes.get("datacontenttype")
+    if payload == b"null" and isinstance(content_type, str) and not is_json_type(content_type):
+        member, payload = "", b""  # JSON's null is no text: it counts as absent
     if member == "data_base64":
         _check_base64(payload, content_type)
     elif member and isinstance(content_type, str) and not is_json_type(content_type):

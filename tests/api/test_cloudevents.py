@@ -188,7 +188,7 @@ def test_many_are_bounded(http, queue):
 def test_an_empty_batch_stores_nothing(http, queue):
     """No event is no failure."""
     answer = put(http, queue, b"[]", BATCH)
-    assert (answer.status_code, answer.json()) == (201, {"results": []})
+    assert (answer.status_code, answer.json()) == (201, {"queue": queue, "results": []})
 
 
 OBJECT = "application/json"

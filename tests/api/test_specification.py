@@ -11,6 +11,7 @@ from gateway.api.specification import Specification
 from gateway.contract.item import Stamp, wrap_event
 from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidEvent, InvalidParameter, error_classes
 from gateway.settings import Settings
+from tests.contract_file.rules import resolve
 from tests.running import running
 
 METHODS = ("get", "post", "put", "delete", "options")
@@ -44,7 +45,7 @@ def test_every_path_is_served_and_none_else(gateway, document):
 
 def test_every_error_code_is_documented(document):
     """The codes in the document are the codes in the code."""
-    documented = set(document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
+    documented = set(document["components"]["schemas"]["ProblemCode"]["enum"])
     assert documented == {each.code for each in error_classes().values()} - {"lease-gone"}
 
 
@@ -72,7 +73,8 @@ def test_every_example_fits_its_schema(document):
     """The examples people copy are valid."""
     checked = 0
     for _, _, operation in operations(document):
-        bodies = [operation.get("requestBody", {})] + list(operation["responses"].values())
+        bodies = [operation.get("requestBody", {})]
+        bodies += [resolve(document, each) for each in operation["responses"].values()]
         for body in bodies:
             for media in body.get("content", {}).values():
                 schema = media.get("schema")
@@ -100,6 +102,8 @@ GOOD = (
     {"data": 1, "data_base64": None},
     {"data": None, "data_base64": None},
     {"data_base64": None},
+    {"datacontenttype": "text/plain", "data": None},
+    {"id": None, "time": None, "dataschema": None, "datacontenttype": None, "ext": None},
     {"ext": "a\U0001f600b"},
     {"deadreason": {}, "attempt": "x"},
 )
@@ -121,7 +125,6 @@ BAD = (
     {"datacontenttype": "text/plain "},
     {"datacontenttype": "not a type"},
     {"datacontenttype": "text/plain; charset=utf-8", "data": {}},
-    {"datacontenttype": "text/plain", "data": None},
     {"data": 1, "data_base64": "AA=="},
     {"ext": "\x85"},
     {"ext": 1.5},
@@ -129,11 +132,9 @@ BAD = (
 
 
 @pytest.mark.parametrize(("change", "good"), [(each, True) for each in GOOD] + [(each, False) for each in BAD])
-def test_events_are_what_the_document_says(document, change, good):
-    """Its schema lets through what the gateway takes, and nothing else."""
+def test_events_are_what_cloudevents_allows(change, good):
+    """The gateway checks events itself: their rules are more than a schema can say that every generator reads."""
     event = EVENT | change
-    schema = {"$ref": "#/components/schemas/CloudEvent", "components": document["components"]}
-    assert jsonschema_rs.is_valid(schema, event) == good
     with contextlib.nullcontext() if good else pytest.raises(InvalidEvent):
         wrap_event(json.dumps(event).encode(), job_id="1", stamp=Stamp("/", 0.0))
 
@@ -144,7 +145,8 @@ def test_the_document_is_served_as_it_is(gateway, root):
     keyed = [each for path in document["paths"].values() for each in path.values() if "security" in each]
     assert keyed
     for each in keyed:
-        del each["security"]
+        each["security"] = []
+    del document["components"]["securitySchemes"]
     with gateway.client() as http:
         assert yaml.safe_load(http.get("/openapi.yaml").text) == document
         assert http.get("/openapi.json").json() == document
@@ -155,7 +157,8 @@ def test_the_document_states_the_deployment_s_limits(tmp_path):
     flags = ("--max-timeout", "5", "--default-timeout", "1", "--max-lease", "90", "--max-job-bytes", "10")
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
         parameters = yaml.safe_load(http.get("/openapi.yaml").text)["components"]["parameters"]
-        assert parameters["Timeout"]["schema"] == {"type": "number", "minimum": 0, "maximum": 5, "default": 1}
+        limits = {"type": "number", "format": "double", "minimum": 0, "maximum": 5, "default": 1}
+        assert parameters["Timeout"]["schema"] == limits
         assert http.get("/queues/q/next?timeout=6").status_code == 400
         assert http.get("/queues/q/next?timeout=0&lease=91").status_code == 400
         assert http.post("/queues/q/jobs", content=b"x" * 11).status_code == 413
@@ -166,9 +169,9 @@ def test_no_lease_outlives_kestrel_s_own_limit():
     """With openTransactionTimeout named, the longest lease stays below it, so that an ack's proof holds."""
     settings = Settings(kestrel_open_timeout_s=30, kestrel_command_timeout_s=5, default_lease_s=60)
     query = Specification(settings).operation("nextJob").query(b"")
-    assert query["lease"] == 25
+    assert query["lease_seconds"] == 25
     shortest = Settings(kestrel_open_timeout_s=6, kestrel_command_timeout_s=5)
-    assert Specification(shortest).operation("nextJob").query(b"")["lease"] == 1
+    assert Specification(shortest).operation("nextJob").query(b"")["lease_seconds"] == 1
 
 
 def test_a_query_that_is_remembered_is_the_same_as_one_that_is_new():

@@ -1,0 +1,85 @@
+"""openapi.yaml before linters of three makes: no error and no warning, in the file and as it is served."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import openapi_spec_validator
+import pytest
+import yaml
+from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
+
+from tests.api.keyring import Keyring
+from tests.running import running
+
+FOLDER = Path(os.environ.get("KESTREL_GATEWAY_TEST_LINTERS", Path.home() / ".cache/kestrel-gateway/linters"))
+RULES = Path(__file__).with_name("spectral.yaml")
+SILENT = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}
+# Valid by the specification's own schema, and yet no linter's idea of good: a component that nothing uses.
+UNUSED = "    LeaseHandle:\n", "    Unused: { type: string }\n    LeaseHandle:\n"
+
+
+@pytest.fixture(scope="module")
+def documents(root, gateway, tmp_path_factory):
+    """The file, what is served without keys, and what is served with them."""
+    folder = tmp_path_factory.mktemp("documents")
+    keyring = Keyring(folder / "keys.toml")
+    keyring.add("web")
+    with gateway.client() as http:
+        open_to_all = http.get("/openapi.yaml").text
+    with running(folder / "data", "--keys", str(keyring.path)) as keyed, keyring.client(keyed, "web") as http:
+        with_keys = http.get("/openapi.yaml").text
+    texts = {"file": (root / "openapi.yaml").read_text(), "open": open_to_all, "keyed": with_keys}
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return [folder / f"{name}.yaml" for name in texts]
+
+
+def run(program, *arguments):
+    """What the linter found, as JSON. Without the program it skips, and fails in CI."""
+    path = FOLDER / "node_modules" / ".bin" / program
+    if not path.exists():
+        reason = f"{program} is missing: .ci/install/linters.sh"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    found = subprocess.run(
+        [path, "lint", *arguments], env=os.environ | SILENT, capture_output=True, text=True, timeout=120
+    )
+    assert found.stdout, found.stderr
+    return json.loads(found.stdout)
+
+
+def redocly(*files):
+    found = [each for file in files for each in run("redocly", "--format", "json", file)["problems"]]
+    return [(each["severity"], each["ruleId"], each["message"]) for each in found]
+
+
+def spectral(*files):
+    found = run("spectral", "--format", "json", "--quiet", "--ruleset", str(RULES), *files)
+    return [(each["severity"], each["code"], each["message"]) for each in found]
+
+
+@pytest.mark.parametrize("lint", [redocly, spectral])
+def test_the_linter_finds_nothing(documents, lint):
+    """Not even a warning, with the recommended rules."""
+    assert lint(*documents) == []
+
+
+@pytest.mark.parametrize("lint", [redocly, spectral])
+def test_the_linter_would_find_something(documents, lint, tmp_path):
+    """A component that nothing uses is a warning, so the linters do look."""
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(documents[0].read_text().replace(*UNUSED))
+    assert len(lint(broken)) == 1
+
+
+def test_it_is_an_openapi_document(documents):
+    """By the schema of the specification itself and its validator's further rules."""
+    for file in documents:
+        openapi_spec_validator.validate(yaml.safe_load(file.read_text()))
+    broken = yaml.safe_load(documents[0].read_text())
+    broken["paths"]["/livez"]["get"]["responses"]["200"].pop("description")
+    with pytest.raises(OpenAPIValidationError):
+        openapi_spec_validator.validate(broken)
