@@ -1,6 +1,7 @@
 """Settling over HTTP: nack with position, delay and reason, reject, many at once, ack-and-next, through any worker."""
 
 import concurrent.futures
+import json
 import socket
 import time
 
@@ -162,6 +163,38 @@ def test_a_reject_ends_the_job(http, queue, lease):
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("nack", None, 204),
+        ("nack", {"position": None, "delay": None, "reason": None}, 204),
+        ("reject", None, 204),
+        ("reject", {"reason": None}, 204),
+        ("extend", {"lease_seconds": 5, "lease": None}, 200),
+    ],
+)
+def test_null_counts_as_absent(http, lease, path, body, status):
+    """Serializers of many languages write what is absent as null, a whole body, too."""
+    assert http.post(f"{lease}/{path}", content=json.dumps(body)).status_code == status
+
+
+def test_null_counts_as_absent_in_every_settlement(http, queue):
+    """Lists that are null, and members of their objects."""
+    for _ in range(2):
+        http.post(f"/queues/{queue}/jobs", json={})
+    nacked, rejected = (take(http, queue)["lease"]["id"] for _ in range(2))
+    nack = {"lease": nacked, "position": None, "delay": None, "reason": None}
+    answer = http.post("/leases/settle", json={"acks": None, "nacks": [nack], "rejects": None})
+    assert (answer.status_code, len(answer.json()["results"])) == (200, 1)
+    reject = {"lease": rejected, "reason": None}
+    answer = http.post("/leases/settle", json={"acks": None, "nacks": None, "rejects": [reject]})
+    assert [each["status"] for each in answer.json()["results"]] == [204]
+    for wrong in (b"null", b'{"nacks": [null]}', b'{"nacks": [{"lease": null}]}'):
+        assert http.post("/leases/settle", content=wrong).status_code == 400
+    assert http.post(f"/queues/{queue}/redrive", content=b'{"max": null}').json()["redriven"] == 1
+    assert http.post(f"/queues/{queue}/redrive", content=b"null").status_code == 200
+
+
+@pytest.mark.parametrize(
     ("path", "body"),
     [
         ("nack", {"position": "dead"}),
@@ -171,7 +204,7 @@ def test_a_reject_ends_the_job(http, queue, lease):
         ("nack", {"delay": True}),
         ("nack", {"reason": 5}),
         ("reject", {"delay": 5}),
-        ("reject", {"reason": None}),
+        ("reject", {"reason": ["no"]}),
         ("reject", []),
     ],
 )
