@@ -198,10 +198,10 @@ def refuse_mistakes(queues: Path | None, keys: Path | None, namespace: str, *, s
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def broker(arguments: tuple[str, ...]) -> None:
-    """Run the embedded broker alone: the Kestrel memcache protocol on disk."""
-    from gateway.broker.__main__ import broker as command  # noqa: PLC0415 (only when asked for)
+    """Run the embedded broker alone, or with `check DIR` examine its data directory."""
+    from gateway.broker.__main__ import run  # noqa: PLC0415 (only when asked for)
 
-    command.main(list(arguments), prog_name=f"{PROGRAM} broker", standalone_mode=False)
+    run(list(arguments), f"{PROGRAM} broker")
 
 
 @cli.group()

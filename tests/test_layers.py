@@ -28,11 +28,13 @@ RANKS: dict[str, int] = {
     "files": 0,
     "turns": 0,
     "shares": 0,
+    "wal": 0,
     "broker": 0,
 }
 # Interfaces that their owner states and others implement or carry.
 ALLOWED = {
     ("cli", "broker"),  # the command `broker`, imported when it runs
+    ("broker", "wal"),  # SQLite's log, of which both sides have one
 }
 
 

@@ -1,4 +1,4 @@
-"""The command `broker`: flags, signals, and the parent's channel when it runs as a child.
+"""The command `broker`: flags, signals, and the parent's channel when it runs as a child. `check` is check_command.py.
 
 With `--channel-fd` the broker is a child: one line of JSON tells the parent it is ready, `{"command": "stop"}` ends it
 in order, and the end of the channel means the parent is dead: the process ends at once, for what was answered is on
@@ -31,7 +31,7 @@ except ImportError:
 from . import logs
 from .broker import Broker, Options
 from .config import ConfigError
-from .database import DatabaseError
+from .reader import DatabaseError
 from .server import Address, AddressError, Server, parse_address
 
 log = logging.getLogger("gateway.broker")
@@ -104,6 +104,22 @@ def _variable(name: str) -> str:
     help="Largest item of any queue.",
 )
 @click.option(
+    "--max-connections",
+    type=click.IntRange(1, 1_000_000),
+    default=16384,
+    show_default=True,
+    envvar=_variable("MAX_CONNECTIONS"),
+    help="Connections by TCP; one that has sent nothing yet makes room for another.",
+)
+@click.option(
+    "--max-buffered-bytes",
+    type=click.IntRange(1, 1 << 40),
+    default=128 << 20,
+    show_default=True,
+    envvar=_variable("MAX_BUFFERED_BYTES"),
+    help="Half-sent items and unread answers of all TCP connections together; at least --max-item-bytes.",
+)
+@click.option(
     "--no-auth",
     is_flag=True,
     envvar=_variable("NO_AUTH"),
@@ -132,17 +148,27 @@ def broker(
     fsync: str,
     max_open_reads: int,
     max_item_bytes: int,
+    max_connections: int,
+    max_buffered_bytes: int,
     no_auth: bool,
     channel_fd: int | None,
     log_format: str,
     log_level: str,
 ) -> None:
-    """Serve the Kestrel memcache protocol from a data directory."""
+    """Serve the Kestrel memcache protocol from a data directory.
+
+    `kestrel-gateway broker check DIR` examines one that no broker uses.
+    """
     exposed = next((address for address in addresses if not _is_loopback(address)), None)
     if exposed is not None and not no_auth:
         raise click.UsageError(
             f"--listen: {exposed} is not a loopback address and the memcache protocol authenticates nobody; "
             "say --no-auth where everybody who reaches it may use it"
+        )
+    if max_buffered_bytes < max_item_bytes:
+        raise click.UsageError(
+            f"--max-buffered-bytes: {max_buffered_bytes} is below --max-item-bytes ({max_item_bytes}); "
+            "an item of that size could not be sent"
         )
     logs.set_up(log_format, log_level)
     os.umask(0o077)  # what it keeps is for its own user
@@ -152,6 +178,8 @@ def broker(
         fsync=fsync == "always",
         max_open_reads=max_open_reads,
         max_item_bytes=max_item_bytes,
+        max_connections=max_connections,
+        max_buffered_bytes=max_buffered_bytes,
         lock_wait_s=_CHILD_LOCK_WAIT_S if channel_fd is not None else 0.0,
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -241,10 +269,20 @@ class _Channel:
                 self._server.stopping.set()
 
 
+def run(arguments: list[str], prog_name: str) -> None:
+    """Serves, or examines a data directory where the first argument is `check`. Raises click exceptions."""
+    if arguments[:1] == ["check"]:
+        from . import check_command  # noqa: PLC0415 (only when asked for)
+
+        check_command.main(arguments[1:], prog_name)
+    else:
+        broker.main(arguments, prog_name=prog_name, standalone_mode=False)
+
+
 def main() -> None:
     """`python -m gateway.broker`. Wrong usage is one line, as everywhere."""
     try:
-        broker.main(prog_name="kestrel-gateway broker", standalone_mode=False)
+        run(sys.argv[1:], "kestrel-gateway broker")
     except click.ClickException as exc:
         click.echo(f"kestrel-gateway broker: {' '.join(exc.format_message().split())}", err=True)
         sys.exit(exc.exit_code)

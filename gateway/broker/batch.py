@@ -2,6 +2,7 @@
 
 A batch has two halves that can fail apart. `puts` holds what needs room: new items, moves, settings. `removals` holds
 what gives room back. When the disk is full the puts fail and the removals are tried by themselves, so acks go on.
+An item that cannot be kept for a reason of its own is refused alone.
 
 Invariants
 1. A ticket is settled once, after its half was committed or rolled back, never before.
@@ -11,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 SEQUENCE_BITS = 40
@@ -20,16 +22,17 @@ SEQUENCE_BITS = 40
 class Item:
     """One stored item. Immutable by convention; a plain slotted class because a hundred thousand a second are made.
 
-    `added_ms` and `expires_ms` are wall-clock milliseconds; `expires_ms` 0 is never.
+    `added_ms` and `expires_ms` are wall-clock milliseconds; `expires_ms` 0 is never. `checksum`: checksum.of_item.
     """
 
-    __slots__ = ("added_ms", "data", "expires_ms", "id")
+    __slots__ = ("added_ms", "checksum", "data", "expires_ms", "id")
 
-    def __init__(self, id_: int, added_ms: int, expires_ms: int, data: bytes) -> None:
+    def __init__(self, id_: int, added_ms: int, expires_ms: int, data: bytes, checksum: int) -> None:
         self.id = id_
         self.added_ms = added_ms
         self.expires_ms = expires_ms
         self.data = data
+        self.checksum = checksum
 
     def __repr__(self) -> str:
         return f"<Item {self.id >> SEQUENCE_BITS}:{self.id & ((1 << SEQUENCE_BITS) - 1)} {len(self.data)} bytes>"
@@ -45,6 +48,7 @@ class Home(Protocol):
     """Where an item lives: told what became of it on disk."""
 
     def created(self) -> None: ...
+    def checked(self) -> None: ...
     def placed(self, item: Item) -> None: ...
     def not_placed(self, item: Item) -> None: ...
     def not_removed(self, item: Item) -> None: ...
@@ -52,20 +56,25 @@ class Home(Protocol):
 
 
 class Ticket:
-    """Stands for a part of a commit: `done` once it was written or has failed; `error` says why."""
+    """Stands for a part of a commit: `done` once it was written or has failed; `error` says why.
 
-    __slots__ = ("done", "error", "holders")
+    `refused`: the ids of the items that alone were not written, where the rest was.
+    """
+
+    __slots__ = ("done", "error", "holders", "refused")
 
     def __init__(self) -> None:
         self.done = False
         self.error: str | None = None
+        self.refused: Collection[int] = ()
         self.holders: dict[Holder, None] = {}
 
-    def settle(self, error: str | None) -> None:
+    def settle(self, error: str | None, refused: Collection[int] = ()) -> None:
         """Marks it done; the holders are released by the committer once all tickets of the batch are settled."""
         assert not self.done
         self.done = True
         self.error = error
+        self.refused = refused
 
 
 class Purge:
@@ -82,6 +91,18 @@ class Purge:
         self.ticket = ticket or Ticket()
 
 
+class Unchecked:
+    """The items of a queue above `after` that have no checksum yet get one; `home` hears of it when none is left."""
+
+    __slots__ = ("after", "home", "name", "number")
+
+    def __init__(self, home: Home, number: int, name: bytes, after: int) -> None:
+        self.home = home
+        self.number = number
+        self.name = name
+        self.after = after
+
+
 class Batch:
     """The changes of one transaction, in the form the database wants them."""
 
@@ -96,11 +117,13 @@ class Batch:
         "put_bytes",
         "put_counts",
         "puts",
+        "recounts",
         "removal_counts",
         "removals",
         "removed",
         "removed_ids",
         "rows",
+        "unchecked",
     )
 
     def __init__(self) -> None:
@@ -108,13 +131,15 @@ class Batch:
         self.removals = Ticket()
         # puts
         self.created: dict[int, tuple[bytes, Home]] = {}
-        self.rows: list[int | bytes] = []  # id, added_ms, expires_ms, data; id, ...
+        self.rows: list[int | bytes] = []  # id, added_ms, expires_ms, data, checksum; id, ...
         self.put_bytes = 0
         self.placed: list[tuple[Home, Item]] = []
-        self.moves: list[tuple[int, int, int, int]] = []  # new id, added_ms, expires_ms, old id
+        self.moves: list[tuple[int, int, int, int, int]] = []  # new id, added_ms, expires_ms, checksum, old id
         self.moved: list[tuple[Home, Item, Home, Item]] = []
         self.meta: dict[str, str] = {}
         self.put_counts: dict[int, list[int]] = {}  # queue number -> items, bytes, items ever
+        self.unchecked: list[Unchecked] = []
+        self.recounts: set[int] = set()  # numbers of queues
         # removals
         self.removed_ids: list[int] = []
         self.removed: list[tuple[Home, Item]] = []  # given back to their home when they fail
@@ -124,7 +149,7 @@ class Batch:
 
     @property
     def has_puts(self) -> bool:
-        return bool(self.rows or self.moves or self.created or self.meta)
+        return bool(self.rows or self.moves or self.created or self.meta or self.unchecked or self.recounts)
 
     @property
     def has_removals(self) -> bool:
@@ -137,7 +162,7 @@ class Batch:
 
     def put(self, home: Home, item: Item) -> Ticket:
         """The item is written with this batch."""
-        self.rows += (item.id, item.added_ms, item.expires_ms, item.data)
+        self.rows += (item.id, item.added_ms, item.expires_ms, item.data, item.checksum)
         self.placed.append((home, item))
         size = len(item.data)
         self.put_bytes += size
@@ -161,7 +186,7 @@ class Batch:
 
     def move(self, source: Home, old: Item, target: Home, new: Item) -> None:
         """The row of `old` becomes `new`, in another queue, in one step."""
-        self.moves.append((new.id, new.added_ms, new.expires_ms, old.id))
+        self.moves.append((new.id, new.added_ms, new.expires_ms, new.checksum, old.id))
         self.moved.append((source, old, target, new))
         size = len(old.data)
         self._count(self.put_counts, old.id >> SEQUENCE_BITS, -1, -size, 0)
@@ -176,3 +201,29 @@ class Batch:
             found[0] += items
             found[1] += size
             found[2] += ever
+
+    def pieces(self) -> Iterator[tuple[int, Batch]]:
+        """The same changes in batches of one each, in an order in which they may be made; with the item's id, or 0."""
+        first = Batch()
+        first.created, first.meta, first.recounts = self.created, self.meta, self.recounts
+        yield 0, first
+        for home, item in self.placed:
+            piece = Batch()
+            piece.put(home, item)
+            yield item.id, piece
+        for source, old, target, new in self.moved:
+            piece = Batch()
+            piece.move(source, old, target, new)
+            yield new.id, piece
+        for item in [item for _, item in self.removed] + self.chores:
+            piece = Batch()
+            piece.sweep(item)
+            yield item.id, piece
+        for purge in self.purges:
+            piece = Batch()
+            piece.purges.append(purge)
+            yield 0, piece
+        for unchecked in self.unchecked:
+            piece = Batch()
+            piece.unchecked.append(unchecked)
+            yield 0, piece

@@ -15,6 +15,8 @@ from .batch import Ticket
 from .collection import Queues
 from .committer import Committer
 from .database import Database
+from .logs import Sparing
+from .memory import BufferLimit
 from .threads import Threads
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class Options:
     fsync: bool = True
     max_open_reads: int = 100
     max_item_bytes: int = 64 << 20
+    max_connections: int = 16384
+    max_buffered_bytes: int = 128 << 20
     lock_wait_s: float = 0.0
 
 
@@ -71,17 +75,37 @@ class Broker:
         self.started_s = time.monotonic()
         self.on_shutdown: Callable[[], None] = lambda: None
         self.config = configuration.load(options.config)
+        self.memory = BufferLimit(options.max_buffered_bytes)
+        self._sparing = Sparing()
         database = Database(options.data, fsync=options.fsync, lock_wait_s=options.lock_wait_s)
         try:
-            stored = database.queues()
+            inventory = database.inventory()
             self._status = Status.__members__.get(database.meta("status") or "", Status.UP)
             self._threads = Threads(database, loop)
         except BaseException:
             database.close()
             raise
         self.committer = Committer(loop, self._threads, database.trouble)
-        self.queues = Queues(self.committer, self.config, stored, database.dropped)
+        self.queues = Queues(self.committer, self.config, inventory)
         self._sweeping: asyncio.TimerHandle = loop.call_later(1, self._sweep)
+
+    # What clients do that an operator should know, a line at a time
+
+    def tell_foreign(self, protocol: str, peer: str) -> None:
+        """A client of another protocol was disconnected."""
+        if (more := self._sparing.count(protocol)) is not None:
+            log.warning("%s speaks %s; this port speaks the memcache protocol: disconnected%s", peer, protocol, more)
+
+    def tell_dropped(self, peer: str) -> None:
+        """A client was disconnected because of the bytes that were kept for it."""
+        if (more := self._sparing.count("memory")) is not None:
+            limit = self.options.max_buffered_bytes
+            log.warning("%s is disconnected: half-sent items and unread answers reach %d bytes%s", peer, limit, more)
+
+    def tell_crowded(self, what: str, limit: int) -> None:
+        """There are too many connections; `what` became of one."""
+        if (more := self._sparing.count("connections")) is not None:
+            log.warning("%d connections are open, the most there may be: %s%s", limit, what, more)
 
     # Status
 

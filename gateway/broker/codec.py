@@ -6,16 +6,20 @@ fields; the command word may be in any case; the first key counts, what follows 
 
 Where Kestrel answers `CLIENT_ERROR` it carries no text, and neither does ours. Where Kestrel drops the connection
 without a word, ours says why before it closes.
+
+Every number is checked here: a command that leaves this module holds only numbers that a queue and the disk can keep.
+Kestrel reads each as a signed 32-bit integer (MemcacheHandler.scala, `toInt`), flags apart, which are unsigned.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 MAX_LINE_BYTES = 65536
-MAX_INT = 2**31 - 1
+MIN_INT, MAX_INT = -(2**31), 2**31 - 1
+MAX_FLAGS = 2**32 - 1
 _CACHE_LINES = 1024
 _CACHE_LINE_BYTES = 300
 _NUMBER = re.compile(rb"[+-]?[0-9]{1,18}\Z")
@@ -29,11 +33,15 @@ CLIENT_ERROR = b"CLIENT_ERROR\r\n"
 
 
 class Put(NamedTuple):
-    """`set`: `expiry` as sent; seconds from now below 1,000,000, else seconds since the epoch; 0 never."""
+    """`set`: `expiry` as sent; seconds from now below 1,000,000, else seconds since the epoch; 0 never.
+
+    `noreply`: the client reads no answer, here as in the commands below.
+    """
 
     key: bytes
     expiry: int
     data: bytes
+    noreply: bool = False
 
 
 class Get(NamedTuple):
@@ -61,10 +69,11 @@ class Confirm(NamedTuple):
 
 
 class OnQueue(NamedTuple):
-    """`flush`, `flush_expired` or `delete`."""
+    """`flush`, `flush_expired` or `delete`; only `delete` has a `noreply`."""
 
     verb: bytes
     key: bytes
+    noreply: bool = False
 
 
 class DumpStats(NamedTuple):
@@ -80,15 +89,20 @@ class Status(NamedTuple):
 
 
 class Plain(NamedTuple):
-    """A command without arguments: version, stats, flush_all, flush_all_expired, reload, shutdown, quit."""
+    """A command without arguments: version, stats, flush_all, flush_all_expired, reload, shutdown, quit.
+
+    Only `flush_all` has a `noreply`.
+    """
 
     verb: bytes
+    noreply: bool = False
 
 
 class TooLarge(NamedTuple):
     """A `set` over the server's own limit; its data was skipped."""
 
     key: bytes
+    noreply: bool = False
 
 
 class Refused(NamedTuple):
@@ -98,10 +112,19 @@ class Refused(NamedTuple):
     close: bool
 
 
-Command: TypeAlias = Put | Get | Monitor | Confirm | OnQueue | DumpStats | Status | Plain | TooLarge | Refused
+class Foreign(NamedTuple):
+    """A client of another protocol, known by its first bytes: `protocol` for the log, the last answer, then close."""
+
+    protocol: str
+    answer: bytes
+
+
+Command: TypeAlias = Put | Get | Monitor | Confirm | OnQueue | DumpStats | Status | Plain | TooLarge | Refused | Foreign
 
 MALFORMED = Refused(CLIENT_ERROR, close=True)
 MISSING_ARGUMENT = Refused(CLIENT_ERROR, close=False)
+SILENT = Refused(b"", close=False)
+"""What is wrong with a command that wants no answer."""
 
 
 def refusal(why: str) -> Refused:
@@ -114,6 +137,9 @@ def value(key: bytes, data: bytes) -> bytes:
     return b"VALUE %b 0 %d\r\n%b\r\nEND\r\n" % (key, len(data), data)
 
 
+_Last = TypeVar("_Last", Refused, Foreign)
+
+
 class Decoder:
     """Turns a connection's bytes into commands, in order, however they were cut.
 
@@ -121,7 +147,17 @@ class Decoder:
     command that is refused with `close` nothing more is read.
     """
 
-    __slots__ = ("_buffer", "_finished", "_max_item_bytes", "_need", "_position", "_put", "_scanned", "_skip")
+    __slots__ = (
+        "_begun",
+        "_buffer",
+        "_finished",
+        "_max_item_bytes",
+        "_need",
+        "_position",
+        "_put",
+        "_scanned",
+        "_skip",
+    )
 
     def __init__(self, max_item_bytes: int) -> None:
         self._max_item_bytes = max_item_bytes
@@ -132,11 +168,19 @@ class Decoder:
         self._put: list[bytes] | None = None
         self._skip = 0  # bytes of a too large item still to be thrown away
         self._finished = False
+        self._begun = False  # whether the first line was looked at
 
     @property
     def buffered(self) -> int:
         """How many bytes were fed and not turned into commands."""
         return len(self._buffer) - self._position
+
+    def close(self) -> None:
+        """Forgets what was fed; nothing more is taken."""
+        self._finished = True
+        self._put = None
+        self._buffer = b""
+        self._position = self._scanned = 0
 
     def feed(self, data: bytes) -> None:
         """Takes what the connection brought."""
@@ -168,12 +212,17 @@ class Decoder:
         if self._finished:
             return None
         buffer, position = self._buffer, self._position
+        if not self._begun and position < len(buffer):
+            foreign = other_protocol(bytes(buffer[position : position + _PREFACE_BYTES]))
+            if foreign is not None:
+                return self._finish(foreign)
         end = buffer.find(b"\n", max(position, self._scanned))
         if end < 0 or end - position > MAX_LINE_BYTES:
             self._scanned = len(buffer)
             if (len(buffer) if end < 0 else end) - position > MAX_LINE_BYTES:
                 return self._finish(refusal("line too long"))
             return None
+        self._begun = True
         self._position = end + 1
         stop = end - 1 if end > position and buffer[end - 1] == 13 else end
         line = bytes(buffer[position:stop])
@@ -197,19 +246,19 @@ class Decoder:
             _cache[line] = command
         return command
 
-    def _finish(self, command: Refused) -> Refused:
-        self._finished = True
-        self._put = None
-        self._buffer = b""
-        self._position = self._scanned = 0
+    def _finish(self, command: _Last) -> _Last:
+        self.close()
         return command
 
     def _begin_item(self, fields: list[bytes]) -> Command | None:
         if len(fields) < 5:
             return self._finish(refusal("set needs key, flags, expiry and length"))
-        length = _number(fields[4])
-        if length is None or not 0 <= length <= MAX_INT:
-            return self._finish(refusal("bad length"))
+        length = _integer(fields[4], low=0)
+        if length is None:
+            return self._finish(refusal(_range("length", fields[4], low=0)))
+        expiry = _integer(fields[3])
+        if expiry is None:
+            return self._finish(refusal(_range("expiry", fields[3])))
         if length > self._max_item_bytes:
             return self._skip_item(fields, length)
         self._put = fields
@@ -221,7 +270,7 @@ class Decoder:
         self._position += min(have, length + 2)
         self._scanned = self._position
         self._skip = max(length + 2 - have, 0)
-        return TooLarge(fields[1])
+        return TooLarge(fields[1], _is_silent(fields, 5))
 
     def _item(self, fields: list[bytes]) -> Command | None:
         buffer, start, need = self._buffer, self._position, self._need
@@ -232,25 +281,63 @@ class Decoder:
         self._put = None
         self._position = self._scanned = need
         data = buffer[start : need - 2] if isinstance(buffer, bytes) else bytes(memoryview(buffer)[start : need - 2])
-        expiry = _number(fields[3])
-        if expiry is None:
-            return self._finish(refusal("bad expiry"))
-        if not fields[1] or _number(fields[2]) is None:
-            return MISSING_ARGUMENT
-        return Put(fields[1], expiry, data)
+        silent = _is_silent(fields, 5)
+        if not fields[1] or _integer(fields[2], high=MAX_FLAGS) is None:
+            return SILENT if silent else MISSING_ARGUMENT
+        return Put(fields[1], int(fields[3]), data, silent)
+
+
+_HTTP = re.compile(rb"[A-Z]{1,16} \S+ HTTP/[0-9]")
+_PREFACE_BYTES = 4096
+_PORT = b"this port speaks the memcache protocol of Kestrel"
+
+
+def other_protocol(begin: bytes) -> Foreign | None:
+    """Which other protocol a connection's first bytes belong to; None where they may be a command.
+
+    Bytes that no command begins with are told at once: the client waits for an answer and sends no line's end.
+    """
+    first = begin[0]
+    if first == 0x80:
+        return Foreign("binary memcache", b"")
+    if first == 0x16:
+        return Foreign("TLS", b"")
+    if begin.startswith(b"\r\n\r\n\x00"):
+        return Foreign("the PROXY protocol", b"")
+    if begin.startswith((b"PROXY TCP", b"PROXY UNKNOWN")):
+        return Foreign("the PROXY protocol", b"CLIENT_ERROR %b, not the PROXY protocol\r\n" % _PORT)
+    if _HTTP.match(begin):
+        return Foreign("HTTP", b"CLIENT_ERROR %b, not HTTP\r\n" % _PORT)
+    if (first < 0x20 and first not in b"\r\n") or first >= 0x7F:
+        return Foreign("an unknown protocol", b"")
+    return None
 
 
 _cache: dict[bytes, Command] = {}
 """Commands by their line: clients repeat the same few lines, and commands are immutable. Bounded."""
 
 
-def _number(field: bytes) -> int | None:
-    return int(field) if _NUMBER.match(field) else None
+def _integer(field: bytes, low: int = MIN_INT, high: int = MAX_INT) -> int | None:
+    """The number, or None where it is none or out of range."""
+    if not _NUMBER.match(field):
+        return None
+    number = int(field)
+    return number if low <= number <= high else None
+
+
+def _range(what: str, field: bytes, low: int = MIN_INT) -> str:
+    shown = field[:40].decode("ascii", "replace")
+    return f"{what}: {shown!r} is not a whole number from {low} to {MAX_INT}"
+
+
+def _is_silent(fields: list[bytes], arguments: int) -> bool:
+    """Whether `noreply` is the last field, behind at least as many as the command needs."""
+    return len(fields) > arguments and fields[-1] == b"noreply"
 
 
 def _parse(verb: bytes, fields: list[bytes]) -> Command:
     if verb in _PLAIN:
-        return Plain(verb)
+        return Plain(verb, verb == b"flush_all" and _is_silent(fields, 1))
     parser = _PARSERS.get(verb)
     return MALFORMED if parser is None else parser(verb, fields)
 
@@ -264,9 +351,9 @@ def _get(_: bytes, fields: list[bytes]) -> Command:
     wait_ms = None
     for option in parts[1:]:
         if option.startswith(b"t="):
-            wait_ms = _number(option[2:])
-            if wait_ms is None or not -MAX_INT - 1 <= wait_ms <= MAX_INT:
-                return refusal("bad t=")
+            wait_ms = _integer(option[2:])
+            if wait_ms is None:
+                return refusal(_range("t=", option[2:]))
     opening, closing = b"open" in parts[1:], b"close" in parts[1:]
     aborting, peeking = b"abort" in parts[1:], b"peek" in parts[1:]
     if not parts[0] or ((peeking or aborting) and (opening or closing)) or (peeking and aborting):
@@ -275,24 +362,28 @@ def _get(_: bytes, fields: list[bytes]) -> Command:
 
 
 def _monitor(_: bytes, fields: list[bytes]) -> Command:
-    seconds = _number(fields[2]) if len(fields) > 2 else None
-    if not (len(fields) > 1 and fields[1]) or seconds is None or abs(seconds) > MAX_INT:
+    if len(fields) < 3 or not fields[1]:
         return refusal("monitor needs key and seconds")
-    limit = _number(fields[3]) if len(fields) > 3 else None
+    seconds = _integer(fields[2])
+    if seconds is None:
+        return refusal(_range("seconds", fields[2]))
+    limit = _integer(fields[3]) if len(fields) > 3 else None
     if len(fields) > 3 and limit is None:
-        return refusal("bad number of items")
+        return refusal(_range("number of items", fields[3]))
     return Monitor(fields[1], seconds, limit)
 
 
 def _confirm(_: bytes, fields: list[bytes]) -> Command:
     if len(fields) < 3:
         return MISSING_ARGUMENT
-    count = _number(fields[2])
-    return refusal("bad number of reads") if count is None else Confirm(fields[1], count)
+    count = _integer(fields[2])
+    return refusal(_range("number of reads", fields[2])) if count is None else Confirm(fields[1], count)
 
 
 def _on_queue(verb: bytes, fields: list[bytes]) -> Command:
-    return OnQueue(verb, fields[1]) if len(fields) > 1 else MISSING_ARGUMENT
+    if len(fields) < 2:
+        return MISSING_ARGUMENT
+    return OnQueue(verb, fields[1], verb == b"delete" and _is_silent(fields, 2))
 
 
 def _dump_stats(_: bytes, fields: list[bytes]) -> Command:

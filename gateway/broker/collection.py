@@ -10,17 +10,16 @@ import logging
 import time
 from collections.abc import Iterator
 
-from .batch import Item, Purge, Ticket
+from .batch import Item, Purge, Ticket, Unchecked
 from .committer import Committer
 from .config import Config
-from .database import Stored
+from .inventory import LAST_NUMBER, Inventory
 from .queue import Queue
 
 log = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 255
 _ILLEGAL = frozenset(b"./~\x7f") | frozenset(range(0x21))
-_LAST_NUMBER = 2**23 - 1
 
 
 class IllegalNameError(Exception):
@@ -30,18 +29,22 @@ class IllegalNameError(Exception):
 class Queues:
     """The queues, and their journal: what they ask for goes to the committer."""
 
-    def __init__(self, committer: Committer, config: Config, stored: list[Stored], dropped: list[Purge]) -> None:
+    def __init__(self, committer: Committer, config: Config, inventory: Inventory) -> None:
         self.committer = committer
         self.config = config
         self.creates = 0
         self.deletes = 0
         self._queues: dict[bytes, Queue] = {}
         self._children: dict[bytes, dict[bytes, None]] = {}
-        self._next_number = 1 + max([0, *(found.number for found in stored), *(purge.number for purge in dropped)])
-        for found in stored:
+        self._reserved = inventory.reserved
+        numbers = [found.number for found in inventory.queues] + [purge.number for purge in inventory.dropped]
+        self._next_number = 1 + max(numbers, default=0)
+        for found in inventory.queues:
             queue = self._add(found.name, found.number)
-            queue.restore(found.items, found.bytes, found.ever, found.last_id)
-        for purge in dropped:
+            queue.restore(found)
+            if found.unchecked:
+                committer.add_checksums(Unchecked(queue, queue.number, queue.name, 0))
+        for purge in inventory.dropped:
             committer.purge(purge)
 
     def __iter__(self) -> Iterator[Queue]:
@@ -60,7 +63,9 @@ class Queues:
         if queue is None:
             if not name or len(name) > MAX_NAME_BYTES or not _ILLEGAL.isdisjoint(name):
                 raise IllegalNameError
-            if self._next_number > _LAST_NUMBER:
+            while self._next_number in self._reserved:
+                self._next_number += 1
+            if self._next_number > LAST_NUMBER:
                 raise OverflowError("no number is left for another queue")
             queue = self._add(name, self._next_number)
             self._next_number += 1
@@ -81,10 +86,11 @@ class Queues:
     def _announce(self, queue: Queue) -> None:
         queue.creation = self.committer.create(queue, queue.number, queue.name)
 
-    def put(self, name: bytes, data: bytes, expires_ms: int) -> tuple[bool, Ticket | None]:
+    def put(self, name: bytes, data: bytes, expires_ms: int) -> tuple[bool, Ticket | None, int]:
         """Adds to every child and then to the queue itself; a child that is full goes without.
 
-        Returns whether the queue takes it, and what to wait for before saying so. Raises IllegalNameError.
+        Returns whether the queue takes it, what to wait for before saying so, and the id of its own item, or 0.
+        Raises IllegalNameError.
         """
         queue = self.get(name)
         ticket = None
@@ -94,10 +100,11 @@ class Queues:
                 ticket = target.put(data, expires_ms)
         limits = queue.limits
         if limits.fanout_only and not queue.is_child:
-            return len(data) <= limits.max_item_bytes, ticket
+            return len(data) <= limits.max_item_bytes, ticket, 0
         if queue.refuses(len(data)):
-            return False, ticket
-        return True, queue.put(data, expires_ms)
+            return False, ticket, 0
+        ticket = queue.put(data, expires_ms)
+        return True, ticket, queue.last_id
 
     def flush(self, name: bytes) -> Ticket | None:
         queue = self._queues.get(name)
@@ -151,6 +158,9 @@ class Queues:
 
     def discard(self, item: Item) -> None:
         self.committer.sweep(item)
+
+    def recount(self, queue: Queue) -> None:
+        self.committer.recount(queue.number)
 
     def purge(self, queue: Queue, spans: list[tuple[int, int]], *, drop: bool) -> Ticket | None:
         if not spans or (not queue.stored and queue.creation is None):

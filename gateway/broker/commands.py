@@ -18,6 +18,7 @@ from .codec import (
     Command,
     Confirm,
     DumpStats,
+    Foreign,
     Get,
     Monitor,
     OnQueue,
@@ -62,15 +63,15 @@ def _put(session: Session, put: Put) -> None:
     if put.expiry:
         base_s = broker.queues.now() if put.expiry < _ABSOLUTE_FROM else 0
         expires_ms = max(int((base_s + put.expiry) * 1000), 1)
-    stored, ticket = broker.queues.put(put.key, put.data, expires_ms)
+    stored, ticket, item_id = broker.queues.put(put.key, put.data, expires_ms)
     if stored:
         broker.counters.total_items += 1
-    session.hold_put(ticket, STORED if stored else NOT_STORED)
+    session.hold_put(ticket, b"" if put.noreply else STORED if stored else NOT_STORED, item_id)
 
 
-def _too_large(session: Session, _: TooLarge) -> None:
+def _too_large(session: Session, command: TooLarge) -> None:
     session.broker.counters.cmd_set += 1
-    session.answer(NOT_STORED)
+    session.answer(b"" if command.noreply else NOT_STORED)
 
 
 def _get(session: Session, get: Get) -> None:
@@ -173,7 +174,7 @@ def _on_queue(session: Session, command: OnQueue) -> None:
     if command.verb == b"flush":
         session.hold(queues.flush(command.key), END)
     elif command.verb == b"delete":
-        session.hold(queues.delete(command.key), DELETED)
+        session.hold(queues.delete(command.key), b"" if command.noreply else DELETED)
     else:
         queue = queues.find(command.key)
         session.answer(b"%d\r\n" % (0 if queue is None else queue.drop_expired()))
@@ -223,7 +224,7 @@ def _flush_all(session: Session, command: Plain) -> None:
         return
     for queue in broker.queues:
         session.hold(queue.flush(), b"")
-    session.answer(b"Flushed all queues.\r\n")
+    session.answer(b"" if command.noreply else b"Flushed all queues.\r\n")
 
 
 def _flush_all_expired(session: Session, _: Plain) -> None:
@@ -254,6 +255,11 @@ def _refused(session: Session, command: Refused) -> None:
         session.answer(command.answer)
 
 
+def _foreign(session: Session, command: Foreign) -> None:
+    session.broker.tell_foreign(command.protocol, session.peer)
+    session.end(command.answer)
+
+
 _PLAIN: dict[bytes, Callable[[Session, Plain], None]] = {
     b"version": _version,
     b"stats": _stats,
@@ -274,4 +280,5 @@ _HANDLERS: dict[type, Callable[[Session, Any], None]] = {
     Plain: _plain,
     TooLarge: _too_large,
     Refused: _refused,
+    Foreign: _foreign,
 }

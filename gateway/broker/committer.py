@@ -3,8 +3,9 @@
 While batch n is being written, batch n + 1 collects; whatever arrived meanwhile shares one transaction. The loop
 hears of a commit once, by one call.
 
-When a put fails (disk full, read-only, I/O error) the committer is in trouble: it says why, new puts are refused
-for `RETRY_S`, then tried again; a probe each sweep ends the trouble when nobody writes. Removals are always tried.
+When the disk fails a put (full, read-only, I/O error) the committer is in trouble: it says why, new puts are refused
+for `RETRY_S`, then tried again; a probe each sweep ends the trouble when nobody writes. Removals are always tried. An
+item that alone could not be written is refused alone, and is no trouble.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from .batch import Batch, Home, Item, Purge, Ticket
+from .batch import Batch, Home, Item, Purge, Ticket, Unchecked
 from .database import Outcome
 from .queue import Queue
 
@@ -46,6 +47,7 @@ class Committer:
         self._scheduled = False
         self._later: list[Item] = []
         self._purges_later: list[Purge] = []
+        self._unchecked_later: list[Unchecked] = []
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
         if trouble is not None:
@@ -90,6 +92,16 @@ class Committer:
         self._batch.purges.append(purge)
         return purge.ticket
 
+    def add_checksums(self, rest: Unchecked) -> None:
+        """The items get their checksums in slices, while others are served."""
+        self._touch()
+        self._batch.unchecked.append(rest)
+
+    def recount(self, number: int) -> None:
+        """The queue's counters on disk become what its rows are."""
+        self._touch()
+        self._batch.recounts.add(number)
+
     def set_meta(self, key: str, value: str) -> Ticket:
         self._touch()
         self._batch.meta[key] = value
@@ -120,39 +132,55 @@ class Committer:
         self._writing = False
         self.commits += 1
         self._batch.purges += outcome.unfinished
-        if self._scheduled or outcome.unfinished:
+        self._batch.unchecked += outcome.unchecked
+        if self._scheduled or outcome.unfinished or outcome.unchecked:
             self._submit()
         else:
             self._idle.set()
         if batch.has_puts or outcome.removals is not None:
             self._note(outcome.puts or outcome.removals)
-        self._settle_puts(batch, outcome.puts)
+        self._settle_puts(batch, outcome)
         self._settle_removals(batch, outcome)
         for ticket in (batch.puts, batch.removals, *(purge.ticket for purge in batch.purges if purge.ticket.done)):
             holders, ticket.holders = ticket.holders, {}
             for holder in holders:
                 holder.release()
 
-    def _settle_puts(self, batch: Batch, error: str | None) -> None:
-        batch.puts.settle(error)
+    def _settle_puts(self, batch: Batch, outcome: Outcome) -> None:
+        error, refused = outcome.puts, outcome.refused
+        batch.puts.settle(error, refused)
+        for id_, why in refused.items():
+            log.error("an item is refused, for it cannot be written (id %d): %s", id_, why)
         touched: dict[Home, None] = {}
         if error is None:
             for _, home in batch.created.values():
                 home.created()
-            for home, item in batch.placed:
-                home.placed(item)
-                touched[home] = None
-            for _, _, home, item in batch.moved:
-                home.placed(item)
-                touched[home] = None
+            self._tell_checked(batch, outcome)
         else:
-            for home, item in batch.placed:
+            self._unchecked_later += batch.unchecked
+        for home, item in batch.placed:
+            if error is None and item.id not in refused:
+                home.placed(item)
+                touched[home] = None
+            else:
                 home.not_placed(item)
-            for source, old, target, new in batch.moved:
-                target.not_placed(new)
+        for source, old, home, item in batch.moved:
+            if error is None and item.id not in refused:
+                home.placed(item)
+                touched[home] = None
+            else:
+                home.not_placed(item)
                 source.not_removed(old)
         for home in touched:
             home.serve()
+
+    @staticmethod
+    def _tell_checked(batch: Batch, outcome: Outcome) -> None:
+        unchecked = {rest.number for rest in outcome.unchecked}
+        for rest in batch.unchecked:
+            if rest.number not in unchecked:
+                log.info("every job of queue %r has a checksum now", rest.name)
+                rest.home.checked()
 
     def _settle_removals(self, batch: Batch, outcome: Outcome) -> None:
         error = outcome.removals
@@ -189,6 +217,9 @@ class Committer:
         for purge in self._purges_later:
             self.purge(purge)
         self._purges_later = []
+        for rest in self._unchecked_later:
+            self.add_checksums(rest)
+        self._unchecked_later = []
         if self.trouble is not None and self._loop.time() >= self._retry_at:
             self.set_meta("probe", "x" * 16384)
 

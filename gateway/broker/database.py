@@ -1,9 +1,9 @@
-"""The SQLite file: writes a batch, reads a queue's next rows, and says what is there at start. Synchronous; no queues.
+"""The SQLite file: writes a batch, and says what is there at start. Synchronous; no queues.
 
 Layout: `items` holds every row of every queue under one integer key (queue number above, place below), so that a
 queue is one range of one B-tree, an ack is one delete by key, and reading ahead is one range scan. `queues` holds a
 summary of each queue, updated by the same transactions, so that a start reads no items. A dropped queue's name is
-NULL until its rows are gone.
+NULL until its rows are gone. The tables are schema.py's.
 
 Durability: WAL; with fsync each commit is synced (`synchronous=FULL`), without it commits survive a killed process but
 not a power cut (`NORMAL`: the file stays consistent).
@@ -12,74 +12,58 @@ not a power cut (`NORMAL`: the file stays consistent).
 from __future__ import annotations
 
 import contextlib
-import errno
+import dataclasses
 import fcntl
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import wal
-from .batch import SEQUENCE_BITS, Batch, Item, Purge
+from gateway import wal
+
+from . import checksum, inventory, schema
+from .batch import Batch, Purge, Unchecked
+from .inventory import Inventory, highest_id, lowest_id
+from .reader import DatabaseError, Reader
+from .reserve import BYTES as RESERVE_BYTES
+from .reserve import Reserve
 
 log = logging.getLogger(__name__)
 
 FILE = "broker.sqlite"
 LOCK = "broker.lock"
-RESERVE = "broker.reserve"
-RESERVE_BYTES = 8 << 20
-"""Twice what the log holds before it is folded into the file, so that a full disk still has room to fold it."""
-FORMAT = 1
 PURGE_ROWS = 5000
+_CHECKSUM_ROWS = 2000
+_CHECKSUM_BYTES = 4 << 20
 _CHUNKS = (512, 128, 32, 8, 2, 1)
-_APPLICATION_ID = 0x4B474231  # "KGB1"
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE queues (
-    number INTEGER PRIMARY KEY, name BLOB, items INTEGER NOT NULL, bytes INTEGER NOT NULL, ever INTEGER NOT NULL
-);
-CREATE TABLE items (
-    id INTEGER PRIMARY KEY, added_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, data BLOB NOT NULL
-);
-"""
-
-
-class DatabaseError(Exception):
-    """The data directory cannot be used, or a read failed. The message says which file and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A queue as the file knows it; `last_id` is its highest row, or one below its range."""
-
-    number: int
-    name: bytes
-    items: int
-    bytes: int
-    ever: int
-    last_id: int
+_ITEM_FIELDS = 5
+_LARGE_BYTES = 1 << 20
+_ITEM_ERRORS = (
+    OverflowError,
+    MemoryError,
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+)
+"""What one row can cause, whatever the disk is like; damage of one place of the file is the other such thing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch: why its halves failed (None: committed), and what is left to purge."""
+    """What became of a batch: why its halves failed (None: committed), and what is left to purge and without checksums.
+
+    `refused`: the items, by their ids, that alone were not written or moved, and why.
+    """
 
     puts: str | None
     removals: str | None
     unfinished: tuple[Purge, ...] = ()
-
-
-def lowest_id(number: int) -> int:
-    """Every id of the queue is above this, and at most `highest_id`."""
-    return number << SEQUENCE_BITS
-
-
-def highest_id(number: int) -> int:
-    return (number << SEQUENCE_BITS) | ((1 << SEQUENCE_BITS) - 1)
+    unchecked: tuple[Unchecked, ...] = ()
+    refused: Mapping[int, str] = field(default_factory=dict)
 
 
 class Database:
@@ -89,9 +73,8 @@ class Database:
         """Raises DatabaseError where the directory cannot be written, is in use, or holds something else."""
         self.directory = directory
         self.path = directory / FILE
-        self.dropped: list[Purge] = []
         self.trouble: str | None = None  # why nothing can be put, as far as the start has shown it
-        self._reserved = False
+        self._reserve = Reserve(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -123,104 +106,70 @@ class Database:
         except DatabaseError as exc:
             if not self._is_disk_full():
                 raise
-            try:
-                (self.directory / RESERVE).unlink()
-                return self._open(fsync)
-            except FileNotFoundError:
+            if not self._reserve.use():
                 raise DatabaseError(f"{exc} (the disk is full)") from exc
+            return self._open(fsync)
 
     def _is_disk_full(self) -> bool:
         room = os.statvfs(self.directory)
         return room.f_bavail * room.f_frsize < RESERVE_BYTES
 
     def _open(self, fsync: bool) -> sqlite3.Connection:
-        committed = self._committed_frames()
+        frames = self._expected_frames()
         try:
             connection = self._connect()
             try:
-                is_new = self._is_new(connection)
+                schema.inspect(connection)
                 connection.execute("PRAGMA journal_mode=WAL").fetchone()
-                self._tell_lost_commits(connection, committed)
+                self._tell_lost_commits(connection, frames)
                 connection.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")
-                if is_new:
-                    self._make(connection)
+                schema.prepare(connection, self.path)
+                self._mark = wal.Mark(self.path)
+                self._mark.clear()
             except BaseException:
                 connection.close()
                 raise
-        except sqlite3.Error as exc:
-            raise DatabaseError(f"{self.path}: {exc}") from exc
+        except (sqlite3.Error, schema.SchemaError, OSError) as exc:
+            raise DatabaseError(f"{self.path}: {_with_advice(exc)}") from exc
         return connection
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
         connection.execute("PRAGMA busy_timeout=5000")
         connection.execute("PRAGMA cache_size=-8000")
+        connection.execute("PRAGMA cell_size_check=1")
         return connection
 
-    def _committed_frames(self) -> int:
+    def _expected_frames(self) -> int:
         """How far the log reaches that a killed broker left. Raises DatabaseError where it has lost its database:
         SQLite would throw it away and begin anew."""
         path = self.path.with_name(f"{FILE}-wal")
         try:
-            frames = wal.last_commit(path)
-            if frames and (not self.path.exists() or not self.path.stat().st_size):
+            if wal.last_commit(path) and (not self.path.exists() or not self.path.stat().st_size):
                 raise DatabaseError(f"{self.path}: is empty or missing, but the log beside it ({path.name}) holds jobs")
+            return wal.expected(self.path)
         except OSError as exc:
             raise DatabaseError(f"{path}: {exc.strerror or exc}") from exc
-        return frames
 
-    def _tell_lost_commits(self, connection: sqlite3.Connection, committed: int) -> None:
-        if not committed:
+    def _tell_lost_commits(self, connection: sqlite3.Connection, frames: int) -> None:
+        if not frames:
             return
         _, taken, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if taken < committed:
+        if taken < frames:
             log.error(
-                "%s-wal is damaged: %d of its %d frames could be read; what was committed behind them is lost",
+                "%s-wal is damaged: %d of its %d frames could be read; what was committed behind them is lost: "
+                "jobs may be missing, and jobs that were removed may be back",
                 self.path,
-                taken,
-                committed,
+                max(taken, 0),
+                frames,
             )
 
-    def _is_new(self, connection: sqlite3.Connection) -> bool:
-        """Whether the file is empty; nothing is written. Raises DatabaseError where it is somebody else's."""
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if tables and application != _APPLICATION_ID:
-            raise DatabaseError(f"{self.path}: is not a broker's file")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if tables and version != FORMAT:
-            raise DatabaseError(f"{self.path}: has format {version}, this broker knows {FORMAT}")
-        return not tables
-
-    def _make(self, connection: sqlite3.Connection) -> None:
-        self.path.chmod(0o600)
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version={FORMAT}")
-        connection.execute("COMMIT")
-
-    def queues(self) -> list[Stored]:
-        """Every queue, without reading its items; what was being dropped goes to `dropped`. Raises DatabaseError."""
-        found: dict[bytes, Stored] = {}
+    def inventory(self) -> Inventory:
+        """Every queue, without reading its items. Raises DatabaseError."""
         try:
-            rows = self._connection.execute("SELECT number, name, items, bytes, ever FROM queues ORDER BY number")
-            for number, name, items, size, ever in rows.fetchall():
-                low, high = lowest_id(number), highest_id(number)
-                last = self._connection.execute("SELECT max(id) FROM items WHERE id BETWEEN ? AND ?", (low, high))
-                last_id = last.fetchone()[0] or low
-                older = name if name is None else found.pop(name, None)
-                if name is None:
-                    self.dropped.append(Purge(number, [(low, high)], drop=True))
-                else:
-                    if older is not None:  # its drop had failed when the younger one was made
-                        span = lowest_id(older.number), highest_id(older.number)
-                        self.dropped.append(Purge(older.number, [span], drop=True))
-                    found[name] = Stored(number, name, items, size, ever, last_id)
+            return inventory.take(self._connection, self.path)
         except sqlite3.Error as exc:
-            raise DatabaseError(f"{self.path}: {exc}") from exc
-        return list(found.values())
+            raise DatabaseError(f"{self.path}: {_with_advice(exc)}") from exc
 
     def meta(self, key: str) -> str | None:
         """A stored setting. Raises DatabaseError."""
@@ -231,45 +180,57 @@ class Database:
         return None if row is None else str(row[0])
 
     def write(self, batch: Batch) -> Outcome:
-        """The whole batch in one transaction; where that fails, its removals by themselves. Raises no sqlite3.Error."""
+        """The whole batch in one transaction; where that fails, what can be written. Raises no sqlite3.Error.
+
+        Where one row can be the cause, each change gets a transaction of its own, so that only those at fault fail.
+        Where the disk is the cause, the removals are tried by themselves.
+        """
         puts = self._take_reserve() if batch.has_puts else None
         if puts is None:
             try:
-                return Outcome(None, None, self._transaction(batch, puts=True))
+                return self._transaction(batch, puts=True)
             except (sqlite3.Error, OverflowError, MemoryError) as exc:
+                if _is_of_one_row(exc):
+                    return self._write_singly(batch)
                 puts = f"cannot write: {exc}"
                 self._give_reserve()
         if not batch.has_removals:
             return Outcome(puts, None)
         try:
-            return Outcome(puts, None, self._transaction(batch, puts=False))
+            return dataclasses.replace(self._transaction(batch, puts=False), puts=puts)
         except sqlite3.Error as exc:
             return Outcome(puts, f"cannot write: {exc}")
+
+    def _write_singly(self, batch: Batch) -> Outcome:
+        """Each change by itself. A removal that fails is left, and the log says so: its job may be back."""
+        refused: dict[int, str] = {}
+        unfinished: list[Purge] = []
+        unchecked: list[Unchecked] = []
+        for id_, piece in batch.pieces():
+            try:
+                found = self._transaction(piece, puts=True)
+            except (sqlite3.Error, OverflowError, MemoryError) as exc:
+                if piece.created or piece.meta:
+                    why = f"cannot write: {exc}"
+                    return Outcome(why, why if batch.has_removals else None)
+                if piece.rows or piece.moves:
+                    refused[id_] = str(exc)
+                else:
+                    log.error("%s: %s: %s; %s", self.path, _what(id_, piece), exc, schema.CHECK)  # noqa: TRY400
+            else:
+                unfinished += found.unfinished
+                unchecked += found.unchecked
+        return Outcome(None, None, tuple(unfinished), tuple(unchecked), refused)
 
     def _take_reserve(self) -> str | None:
         """Room is kept for the removals of a full disk; without it nothing is put. None, or why there is none.
 
         Room inside the file, left by what was removed, does as well.
         """
-        if self._reserved:
+        if self._reserve.taken:
             return None
-        why = self._allocate(RESERVE_BYTES)
-        if why is None:
-            self._reserved = True
-        elif self._free_bytes() >= 2 * RESERVE_BYTES:
-            return None
-        return why
-
-    def _allocate(self, size: int) -> str | None:
-        path = self.directory / RESERVE
-        try:
-            with path.open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as exc:
-            if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                path.unlink(missing_ok=True)
-                return f"cannot write: {exc.strerror or exc}"
-        return None
+        why = self._reserve.take()
+        return None if why is not None and self._free_bytes() >= 2 * RESERVE_BYTES else why
 
     def _free_bytes(self) -> int:
         try:
@@ -280,18 +241,19 @@ class Database:
 
     def _give_reserve(self) -> None:
         """The room goes to the removals; folding the log into the file lets the log start again at its beginning."""
-        self._reserved = False
-        with contextlib.suppress(OSError):
-            (self.directory / RESERVE).unlink(missing_ok=True)
+        self._reserve.give()
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
-    def _transaction(self, batch: Batch, *, puts: bool) -> tuple[Purge, ...]:
+    def _transaction(self, batch: Batch, *, puts: bool) -> Outcome:
         connection = self._connection
+        unchecked: tuple[Unchecked, ...] = ()
         try:
             connection.execute("BEGIN IMMEDIATE")
             if puts:
                 self._write_puts(batch)
+                rests = map(self._add_checksums, batch.unchecked)
+                unchecked = tuple(rest for rest in rests if rest is not None)
             complete = self._delete(batch.removed_ids)
             self._count(batch.removal_counts)
             if not complete:
@@ -301,7 +263,11 @@ class Database:
         except BaseException:
             self._rollback()
             raise
-        return unfinished
+        with contextlib.suppress(OSError):  # it only helps the next start to tell what is lost
+            self._mark.write()
+        if batch.put_bytes > _LARGE_BYTES:
+            self._unbind(len(batch.rows) // _ITEM_FIELDS)
+        return Outcome(None, None, unfinished, unchecked)
 
     def _rollback(self) -> None:
         if self._connection.in_transaction:
@@ -311,14 +277,25 @@ class Database:
     def _write_puts(self, batch: Batch) -> None:
         connection = self._connection
         for number, (name, _) in batch.created.items():
-            connection.execute("INSERT OR IGNORE INTO queues VALUES (?, ?, 0, 0, 0)", (number, name))
-        for chunk, params in _chunks(batch.rows, 4):
-            connection.execute("INSERT INTO items VALUES " + ",".join(["(?,?,?,?)"] * chunk), params)
+            row = (number, name, checksum.of_queue(number, name, 0))
+            connection.execute("INSERT OR IGNORE INTO queues VALUES (?, ?, 0, 0, 0, 0, ?)", row)
+        for chunk, params in _chunks(batch.rows, _ITEM_FIELDS):
+            connection.execute(_insert(chunk), params)
         for move in batch.moves:
-            connection.execute("UPDATE items SET id = ?, added_ms = ?, expires_ms = ? WHERE id = ?", move)
+            connection.execute(_MOVE, move)
         for pair in batch.meta.items():
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", pair)
         self._count(batch.put_counts)
+        self._recount(batch.recounts)
+
+    def _unbind(self, items: int) -> None:
+        """SQLite keeps what is bound to a cached statement: large items would stay in memory until the next ones.
+
+        Rows that are refused (`added_ms` is NULL) take their place.
+        """
+        for chunk in {chunk for chunk, _ in _chunks(range(items), 1)}:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute(_insert(chunk), (None,) * (chunk * _ITEM_FIELDS))
 
     def _delete(self, ids: Sequence[int]) -> bool:
         """Whether all of them were there."""
@@ -329,11 +306,16 @@ class Database:
         return deleted == len(ids)
 
     def _recount(self, numbers: Iterable[int]) -> None:
-        """Counts these queues anew: rows were gone already, after an earlier failure. Rare, so it may take its time."""
+        """Counts the rows of these queues, as far as they can be read. Rare, so it may take its time."""
         for number in numbers:
             span = lowest_id(number), highest_id(number)
             count = "SELECT count(*), coalesce(sum(length(data)), 0) FROM items WHERE id BETWEEN ? AND ?"
-            items, size = self._connection.execute(count, span).fetchone()
+            try:
+                items, size = self._connection.execute(count, span).fetchone()
+            except sqlite3.Error as exc:
+                if not schema.is_damage(exc):
+                    raise
+                continue
             self._connection.execute("UPDATE queues SET items = ?, bytes = ? WHERE number = ?", (items, size, number))
 
     def _count(self, counts: dict[int, list[int]]) -> None:
@@ -345,12 +327,13 @@ class Database:
         """One slice of it; what is left, or None."""
         connection, number = self._connection, purge.number
         if purge.drop:
-            connection.execute("UPDATE queues SET name = NULL WHERE number = ?", (number,))
+            row = (checksum.of_queue(number, None, 0), number)
+            connection.execute("UPDATE queues SET name = NULL, unchecked = 0, checksum = ? WHERE number = ?", row)
         room = PURGE_ROWS
         slice_ = "SELECT id, data FROM items WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
         for index, (low, high) in enumerate(purge.spans):
             count, size, last = connection.execute(
-                f"SELECT count(*), sum(length(data)), max(id) FROM ({slice_})", (low, high, room)
+                f"SELECT count(*), coalesce(sum(length(data)), 0), max(id) FROM ({slice_})", (low, high, room)
             ).fetchone()
             if count:
                 connection.execute("DELETE FROM items WHERE id BETWEEN ? AND ?", (low, last))
@@ -361,6 +344,27 @@ class Database:
             room -= count
         if purge.drop:
             connection.execute("DELETE FROM queues WHERE number = ?", (number,))
+        return None
+
+    def _add_checksums(self, rest: Unchecked) -> Unchecked | None:
+        """One slice of it; what is left, or None."""
+        connection, number, seed = self._connection, rest.number, checksum.seed(rest.name)
+        row = connection.execute("SELECT unchecked FROM queues WHERE number = ?", (number,)).fetchone()
+        upto = row[0] if row is not None else 0
+        rows = connection.execute(_WITHOUT_CHECKSUM, (rest.after, upto, _CHECKSUM_ROWS))
+        found, last, size = [], rest.after, 0
+        for last, added_ms, expires_ms, data in rows:
+            if (type(added_ms), type(expires_ms), type(data)) == (int, int, bytes):  # else it stays damaged
+                found.append((checksum.of_item(seed, last, added_ms, expires_ms, data), last))
+                size += len(data)
+            if size > _CHECKSUM_BYTES:
+                break
+        rows.close()
+        connection.executemany("UPDATE items SET checksum = ? WHERE id = ?", found)
+        if last > rest.after:
+            return Unchecked(rest.home, number, rest.name, last)
+        values = (checksum.of_queue(number, rest.name, 0), number)
+        connection.execute("UPDATE queues SET unchecked = 0, checksum = ? WHERE number = ? AND name NOTNULL", values)
         return None
 
     def reader(self) -> Reader:
@@ -374,46 +378,43 @@ class Database:
         """Folds the log into the file as far as that works, and unlocks the directory. The reserve stays for the next
         start: the disk may be full then."""
         try:
+            with contextlib.suppress(OSError):
+                self._mark.clear()
             self._connection.close()
-            if not self._reserved:
-                for size in (RESERVE_BYTES, RESERVE_BYTES // 8):
-                    if self._allocate(size) is None:
-                        break
+            self._mark.close()
+            self._reserve.leave()
         finally:
             os.close(self._lock)
 
 
-class Reader:
-    """Reads committed rows while another thread writes."""
+_MOVE = "UPDATE items SET id = ?, added_ms = ?, expires_ms = ?, checksum = ? WHERE id = ?"
+_WITHOUT_CHECKSUM = (
+    "SELECT id, added_ms, expires_ms, data FROM items WHERE id > ? AND id <= ? AND checksum ISNULL ORDER BY id LIMIT ?"
+)
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
-        self._path = path
-        connection.execute("PRAGMA query_only=1")
 
-    def read(self, after: int, upto: int, max_items: int, max_bytes: int) -> tuple[list[Item], bool]:
-        """The next rows above `after`, one at least; and whether that were all up to `upto`. Raises DatabaseError."""
-        items: list[Item] = []
-        size = 0
-        try:
-            rows = self._connection.execute(
-                "SELECT id, added_ms, expires_ms, data FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
-                (after, upto, max_items),
-            )
-            try:
-                for row in rows:
-                    items.append(Item(*row))
-                    size += len(row[3])
-                    if size >= max_bytes:
-                        return items, False
-            finally:
-                rows.close()
-        except sqlite3.Error as exc:
-            raise DatabaseError(f"{self._path}: {exc}") from exc
-        return items, len(items) < max_items
+def _insert(items: int) -> str:
+    return "INSERT INTO items (id, added_ms, expires_ms, data, checksum) VALUES " + ",".join(["(?,?,?,?,?)"] * items)
 
-    def close(self) -> None:
-        self._connection.close()
+
+def _with_advice(error: BaseException) -> str:
+    return f"{error}; {schema.CHECK}" if schema.is_damage(error) else str(error)
+
+
+def _is_of_one_row(error: BaseException) -> bool:
+    """Whether one row can be the cause, and not the disk."""
+    return isinstance(error, _ITEM_ERRORS) or schema.is_damage(error)
+
+
+def _what(id_: int, piece: Batch) -> str:
+    """What a piece of a batch that failed was to do."""
+    if piece.removed_ids:
+        return f"job {id_} is settled but cannot be removed, and may be back"
+    for purge in piece.purges:
+        return f"jobs of queue number {purge.number} cannot be removed"
+    for rest in piece.unchecked:
+        return f"jobs of queue {rest.name!r} stay without checksums"
+    return "queues cannot be counted again"
 
 
 def _chunks(values: Sequence[int | bytes] | Sequence[int], width: int) -> Iterator[tuple[int, Sequence[int | bytes]]]:

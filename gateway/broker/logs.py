@@ -22,6 +22,26 @@ def set_up(log_format: str, log_level: str) -> None:
     root.setLevel(log_level.upper())
 
 
+_EVERY_S = 10.0
+
+
+class Sparing:
+    """Keeps what clients can bring about at will from filling the log: one line of a kind every ten seconds."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[float, int]] = {}  # kind -> when it was told, how many since
+
+    def count(self, kind: str) -> str | None:
+        """What to add to the line, or None where there is to be none now. Kinds are few and fixed by the code."""
+        now_s = time.monotonic()
+        told_s, silent = self._last.get(kind, (-_EVERY_S, 0))
+        if now_s - told_s < _EVERY_S:
+            self._last[kind] = (told_s, silent + 1)
+            return None
+        self._last[kind] = (now_s, 0)
+        return f" ({silent} more of this kind before)" if silent else ""
+
+
 class _Text(logging.Formatter):
     """`2026-01-31T12:00:00.123Z INFO broker: message`; a line break inside shows as an escape."""
 

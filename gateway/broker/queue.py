@@ -16,15 +16,18 @@ from collections import OrderedDict, deque
 from enum import Enum
 from typing import Protocol
 
+from . import checksum
 from .batch import Item, Ticket
 from .config import Limits
-from .database import highest_id, lowest_id
+from .inventory import Stored, highest_id, lowest_id
+from .reader import Source, Window
 
 log = logging.getLogger(__name__)
 
 WINDOW_ITEMS = 1024
 WINDOW_BYTES = 1 << 20
 _LOW_ITEMS = WINDOW_ITEMS // 2
+_DAMAGE_LINES = 5
 
 
 class Mode(Enum):
@@ -63,6 +66,7 @@ class Journal(Protocol):
     def put_item(self, queue: Queue, item: Item) -> Ticket: ...
     def remove(self, queue: Queue, item: Item) -> Ticket: ...
     def discard(self, item: Item) -> None: ...
+    def recount(self, queue: Queue) -> None: ...
     def purge(self, queue: Queue, spans: list[tuple[int, int]], *, drop: bool) -> Ticket | None: ...
     def read_ahead(self, queue: Queue, generation: int, after: int, upto: int) -> None: ...
     def expire(self, queue: Queue, item: Item) -> bool: ...
@@ -78,6 +82,8 @@ class Queue:
         self.journal = journal
         self.limits = limits
         self.max_age_ms = int(limits.max_age * 1000)
+        self.seed = checksum.seed(name)
+        self.unchecked = 0  # rows up to this id may have no checksum
         self.stored = False  # whether its row is known to be on disk
         self.creation: Ticket | None = None  # of the batch that is to write its row
         self.deleted = False
@@ -101,6 +107,7 @@ class Queue:
         self.total_items = 0
         self.expired_items = 0
         self.discarded = 0
+        self.damaged = 0  # items that were left out because of damage, or are missing
         self.transactions = 0
         self.canceled_transactions = 0
         self.total_flushes = 0
@@ -109,11 +116,16 @@ class Queue:
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} items={self.items} open={len(self.open_reads)} waiters={len(self.waiters)}>"
 
-    def restore(self, items: int, size: int, ever: int, last_id: int) -> None:
+    def restore(self, found: Stored) -> None:
         """Takes over what a start found on disk, without reading it."""
         self.stored = True
-        self.items, self.bytes, self.total_items = items, size, ever
-        self.last_id = self.visible_id = last_id
+        self.items, self.bytes, self.total_items = found.items, found.bytes, found.ever
+        self.last_id = self.visible_id = found.last_id
+        self.unchecked = found.unchecked
+
+    @property
+    def source(self) -> Source:
+        return Source(self.number, self.seed, self.unchecked)
 
     def configure(self, limits: Limits) -> None:
         """New limits; they hold for what is there, too."""
@@ -147,7 +159,9 @@ class Queue:
         self.last_id += 1
         self.pending += 1
         self.pending_bytes += len(data)
-        return Item(self.last_id, int(self.journal.now() * 1000), expires_ms, data)
+        added_ms = int(self.journal.now() * 1000)
+        sum_ = checksum.of_item(self.seed, self.last_id, added_ms, expires_ms, data)
+        return Item(self.last_id, added_ms, expires_ms, data, sum_)
 
     def put(self, data: bytes, expires_ms: int) -> Ticket:
         """Adds to the tail; the ticket says when it is on disk. The caller has asked `refuses`."""
@@ -156,6 +170,10 @@ class Queue:
     def created(self) -> None:
         """The queue's row is on disk."""
         self.stored = True
+
+    def checked(self) -> None:
+        """Every item on disk has a checksum."""
+        self.unchecked = 0
 
     def placed(self, item: Item) -> None:
         """The item is on disk: from now on it can be read."""
@@ -234,18 +252,42 @@ class Queue:
         self.age_reference_ms = item.added_ms
         return item
 
-    def loaded(self, generation: int, items: list[Item], complete: bool, upto: int) -> None:
-        """What reading ahead brought: the rows above the cursor; with `complete` there is nothing more up to `upto`."""
+    def loaded(self, generation: int, window: Window) -> None:
+        """What reading ahead brought: the rows above the cursor."""
         self.loading = False
         if generation == self.generation:
-            self.ready.extend(items)
-            self.ready_bytes += sum(len(item.data) for item in items)
-            self.cursor = upto if complete or not items else items[-1].id
+            self.ready.extend(window.items)
+            self.ready_bytes += sum(len(item.data) for item in window.items)
+            self.cursor = window.upto
+            self._leave_out(window)
             if self.limits.discard_old_when_full:
                 self._discard_oldest(1)
         self.serve()
         if self.head() is None and not self.loading:
             self._dismiss(None)
+
+    def _leave_out(self, window: Window) -> None:
+        """Reports what is damaged, and what should be there and is not. The file keeps what it has of it."""
+        for damage in window.damaged[:_DAMAGE_LINES]:
+            log.error("queue %r: a job is damaged and is not delivered: %s", self.name, damage)
+        if len(window.damaged) > _DAMAGE_LINES:
+            log.error("queue %r: %d more are damaged", self.name, len(window.damaged) - _DAMAGE_LINES)
+        rows = sum(damage.first == damage.last for damage in window.damaged)
+        self.damaged += rows
+        counted, found = self.items - rows, len(self.ready)
+        self.items = max(counted, found)
+        is_all = self.cursor >= self.visible_id
+        if counted < found or (is_all and (counted, self.bytes) != (found, self.ready_bytes)):
+            self.journal.recount(self)
+        if is_all:
+            if counted > found:
+                log.error(
+                    "queue %r: %d jobs that it should hold are not in the file: they are lost",
+                    self.name,
+                    counted - found,
+                )
+                self.damaged += counted - found
+            self.items, self.bytes = found, self.ready_bytes
 
     def not_loaded(self, error: str) -> None:
         """Reading ahead failed: who only waits for the disk is told, the others stay."""

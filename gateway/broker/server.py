@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 import stat
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,8 @@ SHUTDOWN_DELAY_S = 0.1
 SHUTDOWN_GRACE_S = 1.0
 """After the command `shutdown`, who is connected is served so long. Source: transcript 19 (Kestrel: 30 s)."""
 _CLOSE_S = 1.0
+_DESCRIPTORS_BESIDE = 64
+"""Files, listeners and the like, beside clients."""
 
 
 class AddressError(Exception):
@@ -67,6 +71,9 @@ class Server:
         self._listeners: list[asyncio.AbstractServer] = []
         self._paths: list[str] = []
         self._sessions: set[Session] = set()
+        self._silent: OrderedDict[Session, None] = OrderedDict()  # of the TCP ones; the oldest first
+        self._remote = 0  # TCP connections
+        self._limit = 0
         self._deserted = asyncio.Event()
         self._deserted.set()
         self._watching: asyncio.TimerHandle | None = None
@@ -83,19 +90,50 @@ class Server:
                 else:
                     self._listeners.append(await loop.create_server(self._session, sock=sock, backlog=BACKLOG))
                     found.append(str(Address(host=sock.getsockname()[0], port=sock.getsockname()[1])))
+        self._limit = self._connection_limit()
         self.broker.on_shutdown = self._shut_down
         self._watch()
         return found
+
+    def _connection_limit(self) -> int:
+        """TCP connections that may be open. Half of the descriptors are for a Unix socket, where there is one."""
+        wanted = self.broker.options.max_connections
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if allowed == resource.RLIM_INFINITY:
+            return wanted
+        room = max((allowed - _DESCRIPTORS_BESIDE) // (2 if self._paths else 1), 1)
+        if room < wanted and any(not address.path for address in self._addresses):
+            log.warning("%d connections by TCP at most: the system allows %d open files", room, allowed)
+        return min(wanted, room)
 
     def _session(self) -> Session:
         return Session(self.broker, self, execute)
 
     def opened(self, session: Session) -> None:
+        """One more. Beyond the limit, who has been silent for longest since it came makes room; else it is refused."""
         self._sessions.add(session)
         self._deserted.clear()
+        if session.is_local:
+            return
+        self._remote += 1
+        self._silent[session] = None
+        if self._remote > self._limit:
+            oldest = next(iter(self._silent))
+            if oldest is session:
+                self.broker.tell_crowded(f"{session.peer} is refused", self._limit)
+                session.fail("too many connections")
+            else:
+                del self._silent[oldest]
+                self.broker.tell_crowded(f"{oldest.peer}, which has sent no command yet, is disconnected", self._limit)
+                oldest.end(b"")
+
+    def spoke(self, session: Session) -> None:
+        self._silent.pop(session, None)
 
     def lost(self, session: Session) -> None:
         self._sessions.discard(session)
+        self._silent.pop(session, None)
+        self._remote -= not session.is_local
         if not self._sessions:
             self._deserted.set()
 

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 from .batch import Item, Ticket
 from .broker import Broker
-from .codec import END, Command, Decoder, value
+from .codec import END, NOT_STORED, Command, Decoder, value
+from .memory import SMALL_BYTES
 from .queue import Mode, OpenRead, Queue
 
 READ_LIMIT = 65536
@@ -129,6 +130,9 @@ class Host(Protocol):
     """Who keeps the sessions: told of each as its connection comes and goes."""
 
     def opened(self, session: Session) -> None: ...
+    def spoke(self, session: Session) -> None:
+        """Its first command is complete."""
+
     def lost(self, session: Session) -> None: ...
 
 
@@ -149,10 +153,12 @@ class Session(asyncio.Protocol):
         "_paused",
         "_refused",
         "_resuming",
+        "_spoke",
         "_state",
         "_wait",
         "active_s",
         "broker",
+        "is_local",
         "reads",
         "transport",
     )
@@ -164,11 +170,12 @@ class Session(asyncio.Protocol):
         self._host = host
         # connection
         self.transport: Any = None
+        self.is_local = False  # a Unix socket: the gateway's own, or this user's; not limited
         self.reads: dict[bytes, deque[OpenRead]] = {}
         self.active_s = broker.loop.time()
         self._state = State.READY
         self._decoder = Decoder(broker.options.max_item_bytes)
-        self._held: deque[tuple[Ticket | None, bytes]] = deque()
+        self._held: deque[tuple[Ticket | None, int, bytes]] = deque()  # ticket, the item's id or 0, answer
         self._held_bytes = 0
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -177,6 +184,7 @@ class Session(asyncio.Protocol):
         self._paused = False  # we do not read what it sends
         self._resuming = False
         self._refused = False  # it ends because of what it sent, and may be sending still
+        self._spoke = False
         # command
         self._parked: Command | None = None
         self._wait: Wait | Monitoring | None = None
@@ -189,13 +197,20 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         sock = transport.get_extra_info("socket")
-        if sock.family != socket.AF_UNIX:
+        self.is_local = sock.family == socket.AF_UNIX
+        if not self.is_local:
             for level, option, number in _TCP_OPTIONS:
                 sock.setsockopt(level, option, number)
-        self._host.opened(self)
         counters = self.broker.counters
         counters.curr_connections += 1
         counters.total_connections += 1
+        self._host.opened(self)
+
+    @property
+    def peer(self) -> str:
+        """The client's address, for the log."""
+        found = self.transport.get_extra_info("peername")
+        return f"{found[0]}:{found[1]}" if isinstance(found, tuple) else "a Unix socket"
 
     def data_received(self, data: bytes) -> None:
         if self._state is State.CLOSED:
@@ -207,6 +222,8 @@ class Session(asyncio.Protocol):
             self._work()
         elif self._decoder.buffered > READ_LIMIT:
             self._pause()
+        if not self.is_local:
+            self._count()
 
     def eof_received(self) -> bool:
         """A client that only shut down its sending side still gets what its commands have earned, but waits no more."""
@@ -218,15 +235,20 @@ class Session(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._close()
+        self._choked = False
+        self._decoder.close()
+        self._count()
         self._host.lost(self)
         self.broker.counters.curr_connections -= 1
 
     def pause_writing(self) -> None:
         self._choked = True
         self._pause()
+        self.broker.loop.call_soon(self._count)  # inside a write: what it does not take is not in the buffer yet
 
     def resume_writing(self) -> None:
         self._choked = False
+        self._count()
         self.resume()
         if self._state is State.MONITORING:
             self.go_on()
@@ -235,6 +257,28 @@ class Session(asyncio.Protocol):
         if not self._paused and self._state is not State.CLOSED:
             self._paused = True
             self.transport.pause_reading()
+
+    # What it keeps in memory
+
+    def _count(self) -> None:
+        """Tells what is kept for this client, which has just sent or read something."""
+        size = self._decoder.buffered
+        if self._choked:
+            size += self.transport.get_write_buffer_size()
+        memory = self.broker.memory
+        if (size > SMALL_BYTES and not self.is_local) or memory.kept_by(self):
+            memory.progress(self, size if size > SMALL_BYTES else 0)
+
+    def drop(self) -> None:
+        """There is no memory for what it keeps: it ends at once. Half an item is answered, unread answers are not."""
+        self.broker.tell_dropped(self.peer)
+        half_sent = self._state is not State.CLOSED and not self._choked
+        self._decoder.close()
+        if half_sent:
+            self.fail("out of memory for half-sent items; send it again later")
+        else:
+            self._close()
+            self.transport.abort()
 
     # Parsing and running
 
@@ -247,6 +291,9 @@ class Session(asyncio.Protocol):
                     break
             else:
                 self._parked = None
+            if not self._spoke:
+                self._spoke = True
+                self._host.spoke(self)
             self._execute(self, command)
             if self._out_bytes > _WRITE_BYTES:
                 self._write()
@@ -295,31 +342,34 @@ class Session(asyncio.Protocol):
     def answer(self, data: bytes) -> None:
         """Sends it, after what is held."""
         if self._held:
-            self._held.append((None, data))
+            self._held.append((None, 0, data))
             self._held_bytes += len(data)
-        else:
+        elif data:
             self._out.append(data)
             self._out_bytes += len(data)
 
-    def hold(self, ticket: Ticket | None, data: bytes) -> None:
-        """Sends it once the ticket is settled; SERVER_ERROR and close when that failed."""
+    def hold(self, ticket: Ticket | None, data: bytes, item_id: int = 0) -> None:
+        """Sends it once the ticket is settled; SERVER_ERROR and close when that failed.
+
+        `item_id`: of the item that it says to be stored; NOT_STORED where the disk could not keep just that one.
+        """
         if ticket is None:
             self.answer(data)
         elif ticket.done and ticket.error is not None:
             self.fail(ticket.error)
         elif ticket.done:
-            self.answer(data)
+            self.answer(_outcome(ticket, item_id, data))
         else:
-            self._held_until(ticket, data)
+            self._held_until(ticket, data, item_id)
 
-    def hold_put(self, ticket: Ticket | None, data: bytes) -> None:
+    def hold_put(self, ticket: Ticket | None, data: bytes, item_id: int) -> None:
         """As `hold`; reads of this connection wait for it."""
         if ticket is not None:
             self._last_put = ticket
-        self.hold(ticket, data)
+        self.hold(ticket, data, item_id)
 
-    def _held_until(self, ticket: Ticket, data: bytes) -> None:
-        self._held.append((ticket, data))
+    def _held_until(self, ticket: Ticket, data: bytes, item_id: int = 0) -> None:
+        self._held.append((ticket, item_id, data))
         self._held_bytes += len(data)
         ticket.holders[self] = None
 
@@ -327,7 +377,7 @@ class Session(asyncio.Protocol):
         """A ticket was settled: what waited for it leaves."""
         held = self._held
         while held:
-            ticket, data = held[0]
+            ticket, item_id, data = held[0]
             if ticket is not None:
                 if not ticket.done:
                     break
@@ -337,8 +387,10 @@ class Session(asyncio.Protocol):
                     return
             held.popleft()
             self._held_bytes -= len(data)
-            self._out.append(data)
-            self._out_bytes += len(data)
+            data = _outcome(ticket, item_id, data)
+            if data:
+                self._out.append(data)
+                self._out_bytes += len(data)
         self._write()
         if self._state is State.ENDING and not held:
             self._close(linger=self._refused)
@@ -485,3 +537,8 @@ class Session(asyncio.Protocol):
             self._move(State.ENDING)
         elif self._state is not State.ENDING:
             self._close()
+
+
+def _outcome(ticket: Ticket | None, item_id: int, data: bytes) -> bytes:
+    """The answer that a settled ticket leaves of `data`."""
+    return NOT_STORED if data and ticket is not None and item_id in ticket.refused else data

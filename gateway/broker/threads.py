@@ -13,13 +13,14 @@ from queue import SimpleQueue
 from typing import TypeAlias
 
 from .batch import Batch
-from .database import Database, DatabaseError, Outcome
+from .database import Database, Outcome
 from .queue import WINDOW_BYTES, WINDOW_ITEMS, Queue
+from .reader import DatabaseError, Source
 
 log = logging.getLogger(__name__)
 
 _Write: TypeAlias = tuple[Batch, Callable[[Batch, Outcome], None]]
-_Read: TypeAlias = tuple[Queue, int, int, int]
+_Read: TypeAlias = tuple[Queue, Source, int, int, int]
 
 
 class Threads:
@@ -44,7 +45,7 @@ class Threads:
 
     def read(self, queue: Queue, generation: int, after: int, upto: int) -> None:
         """Brings a window of rows above `after` to `queue.loaded`, or says why not to `queue.not_loaded`."""
-        self._reads.put((queue, generation, after, upto))
+        self._reads.put((queue, queue.source, generation, after, upto))
 
     def _write_batches(self) -> None:
         while (work := self._writes.get()) is not None:
@@ -59,14 +60,17 @@ class Threads:
 
     def _read_ahead(self) -> None:
         while (work := self._reads.get()) is not None:
-            queue, generation, after, upto = work
+            queue, source, generation, after, upto = work
             try:
-                items, complete = self._reader.read(after, upto, WINDOW_ITEMS, WINDOW_BYTES)
+                window = self._reader.read(source, after, upto, WINDOW_ITEMS, WINDOW_BYTES)
             except DatabaseError as exc:
                 log.error("cannot read ahead: %s", exc)  # noqa: TRY400 - a full disk's story is its one line
                 called = self._call(queue.not_loaded, str(exc))
+            except Exception as exc:  # the top of a thread: an answer must come
+                log.exception("cannot read ahead")
+                called = self._call(queue.not_loaded, str(exc))
             else:
-                called = self._call(queue.loaded, generation, items, complete, upto)
+                called = self._call(queue.loaded, generation, window)
             if not called:
                 return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,9 +30,8 @@ class Steps:
         self.reader = self.database.reader()
         self.writes: list[tuple[Batch, Callable[[Batch, Outcome], None]]] = []
         self.reads: list[tuple[Queue, int, int, int]] = []
-        stored = self.database.queues()
         self.committer = Committer(self.loop, self)
-        self.queues = Queues(self.committer, self.config, stored, self.database.dropped)
+        self.queues = Queues(self.committer, self.config, self.database.inventory())
 
     def crash(self) -> None:
         """Everything in memory is gone, also what was not committed."""
@@ -81,7 +81,7 @@ class Steps:
         if removals_too or not batch.has_removals:
             done(batch, Outcome("disk full", "disk full" if batch.has_removals else None))
         else:
-            done(batch, Outcome("disk full", None, self.database._transaction(batch, puts=False)))
+            done(batch, dataclasses.replace(self.database._transaction(batch, puts=False), puts="disk full"))
         return True
 
     def bring(self) -> bool:
@@ -89,6 +89,5 @@ class Steps:
         if not self.reads:
             return False
         queue, generation, after, upto = self.reads.pop(0)
-        items, complete = self.reader.read(after, upto, self.window, 1 << 20)
-        queue.loaded(generation, items, complete, upto)
+        queue.loaded(generation, self.reader.read(queue.source, after, upto, self.window, 1 << 20))
         return True

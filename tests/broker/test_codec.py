@@ -28,7 +28,10 @@ from gateway.broker.codec import (
 CASES: list[tuple[bytes, Command]] = [
     (b"set q 0 0 5\r\nhello\r\n", Put(b"q", 0, b"hello")),
     (b"SET q 42 -1 0\r\n\r\n", Put(b"q", -1, b"")),
-    (b"set q 0 1795418892 10 noreply\r\na\r\nEND\r\n\x00\xff\r\n", Put(b"q", 1795418892, b"a\r\nEND\r\n\x00\xff")),
+    (
+        b"set q 0 1795418892 10 noreply\r\na\r\nEND\r\n\x00\xff\r\n",
+        Put(b"q", 1795418892, b"a\r\nEND\r\n\x00\xff", noreply=True),
+    ),
     (b"get q\r\n", Get(b"q")),
     (b"get q\n", Get(b"q")),
     (b"gets q zz\r\n", Get(b"q")),

@@ -16,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.broker import checksum
 from gateway.broker.batch import Batch, Item
-from gateway.broker.database import PURGE_ROWS, Database, DatabaseError, Stored, lowest_id
+from gateway.broker.database import PURGE_ROWS, Database
+from gateway.broker.inventory import Stored, lowest_id
+from gateway.broker.reader import DatabaseError
 from tests.broker.rig import BrokerProcess
 
 ROUNDS = int(os.environ.get("KESTREL_GATEWAY_KILL_ROUNDS", "4"))
@@ -321,7 +324,7 @@ def test_start_with_a_large_backlog(tmp_path: Path) -> None:
     home = _Home()
     batch.create(home, 1, b"q")
     for place in range(count):
-        batch.put(home, Item(lowest_id(1) + 1 + place, 1, 0, b"%0100d" % place))
+        batch.put(home, _item(b"q", lowest_id(1) + 1 + place, b"%0100d" % place))
     assert database.write(batch).puts is None
     database.close()
     start = time.monotonic()
@@ -333,10 +336,15 @@ def test_start_with_a_large_backlog(tmp_path: Path) -> None:
         assert broker.rss_bytes() < 100_000_000
 
 
+def _item(queue: bytes, id_: int, data: bytes) -> Item:
+    return Item(id_, 1, 0, data, checksum.of_item(checksum.seed(queue), id_, 1, 0, data))
+
+
 class _Home:
     """An item's home that hears nothing."""
 
     def created(self) -> None: ...
+    def checked(self) -> None: ...
     def placed(self, item: Item) -> None: ...
     def not_placed(self, item: Item) -> None: ...
     def not_removed(self, item: Item) -> None: ...
@@ -351,7 +359,7 @@ def test_database_drops_in_slices_and_over_restarts(tmp_path: Path) -> None:
     for number in (1, 2):
         batch.create(home, number, b"q%d" % number)
         for place in range(1, PURGE_ROWS + 100):
-            batch.put(home, Item(lowest_id(number) + place, 1, 0, b"x"))
+            batch.put(home, _item(b"q%d" % number, lowest_id(number) + place, b"x"))
     assert database.write(batch).puts is None
     drop = Batch()
     drop.purges.append(_purge_of(1))
@@ -360,8 +368,9 @@ def test_database_drops_in_slices_and_over_restarts(tmp_path: Path) -> None:
 
     database = Database(tmp_path, fsync=False)
     kept = Stored(2, b"q2", PURGE_ROWS + 99, PURGE_ROWS + 99, PURGE_ROWS + 99, lowest_id(2) + PURGE_ROWS + 99)
-    assert database.queues() == [kept]
-    (again,) = database.dropped
+    found = database.inventory()
+    assert found.queues == [kept]
+    (again,) = found.dropped
     assert again.number == left.number == 1
     rest = Batch()
     rest.purges.append(again)
@@ -384,7 +393,7 @@ def test_summary_heals_when_rows_were_gone(tmp_path: Path) -> None:
     database = Database(tmp_path, fsync=False)
     batch = Batch()
     batch.create(home, 1, b"q")
-    items = [Item(lowest_id(1) + place, 1, 0, b"abc") for place in (1, 2, 3)]
+    items = [_item(b"q", lowest_id(1) + place, b"abc") for place in (1, 2, 3)]
     for item in items:
         batch.put(home, item)
     database.write(batch)
@@ -392,7 +401,7 @@ def test_summary_heals_when_rows_were_gone(tmp_path: Path) -> None:
         removal = Batch()
         removal.remove(home, items[0])
         assert database.write(removal).removals is None
-    assert [(found.items, found.bytes) for found in database.queues()] == [(2, 6)]
+    assert [(found.items, found.bytes) for found in database.inventory().queues] == [(2, 6)]
     with pytest.raises(DatabaseError, match="in use"):
         Database(tmp_path, fsync=False)
     database.close()

@@ -73,7 +73,7 @@ class QueueMachine(RuleBasedStateMachine):
     def put(self, size: int) -> None:
         self.count += 1
         data = b"%d:" % self.count + b"x" * size
-        taken, ticket = self.steps.queues.put(b"q", data, 0)
+        taken, ticket, _ = self.steps.queues.put(b"q", data, 0)
         assert taken
         assert ticket is not None
         self.changes.append(("put", data, ticket))

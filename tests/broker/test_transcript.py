@@ -78,6 +78,9 @@ TRAILER = {
     b"set x 0 0 -1\r\n",
 }
 
+# Kestrel answers what says `noreply` all the same; here it gets no answer.
+NO_REPLY = {("11", "[c34] << STORED\\r\\n"), ("11", "[c42] << DELETED\\r\\n")}
+
 # What the clock has to reach before a step, in seconds: (section, what is sent).
 PAUSES = {
     ("8", b"get fe\r\n"): 1.05,
@@ -93,6 +96,8 @@ GONE = re.compile(rb"CLIENT_ERROR [ -~]+\r\n\Z")
 def _edit(section: str, line: str) -> str | None:
     """Lines that stand for more than they show, made real; `VERSION 2.4.8` has digits and dots only."""
     line = line.replace("VERSION 2.4.8-SNAPSHOT", "VERSION 2.4.8")
+    if (section, line) in NO_REPLY:
+        return None
     if section == "9":
         line = re.sub(r"179541889\d", str(int(time.time()) + 60), line)
         line = re.sub(r"179541888\d", str(int(time.time()) - 60), line)

@@ -1,0 +1,197 @@
+"""Examines a data directory that no broker uses: every row, the counters, the tree and the log. Changes no job.
+
+It sees what a start of the broker would see, and more: a start reads no items.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway import wal
+
+from . import schema
+from .batch import SEQUENCE_BITS
+from .checksum import seed
+from .database import FILE, LOCK
+from .inventory import highest_id, is_sound, lowest_id
+from .reader import Damage, DatabaseError, Reader, Source
+
+_WINDOW_ROWS = 2000
+_WINDOW_BYTES = 8 << 20
+_KEPT_DAMAGES = 1000
+_TREE_ERRORS = 100
+
+Progress = Callable[[int, int], None]
+"""Told how many rows were read, and how many there are as far as the counters say."""
+
+
+@dataclass(slots=True)
+class QueueReport:
+    """One queue. jobs, bytes: of the rows that are sound. counted, counted_bytes: what its counters say.
+
+    damages: at most 1,000; damaged: how many rows or places there are. unchecked: rows without a checksum.
+    """
+
+    number: int
+    name: bytes
+    jobs: int = 0
+    bytes: int = 0
+    counted: int = 0
+    counted_bytes: int = 0
+    damaged: int = 0
+    unchecked: int = 0
+    damages: list[Damage] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        """Jobs that are counted, and neither sound nor damaged."""
+        return max(self.counted - self.jobs - self.damaged, 0)
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.damaged and (self.counted, self.counted_bytes) == (self.jobs, self.bytes)
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found. frames, frames_lost: of the log. errors: of the tree and of the queues' rows."""
+
+    path: Path
+    format: int
+    size: int
+    frames: int = 0
+    frames_lost: int = 0
+    queues: list[QueueReport] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.errors and not self.frames_lost and all(queue.is_sound for queue in self.queues)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[Path]:
+    """The broker's file in `directory`, which no broker uses meanwhile. Raises DatabaseError."""
+    path = directory / FILE
+    if not path.is_file():
+        raise DatabaseError(f"{path}: there is no such file; name the directory that --data names")
+    try:
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise DatabaseError(f"{directory / LOCK}: {exc.strerror or exc}") from exc
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise DatabaseError(f"{directory}: in use by a broker; stop it first") from exc
+        yield path
+    finally:
+        os.close(lock)
+
+
+def check(path: Path, progress: Progress) -> Report:
+    """Examines the file at `path`, which is locked. Raises DatabaseError where it cannot be examined at all."""
+    try:
+        expected = wal.expected(path)
+        has_log = path.with_name(f"{path.name}-wal").exists()
+        report = Report(path, 0, path.stat().st_size)
+        with opened(path) as connection:
+            report.format = schema.inspect(connection)
+            taken = wal.committed(path) if has_log else 0
+            report.frames = expected if taken is None else taken
+            report.frames_lost = max(expected - report.frames, 0)
+            if report.format == 0:  # nothing was ever stored, or all of it was in the log
+                return report
+            _check_queues(report, connection, progress)
+            _check_tree(report, connection)
+    except (OSError, schema.SchemaError, sqlite3.Error) as exc:
+        raise DatabaseError(f"{path}: {exc}") from exc
+    return report
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that changes nothing, and leaves no file behind that was not there."""
+    beside = [path.with_name(f"{path.name}{end}") for end in ("-shm", "-wal")]
+    before = {file for file in beside if file.exists()}
+    beside[0].unlink(missing_ok=True)  # an index of the log, which SQLite makes of the log itself
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    try:
+        connection.execute("PRAGMA cell_size_check=1")
+        yield connection
+    finally:
+        connection.close()
+        for file in beside:
+            if file not in before:
+                file.unlink(missing_ok=True)
+
+
+def queue_rows(connection: sqlite3.Connection, format_: int) -> Iterator[tuple[QueueReport, int, int, bool]]:
+    """Every row of `queues`: number and name, the mark of unchecked rows, `ever`, and whether the row is sound."""
+    columns = "unchecked, checksum" if format_ > 1 else "0, NULL"
+    for number, name, items, size, ever, unchecked, stored in connection.execute(
+        f"SELECT number, name, items, bytes, ever, {columns} FROM queues ORDER BY number"
+    ).fetchall():
+        sound = format_ == 1 or is_sound(number, name, unchecked, stored)
+        counted, counted_bytes = (count if type(count) is int else -1 for count in (items, size))
+        mark = unchecked if format_ > 1 else highest_id(number)
+        yield QueueReport(number, name or b"", counted=counted, counted_bytes=counted_bytes), mark, ever, sound
+
+
+def _check_queues(report: Report, connection: sqlite3.Connection, progress: Progress) -> None:
+    reader = Reader(connection, report.path, has_checksums=report.format > 1)
+    rows = list(queue_rows(connection, report.format))
+    total = sum(max(queue.counted, 0) for queue, _, _, sound in rows if sound)
+    known = set()
+    done = 0
+    for queue, unchecked, _, sound in rows:
+        if not sound:
+            report.errors.append(f"the row of queue number {queue.number} is damaged: its name and jobs are not known")
+            continue
+        known.add(queue.number)
+        if queue.name:
+            for window_rows in _check_rows(queue, reader, Source(queue.number, seed(queue.name), unchecked)):
+                done += window_rows
+                progress(done, max(total, done))
+            report.queues.append(queue)
+    for number in _numbers(connection):
+        if number not in known:
+            report.errors.append(f"there are jobs of queue number {number}, but no such queue")
+
+
+def _check_rows(queue: QueueReport, reader: Reader, source: Source) -> Iterator[int]:
+    after, upto = lowest_id(source.number), highest_id(source.number)
+    while after < upto:
+        window = reader.read(source, after, upto, _WINDOW_ROWS, _WINDOW_BYTES)
+        after = window.upto
+        queue.jobs += len(window.items)
+        queue.bytes += sum(len(item.data) for item in window.items)
+        queue.unchecked += window.unchecked
+        queue.damaged += len(window.damaged)
+        queue.damages += window.damaged[: _KEPT_DAMAGES - len(queue.damages)]
+        yield len(window.items) + len(window.damaged)
+
+
+def _numbers(connection: sqlite3.Connection) -> Iterator[int]:
+    after = -(2**63)
+    with contextlib.suppress(sqlite3.DatabaseError):  # the check of the tree names the place
+        while (row := connection.execute("SELECT id FROM items WHERE id > ? LIMIT 1", (after,)).fetchone()) is not None:
+            number = row[0] >> SEQUENCE_BITS
+            after = highest_id(number)
+            yield number
+
+
+def _check_tree(report: Report, connection: sqlite3.Connection) -> None:
+    connection.text_factory = str  # the reader wants bytes
+    try:
+        found = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_TREE_ERRORS})")]
+    except sqlite3.DatabaseError as exc:
+        found = [str(exc)]
+    if found != ["ok"]:
+        report.errors += [f"the tree: {line}" for text in found for line in text.splitlines() if "***" not in line]

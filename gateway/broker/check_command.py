@@ -1,0 +1,129 @@
+"""The command `broker check DIR`: prints what a data directory holds and what of it is damaged.
+
+Exit codes: 0 sound, 1 damaged or not to be examined (one line says why), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from .check import QueueReport, Report, check, locked
+from .reader import DatabaseError
+from .repair import repair
+
+_SHOWN_DAMAGES = 10
+_BAR_WIDTH = 30
+_EVERY_S = 0.2
+_ADVICE = """\
+The broker serves what is sound and never delivers what is damaged. What to do:
+1. Copy the directory, and find out what is wrong with the disk or the memory.
+2. Put broker.sqlite back from a backup, or make a sound file of what can be read:
+   kestrel-gateway broker check --repair {directory}"""
+
+
+@click.command("check")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--repair", "repairs", is_flag=True, help="Make a sound file of what can be read; keep the damaged one.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def command(directory: Path, *, repairs: bool, quiet: bool) -> None:
+    """Examine the broker's data directory DIR, which no broker may use meanwhile."""
+    try:
+        with locked(directory) as path:
+            report = check(path, _Bar("checking", quiet=quiet))
+            _print(report)
+            if report.is_sound or not repairs:
+                _print_advice(report, directory)
+                sys.exit(0 if report.is_sound else 1)
+            kept = repair(path, _Bar("repairing", quiet=quiet))
+            again = check(path, _Bar("checking", quiet=quiet))
+            click.echo(f"repaired: {_total(again):,} jobs are kept. The damaged file is {kept}")
+            sys.exit(0 if again.is_sound else 1)
+    except DatabaseError as exc:
+        click.echo(f"kestrel-gateway broker check: {exc}", err=True)
+        sys.exit(1)
+
+
+def _print(report: Report) -> None:
+    log = f", {report.frames} frames in its log" if report.frames else ""
+    click.echo(f"{report.path}: format {report.format}, {report.size:,} bytes{log}")
+    if report.frames_lost:
+        click.echo(
+            f"the log is damaged: {report.frames_lost} of its frames cannot be read, and what was committed in them is "
+            "lost: jobs may be missing, and jobs that were removed may be back"
+        )
+    if report.queues:
+        width = max(len("queue"), *(len(_name(queue)) for queue in report.queues))
+        click.echo(f"{'queue':{width}} {'jobs':>12} {'bytes':>16} {'damaged':>9} {'missing':>9} {'no checksum':>12}")
+        for queue in report.queues:
+            click.echo(
+                f"{_name(queue):{width}} {queue.jobs:12,} {queue.bytes:16,} {queue.damaged:9,} {queue.missing:9,} "
+                f"{queue.unchecked:12,}"
+            )
+    for queue in report.queues:
+        _print_damages(queue)
+    for error in report.errors:
+        click.echo(error)
+
+
+def _print_damages(queue: QueueReport) -> None:
+    for damage in queue.damages[:_SHOWN_DAMAGES]:
+        click.echo(f"{_name(queue)}: {damage}")
+    if queue.damaged > _SHOWN_DAMAGES:
+        click.echo(f"{_name(queue)}: {queue.damaged - _SHOWN_DAMAGES:,} more")
+    if queue.missing:
+        click.echo(f"{_name(queue)}: {queue.missing:,} jobs that were counted cannot be found")
+    elif not queue.damaged and not queue.is_sound:
+        counters = f"{queue.counted:,} jobs and {queue.counted_bytes:,} bytes"
+        click.echo(f"{_name(queue)}: the counters say {counters}; they are put right when the jobs are read")
+
+
+def _print_advice(report: Report, directory: Path) -> None:
+    if report.is_sound:
+        click.echo(f"sound: {len(report.queues):,} queues, {_total(report):,} jobs")
+        return
+    damaged = sum(queue.damaged for queue in report.queues)
+    missing = sum(queue.missing for queue in report.queues)
+    click.echo(
+        f"DAMAGED: {damaged:,} jobs or places cannot be delivered, {missing:,} jobs are missing, "
+        f"{len(report.errors):,} errors beside; {_total(report):,} jobs are sound"
+    )
+    click.echo(_ADVICE.format(directory=directory))
+
+
+def _total(report: Report) -> int:
+    return sum(queue.jobs for queue in report.queues)
+
+
+def _name(queue: QueueReport) -> str:
+    text = queue.name.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Bar:
+    """A progress bar on standard error, where that is a terminal; else a line every ten seconds."""
+
+    def __init__(self, what: str, *, quiet: bool) -> None:
+        self._what = what
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+        self._began_s = self._shown_s = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now_s = time.monotonic()
+        every_s = _EVERY_S if self._terminal else 10.0
+        if self._quiet or (now_s - self._shown_s < every_s and not (self._terminal and done == total)):
+            return
+        self._shown_s = now_s
+        filled = _BAR_WIDTH * done // max(total, 1)
+        text = f"{self._what} [{'#' * filled}{'-' * (_BAR_WIDTH - filled)}] {done:,} of {total:,} jobs"
+        text += f", {now_s - self._began_s:.0f} s"
+        click.echo(f"\r{text}\x1b[K" if self._terminal else text, err=True, nl=not self._terminal or done == total)
+
+
+def main(arguments: list[str], prog_name: str) -> None:
+    """Runs the command; wrong usage is a click exception."""
+    command.main(arguments, prog_name=f"{prog_name} check", standalone_mode=False)

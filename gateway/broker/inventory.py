@@ -1,0 +1,135 @@
+"""What a start finds in the file: every queue, without reading its items. Reports what of it is damaged.
+
+Damage of one queue keeps no other from being served. What cannot be told to belong to a queue stays in the file, and
+no new queue takes its number.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import checksum, schema
+from .batch import SEQUENCE_BITS, Purge
+
+log = logging.getLogger(__name__)
+
+LAST_NUMBER = 2**23 - 1
+_MOST_LINES = 20
+_FIRST_ID = "SELECT id FROM items WHERE id > ? ORDER BY id LIMIT 1"
+_BEFORE_EVERY_ID = -(2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A queue as the file knows it; `last_id` is its highest row, or one below its range.
+
+    Rows up to `unchecked` may have no checksum.
+    """
+
+    number: int
+    name: bytes
+    items: int
+    bytes: int
+    ever: int
+    last_id: int
+    unchecked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The queues; what was being dropped; the numbers that no new queue may get."""
+
+    queues: list[Stored]
+    dropped: list[Purge]
+    reserved: set[int] = field(default_factory=set)
+
+
+def lowest_id(number: int) -> int:
+    """Every id of the queue is above this, and at most `highest_id`."""
+    return number << SEQUENCE_BITS
+
+
+def highest_id(number: int) -> int:
+    return (number << SEQUENCE_BITS) | ((1 << SEQUENCE_BITS) - 1)
+
+
+def take(connection: sqlite3.Connection, path: Path) -> Inventory:
+    """Raises sqlite3.Error where the table of queues cannot be read."""
+    found: dict[bytes, Stored] = {}
+    dropped: list[Purge] = []
+    reserved: set[int] = set()
+    rows = connection.execute(
+        "SELECT number, name, items, bytes, ever, unchecked, checksum FROM queues ORDER BY number"
+    ).fetchall()
+    for number, name, *counts, unchecked, stored in rows:
+        if not is_sound(number, name, unchecked, stored):
+            log.error("%s: the row of queue number %d is damaged: its jobs stay aside; %s", path, number, schema.CHECK)
+            reserved.add(number)
+            continue
+        older = name if name is None else found.pop(name, None)
+        if name is None:
+            dropped.append(Purge(number, [(lowest_id(number), highest_id(number))], drop=True))
+            continue
+        if older is not None:  # its drop had failed when the younger one was made
+            dropped.append(Purge(older.number, [(lowest_id(older.number), highest_id(older.number))], drop=True))
+        last_id = _last_id(connection, path, number, name)
+        items, size, ever = _sound_counts(connection, path, number, name, counts)
+        found[name] = Stored(number, name, items, size, ever, last_id, unchecked)
+    known = {queue.number for queue in found.values()} | {purge.number for purge in dropped} | reserved
+    reserved |= _orphans(connection, path, known)
+    return Inventory(list(found.values()), dropped, reserved)
+
+
+def is_sound(number: int, name: bytes | None, unchecked: int, stored: int) -> bool:
+    """Whether a row of `queues` is as it was written."""
+    return (
+        0 < number <= LAST_NUMBER
+        and (name is None or type(name) is bytes)
+        and type(unchecked) is int
+        and checksum.of_queue(number, name, unchecked) == stored
+    )
+
+
+def _last_id(connection: sqlite3.Connection, path: Path, number: int, name: bytes) -> int:
+    span = lowest_id(number), highest_id(number)
+    try:
+        row = connection.execute("SELECT max(id) FROM items WHERE id BETWEEN ? AND ?", span).fetchone()
+    except sqlite3.Error as exc:
+        if not schema.is_damage(exc):
+            raise
+        log.error("%s: the place of the newest jobs of queue %r is damaged; %s", path, name, schema.CHECK)  # noqa: TRY400
+        return lowest_id(number) + (1 << (SEQUENCE_BITS - 1))  # above every id that was given
+    return int(row[0] or lowest_id(number))
+
+
+def _sound_counts(
+    connection: sqlite3.Connection, path: Path, number: int, name: bytes, counts: list[int]
+) -> tuple[int, int, int]:
+    """A queue's counters; zeros where they cannot be, until its items are read."""
+    if all(type(count) is int and 0 <= count < 2**62 for count in counts):
+        return counts[0], counts[1], counts[2]
+    log.error("%s: the counters of queue %r are damaged; they are right again when its jobs were read", path, name)
+    connection.execute("UPDATE queues SET items = 0, bytes = 0, ever = 0 WHERE number = ?", (number,))
+    return 0, 0, 0
+
+
+def _orphans(connection: sqlite3.Connection, path: Path, known: set[int]) -> set[int]:
+    """The numbers under which there are items, but no queue. One seek a number."""
+    found: set[int] = set()
+    after = _BEFORE_EVERY_ID
+    try:
+        while (row := connection.execute(_FIRST_ID, (after,)).fetchone()) is not None:
+            number = row[0] >> SEQUENCE_BITS
+            after = highest_id(number)
+            if number not in known:
+                found.add(number)
+                if len(found) <= _MOST_LINES:
+                    log.error("%s: there are jobs of queue number %d, but no such queue: they stay aside", path, number)
+    except sqlite3.Error as exc:
+        if not schema.is_damage(exc):
+            raise
+        log.error("%s: a part of the jobs cannot be read: %s; %s", path, exc, schema.CHECK)  # noqa: TRY400
+    return found

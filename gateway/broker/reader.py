@@ -1,0 +1,158 @@
+"""Reads the rows of a queue in order, and lets none pass that is damaged. One connection, for one thread; never writes.
+
+A row whose checksum fails is left out and named; so is a place in the tree that SQLite cannot read, as far as the next
+place that it can. Nothing is removed: what is damaged stays in the file, for `broker check` and for whoever repairs it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import checksum, schema
+from .batch import SEQUENCE_BITS, Item
+
+_ROWS = "SELECT id, added_ms, expires_ms, data, {} FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+_NEXT_ID = "SELECT id FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT 1"
+
+
+class DatabaseError(Exception):
+    """The data directory cannot be used, or a read failed. The message says which file and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is to be read: the rows of the queue with this number and these marks, of its row in the file."""
+
+    number: int
+    seed: int
+    unchecked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Rows that cannot be delivered: the ids from `first` to `last`. `why` says what is wrong with them."""
+
+    first: int
+    last: int
+    why: str
+
+    def __str__(self) -> str:
+        mask = (1 << SEQUENCE_BITS) - 1
+        places = str(self.first & mask)
+        if self.last != self.first:
+            places += f" to {self.last & mask}"
+        return f"place {places}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The next rows of a queue. `upto`: every row to this id was read, and is in `items` or in `damaged`.
+
+    `unchecked`: how many of the items had no checksum.
+    """
+
+    items: list[Item]
+    damaged: list[Damage]
+    upto: int
+    unchecked: int = 0
+
+
+class Reader:
+    """Reads committed rows while another thread writes."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, has_checksums: bool = True) -> None:
+        """`has_checksums`: False for a file of format 1, of which every row is unchecked."""
+        self._connection = connection
+        self._path = path
+        self._statement = _ROWS.format("checksum" if has_checksums else "NULL")
+        connection.execute("PRAGMA query_only=1")
+        connection.text_factory = bytes  # a value whose type is damaged is compared, not decoded
+
+    def read(self, source: Source, after: int, upto: int, max_items: int, max_bytes: int) -> Window:
+        """The rows above `after` and up to `upto`, at least one where there is one, and as many as the limits allow.
+
+        Raises DatabaseError where the disk does not give them; damage is no error.
+        """
+        items: list[Item] = []
+        damaged: list[Damage] = []
+        last, count, size, unchecked = after, 0, 0, 0
+        try:
+            for row in self._rows(after, upto, max_items):
+                found = _checked(row, source, last)
+                if isinstance(found, Item):
+                    items.append(found)
+                    size += len(found.data)
+                    unchecked += row[4] is None
+                else:
+                    damaged.append(found)
+                last = max(last, row[0])
+                count += 1
+                if size >= max_bytes or count == max_items:
+                    return Window(items, damaged, last, unchecked)
+        except sqlite3.Error as exc:
+            if not (schema.is_damage(exc) or isinstance(exc, sqlite3.DataError)):
+                raise DatabaseError(f"{self._path}: {exc}") from exc
+            if last == after:  # else what was read comes first, and the next read comes back to this place
+                damaged.append(self._unreadable(after, upto, str(exc)))
+                last = damaged[-1].last
+            return Window(items, damaged, last, unchecked)
+        return Window(items, damaged, upto, unchecked)
+
+    def _rows(self, after: int, upto: int, limit: int) -> Iterator[Any]:
+        rows = self._connection.execute(self._statement, (after, upto, limit))
+        try:
+            yield from rows
+        finally:
+            rows.close()
+
+    def _unreadable(self, after: int, upto: int, why: str) -> Damage:
+        """The place behind `after` that cannot be read, as small as can be found out."""
+        try:
+            one = self._connection.execute(_NEXT_ID, (after, upto)).fetchone()
+        except sqlite3.Error:
+            return Damage(after + 1, self._next_readable(after, upto), why)
+        return Damage(one[0], one[0], why) if one is not None else Damage(after + 1, upto, why)
+
+    def _next_readable(self, after: int, upto: int) -> int:
+        """The lowest id from which on the tree can be read again, or `upto`. Found in steps that double, then halve."""
+        low, step = after, 1
+        while not self._is_readable(low + step, upto):
+            low += step
+            step *= 2
+            if low >= upto:
+                return upto
+        high = low + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._is_readable(middle, upto):
+                high = middle
+            else:
+                low = middle
+        return min(high, upto)
+
+    def _is_readable(self, after: int, upto: int) -> bool:
+        try:
+            self._connection.execute(_NEXT_ID, (after, upto)).fetchone()
+        except sqlite3.Error:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _checked(row: tuple[Any, ...], source: Source, last: int) -> Item | Damage:
+    """The item of a row, or what is wrong with it. `last`: the highest id before it."""
+    id_, added_ms, expires_ms, data, stored = row
+    if type(data) is not bytes or type(added_ms) is not int or type(expires_ms) is not int:
+        return Damage(id_, id_, "its fields are damaged")
+    if id_ <= last:
+        return Damage(id_, id_, "it is out of order")
+    found = checksum.of_item(source.seed, id_, added_ms, expires_ms, data)
+    if stored != found and not (stored is None and id_ <= source.unchecked):
+        return Damage(id_, id_, "its checksum fails")
+    return Item(id_, added_ms, expires_ms, data, found)

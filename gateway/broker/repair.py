@@ -1,0 +1,88 @@
+"""Makes a sound file of a damaged one: every row that can be read and whose checksum holds, under its queue.
+
+The damaged file stays in the directory. Until the new one takes its name, which is one step, nothing has happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from . import schema
+from .check import Progress, opened, queue_rows
+from .checksum import of_queue, seed
+from .inventory import highest_id, lowest_id
+from .reader import DatabaseError, Reader, Source
+
+_WINDOW_ROWS = 2000
+_WINDOW_BYTES = 8 << 20
+
+
+def repair(path: Path, progress: Progress) -> Path:
+    """Replaces the file at `path`, which is locked; returns where the damaged one is kept. Raises DatabaseError."""
+    new = path.with_name(f"{path.name}-repaired")
+    kept = path.with_name(f"{path.name}-damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    try:
+        _fold_log(path)
+        new.unlink(missing_ok=True)
+        with opened(path) as source, contextlib.closing(sqlite3.connect(new, isolation_level=None)) as target:
+            target.execute("PRAGMA synchronous=FULL")
+            schema.prepare(target, new)
+            _copy(source, path, target, progress)
+        os.link(path, kept)
+        new.rename(path)
+        _sync(path.parent)
+    except (OSError, sqlite3.Error, schema.SchemaError) as exc:
+        raise DatabaseError(f"{path}: cannot be repaired: {exc}") from exc
+    return kept
+
+
+def _fold_log(path: Path) -> None:
+    """What the log holds belongs to the damaged file; beside another file it would damage that."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    for end in ("-wal", "-shm", "-mark"):
+        path.with_name(f"{path.name}{end}").unlink(missing_ok=True)
+
+
+def _copy(source: sqlite3.Connection, path: Path, target: sqlite3.Connection, progress: Progress) -> None:
+    format_ = schema.inspect(source)
+    with contextlib.suppress(sqlite3.DatabaseError):  # it holds a setting or two, and no job
+        for pair in source.execute("SELECT key, value FROM meta").fetchall():
+            target.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", pair)
+    reader = Reader(source, path, has_checksums=format_ > 1)
+    rows = [(queue, mark, ever) for queue, mark, ever, sound in queue_rows(source, format_) if sound and queue.name]
+    total = sum(max(queue.counted, 0) for queue, _, _ in rows)
+    done = 0
+    for queue, unchecked, ever in rows:
+        after, upto = lowest_id(queue.number), highest_id(queue.number)
+        from_ = Source(queue.number, seed(queue.name), unchecked)
+        while after < upto:
+            window = reader.read(from_, after, upto, _WINDOW_ROWS, _WINDOW_BYTES)
+            after = window.upto
+            target.execute("BEGIN")
+            target.executemany(
+                "INSERT INTO items (id, added_ms, expires_ms, data, checksum) VALUES (?, ?, ?, ?, ?)",
+                ((item.id, item.added_ms, item.expires_ms, item.data, item.checksum) for item in window.items),
+            )
+            target.execute("COMMIT")
+            queue.jobs += len(window.items)
+            queue.bytes += sum(len(item.data) for item in window.items)
+            done += len(window.items)
+            progress(done, max(done, total))
+        put = ever if type(ever) is int and 0 <= ever < 2**62 else queue.jobs
+        target.execute(
+            "INSERT INTO queues (number, name, items, bytes, ever, unchecked, checksum) VALUES (?, ?, ?, ?, ?, 0, ?)",
+            (queue.number, queue.name, queue.jobs, queue.bytes, put, of_queue(queue.number, queue.name, 0)),
+        )
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,125 @@
+"""The layout of `broker.sqlite`: makes it, brings an older one up to date, refuses what it does not know.
+
+`PRAGMA user_version` is the format.
+
+1   items(id, added_ms, expires_ms, data), queues(number, name, items, bytes, ever), meta(key, value).
+2   items and queues have a checksum (checksum.py). What was stored under format 1 has ids up to `unchecked` of its
+    queue, and no checksum at first: it gets one while the broker serves, in slices.
+
+A change of format is one transaction, so a killed process leaves the old format or the new one. A new file is made as
+format 1 and brought up to date: there is one path, and `sqlite_schema` of every file is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from . import checksum
+from .batch import SEQUENCE_BITS
+
+log = logging.getLogger(__name__)
+
+FORMAT: Final = 2
+APPLICATION_ID: Final = 0x4B474231  # "KGB1"
+CHECK: Final = "`kestrel-gateway broker check` says what is damaged"
+
+_QUEUES: Final = """CREATE TABLE queues (
+    number INTEGER PRIMARY KEY, name BLOB, items INTEGER NOT NULL, bytes INTEGER NOT NULL, ever INTEGER NOT NULL
+)"""
+_ITEMS: Final = """CREATE TABLE items (
+    id INTEGER PRIMARY KEY, added_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, data BLOB NOT NULL
+)"""
+_FORMAT_1: Final = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    _QUEUES,
+    _ITEMS,
+)
+_FORMAT_2: Final = (
+    "ALTER TABLE queues ADD COLUMN unchecked INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE queues ADD COLUMN checksum INTEGER",
+    "ALTER TABLE items ADD COLUMN checksum INTEGER",
+)
+
+
+class SchemaError(Exception):
+    """The file is not one that this broker can use. The message says why."""
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """The file has the present format afterwards. Raises SchemaError, sqlite3.Error."""
+    version = inspect(connection)
+    if version == FORMAT:
+        return
+    if version == 0:
+        path.chmod(0o600)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if version == 0:
+            for statement in _FORMAT_1:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        _add_checksums(connection)
+        connection.execute(f"PRAGMA user_version={FORMAT}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    if version:
+        log.warning("%s: brought from format %d to %d; older versions cannot use it any more", path, version, FORMAT)
+
+
+def inspect(connection: sqlite3.Connection) -> int:
+    """The file's format, 0 where it is empty; nothing is written. Raises SchemaError, sqlite3.Error."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    found = connection.execute("SELECT name, rootpage, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
+    if not found:
+        return 0
+    if application != APPLICATION_ID:
+        raise SchemaError("is not a broker's file")
+    if version > FORMAT:
+        raise SchemaError(
+            f"has format {version}, and this version of kestrel-gateway knows formats up to {FORMAT}: "
+            "use the version that wrote it, or a newer one"
+        )
+    if version < 1 or {name: sql for name, _, sql in found} != _tables(version) or not _roots_differ(found):
+        raise SchemaError(f"is damaged: its tables are not those of format {version}; put it back from a backup")
+    return version
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite has found a damaged place in the file."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, sqlite3.Error) and code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _roots_differ(found: list[tuple[str, int, str]]) -> bool:
+    return len({root for _, root, _ in found}) == len(found)
+
+
+def _tables(version: int) -> dict[str, str]:
+    """The tables of a format, each with its definition, as SQLite itself writes it."""
+    with sqlite3.connect(":memory:") as scratch:
+        for statement in _FORMAT_1 + (_FORMAT_2 if version > 1 else ()):
+            scratch.execute(statement)
+        found = dict(scratch.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall())
+    scratch.close()
+    return found
+
+
+def _add_checksums(connection: sqlite3.Connection) -> None:
+    """Format 1 to 2. No item is touched, so it takes the same time with any number of them."""
+    for statement in _FORMAT_2:
+        connection.execute(statement)
+    for number, name in connection.execute("SELECT number, name FROM queues").fetchall():
+        low, high = number << SEQUENCE_BITS, ((number + 1) << SEQUENCE_BITS) - 1
+        span = connection.execute("SELECT max(id) FROM items WHERE id BETWEEN ? AND ?", (low, high))
+        unchecked = span.fetchone()[0] or 0
+        connection.execute(
+            "UPDATE queues SET unchecked = ?, checksum = ? WHERE number = ?",
+            (unchecked, checksum.of_queue(number, name, unchecked), number),
+        )

@@ -1,0 +1,112 @@
+"""Makes data directories, damages them, and tells what a broker then does. No test logic."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.broker.rig import BrokerProcess
+
+COMMAND = [sys.executable, "-m", "gateway.broker"]
+
+
+@dataclass
+class Outcome:
+    """What a start on a damaged directory led to. Each queue's jobs, in the order in which they came."""
+
+    started: bool
+    log: str
+    delivered: dict[str, list[bytes]] = field(default_factory=dict)
+    refused: dict[str, bytes] = field(default_factory=dict)  # what a get was answered that is neither item nor END
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.log.splitlines() if " ERROR " in line]
+
+
+def serve(data: Path, queues: list[str]) -> Outcome:
+    """Starts a broker, takes all that each queue gives, stops it."""
+    try:
+        broker = BrokerProcess(data, "--fsync", "off")
+    except AssertionError as exc:
+        return Outcome(False, str(exc))
+    with broker:
+        found = Outcome(True, "")
+        for queue in queues:
+            found.delivered[queue] = taken = []
+            with contextlib.closing(broker.client()) as client:
+                while True:
+                    client.send(f"get {queue}/open\r\n".encode())
+                    line = client.line()
+                    if not line.startswith(b"VALUE "):
+                        if line != b"END\r\n":
+                            found.refused[queue] = line
+                        break
+                    taken.append(client.read(int(line.split()[3])))
+                    assert client.read(7) == b"\r\nEND\r\n"
+                    answer = client.ask(f"confirm {queue} 1\r\n".encode())
+                    assert answer == b"END\r\n", answer
+        assert broker.stop() == 0
+        assert broker.process.stderr is not None
+        found.log = "".join(broker.log) + broker.process.stderr.read().decode()
+    return found
+
+
+def unlike(delivered: dict[str, list[bytes]], stored: dict[str, list[bytes]]) -> tuple[list[str], list[str]]:
+    """What was delivered and never stored there, and what was stored and not delivered; as readable lines."""
+    wrong, lost = [], []
+    for queue, jobs in stored.items():
+        got, put = Counter(delivered.get(queue, [])), Counter(jobs)
+        wrong += [f"{queue}: {job[:40]!r}" for job in (got - put)]
+        lost += [f"{queue}: {job[:40]!r}" for job in (put - got)]
+    return wrong, lost
+
+
+def check(data: Path, *flags: str) -> tuple[int, str]:
+    """`broker check`: its exit code and all that it prints."""
+    done = subprocess.run([*COMMAND, "check", *flags, str(data)], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def execute(data: Path, *statements: str) -> None:
+    """Changes the file behind the broker's back."""
+    with contextlib.closing(sqlite3.connect(data / "broker.sqlite", isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def rows(data: Path, statement: str) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(data / "broker.sqlite", isolation_level=None)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def fill(data: Path, stored: dict[str, list[bytes]], *, end: str = "stop") -> None:
+    """Puts the jobs with a broker, which is then stopped, or killed so that its log holds the last commits."""
+    with BrokerProcess(data, "--fsync", "off") as broker:
+        client = broker.client()
+        for queue, jobs in stored.items():
+            for job in jobs:
+                assert client.put(queue, job) == b"STORED\r\n"
+        if end == "stop":
+            assert broker.stop() == 0
+        else:
+            broker.kill()
+    (data / "broker.reserve").unlink(missing_ok=True)
+
+
+def copy(data: Path, to: Path) -> Path:
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(data, to)
+    return to
+
+
+def numbers(text: str, pattern: str) -> list[int]:
+    return [int(found) for found in re.findall(pattern, text)]

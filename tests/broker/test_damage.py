@@ -1,0 +1,478 @@
+"""Damage of the data directory: what is damaged is never delivered, the rest is, and somebody is told. Real files."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import random
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from gateway.broker.batch import SEQUENCE_BITS, Batch, Item
+from gateway.broker.check import check as examine
+from gateway.broker.check import locked
+from gateway.broker.database import Database
+from gateway.broker.inventory import lowest_id
+from gateway.broker.reader import DatabaseError
+from tests.broker import damaging
+from tests.broker.damaging import check, copy, execute, fill, serve, unlike
+from tests.broker.rig import BrokerProcess
+from tests.broker.steps import Steps
+from tests.broker.test_durability import _Home, _item
+
+FLIPS = int(os.environ.get("KESTREL_GATEWAY_TEST_FLIPS", "40"))
+"""500 is the long form."""
+
+JOBS = {"emails": [b'{"n": %d}' % i for i in range(6)], "other": [b"a", b"b"]}
+SECOND = (1 << SEQUENCE_BITS) + 2
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that a stopped broker has left, with JOBS."""
+    data = tmp_path_factory.mktemp("whole") / "data"
+    fill(data, JOBS)
+    return data
+
+
+ROWS = {
+    "its bytes": f"UPDATE items SET data = CAST('{{\"n\": 9}}' AS BLOB) WHERE id = {SECOND}",
+    "its expiry": f"UPDATE items SET expires_ms = 1 WHERE id = {SECOND}",
+    "its time": f"UPDATE items SET added_ms = added_ms + 1 WHERE id = {SECOND}",
+    "its checksum": f"UPDATE items SET checksum = checksum + 1 WHERE id = {SECOND}",
+    "no checksum": f"UPDATE items SET checksum = NULL WHERE id = {SECOND}",
+    "its type": f"UPDATE items SET data = 7 WHERE id = {SECOND}",
+    "its expiry's type": f"UPDATE items SET expires_ms = 'soon' WHERE id = {SECOND}",
+    "its place": f"UPDATE items SET id = id + 100 WHERE id = {SECOND}",
+    "another job's bytes": (
+        f"UPDATE items SET (data, checksum) = (SELECT data, checksum FROM items WHERE id = {SECOND + 1}) "
+        f"WHERE id = {SECOND}"
+    ),
+    "another queue's row": f"UPDATE items SET id = {(2 << SEQUENCE_BITS) + 9} WHERE id = {SECOND}",
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_a_damaged_row_is_set_aside_and_the_others_flow(whole: Path, tmp_path: Path, what: str) -> None:
+    """Whatever of the row is changed: the log names queue and place, `check` does, and it comes under no queue."""
+    data = copy(whole, tmp_path / "data")
+    execute(data, ROWS[what])
+    found = serve(copy(data, tmp_path / "served"), [*JOBS])
+    assert unlike(found.delivered, JOBS) == ([], [f"emails: {JOBS['emails'][1]!r}"])
+    queue = "other" if what == "another queue's row" else "emails"
+    assert any(f"queue b'{queue}': a job is damaged and is not delivered: place " in line for line in found.errors)
+    code, said = check(data)
+    assert code == 1
+    assert f"\n{queue}: place " in said
+    assert "DAMAGED: 1 jobs or places cannot be delivered" in said
+    # It stays in the file, and is told again.
+    again = serve(tmp_path / "served", [*JOBS])
+    assert not any(again.delivered.values())
+    assert any("is not delivered" in line for line in again.errors)
+
+
+def test_a_row_that_is_gone_is_reported(whole: Path, tmp_path: Path) -> None:
+    """Once its queue was read, the log says how many jobs are missing; the counter is right again afterwards."""
+    data = copy(whole, tmp_path / "data")
+    execute(data, f"DELETE FROM items WHERE id = {SECOND}")
+    code, said = check(data)
+    assert (code, "emails: 1 jobs that were counted cannot be found" in said) == (1, True)
+    found = serve(data, [*JOBS])
+    assert any(
+        "queue b'emails': 1 jobs that it should hold are not in the file: they are lost" in e for e in found.errors
+    )
+    assert check(data)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "counters",
+    ["items = items + 5", "items = items - 3", "items = -1", "bytes = 'x'", "bytes = bytes + 1", "ever = -7"],
+)
+def test_damaged_counters_heal(whole: Path, tmp_path: Path, counters: str) -> None:
+    """They lose no job, and are right again when the queue was read."""
+    data = copy(whole, tmp_path / "data")
+    execute(data, f"UPDATE queues SET {counters} WHERE number = 1")
+    assert check(data)[0] == (0 if "ever" in counters else 1)
+    assert unlike(serve(data, [*JOBS]).delivered, JOBS) == ([], [])
+    assert damaging.rows(data, "SELECT items, bytes FROM queues") == [(0, 0), (0, 0)]
+    assert check(data)[0] == 0
+
+
+DAMAGED_QUEUES = [
+    "name = CAST('emaimls' AS BLOB)",
+    "name = NULL",
+    "name = 3",
+    "checksum = 1",
+    "unchecked = 5",
+    "number = 77",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED_QUEUES)
+def test_a_damaged_queue_is_set_aside(whole: Path, tmp_path: Path, damage: str) -> None:
+    """Its jobs are delivered under no name and are not dropped; the others flow, and its name can be used."""
+    data = copy(whole, tmp_path / "data")
+    execute(data, f"UPDATE queues SET {damage} WHERE number = 1")
+    before = damaging.rows(data, "SELECT * FROM items WHERE id >> 40 = 1")
+    found = serve(copy(data, tmp_path / "served"), [*JOBS, "emaimls"])
+    assert found.delivered == {"emails": [], "other": JOBS["other"], "emaimls": []}
+    assert any("is damaged: its jobs stay aside" in line for line in found.errors)
+    code, said = check(data)
+    assert (code, "of queue number " in said) == (1, True)
+    fill(tmp_path / "served", {"emails": [b"new"]})
+    assert serve(tmp_path / "served", ["emails"]).delivered == {"emails": [b"new"]}
+    assert damaging.rows(tmp_path / "served", "SELECT * FROM items WHERE id >> 40 = 1") == before
+
+
+def test_jobs_without_a_queue_are_reported(whole: Path, tmp_path: Path) -> None:
+    """The row of the queue is gone: the log and `check` say so, and no new queue inherits them."""
+    data = copy(whole, tmp_path / "data")
+    execute(data, "DELETE FROM queues WHERE number = 2")
+    assert "there are jobs of queue number 2, but no such queue" in check(data)[1]
+    found = serve(data, ["third"])
+    assert found.delivered == {"third": []}
+    assert any("there are jobs of queue number 2, but no such queue: they stay aside" in line for line in found.errors)
+    fill(data, {"third": [b"x"]})
+    assert serve(data, ["third"]).delivered == {"third": [b"x"]}
+
+
+def _leaf_in_the_middle(data: Path) -> int:
+    """The number of a page that holds nothing but items."""
+    content = (data / "broker.sqlite").read_bytes()
+    size = int.from_bytes(content[16:18], "big")
+    pages = {number: content[number * size : (number + 1) * size] for number in range(1, len(content) // size)}
+    leaves = [number for number, page in pages.items() if page[0] == 13 and b"-job-" in page]
+    assert len(leaves) > 10
+    return leaves[len(leaves) // 2]
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 4096, bytes(4096)])
+def test_a_page_that_cannot_be_read(tmp_path: Path, damage: bytes) -> None:
+    """Its jobs are lost and reported; those behind it in the queue and the other queues flow, and sets go on."""
+    stored = {"long": [b"%04d-job-" % i + b"x" * 50 for i in range(2000)], "other": [b"a", b"b"]}
+    data = tmp_path / "data"
+    fill(data, stored)
+    page = _leaf_in_the_middle(data)
+    with (data / "broker.sqlite").open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(damage)
+    assert check(data)[0] == 1
+    with BrokerProcess(data, "--fsync", "off") as broker:
+        client = broker.client()
+        for queue in ("long", "other", "third"):
+            assert client.put(queue, b"new") == b"STORED\r\n"
+            stored.setdefault(queue, []).append(b"new")
+        assert client.ask(b"status\r\n") == b"UP\r\n"
+        assert broker.stop() == 0
+    found = serve(data, [*stored])
+    wrong, lost = unlike(found.delivered, stored)
+    assert wrong == []
+    assert 10 < len(lost) < 120
+    assert all(line.startswith("long: ") for line in lost)
+    assert any("queue b'long': a job is damaged and is not delivered: place " in line for line in found.errors)
+    assert found.delivered["long"] == sorted(found.delivered["long"])
+
+
+def test_repair_keeps_what_is_sound(tmp_path: Path) -> None:
+    """A sound file takes the damaged one's place, which is kept; every job that could be delivered still can."""
+    stored = {"long": [b"%04d-job-" % i + b"x" * 50 for i in range(2000)], "other": [b"a", b"b"]}
+    data = tmp_path / "data"
+    fill(data, stored, end="kill")
+    with BrokerProcess(data, "--fsync", "off") as broker:  # folds the log into the file
+        assert broker.stop() == 0
+    with (data / "broker.sqlite").open("r+b") as file:
+        file.seek(_leaf_in_the_middle(data) * 4096)
+        file.write(b"\xff" * 4096)
+    damaged = (data / "broker.sqlite").read_bytes()
+    code, said = check(data, "--repair")
+    assert code == 0, said
+    (kept,) = data.glob("broker.sqlite-damaged-*")
+    assert kept.read_bytes() == damaged
+    assert check(data)[0] == 0
+    found = serve(data, [*stored])
+    wrong, lost = unlike(found.delivered, stored)
+    assert (wrong, found.errors) == ([], [])
+    assert 10 < len(lost) < 120
+    assert f"repaired: {2002 - len(lost):,} jobs are kept" in said
+
+
+def test_check_of_a_directory_in_use(tmp_path: Path) -> None:
+    """It is refused in one line, and the broker goes on; so is a directory that is none, and a file of another kind."""
+    with BrokerProcess(tmp_path / "data") as broker:
+        code, said = check(tmp_path / "data")
+        why = f"{tmp_path}/data: in use by a broker; stop it first"
+        assert (code, said) == (1, f"kestrel-gateway broker check: {why}\n")
+        assert broker.client().put("q", b"x") == b"STORED\r\n"
+    code, said = check(tmp_path / "nothing")
+    assert (code, said.count("\n")) == (1, 1)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "broker.sqlite").write_bytes(b"this is no database, and never was. " * 40)
+    code, said = check(tmp_path / "foreign")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "file is not a database" in said
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_check_changes_nothing(tmp_path: Path, end: str) -> None:
+    """Every file is afterwards as it was, also the log of a killed broker, whose jobs are counted."""
+    data = tmp_path / "data"
+    fill(data, JOBS, end=end)
+    before = {path.name: path.read_bytes() for path in data.iterdir() if path.name != "broker.sqlite-shm"}
+    code, said = check(data)
+    assert code == 0, said
+    assert "sound: 2 queues, 8 jobs" in said
+    assert {path.name: path.read_bytes() for path in data.iterdir() if path.name != "broker.sqlite-shm"} == before
+
+
+def test_an_item_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
+    """A number that SQLite does not take, a place that is taken: the others of its commit are written and counted."""
+    database = Database(tmp_path, fsync=False)
+    home, batch = _Home(), Batch()
+    batch.create(home, 1, b"q")
+    good = [_item(b"q", lowest_id(1) + place, b"good") for place in (1, 2, 4)]
+    wrong = Item(lowest_id(1) + 3, 1, 2**70, b"bad", 0)
+    taken = _item(b"q", lowest_id(1) + 1, b"twice")
+    for item in (*good[:2], wrong, good[2], taken):  # `taken` has the place of the first
+        batch.put(home, item)
+    removal_of_nothing = Item(lowest_id(1) + 9, 1, 0, b"", 0)
+    batch.remove(home, removal_of_nothing)
+    found = database.write(batch)
+    assert (found.puts, found.removals) == (None, None)
+    assert found.refused.keys() == {wrong.id, taken.id}
+    (queue,) = database.inventory().queues
+    assert (queue.items, queue.bytes) == (3, 12)
+    database.close()
+
+
+def test_only_its_sender_hears_of_an_item_that_cannot_be_written(tmp_path: Path) -> None:
+    """The committer settles the batch without trouble, and the queue serves the others."""
+    steps = Steps(tmp_path)
+    steps.queues.put(b"q", b"first", 0)
+    steps.commit_all()
+    place = lowest_id(1) + 3
+    execute(tmp_path, f"INSERT INTO items VALUES ({place}, 1, 0, x'00', 1)")
+    _, ticket, second = steps.queues.put(b"q", b"second", 0)
+    _, same, bad = steps.queues.put(b"q", b"bad", 0)
+    _, _, last = steps.queues.put(b"q", b"last", 0)
+    steps.commit_all()
+    assert ticket is not None
+    assert (same is ticket, ticket.error, set(ticket.refused), bad) == (True, None, {place}, place)
+    assert steps.committer.trouble is None
+    queue = steps.queues.get(b"q")
+    assert [item.id for item in queue.ready] == [lowest_id(1) + 1, second, last]
+    assert (queue.items, queue.pending) == (3, 0)
+    steps.close()
+
+
+# The log
+
+
+def _killed(tmp_path: Path) -> tuple[Path, Path]:
+    data = tmp_path / "data"
+    fill(data, JOBS, end="kill")
+    return data, data / "broker.sqlite-wal"
+
+
+@pytest.mark.parametrize("damage", ["last frame's salt", "last frame's size", "last frame's page", "cut", "removed"])
+def test_the_end_of_a_log_that_is_damaged_is_told(tmp_path: Path, damage: str) -> None:
+    """Also the last commit, and a log that is cut off at the end of a commit, or gone."""
+    data, log = _killed(tmp_path)
+    content = bytearray(log.read_bytes())
+    last = len(content) - 4096 - 24
+    if damage == "removed":
+        log.unlink()
+    elif damage == "cut":
+        log.write_bytes(content[:last])
+    else:
+        at = {"last frame's salt": last + 8, "last frame's size": last + 7, "last frame's page": last + 100}[damage]
+        content[at] = 0 if damage == "last frame's size" else content[at] ^ 0x10
+        log.write_bytes(content)
+    code, said = check(data)
+    assert code == 1
+    found = serve(data, [*JOBS])
+    assert unlike(found.delivered, JOBS)[0] == []
+    assert any("broker.sqlite-wal is damaged: " in line for line in found.errors) or not found.started
+    if found.started:
+        assert "the log is damaged: " in said
+        assert not serve(data, [*JOBS]).errors  # told once
+
+
+def test_a_sound_log_is_not_complained_of(tmp_path: Path) -> None:
+    """Killed again and again, stopped, and started, also across the log's rounds."""
+    data = tmp_path / "data"
+    rounds = 4
+    for number in range(rounds):
+        with BrokerProcess(data, "--fsync", "off") as broker:
+            assert not [line for line in broker.log if " ERROR " in line]
+            client = broker.client()
+            client.send(b"".join(b"set q 0 0 20000\r\n%b\r\n" % (b"x" * 20000) for _ in range(400)))
+            for _ in range(400):
+                assert client.line() == b"STORED\r\n"
+            if number == 2:
+                assert broker.stop() == 0
+            else:
+                broker.kill()
+    code, said = check(data)
+    assert (code, f"sound: 1 queues, {400 * rounds:,} jobs" in said) == (0, True)
+
+
+# Anything
+
+
+def _check(data: Path) -> int:
+    """`broker check` without a process of its own."""
+    try:
+        with locked(data) as path:
+            return 0 if examine(path, lambda *_: None).is_sound else 1
+    except DatabaseError:
+        return 1
+
+
+def _flip(path: Path, chance: random.Random) -> str:
+    content = bytearray(path.read_bytes())
+    at = chance.randrange(len(content))
+    bits = chance.randrange(1, 256)
+    content[at] ^= bits
+    path.write_bytes(content)
+    return f"{path.name} at {at} of {len(content)} ^ {bits:#x}"
+
+
+def test_one_flipped_byte_anywhere(tmp_path: Path) -> None:
+    """At random places of each file, once with and once without a log: no wrong job comes, none is lost unsaid."""
+    stored = {
+        "emails": [b'{"to": "user-%d@example.org"}' % i for i in range(400)],
+        "large": [bytes([i]) * 9000 for i in range(12)],
+        "emails+audit": [],
+        "few": [b"1", b"", b"3"],
+    }
+    fill(tmp_path / "stopped", stored)
+    fill(tmp_path / "killed", stored, end="kill")
+    chance = random.Random(FLIPS)
+    told, lost_jobs, refused = 0, 0, 0
+    for number in range(FLIPS):
+        data = copy(tmp_path / ("stopped", "killed")[number % 2], tmp_path / "damaged")
+        files = [path for path in sorted(data.iterdir()) if path.stat().st_size and not path.name.endswith("-shm")]
+        weights = [path.stat().st_size for path in files]
+        where = _flip(chance.choices(files, weights)[0], chance)
+        code = _check(data)
+        found = serve(data, [*stored])
+        wrong, lost = unlike(found.delivered, stored)
+        assert wrong == [], f"{where}: delivered and never stored: {wrong[:3]}"
+        if not found.started:
+            refused += 1
+            assert "kestrel-gateway broker: " in found.log, where
+            assert "Traceback" not in found.log, where
+            assert code == 1, f"{where}: the broker does not start, and check says nothing"
+            continue
+        assert "Traceback" not in found.log, f"{where}: {found.log}"
+        if lost or found.refused:
+            lost_jobs += len(lost)
+            assert found.errors, f"{where}: {len(lost)} jobs are lost and nobody is told"
+            assert code == 1, f"{where}: {len(lost)} jobs are lost and check finds nothing"
+        told += bool(found.errors)
+    print(f"{FLIPS} flips: {told} were told in the log, {refused} refused at the start, {lost_jobs} jobs lost in all")
+
+
+# Formats
+
+
+FORMAT_1 = Path(__file__).with_name("format-1.sqlite.gz")
+
+
+def _format_1(data: Path) -> Path:
+    """A directory as the broker left it before rows had checksums. 18, 3, 1, 1 and 1 jobs."""
+    data.mkdir()
+    (data / "broker.sqlite").write_bytes(gzip.decompress(FORMAT_1.read_bytes()))
+    return data
+
+
+def test_format_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Every job is there, in order; then each has a checksum, and damage is found; settings are kept."""
+    data = _format_1(tmp_path / "data")
+    assert "format 1" in check(data)[1]
+    with BrokerProcess(data, "--fsync", "off") as broker:
+        assert any("brought from format 1 to 2" in line for line in broker.log)
+        assert broker.client().ask(b"status\r\n") == b"WRITEAVOID\r\n"
+        for queue in ("emails", "emails+audit", "big", "empty", "ttl"):
+            broker.wait_for_log("every job of queue b'.*' has a checksum now")
+            assert int(broker.client().stats()[f"queue_{queue}_items"]) > 0
+        assert broker.stop() == 0
+    code, said = check(data)
+    assert (code, "sound: 5 queues, 24 jobs" in said) == (0, True)
+    assert damaging.rows(data, "SELECT count(*) FROM items WHERE checksum ISNULL") == [(0,)]
+    assert damaging.rows(data, "SELECT max(unchecked) FROM queues") == [(0,)]
+    execute(data, f"UPDATE items SET data = x'00' WHERE id = {(1 << SEQUENCE_BITS) + 8}")
+    found = serve(data, ["emails", "big", "empty"])
+    wanted = [b'{"n": %d}' % i for i in range(5, 20) if i != 7] + [b"late %d" % i for i in range(3)]
+    assert found.delivered == {"emails": wanted, "big": [bytes(range(256)) * 40], "empty": [b""]}
+    assert sum("is not delivered" in line for line in found.errors) == 1
+
+
+def test_a_new_file_is_like_one_that_was_brought_up_to_date(whole: Path, tmp_path: Path) -> None:
+    """There is one layout of format 2."""
+    old = _format_1(tmp_path / "data")
+    serve(old, [])
+    layout = "SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY name"
+    assert damaging.rows(old, layout) == damaging.rows(whole, layout)
+
+
+def test_killed_while_it_is_brought_up_to_date(tmp_path: Path) -> None:
+    """At random moments, again and again: no job is lost or changed, and in the end each has a checksum."""
+    data, count = _format_1(tmp_path / "data"), 30_000
+    with contextlib.closing(sqlite3.connect(data / "broker.sqlite", isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.execute("INSERT INTO queues VALUES (20, CAST('many' AS BLOB), ?, ?, ?)", (count, count * 100, count))
+        rows = (((20 << SEQUENCE_BITS) + 1 + place, 1, b"%0100d" % place) for place in range(count))
+        connection.executemany("INSERT INTO items VALUES (?, ?, 0, ?)", rows)
+        connection.execute("COMMIT")
+    chance = random.Random(1)
+    halves = []
+    for _ in range(8):
+        with subprocess.Popen(
+            [*damaging.COMMAND, "--listen", "127.0.0.1:0", "--data", str(data)], stderr=subprocess.PIPE
+        ) as broker:
+            assert broker.stderr is not None
+            for line in broker.stderr:  # from its first sign of life on
+                if b"format 1 to 2" in line or b"queues in" in line:
+                    break
+            time.sleep(chance.uniform(0, 0.06))
+            broker.kill()
+        left = damaging.rows(data, "SELECT count(*) FROM items WHERE checksum ISNULL")
+        halves.append(left)
+        # What is read above folds the log into the file, as a clean end would.
+        (data / "broker.sqlite-mark").unlink(missing_ok=True)
+    with BrokerProcess(data) as broker:
+        deadline_s = time.monotonic() + 30
+        client = broker.client()
+        while not any("queue b'many' has a checksum" in line for line in broker.log) and time.monotonic() < deadline_s:
+            if halves[-1] == [(0,)]:
+                break
+            broker.wait_for_log("has a checksum now")
+        client.send(b"get many/open\r\nget many/open\r\n")
+        assert [client.value(), client.value()] == [b"%0100d" % 0, b"%0100d" % 1]
+        assert broker.stop() == 0
+    code, said = check(data)
+    assert (code, f"sound: 6 queues, {24 + count:,} jobs" in said) == (0, True), said
+    assert damaging.rows(data, "SELECT count(*) FROM items WHERE checksum ISNULL") == [(0,)]
+
+
+NEWER = "has format 3, and this version of kestrel-gateway knows formats up to 2: use the version that wrote it"
+
+
+@pytest.mark.parametrize(("version", "why"), [(3, NEWER), (0, "is damaged")])
+def test_another_format_is_refused(whole: Path, tmp_path: Path, version: int, why: str) -> None:
+    """A newer one in one line that says what to use; nothing of it is changed."""
+    data = copy(whole, tmp_path / "data")
+    execute(data, f"PRAGMA user_version = {version}")
+    before = (data / "broker.sqlite").read_bytes()
+    found = serve(data, [])
+    assert not found.started
+    assert f"kestrel-gateway broker: {data}/broker.sqlite: {why}" in found.log
+    assert (data / "broker.sqlite").read_bytes() == before
+    code, said = check(data)
+    assert (code, why in said, said.count("\n")) == (1, True, 1)
