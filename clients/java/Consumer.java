@@ -65,7 +65,7 @@ final class Consumer {
 
     private static void extend(String lease) {
         try {
-            Gateway.once(Gateway.post(lease + "/extend", "{\"lease\": " + LEASE_S + "}").build());
+            Gateway.once(Gateway.post(lease + "/extend", "{\"lease_seconds\": " + LEASE_S + "}").build());
         } catch (Gateway.Failed | InterruptedException e) {
             System.err.println("not extended: " + e.getMessage());
         }
@@ -114,7 +114,7 @@ final class Consumer {
             Runtime.getRuntime().halt(exitCode); // otherwise 143
         }));
         // format=raw: the job's own bytes in the body, everything else in headers. No JSON to take apart.
-        String next = "/queues/" + QUEUE + "/next?format=raw&timeout=" + Gateway.WAIT_S + "&lease=" + LEASE_S;
+        String next = "/queues/" + QUEUE + "/next?format=raw&timeout=" + Gateway.WAIT_S + "&lease_seconds=" + LEASE_S;
         try {
             while (!stopping) {
                 var job = Gateway.call(Gateway.request(next).GET().build(), Gateway.FOR_EVER);

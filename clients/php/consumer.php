@@ -44,7 +44,7 @@ function handle(array $job): void
         }
         $extended = time();
         try {
-            once('POST', "$lease/extend", json_encode(['lease' => LEASE_S]));
+            once('POST', "$lease/extend", json_encode(['lease_seconds' => LEASE_S]));
         } catch (Failed $failed) {
             fprintf(STDERR, "not extended: %s\n", $failed->getMessage());
         }
@@ -80,7 +80,7 @@ foreach ([SIGTERM, SIGINT] as $signal) {
 }
 try {
     while (!$stopping) {
-        $path = sprintf('/queues/%s/next?timeout=%d&lease=%d', QUEUE, WAIT_S, LEASE_S);
+        $path = sprintf('/queues/%s/next?timeout=%d&lease_seconds=%d', QUEUE, WAIT_S, LEASE_S);
         $job = call('GET', $path, stop: function () use (&$stopping): bool {
             return $stopping;
         });

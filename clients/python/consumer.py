@@ -60,7 +60,7 @@ def extended(lease: str):
     def extend() -> None:
         while not done.wait(LEASE_S / 3):
             try:
-                gateway.once("POST", f"{lease}/extend", json={"lease": LEASE_S})
+                gateway.once("POST", f"{lease}/extend", json={"lease_seconds": LEASE_S})
             except gateway.Failed as failed:
                 log(f"not extended: {failed}")
 
@@ -92,7 +92,7 @@ signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 try:
     while not stopping:
-        job = gateway.call("GET", f"/queues/{QUEUE}/next?timeout={gateway.WAIT_S}&lease={LEASE_S}")
+        job = gateway.call("GET", f"/queues/{QUEUE}/next?timeout={gateway.WAIT_S}&lease_seconds={LEASE_S}")
         if job is not None:
             busy = True
             handle(job)

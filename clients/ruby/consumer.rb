@@ -46,7 +46,7 @@ def extended(lease)
   extending = Thread.new do
     loop do
       sleep LEASE_S / 3.0
-      Gateway.once(Gateway.post("#{lease}/extend", JSON.generate(lease: LEASE_S)))
+      Gateway.once(Gateway.post("#{lease}/extend", JSON.generate(lease_seconds: LEASE_S)))
     rescue Gateway::Failed => failed
       warn "not extended: #{failed.message}"
     end
@@ -67,7 +67,7 @@ end
 begin
   $stdout.sync = true
   until stopping
-    job = Gateway.call(Gateway.get("/queues/#{QUEUE}/next?timeout=#{Gateway::WAIT_S}&lease=#{LEASE_S}"))
+    job = Gateway.call(Gateway.get("/queues/#{QUEUE}/next?timeout=#{Gateway::WAIT_S}&lease_seconds=#{LEASE_S}"))
     next unless job
 
     busy = true

@@ -51,7 +51,7 @@ async function handle(job: Job): Promise<void> {
 
 async function extend(lease: string): Promise<void> {
   try {
-    await once("POST", `${lease}/extend`, { json: JSON.stringify({ lease: LEASE_S }) });
+    await once("POST", `${lease}/extend`, { json: JSON.stringify({ lease_seconds: LEASE_S }) });
   } catch (failed) {
     console.error(`not extended: ${failed}`);
   }
@@ -78,7 +78,7 @@ for (const signal of ["SIGTERM", "SIGINT"]) {
 try {
   while (!stopping) {
     poll = new AbortController();
-    const path = `/queues/${queue}/next?timeout=${WAIT_S}&lease=${LEASE_S}`;
+    const path = `/queues/${queue}/next?timeout=${WAIT_S}&lease_seconds=${LEASE_S}`;
     const job = await call<Job>("GET", path, { signal: poll.signal });
     if (job) await handle(job);
   }

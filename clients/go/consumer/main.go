@@ -72,7 +72,7 @@ func handle(job Job) {
 
 // extend extends the lease, again and again, until done is closed.
 func extend(path string, done <-chan struct{}) {
-	request := gateway.Request{Method: "POST", Path: path, Body: fmt.Appendf(nil, `{"lease": %d}`, lease)}
+	request := gateway.Request{Method: "POST", Path: path, Body: fmt.Appendf(nil, `{"lease_seconds": %d}`, lease)}
 	for {
 		select {
 		case <-done:
@@ -101,7 +101,7 @@ func settle(path string, body map[string]any) {
 func main() {
 	// The poll ends with this context; the gateway sees the connection close and gives it no job.
 	running, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	path := fmt.Sprintf("/queues/%s/next?timeout=%.0f&lease=%d", queue, gateway.Wait.Seconds(), lease)
+	path := fmt.Sprintf("/queues/%s/next?timeout=%.0f&lease_seconds=%d", queue, gateway.Wait.Seconds(), lease)
 	for running.Err() == nil {
 		var job Job
 		status, err := gateway.Call(running, gateway.Request{Method: "GET", Path: path}, &job)
