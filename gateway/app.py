@@ -27,6 +27,7 @@ from gateway.api.cors import Cors
 from gateway.api.edge import Edge
 from gateway.api.guard import Guard
 from gateway.api.idempotency import Once
+from gateway.api.info import Info
 from gateway.api.jobs import Jobs
 from gateway.api.leases import Leases
 from gateway.api.meter import Meter
@@ -165,6 +166,7 @@ class Gateway:
             backends=Backends(self._kestrel),
             metrics=Metrics(self._desk.figures, settings.workers),
             webhook=Webhook(settings.webhook_origins),
+            info=Info(settings, self._kestrel),
         )
         self._router.lifespan_context = self._lifespan
         self._changed = asyncio.Event()

@@ -10,6 +10,7 @@ from gateway.api.backends import Backends
 from gateway.api.budget import Budget
 from gateway.api.exchange import Handler, Operation, Resource
 from gateway.api.hints import Paths
+from gateway.api.info import Info
 from gateway.api.jobs import Jobs
 from gateway.api.leases import Leases
 from gateway.api.metrics import Metrics
@@ -34,6 +35,7 @@ def router(
     backends: Backends,
     metrics: Metrics,
     webhook: Webhook,
+    info: Info,
 ) -> Router:
     """Every path of the contract, and NotFound for the others."""
 
@@ -75,7 +77,7 @@ def router(
             Route("/metrics", Resource(get=run("metrics", metrics.scrape))),
             Route("/livez", Resource(get=run("livez", service.livez), options=run("livez", service.probe_live))),
             Route("/readyz", Resource(get=run("readyz", service.readyz), options=run("readyz", service.probe_ready))),
-            Route("/", Resource(options=run("readyz", service.probe_ready))),
+            Route("/", Resource(get=run("getInfo", info.show), options=run("readyz", service.probe_ready))),
             Route("/problems/{code}", Resource(get=run("explainProblem", service.explain_problem))),
             Route("/openapi.yaml", Resource(get=run("contractYaml", service.contract_yaml))),
             Route("/openapi.json", Resource(get=run("contractJson", service.contract_json))),

@@ -1,0 +1,90 @@
+"""`GET /`: the version, the limits and what the servers lack, for anyone; and what a problem's code means."""
+
+import asyncio
+
+import pytest
+import yaml
+
+import gateway as package
+from gateway.errors import error_classes
+from tests.api.keyring import Keyring
+from tests.kestrel.standin import StandIn, darner
+from tests.running import running
+
+
+def limit(http, name):
+    return http.get("/").json()["limits"][name]
+
+
+def test_the_limits_are_those_that_hold(tmp_path):
+    """Each limit is what a request meets: at it the request passes, above it the request fails."""
+    flags = ("--max-timeout", "0.5", "--default-timeout", "0.1", "--max-lease", "90", "--default-lease", "30")
+    flags += ("--max-job-bytes", "10", "--max-batch-jobs", "2", "--max-batch-bytes", "30")
+    with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
+        info = http.get("/").json()
+        assert (info["name"], info["version"]) == ("kestrel-gateway", package.__version__)
+        document = yaml.safe_load(http.get(info["contract"]).text)
+        assert info["limits"].keys() == document["components"]["schemas"]["Limits"]["properties"].keys()
+        for query, name in (("timeout", "max_timeout_seconds"), ("timeout=0&lease_seconds", "max_lease_seconds")):
+            assert http.get(f"/queues/q/next?{query}={limit(http, name)}").status_code == 204
+            assert http.get(f"/queues/q/next?{query}={limit(http, name) + 1}").status_code == 400
+        size, jobs = limit(http, "max_job_bytes"), limit(http, "max_batch_jobs")
+        assert http.post("/queues/q/jobs", content=b"x" * size).status_code == 201
+        assert http.post("/queues/q/jobs", content=b"x" * (size + 1)).status_code == 413
+        lines = {"content-type": "application/x-ndjson"}
+        assert http.post("/queues/q/jobs", content=b"1\n" * jobs, headers=lines).status_code == 201
+        assert http.post("/queues/q/jobs", content=b"1\n" * (jobs + 1), headers=lines).status_code == 413
+        whole = limit(http, "max_batch_bytes")
+        assert http.post("/queues/q/jobs", content=b"1".ljust(whole), headers=lines).status_code == 201
+        assert http.post("/queues/q/jobs", content=b"1".ljust(whole + 1), headers=lines).status_code == 413
+        parameters = document["components"]["parameters"]
+        assert limit(http, "default_timeout_seconds") == parameters["Timeout"]["schema"]["default"] == 0.1
+        assert limit(http, "default_lease_seconds") == parameters["LeaseSeconds"]["schema"]["default"] == 30
+        assert limit(http, "idempotency_window_seconds") == 86400
+
+
+def test_it_needs_no_key_and_names_no_server(tmp_path):
+    """Whoever may not list the servers learns nothing of them but what is missing."""
+    keyring = Keyring(tmp_path / "keys.toml")
+    keyring.add("web")
+    with running(tmp_path / "data", "--keys", str(keyring.path)) as gateway, gateway.client() as http:
+        answer = http.get("/", headers={"accept": "text/html,*/*;q=0.8"})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        assert answer.json()["missing"] == []
+        assert ".sock" not in answer.text
+        assert http.get("/?x=1").status_code == 400
+
+
+def test_it_says_what_the_servers_lack(tmp_path):
+    """Here a Darner, which lacks much that Kestrel has; its address is not among what is said."""
+
+    async def main():
+        async with StandIn(darner()) as server:
+
+            def ask():
+                with running(tmp_path / "data", "--kestrel", server.address) as gateway, gateway.client() as http:
+                    return http.get("/").text, http.get("/backends").json()["backends"][0]["missing"]
+
+            said, missing = await asyncio.to_thread(ask)
+            assert '"missing":["confirm",' in said
+            assert f'"missing":{str(missing).replace(chr(39), chr(34)).replace(" ", "")}' in said
+            assert server.address not in said
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("code", sorted({each.code for each in error_classes().values()} - {"lease-gone"}))
+def test_each_problem_code_is_explained(http, code):
+    """With its statuses and whether a repeat may help, as the errors themselves say."""
+    explained = http.get(f"/problems/{code}").json()
+    expected = {(each.status, each.retryable) for each in error_classes().values() if each.code == code}
+    assert {(each["status"], each["retryable"]) for each in explained["answers"]} == expected
+    assert explained["code"] == code
+    assert explained["meaning"].endswith(".")
+
+
+def test_no_other_code_is_explained(http):
+    """What is no code is a 404 that says where they are."""
+    answer = http.get("/problems/nosuch")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+    assert "/openapi.yaml" in answer.json()["detail"]
