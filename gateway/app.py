@@ -172,7 +172,7 @@ class Gateway:
         self._changed = asyncio.Event()
         self._registry.on_end(lambda _: self._changed.set())
         inner = Reception(self._router, self._replicas, budget, self._desk.receive) if self._replicas else self._router
-        self._edge = Edge(inner, Guard(settings), self._changed.set, root_path=settings.root_path)
+        self._edge = Edge(inner, Guard(settings), self._changed.set, gate=budget.gate, root_path=settings.root_path)
         self._meter = Meter(
             context.index,
             kestrel=self._kestrel,

@@ -29,6 +29,7 @@ RANKS: dict[str, int] = {
     "turns": 0,
     "shares": 0,
     "wal": 0,
+    "fairqueue": 0,
     "broker": 0,
 }
 # Interfaces that their owner states and others implement or carry.

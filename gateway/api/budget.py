@@ -1,4 +1,4 @@
-"""What requests under way hold of what all of them share: connections, and memory for bodies and answers.
+"""What requests under way hold of what all of them share: the loop's turns, connections, and memory.
 
 1. A request of a tenant holds one connection, from its admission to its end.
 2. A body's bytes are held before they are read, by its Content-Length, and until the request ends. So are those of a
@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from gateway.api.gate import Gate
 from gateway.errors import TooManyBytes, TooManyConnections
 from gateway.shares import Shares
 
@@ -21,6 +22,7 @@ class Budget:
     def __init__(self, buffers: Shares, connections: Shares) -> None:
         self.bytes = buffers
         self.connections = connections
+        self.gate = Gate()
 
     def admit(self, tenant: str) -> Held:
         """A request of the tenant begins. Raises TooManyConnections."""

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.caller import Caller
 from gateway.api.exchange import ClientDisconnected, problem_answer, respond
+from gateway.api.gate import Gate
 from gateway.api.guard import Guard
 from gateway.api.meter import Traffic
 from gateway.errors import GatewayError, Internal
@@ -26,11 +27,15 @@ _QUIET = frozenset({"livez", "readyz"})
 class Edge:
     """Wraps the router. on_idle: called whenever no request is under way any more.
 
-    root_path: below which a proxy publishes the gateway. The proxy may pass it on or remove it; here it is removed.
+    gate: where answers to unknown callers wait for their turn. root_path: below which a proxy publishes the gateway;
+    the proxy may pass it on or remove it; here it is removed.
     """
 
-    def __init__(self, app: ASGIApp, guard: Guard, on_idle: Callable[[], None], *, root_path: str = "") -> None:
+    def __init__(
+        self, app: ASGIApp, guard: Guard, on_idle: Callable[[], None], *, gate: Gate | None = None, root_path: str = ""
+    ) -> None:
         self._app = app
+        self._gate = gate or Gate()
         self._root_path = root_path
         self._guard = guard
         self._on_idle = on_idle
@@ -64,6 +69,8 @@ class Edge:
             code = "client-gone"
         except GatewayError as exc:
             code = exc.code
+            if "caller" not in scope:
+                await self._gate.enter("")
             await respond(send_with_id, problem_answer(exc, request_id, scope.get("caller")))
         except Exception:
             log.exception("request %s failed", request_id)

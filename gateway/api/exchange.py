@@ -147,6 +147,7 @@ class Operation:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = scope["caller"] = self._admission.admit(scope["headers"], self.spec.scope)
+        await self._budget.gate.enter(caller.tenant)
         held = self._budget.admit(caller.tenant) if self.spec.scope is not None else Held(self._budget, caller.tenant)
         try:
             await self._run(scope, receive, send, caller, held)

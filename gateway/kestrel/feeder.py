@@ -303,7 +303,7 @@ class Feeder:
             connection = self.server.checkout()
             if connection is None:
                 for _ in range(count):
-                    future = self.server.want()
+                    future = self.server.want(self._line.tenant)
                     self._wanted.add(future)
                     future.add_done_callback(self._granted)
                 return

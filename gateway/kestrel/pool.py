@@ -3,7 +3,8 @@
 Owns which connection is handed to whom. Does not know commands, addresses or leases.
 
 1. The connection used last is lent first, so that the surplus stays idle.
-2. At most CONNECTS_IN_FLIGHT connections are being opened; callers that want one share them, in order of arrival.
+2. At most CONNECTS_IN_FLIGHT connections are being opened; callers that want one share them: tenants in turns, each
+   tenant's in order of arrival.
 3. A small reserve stays ready, so that an item that pins a connection does not make the next caller wait. It is
    kept beside the `size` idle connections: else it would be closed and opened again under load.
 """
@@ -11,10 +12,10 @@ Owns which connection is handed to whom. Does not know commands, addresses or le
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 from gateway.errors import BackendUnavailable
+from gateway.fairqueue import FairQueue
 from gateway.kestrel.connection import Connection, State
 
 CONNECTS_IN_FLIGHT = 32
@@ -31,7 +32,7 @@ class Pool:
         self._size = size
         self._connect = connect
         self._idle: dict[Connection, None] = {}
-        self._wanted: deque[asyncio.Future[Connection]] = deque()
+        self._wanted: FairQueue[asyncio.Future[Connection]] = FairQueue()
         self._opening: set[asyncio.Task[None]] = set()
         self._suspended = False
 
@@ -58,13 +59,13 @@ class Pool:
         """Whether that very connection was idle; it is the caller's then, or gone."""
         return self._idle.pop(connection, connection) is None
 
-    def want(self) -> asyncio.Future[Connection]:
-        """A future of a connection. Whoever gets it owns it; a cancelled future gets none.
+    def want(self, tenant: str = "") -> asyncio.Future[Connection]:
+        """A future of a connection, for the tenant's turn. Whoever gets it owns it; a cancelled future gets none.
 
         Its exception: BackendUnavailable when connections cannot be opened. The connection may have closed since.
         """
         future: asyncio.Future[Connection] = self._loop.create_future()
-        self._wanted.append(future)
+        self._wanted.put(tenant, future)
         self._open_more()
         return future
 
@@ -74,7 +75,7 @@ class Pool:
             connection.close()
             return
         while self._wanted:
-            future = self._wanted.popleft()
+            future = self._wanted.get()
             if not future.done():
                 future.set_result(connection)
                 return
@@ -99,8 +100,9 @@ class Pool:
 
     def fail(self, error: BackendUnavailable) -> None:
         """Tells all who want a connection that there is none."""
-        wanted, self._wanted = self._wanted, deque()
-        for future in wanted:
+        wanted, self._wanted = self._wanted, FairQueue()
+        while wanted:
+            future = wanted.get()
             if not future.done():
                 future.set_exception(_copy(error))
 
@@ -137,7 +139,7 @@ class Pool:
 
     def _refuse_one(self, error: BackendUnavailable) -> None:
         while self._wanted:
-            future = self._wanted.popleft()
+            future = self._wanted.get()
             if not future.done():
                 future.set_exception(_copy(error))
                 return

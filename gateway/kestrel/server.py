@@ -244,13 +244,13 @@ class Server:
         """An idle connection at hand, now the caller's, or None."""
         return self._pool.checkout() if self.answers else None
 
-    def want(self) -> asyncio.Future[Connection]:
+    def want(self, tenant: str = "") -> asyncio.Future[Connection]:
         """A future of a connection; see Pool.want. Refused at once when the server was just tried in vain."""
         if not self.answers and not self._try_now():
             future: asyncio.Future[Connection] = self._loop.create_future()
             future.set_exception(self.error)
             return future
-        return self._pool.want()
+        return self._pool.want(tenant)
 
     async def acquire(self) -> Connection:
         """An idle connection, now the caller's.

@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Sequence
 
 from gateway.errors import BackendUnavailable
+from gateway.fairqueue import FairQueue
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.line import STEP_S, Line
 from gateway.kestrel.server import Server
@@ -33,7 +34,7 @@ class Lines:
         self._lines: dict[str, Line] = {}
         self._unused: dict[Line, float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._starving: dict[str, dict[Line, None]] = {}  # by tenant
+        self._starving: FairQueue[Line] = FairQueue()
         self._unoffered = 0
         self._offer_timer: asyncio.TimerHandle | None = None
         self._over: BackendUnavailable | None = None
@@ -80,7 +81,7 @@ class Lines:
 
     def room(self) -> None:
         """A server that was full is not any more: each line that waits for room is offered it once."""
-        self._unoffered = sum(map(len, self._starving.values()))
+        self._unoffered = len(self._starving)
         if self._offer_timer is None:
             self._offer()
 
@@ -93,34 +94,21 @@ class Lines:
         for line in self._unused:
             del self._lines[line.key]
         self._unused.clear()
-        self._starving.clear()
+        self._starving = FairQueue()
         for line in list(self._lines.values()):
             line.close(error)
 
     def _starve(self, line: Line) -> None:
-        self._starving.setdefault(line.tenant, {})[line] = None
+        self._starving.put(line.tenant, line)
 
     def _offer(self) -> None:
         self._offer_timer = None
+        self._unoffered = min(self._unoffered, len(self._starving))
         for _ in range(min(OFFERS, self._unoffered)):
-            tenant, lines = next(iter(self._starving.items()), ("", {}))
-            line = next(iter(lines), None)
-            if line is None:
-                self._unoffered = 0
-                return
-            self._fed(line)
-            if lines:
-                self._starving[tenant] = self._starving.pop(tenant)  # behind the other tenants
             self._unoffered -= 1
-            line.spread()  # behind the tenant's others, where it still starves
+            self._starving.get().spread()  # behind the tenant's others, where it still starves
         if self._unoffered:
             self._offer_timer = asyncio.get_running_loop().call_later(STEP_S, self._offer)
-
-    def _fed(self, line: Line) -> None:
-        lines = self._starving.get(line.tenant, {})
-        lines.pop(line, None)
-        if not lines:
-            self._starving.pop(line.tenant, None)
 
     def _forget(self, line: Line) -> None:
         """Nobody needs the line."""
@@ -139,4 +127,4 @@ class Lines:
                 self._timer = loop.call_later(KEPT_S, self._sweep, loop)
                 break
             del self._unused[line], self._lines[line.key]
-            self._fed(line)
+            self._starving.remove(line.tenant, line)

@@ -23,6 +23,7 @@ import time
 from typing import Any, Protocol, cast
 
 from gateway import logs
+from gateway.process.allocator import return_large_blocks
 from gateway.process.channel import ChildChannel, Message, ignore_group_signals
 from gateway.process.order import WorkerOrder
 from gateway.shares import Shares
@@ -51,6 +52,7 @@ class Application(Protocol):
 def main() -> int:
     """Runs one worker; returns its exit code: 0 ended as told, 1 could not start."""
     ignore_group_signals()
+    return_large_blocks()
     parser = argparse.ArgumentParser(prog="gateway.process.worker")
     parser.add_argument("--channel-fd", type=int, required=True)
     channel = ChildChannel(parser.parse_args().channel_fd)

@@ -1,0 +1,54 @@
+"""A queue in which tenants take turns: whoever has put in how much, the next tenant's first comes next. Pure.
+
+Source: Nagle, "On packet switches with infinite storage" (RFC 970).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T", bound=Hashable)
+
+
+class FairQueue(Generic[T]):
+    """First in, first out for each tenant, and the tenants in turns. An item is in it once."""
+
+    __slots__ = ("_by_tenant", "_count")
+
+    def __init__(self) -> None:
+        self._by_tenant: OrderedDict[str, OrderedDict[T, None]] = OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, tenant: str, item: T) -> None:
+        """Adds the item behind the tenant's others; one that is in it stays where it is."""
+        queue = self._by_tenant.get(tenant)
+        if queue is None:
+            queue = self._by_tenant[tenant] = OrderedDict()
+        if item not in queue:
+            queue[item] = None
+            self._count += 1
+
+    def remove(self, tenant: str, item: T) -> None:
+        """The item is in it no more."""
+        queue = self._by_tenant.get(tenant)
+        if queue is not None and item in queue:
+            del queue[item]
+            self._count -= 1
+            if not queue:
+                del self._by_tenant[tenant]
+
+    def get(self) -> T:
+        """Removes the first item of the tenant whose turn it is. Raises IndexError where there is none."""
+        if not self._by_tenant:
+            raise IndexError("the queue is empty")
+        tenant, queue = self._by_tenant.popitem(last=False)
+        item, _ = queue.popitem(last=False)
+        self._count -= 1
+        if queue:
+            self._by_tenant[tenant] = queue
+        return item
