@@ -40,6 +40,7 @@ from gateway.api.specification import Specification, longest_lease
 from gateway.api.webhook import Webhook
 from gateway.clustersecret import secrets_of
 from gateway.contract.names import Namespace
+from gateway.delivery import ledger_file
 from gateway.delivery.catalog import Catalog
 from gateway.delivery.idempotency import Idempotency
 from gateway.delivery.ledger import Ledger
@@ -309,7 +310,7 @@ def _trust(settings: Settings) -> ssl.SSLContext:
 def _idempotency(settings: Settings, context: WorkerContext) -> Idempotency:
     """What this worker shares with the others of the data directory."""
     ledger = Ledger(
-        settings.data / "idempotency.db",
+        settings.data / ledger_file.NAME,
         context.boot_id,
         lambda boot_id: lives(context.run_dir, boot_id),
         window_s=settings.idempotency_window_s,

@@ -72,6 +72,13 @@ class Mark:
         os.close(self._mark)
 
 
+def forget(database: Path) -> None:
+    """Empties the mark where the log is gone: its last user has folded it into the database. Raises OSError."""
+    log, mark = database.with_name(f"{database.name}-wal"), _mark_path(database)
+    if not log.exists() and mark.exists():
+        os.truncate(mark, 0)
+
+
 def marked(database: Path) -> Position | None:
     """Where the log was after the last commit; None where no mark was left, or it is damaged. Raises OSError."""
     try:

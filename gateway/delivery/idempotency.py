@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.delivery.ledger import Entry, Ledger, Place, Reply
+from gateway.delivery.ledger import DamagedEntryError, Entry, Ledger, Place, Reply
+from gateway.delivery.ledger_file import UnknownFormatError
 from gateway.errors import (
     GatewayError,
     IdempotencyInFlight,
@@ -88,7 +89,13 @@ class Idempotency:
         while True:
             try:
                 entry = await self._ledger.claim(place, fingerprint, self._hold_s + SLACK_S)
-            except sqlite3.Error as exc:
+            except DamagedEntryError as exc:
+                log.error("the entry of an idempotency key is damaged (queue %r, key %r)", place[1], place[2])  # noqa: TRY400
+                raise OutcomeUnknown(
+                    "what is kept of this Idempotency-Key is damaged; whether its request was stored is not known any "
+                    "more; use another key to store it"
+                ) from exc
+            except (sqlite3.Error, UnknownFormatError) as exc:
                 log.exception("the file of idempotency keys cannot be used")
                 raise Unavailable("idempotency keys cannot be kept at the moment; nothing was stored") from exc
             if entry.fingerprint != fingerprint:

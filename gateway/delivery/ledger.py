@@ -24,6 +24,9 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from gateway import wal
+from gateway.delivery.ledger_file import SET_CHECKSUM, checksum, opened
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -35,27 +38,9 @@ SEED_BYTES: Final = 16
 SWEEP_EVERY_S: Final = 30.0
 SWEEP_EVERY_CLAIMS: Final = 1000
 SWEEP_ROWS: Final = 2000
-# The other workers' transactions are short; a longer wait means that something holds the file.
-BUSY_S: Final = 5.0
 
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS entries (
-    number INTEGER PRIMARY KEY,
-    tenant TEXT NOT NULL,
-    queue TEXT NOT NULL,
-    key TEXT NOT NULL,
-    state INTEGER NOT NULL,
-    fingerprint BLOB NOT NULL,
-    seed BLOB NOT NULL,
-    owner TEXT NOT NULL,
-    claimed_s REAL NOT NULL,
-    held_until_s REAL NOT NULL,
-    status INTEGER,
-    body BLOB,
-    UNIQUE (tenant, queue, key)
-) STRICT;
-CREATE INDEX IF NOT EXISTS by_time ON entries (claimed_s);
-"""
+
+_PLACE: Final = "tenant = ? AND queue = ? AND key = ?"
 
 
 class State(IntEnum):
@@ -95,12 +80,17 @@ class Entry:
     reply: Reply | None = None
 
 
+class DamagedEntryError(Exception):
+    """What an entry says cannot be believed: whether its request was stored is not known any more."""
+
+
 class Ledger:
     """The file as one worker uses it. Nothing is opened before the first claim.
 
     owner: this worker's boot id. alive: whether the worker of a boot id lives; called in the ledger's thread.
     window_s, limit: how long and how many entries are kept. synced: whether a commit waits for the disk.
-    Every method raises sqlite3.Error where the file cannot be used; what it asked for has not happened then.
+    Every method raises sqlite3.Error or UnknownFormatError where the file cannot be used, and DamagedEntryError where
+    the entry cannot; what it asked for has not happened then.
     """
 
     def __init__(
@@ -114,6 +104,7 @@ class Ledger:
         self._synced = synced
         self._thread: ThreadPoolExecutor | None = None
         self._file: sqlite3.Connection | None = None
+        self._mark: wal.Mark | None = None
         self._lock = threading.Lock()
         self._pending: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
         self._claims = 0
@@ -150,10 +141,12 @@ class Ledger:
     def _claim(self, file: sqlite3.Connection, place: Place, fingerprint: bytes, hold_s: float) -> Entry:
         now_s = time.time()
         row = file.execute(
-            "SELECT state, fingerprint, seed, owner, claimed_s, held_until_s, status, body FROM entries "
+            "SELECT state, fingerprint, seed, owner, claimed_s, held_until_s, status, body, checksum FROM entries "
             "WHERE tenant = ? AND queue = ? AND key = ?",
             place,
         ).fetchone()
+        if row is not None and row[8] != checksum(*place, *row[:8]):
+            raise DamagedEntryError("the entry of this Idempotency-Key is damaged")
         if row is not None and max(row[4] + self._window_s, row[5]) <= now_s:
             file.execute("DELETE FROM entries WHERE tenant = ? AND queue = ? AND key = ?", place)
             row = None
@@ -165,8 +158,9 @@ class Ledger:
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*place, State.CLAIMED, fingerprint, seed, self._owner, now_s, now_s + hold_s),
             )
+            file.execute(SET_CHECKSUM + _PLACE, place)
             return Entry(seed, fingerprint, mine=True, fresh=True)
-        state, known, seed, owner, _, held_until_s, status, body = row
+        state, known, seed, owner, _, held_until_s, status, body, _ = row
         if known != fingerprint or state == State.DONE:
             reply = Reply(status, body) if state == State.DONE else None
             return Entry(seed, known, mine=False, reply=reply)
@@ -179,6 +173,7 @@ class Ledger:
             "UPDATE entries SET state = ?, owner = ?, held_until_s = ? WHERE tenant = ? AND queue = ? AND key = ?",
             (State.CLAIMED, self._owner, now_s + hold_s, *place),
         )
+        file.execute(SET_CHECKSUM + _PLACE, place)
         return Entry(seed, known, mine=True)
 
     def _move(self, file: sqlite3.Connection, place: Place, to: State, reply: Reply | None) -> None:
@@ -189,6 +184,7 @@ class Ledger:
             "WHERE tenant = ? AND queue = ? AND key = ? AND state = ? AND owner = ?",
             (to, status, body, *place, State.CLAIMED, self._owner),
         )
+        file.execute(SET_CHECKSUM + _PLACE, place)
 
     def _remove(self, file: sqlite3.Connection, place: Place) -> None:
         file.execute(
@@ -230,57 +226,72 @@ class Ledger:
         return await done
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One transaction for all that is pending; every future gets its result, or the error of all."""
+        """One transaction for all that is pending; where one of them is at fault, one for each."""
         with self._lock:
             pending, self._pending = self._pending, []
-        failure: Exception | None = None
-        results: list[object] = []
+        results: list[object]
         try:
-            file = self._file = self._file or self._open()
-            file.execute("BEGIN IMMEDIATE")
-            results = [action(file) for action, _ in pending]
+            results = self._transaction([action for action, _ in pending])
+        except Exception as exc:  # noqa: BLE001 (whatever it is, those who wait are told)
+            busy = isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            alone = len(pending) > 1 and self._file is not None and not busy
+            results = [self._alone(action) if alone else Failure(exc) for action, _ in pending]
+        loop.call_soon_threadsafe(_tell, [done for _, done in pending], results)
+
+    def _alone(self, action: Callable[[sqlite3.Connection], Any]) -> object:
+        try:
+            return self._transaction([action])[0]
+        except Exception as exc:  # noqa: BLE001 (whatever it is, who waits is told)
+            return Failure(exc)
+
+    def _transaction(self, actions: list[Callable[[sqlite3.Connection], Any]]) -> list[object]:
+        file = self._file or self._open()
+        file.execute("BEGIN IMMEDIATE")
+        try:
+            results = [action(file) for action in actions]
             if self._claims >= SWEEP_EVERY_CLAIMS or time.monotonic() - self._swept_s > SWEEP_EVERY_S:
                 self._sweep(file)
             file.execute("COMMIT")
-        except Exception as exc:  # noqa: BLE001 (whatever it is, those who wait are told)
-            failure = exc
-            if self._file is not None and self._file.in_transaction:
+        except BaseException:
+            if file.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
-                    self._file.execute("ROLLBACK")
-        loop.call_soon_threadsafe(_tell, [done for _, done in pending], results, failure)
+                    file.execute("ROLLBACK")
+            raise
+        if self._mark is not None:
+            with contextlib.suppress(OSError):  # it only helps the next start to tell what is lost
+                self._mark.write()
+        return results
 
     def _open(self) -> sqlite3.Connection:
-        """The file, made where it is missing; waits for another worker that is making it."""
-        deadline_s = time.monotonic() + BUSY_S
-        while True:
-            file = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                file.execute("PRAGMA journal_mode = WAL")  # does not wait by itself while another worker does the same
-                file.execute(f"PRAGMA synchronous = {'FULL' if self._synced else 'NORMAL'}")
-                file.executescript(_SCHEMA)
-            except sqlite3.OperationalError as exc:
-                file.close()
-                if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
-                    raise
-                time.sleep(0.01)
-            except BaseException:
-                file.close()
-                raise
-            else:
-                return file
+        self._file = opened(self._path, synced=self._synced)
+        with contextlib.suppress(OSError):
+            self._mark = wal.Mark(self._path)
+        return self._file
 
     def _end(self, thread: ThreadPoolExecutor) -> None:
         thread.shutdown()
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._mark is not None:
+            self._mark.close()
+            self._mark = None
+            with contextlib.suppress(OSError):
+                wal.forget(self._path)
 
 
-def _tell(waiting: list[asyncio.Future[Any]], results: list[object], failure: Exception | None) -> None:
-    for index, done in enumerate(waiting):
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """In the place of a result: why there is none."""
+
+    error: Exception
+
+
+def _tell(waiting: list[asyncio.Future[Any]], results: list[object]) -> None:
+    for done, result in zip(waiting, results, strict=True):
         if done.done():
             continue  # whoever waited was cancelled
-        if failure is not None:
-            done.set_exception(failure)
+        if isinstance(result, Failure):
+            done.set_exception(result.error)
         else:
-            done.set_result(results[index])
+            done.set_result(result)

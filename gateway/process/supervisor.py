@@ -17,12 +17,16 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
+import threading
+from pathlib import Path
 from typing import Any, Final
 
 import gateway
 from gateway import logs
 from gateway.clustersecret import secrets_of
+from gateway.delivery import ledger_file
 from gateway.files import PRIVATE_UMASK
 from gateway.keys import load
 from gateway.process import descriptors
@@ -52,11 +56,35 @@ def serve(settings: Settings, app: str = APP) -> int:
         with contextlib.ExitStack() as stack:
             data = DataDirectory(settings.data)
             stack.callback(data.close)
+            _prepare_keys(settings.data / ledger_file.NAME)
             listener = stack.enter_context(bind(settings.host, settings.port))
             return asyncio.run(Supervisor(settings, data, listener, app).run())
     except StartError as exc:
         sys.stderr.write(f"kestrel-gateway: {exc}\n")
         return 1
+
+
+def _prepare_keys(path: Path) -> None:
+    """Brings the file of idempotency keys up to date, and tells what of it is damaged. Raises StartError."""
+    try:
+        lost = ledger_file.prepare(path)
+    except ledger_file.UnknownFormatError as exc:
+        raise StartError(f"data: {exc}") from exc
+    except (sqlite3.Error, OSError) as exc:
+        log.error("%s: %s; requests with an Idempotency-Key are refused until it is removed", path, exc)  # noqa: TRY400
+        return
+    if lost is not None:
+        log.error(lost)
+    threading.Thread(target=_tell_damages, args=(path,), name="idempotency-check", daemon=True).start()
+
+
+def _tell_damages(path: Path) -> None:
+    """Reads the whole file, which may take a while, beside the workers that use it."""
+    try:
+        for each in ledger_file.damages(path):
+            log.error(each)
+    except sqlite3.Error as exc:
+        log.error("%s is damaged: %s; a retry may store its job again", path, exc)  # noqa: TRY400
 
 
 def bind(host: str, port: int) -> socket.socket:

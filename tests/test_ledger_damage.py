@@ -1,0 +1,162 @@
+"""Damage of the file of idempotency keys: a damaged entry is never believed, and the log says what was lost."""
+
+import asyncio
+import contextlib
+import sqlite3
+
+import httpx
+import pytest
+
+from gateway.delivery import ledger_file
+from gateway.delivery.ledger import DamagedEntryError, Ledger, Reply
+from tests.running import Running, running
+
+FIELDS = ["state = 2", "fingerprint = x'00'", "seed = x'00'", "owner = 'x'", "claimed_s = 1.0", "status = 200",
+          "body = x'00'", "checksum = checksum + 1", "checksum = NULL", "held_until_s = 1e12"]  # fmt: skip
+
+
+def execute(data, *statements):
+    with contextlib.closing(sqlite3.connect(data / ledger_file.NAME, isolation_level=None)) as file:
+        for statement in statements:
+            file.execute(statement)
+
+
+def put(http, key, body=b"1"):
+    return http.post("/queues/q/jobs", content=body, headers={"idempotency-key": key})
+
+
+@pytest.mark.parametrize("damage", FIELDS)
+def test_a_damaged_entry_fails_alone(tmp_path, damage):
+    """Whatever of it is changed; keys that share its transaction are answered, and the file stays in use."""
+
+    async def run():
+        ledger = Ledger(tmp_path / ledger_file.NAME, "a", lambda _: True, window_s=60, limit=100)
+        for key in ("good", "bad"):
+            await ledger.claim(("", "q", key), b"f", 60)
+            await ledger.settle(("", "q", key), Reply(201, b"{}"))
+        execute(tmp_path, f"UPDATE entries SET {damage} WHERE key = 'bad'")
+        keys = ("good", "bad", "new", "good")
+        found = await asyncio.gather(*(ledger.claim(("", "q", key), b"f", 60) for key in keys), return_exceptions=True)
+        assert isinstance(found[1], DamagedEntryError)
+        assert (found[0].reply, found[2].mine, found[3].reply) == (Reply(201, b"{}"), True, Reply(201, b"{}"))
+        await ledger.close()
+
+    asyncio.run(run())
+    (told,) = ledger_file.damages(tmp_path / ledger_file.NAME)
+    assert "1 idempotency keys are damaged" in told
+
+
+def test_from_the_outside(tmp_path):
+    """A retry with a damaged key is 502 outcome-unknown and stores nothing; the log says it, at the start as well."""
+    with running(tmp_path / "data") as gateway:
+        with gateway.client() as http:
+            first = put(http, "good")
+            assert put(http, "bad").status_code == 201
+        assert gateway.stop() == 0
+        execute(tmp_path / "data", "UPDATE entries SET body = x'7b7d' WHERE key = 'bad'")
+        gateway.start()
+        with gateway.client() as http:
+            answer = put(http, "bad")
+            assert (answer.status_code, answer.json()["code"]) == (502, "outcome-unknown")
+            assert "use another key" in answer.json()["detail"]
+            assert put(http, "good").content == first.content
+            assert http.get("/queues/q").json()["items"] == 2
+        log = gateway.log.read_text()
+        assert "1 idempotency keys are damaged" in log
+        assert "the entry of an idempotency key is damaged (queue 'q', key 'bad')" in log
+        assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("where", ["middle", "last", "removed"])
+def test_a_damaged_log_is_told(tmp_path, where):
+    """One flipped byte in what a killed gateway left, or the log is gone: the next start says so, and serves."""
+    with running(tmp_path / "data") as gateway:
+        with gateway.client() as http:
+            for number in range(10):
+                assert put(http, f"key-{number}").status_code == 201
+        gateway.kill()
+        path = tmp_path / "data" / "idempotency.db-wal"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2 if where == "middle" else len(content) - 1000] ^= 0x10
+        path.unlink() if where == "removed" else path.write_bytes(content)
+        gateway.start()
+        log = gateway.log.read_text()
+        assert "idempotency.db-wal is damaged: " in log
+        assert "a retry with one of them stores its job again" in log
+        with gateway.client() as http:
+            assert put(http, "another").status_code == 201
+
+
+@pytest.mark.parametrize(("end", "workers"), [("stop", "2"), ("kill", "1")])
+def test_a_sound_file_is_not_complained_of(tmp_path, end, workers):
+    """Stopped or killed, again and again, with one worker and with two."""
+    with running(tmp_path / "data", "--workers", workers) as gateway:
+        for _ in range(2):
+            with httpx.Client(base_url=gateway.url, timeout=30) as http:
+                answers = [put(http, f"key-{number}").content for number in range(10)]
+            getattr(gateway, end)()
+            gateway.start()
+        with gateway.client() as http:
+            assert [put(http, f"key-{number}").content for number in range(10)] == answers
+        assert "damaged" not in gateway.log.read_text()
+
+
+def test_a_damaged_index_is_told(tmp_path):
+    """An entry that a look-up cannot find any more is found by reading the whole file."""
+    path = tmp_path / ledger_file.NAME
+    with contextlib.closing(ledger_file.opened(path, synced=False)) as file:
+        for key in ("a", "b"):
+            file.execute(
+                "INSERT INTO entries (tenant, queue, key, state, fingerprint, seed, owner, claimed_s, held_until_s) "
+                "VALUES ('', 'q', ?, 3, x'00', x'00', 'o', 1, 1)",
+                (key,),
+            )
+        file.execute(ledger_file.SET_CHECKSUM + "true")
+    assert list(ledger_file.damages(path)) == []
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
+        (root,) = file.execute("SELECT rootpage FROM sqlite_schema WHERE name LIKE 'sqlite_autoindex%'").fetchone()
+    content = bytearray(path.read_bytes())
+    at = content.index(b"qb", (root - 1) * 4096)
+    content[at + 1] ^= 0x20
+    path.write_bytes(content)
+    (told,) = ledger_file.damages(path)
+    assert "is damaged; a retry may store its job again: " in told
+
+
+def _format_0(path):
+    """As it was before entries had checksums."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.execute("PRAGMA journal_mode = WAL")
+        file.execute(ledger_file._ENTRIES)
+        file.execute("CREATE INDEX by_time ON entries (claimed_s)")
+        file.execute(
+            "INSERT INTO entries (tenant, queue, key, state, fingerprint, seed, owner, claimed_s, held_until_s, "
+            "status, body) VALUES ('', 'q', 'k', 3, x'66', x'00', 'o', 9e9, 9e9, 201, x'7b7d')"
+        )
+
+
+def test_the_format_without_checksums_is_brought_up_to_date(tmp_path):
+    """What was answered then is answered again."""
+    path = tmp_path / ledger_file.NAME
+    _format_0(path)
+    assert ledger_file.prepare(path) is None
+
+    async def run():
+        ledger = Ledger(path, "a", lambda _: True, window_s=60, limit=100)
+        assert (await ledger.claim(("", "q", "k"), b"f", 60)).reply == Reply(201, b"{}")
+        await ledger.close()
+
+    asyncio.run(run())
+    assert list(ledger_file.damages(path)) == []
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    """The gateway does not start, and says in one line what to use; the file is left as it is."""
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / ledger_file.NAME
+    _format_0(path)
+    execute(tmp_path / "data", "PRAGMA user_version = 2")
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError, match="has format 2, and this version of kestrel-gateway knows formats up to 1"):
+        Running(tmp_path / "data")
+    assert path.read_bytes() == before
