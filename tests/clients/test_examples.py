@@ -15,7 +15,7 @@ from tests.api.keyring import Keyring
 from tests.api.relay import Relay
 from tests.clients.conftest import Run
 from tests.clients.languages import Language
-from tests.running import Running, running
+from tests.running import Running, free_port, running
 
 JOBS = [
     {"to": "ada@example.org"},
@@ -74,6 +74,15 @@ def test_sigterm_finishes_the_job_in_hand(
     assert [json.loads(line) for line in consumer.output] == [slow]
     await_figures(http, queue, items=1, open_reads=0)
     assert http.get(f"/queues/{queue}/peek").json()["data"] == {"to": "never"}
+
+
+def test_sigterm_between_two_tries(language: Language, run: Run, queue: str) -> None:
+    """A consumer that finds no gateway tries on; SIGTERM ends it at once, with 0."""
+    consumer = run(language, "consumer", f"http://127.0.0.1:{free_port()}", queue)
+    consumer.await_error("no-answer")
+    code, took_s = consumer.terminate_and_end()
+    assert code == 0, consumer
+    assert took_s < AT_ONCE_S
 
 
 def test_a_wrong_key_ends_it(language: Language, run: Run, keyed: tuple[Running, Keyring], queue: str) -> None:
