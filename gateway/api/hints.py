@@ -21,7 +21,8 @@ _LIKENESS: Final = 0.75
 
 WORDS: Final[Mapping[str, str]] = {
     "queues": "queue q topic topics channel channels",
-    "jobs": "job message messages msg msgs item items task tasks event events enqueue push publish put send add post",
+    "jobs": "job message messages msg msgs item items task tasks enqueue push publish put send add post",
+    "events": "event cloudevent cloudevents",
     "next": "job message messages msg msgs item items task tasks event events dequeue pop take get receive poll "
     "consume reserve fetch pull lease leases",
     "leases": "lease reservation reservations receipt receipts job jobs message messages",
@@ -46,6 +47,7 @@ _PREFIXES: Final = frozenset({"api", "v1", "v2", "rest", "kestrel"})
 
 METHODS: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/queues/{queue}/jobs"): ("GET", "/queues/{queue}/next"),
+    ("GET", "/queues/{queue}/events"): ("GET", "/queues/{queue}/next"),
     ("DELETE", "/queues/{queue}/jobs"): ("POST", "/queues/{queue}/flush"),
     ("POST", "/queues/{queue}/next"): ("POST", "/queues/{queue}/jobs"),
     ("PUT", "/queues/{queue}/next"): ("POST", "/queues/{queue}/jobs"),

@@ -49,7 +49,10 @@ def router(
                 "/queues/{queue}/jobs",
                 Resource(post=run("enqueueJob", jobs.enqueue), options=run("checkWebhook", webhook.check)),
             ),
-            Route("/queues/{queue}/events", Resource(post=run("enqueueEvent", jobs.enqueue_event))),
+            Route(
+                "/queues/{queue}/events",
+                Resource(post=run("enqueueEvent", jobs.enqueue_event), options=run("checkEventWebhook", webhook.check)),
+            ),
             Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
             Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),
             Route("/leases/{lease}/reject", Resource(post=run("rejectLease", leases.reject))),

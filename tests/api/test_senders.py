@@ -230,8 +230,9 @@ def hooked(tmp_path_factory):
         yield http, {"authorization": f"Bearer {keys.secrets['shop']}"}
 
 
+@pytest.mark.parametrize("path", ["/queues/hook/jobs", "/queues/hook/events"])
 @pytest.mark.parametrize("origin", ["eventgrid.azure.net", "EventGrid.azure.net", "hooks.example.com"])
-def test_a_listed_sender_is_granted_its_web_hook(hooked, origin):
+def test_a_listed_sender_is_granted_its_web_hook(hooked, origin, path):
     """Without a key; the delivery itself needs one."""
     http, key = hooked
     answer = http.options(
