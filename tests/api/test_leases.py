@@ -1,6 +1,7 @@
 """Leases over HTTP: every way one can end, and what each end answers."""
 
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -91,8 +92,36 @@ def test_a_lease_can_be_shortened(http, queue):
     assert take(http, queue, timeout=5)["id"] == job["id"]
 
 
+def remaining_s(lease):
+    return (datetime.fromisoformat(lease["expires_at"]) - datetime.now(UTC)).total_seconds()
+
+
+@pytest.mark.parametrize("query", ["lease=500", "lease_seconds=500", "lease=500&lease_seconds=500.0"])
+def test_the_length_of_a_lease_has_a_former_name(http, queue, query):
+    """`lease` is what `lease_seconds` was called; both may be there if they agree."""
+    http.post(f"/queues/{queue}/jobs", json=1)
+    lease = http.get(f"/queues/{queue}/next?{query}").json()["lease"]
+    assert 490 < remaining_s(lease) <= 500
+    for body in ({"lease": 900}, {"lease_seconds": 900}, {"lease": 900, "lease_seconds": 900}):
+        assert 890 < remaining_s(http.post(lease["url"] + "/extend", json=body).json()) <= 900
+        http.post(lease["url"] + "/extend", json={"lease_seconds": 500})
+    http.post(lease["url"] + "/ack")
+
+
+def test_two_lengths_of_one_lease_are_told(http, leased, queue):
+    """The names contradict each other: nothing is taken, and the lease stays as it was."""
+    for query in ("lease=5&lease_seconds=6", "lease_seconds=6&lease=5", "lease=5&lease=5"):
+        answer = http.get(f"/queues/{queue}/next?timeout=0&{query}")
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
+    assert "give lease_seconds only" in http.get(f"/queues/{queue}/next?lease=5&lease_seconds=6").json()["detail"]
+    answer = http.post(leased["lease"]["url"] + "/extend", json={"lease": 5, "lease_seconds": 6})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    assert http.get(leased["lease"]["url"]).json()["expires_at"] == leased["lease"]["expires_at"]
+
+
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b"[]", b'{"lease":0}', b'{"lease":true}', b'{"lease":"5"}', b"{", b"null"]
+    "body",
+    [b"", b"{}", b"[]", b'{"lease":0}', b'{"lease_seconds":0}', b'{"lease":true}', b'{"lease":"5"}', b"{", b"null"],
 )
 def test_a_bad_extension_is_told(http, leased, body):
     """What the contract does not describe is a 400, and the lease stays as it was."""

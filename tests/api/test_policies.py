@@ -140,8 +140,14 @@ def lease_s(http, path):
 
 
 def test_the_policy_s_lease_is_used_where_none_is_asked(http):
-    """`lease` of the policy, unless the request names one; never beyond --max-lease."""
-    for queue, query, expected in [("brief", "", 7), ("brief", "?lease=30", 30), ("long", "", 100), ("other", "", 60)]:
+    """`lease` of the policy, unless the request names one, by either name; never beyond --max-lease."""
+    asked = [
+        ("brief", "", 7),
+        ("brief", "?lease=30", 30),
+        ("brief", "?lease_seconds=30", 30),
+        ("brief", "?timeout=1", 7),
+    ]
+    for queue, query, expected in [*asked, ("long", "", 100), ("other", "", 60)]:
         http.post(f"/queues/{queue}/jobs?ttl=1000", json=1)
         assert abs(lease_s(http, f"/queues/{queue}/next{query}") - expected) <= 2, queue
 

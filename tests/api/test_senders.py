@@ -275,3 +275,23 @@ def test_without_a_list_no_sender_is_granted_anything(http):
     answer = http.options("/queues/q/jobs", headers={"webhook-request-origin": "some.example"})
     assert answer.status_code == 403
     assert "--webhook-origins" in answer.json()["detail"]
+
+
+def test_a_path_of_its_own_takes_events_only(http, queue):
+    """In every mode, and nothing else: a job that is no event is a 415 that says what to send."""
+    path = f"/queues/{queue}/events"
+    stored = [
+        http.post(path, content=json.dumps(EVENT), headers={"content-type": STRUCTURED}),
+        http.post(path, content=json.dumps([EVENT]), headers={"content-type": BATCH}),
+        http.post(path, content=b"{}", headers=BINARY | {"content-type": "application/json"}),
+    ]
+    assert [answer.status_code for answer in stored] == [201] * 3
+    assert (
+        http.post(path, content=json.dumps(EVENT), headers={"content-type": STRUCTURED, "prefer": "reply"}).content
+        == b""
+    )
+    for content_type in ("application/json", LINES, "text/plain"):
+        answer = http.post(path, content=b"{}", headers={"content-type": content_type})
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
+        assert STRUCTURED in answer.json()["detail"]
+    assert count(http, queue) == 4
