@@ -43,6 +43,9 @@ WORDS: Final[Mapping[str, str]] = {
 }
 """What other queues and services call that part of a path."""
 
+_GENERATED: Final = frozenset({"/queues/{queue}/jobs/batch", "/queues/{queue}/leases"})
+"""Paths for generated clients, which mistype none: who writes a path by hand means another one."""
+
 _PREFIXES: Final = frozenset({"api", "v1", "v2", "rest", "kestrel"})
 
 METHODS: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
@@ -102,7 +105,11 @@ class Paths:
     """The paths of the contract. table: the methods of each template."""
 
     def __init__(self, table: Mapping[str, Iterable[str]]) -> None:
-        self._paths = [_Path(template, _words(template), frozenset(methods)) for template, methods in table.items()]
+        self._paths = [
+            _Path(template, _words(template), frozenset(methods))
+            for template, methods in table.items()
+            if template not in _GENERATED
+        ]
         literals = sorted({word for path in self._paths for word in path.words if word is not None})
 
         @lru_cache(maxsize=256)

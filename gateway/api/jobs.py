@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 from gateway.api.cloudevents import EVENTS, MANY, Heading, Mode, many_items, one_item, read_heading
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers, json_answer
 from gateway.api.idempotency import Once
 from gateway.api.leases import Leases
 from gateway.api.prefer import preferences
-from gateway.api.rendering import render
-from gateway.api.specification import longest_lease
+from gateway.api.rendering import render, render_leased
+from gateway.api.specification import default_lease, longest_lease
 from gateway.contract.item import Item, Stamp
 from gateway.contract.media import BATCH_TYPE, STRUCTURED_TYPE
 from gateway.delivery.catalog import Queue
@@ -19,6 +21,7 @@ from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.receive import Delivery, Receiver
 from gateway.errors import ForbiddenPrefetch, GatewayError, InvalidParameter, PartlyStored, UnsupportedType
+from gateway.leases.lease import Lease
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
 from gateway.turns import Turns
@@ -53,6 +56,8 @@ class Jobs:
         self._max_batch_jobs = settings.max_batch_jobs
         self._max_batch_bytes = settings.max_batch_bytes
         self._max_timeout_s = settings.max_timeout_s
+        self._default_timeout_s = settings.default_timeout_s
+        self._default_lease_s = default_lease(settings)
         self._longest_lease_s = longest_lease(settings)
 
     async def enqueue(self, call: Call) -> Answer:
@@ -122,8 +127,7 @@ class Jobs:
         timeout_s, preference = self._timeout(call)
         queue = call.queue()
         if call.query["ack"] is not None:
-            await self._leases.ack_first(call, call.query["ack"])
-            call.scope["lease_acked"] = True  # whatever comes now, the answer says so
+            await self._ack_first(call, call.query["ack"])
         delivery = await self._receiver.next(
             queue, timeout_s=timeout_s, lease_s=self._lease(call, queue), on_gone=call.client.on_gone, told=call.told
         )
@@ -131,34 +135,68 @@ class Jobs:
             return self._delivered(call, queue, delivery, preference)
         return Answer(204, headers=[NO_STORE, *preference])
 
+    async def lease(self, call: Call) -> Answer:
+        """As `next`, with its parameters in the body and a body in every answer: some clients cannot read a 204."""
+        order = await call.order()
+        queue = call.queue()
+        if "ack" in order:
+            await self._ack_first(call, order["ack"])
+        delivery = await self._receiver.next(
+            queue,
+            timeout_s=float(order.get("timeout", self._default_timeout_s)),
+            lease_s=float(order.get("lease_seconds", self._default_lease(queue))),
+            on_gone=call.client.on_gone,
+            told=call.told,
+        )
+        if delivery is None:
+            return json_answer({"jobs": []})
+        with self._given_back_on_error(delivery.lease):
+            body = render_leased(delivery.job, queue, delivery.lease, root=call.root)
+        return self._carrying(delivery.lease, body, [JSON, NO_STORE])
+
     async def peek(self, call: Call) -> Answer:
         queue = call.queue()
         job = await self._queues.peek(queue, call.told)
         body, headers = render(job, queue, job.attempt, accept=_accept(call), raw=_raw(call))
         return Answer(200, body, headers)
 
+    async def _ack_first(self, call: Call, lease_id: str) -> None:
+        await self._leases.ack_first(call, lease_id)
+        call.scope["lease_acked"] = True  # whatever comes now, the answer says so
+
     def _delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease
-        try:
+        with self._given_back_on_error(lease):
             body, headers = render(
                 delivery.job, queue, lease.attempt, lease, accept=_accept(call), raw=_raw(call), root=call.root
             )
+        return self._carrying(lease, body, headers + preference)
+
+    @contextlib.contextmanager
+    def _given_back_on_error(self, lease: Lease) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
             self._registry.give_back(lease)
             raise
+
+    def _carrying(self, lease: Lease, body: bytes, headers: Headers) -> Answer:
+        """The answer that brings a leased job. The job is given back where that answer reaches nobody."""
 
         def sent(reached: bool) -> None:
             if not reached:
                 self._registry.give_back(lease)
 
-        return Answer(200, body, headers + preference, on_sent=sent)
+        return Answer(200, body, headers, on_sent=sent)
 
     def _lease(self, call: Call, queue: Queue) -> float:
-        """How long the lease is: as asked, else by the queue's policy, else the default."""
+        """How long the lease is: as asked, else the queue's default."""
+        return float(call.query["lease_seconds"]) if "lease_seconds" in call.query.given else self._default_lease(queue)
+
+    def _default_lease(self, queue: Queue) -> float:
+        """How long a lease is where the request does not say: by the queue's policy, else by the settings."""
         policy_s = queue.policy.lease_s
-        if policy_s is None or "lease_seconds" in call.query.given:
-            return float(call.query["lease_seconds"])
-        return min(policy_s, self._longest_lease_s)
+        return self._default_lease_s if policy_s is None else min(policy_s, self._longest_lease_s)
 
     def _timeout(self, call: Call) -> tuple[float, Headers]:
         """How long to wait, and what to say of it: the parameter, else `Prefer: wait` (RFC 7240), else the default."""

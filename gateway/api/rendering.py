@@ -78,6 +78,11 @@ def render(
     return _object(job, queue, attempt, lease, root), [JSON, *headers]
 
 
+def render_leased(job: Job, queue: Queue, lease: Lease, *, root: str = "") -> bytes:
+    """The JSON object of a request that leases: the jobs, and the one lease over all of them. root: as of `render`."""
+    return b'{"jobs":[%b],"lease":%b}' % (_object(job, queue, lease.attempt, None, root), _handle(lease, root))
+
+
 def _form(job: Job, accept: str) -> Form:
     if accept in ("", "*/*", "application/json"):
         return Form.OBJECT
@@ -134,14 +139,14 @@ def _object(job: Job, queue: Queue, attempt: int, lease: Lease | None, root: str
     )
     if lease is None:
         return shown + b"}"
-    expires = timestamp(lease.expires_at_s)
-    return b'%b,"lease":{"id":"%b","expires_at":"%b","url":"%b/leases/%b"}}' % (
-        shown,
-        lease.id.encode(),
-        expires.encode(),
-        root.encode(),
-        lease.id.encode(),
-    )
+    return b'%b,"lease":%b}' % (shown, _handle(lease, root))
+
+
+def _handle(lease: Lease, root: str) -> bytes:
+    """The lease as its consumer gets it, as JSON."""
+    lease_id = lease.id.encode()
+    expires = timestamp(lease.expires_at_s).encode()
+    return b'{"id":"%b","expires_at":"%b","url":"%b/leases/%b"}' % (lease_id, expires, root.encode(), lease_id)
 
 
 def _event(job: Job, queue: Queue, attempt: int) -> bytes:

@@ -53,6 +53,7 @@ def router(
                 "/queues/{queue}/events",
                 Resource(post=run("enqueueEvent", jobs.enqueue_event), options=run("checkEventWebhook", webhook.check)),
             ),
+            Route("/queues/{queue}/leases", Resource(post=run("leaseJobs", jobs.lease))),
             Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
             Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),
             Route("/leases/{lease}/reject", Resource(post=run("rejectLease", leases.reject))),

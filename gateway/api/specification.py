@@ -115,12 +115,10 @@ def _set_limits(document: dict[str, Any], settings: Settings) -> None:
     longest_lease_s = longest_lease(settings)
     timeout = document["components"]["parameters"]["Timeout"]["schema"]
     timeout |= {"maximum": _number(settings.max_timeout_s), "default": _number(settings.default_timeout_s)}
-    lease = document["components"]["parameters"]["LeaseSeconds"]["schema"]
-    lease |= {
-        "maximum": _number(longest_lease_s),
-        "default": _number(min(settings.default_lease_s, longest_lease_s)),
-    }
+    document["components"]["parameters"]["LeaseSeconds"]["schema"]["maximum"] = _number(longest_lease_s)
     schemas = document["components"]["schemas"]
+    schemas["LeaseRequest"]["properties"]["timeout"] |= {each: timeout[each] for each in ("maximum", "default")}
+    schemas["LeaseRequest"]["properties"]["lease_seconds"]["maximum"] = _number(longest_lease_s)
     schemas["ExtendRequest"]["properties"]["lease_seconds"]["maximum"] = _number(longest_lease_s)
     for nack in ("NackRequest", "SettleNack"):
         schemas[nack]["properties"]["delay"]["maximum"] = _number(longest_lease_s)
@@ -138,6 +136,11 @@ def longest_lease(settings: Settings) -> float:
     if not settings.kestrel_open_timeout_s:
         return settings.max_lease_s
     return min(settings.max_lease_s, settings.kestrel_open_timeout_s - settings.kestrel_command_timeout_s)
+
+
+def default_lease(settings: Settings) -> float:
+    """How long a lease is, in seconds, where neither the request nor the policy of the queue says."""
+    return min(settings.default_lease_s, longest_lease(settings))
 
 
 def _number(value: float) -> float | int:

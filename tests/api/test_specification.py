@@ -7,7 +7,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from gateway.api.specification import Specification
+from gateway.api.specification import Specification, default_lease, longest_lease
 from gateway.contract.item import Stamp, wrap_event
 from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidEvent, InvalidParameter, error_classes
 from gateway.settings import Settings
@@ -168,10 +168,12 @@ def test_the_document_states_the_deployment_s_limits(tmp_path):
 def test_no_lease_outlives_kestrel_s_own_limit():
     """With openTransactionTimeout named, the longest lease stays below it, so that an ack's proof holds."""
     settings = Settings(kestrel_open_timeout_s=30, kestrel_command_timeout_s=5, default_lease_s=60)
-    query = Specification(settings).operation("nextJob").query(b"")
-    assert query["lease_seconds"] == 25
-    shortest = Settings(kestrel_open_timeout_s=6, kestrel_command_timeout_s=5)
-    assert Specification(shortest).operation("nextJob").query(b"")["lease_seconds"] == 1
+    assert default_lease(settings) == longest_lease(settings) == 25
+    query = Specification(settings).operation("nextJob").query
+    assert query(b"lease_seconds=25")["lease_seconds"] == 25
+    with pytest.raises(InvalidParameter):
+        query(b"lease_seconds=25.1")
+    assert default_lease(Settings(kestrel_open_timeout_s=6, kestrel_command_timeout_s=5)) == 1
 
 
 def test_a_query_that_is_remembered_is_the_same_as_one_that_is_new():
