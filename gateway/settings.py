@@ -173,7 +173,9 @@ class Settings:
 
     # HTTP limits
     max_header_bytes: int = _setting(65536, "request line and headers together", unit="bytes", low=1024, high=1 << 20)
-    header_timeout_s: float = _setting(10.0, "for a request's header block", unit="s", low=0.1, high=600)
+    header_timeout_s: float = _setting(
+        10.0, "for a request's header block, and for a TLS handshake", unit="s", low=0.1, high=600
+    )
     body_timeout_s: float = _setting(30.0, "for a request's body", unit="s", low=0.1, high=3600)
     max_buffer_bytes: int = _setting(
         256 << 20, "of requests and answers under way in a worker's memory", unit="bytes", low=1 << 16, high=1 << 40

@@ -22,6 +22,7 @@ from gateway.process.cycle import Cycle
 from gateway.process.idle import Idle
 from gateway.process.protocol import GatewayProtocol
 from gateway.process.shared import DatedState, LimitedConfig, Limits
+from gateway.process.tlslistener import TlsListener
 from gateway.settings import Settings
 from gateway.shares import Shares
 
@@ -41,6 +42,7 @@ class ApplicationStartError(Exception):
 class GatewayServer(uvicorn.Server):
     """A uvicorn server whose life is `start`, `stop`; uvicorn's own run, serve and signal handling are not used."""
 
+    config: LimitedConfig
     server_state: DatedState
 
     def __init__(self, app: Any, settings: Settings, buffers: Shares) -> None:
@@ -75,16 +77,24 @@ class GatewayServer(uvicorn.Server):
         super().__init__(config)
         self.server_state = DatedState(Idle(buffers), settings.keep_alive_s)
         self._clock: asyncio.TimerHandle | None = None
+        self._tls: TlsListener | None = None
 
     async def start(self, listener: socket.socket) -> None:
         """Starts the application, then serves `listener`. Raises ApplicationStartError."""
         self.config.load()
         self.lifespan = LifespanOn(self.config)
         self._tick()
+        context = self.config.ssl
         try:
-            await self.startup(sockets=[listener])
+            await self.startup(sockets=[listener] if context is None else [])
         except SystemExit as exc:
             raise ApplicationStartError from exc
+        if context is not None:
+            self._tls = TlsListener(listener, context, self._protocol, self.server_state, self.config.limits)
+            self._tls.start()
+
+    def _protocol(self) -> GatewayProtocol:
+        return GatewayProtocol(self.config, self.server_state, self.lifespan.state)
 
     def begin_drain(self) -> None:
         """From now on each answer is its connection's last, so that clients look for another instance."""
@@ -94,6 +104,8 @@ class GatewayServer(uvicorn.Server):
         """No connection is accepted any more."""
         for server in self.servers:
             server.close()
+        if self._tls is not None:
+            self._tls.close()
 
     async def answered(self, within_s: float) -> None:
         """Returns when the requests under way are answered, or the time is over.
