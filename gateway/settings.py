@@ -35,20 +35,8 @@ _ROOT_PATH = re.compile(r"(?=.{1,200}\Z)(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 # What the paths of the API begin with.
 _OWN_PATHS = frozenset(
-    [
-        "queues",
-        "leases",
-        "backends",
-        "metrics",
-        "livez",
-        "readyz",
-        "openapi.yaml",
-        "openapi.json",
-        "problems",
-        "cluster",
-        "docs",
-        "ui",
-    ]
+    {"queues", "leases", "backends", "metrics", "livez", "readyz", "openapi.yaml", "openapi.json", "problems"}
+    | {"cluster", "docs", "ui"}
 )
 
 # A URL of a host, an IPv6 address or a name, and nothing behind it.

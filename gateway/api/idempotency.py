@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Final
+
+import orjson
 
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call
 from gateway.contract.item import new_id
@@ -24,6 +27,9 @@ REPLAYED: Final = (b"idempotency-replayed", b"true")
 _HEADER: Final = b"idempotency-key"
 _BARE = re.compile(rb"[!#-~](?:[ -~]{0,%d}[!-~])?" % (MAX_KEY - 2))
 _QUOTED = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\]){1,%d})"' % MAX_KEY)
+# What an answer may take in the file, for a day: of a longer one the reasons of jobs that were not stored are left out.
+KEPT_BYTES: Final = 8192
+_SHORT_BYTES: Final = 512  # not worth packing
 # A body beyond this is hashed in a thread: the loop stands still for less than 0.1 ms.
 HASHED_HERE: Final = 1 << 16
 
@@ -45,13 +51,36 @@ class Once:
         if key is None:
             return await store(new_id)
 
+        whole = b""
+
         async def run(ids: NewId) -> Reply:
+            nonlocal whole
             answer = await store(ids)
-            return Reply(answer.status, answer.body)
+            whole = answer.body
+            return Reply(answer.status, _packed(answer.body))
 
         place = (queue.tenant, queue.name, key)
         reply, replayed = await self._idempotency.once(place, await _fingerprint(call, body), run)
-        return Answer(reply.status, reply.body, [JSON, NO_STORE, REPLAYED] if replayed else [JSON, NO_STORE])
+        said = _unpacked(reply.body) if replayed else whole
+        return Answer(reply.status, said, [JSON, NO_STORE, REPLAYED] if replayed else [JSON, NO_STORE])
+
+
+def _packed(body: bytes) -> bytes:
+    """The answer, which is JSON, as it is kept: never much longer than KEPT_BYTES because of jobs that failed."""
+    if len(body) <= _SHORT_BYTES:
+        return body
+    packed = zlib.compress(body, 1)
+    if len(packed) > KEPT_BYTES:
+        value = orjson.loads(body)
+        for each in value.get("results", ()):
+            each.pop("detail", None)
+        packed = zlib.compress(orjson.dumps(value), 1)
+    return packed
+
+
+def _unpacked(kept: bytes) -> bytes:
+    """What was packed, by this version or one before, which packed nothing: JSON begins with a brace."""
+    return kept if kept.startswith(b"{") else zlib.decompress(kept)
 
 
 def _key(call: Call) -> str | None:

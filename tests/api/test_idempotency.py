@@ -496,3 +496,24 @@ def test_ids_of_one_seed_are_the_same_and_many():
     assert made == [again() for _ in range(1000)]
     assert len({*made, *(other() for _ in range(1000))}) == 2000
     assert all(len(each) == 32 for each in made)
+
+
+def test_a_keyed_batch_of_bad_lines_takes_little_room(tmp_path):
+    """The first answer has every reason; what is kept of it for a day is small, whatever the lines hold."""
+    lines = [b"1"] + [b"{" + os.urandom(40).hex().encode() for _ in range(999)]
+    with running(tmp_path / "data") as gateway, gateway.client() as http:
+        headers = {"content-type": "application/x-ndjson"}
+        answers = [put(http, "q", "bad", b"\n".join(lines), **headers) for _ in range(2)]
+        first, again = (answer.json()["results"] for answer in answers)
+        assert [answer.status_code for answer in answers] == [207, 207]
+        assert answers[1].headers["idempotency-replayed"] == "true"
+        assert all("detail" in each for each in first[1:])
+        codes = [(each["status"], each.get("code"), each.get("id")) for each in first]
+        assert codes == [(each["status"], each.get("code"), each.get("id")) for each in again]
+        good = put(http, "q", "good", b"\n".join([b"1"] * 1000), **headers)
+        assert put(http, "q", "good", b"\n".join([b"1"] * 1000), **headers).json() == good.json()
+        with sqlite3.connect(gateway.data / "idempotency.db") as file:
+            sizes = dict(file.execute("SELECT key, length(body) FROM entries"))
+        file.close()
+        assert sizes["bad"] <= 8192
+        assert sizes["good"] < len(good.content) / 2
