@@ -1,12 +1,15 @@
 # One image for both roles: `serve` (the default) and `broker`. Nothing of the build stays in it.
-FROM python:3.11-slim AS build
+# Name the base image by its digest where builds must be the same: --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:...
+ARG PYTHON_IMAGE=python:3.11-slim
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 COPY . .
 RUN python -m venv /opt/kestrel-gateway \
- && /opt/kestrel-gateway/bin/pip install --no-cache-dir --no-compile '.[zookeeper]' \
+ && /opt/kestrel-gateway/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock \
+ && /opt/kestrel-gateway/bin/pip install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
  && /opt/kestrel-gateway/bin/pip uninstall --yes pip setuptools
 
-FROM python:3.11-slim
+FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/kestrel-gateway /opt/kestrel-gateway
 RUN groupadd --system --gid 10001 kestrel \
  && useradd --system --uid 10001 --gid kestrel --no-create-home kestrel \

@@ -57,10 +57,11 @@ def test_the_package_works(version: str, wheel: Path, root: Path, tmp_path: Path
     """Installed in an environment of its own: a job goes through every settlement, and the contract tests pass."""
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([UV, "venv", "--quiet", "--python", interpreter(version), tmp_path / "venv"], check=True, timeout=60)
-    packages = [f"{wheel}[zookeeper]", "pytest", "hypothesis", "httpx"]
-    subprocess.run(
-        [UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *packages], check=True, timeout=240
-    )
+    install = [UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+    subprocess.run([*install, "--require-hashes", "-r", "requirements.lock"], cwd=root, check=True, timeout=240)
+    subprocess.run([*install, "--no-deps", wheel], check=True, timeout=60)
+    tests = ["-c", "requirements-dev.lock", "pytest", "hypothesis", "httpx"]
+    subprocess.run([*install, *tests], cwd=root, check=True, timeout=240)
     gateway = Installed(tmp_path / "data", python)
     try:
         with gateway.client() as http:
