@@ -32,6 +32,7 @@ class Running:
     """One `serve`. Its whole process group is ended by `kill`. started: every one that somebody has still."""
 
     started: ClassVar[weakref.WeakSet[Running]] = weakref.WeakSet()
+    start_s: float = START_S
     python: str = sys.executable
     folder: Path | None = None  # where it starts; None: here, so that it runs from the sources
 
@@ -61,7 +62,7 @@ class Running:
                 start_new_session=True,
                 cwd=self.folder,
             )
-        deadline_s = time.monotonic() + START_S
+        deadline_s = time.monotonic() + self.start_s
         while True:
             with contextlib.suppress(httpx.TransportError):
                 if self.ready():
