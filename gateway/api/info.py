@@ -7,7 +7,7 @@ from typing import Any
 
 import gateway
 from gateway.api.exchange import Answer, Call, json_answer
-from gateway.api.specification import longest_lease
+from gateway.api.specification import default_lease, longest_lease
 from gateway.kestrel.cluster import Kestrel
 from gateway.settings import Settings
 
@@ -34,12 +34,11 @@ class Info:
 
 def _limits(settings: Settings) -> Mapping[str, Any]:
     """What a request may ask for and bring. Quantities as openapi.yaml names them, with their units."""
-    longest_s = longest_lease(settings)
     return {
         "default_timeout_seconds": settings.default_timeout_s,
         "max_timeout_seconds": settings.max_timeout_s,
-        "default_lease_seconds": min(settings.default_lease_s, longest_s),
-        "max_lease_seconds": longest_s,
+        "default_lease_seconds": default_lease(settings),
+        "max_lease_seconds": longest_lease(settings),
         "max_job_bytes": settings.max_job_bytes,
         "max_batch_jobs": settings.max_batch_jobs,
         "max_batch_bytes": settings.max_batch_bytes,

@@ -1,7 +1,8 @@
 """Query parameters, as openapi.yaml describes them: from text to checked values. Pure.
 
 A `number` is seconds, an `integer` digits, a `string` is held to its pattern, enum and length; an `array` of strings is
-a parameter that may be given more than once. One without a default is None where it is absent (an array: empty).
+a parameter that may be given more than once. One without a default is None where it is absent (an array: empty). The
+default is `x-default`: what generated clients see as `default` some of them send, and a queue's policy is overruled.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ class Query:
 
 
 def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:
-    default = schema.get("default")
+    default = schema.get("x-default")
     match schema["type"]:
         case "number":
             return Duration(name, schema["minimum"], schema["maximum"], default)

@@ -114,10 +114,10 @@ class Specification:
 def _set_limits(document: dict[str, Any], settings: Settings) -> None:
     longest_lease_s = longest_lease(settings)
     timeout = document["components"]["parameters"]["Timeout"]["schema"]
-    timeout |= {"maximum": _number(settings.max_timeout_s), "default": _number(settings.default_timeout_s)}
+    timeout |= {"maximum": _number(settings.max_timeout_s), "x-default": _number(settings.default_timeout_s)}
     document["components"]["parameters"]["LeaseSeconds"]["schema"]["maximum"] = _number(longest_lease_s)
     schemas = document["components"]["schemas"]
-    schemas["LeaseRequest"]["properties"]["timeout"] |= {each: timeout[each] for each in ("maximum", "default")}
+    schemas["LeaseRequest"]["properties"]["timeout"] |= {each: timeout[each] for each in ("maximum", "x-default")}
     schemas["LeaseRequest"]["properties"]["lease_seconds"]["maximum"] = _number(longest_lease_s)
     schemas["ExtendRequest"]["properties"]["lease_seconds"]["maximum"] = _number(longest_lease_s)
     for nack in ("NackRequest", "SettleNack"):

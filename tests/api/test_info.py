@@ -38,8 +38,8 @@ def test_the_limits_are_those_that_hold(tmp_path):
         assert http.post("/queues/q/jobs", content=b"1".ljust(whole), headers=lines).status_code == 201
         assert http.post("/queues/q/jobs", content=b"1".ljust(whole + 1), headers=lines).status_code == 413
         parameters = document["components"]["parameters"]
-        assert limit(http, "default_timeout_seconds") == parameters["Timeout"]["schema"]["default"] == 0.1
-        assert limit(http, "default_lease_seconds") == parameters["LeaseSeconds"]["schema"]["default"] == 30
+        assert limit(http, "default_timeout_seconds") == parameters["Timeout"]["schema"]["x-default"] == 0.1
+        assert limit(http, "default_lease_seconds") == 30
         assert limit(http, "idempotency_window_seconds") == 86400
 
 
@@ -88,3 +88,9 @@ def test_no_other_code_is_explained(http):
     answer = http.get("/problems/nosuch")
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
     assert "/openapi.yaml" in answer.json()["detail"]
+
+
+def test_the_contract_s_example_has_the_defaults(http, root):
+    """What people read in openapi.yaml is what a gateway with default settings answers."""
+    answers = yaml.safe_load((root / "openapi.yaml").read_text())["paths"]["/"]["get"]["responses"]
+    assert http.get("/").json() == answers["200"]["content"]["application/json"]["examples"]["defaults"]["value"]

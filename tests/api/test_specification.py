@@ -157,7 +157,7 @@ def test_the_document_states_the_deployment_s_limits(tmp_path):
     flags = ("--max-timeout", "5", "--default-timeout", "1", "--max-lease", "90", "--max-job-bytes", "10")
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
         parameters = yaml.safe_load(http.get("/openapi.yaml").text)["components"]["parameters"]
-        limits = {"type": "number", "format": "double", "minimum": 0, "maximum": 5, "default": 1}
+        limits = {"type": "number", "format": "double", "minimum": 0, "maximum": 5, "x-default": 1}
         assert parameters["Timeout"]["schema"] == limits
         assert http.get("/queues/q/next?timeout=6").status_code == 400
         assert http.get("/queues/q/next?timeout=0&lease=91").status_code == 400

@@ -16,7 +16,11 @@ TAKEN = {"server", "client", "body", "ctx", "context", "request", "response", "u
 
 
 def no_unknown_keyword(document: Document) -> Iterator[str]:
-    """An unquoted comma in `{ type: string, description: a, b }` cuts the text and makes a keyword `b`."""
+    """An unquoted comma in `{ type: string, description: a, b }` cuts the text and makes a keyword `b`.
+
+    Keywords that generators cannot read are unknown here. So is `default`: clients in PHP and Python send it always,
+    and so overrule the policy of a queue, or an operator's own default.
+    """
     for node in walk(document):
         if isinstance(node.value, dict):
             yield from (f"{node.where}: {each}" for each in node.value if each not in KINDS[node.kind])

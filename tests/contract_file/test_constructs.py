@@ -23,6 +23,7 @@ BREACHES = (
     ("no_unknown_keyword", (*SCHEMAS, "Lease", "properties"), {"x": {"anyOf": [{"type": "null"}]}}),
     ("no_unknown_keyword", (*SCHEMAS, "Lease", "properties"), {"x": {"oneOf": [{"type": "string"}]}}),
     ("no_unknown_keyword", (*SCHEMAS, "Lease", "properties"), {"x": {"const": "a"}}),
+    ("no_unknown_keyword", ("components", "parameters", "LeaseSeconds", "schema"), {"default": 60}),
     ("no_unknown_keyword", JOB, {"requestbody": {}}),
     ("every_schema_is_an_object", (*SCHEMAS, "CloudEvent", "properties"), {"tenant": True}),
     ("every_schema_is_an_object", (*JOB, "requestBody", "content"), {"application/json": {"schema": True}}),

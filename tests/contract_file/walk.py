@@ -75,7 +75,7 @@ KINDS: Final[dict[str, dict[str, str]]] = {
         "title": DATA,
         "description": DATA,
         "enum": DATA,
-        "default": DATA,
+        "x-default": DATA,
         "minimum": DATA,
         "maximum": DATA,
         "minLength": DATA,
