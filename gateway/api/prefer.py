@@ -20,8 +20,11 @@ _PREFERENCE = re.compile(
 
 def preferences(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Each preference's value, empty where it has none, by its name in lower case; of several the first counts."""
-    text = b",".join([value for name, value in headers if name == b"prefer"])[:MAX_LENGTH].decode("latin-1")
     found: dict[str, str] = {}
+    values = [value for name, value in headers if name == b"prefer"]
+    if not values:
+        return found
+    text = b",".join(values)[:MAX_LENGTH].decode("latin-1")
     for each in _ONE.findall(text):
         preference = _PREFERENCE.fullmatch(each)
         if preference is not None:
