@@ -93,7 +93,7 @@ def test_a_hint_repeats_nothing_that_came(http):
         ("GET", "/queues/x/jobs", "GET /queues/{queue}/next"),
         ("GET", "/queues/x/events", "GET /queues/{queue}/next"),
         ("DELETE", "/queues/x/jobs", "POST /queues/{queue}/flush"),
-        ("POST", "/queues/x/next", "POST /queues/{queue}/jobs"),
+        ("POST", "/queues/x/next", "POST /queues/{queue}/leases"),
         ("DELETE", "/leases/x", "POST /leases/{lease}/ack"),
         ("PATCH", "/leases/x", "POST /leases/{lease}/extend"),
         ("GET", "/leases/x/ack", ""),
