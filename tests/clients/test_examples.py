@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -15,6 +14,7 @@ from tests.api.keyring import Keyring
 from tests.api.relay import Relay
 from tests.clients.conftest import Run
 from tests.clients.languages import Language
+from tests.clients.looking import await_figures, lines
 from tests.running import Running, free_port, running
 
 JOBS = [
@@ -25,21 +25,6 @@ JOBS = [
 ]
 # Ends within a second or two; the rest is for a machine that is busy.
 AT_ONCE_S = 4.0
-
-
-def lines(*jobs: object) -> list[str]:
-    return [json.dumps(job, ensure_ascii=False) for job in jobs]
-
-
-def await_figures(http: httpx.Client, queue: str, **figures: int) -> None:
-    """Returns when the queue has these figures."""
-    deadline_s = time.monotonic() + 15
-    while True:
-        queue_now = http.get(f"/queues/{queue}").json()
-        if figures.items() <= queue_now.items():
-            return
-        assert time.monotonic() < deadline_s, queue_now
-        time.sleep(0.02)
 
 
 def test_jobs_pass_unchanged(language: Language, run: Run, gateway: Running, http: httpx.Client, queue: str) -> None:
