@@ -17,6 +17,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final
 
+from gateway.contract.described import jobs_of, payload_of
 from gateway.contract.event import MAX_ATTRIBUTES, from_header
 from gateway.contract.item import Item, Stamp, wrap, wrap_binary, wrap_event
 from gateway.contract.json_text import BOM, MAX_BLANK, ElementTooLarge, elements
@@ -44,6 +45,10 @@ from gateway.errors import (
     UnsupportedType,
 )
 
+_MOST_ESCAPED: Final = 6
+"""JSON writes a byte of text with up to six (`\\u0001`), and base64 needs less."""
+_FRAME: Final = 1024
+"""Bytes of the object around a payload: the names of its members and its type."""
 _BLANK: Final = re.compile(rb"[ \t\r\n]*+")
 
 
@@ -55,12 +60,14 @@ class Mode(Enum):
     STRUCTURED = "structured"
     BATCH = "batch"
     LINES = "lines"
+    JOBS = "jobs"
+    """`{"jobs": [...]}`, chosen by the path."""
 
     UNREAD = "unread"
     """Events, or many jobs, in a form that is not read here: no job."""
 
 
-MANY = frozenset({Mode.BATCH, Mode.LINES})
+MANY = frozenset({Mode.BATCH, Mode.LINES, Mode.JOBS})
 EVENTS = frozenset({Mode.BINARY, Mode.STRUCTURED, Mode.BATCH})
 
 
@@ -122,12 +129,20 @@ def one_item(heading: Heading, body: bytes, stamp: Stamp, job_id: str) -> Item:
 
 
 def many_items(
-    heading: Heading, body: bytes, stamp: Stamp, new_id: Callable[[], str], *, limit: int, limit_bytes: int
+    heading: Heading,
+    body: bytes,
+    stamp: Stamp,
+    new_id: Callable[[], str],
+    *,
+    limit: int,
+    limit_bytes: int,
+    raw: bool = False,
 ) -> Iterator[Item | GatewayError]:
     """The items of a request that brings many, each in its place; an error where one is wrong. Each is made when it is
     asked for.
 
     new_id: called once a job, in their order. limit: jobs in all. limit_bytes: of one job.
+    raw: whether the queue stores nothing but payloads.
 
     Raises:
         InvalidBody: the whole cannot be taken apart. JobTooLarge: there are too many, or an event of a batch is too
@@ -137,8 +152,16 @@ def many_items(
         if place == limit:
             raise JobTooLarge(f"the body has more than {limit} jobs")
         try:
-            if len(text) > limit_bytes:
-                raise JobTooLarge(f"the job has {len(text)} bytes; at most {limit_bytes} are taken")
+            if heading.mode is Mode.JOBS:
+                content, content_type = payload_of(text)
+                _check_size(content, limit_bytes)
+                yield (
+                    Item(new_id(), content, stamp.expires_s)
+                    if raw
+                    else wrap(content, content_type, job_id=new_id(), stamp=stamp)
+                )
+                continue
+            _check_size(text, limit_bytes)
             if heading.mode is Mode.LINES:
                 yield wrap(text, JSON_TYPE, job_id=new_id(), stamp=stamp)
             else:
@@ -147,11 +170,19 @@ def many_items(
             yield exc
 
 
+def _check_size(job: bytes, limit_bytes: int) -> None:
+    if len(job) > limit_bytes:
+        raise JobTooLarge(f"the job has {len(job)} bytes; at most {limit_bytes} are taken")
+
+
 def _parts(heading: Heading, body: bytes, limit_bytes: int) -> Iterator[bytes]:
     body = body.removeprefix(BOM)
     if heading.mode is Mode.LINES:
         yield from _lines(body)
         return
+    if heading.mode is Mode.JOBS:
+        body = jobs_of(body)
+        limit_bytes = limit_bytes * _MOST_ESCAPED + _FRAME
     try:
         yield from elements(body, limit_bytes)
     except ElementTooLarge as exc:

@@ -14,7 +14,7 @@ from gateway.api.prefer import preferences
 from gateway.api.rendering import render, render_leased
 from gateway.api.specification import default_lease, longest_lease
 from gateway.contract.item import Item, Stamp
-from gateway.contract.media import BATCH_TYPE, STRUCTURED_TYPE
+from gateway.contract.media import BATCH_TYPE, JSON_TYPE, STRUCTURED_TYPE, is_json_type
 from gateway.delivery.catalog import Queue
 from gateway.delivery.idempotency import NewId
 from gateway.delivery.publish import Publisher
@@ -73,9 +73,17 @@ class Jobs:
             )
         return await self._enqueue(call, heading)
 
+    async def enqueue_jobs(self, call: Call) -> Answer:
+        """As `enqueue`, for `{"jobs": [...]}`. Raises UnsupportedType where the type is not JSON."""
+        heading = read_heading(call.scope["headers"])
+        if not is_json_type(heading.content_type or JSON_TYPE) or heading.mode not in (Mode.PLAIN, Mode.BINARY):
+            raise UnsupportedType(f"Content-Type: {heading.content_type!r:.80} is not taken here; send {JSON_TYPE}")
+        heading.mode = Mode.JOBS
+        return await self._enqueue(call, heading)
+
     async def _enqueue(self, call: Call, heading: Heading) -> Answer:
         queue = call.queue()
-        many = heading.mode in MANY and not queue.policy.raw
+        many = heading.mode is Mode.JOBS or (heading.mode in MANY and not queue.policy.raw)
         body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
         empty = _wants_no_body(call, heading.mode)
         answer = await self._once.answer(call, queue, body, lambda ids: self._store(call, queue, heading, body, ids))
@@ -89,7 +97,7 @@ class Jobs:
             traceparent=heading.traceparent,
             tracestate=heading.tracestate,
         )
-        if queue.policy.raw:
+        if queue.policy.raw and heading.mode is not Mode.JOBS:
             item = Item(ids(), body, stamp.expires_s)
         elif heading.mode in MANY:
             return await self._enqueue_many(call, queue, heading, body, stamp, ids)
@@ -106,7 +114,8 @@ class Jobs:
         A client that reads no body cannot read of a job that is not stored in a 207: it gets the failure.
         """
         limit_bytes = queue.policy.max_bytes or self._max_job_bytes
-        each = many_items(heading, body, stamp, ids, limit=self._max_batch_jobs, limit_bytes=limit_bytes)
+        limits = {"limit": self._max_batch_jobs, "limit_bytes": limit_bytes}
+        each = many_items(heading, body, stamp, ids, raw=queue.policy.raw, **limits)
         items = await self._turns.all(each, queue.tenant)
         good = [item for item in items if isinstance(item, Item)]
         stored = iter(await self._publisher.enqueue_many(queue, good, _ordering_key(call)))

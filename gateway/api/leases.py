@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from gateway.api.exchange import Answer, Call, json_answer
+from gateway.api.prefer import preferences
 from gateway.contract.copies import plain
 from gateway.contract.times import timestamp
 from gateway.errors import GatewayError, LeaseNotFound
@@ -42,10 +43,10 @@ class Leases:
         return await self._desk.ack(lease_id, call.caller.tenant)
 
     async def nack(self, call: Call) -> Answer:
-        return _left(await self._nack(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
+        return _left(call, await self._nack(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
 
     async def reject(self, call: Call) -> Answer:
-        return _left(await self._reject(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
+        return _left(call, await self._reject(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
 
     async def extend(self, call: Call) -> Answer:
         order = await call.order()
@@ -116,10 +117,23 @@ async def _result(
     return {"lease": lease_id, "status": 200 if position else 204} | position
 
 
-def _left(lease: LeaseView) -> Answer:
-    """204 where the job is where it was meant to go; else 200 and where it is, or will be."""
+def _left(call: Call, lease: LeaseView) -> Answer:
+    """204 where the job is where it was meant to go; else 200 and where it is, or will be. The same for a client that
+    needs a body.
+    """
     position = _position(lease)
+    if not position and lease.place and _needs_body(call):
+        position = {"position": lease.place}
     return json_answer(position) if position else Answer(204)
+
+
+def _needs_body(call: Call) -> bool:
+    """Whether it prefers one, or else takes JSON and no other type: a client that was generated from the contract."""
+    preferred = preferences(call.scope["headers"]).get("return", "")
+    if preferred in ("minimal", "representation"):
+        return preferred == "representation"
+    accept = call.header(b"accept") or ""
+    return "application/json" in accept and "*/*" not in accept
 
 
 def _position(lease: LeaseView) -> dict[str, str]:

@@ -49,6 +49,7 @@ def router(
                 "/queues/{queue}/jobs",
                 Resource(post=run("enqueueJob", jobs.enqueue), options=run("checkWebhook", webhook.check)),
             ),
+            Route("/queues/{queue}/jobs/batch", Resource(post=run("enqueueJobs", jobs.enqueue_jobs))),
             Route(
                 "/queues/{queue}/events",
                 Resource(post=run("enqueueEvent", jobs.enqueue_event), options=run("checkEventWebhook", webhook.check)),
