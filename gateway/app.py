@@ -52,6 +52,7 @@ from gateway.delivery.queues import Queues
 from gateway.delivery.quota import Quota
 from gateway.delivery.receive import Receiver
 from gateway.delivery.redrive import Redrive
+from gateway.delivery.unreachable import Unreachable
 from gateway.kestrel.cluster import Kestrel
 from gateway.keys import Keys, load
 from gateway.leases.desk import Desk
@@ -96,6 +97,7 @@ class Gateway:
     def __init__(self, settings: Settings, context: WorkerContext) -> None:
         self._settings = settings
         self._tenanted = context.tenanted
+        self._index = context.index
         share = settings.tenant_share if context.tenanted else WHOLE
         self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
@@ -139,6 +141,7 @@ class Gateway:
             share=share,
         )
         self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, parked=parked)
+        self._unreachable = Unreachable(self._kestrel, self._catalog, turns)
         queues = Queues(self._kestrel, self._catalog, self._desk, quota)
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
@@ -272,12 +275,15 @@ class Gateway:
         async with self._tasks:
             await self._kestrel.start()
             await self._office.start()
+            watching = self._tasks.create_task(self._unreachable.watch()) if self._index == 0 else None
             loop = asyncio.get_running_loop()
             loop.call_later(longest_lease(self._settings), self._ids.refuse_old_form)
             try:
                 yield
             finally:
                 self._receiver.drain()
+                if watching is not None:
+                    watching.cancel()
                 await self._office.close()
                 await self._peers.close()
                 if self._replicas is not None:

@@ -15,8 +15,10 @@ SQLite takes a log up to its first damaged frame and forgets the rest without a 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import struct
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -27,8 +29,8 @@ _MAGIC = 0x377F0682  # its last bit: the checksums' byte order is big-endian
 
 
 _INDEX = struct.Struct("=3IBBHII2I8s2I")  # version, -, change, is set up, big-endian, page size, frames, pages, ...
-_INDEX_VERSION = 3007000
-_MARK = struct.Struct(">8sII")  # the header's salts, frames, checksum of these
+_INDEX_VERSION = (3007000).to_bytes(4, sys.byteorder)
+_MARK = struct.Struct("=8s4s4s")  # the header's salts, frames (as the index has them), checksum of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,43 +42,48 @@ class Position:
 
 
 class Mark:
-    """The mark of one open database. One process may have several, several processes may write it in turn."""
+    """The mark of one open database. One process may have several, several processes may write it in turn.
+
+    Both files are mapped: a commit costs a copy of 16 bytes, and no system call.
+    """
 
     def __init__(self, database: Path) -> None:
-        """`database` is open in this process, in WAL mode. Raises OSError."""
-        # Closing any descriptor of this file would free SQLite's own locks on it: `close` comes after SQLite's.
-        self._index = os.open(f"{database}-shm", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._mark = os.open(_mark_path(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except BaseException:
-            os.close(self._index)
-            raise
+        """`database` is open in this process, in WAL mode. Raises OSError, ValueError."""
+        # Closing any descriptor of the index would free SQLite's own locks on it: `close` comes after SQLite's.
+        with contextlib.ExitStack() as undo:
+            index = os.open(f"{database}-shm", os.O_RDONLY | os.O_CLOEXEC)
+            undo.callback(os.close, index)
+            mark = os.open(_mark_path(database), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            undo.callback(os.close, mark)
+            if os.fstat(mark).st_size < _MARK.size:
+                os.ftruncate(mark, _MARK.size)
+            self._index = undo.enter_context(mmap.mmap(index, 2 * _INDEX.size, prot=mmap.PROT_READ))
+            self._mark = undo.enter_context(mmap.mmap(mark, _MARK.size))
+            self._undo = undo.pop_all()
 
     def write(self) -> None:
-        """To be called after a commit. Raises OSError."""
-        head = os.pread(self._index, 2 * _INDEX.size, 0)
+        """To be called after a commit."""
+        head = self._index[:]
         if head[: _INDEX.size] != head[_INDEX.size :]:
             return  # another process is writing: its own mark will be later than this one
-        version, _, _, _, _, _, frames, _, _, _, salts, _, _ = _INDEX.unpack_from(head)
-        if version == _INDEX_VERSION:
-            body = salts + frames.to_bytes(4, "big")
-            os.pwrite(self._mark, body + crc32(body).to_bytes(4, "big"), 0)
+        if head[:4] == _INDEX_VERSION:
+            body = head[32:40] + head[16:20]
+            self._mark[:] = body + crc32(body).to_bytes(4, "big")
 
     def clear(self) -> None:
-        """The log is about to be folded into the database in order, or was looked at. Raises OSError."""
-        os.ftruncate(self._mark, 0)
+        """The log is about to be folded into the database in order, or was looked at."""
+        self._mark[:] = bytes(_MARK.size)
 
     def close(self) -> None:
         """To be called after the database is closed."""
-        os.close(self._index)
-        os.close(self._mark)
+        self._undo.close()
 
 
 def forget(database: Path) -> None:
-    """Empties the mark where the log is gone: its last user has folded it into the database. Raises OSError."""
-    log, mark = database.with_name(f"{database.name}-wal"), _mark_path(database)
-    if not log.exists() and mark.exists():
-        os.truncate(mark, 0)
+    """Clears the mark where the log is gone: its last user has folded it into the database. Raises OSError."""
+    if not database.with_name(f"{database.name}-wal").exists():
+        with contextlib.suppress(FileNotFoundError), _mark_path(database).open("r+b") as file:
+            file.write(bytes(_MARK.size))
 
 
 def marked(database: Path) -> Position | None:
@@ -88,7 +95,9 @@ def marked(database: Path) -> Position | None:
     if len(found) != _MARK.size:
         return None
     salts, frames, checksum = _MARK.unpack(found)
-    return Position(salts, frames) if crc32(found[:12]) == checksum else None
+    if crc32(found[:12]).to_bytes(4, "big") != checksum:
+        return None
+    return Position(salts, int.from_bytes(frames, sys.byteorder))
 
 
 def expected(database: Path) -> int:

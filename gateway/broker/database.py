@@ -129,7 +129,7 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-        except (sqlite3.Error, schema.SchemaError, OSError) as exc:
+        except (sqlite3.Error, schema.SchemaError, OSError, ValueError) as exc:
             raise DatabaseError(f"{self.path}: {_with_advice(exc)}") from exc
         return connection
 
@@ -263,8 +263,7 @@ class Database:
         except BaseException:
             self._rollback()
             raise
-        with contextlib.suppress(OSError):  # it only helps the next start to tell what is lost
-            self._mark.write()
+        self._mark.write()
         if batch.put_bytes > _LARGE_BYTES:
             self._unbind(len(batch.rows) // _ITEM_FIELDS)
         return Outcome(None, None, unfinished, unchecked)
@@ -378,8 +377,7 @@ class Database:
         """Folds the log into the file as far as that works, and unlocks the directory. The reserve stays for the next
         start: the disk may be full then."""
         try:
-            with contextlib.suppress(OSError):
-                self._mark.clear()
+            self._mark.clear()
             self._connection.close()
             self._mark.close()
             self._reserve.leave()

@@ -42,6 +42,3 @@ class BufferLimit:
             self.used_bytes -= freed
             self.dropped += 1
             stalled.drop()
-
-    def kept_by(self, keeper: Keeper) -> int:
-        return self._kept.get(keeper, 0)

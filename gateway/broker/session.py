@@ -146,6 +146,7 @@ class Session(asyncio.Protocol):
         "_held",
         "_held_bytes",
         "_host",
+        "_kept",
         "_last_put",
         "_out",
         "_out_bytes",
@@ -185,6 +186,7 @@ class Session(asyncio.Protocol):
         self._resuming = False
         self._refused = False  # it ends because of what it sent, and may be sending still
         self._spoke = False
+        self._kept = 0  # bytes, as the limit on them was told
         # command
         self._parked: Command | None = None
         self._wait: Wait | Monitoring | None = None
@@ -222,7 +224,7 @@ class Session(asyncio.Protocol):
             self._work()
         elif self._decoder.buffered > READ_LIMIT:
             self._pause()
-        if not self.is_local:
+        if self._kept or self._decoder.buffered > SMALL_BYTES:
             self._count()
 
     def eof_received(self) -> bool:
@@ -265,12 +267,14 @@ class Session(asyncio.Protocol):
         size = self._decoder.buffered
         if self._choked:
             size += self.transport.get_write_buffer_size()
-        memory = self.broker.memory
-        if (size > SMALL_BYTES and not self.is_local) or memory.kept_by(self):
-            memory.progress(self, size if size > SMALL_BYTES else 0)
+        kept = size if size > SMALL_BYTES and not self.is_local else 0
+        if kept or self._kept:
+            self._kept = kept
+            self.broker.memory.progress(self, kept)
 
     def drop(self) -> None:
         """There is no memory for what it keeps: it ends at once. Half an item is answered, unread answers are not."""
+        self._kept = 0
         self.broker.tell_dropped(self.peer)
         half_sent = self._state is not State.CLOSED and not self._choked
         self._decoder.close()

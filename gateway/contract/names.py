@@ -79,6 +79,24 @@ class Namespace:
         except InvalidName:
             return None
 
+    def tenant_of(self, key: str) -> str | None:
+        """The tenant under whose keys `key` is, also where it names no queue; empty where there are no tenants.
+
+        None: it is nobody's here.
+        """
+        if self.prefix:
+            prefix, _, key = key.partition(SEPARATOR)
+            if prefix != self.prefix or not key:
+                return None
+        if not self.tenanted:
+            return ""
+        tenant, separator, _ = key.partition(SEPARATOR)
+        try:
+            check_name(tenant, "tenant")
+        except InvalidName:
+            return None
+        return tenant if separator else None
+
 
 def check_name(text: str, what: str) -> None:
     """Returns when `text` is a legal name. `what` is what it names, for the message.

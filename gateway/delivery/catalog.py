@@ -29,7 +29,7 @@ class Catalog:
     def apply(self, policies: Policies) -> None:
         """From now on the queues have these policies."""
         namespace = self._namespace
-        own_keys = policies.keys
+        own_keys = self._own_keys = policies.keys
 
         @lru_cache(maxsize=4096)
         def queue(tenant: str, name: str) -> Queue:
@@ -50,3 +50,21 @@ class Catalog:
         if name is None or name.tenant != tenant or name.child is not None or name.dead:
             return None
         return name.queue if self._queue(tenant, name.queue).key == key else None
+
+    def is_unreachable(self, key: str) -> bool:
+        """Whether no request can name the queue with that key, though it lies where this deployment has its queues."""
+        return self.unreachable_for(key) is not None
+
+    def unreachable_for(self, key: str) -> str | None:
+        """The tenant whose such a queue is, empty where there are no tenants; None for every other queue.
+
+        Children and dead letters of a queue that can be named are no such queues. Nor is a key that belongs to another
+        namespace, or to no tenant.
+        """
+        if key in self._owners:
+            return None
+        name = self._namespace.read(key)
+        if name is None:
+            return self._namespace.tenant_of(key)
+        moved = name.child is None and not name.dead and self._own_keys.get(name, key) != key
+        return name.tenant if moved else None

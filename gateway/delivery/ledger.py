@@ -258,13 +258,12 @@ class Ledger:
                     file.execute("ROLLBACK")
             raise
         if self._mark is not None:
-            with contextlib.suppress(OSError):  # it only helps the next start to tell what is lost
-                self._mark.write()
+            self._mark.write()
         return results
 
     def _open(self) -> sqlite3.Connection:
         self._file = opened(self._path, synced=self._synced)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it only helps the next start to tell what is lost
             self._mark = wal.Mark(self._path)
         return self._file
 

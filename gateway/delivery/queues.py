@@ -15,7 +15,10 @@ from gateway.leases.desk import Desk
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """One queue's figures; the names are the contract's. age_s: of the oldest job. waiters: Kestrel's blocked gets."""
+    """One queue's figures; the names are the contract's. age_s: of the oldest job. waiters: Kestrel's blocked gets.
+
+    reachable: whether a request can name it; where not, `queue` is Kestrel's name of it.
+    """
 
     queue: str
     items: int
@@ -26,6 +29,7 @@ class QueueInfo:
     total_items: int
     expired_items: int
     discarded_items: int
+    reachable: bool = True
 
 
 class Queues:
@@ -38,12 +42,21 @@ class Queues:
         self._desk = desk
 
     async def list(self, tenant: str, told: Told) -> list[QueueInfo]:
-        """Every queue of the tenant, by name. told: of how many servers. Raises BackendUnavailable."""
+        """Every queue of the tenant, by name, also those that no request can name. told: of how many servers.
+
+        Raises BackendUnavailable.
+        """
         survey = await self._backend.survey()
         told(survey.coverage)
         found = survey.queues
         named = [(name, stats) for key, stats in found.items() if (name := self._catalog.name_of(tenant, key))]
-        return [_info(name, stats) for name, stats in sorted(named, key=lambda each: each[0])]
+        infos = [_info(name, stats) for name, stats in named]
+        infos += [
+            _info(key, stats, reachable=False)
+            for key, stats in found.items()
+            if self._catalog.unreachable_for(key) == tenant
+        ]
+        return sorted(infos, key=lambda each: each.queue)
 
     async def get(self, queue: Queue, told: Told) -> QueueInfo:
         """Raises QueueNotFound, BackendUnavailable."""
@@ -97,7 +110,7 @@ class Queues:
         return stats
 
 
-def _info(queue: str, stats: QueueStats) -> QueueInfo:
+def _info(queue: str, stats: QueueStats, *, reachable: bool = True) -> QueueInfo:
     return QueueInfo(
         queue=queue,
         items=stats.items,
@@ -108,4 +121,5 @@ def _info(queue: str, stats: QueueStats) -> QueueInfo:
         total_items=stats.total_items,
         expired_items=stats.expired_items,
         discarded_items=stats.discarded,
+        reachable=reachable,
     )
