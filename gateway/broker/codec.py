@@ -150,6 +150,7 @@ class Decoder:
     __slots__ = (
         "_begun",
         "_buffer",
+        "_expiry",
         "_finished",
         "_max_item_bytes",
         "_need",
@@ -166,6 +167,7 @@ class Decoder:
         self._scanned = 0  # no LF before this offset
         self._need = 0  # the buffer's length when the item of `_put` is complete
         self._put: list[bytes] | None = None
+        self._expiry = 0  # of `_put`
         self._skip = 0  # bytes of a too large item still to be thrown away
         self._finished = False
         self._begun = False  # whether the first line was looked at
@@ -262,6 +264,7 @@ class Decoder:
         if length > self._max_item_bytes:
             return self._skip_item(fields, length)
         self._put = fields
+        self._expiry = expiry
         self._need = self._position + length + 2
         return self._item(fields)
 
@@ -281,10 +284,10 @@ class Decoder:
         self._put = None
         self._position = self._scanned = need
         data = buffer[start : need - 2] if isinstance(buffer, bytes) else bytes(memoryview(buffer)[start : need - 2])
-        silent = _is_silent(fields, 5)
+        silent = len(fields) > 5 and _is_silent(fields, 5)
         if not fields[1] or _integer(fields[2], high=MAX_FLAGS) is None:
             return SILENT if silent else MISSING_ARGUMENT
-        return Put(fields[1], int(fields[3]), data, silent)
+        return Put(fields[1], self._expiry, data, silent)
 
 
 _HTTP = re.compile(rb"[A-Z]{1,16} \S+ HTTP/[0-9]")

@@ -7,10 +7,9 @@ place that it can. Nothing is removed: what is damaged stays in the file, for `b
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from struct import error
 
 from . import checksum, schema
 from .batch import SEQUENCE_BITS, Item
@@ -80,18 +79,27 @@ class Reader:
         items: list[Item] = []
         damaged: list[Damage] = []
         last, count, size, unchecked = after, 0, 0, 0
+        seed, of_item = source.seed, checksum.of_item
         try:
-            for row in self._rows(after, upto, max_items):
-                found = _checked(row, source, last)
-                if isinstance(found, Item):
-                    items.append(found)
-                    size += len(found.data)
-                    unchecked += row[4] is None
+            rows = self._connection.execute(self._statement, (after, upto, max_items))
+            for id_, added_ms, expires_ms, data, stored in rows:
+                try:
+                    found = of_item(seed, id_, added_ms, expires_ms, data)
+                except (TypeError, error):  # a field is of another type
+                    found = None
+                if found is not None and found == stored and id_ > last:
+                    items.append(Item(id_, added_ms, expires_ms, data, found))
+                    size += len(data)
+                elif found is not None and stored is None and last < id_ <= source.unchecked:
+                    items.append(Item(id_, added_ms, expires_ms, data, found))
+                    size += len(data)
+                    unchecked += 1
                 else:
-                    damaged.append(found)
-                last = max(last, row[0])
+                    damaged.append(Damage(id_, id_, _fault(found, id_, last)))
+                last = max(last, id_)
                 count += 1
                 if size >= max_bytes or count == max_items:
+                    rows.close()
                     return Window(items, damaged, last, unchecked)
         except sqlite3.Error as exc:
             if not (schema.is_damage(exc) or isinstance(exc, sqlite3.DataError)):
@@ -101,13 +109,6 @@ class Reader:
                 last = damaged[-1].last
             return Window(items, damaged, last, unchecked)
         return Window(items, damaged, upto, unchecked)
-
-    def _rows(self, after: int, upto: int, limit: int) -> Iterator[Any]:
-        rows = self._connection.execute(self._statement, (after, upto, limit))
-        try:
-            yield from rows
-        finally:
-            rows.close()
 
     def _unreadable(self, after: int, upto: int, why: str) -> Damage:
         """The place behind `after` that cannot be read, as small as can be found out."""
@@ -145,14 +146,8 @@ class Reader:
         self._connection.close()
 
 
-def _checked(row: tuple[Any, ...], source: Source, last: int) -> Item | Damage:
-    """The item of a row, or what is wrong with it. `last`: the highest id before it."""
-    id_, added_ms, expires_ms, data, stored = row
-    if type(data) is not bytes or type(added_ms) is not int or type(expires_ms) is not int:
-        return Damage(id_, id_, "its fields are damaged")
-    if id_ <= last:
-        return Damage(id_, id_, "it is out of order")
-    found = checksum.of_item(source.seed, id_, added_ms, expires_ms, data)
-    if stored != found and not (stored is None and id_ <= source.unchecked):
-        return Damage(id_, id_, "its checksum fails")
-    return Item(id_, added_ms, expires_ms, data, found)
+def _fault(found: int | None, id_: int, last: int) -> str:
+    """What is wrong with a row. found: its checksum, as its fields make it; last: the highest id before it."""
+    if found is None:
+        return "its fields are damaged"
+    return "it is out of order" if id_ <= last else "its checksum fails"

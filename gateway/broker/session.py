@@ -391,7 +391,8 @@ class Session(asyncio.Protocol):
                     return
             held.popleft()
             self._held_bytes -= len(data)
-            data = _outcome(ticket, item_id, data)
+            if ticket is not None and ticket.refused:
+                data = _outcome(ticket, item_id, data)
             if data:
                 self._out.append(data)
                 self._out_bytes += len(data)
