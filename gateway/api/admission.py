@@ -39,6 +39,10 @@ class Bucket:
             return 0.0
         return (1 - self._tokens) / self.rate
 
+    def charge(self, tokens: int) -> None:
+        """A request that was let in is as much work as so many further ones, which have to wait for it."""
+        self._tokens -= tokens
+
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
@@ -56,6 +60,7 @@ class Admission:
         self._clock = clock
         self._keys = keys
         self._holders: Mapping[bytes, _Holder] = {}
+        self._buckets: Mapping[str, Bucket] = {}
         if keys is not None:
             self.replace(keys)
 
@@ -70,6 +75,7 @@ class Admission:
                 bucket = Bucket(key.rate, key.burst, now_s) if key.rate else None
             holders[digest] = _Holder(key, Caller(key.name, key.tenant, key.scopes, key.queues), bucket)
         self._keys, self._holders = keys, holders
+        self._buckets = {each.key.name: each.bucket for each in holders.values() if each.bucket is not None}
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope | None) -> Caller:
         """The caller, who has `scope`; where none is needed anyone is let in, whatever key he sends.
@@ -90,6 +96,12 @@ class Admission:
         if scope not in key.scopes:
             raise ForbiddenScope(f"this call needs the scope {scope.value!r}, which the key lacks", scope.value)
         return holder.caller
+
+    def charge(self, caller: Caller, requests: int) -> None:
+        """Counts a request of the caller's key as so many more."""
+        bucket = self._buckets.get(caller.name) if caller.name else None
+        if bucket is not None:
+            bucket.charge(requests)
 
 
 def _secret(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -29,6 +29,8 @@ Headers = list[tuple[bytes, bytes]]
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 NO_STORE: tuple[bytes, bytes] = (b"cache-control", b"no-store")
 NOSNIFF: tuple[bytes, bytes] = (b"x-content-type-options", b"nosniff")
+WORK_BYTES = 256 << 10
+"""Of a body or an answer that are as much work as one more request: some milliseconds, be they what they may."""
 MAX_CONTROL_BYTES = 65536
 """Bodies that are orders, not jobs: far more than any of them needs."""
 
@@ -62,7 +64,13 @@ class Call:
     caller: Caller
     catalog: Catalog
     held: Held
+    admission: Admission
     coverage: Coverage | None = None
+
+    def worked(self, count: int, a_request: int) -> None:
+        """Counts the request as one more for each `a_request` of `count` that it made work with (bytes, queues)."""
+        if count >= a_request:
+            self.admission.charge(self.caller, count // a_request)
 
     def told(self, coverage: Coverage | None) -> None:
         """Notes how many servers took part; the answer says so where not all did."""
@@ -123,6 +131,7 @@ class Call:
                 self.held.more(len(chunk))
             chunks.append(chunk)
             if not message.get("more_body", False):
+                self.worked(size, WORK_BYTES)
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def order(self, limit_bytes: int = MAX_CONTROL_BYTES) -> dict[str, Any]:
@@ -159,7 +168,7 @@ class Operation:
         client: ClientConnection = scope["extensions"][EXTENSION]
         if client.head_bytes > SMALL_BYTES:
             held.more(client.head_bytes)
-        call = Call(scope, receive, self.spec, query, client, caller, self._catalog, held)
+        call = Call(scope, receive, self.spec, query, client, caller, self._catalog, held, self._admission)
         try:
             answer = await self._handler(call)
         except GatewayError as error:
@@ -170,6 +179,7 @@ class Operation:
         reached = False
         try:
             if len(answer.body) > SMALL_BYTES:
+                call.worked(len(answer.body), WORK_BYTES)
                 held.more(len(answer.body))
             await respond(send, answer)
             reached = client.reached

@@ -52,6 +52,7 @@ def keyring(tmp_path_factory):
     ring.add("all", "acme")
     ring.add("mails", "acme", queues=("emails", "img-*"))
     ring.add("slow", "acme", rate=0.5)
+    ring.add("working", "acme", rate=1)
     ring.add("root", scopes="operator")
     return ring
 
@@ -328,6 +329,27 @@ def test_a_bucket_fills_at_its_rate():
     assert bucket.take(100.4) == pytest.approx(0.1)
     assert bucket.take(100.5) == 0
     assert [bucket.take(1000.0) for _ in range(4)] == [0, 0, 0, 0.5]
+
+
+def test_work_counts_as_requests():
+    """What was let in is paid for afterwards, also beyond what was left."""
+    bucket = Bucket(rate=2, burst=3, now_s=100.0)
+    assert bucket.take(100.0) == 0
+    bucket.charge(10)
+    assert bucket.take(100.0) == pytest.approx(4.5)
+    assert bucket.take(104.5) == 0
+
+
+def test_a_large_body_counts_as_several_requests(keyed, keyring):
+    """And so does a large answer."""
+    with keyring.client(keyed, "working") as http:
+        assert http.post("/queues/work/jobs", content=b"x" * (1 << 20)).status_code == 201
+        refused = http.get("/queues/work/peek")
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
+        assert int(refused.headers["retry-after"]) in {4, 5}
+        time.sleep(int(refused.headers["retry-after"]))
+        assert http.get("/queues/work/peek").status_code == 200
+        assert http.get("/queues/work/peek").status_code == 429
 
 
 def test_admission_swaps_its_keys(tmp_path):
