@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping
 
 from gateway.leases.lease import Lease, State
 
+DUE_AT_ONCE = 16
+DUE_PAUSE_S = 0.002
+"""Where many leases end at one instant so many are begun at a time, with such a pause: each is a few commands."""
 _WAITING = frozenset({State.HELD, State.DELAYED})
 
 
@@ -53,11 +56,11 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _arm(self) -> None:
+    def _arm(self, not_before_s: float = 0.0) -> None:
         """Sets the timer to the earliest deadline; one that is set to an earlier instant stays."""
         if not self._heap:
             return
-        due_s = self._heap[0][0]
+        due_s = max(self._heap[0][0], not_before_s)
         if self._timer is not None:
             if self._timer_due_s <= due_s:
                 return
@@ -68,11 +71,13 @@ class Deadlines:
     def _ring(self) -> None:
         self._timer = None
         now_s = time.monotonic()
-        while self._heap and self._heap[0][0] <= now_s:
+        for _ in range(DUE_AT_ONCE):
+            if not self._heap or self._heap[0][0] > now_s:
+                break
             entry = heapq.heappop(self._heap)
             if _counts(*entry):
                 self._due(entry[2])
-        self._arm()
+        self._arm(now_s + DUE_PAUSE_S)
 
 
 def _counts(due_s: float, _order: int, lease: Lease) -> bool:

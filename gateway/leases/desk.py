@@ -94,7 +94,7 @@ class Desk:
 
     async def drop_queue(self, key: str) -> int:
         """Ends the leases on a deleted queue, in every worker; returns how many it is known to have ended."""
-        ended = self._registry.drop_queue(key)
+        ended = await self._registry.drop_queue(key)
         deadline_s = time.monotonic() + self._limit_s
         for result in await self._peers.broadcast(Order(Verb.DROP_QUEUE, key, deadline_s).passed_on()):
             if not isinstance(result, LeaseForgotten):  # the socket of one that died earlier
@@ -198,6 +198,6 @@ class Desk:
             case Verb.INSPECT:
                 return view(registry.find(order.subject))
             case Verb.DROP_QUEUE:
-                return registry.drop_queue(order.subject)
+                return await registry.drop_queue(order.subject)
             case Verb.COUNT:
                 return self._count()

@@ -122,7 +122,7 @@ class Books(RuleBasedStateMachine):
     @rule()
     def drop(self):
         held = [lease for lease, state in self.model.items() if state in (State.HELD, State.DELAYED)]
-        assert self.registry.drop_queue("q") == len(held)
+        assert self.run(self.registry.drop_queue("q")) == len(held)
         self.model |= dict.fromkeys(held, State.DROPPED)
 
     @invariant()

@@ -71,7 +71,7 @@ def test_a_deleted_queue_takes_moves_under_way_along():
         nack = asyncio.create_task(leases.nack(moving.id))
         ack = asyncio.create_task(leases.ack(acking.id))
         await asyncio.sleep(0)
-        assert leases.drop_queue("q") == 1
+        assert await leases.drop_queue("q") == 1
         gate.set()
         with pytest.raises(QueueDeleted):
             await nack
