@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
 _LEASE = re.compile(r"(?<=/leases/)[^/]{9,}")
+LOGGED_PATH: Final = 1024
+"""Characters of a path that a log line has."""
 _QUIET = frozenset({"livez", "readyz"})
 
 
@@ -101,7 +104,7 @@ def _tell(scope: Scope, request_id: str, status: int, code: str, started_s: floa
     fields: dict[str, object] = {
         "id": request_id,
         "method": scope["method"],
-        "path": _without_secrets(scope["path"]),
+        "path": _without_secrets(scope["path"][:LOGGED_PATH]),
         "status": status,
         "ms": round((time.perf_counter() - started_s) * 1000, 1),
     }

@@ -32,6 +32,7 @@ MAX_ATTRIBUTES = 50
 """As headers: http.client of Python takes a hundred lines in all."""
 MAX_ATTRIBUTE_BYTES = 4096
 """Of their lines together: proxies take 8 KiB and less for a head, Node 16."""
+MAX_RANGES = 50
 _LINE_BYTES = len(b"ce-: \r\n")
 _FIRST = ("specversion", "id", "source", "type", "time", "enqueued", "expires", "tenant", "traceparent")
 
@@ -107,10 +108,11 @@ def _quality(ranges: dict[str, float], media_type: str) -> float:
 
 
 def _ranges(accept: str) -> dict[str, float]:
-    """The media ranges of an Accept header and their weights; what cannot be read is passed over."""
+    """The media ranges of an Accept header and their weights; what cannot be read, or is beyond the first MAX_RANGES,
+    is passed over."""
     found: dict[str, float] = {}
-    for each in accept.split(","):
-        name, *parameters = [part.strip().lower() for part in each.split(";")]
+    for each in accept.split(",", MAX_RANGES)[:MAX_RANGES]:
+        name, *parameters = [part.strip().lower() for part in each.split(";", MAX_RANGES)]
         quality = 1.0
         for parameter in parameters:
             if parameter.startswith("q="):

@@ -39,6 +39,7 @@ from gateway.process.shared import DatedState, LimitedConfig, new_request_id
 
 log = logging.getLogger(__name__)
 
+MAX_HEADERS: Final = 250  # each is looked at several times; the attributes of an event are 100 at most
 HELD_BYTES: Final = 65536  # held behind a pending response
 DISCARD_BYTES: Final = 4 << 20  # read behind one that waits for long
 BODY_HIGH_WATER: Final = 65536  # of a body not yet taken by the application
@@ -288,6 +289,8 @@ class GatewayProtocol(HttpToolsProtocol):
             return  # a trailer
         name, value = name.lower(), value.strip(OWS)
         self.headers.append((name, value))
+        if len(self.headers) > MAX_HEADERS:
+            raise HeadersTooLarge(f"the request has more than {MAX_HEADERS} headers, the maximum")
         if name in FRAMING_HEADERS:
             self._framing_headers.append((name, value))
 
