@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ from gateway.contract.names import Namespace
 from gateway.delivery import ledger_file
 from gateway.delivery.catalog import Catalog
 from gateway.delivery.idempotency import Idempotency
+from gateway.delivery.known import KnownQueues
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.letters import Graveyard
 from gateway.delivery.moves import Moves
@@ -132,7 +134,8 @@ class Gateway:
         self._namespace = Namespace(settings.namespace, self._tenanted)
         self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
         turns = Turns()
-        quota = Quota(self._kestrel, self._catalog, settings.max_queues)
+        self._known = KnownQueues(self._kestrel, self._catalog, turns)
+        quota = Quota(self._kestrel, self._known, settings.max_queues)
         moves = Moves(self._kestrel, self._catalog, self._tasks, max_attempts=settings.max_attempts)
         parked = Parked(
             settings.max_waiters,
@@ -142,7 +145,7 @@ class Gateway:
         )
         self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, parked=parked)
         self._unreachable = Unreachable(self._kestrel, self._catalog, turns)
-        queues = Queues(self._kestrel, self._catalog, self._desk, quota)
+        queues = Queues(self._kestrel, self._catalog, self._desk, self._known)
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
         leases = Leases(self._desk, turns)
@@ -164,7 +167,7 @@ class Gateway:
             ),
             leases=leases,
             queues=QueueAdmin(
-                queues, Graveyard(self._kestrel), Redrive(self._kestrel, moves.dead_letters, self._tasks)
+                queues, Graveyard(self._kestrel), Redrive(self._kestrel, moves.dead_letters, self._tasks), turns
             ),
             service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel),
@@ -236,6 +239,7 @@ class Gateway:
         """Raises MistakesError."""
         if self._settings.queues is not None:
             self._catalog.apply(await asyncio.to_thread(policies.load, self._settings.queues, self._namespace))
+            self._known.refresh(time.monotonic())  # a queue may have another key
             log.info("reload: policies of %s", self._settings.queues)
 
     async def _reload_secrets(self) -> None:

@@ -6,8 +6,10 @@ import pytest
 
 from gateway.contract.names import Namespace
 from gateway.delivery.catalog import Catalog
+from gateway.delivery.known import KnownQueues
 from gateway.delivery.quota import Quota
 from gateway.errors import BackendUnavailable, TooManyQueues
+from gateway.turns import Turns
 
 
 class Keys:
@@ -33,7 +35,8 @@ def with_quota(work, *keys: str, limit: int = 2):
     async def go():
         catalog = Catalog(Namespace())
         there = Keys(*keys)
-        await work(Quota(there, catalog, limit), there, lambda name: catalog.queue("", name))
+        quota = Quota(there, KnownQueues(there, catalog, Turns()), limit)
+        await work(quota, there, lambda name: catalog.queue("", name))
 
     asyncio.run(go())
 
@@ -127,3 +130,65 @@ def test_where_nobody_can_be_asked_whatever_comes_next_tells():
             await quota.room(queue("c"))
 
     with_quota(work, "a", "b")
+
+
+class Many(Keys):
+    """Ten thousand queues of others, and what is asked for one of them."""
+
+    def __init__(self, *keys: str) -> None:
+        super().__init__(*keys, *(f"b__q{number}" for number in range(10_000)))
+        self.asked_one = 0
+
+    async def stats_of(self, key):
+        self.asked_one += 1
+        return key if key in self.names else None
+
+
+def test_many_queues_of_others_cost_a_tenant_nothing():
+    """New names and refusals ask for none of them; one question for the one queue is what a refusal costs."""
+
+    async def go():
+        catalog = Catalog(Namespace(tenanted=True))
+        there = Many("a__one")
+        quota = Quota(there, KnownQueues(there, catalog, Turns()), 3)
+        with await quota.room(catalog.queue("a", "one")):
+            pass
+        for name in ("two", "three"):
+            with await quota.room(catalog.queue("a", name)):
+                pass
+        assert (there.asked, there.asked_one) == (1, 0)
+        for _ in range(5):
+            with pytest.raises(TooManyQueues):
+                await quota.room(catalog.queue("a", "four"))
+        assert (there.asked, there.asked_one) == (1, 5)
+        there.names.add("a__four")  # by a memcache client
+        with await quota.room(catalog.queue("a", "four")):
+            pass
+        with await quota.room(catalog.queue("a", "four")):
+            pass
+        assert (there.asked, there.asked_one) == (1, 6)
+
+    asyncio.run(go())
+
+
+def test_what_is_known_is_corrected_in_the_background():
+    """What was deleted elsewhere makes room soon; what was learnt meanwhile stays, what was deleted here does not."""
+
+    async def go():
+        catalog = Catalog(Namespace())
+        there = Keys("a", "b")
+        known = KnownQueues(there, catalog, Turns())
+        assert await known.corrected()
+        assert known.keys("") == ["a", "b"]
+        there.names = {"b", "d"}
+        there.held.clear()
+        correction = known.correct_later()
+        while there.asked < 2:
+            await asyncio.sleep(0.01)
+        known.learn(catalog.queue("", "c"))
+        known.forget(catalog.queue("", "d"))
+        there.held.set()
+        assert await correction
+        assert known.keys("") == ["b", "c"]
+
+    asyncio.run(go())

@@ -12,6 +12,7 @@ and, where that is equal, by name.
 
 from __future__ import annotations
 
+import heapq
 import operator
 import re
 import time
@@ -24,6 +25,7 @@ from gateway.api import cursor as cursors
 from gateway.api.cursor import Cursor, mark
 from gateway.contract import glob
 from gateway.errors import InvalidParameter
+from gateway.turns import Turns
 
 FIELDS: Final = {
     "items": "items",
@@ -37,6 +39,8 @@ FIELDS: Final = {
     "discarded_items": "discarded_items",
 }
 """What may be compared, and the member of the answer that it is."""
+
+SORTED_AT_ONCE: Final = 500
 
 _COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
     ">=": operator.ge,
@@ -65,16 +69,18 @@ class Listing:
     limit: int
     cursor: str | None
 
-    def page(self, queues: Iterable[Figures]) -> tuple[Sequence[Figures], str | None]:
-        """The queues of one page, and the cursor of the next; None where there is none.
+    async def page(
+        self, queues: Iterable[Figures], turns: Turns, tenant: str = ""
+    ) -> tuple[Sequence[Figures], str | None]:
+        """The queues of one page, and the cursor of the next; None where there is none. tenant: whose turns it takes.
 
         Raises: InvalidParameter, where a filter, the order or the cursor cannot be read.
         """
         tests = [_test(text) for text in self.filters]
         order = Order.of(self.sort)
         begin = cursors.read(self.cursor, order.name) if self.cursor is not None else None
-        found = [queue for queue in queues if all(test(queue) for test in tests)]
-        ahead, rest = order.divide(found, begin)
+        found = [queue async for queue in turns.slices(queues, tenant) if all(test(queue) for test in tests)]
+        ahead, rest = await order.divide(found, begin, turns, tenant)
         found = ahead + rest
         left = len(found) if begin is None or order.by_name else begin.left
         shown, found = found[: min(left, self.limit)], found[min(left, self.limit) :]
@@ -125,11 +131,15 @@ class Order:
     def place(self, queue: Figures) -> tuple[float, str]:
         return (0.0 if self.by_name else float(getattr(queue, self.field)), queue.queue)
 
-    def divide(self, found: Sequence[Figures], begin: Cursor | None) -> tuple[list[Figures], list[Figures]]:
+    async def divide(
+        self, found: Sequence[Figures], begin: Cursor | None, turns: Turns, tenant: str
+    ) -> tuple[list[Figures], list[Figures]]:
         """Those that the cursor names, and those beyond its place, both in their order."""
         if begin is None:
-            return [], sorted(found, key=self.place, reverse=self.down)
-        by_mark = {mark(queue.queue): queue for queue in found} if begin.ahead else {}
+            return [], await self._sorted(found, turns, tenant)
+        by_mark: dict[bytes, Figures] = {}
+        if begin.ahead:
+            by_mark = {mark(queue.queue): queue async for queue in turns.slices(found, tenant)}
         ahead = [by_mark.pop(each) for each in begin.ahead if each in by_mark]
         if not begin.more:
             return ahead, []
@@ -138,10 +148,17 @@ class Order:
         named = {queue.queue for queue in ahead}
         rest = [
             queue
-            for queue in found
+            async for queue in turns.slices(found, tenant)
             if queue.queue not in named and (self.place(queue) < last if self.down else self.place(queue) > last)
         ]
-        return ahead, sorted(rest, key=self.place, reverse=self.down)
+        return ahead, await self._sorted(rest, turns, tenant)
+
+    async def _sorted(self, queues: Sequence[Figures], turns: Turns, tenant: str) -> list[Figures]:
+        """In their order, by a merge of pieces of SORTED_AT_ONCE."""
+        starts = range(0, len(queues), SORTED_AT_ONCE)
+        pieces = (sorted(queues[start : start + SORTED_AT_ONCE], key=self.place, reverse=self.down) for start in starts)
+        each = heapq.merge(*await turns.all(pieces, tenant), key=self.place, reverse=self.down)
+        return await turns.all(each, tenant)
 
 
 def _test(text: str) -> Callable[[Figures], bool]:

@@ -10,24 +10,28 @@ from gateway.api.rendering import render
 from gateway.delivery.letters import Graveyard
 from gateway.delivery.queues import Queues
 from gateway.delivery.redrive import Redrive
+from gateway.turns import Turns
 
 DEFAULT_REDRIVE = 1000
+WORK_QUEUES = 500
+"""Queues of a list that are as much work as one more request."""
 
 
 class QueueAdmin:
     """Handlers of `/queues` and `/queues/{queue}`."""
 
-    def __init__(self, queues: Queues, graveyard: Graveyard, redrive: Redrive) -> None:
+    def __init__(self, queues: Queues, graveyard: Graveyard, redrive: Redrive, turns: Turns) -> None:
         self._queues = queues
         self._graveyard = graveyard
         self._redrive = redrive
+        self._turns = turns
 
     async def list(self, call: Call) -> Answer:
         listing = Listing(call.query["filter"], call.query["sort"], call.query["limit"], call.query["cursor"])
-        queues = [
-            each for each in await self._queues.list(call.caller.tenant, call.told) if call.caller.may_use(each.queue)
-        ]
-        shown, cursor = listing.page(queues)
+        tenant, may_use = call.caller.tenant, call.caller.may_use
+        queues = [each async for some in self._queues.list(tenant, call.told) for each in some]
+        call.worked(len(queues), WORK_QUEUES)
+        shown, cursor = await listing.page((each for each in queues if may_use(each.queue)), self._turns, tenant)
         return json_answer({"queues": shown, "next": f"{call.root}/queues?{listing.link(cursor)}" if cursor else None})
 
     async def get(self, call: Call) -> Answer:

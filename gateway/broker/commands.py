@@ -184,7 +184,11 @@ def _dump_stats(session: Session, command: DumpStats) -> None:
     if session.has_uncommitted_puts:
         session.bar(command)
     else:
-        session.answer(stats.dump_stats(session.broker, command.keys))
+        parts = stats.dump_stats(session.broker, command.keys)
+        if 0 < len(command.keys) <= stats.AT_ONCE:
+            session.answer(b"".join(parts))
+        else:
+            session.stream(parts)
 
 
 def _status(session: Session, command: Status) -> None:
@@ -210,7 +214,7 @@ def _stats(session: Session, command: Plain) -> None:
     if session.has_uncommitted_puts:
         session.bar(command)
     else:
-        session.answer(stats.stats(session.broker))
+        session.stream(stats.stats(session.broker))
 
 
 def _flush_all(session: Session, command: Plain) -> None:

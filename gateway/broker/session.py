@@ -4,7 +4,8 @@ Invariants
 1. Answers leave in the order of their commands; one that depends on a commit leaves after it, and so do all behind it.
 2. A command that reads waits for this connection's own sets, so a client sees what it was told to be stored and what
    it wrote before; other connections see an item once it is committed.
-3. Nothing is parsed while a get is blocked, a monitor runs, a barrier stands or the client does not read.
+3. Nothing is parsed while a get is blocked, a monitor runs, a long answer is written, a barrier stands or the client
+   does not read.
 4. However the connection ends, its waiter is gone and its open reads are back before anything else happens.
 """
 
@@ -14,7 +15,7 @@ import asyncio
 import select
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Protocol
 
@@ -41,7 +42,8 @@ _TCP_OPTIONS = (
 
 
 class State(Enum):
-    """READY parses; WAITING in a get; MONITORING; BARRED until a commit; ENDING writes what is held, then closes."""
+    """READY parses; WAITING in a get; MONITORING; BARRED until a commit; ENDING writes what is held, then closes;
+    STREAMING writes a long answer."""
 
     READY = 1
     WAITING = 2
@@ -49,10 +51,12 @@ class State(Enum):
     BARRED = 4
     ENDING = 5
     CLOSED = 6
+    STREAMING = 7
 
 
 _MOVES = {
-    State.READY: {State.WAITING, State.MONITORING, State.BARRED, State.ENDING, State.CLOSED},
+    State.READY: {State.WAITING, State.MONITORING, State.BARRED, State.STREAMING, State.ENDING, State.CLOSED},
+    State.STREAMING: {State.READY, State.CLOSED},
     State.WAITING: {State.READY, State.CLOSED},
     State.MONITORING: {State.READY, State.CLOSED},
     State.BARRED: {State.READY, State.ENDING, State.CLOSED},
@@ -142,6 +146,7 @@ class Session(asyncio.Protocol):
     __slots__ = (
         "_choked",
         "_decoder",
+        "_ended",
         "_execute",
         "_held",
         "_held_bytes",
@@ -151,6 +156,7 @@ class Session(asyncio.Protocol):
         "_out",
         "_out_bytes",
         "_parked",
+        "_parts",
         "_paused",
         "_refused",
         "_resuming",
@@ -189,6 +195,8 @@ class Session(asyncio.Protocol):
         self._kept = 0  # bytes, as the limit on them was told
         # command
         self._parked: Command | None = None
+        self._parts: Iterator[bytes] = iter(())
+        self._ended = False  # the client sends no more, and a long answer is on its way
         self._wait: Wait | Monitoring | None = None
 
     def __repr__(self) -> str:
@@ -229,6 +237,9 @@ class Session(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A client that only shut down its sending side still gets what its commands have earned, but waits no more."""
+        if self._state is State.STREAMING:
+            self._ended = True
+            return True
         if self._held and self._state in (State.READY, State.BARRED):
             self._move(State.ENDING)
             return True
@@ -254,6 +265,8 @@ class Session(asyncio.Protocol):
         self.resume()
         if self._state is State.MONITORING:
             self.go_on()
+        elif self._state is State.STREAMING:
+            self._next_part()
 
     def _pause(self) -> None:
         if not self._paused and self._state is not State.CLOSED:
@@ -351,6 +364,28 @@ class Session(asyncio.Protocol):
         elif data:
             self._out.append(data)
             self._out_bytes += len(data)
+
+    def stream(self, parts: Iterator[bytes]) -> None:
+        """Answers with the parts, each made and sent in a turn of the loop of its own: others run between them."""
+        self._parts = parts
+        self._move(State.STREAMING)
+        self.broker.loop.call_soon(self._next_part)
+
+    def _next_part(self) -> None:
+        if self._state is not State.STREAMING or self._choked:
+            return
+        part = next(self._parts, None)
+        if part is not None:
+            self.answer(part)
+            self._write()
+            self.broker.loop.call_soon(self._next_part)
+            return
+        self._move(State.READY)
+        if self._ended:
+            self._work()
+            self.eof_received()
+        else:
+            self.resume()
 
     def hold(self, ticket: Ticket | None, data: bytes, item_id: int = 0) -> None:
         """Sends it once the ticket is settled; SERVER_ERROR and close when that failed.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 from .broker import VERSION, Broker
 from .queue import Queue
 
+AT_ONCE = 50
+"""Queues in a part of an answer: one part is made without a pause."""
 
-def stats(broker: Broker) -> bytes:
-    """Every counter and every queue's, one `STAT` line each."""
+
+def stats(broker: Broker) -> Iterator[bytes]:
+    """Every counter and every queue's, one `STAT` line each, in parts."""
     counters = broker.counters
     queues = list(broker.queues)
     lines: list[tuple[str, object]] = [
@@ -35,25 +38,32 @@ def stats(broker: Broker) -> bytes:
         ("queue_expires", counters.queue_expires),
     ]
     out = [b"STAT %s %s\r\n" % (key.encode(), str(value).encode()) for key, value in lines]
-    for queue in queues:
+    for number, queue in enumerate(queues, 1):
         for key, value in queue_stats(queue, broker.queues.children(queue.name)):
             out.append(b"STAT queue_%s_%s %s\r\n" % (queue.name, key, value))
-    out.append(b"END\r\n")
-    return b"".join(out)
+        if number % AT_ONCE == 0:
+            yield b"".join(out)
+            out.clear()
+    yield b"".join([*out, b"END\r\n"])
 
 
-def dump_stats(broker: Broker, names: Iterable[bytes]) -> bytes:
-    """The counters grouped by queue; of all queues where no names are given, and an empty group for an unknown one.
+def dump_stats(broker: Broker, names: Sequence[bytes]) -> Iterator[bytes]:
+    """The counters grouped by queue, in parts; of all queues where no names are given, and an empty group for an
+    unknown one.
 
     Where there is no queue at all, a blank line, as Kestrel 2.4.8 says it.
     """
     out: list[bytes] = []
-    for name in names or [queue.name for queue in broker.queues]:
+    names = names or [queue.name for queue in broker.queues]
+    for number, name in enumerate(names, 1):
         queue = broker.queues.find(name)
         found = [] if queue is None else queue_stats(queue, broker.queues.children(name))
         body = b"\r\n  ".join(b"%s=%s" % pair for pair in found)
         out.append(b"queue '%s' {\r\n  %s\r\n}\r\n" % (name, body))
-    return b"".join([*(out or [b"\r\n"]), b"END\r\n"])
+        if number % AT_ONCE == 0:
+            yield b"".join(out)
+            out.clear()
+    yield b"".join([*out, b"END\r\n"] if names else [b"\r\n", b"END\r\n"])
 
 
 def queue_stats(queue: Queue, children: list[bytes]) -> list[tuple[bytes, bytes]]:

@@ -39,7 +39,6 @@ _SCALAR: Final = re.compile(
     rb'(?:"[^"\\\x00-\x1f]*+"|true|false|null|-?(?:0|[1-9][0-9]*+)(?![.0-9eE]))[ \t\n\r]{0,64}(?=[,}])'
 )
 _QUOTE: Final = re.compile(rb'[ \t\n\r]*+"')
-_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 # The byte behind the one that follows the value and white space.
 _TRAILING: Final = re.compile(r"trailing characters \(byte ([0-9]+)\)")
 _TRUNCATED: Final = "truncated"
@@ -248,8 +247,16 @@ def _scan(text: bytes) -> None:
 def _readings(text: bytes) -> Iterator[bytes]:
     """The text, and one of the same length that is JSON where this one is: without the escapes that msgspec refuses."""
     yield text
-    if _SURROGATE.search(text) is not None:
-        yield _SURROGATE.sub(rb"\\u00", text)
+    if _has_surrogates(text):
+        yield _without_surrogates(text)
+
+
+def _has_surrogates(text: bytes) -> bool:
+    return b"\\ud" in text or b"\\uD" in text
+
+
+def _without_surrogates(text: bytes) -> bytes:
+    return text.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0")
 
 
 def _said(error: Exception, start: int = 0) -> str:
@@ -325,7 +332,7 @@ def _element(view: memoryview, start: int, limit_bytes: int, place: int) -> tupl
     while True:
         window: bytes | memoryview = longest[:size]
         if surrogates:
-            window = _SURROGATE.sub(rb"\\u00", window)
+            window = _without_surrogates(bytes(window))
         try:
             _SCAN.decode(window)
         except RecursionError as exc:
@@ -335,7 +342,7 @@ def _element(view: memoryview, start: int, limit_bytes: int, place: int) -> tupl
             if trailing is not None:
                 at = int(trailing[1]) - 1
                 return start + len(bytes(longest[:at]).rstrip(b" \t\n\r")), start + at
-            if not surrogates and _SURROGATE.search(window) is not None:
+            if not surrogates and _has_surrogates(bytes(window)):
                 surrogates, size = True, min(size, SMALL_BYTES)
             elif _TRUNCATED not in str(exc):
                 raise ValueError(_said(exc, start)) from exc

@@ -44,12 +44,17 @@ class Catalog:
         """The tenant's queue of that name. Raises InvalidName."""
         return self._queue(tenant, name)
 
-    def name_of(self, tenant: str, key: str) -> str | None:
-        """The name under which the tenant knows the queue with that key; None when it is no queue of his."""
+    def owner_of(self, key: str) -> Name | None:
+        """The tenant's name of the queue with that key; None when it is no tenant's queue."""
         name = self._owners.get(key) or self._namespace.read(key)
-        if name is None or name.tenant != tenant or name.child is not None or name.dead:
+        if name is None or name.child is not None or name.dead:
             return None
-        return name.queue if self._queue(tenant, name.queue).key == key else None
+        return name if self._own_keys.get(name, key) == key else None
+
+    def name_of(self, tenant: str, key: str) -> str | None:
+        """The name under which the tenant knows the queue with that key; None when it is no queue of the tenant."""
+        name = self.owner_of(key)
+        return name.queue if name is not None and name.tenant == tenant else None
 
     def is_unreachable(self, key: str) -> bool:
         """Whether no request can name the queue with that key, though it lies where this deployment has its queues."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.contract.envelope import Job, raw, unwrap
 from gateway.delivery.backend import Backend, QueueStats, Told
 from gateway.delivery.catalog import Catalog, Queue
-from gateway.delivery.quota import Quota
+from gateway.delivery.known import KnownQueues
 from gateway.errors import QueueEmpty, QueueNotFound
 from gateway.leases.desk import Desk
+
+ASKED_AT_ONCE: Final = 200
+"""Queues of a list in one question: their figures are read in a turn of the loop."""
+NOBODYS_KEY: Final = "_"
+"""No queue can have it. A tenant without queues asks for it, to tell how many servers say that there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +42,33 @@ class QueueInfo:
 class Queues:
     """The queues of the deployment, by their logical names."""
 
-    def __init__(self, backend: Backend, catalog: Catalog, desk: Desk, quota: Quota) -> None:
+    def __init__(self, backend: Backend, catalog: Catalog, desk: Desk, known: KnownQueues) -> None:
         self._backend = backend
-        self._quota = quota
+        self._known = known
         self._catalog = catalog
         self._desk = desk
 
-    async def list(self, tenant: str, told: Told) -> list[QueueInfo]:
-        """Every queue of the tenant, by name, also those that no request can name. told: of how many servers.
+    async def list(self, tenant: str, told: Told) -> AsyncIterator[list[QueueInfo]]:
+        """Every queue of the tenant, also those that no request can name, ASKED_AT_ONCE at a time.
 
-        Raises BackendUnavailable.
+        told: of how many servers.
+
+        Where the deployment has many queues, one that was made elsewhere is missing until the next correction of what
+        is known. Raises BackendUnavailable.
         """
-        survey = await self._backend.survey()
-        told(survey.coverage)
-        found = survey.queues
-        named = [(name, stats) for key, stats in found.items() if (name := self._catalog.name_of(tenant, key))]
-        infos = [_info(name, stats) for name, stats in named]
-        infos += [
-            _info(key, stats, reachable=False)
-            for key, stats in found.items()
-            if self._catalog.unreachable_for(key) == tenant
-        ]
-        return sorted(infos, key=lambda each: each.queue)
+        await self._known.corrected_if_soon(time.monotonic())
+        keys = self._known.keys(tenant) or [NOBODYS_KEY]
+        for start in range(0, len(keys), ASKED_AT_ONCE):
+            survey = await self._backend.survey(*keys[start : start + ASKED_AT_ONCE])
+            told(survey.coverage)
+            yield [each for key, stats in survey.queues.items() if (each := self._shown(tenant, key, stats)) is not None]
+
+    def _shown(self, tenant: str, key: str, stats: QueueStats) -> QueueInfo | None:
+        """The queue as the tenant's list has it; None where it is not the tenant's."""
+        name = self._catalog.name_of(tenant, key)
+        if name is not None:
+            return _info(name, stats)
+        return _info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
 
     async def get(self, queue: Queue, told: Told) -> QueueInfo:
         """Raises QueueNotFound, BackendUnavailable."""
@@ -98,7 +110,7 @@ class Queues:
         """Removes the queue with all its jobs; returns how many leases ended with it. Raises as `get`."""
         await self._existing(queue, told)
         told(await self._backend.delete(queue.key))
-        self._quota.forget(queue)
+        self._known.forget(queue)
         return await self._desk.drop_queue(queue.key)
 
     async def _existing(self, queue: Queue, told: Told) -> QueueStats:

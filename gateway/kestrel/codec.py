@@ -10,13 +10,14 @@ for the next call's answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, Protocol
 
 from pymemcache.client.base import Client, _readline, _readvalue
 from pymemcache.exceptions import (
     MemcacheIllegalInputError,
     MemcacheServerError,
+    MemcacheUnexpectedCloseError,
     MemcacheUnknownError,
 )
 
@@ -29,6 +30,7 @@ Put = tuple[str, bytes, int]
 """Key, data and expiry as on the wire."""
 
 _KEY = re.compile(rb"[\x21-\x2e\x30-\x7e\x80-\xff][\x21-\x7e\x80-\xff]*")
+_NAME = re.compile(rb"(?:\A|\n)queue '([^'\r\n]*)' \{\r")
 _SETTLED = (b"END",)
 _DELETED = (b"DELETED", b"END")
 _STATUSES = (b"UP", b"WRITEAVOID", b"READONLY", b"QUIESCENT", b"DOWN")
@@ -217,19 +219,49 @@ class KestrelClient(Client):  # type: ignore[misc]
         """The lines of `stats`, without END."""
         return self._lines(b"stats")
 
+    def queue_names(self) -> list[str]:
+        """The name of every queue, out of `dump_stats`; what it tells of them is passed over unread."""
+        return [name.decode("utf-8", "replace") for part in self._parts(b"dump_stats") for name in _NAME.findall(part)]
+
+    def stat(self, name: str) -> str | None:
+        """One value of `stats`, None where it is not told; the others are passed over unread."""
+        line = re.compile(rb"(?:\A|\n)STAT %b (.*)\r" % re.escape(name.encode()))
+        found = [match for part in self._parts(b"stats") for match in line.findall(part)]
+        return found[0].decode("utf-8", "replace") if found else None
+
     def _lines(self, command: bytes) -> list[str]:
-        self.sock.sendall(command + b"\r\n")
         lines: list[str] = []
-        rest = b""
-        while True:
-            rest, line = _readline(self.sock, rest)
-            self._raise_errors(line, command)
-            if line == b"END":
-                break
-            lines.append(line.decode("utf-8", "replace"))
-        if rest:
-            raise MemcacheUnknownError("more bytes than the answer")
+        for part in self._parts(command):
+            lines += part.decode("utf-8", "replace").split("\r\n")[:-1]
         return lines
+
+    def _parts(self, command: bytes) -> Iterator[bytes]:
+        """The answer without its END, each part some whole lines with their ends: as many as came together.
+
+        A part is all that is looked at in one turn of the loop, however long the answer is.
+        """
+        self.sock.sendall(command + b"\r\n")
+        rest = b""
+        first = True
+        while True:
+            data = self.sock.recv(BATCH_BYTES)
+            if not data:
+                raise MemcacheUnexpectedCloseError
+            text, end, rest = (rest + data).rpartition(b"\r\n")
+            if not end:
+                continue
+            if first:
+                self._raise_errors(text.partition(b"\r\n")[0], command)
+                first = False
+            lines, _, last = text.rpartition(b"\r\n")
+            if last != b"END":
+                yield text + end
+                continue
+            if rest:
+                raise MemcacheUnknownError("more bytes than the answer")
+            if lines:
+                yield lines + end
+            return
 
     def _expect(self, command: bytes, answers: tuple[bytes, ...]) -> None:
         line = self._line(command)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -20,13 +20,17 @@ from gateway.kestrel.codec import KestrelClient
 from gateway.kestrel.connection import ConnectionLostError
 from gateway.kestrel.health import Coverage
 from gateway.kestrel.server import Server
-from gateway.kestrel.stats import QueueStats, parse_aside, parse_dump, parse_stats, queues_aged_out
+from gateway.kestrel.stats import QueueStats, names_in_stats, parse_aside, parse_dump, parse_stats
 from gateway.kestrel.trouble import not_asked, perhaps_done
 
 PATIENCE_S: Final = 1.0
 """Once one server has answered a question, the others are waited for so long."""
 HURRY_S: Final = 0.25
 """The same, for a question that every user of a new queue waits for."""
+
+
+KEYS_BYTES: Final = 2048
+"""Names in one question for figures: of about a hundred queues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class Census:
         return frozenset().union(*self._named.values())
 
     async def _name(self, server: Server) -> None:
-        self._named[server] = frozenset(await _stats((), server))
+        self._named[server] = frozenset(await _names(server))
 
 
 async def survey(servers: Sequence[Server], late: Late, *keys: str) -> Survey:
@@ -136,7 +140,8 @@ async def may_have_dropped(server: Server, key: str) -> bool:
         aside = parse_aside(await server.run(KestrelClient.dump_stats, key), key)
         if aside is None or aside.open_reads:
             return False
-        return queues_aged_out(await server.run(KestrelClient.all_stats)) == 0
+        aged_out: str | None = await server.run(KestrelClient.stat, "queue_expires")
+        return aged_out == "0"
     except (BackendUnavailable, ConnectionLostError, MemcacheError, ValueError):
         return False
 
@@ -200,14 +205,48 @@ async def _answered(asked: Collection[asyncio.Task[Any]], patience_s: float | No
     return pending
 
 
+async def _names(server: Server) -> Collection[str]:
+    """The name of every queue on the server. Raises BackendUnavailable."""
+    try:
+        if server.capabilities is None or server.capabilities.dump_stats:
+            try:
+                names: list[str] = await server.run(KestrelClient.queue_names)
+            except (MemcacheUnknownCommandError, MemcacheClientError):
+                pass
+            else:
+                return names
+        return names_in_stats(await server.ask(KestrelClient.all_stats))
+    except (ConnectionLostError, MemcacheError) as error:
+        raise not_asked(error, server.address) from error
+
+
 async def _stats(keys: Sequence[str], server: Server) -> dict[str, QueueStats]:
+    """The figures of these queues, or of all. Where the server can be asked for some they come KEYS_BYTES of names at a
+    time, so that no answer is long."""
     capabilities = server.capabilities
     try:
         if capabilities is None or capabilities.dump_stats:
             try:
-                return parse_dump(await server.run(KestrelClient.dump_stats, *keys))
+                found: dict[str, QueueStats] = {}
+                for some in _some(keys):
+                    found |= parse_dump(await server.run(KestrelClient.dump_stats, *some))
             except (MemcacheUnknownCommandError, MemcacheClientError):
                 pass
-        return parse_stats(await server.ask(KestrelClient.all_stats))
+            else:
+                return found
+        return parse_stats(await server.ask(KestrelClient.all_stats), keys)
     except (ConnectionLostError, MemcacheError, ValueError) as error:
         raise not_asked(error, server.address) from error
+
+
+def _some(keys: Sequence[str]) -> Iterator[list[str]]:
+    """The keys in groups of KEYS_BYTES; one empty group where there are none, which asks for all queues."""
+    group: list[str] = []
+    size = 0
+    for key in keys:
+        if group and size + len(key) > KEYS_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(key)
+        size += len(key) + 1
+    yield group

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -47,6 +47,7 @@ class Aside:
 _WIRE_NAMES = {"age": "age_ms", "open_transactions": "open_reads"}
 _FIELDS = {field.name for field in dataclasses.fields(QueueStats)} - set(_WIRE_NAMES.values()) | set(_WIRE_NAMES)
 
+_OF_A_QUEUE = "STAT queue_"
 NO_AGE_MS = 1_000_000_000_000
 """An age that is none: 31 years. Kestrel counts a queue that was never read from 1970 on. Source: Kestrel 2.4.8."""
 
@@ -99,22 +100,26 @@ def parse_aside(lines: Iterable[str], key: str) -> Aside | None:
         return None
 
 
-def queues_aged_out(lines: Iterable[str]) -> int | None:
-    """How many queues the server itself has deleted because of their age, from `stats`; None where it does not tell.
+def names_in_stats(lines: Sequence[str]) -> set[str]:
+    """The queues that `parse_stats` finds in the lines, without their figures."""
+    told = [line[len(_OF_A_QUEUE) :].partition(" ")[0] for line in lines if line.startswith(_OF_A_QUEUE)]
+    items = {stat.removesuffix("_items") for stat in told if stat.endswith("_items")}
+    open_reads = {stat.removesuffix("_open_transactions") for stat in told if stat.endswith("_open_transactions")}
+    return items & open_reads
 
-    Raises: ValueError.
-    """
-    return next((int(line.split(" ")[2]) for line in lines if line.startswith("STAT queue_expires ")), None)
 
-
-def parse_stats(lines: Iterable[str]) -> dict[str, QueueStats]:
+def parse_stats(lines: Iterable[str], keys: Iterable[str] = ()) -> dict[str, QueueStats]:
     """Reads `STAT queue_<name>_<stat> <number>` lines, whose names may hold `_` too.
 
     A name counts as a queue's when it has both `items` and `open_transactions`: then `queue_a_total_items` belongs to
-    `a`, unless there is a queue `a_total`.
+    `a`, unless there is a queue `a_total`. keys: where only these queues are wanted; some whose names begin like theirs
+    may come, too.
     """
     stats: dict[str, str] = {}
+    wanted = tuple(f"{_OF_A_QUEUE}{key}_" for key in keys) or (_OF_A_QUEUE,)
     for line in lines:
+        if not line.startswith(wanted):
+            continue
         fields = line.split(" ", 2)
         if len(fields) == 3 and fields[0] == "STAT" and fields[1].startswith("queue_"):
             stats[fields[1].removeprefix("queue_")] = fields[2]

@@ -1,5 +1,6 @@
 """The list of queues: filters, order and pages, as pure functions and over HTTP."""
 
+import asyncio
 import time
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,13 @@ from hypothesis import strategies as st
 from gateway.api.cursor import Cursor
 from gateway.api.listing import FIELDS, Listing
 from gateway.errors import InvalidParameter
+from gateway.turns import Turns
 from tests.running import running
+
+
+def page(listing, queues):
+    """A page of the list, without anyone else on the loop."""
+    return asyncio.run(listing.page(queues, Turns()))
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ QUEUES = [
 
 
 def names(*filters, sort="name", limit=1000, cursor=None):
-    shown, _ = Listing(filters, sort, limit, cursor).page(QUEUES)
+    shown, _ = page(Listing(filters, sort, limit, cursor), QUEUES)
     return [each.queue for each in shown]
 
 
@@ -107,11 +114,11 @@ def test_order():
 )
 def test_pages_are_the_list(queues, sort, limit):
     """Page by page every queue is shown once, in the order of the whole list; the last page has no next."""
-    whole, none = Listing((), sort, 1000, None).page(queues)
+    whole, none = page(Listing((), sort, 1000, None), queues)
     assert none is None
     found, cursor = [], None
     for _ in range(len(queues) + 1):
-        shown, cursor = Listing((), sort, limit, cursor).page(queues)
+        shown, cursor = page(Listing((), sort, limit, cursor), queues)
         found += shown
         if cursor is None:
             break
@@ -134,7 +141,7 @@ def test_a_broken_cursor_is_refused_or_read(cursor, data):
         place = data.draw(st.integers(0, len(text) - 1))
         text = text[:place] + data.draw(st.text("AZaz09_-", max_size=3)) + text[place + data.draw(st.integers(0, 3)) :]
     try:
-        shown, _ = Listing((), cursor.sort, 1000, text).page(QUEUES)
+        shown, _ = page(Listing((), cursor.sort, 1000, text), QUEUES)
     except InvalidParameter:
         return
     found = [each.queue for each in shown]
@@ -151,10 +158,10 @@ def test_what_is_no_cursor_is_refused(cursor):
 @pytest.mark.parametrize(("first", "then"), [("name", "-items"), ("items", "-items"), ("age", "items")])
 def test_a_cursor_of_another_order_is_refused(first, then):
     """It names a place in its own order only; `age` and `age_s` are one."""
-    _, cursor = Listing((), first, 1, None).page(QUEUES)
+    _, cursor = page(Listing((), first, 1, None), QUEUES)
     with pytest.raises(InvalidParameter, match="cursor"):
         names(sort=then, cursor=cursor)
-    _, cursor = Listing((), "age", 1, None).page(QUEUES)
+    _, cursor = page(Listing((), "age", 1, None), QUEUES)
     assert len(names(sort="age_s", cursor=cursor)) == len(QUEUES) - 1
 
 
@@ -165,7 +172,7 @@ def paged(sort, limit, queues, between):
     """All pages, by name; before each but the first the queues become what `between` makes of them."""
     pages, cursor = [], None
     while True:
-        shown, cursor = Listing((), sort, limit, cursor).page(queues)
+        shown, cursor = page(Listing((), sort, limit, cursor), queues)
         pages.append([each.queue for each in shown])
         assert len(pages) <= len(queues) + 1, "the pages do not end"
         if cursor is None:
@@ -186,7 +193,7 @@ def test_each_queue_is_shown_once_whatever_its_figures_become(sort, limit, count
         return [Figures(each.queue, *(random.randrange(5) for _ in range(8))) for each in queues]
 
     queues = changed([Figures(f"q{number}") for number in range(count)])
-    expected = [each.queue for each in Listing((), sort, 1000, None).page(queues)[0]]
+    expected = [each.queue for each in page(Listing((), sort, 1000, None), queues)[0]]
     assert [name for page in paged(sort, limit, queues, changed) for name in page] == expected
 
 
@@ -219,15 +226,15 @@ def test_a_cursor_fits_into_a_request():
     """However many queues there are, and however long their names."""
     queues = [Figures(f"{number:064}", items=number) for number in range(3000)]
     listing = Listing((), "-items", 1000, None)
-    _, cursor = listing.page(queues)
+    _, cursor = page(listing, queues)
     assert len(listing.link(cursor)) < 4000
 
 
 def test_a_queue_that_comes_moves_no_other():
     """Between two pages a queue may appear or vanish before the cursor: none is shown twice, none is left out."""
-    first, cursor = Listing((), "name", 2, None).page(QUEUES)
+    first, cursor = page(Listing((), "name", 2, None), QUEUES)
     later = [Figures("aaa"), *QUEUES[1:]]
-    second, _ = Listing((), "name", 2, cursor).page(later)
+    second, _ = page(Listing((), "name", 2, cursor), later)
     assert [each.queue for each in (*first, *second)] == ["emails", "img-big", "img-small", "pdf"]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.kestrel.stats import Aside, QueueStats, parse_aside, parse_dump, parse_stats, queues_aged_out
+from gateway.kestrel.stats import Aside, QueueStats, names_in_stats, parse_aside, parse_dump, parse_stats
 
 DUMP = """queue 'p' {
   items=3
@@ -68,10 +68,18 @@ def test_what_is_set_aside_is_told_of_the_queue_that_was_asked_for_or_not_at_all
     assert parse_aside(DUMP.splitlines(), "nosuch") is None, "a server that names all queues does not know the question"
 
 
-def test_queues_that_the_server_deleted_itself_are_told_where_it_counts_them():
-    """`queue_expires` of Kestrel's `stats`; None where there is no such line."""
-    assert queues_aged_out(["STAT queue_deletes 7", "STAT queue_expires 3"]) == 3
-    assert queues_aged_out(["STAT queue_deletes 7"]) is None
+def test_names_and_some_queues_alone_are_what_all_figures_say():
+    """The server's own counters look like a queue's, and a queue's name may begin as another's does."""
+    lines = [
+        f"STAT queue_{line}"
+        for name in ("a", "a_total", "b")
+        for line in (f"{name}_items 3", f"{name}_total_items 7", f"{name}_open_transactions 1")
+    ]
+    lines += ["STAT queue_expires 3", "STAT total_items 7", "STAT queue_deletes 7"]
+    whole = parse_stats(lines)
+    assert names_in_stats(lines) == set(whole) == {"a", "a_total", "b"}
+    assert parse_stats(lines, ["b"]) == {"b": whole["b"]}
+    assert parse_stats(lines, ["a"])["a"] == whole["a"]
 
 
 @pytest.mark.parametrize("lines", [["x"], ["queue 'p' {"], ["queue 'p' {", "items"], ["queue 'p' {", "  items=x", "}"]])

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from gateway.contract.item import Stamp, wrap
 from gateway.contract.names import Namespace
 from gateway.delivery.catalog import Catalog, Queue
+from gateway.delivery.known import KnownQueues
 from gateway.delivery.moves import Moves
 from gateway.delivery.parked import Parked
 from gateway.delivery.quota import Quota
@@ -21,6 +22,7 @@ from gateway.leases.ids import LeaseIds
 from gateway.leases.registry import Registry
 from gateway.policies import Policies, Policy, Table
 from gateway.settings import Settings
+from gateway.turns import Turns
 from tests.kestrel.support import until
 
 _numbers = itertools.count()
@@ -46,7 +48,7 @@ class Rig:
             }
             | limits,
         )
-        quota = Quota(kestrel, self.catalog, 1000)
+        quota = Quota(kestrel, KnownQueues(kestrel, self.catalog, Turns()), 1000)
         self.moves = Moves(kestrel, self.catalog, tasks, max_attempts=25)
         self.receiver = Receiver(
             kestrel, self.registry, self.moves, quota, tasks, parked=Parked(100, tenant_limit=100, queue_limit=100)

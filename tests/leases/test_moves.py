@@ -237,7 +237,7 @@ def test_a_deleted_queue_gets_no_copy(broker):
         taken = await made.take("doomed")
         await made.registry.nack(taken.lease.id, delay_s=0.1)
         await made.kestrel.delete("doomed")
-        assert made.registry.drop_queue("doomed") == 1
+        assert await made.registry.drop_queue("doomed") == 1
         with pytest.raises(QueueDeleted):
             await made.registry.nack(taken.lease.id)
         await asyncio.sleep(0.2)
