@@ -1,0 +1,346 @@
+"""No single request holds the event loop for more than 20 ms, whatever it asks: measured against a calibrated loop."""
+
+import base64
+import itertools
+import json
+import socket
+import time
+
+import httpx
+import pytest
+
+from tests.broker.rig import BrokerProcess
+from tests.hold.worker import Worker, reference_s
+
+MIB = 1 << 20
+EMPTIES = b"[" + b"[]," * ((MIB - 4) // 3 - 1) + b"[]]"
+EVENT = b'{"specversion":"1.0","id":"1","source":"s","type":"t"%b}'
+JSON = {"Content-Type": "application/json"}
+EVENTS = {"Content-Type": "application/cloudevents+json"}
+BATCH = {"Content-Type": "application/cloudevents-batch+json"}
+LINES = {"Content-Type": "application/x-ndjson"}
+MANY = 5000
+TRIES = 3
+TAKE = {"timeout": 5, "lease_seconds": 600}
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    with BrokerProcess(tmp_path_factory.mktemp("broker") / "data", "--fsync", "off") as started:
+        client = started.client(timeout_s=60)
+        for start in range(0, MANY, 100):
+            names = [f"{number:05d}{'a' * 58}b" for number in range(start, start + 100)]
+            client.send(b"".join(b"set %b 0 0 1\r\n1\r\n" % name.encode() for name in names))
+            assert client.read(100 * len(b"STORED\r\n")) == b"STORED\r\n" * 100
+        yield started
+
+
+@pytest.fixture(scope="module")
+def worker(broker, tmp_path_factory):
+    started = Worker(tmp_path_factory.mktemp("worker"), f"127.0.0.1:{broker.port}", log_level="error")
+    with started.client() as http:  # what is done once, at the first request, is no request's doing
+        http.get("/queues", params={"limit": 1}).raise_for_status()
+        http.post("/queues/warm/jobs", json=1).raise_for_status()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def quick(worker):
+    """Runs what is given to it, and fails where that held the loop for longer than the reference. What other processes
+    do to the caches only ever adds to the time, so the shortest of some tries counts."""
+
+    def run(request):
+        tries = []
+        for _ in range(TRIES):
+            with worker.held() as held:
+                request()
+            tries.append((held[0], reference_s()))
+            if held[0] < tries[-1][1]:
+                return
+        told = ", ".join(f"{held_s * 1000:.1f} ms where 20 ms are {limit_s * 1000:.1f}" for held_s, limit_s in tries)
+        raise AssertionError(f"the loop was held for {told}")
+
+    return run
+
+
+@pytest.fixture
+def http(worker):
+    with worker.client() as client:
+        yield client
+
+
+def test_the_measure_measures(worker):
+    """A request that does hold the loop is seen."""
+
+    def block() -> None:
+        json.loads(EMPTIES)
+
+    with worker.held() as held:
+        worker.loop.call_soon_threadsafe(block)
+    assert held[0] > reference_s()
+
+
+BODIES = {
+    "empties": (JSON, EMPTIES),
+    "nested": (JSON, (b"[" * 400 + b"]" * 400 + b",") * 1300 + b"1"),
+    "broken-at-the-end": (JSON, EMPTIES[:-1]),
+    "surrogates": (JSON, b'["' + rb"\ud800" * 170_000 + b'"]'),
+    "numbers": (JSON, b"[" + b"1," * 520_000 + b"1]"),
+    "guessed": ({"Content-Type": ""}, EMPTIES),
+    "control-characters": ({"Content-Type": "text/plain"}, b"\x01" * (MIB // 8)),
+    "bytes": ({"Content-Type": "image/png"}, b"\xff" * MIB),
+    "event-data": (EVENTS, EVENT % (b',"data":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]")),
+    "event-data-first": (EVENTS, b'{"data":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]" + (EVENT % b"")[1:]),
+    "event-attributes": (EVENTS, EVENT % b"".join(b',"a%x":1' % number for number in range(80_000))),
+    "event-attribute": (EVENTS, EVENT % (b',"a":"' + b"x" * (MIB - 100) + b'"')),
+    "event-attribute-nested": (EVENTS, EVENT % (b',"a":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]")),
+    "event-base64-nested": (EVENTS, EVENT % (b',"data_base64":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]")),
+    "event-base64": (EVENTS, EVENT % (b',"data_base64":"%b"' % base64.b64encode(b"\0" * (MIB // 2)))),
+    "lines-empty": (LINES, b"\n" * (8 * MIB)),
+    "lines-blank": (LINES, (b" " * 60_000 + b"\n1\n") * 130),
+    "lines-short": (LINES, b"1\n" * (4 * MIB)),
+    "lines-long": (LINES, EMPTIES + b"\n" + b"1" * (7 * MIB - 100)),
+    "lines-nested": (LINES, (EMPTIES[:8000].rpartition(b",")[0] + b"]\n") * 1000),
+    "batch-blank": (BATCH, b"[" + b" " * (8 * MIB - 2) + b"]"),
+    "batch-one": (BATCH, b"[" + (EVENT % (b',"data":' + b"[]," * 0 + b"[" + b"[]," * 2_700_000 + b"1]")) + b"]"),
+    "batch-empties": (BATCH, b"[" + b"[]," * 2_700_000 + b"[]]"),
+    "batch-events": (BATCH, b"[" + b",".join([EVENT % b',"data":[[],[],[]]'] * 1000) + b"]"),
+    "batch-large": (BATCH, b"[" + b",".join([EVENT % (b',"data":' + EMPTIES[:-400] + b"]")] * 7) + b"]"),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_an_enqueue(http, quick, name):
+    """Bodies that are long to read, in every form."""
+
+    def request():
+        headers, body = BODIES[name]
+        assert http.post("/queues/bodies/jobs", content=body, headers=headers).status_code in (201, 207, 400, 413)
+
+    quick(request)
+
+
+def test_an_enqueue_with_a_key(http, quick):
+    """A body of many jobs is hashed, too."""
+
+    def request():
+        body = b"[" + b",".join([EVENT % b""] * 900) + b" " * 60_000 + b"]"
+        answer = http.post("/queues/bodies/jobs", content=body, headers=BATCH | {"Idempotency-Key": "k"})
+        assert answer.status_code == 201
+
+    quick(request)
+
+
+ITEMS = {
+    "empties": EVENT % (b',"data":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]"),
+    "attributes": EVENT % b"".join(b',"a%x":1' % number for number in range(80_000)),
+    "a-thousand-attributes": EVENT % b"".join(b',"a%x":"x"' % number for number in range(900)),
+    "head": EVENT % (b',"attempt":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b'],"data":1'),
+    "base64": EVENT % (b',"data_base64":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]"),
+    "long-attribute": EVENT % (b',"a":"' + "é".encode() * (MIB // 2 - 100) + b'"'),
+    "raw": b"\xff" * MIB,
+}
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_a_delivery_in_every_form(broker, http, quick, name):
+    """Items as a memcache client may put them: peeked at, taken, copied, buried, brought back."""
+
+    def request():
+        queue = f"items-{name}"
+        client = broker.client(timeout_s=60)
+        client.send(b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(ITEMS[name]), ITEMS[name]))
+        assert client.read(8) == b"STORED\r\n"
+        for form in ({}, {"Accept": "application/cloudevents+json"}, {"Accept": "*/*, text/*"}):
+            assert http.get(f"/queues/{queue}/peek", headers=form).status_code == 200
+        assert http.get(f"/queues/{queue}/peek", params={"format": "raw"}).status_code == 200
+        for end, body in (("nack", {}), ("nack", {"position": "head"}), ("reject", {"reason": "x" * 500_000})):
+            lease = http.get(f"/queues/{queue}/next", params={"timeout": 5}).headers["lease-id"]
+            assert http.post(f"/leases/{lease}/{end}", json=body).status_code in (200, 204)
+        assert http.get(f"/queues/{queue}/dead-letters/peek").status_code == 200
+        assert http.post(f"/queues/{queue}/redrive").json()["redriven"] == 1
+        assert http.post(f"/queues/{queue}/flush").status_code == 204
+
+    quick(request)
+
+
+LISTS = {
+    "globs": [("filter", f"name~*{'a' * 60}b")] * 16,
+    "stars": [("filter", "name~" + "*a" * 31)] * 16,
+    "marks": [("filter", "name~*" + "a?" * 30 + "*")] * 16,
+    "figures": [("filter", "items>0"), ("sort", "-age")],
+    "all": [("limit", 1000)],
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list(http, quick, name):
+    """Of thousands of queues, by filters that are long to compare."""
+
+    def request():
+        answer = http.get("/queues", params=[("limit", 1), *LISTS[name]] if name != "all" else LISTS[name])
+        assert answer.status_code == 200
+        if answer.json()["next"]:
+            assert http.get(answer.json()["next"]).status_code == 200
+
+    quick(request)
+
+
+def test_a_new_queue(http, quick):
+    """Where there are thousands: no request reads the names of all, and what does read them reads in slices."""
+
+    def request():
+        for _ in range(50):
+            assert http.post(f"/queues/new-{next(NUMBERS)}/jobs", json=1).status_code == 201
+
+    quick(request)
+
+
+ORDERS = {
+    "numbers": b'{"acks":[' + b"1," * 500_000 + b"1]}",
+    "empties": b'{"acks":' + EMPTIES[: MIB - 20].rpartition(b",")[0] + b"]}",
+    "strings": b'{"acks":[' + b'"x",' * 250_000 + b'"x"]}',
+    "members": b"{" + b",".join(b'"%x":1' % number for number in range(90_000)) + b"}",
+    "reason": b'{"nacks":[{"lease":"x","reason":"' + rb"\ud83d" * 170_000 + b'"}]}',
+    "unknown": json.dumps({"acks": [f"{number:056d}" for number in range(1000)]}).encode(),
+    "ends-in-a-thousand": json.dumps({"acks": [f"{number:056d}" for number in range(4900)]}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_an_order(http, quick, name):
+    """Settlements that are long to read or many."""
+
+    def request():
+        assert http.post("/leases/settle", content=ORDERS[name], headers=JSON).status_code in (207, 400)
+
+    quick(request)
+
+
+def test_many_settlements(http, quick):
+    """Each is a command of Kestrel."""
+
+    def request():
+        lines = b"".join(b"%d\n" % number for number in range(300))
+        assert http.post("/queues/settled/jobs", content=lines, headers=LINES).status_code == 201
+        leases = [http.get("/queues/settled/next", params=TAKE).headers["lease-id"] for _ in range(300)]
+        answer = http.post("/leases/settle", json={"acks": leases})
+        assert answer.status_code == 200
+
+    quick(request)
+
+
+HEADERS = {
+    "accept": (b"Accept: " + b"," * 60_000,),
+    "accepts": (b"Accept: " + b",".join(b"a/%d" % number for number in range(7000)),),
+    "parameters": (b"Accept: " + b";" * 60_000,),
+    "many": tuple(b"a%d: 1" % number for number in range(6000)),
+    "short": tuple([b"a:"] * 13_000),
+    "attributes": tuple(b"ce-a%d: 1" % number for number in range(4000)),
+    "attribute": (b"ce-a: " + b"%41" * 20_000,),
+    "quoted": (b'ce-a: "' + rb"\a" * 30_000 + b'"',),
+    "prefer": (b"Prefer: " + b",wait " * 10_000,),
+    "authorization": (b"Authorization: Bearer " + b"a=" * 30_000,),
+    "keys": (b"Idempotency-Key: " + b"\\" * 60_000,),
+    "type": (b"Content-Type: " + b";" * 60_000,),
+    "trace": (b"traceparent: 00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-00", b"tracestate: " + b"a=b," * 15_000),
+    "ids": (b"Request-Id: " + b"a" * 60_000,),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("line", [b"GET /queues/warm/peek", b"POST /queues/warm/jobs"])
+def test_headers(worker, quick, name, line):
+    """As many and as long as fit into a head."""
+
+    def request():
+        lines = [line + b" HTTP/1.1", b"Host: localhost", b"Connection: close", b"Content-Length: 0", *HEADERS[name]]
+        assert worker.raw(b"\r\n".join(lines) + b"\r\n\r\n").startswith(b"HTTP/1.1 ")
+
+    quick(request)
+
+
+TARGETS = {
+    "path": b"/queues/" + b"%41" * 20_000,
+    "slashes": b"/" * 60_000,
+    "leases": b"/leases/" + b"%01" * 20_000,
+    "query": b"/queues?" + b"&" * 60_000,
+    "values": b"/queues?filter=" + b"%41" * 20_000,
+    "filters": b"/queues?" + b"&".join([b"filter=items%3E0"] * 3000),
+    "cursor": b"/queues?cursor=" + b"A" * 3600,
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets(worker, quick, name):
+    """Paths and queries as long as a head may be."""
+
+    def request():
+        request = b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % TARGETS[name]
+        assert worker.raw(request).startswith(b"HTTP/1.1 4") or name == "query"
+
+    quick(request)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_body_in_small_chunks(worker, quick, size):
+    """Each costs the parser a callback."""
+
+    def request():
+        head = b"POST /queues/chunks/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        head += b"Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
+        body = (b"%x\r\n%b\r\n" % (size, b"x" * size)) * (400_000 // size) + b"0\r\n\r\n"
+        assert worker.raw(head + body).startswith(b"HTTP/1.1 201")
+
+    quick(request)
+
+
+def test_pipelined_requests(worker, quick):
+    """As many as come together."""
+
+    def request():
+        request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", worker.port), 60) as connection:
+            connection.sendall(request * 3000 + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            answer = b""
+            while chunk := connection.recv(1 << 20):
+                answer += chunk
+        assert answer.count(b"HTTP/1.1 200") == 3001
+
+    quick(request)
+
+
+def test_metrics(http, quick):
+    """Every worker's figures."""
+
+    def request():
+        assert http.get("/metrics").status_code == 200
+
+    quick(request)
+
+
+def test_leases_that_end_together(worker, quick):
+    """Many leases whose time is over at one instant, and many that end with their queue."""
+    lines = b"".join(b"%d\n" % number for number in range(300))
+
+    def request():
+        with httpx.Client(base_url=worker.url, timeout=60, limits=httpx.Limits(max_connections=1)) as http:
+            for queue in ("expiring", "dropped"):
+                assert http.post(f"/queues/{queue}/jobs", content=lines, headers=LINES).status_code == 201
+                for _ in range(300):
+                    assert http.get(f"/queues/{queue}/next", params=TAKE).status_code == 200
+            assert http.delete("/queues/dropped").json()["leases_ended"] == 300
+
+            def end_all():
+                for lease in worker.leases("expiring"):
+                    lease.deadline_s = time.monotonic()
+                    worker.registry._deadlines.set(lease)
+
+            worker.loop.call_soon_threadsafe(end_all)
+            while http.get("/queues/expiring").json()["items"] < 300:
+                time.sleep(0.05)
+            assert http.delete("/queues/expiring").status_code == 200
+
+    quick(request)
