@@ -10,7 +10,7 @@ SBOM   ?= build/sbom.json
 LOCK    = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
   --generate-hashes
 
-.PHONY: run test check bench chaos contract-diff contract-baseline install lock sbom audit clean help
+.PHONY: run test check bench chaos fuzz contract-diff contract-baseline install lock sbom audit clean help
 
 run: install  ## serve on http://127.0.0.1:8080 with the embedded broker in ./data (ARGS="--port 9000" for more)
 	@exec $(BIN)/kestrel-gateway serve --data $(DATA) $(ARGS)
@@ -26,6 +26,9 @@ check: install  ## lint, format, types, import layers
 
 bench: install  ## measure, and print one table (ARGS="--quick" for less)
 	$(BIN)/python -m bench $(ARGS)
+
+fuzz: install  ## give what reads strangers' bytes whatever breaks it (ARGS="--seconds 600")
+	$(BIN)/python -m fuzz $(ARGS)
 
 chaos: install  ## kill and freeze everything while jobs pass, and judge (ARGS="--seconds 180 --seed 7")
 	$(BIN)/python -m chaos $(ARGS)
