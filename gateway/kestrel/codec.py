@@ -253,14 +253,15 @@ class KestrelClient(Client):  # type: ignore[misc]
             if first:
                 self._raise_errors(text.partition(b"\r\n")[0], command)
                 first = False
-            lines, _, last = text.rpartition(b"\r\n")
-            if last != b"END":
-                yield text + end
+            lines = b"\r\n" + text + end
+            over = lines.find(b"\r\nEND\r\n")
+            if over < 0:
+                yield lines[2:]
                 continue
-            if rest:
+            if rest or over + 7 < len(lines):
                 raise MemcacheUnknownError("more bytes than the answer")
-            if lines:
-                yield lines + end
+            if over:
+                yield lines[2 : over + 2]
             return
 
     def _expect(self, command: bytes, answers: tuple[bytes, ...]) -> None:
