@@ -63,8 +63,8 @@ class KnownQueues:
         return len(self._keys.get(tenant, ()))
 
     def keys(self, tenant: str) -> list[str]:
-        """Kestrel's names of the tenant's queues, sorted; also of those that no request can name."""
-        return sorted({*self._keys.get(tenant, ()), *self._unreachable.get(tenant, ())})
+        """Kestrel's names of the tenant's queues, sorted; behind them those of queues that no request can name."""
+        return [*sorted(self._keys.get(tenant, ())), *sorted(self._unreachable.get(tenant, ()))]
 
     def learn(self, queue: Queue) -> None:
         """The queue is there."""

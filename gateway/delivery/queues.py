@@ -61,7 +61,9 @@ class Queues:
         for start in range(0, len(keys), ASKED_AT_ONCE):
             survey = await self._backend.survey(*keys[start : start + ASKED_AT_ONCE])
             told(survey.coverage)
-            yield [each for key, stats in survey.queues.items() if (each := self._shown(tenant, key, stats)) is not None]
+            yield [
+                each for key, stats in survey.queues.items() if (each := self._shown(tenant, key, stats)) is not None
+            ]
 
     def _shown(self, tenant: str, key: str, stats: QueueStats) -> QueueInfo | None:
         """The queue as the tenant's list has it; None where it is not the tenant's."""
