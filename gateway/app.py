@@ -143,7 +143,7 @@ class Gateway:
             queue_limit=settings.max_queue_waiters,
             share=share,
         )
-        self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, parked=parked)
+        self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, parked=parked, turns=turns)
         self._unreachable = Unreachable(self._kestrel, self._catalog, turns)
         queues = Queues(self._kestrel, self._catalog, self._desk, self._known)
         self._idempotency = _idempotency(settings, context)

@@ -15,6 +15,8 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
+LARGE_BYTES: Final = 65536
+"""An item beyond this takes a good part of a slice to read and to show."""
 SLICE_S: Final = 0.002
 """A request passes through about five turns of the loop, so long work adds some ten milliseconds to it."""
 
@@ -35,6 +37,11 @@ class Turns:
             self._passing = True
             loop.call_soon(self._pass)
         await turn
+
+    async def for_item(self, data: bytes, tenant: str) -> None:
+        """Returns when an item may be read: at once where it is small, else when it is the tenant's turn."""
+        if len(data) > LARGE_BYTES:
+            await self.next(tenant)
 
     async def slices(self, steps: Iterable[T], tenant: str = "") -> AsyncIterator[T]:
         """Each value of `steps`, which makes it when it is asked for; other work runs whenever SLICE_S are over."""

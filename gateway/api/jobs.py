@@ -165,6 +165,7 @@ class Jobs:
 
     async def peek(self, call: Call) -> Answer:
         queue = call.queue()
+        await self._turns.next(queue.tenant)  # the job may be large: one is read in a turn of the loop
         job = await self._queues.peek(queue, call.told)
         body, headers = render(job, queue, job.attempt, accept=_accept(call), raw=_raw(call))
         return Answer(200, body, headers)

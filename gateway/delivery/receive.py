@@ -23,6 +23,7 @@ from gateway.delivery.quota import Quota
 from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, TooManyLeases
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
+from gateway.turns import Turns
 
 PASSING_S = 1.0
 """How long a poll that should answer at once may go on past jobs that are not delivered."""
@@ -48,6 +49,7 @@ class Receiver:
         tasks: asyncio.TaskGroup,
         *,
         parked: Parked,
+        turns: Turns,
     ) -> None:
         self._backend = backend
         self._quota = quota
@@ -55,6 +57,7 @@ class Receiver:
         self._moves = moves
         self._tasks = tasks
         self._parked = parked
+        self._turns = turns
         self.draining = False
         registry.on_end(moves.attempts.ended)
 
@@ -110,6 +113,7 @@ class Receiver:
         """
         done = read.give_back
         try:
+            await self._turns.for_item(read.data, queue.tenant)
             job = job_of(queue, read)
             if job.expires_s is not None and job.expires_s <= time.time():
                 await dropping.drop(read)

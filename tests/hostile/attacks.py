@@ -140,7 +140,7 @@ async def parked_polls(target: Target) -> None:
     async def poll(number: int) -> None:
         await over_and_over(target, "polls", lambda: (f"GET /queues/p{number}/next?timeout=40", b"", ""))
 
-    await asyncio.gather(*(poll(number) for number in range(POLLED_QUEUES)))
+    await asyncio.gather(*(poll(number) for number in range(target.many(POLLED_QUEUES))))
 
 
 async def leases(target: Target) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
@@ -55,10 +54,13 @@ class Tenant:
         return self.figures
 
     def _run(self, work) -> None:
+        http = Http(self._port, WITHIN_S)
         try:
-            work(Http(self._port, WITHIN_S))
+            work(http)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is a fault)
             self.figures.faults.append(f"{work.__name__}: {error!r}")
+        finally:
+            http.close()
 
     def _ask(self, http: Http, method: str, path: str, wanted: int, body: object = None) -> Answer:
         answer = http.ask(method, path, body, **self._headers)
@@ -118,6 +120,4 @@ class Tenant:
                 self.figures.faults.append(f"a poll: {job.status} {job.code}")
                 continue
             self._ask(producer, "POST", f"{job.json()['lease']['url']}/ack", 204)
-        with contextlib.suppress(OSError):
-            http.close()
-            producer.close()
+        producer.close()

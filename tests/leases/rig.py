@@ -51,7 +51,13 @@ class Rig:
         quota = Quota(kestrel, KnownQueues(kestrel, self.catalog, Turns()), 1000)
         self.moves = Moves(kestrel, self.catalog, tasks, max_attempts=25)
         self.receiver = Receiver(
-            kestrel, self.registry, self.moves, quota, tasks, parked=Parked(100, tenant_limit=100, queue_limit=100)
+            kestrel,
+            self.registry,
+            self.moves,
+            quota,
+            tasks,
+            parked=Parked(100, tenant_limit=100, queue_limit=100),
+            turns=Turns(),
         )
         self.redrive = Redrive(kestrel, self.moves.dead_letters, tasks)
 
