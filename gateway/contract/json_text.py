@@ -73,9 +73,13 @@ def _refuse(constant: str) -> NoReturn:
 _STRICT = JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse, strict=True)
 
 
+_ENDLESS: Final = 1 << 16
+"""Levels that msgspec reads where only the size of the stack bounds it, which is so from Python 3.14 on."""
+
+
 def _spare_levels() -> int:
     """How many more levels than _LIMIT msgspec reads on this version of Python."""
-    low, high = 1, 1 << 16
+    low, high = 1, _ENDLESS
     while low < high:
         middle = (low + high + 1) // 2
         try:
@@ -239,7 +243,9 @@ def _check_large(text: bytes) -> None:
 def _scan(text: bytes) -> None:
     """Raises msgspec.DecodeError: it is not JSON. RecursionError: it has more than about _LIMIT levels."""
     _SCAN.decode(text)
-    if _SPARE and text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+    if _SPARE + _LIMIT == _ENDLESS:
+        _check_depth(text.decode("latin-1"))
+    elif _SPARE and text.count(b"[") + text.count(b"{") > MAX_DEPTH:
         # It is one value, so brackets around it change nothing but its depth.
         _SCAN.decode(b"%b%b%b" % (b"[" * _SPARE, text, b"]" * _SPARE))
 
