@@ -6,6 +6,7 @@
      |   +- InvalidParameter  a query parameter or header
      |   +- InvalidBody       a body that is not what the contract asks for
      |   +- InvalidEvent      a CloudEvent with a wrong or missing attribute
+     |   +- PartlyRefused     some jobs of the request are stored, the others are wrong
      |   +- BadFraming        HTTP that cannot be read: request line, lengths, chunks
      +- Unauthenticated       no key, or one that is not known
      +- ForbiddenHost, ForbiddenOrigin, ForbiddenPrefetch
@@ -101,6 +102,13 @@ class InvalidBody(BadRequest):
 class InvalidEvent(BadRequest):
     code = "invalid-event"
     title = "Invalid CloudEvent"
+
+
+class PartlyRefused(BadRequest):
+    """Some jobs of the request are stored and the others never will be. The request is not to be sent again."""
+
+    code = "partly-stored"
+    title = "Only some of the jobs are stored"
 
 
 class BadFraming(BadRequest):

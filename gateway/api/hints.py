@@ -66,7 +66,7 @@ METHODS: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
 }
 """Where a method that a path does not take was probably meant to go."""
 
-PARAMETERS: Final[Mapping[str, str]] = {
+PARAMETERS: Final[dict[str, str]] = {
     "timeout": "wait wait_s wait_seconds wait_time waittimeseconds block poll t",
     "lease": "lease_s lease_time lease_seconds visibility visibility_timeout visibilitytimeout ttr lock",
     "lease_seconds": "lease_s lease_time lease visibility visibility_timeout visibilitytimeout ttr lock",
@@ -79,6 +79,17 @@ PARAMETERS: Final[Mapping[str, str]] = {
     "sort": "order order_by",
 }
 """What other services call these query parameters."""
+
+MEMBERS: Final[dict[str, str]] = {
+    "lease": "lease_id id receipt receipt_handle",
+    "ack": "lease lease_id",
+    "delay": "delay_s delay_seconds delayseconds",
+    "reason": "error message cause",
+    "max": "limit count maximum size",
+    "data": "body payload message",
+    "content_type": "type contenttype datacontenttype media_type",
+}
+"""What other services call these members of JSON bodies; the others are called as query parameters are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +168,13 @@ def parameter(name: str, known: Iterable[str]) -> str:
     """What to say of a query parameter that is not known; empty where none is near."""
     word = name.lower().replace("-", "_")
     found = _meant(word, list(known), PARAMETERS, 1) if len(word) <= _MAX_WORD else []
+    return f"did you mean {found[0]}?" if found else ""
+
+
+def member(name: str, known: Iterable[str]) -> str:
+    """What to say of a member of a JSON body that is not known; empty where none is near."""
+    word = name.lower().replace("-", "_")
+    found = _meant(word, list(known), PARAMETERS | MEMBERS, 1) if len(word) <= _MAX_WORD else []
     return f"did you mean {found[0]}?" if found else ""
 
 

@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import orjson
 
@@ -97,13 +98,18 @@ def _key(call: Call) -> str | None:
 
 
 async def _fingerprint(call: Call, body: bytes) -> bytes:
-    """What makes two requests the same: query, content type, ordering key, CloudEvents headers and body."""
+    """What makes two requests the same: query, content type, ordering key, CloudEvents headers and body.
+
+    `receipt` is no part of it: it changes the answer, not what is stored.
+    """
     said = [
         name + b":" + value.strip()
         for name, value in call.scope["headers"]
         if name in (b"content-type", b"ordering-key") or name.startswith(b"ce-")
     ]
-    head = b"\n".join([call.scope["query_string"], *sorted(said)])
+    pairs = call.scope["query_string"].split(b"&")
+    query = b"&".join(each for each in pairs if unquote_to_bytes(each.partition(b"=")[0]) != b"receipt")
+    head = b"\n".join([query, *sorted(said)])
     digest = hashlib.sha256(b"%d\n%b" % (len(head), head))
     if len(body) > HASHED_HERE:
         await asyncio.to_thread(digest.update, body)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
 
 from gateway.api.cloudevents import EVENTS, MANY, Heading, Mode, many_items, one_item, read_heading
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers, json_answer
@@ -20,7 +23,14 @@ from gateway.delivery.idempotency import NewId
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues import Queues
 from gateway.delivery.receive import Delivery, Receiver
-from gateway.errors import ForbiddenPrefetch, GatewayError, InvalidParameter, PartlyStored, UnsupportedType
+from gateway.errors import (
+    ForbiddenPrefetch,
+    GatewayError,
+    InvalidParameter,
+    PartlyRefused,
+    PartlyStored,
+    UnsupportedType,
+)
 from gateway.leases.lease import Lease
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
@@ -87,7 +97,11 @@ class Jobs:
         body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
         empty = _wants_no_body(call, heading.mode)
         answer = await self._once.answer(call, queue, body, lambda ids: self._store(call, queue, heading, body, ids))
-        return answer if empty is None else _emptied(answer, empty)
+        if empty is None:
+            return answer
+        if answer.status == 207:
+            raise _replayed(orjson.loads(answer.body)["results"])
+        return _emptied(answer, empty)
 
     async def _store(self, call: Call, queue: Queue, heading: Heading, body: bytes, ids: NewId) -> Answer:
         ttl_s = call.query["ttl"]
@@ -252,11 +266,23 @@ def _failure(failures: list[GatewayError], jobs: int) -> GatewayError:
     """The failure of a request of many jobs of which some are not stored: one that may pass, if there is any such."""
     failure = next((each for each in failures if each.retryable), failures[0])
     stored = jobs - len(failures)
-    detail = f"{stored} of {jobs} jobs are stored; another one failed with: {failure.detail}"
-    if stored and failure.retryable:
-        return PartlyStored(detail)
-    failure.detail = detail
-    return failure
+    if not stored:
+        failure.detail = f"none of {jobs} jobs was stored. The first failure: {failure.detail}"
+        return failure
+    detail = _partly(stored, jobs, failure.code, failure.detail)
+    return PartlyStored(detail) if failure.retryable else PartlyRefused(detail)
+
+
+def _replayed(results: Sequence[Mapping[str, Any]]) -> PartlyRefused:
+    """The outcome of a request of many jobs, of which some are not stored and, as its key is used up, never will be."""
+    failures = [each for each in results if each["status"] != 201]
+    first = failures[0]
+    return PartlyRefused(_partly(len(results) - len(failures), len(results), first["code"], first.get("detail", "")))
+
+
+def _partly(stored: int, jobs: int, code: str, detail: str) -> str:
+    failure = f"{code}: {detail}" if detail else code
+    return f"{stored} of {jobs} jobs {'was' if stored == 1 else 'were'} stored. The first failure: {failure}"
 
 
 def _ordering_key(call: Call) -> str | None:

@@ -165,7 +165,7 @@ class Query:
             elif name == given_as.get(current):
                 raise InvalidParameter(f"{name}: given twice")
             elif current in given and value != given[current]:
-                raise InvalidParameter(f"{name}: {text[:40]} contradicts {given_as[current]}; give {current} only")
+                raise InvalidParameter(f"{given_as[current]} and {name} differ; send only {current}")
             given[current] = value
             given_as[current] = name
         return Values(self._defaults, given)

@@ -15,13 +15,15 @@ import yaml
 
 from gateway.api.explanations import explanations
 from gateway.api.parameters import Query, Values
-from gateway.contract.json_text import has_more_values, load_lenient
+from gateway.api.violations import object_expected, resolve, told
+from gateway.contract.json_text import BOM, has_more_values, load_lenient
 from gateway.errors import InvalidBody
 from gateway.keys import Scope
 from gateway.settings import Settings
 
 MAX_VALUES: Final = 20_000
 """Of a body that is an order: three lists of a thousand settlements have fewer. To validate many takes long."""
+_BLANK: Final = b" \t\r\n"
 _METHODS = ("get", "post", "put", "delete", "options")
 
 
@@ -32,12 +34,15 @@ class OperationSpec:
         self.id: str = operation["operationId"]
         self.scope = _scope(operation)
         described = [*operation.get("parameters", ()), *operation.get("x-parameters", ())]
-        parameters = [_resolve(document, each) for each in described]
+        parameters = [resolve(document, each) for each in described]
+        self._any_query: bool = operation.get("x-any-query", False)
         self._query = Query([_plain(document, each) for each in parameters if each["in"] == "query"])
         body = operation.get("requestBody", {})
         schema = body.get("content", {}).get("application/json", {}).get("schema")
         self._body_required: bool = body.get("required", False)
-        self._former_names = _former_names(_resolve(document, schema or {}))
+        self._document = document
+        self._schema = resolve(document, schema or {})
+        self._former_names = _former_names(self._schema)
         self._validator = (
             jsonschema_rs.Draft202012Validator({**schema, "components": document["components"]})
             if isinstance(schema, dict)
@@ -46,34 +51,39 @@ class OperationSpec:
 
     def query(self, raw: bytes) -> Values:
         """Every parameter's value, defaults included. Raises InvalidParameter."""
-        return self._query.parse(raw)
+        return self._query.parse(b"" if self._any_query else raw)
 
     def body(self, raw: bytes) -> dict[str, Any]:
         """The JSON object in the body, without members that are null; empty where it is absent or null and may be.
+        White space alone is an absent body.
 
         Raises:
             InvalidBody: it is not JSON, or not what the schema says.
         """
-        if not raw and not self._body_required:
-            return {}
+        if not raw.removeprefix(BOM).strip(_BLANK):
+            return self._absent()
         if has_more_values(raw, MAX_VALUES):
             raise InvalidBody(f"the body has more than {MAX_VALUES} JSON values, the maximum")
         try:
             value = _without_nulls(load_lenient(raw))
         except ValueError as exc:
             raise InvalidBody(f"the body is not JSON: {exc}") from exc
-        if value is None and not self._body_required:
-            return {}
+        if value is None:
+            return self._absent()
         if self._former_names and isinstance(value, dict):
             self._rename(value)
         assert self._validator is not None
         try:
             self._validator.validate(value)
         except jsonschema_rs.ValidationError as error:
-            where = ".".join(map(str, error.instance_path))
-            raise InvalidBody((f"{where}: {error.message}" if where else error.message)[:300]) from error
+            raise InvalidBody(told(error, self._document, self._schema)) from error
         order: dict[str, Any] = value
         return order
+
+    def _absent(self) -> dict[str, Any]:
+        if self._body_required:
+            raise InvalidBody(object_expected(self._schema))
+        return {}
 
     def _rename(self, value: dict[str, Any]) -> None:
         """Moves what has a former name to its present name. Raises InvalidBody where both are there and differ."""
@@ -81,7 +91,7 @@ class OperationSpec:
             if former in value:
                 given = value.pop(former)
                 if value.setdefault(current, given) != given:
-                    raise InvalidBody(f"{former}: {given!r:.40} contradicts {current}; give {current} only")
+                    raise InvalidBody(f"{former} and {current} differ; send only {current}")
 
 
 class Specification:
@@ -165,21 +175,11 @@ def _former_names(schema: Mapping[str, Any]) -> Mapping[str, str]:
     return {each["x-former-name"]: name for name, each in members if "x-former-name" in each}
 
 
-def _resolve(document: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
-    if "$ref" not in node:
-        return node
-    found: Any = document
-    for part in node["$ref"].removeprefix("#/").split("/"):
-        found = found[part]
-    resolved: Mapping[str, Any] = found
-    return resolved
-
-
 def _plain(document: Mapping[str, Any], parameter: Mapping[str, Any]) -> Mapping[str, Any]:
     """The parameter with its schema written out."""
-    schema = _resolve(document, parameter["schema"])
+    schema = resolve(document, parameter["schema"])
     if "items" in schema:
-        schema = {**schema, "items": _resolve(document, schema["items"])}
+        schema = {**schema, "items": resolve(document, schema["items"])}
     return {**parameter, "schema": schema}
 
 

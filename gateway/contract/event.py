@@ -61,7 +61,7 @@ def checked(given: Mapping[str, object]) -> dict[str, Value]:
         raise InvalidEvent("specversion: it must be 1.0")
     for name in ("source", "type"):
         if name not in attributes:
-            raise InvalidEvent(f"{name}: it is missing")
+            raise InvalidEvent(f"the attribute `{name}` is missing")
     return attributes
 
 

@@ -24,7 +24,10 @@ _TEXT = re.compile(
 # JSON a line has no registered name; these are what libraries and servers call it.
 _LINES = re.compile(
     r"(?:application|text)/(?:x-)?(?:nd-?json|ldjson|jsonl|json-?lines|json-?stream)|application/stream\+json"
+    r"|[^;]+\+(?:x-)?(?:ndjson|jsonl)"
 )
+# Many JSON texts, but not one a line: text sequences (RFC 7464), and texts one behind the other.
+_UNREAD = re.compile(r"[^;]+[/+](?:x-)?(?:json-seq|concatenated-json)")
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]+)", re.IGNORECASE)
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
@@ -55,9 +58,9 @@ def is_lines_type(media_type: str) -> bool:
 
 def is_unread_type(media_type: str) -> bool:
     """Whether the type, without parameters and in lower case, holds events or jobs in a form that is not read here: an
-    event format other than JSON, or a JSON text sequence (RFC 7464).
+    event format other than JSON, or many JSON texts that are not one a line.
     """
-    return media_type.startswith("application/cloudevents") or media_type.endswith(("/json-seq", "+json-seq"))
+    return media_type.startswith("application/cloudevents") or _UNREAD.fullmatch(media_type) is not None
 
 
 def payload_type(stated: str | None, member: str) -> str:

@@ -24,6 +24,7 @@ from gateway.errors import (
     IdempotencyInFlight,
     IdempotencyKeyReused,
     OutcomeUnknown,
+    PartlyRefused,
     PartlyStored,
     Unavailable,
 )
@@ -117,7 +118,7 @@ class Idempotency:
             await _noted(self._ledger.leave(place))
             raise OutcomeUnknown("it took too long to store; whether it is stored is not known") from exc
         except GatewayError as exc:
-            surely_not = entry.fresh and not isinstance(exc, OutcomeUnknown | PartlyStored)
+            surely_not = entry.fresh and not isinstance(exc, OutcomeUnknown | PartlyRefused | PartlyStored)
             await _noted(self._ledger.release(place) if surely_not else self._ledger.leave(place))
             raise
         except Exception:

@@ -119,6 +119,51 @@ def test_another_request_under_the_key_is_refused(http, queue):
     assert drain(http, queue) == [first.json()["id"]]
 
 
+@pytest.mark.parametrize("quiet", ["?receipt=none", "?ttl=60&receipt=none", "?rec%65ipt=none&ttl=60"])
+def test_the_receipt_is_no_part_of_the_request(http, queue, quiet):
+    """It changes the answer and not what is stored: the key is replayed, as a receipt or empty."""
+    loud = quiet.replace("receipt=none", "").replace("rec%65ipt=none", "").replace("&", "")
+    path = f"/queues/{queue}/jobs"
+    first = http.post(path + loud, content=b"1", headers={KEY: "k"})
+    assert first.status_code == 201
+    for query, status in (
+        (quiet, 204),
+        (loud, 201),
+        (loud.rstrip("?") + ("&" if "=" in loud else "?") + "receipt=full", 201),
+    ):
+        again = http.post(path + query, content=b"1", headers={KEY: "k"})
+        assert (again.status_code, again.headers.get("idempotency-replayed")) == (status, "true"), query
+    assert http.post(f"{path}?receipt=none&ttl=5", content=b"1", headers={KEY: "k"}).status_code == 422
+    assert drain(http, queue) == [first.json()["id"]]
+
+
+@pytest.mark.parametrize("quiet", [("?receipt=none", {}), ("", {"prefer": "return=minimal"})])
+def test_a_batch_that_was_stored_in_part_is_never_replayed_as_a_success_that_nobody_reads(http, queue, quiet):
+    """The first answer was 207; a sender that wants no receipt gets no 2xx for it, and nothing is stored again."""
+    query, headers = quiet
+    lines = {"content-type": "application/x-ndjson"}
+    first = put(http, queue, "k", b"1\n{\n3", **lines)
+    assert first.status_code == 207
+    again = http.post(f"/queues/{queue}/jobs{query}", content=b"1\n{\n3", headers={KEY: "k", **lines, **headers})
+    assert (again.status_code, again.json()["code"], again.json()["retryable"]) == (400, "partly-stored", False)
+    assert again.json()["detail"].startswith("2 of 3 jobs were stored. The first failure: invalid-body: ")
+    assert len(drain(http, queue)) == 2
+
+
+def test_a_batch_that_is_refused_in_part_is_stored_once(http, queue):
+    """The key of a request that wants no receipt is not free for another try, which would have new ids."""
+    stored = set()
+    for _ in range(2):
+        answer = http.post(
+            f"/queues/{queue}/jobs?receipt=none",
+            content=b"1\n{\n3",
+            headers={KEY: "k", "content-type": "application/x-ndjson"},
+        )
+        assert (answer.status_code, answer.json()["code"]) == (400, "partly-stored")
+        stored |= set(drain(http, queue))
+    assert len(stored) == 2
+
+
 def test_keys_are_kept_a_queue(http, new_queue):
     """The same key on another queue is another key."""
     first, second = new_queue(), new_queue()

@@ -76,6 +76,9 @@ def test_a_data_content_type_that_contradicts_is_refused(http, queue):
         "application/stream+json",
         "text/x-ndjson",
         "text/jsonl",
+        "application/vnd.shop.orders+ndjson",
+        "application/vnd.shop.orders+jsonl",
+        "application/vnd.shop.orders+x-ndjson; charset=utf-8",
         "Application/JSONL; charset=utf-8",
     ],
 )
@@ -99,6 +102,9 @@ def test_lines_may_be_the_data_of_one_event(http, queue):
     [
         ("application/json-seq", LINES),
         ("application/geo+json-seq", LINES),
+        ("application/x-json-seq", LINES),
+        ("application/concatenated-json", LINES),
+        ("application/x-concatenated-json; charset=utf-8", LINES),
         ("application/cloudevents", STRUCTURED),
         ("application/cloudevents+avro", STRUCTURED),
         ("application/cloudevents-batch+protobuf; charset=utf-8", BATCH),
@@ -161,16 +167,22 @@ QUIET = {"prefer": "return=minimal"}
 
 
 def test_a_batch_that_failed_in_part_is_no_2xx_where_nobody_reads_the_answer(http, queue):
-    """A failure that lasts is told as itself, with how many are stored."""
+    """A program sees by the code that some are stored, and by the status that the request is not to be sent again."""
     batch = json.dumps([EVENT, {"specversion": "1.0"}, EVENT])
     for headers in (QUIET, {"prefer": "reply"}):
         answer = put(http, queue, batch, BATCH, headers)
-        assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (400, "invalid-event", False)
-        assert answer.json()["detail"].startswith("2 of 3 jobs are stored; another one failed with: source")
+        assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (400, "partly-stored", False)
+        assert answer.json()["detail"] == (
+            "2 of 3 jobs were stored. The first failure: invalid-event: the attribute `source` is missing"
+        )
+        assert "retry-after" not in answer.headers
     assert put(http, queue, batch, BATCH, receipt="none").status_code == 400
     assert put(http, queue, batch, BATCH).status_code == 207
     mixed = put(http, queue, b"x\n" + b'"%b"' % (b"y" * (1 << 20)), LINES, QUIET)
     assert (mixed.status_code, mixed.json()["code"]) == (400, "invalid-body")
+    large = put(http, queue, b'1\n"%b"' % (b"y" * (1 << 20)), LINES, QUIET)
+    assert (large.status_code, large.json()["code"]) == (400, "partly-stored")
+    assert large.json()["detail"].startswith("1 of 2 jobs was stored. The first failure: job-too-large: ")
 
 
 def test_a_batch_that_may_be_stored_in_full_later_is_to_be_sent_again(tmp_path):
@@ -261,6 +273,17 @@ def test_a_plain_options_says_which_methods_there_are(hooked):
     answer = http.options("/queues/hook/jobs")
     assert (answer.status_code, answer.headers["allow"]) == (200, "OPTIONS, POST")
     assert http.options("/queues/no__name/jobs").status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/queues/hook/jobs", "/queues/hook/events"])
+@pytest.mark.parametrize("query", ["receipt=none", "receipt=none&ttl=60", "ttl=x", "code=abc&id=%FF", "&=&"])
+def test_the_handshake_is_done_for_the_url_that_gets_the_events(hooked, path, query):
+    """Its query is no part of the question, whatever is in it; without the header that asks it is none, either."""
+    http, _ = hooked
+    answer = http.options(f"{path}?{query}", headers={"webhook-request-origin": "hooks.example.com"})
+    assert (answer.status_code, answer.headers.get("webhook-allowed-origin")) == (200, "hooks.example.com")
+    assert http.options(f"{path}?{query}").status_code == 200
+    assert http.options(f"{path}?{query}", headers={"webhook-request-origin": "evil.example"}).status_code == 403
 
 
 def test_any_sender_may_be_granted(tmp_path):

@@ -42,6 +42,7 @@ KINDS: Final[dict[str, dict[str, str]]] = {
         "deprecated": DATA,
         "parameters": "[parameter]",
         "x-parameters": "[parameter]",
+        "x-any-query": DATA,
         "requestBody": "body",
         "responses": "{response}",
     },

@@ -1,0 +1,91 @@
+"""JSON bodies that are orders: what is wrong with one is named, with what was meant; white space alone is no body."""
+
+import pytest
+import yaml
+
+from gateway.api.hints import MEMBERS, member
+
+LENGTH = "the body must be a JSON object with lease_seconds"
+LISTS = "the body must be a JSON object with acks, nacks or rejects"
+NO_LEASE = "/leases/" + "x" * 56
+
+
+def post(http, path, body):
+    return http.post(path, content=body, headers={"content-type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "detail"),
+    [
+        (
+            "/queues/q/leases",
+            '{"timout": 1}',
+            "unknown member 'timout'; did you mean timeout? Known here: timeout, lease_s",
+        ),
+        ("/queues/q/leases", '{"wait": 1}', "unknown member 'wait'; did you mean timeout? Known here: "),
+        ("/queues/q/leases", '{"zzz": 1}', "unknown member 'zzz'; known here: timeout, lease_seconds, ack"),
+        ("/queues/q/leases", '{"timeout": 90}', "timeout: 90 is greater than the maximum of 45"),
+        ("/queues/q/leases", "[]", "the body must be a JSON object"),
+        (NO_LEASE + "/extend", "{}", "lease_seconds is missing"),
+        (NO_LEASE + "/extend", '{"lease_seconds": null}', "lease_seconds is missing"),
+        (NO_LEASE + "/extend", '{"lease_second": 5}', "unknown member 'lease_second'; did you mean lease_seconds?"),
+        (NO_LEASE + "/extend", "", LENGTH),
+        (NO_LEASE + "/extend", " \n", LENGTH),
+        (NO_LEASE + "/extend", "null", LENGTH),
+        (NO_LEASE + "/extend", "[]", LENGTH),
+        (NO_LEASE + "/nack", '{"dealy": 5}', "unknown member 'dealy'; did you mean delay? Known here: position, delay"),
+        (NO_LEASE + "/nack", '{"delay_seconds": 5}', "unknown member 'delay_seconds'; did you mean delay?"),
+        ("/leases/settle", "", LISTS),
+        ("/leases/settle", "null", LISTS),
+        ("/leases/settle", "5", LISTS),
+        ("/leases/settle", '{"ack": []}', "unknown member 'ack'; did you mean acks? Known here: acks, nacks, rejects"),
+        ("/leases/settle", '{"nacks": [{"lease_id": "x"}]}', "nacks.0: unknown member 'lease_id'; did you mean lease?"),
+        ("/leases/settle", '{"nacks": [{}]}', "nacks.0: lease is missing"),
+        ("/queues/q/redrive", '{"maximum": 5}', "unknown member 'maximum'; did you mean max? Known here: max"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_named(http, path, body, detail):
+    """With the member that was meant, and those there are."""
+    answer = post(http, path, body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    assert answer.json()["detail"].startswith(detail)
+
+
+def test_an_unknown_member_is_shown_cut(http):
+    """Whatever its length."""
+    answer = post(http, "/queues/q/leases", '{"%s": 1}' % ("x" * 5000))
+    assert answer.json()["detail"].startswith("unknown member '" + "x" * 80 + "'; known here: ")
+    assert len(answer.json()["detail"]) <= 300
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b" ", b"\t\r\n  ", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])
+def test_white_space_alone_is_an_absent_body(http, queue, body):
+    """Where the body is optional, as a shell or an editor leaves it."""
+    for operation in ("ack", "nack", "reject"):
+        http.post(f"/queues/{queue}/jobs", json=1)
+        leased = post(http, f"/queues/{queue}/leases", body)
+        assert leased.json()["jobs"][0]["data"] == 1
+        assert post(http, f"{leased.json()['lease']['url']}/{operation}", body).status_code == 204
+        post(http, f"/queues/{queue}/flush", b"")
+    assert post(http, f"/queues/{queue}/redrive", body).status_code == 200
+
+
+def test_the_length_of_a_lease_has_its_former_name_here_too(http, queue):
+    """`lease`, as in the query of `next` and when a lease is extended; two that differ are told."""
+    http.post(f"/queues/{queue}/jobs", json=1)
+    differ = post(http, f"/queues/{queue}/leases", '{"lease": 500, "lease_seconds": 6}')
+    assert differ.json()["detail"] == "lease and lease_seconds differ; send only lease_seconds"
+    leased = post(http, f"/queues/{queue}/leases", '{"lease": 500, "timeout": 5}').json()
+    shown = http.get(leased["lease"]["url"]).json()
+    assert shown["state"] == "held"
+    assert leased["jobs"][0]["data"] == 1
+    assert http.post(leased["lease"]["url"] + "/ack").status_code == 204
+
+
+def test_every_hint_of_a_member_is_of_the_contract(root):
+    """Each name that is suggested is a member of some body, or a query parameter."""
+    document = yaml.safe_load((root / "openapi.yaml").read_text())
+    members = {name for schema in document["components"]["schemas"].values() for name in schema.get("properties", ())}
+    assert members >= MEMBERS.keys()
+    for name in ("zzz", "x" * 50_000, "", "\x00"):
+        assert member(name, ["position", "delay", "reason"]) == ""
