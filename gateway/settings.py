@@ -72,7 +72,7 @@ class Settings:
     allowed_origins: tuple[str, ...] = _setting((), "Origins whose pages may call from a browser (CORS; repeatable)")
     webhook_origins: tuple[str, ...] = _setting(
         (),
-        "senders of events that web hooks of queues are granted to, by WebHook-Request-Origin; `*`: any (repeatable)",
+        "event senders whose webhook handshake is accepted, by WebHook-Request-Origin; `*`: any (repeatable)",
     )
     root_path: str = _setting(
         "", "path below which a proxy publishes the gateway, such as /jobs; URLs in answers begin with it"
@@ -134,14 +134,14 @@ class Settings:
     max_job_bytes: int = _setting(1 << 20, "largest body of one job", unit="bytes", low=1, high=1 << 30)
     max_batch_jobs: int = _setting(1000, "most jobs of one request", low=1, high=100000)
     max_batch_bytes: int = _setting(8 << 20, "largest body of many jobs", unit="bytes", low=1, high=1 << 30)
-    default_timeout_s: float = _setting(20.0, "how long `next` waits when not told", unit="s", low=0, high=3600)
+    default_timeout_s: float = _setting(20.0, "how long `next` waits without `timeout`", unit="s", low=0, high=3600)
     max_timeout_s: float = _setting(
-        45.0, "longest wait `next` may ask for; proxies commonly cut what takes 50 s", unit="s", low=0, high=3600
+        45.0, "longest wait `next` may ask for; many proxies time out after 50 s", unit="s", low=0, high=3600
     )
-    default_lease_s: float = _setting(60.0, "a lease's length when not told", unit="s", low=1, high=43200)
+    default_lease_s: float = _setting(60.0, "length of a lease without `lease_seconds`", unit="s", low=1, high=43200)
     max_lease_s: float = _setting(43200.0, "longest lease that may be asked for", unit="s", low=1, high=43200)
     tenant_share: float = _setting(
-        0.5, "of what the other tenants leave of a limit, one tenant may take so much", low=0.01, high=1
+        0.5, "part of what the other tenants leave of a limit that one tenant may hold", low=0.01, high=1
     )
     max_waiters: int = _setting(10000, "parked polls a worker", low=1, high=1000000)
     max_tenant_waiters: int = _setting(10000, "of these, polls of one tenant", low=1, high=1000000)
@@ -149,9 +149,9 @@ class Settings:
     max_leases: int = _setting(10000, "open leases a worker, each a Kestrel connection", low=1, high=100000)
     max_tenant_leases: int = _setting(10000, "of these, leases of one tenant", low=1, high=100000)
     max_lease_bytes: int = _setting(
-        512 << 20, "of jobs under lease, held in a worker's memory", unit="bytes", low=1 << 16, high=1 << 40
+        512 << 20, "leased jobs that a worker holds in memory", unit="bytes", low=1 << 16, high=1 << 40
     )
-    max_server_leases: int = _setting(10000, "of these, leases on one Kestrel server", low=1, high=100000)
+    max_server_leases: int = _setting(10000, "open leases a worker on one Kestrel server", low=1, high=100000)
     max_waits: int = _setting(
         2000, "gets a worker keeps on one Kestrel server, all queues together", low=1, high=100000
     )
@@ -179,7 +179,11 @@ class Settings:
     )
     body_timeout_s: float = _setting(30.0, "for a request's body", unit="s", low=0.1, high=3600)
     max_buffer_bytes: int = _setting(
-        256 << 20, "of requests and answers under way in a worker's memory", unit="bytes", low=1 << 16, high=1 << 40
+        256 << 20,
+        "requests and answers in progress that a worker holds in memory",
+        unit="bytes",
+        low=1 << 16,
+        high=1 << 40,
     )
     max_connections: int = _setting(16384, "client connections a worker", low=1, high=1000000)
     tcp_keepalive_s: float = _setting(
@@ -189,7 +193,7 @@ class Settings:
         30.0, "a client's host may leave what was sent unacknowledged, or unread", unit="s", low=0.1, high=7200
     )
     keep_alive_s: float = _setting(
-        75.0, "an idle client connection is kept, as its answers say in Keep-Alive", unit="s", low=1, high=3600
+        75.0, "an idle client connection is kept open; answers say so in Keep-Alive", unit="s", low=1, high=3600
     )
 
     # Process
@@ -251,7 +255,7 @@ class Settings:
             if size > self.max_buffer_bytes * self.tenant_share:
                 raise SettingsError(
                     f"{name}: {size} bytes are above tenant-share ({self.tenant_share:g}) of max-buffer-bytes "
-                    f"({self.max_buffer_bytes}); no such body would ever be taken"
+                    f"({self.max_buffer_bytes}); the gateway would refuse every body of that size"
                 )
 
     @property
@@ -264,7 +268,7 @@ class Settings:
             raise SettingsError(f"root-path: {self.root_path!r} is not a path such as /jobs, with no slash at its end")
         first = self.root_path.split("/")[1]
         if first in _OWN_PATHS:
-            raise SettingsError(f"root-path: the gateway has paths of its own below /{first}; name another path")
+            raise SettingsError(f"root-path: /{first} is a path of the gateway itself; choose another path")
 
     def _check_cluster(self) -> None:
         if self.advertise and not is_instance(self.instance):

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.api import exchange, idempotency, leases, prefer, rendering, specification
 from gateway.cli import default_text, range_text
+from gateway.contract import copies, envelope, event, json_text, media, names
+from gateway.delivery import redrive
+from gateway.process import protocol
 from gateway.settings import _OWN_PATHS, Settings, SettingsError, flag, is_loopback, variable
 
 
@@ -33,6 +37,35 @@ def test_settings_table_is_the_code(root: Path) -> None:
         for field in dataclasses.fields(Settings)
     ]
     assert rows(root) == expected
+
+
+def test_fixed_limits_are_the_code(root: Path) -> None:
+    """The table of fixed limits has the values of the constants."""
+    table = (root / "docs" / "operations.md").read_text().split("<!-- fixed limits -->")[1]
+    shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in table.strip().splitlines()[2:]]
+    assert shown == [
+        ["headers of a request", f"{protocol.MAX_HEADERS}"],
+        ["length of a queue's name", f"{names.MAX_NAME} characters"],
+        ["length of a Content-Type", f"{media.MAX_LENGTH} characters"],
+        ["length of an `Idempotency-Key`", f"{idempotency.MAX_KEY} characters"],
+        ["levels of JSON that are always accepted", f"{json_text.MAX_DEPTH}"],
+        ["attributes of an event", f"{event.MAX_ATTRIBUTES}"],
+        ["attributes of an event, together", f"{event.MAX_ATTRIBUTES_BYTES:,} bytes"],
+        ["white space in a row in a batch", f"{json_text.MAX_BLANK:,} bytes"],
+        [
+            "JSON values in the body of a request that carries no jobs, such as settle",
+            f"{specification.MAX_VALUES:,}",
+        ],
+        ["body of a nack, reject or settle request", f"{leases.MAX_SETTLE_BYTES:,} bytes"],
+        ["body of any other request that carries no jobs", f"{exchange.MAX_CONTROL_BYTES:,} bytes"],
+        ["`reason` of a nack or reject", f"{copies.MAX_ERROR:,} characters"],
+        ["attributes of a stored item", f"{envelope.MAX_READ:,}"],
+        ["attributes in the `ce-` headers of an answer", f"{rendering.MAX_ATTRIBUTES}"],
+        ["`ce-` headers of an answer, together", f"{rendering.MAX_ATTRIBUTE_BYTES:,} bytes"],
+        ["media ranges of `Accept`", f"{rendering.MAX_RANGES}"],
+        ["`Prefer` headers of a request, together", f"{prefer.MAX_LENGTH} bytes"],
+        ["time of a redrive", f"{redrive.LONGEST_S:g} s"],
+    ]
 
 
 def test_every_variable_that_is_named_exists(root: Path) -> None:
@@ -92,7 +125,7 @@ def test_compose_file_is_what_it_says(root: Path) -> None:
         ({"root_path": "/a/../b"}, "root-path: '/a/../b' is not a path such as /jobs, with no slash at its end"),
         (
             {"root_path": "/queues/api"},
-            "root-path: the gateway has paths of its own below /queues; name another path",
+            "root-path: /queues is a path of the gateway itself; choose another path",
         ),
         ({"default_lease_s": 61.0, "max_lease_s": 60.0}, "default-lease: 61 s is above max-lease (60 s)"),
         ({"keep_alive_s": float("nan")}, "keep-alive: nan is not between 1 and 3600 s"),

@@ -29,8 +29,8 @@ class Budget:
         connections = self.connections
         if not connections.admits(tenant):
             raise TooManyConnections(
-                f"the tenant has {connections.of(tenant)} requests under way here already, its share of "
-                f"{connections.limit} connections"
+                f"the tenant has {connections.of(tenant)} requests in progress on this worker, its share of the limit "
+                f"of {connections.limit} connections"
             )
         connections.take(tenant)
         return Held(self, tenant, connections=1)
@@ -53,7 +53,8 @@ class Held:
         if not buffers.admits(self._tenant, size):
             held = buffers.of(self._tenant)
             raise TooManyBytes(
-                f"requests under way hold {held} bytes here, and {size} more are above the share of {buffers.limit}"
+                f"the tenant's requests hold {held} bytes on this worker; {size} more would exceed its share of "
+                f"the limit of {buffers.limit} bytes"
             )
         buffers.take(self._tenant, size)
         self._bytes += size

@@ -172,7 +172,7 @@ def many_items(
 
 def _check_size(job: bytes, limit_bytes: int) -> None:
     if len(job) > limit_bytes:
-        raise JobTooLarge(f"the job has {len(job)} bytes; at most {limit_bytes} are taken")
+        raise JobTooLarge(f"the job has {len(job)} bytes, which is above the maximum of {limit_bytes}")
 
 
 def _parts(heading: Heading, body: bytes, limit_bytes: int) -> Iterator[bytes]:
@@ -230,10 +230,10 @@ def _mode(media_type: str) -> Mode:
 
 def _instead(content_type: str) -> str:
     """What to send instead of a form that is not read."""
-    shown = f"Content-Type: {content_type[:80]!r} is not read here"
+    shown = f"Content-Type: {content_type[:80]!r} is not supported"
     if content_type.lower().startswith("application/cloudevents"):
         return f"{shown}; send an event as {STRUCTURED_TYPE}, or several as {BATCH_TYPE}"
-    return f"{shown}; send many jobs as {LINES_TYPE}, one JSON text a line"
+    return f"{shown}; send many jobs as {LINES_TYPE}, one JSON text on each line"
 
 
 def _set_attributes(heading: Heading, headers: list[tuple[bytes, bytes]]) -> None:
@@ -242,7 +242,7 @@ def _set_attributes(heading: Heading, headers: list[tuple[bytes, bytes]]) -> Non
     for raw_name, raw in headers:
         name = raw_name.decode("latin-1")
         if name in heading.attributes:
-            raise InvalidEvent(f"{name[:80]}: its header comes twice")
+            raise InvalidEvent(f"{name[:80]}: the header is repeated; send it once")
         heading.attributes[name] = from_header(name[:80], raw)
     stated = heading.attributes.pop("datacontenttype", None)
     if stated is None:

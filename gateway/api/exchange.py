@@ -115,7 +115,7 @@ class Call:
             if not (length.isascii() and length.isdigit()):
                 raise BadFraming("Content-Length is not a number")
             if int(length) > limit_bytes:
-                raise JobTooLarge(f"the body has {length} bytes; at most {limit_bytes} are taken")
+                raise JobTooLarge(f"the body has {length} bytes, which is above the maximum of {limit_bytes}")
             self.held.more(int(length))
         chunks: list[bytes] = []
         size = 0
@@ -210,7 +210,7 @@ class Resource:
         operation = self._operations.get(scope["method"])
         if operation is None:
             hint = elsewhere(scope["method"], self.template)
-            raise MethodNotAllowed(f"this path takes {self.allow}{'; ' if hint else ''}{hint}", self.allow)
+            raise MethodNotAllowed(f"this path accepts {self.allow}{'; ' if hint else ''}{hint}", self.allow)
         scope["operation"] = operation.spec.id
         await operation(scope, receive, send)
 

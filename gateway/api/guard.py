@@ -88,8 +88,8 @@ class Guard:
             agent = found.get(b"user-agent", "")
             if agent.startswith(_BROWSER) and not is_loopback(_bare(host.lower())):
                 raise ForbiddenOrigin(
-                    "a browser does not say here whether a page sends this request; a GET that takes a job is refused "
-                    f"where User-Agent begins with {_BROWSER!r}: send another User-Agent"
+                    "over plain HTTP a browser does not say whether a web page sent this request, so a GET that takes "
+                    f"a job is refused if its User-Agent begins with {_BROWSER!r}; send another User-Agent"
                 )
 
 

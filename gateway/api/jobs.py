@@ -78,7 +78,7 @@ class Jobs:
         heading = read_heading(call.scope["headers"])
         if heading.mode in (Mode.PLAIN, Mode.LINES):
             raise UnsupportedType(
-                f"Content-Type: {heading.content_type!r:.80} is not that of an event; send {STRUCTURED_TYPE} or "
+                f"Content-Type: {heading.content_type!r:.80} is not an event's type; send {STRUCTURED_TYPE} or "
                 f"{BATCH_TYPE}, or the event's attributes in ce- headers"
             )
         return await self._enqueue(call, heading)
@@ -87,7 +87,9 @@ class Jobs:
         """As `enqueue`, for `{"jobs": [...]}`. Raises UnsupportedType where the type is not JSON."""
         heading = read_heading(call.scope["headers"])
         if not is_json_type(heading.content_type or JSON_TYPE) or heading.mode not in (Mode.PLAIN, Mode.BINARY):
-            raise UnsupportedType(f"Content-Type: {heading.content_type!r:.80} is not taken here; send {JSON_TYPE}")
+            raise UnsupportedType(
+                f"Content-Type: {heading.content_type!r:.80} is not supported on this path; send {JSON_TYPE}"
+            )
         heading.mode = Mode.JOBS
         return await self._enqueue(call, heading)
 

@@ -173,9 +173,9 @@ class Query:
     def _known(self, name: str) -> str:
         """What to say of an unknown one: which is meant, and which there are."""
         if not self._parameters:
-            return "none is known here"
+            return "this path accepts none"
         hint = hints.parameter(name, self._defaults)
-        return f"{hint + ' Known' if hint else 'known'} here: {', '.join(self._defaults)}"
+        return f"{hint + ' This' if hint else 'this'} path accepts {', '.join(self._defaults)}"
 
 
 def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:

@@ -63,7 +63,7 @@ class OperationSpec:
         if not raw.removeprefix(BOM).strip(_BLANK):
             return self._absent()
         if has_more_values(raw, MAX_VALUES):
-            raise InvalidBody(f"the body has more than {MAX_VALUES} JSON values, the maximum")
+            raise InvalidBody(f"the body has more than the maximum of {MAX_VALUES} JSON values")
         try:
             value = _without_nulls(load_lenient(raw))
         except ValueError as exc:

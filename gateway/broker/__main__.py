@@ -109,7 +109,7 @@ def _variable(name: str) -> str:
     default=16384,
     show_default=True,
     envvar=_variable("MAX_CONNECTIONS"),
-    help="Connections by TCP; one that has sent nothing yet makes room for another.",
+    help="TCP connections. At the limit, the oldest one that has sent no command is closed for a new one.",
 )
 @click.option(
     "--max-buffered-bytes",

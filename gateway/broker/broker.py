@@ -105,7 +105,7 @@ class Broker:
     def tell_crowded(self, what: str, limit: int) -> None:
         """There are too many connections; `what` became of one."""
         if (more := self._sparing.count("connections")) is not None:
-            log.warning("%d connections are open, the most there may be: %s%s", limit, what, more)
+            log.warning("connection limit (%d) reached: %s%s", limit, what, more)
 
     # Status
 

@@ -80,7 +80,7 @@ def locked(directory: Path) -> Iterator[Path]:
     """The broker's file in `directory`, which no broker uses meanwhile. Raises DatabaseError."""
     path = directory / FILE
     if not path.is_file():
-        raise DatabaseError(f"{path}: there is no such file; name the directory that --data names")
+        raise DatabaseError(f"{path}: no such file; give the directory that --data names")
     try:
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:

@@ -78,7 +78,7 @@ def _print_damages(queue: QueueReport) -> None:
         click.echo(f"{_name(queue)}: {queue.missing:,} jobs that were counted cannot be found")
     elif not queue.damaged and not queue.is_sound:
         counters = f"{queue.counted:,} jobs and {queue.counted_bytes:,} bytes"
-        click.echo(f"{_name(queue)}: the counters say {counters}; they are put right when the jobs are read")
+        click.echo(f"{_name(queue)}: the counters say {counters}; they are corrected when the jobs are read")
 
 
 def _print_advice(report: Report, directory: Path) -> None:
@@ -89,7 +89,7 @@ def _print_advice(report: Report, directory: Path) -> None:
     missing = sum(queue.missing for queue in report.queues)
     click.echo(
         f"DAMAGED: {damaged:,} jobs or places cannot be delivered, {missing:,} jobs are missing, "
-        f"{len(report.errors):,} errors beside; {_total(report):,} jobs are sound"
+        f"{len(report.errors):,} other errors; {_total(report):,} jobs are sound"
     )
     click.echo(_ADVICE.format(directory=directory))
 

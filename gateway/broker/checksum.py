@@ -2,7 +2,8 @@
 
 CRC-32 finds each change of up to 32 neighbouring bits, so each changed byte, and misses other damage once in 4 billion
 rows. It guards against disks and memory, not against people: who may write the file may write the checksum.
-Cost: 0.4 us for an item of 200 bytes, 1 ms for 1 MiB.
+Cost of `of_item`, by timeit: from 0.4 us on a quiet core to 2.1 us on a busy machine for 200 bytes, 0.3 to 1.1 ms for
+1 MiB.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class Committer:
         error, refused = outcome.puts, outcome.refused
         batch.puts.settle(error, refused)
         for id_, why in refused.items():
-            log.error("an item is refused, for it cannot be written (id %d): %s", id_, why)
+            log.error("an item is refused because it cannot be written (id %d): %s", id_, why)
         touched: dict[Home, None] = {}
         if error is None:
             for _, home in batch.created.values():

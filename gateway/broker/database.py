@@ -157,7 +157,7 @@ class Database:
         _, taken, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if taken < frames:
             log.error(
-                "%s-wal is damaged: %d of its %d frames could be read; what was committed behind them is lost: "
+                "%s-wal is damaged: %d of its %d frames could be read; what was committed after them is lost: "
                 "jobs may be missing, and jobs that were removed may be back",
                 self.path,
                 max(taken, 0),
@@ -407,12 +407,12 @@ def _is_of_one_row(error: BaseException) -> bool:
 def _what(id_: int, piece: Batch) -> str:
     """What a piece of a batch that failed was to do."""
     if piece.removed_ids:
-        return f"job {id_} is settled but cannot be removed, and may be back"
+        return f"job {id_} is settled but cannot be removed, and may be delivered again"
     for purge in piece.purges:
         return f"jobs of queue number {purge.number} cannot be removed"
     for rest in piece.unchecked:
         return f"jobs of queue {rest.name!r} stay without checksums"
-    return "queues cannot be counted again"
+    return "the counters of queues cannot be corrected"
 
 
 def _chunks(values: Sequence[int | bytes] | Sequence[int], width: int) -> Iterator[tuple[int, Sequence[int | bytes]]]:

@@ -66,7 +66,9 @@ def take(connection: sqlite3.Connection, path: Path) -> Inventory:
     ).fetchall()
     for number, name, *counts, unchecked, stored in rows:
         if not is_sound(number, name, unchecked, stored):
-            log.error("%s: the row of queue number %d is damaged: its jobs stay aside; %s", path, number, schema.CHECK)
+            log.error(
+                "%s: the row of queue number %d is damaged: its jobs are not delivered; %s", path, number, schema.CHECK
+            )
             reserved.add(number)
             continue
         older = name if name is None else found.pop(name, None)
@@ -100,7 +102,7 @@ def _last_id(connection: sqlite3.Connection, path: Path, number: int, name: byte
     except sqlite3.Error as exc:
         if not schema.is_damage(exc):
             raise
-        log.error("%s: the place of the newest jobs of queue %r is damaged; %s", path, name, schema.CHECK)  # noqa: TRY400
+        log.error("%s: the part of the file with the newest jobs of queue %r is damaged; %s", path, name, schema.CHECK)  # noqa: TRY400
         return lowest_id(number) + (1 << (SEQUENCE_BITS - 1))  # above every id that was given
     return int(row[0] or lowest_id(number))
 
@@ -111,7 +113,7 @@ def _sound_counts(
     """A queue's counters; zeros where they cannot be, until its items are read."""
     if all(type(count) is int and 0 <= count < 2**62 for count in counts):
         return counts[0], counts[1], counts[2]
-    log.error("%s: the counters of queue %r are damaged; they are right again when its jobs were read", path, name)
+    log.error("%s: the counters of queue %r are damaged; they are corrected when its jobs are read", path, name)
     connection.execute("UPDATE queues SET items = 0, bytes = 0, ever = 0 WHERE number = ?", (number,))
     return 0, 0, 0
 
@@ -127,7 +129,9 @@ def _orphans(connection: sqlite3.Connection, path: Path, known: set[int]) -> set
             if number not in known:
                 found.add(number)
                 if len(found) <= _MOST_LINES:
-                    log.error("%s: there are jobs of queue number %d, but no such queue: they stay aside", path, number)
+                    log.error(
+                        "%s: there are jobs of queue number %d, but no such queue: they are not delivered", path, number
+                    )
     except sqlite3.Error as exc:
         if not schema.is_damage(exc):
             raise

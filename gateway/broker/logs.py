@@ -39,7 +39,7 @@ class Sparing:
             self._last[kind] = (told_s, silent + 1)
             return None
         self._last[kind] = (now_s, 0)
-        return f" ({silent} more of this kind before)" if silent else ""
+        return f" ({silent} more like this since the last message)" if silent else ""
 
 
 class _Text(logging.Formatter):

@@ -69,7 +69,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute("ROLLBACK")
         raise
     if version:
-        log.warning("%s: brought from format %d to %d; older versions cannot use it any more", path, version, FORMAT)
+        log.warning("%s: upgraded from format %d to %d; older versions can no longer use it", path, version, FORMAT)
 
 
 def inspect(connection: sqlite3.Connection) -> int:

@@ -103,7 +103,7 @@ class Server:
             return wanted
         room = max((allowed - _DESCRIPTORS_BESIDE) // (2 if self._paths else 1), 1)
         if room < wanted and any(not address.path for address in self._addresses):
-            log.warning("%d connections by TCP at most: the system allows %d open files", room, allowed)
+            log.warning("at most %d TCP connections: the system allows %d open files", room, allowed)
         return min(wanted, room)
 
     def _session(self) -> Session:

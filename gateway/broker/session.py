@@ -292,7 +292,7 @@ class Session(asyncio.Protocol):
         half_sent = self._state is not State.CLOSED and not self._choked
         self._decoder.close()
         if half_sent:
-            self.fail("out of memory for half-sent items; send it again later")
+            self.fail("out of memory for incomplete items; send it again later")
         else:
             self._close()
             self.transport.abort()

@@ -38,14 +38,14 @@ def payload_of(text: bytes) -> tuple[bytes, str]:
     except TooManyMembers:
         found = None
     if found is None:
-        raise InvalidBody(f"a job is one JSON object without repeated members; known are {', '.join(_MEMBERS)}")
+        raise InvalidBody(f"a job is one JSON object without repeated members; allowed are {', '.join(_MEMBERS)}")
     try:
         member, payload = take_payload(found)
     except ValueError as exc:
         raise InvalidBody("a job has data or data_base64, not both") from exc
     content_type = _type(found.pop("content_type", b"null"))
     if found:
-        raise InvalidBody(f"{next(iter(found))[:80]}: not known in a job; known are {', '.join(_MEMBERS)}")
+        raise InvalidBody(f"{next(iter(found))[:80]}: not a member of a job; allowed are {', '.join(_MEMBERS)}")
     if member == "data_base64":
         return _decoded(payload), content_type or BYTES_TYPE
     if member == "data" and is_json_type(content_type or JSON_TYPE):
@@ -69,7 +69,7 @@ def _text(name: str, value: bytes) -> str:
     try:
         return load_string(value)
     except ValueError as exc:
-        raise InvalidBody(f"{name}: it must be a string of valid Unicode here") from exc
+        raise InvalidBody(f"{name}: it must be a string of valid Unicode") from exc
 
 
 def _decoded(value: bytes) -> bytes:

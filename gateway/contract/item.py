@@ -100,7 +100,7 @@ def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
     try:
         found = members(text, MAX_ATTRIBUTES + len(PAYLOAD))
     except TooManyMembers as exc:
-        raise InvalidEvent(f"the event has more than {MAX_ATTRIBUTES} attributes, the maximum") from exc
+        raise InvalidEvent(f"the event has more than the maximum of {MAX_ATTRIBUTES} attributes") from exc
     if found is None:
         _refuse(text)
         raise InvalidEvent(f"the event is not one JSON object without repeated members, of up to {MAX_DEPTH} levels")
@@ -113,7 +113,7 @@ def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
     written_bytes = sum(map(len, found)) + sum(map(len, found.values()))
     if written_bytes > MAX_ATTRIBUTES_BYTES:
         raise InvalidEvent(
-            f"the attributes have {written_bytes} bytes together, which is above the maximum of {MAX_ATTRIBUTES_BYTES}"
+            f"the attributes have {written_bytes} bytes in all, which is above the maximum of {MAX_ATTRIBUTES_BYTES}"
         )
     attributes = checked({name: _load(name, value) for name, value in found.items()})
     content_type = attributes.get("datacontenttype")

@@ -93,8 +93,8 @@ class Idempotency:
             except DamagedEntryError as exc:
                 log.error("the entry of an idempotency key is damaged (queue %r, key %r)", place[1], place[2])  # noqa: TRY400
                 raise OutcomeUnknown(
-                    "what is kept of this Idempotency-Key is damaged; whether its request was stored is not known any "
-                    "more; use another key to store it"
+                    "the record of this Idempotency-Key is damaged, so the gateway cannot know whether its request was "
+                    "stored; to store it now, send it with another key"
                 ) from exc
             except (sqlite3.Error, UnknownFormatError) as exc:
                 log.exception("the file of idempotency keys cannot be used")

@@ -35,13 +35,15 @@ class Parked:
         shares = self.shares
         held = shares.of(queue.tenant)
         if held >= self._tenant_limit:
-            raise TooManyWaiters(f"the tenant has {self._tenant_limit} polls parked here already")
+            raise TooManyWaiters(f"the tenant has {self._tenant_limit} parked polls on this worker, its limit")
         if not shares.admits(queue.tenant):
             if shares.held >= shares.limit:
-                raise TooManyWaiters(f"{shares.limit} polls are parked here already")
-            raise TooManyWaiters(f"the tenant has {held} polls parked here already, its share of {shares.limit}")
+                raise TooManyWaiters(f"{shares.limit} polls are parked on this worker, its limit")
+            raise TooManyWaiters(
+                f"the tenant has {held} parked polls on this worker, its share of the limit of {shares.limit}"
+            )
         if self._queues[queue.key] >= self._queue_limit:
-            raise TooManyWaiters(f"the queue has {self._queue_limit} polls parked here already")
+            raise TooManyWaiters(f"the queue has {self._queue_limit} parked polls on this worker, its limit")
 
     def add(self, queue: Queue, waiter: Waiter) -> None:
         self._waiters.add(waiter)

@@ -54,7 +54,9 @@ class Quota:
         if known.has(queue):
             return _THERE
         if known.count(queue.tenant) >= self._limit:
-            raise TooManyQueues(f"the tenant has {known.count(queue.tenant)} queues, the maximum; delete one first")
+            raise TooManyQueues(
+                f"the tenant has {known.count(queue.tenant)} queues, which is the maximum; delete one first"
+            )
         known.refresh(came_s - REFRESH_S)
         return known.making(queue)
 

@@ -46,8 +46,8 @@ class Unreachable:
             if len(self._told) < MOST_TOLD and key not in self._told and self._catalog.is_unreachable(key):
                 self._told.add(key)
                 log.warning(
-                    "queue %r: HTTP cannot reach it, for its name is no queue's name here; "
-                    "`key` in a policy gives it one (docs/policies.md)",
+                    "queue %r: HTTP cannot reach it, because no request can name it; "
+                    "give it a name with `key` in a policy (docs/policies.md)",
                     key,
                 )
                 if len(self._told) == MOST_TOLD:

@@ -219,20 +219,21 @@ class Feeder:
         """Why the server was not asked while it was full."""
         items = self.server.items
         if items.held >= items.limit:
-            return TooManyLeases(f"{items.limit} jobs are under lease on {self.server.address.marked} already")
+            return TooManyLeases(f"lease limit ({items.limit}) reached on {self.server.address.marked}")
         held = items.of(self._line.tenant)
         return TooManyLeases(
-            f"the tenant has {held} jobs under lease on {self.server.address.marked} already, "
-            f"its share of {items.limit}"
+            f"the tenant has {held} open leases on {self.server.address.marked}, its share of the limit "
+            f"of {items.limit}"
         )
 
     def _no_wait(self) -> TooManyWaiters:
         waits = self.server.waits
         if waits.held >= waits.limit:
-            return TooManyWaiters(f"{waits.limit} gets of polls are on {self.server.address.marked} already")
+            return TooManyWaiters(f"limit of waiting gets ({waits.limit}) reached on {self.server.address.marked}")
         held = waits.of(self._line.tenant)
         return TooManyWaiters(
-            f"the tenant's polls have {held} gets on {self.server.address.marked} already, its share of {waits.limit}"
+            f"the tenant has {held} waiting gets on {self.server.address.marked}, its share of the limit "
+            f"of {waits.limit}"
         )
 
     def joined(self) -> None:
@@ -281,7 +282,8 @@ class Feeder:
         for question in questions:
             if question.caller.waiting:
                 self._line.asked(
-                    question.caller, BackendUnavailable(f"{self.server.address.marked} is no server any more")
+                    question.caller,
+                    BackendUnavailable(f"{self.server.address.marked} was removed from the configuration"),
                 )
 
     # What is missing, and connections for it

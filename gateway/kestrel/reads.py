@@ -136,9 +136,9 @@ class OpenRead:
         except ConnectionLostError as error:
             if error.unsent:
                 raise LeaseLost(_LOST) from error
-            raise OutcomeUnknown(f"{server.address.marked} was sent the ack, no answer came") from error
+            raise OutcomeUnknown(f"the ack was sent to {server.address.marked}, but no answer came") from error
         except MemcacheError as error:
-            raise OutcomeUnknown(f"{server.address.marked} was sent the ack, no clean answer came") from error
+            raise OutcomeUnknown(f"the ack was sent to {server.address.marked}, but no valid answer came") from error
         finally:
             self._end()
         self._return()

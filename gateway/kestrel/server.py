@@ -399,9 +399,7 @@ class Server:
         said = BY_STATUS[await self.ask(KestrelClient.ask_status)]
         self._now_stands(said)
         if said is not status:
-            raise BackendRefused(
-                f"{self.address.marked} stays {said.value}: a change before this one is still under way"
-            )
+            raise BackendRefused(f"{self.address.marked} stays {said.value}: an earlier change is still in progress")
 
     def spare_writes(self, spared: bool) -> None:
         """Whether it is not to be written to though it would take items: it counts as READONLY then."""

@@ -30,7 +30,7 @@ def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable |
         return BackendUnavailable(f"nothing was sent to {address.marked}: {error}")
     if isinstance(error, ConnectionLostError) and error.unsent:
         return BackendUnavailable(f"server <{address}: {error}> did not take the command")
-    return OutcomeUnknown(f"{address.marked} was sent the command, no clean answer came")
+    return OutcomeUnknown(f"the command was sent to {address.marked}, but no valid answer came")
 
 
 def _text(error: BaseException) -> str:

@@ -66,7 +66,9 @@ class Writer:
         """
         future: asyncio.Future[None] = self._loop.create_future()
         if self._leaving:
-            future.set_exception(BackendUnavailable(f"{self._server.address.marked} is no server any more"))
+            future.set_exception(
+                BackendUnavailable(f"{self._server.address.marked} was removed from the configuration")
+            )
             return future
         if not data and (refusal := self._no_empty_items()) is not None:
             future.set_exception(refusal)
@@ -85,7 +87,7 @@ class Writer:
         if capabilities.empty_items:
             return None
         return NotSupported(
-            f"an empty job is not stored: {capabilities.software} loses or changes it; send a byte or more"
+            f"an empty job is not stored: {capabilities.software} loses or changes it; send at least one byte"
         )
 
     async def close(self) -> None:
@@ -152,14 +154,14 @@ def _trouble(
         assert isinstance(outcome, MemcacheServerError)
         return not_asked(outcome, address)
     if failure is None:
-        return OutcomeUnknown(f"{address.marked} was sent the job, no clean answer came")
+        return OutcomeUnknown(f"the job was sent to {address.marked}, but no valid answer came")
     if index >= sent:
         return not_asked(failure, address)
     if outcomes and isinstance(outcomes[-1], MemcacheServerError) and _by_status(outcomes[-1]):
         return not_asked(outcomes[-1], address)
     if index == sent - 1:
         return perhaps_done(failure, address)
-    return OutcomeUnknown(f"{address.marked} was sent the job, no clean answer came")
+    return OutcomeUnknown(f"the job was sent to {address.marked}, but no valid answer came")
 
 
 def _by_status(refusal: MemcacheServerError) -> bool:

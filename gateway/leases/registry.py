@@ -135,19 +135,20 @@ class Registry:
         held = self.shares.of(tenant)
         if held >= self._tenant_limit:
             raise TooManyLeases(
-                f"the tenant has {self._tenant_limit} leases open here already", self._retry_after(tenant)
+                f"the tenant has {self._tenant_limit} open leases on this worker, its limit", self._retry_after(tenant)
             )
         if not self.shares.admits(tenant):
             limit = self.shares.limit
             if self.shares.held >= limit:
-                raise TooManyLeases(f"{limit} leases are open here already", self.retry_after())
+                raise TooManyLeases(f"{limit} leases are open on this worker, its limit", self.retry_after())
             raise TooManyLeases(
-                f"the tenant has {held} leases open here already, its share of {limit}", self._retry_after(tenant)
+                f"the tenant has {held} open leases on this worker, its share of the limit of {limit}",
+                self._retry_after(tenant),
             )
         if not self.bytes.admits(tenant, max(1, size)):
             raise TooManyLeases(
-                f"the jobs that the tenant has under lease here have {self.bytes.of(tenant)} bytes, its share of "
-                f"{self.bytes.limit}",
+                f"the tenant's leased jobs hold {self.bytes.of(tenant)} bytes on this worker; the next job would "
+                f"exceed its share of the limit of {self.bytes.limit} bytes",
                 self._retry_after(tenant),
             )
 

@@ -100,8 +100,8 @@ class DataDirectory:
             )
         if mode & OTHERS:
             raise StartError(
-                f"data: every user may read or write {path} (mode {mode:04o}), and who knows it can settle any job: "
-                "remove it, and a new one is made; or chmod 600 it, where nobody has used that"
+                f"data: every user may read or write {path} (mode {mode:04o}), and whoever has the key can settle any "
+                "job: remove the file, and the gateway makes a new one; or chmod 600 it if nobody else has read it"
             )
         return key
 

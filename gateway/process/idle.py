@@ -62,5 +62,5 @@ class Idle:
         while self._buffers.room(NOBODY) < 0 and self._heads:
             oldest = next(iter(self._heads))
             del self._heads[oldest]
-            oldest.refuse(TooManyBytes("too many heads of requests are incomplete; send it again"))
+            oldest.refuse(TooManyBytes("the gateway holds too many incomplete request heads; send the request again"))
         return self._buffers.room(NOBODY) >= 0

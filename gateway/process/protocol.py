@@ -290,7 +290,7 @@ class GatewayProtocol(HttpToolsProtocol):
         name, value = name.lower(), value.strip(OWS)
         self.headers.append((name, value))
         if len(self.headers) > MAX_HEADERS:
-            raise HeadersTooLarge(f"the request has more than {MAX_HEADERS} headers, the maximum")
+            raise HeadersTooLarge(f"the request has more than the maximum of {MAX_HEADERS} headers")
         if name in FRAMING_HEADERS:
             self._framing_headers.append((name, value))
 

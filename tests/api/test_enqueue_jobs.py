@@ -60,7 +60,7 @@ def test_one_of_each_kind(http, queue, job, content, content_type):
         (b'{"data_base64": "/w==", "content_type": "application/json"}', "not JSON"),
         (b'{"data": "\\ud800", "content_type": "text/plain"}', "valid Unicode"),
         (b'{"data": 1, "data": 2}', "without repeated members"),
-        (b'{"data": 1, "ttl": 2}', "ttl: not known in a job; known are data, data_base64, content_type"),
+        (b'{"data": 1, "ttl": 2}', "ttl: not a member of a job; allowed are data, data_base64, content_type"),
         (b"1", "one JSON object"),
     ],
 )

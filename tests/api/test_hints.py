@@ -107,7 +107,7 @@ def test_a_method_that_is_not_taken_says_which_is(http, method, path, meant):
     answer = http.request(method, path)
     allow = answer.headers["allow"]
     assert (answer.status_code, answer.json()["code"]) == (405, "method-not-allowed")
-    assert answer.json()["detail"] == f"this path takes {allow}" + (f"; did you mean {meant}?" if meant else "")
+    assert answer.json()["detail"] == f"this path accepts {allow}" + (f"; did you mean {meant}?" if meant else "")
     assert method not in allow.split(", ")
 
 
@@ -126,7 +126,7 @@ def test_an_unknown_parameter_says_which_was_meant(http, query, meant):
     """400 names the nearest one, and lists those there are."""
     answer = http.get(f"/queues/x/next?{query}")
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
-    assert f"did you mean {meant}? Known here: " in answer.json()["detail"].replace("lease_seconds", "lease")
+    assert f"did you mean {meant}? This path accepts " in answer.json()["detail"].replace("lease_seconds", "lease")
 
 
 @pytest.mark.parametrize("name", ["zzz", "x" * 50_000, "", "\x00"])

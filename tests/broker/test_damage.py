@@ -121,7 +121,7 @@ def test_a_damaged_queue_is_set_aside(whole: Path, tmp_path: Path, damage: str) 
     before = damaging.rows(data, "SELECT * FROM items WHERE id >> 40 = 1")
     found = serve(copy(data, tmp_path / "served"), [*JOBS, "emaimls"])
     assert found.delivered == {"emails": [], "other": JOBS["other"], "emaimls": []}
-    assert any("is damaged: its jobs stay aside" in line for line in found.errors)
+    assert any("is damaged: its jobs are not delivered" in line for line in found.errors)
     code, said = check(data)
     assert (code, "of queue number " in said) == (1, True)
     fill(tmp_path / "served", {"emails": [b"new"]})
@@ -136,7 +136,9 @@ def test_jobs_without_a_queue_are_reported(whole: Path, tmp_path: Path) -> None:
     assert "there are jobs of queue number 2, but no such queue" in check(data)[1]
     found = serve(data, ["third"])
     assert found.delivered == {"third": []}
-    assert any("there are jobs of queue number 2, but no such queue: they stay aside" in line for line in found.errors)
+    assert any(
+        "there are jobs of queue number 2, but no such queue: they are not delivered" in line for line in found.errors
+    )
     fill(data, {"third": [b"x"]})
     assert serve(data, ["third"]).delivered == {"third": [b"x"]}
 
@@ -396,7 +398,7 @@ def test_format_1_is_brought_up_to_date(tmp_path: Path) -> None:
     data = _format_1(tmp_path / "data")
     assert "format 1" in check(data)[1]
     with BrokerProcess(data, "--fsync", "off") as broker:
-        assert any("brought from format 1 to 2" in line for line in broker.log)
+        assert any("upgraded from format 1 to 2" in line for line in broker.log)
         assert broker.client().ask(b"status\r\n") == b"WRITEAVOID\r\n"
         for queue in ("emails", "emails+audit", "big", "empty", "ttl"):
             broker.wait_for_log("every job of queue b'.*' has a checksum now")

@@ -206,7 +206,7 @@ def test_half_sent_items_are_bounded(tmp_path: Path) -> None:
         assert most_bytes - quiet_bytes < 200 * MEBIBYTE, f"{(most_bytes - quiet_bytes) / MEBIBYTE:.0f} MiB"
         broker.wait_for_log(r"is disconnected: half-sent items and unread answers reach 134217728 bytes")
         told = [client.read_all() for client in half_sent[:10]]
-        assert told.count(b"SERVER_ERROR out of memory for half-sent items; send it again later\r\n") >= 9
+        assert told.count(b"SERVER_ERROR out of memory for incomplete items; send it again later\r\n") >= 9
         last = half_sent[-1]
         last.send(b"x" * 4 * MEBIBYTE + b"\r\n")
         assert last.line() == b"STORED\r\n"
@@ -249,7 +249,7 @@ def test_silent_connections_make_room(tmp_path: Path) -> None:
             assert client.ask(b"confirm q 1\r\n") == b"END\r\n"
             idle.append(client)
         assert [client.read_all() for client in silent[:10]] == [b""] * 10
-        broker.wait_for_log(r"20 connections are open, the most there may be: .* which has sent no command yet")
+        broker.wait_for_log(r"connection limit \(20\) reached: .* which has sent no command yet")
         for client in silent[10:]:
             assert client.ask(b"version\r\n") == b"VERSION 2.4.8\r\n"
         assert broker.client().read_all() == b"SERVER_ERROR too many connections\r\n"

@@ -216,7 +216,7 @@ def test_a_server_is_full_for_one_tenant_and_not_for_another():
                 server.append(key, b"job")
             held = [await kestrel.wait("a", 5, "a").result() for _ in range(2)]
             for timeout_s in (5, 0):
-                with pytest.raises(TooManyLeases, match="its share of 4"):
+                with pytest.raises(TooManyLeases, match="its share of the limit of 4"):
                     await kestrel.wait("a", timeout_s, "a").result()
             assert kestrel.backends()[0].full
             for _ in range(2):

@@ -124,7 +124,7 @@ def test_no_tenant_has_all_places_of_a_server():
             greedy = [kestrel.wait(f"a{i}", 20, "a") for i in range(4)]
             await until(lambda: sum(standing(server, f"a{i}") for i in range(4)) == 4)
             for timeout_s in (20, 0):
-                with pytest.raises(TooManyWaiters, match="its share of 8"):
+                with pytest.raises(TooManyWaiters, match="its share of the limit of 8"):
                     await kestrel.wait("a9", timeout_s, "a").result()
             server.append("b1", b"x")
             await (await kestrel.wait("b1", 0, "b").result()).confirm()
