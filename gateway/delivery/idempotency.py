@@ -94,7 +94,7 @@ class Idempotency:
                 log.error("the entry of an idempotency key is damaged (queue %r, key %r)", place[1], place[2])  # noqa: TRY400
                 raise OutcomeUnknown(
                     "the record of this Idempotency-Key is damaged, so the gateway cannot know whether its request was "
-                    "stored; to store it now, send it with another key"
+                    "stored; use another key to store it"
                 ) from exc
             except (sqlite3.Error, UnknownFormatError) as exc:
                 log.exception("the file of idempotency keys cannot be used")
