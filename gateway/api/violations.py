@@ -39,7 +39,8 @@ def _message(error: jsonschema_rs.ValidationError, schema: Mapping[str, Any]) ->
             name = str(kind["unexpected"][0])
             hint = hints.member(name, known)
             return (
-                f"unknown member {name[:_MAX_NAME]!r}; {hint + ' Known' if hint else 'known'} here: {', '.join(known)}"
+                f"unknown member {name[:_MAX_NAME]!r}; "
+                f"{hint + ' Allowed' if hint else 'allowed'} are {', '.join(known)}"
             )
         case "required":
             return f"{kind['property']} is missing"

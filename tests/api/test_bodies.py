@@ -20,10 +20,10 @@ def post(http, path, body):
         (
             "/queues/q/leases",
             '{"timout": 1}',
-            "unknown member 'timout'; did you mean timeout? Known here: timeout, lease_s",
+            "unknown member 'timout'; did you mean timeout? Allowed are timeout, lease_s",
         ),
-        ("/queues/q/leases", '{"wait": 1}', "unknown member 'wait'; did you mean timeout? Known here: "),
-        ("/queues/q/leases", '{"zzz": 1}', "unknown member 'zzz'; known here: timeout, lease_seconds, ack"),
+        ("/queues/q/leases", '{"wait": 1}', "unknown member 'wait'; did you mean timeout? Allowed are "),
+        ("/queues/q/leases", '{"zzz": 1}', "unknown member 'zzz'; allowed are timeout, lease_seconds, ack"),
         ("/queues/q/leases", '{"timeout": 90}', "timeout: 90 is greater than the maximum of 45"),
         ("/queues/q/leases", "[]", "the body must be a JSON object"),
         (NO_LEASE + "/extend", "{}", "lease_seconds is missing"),
@@ -33,15 +33,15 @@ def post(http, path, body):
         (NO_LEASE + "/extend", " \n", LENGTH),
         (NO_LEASE + "/extend", "null", LENGTH),
         (NO_LEASE + "/extend", "[]", LENGTH),
-        (NO_LEASE + "/nack", '{"dealy": 5}', "unknown member 'dealy'; did you mean delay? Known here: position, delay"),
+        (NO_LEASE + "/nack", '{"dealy": 5}', "unknown member 'dealy'; did you mean delay? Allowed are position, delay"),
         (NO_LEASE + "/nack", '{"delay_seconds": 5}', "unknown member 'delay_seconds'; did you mean delay?"),
         ("/leases/settle", "", LISTS),
         ("/leases/settle", "null", LISTS),
         ("/leases/settle", "5", LISTS),
-        ("/leases/settle", '{"ack": []}', "unknown member 'ack'; did you mean acks? Known here: acks, nacks, rejects"),
+        ("/leases/settle", '{"ack": []}', "unknown member 'ack'; did you mean acks? Allowed are acks, nacks, rejects"),
         ("/leases/settle", '{"nacks": [{"lease_id": "x"}]}', "nacks.0: unknown member 'lease_id'; did you mean lease?"),
         ("/leases/settle", '{"nacks": [{}]}', "nacks.0: lease is missing"),
-        ("/queues/q/redrive", '{"maximum": 5}', "unknown member 'maximum'; did you mean max? Known here: max"),
+        ("/queues/q/redrive", '{"maximum": 5}', "unknown member 'maximum'; did you mean max? Allowed are max"),
     ],
 )
 def test_what_is_wrong_with_a_body_is_named(http, path, body, detail):
@@ -54,7 +54,7 @@ def test_what_is_wrong_with_a_body_is_named(http, path, body, detail):
 def test_an_unknown_member_is_shown_cut(http):
     """Whatever its length."""
     answer = post(http, "/queues/q/leases", '{"%s": 1}' % ("x" * 5000))
-    assert answer.json()["detail"].startswith("unknown member '" + "x" * 80 + "'; known here: ")
+    assert answer.json()["detail"].startswith("unknown member '" + "x" * 80 + "'; allowed are ")
     assert len(answer.json()["detail"]) <= 300
 
 
