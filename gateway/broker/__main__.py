@@ -117,7 +117,7 @@ def _variable(name: str) -> str:
     default=128 << 20,
     show_default=True,
     envvar=_variable("MAX_BUFFERED_BYTES"),
-    help="Half-sent items and unread answers of all TCP connections together; at least --max-item-bytes.",
+    help="Incomplete items and unread answers of all TCP connections together; at least --max-item-bytes.",
 )
 @click.option(
     "--no-auth",

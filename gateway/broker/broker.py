@@ -100,7 +100,7 @@ class Broker:
         """A client was disconnected because of the bytes that were kept for it."""
         if (more := self._sparing.count("memory")) is not None:
             limit = self.options.max_buffered_bytes
-            log.warning("%s is disconnected: half-sent items and unread answers reach %d bytes%s", peer, limit, more)
+            log.warning("%s is disconnected: incomplete items and unread answers reach %d bytes%s", peer, limit, more)
 
     def tell_crowded(self, what: str, limit: int) -> None:
         """There are too many connections; `what` became of one."""

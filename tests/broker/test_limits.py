@@ -204,7 +204,7 @@ def test_half_sent_items_are_bounded(tmp_path: Path) -> None:
             assert normal.put("q", b"y" * MEBIBYTE) == b"STORED\r\n"
             assert normal.get("q") == b"y" * MEBIBYTE
         assert most_bytes - quiet_bytes < 200 * MEBIBYTE, f"{(most_bytes - quiet_bytes) / MEBIBYTE:.0f} MiB"
-        broker.wait_for_log(r"is disconnected: half-sent items and unread answers reach 134217728 bytes")
+        broker.wait_for_log(r"is disconnected: incomplete items and unread answers reach 134217728 bytes")
         told = [client.read_all() for client in half_sent[:10]]
         assert told.count(b"SERVER_ERROR out of memory for incomplete items; send it again later\r\n") >= 9
         last = half_sent[-1]
