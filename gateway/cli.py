@@ -87,6 +87,8 @@ def _option(field: dataclasses.Field[Any]) -> Any:
         settings["type"] = WholeNumber()
     elif kind == "float":
         settings["type"] = Seconds()
+        if not metadata["unit"]:
+            settings["metavar"] = "FRACTION"
     elif kind.startswith("tuple"):
         settings.update(type=ListedText(), multiple=True)
     elif kind.startswith("Path"):

@@ -24,11 +24,12 @@
      +- QueueDeleted          the lease's queue was deleted through the gateway, its jobs with it
      +- LeaseForgotten        nobody knows any more what became of it
      +- JobTooLarge, HeadersTooLarge
+     |   +- BodyTooLarge      whatever the body is, a job or an order
      +- UnsupportedEncoding   the body is compressed
      +- UnsupportedType       the body holds events or jobs in a form that is not read
      +- RateLimited           the key asks too often
      +- IdempotencyInFlight   the first request with this key has no outcome yet
-     +- IdempotencyKeyReused  the key came with another request before
+     +- IdempotencyKeyReused  the key was used for a different request
      +- Internal              a defect of the gateway
      +- NotSupported          the Kestrel server cannot do it
      +- OutcomeUnknown        it was sent and no answer came: it may or may not have happened
@@ -263,6 +264,10 @@ class JobTooLarge(GatewayError):
     code = "job-too-large"
     status = 413
     title = "Job too large"
+
+
+class BodyTooLarge(JobTooLarge):
+    title = "The body is too large"
 
 
 class UnsupportedEncoding(GatewayError):

@@ -77,7 +77,7 @@ class Settings:
     root_path: str = _setting(
         "", "path below which a proxy publishes the gateway, such as /jobs; URLs in answers begin with it"
     )
-    ssl_certfile: Path | None = _setting(None, "PEM file with the certificate and its chain; serves HTTPS alone")
+    ssl_certfile: Path | None = _setting(None, "PEM file with the certificate and its chain; serves HTTPS only")
     ssl_keyfile: Path | None = _setting(None, "PEM file with the certificate's private key, where it is another file")
     ssl_keyfile_password: str = _setting("", "of the private key; better given by its variable")
     ssl_ca_certs: Path | None = _setting(None, "PEM file with authorities; clients must show a certificate of theirs")
@@ -127,7 +127,7 @@ class Settings:
     # The embedded broker
     broker_listen: str = _setting("", "HOST:PORT where memcache clients reach the embedded broker too")
     broker_config: Path | None = _setting(None, "TOML file with the embedded broker's queue limits")
-    fsync: str = _setting("always", "when the embedded broker's commits reach the disk", choices=("always", "off"))
+    fsync: str = _setting("always", "when the embedded broker forces commits to disk", choices=("always", "off"))
 
     # Jobs, polls and leases
     max_queues: int = _setting(10000, "queues a tenant may have", low=1, high=1000000)
@@ -141,7 +141,7 @@ class Settings:
     default_lease_s: float = _setting(60.0, "length of a lease without `lease_seconds`", unit="s", low=1, high=43200)
     max_lease_s: float = _setting(43200.0, "longest lease that may be asked for", unit="s", low=1, high=43200)
     tenant_share: float = _setting(
-        0.5, "part of what the other tenants leave of a limit that one tenant may hold", low=0.01, high=1
+        0.5, "the largest share of a limit's unused part that one tenant may take", low=0.01, high=1
     )
     max_waiters: int = _setting(10000, "parked polls a worker", low=1, high=1000000)
     max_tenant_waiters: int = _setting(10000, "of these, polls of one tenant", low=1, high=1000000)
@@ -190,7 +190,7 @@ class Settings:
         30.0, "of silence until a client's host is probed; gone after as long again", unit="s", low=1, high=7200
     )
     tcp_user_timeout_s: float = _setting(
-        30.0, "a client's host may leave what was sent unacknowledged, or unread", unit="s", low=0.1, high=7200
+        30.0, "drop a client that has not acknowledged or read sent data for this long", unit="s", low=0.1, high=7200
     )
     keep_alive_s: float = _setting(
         75.0, "an idle client connection is kept open; answers say so in Keep-Alive", unit="s", low=1, high=3600

@@ -111,5 +111,5 @@ def _secret(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         raise Unauthenticated("a key is needed: Authorization: Bearer SECRET")
     bearer = _BEARER.fullmatch(found[0])
     if len(found) > 1 or bearer is None:
-        raise Unauthenticated("Authorization is not one line of the form: Bearer SECRET", invalid=True)
+        raise Unauthenticated("Authorization must be one header of the form: Bearer SECRET", invalid=True)
     return bearer[1]

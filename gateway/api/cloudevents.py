@@ -25,13 +25,15 @@ from gateway.contract.media import (
     BATCH_TYPE,
     JSON_TYPE,
     LINES_TYPE,
-    MAX_LENGTH,
     STRUCTURED_TYPE,
     contradict,
     essence,
+    foreign_charset,
+    is_json_type,
     is_lines_type,
     is_media_type,
     is_unread_type,
+    media_type_fault,
 )
 from gateway.contract.trace import is_traceparent, is_tracestate
 from gateway.errors import (
@@ -100,7 +102,7 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
             types += 1
             heading.content_type, heading.mode = _read_type(value)
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise UnsupportedEncoding("Content-Encoding: bodies are stored as they come, so none may be compressed")
+            raise UnsupportedEncoding("compressed bodies are not accepted; send the body without Content-Encoding")
         elif name[:3] == b"ce-":
             attributes.append((name[3:], value))
         elif name == b"traceparent":
@@ -108,7 +110,7 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
         elif name == b"tracestate":
             states.append(value)
     if types > 1:
-        raise InvalidParameter(f"Content-Type: one is allowed, {types} came")
+        raise InvalidParameter(f"Content-Type is given {types} times; send it once")
     if attributes and heading.mode not in (Mode.STRUCTURED, Mode.BATCH):
         heading.mode = Mode.BINARY
         _set_attributes(heading, attributes)
@@ -119,6 +121,7 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
 
 def one_item(heading: Heading, body: bytes, stamp: Stamp, job_id: str) -> Item:
     """The item of a request that brings one job. Raises InvalidBody, InvalidEvent, UnsupportedType."""
+    _check_charset(heading)
     if heading.mode is Mode.PLAIN:
         return wrap(body, heading.content_type, job_id=job_id, stamp=stamp)
     if heading.mode is Mode.STRUCTURED:
@@ -145,9 +148,11 @@ def many_items(
     raw: whether the queue stores nothing but payloads.
 
     Raises:
+        UnsupportedType: it is JSON, but not in UTF-8.
         InvalidBody: the whole cannot be taken apart. JobTooLarge: there are too many, or an event of a batch is too
         large, which is said before it is read.
     """
+    _check_charset(heading)
     for place, text in enumerate(_parts(heading, body, limit_bytes)):
         if place == limit:
             raise JobTooLarge(f"the body has more than {limit} jobs")
@@ -168,6 +173,14 @@ def many_items(
                 yield wrap_event(text, job_id=new_id(), stamp=stamp)
         except (BadRequest, JobTooLarge) as exc:
             yield exc
+
+
+def _check_charset(heading: Heading) -> None:
+    """JSON is UTF-8 (RFC 8259, section 8.1). Raises UnsupportedType where the Content-Type says that it is not."""
+    content_type = heading.content_type or ""
+    charset = foreign_charset(content_type)
+    if charset and (heading.mode is Mode.LINES or is_json_type(content_type)):
+        raise UnsupportedType(f"Content-Type: JSON in the charset {charset[:40]!r} is not supported; send it in UTF-8")
 
 
 def _check_size(job: bytes, limit_bytes: int) -> None:
@@ -212,9 +225,7 @@ def _read_type(value: bytes) -> tuple[str | None, Mode]:
     if not content_type:
         return None, Mode.PLAIN
     if not is_media_type(content_type):
-        raise InvalidParameter(
-            f"Content-Type: {content_type[:80]!r} is not a media type of at most {MAX_LENGTH} characters"
-        )
+        raise InvalidParameter(f"Content-Type: {media_type_fault(content_type)}")
     return content_type, _mode(essence(content_type))
 
 
@@ -242,7 +253,7 @@ def _set_attributes(heading: Heading, headers: list[tuple[bytes, bytes]]) -> Non
     for raw_name, raw in headers:
         name = raw_name.decode("latin-1")
         if name in heading.attributes:
-            raise InvalidEvent(f"{name[:80]}: the header is repeated; send it once")
+            raise InvalidEvent(f"the header ce-{name[:80]} is given twice")
         heading.attributes[name] = from_header(name[:80], raw)
     stated = heading.attributes.pop("datacontenttype", None)
     if stated is None:

@@ -21,7 +21,7 @@ from gateway.api.parameters import Values
 from gateway.api.specification import OperationSpec
 from gateway.delivery.backend import Coverage
 from gateway.delivery.catalog import Catalog, Queue
-from gateway.errors import BadFraming, GatewayError, JobTooLarge, MethodNotAllowed
+from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed
 from gateway.problem import problem_bytes, problem_headers
 
 Headers = list[tuple[bytes, bytes]]
@@ -106,7 +106,7 @@ class Call:
         """The whole body.
 
         Raises:
-            JobTooLarge: it is longer than `limit_bytes`; said before reading where Content-Length tells.
+            BodyTooLarge: it is longer than `limit_bytes`; said before reading where Content-Length tells.
             TooManyBytes: there is no room for it, said as early.
             ClientDisconnected: it never came whole.
         """
@@ -115,7 +115,7 @@ class Call:
             if not (length.isascii() and length.isdigit()):
                 raise BadFraming("Content-Length is not a number")
             if int(length) > limit_bytes:
-                raise JobTooLarge(f"the body has {length} bytes, which is above the maximum of {limit_bytes}")
+                raise BodyTooLarge(f"the body has {length} bytes, which is above the maximum of {limit_bytes}")
             self.held.more(int(length))
         chunks: list[bytes] = []
         size = 0
@@ -126,7 +126,7 @@ class Call:
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > limit_bytes:
-                raise JobTooLarge(f"the body has more than {limit_bytes} bytes")
+                raise BodyTooLarge(f"the body has more than {limit_bytes} bytes, the limit")
             if length is None and chunk:
                 self.held.more(len(chunk))
             chunks.append(chunk)
@@ -135,7 +135,7 @@ class Call:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def order(self, limit_bytes: int = MAX_CONTROL_BYTES) -> dict[str, Any]:
-        """The body as the JSON object that the contract describes. Raises InvalidBody, JobTooLarge."""
+        """The body as the JSON object that the contract describes. Raises InvalidBody, BodyTooLarge."""
         return self.spec.body(await self.read(limit_bytes))
 
 
@@ -209,8 +209,8 @@ class Resource:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         operation = self._operations.get(scope["method"])
         if operation is None:
-            hint = elsewhere(scope["method"], self.template)
-            raise MethodNotAllowed(f"this path accepts {self.allow}{'; ' if hint else ''}{hint}", self.allow)
+            hint = elsewhere(scope["method"], self.template, scope["url_root"])
+            raise MethodNotAllowed(f"this path accepts only {self.allow}{'; ' if hint else ''}{hint}", self.allow)
         scope["operation"] = operation.spec.id
         await operation(scope, receive, send)
 

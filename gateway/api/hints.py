@@ -130,17 +130,21 @@ class Paths:
 
         self._candidates = candidates
 
-    def near(self, method: str, path: str) -> str:
-        """What to say of a path that is none; empty where nothing is near."""
+    def near(self, method: str, path: str, root: str = "") -> str:
+        """What to say of a path that is none; empty where nothing is near. root: what published paths begin with."""
         if len(path) > MAX_PATH:
             return ""
+        if root and path.startswith(root + "/"):
+            path = path.removeprefix(root)  # given twice
         parts = [part.lower() for part in path.split("/") if part]
         for variant, least in _variants(parts):
             found = self._like(method, variant, least)
             if found:
-                hint = f"did you mean {' or '.join(found)}?"
+                hint = _asked(found, root)
                 return (
-                    hint if path.count("/") == len(parts) else f"{hint} No path has an empty part or ends with a slash."
+                    hint
+                    if path.count("/") == len(parts)
+                    else f"{hint} Paths have no empty segments and no trailing slash."
                 )
         return ""
 
@@ -158,10 +162,15 @@ class Paths:
         return [_shown(path, method) for path in (fitting or alike)[:_MAX_HINTS]]
 
 
-def elsewhere(method: str, template: str) -> str:
-    """What to say of a method that the path does not take; empty where nothing is known."""
+def elsewhere(method: str, template: str, root: str = "") -> str:
+    """What to say of a method that the path does not take; empty where nothing is known. root: as in `near`."""
     meant = METHODS.get((method, template))
-    return f"did you mean {' '.join(meant)}?" if meant is not None else ""
+    return _asked([" ".join(meant)], root) if meant is not None else ""
+
+
+def _asked(calls: list[str], root: str) -> str:
+    """calls: `GET /queues`. root: what published paths begin with."""
+    return f"did you mean {' or '.join(calls)}?".replace(" /", f" {root}/")
 
 
 def parameter(name: str, known: Iterable[str]) -> str:
@@ -186,7 +195,8 @@ def _meant(word: str, known: list[str], others: Mapping[str, str], limit: int) -
 
 def _variants(parts: list[str]) -> Iterable[tuple[list[str], int]]:
     """The parts as they came; without a prefix of other services; with what may have been left out, or in the order of
-    other services (`/ack/ID`); and without a last part too much. With each, how many words must be the contract's.
+    other services (`/ack/ID`); without a last part too much; and with
+    a last part that is missing. With each, how many words must be the contract's.
     """
     if not 0 < len(parts) <= _MAX_PARTS:
         return
@@ -198,6 +208,7 @@ def _variants(parts: list[str]) -> Iterable[tuple[list[str], int]]:
         yield [first, "?", *parts], 2
         yield [first, "?", parts[0]], 2
     yield parts[:-1], 2
+    yield [*parts, "?"], 1
 
 
 def _words(template: str) -> tuple[str | None, ...]:

@@ -78,7 +78,7 @@ class Jobs:
         heading = read_heading(call.scope["headers"])
         if heading.mode in (Mode.PLAIN, Mode.LINES):
             raise UnsupportedType(
-                f"Content-Type: {heading.content_type!r:.80} is not an event's type; send {STRUCTURED_TYPE} or "
+                f"Content-Type: {heading.content_type!r:.80} is not an event type; send {STRUCTURED_TYPE} or "
                 f"{BATCH_TYPE}, or the event's attributes in ce- headers"
             )
         return await self._enqueue(call, heading)

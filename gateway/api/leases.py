@@ -122,14 +122,16 @@ def _left(call: Call, lease: LeaseView) -> Answer:
     needs a body.
     """
     position = _position(lease)
-    if not position and lease.place and _needs_body(call):
-        position = {"position": lease.place}
-    return json_answer(position) if position else Answer(204)
-
-
-def _needs_body(call: Call) -> bool:
-    """Whether it prefers one, or else takes JSON and no other type: a client that was generated from the contract."""
     preferred = preferences(call.scope["headers"]).get("return", "")
+    if not position and lease.place and _needs_body(call, preferred):
+        position = {"position": lease.place}
+    met = preferred == ("representation" if position else "minimal")
+    applied = [(b"preference-applied", b"return=" + preferred.encode())] if met else []
+    return json_answer(position, headers=applied) if position else Answer(204, headers=applied)
+
+
+def _needs_body(call: Call, preferred: str) -> bool:
+    """Whether it prefers one, or else takes JSON and no other type: a client that was generated from the contract."""
     if preferred in ("minimal", "representation"):
         return preferred == "representation"
     accept = call.header(b"accept") or ""

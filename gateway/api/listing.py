@@ -116,7 +116,7 @@ class Order:
         """Raises InvalidParameter."""
         field = sort.removeprefix("-")
         if field != "name" and field not in FIELDS:
-            raise InvalidParameter(f"sort: {field[:40]!r} is no field of a queue")
+            raise InvalidParameter(f"sort: unknown field {field[:40]!r}; the fields are name, {', '.join(FIELDS)}")
         return cls(FIELDS.get(field, field), sort.startswith("-"))
 
     @property
@@ -164,7 +164,9 @@ class Order:
 def _test(text: str) -> Callable[[Figures], bool]:
     parts = _FILTER.fullmatch(text)
     if parts is None:
-        raise InvalidParameter(f"filter: {text[:80]!r} is not a field, a comparison and a value")
+        raise InvalidParameter(
+            f"filter: {text[:80]!r} is not a field, a comparison and a value without spaces, such as items>100"
+        )
     field, compare, value = parts.groups()
     if field == "name":
         if compare == "~" and glob.PATTERN.fullmatch(value):
@@ -174,9 +176,11 @@ def _test(text: str) -> Callable[[Figures], bool]:
         raise InvalidParameter(
             f"filter: {text[:80]!r}: a name is compared by `=` or, with a pattern of * and ?, by `~`"
         )
-    if field not in FIELDS or compare == "~":
-        raise InvalidParameter(f"filter: {text[:80]!r}: numbers are {', '.join(FIELDS)}, compared by > >= < <= = !=")
+    if field not in FIELDS:
+        raise InvalidParameter(f"filter: unknown field {field[:40]!r}; the fields are name, {', '.join(FIELDS)}")
+    if compare == "~":
+        raise InvalidParameter(f"filter: {field} is a number; compare it by > >= < <= = !=")
     if not re.fullmatch(r"[0-9]{1,15}(?:\.[0-9]{1,6})?", value, re.ASCII):
-        raise InvalidParameter(f"filter: {value[:40]!r} is not a number written as digits")
+        raise InvalidParameter(f"filter: {value[:40]!r} is not a number, such as 20 or 0.5")
     number, member, holds = float(value), FIELDS[field], _COMPARE[compare]
     return lambda queue: holds(getattr(queue, member), number)

@@ -47,7 +47,7 @@ class Duration:
     def parse(self, text: str) -> float:
         """Raises InvalidParameter unless `text` is digits with an optional fraction, within the range."""
         if not _DURATION.fullmatch(text):
-            raise InvalidParameter(f"{self.name}: {text[:40]!r} is not seconds written as digits, such as 20 or 0.5")
+            raise InvalidParameter(f"{self.name}: {text[:40]!r} is not a number of seconds, such as 20 or 0.5")
         value_s = float(text)
         if not self.low_s <= value_s <= self.high_s:
             raise InvalidParameter(
@@ -86,7 +86,8 @@ class Text:
     def parse(self, text: str) -> str:
         """Raises InvalidParameter unless `text` is what the contract allows."""
         if self.allowed and text not in self.allowed:
-            raise InvalidParameter(f"{self.name}: {text[:80]!r} is not one of {', '.join(self.allowed)}")
+            only = "the only value is" if len(self.allowed) == 1 else "use one of"
+            raise InvalidParameter(f"{self.name}: {text[:80]!r} is unknown; {only} {', '.join(self.allowed)}")
         if len(text) > self.limit or not self.pattern.fullmatch(text):
             raise InvalidParameter(f"{self.name}: {text[:80]!r} is not {self.hint or 'what the contract allows'}")
         return text

@@ -33,7 +33,7 @@ class Reception:
             return
         scope["operation"] = "clusterOrders"
         if scope["method"] != "POST":
-            raise MethodNotAllowed("this path accepts POST", "POST")
+            raise MethodNotAllowed("this path accepts only POST", "POST")
         seal = _seal(scope)
         held = Held(self._budget, "")
         try:

@@ -96,9 +96,10 @@ def router(
     paths = Paths({path: resource.methods for path, resource in resources.items()})
 
     async def not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
-        hint = paths.near(scope["method"], scope["path"])
+        root = scope["url_root"]
+        hint = paths.near(scope["method"], scope["path"], root)
         raise NotFound(
-            f"there is nothing at this path; {hint + ' The' if hint else 'the'} contract is at /openapi.yaml"
+            f"there is nothing at this path; {hint + ' The' if hint else 'the'} contract is at {root}/openapi.yaml"
         )
 
     table.default = not_found

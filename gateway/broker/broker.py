@@ -94,7 +94,9 @@ class Broker:
     def tell_foreign(self, protocol: str, peer: str) -> None:
         """A client of another protocol was disconnected."""
         if (more := self._sparing.count(protocol)) is not None:
-            log.warning("%s speaks %s; this port speaks the memcache protocol: disconnected%s", peer, protocol, more)
+            log.warning(
+                "%s disconnected: sent %s; only the text protocol of memcache is supported%s", peer, protocol, more
+            )
 
     def tell_dropped(self, peer: str) -> None:
         """A client was disconnected because of the bytes that were kept for it."""

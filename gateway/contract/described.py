@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.contract.event import take_payload
 from gateway.contract.json_text import TooManyMembers, load_string, members
-from gateway.contract.media import BYTES_TYPE, JSON_TYPE, MAX_LENGTH, is_json_type, is_media_type
+from gateway.contract.media import BYTES_TYPE, JSON_TYPE, is_json_type, is_media_type, media_type_fault
 from gateway.errors import InvalidBody
 
 _MEMBERS: Final = ("data", "data_base64", "content_type")
@@ -38,14 +38,16 @@ def payload_of(text: bytes) -> tuple[bytes, str]:
     except TooManyMembers:
         found = None
     if found is None:
-        raise InvalidBody(f"a job is one JSON object without repeated members; allowed are {', '.join(_MEMBERS)}")
+        raise InvalidBody(
+            f"a job must be one JSON object, without duplicate members; allowed are {', '.join(_MEMBERS)}"
+        )
     try:
         member, payload = take_payload(found)
     except ValueError as exc:
         raise InvalidBody("a job has data or data_base64, not both") from exc
     content_type = _type(found.pop("content_type", b"null"))
     if found:
-        raise InvalidBody(f"{next(iter(found))[:80]}: not a member of a job; allowed are {', '.join(_MEMBERS)}")
+        raise InvalidBody(f"unknown member {next(iter(found))[:80]!r}; allowed are {', '.join(_MEMBERS)}")
     if member == "data_base64":
         return _decoded(payload), content_type or BYTES_TYPE
     if member == "data" and is_json_type(content_type or JSON_TYPE):
@@ -61,7 +63,7 @@ def _type(value: bytes) -> str:
         return ""
     text = _text("content_type", value)
     if not is_media_type(text):
-        raise InvalidBody(f"content_type: {text[:80]!r} is not a media type of at most {MAX_LENGTH} characters")
+        raise InvalidBody(f"content_type: {media_type_fault(text)}")
     return text
 
 

@@ -54,14 +54,16 @@ def checked(given: Mapping[str, object]) -> dict[str, Value]:
     for name, value in given.items():
         if name in GATEWAYS_OWN or value is None:
             continue
-        if not _NAME.fullmatch(name) or name == "data":
-            raise InvalidEvent(f"{name[:80]!r} is no attribute's name: 1 to 64 of a-z 0-9")
+        if name == "data":
+            raise InvalidEvent("`data` is reserved; it cannot be an attribute")
+        if not _NAME.fullmatch(name):
+            raise InvalidEvent(f"{name[:80]!r} is not a valid attribute name: use 1 to 64 characters of a-z and 0-9")
         attributes[name] = _value(name, value)
-    if attributes.get("specversion") != "1.0":
-        raise InvalidEvent("specversion: it must be 1.0")
-    for name in ("source", "type"):
+    for name in ("specversion", "source", "type"):
         if name not in attributes:
             raise InvalidEvent(f"the attribute `{name}` is missing")
+    if attributes["specversion"] != "1.0":
+        raise InvalidEvent('the attribute `specversion` must be "1.0"')
     return attributes
 
 
@@ -111,7 +113,7 @@ def from_header(name: str, raw: bytes) -> str:
             text = quoted[1].replace("\\\\", "\0").replace("\\", "").replace("\0", "\\")
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError as exc:
-        raise InvalidEvent(f"{name}: its header is not UTF-8") from exc
+        raise InvalidEvent(f"the header ce-{name} is not UTF-8") from exc
 
 
 def _value(name: str, value: object) -> Value:
@@ -119,22 +121,22 @@ def _value(name: str, value: object) -> Value:
         _check_text(name, value)
         return value
     if name in _STRINGS:
-        raise InvalidEvent(f"{name}: it must be a string")
+        raise InvalidEvent(f"the attribute `{name}` must be a string")
     if isinstance(value, bool):
         return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 7.0 is the integer 7 (RFC 8259, section 6)
     if not isinstance(value, int) or not -(2**31) <= value < 2**31:
-        raise InvalidEvent(f"{name}: it must be a string, a boolean or an integer of 32 bits")
+        raise InvalidEvent(f"the attribute `{name}` must be a string, a boolean or a 32-bit integer")
     return value
 
 
 def _check_text(name: str, value: str) -> None:
     forbidden = _FORBIDDEN.search(value)
     if forbidden is not None:
-        raise InvalidEvent(f"{name}: it holds {forbidden[0]!r}, which no attribute may")
+        raise InvalidEvent(f"the attribute `{name}` holds {forbidden[0]!r}, which is not allowed in an attribute")
     if not value and name in _STRINGS:
-        raise InvalidEvent(f"{name}: it is empty")
+        raise InvalidEvent(f"the attribute `{name}` is empty")
     if name in ("time", "expires"):
         try:
             instant(value)

@@ -103,7 +103,9 @@ def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
         raise InvalidEvent(f"the event has more than the maximum of {MAX_ATTRIBUTES} attributes") from exc
     if found is None:
         _refuse(text)
-        raise InvalidEvent(f"the event is not one JSON object without repeated members, of up to {MAX_DEPTH} levels")
+        raise InvalidEvent(
+            f"the event must be one JSON object, without duplicate members, nested at most {MAX_DEPTH} levels"
+        )
     try:
         member, payload = take_payload(found)
     except ValueError as exc:
@@ -156,7 +158,7 @@ def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str
     if expires_s is None and isinstance(expires, str):
         expires_s = instant(expires)
         if expires_s <= stamp.now_s:
-            raise InvalidEvent(f"expires: {expires} is over")
+            raise InvalidEvent(f"expires: {expires} is in the past")
         if expires_s >= YEAR_10000_S:
             raise InvalidEvent(f"expires: {expires} is after the year 9999 (in UTC)")
     trace = [attributes.pop(name, "") for name in _TRACE]
@@ -233,7 +235,9 @@ def _refuse(text: bytes) -> None:
     except NestedTooDeeply as exc:
         raise InvalidBody(f"the body is {exc}") from exc
     except ValueError as exc:
-        raise InvalidBody(f"the body is not JSON although its Content-Type says so: {exc}") from exc
+        if not text.strip(b" \t\r\n"):
+            raise InvalidBody("the body is empty, but its Content-Type is JSON") from exc
+        raise InvalidBody(f"the body is not JSON, but its Content-Type is: {exc}") from exc
 
 
 def _load(name: str, value: bytes) -> object:

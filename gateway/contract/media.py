@@ -47,8 +47,7 @@ def is_text_type(content_type: str) -> bool:
     """Whether the media type is text that should be UTF-8."""
     if _TEXT.fullmatch(content_type) is None:
         return False
-    charset = _CHARSET.search(content_type)
-    return charset is None or charset[1].lower() in _UTF8
+    return not foreign_charset(content_type)
 
 
 def is_lines_type(media_type: str) -> bool:
@@ -97,6 +96,20 @@ def fits_header(content_type: str) -> bool:
 def is_media_type(content_type: str) -> bool:
     """Whether the text is one media type (RFC 9110, section 8.3.1) that fits a header: no range, no list."""
     return fits_header(content_type) and _MEDIA.fullmatch(content_type) is not None
+
+
+def media_type_fault(text: str) -> str:
+    """What is wrong with a text that is not a media type, and what to send."""
+    if len(text) > MAX_LENGTH:
+        return f"the media type has {len(text)} characters, which is above the maximum of {MAX_LENGTH}"
+    slash = "" if "/" in text else ": it has no slash"
+    return f"{text[:80]!r} is not a media type{slash}; send one such as {JSON_TYPE}"
+
+
+def foreign_charset(content_type: str) -> str:
+    """The charset that the type has as a parameter, if that is not UTF-8 or a subset of it; else empty."""
+    charset = _CHARSET.search(content_type)
+    return charset[1] if charset is not None and charset[1].lower() not in _UTF8 else ""
 
 
 def essence(content_type: str) -> str:

@@ -100,7 +100,7 @@ class Idempotency:
                 log.exception("the file of idempotency keys cannot be used")
                 raise Unavailable("idempotency keys cannot be kept at the moment; nothing was stored") from exc
             if entry.fingerprint != fingerprint:
-                raise IdempotencyKeyReused("this Idempotency-Key came with another request before")
+                raise IdempotencyKeyReused("this Idempotency-Key was already used for a different request")
             if entry.reply is not None:
                 return entry.reply, True
             if entry.mine:

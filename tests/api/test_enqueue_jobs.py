@@ -59,8 +59,8 @@ def test_one_of_each_kind(http, queue, job, content, content_type):
         (b'{"data_base64": "e30", "content_type": "application/json"}', "data_base64: it is not a string of base64"),
         (b'{"data_base64": "/w==", "content_type": "application/json"}', "not JSON"),
         (b'{"data": "\\ud800", "content_type": "text/plain"}', "valid Unicode"),
-        (b'{"data": 1, "data": 2}', "without repeated members"),
-        (b'{"data": 1, "ttl": 2}', "ttl: not a member of a job; allowed are data, data_base64, content_type"),
+        (b'{"data": 1, "data": 2}', "without duplicate members"),
+        (b'{"data": 1, "ttl": 2}', "unknown member 'ttl'; allowed are data, data_base64, content_type"),
         (b"1", "one JSON object"),
     ],
 )

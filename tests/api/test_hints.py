@@ -7,7 +7,7 @@ import yaml
 
 from gateway.api.hints import METHODS, PARAMETERS, WORDS, Paths, elsewhere, parameter
 
-SLASH = "No path has an empty part or ends with a slash."
+SLASH = "Paths have no empty segments and no trailing slash."
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,9 @@ def table(root):
         ("GET", "/stats", "GET /metrics"),
         ("GET", "/openapi.yml", "GET /openapi.yaml"),
         ("GET", "/swagger.json", "GET /openapi.json"),
+        ("GET", "/problems", "GET /problems/{code}"),
+        ("GET", "/problem", "GET /problems/{code}"),
+        ("GET", "/leases", "GET /leases/{lease}"),
     ],
 )
 def test_a_path_that_is_none_says_which_was_meant(http, method, path, meant):
@@ -107,7 +110,7 @@ def test_a_method_that_is_not_taken_says_which_is(http, method, path, meant):
     answer = http.request(method, path)
     allow = answer.headers["allow"]
     assert (answer.status_code, answer.json()["code"]) == (405, "method-not-allowed")
-    assert answer.json()["detail"] == f"this path accepts {allow}" + (f"; did you mean {meant}?" if meant else "")
+    assert answer.json()["detail"] == f"this path accepts only {allow}" + (f"; did you mean {meant}?" if meant else "")
     assert method not in allow.split(", ")
 
 

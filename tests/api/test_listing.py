@@ -1,6 +1,7 @@
 """The list of queues: filters, order and pages, as pure functions and over HTTP."""
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass, replace
 
@@ -91,6 +92,23 @@ def test_filters(filters, expected):
 def test_filters_that_are_none(text):
     """They are refused with a sentence, not read as something else."""
     with pytest.raises(InvalidParameter, match="filter"):
+        names(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("items > 1", "filter: 'items > 1' is not a field, a comparison and a value without spaces, such as items>100"),
+        ("itemz>1", "filter: unknown field 'itemz'; the fields are name, items, bytes, age, "),
+        ("nosuch~a", "filter: unknown field 'nosuch'; the fields are name, items, bytes, age, "),
+        ("items~1", "filter: items is a number; compare it by > >= < <= = !="),
+        ("items>x", "filter: 'x' is not a number, such as 20 or 0.5"),
+        ("items> 1", "filter: ' 1' is not a number, such as 20 or 0.5"),
+    ],
+)
+def test_a_filter_that_is_none_says_what_is_wrong(text, message):
+    """With what may be written."""
+    with pytest.raises(InvalidParameter, match=re.escape(message)):
         names(text)
 
 

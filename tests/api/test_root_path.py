@@ -46,6 +46,26 @@ def test_only_the_whole_root_path_is_removed(below: Running) -> None:
         assert http.options(ROOT).status_code == http.options(f"{ROOT}/").status_code == 204
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("GET", f"{ROOT}/queue/x", f"did you mean GET {ROOT}/queues/{{queue}}? "),
+        ("GET", "/queue/x", f"did you mean GET {ROOT}/queues/{{queue}}? "),
+        ("GET", f"{ROOT}{ROOT}/queues", f"did you mean GET {ROOT}/queues? "),
+        ("GET", f"{ROOT}/health", f"did you mean GET {ROOT}/livez or GET {ROOT}/readyz? "),
+        ("GET", f"{ROOT}/zzz/zzz", ""),
+    ],
+)
+def test_hints_begin_with_the_root_path(below: Running, method: str, path: str, meant: str) -> None:
+    """What is suggested can be sent as it is written, through the proxy."""
+    with below.client() as http:
+        detail = http.request(method, path).json()["detail"]
+        the = "The" if meant else "the"
+        assert detail == f"there is nothing at this path; {meant}{the} contract is at {ROOT}/openapi.yaml"
+        detail = http.put(f"{ROOT}/queues/x").json()["detail"]
+        assert f"did you mean POST {ROOT}/queues/{{queue}}/jobs?" in detail
+
+
 @pytest.mark.parametrize("request_line", ["OPTIONS / HTTP/1.0", "OPTIONS /livez HTTP/1.0", "OPTIONS /readyz HTTP/1.1"])
 def test_load_balancers_may_ask_with_options(gateway: Running, request_line: str) -> None:
     """HAProxy's `option httpchk` asks so, without a Host in HTTP/1.0: a 204 without a body."""

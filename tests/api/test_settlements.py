@@ -249,6 +249,9 @@ def test_a_failure_report_over_the_body_s_limit_settles_nothing(http, lease):
     """413 says so."""
     answer = http.post(lease + "/nack", json={"reason": "x" * (1 << 20)})
     assert (answer.status_code, answer.json()["code"]) == (413, "job-too-large")
+    assert answer.json()["title"] == "The body is too large"
+    assert answer.json()["detail"].startswith("the body has 10")
+    assert answer.json()["detail"].endswith(" bytes, which is above the maximum of 1048576")
     assert http.get(lease).json()["state"] == "held"
 
 
@@ -340,6 +343,33 @@ def test_ack_and_next_in_one_request(http, queue):
     answer = http.get(f"/queues/{queue}/next", params={"ack": second["lease"]["id"], "timeout": 0})
     assert (answer.status_code, answer.headers["lease-acked"]) == (204, "true")
     assert "lease-acked" not in http.get(f"/queues/{queue}/next?timeout=0").headers
+
+
+def test_a_repeated_ack_and_next_takes_another_job(http, queue):
+    """The ack may be repeated, so the second request is as good as the first."""
+    for number in (1, 2, 3):
+        enqueue(http, queue, number)
+    first = take(http, queue)["lease"]["id"]
+    taken = [http.get(f"/queues/{queue}/next?timeout=5&ack={first}").json() for _ in range(2)]
+    assert [each["data"] for each in taken] == [2, 3]
+    assert {http.post(each["lease"]["url"] + "/ack").status_code for each in taken} == {204}
+
+
+def test_preference_applied_says_that_a_nack_is_answered_as_preferred(http, queue):
+    """A delayed nack has something to say, whatever is preferred."""
+    for prefer, order, status, applied in (
+        ("return=minimal", {}, 204, "return=minimal"),
+        ("return=representation", {}, 200, "return=representation"),
+        ("return=minimal", {"delay": 0.1}, 200, None),
+        ("return=representation", {"delay": 0.1}, 200, "return=representation"),
+        ("handling=strict", {}, 204, None),
+    ):
+        enqueue(http, queue, 1)
+        url = take(http, queue)["lease"]["url"]
+        answer = http.post(url + "/nack", json=order, headers={"prefer": prefer})
+        assert (answer.status_code, answer.headers.get("preference-applied")) == (status, applied), (prefer, order)
+        again = http.get(f"/queues/{queue}/next?timeout=5").json()["lease"]["url"]
+        assert http.post(again + "/ack").status_code == 204
 
 
 def test_an_ack_that_fails_takes_no_job(http, queue, lease):

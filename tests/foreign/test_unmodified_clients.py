@@ -120,7 +120,7 @@ def test_dalli_speaks_binary_memcache_and_is_told_at_once(tmp_path):
         said = _run(["ruby", str(PROGRAMS / "ruby" / "client.rb")], broker.port, "q")
         assert said[-1].startswith("Dalli::RingError: No server available")
         assert time.monotonic() - began_s < 9
-        broker.wait_for_log("speaks binary memcache; this port speaks the memcache protocol: disconnected")
+        broker.wait_for_log("disconnected: sent binary memcache; only the text protocol of memcache is supported")
 
 
 def test_the_broker_is_no_cache(tmp_path):

@@ -41,6 +41,13 @@ def test_no_flags_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(monkeypatch) == Settings()
 
 
+def test_help_names_what_an_option_takes() -> None:
+    """A share is no number of seconds."""
+    text = run("serve", "--help").stdout
+    assert "--tenant-share FRACTION " in text
+    assert "--max-timeout SECONDS " in text
+
+
 def test_flags_and_variables_reach_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of field, by flag, by variable, and the flag wins."""
     made = settings(

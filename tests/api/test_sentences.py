@@ -1,0 +1,130 @@
+"""What errors say: what is wrong with the value, what is allowed, what to do."""
+
+import json
+
+import pytest
+
+from tests.api.test_cloudevents import BATCH, EVENT, LINES, STRUCTURED, put
+
+BINARY = {"ce-specversion": "1.0", "ce-source": "/s", "ce-type": "t"}
+LONG = "text/" + "x" * 300
+
+
+def without(name):
+    return json.dumps({key: value for key, value in EVENT.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "headers", "detail"),
+    [
+        (without("source"), STRUCTURED, {}, "the attribute `source` is missing"),
+        (without("specversion"), STRUCTURED, {}, "the attribute `specversion` is missing"),
+        (json.dumps(EVENT | {"specversion": "0.3"}), STRUCTURED, {}, 'the attribute `specversion` must be "1.0"'),
+        (json.dumps(EVENT | {"id": ""}), STRUCTURED, {}, "the attribute `id` is empty"),
+        (json.dumps(EVENT | {"id": 5}), STRUCTURED, {}, "the attribute `id` must be a string"),
+        (
+            json.dumps(EVENT | {"x": 1.5}),
+            STRUCTURED,
+            {},
+            "the attribute `x` must be a string, a boolean or a 32-bit integer",
+        ),
+        (
+            json.dumps(EVENT | {"bad_name": "x"}),
+            STRUCTURED,
+            {},
+            "'bad_name' is not a valid attribute name: use 1 to 64 characters of a-z and 0-9",
+        ),
+        (b"", None, BINARY | {"ce-data": "x"}, "`data` is reserved; it cannot be an attribute"),
+        (b"", None, [*BINARY.items(), ("ce-id", "1"), ("ce-id", "2")], "the header ce-id is given twice"),
+        (b"", None, BINARY | {"ce-id": b"\xff"}, "the header ce-id is not UTF-8"),
+        (
+            json.dumps(EVENT | {"expires": "2020-01-01T00:00:00Z"}),
+            STRUCTURED,
+            {},
+            "expires: 2020-01-01T00:00:00Z is in the past",
+        ),
+        (
+            "[1]",
+            STRUCTURED,
+            {},
+            "the event must be one JSON object, without duplicate members, nested at most 500 levels",
+        ),
+        (b"1", None, [("content-type", "a/b"), ("content-type", "a/b")], "Content-Type is given 2 times; send it once"),
+        (b"1", "application/json-seq", {}, "Content-Type: 'application/json-seq' is not supported; send many jobs as "),
+        (
+            b"1",
+            None,
+            {"content-encoding": "gzip"},
+            "compressed bodies are not accepted; send the body without Content-Encoding",
+        ),
+        (b"", "application/json", {}, "the body is empty, but its Content-Type is JSON"),
+        (b" \n", "application/json", {}, "the body is empty, but its Content-Type is JSON"),
+        (
+            b"1",
+            "json",
+            {},
+            "Content-Type: 'json' is not a media type: it has no slash; send one such as application/json",
+        ),
+        (b"1", "a/b, c/d", {}, "Content-Type: 'a/b, c/d' is not a media type; send one such as application/json"),
+        (b"1", LONG, {}, "Content-Type: the media type has 305 characters, which is above the maximum of 256"),
+        (b"x" * ((1 << 20) + 1), None, {}, "the body has 1048577 bytes, which is above the maximum of 1048576"),
+    ],
+)
+def test_a_job_that_is_refused(http, queue, body, content_type, headers, detail):  # noqa: PLR0917 (fixtures and a row)
+    """Enqueued as a job or an event."""
+    given = [*(headers.items() if isinstance(headers, dict) else headers)]
+    if content_type is not None:
+        given.append(("content-type", content_type))
+    answer = http.post(f"/queues/{queue}/jobs", content=body, headers=given)
+    assert answer.json()["detail"].startswith(detail)
+    assert 400 <= answer.status_code < 500
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"a": 1}', "application/json"),
+        (b"1\n2\n", LINES),
+        (json.dumps(EVENT).encode(), STRUCTURED),
+        (json.dumps([EVENT]).encode(), BATCH),
+    ],
+)
+def test_json_is_utf_8(http, queue, body, content_type):
+    """Another charset is a 415 that names it, also where the bytes are the same; UTF-8 and its subset are taken."""
+    for charset in ("latin1", "UTF-16", '"utf-16"', "iso-8859-1"):
+        answer = put(http, queue, body, f"{content_type}; charset={charset}")
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
+        shown = charset.strip('"')
+        assert (
+            answer.json()["detail"] == f"Content-Type: JSON in the charset {shown!r} is not supported; send it in UTF-8"
+        )
+    for charset in ("utf-8", '"UTF-8"', "us-ascii"):
+        assert put(http, queue, body, f"{content_type}; charset={charset}").status_code == 201
+    assert put(http, queue, body, "text/plain; charset=latin1").status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("next?timeout=1s", "timeout: '1s' is not a number of seconds, such as 20 or 0.5"),
+        ("next?format=json", "format: 'json' is unknown; the only value is raw"),
+        ("next?lease=5&lease_seconds=6", "lease and lease_seconds differ; send only lease_seconds"),
+        ("peek?zzz=1", "unknown query parameter 'zzz'; this path accepts format"),
+    ],
+)
+def test_a_query_that_is_refused(http, queue, query, detail):
+    answer = http.get(f"/queues/{queue}/{query}")
+    assert (answer.status_code, answer.json()["detail"]) == (400, detail)
+
+
+def test_other_errors(http, queue):
+    """Each as a sentence that is read once."""
+    answer = http.get("/livez?timeout=1")
+    assert answer.json()["detail"] == "unknown query parameter 'timeout'; this path accepts none"
+    answer = http.post(f"/queues/{queue}/events", content=b"{}", headers={"content-type": "application/json"})
+    assert answer.json()["detail"].startswith("Content-Type: 'application/json' is not an event type; send ")
+    answer = http.post(f"/queues/{queue}/jobs/batch", content=b"{}", headers={"content-type": "text/plain"})
+    assert answer.json()["detail"] == "Content-Type: 'text/plain' is not supported on this path; send application/json"
+    for body in (b"1", b"2"):
+        answer = put(http, queue, body, None, {"idempotency-key": "k"})
+    assert answer.json()["detail"] == "this Idempotency-Key was already used for a different request"
