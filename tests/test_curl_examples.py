@@ -10,12 +10,14 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.running import Running
+from tests.api.keyring import Keyring
+from tests.running import Running, running
 
 EXAMPLES = Path(__file__).parent.parent / "clients" / "curl-examples"
 CALLS = sorted(path.name for path in EXAMPLES.glob("*.sh") if path.name not in {"lib.sh", "consumer.sh"})
@@ -164,6 +166,53 @@ def test_consumer_fails_without_a_gateway(wrong: str, request: pytest.FixtureReq
     process = start("consumer.sh", "emails", gateway=address, files=tmp_path, TRIES="2", PAUSE="0.1")
     code, written = finish(process)
     assert code == 1, written
+
+
+def test_consumer_reads_what_the_other_clients_read(tmp_path: Path) -> None:
+    """GATEWAY_URL, GATEWAY_KEY and LEASE_SECONDS work as in the other clients."""
+    keyring = Keyring(tmp_path / "keys.toml")
+    keyring.add("worker", scopes="produce consume")
+    secret = keyring.secrets["worker"]
+    with running(tmp_path / "data", "--keys", str(keyring.path)) as gateway:
+        with httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {secret}"}) as http:
+            assert http.post("/queues/q/jobs", json=1).status_code == 201
+        settings = {"GATEWAY_URL": gateway.url, "GATEWAY_KEY": secret, "LEASE_SECONDS": "7", "JOBS": "1"}
+        code, written = finish(start("consumer.sh", "q", gateway="", files=tmp_path, **settings))
+    assert code == 0, written
+    job = json.loads(written.partition("done: ")[0])
+    assert (datetime.fromisoformat(job["lease"]["expires_at"]) - datetime.now(UTC)).total_seconds() <= 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GATEWAY_URL", "127.0.0.1:8080"),
+        ("GATEWAY_URL", "http://127.0.0.1:8080/?x="),
+        ("GATEWAY_KEY", "two\nlines"),
+        ("GATEWAY_KEY", "schlüssel"),
+        ("LEASE_SECONDS", "abc"),
+        ("LEASE_SECONDS", "5&timeout=0"),
+    ],
+)
+def test_consumer_refuses_a_bad_setting(name: str, value: str, tmp_path: Path) -> None:
+    """One line that names the variable, and exit code 1."""
+    code, written = finish(start("consumer.sh", "q", gateway="", files=tmp_path, **{name: value}))
+    assert code == 1, written
+    assert written.startswith(f"{name}: ")
+    assert written.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["a b", "{queue}?timeout=0&z=", "{queue}#", "x/../{queue}", "grüße"])
+def test_consumer_encodes_the_queue(
+    name: str, gateway: Running, http: httpx.Client, queue: str, tmp_path: Path
+) -> None:
+    """A name that no queue can have is the gateway's to refuse: no other queue is used in its place."""
+    assert http.post(f"/queues/{queue}/jobs", json=1).status_code == 201
+    process = start("consumer.sh", name.format(queue=queue), gateway=gateway.url, files=tmp_path, JOBS="1")
+    code, written = finish(process)
+    assert code == 1, written
+    assert "invalid-name" in written
+    assert http.get(f"/queues/{queue}").json()["items"] == 1
 
 
 def test_readme_lists_every_example() -> None:

@@ -18,8 +18,7 @@ import java.util.regex.Pattern;
  * SIGTERM ends it with exit code 0: at once while it waits for a job, otherwise once the job in hand is acked.
  */
 final class Consumer {
-    private static final String QUEUE = Gateway.env("QUEUE", "emails");
-    private static final int LEASE_S = Integer.parseInt(Gateway.env("LEASE_SECONDS", "60"));
+    private static final int LEASE_S = leaseSeconds(Gateway.env("LEASE_SECONDS", "60"));
     private static final PrintStream OUT = new PrintStream(System.out, true, StandardCharsets.UTF_8);
 
     private static final ScheduledExecutorService EXTENDING = Executors.newSingleThreadScheduledExecutor();
@@ -61,6 +60,13 @@ final class Consumer {
             int delay = Math.min(1 << Math.min(attempt, 10), 300);
             settle(lease + "/nack", "{\"reason\": " + quoted(failure) + ", \"delay\": " + delay + "}");
         }
+    }
+
+    private static int leaseSeconds(String value) {
+        if (value.matches("[1-9][0-9]{0,8}")) {
+            return Integer.parseInt(value);
+        }
+        throw Gateway.refused("LEASE_SECONDS: '" + value + "' is not a whole number of seconds from 1 on");
     }
 
     private static void extend(String lease) {
@@ -114,7 +120,7 @@ final class Consumer {
             Runtime.getRuntime().halt(exitCode); // otherwise 143
         }));
         // format=raw: the job's own bytes in the body, everything else in headers. No JSON to take apart.
-        String next = "/queues/" + QUEUE + "/next?format=raw&timeout=" + Gateway.WAIT_S + "&lease_seconds=" + LEASE_S;
+        String next = Gateway.QUEUE_PATH + "/next?format=raw&timeout=" + Gateway.WAIT_S + "&lease_seconds=" + LEASE_S;
         try {
             while (!stopping) {
                 var job = Gateway.call(Gateway.request(next).GET().build(), Gateway.FOR_EVER);

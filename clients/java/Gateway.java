@@ -1,10 +1,13 @@
 import java.io.IOException;
 import java.net.URI;
+import java.net.URISyntaxException;
+import java.net.URLEncoder;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpRequest.BodyPublishers;
 import java.net.http.HttpResponse;
 import java.net.http.HttpResponse.BodyHandlers;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.Optional;
 import java.util.Set;
@@ -16,7 +19,7 @@ import java.util.regex.Pattern;
  * Requests to the gateway, sent again while that can help.
  *
  * <p>GATEWAY_URL is where the gateway is (http://127.0.0.1:8080), GATEWAY_KEY the secret of a key, if the gateway asks
- * for one. The JDK has no JSON parser, so this reads single members with a pattern; use the parser of your project.
+ * for one, QUEUE the queue (emails). The JDK has no JSON parser, so this reads single members with a pattern; use the parser of your project.
  */
 final class Gateway {
     static final int WAIT_S = 20; // how long a poll waits at the gateway
@@ -24,8 +27,11 @@ final class Gateway {
     static final double FOR_EVER = Double.POSITIVE_INFINITY;
 
     private static final HttpClient CLIENT = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(10)).build();
-    private static final String URL = env("GATEWAY_URL", "http://127.0.0.1:8080");
-    private static final String KEY = env("GATEWAY_KEY", "");
+    private static final String URL = url(env("GATEWAY_URL", "http://127.0.0.1:8080"));
+    private static final String KEY = key(env("GATEWAY_KEY", ""));
+    /** The path of the queue, such as /queues/emails. */
+    static final String QUEUE_PATH =
+        "/queues/" + URLEncoder.encode(env("QUEUE", "emails"), StandardCharsets.UTF_8).replace("+", "%20");
 
     /** The gateway did not do it. The code says why and is stable; the message is for people. */
     static final class Failed extends Exception {
@@ -107,6 +113,34 @@ final class Gateway {
     static String env(String name, String otherwise) {
         String value = System.getenv(name);
         return value == null || value.isEmpty() ? otherwise : value;
+    }
+
+    /** The URL without a slash at its end. Ends the program if it is not valid. */
+    private static String url(String value) {
+        try {
+            URI parsed = new URI(value);
+            if (value.matches("https?://[^/?#@\\s][^?#@\\s]*") && parsed.getHost() != null && parsed.getPort() <= 65535) {
+                return value.replaceAll("/+$", "");
+            }
+        } catch (URISyntaxException e) {
+            // refused below
+        }
+        throw refused("GATEWAY_URL: '" + value + "' is not a URL such as http://127.0.0.1:8080");
+    }
+
+    /** The key. Ends the program if no header can hold it. */
+    private static String key(String value) {
+        if (value.matches("[!-~]*")) {
+            return value;
+        }
+        throw refused("GATEWAY_KEY: a key consists of visible ASCII characters without spaces");
+    }
+
+    /** Ends the program. It returns an error only so that the compiler sees that nothing comes after it. */
+    static Error refused(String message) {
+        System.err.println(message);
+        System.exit(1);
+        return new AssertionError();
     }
 
     private Gateway() {}

@@ -10,8 +10,12 @@ declare(strict_types=1);
 
 require __DIR__ . '/gateway.php';
 
-define('QUEUE', getenv('QUEUE') ?: 'emails');
-define('LEASE_S', (int) (getenv('LEASE_SECONDS') ?: 60));
+$lease = setting('LEASE_SECONDS', '60');
+check(
+    (bool) preg_match('/^[1-9][0-9]{0,8}$/D', $lease),
+    "LEASE_SECONDS: '$lease' is not a whole number of seconds from 1 on",
+);
+define('LEASE_S', (int) $lease);
 
 /**
  * Your code. Throws if the job failed. A job may come twice: tell by its id.
@@ -20,8 +24,8 @@ define('LEASE_S', (int) (getenv('LEASE_SECONDS') ?: 60));
  */
 function work(array $job, callable $extend): void
 {
-    $mail = $job['data']; // 'data_base64' for bytes that are neither JSON nor text
-    if (!isset($mail['to'])) {
+    $mail = $job['data'] ?? null; // a string for text; 'data_base64' for bytes that are neither JSON nor text
+    if (!is_array($mail) || !isset($mail['to'])) {
         throw new RuntimeException('the mail has no address');
     }
     $until = microtime(true) + ($mail['seconds'] ?? 0);
@@ -51,7 +55,7 @@ function handle(array $job): void
     };
     try {
         work($job, $extend);
-    } catch (Exception $error) {
+    } catch (Throwable $error) { // also a TypeError: the job that causes it must not end the consumer
         fprintf(STDERR, "%s failed: %s\n", $job['id'], $error->getMessage());
         // The next attempt comes later each time. After the last one the job goes to the dead letters.
         $answer = ['reason' => $error->getMessage(), 'delay' => min(2 ** $job['attempt'], 300)];
@@ -80,7 +84,7 @@ foreach ([SIGTERM, SIGINT] as $signal) {
 }
 try {
     while (!$stopping) {
-        $path = sprintf('/queues/%s/next?timeout=%d&lease_seconds=%d', QUEUE, WAIT_S, LEASE_S);
+        $path = sprintf('%s/next?timeout=%d&lease_seconds=%d', QUEUE_PATH, WAIT_S, LEASE_S);
         $job = call('GET', $path, stop: function () use (&$stopping): bool {
             return $stopping;
         });

@@ -3,11 +3,38 @@
 //
 // GATEWAY_URL   where the gateway is (http://127.0.0.1:8080)
 // GATEWAY_KEY   the secret of a key, if the gateway asks for one
+// QUEUE         the queue (emails)
 
 declare(strict_types=1);
 
 const WAIT_S = 20; // how long a poll waits at the gateway
 const TIMEOUT_S = WAIT_S + 10; // longer than the wait: the gateway always answers first
+
+/** Ends the program with the message unless a setting is valid. */
+function check(bool $valid, string $message): void
+{
+    if (!$valid) {
+        fprintf(STDERR, "%s\n", $message);
+        exit(1);
+    }
+}
+
+/** The environment variable, or the default if it is absent or empty. */
+function setting(string $name, string $default): string
+{
+    $value = (string) getenv($name);
+    return $value === '' ? $default : $value;
+}
+
+$url = setting('GATEWAY_URL', 'http://127.0.0.1:8080');
+check(
+    preg_match('~^https?://([^/?#@:\s]+|\[[^/?#@\s]+\])(:\d+)?(/[^?#@\s]*)?$~D', $url) && parse_url($url, PHP_URL_HOST),
+    "GATEWAY_URL: '$url' is not a URL such as http://127.0.0.1:8080",
+);
+define('URL', rtrim($url, '/'));
+define('KEY', setting('GATEWAY_KEY', ''));
+check((bool) preg_match('/^[!-~]*$/D', KEY), 'GATEWAY_KEY: a key consists of visible ASCII characters without spaces');
+define('QUEUE_PATH', '/queues/' . rawurlencode(setting('QUEUE', 'emails')));
 
 /** The gateway did not do it. The name of the problem says why and is stable; the message is for people. */
 final class Failed extends Exception
@@ -71,12 +98,12 @@ function once(string $method, string $path, ?string $json = null, array $headers
     if ($json !== null) {
         $headers[] = 'Content-Type: application/json';
     }
-    if ($key = getenv('GATEWAY_KEY')) {
-        $headers[] = "Authorization: Bearer $key";
+    if (KEY !== '') {
+        $headers[] = 'Authorization: Bearer ' . KEY;
     }
     $retryAfterS = 0;
     curl_setopt_array($curl, [
-        CURLOPT_URL => (getenv('GATEWAY_URL') ?: 'http://127.0.0.1:8080') . $path,
+        CURLOPT_URL => URL . $path,
         CURLOPT_CUSTOMREQUEST => $method,
         CURLOPT_HTTPHEADER => $headers,
         CURLOPT_TIMEOUT => TIMEOUT_S,

@@ -10,18 +10,20 @@ require __DIR__ . '/gateway.php';
 const GIVE_UP_S = 120;
 
 /** Stores a job, given as JSON, and returns its id. Throws Failed. */
-function enqueue(string $queue, string $job): string
+function enqueue(string $job): string
 {
     // One key for all tries of this job. If it was stored and the answer got lost, the next try gets that answer.
     $key = bin2hex(random_bytes(16));
-    return call('POST', "/queues/$queue/jobs", $job, ["Idempotency-Key: $key"], GIVE_UP_S)['id'];
+    return call('POST', QUEUE_PATH . '/jobs', $job, ["Idempotency-Key: $key"], GIVE_UP_S)['id'];
 }
 
+$number = 0;
 try {
     while (($line = fgets(STDIN)) !== false) {
-        echo enqueue(getenv('QUEUE') ?: 'emails', $line), "\n";
+        $number++;
+        echo enqueue($line), "\n";
     }
 } catch (Failed $failed) {
-    fprintf(STDERR, "not enqueued: %s\n", $failed->getMessage());
+    fprintf(STDERR, "line %d is not enqueued: %s\n", $number, $failed->getMessage());
     exit(1);
 }

@@ -9,7 +9,6 @@ SIGTERM ends it with exit code 0: at once while it waits for a job, otherwise on
 
 import contextlib
 import json
-import os
 import signal
 import sys
 import threading
@@ -17,14 +16,13 @@ import time
 
 import gateway
 
-QUEUE = os.environ.get("QUEUE", "emails")
-LEASE_S = int(os.environ.get("LEASE_SECONDS", "60"))
+LEASE_S = int(gateway.setting("LEASE_SECONDS", "60", "[1-9][0-9]{0,8}", "a whole number of seconds from 1 on"))
 
 
 def work(job: dict) -> None:
     """Your code. Raises if the job failed. A job may come twice: tell by job["id"]."""
-    mail = job["data"]  # "data_base64" for bytes that are neither JSON nor text
-    if "to" not in mail:
+    mail = job.get("data")  # a string for text; "data_base64" for bytes that are neither JSON nor text
+    if not isinstance(mail, dict) or "to" not in mail:
         raise ValueError("the mail has no address")
     time.sleep(mail.get("seconds", 0))  # in place of real work
     print(json.dumps(mail), flush=True)
@@ -92,7 +90,7 @@ signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
 try:
     while not stopping:
-        job = gateway.call("GET", f"/queues/{QUEUE}/next?timeout={gateway.WAIT_S}&lease_seconds={LEASE_S}")
+        job = gateway.call("GET", f"{gateway.QUEUE_PATH}/next?timeout={gateway.WAIT_S}&lease_seconds={LEASE_S}")
         if job is not None:
             busy = True
             handle(job)

@@ -2,21 +2,45 @@
 
 GATEWAY_URL   where the gateway is (http://127.0.0.1:8080)
 GATEWAY_KEY   the secret of a key, if the gateway asks for one
+QUEUE         the queue (emails)
 """
 
 import math
 import os
 import random
+import re
 import sys
 import time
+import urllib.parse
 
 import httpx
 
 WAIT_S = 20  # how long a poll waits at the gateway
 TIMEOUT_S = WAIT_S + 10  # longer than the wait: the gateway always answers first
 
-client = httpx.Client(base_url=os.environ.get("GATEWAY_URL", "http://127.0.0.1:8080"), timeout=TIMEOUT_S)
+
+def setting(name: str, default: str, pattern: str, wanted: str) -> str:
+    """The environment variable, or the default if it is absent or empty. Ends the program without a match."""
+    value = os.environ.get(name) or default
+    if not re.fullmatch(pattern, value):
+        sys.exit(f"{name}: {value!r} is not {wanted}")
+    return value
+
+
+URL = setting(
+    "GATEWAY_URL", "http://127.0.0.1:8080", r"https?://[^/?#@\s][^?#@\s]*", "a URL such as http://127.0.0.1:8080"
+)
+QUEUE_PATH = "/queues/" + urllib.parse.quote(os.environ.get("QUEUE") or "emails", safe="")
+
+try:
+    client = httpx.Client(base_url=URL, timeout=TIMEOUT_S)
+    if (client.base_url.port or 0) > 65535:
+        raise httpx.InvalidURL("the port is above 65535")
+except httpx.InvalidURL as invalid:
+    sys.exit(f"GATEWAY_URL: {URL!r} is not a URL: {invalid}")
 if key := os.environ.get("GATEWAY_KEY"):
+    if not re.fullmatch("[!-~]+", key):
+        sys.exit("GATEWAY_KEY: a key consists of visible ASCII characters without spaces")
     client.headers["Authorization"] = f"Bearer {key}"
 
 

@@ -6,13 +6,11 @@
 It ends with exit code 1 at the first job that cannot be stored.
 """
 
-import os
 import sys
 import uuid
 
 import gateway
 
-QUEUE = os.environ.get("QUEUE", "emails")
 GIVE_UP_S = 120
 
 
@@ -23,11 +21,11 @@ def enqueue(job: bytes) -> str:
         # One key for all tries of this job. If it was stored and the answer got lost, the next try gets that answer.
         "Idempotency-Key": str(uuid.uuid4()),
     }
-    return gateway.call("POST", f"/queues/{QUEUE}/jobs", content=job, headers=headers, give_up_s=GIVE_UP_S)["id"]
+    return gateway.call("POST", f"{gateway.QUEUE_PATH}/jobs", content=job, headers=headers, give_up_s=GIVE_UP_S)["id"]
 
 
-try:
-    for line in sys.stdin.buffer:
+for number, line in enumerate(sys.stdin.buffer, 1):
+    try:
         print(enqueue(line), flush=True)
-except gateway.Failed as failed:
-    sys.exit(f"not enqueued: {failed}")
+    except gateway.Failed as failed:
+        sys.exit(f"line {number} is not enqueued: {failed}")

@@ -9,13 +9,14 @@
 
 require_relative "gateway"
 
-QUEUE = ENV.fetch("QUEUE", "emails")
-LEASE_S = Integer(ENV.fetch("LEASE_SECONDS", "60"))
+lease = Gateway.setting("LEASE_SECONDS", "60")
+abort "LEASE_SECONDS: '#{lease}' is not a whole number of seconds from 1 on" unless lease.match?(/\A[1-9][0-9]{0,8}\z/)
+LEASE_S = lease.to_i
 
 # Your code. Raises if the job failed. A job may come twice: tell by job["id"].
 def work(job)
-  mail = job["data"] # "data_base64" for bytes that are neither JSON nor text
-  raise "the mail has no address" unless mail["to"]
+  mail = job["data"] # a string for text; "data_base64" for bytes that are neither JSON nor text
+  raise "the mail has no address" unless mail.is_a?(Hash) && mail["to"]
 
   sleep mail.fetch("seconds", 0) # in place of real work
   puts JSON.generate(mail)
@@ -67,7 +68,7 @@ end
 begin
   $stdout.sync = true
   until stopping
-    job = Gateway.call(Gateway.get("/queues/#{QUEUE}/next?timeout=#{Gateway::WAIT_S}&lease_seconds=#{LEASE_S}"))
+    job = Gateway.call(Gateway.get("#{Gateway::QUEUE_PATH}/next?timeout=#{Gateway::WAIT_S}&lease_seconds=#{LEASE_S}"))
     next unless job
 
     busy = true

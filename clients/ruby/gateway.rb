@@ -4,13 +4,36 @@
 #
 # GATEWAY_URL   where the gateway is (http://127.0.0.1:8080)
 # GATEWAY_KEY   the secret of a key, if the gateway asks for one
+# QUEUE         the queue (emails)
 
+require "erb"
 require "json"
 require "net/http"
 
 module Gateway
-  URL = URI(ENV.fetch("GATEWAY_URL", "http://127.0.0.1:8080"))
-  KEY = ENV["GATEWAY_KEY"]
+  # The environment variable, or the default if it is absent or empty.
+  def self.setting(name, default)
+    value = ENV[name].to_s
+    value.empty? ? default : value
+  end
+
+  # The URL without a slash at its end. Ends the program if it is not valid.
+  def self.url(value)
+    url = URI(value.sub(%r{/+\z}, ""))
+    return url if value.match?(%r{\Ahttps?://[^/?#@\s][^?#@\s]*\z}) && url.host && url.port < 65_536
+
+    raise URI::InvalidURIError
+  rescue URI::InvalidURIError
+    abort "GATEWAY_URL: '#{value}' is not a URL such as http://127.0.0.1:8080"
+  end
+  private_class_method :url
+
+  URL = url(setting("GATEWAY_URL", "http://127.0.0.1:8080"))
+  KEY = setting("GATEWAY_KEY", nil)
+  if KEY && !KEY.b.match?(/\A[!-~]+\z/)
+    abort "GATEWAY_KEY: a key consists of visible ASCII characters without spaces"
+  end
+  QUEUE_PATH = "/queues/#{ERB::Util.url_encode(setting("QUEUE", "emails"))}"
   WAIT_S = 20 # how long a poll waits at the gateway
   TIMEOUT_S = WAIT_S + 10 # longer than the wait: the gateway always answers first
 

@@ -7,19 +7,18 @@
 require "securerandom"
 require_relative "gateway"
 
-QUEUE = ENV.fetch("QUEUE", "emails")
 GIVE_UP_S = 120
 
 # Stores a job, given as JSON, and returns its id. Raises Gateway::Failed.
 def enqueue(job)
   # One key for all tries of this job. If it was stored and the answer got lost, the next try gets that answer.
   headers = { "Idempotency-Key" => SecureRandom.uuid }
-  Gateway.call(Gateway.post("/queues/#{QUEUE}/jobs", job, headers), give_up_s: GIVE_UP_S)["id"]
+  Gateway.call(Gateway.post("#{Gateway::QUEUE_PATH}/jobs", job, headers), give_up_s: GIVE_UP_S)["id"]
 end
 
-begin
-  $stdout.sync = true
-  $stdin.each_line { |line| puts enqueue(line) }
+$stdout.sync = true
+$stdin.each_line.with_index(1) do |line, number|
+  puts enqueue(line)
 rescue Gateway::Failed => failed
-  abort "not enqueued: #{failed.message}"
+  abort "line #{number} is not enqueued: #{failed.message}"
 end

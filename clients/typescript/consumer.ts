@@ -7,22 +7,22 @@
 // SIGTERM ends it with exit code 0: at once while it waits for a job, otherwise once the job in hand is acked.
 
 import { setTimeout } from "node:timers/promises";
-import { call, Failed, once, WAIT_S } from "./gateway.ts";
+import { call, Failed, once, QUEUE_PATH, setting, WAIT_S } from "./gateway.ts";
 
-const queue = process.env.QUEUE ?? "emails";
-const LEASE_S = Number(process.env.LEASE_SECONDS ?? 60);
+const isWhole = (value: string) => /^[1-9][0-9]{0,8}$/.test(value);
+const LEASE_S = Number(setting("LEASE_SECONDS", "60", isWhole, "a whole number of seconds from 1 on"));
 
 interface Job {
   id: string;
   attempt: number;
-  data: { to?: string; seconds?: number }; // data_base64 for bytes that are neither JSON nor text
+  data?: { to?: string; seconds?: number } | null; // a string for text; data_base64 for other bytes
   lease: { id: string };
 }
 
 /** Your code. Throws if the job failed. A job may come twice: tell by its id. */
 async function work(job: Job): Promise<void> {
   const mail = job.data;
-  if (!mail.to) throw new Error("the mail has no address");
+  if (!mail?.to) throw new Error("the mail has no address");
   await setTimeout((mail.seconds ?? 0) * 1000); // in place of real work
   console.log(JSON.stringify(mail));
 }
@@ -78,7 +78,7 @@ for (const signal of ["SIGTERM", "SIGINT"]) {
 try {
   while (!stopping) {
     poll = new AbortController();
-    const path = `/queues/${queue}/next?timeout=${WAIT_S}&lease_seconds=${LEASE_S}`;
+    const path = `${QUEUE_PATH}/next?timeout=${WAIT_S}&lease_seconds=${LEASE_S}`;
     const job = await call<Job>("GET", path, { signal: poll.signal });
     if (job) await handle(job);
   }

@@ -2,14 +2,30 @@
 //
 // GATEWAY_URL   where the gateway is (http://127.0.0.1:8080)
 // GATEWAY_KEY   the secret of a key, if the gateway asks for one
+// QUEUE         the queue (emails)
 
 import { setTimeout } from "node:timers/promises";
 
 export const WAIT_S = 20; // how long a poll waits at the gateway
 const TIMEOUT_S = WAIT_S + 10; // longer than the wait: the gateway always answers first
 
-const url = process.env.GATEWAY_URL ?? "http://127.0.0.1:8080";
+/** The environment variable, or the default if it is absent or empty. Ends the program if it is not valid. */
+export function setting(name: string, otherwise: string, valid: (value: string) => boolean, wanted: string): string {
+  const value = process.env[name] || otherwise;
+  if (valid(value)) return value;
+  console.error(`${name}: '${value}' is not ${wanted}`);
+  process.exit(1);
+}
+
+const isUrl = (value: string) => /^https?:\/\/[^/?#@\s][^?#@\s]*$/.test(value) && URL.canParse(value);
+const given = setting("GATEWAY_URL", "http://127.0.0.1:8080", isUrl, "a URL such as http://127.0.0.1:8080");
+const url = given.replace(/\/+$/, "");
+export const QUEUE_PATH = `/queues/${encodeURIComponent(process.env.QUEUE || "emails")}`;
 const key = process.env.GATEWAY_KEY;
+if (key && !/^[!-~]+$/.test(key)) {
+  console.error("GATEWAY_KEY: a key consists of visible ASCII characters without spaces");
+  process.exit(1);
+}
 
 /** The gateway did not do it. `code` says why and is stable; the message is for people. */
 export class Failed extends Error {

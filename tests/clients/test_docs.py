@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import httpx
+
 from gateway.errors import error_classes
 from tests.clients.languages import LANGUAGES, SOURCES
 
@@ -39,6 +41,20 @@ def test_readme_lists_every_client() -> None:
     folders = [match[1] for row in rows(SOURCES / "README.md") if (match := re.match(r"\[([a-z-]+)\]\(\1/\)", row[0]))]
     assert sorted(folders) == sorted(each.name for each in SOURCES.iterdir() if each.is_dir())
     assert {each.name for each in LANGUAGES} == set(folders) - {"curl-examples"}
+
+
+def test_what_the_readme_sends_as_null_is_null(http: httpx.Client, queue: str) -> None:
+    """Both ways of `enqueueJobs` to send null that the README names give consumers null."""
+    text = (SOURCES / "README.md").read_text()
+    job = re.search(r'`"data_base64": "(.*)"` with `(.*)`', text)
+    assert job
+    assert '`"data": null`' in text
+    jobs = [{"data": None}, {"data_base64": job[1], "content_type": job[2]}]
+    assert http.post(f"/queues/{queue}/jobs/batch", json={"jobs": jobs}).status_code == 201
+    for _ in jobs:
+        taken = http.get(f"/queues/{queue}/next").json()
+        assert taken["data"] is None
+        assert taken["content_type"] == "application/json"
 
 
 def test_links_lead_somewhere() -> None:

@@ -217,13 +217,17 @@ def test_a_named_upstream_needs_the_host_line(gateway: Running, tmp_path: Path) 
 
 
 def test_nginx_may_remove_the_path(gateway: Running, tmp_path: Path, queue: str) -> None:
-    """With the documented location a job goes through below the path."""
+    """With the documented location a job goes through below the path, and a batch that nginx refuses by default."""
     upstream = shown("nginx").partition("server {\n    listen")[0]
     block = f"{upstream}\nserver {{\nlisten 80;\n{shown('nginx path')}}}"
     with proxied(tmp_path / "nginx", "nginx", gateway.port, block) as proxy, proxy.client() as http:
         assert http.post(f"/jobs/queues/{queue}/jobs", json=1).status_code == 201
         url = http.get(f"/jobs/queues/{queue}/next").json()["lease"]["url"]
         assert http.post(f"{url}/ack").status_code == 204
+        batch = b"\n".join([b'"%b"' % (b"x" * 900_000)] * 3)
+        lines = {"content-type": "application/x-ndjson"}
+        answer = http.post(f"/jobs/queues/{queue}/jobs", content=batch, headers=lines)
+        assert answer.status_code == 201, answer.text
         assert http.get("/queues").status_code == 404
 
 

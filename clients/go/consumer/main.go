@@ -23,12 +23,18 @@ import (
 	"example.org/jobs/gateway"
 )
 
-var (
-	queue    = cmp.Or(os.Getenv("QUEUE"), "emails")
-	lease, _ = strconv.Atoi(cmp.Or(os.Getenv("LEASE_SECONDS"), "60"))
-)
+var lease = leaseSeconds(cmp.Or(os.Getenv("LEASE_SECONDS"), "60"))
 
-// Job is what a consumer gets. Bytes that are neither JSON nor text come as data_base64.
+// leaseSeconds returns the length of a lease. It ends the program if the value is not valid.
+func leaseSeconds(value string) int {
+	seconds, err := strconv.Atoi(value)
+	if err != nil || seconds < 1 {
+		log.Fatalf("LEASE_SECONDS: '%s' is not a whole number of seconds from 1 on", value)
+	}
+	return seconds
+}
+
+// Job is what a consumer gets. Text is a JSON string; bytes that are neither JSON nor text come as data_base64.
 type Job struct {
 	ID      string
 	Attempt int
@@ -42,11 +48,12 @@ func work(job Job) error {
 		To      string
 		Seconds float64
 	}
-	if err := json.Unmarshal(job.Data, &mail); err != nil {
-		return err
-	}
+	err := json.Unmarshal(job.Data, &mail)
 	if mail.To == "" {
 		return errors.New("the mail has no address")
+	}
+	if err != nil {
+		return err
 	}
 	time.Sleep(time.Duration(mail.Seconds * float64(time.Second))) // in place of real work
 	fmt.Println(string(job.Data))
@@ -101,7 +108,7 @@ func settle(path string, body map[string]any) {
 func main() {
 	// The poll ends with this context; the gateway sees the connection close and gives it no job.
 	running, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	path := fmt.Sprintf("/queues/%s/next?timeout=%.0f&lease_seconds=%d", queue, gateway.Wait.Seconds(), lease)
+	path := fmt.Sprintf("%s/next?timeout=%.0f&lease_seconds=%d", gateway.QueuePath, gateway.Wait.Seconds(), lease)
 	for running.Err() == nil {
 		var job Job
 		status, err := gateway.Call(running, gateway.Request{Method: "GET", Path: path}, &job)

@@ -2,6 +2,7 @@
 //
 //	GATEWAY_URL   where the gateway is (http://127.0.0.1:8080)
 //	GATEWAY_KEY   the secret of a key, if the gateway asks for one
+//	QUEUE         the queue (emails)
 package gateway
 
 import (
@@ -14,7 +15,9 @@ import (
 	"log"
 	"math/rand"
 	"net/http"
+	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,12 +28,36 @@ import (
 const Wait = 20 * time.Second
 
 var (
-	url = cmp.Or(os.Getenv("GATEWAY_URL"), "http://127.0.0.1:8080")
-	key = os.Getenv("GATEWAY_KEY")
+	base = baseURL(cmp.Or(os.Getenv("GATEWAY_URL"), "http://127.0.0.1:8080"))
+	key  = checkedKey(os.Getenv("GATEWAY_KEY"))
+
+	// QueuePath is the path of the queue, such as /queues/emails.
+	QueuePath = "/queues/" + url.PathEscape(cmp.Or(os.Getenv("QUEUE"), "emails"))
 
 	// The time-out is longer than the wait: the gateway always answers first.
 	client = &http.Client{Timeout: Wait + 10*time.Second}
 )
+
+// baseURL returns the URL without a slash at its end. It ends the program if the URL is not valid.
+func baseURL(value string) string {
+	parsed, err := url.Parse(value)
+	if err == nil && regexp.MustCompile(`^https?://[^/?#@\s][^?#@\s]*$`).MatchString(value) {
+		_, err = strconv.ParseUint(cmp.Or(parsed.Port(), "80"), 10, 16)
+		if err == nil && parsed.Hostname() != "" {
+			return strings.TrimRight(value, "/")
+		}
+	}
+	log.Fatalf("GATEWAY_URL: '%s' is not a URL such as http://127.0.0.1:8080", value)
+	return ""
+}
+
+// checkedKey returns the key. It ends the program if no header can hold it.
+func checkedKey(value string) string {
+	if !regexp.MustCompile(`^[!-~]*$`).MatchString(value) {
+		log.Fatal("GATEWAY_KEY: a key consists of visible ASCII characters without spaces")
+	}
+	return value
+}
 
 // Failed says that the gateway did not do it. Code says why and is stable; Detail is for people.
 type Failed struct {
@@ -73,7 +100,7 @@ func Call(ctx context.Context, request Request, answer any) (int, error) {
 
 // Once is Call with a single try.
 func Once(ctx context.Context, request Request, answer any) (int, *Failed) {
-	r, err := http.NewRequestWithContext(ctx, request.Method, url+request.Path, bytes.NewReader(request.Body))
+	r, err := http.NewRequestWithContext(ctx, request.Method, base+request.Path, bytes.NewReader(request.Body))
 	if err != nil {
 		return 0, &Failed{Code: "bad-url", Detail: err.Error()}
 	}

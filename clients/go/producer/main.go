@@ -5,7 +5,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -19,8 +18,6 @@ import (
 
 const giveUp = 2 * time.Minute
 
-var queue = cmp.Or(os.Getenv("QUEUE"), "emails")
-
 // enqueue stores a job, given as JSON, and returns its id.
 func enqueue(job []byte) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), giveUp)
@@ -30,7 +27,7 @@ func enqueue(job []byte) (string, error) {
 	rand.Read(unique)
 	request := gateway.Request{
 		Method: "POST",
-		Path:   "/queues/" + queue + "/jobs",
+		Path:   gateway.QueuePath + "/jobs",
 		Body:   job,
 		Header: http.Header{"Idempotency-Key": {fmt.Sprintf("%x", unique)}},
 	}
@@ -41,15 +38,16 @@ func enqueue(job []byte) (string, error) {
 
 func main() {
 	lines := bufio.NewScanner(os.Stdin)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
+	lines.Buffer(nil, 16<<20)
+	number := 1
+	for ; lines.Scan(); number++ {
 		id, err := enqueue(lines.Bytes())
 		if err != nil {
-			log.Fatalf("not enqueued: %v", err)
+			log.Fatalf("line %d is not enqueued: %v", number, err)
 		}
 		fmt.Println(id)
 	}
 	if err := lines.Err(); err != nil {
-		log.Fatal(err)
+		log.Fatalf("line %d is not enqueued: %v", number, err)
 	}
 }
