@@ -3,6 +3,9 @@
 set -eu
 folder="${KESTREL_GATEWAY_TEST_ZOOKEEPER:-$HOME/.cache/kestrel-gateway/zookeeper}"
 ls "$folder"/zookeeper-3*.jar >/dev/null 2>&1 && exit 0
-command -v java >/dev/null && command -v mvn >/dev/null || { echo "no Java or Maven, so no ZooKeeper: its tests are skipped"; exit 0; }
+if ! command -v java >/dev/null || ! command -v mvn >/dev/null; then
+  echo "no Java or Maven, so no ZooKeeper: its tests are skipped"
+  exit 0
+fi
 timeout 300 mvn -q -B -f .ci/zookeeper.xml dependency:copy-dependencies -DoutputDirectory="$folder" ||
   echo "no ZooKeeper: its tests are skipped"

@@ -18,9 +18,9 @@ def connect(gateway) -> socket.socket:
     return socket.create_connection(("127.0.0.1", gateway.port), 10)
 
 
-def park(connection: socket.socket, queue: str, behind: bytes = b"") -> None:
+def park(connection: socket.socket, queue: str, behind: bytes = b"", query: str = "timeout=30") -> None:
     """Sends a poll, and bytes behind it."""
-    connection.sendall(f"GET /queues/{queue}/next?timeout=30 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() + behind)
+    connection.sendall(f"GET /queues/{queue}/next?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() + behind)
 
 
 def reset(connection: socket.socket) -> None:
@@ -124,14 +124,17 @@ def test_a_consumer_that_dies_with_a_lease_costs_its_lease_only(gateway, http, q
 
 
 def test_many_polls_come_and_go(gateway, http, queue):
-    """Polls that come and go from many threads while jobs flow: every job is delivered exactly once."""
+    """Polls that come and go from many threads while jobs flow: every job is delivered exactly once.
+
+    A job whose answer was on its way when its poll ended comes back with the lease, after 5 seconds.
+    """
     total = 150
     stop = threading.Event()
 
     def flicker():
         while not stop.is_set():
             connection = connect(gateway)
-            park(connection, queue)
+            park(connection, queue, query="timeout=30&lease=5")
             reset(connection)
 
     flickering = [threading.Thread(target=flicker) for _ in range(2)]
