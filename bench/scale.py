@@ -102,7 +102,7 @@ def spread(name: str, servers: int, jobs: int, rng: random.Random, *, keys: int 
 
 
 def _home(key: str, servers: range) -> int:
-    """Rendezvous hashing, as gateway/kestrel/writes.py does it."""
+    """Rendezvous hashing, as gateway/kestrel/puts/placement.py does it."""
     return max(servers, key=lambda server: blake2b(f"{server}\0q\0{key}".encode(), digest_size=16).digest())
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from gateway import app
 from gateway.app import Gateway, WorkerContext
-from gateway.contract.copies import next_attempt
-from gateway.delivery.catalog import Queue
-from gateway.delivery.dead_letters import Stored, store
+from gateway.delivery.dead_letters.store import Stored, store
 from gateway.delivery.moves import Moves, job_of
+from gateway.delivery.queues.catalog import Queue
+from gateway.envelope.rewrite import next_attempt
 from gateway.kestrel.reads import OpenRead
 from gateway.leases.lease import Lease
 from gateway.settings import Settings

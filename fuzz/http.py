@@ -8,9 +8,9 @@ import re
 import socket
 from typing import Any
 
-from gateway.process.server import GatewayServer
+from gateway.fairness.shares import Shares
+from gateway.http.server import GatewayServer
 from gateway.settings import Settings
-from gateway.shares import Shares
 
 SEEDS = [
     b"\x00GET / HTTP/1.1\r\nHost: a\r\n\r\n",

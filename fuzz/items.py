@@ -6,11 +6,11 @@ import re
 
 import orjson
 
-from gateway.api.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, render
-from gateway.contract.copies import Burial, Death, dead_letter, died_on, has_known_ttl, next_attempt, revived
-from gateway.contract.envelope import Job, body_of, unwrap
-from gateway.contract.json_text import check_json
-from gateway.delivery.catalog import Queue
+from gateway.api.response.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, render
+from gateway.delivery.queues.catalog import Queue
+from gateway.envelope.json_text import check_json
+from gateway.envelope.read import Job, body_of, unwrap
+from gateway.envelope.rewrite import Burial, Death, dead_letter, died_on, has_known_ttl, next_attempt, revived
 from gateway.problem import problem_bytes  # noqa: F401 (its imports are instrumented, too)
 
 QUEUE = Queue("acme", "emails", "acme__emails")

@@ -6,7 +6,7 @@ import json
 
 import orjson
 
-from gateway.contract.json_text import SMALL_BYTES, NestedTooDeeply, check_json, elements, members
+from gateway.envelope.json_text import SMALL_BYTES, NestedTooDeeply, check_json, elements, members
 
 BLANK = b" " * SMALL_BYTES
 _STRICT = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda each: 1 / 0, strict=True)

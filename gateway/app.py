@@ -20,54 +20,54 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import policies
-from gateway.api.admission import Admission
-from gateway.api.backends import Backends
-from gateway.api.budget import Budget
+from gateway.api.access.admission import Admission
+from gateway.api.access.budget import Budget
+from gateway.api.access.guard import Guard
 from gateway.api.cors import Cors
 from gateway.api.edge import Edge
-from gateway.api.guard import Guard
-from gateway.api.idempotency import Once
-from gateway.api.info import Info
-from gateway.api.jobs import Jobs
-from gateway.api.leases import Leases
-from gateway.api.meter import Meter
-from gateway.api.metrics import Metrics
-from gateway.api.queues import QueueAdmin
-from gateway.api.replicas import Reception
+from gateway.api.handlers.backends import Backends
+from gateway.api.handlers.health import Service
+from gateway.api.handlers.info import Info
+from gateway.api.handlers.jobs import Jobs
+from gateway.api.handlers.leases import Leases
+from gateway.api.handlers.queues import QueueAdmin
+from gateway.api.handlers.replicas import Reception
+from gateway.api.handlers.webhook import Webhook
+from gateway.api.metrics.exposition import Metrics
+from gateway.api.metrics.meter import Meter
+from gateway.api.request.idempotency import Once
 from gateway.api.routes import router
-from gateway.api.service import Service
 from gateway.api.specification import Specification, longest_lease
-from gateway.api.webhook import Webhook
-from gateway.clustersecret import secrets_of
-from gateway.contract.names import Namespace
-from gateway.delivery import ledger_file
-from gateway.delivery.catalog import Catalog
-from gateway.delivery.idempotency import Idempotency
-from gateway.delivery.known import KnownQueues
-from gateway.delivery.ledger import Ledger
-from gateway.delivery.letters import Graveyard
+from gateway.config import policies
+from gateway.config.cluster_secret import secrets_of
+from gateway.config.keys import Keys, load
+from gateway.config.toml_file import Mistake, MistakesError
+from gateway.delivery.dead_letters.inspection import Graveyard
+from gateway.delivery.dead_letters.redrive import Redrive
+from gateway.delivery.idempotency import ledger_file
+from gateway.delivery.idempotency.idempotent_enqueue import Idempotency
+from gateway.delivery.idempotency.ledger import Ledger
 from gateway.delivery.moves import Moves
-from gateway.delivery.parked import Parked
+from gateway.delivery.poll_limits import Parked
 from gateway.delivery.publish import Publisher
-from gateway.delivery.queues import Queues
-from gateway.delivery.quota import Quota
+from gateway.delivery.queues.catalog import Catalog
+from gateway.delivery.queues.known import KnownQueues
+from gateway.delivery.queues.management import Queues
+from gateway.delivery.queues.quota import Quota
+from gateway.delivery.queues.unreachable import Unreachable
 from gateway.delivery.receive import Receiver
-from gateway.delivery.redrive import Redrive
-from gateway.delivery.unreachable import Unreachable
-from gateway.kestrel.cluster import Kestrel
-from gateway.keys import Keys, load
-from gateway.leases.desk import Desk
-from gateway.leases.forward import Office, Peers, lives
+from gateway.fairness.shares import WHOLE, Shares
+from gateway.fairness.turns import Turns
+from gateway.forwarding.commands import Figures, Order, Result
+from gateway.forwarding.replicas import Replicas
+from gateway.forwarding.router import Desk
+from gateway.forwarding.seal import Seal, derived
+from gateway.forwarding.workers import Office, Peers, lives
+from gateway.kestrel.client import Kestrel
 from gateway.leases.ids import LeaseIds
-from gateway.leases.orders import Figures, Order, Result
 from gateway.leases.registry import Registry
-from gateway.leases.replicas import Replicas
-from gateway.leases.seal import Seal, derived
+from gateway.names.namespace import Namespace
 from gateway.settings import Settings, SettingsError
-from gateway.shares import WHOLE, Shares
-from gateway.tomlfile import Mistake, MistakesError
-from gateway.turns import Turns
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 import click
 
 from gateway import __version__
+from gateway.config.toml_file import Mistake, MistakesError
 from gateway.settings import Settings, SettingsError, flag, variable
-from gateway.tomlfile import Mistake, MistakesError
 
 PROGRAM: Final = "kestrel-gateway"
 # Run where no command is given: an image, whose arguments a compose file should not have to name.
@@ -143,7 +143,7 @@ def serve(app: str | None, **values: Any) -> None:
 
     Every flag is also a variable: --max-job-bytes is KESTREL_GATEWAY_MAX_JOB_BYTES. Durations are seconds.
     """
-    from gateway.kestrel import members  # noqa: PLC0415 (`--help` stays quick)
+    from gateway.kestrel.discovery import members  # noqa: PLC0415 (`--help` stays quick)
 
     try:
         settings = Settings(**values)
@@ -151,12 +151,13 @@ def serve(app: str | None, **values: Any) -> None:
     except SettingsError as exc:
         raise click.UsageError(str(exc)) from exc
     refuse_mistakes(settings.queues, settings.keys, settings.namespace, status=2)
-    from gateway import clustersecret  # noqa: PLC0415 (`--help` stays quick)
-    from gateway.process import supervisor, tls  # noqa: PLC0415 (`--help` stays quick)
+    from gateway.config import cluster_secret  # noqa: PLC0415 (`--help` stays quick)
+    from gateway.http import tls  # noqa: PLC0415 (`--help` stays quick)
+    from gateway.process import supervisor  # noqa: PLC0415 (`--help` stays quick)
 
     try:
         tls.check(settings)
-        clustersecret.secrets_of(settings)
+        cluster_secret.secrets_of(settings)
     except SettingsError as exc:
         raise click.UsageError(str(exc)) from exc
     sys.exit(supervisor.serve(settings, app or supervisor.APP))
@@ -174,9 +175,9 @@ def check(queues: Path | None, keys: Path | None, namespace: str) -> None:
 
 def refuse_mistakes(queues: Path | None, keys: Path | None, namespace: str, *, status: int) -> None:
     """Returns when the files can be used; else prints what is wrong with them, one mistake a line, and exits."""
-    from gateway import keys as key_file  # noqa: PLC0415
-    from gateway import policies  # noqa: PLC0415
-    from gateway.contract.names import Namespace  # noqa: PLC0415
+    from gateway.config import keys as key_file  # noqa: PLC0415
+    from gateway.config import policies  # noqa: PLC0415
+    from gateway.names.namespace import Namespace  # noqa: PLC0415
 
     mistakes: list[Mistake] = []
     tenanted = None
@@ -221,7 +222,7 @@ def keys() -> None:
 @click.option("--rate", type=Rate(), default=None, help="requests a second it may make, for each worker")
 def new_key(name: str, tenant: str, scopes: tuple[str, ...], queues: tuple[str, ...], rate: float | None) -> None:
     """Make a secret, shown this once, and the table for the keys file."""
-    from gateway.keys import new  # noqa: PLC0415
+    from gateway.config.keys import new  # noqa: PLC0415
 
     try:
         secret, table = new(name, tenant, scopes, queues, rate)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.fairqueue import FairQueue
+from gateway.fairness.fair_queue import FairQueue
 
 
 def test_a_thousand_of_one_tenant_delay_another_by_one():

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.delivery.ledger import MOVES, Ledger, Reply, State
+from gateway.delivery.idempotency.ledger import MOVES, Ledger, Reply, State
 
 WORKERS = ("a", "b")
 KEYS = st.sampled_from(("k", "l"))

@@ -7,8 +7,8 @@ import sqlite3
 import httpx
 import pytest
 
-from gateway.delivery import ledger_file
-from gateway.delivery.ledger import DamagedEntryError, Ledger, Reply
+from gateway.delivery.idempotency import ledger_file
+from gateway.delivery.idempotency.ledger import DamagedEntryError, Ledger, Reply
 from tests.running import Running, running
 
 FIELDS = ["state = 2", "fingerprint = x'00'", "seed = x'00'", "owner = 'x'", "claimed_s = 1.0", "status = 200",

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contract import glob
-from gateway.contract.names import Namespace
-from gateway.policies import DEFAULT, MAX_OWN_KEY, RULES, Format, Policies, Policy, Retry, load
-from gateway.tomlfile import MistakesError
+from gateway.config.policies import DEFAULT, MAX_OWN_KEY, RULES, Format, Policies, Policy, Retry, load
+from gateway.config.toml_file import MistakesError
+from gateway.names import glob
+from gateway.names.namespace import Namespace
 from tests.process.test_cli import run
 
 PLAIN = Namespace()

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from gateway.contract.names import Namespace
-from gateway.delivery.catalog import Catalog
-from gateway.delivery.known import KnownQueues
-from gateway.delivery.quota import Quota
+from gateway.delivery.queues.catalog import Catalog
+from gateway.delivery.queues.known import KnownQueues
+from gateway.delivery.queues.quota import Quota
 from gateway.errors import BackendUnavailable, TooManyQueues
-from gateway.turns import Turns
+from gateway.fairness.turns import Turns
+from gateway.names.namespace import Namespace
 
 
 class Keys:

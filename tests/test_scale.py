@@ -2,7 +2,7 @@
 
 from bench.scale import BROKER_US, GATEWAY_JOBS_S, GATEWAY_US, KESTREL_JOBS_S, _home, plan, report
 from gateway.kestrel.address import Address
-from gateway.kestrel.writes import weight
+from gateway.kestrel.puts.placement import weight
 
 
 def test_the_tables_are_the_simulation_s(root):

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.api import exchange, idempotency, leases, prefer, rendering, specification
+from gateway.api import exchange, specification
+from gateway.api.handlers import leases
+from gateway.api.request import idempotency, prefer
+from gateway.api.response import rendering
 from gateway.cli import default_text, range_text
-from gateway.contract import copies, envelope, event, json_text, media, names
-from gateway.delivery import redrive
-from gateway.process import protocol
+from gateway.delivery.dead_letters import redrive
+from gateway.envelope import attributes, json_text, media, read, rewrite
+from gateway.http import connection
+from gateway.names import namespace
 from gateway.settings import _OWN_PATHS, Settings, SettingsError, flag, is_loopback, variable
 
 
@@ -44,13 +48,13 @@ def test_fixed_limits_are_the_code(root: Path) -> None:
     table = (root / "docs" / "operations.md").read_text().split("<!-- fixed limits -->")[1]
     shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in table.strip().splitlines()[2:]]
     assert shown == [
-        ["headers of a request", f"{protocol.MAX_HEADERS}"],
-        ["length of a queue's name", f"{names.MAX_NAME} characters"],
+        ["headers of a request", f"{connection.MAX_HEADERS}"],
+        ["length of a queue's name", f"{namespace.MAX_NAME} characters"],
         ["length of a Content-Type", f"{media.MAX_LENGTH} characters"],
         ["length of an `Idempotency-Key`", f"{idempotency.MAX_KEY} characters"],
         ["levels of JSON that are always accepted", f"{json_text.MAX_DEPTH}"],
-        ["attributes of an event", f"{event.MAX_ATTRIBUTES}"],
-        ["attributes of an event, together", f"{event.MAX_ATTRIBUTES_BYTES:,} bytes"],
+        ["attributes of an event", f"{attributes.MAX_ATTRIBUTES}"],
+        ["attributes of an event, together", f"{attributes.MAX_ATTRIBUTES_BYTES:,} bytes"],
         ["white space in a row in a batch", f"{json_text.MAX_BLANK:,} bytes"],
         [
             "JSON values in the body of a request that carries no jobs, such as settle",
@@ -58,8 +62,8 @@ def test_fixed_limits_are_the_code(root: Path) -> None:
         ],
         ["body of a nack, reject or settle request", f"{leases.MAX_SETTLE_BYTES:,} bytes"],
         ["body of any other request that carries no jobs", f"{exchange.MAX_CONTROL_BYTES:,} bytes"],
-        ["`reason` of a nack or reject", f"{copies.MAX_ERROR:,} characters"],
-        ["attributes of a stored item", f"{envelope.MAX_READ:,}"],
+        ["`reason` of a nack or reject", f"{rewrite.MAX_ERROR:,} characters"],
+        ["attributes of a stored item", f"{read.MAX_READ:,}"],
         ["attributes in the `ce-` headers of an answer", f"{rendering.MAX_ATTRIBUTES}"],
         ["`ce-` headers of an answer, together", f"{rendering.MAX_ATTRIBUTE_BYTES:,} bytes"],
         ["media ranges of `Accept`", f"{rendering.MAX_RANGES}"],
@@ -201,7 +205,7 @@ def test_the_advertised_url_has_one_form() -> None:
 
 def test_the_secret_may_lie_in_a_file(tmp_path: Path) -> None:
     """One a line, blank lines aside; what cannot be used is told with the file's name."""
-    from gateway.clustersecret import secrets_of
+    from gateway.config.cluster_secret import secrets_of
 
     path = tmp_path / "secret"
     settings = Settings(advertise="http://a", cluster_secret_file=path)
@@ -223,11 +227,11 @@ def test_no_root_path_hides_a_path_of_the_api(root):
 
 def test_a_byte_order_mark_before_a_file_is_no_part_of_it(tmp_path: Path) -> None:
     """Files of policies, keys, the broker, Kestrel servers and secrets may come from an editor that writes one."""
-    from gateway import keys, policies
     from gateway.broker.config import load as load_broker
-    from gateway.clustersecret import secrets_of
-    from gateway.contract.names import Namespace
-    from gateway.kestrel.members import read_file
+    from gateway.config import keys, policies
+    from gateway.config.cluster_secret import secrets_of
+    from gateway.kestrel.discovery.members import read_file
+    from gateway.names.namespace import Namespace
 
     file = tmp_path / "file"
 

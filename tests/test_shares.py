@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.shares import Shares
+from gateway.fairness.shares import Shares
 
 
 def greedy(shares: Shares, tenant: str) -> int:

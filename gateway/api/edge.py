@@ -10,11 +10,11 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.caller import Caller
+from gateway.api.access.caller import Caller
+from gateway.api.access.gate import Gate
+from gateway.api.access.guard import Guard
 from gateway.api.exchange import ClientDisconnected, problem_answer, respond
-from gateway.api.gate import Gate
-from gateway.api.guard import Guard
-from gateway.api.meter import Traffic
+from gateway.api.metrics.meter import Traffic
 from gateway.errors import GatewayError, Internal
 from gateway.nonce import nonce
 

@@ -12,15 +12,15 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.admission import Admission
-from gateway.api.budget import SMALL_BYTES, Budget, Held
-from gateway.api.caller import Caller
-from gateway.api.client import EXTENSION, ClientConnection
-from gateway.api.hints import elsewhere
-from gateway.api.parameters import Values
+from gateway.api.access.admission import Admission
+from gateway.api.access.budget import SMALL_BYTES, Budget, Held
+from gateway.api.access.caller import Caller
+from gateway.api.request.hints import elsewhere
+from gateway.api.request.parameters import Values
 from gateway.api.specification import OperationSpec
+from gateway.client_connection import EXTENSION, ClientConnection
 from gateway.delivery.backend import Coverage
-from gateway.delivery.catalog import Catalog, Queue
+from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed
 from gateway.problem import problem_bytes, problem_headers
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.admission import Admission
-from gateway.api.backends import Backends
-from gateway.api.budget import Budget
+from gateway.api.access.admission import Admission
+from gateway.api.access.budget import Budget
 from gateway.api.exchange import Handler, Operation, Resource
-from gateway.api.hints import Paths
-from gateway.api.info import Info
-from gateway.api.jobs import Jobs
-from gateway.api.leases import Leases
-from gateway.api.metrics import Metrics
-from gateway.api.queues import QueueAdmin
-from gateway.api.service import Service
+from gateway.api.handlers.backends import Backends
+from gateway.api.handlers.health import Service
+from gateway.api.handlers.info import Info
+from gateway.api.handlers.jobs import Jobs
+from gateway.api.handlers.leases import Leases
+from gateway.api.handlers.queues import QueueAdmin
+from gateway.api.handlers.webhook import Webhook
+from gateway.api.metrics.exposition import Metrics
+from gateway.api.request.hints import Paths
 from gateway.api.specification import Specification
-from gateway.api.webhook import Webhook
-from gateway.delivery.catalog import Catalog
+from gateway.delivery.queues.catalog import Catalog
 from gateway.errors import NotFound
 
 

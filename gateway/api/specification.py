@@ -13,12 +13,12 @@ import jsonschema_rs
 import orjson
 import yaml
 
-from gateway.api.explanations import explanations
-from gateway.api.parameters import Query, Values
-from gateway.api.violations import object_expected, resolve, told
-from gateway.contract.json_text import BOM, has_more_values, load_lenient
+from gateway.api.request.parameters import Query, Values
+from gateway.api.request.violations import object_expected, resolve, told
+from gateway.api.response.explanations import explanations
+from gateway.config.keys import Scope
+from gateway.envelope.json_text import BOM, has_more_values, load_lenient
 from gateway.errors import InvalidBody
-from gateway.keys import Scope
 from gateway.settings import Settings
 
 MAX_VALUES: Final = 20_000

@@ -18,17 +18,17 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from gateway.contract.copies import Death, has_known_ttl, next_attempt
-from gateway.contract.envelope import Job, raw, unwrap
-from gateway.contract.times import wire_expiry
+from gateway.config.policies import Retry
 from gateway.delivery.attempts import Attempts
 from gateway.delivery.backend import Backend
-from gateway.delivery.catalog import Catalog, Queue
-from gateway.delivery.dead_letters import DeadLetters, Stored, store
-from gateway.delivery.facts import Facts
+from gateway.delivery.dead_letters.store import DeadLetters, Stored, store
+from gateway.delivery.queues.catalog import Catalog, Queue
+from gateway.delivery.queues.copy_safety import Facts
+from gateway.envelope.read import Job, raw, unwrap
+from gateway.envelope.rewrite import Death, has_known_ttl, next_attempt
+from gateway.envelope.times import wire_expiry
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.leases.lease import Lease, Leaving, OpenRead, Place, State
-from gateway.policies import Retry
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from gateway.contract.item import Item, Stamp
-from gateway.contract.times import wire_expiry
 from gateway.delivery.backend import Backend
-from gateway.delivery.catalog import Queue
-from gateway.delivery.quota import Quota
+from gateway.delivery.queues.catalog import Queue
+from gateway.delivery.queues.quota import Quota
+from gateway.envelope.times import wire_expiry
+from gateway.envelope.write import Item, Stamp
 from gateway.errors import GatewayError
 
 

@@ -10,20 +10,20 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from gateway.contract.copies import Death
-from gateway.contract.envelope import Job
 from gateway.delivery.attempts import identity
 from gateway.delivery.backend import Backend, OnGone, Told
-from gateway.delivery.catalog import Queue
-from gateway.delivery.dead_letters import Stored
+from gateway.delivery.dead_letters.store import Stored
 from gateway.delivery.dropping import Dropping
 from gateway.delivery.moves import Moves, job_of
-from gateway.delivery.parked import Parked
-from gateway.delivery.quota import Quota
+from gateway.delivery.poll_limits import Parked
+from gateway.delivery.queues.catalog import Queue
+from gateway.delivery.queues.quota import Quota
+from gateway.envelope.read import Job
+from gateway.envelope.rewrite import Death
 from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, TooManyLeases
+from gateway.fairness.turns import Turns
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
-from gateway.turns import Turns
 
 PASSING_S = 1.0
 """How long a poll that should answer at once may go on past jobs that are not delivered."""

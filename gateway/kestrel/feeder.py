@@ -26,12 +26,12 @@ from typing import Any, Protocol
 
 from gateway.errors import BackendRefused, BackendUnavailable, TooManyLeases, TooManyWaiters, Unavailable
 from gateway.kestrel.backoff import pause_s
-from gateway.kestrel.codec import KestrelClient
-from gateway.kestrel.connection import Connection, ConnectionLostError, State
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.reads import OpenRead
-from gateway.kestrel.server import Server
-from gateway.kestrel.trouble import not_asked
+from gateway.kestrel.server.server import Server
+from gateway.kestrel.wire.codec import KestrelClient
+from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.wire.failures import not_asked
 
 FIRST_SLICE_S, LONGEST_SLICE_S, SLICE_GROWTH = 0.02, 0.25, 1.5
 EARLY_ENDS = 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from gateway.kestrel.capabilities import Capabilities
+from gateway.kestrel.wire.capabilities import Capabilities
 
 
 class Health(Enum):

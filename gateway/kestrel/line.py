@@ -31,7 +31,7 @@ from gateway.kestrel.counters import Counters
 from gateway.kestrel.feeder import Feeder
 from gateway.kestrel.health import Coverage
 from gateway.kestrel.reads import OpenRead
-from gateway.kestrel.server import Server
+from gateway.kestrel.server.server import Server
 from gateway.kestrel.surplus import Surplus
 from gateway.kestrel.waiter import PROOF_S, Waiter
 

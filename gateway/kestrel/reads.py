@@ -14,12 +14,12 @@ from typing import Any
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnknownCommandError
 
 from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted
-from gateway.kestrel.codec import KestrelClient
-from gateway.kestrel.connection import Connection, ConnectionLostError, State
 from gateway.kestrel.counters import Counters
-from gateway.kestrel.server import Server
-from gateway.kestrel.stats import parse_aside
-from gateway.kestrel.trouble import not_asked
+from gateway.kestrel.server.server import Server
+from gateway.kestrel.wire.codec import KestrelClient
+from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.wire.failures import not_asked
+from gateway.kestrel.wire.stats import parse_aside
 
 _LOST = "the connection that held the job was lost; the job is back on its queue"
 

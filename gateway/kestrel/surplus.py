@@ -13,7 +13,7 @@ from functools import partial
 
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.reads import OpenRead
-from gateway.kestrel.server import Server
+from gateway.kestrel.server.server import Server
 
 
 class Surplus:

@@ -13,10 +13,10 @@ import asyncio
 from collections.abc import Sequence
 
 from gateway.errors import BackendUnavailable
-from gateway.fairqueue import FairQueue
+from gateway.fairness.fair_queue import FairQueue
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.line import STEP_S, Line
-from gateway.kestrel.server import Server
+from gateway.kestrel.server.server import Server
 from gateway.kestrel.waiter import Waiter
 
 KEPT_S = 0.1

@@ -28,11 +28,11 @@ from gateway.errors import (
     QueueDeleted,
     TooManyLeases,
 )
+from gateway.fairness.shares import WHOLE, Shares
 from gateway.leases.deadlines import Deadlines
 from gateway.leases.ids import LeaseIds
 from gateway.leases.lease import Ended, Lease, Leaving, OpenRead, Place, State, Way, answer_of
 from gateway.leases.memory import Memory
-from gateway.shares import WHOLE, Shares
 
 log = logging.getLogger(__name__)
 

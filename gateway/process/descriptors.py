@@ -6,7 +6,7 @@ import contextlib
 import resource
 from typing import Final
 
-from gateway.kestrel.members import parse_sources, read_file
+from gateway.kestrel.discovery.members import parse_sources, read_file
 from gateway.settings import Settings
 
 # Files, pipes and sockets beside clients, leases, and the gets that stand for parked polls.

@@ -25,16 +25,16 @@ from typing import Any, Final
 
 import gateway
 from gateway import logs
-from gateway.clustersecret import secrets_of
-from gateway.delivery import ledger_file
+from gateway.config.cluster_secret import secrets_of
+from gateway.config.keys import load
+from gateway.config.toml_file import MistakesError
+from gateway.delivery.idempotency import ledger_file
 from gateway.files import PRIVATE_UMASK
-from gateway.keys import load
 from gateway.process import descriptors
 from gateway.process.child import Child
 from gateway.process.datadir import DataDirectory, StartError
-from gateway.process.order import WorkerOrder
+from gateway.process.start_message import WorkerOrder
 from gateway.settings import Settings, SettingsError
-from gateway.tomlfile import MistakesError
 
 log = logging.getLogger(__name__)
 

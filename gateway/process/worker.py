@@ -23,10 +23,10 @@ import time
 from typing import Any, Protocol, cast
 
 from gateway import logs
+from gateway.fairness.shares import Shares
 from gateway.process.allocator import return_large_blocks
 from gateway.process.channel import ChildChannel, Message, ignore_group_signals
-from gateway.process.order import WorkerOrder
-from gateway.shares import Shares
+from gateway.process.start_message import WorkerOrder
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def main() -> int:
 
 async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
     """Serves until the channel says `finish` or `stop`."""
-    from gateway.process.server import ApplicationStartError, GatewayServer  # noqa: PLC0415 (see main)
+    from gateway.http.server import ApplicationStartError, GatewayServer  # noqa: PLC0415 (see main)
 
     try:
         application = make_application(order)

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from gateway.keys import new
+from gateway.config.keys import new
 from tests.running import Running
 
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from gateway.api.hints import MEMBERS, member
+from gateway.api.request.hints import MEMBERS, member
 
 LENGTH = "the body must be a JSON object with lease_seconds"
 LISTS = "the body must be a JSON object with acks, nacks or rejects"

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway.api.gate import ALONE, TOGETHER, Gate
+from gateway.api.access.gate import ALONE, TOGETHER, Gate
 
 
 async def turns(count: int) -> None:

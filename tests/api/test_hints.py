@@ -5,7 +5,7 @@ import time
 import pytest
 import yaml
 
-from gateway.api.hints import METHODS, PARAMETERS, WORDS, Paths, elsewhere, parameter
+from gateway.api.request.hints import METHODS, PARAMETERS, WORDS, Paths, elsewhere, parameter
 
 SLASH = "Paths have no empty segments and no trailing slash."
 

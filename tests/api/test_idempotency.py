@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.delivery import ledger as ledger_module
-from gateway.delivery.idempotency import Idempotency, ids
-from gateway.delivery.ledger import Ledger, Reply
+from gateway.delivery.idempotency import ledger as ledger_module
+from gateway.delivery.idempotency.idempotent_enqueue import Idempotency, ids
+from gateway.delivery.idempotency.ledger import Ledger, Reply
 from gateway.errors import IdempotencyInFlight, IdempotencyKeyReused, OutcomeUnknown, QueueFull
 from tests.api.keyring import Keyring
 from tests.api.relay import Relay

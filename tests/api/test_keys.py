@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.api.admission import Admission, Bucket
-from gateway.api.caller import Caller
+from gateway.api.access.admission import Admission, Bucket
+from gateway.api.access.caller import Caller
+from gateway.config.keys import Scope, load, new
+from gateway.config.toml_file import MistakesError
 from gateway.errors import ForbiddenQueue, ForbiddenScope, RateLimited, Unauthenticated
-from gateway.keys import Scope, load, new
-from gateway.tomlfile import MistakesError
 from tests.api.keyring import Keyring
 from tests.running import running
 

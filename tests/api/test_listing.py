@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.cursor import Cursor
-from gateway.api.listing import FIELDS, Listing
+from gateway.api.response.cursor import Cursor
+from gateway.api.response.listing import FIELDS, Listing
 from gateway.errors import InvalidParameter
-from gateway.turns import Turns
+from gateway.fairness.turns import Turns
 from tests.running import running
 
 
@@ -225,9 +225,9 @@ def test_queues_that_vanish_or_come_while_pages_are_read():
 @pytest.mark.parametrize("sort", ["-age", "age", "items", "-items"])
 def test_a_long_list_of_changing_figures_ends(sort, monkeypatch):
     """Beyond what a cursor holds no page comes for ever; ages that only grow lose and repeat no queue there either."""
-    monkeypatch.setattr("gateway.api.cursor.MAX_AHEAD", 20)
+    monkeypatch.setattr("gateway.api.response.cursor.MAX_AHEAD", 20)
     clock = [time.time()]
-    monkeypatch.setattr("gateway.api.listing.time.time", lambda: clock[0])
+    monkeypatch.setattr("gateway.api.response.listing.time.time", lambda: clock[0])
     queues = [Figures(f"q{number:03}", items=number, age_s=number / 100) for number in range(200)]
 
     def older(queues):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.api.metrics import METRICS, PREFIX, Exposition
-from gateway.leases.orders import Figures, pack_result, unpack_result
+from gateway.api.metrics.exposition import METRICS, PREFIX, Exposition
+from gateway.forwarding.commands import Figures, pack_result, unpack_result
 from tests.api.keyring import Keyring
 from tests.api.test_jobs import wait_until
 from tests.api.test_leases import take

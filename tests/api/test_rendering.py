@@ -6,9 +6,9 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, render
-from gateway.contract.envelope import body_of, unwrap
-from gateway.delivery.catalog import Queue
+from gateway.api.response.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, render
+from gateway.delivery.queues.catalog import Queue
+from gateway.envelope.read import body_of, unwrap
 
 QUEUE = Queue("acme", "emails", "acme__emails")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gateway.api.specification import Specification, default_lease, longest_lease
-from gateway.contract.item import Stamp, wrap_event
+from gateway.envelope.write import Stamp, wrap_event
 from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidEvent, InvalidParameter, error_classes
 from gateway.settings import Settings
 from tests.contract_file.rules import resolve

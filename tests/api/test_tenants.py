@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.api.cursor import Cursor, mark
+from gateway.api.response.cursor import Cursor, mark
 from tests.api.keyring import Keyring
 from tests.running import free_port, running
 

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.contract.copies import (
+from gateway.envelope.json_text import MAX_DEPTH
+from gateway.envelope.read import MAX_ATTEMPT, body_of, unwrap
+from gateway.envelope.rewrite import (
     MAX_ERROR,
     RAW_TYPE,
     Burial,
@@ -17,9 +19,7 @@ from gateway.contract.copies import (
     plain,
     revived,
 )
-from gateway.contract.envelope import MAX_ATTEMPT, body_of, unwrap
-from gateway.contract.item import Stamp, wrap
-from gateway.contract.json_text import MAX_DEPTH
+from gateway.envelope.write import Stamp, wrap
 
 NOW_S = 1_800_000_000.0
 BURIAL = Burial(Death.REJECTED, "emails", 3, NOW_S, "no such user")

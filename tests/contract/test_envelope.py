@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.cloudevents import read_heading
-from gateway.contract.copies import next_attempt, plain
-from gateway.contract.envelope import body_of, unwrap
-from gateway.contract.event import checked
-from gateway.contract.item import Stamp, wrap, wrap_event
-from gateway.contract.json_text import BOM, MAX_DEPTH, check_json, members
-from gateway.contract.media import is_media_type
+from gateway.api.request.cloudevents import read_heading
+from gateway.envelope.attributes import checked
+from gateway.envelope.json_text import BOM, MAX_DEPTH, check_json, members
+from gateway.envelope.media import is_media_type
+from gateway.envelope.read import body_of, unwrap
+from gateway.envelope.rewrite import next_attempt, plain
+from gateway.envelope.write import Stamp, wrap, wrap_event
 from gateway.errors import InvalidBody, InvalidEvent, InvalidParameter
 
 JSON_TEXTS = [

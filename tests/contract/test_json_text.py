@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.contract import json_text
-from gateway.contract.json_text import (
+from gateway.envelope import json_text
+from gateway.envelope.json_text import (
     MAX_BLANK,
     MAX_DEPTH,
     SMALL_BYTES,

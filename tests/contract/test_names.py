@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contract.names import MAX_KEY, PATTERN, RESERVED, Name, Namespace, check_name
 from gateway.errors import InvalidName
+from gateway.names.namespace import MAX_KEY, PATTERN, RESERVED, Name, Namespace, check_name
 
 LEGAL = ["a", "emails", "A-1", "a_b-c", "a-_-b", "0", "x" * 64, "a--b"]
 ILLEGAL = ["", "-a", "a-", "_a", "a_", "a__b", "a-__b", "dead", "subdead", "x" * 65, "a b", "a/b", "a+b", "a+", "a.b"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contract.times import LATEST_S, RELATIVE_LIMIT_S, instant, timestamp, wire_expiry
+from gateway.envelope.times import LATEST_S, RELATIVE_LIMIT_S, instant, timestamp, wire_expiry
 
 NOW_S = 1_769_860_800.123
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.contract.trace import is_traceparent, is_tracestate
+from gateway.envelope.trace import is_traceparent, is_tracestate
 
 GOOD = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

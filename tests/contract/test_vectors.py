@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.api.cloudevents import one_item, read_heading
-from gateway.api.rendering import render
-from gateway.contract.envelope import unwrap
-from gateway.contract.item import Stamp
-from gateway.contract.names import Name, Namespace
-from gateway.contract.times import instant, wire_expiry
-from gateway.delivery.catalog import Queue
+from gateway.api.request.cloudevents import one_item, read_heading
+from gateway.api.response.rendering import render
+from gateway.delivery.queues.catalog import Queue
+from gateway.envelope.read import unwrap
+from gateway.envelope.times import instant, wire_expiry
+from gateway.envelope.write import Stamp
+from gateway.names.namespace import Name, Namespace
 
 VECTORS = Path(__file__).resolve().parents[2] / "docs" / "vectors"
 

@@ -3,8 +3,8 @@
 import signal
 import time
 
-from gateway.contract.names import Namespace
-from gateway.delivery.catalog import Catalog
+from gateway.delivery.queues.catalog import Catalog
+from gateway.names.namespace import Namespace
 from tests.foreign.conftest import Wire
 from tests.running import free_port, running
 

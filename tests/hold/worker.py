@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 
 from gateway.app import Gateway, WorkerContext
+from gateway.http.server import GatewayServer
 from gateway.leases.lease import Lease
-from gateway.process.server import GatewayServer
 from gateway.process.worker import _spare_the_collector
 from gateway.settings import Settings
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from gateway.kestrel.cluster import Kestrel
+from gateway.kestrel.client import Kestrel
 from gateway.settings import Settings
 
 

@@ -6,7 +6,7 @@ import weakref
 import greenlet
 import pytest
 
-from gateway.kestrel.bridge import Bridge, BridgeError, Phase
+from gateway.kestrel.wire.bridge import Bridge, BridgeError, Phase
 
 
 def test_a_value_and_an_exception_come_back_by_their_own_marks():

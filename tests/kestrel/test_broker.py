@@ -11,8 +11,8 @@ import pytest
 import uvloop
 
 from gateway.errors import BackendUnavailable, LeaseLost, OutcomeUnknown
-from gateway.kestrel.bridge import Bridge
-from gateway.kestrel.connection import Connection
+from gateway.kestrel.wire.bridge import Bridge
+from gateway.kestrel.wire.connection import Connection
 from tests.kestrel.support import client, until
 
 

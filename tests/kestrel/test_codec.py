@@ -11,8 +11,8 @@ from pymemcache.exceptions import (
     MemcacheUnknownError,
 )
 
-from gateway.kestrel.bridge import Bridge
-from gateway.kestrel.codec import KestrelClient
+from gateway.kestrel.wire.bridge import Bridge
+from gateway.kestrel.wire.codec import KestrelClient
 
 
 class Tape:

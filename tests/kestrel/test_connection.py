@@ -6,9 +6,9 @@ import contextlib
 import pytest
 from pymemcache.exceptions import MemcacheError
 
-from gateway.kestrel.codec import Codecs, KestrelClient
-from gateway.kestrel.connection import MOVES, Connection, ConnectionLostError, IllegalMoveError, State
 from gateway.kestrel.counters import Counters
+from gateway.kestrel.wire.codec import Codecs, KestrelClient
+from gateway.kestrel.wire.connection import MOVES, Connection, ConnectionLostError, IllegalMoveError, State
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, reset, silence
 from tests.kestrel.support import cancel_after, until
 

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
+from gateway.config.toml_file import MistakesError
 from gateway.kestrel.address import Address
-from gateway.kestrel.cluster import Kestrel
-from gateway.kestrel.members import HostName, Members, check, parse_sources, read_file
+from gateway.kestrel.client import Kestrel
+from gateway.kestrel.discovery.members import HostName, Members, check, parse_sources, read_file
 from gateway.settings import Settings, SettingsError
-from gateway.tomlfile import MistakesError
 from tests.kestrel.standin import StandIn
 from tests.kestrel.support import client, until
 

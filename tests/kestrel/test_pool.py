@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from gateway.errors import BackendUnavailable
-from gateway.kestrel.codec import Codecs
-from gateway.kestrel.connection import Connection
 from gateway.kestrel.counters import Counters
-from gateway.kestrel.pool import CONNECTS_IN_FLIGHT, Pool
+from gateway.kestrel.server.pool import CONNECTS_IN_FLIGHT, Pool
+from gateway.kestrel.wire.codec import Codecs
+from gateway.kestrel.wire.connection import Connection
 from tests.kestrel.standin import StandIn
 from tests.kestrel.support import client, until
 

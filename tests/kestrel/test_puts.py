@@ -211,7 +211,7 @@ def test_a_thousand_puts_at_once_share_a_bounded_pool():
 
 def test_puts_gather_behind_two_batches_but_not_for_ever(monkeypatch):
     """While the server stores two batches the next puts join a third; it goes though neither is answered."""
-    monkeypatch.setattr("gateway.kestrel.writer.GATHER_S", 0.3)
+    monkeypatch.setattr("gateway.kestrel.puts.batches.GATHER_S", 0.3)
 
     async def main():
         async with StandIn() as server, client(server.address, kestrel_command_timeout_s=5) as kestrel:
@@ -230,7 +230,7 @@ def test_puts_gather_behind_two_batches_but_not_for_ever(monkeypatch):
 
 def test_gathered_puts_go_as_soon_as_a_batch_is_answered(monkeypatch):
     """An answer makes room: what was gathered does not wait for its time."""
-    monkeypatch.setattr("gateway.kestrel.writer.GATHER_S", 60)
+    monkeypatch.setattr("gateway.kestrel.puts.batches.GATHER_S", 60)
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:

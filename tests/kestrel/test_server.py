@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gateway.errors import BackendRefused, BackendUnavailable
-from gateway.kestrel.server import Health
+from gateway.kestrel.server.server import Health
 from gateway.settings import Settings, SettingsError
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, siberite
 from tests.kestrel.support import client, until
@@ -235,7 +235,7 @@ def test_addresses_are_read_and_shown(text, shown):
 )
 def test_bad_addresses_are_told(text):
     """A bad address names itself and what is allowed."""
-    from gateway.kestrel.cluster import Kestrel
+    from gateway.kestrel.client import Kestrel
 
     with pytest.raises(SettingsError, match="kestrel: "):
         Kestrel([text], Settings())

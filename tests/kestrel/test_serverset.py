@@ -6,8 +6,8 @@ import struct
 import pytest
 
 from gateway.kestrel.address import Address
-from gateway.kestrel.members import HostName, parse_sources
-from gateway.kestrel.serverset import Published, ServerSet, decode, published
+from gateway.kestrel.discovery.members import HostName, parse_sources
+from gateway.kestrel.discovery.serverset import Published, ServerSet, decode, published
 from gateway.settings import SettingsError
 
 A, B, C = Address("a", 1), Address("b", 2), Address("c", 3)

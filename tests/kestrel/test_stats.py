@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.kestrel.stats import Aside, QueueStats, names_in_stats, parse_aside, parse_dump, parse_stats
+from gateway.kestrel.wire.stats import Aside, QueueStats, names_in_stats, parse_aside, parse_dump, parse_stats
 
 DUMP = """queue 'p' {
   items=3

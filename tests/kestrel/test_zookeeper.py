@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from gateway.kestrel import zookeeper as watching
-from gateway.kestrel.cluster import Kestrel
+from gateway.kestrel.client import Kestrel
+from gateway.kestrel.discovery import zookeeper as watching
 from gateway.kestrel.health import Health
 from gateway.settings import Settings
 from tests.kestrel import zookeeper

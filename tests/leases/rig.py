@@ -8,21 +8,21 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 
-from gateway.contract.item import Stamp, wrap
-from gateway.contract.names import Namespace
-from gateway.delivery.catalog import Catalog, Queue
-from gateway.delivery.known import KnownQueues
+from gateway.config.policies import Policies, Policy, Table
+from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.moves import Moves
-from gateway.delivery.parked import Parked
-from gateway.delivery.quota import Quota
+from gateway.delivery.poll_limits import Parked
+from gateway.delivery.queues.catalog import Catalog, Queue
+from gateway.delivery.queues.known import KnownQueues
+from gateway.delivery.queues.quota import Quota
 from gateway.delivery.receive import Delivery, Receiver
-from gateway.delivery.redrive import Redrive
-from gateway.kestrel.cluster import Kestrel
+from gateway.envelope.write import Stamp, wrap
+from gateway.fairness.turns import Turns
+from gateway.kestrel.client import Kestrel
 from gateway.leases.ids import LeaseIds
 from gateway.leases.registry import Registry
-from gateway.policies import Policies, Policy, Table
+from gateway.names.namespace import Namespace
 from gateway.settings import Settings
-from gateway.turns import Turns
 from tests.kestrel.support import until
 
 _numbers = itertools.count()

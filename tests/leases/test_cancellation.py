@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 
-from gateway.contract.envelope import unwrap
+from gateway.config.policies import Policy
 from gateway.delivery import dropping
+from gateway.envelope.read import unwrap
 from gateway.leases.lease import Place
-from gateway.policies import Policy
 from tests.kestrel.support import cancel_after, until
 from tests.leases.rig import rig
 from tests.leases.test_moves import address, left

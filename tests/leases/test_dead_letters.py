@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from gateway.contract.copies import died_on, revived
-from gateway.contract.envelope import unwrap
+from gateway.config.policies import Policy, Retry
+from gateway.envelope.read import unwrap
+from gateway.envelope.rewrite import died_on, revived
 from gateway.errors import QueueFull, QueueHasChildren
 from gateway.leases.lease import Place, State
-from gateway.policies import Policy, Retry
 from tests.kestrel.support import until
 from tests.leases.test_moves import left, over
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from gateway.config.policies import Policy
 from gateway.errors import LeaseLost, QueueDeleted
 from gateway.leases.lease import Place, State
-from gateway.policies import Policy
 from tests.broker.rig import BrokerProcess
 from tests.kestrel.standin import StandIn, answer
 from tests.kestrel.support import until

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from gateway.errors import LeaseConflict, LeaseForgotten, OutcomeUnknown
-from gateway.leases.forward import Office, Peers
-from gateway.leases.orders import LeaseView, Order, Verb
+from gateway.forwarding.commands import LeaseView, Order, Verb
+from gateway.forwarding.workers import Office, Peers
 
 OWNER, OTHER = "aa" * 8, "bb" * 8
 VIEW = LeaseView("lease", "q", None, "acked", 1, 1.5)

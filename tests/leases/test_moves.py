@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from gateway.contract.envelope import unwrap
+from gateway.config.policies import Policy, Retry
+from gateway.envelope.read import unwrap
 from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.leases.lease import Place, State
-from gateway.policies import Policy, Retry
 from tests.broker.rig import BrokerProcess
 from tests.kestrel.standin import StandIn, silence
 from tests.kestrel.support import until

@@ -16,9 +16,9 @@ import httpx
 import orjson
 import pytest
 
-from gateway.leases.orders import Order, Verb
-from gateway.leases.replicas import PATH, SEAL_HEADER
-from gateway.leases.seal import Seal
+from gateway.forwarding.commands import Order, Verb
+from gateway.forwarding.replicas import PATH, SEAL_HEADER
+from gateway.forwarding.seal import Seal
 from tests.api.keyring import Keyring
 from tests.leases.cluster import SECRET, Cluster, Replica, clustered
 from tests.ledger import check, figures, total

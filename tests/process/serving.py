@@ -12,7 +12,7 @@ from typing import Any
 
 import uvloop
 
-from gateway.process.server import GatewayServer
+from gateway.http.server import GatewayServer
 from gateway.settings import Settings
 from tests.process.tiny_app import TinyApp
 

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.api.client import EXTENSION
-from gateway.process.protocol import (
+from gateway.client_connection import EXTENSION
+from gateway.http.connection import (
     DISCARD_BYTES,
     DISCARDING,
     HELD_BYTES,

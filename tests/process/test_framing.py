@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.errors import BadFraming
-from gateway.process.framing import CHUNKED, BlankLine, framing
+from gateway.http.framing import CHUNKED, BlankLine, framing
 
 HOST = (b"host", b"a")
 

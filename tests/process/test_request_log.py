@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.api.access.guard import Guard
 from gateway.api.edge import Edge
-from gateway.api.guard import Guard
 from gateway.settings import Settings
 from tests.process.serving import Server, problem, serving
 from tests.running import Running, running

@@ -5,7 +5,7 @@ import http.client
 
 import pytest
 
-from gateway.process.protocol import LINGER_S
+from gateway.http.connection import LINGER_S
 from tests.process.serving import Server, problem, serving
 
 GET = b"GET /echo HTTP/1.1\r\nHost: a\r\n"

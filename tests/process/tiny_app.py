@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.api.client import EXTENSION
-from gateway.shares import Shares
+from gateway.client_connection import EXTENSION
+from gateway.fairness.shares import Shares
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Who may ask, and when: callers, scopes, rates, budgets and turns."""

@@ -1,0 +1,115 @@
+"""Whether a request may go on: who asks, whether his scopes cover the operation, and whether he asks too often.
+
+The table of keys is swapped in one assignment: a request meets the old keys or the new ones, never half of them.
+Source: RFC 6750 (Bearer), sections 2.1 and 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from gateway.api.access.caller import ANYONE, STRANGER, Caller
+from gateway.config.keys import Key, Keys, Scope
+from gateway.errors import ForbiddenScope, RateLimited, Unauthenticated
+
+_BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,512}=*) *", re.IGNORECASE)
+
+
+class Bucket:
+    """A token bucket: `rate` requests a second, `burst` of them at once."""
+
+    __slots__ = ("_at_s", "_tokens", "burst", "rate")
+
+    def __init__(self, rate: float, burst: int, now_s: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._tokens = float(burst)
+        self._at_s = now_s
+
+    def take(self, now_s: float) -> float:
+        """0 when a request may go on, else the seconds until one may."""
+        self._tokens = min(self.burst, self._tokens + (now_s - self._at_s) * self.rate)
+        self._at_s = now_s
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self.rate
+
+    def charge(self, tokens: int) -> None:
+        """A request that was let in is as much work as so many further ones, which have to wait for it."""
+        self._tokens -= tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """A key as admission needs it."""
+
+    key: Key
+    caller: Caller
+    bucket: Bucket | None
+
+
+class Admission:
+    """Lets callers in: anyone without keys, else the bearers of keys. clock: monotonic seconds."""
+
+    def __init__(self, keys: Keys | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._keys = keys
+        self._holders: Mapping[bytes, _Holder] = {}
+        self._buckets: Mapping[str, Bucket] = {}
+        if keys is not None:
+            self.replace(keys)
+
+    def replace(self, keys: Keys) -> None:
+        """From now on these keys count. A key whose limit is the same goes on with what is left of it."""
+        before, now_s = self._holders, self._clock()
+        holders = {}
+        for digest, key in keys.by_digest.items():
+            known = before.get(digest)
+            bucket = known.bucket if known is not None else None
+            if bucket is None or (bucket.rate, bucket.burst) != (key.rate, key.burst):
+                bucket = Bucket(key.rate, key.burst, now_s) if key.rate else None
+            holders[digest] = _Holder(key, Caller(key.name, key.tenant, key.scopes, key.queues), bucket)
+        self._keys, self._holders = keys, holders
+        self._buckets = {each.key.name: each.bucket for each in holders.values() if each.bucket is not None}
+
+    def admit(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope | None) -> Caller:
+        """The caller, who has `scope`; where none is needed anyone is let in, whatever key he sends.
+
+        Raises: Unauthenticated, RateLimited, ForbiddenScope.
+        """
+        keys = self._keys
+        if keys is None:
+            return ANYONE
+        if scope is None:
+            return STRANGER
+        key = keys.find(_secret(headers))
+        if key is None:
+            raise Unauthenticated("the key is not known", invalid=True)
+        holder = self._holders[key.digest]
+        if holder.bucket is not None and (wait_s := holder.bucket.take(self._clock())):
+            raise RateLimited(f"this key may ask {key.rate:g} times a second", max(1, math.ceil(wait_s)))
+        if scope not in key.scopes:
+            raise ForbiddenScope(f"this call needs the scope {scope.value!r}, which the key lacks", scope.value)
+        return holder.caller
+
+    def charge(self, caller: Caller, requests: int) -> None:
+        """Counts a request of the caller's key as so many more."""
+        bucket = self._buckets.get(caller.name) if caller.name else None
+        if bucket is not None:
+            bucket.charge(requests)
+
+
+def _secret(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The secret that the request brings. Raises Unauthenticated: none, several, or none that could be one."""
+    found = [value for name, value in headers if name == b"authorization"]
+    if not found:
+        raise Unauthenticated("a key is needed: Authorization: Bearer SECRET")
+    bearer = _BEARER.fullmatch(found[0])
+    if len(found) > 1 or bearer is None:
+        raise Unauthenticated("Authorization must be one header of the form: Bearer SECRET", invalid=True)
+    return bearer[1]

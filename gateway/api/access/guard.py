@@ -1,0 +1,99 @@
+"""Who may ask, while requests are not authenticated: loopback Hosts, no foreign web pages. Pure.
+
+With keys neither is looked at: no browser adds a Bearer key by itself, so a page can do nothing that its author could
+not do from his own machine (docs/security.md).
+
+A web page may send requests to 127.0.0.1 from the reader's own browser, and may do so under a name that it points
+there itself (DNS rebinding). The Host header gives the second away, Origin and Sec-Fetch-Site the first. Over plain
+HTTP, beyond loopback, browsers send neither with the GET of an image: there a browser's GET of a job is refused.
+Source: Fetch Metadata Request Headers (W3C); RFC 6454 (Origin); RFC 9110, section 7.2 (Host).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+from starlette.types import Scope
+
+from gateway.errors import BadRequest, ForbiddenHost, ForbiddenOrigin, InvalidName
+from gateway.forwarding.replicas import PATH
+from gateway.settings import Settings, is_loopback
+
+_OPEN_PATHS = frozenset({"/livez", "/readyz", PATH})
+_OWN_SITES = frozenset({"same-origin", "none"})
+"""Where a request may come from: this very page, or what the reader typed. Unknown values are refused."""
+_HOST = re.compile(r"([^\s:/?#@\[\]]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\])(?::[0-9]*)?")
+_BROWSER = "Mozilla/"
+"""What the User-Agent of every browser begins with; no page can take it away."""
+_LOOKED_AT = frozenset({b"host", b"origin", b"sec-fetch-site", b"user-agent"})
+
+
+class Guard:
+    """Lets a request through or raises."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._keyed = settings.keys is not None
+        hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._origins = frozenset(settings.allowed_origins)
+
+        @lru_cache(maxsize=256)
+        def allowed(host: str) -> bool:
+            name = host.lower()
+            bare = _bare(name)
+            return "*" in hosts or name in hosts or (bare != "" and bare in hosts) or is_loopback(bare)
+
+        self._allowed = allowed
+
+    def check(self, scope: Scope) -> None:
+        """Returns when the request may go on.
+
+        Raises:
+            ForbiddenHost, ForbiddenOrigin: it comes from where it must not.
+            BadRequest: no Host, or several. InvalidName: an encoded slash or control character in the path.
+        """
+        path, raw_path = scope["path"], scope["raw_path"]
+        if b"%" in raw_path and (b"%2f" in raw_path.lower() or not path.isprintable()):
+            raise InvalidName("the path holds an encoded slash or control character, which no name may hold")
+        if self._keyed or path in _OPEN_PATHS or (path == "/" and scope["method"] == "OPTIONS"):
+            return
+        found: dict[bytes, str] = {}
+        for name, value in scope["headers"]:
+            if name in _LOOKED_AT:
+                text = value.decode("latin-1")
+                found[name] = f"{found[name]}, {text}" if name in found else text
+                if name == b"host" and found[name] != text:
+                    raise BadRequest("more than one Host header")
+        host = found.get(b"host")
+        if host is None:
+            raise BadRequest("the Host header is missing")
+        if not self._allowed(host):
+            raise ForbiddenHost(f"Host {host[:100]!r} is neither loopback nor allowed (--allowed-hosts)")
+        self._check_page(scope, host, found)
+
+    def _check_page(self, scope: Scope, host: str, found: Mapping[bytes, str]) -> None:
+        """Raises ForbiddenOrigin where a foreign page may have sent the request.
+
+        found: the values of _LOOKED_AT; those of a header that came twice are joined.
+        """
+        origin, site = found.get(b"origin"), found.get(b"sec-fetch-site")
+        if origin is not None and origin in self._origins:
+            return
+        if origin is not None and origin != f"{scope['scheme']}://{host}":
+            raise ForbiddenOrigin(f"Origin {origin[:100]!r} is not allowed (--allowed-origins)")
+        if site is not None and site not in _OWN_SITES:
+            raise ForbiddenOrigin(f"a {site[:100]} request from a web page is not allowed (--allowed-origins)")
+        if origin is None and site is None and scope["method"] == "GET" and scope["path"].endswith("/next"):
+            agent = found.get(b"user-agent", "")
+            if agent.startswith(_BROWSER) and not is_loopback(_bare(host.lower())):
+                raise ForbiddenOrigin(
+                    "over plain HTTP a browser does not say whether a web page sent this request, so a GET that takes "
+                    f"a job is refused if its User-Agent begins with {_BROWSER!r}; send another User-Agent"
+                )
+
+
+def _bare(host: str) -> str:
+    """The host's name without its port; empty where it is none."""
+    found = _HOST.fullmatch(host)
+    return found[1] if found is not None else ""

@@ -1,0 +1,304 @@
+"""Enqueue, next and peek over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers, json_answer
+from gateway.api.handlers.leases import Leases
+from gateway.api.request.cloudevents import EVENTS, MANY, Heading, Mode, many_items, one_item, read_heading
+from gateway.api.request.idempotency import Once
+from gateway.api.request.prefer import preferences
+from gateway.api.response.rendering import render, render_leased
+from gateway.api.specification import default_lease, longest_lease
+from gateway.delivery.idempotency.idempotent_enqueue import NewId
+from gateway.delivery.publish import Publisher
+from gateway.delivery.queues.catalog import Queue
+from gateway.delivery.queues.management import Queues
+from gateway.delivery.receive import Delivery, Receiver
+from gateway.envelope.media import BATCH_TYPE, JSON_TYPE, STRUCTURED_TYPE, is_json_type
+from gateway.envelope.write import Item, Stamp
+from gateway.errors import (
+    ForbiddenPrefetch,
+    GatewayError,
+    InvalidParameter,
+    PartlyRefused,
+    PartlyStored,
+    UnsupportedType,
+)
+from gateway.fairness.turns import Turns
+from gateway.leases.lease import Lease
+from gateway.leases.registry import Registry
+from gateway.settings import Settings
+
+_WAIT = re.compile(r"[0-9]{1,9}")
+_ORDERING_KEY = re.compile(r"[!-~]{1,256}")
+
+
+class Jobs:
+    """Handlers of the paths where jobs come and go."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        receiver: Receiver,
+        queues: Queues,
+        leases: Leases,
+        registry: Registry,
+        *,
+        once: Once,
+        settings: Settings,
+        turns: Turns,
+    ) -> None:
+        self._publisher = publisher
+        self._receiver = receiver
+        self._queues = queues
+        self._leases = leases
+        self._registry = registry
+        self._once = once
+        self._turns = turns
+        self._max_job_bytes = settings.max_job_bytes
+        self._max_batch_jobs = settings.max_batch_jobs
+        self._max_batch_bytes = settings.max_batch_bytes
+        self._max_timeout_s = settings.max_timeout_s
+        self._default_timeout_s = settings.default_timeout_s
+        self._default_lease_s = default_lease(settings)
+        self._longest_lease_s = longest_lease(settings)
+
+    async def enqueue(self, call: Call) -> Answer:
+        return await self._enqueue(call, read_heading(call.scope["headers"]))
+
+    async def enqueue_event(self, call: Call) -> Answer:
+        """As `enqueue`, for events only. Raises UnsupportedType where neither type nor headers make it one."""
+        heading = read_heading(call.scope["headers"])
+        if heading.mode in (Mode.PLAIN, Mode.LINES):
+            raise UnsupportedType(
+                f"Content-Type: {heading.content_type!r:.80} is not an event type; send {STRUCTURED_TYPE} or "
+                f"{BATCH_TYPE}, or the event's attributes in ce- headers"
+            )
+        return await self._enqueue(call, heading)
+
+    async def enqueue_jobs(self, call: Call) -> Answer:
+        """As `enqueue`, for `{"jobs": [...]}`. Raises UnsupportedType where the type is not JSON."""
+        heading = read_heading(call.scope["headers"])
+        if not is_json_type(heading.content_type or JSON_TYPE) or heading.mode not in (Mode.PLAIN, Mode.BINARY):
+            raise UnsupportedType(
+                f"Content-Type: {heading.content_type!r:.80} is not supported on this path; send {JSON_TYPE}"
+            )
+        heading.mode = Mode.JOBS
+        return await self._enqueue(call, heading)
+
+    async def _enqueue(self, call: Call, heading: Heading) -> Answer:
+        queue = call.queue()
+        many = heading.mode is Mode.JOBS or (heading.mode in MANY and not queue.policy.raw)
+        body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
+        empty = _wants_no_body(call, heading.mode)
+        answer = await self._once.answer(call, queue, body, lambda ids: self._store(call, queue, heading, body, ids))
+        if empty is None:
+            return answer
+        if answer.status == 207:
+            raise _replayed(orjson.loads(answer.body)["results"])
+        return _emptied(answer, empty)
+
+    async def _store(self, call: Call, queue: Queue, heading: Heading, body: bytes, ids: NewId) -> Answer:
+        ttl_s = call.query["ttl"]
+        stamp = self._publisher.stamp(
+            queue,
+            ttl_s=ttl_s if ttl_s is not None else queue.policy.ttl_s,
+            traceparent=heading.traceparent,
+            tracestate=heading.tracestate,
+        )
+        if queue.policy.raw and heading.mode is not Mode.JOBS:
+            item = Item(ids(), body, stamp.expires_s)
+        elif heading.mode in MANY:
+            return await self._enqueue_many(call, queue, heading, body, stamp, ids)
+        else:
+            item = one_item(heading, body, stamp, ids())
+        await self._publisher.enqueue(queue, item, _ordering_key(call))
+        return json_answer({"id": item.id, "queue": queue.name, "content_type": item.content_type}, 201)
+
+    async def _enqueue_many(  # noqa: PLR0917 (as _store)
+        self, call: Call, queue: Queue, heading: Heading, body: bytes, stamp: Stamp, ids: NewId
+    ) -> Answer:
+        """201 when every job is stored, 207 when some are; where none is and all failed alike, that failure.
+
+        A client that reads no body cannot read of a job that is not stored in a 207: it gets the failure.
+        """
+        limit_bytes = queue.policy.max_bytes or self._max_job_bytes
+        limits = {"limit": self._max_batch_jobs, "limit_bytes": limit_bytes}
+        each = many_items(heading, body, stamp, ids, raw=queue.policy.raw, **limits)
+        items = await self._turns.all(each, queue.tenant)
+        good = [item for item in items if isinstance(item, Item)]
+        stored = iter(await self._publisher.enqueue_many(queue, good, _ordering_key(call)))
+        outcomes = [next(stored) if isinstance(item, Item) else item for item in items]
+        failures = [each for each in outcomes if each is not None]
+        if failures and len(failures) == len(items) and len({each.code for each in failures}) == 1:
+            raise failures[0]
+        if failures and _wants_no_body(call, heading.mode) is not None:
+            raise _failure(failures, len(items))
+        operator = call.caller.is_operator
+        results = [_result(queue, *each, operator=operator) for each in zip(items, outcomes, strict=True)]
+        return json_answer({"queue": queue.name, "results": results}, 207 if failures else 201)
+
+    async def next(self, call: Call) -> Answer:
+        purpose = call.header(b"sec-purpose") or call.header(b"purpose") or ""
+        if "prefetch" in purpose or "prerender" in purpose:
+            raise ForbiddenPrefetch("a job is taken only by a request that means it")
+        timeout_s, preference = self._timeout(call)
+        queue = call.queue()
+        if call.query["ack"] is not None:
+            await self._ack_first(call, call.query["ack"])
+        delivery = await self._receiver.next(
+            queue, timeout_s=timeout_s, lease_s=self._lease(call, queue), on_gone=call.client.on_gone, told=call.told
+        )
+        if delivery is not None:
+            return self._delivered(call, queue, delivery, preference)
+        return Answer(204, headers=[NO_STORE, *preference])
+
+    async def lease(self, call: Call) -> Answer:
+        """As `next`, with its parameters in the body and a body in every answer: some clients cannot read a 204."""
+        order = await call.order()
+        queue = call.queue()
+        if "ack" in order:
+            await self._ack_first(call, order["ack"])
+        delivery = await self._receiver.next(
+            queue,
+            timeout_s=float(order.get("timeout", self._default_timeout_s)),
+            lease_s=float(order.get("lease_seconds", self._default_lease(queue))),
+            on_gone=call.client.on_gone,
+            told=call.told,
+        )
+        if delivery is None:
+            return json_answer({"jobs": []})
+        with self._given_back_on_error(delivery.lease):
+            body = render_leased(delivery.job, queue, delivery.lease, root=call.root)
+        return self._carrying(delivery.lease, body, [JSON, NO_STORE])
+
+    async def peek(self, call: Call) -> Answer:
+        queue = call.queue()
+        await self._turns.next(queue.tenant)  # the job may be large: one is read in a turn of the loop
+        job = await self._queues.peek(queue, call.told)
+        body, headers = render(job, queue, job.attempt, accept=_accept(call), raw=_raw(call))
+        return Answer(200, body, headers)
+
+    async def _ack_first(self, call: Call, lease_id: str) -> None:
+        await self._leases.ack_first(call, lease_id)
+        call.scope["lease_acked"] = True  # whatever comes now, the answer says so
+
+    def _delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
+        lease = delivery.lease
+        with self._given_back_on_error(lease):
+            body, headers = render(
+                delivery.job, queue, lease.attempt, lease, accept=_accept(call), raw=_raw(call), root=call.root
+            )
+        return self._carrying(lease, body, headers + preference)
+
+    @contextlib.contextmanager
+    def _given_back_on_error(self, lease: Lease) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._registry.give_back(lease)
+            raise
+
+    def _carrying(self, lease: Lease, body: bytes, headers: Headers) -> Answer:
+        """The answer that brings a leased job. The job is given back where that answer reaches nobody."""
+
+        def sent(reached: bool) -> None:
+            if not reached:
+                self._registry.give_back(lease)
+
+        return Answer(200, body, headers, on_sent=sent)
+
+    def _lease(self, call: Call, queue: Queue) -> float:
+        """How long the lease is: as asked, else the queue's default."""
+        return float(call.query["lease_seconds"]) if "lease_seconds" in call.query.given else self._default_lease(queue)
+
+    def _default_lease(self, queue: Queue) -> float:
+        """How long a lease is where the request does not say: by the queue's policy, else by the settings."""
+        policy_s = queue.policy.lease_s
+        return self._default_lease_s if policy_s is None else min(policy_s, self._longest_lease_s)
+
+    def _timeout(self, call: Call) -> tuple[float, Headers]:
+        """How long to wait, and what to say of it: the parameter, else `Prefer: wait` (RFC 7240), else the default."""
+        if "timeout" not in call.query.given:
+            wait = preferences(call.scope["headers"]).get("wait", "")
+            if _WAIT.fullmatch(wait):
+                wait_s = min(float(wait), self._max_timeout_s)
+                return wait_s, [(b"preference-applied", b"wait=%d" % wait_s)]
+        return call.query["timeout"], []
+
+
+def _result(
+    queue: Queue, item: Item | GatewayError, outcome: GatewayError | None, *, operator: bool
+) -> dict[str, object]:
+    """What became of one job out of many."""
+    if outcome is None and isinstance(item, Item):
+        return {"status": 201, "id": item.id, "queue": queue.name, "content_type": item.content_type}
+    assert outcome is not None
+    return {
+        "status": outcome.status,
+        "code": outcome.code,
+        "detail": outcome.told(operator=operator),
+        "retryable": outcome.retryable,
+    }
+
+
+def _wants_no_body(call: Call, mode: Mode) -> Headers | None:
+    """What to say of it where the client wants an empty answer; None: it wants the receipt.
+
+    A sender of events that takes another event for an answer (`Prefer: reply`) takes a receipt for a broken one.
+    """
+    preferred = preferences(call.scope["headers"])
+    if preferred.get("return") == "minimal":
+        return [(b"preference-applied", b"return=minimal")]
+    return [] if call.query["receipt"] == "none" or ("reply" in preferred and mode in EVENTS) else None
+
+
+def _emptied(answer: Answer, headers: Headers) -> Answer:
+    return Answer(204, headers=[each for each in answer.headers or () if each != JSON] + headers)
+
+
+def _failure(failures: list[GatewayError], jobs: int) -> GatewayError:
+    """The failure of a request of many jobs of which some are not stored: one that may pass, if there is any such."""
+    failure = next((each for each in failures if each.retryable), failures[0])
+    stored = jobs - len(failures)
+    if not stored:
+        failure.detail = f"none of {jobs} jobs was stored. The first failure: {failure.detail}"
+        return failure
+    detail = _partly(stored, jobs, failure.code, failure.detail)
+    return PartlyStored(detail) if failure.retryable else PartlyRefused(detail)
+
+
+def _replayed(results: Sequence[Mapping[str, Any]]) -> PartlyRefused:
+    """The outcome of a request of many jobs, of which some are not stored and, as its key is used up, never will be."""
+    failures = [each for each in results if each["status"] != 201]
+    first = failures[0]
+    return PartlyRefused(_partly(len(results) - len(failures), len(results), first["code"], first.get("detail", "")))
+
+
+def _partly(stored: int, jobs: int, code: str, detail: str) -> str:
+    failure = f"{code}: {detail}" if detail else code
+    return f"{stored} of {jobs} jobs {'was' if stored == 1 else 'were'} stored. The first failure: {failure}"
+
+
+def _ordering_key(call: Call) -> str | None:
+    """The request's Ordering-Key. Raises InvalidParameter."""
+    text = call.header(b"ordering-key")
+    if text is not None and not _ORDERING_KEY.fullmatch(text):
+        raise InvalidParameter("Ordering-Key: use 1 to 256 visible ASCII characters")
+    return text
+
+
+def _accept(call: Call) -> str:
+    """What the client takes; several headers are one list."""
+    return b",".join([value for name, value in call.scope["headers"] if name == b"accept"]).decode("latin-1")
+
+
+def _raw(call: Call) -> bool:
+    return bool(call.query["format"] == "raw")

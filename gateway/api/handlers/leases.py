@@ -1,0 +1,159 @@
+"""Settling and inspecting leases over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+from gateway.api.exchange import Answer, Call, json_answer
+from gateway.api.request.prefer import preferences
+from gateway.envelope.rewrite import plain
+from gateway.envelope.times import timestamp
+from gateway.errors import GatewayError, LeaseNotFound
+from gateway.fairness.turns import Turns
+from gateway.forwarding.commands import LeaseView
+from gateway.forwarding.router import Desk
+
+MAX_SETTLE_BYTES = 1 << 20
+"""Of a body that settles: room for a thousand settlements, and for a failure report with every trace in it."""
+
+AT_ONCE: Final = 32
+"""Settlements of one request under way: one turn of the loop begins so many."""
+
+
+class Leases:
+    """Handlers of `/leases`."""
+
+    def __init__(self, desk: Desk, turns: Turns) -> None:
+        self._desk = desk
+        self._turns = turns
+
+    async def inspect(self, call: Call) -> Answer:
+        return _shown(await self._own(call, call.path("lease")))
+
+    async def ack(self, call: Call) -> Answer:
+        await self.ack_first(call, call.path("lease"))
+        return Answer(204)
+
+    async def ack_first(self, call: Call, lease_id: str) -> LeaseView:
+        """The caller's lease is acked. Raises as Desk.ack."""
+        await self._check_queue(call, lease_id)
+        return await self._desk.ack(lease_id, call.caller.tenant)
+
+    async def nack(self, call: Call) -> Answer:
+        return _left(call, await self._nack(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
+
+    async def reject(self, call: Call) -> Answer:
+        return _left(call, await self._reject(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
+
+    async def extend(self, call: Call) -> Answer:
+        order = await call.order()
+        await self._check_queue(call, call.path("lease"))
+        length_s = float(order["lease_seconds"])
+        return _shown(await self._desk.extend(call.path("lease"), call.caller.tenant, length_s))
+
+    async def settle(self, call: Call) -> Answer:
+        """Each settlement by itself, AT_ONCE at the same time; one result each, in the order of the body."""
+        order = await call.order(MAX_SETTLE_BYTES)
+        work: list[tuple[str, Callable[[], Awaitable[LeaseView]]]] = []
+        work += [(each, partial(self.ack_first, call, each)) for each in order.get("acks", ())]
+        work += [(each["lease"], partial(self._nack, call, each["lease"], each)) for each in order.get("nacks", ())]
+        work += [(each["lease"], partial(self._reject, call, each["lease"], each)) for each in order.get("rejects", ())]
+        room = asyncio.Semaphore(AT_ONCE)
+        settled: list[asyncio.Task[dict[str, Any]]] = []
+        async with asyncio.TaskGroup() as tasks:
+            async for lease_id, settle in self._turns.slices(work, call.caller.tenant):
+                await room.acquire()
+                settled.append(tasks.create_task(_result(lease_id, settle, room, operator=call.caller.is_operator)))
+        results = [each.result() for each in settled]
+        return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
+
+    async def _nack(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseView:
+        await self._check_queue(call, lease_id)
+        return await self._desk.nack(
+            lease_id,
+            call.caller.tenant,
+            position=order.get("position", ""),
+            delay_s=float(order.get("delay", 0)),
+            reason=plain(order.get("reason", "")),
+        )
+
+    async def _reject(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseView:
+        await self._check_queue(call, lease_id)
+        return await self._desk.reject(lease_id, call.caller.tenant, reason=plain(order.get("reason", "")))
+
+    async def _own(self, call: Call, lease_id: str) -> LeaseView:
+        """The lease, if its queue is for the caller. Raises LeaseNotFound, and as Desk.inspect."""
+        lease = await self._desk.inspect(lease_id, call.caller.tenant)
+        if not call.caller.may_use(lease.queue):
+            raise LeaseNotFound("no such lease")
+        return lease
+
+    async def _check_queue(self, call: Call, lease_id: str) -> None:
+        """Asks on whose queue the lease is where the key is for some queues only. Raises as `_own`."""
+        if call.caller.queues:
+            await self._own(call, lease_id)
+
+
+async def _result(
+    lease_id: str, settle: Callable[[], Awaitable[LeaseView]], room: asyncio.Semaphore, *, operator: bool
+) -> dict[str, Any]:
+    """What became of one settlement out of many. room: is given back at its end."""
+    try:
+        lease = await settle()
+    except GatewayError as exc:
+        return {
+            "lease": lease_id,
+            "status": exc.status,
+            "code": exc.code,
+            "detail": exc.told(operator=operator),
+            "retryable": exc.retryable,
+        }
+    finally:
+        room.release()
+    position = _position(lease)
+    return {"lease": lease_id, "status": 200 if position else 204} | position
+
+
+def _left(call: Call, lease: LeaseView) -> Answer:
+    """204 where the job is where it was meant to go; else 200 and where it is, or will be. The same for a client that
+    needs a body.
+    """
+    position = _position(lease)
+    preferred = preferences(call.scope["headers"]).get("return", "")
+    if not position and lease.place and _needs_body(call, preferred):
+        position = {"position": lease.place}
+    met = preferred == ("representation" if position else "minimal")
+    applied = [(b"preference-applied", b"return=" + preferred.encode())] if met else []
+    return json_answer(position, headers=applied) if position else Answer(204, headers=applied)
+
+
+def _needs_body(call: Call, preferred: str) -> bool:
+    """Whether it prefers one, or else takes JSON and no other type: a client that was generated from the contract."""
+    if preferred in ("minimal", "representation"):
+        return preferred == "representation"
+    accept = call.header(b"accept") or ""
+    return "application/json" in accept and "*/*" not in accept
+
+
+def _position(lease: LeaseView) -> dict[str, str]:
+    """What is not as it was asked for, or not yet."""
+    if lease.due_at_s is not None:
+        return {"position": lease.place, "due_at": timestamp(lease.due_at_s)}
+    return {} if lease.as_asked else {"position": lease.place}
+
+
+def _shown(lease: LeaseView) -> Answer:
+    return json_answer(
+        {
+            "id": lease.id,
+            "queue": lease.queue,
+            "job_id": lease.job_id,
+            "state": lease.state,
+            "attempt": lease.attempt,
+            "expires_at": timestamp(lease.expires_at_s),
+            "position": lease.place or None,
+        }
+    )

@@ -1,0 +1,71 @@
+"""Looking after queues over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from gateway.api.exchange import Answer, Call, json_answer
+from gateway.api.response.listing import Listing
+from gateway.api.response.rendering import render
+from gateway.delivery.dead_letters.inspection import Graveyard
+from gateway.delivery.dead_letters.redrive import Redrive
+from gateway.delivery.queues.management import Queues
+from gateway.fairness.turns import Turns
+
+DEFAULT_REDRIVE = 1000
+WORK_QUEUES = 500
+"""Queues of a list that are as much work as one more request."""
+
+
+class QueueAdmin:
+    """Handlers of `/queues` and `/queues/{queue}`."""
+
+    def __init__(self, queues: Queues, graveyard: Graveyard, redrive: Redrive, turns: Turns) -> None:
+        self._queues = queues
+        self._graveyard = graveyard
+        self._redrive = redrive
+        self._turns = turns
+
+    async def list(self, call: Call) -> Answer:
+        listing = Listing(call.query["filter"], call.query["sort"], call.query["limit"], call.query["cursor"])
+        tenant, may_use = call.caller.tenant, call.caller.may_use
+        queues = [each async for some in self._queues.list(tenant, call.told) for each in some]
+        call.worked(len(queues), WORK_QUEUES)
+        shown, cursor = await listing.page((each for each in queues if may_use(each.queue)), self._turns, tenant)
+        return json_answer({"queues": shown, "next": f"{call.root}/queues?{listing.link(cursor)}" if cursor else None})
+
+    async def get(self, call: Call) -> Answer:
+        if call.query["detail"] != "servers":
+            return json_answer(await self._queues.get(call.queue(), call.told))
+        queue, servers = await self._queues.by_server(call.queue(), call.told)
+        named = [(name if call.caller.is_operator else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
+        by_server = [
+            {"server": shown, **asdict(servers[name])} for shown, name in zip(named, sorted(servers), strict=True)
+        ]
+        return json_answer(asdict(queue) | {"servers": by_server})
+
+    async def flush(self, call: Call) -> Answer:
+        await self._queues.flush(call.queue(), call.told)
+        return Answer(204)
+
+    async def delete(self, call: Call) -> Answer:
+        queue = call.queue()
+        return json_answer({"queue": queue.name, "leases_ended": await self._queues.delete(queue, call.told)})
+
+    async def dead_letters(self, call: Call) -> Answer:
+        return json_answer(await self._graveyard.get(call.queue(), call.told))
+
+    async def peek_dead_letter(self, call: Call) -> Answer:
+        """In the gateway's own object or as the event: it is one in any case."""
+        queue = call.queue()
+        letter = await self._graveyard.peek(queue, call.told)
+        body, headers = render(letter, queue, letter.attempt, accept=call.header(b"accept") or "")
+        return Answer(200, body, headers)
+
+    async def delete_dead_letters(self, call: Call) -> Answer:
+        queue = call.queue()
+        return json_answer({"queue": queue.name, "deleted": await self._graveyard.delete(queue, call.told)})
+
+    async def redrive(self, call: Call) -> Answer:
+        order = await call.order()
+        return json_answer(await self._redrive.redrive(call.queue(), order.get("max", DEFAULT_REDRIVE), call.told))

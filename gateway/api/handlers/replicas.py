@@ -1,0 +1,67 @@
+"""Where other replicas' orders come in: one path beside the contract, for sealed messages only."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.api.access.budget import Budget, Held
+from gateway.api.exchange import JSON, NO_STORE, Answer, ClientDisconnected, respond
+from gateway.errors import BadFraming, JobTooLarge, MethodNotAllowed
+from gateway.forwarding.commands import Order, Result
+from gateway.forwarding.replicas import MAX_MESSAGE, PATH, SEAL_HEADER, Replicas
+
+
+class Reception:
+    """Wraps the router. execute: carries an order out here, never passing it to a further replica.
+
+    budget: what a message may hold before it is known to be a replica's.
+    """
+
+    def __init__(
+        self, app: ASGIApp, replicas: Replicas, budget: Budget, execute: Callable[[Order], Awaitable[Result]]
+    ) -> None:
+        self._app = app
+        self._budget = budget
+        self._replicas = replicas
+        self._execute = execute
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != PATH:
+            await self._app(scope, receive, send)
+            return
+        scope["operation"] = "clusterOrders"
+        if scope["method"] != "POST":
+            raise MethodNotAllowed("this path accepts only POST", "POST")
+        seal = _seal(scope)
+        held = Held(self._budget, "")
+        try:
+            order = self._replicas.receive(seal, await _body(receive, held))
+        finally:
+            held.end()
+        body, own = self._replicas.answer(seal, None if order is None else await self._execute(order))
+        await respond(send, Answer(200, body, [JSON, NO_STORE, (SEAL_HEADER.encode(), own.encode())]))
+
+
+def _seal(scope: Scope) -> str:
+    found = [value for name, value in scope["headers"] if name == SEAL_HEADER.encode()]
+    if len(found) != 1:
+        raise BadFraming("one seal is needed")
+    return str(found[0].decode("latin-1"))
+
+
+async def _body(receive: Receive, held: Held) -> bytes:
+    """The whole body. Raises JobTooLarge, TooManyBytes, ClientDisconnected."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk = message.get("body", b"")
+        held.more(len(chunk))
+        body += chunk
+        if len(body) > MAX_MESSAGE:
+            raise JobTooLarge(f"an order has at most {MAX_MESSAGE} bytes")
+        if not message.get("more_body", False):
+            return bytes(body)

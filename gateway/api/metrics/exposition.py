@@ -1,0 +1,139 @@
+"""`/metrics`: every worker's figures in Prometheus' text format. Owns the metrics' names, labels and meanings.
+
+1. Each worker has series of its own (label `worker`): a counter only ever falls where its worker was started again, and
+   Prometheus knows a fall for what it is in one series, not in a sum.
+2. One scrape asks all workers; one that does not answer in time is missing, and `kestrel_gateway_workers` says so.
+3. No label's values grow with use: no queue, tenant, lease or path is among them.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+import gateway
+from gateway.api.exchange import NO_STORE, Answer, Call
+from gateway.forwarding.commands import Figures
+
+PREFIX: Final = "kestrel_gateway_"
+CONTENT_TYPE: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+WITHIN_S: Final = 1.0
+"""For the other workers' answers; Prometheus itself gives up after 10 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of a worker, counted since it was started where the name ends in `_total`, else as it is now.
+
+    name: without PREFIX, but for what every process has (`process_`). labels: beside `worker`.
+    """
+
+    name: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        return self.name if self.name.startswith("process_") else PREFIX + self.name
+
+    def family(self) -> Family:
+        kind = CounterMetricFamily if self.name.endswith("_total") else GaugeMetricFamily
+        return kind(self.full_name, self.meaning, labels=("worker", *self.labels))
+
+
+METRICS: Final = (
+    Metric("leases_delivered_total", "leases ever handed out: all that were settled, and those that are open"),
+    Metric("leases_settled_total", "leases that have ended, by how", ("outcome",)),
+    Metric("leases_open", "leases that have not ended"),
+    Metric("leases_delayed", "open leases that are nacked and wait until they are due"),
+    Metric("leases_remembered", "leases that have ended and are still known"),
+    Metric(
+        "forwards_total",
+        "orders for leases passed to another worker or replica, and got from one",
+        ("peer", "direction"),
+    ),
+    Metric("forward_failures_total", "orders that the lease's owner did not answer", ("reason",)),
+    Metric("polls_parked", "polls that wait for a job"),
+    Metric("draining", "1 while no job is handed out any more"),
+    Metric("jobs_enqueued_total", "jobs stored for producers"),
+    Metric("jobs_moved_total", "jobs copied to the tail of their queue, or to the dead letters", ("to",)),
+    Metric("jobs_kept_at_head_total", "jobs that stayed at the head since a copy was not safe"),
+    Metric("jobs_doubled_total", "moves whose original may be on its queue beside its copy"),
+    Metric("http_requests_total", "requests by the class of their status; none: the client had gone", ("status",)),
+    Metric("http_requests_in_flight", "requests under way, parked polls among them"),
+    Metric("kestrel_server_status", "1 for the status in which the worker sees the server", ("server", "status")),
+    Metric("kestrel_server_full", "1 while a tenant has reached its limit of leases on the server", ("server",)),
+    Metric("kestrel_connections", "connections to the server, pinned ones are leases'", ("server", "state")),
+    Metric("kestrel_connects_total", "connections to Kestrel opened"),
+    Metric("kestrel_connect_failures_total", "connections to Kestrel that could not be opened"),
+    Metric("kestrel_commands_total", "commands sent to Kestrel"),
+    Metric("kestrel_command_failures_total", "commands without a clean answer, those that were cancelled among them"),
+    Metric("kestrel_pings_total", "pings on quiet connections"),
+    Metric("kestrel_waits_armed_total", "blocked gets sent for parked polls"),
+    Metric("kestrel_waits_cut_total", "blocked gets that ended before their time"),
+    Metric("kestrel_waits", "blocked gets that stand"),
+    Metric("kestrel_waited_queues", "queues that polls wait for"),
+    Metric("items_taken_total", "items that blocked gets brought"),
+    Metric("items_given_back_unserved_total", "items that came when nobody waited any more, and went back"),
+    Metric("items_lost_total", "open reads whose connection ended: the items are back on their queues"),
+    Metric("share_limit", "limit of the resource for all tenants together", ("resource",)),
+    Metric(
+        "share_held",
+        "how much of the resource is in use; `buffer_bytes` counts heads, bodies and answers",
+        ("resource",),
+    ),
+    Metric("share_largest", "how much of the resource the largest tenant holds", ("resource",)),
+    Metric("share_refused_total", "requests refused because their tenant had reached its share", ("resource",)),
+    Metric("process_cpu_seconds_total", "CPU time, user and system"),
+    Metric("process_resident_memory_bytes", "resident memory"),
+    Metric("process_virtual_memory_bytes", "virtual memory"),
+    Metric("process_start_time_seconds", "when the worker was started, as Unix time"),
+    Metric("process_open_fds", "open descriptors"),
+    Metric("process_max_fds", "descriptors that may be open"),
+)
+
+
+class Exposition(Collector):
+    """One scrape's figures as prometheus-client renders them. expected: how many workers there should be."""
+
+    def __init__(self, figures: Iterable[Figures], expected: int) -> None:
+        self._figures = {each.worker: each for each in figures}  # a worker and its successor are never both told
+        self._expected = expected
+
+    def text(self) -> bytes:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator[Family]:
+        families = {metric.name: metric.family() for metric in METRICS}
+        for number, figures in sorted(self._figures.items()):
+            for name, labels, value in figures.samples:
+                families[name].add_metric((str(number), *labels), value)  # type: ignore[attr-defined]
+        yield from families.values()
+        workers = GaugeMetricFamily(PREFIX + "workers", "workers, by whether they told their figures", labels=["state"])
+        workers.add_metric(["answered"], len(self._figures))
+        workers.add_metric(["silent"], max(0, self._expected - len(self._figures)))
+        yield workers
+        build = GaugeMetricFamily(PREFIX + "build_info", "always 1", labels=["version", "python"])
+        build.add_metric([gateway.__version__, platform.python_version()], 1)
+        yield build
+
+
+class Metrics:
+    """Handler of `/metrics`. figures: those of every worker that answers within so many seconds."""
+
+    def __init__(self, figures: Callable[[float], Awaitable[Sequence[Figures]]], workers: int) -> None:
+        self._figures = figures
+        self._workers = workers
+
+    async def scrape(self, _call: Call) -> Answer:
+        exposition = Exposition(await self._figures(WITHIN_S), self._workers)
+        return Answer(200, exposition.text(), [CONTENT_TYPE, NO_STORE])

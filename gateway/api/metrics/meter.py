@@ -1,0 +1,164 @@
+"""What this worker has counted, read out of its parts when somebody asks. Counts nothing itself.
+
+Everything is read at one instant of the loop, so that the ledger of leases balances in every reading.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client import ProcessCollector
+
+from gateway.delivery.moves import Moves
+from gateway.delivery.publish import Publisher
+from gateway.delivery.receive import Receiver
+from gateway.fairness.shares import Shares
+from gateway.forwarding.commands import Figures, Sample
+from gateway.forwarding.router import Hops
+from gateway.kestrel.client import Kestrel
+from gateway.kestrel.health import Health
+from gateway.leases.registry import Registry
+
+SHOWN: Final = tuple(each for each in Health if each is not Health.CLOSED)
+
+
+@dataclass(slots=True)
+class Traffic:
+    """HTTP requests of this worker. under_way: at this moment. answered: by the first digit of the status; at 0: those
+    that were not answered, since their client had gone.
+    """
+
+    under_way: int = 0
+    answered: list[int] = field(default_factory=lambda: [0] * 6)
+
+
+class Meter:
+    """Reads one worker. worker: its number. hops: of its desk. shares: of what tenants share, by its name."""
+
+    def __init__(
+        self,
+        worker: int,
+        *,
+        kestrel: Kestrel,
+        registry: Registry,
+        hops: Hops,
+        receiver: Receiver,
+        moves: Moves,
+        publisher: Publisher,
+        traffic: Traffic,
+        shares: Mapping[str, Shares],
+    ) -> None:
+        self._worker = worker
+        self._kestrel = kestrel
+        self._registry = registry
+        self._hops = hops
+        self._receiver = receiver
+        self._moves = moves
+        self._publisher = publisher
+        self._traffic = traffic
+        self._shares = shares
+        self._process = ProcessCollector(registry=None)
+
+    def figures(self) -> Figures:
+        """All of them, each metric's name without its prefix."""
+        return Figures(
+            self._worker,
+            (
+                *self._leases(),
+                *self._forwards(),
+                *self._jobs(),
+                *self._requests(),
+                *self._servers(),
+                *self._shared(),
+                *self._own(),
+            ),
+        )
+
+    def _leases(self) -> list[Sample]:
+        books = self._registry.statistics()
+        return [
+            ("leases_delivered_total", (), books.delivered),
+            *(("leases_settled_total", (outcome,), count) for outcome, count in books.ended.items()),
+            ("leases_open", (), books.open),
+            ("leases_delayed", (), books.delayed),
+            ("leases_remembered", (), books.remembered),
+        ]
+
+    def _forwards(self) -> list[Sample]:
+        hops = self._hops
+        return [
+            ("forwards_total", ("worker", "sent"), hops.to_workers),
+            ("forwards_total", ("worker", "received"), hops.from_workers),
+            ("forwards_total", ("replica", "sent"), hops.to_replicas),
+            ("forwards_total", ("replica", "received"), hops.from_replicas),
+            ("forward_failures_total", ("owner_dead",), hops.dead),
+            ("forward_failures_total", ("unanswered",), hops.unanswered),
+        ]
+
+    def _jobs(self) -> list[Sample]:
+        moves = self._moves.statistics()
+        return [
+            ("jobs_enqueued_total", (), self._publisher.stored),
+            ("jobs_moved_total", ("tail",), moves.moved),
+            ("jobs_moved_total", ("dead_letters",), moves.buried),
+            ("jobs_kept_at_head_total", (), sum(moves.kept.values())),
+            ("jobs_doubled_total", (), moves.doubled),
+            ("polls_parked", (), self._receiver.parked),
+            ("draining", (), int(self._receiver.draining)),
+        ]
+
+    def _requests(self) -> list[Sample]:
+        unanswered, *answered = self._traffic.answered
+        return [
+            *(("http_requests_total", (f"{digit}xx",), count) for digit, count in enumerate(answered, 1) if digit > 1),
+            ("http_requests_total", ("none",), unanswered),
+            ("http_requests_in_flight", (), self._traffic.under_way),
+        ]
+
+    def _servers(self) -> list[Sample]:
+        figures = self._kestrel.statistics()
+        connections: Counter[tuple[str, str]] = Counter()
+        status: list[Sample] = []
+        for backend in self._kestrel.backends():
+            for state, count in backend.connections.items():
+                connections[backend.server, state] += count
+            if not backend.leaving:  # one that left may have come back under the same name meanwhile
+                status += [
+                    ("kestrel_server_status", (backend.server, each.value), int(backend.state is each))
+                    for each in SHOWN
+                ]
+                status.append(("kestrel_server_full", (backend.server,), int(backend.full)))
+        return [
+            *(("kestrel_connections", labels, count) for labels, count in connections.items()),
+            *status,
+            ("kestrel_connects_total", (), figures.connects),
+            ("kestrel_connect_failures_total", (), figures.connect_failures),
+            ("kestrel_commands_total", (), figures.commands),
+            ("kestrel_command_failures_total", (), figures.command_failures),
+            ("kestrel_pings_total", (), figures.pings),
+            ("kestrel_waits_armed_total", (), figures.waits_armed),
+            ("kestrel_waits_cut_total", (), figures.waits_cut),
+            ("kestrel_waits", (), figures.standing_waits),
+            ("kestrel_waited_queues", (), figures.waited_queues),
+            ("items_taken_total", (), figures.items_taken),
+            ("items_given_back_unserved_total", (), figures.given_back_unserved),
+            ("items_lost_total", (), figures.lost_reads),
+        ]
+
+    def _shared(self) -> list[Sample]:
+        return [
+            sample
+            for resource, shares in self._shares.items()
+            for sample in (
+                ("share_limit", (resource,), shares.limit),
+                ("share_held", (resource,), shares.held),
+                ("share_largest", (resource,), shares.largest),
+                ("share_refused_total", (resource,), shares.refused),
+            )
+        ]
+
+    def _own(self) -> list[Sample]:
+        return [(sample.name, (), sample.value) for family in self._process.collect() for sample in family.samples]

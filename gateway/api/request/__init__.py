@@ -1,0 +1,1 @@
+"""What a request says: parameters, headers and bodies, read and checked."""

@@ -1,0 +1,277 @@
+"""The HTTP binding of CloudEvents, read: what a request that enqueues says in its headers, and the items it stands for.
+
+Content modes: plain (any body: one job), binary (`ce-` headers), structured (`application/cloudevents+json`), batch
+(`application/cloudevents-batch+json`) and lines (`application/x-ndjson` and its other names: one job of JSON a line).
+
+1. Structured and batch mode are chosen by the Content-Type alone: an event may be in the headers, too (section 3.2.3).
+2. With any other Content-Type `ce-` headers mean binary mode, and the body is the event's data whatever its type.
+Source: CloudEvents HTTP binding 1.0.2, section 3; its JSON format, section 4 (batches).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
+from typing import Final
+
+from gateway.envelope.attributes import MAX_ATTRIBUTES, from_header
+from gateway.envelope.job_object import jobs_of, payload_of
+from gateway.envelope.json_text import BOM, MAX_BLANK, ElementTooLarge, elements
+from gateway.envelope.media import (
+    BATCH_TYPE,
+    JSON_TYPE,
+    LINES_TYPE,
+    STRUCTURED_TYPE,
+    contradict,
+    essence,
+    foreign_charset,
+    is_json_type,
+    is_lines_type,
+    is_media_type,
+    is_unread_type,
+    media_type_fault,
+)
+from gateway.envelope.trace import is_traceparent, is_tracestate
+from gateway.envelope.write import Item, Stamp, wrap, wrap_binary, wrap_event
+from gateway.errors import (
+    BadRequest,
+    GatewayError,
+    InvalidBody,
+    InvalidEvent,
+    InvalidParameter,
+    JobTooLarge,
+    UnsupportedEncoding,
+    UnsupportedType,
+)
+
+_MOST_ESCAPED: Final = 6
+"""JSON writes a byte of text with up to six (`\\u0001`), and base64 needs less."""
+_FRAME: Final = 1024
+"""Bytes of the object around a payload: the names of its members and its type."""
+_BLANK: Final = re.compile(rb"[ \t\r\n]*+")
+
+
+class Mode(Enum):
+    """How the body is to be understood."""
+
+    PLAIN = "plain"
+    BINARY = "binary"
+    STRUCTURED = "structured"
+    BATCH = "batch"
+    LINES = "lines"
+    JOBS = "jobs"
+    """`{"jobs": [...]}`, chosen by the path."""
+
+    UNREAD = "unread"
+    """Events, or many jobs, in a form that is not read here: no job."""
+
+
+MANY = frozenset({Mode.BATCH, Mode.LINES, Mode.JOBS})
+EVENTS = frozenset({Mode.BINARY, Mode.STRUCTURED, Mode.BATCH})
+
+
+@dataclass(slots=True)
+class Heading:
+    """What the headers of an enqueue say. attributes: of the `ce-` headers. traceparent, tracestate: valid or empty."""
+
+    mode: Mode = Mode.PLAIN
+    content_type: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
+    """What the headers say.
+
+    Raises:
+        InvalidParameter: a Content-Type that is none, or two. UnsupportedEncoding: a compressed body.
+        InvalidEvent: in binary mode a `ce-` header that is not UTF-8 or comes twice, or a `ce-datacontenttype` that
+        contradicts the Content-Type.
+    """
+    heading = Heading()
+    types = 0
+    attributes: list[tuple[bytes, bytes]] = []
+    parents: list[bytes] = []
+    states: list[bytes] = []
+    for name, value in headers:
+        if name == b"content-type":
+            types += 1
+            heading.content_type, heading.mode = _read_type(value)
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedEncoding("compressed bodies are not accepted; send the body without Content-Encoding")
+        elif name[:3] == b"ce-":
+            attributes.append((name[3:], value))
+        elif name == b"traceparent":
+            parents.append(value)
+        elif name == b"tracestate":
+            states.append(value)
+    if types > 1:
+        raise InvalidParameter(f"Content-Type is given {types} times; send it once")
+    if attributes and heading.mode not in (Mode.STRUCTURED, Mode.BATCH):
+        heading.mode = Mode.BINARY
+        _set_attributes(heading, attributes)
+    if len(parents) == 1:
+        _set_trace(heading, parents[0], b",".join(states))
+    return heading
+
+
+def one_item(heading: Heading, body: bytes, stamp: Stamp, job_id: str) -> Item:
+    """The item of a request that brings one job. Raises InvalidBody, InvalidEvent, UnsupportedType."""
+    _check_charset(heading)
+    if heading.mode is Mode.PLAIN:
+        return wrap(body, heading.content_type, job_id=job_id, stamp=stamp)
+    if heading.mode is Mode.STRUCTURED:
+        return wrap_event(body.removeprefix(BOM), job_id=job_id, stamp=stamp)
+    if heading.mode is Mode.UNREAD:
+        raise UnsupportedType(_instead(heading.content_type or ""))
+    return wrap_binary(heading.attributes, body, heading.content_type, job_id=job_id, stamp=stamp)
+
+
+def many_items(
+    heading: Heading,
+    body: bytes,
+    stamp: Stamp,
+    new_id: Callable[[], str],
+    *,
+    limit: int,
+    limit_bytes: int,
+    raw: bool = False,
+) -> Iterator[Item | GatewayError]:
+    """The items of a request that brings many, each in its place; an error where one is wrong. Each is made when it is
+    asked for.
+
+    new_id: called once a job, in their order. limit: jobs in all. limit_bytes: of one job.
+    raw: whether the queue stores nothing but payloads.
+
+    Raises:
+        UnsupportedType: it is JSON, but not in UTF-8.
+        InvalidBody: the whole cannot be taken apart. JobTooLarge: there are too many, or an event of a batch is too
+        large, which is said before it is read.
+    """
+    _check_charset(heading)
+    for place, text in enumerate(_parts(heading, body, limit_bytes)):
+        if place == limit:
+            raise JobTooLarge(f"the body has more than {limit} jobs")
+        try:
+            if heading.mode is Mode.JOBS:
+                content, content_type = payload_of(text)
+                _check_size(content, limit_bytes)
+                yield (
+                    Item(new_id(), content, stamp.expires_s)
+                    if raw
+                    else wrap(content, content_type, job_id=new_id(), stamp=stamp)
+                )
+                continue
+            _check_size(text, limit_bytes)
+            if heading.mode is Mode.LINES:
+                yield wrap(text, JSON_TYPE, job_id=new_id(), stamp=stamp)
+            else:
+                yield wrap_event(text, job_id=new_id(), stamp=stamp)
+        except (BadRequest, JobTooLarge) as exc:
+            yield exc
+
+
+def _check_charset(heading: Heading) -> None:
+    """JSON is UTF-8 (RFC 8259, section 8.1). Raises UnsupportedType where the Content-Type says that it is not."""
+    content_type = heading.content_type or ""
+    charset = foreign_charset(content_type)
+    if charset and (heading.mode is Mode.LINES or is_json_type(content_type)):
+        raise UnsupportedType(f"Content-Type: JSON in the charset {charset[:40]!r} is not supported; send it in UTF-8")
+
+
+def _check_size(job: bytes, limit_bytes: int) -> None:
+    if len(job) > limit_bytes:
+        raise JobTooLarge(f"the job has {len(job)} bytes, which is above the maximum of {limit_bytes}")
+
+
+def _parts(heading: Heading, body: bytes, limit_bytes: int) -> Iterator[bytes]:
+    body = body.removeprefix(BOM)
+    if heading.mode is Mode.LINES:
+        yield from _lines(body)
+        return
+    if heading.mode is Mode.JOBS:
+        body = jobs_of(body)
+        limit_bytes = limit_bytes * _MOST_ESCAPED + _FRAME
+    try:
+        yield from elements(body, limit_bytes)
+    except ElementTooLarge as exc:
+        raise JobTooLarge(f"job {exc.place} of the batch has more than {limit_bytes} bytes") from exc
+    except ValueError as exc:
+        raise InvalidBody(f"the body is not a JSON array: {exc}") from exc
+
+
+def _lines(body: bytes) -> Iterator[bytes]:
+    """The lines that are not blank, without the white space around them."""
+    at = 0
+    while at < len(body):
+        blank = _BLANK.match(body, at, at + MAX_BLANK + 1)
+        assert blank is not None
+        start = blank.end()
+        if start - at > MAX_BLANK:
+            raise InvalidBody(f"more than {MAX_BLANK} bytes of white space and empty lines in a row at byte {at}")
+        end = body.find(b"\n", start)
+        at = end + 1 if end >= 0 else len(body)
+        if text := body[start:at].rstrip(b" \t\r\n"):
+            yield text
+
+
+@lru_cache(maxsize=256)
+def _read_type(value: bytes) -> tuple[str | None, Mode]:
+    content_type = value.decode("latin-1").strip()
+    if not content_type:
+        return None, Mode.PLAIN
+    if not is_media_type(content_type):
+        raise InvalidParameter(f"Content-Type: {media_type_fault(content_type)}")
+    return content_type, _mode(essence(content_type))
+
+
+def _mode(media_type: str) -> Mode:
+    if media_type == STRUCTURED_TYPE:
+        return Mode.STRUCTURED
+    if media_type == BATCH_TYPE:
+        return Mode.BATCH
+    if is_lines_type(media_type):
+        return Mode.LINES
+    return Mode.UNREAD if is_unread_type(media_type) else Mode.PLAIN
+
+
+def _instead(content_type: str) -> str:
+    """What to send instead of a form that is not read."""
+    shown = f"Content-Type: {content_type[:80]!r} is not supported"
+    if content_type.lower().startswith("application/cloudevents"):
+        return f"{shown}; send an event as {STRUCTURED_TYPE}, or several as {BATCH_TYPE}"
+    return f"{shown}; send many jobs as {LINES_TYPE}, one JSON text on each line"
+
+
+def _set_attributes(heading: Heading, headers: list[tuple[bytes, bytes]]) -> None:
+    if len(headers) > MAX_ATTRIBUTES:
+        raise InvalidEvent(f"the event has {len(headers)} attributes, which is above the maximum of {MAX_ATTRIBUTES}")
+    for raw_name, raw in headers:
+        name = raw_name.decode("latin-1")
+        if name in heading.attributes:
+            raise InvalidEvent(f"the header ce-{name[:80]} is given twice")
+        heading.attributes[name] = from_header(name[:80], raw)
+    stated = heading.attributes.pop("datacontenttype", None)
+    if stated is None:
+        return
+    if not is_media_type(stated):
+        raise InvalidEvent(f"datacontenttype: {stated[:80]!r} is not a media type")
+    if heading.content_type is None:
+        heading.content_type = stated
+    elif contradict(heading.content_type, stated):
+        raise InvalidEvent(
+            f"datacontenttype: {stated[:80]!r} contradicts the Content-Type, {heading.content_type[:80]!r}; "
+            "leave out the header ce-datacontenttype"
+        )
+
+
+def _set_trace(heading: Heading, parent: bytes, state: bytes) -> None:
+    text = parent.decode("latin-1").strip()
+    if is_traceparent(text):
+        heading.traceparent = text
+        text = state.decode("latin-1").strip()
+        heading.tracestate = text if is_tracestate(text) else ""

@@ -1,0 +1,118 @@
+"""The header `Idempotency-Key` on requests that enqueue.
+
+Source: draft-ietf-httpapi-idempotency-key-header. The key is a structured-field string (RFC 9651, section 3.3.3); a
+bare one is taken, too, if it does not begin as such a string does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from gateway.api.exchange import JSON, NO_STORE, Answer, Call
+from gateway.delivery.idempotency.idempotent_enqueue import Idempotency, NewId
+from gateway.delivery.idempotency.ledger import Reply
+from gateway.delivery.queues.catalog import Queue
+from gateway.envelope.write import new_id
+from gateway.errors import InvalidParameter
+
+MAX_KEY: Final = 255
+REPLAYED: Final = (b"idempotency-replayed", b"true")
+_HEADER: Final = b"idempotency-key"
+_BARE = re.compile(rb"[!#-~](?:[ -~]{0,%d}[!-~])?" % (MAX_KEY - 2))
+_QUOTED = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\]){1,%d})"' % MAX_KEY)
+# What an answer may take in the file, for a day: of a longer one the reasons of jobs that were not stored are left out.
+KEPT_BYTES: Final = 8192
+_SHORT_BYTES: Final = 512  # not worth packing
+# A body beyond this is hashed in a thread: the loop stands still for less than 0.1 ms.
+HASHED_HERE: Final = 1 << 16
+
+
+class Once:
+    """Answers an enqueue once a key."""
+
+    def __init__(self, idempotency: Idempotency) -> None:
+        self._idempotency = idempotency
+
+    async def answer(
+        self, call: Call, queue: Queue, body: bytes, store: Callable[[NewId], Awaitable[Answer]]
+    ) -> Answer:
+        """The answer of `store`, or the one that the same request got before. `store` answers with JSON.
+
+        Raises: InvalidParameter: the key is none. What Idempotency.once raises.
+        """
+        key = _key(call)
+        if key is None:
+            return await store(new_id)
+
+        whole = b""
+
+        async def run(ids: NewId) -> Reply:
+            nonlocal whole
+            answer = await store(ids)
+            whole = answer.body
+            return Reply(answer.status, _packed(answer.body))
+
+        place = (queue.tenant, queue.name, key)
+        reply, replayed = await self._idempotency.once(place, await _fingerprint(call, body), run)
+        said = _unpacked(reply.body) if replayed else whole
+        return Answer(reply.status, said, [JSON, NO_STORE, REPLAYED] if replayed else [JSON, NO_STORE])
+
+
+def _packed(body: bytes) -> bytes:
+    """The answer, which is JSON, as it is kept: never much longer than KEPT_BYTES because of jobs that failed."""
+    if len(body) <= _SHORT_BYTES:
+        return body
+    packed = zlib.compress(body, 1)
+    if len(packed) > KEPT_BYTES:
+        value = orjson.loads(body)
+        for each in value.get("results", ()):
+            each.pop("detail", None)
+        packed = zlib.compress(orjson.dumps(value), 1)
+    return packed
+
+
+def _unpacked(kept: bytes) -> bytes:
+    """What was packed, by this version or one before, which packed nothing: JSON begins with a brace."""
+    return kept if kept.startswith(b"{") else zlib.decompress(kept)
+
+
+def _key(call: Call) -> str | None:
+    found = [value for name, value in call.scope["headers"] if name == _HEADER]
+    if not found:
+        return None
+    raw: bytes = found[0].strip()
+    quoted = _QUOTED.fullmatch(raw)
+    if len(found) > 1 or not (quoted or _BARE.fullmatch(raw)):
+        raise InvalidParameter(
+            f"Idempotency-Key: one of 1 to {MAX_KEY} printable ASCII characters, bare or in double quotes"
+        )
+    return (re.sub(rb"\\(.)", rb"\1", quoted[1]) if quoted else raw).decode()
+
+
+async def _fingerprint(call: Call, body: bytes) -> bytes:
+    """What makes two requests the same: query, content type, ordering key, CloudEvents headers and body.
+
+    `receipt` is no part of it: it changes the answer, not what is stored.
+    """
+    said = [
+        name + b":" + value.strip()
+        for name, value in call.scope["headers"]
+        if name in (b"content-type", b"ordering-key") or name.startswith(b"ce-")
+    ]
+    pairs = call.scope["query_string"].split(b"&")
+    query = b"&".join(each for each in pairs if unquote_to_bytes(each.partition(b"=")[0]) != b"receipt")
+    head = b"\n".join([query, *sorted(said)])
+    digest = hashlib.sha256(b"%d\n%b" % (len(head), head))
+    if len(body) > HASHED_HERE:
+        await asyncio.to_thread(digest.update, body)
+    else:
+        digest.update(body)
+    return digest.digest()

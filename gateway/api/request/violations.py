@@ -1,0 +1,66 @@
+"""What is wrong with a JSON body that breaks its schema, in words that name the member and what was meant. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import jsonschema_rs
+
+from gateway.api.request import hints
+
+MAX_LENGTH: Final = 300
+"""Characters of what is said."""
+_MAX_NAME: Final = 80
+
+
+def told(error: jsonschema_rs.ValidationError, document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """One sentence. document: where the references of `schema`, which is that of the whole body, lead."""
+    if not error.instance_path and error.kind.name == "type":
+        return object_expected(schema)
+    where = ".".join(map(str, error.instance_path))
+    text = _message(error, _at(document, schema, error.instance_path))
+    return (f"{where}: {text}" if where else text)[:MAX_LENGTH]
+
+
+def object_expected(schema: Mapping[str, Any]) -> str:
+    """What to say where the body is absent or no object: what it has to have, or the most important of what it may."""
+    names = list(schema.get("required", ())) or list(schema["properties"])
+    last = " and " if schema.get("required") else " or "
+    listed = last.join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"the body must be a JSON object with {listed}"
+
+
+def _message(error: jsonschema_rs.ValidationError, schema: Mapping[str, Any]) -> str:
+    kind = error.kind.as_dict()
+    known = list(schema.get("properties", ()))
+    match error.kind.name:
+        case "additionalProperties":
+            name = str(kind["unexpected"][0])
+            hint = hints.member(name, known)
+            return (
+                f"unknown member {name[:_MAX_NAME]!r}; "
+                f"{hint + ' Allowed' if hint else 'allowed'} are {', '.join(known)}"
+            )
+        case "required":
+            return f"{kind['property']} is missing"
+        case _:
+            return error.message
+
+
+def _at(document: Mapping[str, Any], schema: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str, Any]:
+    """The schema of the value at that path."""
+    for part in path:
+        schema = resolve(document, schema["items"] if isinstance(part, int) else schema["properties"][part])
+    return schema
+
+
+def resolve(document: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the node is, or refers to."""
+    if "$ref" not in node:
+        return node
+    found: Any = document
+    for part in node["$ref"].removeprefix("#/").split("/"):
+        found = found[part]
+    resolved: Mapping[str, Any] = found
+    return resolved

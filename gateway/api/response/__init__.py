@@ -1,0 +1,1 @@
+"""What an answer says: jobs, lists and problems, written."""

@@ -1,0 +1,186 @@
+"""Which queues of a list are shown, in which order, and where the next page begins. Pure.
+
+A filter is `items>100`, `age>=60`, `name=emails` or `name~img-*`; several must all hold. A page is sorted by one field
+and, where that is equal, by name.
+
+1. By name, the next page begins behind the last name: a queue that comes or goes moves no other across a page's edge.
+2. By a figure, the pages keep the order of the first one, whatever the figures become: each queue that stays is shown
+   once, and one that comes later is not. That holds for the MAX_AHEAD queues that a cursor names; behind these, which
+   come next is decided by their figures as they are then.
+3. The pages end: of all together no more queues are shown than there were at the first.
+"""
+
+from __future__ import annotations
+
+import heapq
+import operator
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+from urllib.parse import urlencode
+
+from gateway.api.response import cursor as cursors
+from gateway.api.response.cursor import Cursor, mark
+from gateway.errors import InvalidParameter
+from gateway.fairness.turns import Turns
+from gateway.names import glob
+
+FIELDS: Final = {
+    "items": "items",
+    "bytes": "bytes",
+    "age": "age_s",
+    "age_s": "age_s",
+    "open_reads": "open_reads",
+    "waiters": "waiters",
+    "total_items": "total_items",
+    "expired_items": "expired_items",
+    "discarded_items": "discarded_items",
+}
+"""What may be compared, and the member of the answer that it is."""
+
+SORTED_AT_ONCE: Final = 500
+
+_COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+    "=": operator.eq,
+}
+_FILTER: Final = re.compile(r"([a-z_]+)(>=|<=|!=|>|<|=|~)(.+)")
+
+
+class Figures(Protocol):
+    """A queue that can be listed: its name, and every figure of FIELDS."""
+
+    @property
+    def queue(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a caller asked to see. filters, sort, cursor: as openapi.yaml has them; limit: queues a page."""
+
+    filters: tuple[str, ...]
+    sort: str
+    limit: int
+    cursor: str | None
+
+    async def page(
+        self, queues: Iterable[Figures], turns: Turns, tenant: str = ""
+    ) -> tuple[Sequence[Figures], str | None]:
+        """The queues of one page, and the cursor of the next; None where there is none. tenant: whose turns it takes.
+
+        Raises: InvalidParameter, where a filter, the order or the cursor cannot be read.
+        """
+        tests = [_test(text) for text in self.filters]
+        order = Order.of(self.sort)
+        begin = cursors.read(self.cursor, order.name) if self.cursor is not None else None
+        found = [queue async for queue in turns.slices(queues, tenant) if all(test(queue) for test in tests)]
+        ahead, rest = await order.divide(found, begin, turns, tenant)
+        found = ahead + rest
+        left = len(found) if begin is None or order.by_name else begin.left
+        shown, found = found[: min(left, self.limit)], found[min(left, self.limit) :]
+        left -= len(shown)
+        if not found or not left:
+            return shown, None
+        if order.by_name:
+            return shown, Cursor(order.name, 0, 0.0, 0.0, shown[-1].queue, (), more=True).text
+        named = found[: cursors.MAX_AHEAD]
+        more = len(found) > len(named) or bool(begin and begin.more)
+        if begin is not None and len(shown) + len(named) <= len(ahead):
+            at_s, value, name = begin.at_s, begin.value, begin.name
+        else:
+            at_s, (value, name) = time.time(), order.place(named[-1])
+        marks = tuple(mark(queue.queue) for queue in named)
+        return shown, Cursor(order.name, left, at_s, value, name, marks, more).text
+
+    def link(self, cursor: str) -> str:
+        """The query string that asks for the page after `cursor`."""
+        filters = [("filter", text) for text in self.filters]
+        return urlencode([*filters, ("sort", self.sort), ("limit", self.limit), ("cursor", cursor)])
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a list is sorted. field: of FIELDS, or name."""
+
+    field: str
+    down: bool
+
+    @classmethod
+    def of(cls, sort: str) -> Order:
+        """Raises InvalidParameter."""
+        field = sort.removeprefix("-")
+        if field != "name" and field not in FIELDS:
+            raise InvalidParameter(f"sort: unknown field {field[:40]!r}; the fields are name, {', '.join(FIELDS)}")
+        return cls(FIELDS.get(field, field), sort.startswith("-"))
+
+    @property
+    def name(self) -> str:
+        """The same for all that mean the same."""
+        return "-" * self.down + self.field
+
+    @property
+    def by_name(self) -> bool:
+        return self.field == "name"
+
+    def place(self, queue: Figures) -> tuple[float, str]:
+        return (0.0 if self.by_name else float(getattr(queue, self.field)), queue.queue)
+
+    async def divide(
+        self, found: Sequence[Figures], begin: Cursor | None, turns: Turns, tenant: str
+    ) -> tuple[list[Figures], list[Figures]]:
+        """Those that the cursor names, and those beyond its place, both in their order."""
+        if begin is None:
+            return [], await self._sorted(found, turns, tenant)
+        by_mark: dict[bytes, Figures] = {}
+        if begin.ahead:
+            by_mark = {mark(queue.queue): queue async for queue in turns.slices(found, tenant)}
+        ahead = [by_mark.pop(each) for each in begin.ahead if each in by_mark]
+        if not begin.more:
+            return ahead, []
+        older_s = time.time() - begin.at_s if self.field == "age_s" else 0.0
+        last = (begin.value + older_s, begin.name)
+        named = {queue.queue for queue in ahead}
+        rest = [
+            queue
+            async for queue in turns.slices(found, tenant)
+            if queue.queue not in named and (self.place(queue) < last if self.down else self.place(queue) > last)
+        ]
+        return ahead, await self._sorted(rest, turns, tenant)
+
+    async def _sorted(self, queues: Sequence[Figures], turns: Turns, tenant: str) -> list[Figures]:
+        """In their order, by a merge of pieces of SORTED_AT_ONCE."""
+        starts = range(0, len(queues), SORTED_AT_ONCE)
+        pieces = (sorted(queues[start : start + SORTED_AT_ONCE], key=self.place, reverse=self.down) for start in starts)
+        each = heapq.merge(*await turns.all(pieces, tenant), key=self.place, reverse=self.down)
+        return await turns.all(each, tenant)
+
+
+def _test(text: str) -> Callable[[Figures], bool]:
+    parts = _FILTER.fullmatch(text)
+    if parts is None:
+        raise InvalidParameter(
+            f"filter: {text[:80]!r} is not a field, a comparison and a value without spaces, such as items>100"
+        )
+    field, compare, value = parts.groups()
+    if field == "name":
+        if compare == "~" and glob.PATTERN.fullmatch(value):
+            return lambda queue: glob.matches(value, queue.queue)
+        if compare == "=":
+            return lambda queue: queue.queue == value
+        raise InvalidParameter(
+            f"filter: {text[:80]!r}: a name is compared by `=` or, with a pattern of * and ?, by `~`"
+        )
+    if field not in FIELDS:
+        raise InvalidParameter(f"filter: unknown field {field[:40]!r}; the fields are name, {', '.join(FIELDS)}")
+    if compare == "~":
+        raise InvalidParameter(f"filter: {field} is a number; compare it by > >= < <= = !=")
+    if not re.fullmatch(r"[0-9]{1,15}(?:\.[0-9]{1,6})?", value, re.ASCII):
+        raise InvalidParameter(f"filter: {value[:40]!r} is not a number, such as 20 or 0.5")
+    number, member, holds = float(value), FIELDS[field], _COMPARE[compare]
+    return lambda queue: holds(getattr(queue, member), number)

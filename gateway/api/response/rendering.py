@@ -1,0 +1,216 @@
+"""A job as an HTTP answer: which of its three forms the client wants, and the bytes and headers of that form.
+
+    object  `application/json`               id, attempt, payload and attributes in one JSON object; always possible
+    event   `application/cloudevents+json`   the stored event; not for raw items
+    bytes   the job's own type               its own bytes, what is known of it in headers
+
+1. The form is chosen by Accept (RFC 9110, section 12.5.1); of those that are equally welcome the first one above. The
+   job's own bytes are given by `format=raw`, or where Accept names their type, be it as `text/*`, and it is not JSON.
+2. What nobody accepts is given as the object: a job that is taken is delivered.
+3. What cannot be rendered in a form is rendered as the object. `format=raw` is always bytes: what no header can hold
+   is left out of the headers, which say how many attributes that are. A client that cannot read the head of an answer
+   would never learn of its lease, so that head has 70 lines and 8 KiB at most, be the event what it may.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import lru_cache
+
+import orjson
+
+from gateway.api.exchange import JSON, NO_STORE, Headers
+from gateway.delivery.queues.catalog import Queue
+from gateway.envelope.attributes import is_name, to_header
+from gateway.envelope.media import BYTES_TYPE, STRUCTURED_TYPE, essence, fits_header, is_json_type
+from gateway.envelope.read import Job, body_of
+from gateway.envelope.times import timestamp
+from gateway.envelope.trace import is_traceparent, is_tracestate
+from gateway.leases.lease import Lease
+
+MAX_ATTRIBUTES = 50
+"""As headers: http.client of Python takes a hundred lines in all."""
+MAX_ATTRIBUTE_BYTES = 4096
+"""Of their lines together: proxies take 8 KiB and less for a head, Node 16."""
+MAX_RANGES = 50
+_LINE_BYTES = len(b"ce-: \r\n")
+_FIRST = ("specversion", "id", "source", "type", "time", "enqueued", "expires", "tenant", "traceparent")
+
+_EVENT: tuple[bytes, bytes] = (b"content-type", STRUCTURED_TYPE.encode())
+_SANDBOX: tuple[bytes, bytes] = (b"content-security-policy", b"default-src 'none'; sandbox")
+_SHORT = 512
+
+
+class Form(Enum):
+    """How a job is shown."""
+
+    OBJECT = "object"
+    EVENT = "event"
+    BYTES = "bytes"
+
+
+def render(
+    job: Job,
+    queue: Queue,
+    attempt: int,
+    lease: Lease | None = None,
+    *,
+    accept: str = "",
+    raw: bool = False,
+    root: str = "",
+) -> tuple[bytes, Headers]:
+    """The body and the headers of an answer that shows the job, with the lease's where it is taken; never raises.
+
+    accept: the Accept header, empty where there is none. raw: the bytes were asked for by `format=raw`.
+    root: what URLs begin with.
+    """
+    headers: Headers = [NO_STORE]
+    if lease is not None:
+        headers += _lease_headers(lease, root)
+    if "traceparent" in job.event:
+        headers += _trace_headers(job)
+    form = Form.BYTES if raw else _form(job, accept)
+    if form is Form.BYTES:
+        attributes = _attribute_headers(job, queue, attempt, whole=not raw)
+        if attributes is not None:
+            return body_of(job), [(b"content-type", _bytes_type(job)), _SANDBOX, *attributes, *headers]
+    if form is Form.EVENT:
+        return _event(job, queue, attempt), [_EVENT, *headers]
+    return _object(job, queue, attempt, lease, root), [JSON, *headers]
+
+
+def render_leased(job: Job, queue: Queue, lease: Lease, *, root: str = "") -> bytes:
+    """The JSON object of a request that leases: the jobs, and the one lease over all of them. root: as of `render`."""
+    return b'{"jobs":[%b],"lease":%b}' % (_object(job, queue, lease.attempt, None, root), _handle(lease, root))
+
+
+def _form(job: Job, accept: str) -> Form:
+    if accept in ("", "*/*", "application/json"):
+        return Form.OBJECT
+    ranges = _short_ranges(accept) if len(accept) <= _SHORT else _ranges(accept)
+    own = essence(job.content_type)
+    welcome = [(_quality(ranges, "application/json"), Form.OBJECT)]
+    if job.id is not None:
+        welcome.append((_quality(ranges, STRUCTURED_TYPE), Form.EVENT))
+    if not is_json_type(job.content_type) and fits_header(job.content_type):
+        named = {name: quality for name, quality in ranges.items() if name != "*/*"}
+        welcome.append((_quality(named, own), Form.BYTES))
+    best = max(quality for quality, _ in welcome)
+    return next(form for quality, form in welcome if quality == best) if best else Form.OBJECT
+
+
+def _quality(ranges: dict[str, float], media_type: str) -> float:
+    """How welcome the type is: by the most specific range that holds it; 0: not at all."""
+    for name in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+        if name in ranges:
+            return ranges[name]
+    return 0.0
+
+
+def _ranges(accept: str) -> dict[str, float]:
+    """The media ranges of an Accept header and their weights; what cannot be read, or is beyond the first MAX_RANGES,
+    is passed over."""
+    found: dict[str, float] = {}
+    for each in accept.split(",", MAX_RANGES)[:MAX_RANGES]:
+        name, *parameters = [part.strip().lower() for part in each.split(";", MAX_RANGES)]
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = min(1.0, max(0.0, float(parameter[2:])))
+                except ValueError:
+                    quality = 0.0
+        found[name] = max(quality, found.get(name, 0.0))
+    return found
+
+
+_short_ranges = lru_cache(maxsize=256)(_ranges)
+
+
+def _object(job: Job, queue: Queue, attempt: int, lease: Lease | None, root: str) -> bytes:
+    """The JSON object; the payload by its own bytes."""
+    payload = b',"%b":%b' % (job.member.encode(), job.payload) if job.member else b""
+    shown = b'{"id":%b,"queue":"%b","attempt":%d,"enqueued_at":%b,"content_type":%b%b,"attributes":%b' % (
+        orjson.dumps(job.id),
+        queue.name.encode(),
+        attempt,
+        orjson.dumps(job.enqueued_at),
+        orjson.dumps(job.content_type),
+        payload,
+        orjson.dumps(job.attributes),
+    )
+    if lease is None:
+        return shown + b"}"
+    return b'%b,"lease":%b}' % (shown, _handle(lease, root))
+
+
+def _handle(lease: Lease, root: str) -> bytes:
+    """The lease as its consumer gets it, as JSON."""
+    lease_id = lease.id.encode()
+    expires = timestamp(lease.expires_at_s).encode()
+    return b'{"id":"%b","expires_at":"%b","url":"%b/leases/%b"}' % (lease_id, expires, root.encode(), lease_id)
+
+
+def _event(job: Job, queue: Queue, attempt: int) -> bytes:
+    """The stored event with the attempt and the tenant as they are; its data by its own bytes."""
+    head = orjson.dumps(_attributes(job, queue, attempt))
+    return b'%b,"%b":%b}' % (head[:-1], job.member.encode(), job.payload) if job.member else head
+
+
+def _attributes(job: Job, queue: Queue, attempt: int) -> dict[str, str | int | bool]:
+    tenant = {"tenant": queue.tenant} if queue.tenant else {}
+    return {**job.event, **tenant, "attempt": attempt}
+
+
+def _bytes_type(job: Job) -> bytes:
+    """The job's own type; that of bytes where a header cannot hold it."""
+    return job.content_type.encode() if fits_header(job.content_type) else BYTES_TYPE.encode()
+
+
+def _attribute_headers(job: Job, queue: Queue, attempt: int, *, whole: bool) -> Headers | None:
+    """The attributes as `ce-` headers; of a raw item the attempt only. whole: None where one does not fit in."""
+    headers: Headers = [(b"ce-attempt", b"%d" % attempt)]
+    attributes = _attributes(job, queue, attempt) if job.id is not None else {}
+    left_bytes, left_out = MAX_ATTRIBUTE_BYTES, 0
+    for name in dict.fromkeys([*(each for each in _FIRST if each in attributes), *attributes]):
+        if name in ("attempt", "datacontenttype"):
+            continue
+        line = _attribute_header(name, attributes[name], left_bytes) if len(headers) <= MAX_ATTRIBUTES else None
+        if line is not None:
+            left_bytes -= len(name) + len(line[1]) + _LINE_BYTES
+            headers.append(line)
+        elif whole:
+            return None
+        else:
+            left_out += 1
+    if left_out:
+        headers.append((b"attributes-left-out", b"%d" % left_out))
+    return headers
+
+
+def _attribute_header(name: str, value: str | int | bool, left_bytes: int) -> tuple[bytes, bytes] | None:
+    """None where the name is no header's, or the line is longer than what is left."""
+    if not is_name(name) or (isinstance(value, str) and len(value) > left_bytes):
+        return None
+    encoded = to_header(value)
+    return (b"ce-" + name.encode(), encoded) if len(name) + len(encoded) + _LINE_BYTES <= left_bytes else None
+
+
+def _lease_headers(lease: Lease, root: str) -> Headers:
+    lease_id = lease.id.encode()
+    return [
+        (b"lease-id", lease_id),
+        (b"lease-expires", timestamp(lease.expires_at_s).encode()),
+        (b"location", b"%b/leases/%b" % (root.encode(), lease_id)),
+    ]
+
+
+def _trace_headers(job: Job) -> Headers:
+    """The stored trace context, where it is one."""
+    parent, state = job.event["traceparent"], job.event.get("tracestate", "")
+    if not isinstance(parent, str) or not is_traceparent(parent):
+        return []
+    headers: Headers = [(b"traceparent", parent.encode())]
+    if isinstance(state, str) and is_tracestate(state):
+        headers.append((b"tracestate", state.encode()))
+    return headers

@@ -1,0 +1,294 @@
+"""What the operator decides queue by queue: a TOML file becomes frozen policies. Knows no Kestrel and no HTTP.
+
+    [queues.emails]              one queue
+    [queues."img-*"]             every queue that the pattern stands for
+    [queues."acme/emails"]       one tenant's queue; either half may be a pattern
+
+One table applies to a queue, whole; nothing is inherited from another. Of several that match it is
+1. the one that names the queue, before one with a pattern;
+2. the one that names the tenant, before one with a pattern of tenants, before one without;
+3. the one with more characters that are not `*` or `?`, the queue's part first;
+4. the one that stands first in the file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.config import toml_file
+from gateway.config.toml_file import Mistake, MistakesError, TomlFile
+from gateway.errors import InvalidName
+from gateway.names import glob
+from gateway.names.namespace import CHILD_DEAD, DEAD, SEPARATOR, Name, Namespace, check_name
+
+# Room for the suffix of dead letters. Source: names.py, MAX_KEY.
+MAX_OWN_KEY: Final = 128
+LONGEST_TTL_S: Final = 315_360_000
+# No blank and none of the characters that Kestrel reads as options or fanout, or refuses.
+# Source: kestrel-wire.md, "Names and errors".
+_KEY = re.compile(rf"(?=[^/+.~]*\Z)[!-~]{{1,{MAX_OWN_KEY}}}")
+
+
+class Format(Enum):
+    """How a queue's items are stored: json in an envelope, raw byte for byte."""
+
+    JSON = "json"
+    RAW = "raw"
+
+
+class Retry(Enum):
+    """Where a job that comes back is put."""
+
+    HEAD = "head"
+    TAIL = "tail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How one queue is treated; None: as the settings say.
+
+    ttl_s, lease_s: where the request names none. max_bytes: of one job's body. duplicates_ok: a put whose outcome is
+    unknown is sent once more. key: Kestrel's name of the queue.
+    """
+
+    format: Format = Format.JSON
+    ttl_s: float | None = None
+    lease_s: float | None = None
+    max_attempts: int | None = None
+    retry: Retry = Retry.TAIL
+    dead_letter: str | None = None
+    max_bytes: int | None = None
+    duplicates_ok: bool = False
+    key: str | None = None
+
+    @property
+    def raw(self) -> bool:
+        """Whether bodies are stored, and items delivered, byte for byte."""
+        return self.format is Format.RAW
+
+
+DEFAULT: Final = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of the file. tenant: empty where it names none. first_line: where it stands."""
+
+    tenant: str
+    queue: str
+    policy: Policy
+
+    def covers(self, tenant: str, queue: str) -> bool:
+        return (not self.tenant or glob.matches(self.tenant, tenant)) and glob.matches(self.queue, queue)
+
+    @property
+    def title(self) -> str:
+        """As the file has it."""
+        return f"{self.tenant}/{self.queue}" if self.tenant else self.queue
+
+    @property
+    def rank(self) -> tuple[int, ...]:
+        """The lower, the more it says of a queue: rules 1 to 3 of the module."""
+        tenant = 2 if not self.tenant else 1 if glob.is_glob(self.tenant) else 0
+        return (glob.is_glob(self.queue), tenant, -_literals(self.queue), -_literals(self.tenant))
+
+
+class Policies:
+    """All tables of a deployment. keys: of the queues with a key of their own."""
+
+    def __init__(self, tables: tuple[Table, ...] = ()) -> None:
+        self._tables = sorted(tables, key=lambda each: each.rank)
+        self.keys: Mapping[Name, str] = {
+            Name(each.tenant, each.queue): each.policy.key for each in tables if each.policy.key is not None
+        }
+
+    def of(self, tenant: str, queue: str) -> Policy:
+        """The policy of a queue. tenant is empty where the deployment has none."""
+        for table in self._tables:
+            if table.covers(tenant, queue):
+                return table.policy
+        return DEFAULT
+
+
+def load(path: Path | None, namespace: Namespace) -> Policies:
+    """The policies in the file; none where there is no file. Raises MistakesError, with every mistake by line."""
+    if path is None:
+        return Policies()
+    file = toml_file.read(path)
+    mistakes = [
+        file.mistake(f"{name}: unknown; a file of policies has [queues.NAME] tables only", name)
+        for name in file.values
+        if name != "queues"
+    ]
+    tables = []
+    queues = file.values.get("queues", {})
+    if not isinstance(queues, dict):
+        mistakes.append(file.mistake("queues: not a table; write [queues.NAME]", "queues"))
+        queues = {}
+    for name, values in queues.items():
+        table = _table(file, name, values, namespace, mistakes)
+        if table is not None:
+            tables.append(table)
+    _check_keys(file, tables, namespace, mistakes)
+    _check_dead_letters(file, tables, mistakes)
+    if mistakes:
+        raise MistakesError(sorted(mistakes))
+    return Policies(tuple(tables))
+
+
+def _table(file: TomlFile, title: str, values: Any, namespace: Namespace, mistakes: list[Mistake]) -> Table | None:
+    where = f"queues.{title}"
+    tenant, slash, queue = title.rpartition("/")
+    wrong = _wrong_name(tenant, slash, queue, namespace)
+    if wrong:
+        mistakes.append(file.mistake(f"{where}: {wrong}", "queues", title))
+    if not isinstance(values, dict):
+        mistakes.append(file.mistake(f"{where}: {values!r} is not a table; write [{where}]", "queues", title))
+        return None
+    policy = {}
+    for key, value in values.items():
+        rule = RULES.get(key)
+        if rule is None:
+            text = f"{where}.{key}: unknown; known are {', '.join(RULES)}"
+            mistakes.append(file.mistake(text, "queues", title, key))
+            continue
+        try:
+            policy[rule.field] = rule.take(value)
+        except ValueError:
+            text = f"{where}.{key}: {_shown(value)} is not {rule.allowed}"
+            mistakes.append(file.mistake(text, "queues", title, key))
+    return None if wrong else Table(tenant, queue, Policy(**policy))
+
+
+def _wrong_name(tenant: str, slash: str, queue: str, namespace: Namespace) -> str:
+    """What is wrong with a table's title; empty when nothing is."""
+    if slash and not namespace.tenanted:
+        return "names a tenant, and this deployment has none (tenants come with --keys)"
+    for part, what in ((queue, "queue"), *(((tenant, "tenant"),) if slash else ())):
+        if glob.is_glob(part):
+            if not glob.PATTERN.fullmatch(part):
+                return f"{part!r} is not a pattern: use 1 to 64 of A-Z a-z 0-9 _ - * ?"
+            continue
+        try:
+            check_name(part, what)
+        except InvalidName as exc:
+            return exc.detail
+    return ""
+
+
+def _check_keys(file: TomlFile, tables: list[Table], namespace: Namespace, mistakes: list[Mistake]) -> None:
+    """Every key belongs to one queue, also where no table names that queue."""
+    owners: dict[str, str] = {}
+    for table in tables:
+        key = table.policy.key
+        if key is None:
+            continue
+        title = table.title
+        wrong = _wrong_key(key, table, owners, namespace)
+        if wrong:
+            mistakes.append(file.mistake(f"queues.{title}.key: {key!r} {wrong}", "queues", title, "key"))
+        owners.setdefault(key, title)
+
+
+def _check_dead_letters(file: TomlFile, tables: list[Table], mistakes: list[Mistake]) -> None:
+    """No queue that a table names is its own dead letters'; one that a pattern covers keeps `__dead`."""
+    for table in tables:
+        if table.policy.dead_letter == table.queue:
+            text = f"queues.{table.title}.dead_letter: {table.queue!r} is this very queue; name another one, or none"
+            mistakes.append(file.mistake(text, "queues", table.title, "dead_letter"))
+
+
+def _wrong_key(key: str, table: Table, owners: Mapping[str, str], namespace: Namespace) -> str:
+    if glob.is_glob(table.queue) or glob.is_glob(table.tenant):
+        return "stands in a table for several queues, and two queues cannot share a key; name one queue"
+    if namespace.tenanted and not table.tenant:
+        return 'would be shared by all tenants; name one tenant\'s queue: [queues."TENANT/QUEUE"]'
+    if key in owners:
+        return f"is the key of queues.{owners[key]} already; two queues cannot share one"
+    if key.endswith((SEPARATOR + DEAD, SEPARATOR + CHILD_DEAD)):
+        return f"ends as the keys of dead letters do ({SEPARATOR}{DEAD}, {SEPARATOR}{CHILD_DEAD})"
+    made = namespace.read(key)
+    if made is not None and made != Name(table.tenant, table.queue):
+        other = f"{made.tenant}/{made.queue}" if made.tenant else made.queue
+        return f"is the key of queue {other!r}, under which HTTP clients would reach it, too"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a key of a table may hold. field: of Policy. take: the value, or ValueError."""
+
+    field: str
+    allowed: str
+    take: Callable[[Any], Any]
+
+
+def _number(low: float, high: float) -> Callable[[Any], float]:
+    def take(value: Any) -> float:
+        if type(value) not in (int, float) or not low <= value <= high or math.isnan(value):
+            raise ValueError
+        return float(value)
+
+    return take
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def take(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return take
+
+
+def _yes_or_no(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError  # noqa: TRY004 (one kind of refusal for every rule)
+    return value
+
+
+def _queue_name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError  # noqa: TRY004
+    try:
+        check_name(value, "queue")
+    except InvalidName as exc:
+        raise ValueError from exc
+    return value
+
+
+def _own_key(value: Any) -> str:
+    if not isinstance(value, str) or not _KEY.fullmatch(value):
+        raise ValueError
+    return value
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "format": Rule("format", '"json" or "raw"', Format),
+    "ttl": Rule("ttl_s", f"seconds from 0.001 to {LONGEST_TTL_S}", _number(0.001, LONGEST_TTL_S)),
+    "lease": Rule("lease_s", "seconds from 1 to 43200", _number(1, 43200)),
+    "max_attempts": Rule("max_attempts", "a whole number from 1 to 1000000", _whole(1, 1_000_000)),
+    "retry": Rule("retry", '"head" or "tail"', Retry),
+    "dead_letter": Rule("dead_letter", "a queue's name", _queue_name),
+    "max_bytes": Rule("max_bytes", f"a whole number of bytes from 1 to {1 << 30}", _whole(1, 1 << 30)),
+    "duplicates_ok": Rule("duplicates_ok", "true or false", _yes_or_no),
+    "key": Rule("key", f"a key that Kestrel takes: 1 to {MAX_OWN_KEY} of visible ASCII without / + . ~", _own_key),
+}
+"""What a table may hold; docs/policies.md lists it and a test compares the two."""
+
+assert {rule.field for rule in RULES.values()} == {field.name for field in fields(Policy)}
+
+
+def _literals(pattern: str) -> int:
+    return len(pattern) - pattern.count("*") - pattern.count("?")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

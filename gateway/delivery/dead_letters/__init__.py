@@ -1,0 +1,1 @@
+"""Dead letters: stored, inspected, and sent back to their queue."""

@@ -1,0 +1,131 @@
+"""Redrive: dead letters back to the queue they come from, as first attempts. Knows no leases.
+
+1. A letter is put on its queue, seen stored, and only then confirmed: it is never lost, at worst there twice.
+2. Where queues share their dead letters, those of others are set aside meanwhile and are back in their places then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.delivery.backend import Backend, Told
+from gateway.delivery.dead_letters.store import DeadLetters
+from gateway.delivery.queues.catalog import Queue
+from gateway.envelope.rewrite import died_on, revived
+from gateway.envelope.times import wire_expiry
+from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
+from gateway.leases.lease import OpenRead
+
+LONGEST_S: Final = 20.0
+"""A request that takes longer is not waited for by many proxies; what is left is told."""
+MAX_ASIDE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """redriven: letters that are jobs again. expired: dropped: their time was over. left: that are still there."""
+
+    redriven: int
+    expired: int
+    left: int
+
+
+@dataclass(slots=True)
+class _Run:
+    """One redrive under way. aside: letters of others, in their order."""
+
+    queue: Queue
+    limit: int
+    until_s: float
+    aside: list[OpenRead]
+    redriven: int = 0
+    expired: int = 0
+    trouble: GatewayError | None = None
+
+    @property
+    def over(self) -> bool:
+        done = self.redriven + self.expired >= self.limit or len(self.aside) >= MAX_ASIDE
+        return done or self.trouble is not None or time.monotonic() > self.until_s
+
+
+class Redrive:
+    """Brings dead letters back. tasks: the lifespan's group, in which each letter is finished once it was begun."""
+
+    def __init__(self, backend: Backend, dead_letters: DeadLetters, tasks: asyncio.TaskGroup) -> None:
+        self._backend = backend
+        self._dead_letters = dead_letters
+        self._tasks = tasks
+
+    async def redrive(self, queue: Queue, limit: int, told: Told = lambda _: None) -> Redriven:
+        """Up to `limit` dead letters of the queue are on it again. told: of how many servers; others may have some.
+
+        Raises: QueueHasChildren; QueueNotFound: it does not exist and has no dead letters; when nothing could be
+        brought back QueueFull, BackendUnavailable, OutcomeUnknown.
+        Cancelled: what was begun is finished, the others stay.
+        """
+        survey = await self._backend.survey(queue.key)
+        told(survey.coverage)
+        stats = survey.queues.get(queue.key)
+        if stats is not None and stats.children:
+            raise QueueHasChildren(f"{queue.name!r} has fanout children, and each of them would get the jobs again")
+        run = _Run(queue, limit, time.monotonic() + LONGEST_S, [])
+        left = 0
+        for key in self._dead_letters.keys(queue):
+            left += await self._bring_back(run, key, told)
+        if run.trouble is not None and not run.redriven:
+            raise run.trouble
+        if stats is None and not (run.redriven or run.expired or left):
+            raise QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
+        return Redriven(run.redriven, run.expired, left)
+
+    async def _bring_back(self, run: _Run, key: str, told: Told) -> int:
+        """Goes through the letters that were there at first, once; returns how many of the queue's own may be left."""
+        survey = await self._backend.survey(key)
+        told(survey.coverage)
+        stats = survey.queues.get(key)
+        if stats is None:
+            return 0
+        before = run.redriven + run.expired
+        mine_only = self._dead_letters.is_shared(run.queue, key)
+        try:
+            for _ in range(stats.items):
+                if run.over:
+                    break
+                waiter = self._backend.wait(key, 0, run.queue.tenant)
+                read = await waiter.result()
+                if read is None:
+                    told(waiter.coverage)
+                    break
+                if mine_only and died_on(read.data) != run.queue.name:
+                    run.aside.append(read)
+                else:
+                    await asyncio.shield(self._tasks.create_task(self._one(run, read)))
+            others = len(run.aside)
+        finally:
+            await asyncio.shield(self._tasks.create_task(_put_back(run.aside)))
+        return stats.items - others - (run.redriven + run.expired - before)
+
+    async def _one(self, run: _Run, read: OpenRead) -> None:
+        item = revived(read.data)
+        now_s = time.time()
+        try:
+            if item.expires_s is not None and item.expires_s <= now_s:
+                await read.confirm()
+                run.expired += 1
+                return
+            await self._backend.put(run.queue.key, item.data, wire_expiry(item.expires_s, now_s))
+            run.redriven += 1
+            await read.confirm()
+        except GatewayError as error:
+            run.trouble = error
+        finally:
+            await read.abort()
+
+
+async def _put_back(aside: list[OpenRead]) -> None:
+    """The last taken first: each goes to the head."""
+    while aside:
+        await aside.pop().abort()

@@ -1,0 +1,1 @@
+"""Idempotent enqueues, and the file that remembers them."""

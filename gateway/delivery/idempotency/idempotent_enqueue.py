@@ -1,0 +1,160 @@
+"""Idempotent enqueues: what was done once under a key is answered again, not done again.
+
+Owns who waits for whom in this worker; what is remembered is the ledger's. Knows no HTTP.
+
+1. Of those that come with one key at once, one stores; the others wait for its end and get its reply.
+2. What was surely not stored is forgotten: the next one stores. What may be stored is stored again under the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.delivery.idempotency.ledger import DamagedEntryError, Entry, Ledger, Place, Reply
+from gateway.delivery.idempotency.ledger_file import UnknownFormatError
+from gateway.errors import (
+    GatewayError,
+    IdempotencyInFlight,
+    IdempotencyKeyReused,
+    OutcomeUnknown,
+    PartlyRefused,
+    PartlyStored,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+NewId = Callable[[], str]
+Store = Callable[[NewId], Awaitable[Reply]]
+"""Stores the jobs under ids taken from its argument, in an order that only depends on the request."""
+
+# Another worker tells nobody when it is done, so its entry is looked at again: soon first, then seldom.
+FIRST_LOOK_S: Final = 0.005
+SLOWEST_LOOK_S: Final = 0.1
+# Between a claim on disk and the start of its put.
+SLACK_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A key that this worker is busy with. done: its reply; None where there is none."""
+
+    fingerprint: bytes
+    done: asyncio.Future[Reply | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Idempotency:
+    """Runs each enqueue once a key. wait_s: a duplicate waits so long for the first. hold_s: a put may take so long."""
+
+    def __init__(self, ledger: Ledger, *, wait_s: float, hold_s: float) -> None:
+        self._ledger = ledger
+        self._wait_s = wait_s
+        self._hold_s = hold_s
+        self._flights: dict[Place, _Flight] = {}
+
+    async def once(self, place: Place, fingerprint: bytes, store: Store) -> tuple[Reply, bool]:
+        """The reply of `store`, run now or once before; True where it was run before.
+
+        Raises: IdempotencyKeyReused: run before with another fingerprint. IdempotencyInFlight: the one that runs it
+        is not done in time. Unavailable: the ledger cannot be used, nothing was stored. What `store` raises.
+        Cancelled: the jobs may be stored; the next one with this key stores them under the same ids.
+        """
+        deadline_s = asyncio.get_running_loop().time() + self._wait_s
+        while (flight := self._flights.get(place)) is not None:
+            reply = await _landed(flight, deadline_s)
+            if reply is not None and flight.fingerprint == fingerprint:
+                return reply, True
+        flight = self._flights[place] = _Flight(fingerprint)
+        try:
+            reply, replayed = await self._run(place, fingerprint, store, deadline_s)
+            flight.done.set_result(reply)
+            return reply, replayed
+        finally:
+            del self._flights[place]
+            if not flight.done.done():
+                flight.done.set_result(None)
+
+    async def close(self) -> None:
+        """Returns when everything is on disk. Nothing may be under way."""
+        await self._ledger.close()
+
+    async def _run(self, place: Place, fingerprint: bytes, store: Store, deadline_s: float) -> tuple[Reply, bool]:
+        pause_s = FIRST_LOOK_S
+        while True:
+            try:
+                entry = await self._ledger.claim(place, fingerprint, self._hold_s + SLACK_S)
+            except DamagedEntryError as exc:
+                log.error("the entry of an idempotency key is damaged (queue %r, key %r)", place[1], place[2])  # noqa: TRY400
+                raise OutcomeUnknown(
+                    "the record of this Idempotency-Key is damaged, so the gateway cannot know whether its request was "
+                    "stored; use another key to store it"
+                ) from exc
+            except (sqlite3.Error, UnknownFormatError) as exc:
+                log.exception("the file of idempotency keys cannot be used")
+                raise Unavailable("idempotency keys cannot be kept at the moment; nothing was stored") from exc
+            if entry.fingerprint != fingerprint:
+                raise IdempotencyKeyReused("this Idempotency-Key was already used for a different request")
+            if entry.reply is not None:
+                return entry.reply, True
+            if entry.mine:
+                return await self._store(place, entry, store), False
+            if asyncio.get_running_loop().time() + pause_s > deadline_s:
+                raise _in_flight()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, SLOWEST_LOOK_S)
+
+    async def _store(self, place: Place, entry: Entry, store: Store) -> Reply:
+        try:
+            async with asyncio.timeout(self._hold_s):
+                reply = await store(ids(entry.seed))
+        except TimeoutError as exc:
+            await _noted(self._ledger.leave(place))
+            raise OutcomeUnknown("it took too long to store; whether it is stored is not known") from exc
+        except GatewayError as exc:
+            surely_not = entry.fresh and not isinstance(exc, OutcomeUnknown | PartlyRefused | PartlyStored)
+            await _noted(self._ledger.release(place) if surely_not else self._ledger.leave(place))
+            raise
+        except Exception:
+            await _noted(self._ledger.leave(place))
+            raise
+        await _noted(self._ledger.settle(place, reply))
+        return reply
+
+
+def ids(seed: bytes) -> NewId:
+    """Gives the same ids, one after the other, each time it is made of the same seed."""
+
+    def each() -> Iterator[str]:
+        yield seed.hex()
+        for number in itertools.count(1):
+            yield hashlib.blake2b(b"%d" % number, key=seed, digest_size=16).hexdigest()
+
+    return each().__next__
+
+
+async def _landed(flight: _Flight, deadline_s: float) -> Reply | None:
+    """Its reply, None where it ended without. Raises IdempotencyInFlight."""
+    try:
+        async with asyncio.timeout_at(deadline_s):
+            return await asyncio.shield(flight.done)
+    except TimeoutError as exc:
+        raise _in_flight() from exc
+
+
+def _in_flight() -> IdempotencyInFlight:
+    return IdempotencyInFlight("a request with this Idempotency-Key is under way; its outcome is not known yet")
+
+
+async def _noted(note: Awaitable[None]) -> None:
+    """Returns when it is on disk, or cannot be: the entry then stays claimed, and is taken over with the same ids."""
+    try:
+        await note
+    except sqlite3.Error:
+        log.exception("the file of idempotency keys cannot be written")

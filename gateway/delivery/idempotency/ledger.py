@@ -1,0 +1,296 @@
+"""Which idempotency keys were used on this host, and what they were answered: one SQLite file, shared by the workers.
+
+Owns the file, the thread that uses it and the states of an entry. Knows no HTTP and stores no job.
+
+1. A claim is on disk before its job is sent; an answer is on disk before it is given.
+2. An entry keeps its seed until it is removed, so whoever takes it over stores the job under the same id.
+3. Only an entry that was never sent, or whose time is over, is removed.
+4. Operations that come while a transaction is written share the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from gateway import wal
+from gateway.delivery.idempotency.ledger_file import SET_CHECKSUM, checksum, opened
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Place = tuple[str, str, str]
+"""Tenant, queue and idempotency key."""
+
+SEED_BYTES: Final = 16
+SWEEP_EVERY_S: Final = 30.0
+SWEEP_EVERY_CLAIMS: Final = 1000
+SWEEP_ROWS: Final = 2000
+
+
+_PLACE: Final = "tenant = ? AND queue = ? AND key = ?"
+
+
+class State(IntEnum):
+    """CLAIMED: its owner is storing the job. UNKNOWN: it was sent, and nobody knows. DONE: stored and answered."""
+
+    CLAIMED = 1
+    UNKNOWN = 2
+    DONE = 3
+
+
+MOVES: Final = {
+    State.CLAIMED: frozenset({State.CLAIMED, State.UNKNOWN, State.DONE}),  # CLAIMED: by another, its owner being dead
+    State.UNKNOWN: frozenset({State.CLAIMED}),
+    State.DONE: frozenset[State](),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, as it is given again."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What `claim` found or made.
+
+    mine: the caller stores the job now. fresh: it was never sent before, so it may be released. reply: where DONE.
+    """
+
+    seed: bytes
+    fingerprint: bytes
+    mine: bool
+    fresh: bool = False
+    reply: Reply | None = None
+
+
+class DamagedEntryError(Exception):
+    """What an entry says cannot be believed: whether its request was stored is not known any more."""
+
+
+class Ledger:
+    """The file as one worker uses it. Nothing is opened before the first claim.
+
+    owner: this worker's boot id. alive: whether the worker of a boot id lives; called in the ledger's thread.
+    window_s, limit: how long and how many entries are kept. synced: whether a commit waits for the disk.
+    Every method raises sqlite3.Error or UnknownFormatError where the file cannot be used, and DamagedEntryError where
+    the entry cannot; what it asked for has not happened then.
+    """
+
+    def __init__(
+        self, path: Path, owner: str, alive: Callable[[str], bool], *, window_s: float, limit: int, synced: bool = True
+    ) -> None:
+        self._path = path
+        self._owner = owner
+        self._alive = alive
+        self._window_s = window_s
+        self._limit = limit
+        self._synced = synced
+        self._thread: ThreadPoolExecutor | None = None
+        self._file: sqlite3.Connection | None = None
+        self._mark: wal.Mark | None = None
+        self._lock = threading.Lock()
+        self._pending: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
+        self._claims = 0
+        self._swept_s = 0.0
+
+    async def claim(self, place: Place, fingerprint: bytes, hold_s: float) -> Entry:
+        """The entry at `place`, made where there is none, taken over where its owner is dead or its outcome unknown.
+
+        hold_s: how long the caller may take before others may take it over. An entry of another fingerprint is left
+        as it is. Cancelled: it may have been claimed.
+        """
+        return await self._do(lambda file: self._claim(file, place, fingerprint, hold_s))
+
+    async def settle(self, place: Place, reply: Reply) -> None:
+        """The caller's claim is DONE: from now on `claim` brings the reply."""
+        await self._do(lambda file: self._move(file, place, State.DONE, reply))
+
+    async def leave(self, place: Place) -> None:
+        """The caller's claim is UNKNOWN: the next claim takes it over with its seed."""
+        await self._do(lambda file: self._move(file, place, State.UNKNOWN, None))
+
+    async def release(self, place: Place) -> None:
+        """The caller's claim is no more. Only for jobs that were surely never sent."""
+        await self._do(lambda file: self._remove(file, place))
+
+    async def close(self) -> None:
+        """Returns when what was begun is on disk and the file is closed."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await asyncio.to_thread(self._end, thread)
+
+    # In the thread, inside a transaction
+
+    def _claim(self, file: sqlite3.Connection, place: Place, fingerprint: bytes, hold_s: float) -> Entry:
+        now_s = time.time()
+        row = file.execute(
+            "SELECT state, fingerprint, seed, owner, claimed_s, held_until_s, status, body, checksum FROM entries "
+            "WHERE tenant = ? AND queue = ? AND key = ?",
+            place,
+        ).fetchone()
+        if row is not None and row[8] != checksum(*place, *row[:8]):
+            raise DamagedEntryError("the entry of this Idempotency-Key is damaged")
+        if row is not None and max(row[4] + self._window_s, row[5]) <= now_s:
+            file.execute("DELETE FROM entries WHERE tenant = ? AND queue = ? AND key = ?", place)
+            row = None
+        if row is None:
+            self._claims += 1
+            seed = secrets.token_bytes(SEED_BYTES)
+            file.execute(
+                "INSERT INTO entries (tenant, queue, key, state, fingerprint, seed, owner, claimed_s, held_until_s) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*place, State.CLAIMED, fingerprint, seed, self._owner, now_s, now_s + hold_s),
+            )
+            file.execute(SET_CHECKSUM + _PLACE, place)
+            return Entry(seed, fingerprint, mine=True, fresh=True)
+        state, known, seed, owner, _, held_until_s, status, body, _ = row
+        if known != fingerprint or state == State.DONE:
+            reply = Reply(status, body) if state == State.DONE else None
+            return Entry(seed, known, mine=False, reply=reply)
+        # A claim of this worker's own that is claimed again was left behind: whoever made it cannot be waited for.
+        held = state == State.CLAIMED and owner != self._owner and now_s < held_until_s
+        if held and self._alive(owner):
+            return Entry(seed, known, mine=False)
+        assert State.CLAIMED in MOVES[State(state)]
+        file.execute(
+            "UPDATE entries SET state = ?, owner = ?, held_until_s = ? WHERE tenant = ? AND queue = ? AND key = ?",
+            (State.CLAIMED, self._owner, now_s + hold_s, *place),
+        )
+        file.execute(SET_CHECKSUM + _PLACE, place)
+        return Entry(seed, known, mine=True)
+
+    def _move(self, file: sqlite3.Connection, place: Place, to: State, reply: Reply | None) -> None:
+        assert to in MOVES[State.CLAIMED]
+        status, body = (reply.status, reply.body) if reply is not None else (None, None)
+        file.execute(
+            "UPDATE entries SET state = ?, status = ?, body = ? "
+            "WHERE tenant = ? AND queue = ? AND key = ? AND state = ? AND owner = ?",
+            (to, status, body, *place, State.CLAIMED, self._owner),
+        )
+        file.execute(SET_CHECKSUM + _PLACE, place)
+
+    def _remove(self, file: sqlite3.Connection, place: Place) -> None:
+        file.execute(
+            "DELETE FROM entries WHERE tenant = ? AND queue = ? AND key = ? AND state = ? AND owner = ?",
+            (*place, State.CLAIMED, self._owner),
+        )
+
+    def _sweep(self, file: sqlite3.Connection) -> None:
+        """Removes entries whose time is over, and the oldest beyond the limit; a bounded number at a time."""
+        now_s = time.time()
+        over = file.execute(
+            "DELETE FROM entries WHERE number IN "
+            "(SELECT number FROM entries WHERE claimed_s <= ? AND held_until_s <= ? ORDER BY claimed_s LIMIT ?)",
+            (now_s - self._window_s, now_s, SWEEP_ROWS),
+        ).rowcount
+        excess = file.execute("SELECT count(*) FROM entries").fetchone()[0] - self._limit
+        if excess > 0:
+            file.execute(
+                "DELETE FROM entries WHERE number IN "
+                "(SELECT number FROM entries WHERE state = ? ORDER BY claimed_s LIMIT ?)",
+                (State.DONE, min(excess, SWEEP_ROWS)),
+            )
+            log.warning("idempotency: over %d keys; the %d oldest are forgotten before their time", self._limit, excess)
+        if over < SWEEP_ROWS and excess < SWEEP_ROWS:
+            self._claims, self._swept_s = 0, time.monotonic()
+
+    # The thread
+
+    async def _do(self, action: Callable[[sqlite3.Connection], T]) -> T:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "ledger")
+        with self._lock:
+            first = not self._pending
+            self._pending.append((action, done))
+        if first:
+            self._thread.submit(self._write, loop)
+        return await done
+
+    def _write(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One transaction for all that is pending; where one of them is at fault, one for each."""
+        with self._lock:
+            pending, self._pending = self._pending, []
+        results: list[object]
+        try:
+            results = self._transaction([action for action, _ in pending])
+        except Exception as exc:  # noqa: BLE001 (whatever it is, those who wait are told)
+            busy = isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            alone = len(pending) > 1 and self._file is not None and not busy
+            results = [self._alone(action) if alone else Failure(exc) for action, _ in pending]
+        loop.call_soon_threadsafe(_tell, [done for _, done in pending], results)
+
+    def _alone(self, action: Callable[[sqlite3.Connection], Any]) -> object:
+        try:
+            return self._transaction([action])[0]
+        except Exception as exc:  # noqa: BLE001 (whatever it is, who waits is told)
+            return Failure(exc)
+
+    def _transaction(self, actions: list[Callable[[sqlite3.Connection], Any]]) -> list[object]:
+        file = self._file or self._open()
+        file.execute("BEGIN IMMEDIATE")
+        try:
+            results = [action(file) for action in actions]
+            if self._claims >= SWEEP_EVERY_CLAIMS or time.monotonic() - self._swept_s > SWEEP_EVERY_S:
+                self._sweep(file)
+            file.execute("COMMIT")
+        except BaseException:
+            if file.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    file.execute("ROLLBACK")
+            raise
+        if self._mark is not None:
+            self._mark.write()
+        return results
+
+    def _open(self) -> sqlite3.Connection:
+        self._file = opened(self._path, synced=self._synced)
+        with contextlib.suppress(OSError, ValueError):  # it only helps the next start to tell what is lost
+            self._mark = wal.Mark(self._path)
+        return self._file
+
+    def _end(self, thread: ThreadPoolExecutor) -> None:
+        thread.shutdown()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._mark is not None:
+            self._mark.close()
+            self._mark = None
+            with contextlib.suppress(OSError):
+                wal.forget(self._path)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """In the place of a result: why there is none."""
+
+    error: Exception
+
+
+def _tell(waiting: list[asyncio.Future[Any]], results: list[object]) -> None:
+    for done, result in zip(waiting, results, strict=True):
+        if done.done():
+            continue  # whoever waited was cancelled
+        if isinstance(result, Failure):
+            done.set_exception(result.error)
+        else:
+            done.set_result(result)

@@ -1,0 +1,58 @@
+"""The polls that wait at this moment: how many there may be in all, of one tenant and of one queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from gateway.delivery.backend import Waiter
+from gateway.delivery.queues.catalog import Queue
+from gateway.errors import TooManyWaiters
+from gateway.fairness.shares import WHOLE, Shares
+
+
+class Parked:
+    """Counts polls in and out. limit, tenant_limit, queue_limit: most at once; the first counts them all.
+
+    share: of the first, which one tenant may take.
+    """
+
+    def __init__(self, limit: int, *, tenant_limit: int, queue_limit: int, share: float = WHOLE) -> None:
+        self.shares = Shares(limit, share)
+        self._tenant_limit = tenant_limit
+        self._queue_limit = queue_limit
+        self._waiters: set[Waiter] = set()
+        self._queues: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(list(self._waiters))
+
+    def check_room(self, queue: Queue) -> None:
+        """Raises TooManyWaiters when no further poll of that queue may wait."""
+        shares = self.shares
+        held = shares.of(queue.tenant)
+        if held >= self._tenant_limit:
+            raise TooManyWaiters(f"the tenant has {self._tenant_limit} parked polls on this worker, its limit")
+        if not shares.admits(queue.tenant):
+            if shares.held >= shares.limit:
+                raise TooManyWaiters(f"{shares.limit} polls are parked on this worker, its limit")
+            raise TooManyWaiters(
+                f"the tenant has {held} parked polls on this worker, its share of the limit of {shares.limit}"
+            )
+        if self._queues[queue.key] >= self._queue_limit:
+            raise TooManyWaiters(f"the queue has {self._queue_limit} parked polls on this worker, its limit")
+
+    def add(self, queue: Queue, waiter: Waiter) -> None:
+        self._waiters.add(waiter)
+        self.shares.take(queue.tenant)
+        self._queues[queue.key] += 1
+
+    def remove(self, queue: Queue, waiter: Waiter) -> None:
+        self._waiters.discard(waiter)
+        self.shares.give_back(queue.tenant)
+        self._queues[queue.key] -= 1
+        if not self._queues[queue.key]:
+            del self._queues[queue.key]

@@ -1,0 +1,139 @@
+"""Looking after queues: list, statistics, peek, flush, delete. Asking about a queue never creates it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.delivery.backend import Backend, QueueStats, Told
+from gateway.delivery.queues.catalog import Catalog, Queue
+from gateway.delivery.queues.known import KnownQueues
+from gateway.envelope.read import Job, raw, unwrap
+from gateway.errors import QueueEmpty, QueueNotFound
+from gateway.forwarding.router import Desk
+
+ASKED_AT_ONCE: Final = 200
+"""Queues of a list in one question: their figures are read in a turn of the loop."""
+NOBODYS_KEY: Final = "_"
+"""No queue can have it. A tenant without queues asks for it, to tell how many servers say that there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """One queue's figures; the names are the contract's. age_s: of the oldest job. waiters: Kestrel's blocked gets.
+
+    reachable: whether a request can name it; where not, `queue` is Kestrel's name of it.
+    """
+
+    queue: str
+    items: int
+    bytes: int
+    age_s: float
+    open_reads: int
+    waiters: int
+    total_items: int
+    expired_items: int
+    discarded_items: int
+    reachable: bool = True
+
+
+class Queues:
+    """The queues of the deployment, by their logical names."""
+
+    def __init__(self, backend: Backend, catalog: Catalog, desk: Desk, known: KnownQueues) -> None:
+        self._backend = backend
+        self._known = known
+        self._catalog = catalog
+        self._desk = desk
+
+    async def list(self, tenant: str, told: Told) -> AsyncIterator[list[QueueInfo]]:
+        """Every queue of the tenant, also those that no request can name, ASKED_AT_ONCE at a time.
+
+        told: of how many servers.
+
+        Where the deployment has many queues, one that was made elsewhere is missing until the next correction of what
+        is known. Raises BackendUnavailable.
+        """
+        await self._known.corrected_if_soon(time.monotonic())
+        keys = self._known.keys(tenant) or [NOBODYS_KEY]
+        for start in range(0, len(keys), ASKED_AT_ONCE):
+            survey = await self._backend.survey(*keys[start : start + ASKED_AT_ONCE])
+            told(survey.coverage)
+            yield [
+                each for key, stats in survey.queues.items() if (each := self._shown(tenant, key, stats)) is not None
+            ]
+
+    def _shown(self, tenant: str, key: str, stats: QueueStats) -> QueueInfo | None:
+        """The queue as the tenant's list has it; None where it is not the tenant's."""
+        name = self._catalog.name_of(tenant, key)
+        if name is not None:
+            return _info(name, stats)
+        return _info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
+
+    async def get(self, queue: Queue, told: Told) -> QueueInfo:
+        """Raises QueueNotFound, BackendUnavailable."""
+        return _info(queue.name, await self._existing(queue, told))
+
+    async def by_server(self, queue: Queue, told: Told) -> tuple[QueueInfo, dict[str, QueueInfo]]:
+        """As `get`, and the same server by server. Raises as `get`."""
+        survey = await self._backend.survey(queue.key)
+        told(survey.coverage)
+        if queue.key not in survey.queues:
+            raise QueueNotFound(f"there is no queue {queue.name!r}")
+        servers = {
+            name: _info(queue.name, queues[queue.key]) for name, queues in survey.servers.items() if queue.key in queues
+        }
+        return _info(queue.name, survey.queues[queue.key]), servers
+
+    async def peek(self, queue: Queue, told: Told) -> Job:
+        """The job at the head, left where it is; none where its time is over, for it will never be delivered.
+
+        Raises: QueueNotFound, QueueEmpty, BackendUnavailable.
+        """
+        await self._existing(queue, told)
+        peeked = await self._backend.look(queue.key)
+        told(peeked.coverage)
+        item = peeked.data
+        if item is None:
+            raise QueueEmpty(f"no job waits on {queue.name!r}")
+        job = raw(item) if queue.policy.raw else unwrap(item)
+        if job.expires_s is not None and job.expires_s <= time.time():
+            raise QueueEmpty(f"the time of the job at the head of {queue.name!r} is over; the next poll drops it")
+        return job
+
+    async def flush(self, queue: Queue, told: Told) -> None:
+        """Removes every waiting job; leased ones stay with their consumers. Raises as `get`."""
+        await self._existing(queue, told)
+        told(await self._backend.flush(queue.key))
+
+    async def delete(self, queue: Queue, told: Told) -> int:
+        """Removes the queue with all its jobs; returns how many leases ended with it. Raises as `get`."""
+        await self._existing(queue, told)
+        told(await self._backend.delete(queue.key))
+        self._known.forget(queue)
+        return await self._desk.drop_queue(queue.key)
+
+    async def _existing(self, queue: Queue, told: Told) -> QueueStats:
+        survey = await self._backend.survey(queue.key)
+        told(survey.coverage)
+        stats = survey.queues.get(queue.key)
+        if stats is None:
+            raise QueueNotFound(f"there is no queue {queue.name!r}")
+        return stats
+
+
+def _info(queue: str, stats: QueueStats, *, reachable: bool = True) -> QueueInfo:
+    return QueueInfo(
+        queue=queue,
+        items=stats.items,
+        bytes=stats.bytes,
+        age_s=stats.age_ms / 1000,
+        open_reads=stats.open_reads,
+        waiters=stats.waiters,
+        total_items=stats.total_items,
+        expired_items=stats.expired_items,
+        discarded_items=stats.discarded,
+        reachable=reachable,
+    )

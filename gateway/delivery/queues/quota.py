@@ -1,0 +1,93 @@
+"""How many queues a tenant may have. Kestrel makes a queue of whatever is asked for, so asking is counted.
+
+A new queue counts from its first request on, though Kestrel does not name it yet: the cap is exact within one worker.
+Several workers that make queues at the same time may exceed it, each by what the others made since the last
+correction (gateway.delivery.queues.known). The cost of a request does not depend on how many queues others have: at the
+cap Kestrel is asked for the one queue that was named, and for all queues only where that is cheap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final
+
+from gateway.delivery.backend import Backend
+from gateway.delivery.queues.catalog import Queue
+from gateway.delivery.queues.known import KnownQueues
+from gateway.errors import BackendUnavailable, TooManyQueues
+
+REFRESH_S: Final = 1.0
+"""While new queues are made, those that were made elsewhere are looked for so often at most."""
+_THERE: Final = nullcontext()
+
+
+class Quota:
+    """Lets a tenant use the queues it has, and make new ones up to `limit`."""
+
+    def __init__(self, backend: Backend, known: KnownQueues, limit: int) -> None:
+        self._backend = backend
+        self._known = known
+        self._limit = limit
+        self._lines: dict[str, _Line] = {}
+
+    async def room(self, queue: Queue) -> AbstractContextManager[None]:
+        """Within the context that is returned the queue may be used: it is there, or is made. Raises TooManyQueues.
+
+        Callers of one queue leave in the order they came: polls keep their places. Where no server can be asked it may
+        be used, too: whatever comes next says so itself.
+        """
+        if queue.key not in self._lines and self._known.has(queue):
+            return _THERE
+        with self._line(queue.key) as line:
+            async with line.first:
+                return await self._room(queue, time.monotonic())
+
+    async def _room(self, queue: Queue, came_s: float) -> AbstractContextManager[None]:
+        known = self._known
+        if not await known.corrected():
+            return _THERE
+        if not known.has(queue) and known.count(queue.tenant) >= self._limit and not await self._look(queue, came_s):
+            return _THERE
+        if known.has(queue):
+            return _THERE
+        if known.count(queue.tenant) >= self._limit:
+            raise TooManyQueues(
+                f"the tenant has {known.count(queue.tenant)} queues, which is the maximum; delete one first"
+            )
+        known.refresh(came_s - REFRESH_S)
+        return known.making(queue)
+
+    async def _look(self, queue: Queue, came_s: float) -> bool:
+        """Whether Kestrel was asked if the queue is there, or which queues are."""
+        if await self._known.corrected_if_soon(came_s):
+            return True
+        try:
+            if await self._backend.stats_of(queue.key) is not None:
+                self._known.learn(queue)
+        except BackendUnavailable:
+            return False
+        return True
+
+    @contextmanager
+    def _line(self, key: str) -> Iterator[_Line]:
+        line = self._lines.setdefault(key, _Line())
+        line.length += 1
+        try:
+            yield line
+        finally:
+            line.length -= 1
+            if not line.length:
+                del self._lines[key]
+
+
+class _Line:
+    """Those who wait for one queue. first: held by the one whose turn it is. length: all of them."""
+
+    __slots__ = ("first", "length")
+
+    def __init__(self) -> None:
+        self.first = asyncio.Lock()
+        self.length = 0

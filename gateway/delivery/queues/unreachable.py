@@ -1,0 +1,54 @@
+"""Queues that memcache clients have made under names that HTTP cannot express: each is told once in the log.
+
+One worker looks now and then, in the background. `GET /queues` shows such queues as it finds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from gateway.delivery.backend import Backend
+from gateway.delivery.queues.catalog import Catalog
+from gateway.errors import GatewayError
+from gateway.fairness.turns import Turns
+
+log = logging.getLogger(__name__)
+
+FIRST_LOOK_S: Final = 2.0
+LOOK_EVERY_S: Final = 60.0
+MOST_TOLD: Final = 100
+
+
+class Unreachable:
+    """Who was told of. At most MOST_TOLD queues are, so that a client that invents names does not fill the log."""
+
+    def __init__(self, backend: Backend, catalog: Catalog, turns: Turns) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._turns = turns
+        self._told: set[str] = set()
+
+    async def watch(self) -> None:
+        """Looks for ever. Cancelled: nothing is left behind."""
+        await asyncio.sleep(FIRST_LOOK_S)
+        while True:
+            try:
+                await self.look()
+            except GatewayError as exc:
+                log.debug("names of queues: %s", exc)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Tells of every such queue that there is. Raises BackendUnavailable."""
+        async for key in self._turns.slices(await self._backend.keys()):
+            if len(self._told) < MOST_TOLD and key not in self._told and self._catalog.is_unreachable(key):
+                self._told.add(key)
+                log.warning(
+                    "queue %r: HTTP cannot reach it, because no request can name it; "
+                    "give it a name with `key` in a policy (docs/policies.md)",
+                    key,
+                )
+                if len(self._told) == MOST_TOLD:
+                    log.warning("%d queues have such names; further ones are not logged", MOST_TOLD)

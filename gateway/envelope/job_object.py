@@ -1,0 +1,81 @@
+"""A job as one JSON object of a request of many: its payload in `data` or `data_base64`, and its `content_type`. Pure.
+
+The object is the one that a consumer gets, as far as a producer decides it. JSON in `data` keeps its own bytes. `null`
+counts as absent, for `data` only beside a `data_base64` or where the type is not JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Final
+
+from gateway.envelope.attributes import take_payload
+from gateway.envelope.json_text import TooManyMembers, load_string, members
+from gateway.envelope.media import BYTES_TYPE, JSON_TYPE, is_json_type, is_media_type, media_type_fault
+from gateway.errors import InvalidBody
+
+_MEMBERS: Final = ("data", "data_base64", "content_type")
+_BEGIN: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"jobs"[ \t\r\n]*:')
+_END: Final = re.compile(rb"\}[ \t\r\n]*\Z")
+_TAIL: Final = 1024
+"""Bytes in which the last brace is looked for."""
+
+
+def jobs_of(body: bytes) -> bytes:
+    """The array in `{"jobs": [...]}`, unchecked. Raises InvalidBody: the body is another thing."""
+    begin = _BEGIN.match(body)
+    end = _END.search(body, max(0, len(body) - _TAIL))
+    if begin is None or end is None:
+        raise InvalidBody('the body is not a JSON object with one member, "jobs"')
+    return body[begin.end() : end.start()]
+
+
+def payload_of(text: bytes) -> tuple[bytes, str]:
+    """The bytes and the content type of the job that the JSON object describes. Raises InvalidBody."""
+    try:
+        found = members(text, 2 * len(_MEMBERS))
+    except TooManyMembers:
+        found = None
+    if found is None:
+        raise InvalidBody(
+            f"a job must be one JSON object, without duplicate members; allowed are {', '.join(_MEMBERS)}"
+        )
+    try:
+        member, payload = take_payload(found)
+    except ValueError as exc:
+        raise InvalidBody("a job has data or data_base64, not both") from exc
+    content_type = _type(found.pop("content_type", b"null"))
+    if found:
+        raise InvalidBody(f"unknown member {next(iter(found))[:80]!r}; allowed are {', '.join(_MEMBERS)}")
+    if member == "data_base64":
+        return _decoded(payload), content_type or BYTES_TYPE
+    if member == "data" and is_json_type(content_type or JSON_TYPE):
+        return payload, content_type or JSON_TYPE
+    if member == "data" and payload != b"null":
+        return _text("data", payload).encode(), content_type
+    raise InvalidBody("a job has its payload in data (JSON, or a string of text) or in data_base64; both are missing")
+
+
+def _type(value: bytes) -> str:
+    """The content type; empty where there is none."""
+    if value == b"null":
+        return ""
+    text = _text("content_type", value)
+    if not is_media_type(text):
+        raise InvalidBody(f"content_type: {media_type_fault(text)}")
+    return text
+
+
+def _text(name: str, value: bytes) -> str:
+    try:
+        return load_string(value)
+    except ValueError as exc:
+        raise InvalidBody(f"{name}: it must be a string of valid Unicode") from exc
+
+
+def _decoded(value: bytes) -> bytes:
+    try:
+        return base64.b64decode(load_string(value), validate=True)
+    except ValueError as exc:
+        raise InvalidBody("data_base64: it is not a string of base64 with padding (RFC 4648)") from exc

@@ -1,0 +1,217 @@
+"""The envelope, read: a stored item is one CloudEvents 1.0 JSON object, or raw bytes of somebody else. Pure functions.
+
+1. The payload is cut out by its own bytes: numbers, key order and white space stay.
+2. Whatever lies on a queue can be opened: what is not an envelope is a raw item, delivered byte for byte.
+3. The gateway's own extensions count only where they can be true; `tenant` never does.
+
+Source: CloudEvents 1.0 JSON format, sections 2.2, 2.4 and 3.1.1. gateway/envelope/write.py writes what is read here.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from gateway.envelope.attributes import PAYLOAD, take_payload
+from gateway.envelope.json_text import check_json, load_string, members
+from gateway.envelope.media import BYTES_TYPE, JSON_TYPE, is_json_type, payload_type
+from gateway.envelope.times import instant
+
+MAX_ATTEMPT = 1_000_000
+MAX_READ: Final = 1000
+"""Attributes of an envelope. What has more, which the gateway never writes, is a raw item."""
+MAX_HEAD_BYTES: Final = 65536
+"""Where the payload begins, at the latest, in an envelope that is read by cutting it once."""
+
+_UNTYPED_OWN = frozenset({"tenant", "attempt", "enqueued", "expires", "lasterror"})
+_PLACED = frozenset({"specversion", "id", "datacontenttype", "enqueued"})
+_SPACED_NAME = re.compile(rb'"[ \t\r\n]+:')
+_OBJECT = re.compile(rb"[ \t\r\n]*\{")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job as its consumer sees it.
+
+    id: None for raw items. event: the stored attributes, without `attempt` and `tenant`; empty for raw items.
+    content_type: of the payload; where there is none, no JSON type.
+    member: the name its payload has in JSON answers, `data` or `data_base64`; empty where there is none.
+    payload: that member's value, as JSON text.
+    attempt: 1 for the first delivery.
+    enqueued_at: RFC 3339, UTC where the gateway stored it; None where nobody said.
+    expires_s: wall time; None: never.
+    """
+
+    id: str | None
+    event: Mapping[str, str | int | bool]
+    content_type: str
+    member: str
+    payload: bytes
+    attempt: int = 1
+    enqueued_at: str | None = None
+    expires_s: float | None = None
+
+    @property
+    def attributes(self) -> dict[str, str | int | bool]:
+        """The attributes that have no place of their own in the JSON answer."""
+        return {name: value for name, value in self.event.items() if name not in _PLACED}
+
+
+def unwrap(item: bytes) -> Job:
+    """The job in a stored item; never raises: what is not an envelope is a raw item."""
+    if _OBJECT.match(item):
+        event = _split(item) or _scan(item)
+        if event is not None:
+            return _job(*event)
+    return raw(item)
+
+
+def raw(item: bytes, content_type: str = BYTES_TYPE) -> Job:
+    """The job that is these very bytes."""
+    return Job(None, {}, content_type, "data_base64", b'"%b"' % base64.b64encode(item))
+
+
+def body_of(job: Job) -> bytes:
+    """The job's own bytes, as its producer sent them."""
+    if not job.member:
+        return b""
+    if job.member == "data_base64":
+        return base64.b64decode(orjson.loads(job.payload))
+    if is_json_type(job.content_type):
+        return job.payload
+    text: str = orjson.loads(job.payload)
+    return text.encode()
+
+
+_Event = tuple[dict[str, Any], str, bytes]
+
+
+def _split(item: bytes) -> _Event | None:
+    """An envelope whose payload is its last member, as the gateway writes it: cut once, no search through the payload.
+
+    The cut is right because both halves are checked: `{attributes}` and `payload` being JSON, the item is the object
+    that has those attributes and this one further member.
+    """
+    for member in ("data", "data_base64"):
+        mark = b',"%b":' % member.encode()
+        cut = item.find(mark, 0, MAX_HEAD_BYTES)
+        if cut < 0 or item[-1:] != b"}" or item.count(b'":', 0, cut) > MAX_READ:
+            continue
+        head, payload = item[:cut], item[cut + len(mark) : -1]
+        try:
+            attributes = orjson.loads(head + b"}")
+            check_json(payload)
+        except ValueError:
+            continue
+        perhaps_repeated = head.count(b'":') != len(attributes) or _SPACED_NAME.search(head)
+        if perhaps_repeated and members(head + b"}") is None:
+            return None
+        return _event(attributes, member, payload)
+    return None
+
+
+def _scan(item: bytes) -> _Event | None:
+    """An envelope in any order and spacing."""
+    try:
+        found = members(item, MAX_READ + len(PAYLOAD))
+        if found is None:
+            return None
+        member, payload = take_payload(found)
+        "".join(found).encode()  # a name with a lone surrogate has no UTF-8: nothing could show it
+    except ValueError:
+        return None
+    attributes: dict[str, Any] = {}
+    for name, value in found.items():
+        if value[:1] in (b"[", b"{"):
+            if name not in _UNTYPED_OWN:
+                return None
+            continue
+        try:
+            attributes[name] = orjson.loads(value)
+        except ValueError:
+            if name not in _UNTYPED_OWN:
+                return None
+    return _event(attributes, member, payload)
+
+
+def _event(attributes: dict[str, Any], member: str, payload: bytes) -> _Event | None:
+    """The event, or None where it breaks the rules. Unset attributes (null) are left out."""
+    if attributes.get("specversion") != "1.0" or "data" in attributes or "data_base64" in attributes:
+        return None
+    for name in ("id", "source", "type"):
+        value = attributes.get(name)
+        if not isinstance(value, str) or not value:
+            return None
+    content_type = attributes.get("datacontenttype")
+    if content_type is not None and not isinstance(content_type, str):
+        return None
+    unset = False
+    for name, value in attributes.items():
+        if not isinstance(value, str | int) and name not in _UNTYPED_OWN:
+            if value is not None:
+                return None
+            unset = True
+    if unset:
+        attributes = {name: value for name, value in attributes.items() if value is not None}
+    if member == "data_base64":
+        fits = _is_base64(payload)
+    else:
+        fits = member == "" or is_json_type(content_type or JSON_TYPE) or _is_text(payload)
+    return (attributes, member, payload) if fits else None
+
+
+def _is_base64(payload: bytes) -> bool:
+    try:
+        base64.b64decode(load_string(payload), validate=True)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _is_text(payload: bytes) -> bool:
+    """Whether the payload is a string that has bytes in UTF-8: a lone surrogate has none."""
+    try:
+        load_string(payload)
+    except ValueError:
+        return False
+    return True
+
+
+def _job(event: dict[str, Any], member: str, payload: bytes) -> Job:
+    attempt = event.pop("attempt", 1)
+    event.pop("tenant", None)
+    enqueued_s = _instant(event, "enqueued")
+    expires_s = _instant(event, "expires")
+    if not isinstance(event.get("lasterror", ""), str):
+        del event["lasterror"]
+    if enqueued_s is not None:
+        enqueued_at: str | None = event["enqueued"]
+    else:
+        enqueued_at = event.get("time") if _instant(dict(event), "time") is not None else None
+    return Job(
+        id=event["id"],
+        event=event,
+        content_type=payload_type(event.get("datacontenttype"), member),
+        member=member,
+        payload=payload,
+        attempt=attempt if type(attempt) is int and 1 <= attempt <= MAX_ATTEMPT else 1,
+        enqueued_at=enqueued_at,
+        expires_s=expires_s,
+    )
+
+
+def _instant(event: dict[str, Any], name: str) -> float | None:
+    """The instant that the attribute means; one that means none is taken out."""
+    text = event.get(name)
+    if isinstance(text, str):
+        try:
+            return instant(text)
+        except ValueError:
+            pass
+    event.pop(name, None)
+    return None

@@ -1,0 +1,166 @@
+"""A stored item written once more: for its next attempt, as a dead letter, and back to its queue. Pure functions.
+
+1. The payload keeps its own bytes, white space around it included, and every attribute that is not named here its own.
+2. A copy has the id and the expiry of what it copies.
+3. A dead letter is `attempt` 1 on the queue it lies on, and says in `deadattempts` how often it was delivered before.
+
+    deadreason    rejected, or max-attempts
+    deadtime      when it was put there, RFC 3339
+    deadqueue     the queue it comes from, as its tenant names it
+    deadattempts  how often it was delivered there
+
+What is not an envelope is wrapped for the dead letters (`raw`: true, type kestrel-gateway.raw) and is unwrapped on its
+way back.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+import orjson
+
+from gateway.envelope.attributes import NOT_IN_STRINGS, PAYLOAD
+from gateway.envelope.json_text import members
+from gateway.envelope.media import BYTES_TYPE
+from gateway.envelope.read import MAX_ATTEMPT, Job, body_of, unwrap
+from gateway.envelope.times import timestamp
+from gateway.envelope.write import Item, new_id
+
+RAW_TYPE = "kestrel-gateway.raw"
+MAX_ERROR = 1000
+_LAST = 300
+_DEAD = ("deadreason", "deadtime", "deadqueue", "deadattempts")
+
+_NOT_IN_STRINGS = re.compile(f"[{NOT_IN_STRINGS}]+")
+
+
+class Death(Enum):
+    """Why a job is among the dead letters."""
+
+    REJECTED = "rejected"
+    MAX_ATTEMPTS = "max-attempts"
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """What a dead letter says of its job. queue: where it comes from. at_s: wall time. error: empty: nothing said."""
+
+    death: Death
+    queue: str
+    attempts: int
+    at_s: float
+    error: str = ""
+
+
+def has_known_ttl(job: Job, item: bytes) -> bool:
+    """Whether the envelope tells when Kestrel drops the item: only what the gateway stored (`enqueued`), or `expires`.
+
+    An expiry that a memcache client gave on the wire cannot be read back, and a copy would not have it.
+    """
+    if job.expires_s is not None:
+        return True
+    return "enqueued" in job.event and "expires" not in (_attributes(job, item) or {"expires": b""})
+
+
+def next_attempt(job: Job, item: bytes, attempt: int, error: str = "") -> Item | None:
+    """The same job as its attempt number `attempt`; None for what is not an envelope. error: why it comes again."""
+    if job.id is None:
+        return None
+    changes: dict[str, object] = {"attempt": min(attempt, MAX_ATTEMPT)}
+    if error:
+        changes["lasterror"] = plain(error)
+    data = _changed(job, item, changes)
+    return None if data is None else Item(job.id, data, job.expires_s)
+
+
+def dead_letter(job: Job, item: bytes, burial: Burial) -> Item:
+    """The job as a dead letter, which Kestrel never drops: its `expires` is kept for the way back."""
+    marks: dict[str, object] = {
+        "attempt": 1,
+        "deadreason": burial.death.value,
+        "deadtime": timestamp(burial.at_s),
+        "deadqueue": burial.queue,
+        "deadattempts": min(burial.attempts, MAX_ATTEMPT),
+    }
+    if burial.error:
+        marks["lasterror"] = plain(burial.error)
+    data = _changed(job, item, marks) if job.id is not None else None
+    if data is not None and job.id is not None:
+        return Item(job.id, data)
+    letter_id = new_id()
+    head = {"specversion": "1.0", "id": letter_id, "source": f"/queues/{burial.queue}", "type": RAW_TYPE, "raw": True}
+    text = orjson.dumps(head | marks | {"datacontenttype": BYTES_TYPE})
+    return Item(letter_id, b'%b,"data_base64":"%b"}' % (text[:-1], base64.b64encode(item)))
+
+
+def revived(letter: bytes) -> Item:
+    """What lies in a dead letter, for its queue: the job as a first attempt, or the very bytes of a raw item.
+
+    What is no dead letter of ours is itself.
+    """
+    job = unwrap(letter)
+    if job.event.get("type") == RAW_TYPE and job.event.get("raw") is True and "enqueued" not in job.event:
+        return Item(job.id or "", body_of(job))
+    if job.id is None or "deadqueue" not in job.event:
+        return Item("", letter)
+    data = _changed(job, letter, {"attempt": 1} | dict.fromkeys(_DEAD))
+    return Item(job.id, letter if data is None else data, job.expires_s)
+
+
+def died_on(letter: bytes) -> str | None:
+    """The queue that a dead letter comes from; None where it does not say."""
+    queue = unwrap(letter).event.get("deadqueue")
+    return queue if isinstance(queue, str) else None
+
+
+def plain(error: str) -> str:
+    """What an attribute can hold of it: one line without control characters, at most MAX_ERROR characters.
+
+    Of a longer one the beginning and the end are kept, where most reports say what happened, and between them stands
+    that it was cut.
+    """
+    if len(error) <= 2 * MAX_ERROR:
+        line = _line(error)
+        if len(line) <= MAX_ERROR:
+            return line
+        error = line
+    mark = f" [... cut, {len(error)} characters in all ...] "
+    first = MAX_ERROR - _LAST - len(mark)
+    return _line(error[:first]) + mark + _line(error[-_LAST:])
+
+
+def _line(text: str) -> str:
+    return _NOT_IN_STRINGS.sub(" ", text).strip()
+
+
+def _changed(job: Job, item: bytes, changes: dict[str, object]) -> bytes | None:
+    """The envelope with these attributes, None meaning without; its payload last. None when it cannot be written.
+
+    The payload is the one that consumers get (`job`): a second reading might not give the same bytes.
+    """
+    found = _attributes(job, item)
+    if found is None:
+        return None
+    try:
+        parts = [(name, value) for name, value in found.items() if name not in changes]
+        parts += [(name, orjson.dumps(value)) for name, value in changes.items() if value is not None]
+        if job.member:
+            parts.append((job.member, job.payload))
+        return b"{%b}" % b",".join(b"%b:%b" % (orjson.dumps(name), value) for name, value in parts)
+    except orjson.JSONEncodeError:
+        return None  # a name with a lone surrogate
+
+
+def _attributes(job: Job, item: bytes) -> dict[str, bytes] | None:
+    """The envelope's members but for its payload, each by its own bytes. None when they cannot be told apart.
+
+    Where the payload is the last member, as the gateway writes it, it is cut off and not read again.
+    """
+    payload = b',"%b":%b}' % (job.member.encode(), job.payload)
+    found = members(item.removesuffix(payload) + b"}") if job.member and item.endswith(payload) else None
+    if found is None:
+        found = members(item)
+    return None if found is None else {name: value for name, value in found.items() if name not in PAYLOAD}

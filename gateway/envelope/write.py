@@ -1,0 +1,265 @@
+"""The envelope, written: the item bytes that store a job. Pure functions; gateway/envelope/read.py reads them.
+
+1. The payload is the last member. JSON stands in `data` by its own bytes, text that is UTF-8 in `data` as a string,
+   anything else in `data_base64`: the bytes come back.
+2. The gateway's own extensions are written here and nowhere else; a producer's are dropped, but for `expires`.
+
+Source: CloudEvents 1.0 JSON format, sections 2.4 and 3.1.1.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import orjson
+
+from gateway.envelope.attributes import MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, PAYLOAD, Value, checked, take_payload
+from gateway.envelope.json_text import (
+    BOM,
+    MAX_DEPTH,
+    NestedTooDeeply,
+    TooManyMembers,
+    check_json,
+    load_string,
+    members,
+)
+from gateway.envelope.media import BYTES_TYPE, JSON_TYPE, is_json_type, is_text_type, payload_type
+from gateway.envelope.times import YEAR_10000_S, instant, timestamp
+from gateway.envelope.trace import is_traceparent, is_tracestate
+from gateway.errors import InvalidBody, InvalidEvent
+from gateway.nonce import nonce
+
+EVENT_TYPE = "kestrel-gateway.job"
+_TRACE = ("traceparent", "tracestate")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What the gateway says of jobs that are enqueued at one moment.
+
+    source: where an event came from that does not say so itself. now_s, expires_s: wall time; None: never.
+    tenant: empty where the deployment has none. traceparent, tracestate: valid or empty.
+    """
+
+    source: str
+    now_s: float
+    expires_s: float | None = None
+    tenant: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One job as it is put on a queue. expires_s: wall time; None: never.
+
+    content_type: as its consumer will see it; said only of a job that is enqueued.
+    """
+
+    id: str
+    data: bytes
+    expires_s: float | None = None
+    content_type: str = BYTES_TYPE
+
+
+def new_id() -> str:
+    """A job id nobody has used: 128 random bits in hex."""
+    return nonce().hex()
+
+
+def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: Stamp) -> Item:
+    """The item that stores `body`; `unwrap` gives the same bytes and the same type back.
+
+    Of JSON one leading byte-order mark is dropped, which is no part of it.
+
+    content_type: as the producer sent it; None: JSON if the body is JSON, else bytes.
+
+    Raises:
+        InvalidBody: the type says JSON and the body is not.
+    """
+    content_type, member, payload = _payload(body, content_type)
+    time = timestamp(stamp.now_s)
+    head = (
+        f'{{"specversion":"1.0","id":"{job_id}","source":{_quote(stamp.source)},"type":"{EVENT_TYPE}","time":"{time}",'
+        f'"enqueued":"{time}","attempt":1,{_further(stamp)}"datacontenttype":{_quote(content_type)},"{member}":'
+    )
+    return Item(job_id, b"%b%b}" % (head.encode(), payload), stamp.expires_s, content_type)
+
+
+def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
+    """The item that stores an event in structured mode: its attributes, and its data by its own bytes.
+
+    job_id: used where the event has no `id`.
+
+    Raises:
+        InvalidBody: it is not JSON. InvalidEvent: it is no CloudEvent; what is wrong is named.
+    """
+    try:
+        found = members(text, MAX_ATTRIBUTES + len(PAYLOAD))
+    except TooManyMembers as exc:
+        raise InvalidEvent(f"the event has more than the maximum of {MAX_ATTRIBUTES} attributes") from exc
+    if found is None:
+        _refuse(text)
+        raise InvalidEvent(
+            f"the event must be one JSON object, without duplicate members, nested at most {MAX_DEPTH} levels"
+        )
+    try:
+        member, payload = take_payload(found)
+    except ValueError as exc:
+        raise InvalidEvent(f"data: {exc}") from exc
+    if len(found) > MAX_ATTRIBUTES:
+        raise InvalidEvent(f"the event has {len(found)} attributes, which is above the maximum of {MAX_ATTRIBUTES}")
+    written_bytes = sum(map(len, found)) + sum(map(len, found.values()))
+    if written_bytes > MAX_ATTRIBUTES_BYTES:
+        raise InvalidEvent(
+            f"the attributes have {written_bytes} bytes in all, which is above the maximum of {MAX_ATTRIBUTES_BYTES}"
+        )
+    attributes = checked({name: _load(name, value) for name, value in found.items()})
+    content_type = attributes.get("datacontenttype")
+    if payload == b"null" and isinstance(content_type, str) and not is_json_type(content_type):
+        member, payload = "", b""  # JSON's null is no text: it counts as absent
+    if member == "data_base64":
+        _check_base64(payload, content_type)
+    elif member and isinstance(content_type, str) and not is_json_type(content_type):
+        if payload[:1] != b'"':
+            raise InvalidEvent("data: it must be a string where datacontenttype is not JSON")
+        _load("data", payload)
+    return _item(attributes, member, payload, job_id, stamp)
+
+
+def wrap_binary(
+    attributes: Mapping[str, str], body: bytes, content_type: str | None, *, job_id: str, stamp: Stamp
+) -> Item:
+    """The item that stores an event in binary mode: attributes from headers, the body its data. An empty body of no
+    type or of a JSON type is an event without data.
+
+    Raises:
+        InvalidBody, InvalidEvent: as `wrap` and `wrap_event`.
+    """
+    found = checked(attributes)
+    if not body and (content_type is None or is_json_type(content_type)):
+        member, payload = "", b""
+    else:
+        content_type, member, payload = _payload(body, content_type)
+    if content_type is not None:
+        found["datacontenttype"] = content_type
+    return _item(found, member, payload, job_id, stamp)
+
+
+def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str, stamp: Stamp) -> Item:
+    """The event, stamped. Its own `expires` and trace stand unless the stamp has an expiry, or the trace is none."""
+    time = timestamp(stamp.now_s)
+    content_type = attributes.pop("datacontenttype", None)
+    expires = attributes.pop("expires", None)
+    expires_s = stamp.expires_s
+    if expires_s is None and isinstance(expires, str):
+        expires_s = instant(expires)
+        if expires_s <= stamp.now_s:
+            raise InvalidEvent(f"expires: {expires} is in the past")
+        if expires_s >= YEAR_10000_S:
+            raise InvalidEvent(f"expires: {expires} is after the year 9999 (in UTC)")
+    trace = [attributes.pop(name, "") for name in _TRACE]
+    parent, state = trace if isinstance(trace[0], str) and is_traceparent(trace[0]) else _trace(stamp)
+    whole: dict[str, Value] = {"specversion": "1.0", "id": job_id, **attributes}
+    whole.setdefault("time", time)
+    whole |= {"enqueued": time, "attempt": 1}
+    if stamp.tenant:
+        whole["tenant"] = stamp.tenant
+    if expires_s is not None:
+        whole["expires"] = timestamp(expires_s)
+    if parent:
+        whole["traceparent"] = parent
+        if isinstance(state, str) and is_tracestate(state):
+            whole["tracestate"] = state
+    if content_type is not None:
+        whole["datacontenttype"] = content_type
+    data = orjson.dumps(whole)
+    if member:
+        data = b'%b,"%b":%b}' % (data[:-1], member.encode(), payload)
+    shown_type = payload_type(content_type if isinstance(content_type, str) else None, member)
+    return Item(str(whole["id"]), data, expires_s, shown_type)
+
+
+def _trace(stamp: Stamp) -> list[Value]:
+    return [stamp.traceparent, stamp.tracestate]
+
+
+def _further(stamp: Stamp) -> str:
+    """The extensions that most jobs do not have, as members with a comma behind each."""
+    if not stamp.tenant and stamp.expires_s is None and not stamp.traceparent:
+        return ""
+    text = ""
+    if stamp.tenant:
+        text += f'"tenant":{_quote(stamp.tenant)},'
+    if stamp.expires_s is not None:
+        text += f'"expires":"{timestamp(stamp.expires_s)}",'
+    if stamp.traceparent:
+        text += f'"traceparent":"{stamp.traceparent}",'
+        if stamp.tracestate:
+            text += f'"tracestate":{orjson.dumps(stamp.tracestate).decode()},'
+    return text
+
+
+def _payload(body: bytes, content_type: str | None) -> tuple[str, str, bytes]:
+    """The type that is stored, the member's name and its value."""
+    if content_type is None:
+        text = body.removeprefix(BOM)
+        try:
+            check_json(text)
+        except ValueError:
+            return BYTES_TYPE, "data_base64", _base64(body)
+        return JSON_TYPE, "data", text
+    if is_json_type(content_type):
+        text = body.removeprefix(BOM)
+        _refuse(text)
+        return content_type, "data", text
+    if is_text_type(content_type):
+        try:
+            return content_type, "data", orjson.dumps(body.decode())
+        except UnicodeDecodeError:
+            pass
+    return content_type, "data_base64", _base64(body)
+
+
+def _base64(body: bytes) -> bytes:
+    return b'"%b"' % base64.b64encode(body)
+
+
+def _refuse(text: bytes) -> None:
+    """Returns if it is JSON. Raises InvalidBody."""
+    try:
+        check_json(text)
+    except NestedTooDeeply as exc:
+        raise InvalidBody(f"the body is {exc}") from exc
+    except ValueError as exc:
+        if not text.strip(b" \t\r\n"):
+            raise InvalidBody("the body is empty, but its Content-Type is JSON") from exc
+        raise InvalidBody(f"the body is not JSON, but its Content-Type is: {exc}") from exc
+
+
+def _load(name: str, value: bytes) -> object:
+    try:
+        loaded: object = orjson.loads(value)
+    except ValueError as exc:
+        raise InvalidEvent(f"{name[:80]}: it holds a lone surrogate or a number that is too large") from exc
+    return loaded
+
+
+def _check_base64(payload: bytes, content_type: Value | None) -> None:
+    try:
+        data = base64.b64decode(load_string(payload), validate=True)
+    except (ValueError, TypeError) as exc:
+        raise InvalidEvent("data_base64: it is not a string of base64 with padding (RFC 4648)") from exc
+    if isinstance(content_type, str) and is_json_type(content_type):
+        try:
+            check_json(data)
+        except ValueError as exc:
+            raise InvalidEvent(f"data_base64: it is not JSON although datacontenttype says so: {exc}") from exc
+
+
+@lru_cache(maxsize=256)
+def _quote(text: str) -> str:
+    return orjson.dumps(text).decode()

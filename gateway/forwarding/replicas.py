@@ -1,0 +1,265 @@
+"""Orders between replicas, over HTTP: to the signed owner of a lease only, sealed, in time or not at all.
+
+Speaks HTTP/1.1 to the gateways of the same cluster and to nobody else: no redirect is followed, no proxy is asked, and
+nothing that the client sent (his key, his headers) goes along. Knows no leases.
+
+1. An order carries its deadline by the owner's own clock, which the owner tells in each answer: no two clocks need to
+   agree, and an owner that was frozen refuses what comes too late. Over a new connection the clock is asked for first.
+2. Orders may be repeated, so one whose connection ended without an answer is sent once more over a new one.
+3. An owner that refuses the connection is dead: its leases went back with its Kestrel connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+import socket
+import ssl
+import time
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from gateway.errors import LeaseForgotten, OutcomeUnknown, Unauthenticated
+from gateway.forwarding.commands import Order, Result, order_of, result_content, result_of
+from gateway.forwarding.seal import Seal
+
+log = logging.getLogger(__name__)
+
+PATH: Final = "/cluster/orders"
+SEAL_HEADER: Final = "cluster-seal"
+MAX_MESSAGE: Final = 65536
+CONNECTIONS: Final = 16
+"""To one replica at once; further orders wait for one of them."""
+CONNECT_S: Final = 1.0
+IDLE_S: Final = 20.0
+"""Below the least keep-alive that makes sense, so that connections mostly end at this side."""
+
+_STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
+_HEADER = re.compile(rb"\r\n(content-length|connection|cluster-seal): *([!-~]*) *(?=\r\n)", re.IGNORECASE)
+
+
+class _Ended(Exception):
+    """The connection ended before the answer was whole."""
+
+
+class Replicas:
+    """The other replicas, by URL. tls: how https URLs are trusted."""
+
+    def __init__(self, seal: Seal, tls: ssl.SSLContext | None = None) -> None:
+        self._seal = seal
+        self._tls = tls
+        self._known: dict[str, _Replica] = {}
+
+    async def ask(self, url: str, order: Order) -> Result:
+        """The owner's result.
+
+        Raises:
+            LeaseForgotten: the owner is dead.
+            OutcomeUnknown: it cannot be reached, or did not answer by the order's deadline; it will not begin the order
+                after that.
+        """
+        replica = self._known.get(url)
+        if replica is None:
+            self._known = {known: each for known, each in self._known.items() if not each.unused}
+            replica = self._known[url] = _Replica(url, self._seal, self._tls)
+        try:
+            async with asyncio.timeout(order.deadline_s - time.monotonic()):
+                return await replica.ask(order)
+        except TimeoutError as exc:
+            raise OutcomeUnknown("the replica that holds the lease did not answer in time") from exc
+
+    def receive(self, seal: str, body: bytes) -> Order | None:
+        """The order that another replica sent; None where it asks for the clock only.
+
+        Raises:
+            Unauthenticated: it was not sealed with a secret of this cluster.
+        """
+        self._seal.check_request(seal, "POST", PATH, body)
+        try:
+            content = orjson.loads(body)["order"]
+            return None if content is None else order_of(content)
+        except (ValueError, KeyError, TypeError) as exc:
+            raise OutcomeUnknown("the order was not understood, and not carried out: another version?") from exc
+
+    def answer(self, asked: str, result: Result | None) -> tuple[bytes, str]:
+        """The body that tells the result to the request sealed with `asked`, and its seal."""
+        content = None if result is None else result_content(result)
+        body = orjson.dumps({"now_s": time.monotonic(), "result": content})
+        return body, self._seal.answer(asked, body)
+
+    def replace(self, secrets: Sequence[bytes]) -> None:
+        """From now on these are the cluster's secrets."""
+        self._seal.replace(secrets)
+
+    def close(self) -> None:
+        for replica in self._known.values():
+            replica.close()
+        self._known.clear()
+
+
+@dataclass(eq=False, slots=True)
+class _Connection:
+    """ahead_s: the owner's clock was at least so far ahead of ours when it last answered."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    ahead_s: float | None = None
+    reaper: asyncio.TimerHandle | None = None
+
+    @property
+    def alive(self) -> bool:
+        return not self.reader.at_eof() and not self.writer.is_closing()
+
+
+class _Replica:
+    """One replica's address and the connections to it."""
+
+    def __init__(self, url: str, seal: Seal, tls: ssl.SSLContext | None) -> None:
+        parts = urllib.parse.urlsplit(url)
+        self._url = url
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._seal = seal
+        self._head = f"POST {PATH} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n".encode()
+        self._room = asyncio.Semaphore(CONNECTIONS)
+        self._idle: list[_Connection] = []
+        self._users = 0
+
+    @property
+    def unused(self) -> bool:
+        return not self._users and not self._idle
+
+    async def ask(self, order: Order) -> Result:
+        """Raises as Replicas.ask. Cancelled: the owner may carry it out, up to its deadline."""
+        self._users += 1
+        try:
+            async with self._room:
+                try:
+                    return await self._exchange(self._take() or await self._connect(), order)
+                except _Ended:
+                    return await self._exchange(await self._connect(), order)
+        except _Ended as exc:
+            raise OutcomeUnknown("the replica that holds the lease closed the connection without an answer") from exc
+        finally:
+            self._users -= 1
+
+    def close(self) -> None:
+        for connection in self._idle:
+            self._end(connection)
+        self._idle.clear()
+
+    async def _exchange(self, connection: _Connection, order: Order) -> Result:
+        try:
+            if connection.ahead_s is None:
+                await self._send(connection, None)
+            assert connection.ahead_s is not None
+            result = await self._send(connection, order.passed_on(order.deadline_s + connection.ahead_s))
+        except BaseException:
+            self._end(connection)
+            raise
+        self._put(connection)
+        if result is None:
+            raise OutcomeUnknown("the replica that holds the lease answered another question")
+        return result
+
+    async def _send(self, connection: _Connection, order: Order | None) -> Result | None:
+        """One request and its answer. Raises _Ended, OutcomeUnknown; the connection is of no use then."""
+        body = orjson.dumps({"nonce": secrets.token_hex(16), "order": order})
+        seal = self._seal.request("POST", PATH, body)
+        lines = b"%b%b: %b\r\ncontent-length: %d\r\n\r\n" % (self._head, SEAL_HEADER.encode(), seal.encode(), len(body))
+        try:
+            connection.writer.write(lines + body)
+            status, headers = _read_head(await connection.reader.readuntil(b"\r\n\r\n"))
+            length = int(headers.get(b"content-length", b"0"))
+            if status == 200 and length <= MAX_MESSAGE:
+                answer = await connection.reader.readexactly(length)
+        except (OSError, asyncio.IncompleteReadError) as exc:
+            raise _Ended from exc
+        except (ValueError, asyncio.LimitOverrunError) as exc:
+            raise self._unfit("it does not speak HTTP") from exc
+        if status != 200 or length > MAX_MESSAGE:
+            raise self._unfit(f"it answered {status}, {length} bytes")
+        try:
+            self._seal.check_answer(headers.get(SEAL_HEADER.encode(), b"").decode(), seal, answer)
+            content: Any = orjson.loads(answer)
+            connection.ahead_s = float(content["now_s"]) - time.monotonic()
+            result = None if content["result"] is None else result_of(content["result"])
+        except Unauthenticated as exc:
+            raise self._unfit("its answer is not sealed with the cluster's secret") from exc
+        except (ValueError, KeyError, TypeError) as exc:
+            raise self._unfit("its answer was not understood: another version?") from exc
+        if headers.get(b"connection", b"").lower() == b"close":
+            connection.writer.close()
+        return result
+
+    def _unfit(self, why: str) -> OutcomeUnknown:
+        log.error("the replica at %s cannot be used: %s", self._url, why)
+        return OutcomeUnknown("the replica that holds the lease gave no answer that can be used")
+
+    async def _connect(self) -> _Connection:
+        """A connection to the first of its addresses that takes one. Raises LeaseForgotten, OutcomeUnknown."""
+        troubles: list[OSError] = []
+        name = self._host if self._tls is not None else None
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                loop = asyncio.get_running_loop()
+                found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                for address in dict.fromkeys(str(each[4][0]) for each in found):
+                    try:
+                        return _Connection(
+                            *await asyncio.open_connection(
+                                address, self._port, ssl=self._tls, server_hostname=name, limit=MAX_MESSAGE
+                            )
+                        )
+                    except OSError as exc:
+                        troubles.append(exc)
+        except (OSError, TimeoutError) as exc:
+            troubles.append(exc if isinstance(exc, OSError) else OSError("no answer in time"))
+        if all(isinstance(each, ConnectionRefusedError) for each in troubles):
+            raise LeaseForgotten("the replica that held the lease is gone; an unsettled job is back on its queue")
+        log.warning("the replica at %s cannot be reached: %s", self._url, troubles[-1])
+        raise OutcomeUnknown("the replica that holds the lease cannot be reached; nothing was carried out")
+
+    def _take(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.reaper is not None:
+                connection.reaper.cancel()
+            if connection.alive:
+                return connection
+            self._end(connection)
+        return None
+
+    def _put(self, connection: _Connection) -> None:
+        if connection.alive:
+            self._idle.append(connection)
+            connection.reaper = asyncio.get_running_loop().call_later(IDLE_S, self._reap, connection)
+        else:
+            self._end(connection)
+
+    def _reap(self, connection: _Connection) -> None:
+        with contextlib.suppress(ValueError):
+            self._idle.remove(connection)
+        self._end(connection)
+
+    @staticmethod
+    def _end(connection: _Connection) -> None:
+        if connection.reaper is not None:
+            connection.reaper.cancel()
+        connection.writer.transport.abort()
+
+
+def _read_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
+    """Status and the headers that matter. Raises ValueError for what is no answer."""
+    status = _STATUS.match(head)
+    if status is None:
+        raise ValueError("no status line")
+    return int(status[1]), {name.lower(): value for name, value in _HEADER.findall(head)}

@@ -1,0 +1,191 @@
+"""Orders between the workers of one machine, over Unix sockets in a private directory. Knows no leases.
+
+Each worker listens on `{boot id}.sock`. A line of JSON is an order or its result; results come in any order and carry
+the order's number. One connection a peer is opened when first needed and kept.
+
+1. An order is sent to its owner only, once; a connection that ends fails every order that waits on it.
+2. A worker whose socket is gone or refuses is dead: its leases went back with its Kestrel connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from gateway.errors import LeaseForgotten, OutcomeUnknown
+from gateway.forwarding.commands import Order, Result, pack_order, pack_result, unpack_order, unpack_result
+
+log = logging.getLogger(__name__)
+
+MAX_LINE = 1 << 20
+MAX_UNSENT = 1 << 20
+"""Bytes that may wait for a worker that reads nothing; it is not given any more then."""
+SUFFIX = ".sock"
+
+
+class Office:
+    """This worker's socket: executes what the other workers send."""
+
+    def __init__(self, directory: Path, boot_id: str, execute: Callable[[Order], Awaitable[Result]]) -> None:
+        self._path = directory / (boot_id + SUFFIX)
+        self._execute = execute
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, self._path, limit=MAX_LINE)
+        self._path.chmod(0o600)
+
+    async def close(self) -> None:
+        """No order is accepted any more; those under way are ended."""
+        self._path.unlink(missing_ok=True)
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.TaskGroup() as orders:
+                own = asyncio.current_task()
+                assert own is not None
+                self._tasks.add(own)
+                own.add_done_callback(self._tasks.discard)
+                while line := await reader.readline():
+                    number, order = unpack_order(line)
+                    orders.create_task(self._answer(number, order, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        except Exception:
+            log.exception("a connection between workers failed")
+        finally:
+            writer.close()
+
+    async def _answer(self, number: int, order: Order, writer: asyncio.StreamWriter) -> None:
+        writer.write(pack_result(number, await self._execute(order)))
+        with contextlib.suppress(OSError):
+            await writer.drain()
+
+
+class Peers:
+    """The other workers, by boot id."""
+
+    def __init__(self, directory: Path, boot_id: str) -> None:
+        self._directory = directory
+        self._own = boot_id
+        self._peers: dict[str, _Peer] = {}
+
+    async def ask(self, boot_id: str, order: Order) -> Result:
+        """The owner's result.
+
+        Raises:
+            LeaseForgotten: the owner is dead.
+            OutcomeUnknown: it did not answer by the order's deadline; it will not begin the order after that.
+        """
+        peer = self._peers.get(boot_id)
+        if peer is None or peer.dead:
+            peer = self._peers[boot_id] = _Peer(self._directory / (boot_id + SUFFIX))
+        try:
+            async with asyncio.timeout(order.deadline_s - time.monotonic()):
+                return await peer.ask(order)
+        except TimeoutError as exc:
+            raise OutcomeUnknown("the worker that holds the lease did not answer in time") from exc
+        except OSError as exc:
+            raise LeaseForgotten(
+                "the worker that held the lease is gone; an unsettled job is back on its queue"
+            ) from exc
+        finally:
+            if peer.dead:
+                self._peers.pop(boot_id, None)
+
+    async def broadcast(self, order: Order) -> list[Result | BaseException]:
+        """One result for every other worker that lives; an exception for one that does not answer."""
+        others = [path.stem for path in self._directory.glob("*" + SUFFIX) if _is_boot_id(path.stem, self._own)]
+        return await asyncio.gather(*(self.ask(other, order) for other in others), return_exceptions=True)
+
+    async def close(self) -> None:
+        for peer in self._peers.values():
+            await peer.close()
+        self._peers.clear()
+
+
+class _Peer:
+    """One connection and the orders that wait on it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Result]] = {}
+        self._connecting = asyncio.Lock()
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self.dead = False
+
+    async def ask(self, order: Order) -> Result:
+        """Raises OSError when the connection cannot be made or ends before the result."""
+        async with self._connecting:
+            if self._writer is None:
+                try:
+                    reader, self._writer = await asyncio.open_unix_connection(self._path, limit=MAX_LINE)
+                except OSError:
+                    self.dead = True
+                    raise
+                self._reading = asyncio.create_task(self._read(reader))
+        if self.dead:
+            raise ConnectionResetError("the worker is gone")
+        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT:
+            raise OutcomeUnknown("the worker that holds the lease takes nothing at the moment; nothing was carried out")
+        number = next(self._numbers)
+        waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = waiting
+        try:
+            self._writer.write(pack_order(number, order))
+            return await waiting
+        finally:
+            self._waiting.pop(number, None)
+
+    async def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while line := await reader.readline():
+                number, result = unpack_result(line)
+                waiting = self._waiting.get(number)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(result)
+        except (OSError, ValueError, KeyError):
+            log.exception("a connection to a worker failed")
+        finally:
+            self.dead = True
+            if self._writer is not None:
+                self._writer.close()
+            for waiting in self._waiting.values():
+                if not waiting.done():
+                    waiting.set_exception(ConnectionResetError("the worker is gone"))
+
+
+def lives(directory: Path, boot_id: str) -> bool:
+    """Whether the worker of that boot id takes orders, by rule 2. Does not wait."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(directory / (boot_id + SUFFIX)))
+        except BlockingIOError:
+            return True  # its backlog is full
+        except OSError:
+            return False
+        return True
+
+
+def _is_boot_id(stem: str, own: str) -> bool:
+    return len(stem) == 16 and stem != own

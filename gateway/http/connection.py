@@ -1,0 +1,548 @@
+"""One client connection of the HTTP server: reads requests one after the other, and sees at once when the client goes.
+
+Owns the connection's state, its deadlines and every answer the server makes itself. It must not know routes, queues
+or leases. Of uvicorn's httptools protocol it keeps the constructor, the URL callback and the write flow.
+
+Invariants
+1. The parser is fed one message at a time; what lies behind it is held, unparsed, until its response is complete.
+2. While a response is pending the socket is read, so FIN and RST are seen at once. What comes is held up to HELD_BYTES;
+   behind a request that waits for long, more is thrown away up to DISCARD_BYTES and its response is the connection's
+   last. Where reading must pause, the kernel is asked for the client each WATCH_S and before a response is written.
+3. A cycle that is not complete learns of the connection's end exactly once.
+4. Every answer the server makes itself is a problem document, says `Connection: close`, and is followed by a short
+   lingering read, so that the client can read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import math
+import urllib.parse
+from typing import Any, Final, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
+
+from gateway.client_connection import EXTENSION
+from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal, RequestTimeout, Unavailable
+from gateway.http import tcp
+from gateway.http.cycle import STATUS_LINES, Cycle
+from gateway.http.framing import CHUNKED, FRAMING_HEADERS, OWS, BlankLine, begins_request, framing
+from gateway.http.shared import DatedState, LimitedConfig, new_request_id
+from gateway.problem import problem_bytes, problem_headers
+
+log = logging.getLogger(__name__)
+
+MAX_HEADERS: Final = 250  # each is looked at several times; the attributes of an event are 100 at most
+HELD_BYTES: Final = 65536  # held behind a pending response
+DISCARD_BYTES: Final = 4 << 20  # read behind one that waits for long
+BODY_HIGH_WATER: Final = 65536  # of a body not yet taken by the application
+UNSENT_BYTES: Final = 8192  # of a response that counts as sent
+READ_BYTES: Final = 65536
+WATCH_S: Final = 1.0
+IDLE_MARGIN_S: Final = 1.0  # beyond the time that clients were told: a request at its last moment is still served
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 32 << 20  # many clients send a body whole before they look for an answer
+_WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
+
+
+class Reading(enum.IntEnum):
+    """What the connection's next bytes are."""
+
+    IDLE = 0  # the start of a request
+    HEAD = 1  # the rest of a head
+    BODY = 2  # the rest of a body
+    PENDING = 3  # held until the response is complete
+    DISCARDING = 4  # thrown away: the response under way is the last
+    LINGERING = 5  # thrown away: the last answer is written
+    CLOSED = 6
+
+
+IDLE, HEAD, BODY, PENDING, DISCARDING, LINGERING, CLOSED = Reading  # looked up several times a request
+
+MOVES: Final = {
+    IDLE: frozenset({HEAD, BODY, PENDING, LINGERING, CLOSED}),
+    HEAD: frozenset({BODY, PENDING, LINGERING, CLOSED}),
+    BODY: frozenset({PENDING, LINGERING, CLOSED}),
+    PENDING: frozenset({IDLE, DISCARDING, LINGERING, CLOSED}),
+    DISCARDING: frozenset({LINGERING, CLOSED}),
+    LINGERING: frozenset({CLOSED}),
+    CLOSED: frozenset(),
+}
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with bounds, deadlines, problem documents and a client that cannot vanish unseen."""
+
+    config: LimitedConfig
+    server_state: DatedState
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.limits = self.config.limits
+
+        # Connection
+        self.reading = IDLE
+        self._held = bytearray()
+        self._ended = False  # the client has closed its sending side
+        self._cut_off = False  # it ended before all was sent
+        self._discarded_bytes = 0
+        self._deadline = math.inf  # loop time at which the current state has lasted too long
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+
+        # Request
+        self.current: Cycle | None = None
+        self._framing_headers: list[tuple[bytes, bytes]] = []
+        self._blank_line = BlankLine()
+        self._head_bytes = 0
+        self._counted_bytes = 0  # of those that are not known yet, as Idle counts them
+        self._body_left = 0
+        self._body_untaken = 0
+        self._chunk_overhead = 0
+        self._upgrade_asked = False
+
+    # The connection begins and ends
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        self.flow = FlowControl(self.transport)
+        self.server = get_local_addr(self.transport)
+        self.client = get_remote_addr(self.transport)
+        self.scheme = "https" if self.config.is_ssl else "http"
+        tcp.tune(transport.get_extra_info("socket"), self.limits.tcp)
+        self.connections.add(self)
+        idle = self.server_state.idle
+        if len(self.connections) > self.limits.connections and not idle.close_oldest():
+            self.refuse(Unavailable(f"the gateway has {self.limits.connections} connections, which is its limit"))
+        else:
+            self._set_deadline(self.limits.header_timeout_s)
+            idle.add(self)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own type; uvicorn's is narrower
+        """The client closed its side: it still gets the answers to what it had sent completely, but waits no more."""
+        self._ended = True
+        if self.current is None:
+            return False
+        self.current.half_close(last=not self._held)
+        if self.current.gone:
+            self._vanished()
+            return False
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
+        self.server_state.one_closed(self)
+        self._cut_off = self.flow.write_paused
+        self._vanished()
+        self._move(CLOSED)
+        self.flow.resume_writing()
+        for handle in (self._timer, self._watch):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._watch = None
+        self._held.clear()
+        self._hold_bytes(0)
+        del self.parser  # it refers back to us
+
+    def _vanished(self) -> None:
+        if self.current is not None:
+            self.current.vanish()
+            self.current = None
+            self.flow.resume_writing()  # nobody waits for a reader that is gone
+
+    def _move(self, to: Reading) -> None:
+        if to not in MOVES[self.reading]:
+            raise RuntimeError(f"a connection does not go from {self.reading.name} to {to.name}")
+        self.reading = to
+
+    # Bytes come in
+
+    def data_received(self, data: bytes) -> None:
+        if self.reading is PENDING:
+            self._hold(data)
+        elif self.reading is DISCARDING:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > DISCARD_BYTES:
+                self._pause()
+        elif self.reading is LINGERING:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > LINGER_BYTES:
+                self.transport.close()
+        elif self.reading is not CLOSED:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Feeds the parser up to the end of one message and holds the rest."""
+        before = self.reading
+        while data and self.reading <= BODY:
+            taken = self._feed_body(data) if self.reading is BODY else self._feed_head(data)
+            data = data[taken:] if taken < len(data) else b""
+        now = self.reading
+        if now is not before:
+            if now is PENDING:
+                self._deadline = math.inf
+            elif now is HEAD:
+                self._set_deadline(self.limits.header_timeout_s)
+            elif now is BODY:
+                self._set_deadline(self.limits.body_timeout_s)
+        if data and now is PENDING:
+            if self._bodyless_post() and not begins_request(data):
+                self.refuse(BadFraming("a body came, but neither its Content-Length nor Transfer-Encoding: chunked"))
+            else:
+                self._hold(data)
+        elif now is HEAD or self._counted_bytes:
+            self._hold_bytes(self._head_bytes if now is HEAD else 0)
+
+    def _bodyless_post(self) -> bool:
+        """Whether the request that was just read should have a body, and announced none."""
+        return self.parser.get_method() in _WITH_BODY and not any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in self._framing_headers
+        )
+
+    def _hold(self, data: bytes) -> None:
+        self._held += data
+        if not self._hold_bytes(len(self._held)) or len(self._held) > HELD_BYTES:
+            self._pause()
+            if self.current is not None and self.current.parked:
+                self.watch_closely(self.current)
+
+    def _hold_bytes(self, count: int) -> bool:
+        """It holds so many bytes of requests that are not known yet. Whether there is room for them."""
+        if count == self._counted_bytes == 0:
+            return True
+        change, self._counted_bytes = count - self._counted_bytes, count
+        return self.server_state.idle.hold(self, change, head=self.reading is HEAD and count > 0)
+
+    def _feed_head(self, data: bytes) -> int:
+        """Gives the parser what belongs to the head, at least one byte. Returns how much was taken."""
+        end = self._blank_line.end_in(data)
+        piece = data[:end] if 0 < end < len(data) else data
+        self._head_bytes += len(piece)
+        if self._head_bytes > self.limits.header_bytes:
+            self.refuse(HeadersTooLarge(f"request line and headers are above {self.limits.header_bytes} bytes"))
+        elif self._feed(piece) and self.reading is IDLE and piece.strip(b"\r\n"):
+            self._move(HEAD)
+        return len(piece)
+
+    def _feed_body(self, data: bytes) -> int:
+        """Gives the parser what belongs to the body, at least one byte. Returns how much was taken."""
+        left = self._body_left
+        end = left if left != CHUNKED else self._blank_line.end_in(data)
+        piece = data[:end] if 0 < end < len(data) else data
+        if left != CHUNKED:
+            self._body_left -= len(piece)
+            self._feed(piece)
+            return len(piece)
+        self._chunk_overhead += len(piece)
+        if self._feed(piece) and self._chunk_overhead > self.limits.header_bytes:
+            self.refuse(HeadersTooLarge(f"chunk extensions or trailers are above {self.limits.header_bytes} bytes"))
+        return len(piece)
+
+    def _feed(self, piece: bytes) -> bool:
+        """Gives `piece` to the parser. False when the request was refused."""
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            pass
+        except httptools.HttpParserError as exc:
+            self.refuse(self._reason(exc))
+            return False
+        else:
+            return True
+        return self._feed_without_upgrade()  # outside of the handler: there its errors would have another context
+
+    def _reason(self, exc: httptools.HttpParserError) -> GatewayError:
+        cause = exc.__context__
+        if isinstance(cause, GatewayError):
+            return cause
+        if isinstance(exc, httptools.HttpParserCallbackError) and not isinstance(cause, httptools.HttpParserError):
+            log.error("reading a request failed", exc_info=exc)
+            return Internal("The gateway failed to read the request; its log tells more under this request id")
+        return BadFraming(f"{exc or 'this is no HTTP request'}")
+
+    def _feed_without_upgrade(self) -> bool:
+        """Reads the head again without its Upgrade header: no upgrade is offered, and llhttp would skip the body."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        head = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
+        head += [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        return self._feed(b"".join([*head, b"\r\n"]))
+
+    # What the parser finds
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self._framing_headers = []
+        self._upgrade_asked = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.reading is BODY:
+            return  # a trailer
+        name, value = name.lower(), value.strip(OWS)
+        self.headers.append((name, value))
+        if len(self.headers) > MAX_HEADERS:
+            raise HeadersTooLarge(f"the request has more than the maximum of {MAX_HEADERS} headers")
+        if name in FRAMING_HEADERS:
+            self._framing_headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self.parser
+        method = parser.get_method().decode("ascii")
+        if method == "CONNECT":
+            raise BadFraming("CONNECT is not supported: the gateway is not a forward proxy")
+        if parser.should_upgrade():
+            self._upgrade_asked = True
+            return
+        version = parser.get_http_version()
+        body_bytes, continues = framing(version, self.url, self._framing_headers)
+        cycle = Cycle(
+            self,
+            head_only=method == "HEAD",
+            version=version,
+            keep_alive=parser.should_keep_alive(),
+            continues=continues,
+            head_bytes=self._head_bytes,
+        )
+        self.server_state.idle.remove(self)
+        scope = self._scope(method, version, cycle)
+        self.current = cycle
+        self._head_bytes = self._chunk_overhead = self._body_untaken = 0
+        self._body_left = body_bytes
+        self._move(BODY)
+        task = self.loop.create_task(cycle.run(self.app, scope))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _scope(self, method: str, version: str, cycle: Cycle) -> dict[str, Any]:
+        target = self.url
+        if target.startswith(b"/"):
+            raw_path, _, query = target.partition(b"?")
+        else:
+            parsed = httptools.parse_url(target)
+            raw_path, query = parsed.path or b"/", parsed.query or b""
+        path = raw_path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": method,
+            "root_path": "",
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "extensions": {EXTENSION: cycle},
+        }
+
+    def on_body(self, body: bytes) -> None:
+        self._chunk_overhead = 0
+        self._body_untaken += len(body)
+        if self.current is not None:
+            self.current.add_body(body)
+        if self._body_untaken > BODY_HIGH_WATER:
+            self._pause()
+
+    def on_message_complete(self) -> None:
+        if self._upgrade_asked:
+            return
+        self._move(PENDING)
+        self._resume()  # a large body may have paused it
+        if self.current is not None:
+            self.current.end_body()
+
+    # What the cycle asks for
+
+    def want_body(self) -> None:
+        """The application waits for the body: read on."""
+        if self.reading is BODY:
+            self._resume()
+
+    def body_taken(self) -> None:
+        """The application took what had come of the body."""
+        self._body_untaken = 0
+
+    def request_id(self, scope: Any) -> str:
+        """The id the application gave the request (`scope["state"]["request_id"]`), or a new one."""
+        state = scope.get("state") or {}
+        return str(state.get("request_id") or new_request_id())
+
+    def response_complete(self, cycle: Cycle) -> None:
+        """The response is written: the next request begins, or the connection ends."""
+        self.server_state.one_answered()
+        self.current = None
+        if self.transport.is_closing():
+            return
+        if not cycle.keep_alive:
+            self.server_state.idle.add(self)
+            if self.reading is PENDING:
+                self.transport.close()
+            else:
+                self._linger()
+            return
+        self._move(IDLE)
+        self._resume()
+        if self._held:
+            held, self._held = bytes(self._held), bytearray()
+            self.server_state.idle.add(self)
+            self._read(held)
+            if self._ended:
+                self._read_last()
+        else:
+            self._set_deadline(self.limits.keep_alive_s + IDLE_MARGIN_S)
+            self.server_state.idle.add(self)
+
+    def _read_last(self) -> None:
+        """What the client sent before it closed its side is read on; a request that is not complete never will be."""
+        if self.current is not None:
+            self.current.half_close(last=not self._held)
+            if not self.current.gone:
+                return
+            self._vanished()
+        self.transport.close()
+
+    def watch_closely(self, cycle: Cycle) -> None:
+        """The request waits for long: what is too much to hold behind it is thrown away, for unread bytes would hide
+        the client's end."""
+        if self.current is cycle and self.reading is PENDING and len(self._held) > HELD_BYTES:
+            self._move(DISCARDING)
+            cycle.keep_alive = False
+            self._held.clear()
+            self._hold_bytes(0)
+            self._resume()
+
+    def give_up(self, cycle: Cycle) -> None:
+        """The response cannot be completed: the connection closes without pretending it was."""
+        cycle.vanish()
+        if self.current is cycle:
+            self.current = None
+            self.transport.close()
+
+    async def drained(self) -> bool:
+        """Returns when next to nothing of the responses is unsent. False where the client did not read it.
+
+        It must take READ_BYTES in the time for a body.
+        """
+        transport = self.transport
+        while self.flow.write_paused:
+            before = transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(self.limits.body_timeout_s):
+                    await self.flow.drain()
+            except TimeoutError:
+                if before - transport.get_write_buffer_size() < READ_BYTES:
+                    transport.abort()
+                    return False
+        return not self._cut_off
+
+    # What the server answers itself
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answers with a problem document in the application's place and closes; a begun response is only cut off."""
+        begun = self.current is not None and self.current.started
+        self._vanished()
+        if self.transport.is_closing():
+            return
+        request_id = new_request_id()
+        fields = {"request_id": request_id, "status": error.status, "code": error.code, "client": self.client}
+        log.info("refused: %s", error.detail, extra={"fields": fields})
+        if begun:
+            self.server_state.idle.add(self)
+            self.transport.close()
+            return
+        body = problem_bytes(error, request_id)
+        lines = [b"%b: %b\r\n" % header for header in problem_headers(error, body)]
+        head = [STATUS_LINES[error.status], self.server_state.date_line, *lines]
+        head.append(b"request-id: %b\r\nconnection: close\r\n\r\n" % request_id.encode())
+        self.transport.write(b"".join([*head, body]))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closes our side, and for a moment reads what comes: closing at once would reset the answer away."""
+        self._move(LINGERING)
+        self._held.clear()
+        self._hold_bytes(0)
+        self.server_state.idle.add(self)
+        self._discarded_bytes = 0
+        if self._ended:
+            self.transport.close()
+            return
+        self._resume()
+        if self.transport.can_write_eof():  # TLS cannot close one side
+            self.transport.write_eof()
+        self._set_deadline(LINGER_S)
+
+    def shutdown(self) -> None:
+        """The server stops: an idle connection closes, a pending response is the connection's last."""
+        if self.current is None:
+            if self.reading is not LINGERING:
+                self.transport.close()
+        else:
+            self.current.keep_alive = False
+
+    # Time
+
+    def _set_deadline(self, seconds: float) -> None:
+        """The current state may last that long. One timer a connection, moved only when it would ring too late."""
+        self._deadline = self.loop.time() + seconds
+        if self._timer is None or self._deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._deadline
+            self._timer = self.loop.call_later(seconds, self._rings)
+
+    def _rings(self) -> None:
+        self._timer = None
+        if self._deadline is math.inf:
+            return
+        left_s = self._deadline - self.loop.time()
+        if left_s > 0.001:
+            self._set_deadline(left_s)
+        elif self.reading is HEAD:
+            self.refuse(RequestTimeout(f"the header block was not complete in {self.limits.header_timeout_s:g} s"))
+        elif self.reading is BODY:
+            self.refuse(RequestTimeout(f"the body was not complete in {self.limits.body_timeout_s:g} s"))
+        else:
+            self.transport.close()
+
+    # Flow
+
+    def client_closed(self, *, ask: bool = False) -> bool:
+        """Whether the client has closed its side; the kernel is asked with `ask`, and while reading is paused."""
+        if self._ended or self.transport.is_closing():
+            return True
+        return (ask or self.flow.read_paused) and tcp.peer_closed(self.transport.get_extra_info("socket"))
+
+    def _pause(self) -> None:
+        """Stops reading; the kernel is asked for the client instead."""
+        if self._ended:
+            return
+        self.flow.pause_reading()
+        if self._watch is None:
+            self._watch = self.loop.call_later(WATCH_S, self._look)
+
+    def _resume(self) -> None:
+        self.flow.resume_reading()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self) -> None:
+        self._watch = None
+        if tcp.peer_closed(self.transport.get_extra_info("socket")):
+            self._vanished()
+            self.transport.abort()
+        else:
+            self._watch = self.loop.call_later(WATCH_S, self._look)

@@ -1,0 +1,155 @@
+"""uvicorn's server without its signals and polling: serves one inherited socket until told to stop, in a fixed order.
+
+Owns the listener and the connections' shared state. When and why to stop is worker.py's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+import time
+from email.utils import formatdate
+from typing import Any, Final, cast
+
+import uvicorn
+from uvicorn.lifespan.on import LifespanOn
+
+from gateway.fairness.shares import Shares
+from gateway.http import tcp
+from gateway.http.connection import GatewayProtocol
+from gateway.http.cycle import Cycle
+from gateway.http.idle import Idle
+from gateway.http.shared import DatedState, LimitedConfig, Limits
+from gateway.http.tls_listener import TlsListener
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Each step of the stop waits no longer than this for responses and their last bytes.
+FINISH_S: Final = 0.1
+# What a client gets, once no lease is left, for the rest of a body or for reading what it asked for.
+CLIENT_S: Final = 0.8
+BACKLOG: Final = 4096
+
+
+class ApplicationStartError(Exception):
+    """The application's start-up failed; its log line was written."""
+
+
+class GatewayServer(uvicorn.Server):
+    """A uvicorn server whose life is `start`, `stop`; uvicorn's own run, serve and signal handling are not used."""
+
+    config: LimitedConfig
+    server_state: DatedState
+
+    def __init__(self, app: Any, settings: Settings, buffers: Shares) -> None:
+        """buffers: what the application's requests may hold of memory, with what comes before them."""
+        limits = Limits(
+            header_bytes=settings.max_header_bytes,
+            header_timeout_s=settings.header_timeout_s,
+            body_timeout_s=settings.body_timeout_s,
+            keep_alive_s=settings.keep_alive_s,
+            connections=settings.max_connections,
+            tcp=tcp.options(settings.tcp_keepalive_s, settings.tcp_user_timeout_s),
+        )
+        config = LimitedConfig(
+            app,
+            limits,
+            http=GatewayProtocol,
+            ws="none",
+            lifespan="on",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=max(1, round(settings.keep_alive_s)),
+            backlog=BACKLOG,
+            ssl_certfile=settings.ssl_certfile,
+            ssl_keyfile=settings.ssl_keyfile,
+            ssl_keyfile_password=settings.ssl_keyfile_password or None,
+            ssl_ca_certs=str(settings.ssl_ca_certs) if settings.ssl_ca_certs else None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
+        )
+        super().__init__(config)
+        self.server_state = DatedState(Idle(buffers), settings.keep_alive_s)
+        self._clock: asyncio.TimerHandle | None = None
+        self._tls: TlsListener | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Starts the application, then serves `listener`. Raises ApplicationStartError."""
+        self.config.load()
+        self.lifespan = LifespanOn(self.config)
+        self._tick()
+        context = self.config.ssl
+        try:
+            await self.startup(sockets=[listener] if context is None else [])
+        except SystemExit as exc:
+            raise ApplicationStartError from exc
+        if context is not None:
+            self._tls = TlsListener(listener, context, self._protocol, self.server_state, self.config.limits)
+            self._tls.start()
+
+    def _protocol(self) -> GatewayProtocol:
+        return GatewayProtocol(self.config, self.server_state, self.lifespan.state)
+
+    def begin_drain(self) -> None:
+        """From now on each answer is its connection's last, so that clients look for another instance."""
+        self.server_state.draining = True
+
+    def close_listener(self) -> None:
+        """No connection is accepted any more."""
+        for server in self.servers:
+            server.close()
+        if self._tls is not None:
+            self._tls.close()
+
+    async def answered(self, within_s: float) -> None:
+        """Returns when the requests under way are answered, or the time is over.
+
+        Clients that are slow to send their body or to read their answer get CLIENT_S.
+        """
+        loop, state = asyncio.get_running_loop(), self.server_state
+        patience_ends = loop.time() + min(within_s, CLIENT_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s) as limit:
+                while any(each.is_ours for each in self._cycles()):
+                    await state.change()
+                limit.reschedule(patience_ends)
+                while self._cycles():
+                    await state.change()
+
+    async def stop(self) -> None:
+        """Stops in order: the listener, what still runs, the connections, the application. Takes three times FINISH_S
+        at most, and the application's own shutdown."""
+        self.close_listener()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        if state.tasks:
+            await asyncio.wait(list(state.tasks), timeout=FINISH_S)
+        for task in list(state.tasks):
+            task.cancel()
+        if state.tasks:
+            await asyncio.wait(list(state.tasks), timeout=FINISH_S)
+        for connection in list(state.connections):
+            connection.transport.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                await state.all_closed()
+        await self.lifespan.shutdown()
+        if self._clock is not None:
+            self._clock.cancel()
+
+    def _cycles(self) -> list[Cycle]:
+        connections = cast("set[GatewayProtocol]", self.server_state.connections)
+        return [each.current for each in connections if each.current is not None]
+
+    def _tick(self) -> None:
+        """The Date header, renewed each second."""
+        now = time.time()
+        self.server_state.date_line = b"date: %b\r\n" % formatdate(now, usegmt=True).encode()
+        self._clock = asyncio.get_running_loop().call_later(1.0 - now % 1.0, self._tick)

@@ -1,0 +1,105 @@
+"""Accepts TLS connections: each handshake has a deadline, and counts as a connection.
+
+asyncio's own server knows a connection only after its handshake: silent ones would be outside of every limit.
+
+1. Handshakes and connections together stay within the limit. Where a new one is above it, the handshake that began
+   first ends, else the connection that has been idle longest, else the new one.
+2. A flood of new connections leaves the event loop to others after each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+from gateway.http.shared import DatedState, Limits
+
+log = logging.getLogger(__name__)
+
+# Source: accept(2). The process or the machine has no room for another connection.
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NOT_LISTENING: Final = frozenset({errno.EBADF, errno.EINVAL})
+RETRY_S: Final = 0.1
+
+
+class TlsListener:
+    """Serves `listener` from `start` to `close`. protocol: makes one for each connection, after its handshake."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        protocol: Callable[[], asyncio.Protocol],
+        state: DatedState,
+        limits: Limits,
+    ) -> None:
+        self._listener = listener
+        self._context = context
+        self._protocol = protocol
+        self._state = state
+        self._limits = limits
+        self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
+        self._accepting: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Accepts from now on. Called on the event loop."""
+        self._listener.setblocking(False)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(), name="tls listener")
+
+    def close(self) -> None:
+        """Accepts no more, and ends the handshakes under way. Idempotent."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+        for handshake in self._handshakes:
+            handshake.cancel()
+        self._listener.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(self._listener)
+            except OSError as exc:
+                if exc.errno in _NOT_LISTENING:
+                    return
+                if exc.errno in _NO_ROOM and not self._make_room():
+                    log.warning("no connection can be accepted: %s", exc.strerror)
+                    await asyncio.sleep(RETRY_S)
+                continue
+            count = len(self._state.connections) + len(self._handshakes)
+            if count < self._limits.connections or self._make_room():
+                handshake = loop.create_task(self._shake_hands(sock))
+                self._handshakes[handshake] = None
+                handshake.add_done_callback(self._ended)
+            else:
+                sock.close()
+            await asyncio.sleep(0)
+
+    def _make_room(self) -> bool:
+        """Whether there was one to close for a new one."""
+        oldest = next(iter(self._handshakes), None)
+        if oldest is None:
+            return self._state.idle.close_oldest()
+        del self._handshakes[oldest]
+        oldest.cancel()
+        return True
+
+    def _ended(self, handshake: asyncio.Task[None]) -> None:
+        self._handshakes.pop(handshake, None)
+
+    async def _shake_hands(self, sock: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol, sock, ssl=self._context, ssl_handshake_timeout=self._limits.header_timeout_s
+            )
+        except OSError as exc:  # ssl.SSLError among them, and the deadline
+            log.debug("a TLS handshake failed: %s", exc)
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise

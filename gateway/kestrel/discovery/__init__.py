@@ -1,0 +1,1 @@
+"""Which Kestrel servers there are: from the settings, a file, a name server or ZooKeeper."""

@@ -1,0 +1,185 @@
+"""Which servers there are: named in the settings, in a file, by a name server, or by themselves in ZooKeeper.
+
+    --kestrel a:22133,b:22133         addresses, separated by commas; the flag repeats
+    --kestrel dns:queues:22133        every address of that name, looked up again every --kestrel-resolve seconds
+    --kestrel zk:z1:2181,z2:2181/jobs every server that is published below /jobs/read and /jobs/write
+    --kestrel-file FILE               one of the above a line, `#` begins a comment; read again on SIGHUP
+
+Owns where addresses come from, and the watches of ZooKeeper. Connects to no server. A name that cannot be looked up,
+and a ZooKeeper that cannot be reached, keep the addresses they had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config.toml_file import Mistake, MistakesError
+from gateway.files import read_trusted
+from gateway.kestrel.address import Address, host_and_port, parse_address
+from gateway.kestrel.discovery.serverset import ZK, ServerSet, parse_server_set
+from gateway.kestrel.discovery.zookeeper import Watch
+from gateway.settings import SettingsError
+
+log = logging.getLogger(__name__)
+
+DNS = "dns:"
+
+
+@dataclass(frozen=True, slots=True)
+class HostName:
+    """A name that stands for all its addresses."""
+
+    name: str
+    port: int
+
+
+Source = Address | HostName | ServerSet
+
+
+def parse_sources(texts: Sequence[str]) -> tuple[Source, ...]:
+    """Reads what `--kestrel` takes. Raises: SettingsError."""
+    sources = [_parse(part) for part in _parts(texts)]
+    if texts and not sources:
+        raise SettingsError("kestrel: names no server")
+    return tuple(dict.fromkeys(sources))
+
+
+def read_file(path: Path) -> tuple[Source, ...]:
+    """The sources that the file lists. Raises: MistakesError, with every mistake by line."""
+    mistakes: list[Mistake] = []
+    sources: list[Source] = []
+    try:
+        lines = read_trusted(path).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+        raise MistakesError([Mistake(str(path), 0, f"cannot be read: {reason}")]) from exc
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        try:
+            sources.extend(parse_sources([text]))
+        except SettingsError as exc:
+            mistakes.append(Mistake(str(path), number, str(exc)))
+    if not sources and not mistakes:
+        mistakes.append(Mistake(str(path), 0, "names no server"))
+    if mistakes:
+        raise MistakesError(mistakes)
+    return tuple(dict.fromkeys(sources))
+
+
+def check(texts: Sequence[str], file: Path | None) -> None:
+    """Returns when the settings name servers as they should. Raises: SettingsError, one line."""
+    parse_sources(texts)
+    if file is not None:
+        try:
+            read_file(file)
+        except MistakesError as exc:
+            raise SettingsError(f"kestrel-file: {exc}") from exc
+
+
+def _parts(texts: Sequence[str]) -> Iterator[str]:
+    """What commas separate, but for those between the hosts of one ZooKeeper: they end with its path."""
+    hosts = ""
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        if hosts or part.startswith(ZK):
+            hosts += f",{part}" if hosts else part
+            if "/" in part:
+                yield hosts
+                hosts = ""
+        elif part:
+            yield part
+    if hosts:
+        yield hosts
+
+
+def _parse(text: str) -> Source:
+    if text.startswith(ZK):
+        return parse_server_set(text)
+    if not text.startswith(DNS):
+        return parse_address(text)
+    if (found := host_and_port(text.removeprefix(DNS))) is None:
+        raise SettingsError(f"kestrel: {text!r} is not dns:NAME:PORT (port 1 to 65535)")
+    return HostName(*found)
+
+
+class Members:
+    """The addresses of a deployment. Raises: SettingsError, MistakesError."""
+
+    def __init__(self, texts: Sequence[str], file: Path | None = None) -> None:
+        self._settings = parse_sources(texts)
+        self._file = file
+        self._listed = read_file(file) if file is not None else ()
+        self._resolved: dict[HostName, tuple[Address, ...]] = {}
+        self._on_change: Callable[[], None] | None = None
+        self._watches: dict[ServerSet, Watch] = {}
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Every address that is known, each once."""
+        return tuple(dict.fromkeys(address for source in self._sources for address in self._of(source)))
+
+    @property
+    def read_only(self) -> frozenset[Address]:
+        """Those of them that take no items, as all who name them say."""
+        sets = [watch.published for watch in self._watches.values()]
+        found = frozenset(address for each in sets for address in each.read_only)
+        named = (a for source in self._sources if not isinstance(source, ServerSet) for a in self._of(source))
+        return found.difference(named, *(frozenset(each.addresses) - each.read_only for each in sets))
+
+    async def start(self, on_change: Callable[[], None]) -> None:
+        """Begins to watch; `on_change` is called whenever a watch has brought other addresses."""
+        self._on_change = on_change
+        await self._watch()
+
+    async def close(self) -> None:
+        """Ends every watch."""
+        self._on_change = None
+        await self._watch()
+
+    async def read(self) -> None:
+        """Reads the file again. Raises: MistakesError; what was read before stays."""
+        if self._file is not None:
+            self._listed = await asyncio.to_thread(read_file, self._file)
+            await self._watch()
+
+    async def resolve(self) -> None:
+        """Looks every name up again, and has ZooKeeper looked at. Never raises: what cannot be looked up is logged."""
+        for watch in self._watches.values():
+            watch.look()
+        names = [source for source in self._sources if isinstance(source, HostName)]
+        for name in names:
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(name.name, name.port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                log.warning("Kestrel: %s cannot be looked up: %s", name.name, error)
+                continue
+            self._resolved[name] = tuple(dict.fromkeys(Address(str(each[4][0]), name.port) for each in found))
+        self._resolved = {name: self._resolved[name] for name in names if name in self._resolved}
+
+    @property
+    def _sources(self) -> tuple[Source, ...]:
+        return self._settings + self._listed
+
+    def _of(self, source: Source) -> tuple[Address, ...]:
+        """The addresses that a source stands for, as far as they are known."""
+        if isinstance(source, Address):
+            return (source,)
+        if isinstance(source, HostName):
+            return self._resolved.get(source, ())
+        return self._watches[source].published.addresses if source in self._watches else ()
+
+    async def _watch(self) -> None:
+        """Every server set that is named is watched, and no other."""
+        on_change = self._on_change
+        wanted = [source for source in self._sources if isinstance(source, ServerSet)] if on_change else []
+        ending = [self._watches.pop(each) for each in list(self._watches) if each not in wanted]
+        for each in wanted:
+            if each not in self._watches and on_change is not None:
+                self._watches[each] = Watch(each, on_change)
+        await asyncio.gather(*(watch.close() for watch in ending))

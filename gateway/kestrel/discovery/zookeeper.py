@@ -1,0 +1,183 @@
+"""Watches a server set in ZooKeeper, in threads of its own, and hands what it finds to the event loop.
+
+Owns one ZooKeeper session. Knows no Kestrel server. Only this module imports kazoo, when a set is to be watched.
+
+1. Both sets are read anew whenever ZooKeeper says that something changed, after every connection, whatever became of
+   the session and its watches, and when `look` is called. What is published is always what was read last.
+2. While ZooKeeper cannot be reached, and when it lists nobody at all, the servers known last stay: neither says that
+   they are gone. Each is one line of the log.
+3. Nothing of this waits on the event loop, and nothing of it ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gateway.kestrel.address import Address
+from gateway.kestrel.discovery.serverset import MEMBER, Published, ServerSet, decode, published
+
+log = logging.getLogger(__name__)
+_kazoo_log = logging.getLogger(f"{__name__}.client")
+
+SESSION_S = 10.0
+ANSWER_S = 5.0
+PATIENCE_S, RETRY_S, RENEW_S = 2.0, 1.0, 60.0
+CLOSE_S = 1.0
+# kazoo's own: pauses between its attempts to connect.
+_RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 5.0}
+
+
+class Watch:
+    """`published` is what the set lists; `on_change` is called on the loop whenever that has changed."""
+
+    def __init__(self, server_set: ServerSet, on_change: Callable[[], None]) -> None:
+        """Begins in the background."""
+        self.published = Published()
+        self._set = server_set
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        # shared with kazoo's threads
+        self._news = threading.Event()
+        self._closing = False
+        # the thread's own
+        self._known = Published()
+        self._trouble = ""
+        self._refused: set[str] = set()
+        threading.Thread(target=self._run, name=f"watch of {server_set}", daemon=True).start()
+
+    def look(self) -> None:
+        """The sets are read again soon."""
+        self._news.set()
+
+    async def close(self) -> None:
+        """Ends the session. Returns when it is over; a ZooKeeper that does not answer is not waited for."""
+        self._closing = True
+        self._news.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._ended.wait()
+
+    # On the loop
+
+    def _take(self, found: Published) -> None:
+        if not self._closing:
+            self.published = found
+            self._on_change()
+
+    # In the thread
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                self._watch()
+            except Exception:
+                log.exception("ZooKeeper at %s: the watch failed, and begins anew", self._set)
+                self._news.wait(RETRY_S)
+        self._tell(self._ended.set)
+
+    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def _watch(self) -> None:
+        """Returns when the watch is closed, or when a client has reached nobody for so long that a new one may."""
+        from kazoo.client import KazooClient  # noqa: PLC0415 (an optional dependency)
+
+        _kazoo_log.setLevel(logging.ERROR)  # what matters of its lines is said here, once
+        client = KazooClient(
+            hosts=",".join(self._set.hosts), timeout=SESSION_S, connection_retry=dict(_RECONNECT), logger=_kazoo_log
+        )
+        client.add_listener(self._on_news)
+        client.start_async()
+        lost_at: float | None = time.monotonic()
+        try:
+            self._wait_for(client)
+            while lost_at is None or time.monotonic() - lost_at < RENEW_S:
+                self._news.clear()
+                if self._closing:
+                    break
+                if self._look(client):
+                    lost_at = None
+                elif lost_at is None:
+                    lost_at = time.monotonic()
+                self._news.wait(None if lost_at is None else RETRY_S)
+        finally:
+            client.remove_listener(self._on_news)
+            client.stop()
+            client.close()
+
+    def _wait_for(self, client: Any) -> None:
+        """Returns when it is connected, or should have been."""
+        ends_at = time.monotonic() + PATIENCE_S
+        while not client.connected and not self._closing and (left_s := ends_at - time.monotonic()) > 0:
+            self._news.wait(left_s)
+            self._news.clear()
+
+    def _on_news(self, _news: Any) -> None:
+        """Of kazoo: its state, or a node that is watched, has changed. Waits for nothing."""
+        self._news.set()
+
+    def _look(self, client: Any) -> bool:
+        """Reads both sets, and tells what is new. Whether ZooKeeper answered."""
+        from kazoo.exceptions import KazooException  # noqa: PLC0415 (see _watch)
+        from kazoo.handlers.threading import KazooTimeoutError  # noqa: PLC0415
+
+        try:
+            if not client.connected:
+                self._say("cannot be reached")
+                return False
+            found = published(self._members(client, "read"), self._members(client, "write"))
+        except (KazooException, KazooTimeoutError) as error:
+            self._say(f"cannot be asked: {type(error).__name__} {error}".rstrip())
+            return False
+        if not found.addresses:
+            self._say("lists no server")
+            return True
+        if found != self._known or self._trouble:
+            log.info("Kestrel: %s lists %s", self._set, found)
+            self._known, self._trouble = found, ""
+            self._tell(self._take, found)
+        return True
+
+    def _members(self, client: Any, leaf: str) -> list[Address]:
+        """The servers below `leaf`, all of it watched from now on. Raises: KazooException, KazooTimeoutError."""
+        from kazoo.exceptions import NoNodeError  # noqa: PLC0415 (see _watch)
+
+        path = f"{self._set.path}/{leaf}"
+        try:
+            names = client.get_children_async(path, watch=self._on_news).get(timeout=ANSWER_S)
+        except NoNodeError:
+            if client.exists_async(path, watch=self._on_news).get(timeout=ANSWER_S) is not None:
+                self._news.set()  # it came to be in between
+            return []
+        nodes = [f"{path}/{name}" for name in sorted(names) if name.startswith(MEMBER)]
+        asked = [client.get_async(node, watch=self._on_news) for node in nodes]
+        found: list[Address] = []
+        for node, answer in zip(nodes, asked, strict=True):
+            try:
+                address = decode(answer.get(timeout=ANSWER_S)[0])
+            except NoNodeError:
+                continue
+            except ValueError as error:
+                if node not in self._refused:
+                    log.warning("Kestrel: %s: %s is left out: %s", self._set, node, error)
+                self._refused.add(node)
+                continue
+            if address is not None:
+                found.append(address)
+        self._refused -= {node for node in self._refused if node.startswith(f"{path}/") and node not in nodes}
+        return found
+
+    def _say(self, trouble: str) -> None:
+        """Logs once what is wrong."""
+        if trouble != self._trouble:
+            kept = f"; these stay: {self._known}" if self._known.addresses else ""
+            log.warning("Kestrel: %s %s%s", self._set, trouble, kept)
+            self._trouble = trouble

@@ -1,0 +1,1 @@
+"""Puts: which server takes an item, and how puts travel together."""

@@ -1,0 +1,146 @@
+"""Which server takes an item, and which is tried next when it does not.
+
+Owns a writer a server and the order in which they are tried. Does not know what an item is.
+
+1. An item goes to a server that is up, at random; one that leaves an answer waiting comes after the others.
+2. Where it was surely not stored, the next one is tried, within one deadline for all of them: servers that are not up
+   only when no other could be asked. A queue is full when every server that could be asked said so.
+3. An item whose outcome is unknown is tried elsewhere only where duplicates are fine. It is the same item, with the
+   same id; when no other server takes it either, its outcome stays unknown.
+4. Items with an ordering key all go to one member, whether it is up or not: rendezvous hashing of its address with the
+   keys. A member that comes or goes moves only the ordering keys that it gets or had. Source: Thaler and Ravishankar,
+   "A name-based mapping scheme for rendezvous" (1996).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+
+from gateway.errors import BackendUnavailable, GatewayError, NotSupported, OutcomeUnknown, QueueFull
+from gateway.kestrel.address import Address
+from gateway.kestrel.health import Health
+from gateway.kestrel.puts.batches import Writer
+from gateway.kestrel.server.server import Server
+
+
+class Writes:
+    """Stores items on the members. limit_s: for one item, over all servers that are tried."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._writers: list[Writer] = []
+
+    def set_servers(self, servers: Sequence[Server]) -> list[Writer]:
+        """From now on these are written to; the writers of the others are returned, to be closed."""
+        known = {writer.server: writer for writer in self._writers}
+        self._writers = [known.pop(server) if server in known else Writer(server) for server in servers]
+        return list(known.values())
+
+    async def put(self, key: str, data: bytes, expiry: int, ordering_key: str | None, duplicates_ok: bool) -> None:
+        """Raises as Kestrel.put."""
+        writers = self._order(key, ordering_key)
+        if len(writers) == 1 and not duplicates_ok:
+            await writers[0].put(key, data, expiry)
+            return
+        failure: GatewayError | None = None
+        deadline = self._loop.time() + self._limit_s
+        for writer in _tries(writers, duplicates_ok):
+            if not _goes_on(failure, duplicates_ok) or not _worth(writer, failure):
+                break
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await writer.put(key, data, expiry)
+            except TimeoutError:
+                failure = _both(failure, OutcomeUnknown("no server stored the job in time"))
+                break
+            except (BackendUnavailable, NotSupported, QueueFull, OutcomeUnknown) as error:
+                failure = _both(failure, error)
+            else:
+                return
+        assert failure is not None
+        raise failure
+
+    async def put_many(
+        self, key: str, items: Sequence[tuple[bytes, int]], ordering_key: str | None, duplicates_ok: bool
+    ) -> list[GatewayError | None]:
+        """One outcome an item, in their order; what one server surely did not store, the next is asked to."""
+        outcomes: list[GatewayError | None] = [None] * len(items)
+        left = list(range(len(items)))
+        first = True
+        deadline = self._loop.time() + self._limit_s
+        for writer in _tries(self._order(key, ordering_key), duplicates_ok):
+            if not first:
+                left = [i for i in left if _goes_on(outcomes[i], duplicates_ok) and _worth(writer, outcomes[i])]
+                if self._loop.time() >= deadline:
+                    break
+            if not left:
+                break
+            puts = [writer.put(key, *items[i]) for i in left]
+            stored = await asyncio.gather(*puts, return_exceptions=True)
+            for i, outcome in zip(left, stored, strict=True):
+                if outcome is not None and not isinstance(outcome, GatewayError):
+                    raise outcome
+                outcomes[i] = None if outcome is None else _both(outcomes[i], outcome)
+            left = [i for i in left if outcomes[i] is not None]
+            first = False
+        return outcomes
+
+    async def close(self) -> None:
+        """Returns when every put has its outcome. The servers are closed before, so that none of them waits."""
+        for writer in self._writers:
+            await writer.close()
+
+    def _order(self, key: str, ordering_key: str | None) -> list[Writer]:
+        """Who is tried, first to last."""
+        writers = self._writers
+        if not writers:
+            raise BackendUnavailable("no Kestrel server is known yet")
+        if len(writers) == 1:
+            return writers
+        if ordering_key is not None:
+            return [max(writers, key=lambda writer: weight(writer.server.address, key, ordering_key))]
+        order = random.sample(writers, len(writers))
+        order.sort(key=lambda writer: 2 if writer.server.state is not Health.UP else writer.stalled)
+        return order
+
+
+def weight(address: Address, key: str, ordering_key: str) -> bytes:
+    """How much a member wants a queue's ordering key; the heaviest has it."""
+    return blake2b(f"{address}\0{key}\0{ordering_key}".encode(), digest_size=16).digest()
+
+
+def _tries(writers: Sequence[Writer], duplicates_ok: bool) -> Iterator[Writer]:
+    """Each once; a single one twice where duplicates are fine, for what it may not have stored."""
+    yield from writers
+    if duplicates_ok and len(writers) == 1:
+        yield writers[0]
+
+
+def _goes_on(failure: GatewayError | None, duplicates_ok: bool) -> bool:
+    """Whether another server may be tried after `failure` (rules 2 and 3)."""
+    return duplicates_ok or not isinstance(failure, OutcomeUnknown)
+
+
+def _worth(writer: Writer, failure: GatewayError | None) -> bool:
+    """Whether that server is worth a try after `failure`: one that is not up only when none could be asked."""
+    return writer.server.state is Health.UP or not isinstance(failure, (QueueFull, OutcomeUnknown))
+
+
+def _both(one: GatewayError | None, other: GatewayError) -> GatewayError:
+    """What is told of an item that two servers did not store: the less certain, then what is not known to be full.
+
+    That one of them keeps no such item is told only where the other one does not either.
+    """
+    if one is None or isinstance(one, NotSupported):
+        return other
+    if isinstance(other, NotSupported):
+        return one
+    for kind in (OutcomeUnknown, BackendUnavailable):
+        for each in (other, one):
+            if isinstance(each, kind):
+                return each
+    return other

@@ -1,0 +1,1 @@
+"""One Kestrel server: its connections, its state, and calls on it."""

@@ -1,0 +1,497 @@
+"""One Kestrel server: whether it answers, what it can do, and calls on its connections.
+
+Owns its pool, the keeper that (re)connects and the pings. Does not know queues, waiters or other servers.
+
+1. UP, READONLY, QUIESCENT: a connection was made and answered, and `status` says which. It is asked again and again
+   (gateway.kestrel.server.look), sooner after a refusal. DOWN: the last connection went (other than by a refusal, which
+   is an answer), or an answer did not come in time; the keeper then tries a fresh connection, at once and after that
+   with growing pauses. Each change is one line of the log.
+2. While it is DOWN nothing is sent to it: callers share the keeper's attempt and its error.
+3. Commands of the pool use at most as many connections as the pool keeps; the others wait for their turn.
+4. Connections that are quiet are asked for the version before Kestrel's own limit for quiet connections is over.
+5. A server that holds as many items for a tenant as it may is `full` for it: it is asked for none of the tenant's until
+   there is room.
+6. At most `max_waits` gets are on it, all queues together. A queue's second get and all beyond it take
+   places of one half of the tenant's only, so that many queues still have one each.
+7. Whoever is refused by 5 or 6 is told of room: `on_room` is called soon after there is some again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pymemcache.exceptions import MemcacheError, MemcacheServerError
+
+from gateway.errors import BackendRefused, BackendUnavailable
+from gateway.fairness.shares import WHOLE, Shares
+from gateway.kestrel.address import Address
+from gateway.kestrel.backoff import pause_s
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.health import BY_STATUS, Backend, Health
+from gateway.kestrel.server.handshake import introduce
+from gateway.kestrel.server.look import Look
+from gateway.kestrel.server.pool import Pool
+from gateway.kestrel.server.pulse import Pulse
+from gateway.kestrel.wire.capabilities import Capabilities
+from gateway.kestrel.wire.codec import Codecs, KestrelClient
+from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, State
+from gateway.kestrel.wire.failures import not_asked
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LEAST_PAUSE_S = 0.1
+PINGS_AT_ONCE = 32
+LONGEST_WAIT_S = 30.0
+PING_AFTER_S = 30.0
+
+
+class Server:
+    """Calls on one server's connections.
+
+    on_change: is told whenever it stands in another way. on_room: see rule 7. share: of items and gets, for one tenant.
+    items: those that it holds for us. waits: gets that are on it. peer: who answers there, see Connection.peer.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        settings: Settings,
+        codecs: Codecs,
+        counters: Counters,
+        *,
+        on_change: Callable[[Server], None],
+        on_room: Callable[[], None],
+        share: float = WHOLE,
+    ) -> None:
+        self.address = address
+        self.timeout_s = settings.kestrel_command_timeout_s
+        self.capabilities: Capabilities | None = None
+        self.peer = ""
+        self.state = Health.CONNECTING
+        self.answers = self.reads = False
+        self._settings = settings
+        self._codecs = codecs
+        self._counters = counters
+        self._on_change = on_change
+        self._on_room = on_room
+        self._loop = asyncio.get_running_loop()
+        self.pulse = Pulse(self, self._loop)
+        self._pool = Pool(self._loop, settings.kestrel_pool_size, self._connect)
+        self._pool.suspend()
+        self._turns = asyncio.Semaphore(settings.kestrel_pool_size)
+        self._connections: set[Connection] = set()
+        self.items = Shares(settings.max_server_leases, share)
+        self.waits = Shares(settings.max_waits, share)
+        self._full: set[str] = set()  # tenants that were refused, and have not had room since
+        self._full_until: dict[str, float] = {}
+        self._crowded: set[str] = set()
+        self._version = ""
+        self._since = time.time()
+        self._error = BackendUnavailable(f"{address.marked} has not answered yet")
+        # the keeper
+        self._keeper: asyncio.Task[None] | None = None
+        self._trouble = asyncio.Event()
+        self._nudge = asyncio.Event()
+        self._failed_at: float | None = None
+        # pings
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._due: deque[Connection] = deque()
+        self._pinging = 0
+        # looks at `status`
+        self._look = Look(self, self.timeout_s, self._now_stands)
+        self._said = Health.CONNECTING
+        self._spared = False
+        # the end
+        self._leaving = False
+        self._left = asyncio.Event()
+        idle_s = settings.kestrel_idle_timeout_s
+        self._ping_after_s = min(PING_AFTER_S, idle_s / 3) if idle_s else PING_AFTER_S
+        self.longest_wait_s = min(LONGEST_WAIT_S, idle_s / 2) if idle_s else LONGEST_WAIT_S
+
+    def __repr__(self) -> str:
+        return f"<Server {self.address} {self.state.value}, {len(self._connections)} connections>"
+
+    @property
+    def error(self) -> BackendUnavailable:
+        """Why it does not answer, as a fresh error to raise."""
+        error = type(self._error)(self._error.detail)
+        error.__cause__ = self._error.__cause__
+        return error
+
+    def backend(self) -> Backend:
+        """How it stands."""
+        return Backend(
+            server=self.address.name,
+            address=str(self.address),
+            state=self.state,
+            since=self._since,
+            version=self._version,
+            capabilities=self.capabilities,
+            connections=self.connections(),
+            last_error=self._error.detail if self.state is not Health.UP else "",
+            leaving=self._leaving,
+            full=bool(self._full),
+        )
+
+    def connections(self) -> dict[str, int]:
+        """How many connections are in which state."""
+        counts = {State.CONNECTING.value: self._pool.opening}
+        for connection in self._connections:
+            counts[connection.state.value] = counts.get(connection.state.value, 0) + 1
+        return counts
+
+    def start(self) -> None:
+        """Begins connecting in the background."""
+        self._keeper = self._loop.create_task(self._keep(), name=f"keeper of {self.address}")
+        self._sweep_later()
+        self._look.later()
+
+    async def leave(self) -> None:
+        """Returns when nothing of ours is left on it: it gets no new commands, open reads end in their own time.
+
+        Cancelled: `close` ends them.
+        """
+        self._leaving = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+        self._pool.empty()
+        for connection in [each for each in self._connections if each.state is State.IDLE]:
+            connection.close()
+        if self._connections:
+            await self._left.wait()
+
+    async def close(self) -> None:
+        """Closes everything; open reads go back by that."""
+        self.state = Health.CLOSED
+        self.answers = self.reads = False
+        self._error = BackendUnavailable("the gateway is shutting down")
+        self._look.close()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._pool.close(self._error)
+        for connection in list(self._connections):
+            connection.close(ConnectionLostError("the gateway is shutting down"))
+
+    # Items that it holds for us
+
+    def full(self, tenant: str) -> bool:
+        """Whether it may hold no further item for the tenant (rules 5 and 7)."""
+        if self.items.room(tenant) > 0:
+            return False
+        self._full.add(tenant)
+        return True
+
+    def full_at(self, tenant: str) -> float:
+        """The loop time until which it was full for the tenant last; infinite while it is."""
+        return math.inf if self.full(tenant) else self._full_until.get(tenant, -math.inf)
+
+    def hold(self, tenant: str) -> None:
+        """One more is set aside."""
+        self.items.take(tenant)
+        self.full(tenant)
+
+    def let_go(self, tenant: str) -> None:
+        """One less is."""
+        self.items.give_back(tenant)
+        if self._full:
+            relieved = [each for each in self._full if self.items.room(each) > 0]
+            self._full.difference_update(relieved)
+            for each in relieved:
+                self._full_until[each] = self._loop.time()
+            if relieved:
+                self._loop.call_soon(self._on_room)
+
+    # Gets that are on it
+
+    def crowded(self, tenant: str) -> bool:
+        """Whether no further get of the tenant may be on it (rules 6 and 7)."""
+        if self.waits.room(tenant) > 0:
+            return False
+        self._crowded.add(tenant)
+        return True
+
+    def wait_room(self, tenant: str, others: int) -> int:
+        """How many more gets a queue of the tenant may have that has so many others."""
+        if self.crowded(tenant):
+            return 0
+        shared = self.waits.room(tenant) - self.waits.allowance(tenant) // 2
+        return max(shared, 0 if others else 1)
+
+    def return_waits(self, tenant: str, count: int) -> None:
+        """So many less are."""
+        if not count:
+            return
+        self.waits.give_back(tenant, count)
+        if self._crowded:
+            relieved = [each for each in self._crowded if self.waits.room(each) > 0]
+            self._crowded.difference_update(relieved)
+            if relieved:
+                self._loop.call_soon(self._on_room)
+
+    # Lending connections
+
+    def checkout(self) -> Connection | None:
+        """An idle connection at hand, now the caller's, or None."""
+        return self._pool.checkout() if self.answers else None
+
+    def want(self, tenant: str = "") -> asyncio.Future[Connection]:
+        """A future of a connection; see Pool.want. Refused at once when the server was just tried in vain."""
+        if not self.answers and not self._try_now():
+            future: asyncio.Future[Connection] = self._loop.create_future()
+            future.set_exception(self.error)
+            return future
+        return self._pool.want(tenant)
+
+    async def acquire(self) -> Connection:
+        """An idle connection, now the caller's.
+
+        Raises: BackendUnavailable; nothing was sent. Cancelled: a connection that was coming stays in the pool.
+        """
+        while True:
+            if (connection := self.checkout()) is not None:
+                return connection
+            connection = await self._granted(self.want())
+            if connection.state is State.IDLE:
+                return connection
+
+    async def _granted(self, future: asyncio.Future[Connection]) -> Connection:
+        timer = self._loop.call_later(self._settings.kestrel_connect_timeout_s, self._give_up, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._pool.release(future.result())
+            raise
+        finally:
+            timer.cancel()
+
+    def release(self, connection: Connection) -> None:
+        """Takes an idle (or closed) connection back."""
+        self._pool.release(connection)
+
+    async def run(self, command: Command, *args: Any) -> Any:
+        """Runs a KestrelClient method on a connection of the pool.
+
+        Raises: BackendUnavailable when nothing was sent; ConnectionLostError or a MemcacheError after that.
+        Cancelled: the connection is closed, the command may have happened.
+        """
+        if not self.answers:
+            return await self._run(command, args)
+        async with self._turns:
+            return await self._run(command, args)
+
+    async def _run(self, command: Command, args: tuple[Any, ...]) -> Any:
+        connection = self.checkout() or await self.acquire()
+        value = await connection.call(self.timeout_s, command, *args)
+        self._pool.release(connection)
+        return value
+
+    async def ask(self, command: Command, *args: Any) -> Any:
+        """Like `run` for a command that can be repeated: tried again once when its connection turns out to be dead.
+
+        Raises: BackendUnavailable.
+        """
+        for again in (True, False):
+            try:
+                return await self.run(command, *args)
+            except ConnectionLostError as error:
+                if not again or error.timed_out:
+                    raise not_asked(error, self.address) from error
+            except MemcacheError as error:
+                raise not_asked(error, self.address) from error
+        raise AssertionError("unreachable")
+
+    # Whether it answers
+
+    def _try_now(self) -> bool:
+        """Whether an attempt to reach it is under way or could be begun."""
+        if self.state is Health.CLOSED or self._leaving or self._keeper is None:
+            return False
+        if self._failed_at is not None:
+            if self._loop.time() - self._failed_at < LEAST_PAUSE_S:
+                return False
+            self._nudge.set()
+        return True
+
+    def _give_up(self, future: asyncio.Future[Connection]) -> None:
+        if not future.done():
+            error = None if self.answers else self.error
+            future.set_exception(error or BackendUnavailable(f"no connection to {self.address.marked} in time"))
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            try:
+                connection, health = await self._introduce()
+            except BackendUnavailable as error:
+                self._go_down(error)
+                self._pool.fail(error)
+                failures += 1
+                await self._pause(failures)
+                continue
+            failures = 0
+            self._trouble.clear()
+            self._pool.resume()
+            self._set_state(self._as_said(health))
+            self._pool.release(connection)
+            self._on_change(self)
+            await self._trouble.wait()
+
+    async def _pause(self, failures: int) -> None:
+        self._nudge.clear()
+        self._failed_at = self._loop.time()
+        try:
+            async with asyncio.timeout(pause_s(failures)):
+                await self._nudge.wait()
+        except TimeoutError:
+            pass
+        self._failed_at = None
+
+    async def _introduce(self) -> tuple[Connection, Health]:
+        """A fresh connection that has answered, and how the server stands. Raises: BackendUnavailable."""
+        try:
+            known = await introduce(self._connect, self.timeout_s)
+        except (ConnectionLostError, MemcacheError) as error:
+            raise not_asked(error, self.address) from error
+        self._version, self.capabilities, self.peer = known.version, known.capabilities, known.connection.peer
+        return known.connection, known.health
+
+    def _go_down(self, error: BackendUnavailable) -> None:
+        self._error = error
+        self._pool.suspend()
+        self._trouble.set()
+        if self.state is not Health.DOWN:
+            self._set_state(Health.DOWN)
+            self._on_change(self)
+
+    def _set_state(self, state: Health) -> None:
+        if state is Health.DOWN:
+            log.warning("Kestrel at %s is lost: %s", self.address, self._error.detail)
+        elif state is Health.UP:
+            log.info("Kestrel at %s is up (%s)", self.address, self._version)
+        else:
+            self._error = BackendRefused(f"{self.address.marked} is {state.value}" + self._why(state))
+            log.warning("Kestrel at %s is %s (%s)", self.address, state.value, self._version)
+        self.state = state
+        self.answers, self.reads = state.answers, state.reads
+        self._since = time.time()
+        self._look.later()
+
+    # How it stands while it answers
+
+    def look(self) -> None:
+        """Asks how it stands, soon after it has refused something. Nobody waits for the answer."""
+        self._look.now()
+
+    async def set_status(self, status: Health) -> None:
+        """It stands so from now on, as it has said. Raises: BackendRefused when it does not; as `run`."""
+        await self.run(KestrelClient.set_status, status.value)
+        said = BY_STATUS[await self.ask(KestrelClient.ask_status)]
+        self._now_stands(said)
+        if said is not status:
+            raise BackendRefused(f"{self.address.marked} stays {said.value}: an earlier change is still in progress")
+
+    def spare_writes(self, spared: bool) -> None:
+        """Whether it is not to be written to though it would take items: it counts as READONLY then."""
+        if spared is not self._spared:
+            self._spared = spared
+            self._now_stands(self._said)
+
+    def _as_said(self, said: Health) -> Health:
+        self._said = said
+        return Health.READONLY if self._spared and said is Health.UP else said
+
+    def _why(self, state: Health) -> str:
+        return ": it is published for reading only" if state is not self._said else ""
+
+    def _now_stands(self, said: Health) -> None:
+        state = self._as_said(said)
+        if self.answers and self.state is not state:
+            self._set_state(state)
+            self._on_change(self)
+
+    # Connections
+
+    async def _connect(self) -> Connection:
+        """A new idle connection. Raises: BackendUnavailable. Cancelled: it is closed."""
+        connection = Connection(self._loop, self._codecs, self._counters, self._closed, self.pulse.beat)
+        address = self.address
+        try:
+            async with asyncio.timeout(self._settings.kestrel_connect_timeout_s):
+                if address.path:
+                    await self._loop.create_unix_connection(lambda: connection, address.path)
+                else:
+                    await self._loop.create_connection(lambda: connection, address.host, address.port)
+        except (OSError, TimeoutError) as error:
+            self._counters.connect_failures += 1
+            connection.close()
+            trouble = not_asked(error, address)
+            if self.answers and not self._connections:
+                self._go_down(trouble)
+            raise trouble from error
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        if connection.state is not State.IDLE:
+            raise BackendUnavailable(f"{address.marked} closed the connection at once")
+        self._counters.connects += 1
+        self._connections.add(connection)
+        return connection
+
+    def _closed(self, connection: Connection, error: BaseException) -> None:
+        if connection not in self._connections:
+            return
+        self._connections.discard(connection)
+        self._pool.remove(connection)
+        if self._leaving and not self._connections:
+            self._left.set()
+        if not self.answers:
+            return
+        timed_out = isinstance(error, ConnectionLostError) and error.timed_out
+        if timed_out or (not self._connections and not _says_nothing(error)):
+            self._go_down(not_asked(error, self.address))
+
+    # Pings
+
+    def _sweep_later(self) -> None:
+        self._sweep_timer = self._loop.call_later(self._ping_after_s / 4, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweep_later()
+        now = self._loop.time()
+        quiet = [c for c in self._connections if now - c.quiet_since >= self._ping_after_s]
+        self._due = deque(c for c in quiet if c.state in (State.IDLE, State.PINNED))
+        self._ping_next()
+
+    def _ping_next(self) -> None:
+        while self._due and self._pinging < PINGS_AT_ONCE:
+            connection = self._due.popleft()
+            if connection.state is State.PINNED or (connection.state is State.IDLE and self._pool.remove(connection)):
+                self._pinging += 1
+                self._counters.pings += 1
+                connection.start(
+                    lambda _value, _error, connection=connection: self._pinged(connection),  # type: ignore[misc]
+                    self.timeout_s,
+                    KestrelClient.ask_version,
+                )
+
+    def _pinged(self, connection: Connection) -> None:
+        self._pinging -= 1
+        if connection.state is State.IDLE:
+            self._pool.release(connection)
+        self._ping_next()
+
+
+def _says_nothing(error: BaseException) -> bool:
+    """Whether a connection that ended so leaves open how the server is: we ended it, or it answered by refusing."""
+    return isinstance(error, MemcacheServerError) or (isinstance(error, ConnectionLostError) and error.ours)

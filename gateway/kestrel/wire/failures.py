@@ -1,0 +1,40 @@
+"""Foreign errors become the gateway's, once, here. Pure: says which; the caller raises it `from` the cause."""
+
+from __future__ import annotations
+
+from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheServerError
+
+from gateway.errors import BackendRefused, BackendUnavailable, OutcomeUnknown
+from gateway.kestrel.address import Address
+from gateway.kestrel.wire.connection import ConnectionLostError
+
+
+def not_asked(error: BaseException, address: Address) -> BackendUnavailable:
+    """For what failed without doing anything: connects, questions, takes (an open read goes back by itself)."""
+    if isinstance(error, BackendUnavailable):
+        return error
+    if isinstance(error, MemcacheServerError):
+        return BackendRefused(f"{address.marked} refuses: {_text(error)}")
+    if isinstance(error, TimeoutError) or (isinstance(error, ConnectionLostError) and error.timed_out):
+        return BackendUnavailable(f"{address.marked} did not answer in time")
+    if isinstance(error, (ConnectionLostError, OSError)):
+        return BackendUnavailable(f"server <{address}: {error}> does not answer")
+    return BackendUnavailable(f"{address.marked} did not answer as Kestrel does ({type(error).__name__})")
+
+
+def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable | OutcomeUnknown:
+    """For a command that changes something: it may have happened unless the server refused or never got all of it."""
+    if isinstance(error, (BackendUnavailable, MemcacheServerError)):
+        return not_asked(error, address)
+    if isinstance(error, MemcacheIllegalInputError):
+        return BackendUnavailable(f"nothing was sent to {address.marked}: {error}")
+    if isinstance(error, ConnectionLostError) and error.unsent:
+        return BackendUnavailable(f"server <{address}: {error}> did not take the command")
+    return OutcomeUnknown(f"the command was sent to {address.marked}, but no valid answer came")
+
+
+def _text(error: BaseException) -> str:
+    """At most a short line of a server's own words."""
+    words = error.args[0] if error.args else b""
+    text = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
+    return text[:120] or "no reason given"

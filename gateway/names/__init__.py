@@ -1,0 +1,1 @@
+"""Names of tenants, queues and children, and patterns of names. Pure functions, no I/O."""
