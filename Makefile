@@ -10,7 +10,7 @@ SBOM   ?= build/sbom.json
 LOCK    = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
   --generate-hashes
 
-.PHONY: run test check bench chaos fuzz contract-diff contract-baseline install lock sbom audit clean help
+.PHONY: run test check bench chaos fuzz structure contract-diff contract-baseline install lock sbom audit clean help
 
 run: install  ## serve on http://127.0.0.1:8080 with the embedded broker in ./data (ARGS="--port 9000" for more)
 	@exec $(BIN)/kestrel-gateway serve --data $(DATA) $(ARGS)
@@ -32,6 +32,9 @@ fuzz: install  ## give what reads strangers' bytes whatever breaks it (ARGS="--s
 
 chaos: install  ## kill and freeze everything while jobs pass, and judge (ARGS="--seconds 180 --seed 7")
 	$(BIN)/python -m chaos $(ARGS)
+
+structure: install  ## count what a request calls, large classes, repeated names (ARGS="--root DIR" for a checkout)
+	@$(BIN)/python -m structure $(ARGS)
 
 contract-diff: install  ## name what openapi.yaml breaks for the clients of the last release
 	@$(BIN)/python -m stability

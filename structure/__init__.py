@@ -1,0 +1,1 @@
+"""Figures of the program's structure: what a request calls as it runs, and what the sources show."""
