@@ -22,6 +22,7 @@ SEEDS = [
     b"\x07CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
     b"\x08PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 ]
+_BODYLESS = re.compile(rb"(?:POST|PUT|PATCH) ")
 _ANSWER = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 
 
@@ -88,5 +89,13 @@ def one(data: bytes) -> None:
     cut = _server[0].exchange([text[start : start + size] for start in range(0, len(text), size)])
     for statuses in (whole, cut):
         assert all(status in (200, 400, 408, 431) for status in statuses), statuses
-    # How often it answers is not compared: a malformed request in the same segment takes the place of the answer to the
-    # request before it, and a reset takes an answer with it that the client had not read.
+    if whole != cut and not (_BODYLESS.search(text) and (_same(whole, cut) or _same(cut, whole))):
+        raise AssertionError(f"{whole} whole, {cut} cut")
+
+
+def _same(refused: list[int], answered: list[int]) -> bool:
+    """Whether the two differ only in the 400 for a POST without a length.
+
+    What comes in the same read behind that POST and is no request is its body. What comes later is another request.
+    """
+    return refused[-1:] == [400] and answered in ([*refused[:-1], 200], [*refused[:-1], 200, 400])

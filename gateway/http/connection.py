@@ -9,8 +9,10 @@ Invariants
    behind a request that waits for long, more is thrown away up to DISCARD_BYTES and its response is the connection's
    last. Where reading must pause, the kernel is asked for the client each WATCH_S and before a response is written.
 3. A cycle that is not complete learns of the connection's end exactly once.
-4. Every answer the server makes itself is a problem document, says `Connection: close`, and is followed by a short
-   lingering read, so that the client can read it.
+4. Every answer the server makes itself is a problem document and says `Connection: close`. A connection's last answer
+   is followed by a short lingering read, so that the client can read it.
+5. Answers leave in the order of their requests; a malformed request is answered after those before it. What follows a
+   POST that announced no body in the same read, and is no request, is its body: that request is refused and not run.
 """
 
 from __future__ import annotations
@@ -100,6 +102,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
         # Request
         self.current: Cycle | None = None
+        self._task: asyncio.Task[None] | None = None
         self._framing_headers: list[tuple[bytes, bytes]] = []
         self._blank_line = BlankLine()
         self._head_bytes = 0
@@ -195,6 +198,8 @@ class GatewayProtocol(HttpToolsProtocol):
                 self._set_deadline(self.limits.body_timeout_s)
         if data and now is PENDING:
             if self._bodyless_post() and not begins_request(data):
+                assert self._task is not None
+                self._task.cancel()  # begun in this turn of the loop, so it has not run
                 self.refuse(BadFraming("a body came, but neither its Content-Length nor Transfer-Encoding: chunked"))
             else:
                 self._hold(data)
@@ -318,9 +323,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self._head_bytes = self._chunk_overhead = self._body_untaken = 0
         self._body_left = body_bytes
         self._move(BODY)
-        task = self.loop.create_task(cycle.run(self.app, scope))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self._task = self.loop.create_task(cycle.run(self.app, scope))
+        self.tasks.add(self._task)
+        self._task.add_done_callback(self.tasks.discard)
 
     def _scope(self, method: str, version: str, cycle: Cycle) -> dict[str, Any]:
         target = self.url
@@ -386,11 +391,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if not cycle.keep_alive:
-            self.server_state.idle.add(self)
-            if self.reading is PENDING:
-                self.transport.close()
-            else:
-                self._linger()
+            self._linger()
             return
         self._move(IDLE)
         self._resume()
@@ -471,16 +472,18 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _linger(self) -> None:
         """Closes our side, and for a moment reads what comes: closing at once would reset the answer away."""
+        complete = self.reading is PENDING and not self._held
         self._move(LINGERING)
         self._held.clear()
         self._hold_bytes(0)
         self.server_state.idle.add(self)
         self._discarded_bytes = 0
-        if self._ended:
+        halves = self.transport.can_write_eof()  # TLS cannot close one side
+        if self._ended or (complete and not halves):
             self.transport.close()
             return
         self._resume()
-        if self.transport.can_write_eof():  # TLS cannot close one side
+        if halves:
             self.transport.write_eof()
         self._set_deadline(LINGER_S)
 

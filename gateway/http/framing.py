@@ -23,17 +23,19 @@ FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"h
 
 # Source: RFC 9110 section 9 and RFC 5789: the methods a client may pipeline. Others are no start of a request here.
 _METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT")
-_REQUEST_LINE: Final = re.compile(rb"[A-Z]+ [!-~]+ HTTP/[0-9.]+\Z")
+_VERSION: Final = re.compile(rb" HTTP/[0-9.]+\Z")
 
 
 def begins_request(data: bytes) -> bool:
-    """Whether these bytes, however few, can be the beginning of a request; blank lines before it are allowed."""
-    data = data.lstrip(b"\r\n")
-    line, end, _ = data.partition(b"\r\n")
+    """Whether these bytes, however few, can be the beginning of a request, also of a malformed one.
+
+    Blank lines before it are allowed. A complete first line must end with a version of HTTP.
+    """
+    line, end, _ = data.lstrip(b"\r\n").partition(b"\r\n")
     method, space, _ = line.partition(b" ")
     if not space:
         return not end and any(each.startswith(method) for each in _METHODS)
-    return method in _METHODS and (not end or _REQUEST_LINE.match(line) is not None)
+    return method in _METHODS and (not end or _VERSION.search(line) is not None)
 
 
 def framing(version: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[int, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import time
@@ -17,6 +18,16 @@ from tests.running import Running
 ROUNDS = 50
 PARK = b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n"
 ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+PLAIN = b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n"
+BODYLESS = b"POST /echo HTTP/1.1\r\nHost: a\r\n\r\n"
+CHUNKED = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+MALFORMED = [
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+    b"GET / / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\r\nGET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+]
 
 
 @pytest.mark.parametrize("size", [100_000, 1_000_000])
@@ -110,7 +121,10 @@ def test_requests_held_behind_a_half_close_are_served_in_order() -> None:
     serving(test)
 
 
-@pytest.mark.parametrize("body", [b'{"a":1}', b"hello world", b"G", b"GETS x", b"GET is no request\r\n", b"\x00\x01"])
+@pytest.mark.parametrize(
+    "body",
+    [b'{"a":1}', b"hello", b"G", b"GETS x", b"abcGET / HTTP/1.1\r\n", b"GET is no request\r\n", b"\x00\x01"],
+)
 def test_body_without_a_length_stores_nothing(
     gateway: Running, http: httpx.Client, new_queue: Callable[[], str], body: bytes
 ) -> None:
@@ -120,6 +134,33 @@ def test_body_without_a_length_stores_nothing(
     answer = gateway.raw(head + body) if body != b"G" else gateway.raw(head + b"G\r\n")
     assert problem(answer)["code"] == "bad-framing"
     assert http.get(f"/queues/{queue}").status_code == 404
+
+
+@pytest.mark.parametrize("body", [b"settled, thank you", b"BAD\r\n\r\n"])
+def test_body_without_a_length_settles_nothing(gateway: Running, http: httpx.Client, queue: str, body: bytes) -> None:
+    """A request that is refused for the bytes behind it is not run: the lease goes on."""
+    http.post(f"/queues/{queue}/jobs", content=b"1")
+    lease = http.get(f"/queues/{queue}/next?timeout=2").json()["lease"]["url"]
+    head = f"POST {lease}/ack HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    assert problem(gateway.raw(head + body))["code"] == "bad-framing"
+    assert http.post(lease + "/extend", json={"lease": 60}).status_code == 200
+
+
+@pytest.mark.parametrize("first", [PLAIN, BODYLESS, ECHO, CHUNKED], ids=["GET", "bodyless", "length", "chunked"])
+@pytest.mark.parametrize("second", MALFORMED)
+def test_malformed_request_is_answered_after_the_one_before_it(first: bytes, second: bytes) -> None:
+    """In one segment as in two: both answers come, in order, and the connection closes."""
+
+    async def test(server: Server) -> None:
+        for pieces in ([first + second], [first, second]):
+            async with server.client() as client:
+                for piece in pieces:
+                    client.send(piece)
+                    await client.writer.drain()
+                answer = await client.rest()
+                assert re.findall(rb"HTTP/1\.1 ([0-9]+)", answer) == [b"200", b"400"], pieces
+
+    serving(test)
 
 
 def test_post_without_a_body_is_an_empty_job(gateway: Running, http: httpx.Client, queue: str) -> None:
