@@ -5,10 +5,10 @@ from __future__ import annotations
 from fuzz.items import EVENT, shown
 from gateway.api.request.cloudevents import MANY, Mode, many_items, one_item, read_heading
 from gateway.envelope.read import body_of, unwrap
-from gateway.envelope.write import Item, Stamp
+from gateway.envelope.write import EnqueueContext, Item
 from gateway.errors import BadRequest, JobTooLarge, UnsupportedEncoding, UnsupportedType
 
-STAMP = Stamp("/queues/emails", 1_790_000_000.0, tenant="acme")
+STAMP = EnqueueContext("/queues/emails", 1_790_000_000.0, tenant="acme")
 TYPES = [
     b"",
     b"application/json",

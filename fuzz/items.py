@@ -10,11 +10,19 @@ from gateway.api.response.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, 
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.json_text import check_json
 from gateway.envelope.read import Job, body_of, unwrap
-from gateway.envelope.rewrite import Burial, Death, dead_letter, died_on, has_known_ttl, next_attempt, revived
+from gateway.envelope.rewrite import (
+    DeadLetterMarks,
+    DeadReason,
+    dead_letter,
+    died_on,
+    has_known_ttl,
+    next_attempt,
+    revived,
+)
 from gateway.problem import problem_bytes  # noqa: F401 (its imports are instrumented, too)
 
 QUEUE = Queue("acme", "emails", "acme__emails")
-BURIAL = Burial(Death.REJECTED, "emails", 3, 1_790_000_000.0, "it\r\nfailed \ud800")
+BURIAL = DeadLetterMarks(DeadReason.REJECTED, "emails", 3, 1_790_000_000.0, "it\r\nfailed \ud800")
 FORMS = (
     {},
     {"raw": True},

@@ -31,38 +31,38 @@ from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
 from gateway.api.handlers.queues import QueueAdmin
-from gateway.api.handlers.replicas import Reception
+from gateway.api.handlers.replicas import ReplicaEndpoint
 from gateway.api.handlers.webhook import Webhook
 from gateway.api.metrics.exposition import Metrics
 from gateway.api.metrics.meter import Meter
-from gateway.api.request.idempotency import Once
+from gateway.api.request.idempotency import IdempotentAnswer
 from gateway.api.routes import router
 from gateway.api.specification import Specification, longest_lease
 from gateway.config import policies
 from gateway.config.cluster_secret import secrets_of
 from gateway.config.keys import Keys, load
 from gateway.config.toml_file import Mistake, MistakesError
-from gateway.delivery.dead_letters.inspection import Graveyard
+from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.idempotency import ledger_file
 from gateway.delivery.idempotency.idempotent_enqueue import Idempotency
 from gateway.delivery.idempotency.ledger import Ledger
 from gateway.delivery.moves import Moves
-from gateway.delivery.poll_limits import Parked
+from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues.catalog import Catalog
 from gateway.delivery.queues.known import KnownQueues
 from gateway.delivery.queues.management import Queues
 from gateway.delivery.queues.quota import Quota
-from gateway.delivery.queues.unreachable import Unreachable
+from gateway.delivery.queues.unreachable import UnreachableQueues
 from gateway.delivery.receive import Receiver
 from gateway.fairness.shares import WHOLE, Shares
 from gateway.fairness.turns import Turns
-from gateway.forwarding.commands import Figures, Order, Result
+from gateway.forwarding.commands import LeaseCommand, Result, WorkerFigures
 from gateway.forwarding.replicas import Replicas
-from gateway.forwarding.router import Desk
+from gateway.forwarding.router import LeaseRouter
 from gateway.forwarding.seal import Seal, derived
-from gateway.forwarding.workers import Office, Peers, lives
+from gateway.forwarding.workers import WorkerLinks, WorkerServer, lives
 from gateway.kestrel.client import Kestrel
 from gateway.leases.ids import LeaseIds
 from gateway.leases.registry import Registry
@@ -120,35 +120,35 @@ class Gateway:
             memory_limit=settings.max_settled,
             share=share,
         )
-        self._peers = Peers(context.run_dir, context.boot_id)
+        self._worker_links = WorkerLinks(context.run_dir, context.boot_id)
         self._replicas = _replicas(settings, context)
-        self._desk = Desk(
+        self._lease_router = LeaseRouter(
             self._ids,
             self._registry,
-            self._peers,
+            self._worker_links,
             self._replicas,
             limit_s=2 * settings.kestrel_command_timeout_s,
             count=self._figures,
         )
-        self._office = Office(context.run_dir, context.boot_id, self._execute)
+        self._worker_server = WorkerServer(context.run_dir, context.boot_id, self._execute)
         self._namespace = Namespace(settings.namespace, self._tenanted)
         self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
         turns = Turns()
         self._known = KnownQueues(self._kestrel, self._catalog, turns)
         quota = Quota(self._kestrel, self._known, settings.max_queues)
         moves = Moves(self._kestrel, self._catalog, self._tasks, max_attempts=settings.max_attempts)
-        parked = Parked(
+        parked = PollLimits(
             settings.max_waiters,
             tenant_limit=settings.max_tenant_waiters,
             queue_limit=settings.max_queue_waiters,
             share=share,
         )
         self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, parked=parked, turns=turns)
-        self._unreachable = Unreachable(self._kestrel, self._catalog, turns)
-        queues = Queues(self._kestrel, self._catalog, self._desk, self._known)
+        self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
+        queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known)
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
-        leases = Leases(self._desk, turns)
+        leases = Leases(self._lease_router, turns)
         publisher = Publisher(self._kestrel, quota)
         self._router = router(
             specification,
@@ -161,30 +161,34 @@ class Gateway:
                 queues,
                 leases,
                 self._registry,
-                once=Once(self._idempotency),
+                once=IdempotentAnswer(self._idempotency),
                 settings=settings,
                 turns=turns,
             ),
             leases=leases,
             queues=QueueAdmin(
-                queues, Graveyard(self._kestrel), Redrive(self._kestrel, moves.dead_letters, self._tasks), turns
+                queues, DeadLetterAdmin(self._kestrel), Redrive(self._kestrel, moves.dead_letters, self._tasks), turns
             ),
             service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel),
-            metrics=Metrics(self._desk.figures, settings.workers),
+            metrics=Metrics(self._lease_router.figures, settings.workers),
             webhook=Webhook(settings.webhook_origins),
             info=Info(settings, self._kestrel),
         )
         self._router.lifespan_context = self._lifespan
         self._changed = asyncio.Event()
         self._registry.on_end(lambda _: self._changed.set())
-        inner = Reception(self._router, self._replicas, budget, self._desk.receive) if self._replicas else self._router
+        inner = (
+            ReplicaEndpoint(self._router, self._replicas, budget, self._lease_router.receive)
+            if self._replicas
+            else self._router
+        )
         self._edge = Edge(inner, Guard(settings), self._changed.set, gate=budget.gate, root_path=settings.root_path)
         self._meter = Meter(
             context.index,
             kestrel=self._kestrel,
             registry=self._registry,
-            hops=self._desk.hops,
+            forwarding=self._lease_router.statistics,
             receiver=self._receiver,
             moves=moves,
             publisher=publisher,
@@ -265,12 +269,12 @@ class Gateway:
         figures = self._registry.statistics()
         return figures.open - figures.delayed
 
-    def _figures(self) -> Figures:
+    def _figures(self) -> WorkerFigures:
         return self._meter.figures()
 
-    async def _execute(self, order: Order) -> Result:
+    async def _execute(self, order: LeaseCommand) -> Result:
         try:
-            return await self._desk.execute(order)
+            return await self._lease_router.execute(order)
         finally:
             self._changed.set()
 
@@ -278,7 +282,7 @@ class Gateway:
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
         async with self._tasks:
             await self._kestrel.start()
-            await self._office.start()
+            await self._worker_server.start()
             watching = self._tasks.create_task(self._unreachable.watch()) if self._index == 0 else None
             loop = asyncio.get_running_loop()
             loop.call_later(longest_lease(self._settings), self._ids.refuse_old_form)
@@ -288,13 +292,13 @@ class Gateway:
                 self._receiver.drain()
                 if watching is not None:
                     watching.cancel()
-                await self._office.close()
-                await self._peers.close()
+                await self._worker_server.close()
+                await self._worker_links.close()
                 if self._replicas is not None:
                     self._replicas.close()
                 self._registry.close()
                 log.info("leases: %s", self._registry.statistics())
-                log.info("orders: %s", self._desk.hops)
+                log.info("orders: %s", self._lease_router.statistics)
                 await self._kestrel.close()
                 await self._idempotency.close()
 

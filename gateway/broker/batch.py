@@ -44,7 +44,7 @@ class Holder(Protocol):
     def release(self) -> None: ...
 
 
-class Home(Protocol):
+class ItemOwner(Protocol):
     """Where an item lives: told what became of it on disk."""
 
     def created(self) -> None: ...
@@ -92,12 +92,12 @@ class Purge:
 
 
 class Unchecked:
-    """The items of a queue above `after` that have no checksum yet get one; `home` hears of it when none is left."""
+    """The items of a queue above `after` that have no checksum yet get one; `owner` hears of it when none is left."""
 
-    __slots__ = ("after", "home", "name", "number")
+    __slots__ = ("after", "name", "number", "owner")
 
-    def __init__(self, home: Home, number: int, name: bytes, after: int) -> None:
-        self.home = home
+    def __init__(self, owner: ItemOwner, number: int, name: bytes, after: int) -> None:
+        self.owner = owner
         self.number = number
         self.name = name
         self.after = after
@@ -130,19 +130,19 @@ class Batch:
         self.puts = Ticket()
         self.removals = Ticket()
         # puts
-        self.created: dict[int, tuple[bytes, Home]] = {}
+        self.created: dict[int, tuple[bytes, ItemOwner]] = {}
         self.rows: list[int | bytes] = []  # id, added_ms, expires_ms, data, checksum; id, ...
         self.put_bytes = 0
-        self.placed: list[tuple[Home, Item]] = []
+        self.placed: list[tuple[ItemOwner, Item]] = []
         self.moves: list[tuple[int, int, int, int, int]] = []  # new id, added_ms, expires_ms, checksum, old id
-        self.moved: list[tuple[Home, Item, Home, Item]] = []
+        self.moved: list[tuple[ItemOwner, Item, ItemOwner, Item]] = []
         self.meta: dict[str, str] = {}
         self.put_counts: dict[int, list[int]] = {}  # queue number -> items, bytes, items ever
         self.unchecked: list[Unchecked] = []
         self.recounts: set[int] = set()  # numbers of queues
         # removals
         self.removed_ids: list[int] = []
-        self.removed: list[tuple[Home, Item]] = []  # given back to their home when they fail
+        self.removed: list[tuple[ItemOwner, Item]] = []  # given back to their owner when they fail
         self.chores: list[Item] = []  # tried again when they fail
         self.purges: list[Purge] = []
         self.removal_counts: dict[int, list[int]] = {}
@@ -155,23 +155,23 @@ class Batch:
     def has_removals(self) -> bool:
         return bool(self.removed_ids or self.purges)
 
-    def create(self, home: Home, number: int, name: bytes) -> Ticket:
+    def create(self, owner: ItemOwner, number: int, name: bytes) -> Ticket:
         """The queue gets its row with this batch, unless it has one."""
-        self.created[number] = (name, home)
+        self.created[number] = (name, owner)
         return self.puts
 
-    def put(self, home: Home, item: Item) -> Ticket:
+    def put(self, owner: ItemOwner, item: Item) -> Ticket:
         """The item is written with this batch."""
         self.rows += (item.id, item.added_ms, item.expires_ms, item.data, item.checksum)
-        self.placed.append((home, item))
+        self.placed.append((owner, item))
         size = len(item.data)
         self.put_bytes += size
         self._count(self.put_counts, item.id >> SEQUENCE_BITS, 1, size, 1)
         return self.puts
 
-    def remove(self, home: Home, item: Item) -> Ticket:
-        """The item's row goes with this batch; when that fails the item is given back to its home."""
-        self.removed.append((home, item))
+    def remove(self, owner: ItemOwner, item: Item) -> Ticket:
+        """The item's row goes with this batch; when that fails the item is given back to its owner."""
+        self.removed.append((owner, item))
         return self._remove(item)
 
     def sweep(self, item: Item) -> None:
@@ -184,7 +184,7 @@ class Batch:
         self._count(self.removal_counts, item.id >> SEQUENCE_BITS, -1, -len(item.data), 0)
         return self.removals
 
-    def move(self, source: Home, old: Item, target: Home, new: Item) -> None:
+    def move(self, source: ItemOwner, old: Item, target: ItemOwner, new: Item) -> None:
         """The row of `old` becomes `new`, in another queue, in one step."""
         self.moves.append((new.id, new.added_ms, new.expires_ms, new.checksum, old.id))
         self.moved.append((source, old, target, new))
@@ -207,9 +207,9 @@ class Batch:
         first = Batch()
         first.created, first.meta, first.recounts = self.created, self.meta, self.recounts
         yield 0, first
-        for home, item in self.placed:
+        for owner, item in self.placed:
             piece = Batch()
-            piece.put(home, item)
+            piece.put(owner, item)
             yield item.id, piece
         for source, old, target, new in self.moved:
             piece = Batch()

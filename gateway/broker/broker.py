@@ -15,7 +15,7 @@ from .batch import Ticket
 from .collection import Queues
 from .committer import Committer
 from .database import Database
-from .logs import Sparing
+from .logs import LimitedLog
 from .memory import BufferLimit
 from .threads import Threads
 
@@ -76,7 +76,7 @@ class Broker:
         self.on_shutdown: Callable[[], None] = lambda: None
         self.config = configuration.load(options.config)
         self.memory = BufferLimit(options.max_buffered_bytes)
-        self._sparing = Sparing()
+        self._sparing = LimitedLog()
         database = Database(options.data, fsync=options.fsync, lock_wait_s=options.lock_wait_s)
         try:
             inventory = database.inventory()

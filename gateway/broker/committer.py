@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from .batch import Batch, Home, Item, Purge, Ticket, Unchecked
+from .batch import Batch, Item, ItemOwner, Purge, Ticket, Unchecked
 from .database import Outcome
 from .queue import Queue
 
@@ -25,7 +25,7 @@ RETRY_S = 0.5
 CONGESTED_BYTES = 64 << 20
 
 
-class Hands(Protocol):
+class DiskThreads(Protocol):
     """Who does the blocking work elsewhere, and calls back on the loop."""
 
     def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None: ...
@@ -35,12 +35,12 @@ class Hands(Protocol):
 class Committer:
     """The loop's side of the disk."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hands: Hands, trouble: str | None = None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, threads: DiskThreads, trouble: str | None = None) -> None:
         """`trouble`: why nothing can be put already at the start."""
         self.trouble: str | None = None
         self.commits = 0
         self._loop = loop
-        self._hands = hands
+        self._threads = threads
         self._retry_at = 0.0
         self._batch = Batch()
         self._writing = False
@@ -67,23 +67,23 @@ class Committer:
         """What to wait for before adding another item, when very much waits to be written."""
         return self._batch.puts if self._batch.put_bytes > CONGESTED_BYTES else None
 
-    def create(self, home: Home, number: int, name: bytes) -> Ticket:
+    def create(self, owner: ItemOwner, number: int, name: bytes) -> Ticket:
         self._touch()
-        return self._batch.create(home, number, name)
+        return self._batch.create(owner, number, name)
 
-    def put(self, home: Home, item: Item) -> Ticket:
+    def put(self, owner: ItemOwner, item: Item) -> Ticket:
         self._touch()
-        return self._batch.put(home, item)
+        return self._batch.put(owner, item)
 
-    def remove(self, home: Home, item: Item) -> Ticket:
+    def remove(self, owner: ItemOwner, item: Item) -> Ticket:
         self._touch()
-        return self._batch.remove(home, item)
+        return self._batch.remove(owner, item)
 
     def sweep(self, item: Item) -> None:
         self._touch()
         self._batch.sweep(item)
 
-    def move(self, source: Home, old: Item, target: Home, new: Item) -> None:
+    def move(self, source: ItemOwner, old: Item, target: ItemOwner, new: Item) -> None:
         self._touch()
         self._batch.move(source, old, target, new)
 
@@ -109,7 +109,7 @@ class Committer:
 
     def read_ahead(self, queue: Queue, generation: int, after: int, upto: int) -> None:
         """The rows above `after` are brought to `queue.loaded`, as many as a window takes."""
-        self._hands.read(queue, generation, after, upto)
+        self._threads.read(queue, generation, after, upto)
 
     # The writer's rhythm
 
@@ -124,7 +124,7 @@ class Committer:
         batch, self._batch = self._batch, Batch()
         self._scheduled = False
         self._writing = True
-        self._hands.write(batch, self._committed)
+        self._threads.write(batch, self._committed)
 
     # What became of it
 
@@ -151,28 +151,28 @@ class Committer:
         batch.puts.settle(error, refused)
         for id_, why in refused.items():
             log.error("an item is refused because it cannot be written (id %d): %s", id_, why)
-        touched: dict[Home, None] = {}
+        touched: dict[ItemOwner, None] = {}
         if error is None:
-            for _, home in batch.created.values():
-                home.created()
+            for _, owner in batch.created.values():
+                owner.created()
             self._tell_checked(batch, outcome)
         else:
             self._unchecked_later += batch.unchecked
-        for home, item in batch.placed:
+        for owner, item in batch.placed:
             if error is None and item.id not in refused:
-                home.placed(item)
-                touched[home] = None
+                owner.placed(item)
+                touched[owner] = None
             else:
-                home.not_placed(item)
-        for source, old, home, item in batch.moved:
+                owner.not_placed(item)
+        for source, old, owner, item in batch.moved:
             if error is None and item.id not in refused:
-                home.placed(item)
-                touched[home] = None
+                owner.placed(item)
+                touched[owner] = None
             else:
-                home.not_placed(item)
+                owner.not_placed(item)
                 source.not_removed(old)
-        for home in touched:
-            home.serve()
+        for owner in touched:
+            owner.serve()
 
     @staticmethod
     def _tell_checked(batch: Batch, outcome: Outcome) -> None:
@@ -180,7 +180,7 @@ class Committer:
         for rest in batch.unchecked:
             if rest.number not in unchecked:
                 log.info("every job of queue %r has a checksum now", rest.name)
-                rest.home.checked()
+                rest.owner.checked()
 
     def _settle_removals(self, batch: Batch, outcome: Outcome) -> None:
         error = outcome.removals
@@ -197,8 +197,8 @@ class Committer:
             if not purge.ticket.done:
                 purge.ticket.settle(error)
         self._purges_later += batch.purges
-        for home, item in batch.removed:
-            home.not_removed(item)
+        for owner, item in batch.removed:
+            owner.not_removed(item)
 
     def _note(self, error: str | None) -> None:
         if error is not None:

@@ -361,7 +361,7 @@ class Database:
         rows.close()
         connection.executemany("UPDATE items SET checksum = ? WHERE id = ?", found)
         if last > rest.after:
-            return Unchecked(rest.home, number, rest.name, last)
+            return Unchecked(rest.owner, number, rest.name, last)
         values = (checksum.of_queue(number, rest.name, 0), number)
         connection.execute("UPDATE queues SET unchecked = 0, checksum = ? WHERE number = ? AND name NOTNULL", values)
         return None

@@ -25,7 +25,7 @@ def set_up(log_format: str, log_level: str) -> None:
 _EVERY_S = 10.0
 
 
-class Sparing:
+class LimitedLog:
     """Keeps what clients can bring about at will from filling the log: one line of a kind every ten seconds."""
 
     def __init__(self) -> None:

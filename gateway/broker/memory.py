@@ -13,7 +13,7 @@ SMALL_BYTES = 4096
 """What a connection may keep uncounted; the limit on connections bounds the sum."""
 
 
-class Keeper(Protocol):
+class BufferOwner(Protocol):
     """A connection that keeps bytes for its client."""
 
     def drop(self) -> None:
@@ -21,22 +21,22 @@ class Keeper(Protocol):
 
 
 class BufferLimit:
-    """Counts what the keepers hold, against `limit_bytes`."""
+    """Counts what the owners hold, against `limit_bytes`."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.dropped = 0
-        self._kept: OrderedDict[Keeper, int] = OrderedDict()  # who made progress last is the last
+        self._kept: OrderedDict[BufferOwner, int] = OrderedDict()  # who made progress last is the last
 
     def __repr__(self) -> str:
-        return f"<BufferLimit {self.used_bytes} of {self.limit_bytes} bytes, {len(self._kept)} keepers>"
+        return f"<BufferLimit {self.used_bytes} of {self.limit_bytes} bytes, {len(self._kept)} owners>"
 
-    def progress(self, keeper: Keeper, size: int) -> None:
-        """`keeper` holds `size` bytes now, and its client has sent or read something. May drop others, or itself."""
-        self.used_bytes += size - self._kept.pop(keeper, 0)
+    def progress(self, owner: BufferOwner, size: int) -> None:
+        """`owner` holds `size` bytes now, and its client has sent or read something. May drop others, or itself."""
+        self.used_bytes += size - self._kept.pop(owner, 0)
         if size:
-            self._kept[keeper] = size
+            self._kept[owner] = size
         while self.used_bytes > self.limit_bytes and self._kept:
             stalled, freed = self._kept.popitem(last=False)
             self.used_bytes -= freed

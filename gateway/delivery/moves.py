@@ -23,12 +23,12 @@ from gateway.delivery.attempts import Attempts
 from gateway.delivery.backend import Backend
 from gateway.delivery.dead_letters.store import DeadLetters, Stored, store
 from gateway.delivery.queues.catalog import Catalog, Queue
-from gateway.delivery.queues.copy_safety import Facts
+from gateway.delivery.queues.copy_safety import CopySafety
 from gateway.envelope.read import Job, raw, unwrap
-from gateway.envelope.rewrite import Death, has_known_ttl, next_attempt
+from gateway.envelope.rewrite import DeadReason, has_known_ttl, next_attempt
 from gateway.envelope.times import wire_expiry
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
-from gateway.leases.lease import Lease, Leaving, OpenRead, Place, State
+from gateway.leases.lease import Disposition, Lease, OpenRead, Place, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,16 @@ class Moves:
         self.dead_letters = DeadLetters(backend, catalog)
         self.attempts = Attempts()
         self._backend = backend
-        self._facts = Facts(backend, tasks)
+        self._facts = CopySafety(backend, tasks)
         self._max_attempts = max_attempts
         self._moved = 0
         self._buried = 0
         self._doubled = 0
         self._kept: Counter[str] = Counter()
 
-    def way(self, queue: Queue) -> QueueWay:
-        """The way of a queue's jobs from their consumers."""
-        return QueueWay(self, queue)
+    def mover(self, queue: Queue) -> QueueMover:
+        """What moves a queue's jobs from their consumers."""
+        return QueueMover(self, queue)
 
     def max_attempts(self, queue: Queue) -> int:
         """How often a job of the queue is delivered before it is a dead letter."""
@@ -68,7 +68,7 @@ class Moves:
     def statistics(self) -> MoveStatistics:
         return MoveStatistics(self._moved, self._buried, dict(self._kept), self._doubled)
 
-    async def bury(self, queue: Queue, read: OpenRead, *, death: Death, attempts: int, error: str = "") -> Stored:
+    async def bury(self, queue: Queue, read: OpenRead, *, death: DeadReason, attempts: int, error: str = "") -> Stored:
         """The job is a dead letter and no longer on its queue when this is YES; else it is still set aside.
 
         Raises: as `OpenRead.confirm`: the dead letter is there, and the job perhaps still on its queue.
@@ -130,8 +130,8 @@ class Moves:
         return stored
 
 
-class QueueWay:
-    """The way of one queue's jobs from their consumers, as leases take it."""
+class QueueMover:
+    """Moves one queue's jobs from their consumers. Implements gateway.leases.lease.Mover."""
 
     __slots__ = ("_moves", "_queue")
 
@@ -139,58 +139,58 @@ class QueueWay:
         self._moves = moves
         self._queue = queue
 
-    def aim(self, leaving: Leaving) -> Place:
+    def target(self, disposition: Disposition) -> Place:
         """The place that was asked for, outright or by policy."""
-        if leaving.state is State.REJECTED:
+        if disposition.state is State.REJECTED:
             return Place.DEAD
-        return leaving.asked or self._by_policy()
+        return disposition.asked or self._by_policy()
 
     def is_last(self, lease: Lease) -> bool:
         """Whether this attempt is the last that the job has."""
         return lease.attempt >= self._moves.max_attempts(self._queue)
 
-    async def leave(self, lease: Lease, leaving: Leaving) -> Place:
+    async def move(self, lease: Lease, disposition: Disposition) -> Place:
         """The job is at the place that is returned.
 
         Raises: QueueDeleted: the job is gone with its queue. LeaseLost: it is back on its queue. Of a rejected job also
         LeaseLost and BackendRefused: it is a dead letter, and is back on its queue, too; OutcomeUnknown: it may be.
         Cancelled: the job may be in two places, if the caller gives the read back.
         """
-        place = await self._copy(lease, leaving)
+        place = await self._copy(lease, disposition)
         if place is Place.HEAD:
             read = _held(lease)
             self._moves.attempts.returned(lease.key, lease.known_by)
             await read.abort()
         return place
 
-    async def _copy(self, lease: Lease, leaving: Leaving) -> Place:
+    async def _copy(self, lease: Lease, disposition: Disposition) -> Place:
         """Where the job is now; HEAD: still set aside."""
-        aim = self.aim(leaving)
-        buried = aim is Place.DEAD or self.is_last(lease)
+        target = self.target(disposition)
+        buried = target is Place.DEAD or self.is_last(lease)
         stored = Stored.NO
-        if (aim is Place.HEAD and not buried) or not await self._moves.may_copy(lease):
+        if (target is Place.HEAD and not buried) or not await self._moves.may_copy(lease):
             return Place.HEAD
         if buried:
-            stored = await self._bury(lease, leaving)
+            stored = await self._bury(lease, disposition)
             if stored is Stored.YES:
                 self._moves.attempts.forget(lease.key, lease.known_by)
                 return Place.DEAD
-            aim = self._by_policy() if aim is Place.DEAD else aim
-        if aim is Place.TAIL and stored is Stored.NO:
-            stored = await self._moves.to_tail(self._queue, lease, leaving.reason)
+            target = self._by_policy() if target is Place.DEAD else target
+        if target is Place.TAIL and stored is Stored.NO:
+            stored = await self._moves.to_tail(self._queue, lease, disposition.reason)
             if stored is Stored.YES:
                 return Place.TAIL
         return Place.HEAD
 
-    async def _bury(self, lease: Lease, leaving: Leaving) -> Stored:
-        death = Death.REJECTED if leaving.state is State.REJECTED else Death.MAX_ATTEMPTS
+    async def _bury(self, lease: Lease, disposition: Disposition) -> Stored:
+        death = DeadReason.REJECTED if disposition.state is State.REJECTED else DeadReason.MAX_ATTEMPTS
         read = _here(lease)
         try:
             stored = await self._moves.bury(
-                self._queue, read, death=death, attempts=lease.attempt, error=leaving.reason
+                self._queue, read, death=death, attempts=lease.attempt, error=disposition.reason
             )
         except (LeaseLost, BackendRefused, OutcomeUnknown):
-            if leaving.state is State.REJECTED:
+            if disposition.state is State.REJECTED:
                 raise
             return Stored.YES
         return stored

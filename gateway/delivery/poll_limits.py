@@ -11,7 +11,7 @@ from gateway.errors import TooManyWaiters
 from gateway.fairness.shares import WHOLE, Shares
 
 
-class Parked:
+class PollLimits:
     """Counts polls in and out. limit, tenant_limit, queue_limit: most at once; the first counts them all.
 
     share: of the first, which one tenant may take.

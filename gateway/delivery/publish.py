@@ -9,7 +9,7 @@ from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
 from gateway.envelope.times import wire_expiry
-from gateway.envelope.write import Item, Stamp
+from gateway.envelope.write import EnqueueContext, Item
 from gateway.errors import GatewayError
 
 
@@ -21,11 +21,13 @@ class Publisher:
         self._quota = quota
         self.stored = 0
 
-    def stamp(self, queue: Queue, *, ttl_s: float | None = None, traceparent: str = "", tracestate: str = "") -> Stamp:
+    def stamp(
+        self, queue: Queue, *, ttl_s: float | None = None, traceparent: str = "", tracestate: str = ""
+    ) -> EnqueueContext:
         """What the gateway says of jobs enqueued now. ttl_s: how long they may wait; None: for ever."""
         now_s = time.time()
         expires_s = now_s + ttl_s if ttl_s is not None else None
-        return Stamp(f"/queues/{queue.name}", now_s, expires_s, queue.tenant, traceparent, tracestate)
+        return EnqueueContext(f"/queues/{queue.name}", now_s, expires_s, queue.tenant, traceparent, tracestate)
 
     async def enqueue(self, queue: Queue, item: Item, ordering_key: str | None = None) -> None:
         """The job is stored: Kestrel has said STORED. ordering_key: jobs with the same one go to the same server.

@@ -15,11 +15,11 @@ from gateway.delivery.backend import Backend, OnGone, Told
 from gateway.delivery.dead_letters.store import Stored
 from gateway.delivery.dropping import Dropping
 from gateway.delivery.moves import Moves, job_of
-from gateway.delivery.poll_limits import Parked
+from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
 from gateway.envelope.read import Job
-from gateway.envelope.rewrite import Death
+from gateway.envelope.rewrite import DeadReason
 from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, TooManyLeases
 from gateway.fairness.turns import Turns
 from gateway.leases.lease import Lease, OpenRead
@@ -48,7 +48,7 @@ class Receiver:
         quota: Quota,
         tasks: asyncio.TaskGroup,
         *,
-        parked: Parked,
+        parked: PollLimits,
         turns: Turns,
     ) -> None:
         self._backend = backend
@@ -121,9 +121,9 @@ class Receiver:
             known_by = identity(job.id, read.data)
             attempt = self._moves.attempts.of(queue.key, known_by, job.attempt)
             if attempt > self._moves.max_attempts(queue):
-                burial = self._tasks.create_task(self._bury(queue, read, attempt - 1))
-                done = partial(burial.add_done_callback, lambda _: read.give_back())
-                if await asyncio.shield(burial):
+                marks = self._tasks.create_task(self._bury(queue, read, attempt - 1))
+                done = partial(marks.add_done_callback, lambda _: read.give_back())
+                if await asyncio.shield(marks):
                     self._moves.attempts.forget(queue.key, known_by)
                     return None
             return Delivery(job, self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s))
@@ -137,7 +137,7 @@ class Receiver:
         A task of its own: a poll that goes away must not leave the job in both places.
         """
         try:
-            return await self._moves.bury(queue, read, death=Death.MAX_ATTEMPTS, attempts=attempts) is Stored.YES
+            return await self._moves.bury(queue, read, death=DeadReason.MAX_ATTEMPTS, attempts=attempts) is Stored.YES
         except (LeaseLost, BackendRefused, OutcomeUnknown):
             return True
 
@@ -161,7 +161,7 @@ class Receiver:
     def _lease(self, queue: Queue, job: Job, read: OpenRead, *, known_by: str, attempt: int, length_s: float) -> Lease:
         return self._registry.open(
             read,
-            self._moves.way(queue),
+            self._moves.mover(queue),
             tenant=queue.tenant,
             queue=queue.name,
             key=queue.key,

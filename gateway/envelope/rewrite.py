@@ -37,7 +37,7 @@ _DEAD = ("deadreason", "deadtime", "deadqueue", "deadattempts")
 _NOT_IN_STRINGS = re.compile(f"[{NOT_IN_STRINGS}]+")
 
 
-class Death(Enum):
+class DeadReason(Enum):
     """Why a job is among the dead letters."""
 
     REJECTED = "rejected"
@@ -45,10 +45,10 @@ class Death(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Burial:
+class DeadLetterMarks:
     """What a dead letter says of its job. queue: where it comes from. at_s: wall time. error: empty: nothing said."""
 
-    death: Death
+    death: DeadReason
     queue: str
     attempts: int
     at_s: float
@@ -76,23 +76,23 @@ def next_attempt(job: Job, item: bytes, attempt: int, error: str = "") -> Item |
     return None if data is None else Item(job.id, data, job.expires_s)
 
 
-def dead_letter(job: Job, item: bytes, burial: Burial) -> Item:
+def dead_letter(job: Job, item: bytes, marks: DeadLetterMarks) -> Item:
     """The job as a dead letter, which Kestrel never drops: its `expires` is kept for the way back."""
-    marks: dict[str, object] = {
+    added: dict[str, object] = {
         "attempt": 1,
-        "deadreason": burial.death.value,
-        "deadtime": timestamp(burial.at_s),
-        "deadqueue": burial.queue,
-        "deadattempts": min(burial.attempts, MAX_ATTEMPT),
+        "deadreason": marks.death.value,
+        "deadtime": timestamp(marks.at_s),
+        "deadqueue": marks.queue,
+        "deadattempts": min(marks.attempts, MAX_ATTEMPT),
     }
-    if burial.error:
-        marks["lasterror"] = plain(burial.error)
-    data = _changed(job, item, marks) if job.id is not None else None
+    if marks.error:
+        added["lasterror"] = plain(marks.error)
+    data = _changed(job, item, added) if job.id is not None else None
     if data is not None and job.id is not None:
         return Item(job.id, data)
     letter_id = new_id()
-    head = {"specversion": "1.0", "id": letter_id, "source": f"/queues/{burial.queue}", "type": RAW_TYPE, "raw": True}
-    text = orjson.dumps(head | marks | {"datacontenttype": BYTES_TYPE})
+    head = {"specversion": "1.0", "id": letter_id, "source": f"/queues/{marks.queue}", "type": RAW_TYPE, "raw": True}
+    text = orjson.dumps(head | added | {"datacontenttype": BYTES_TYPE})
     return Item(letter_id, b'%b,"data_base64":"%b"}' % (text[:-1], base64.b64encode(item)))
 
 

@@ -37,7 +37,7 @@ _TRACE = ("traceparent", "tracestate")
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class EnqueueContext:
     """What the gateway says of jobs that are enqueued at one moment.
 
     source: where an event came from that does not say so itself. now_s, expires_s: wall time; None: never.
@@ -70,7 +70,7 @@ def new_id() -> str:
     return nonce().hex()
 
 
-def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: Stamp) -> Item:
+def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: EnqueueContext) -> Item:
     """The item that stores `body`; `unwrap` gives the same bytes and the same type back.
 
     Of JSON one leading byte-order mark is dropped, which is no part of it.
@@ -89,7 +89,7 @@ def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: Stamp) ->
     return Item(job_id, b"%b%b}" % (head.encode(), payload), stamp.expires_s, content_type)
 
 
-def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
+def wrap_event(text: bytes, *, job_id: str, stamp: EnqueueContext) -> Item:
     """The item that stores an event in structured mode: its attributes, and its data by its own bytes.
 
     job_id: used where the event has no `id`.
@@ -131,7 +131,7 @@ def wrap_event(text: bytes, *, job_id: str, stamp: Stamp) -> Item:
 
 
 def wrap_binary(
-    attributes: Mapping[str, str], body: bytes, content_type: str | None, *, job_id: str, stamp: Stamp
+    attributes: Mapping[str, str], body: bytes, content_type: str | None, *, job_id: str, stamp: EnqueueContext
 ) -> Item:
     """The item that stores an event in binary mode: attributes from headers, the body its data. An empty body of no
     type or of a JSON type is an event without data.
@@ -149,7 +149,7 @@ def wrap_binary(
     return _item(found, member, payload, job_id, stamp)
 
 
-def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str, stamp: Stamp) -> Item:
+def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str, stamp: EnqueueContext) -> Item:
     """The event, stamped. Its own `expires` and trace stand unless the stamp has an expiry, or the trace is none."""
     time = timestamp(stamp.now_s)
     content_type = attributes.pop("datacontenttype", None)
@@ -183,11 +183,11 @@ def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str
     return Item(str(whole["id"]), data, expires_s, shown_type)
 
 
-def _trace(stamp: Stamp) -> list[Value]:
+def _trace(stamp: EnqueueContext) -> list[Value]:
     return [stamp.traceparent, stamp.tracestate]
 
 
-def _further(stamp: Stamp) -> str:
+def _further(stamp: EnqueueContext) -> str:
     """The extensions that most jobs do not have, as members with a comma behind each."""
     if not stamp.tenant and stamp.expires_s is None and not stamp.traceparent:
         return ""

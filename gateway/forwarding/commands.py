@@ -23,7 +23,7 @@ class Verb(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class LeaseCommand:
     """verb: what to do. subject: a lease id, a Kestrel key for DROP_QUEUE, nothing for COUNT. length_s: for EXTEND; of
     NACK the delay.
     position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
@@ -41,7 +41,7 @@ class Order:
     tenant: str = ""
     hops: int = 0
 
-    def passed_on(self, deadline_s: float | None = None) -> Order:
+    def passed_on(self, deadline_s: float | None = None) -> LeaseCommand:
         """The order as the next one gets it; deadline_s: by his clock, where that is another."""
         return replace(self, hops=self.hops + 1, deadline_s=self.deadline_s if deadline_s is None else deadline_s)
 
@@ -73,19 +73,19 @@ Sample = tuple[str, tuple[str, ...], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class WorkerFigures:
     """What one worker has counted, read at one instant. worker: its number among those of its gateway."""
 
     worker: int
     samples: tuple[Sample, ...]
 
 
-Result = LeaseView | Figures | int | GatewayError
+Result = LeaseView | WorkerFigures | int | GatewayError
 
 
 def view(lease: Lease | Ended, asked: Place | None = None) -> LeaseView:
     """asked: the place that this order named; the one that settled the lease may have named another."""
-    place = lease.aim if lease.state is State.DELAYED else lease.place
+    place = lease.target if lease.state is State.DELAYED else lease.place
     return LeaseView(
         lease.id,
         lease.queue,
@@ -94,13 +94,13 @@ def view(lease: Lease | Ended, asked: Place | None = None) -> LeaseView:
         lease.attempt,
         lease.expires_at_s,
         place.value if place is not None else "",
-        place is (asked or lease.aim),
+        place is (asked or lease.target),
     )
 
 
-def order_of(content: Any) -> Order:
+def order_of(content: Any) -> LeaseCommand:
     """The order in its JSON form. Raises ValueError, KeyError or TypeError for what no such gateway writes."""
-    return Order(**content | {"verb": Verb(content["verb"])})
+    return LeaseCommand(**content | {"verb": Verb(content["verb"])})
 
 
 def result_content(result: Result) -> dict[str, object]:
@@ -110,7 +110,7 @@ def result_content(result: Result) -> dict[str, object]:
             return {"error": type(result).__name__, "detail": result.detail}
         case int():
             return {"count": result}
-        case Figures():
+        case WorkerFigures():
             return {"figures": result}
         case _:
             return {"lease": result}
@@ -124,15 +124,15 @@ def result_of(content: Any) -> Result:
         return int(content["count"])
     if "figures" in content:
         samples = ((name, tuple(labels), value) for name, labels, value in content["figures"]["samples"])
-        return Figures(content["figures"]["worker"], tuple(samples))
+        return WorkerFigures(content["figures"]["worker"], tuple(samples))
     return LeaseView(**content["lease"])
 
 
-def pack_order(number: int, order: Order) -> bytes:
+def pack_order(number: int, order: LeaseCommand) -> bytes:
     return orjson.dumps({"n": number, "order": order}) + b"\n"
 
 
-def unpack_order(line: bytes) -> tuple[int, Order]:
+def unpack_order(line: bytes) -> tuple[int, LeaseCommand]:
     """Raises as `order_of`."""
     message = orjson.loads(line)
     return message["n"], order_of(message["order"])

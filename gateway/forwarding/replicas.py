@@ -27,7 +27,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.errors import LeaseForgotten, OutcomeUnknown, Unauthenticated
-from gateway.forwarding.commands import Order, Result, order_of, result_content, result_of
+from gateway.forwarding.commands import LeaseCommand, Result, order_of, result_content, result_of
 from gateway.forwarding.seal import Seal
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Replicas:
         self._tls = tls
         self._known: dict[str, _Replica] = {}
 
-    async def ask(self, url: str, order: Order) -> Result:
+    async def ask(self, url: str, order: LeaseCommand) -> Result:
         """The owner's result.
 
         Raises:
@@ -75,7 +75,7 @@ class Replicas:
         except TimeoutError as exc:
             raise OutcomeUnknown("the replica that holds the lease did not answer in time") from exc
 
-    def receive(self, seal: str, body: bytes) -> Order | None:
+    def receive(self, seal: str, body: bytes) -> LeaseCommand | None:
         """The order that another replica sent; None where it asks for the clock only.
 
         Raises:
@@ -137,7 +137,7 @@ class _Replica:
     def unused(self) -> bool:
         return not self._users and not self._idle
 
-    async def ask(self, order: Order) -> Result:
+    async def ask(self, order: LeaseCommand) -> Result:
         """Raises as Replicas.ask. Cancelled: the owner may carry it out, up to its deadline."""
         self._users += 1
         try:
@@ -156,7 +156,7 @@ class _Replica:
             self._end(connection)
         self._idle.clear()
 
-    async def _exchange(self, connection: _Connection, order: Order) -> Result:
+    async def _exchange(self, connection: _Connection, order: LeaseCommand) -> Result:
         try:
             if connection.ahead_s is None:
                 await self._send(connection, None)
@@ -170,7 +170,7 @@ class _Replica:
             raise OutcomeUnknown("the replica that holds the lease answered another question")
         return result
 
-    async def _send(self, connection: _Connection, order: Order | None) -> Result | None:
+    async def _send(self, connection: _Connection, order: LeaseCommand | None) -> Result | None:
         """One request and its answer. Raises _Ended, OutcomeUnknown; the connection is of no use then."""
         body = orjson.dumps({"nonce": secrets.token_hex(16), "order": order})
         seal = self._seal.request("POST", PATH, body)

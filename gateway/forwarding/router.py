@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError, Internal, LeaseForgotten, OutcomeUnknown
-from gateway.forwarding.commands import Figures, LeaseView, Order, Result, Verb, view
+from gateway.forwarding.commands import LeaseCommand, LeaseView, Result, Verb, WorkerFigures, view
 from gateway.forwarding.replicas import Replicas
-from gateway.forwarding.workers import Peers
+from gateway.forwarding.workers import WorkerLinks
 from gateway.leases.ids import LeaseIds
 from gateway.leases.lease import Place
 from gateway.leases.registry import Registry
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Hops:
+class ForwardingStatistics:
     """How many orders went to other workers here and to other replicas, and came from them.
 
     dead: went to an owner that is gone. unanswered: to one that could not be reached, or gave no answer in time.
@@ -42,7 +42,7 @@ class Hops:
         )
 
 
-class Desk:
+class LeaseRouter:
     """Settles any lease of the cluster, whichever worker it was taken through, for its own tenant only.
 
     replicas: None where this gateway is the only one. limit_s: how long an order may take, forwarding included.
@@ -53,19 +53,19 @@ class Desk:
         self,
         ids: LeaseIds,
         registry: Registry,
-        peers: Peers,
+        worker_links: WorkerLinks,
         replicas: Replicas | None,
         *,
         limit_s: float,
-        count: Callable[[], Figures],
+        count: Callable[[], WorkerFigures],
     ) -> None:
         self._ids = ids
         self._registry = registry
-        self._peers = peers
+        self._worker_links = worker_links
         self._replicas = replicas
         self._limit_s = limit_s
         self._count = count
-        self.hops = Hops()
+        self.statistics = ForwardingStatistics()
 
     async def ack(self, lease_id: str, tenant: str) -> LeaseView:
         """The job is gone for good. Raises: LeaseNotFound, and as Registry.ack."""
@@ -96,25 +96,25 @@ class Desk:
         """Ends the leases on a deleted queue, in every worker; returns how many it is known to have ended."""
         ended = await self._registry.drop_queue(key)
         deadline_s = time.monotonic() + self._limit_s
-        for result in await self._peers.broadcast(Order(Verb.DROP_QUEUE, key, deadline_s).passed_on()):
+        for result in await self._worker_links.broadcast(LeaseCommand(Verb.DROP_QUEUE, key, deadline_s).passed_on()):
             if not isinstance(result, LeaseForgotten):  # the socket of one that died earlier
-                self.hops.to_workers += 1
+                self.statistics.to_workers += 1
                 self._note(result)
             ended += result if isinstance(result, int) else 0
         return ended
 
-    async def figures(self, within_s: float) -> list[Figures]:
+    async def figures(self, within_s: float) -> list[WorkerFigures]:
         """What this worker has counted, and each other one of this gateway that answers in time."""
-        order = Order(Verb.COUNT, "", time.monotonic() + within_s)
-        answers = await self._peers.broadcast(order)
-        return [self._count(), *(each for each in answers if isinstance(each, Figures))]
+        order = LeaseCommand(Verb.COUNT, "", time.monotonic() + within_s)
+        answers = await self._worker_links.broadcast(order)
+        return [self._count(), *(each for each in answers if isinstance(each, WorkerFigures))]
 
-    async def execute(self, order: Order) -> Result:
+    async def execute(self, order: LeaseCommand) -> Result:
         """Carries out another worker's order on this one's own leases; never raises, an error is the result."""
-        self.hops.from_workers += order.hops > 0
+        self.statistics.from_workers += order.hops > 0
         return await self._carry_out(order)
 
-    async def _carry_out(self, order: Order) -> Result:
+    async def _carry_out(self, order: LeaseCommand) -> Result:
         if time.monotonic() > order.deadline_s:
             return OutcomeUnknown("the order came after its deadline and was not carried out")
         try:
@@ -122,12 +122,12 @@ class Desk:
         except GatewayError as exc:
             return exc
 
-    async def receive(self, order: Order) -> Result:
+    async def receive(self, order: LeaseCommand) -> Result:
         """Carries out another replica's order on the leases of this one; never raises, an error is the result.
 
         The lease's id is checked again; an order that is for a third replica goes no further.
         """
-        self.hops.from_replicas += 1
+        self.statistics.from_replicas += 1
         try:
             owner = self._ids.owner(order.subject, order.tenant)
             if owner.instance != self._ids.own.instance:
@@ -145,7 +145,7 @@ class Desk:
         self, verb: Verb, lease_id: str, tenant: str, *, length_s: float = 0.0, position: str = "", reason: str = ""
     ) -> LeaseView:
         owner = self._ids.owner(lease_id, tenant)
-        order = Order(verb, lease_id, time.monotonic() + self._limit_s, length_s, position, reason, tenant)
+        order = LeaseCommand(verb, lease_id, time.monotonic() + self._limit_s, length_s, position, reason, tenant)
         result: Result
         if owner == self._ids.own:
             result = await self._local(order)
@@ -159,18 +159,18 @@ class Desk:
             raise Internal("a worker answered another question")
         return result
 
-    async def _to_worker(self, boot_id: str, order: Order) -> Result:
-        self.hops.to_workers += 1
+    async def _to_worker(self, boot_id: str, order: LeaseCommand) -> Result:
+        self.statistics.to_workers += 1
         try:
-            return await self._peers.ask(boot_id, order.passed_on())
+            return await self._worker_links.ask(boot_id, order.passed_on())
         except GatewayError as exc:
             self._note(exc)
             raise
 
-    async def _to_replica(self, instance: str, order: Order) -> Result:
+    async def _to_replica(self, instance: str, order: LeaseCommand) -> Result:
         if self._replicas is None:
             raise LeaseForgotten("the lease belongs to a replica, and this gateway has none any more")
-        self.hops.to_replicas += 1
+        self.statistics.to_replicas += 1
         try:
             return await self._replicas.ask(instance, order)
         except GatewayError as exc:
@@ -179,10 +179,10 @@ class Desk:
 
     def _note(self, outcome: object) -> None:
         """Counts an order that its owner did not answer. An error that is an owner's answer is not meant."""
-        self.hops.dead += isinstance(outcome, LeaseForgotten)
-        self.hops.unanswered += isinstance(outcome, OutcomeUnknown)
+        self.statistics.dead += isinstance(outcome, LeaseForgotten)
+        self.statistics.unanswered += isinstance(outcome, OutcomeUnknown)
 
-    async def _local(self, order: Order) -> LeaseView | Figures | int:
+    async def _local(self, order: LeaseCommand) -> LeaseView | WorkerFigures | int:
         registry = self._registry
         match order.verb:
             case Verb.ACK:

@@ -1,7 +1,7 @@
 """Orders between the workers of one machine, over Unix sockets in a private directory. Knows no leases.
 
 Each worker listens on `{boot id}.sock`. A line of JSON is an order or its result; results come in any order and carry
-the order's number. One connection a peer is opened when first needed and kept.
+the order's number. One connection a link is opened when first needed and kept.
 
 1. An order is sent to its owner only, once; a connection that ends fails every order that waits on it.
 2. A worker whose socket is gone or refuses is dead: its leases went back with its Kestrel connections.
@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from gateway.errors import LeaseForgotten, OutcomeUnknown
-from gateway.forwarding.commands import Order, Result, pack_order, pack_result, unpack_order, unpack_result
+from gateway.forwarding.commands import LeaseCommand, Result, pack_order, pack_result, unpack_order, unpack_result
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ MAX_UNSENT = 1 << 20
 SUFFIX = ".sock"
 
 
-class Office:
+class WorkerServer:
     """This worker's socket: executes what the other workers send."""
 
-    def __init__(self, directory: Path, boot_id: str, execute: Callable[[Order], Awaitable[Result]]) -> None:
+    def __init__(self, directory: Path, boot_id: str, execute: Callable[[LeaseCommand], Awaitable[Result]]) -> None:
         self._path = directory / (boot_id + SUFFIX)
         self._execute = execute
         self._server: asyncio.Server | None = None
@@ -68,33 +68,33 @@ class Office:
         finally:
             writer.close()
 
-    async def _answer(self, number: int, order: Order, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, number: int, order: LeaseCommand, writer: asyncio.StreamWriter) -> None:
         writer.write(pack_result(number, await self._execute(order)))
         with contextlib.suppress(OSError):
             await writer.drain()
 
 
-class Peers:
+class WorkerLinks:
     """The other workers, by boot id."""
 
     def __init__(self, directory: Path, boot_id: str) -> None:
         self._directory = directory
         self._own = boot_id
-        self._peers: dict[str, _Peer] = {}
+        self._links: dict[str, _WorkerLink] = {}
 
-    async def ask(self, boot_id: str, order: Order) -> Result:
+    async def ask(self, boot_id: str, order: LeaseCommand) -> Result:
         """The owner's result.
 
         Raises:
             LeaseForgotten: the owner is dead.
             OutcomeUnknown: it did not answer by the order's deadline; it will not begin the order after that.
         """
-        peer = self._peers.get(boot_id)
-        if peer is None or peer.dead:
-            peer = self._peers[boot_id] = _Peer(self._directory / (boot_id + SUFFIX))
+        link = self._links.get(boot_id)
+        if link is None or link.dead:
+            link = self._links[boot_id] = _WorkerLink(self._directory / (boot_id + SUFFIX))
         try:
             async with asyncio.timeout(order.deadline_s - time.monotonic()):
-                return await peer.ask(order)
+                return await link.ask(order)
         except TimeoutError as exc:
             raise OutcomeUnknown("the worker that holds the lease did not answer in time") from exc
         except OSError as exc:
@@ -102,21 +102,21 @@ class Peers:
                 "the worker that held the lease is gone; an unsettled job is back on its queue"
             ) from exc
         finally:
-            if peer.dead:
-                self._peers.pop(boot_id, None)
+            if link.dead:
+                self._links.pop(boot_id, None)
 
-    async def broadcast(self, order: Order) -> list[Result | BaseException]:
+    async def broadcast(self, order: LeaseCommand) -> list[Result | BaseException]:
         """One result for every other worker that lives; an exception for one that does not answer."""
         others = [path.stem for path in self._directory.glob("*" + SUFFIX) if _is_boot_id(path.stem, self._own)]
         return await asyncio.gather(*(self.ask(other, order) for other in others), return_exceptions=True)
 
     async def close(self) -> None:
-        for peer in self._peers.values():
-            await peer.close()
-        self._peers.clear()
+        for link in self._links.values():
+            await link.close()
+        self._links.clear()
 
 
-class _Peer:
+class _WorkerLink:
     """One connection and the orders that wait on it."""
 
     def __init__(self, path: Path) -> None:
@@ -128,7 +128,7 @@ class _Peer:
         self._reading: asyncio.Task[None] | None = None
         self.dead = False
 
-    async def ask(self, order: Order) -> Result:
+    async def ask(self, order: LeaseCommand) -> Result:
         """Raises OSError when the connection cannot be made or ends before the result."""
         async with self._connecting:
             if self._writer is None:

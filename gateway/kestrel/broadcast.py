@@ -50,7 +50,7 @@ class Peeked:
     coverage: Coverage
 
 
-class Late:
+class LateAnswers:
     """Questions that are not waited for any more. They end in their own time: by that a silent server is found out."""
 
     def __init__(self) -> None:
@@ -74,10 +74,10 @@ class Late:
             task.exception()
 
 
-class Census:
+class QueueNames:
     """Which queues there are. A server that is silent counts with those that it named last."""
 
-    def __init__(self, late: Late) -> None:
+    def __init__(self, late: LateAnswers) -> None:
         self._late = late
         self._named: dict[Server, frozenset[str]] = {}
 
@@ -91,7 +91,7 @@ class Census:
         self._named[server] = frozenset(await _names(server))
 
 
-async def survey(servers: Sequence[Server], late: Late, *keys: str) -> Survey:
+async def survey(servers: Sequence[Server], late: LateAnswers, *keys: str) -> Survey:
     """All queues, or those of these keys where servers can be asked for some.
 
     Raises: BackendUnavailable when none answers.
@@ -104,7 +104,7 @@ async def survey(servers: Sequence[Server], late: Late, *keys: str) -> Survey:
     return Survey(total, {server.address.name: queues for server, queues in answers}, coverage)
 
 
-async def peek(servers: Sequence[Server], late: Late, key: str) -> Peeked:
+async def peek(servers: Sequence[Server], late: LateAnswers, key: str) -> Peeked:
     """The head item of one server that has some. Raises: BackendUnavailable when none answers."""
     answers, coverage = await _ask(
         [each for each in servers if each.reads] or servers, lambda server: server.ask(KestrelClient.peek, key), late
@@ -149,7 +149,7 @@ async def may_have_dropped(server: Server, key: str) -> bool:
 async def _ask(
     servers: Sequence[Server],
     question: Callable[[Server], Coroutine[Any, Any, Any]],
-    late: Late | None = None,
+    late: LateAnswers | None = None,
     patience_s: float = PATIENCE_S,
 ) -> tuple[list[tuple[Server, Any]], Coverage]:
     """The answers that came, all servers asked at the same time: those that do not answer anyway only if all are so.

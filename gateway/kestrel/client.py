@@ -68,8 +68,8 @@ class Kestrel:
         self._servers: list[Server] = []
         self._leaving: dict[Server, asyncio.Task[None]] = {}
         self._resolver: asyncio.Task[None] | None = None
-        self._late = broadcast.Late()
-        self._census = broadcast.Census(self._late)
+        self._late = broadcast.LateAnswers()
+        self._census = broadcast.QueueNames(self._late)
         self._lines = self._make_lines()
 
     async def start(self) -> None:

@@ -84,7 +84,7 @@ class Place(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class Disposition:
     """How a job leaves its consumer unfinished.
 
     state: NACKED, REJECTED or EXPIRED. asked: the place; None: as the queue's policy says. reason: in people's words.
@@ -95,16 +95,16 @@ class Leaving:
     reason: str = ""
 
 
-class Way(Protocol):
-    """The way of one queue's jobs from their consumers: what a lease does when it ends without an ack."""
+class Mover(Protocol):
+    """Moves one queue's jobs from their consumers: what a lease does when it ends without an ack."""
 
-    def aim(self, leaving: Leaving) -> Place:
+    def target(self, disposition: Disposition) -> Place:
         """The place that was asked for, outright or by policy."""
 
     def is_last(self, lease: Lease) -> bool:
         """Whether this attempt is the last that the job has: it goes to the dead letters from here."""
 
-    async def leave(self, lease: Lease, leaving: Leaving) -> Place:
+    async def move(self, lease: Lease, disposition: Disposition) -> Place:
         """Puts the job where it now is. Raises LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown."""
 
 
@@ -116,8 +116,9 @@ class Lease:
     deadline_s: monotonic; of a delayed nack: when it is due. expires_at_s: the same instant as wall time, for people.
     latest_s: no extension or delay goes beyond.
     settlement: the running settlement while SETTLING, so that a second request waits for the first one's end.
-    leaving: while DELAYED or SETTLING without an ack, how. place: where the job is, once NACKED, REJECTED or EXPIRED.
-    aim: the place that was asked for.
+    disposition: how it ends, while DELAYED or SETTLING without an ack.
+    place: where the job is, once NACKED, REJECTED or EXPIRED.
+    target: the place that was asked for.
     """
 
     id: str
@@ -131,12 +132,12 @@ class Lease:
     expires_at_s: float
     latest_s: float
     read: OpenRead | None
-    way: Way | None
+    mover: Mover | None
     state: State = State.HELD
     settlement: asyncio.Future[GatewayError | None] | None = field(default=None, repr=False)
-    leaving: Leaving | None = None
+    disposition: Disposition | None = None
     place: Place | None = None
-    aim: Place | None = None
+    target: Place | None = None
 
     def move(self, to: State) -> None:
         """Takes one legal step; an illegal one is a defect and raises ValueError."""
@@ -155,7 +156,7 @@ class Ended(NamedTuple):
     expires_at_s: float
     state: State
     place: Place | None
-    aim: Place | None
+    target: Place | None
     ended_s: float
 
 

@@ -30,7 +30,7 @@ class Memory:
             lease.expires_at_s,
             lease.state,
             lease.place,
-            lease.aim,
+            lease.target,
             time.monotonic(),
         )
         self._ended[lease.id] = ended

@@ -31,7 +31,7 @@ from gateway.errors import (
 from gateway.fairness.shares import WHOLE, Shares
 from gateway.leases.deadlines import Deadlines
 from gateway.leases.ids import LeaseIds
-from gateway.leases.lease import Ended, Lease, Leaving, OpenRead, Place, State, Way, answer_of
+from gateway.leases.lease import Disposition, Ended, Lease, Mover, OpenRead, Place, State, answer_of
 from gateway.leases.memory import Memory
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class Registry:
     def open(
         self,
         read: OpenRead,
-        way: Way,
+        mover: Mover,
         *,
         tenant: str,
         queue: str,
@@ -193,7 +193,7 @@ class Registry:
             expires_at_s=time.time() + length_s,
             latest_s=now_s + self._longest_s if self._longest_s else math.inf,
             read=read,
-            way=way,
+            mover=mover,
         )
         self._open[lease.id] = lease
         self.shares.take(tenant)
@@ -237,12 +237,12 @@ class Registry:
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
-            assert lease.way is not None
-            leaving = Leaving(State.NACKED, asked, reason)
-            if delay_s and not lease.way.is_last(lease):
-                self._postpone(lease, leaving, delay_s)
+            assert lease.mover is not None
+            disposition = Disposition(State.NACKED, asked, reason)
+            if delay_s and not lease.mover.is_last(lease):
+                self._postpone(lease, disposition, delay_s)
             else:
-                self._leave(lease, leaving)
+                self._leave(lease, disposition)
         return await self._settled(lease, State.NACKED, mine=mine)
 
     async def reject(self, lease_id: str, *, reason: str = "") -> Lease | Ended:
@@ -251,7 +251,7 @@ class Registry:
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
-            self._leave(lease, Leaving(State.REJECTED, Place.DEAD, reason))
+            self._leave(lease, Disposition(State.REJECTED, Place.DEAD, reason))
         return await self._settled(lease, State.REJECTED, mine=mine)
 
     async def extend(self, lease_id: str, length_s: float) -> Lease:
@@ -308,9 +308,9 @@ class Registry:
         lease.move(State.SETTLING)
         lease.settlement = self._tasks.create_task(self._finish(lease, wanted, work))
 
-    def _leave(self, lease: Lease, leaving: Leaving, *, late: bool = False) -> None:
-        self._aim(lease, leaving)
-        self._settle(lease, leaving.state, partial(self._part, lease, leaving, late=late))
+    def _leave(self, lease: Lease, disposition: Disposition, *, late: bool = False) -> None:
+        self._set_target(lease, disposition)
+        self._settle(lease, disposition.state, partial(self._part, lease, disposition, late=late))
 
     async def _settled(self, lease: Lease | Ended, wanted: State, *, mine: bool) -> Lease | Ended:
         """The lease, settled as `wanted`; raises what else became of it. mine: this call has begun the settlement."""
@@ -326,12 +326,12 @@ class Registry:
             raise OutcomeUnknown("the settlement was sent to Kestrel and no answer came")
         raise error
 
-    async def _part(self, lease: Lease, leaving: Leaving, *, late: bool) -> None:
+    async def _part(self, lease: Lease, disposition: Disposition, *, late: bool) -> None:
         """late: the job may be back at the head long since, and a copy would be its second."""
-        assert lease.way is not None
+        assert lease.mover is not None
         if late and lease.read is not None:
             await lease.read.verify()
-        lease.place = await lease.way.leave(lease, leaving)
+        lease.place = await lease.mover.move(lease, disposition)
 
     async def _finish(
         self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, None]]
@@ -364,26 +364,26 @@ class Registry:
                 self._end(lease, outcome)
         return None
 
-    def _postpone(self, lease: Lease, leaving: Leaving, delay_s: float) -> None:
+    def _postpone(self, lease: Lease, disposition: Disposition, delay_s: float) -> None:
         self._set_deadline(lease, delay_s)
         lease.move(State.DELAYED)
-        self._aim(lease, leaving)
+        self._set_target(lease, disposition)
         self._delayed += 1
 
-    def _aim(self, lease: Lease, leaving: Leaving) -> None:
-        assert lease.way is not None
-        lease.leaving = leaving
-        lease.aim = lease.way.aim(leaving)
+    def _set_target(self, lease: Lease, disposition: Disposition) -> None:
+        assert lease.mover is not None
+        lease.disposition = disposition
+        lease.target = lease.mover.target(disposition)
 
     def _due(self, lease: Lease) -> None:
         """The lease is over, or its delay."""
         late = time.monotonic() - lease.deadline_s > LATE_S
         if lease.state is State.DELAYED:
-            assert lease.leaving is not None
+            assert lease.disposition is not None
             self._delayed -= 1
-            self._leave(lease, lease.leaving, late=late)
+            self._leave(lease, lease.disposition, late=late)
         else:
-            self._leave(lease, Leaving(State.EXPIRED, reason="the lease expired"), late=late)
+            self._leave(lease, Disposition(State.EXPIRED, reason="the lease expired"), late=late)
 
     def _lost(self, lease: Lease) -> None:
         if lease.state is State.HELD:
@@ -411,7 +411,7 @@ class Registry:
         assert read is not None
         self._delayed -= lease.state is State.DELAYED
         lease.move(outcome)
-        lease.read = lease.way = lease.leaving = None
+        lease.read = lease.mover = lease.disposition = None
         del self._open[lease.id]
         self.shares.give_back(lease.tenant)
         self.bytes.give_back(lease.tenant, len(read.data))
@@ -424,7 +424,7 @@ class Registry:
 
 
 def _droppable(lease: Lease) -> bool:
-    return lease.state is not State.SETTLING or lease.leaving is not None
+    return lease.state is not State.SETTLING or lease.disposition is not None
 
 
 def _retry_after(first_s: float | None) -> int:

@@ -22,7 +22,7 @@ def page(listing, queues):
 
 
 @dataclass(frozen=True)
-class Figures:
+class QueueFigures:
     queue: str
     items: int = 0
     bytes: int = 0
@@ -35,10 +35,10 @@ class Figures:
 
 
 QUEUES = [
-    Figures("emails", items=5, age_s=61.5),
-    Figures("img-big", items=101, age_s=3),
-    Figures("img-small", items=100),
-    Figures("pdf", items=100, waiters=2),
+    QueueFigures("emails", items=5, age_s=61.5),
+    QueueFigures("img-big", items=101, age_s=3),
+    QueueFigures("img-small", items=100),
+    QueueFigures("pdf", items=100, waiters=2),
 ]
 
 
@@ -124,7 +124,7 @@ def test_order():
 
 @given(
     queues=st.lists(
-        st.builds(Figures, st.from_regex(r"[a-z]{1,3}", fullmatch=True), st.integers(0, 3), age_s=st.floats(0, 2)),
+        st.builds(QueueFigures, st.from_regex(r"[a-z]{1,3}", fullmatch=True), st.integers(0, 3), age_s=st.floats(0, 2)),
         unique_by=lambda each: each.queue,
     ),
     sort=st.sampled_from([f"{sign}{field}" for sign in ("", "-") for field in (*FIELDS, "name")]),
@@ -208,17 +208,17 @@ def test_each_queue_is_shown_once_whatever_its_figures_become(sort, limit, count
     """In the order of the first page, though every figure of every queue changes between any two pages."""
 
     def changed(queues):
-        return [Figures(each.queue, *(random.randrange(5) for _ in range(8))) for each in queues]
+        return [QueueFigures(each.queue, *(random.randrange(5) for _ in range(8))) for each in queues]
 
-    queues = changed([Figures(f"q{number}") for number in range(count)])
+    queues = changed([QueueFigures(f"q{number}") for number in range(count)])
     expected = [each.queue for each in page(Listing((), sort, 1000, None), queues)[0]]
     assert [name for page in paged(sort, limit, queues, changed) for name in page] == expected
 
 
 def test_queues_that_vanish_or_come_while_pages_are_read():
     """Those that go are left out, the others stay in their places; those that come wait for the next list."""
-    queues = [Figures(f"q{number:02}", items=number) for number in range(30)]
-    found = paged("items", 10, queues, lambda each: [*each[5:], Figures("new", items=1000)])
+    queues = [QueueFigures(f"q{number:02}", items=number) for number in range(30)]
+    found = paged("items", 10, queues, lambda each: [*each[5:], QueueFigures("new", items=1000)])
     assert [name for page in found for name in page] == [f"q{number:02}" for number in (*range(20), *range(20, 30))]
 
 
@@ -228,7 +228,7 @@ def test_a_long_list_of_changing_figures_ends(sort, monkeypatch):
     monkeypatch.setattr("gateway.api.response.cursor.MAX_AHEAD", 20)
     clock = [time.time()]
     monkeypatch.setattr("gateway.api.response.listing.time.time", lambda: clock[0])
-    queues = [Figures(f"q{number:03}", items=number, age_s=number / 100) for number in range(200)]
+    queues = [QueueFigures(f"q{number:03}", items=number, age_s=number / 100) for number in range(200)]
 
     def older(queues):
         clock[0] += 7
@@ -242,7 +242,7 @@ def test_a_long_list_of_changing_figures_ends(sort, monkeypatch):
 
 def test_a_cursor_fits_into_a_request():
     """However many queues there are, and however long their names."""
-    queues = [Figures(f"{number:064}", items=number) for number in range(3000)]
+    queues = [QueueFigures(f"{number:064}", items=number) for number in range(3000)]
     listing = Listing((), "-items", 1000, None)
     _, cursor = page(listing, queues)
     assert len(listing.link(cursor)) < 4000
@@ -251,7 +251,7 @@ def test_a_cursor_fits_into_a_request():
 def test_a_queue_that_comes_moves_no_other():
     """Between two pages a queue may appear or vanish before the cursor: none is shown twice, none is left out."""
     first, cursor = page(Listing((), "name", 2, None), QUEUES)
-    later = [Figures("aaa"), *QUEUES[1:]]
+    later = [QueueFigures("aaa"), *QUEUES[1:]]
     second, _ = page(Listing((), "name", 2, cursor), later)
     assert [each.queue for each in (*first, *second)] == ["emails", "img-big", "img-small", "pdf"]
 

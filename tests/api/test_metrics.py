@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.api.metrics.exposition import METRICS, PREFIX, Exposition
-from gateway.forwarding.commands import Figures, pack_result, unpack_result
+from gateway.forwarding.commands import WorkerFigures, pack_result, unpack_result
 from tests.api.keyring import Keyring
 from tests.api.test_jobs import wait_until
 from tests.api.test_leases import take
@@ -164,13 +164,13 @@ def test_a_worker_that_is_frozen_or_dead_is_told(tmp_path):
 
 def test_figures_travel_between_workers_as_they_are():
     """Names, labels and numbers, whole and not."""
-    told = Figures(3, (("leases_open", (), 7), ("forwards_total", ("worker", "sent"), 2), ("x", (), 0.5)))
+    told = WorkerFigures(3, (("leases_open", (), 7), ("forwards_total", ("worker", "sent"), 2), ("x", (), 0.5)))
     assert unpack_result(pack_result(1, told)) == (1, told)
 
 
 def test_a_worker_is_never_told_twice():
     """Should one answer beside its successor, the scrape has one series of each name still."""
-    told = [Figures(0, (("leases_open", (), number),)) for number in (1, 2)]
+    told = [WorkerFigures(0, (("leases_open", (), number),)) for number in (1, 2)]
     found = figures(Exposition(told, 1).text().decode())
     assert total(found, "leases_open") == 2
     assert (total(found, "workers", state="answered"), total(found, "workers", state="silent")) == (1, 0)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gateway.api.specification import Specification, default_lease, longest_lease
-from gateway.envelope.write import Stamp, wrap_event
+from gateway.envelope.write import EnqueueContext, wrap_event
 from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidEvent, InvalidParameter, error_classes
 from gateway.settings import Settings
 from tests.contract_file.rules import resolve
@@ -136,7 +136,7 @@ def test_events_are_what_cloudevents_allows(change, good):
     """The gateway checks events itself: their rules are more than a schema can say that every generator reads."""
     event = EVENT | change
     with contextlib.nullcontext() if good else pytest.raises(InvalidEvent):
-        wrap_event(json.dumps(event).encode(), job_id="1", stamp=Stamp("/", 0.0))
+        wrap_event(json.dumps(event).encode(), job_id="1", stamp=EnqueueContext("/", 0.0))
 
 
 def test_the_document_is_served_as_it_is(gateway, root):

@@ -23,7 +23,7 @@ from tests.broker import damaging
 from tests.broker.damaging import check, copy, execute, fill, serve, unlike
 from tests.broker.rig import BrokerProcess
 from tests.broker.steps import Steps
-from tests.broker.test_durability import _Home, _item
+from tests.broker.test_durability import _item, _ItemOwner
 
 FLIPS = int(os.environ.get("KESTREL_GATEWAY_TEST_FLIPS", "40"))
 """500 is the long form."""
@@ -234,7 +234,7 @@ def test_check_changes_nothing(tmp_path: Path, end: str) -> None:
 def test_an_item_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
     """A number that SQLite does not take, a place that is taken: the others of its commit are written and counted."""
     database = Database(tmp_path, fsync=False)
-    home, batch = _Home(), Batch()
+    home, batch = _ItemOwner(), Batch()
     batch.create(home, 1, b"q")
     good = [_item(b"q", lowest_id(1) + place, b"good") for place in (1, 2, 4)]
     wrong = Item(lowest_id(1) + 3, 1, 2**70, b"bad", 0)

@@ -321,7 +321,7 @@ def test_start_with_a_large_backlog(tmp_path: Path) -> None:
     count = 300_000
     database = Database(tmp_path / "data", fsync=False)
     batch = Batch()
-    home = _Home()
+    home = _ItemOwner()
     batch.create(home, 1, b"q")
     for place in range(count):
         batch.put(home, _item(b"q", lowest_id(1) + 1 + place, b"%0100d" % place))
@@ -340,7 +340,7 @@ def _item(queue: bytes, id_: int, data: bytes) -> Item:
     return Item(id_, 1, 0, data, checksum.of_item(checksum.seed(queue), id_, 1, 0, data))
 
 
-class _Home:
+class _ItemOwner:
     """An item's home that hears nothing."""
 
     def created(self) -> None: ...
@@ -353,7 +353,7 @@ class _Home:
 
 def test_database_drops_in_slices_and_over_restarts(tmp_path: Path) -> None:
     """A dropped queue is gone for good although the process ended half way; its rows go at the next start."""
-    home = _Home()
+    home = _ItemOwner()
     database = Database(tmp_path, fsync=False)
     batch = Batch()
     for number in (1, 2):
@@ -389,7 +389,7 @@ def _purge_of(number: int):
 
 def test_summary_heals_when_rows_were_gone(tmp_path: Path) -> None:
     """Removing a row that is not there counts the queue anew instead of counting wrong."""
-    home = _Home()
+    home = _ItemOwner()
     database = Database(tmp_path, fsync=False)
     batch = Batch()
     batch.create(home, 1, b"q")

@@ -10,8 +10,8 @@ from gateway.envelope.read import MAX_ATTEMPT, body_of, unwrap
 from gateway.envelope.rewrite import (
     MAX_ERROR,
     RAW_TYPE,
-    Burial,
-    Death,
+    DeadLetterMarks,
+    DeadReason,
     dead_letter,
     died_on,
     has_known_ttl,
@@ -19,14 +19,14 @@ from gateway.envelope.rewrite import (
     plain,
     revived,
 )
-from gateway.envelope.write import Stamp, wrap
+from gateway.envelope.write import EnqueueContext, wrap
 
 NOW_S = 1_800_000_000.0
-BURIAL = Burial(Death.REJECTED, "emails", 3, NOW_S, "no such user")
+MARKS = DeadLetterMarks(DeadReason.REJECTED, "emails", 3, NOW_S, "no such user")
 
 
 def stored(body=b'{"to":1.10}', content_type=None, *, job_id="7", **stamp):
-    return wrap(body, content_type, job_id=job_id, stamp=Stamp("/queues/emails", NOW_S, **stamp)).data
+    return wrap(body, content_type, job_id=job_id, stamp=EnqueueContext("/queues/emails", NOW_S, **stamp)).data
 
 
 def test_a_next_attempt_changes_two_attributes():
@@ -54,7 +54,7 @@ def test_a_raw_item_is_never_re_enveloped(item):
     """It has no next attempt; as a dead letter it is wrapped, and comes back to the byte."""
     job = unwrap(item)
     assert next_attempt(job, item, 2) is None
-    letter = dead_letter(job, item, BURIAL).data
+    letter = dead_letter(job, item, MARKS).data
     shown = unwrap(letter)
     assert (shown.event["type"], shown.event["raw"], body_of(shown)) == (RAW_TYPE, True, item)
     assert revived(letter).data == item
@@ -63,7 +63,7 @@ def test_a_raw_item_is_never_re_enveloped(item):
 def test_a_dead_letter_says_why_when_how_often_and_from_where():
     """And that is gone again when it is brought back, but for the last error."""
     item = stored(expires_s=NOW_S + 60)
-    letter = dead_letter(unwrap(item), item, BURIAL)
+    letter = dead_letter(unwrap(item), item, MARKS)
     assert (letter.id, letter.expires_s) == ("7", None)
     event = unwrap(letter.data).event
     assert (event["deadreason"], event["deadtime"], event["deadqueue"], event["deadattempts"], event["lasterror"]) == (
@@ -90,7 +90,7 @@ def test_an_event_that_looks_like_a_wrapped_raw_item_is_none():
     """Only what the gateway wrapped is unwrapped: a job of that type that was enqueued keeps its envelope."""
     item = stored(b"\xff").replace(b'"kestrel-gateway.job"', b'"kestrel-gateway.raw","raw":true')
     assert unwrap(item).event["raw"] is True
-    letter = dead_letter(unwrap(item), item, BURIAL).data
+    letter = dead_letter(unwrap(item), item, MARKS).data
     assert unwrap(revived(letter).data).event["type"] == RAW_TYPE
 
 
@@ -177,7 +177,7 @@ def through_every_copy(item, error="failed"):
     """The item after a retry, as a dead letter, redriven, and after one more retry."""
     retried = next_attempt(unwrap(item), item, 2, error).data
     yield "retried", retried
-    buried = dead_letter(unwrap(retried), retried, BURIAL).data
+    buried = dead_letter(unwrap(retried), retried, MARKS).data
     yield "buried", buried
     redriven = revived(buried).data
     yield "redriven", redriven
@@ -232,7 +232,7 @@ def test_a_copy_of_a_foreign_event_has_the_payload_that_its_first_consumer_got(e
 @pytest.mark.parametrize("item", [b"\n{}\n", b"\xef\xbb\xbf{}", b"\x00", b'{"specversion":"1.0"} '])
 def test_a_raw_item_comes_back_from_the_dead_letters_through_copies_of_its_letter(item):
     """The letter that wraps it may itself be copied: its bytes stay."""
-    letter = dead_letter(unwrap(item), item, BURIAL).data
+    letter = dead_letter(unwrap(item), item, MARKS).data
     again = next_attempt(unwrap(letter), letter, 2, "again").data
     assert revived(again).data == item
 
@@ -256,12 +256,12 @@ def test_a_copy_does_not_read_the_payload_again():
 @example(body=b"\t\n\r null\t\n\r ", content_type=None, error="failed", attempt=2)
 @example(body=b"\n{}\n", content_type="text/plain", error="", attempt=1)
 def test_whatever_is_copied_is_read_back(body, content_type, error, attempt):
-    """Through a retry, a burial and a revival the body, its type and the id stay."""
+    """Through a retry, the dead letters and a redrive the body, its type and the id stay."""
     item = stored(body, content_type)
     for _ in range(2):
         job = unwrap(item)
         item = next_attempt(job, item, attempt, error).data
-        item = dead_letter(unwrap(item), item, BURIAL).data
+        item = dead_letter(unwrap(item), item, MARKS).data
         item = revived(item).data
         assert (body_of(unwrap(item)), unwrap(item).id) == (body_of(job), "7")
         assert unwrap(item).content_type == job.content_type

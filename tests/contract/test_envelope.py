@@ -13,7 +13,7 @@ from gateway.envelope.json_text import BOM, MAX_DEPTH, check_json, members
 from gateway.envelope.media import is_media_type
 from gateway.envelope.read import body_of, unwrap
 from gateway.envelope.rewrite import next_attempt, plain
-from gateway.envelope.write import Stamp, wrap, wrap_event
+from gateway.envelope.write import EnqueueContext, wrap, wrap_event
 from gateway.errors import InvalidBody, InvalidEvent, InvalidParameter
 
 JSON_TEXTS = [
@@ -32,7 +32,7 @@ TYPES = st.sampled_from(
 )
 
 
-STAMP = Stamp("/queues/q", 1_700_000_000.25)
+STAMP = EnqueueContext("/queues/q", 1_700_000_000.25)
 
 
 def stored(body: bytes, content_type: str | None) -> bytes:

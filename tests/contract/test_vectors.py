@@ -11,7 +11,7 @@ from gateway.api.response.rendering import render
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.read import unwrap
 from gateway.envelope.times import instant, wire_expiry
-from gateway.envelope.write import Stamp
+from gateway.envelope.write import EnqueueContext
 from gateway.names.namespace import Name, Namespace
 
 VECTORS = Path(__file__).resolve().parents[2] / "docs" / "vectors"
@@ -38,7 +38,7 @@ def test_an_enqueue_stores_these_very_bytes(case):
     now_s = instant(whole["now"])
     heading = read_heading([(name.lower().encode(), text.encode()) for name, text in request["headers"].items()])
     ttl = request.get("query", {}).get("ttl")
-    stamp = Stamp(
+    stamp = EnqueueContext(
         f"/queues/{whole['queue']}",
         now_s,
         now_s + float(ttl) if ttl else None,

@@ -22,7 +22,7 @@ from pathlib import Path
 from gateway.settings import Settings
 from tests.api.keyring import Keyring
 from tests.hostile.attacks import ATTACKS
-from tests.hostile.victim import Figures, Tenant
+from tests.hostile.victim import Tenant, WorkerFigures
 from tests.lifeline import lifeline, tied
 from tests.running import Running, children_of, free_port
 
@@ -74,8 +74,8 @@ def bound_mib(settings: Settings) -> int:
 class Run:
     """What came of it."""
 
-    quiet: Figures
-    beside: Figures
+    quiet: WorkerFigures
+    beside: WorkerFigures
     refused: dict[str, dict[str, int]]
     before: dict[str, int]
     most: dict[str, int]

@@ -16,7 +16,7 @@ WITHIN_S = 20.0
 
 
 @dataclass(slots=True)
-class Figures:
+class WorkerFigures:
     """What a tenant saw. times_s: by call. faults: what must not happen, in words."""
 
     times_s: dict[str, list[float]] = field(
@@ -36,7 +36,7 @@ class Tenant:
     """Works on its queues until `stop`."""
 
     def __init__(self, port: int, secret: str) -> None:
-        self.figures = Figures()
+        self.figures = WorkerFigures()
         self._port = port
         self._headers = {"Authorization": f"Bearer {secret}"}
         self._ends = threading.Event()
@@ -46,7 +46,7 @@ class Tenant:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> Figures:
+    def stop(self) -> WorkerFigures:
         """Ends its work and returns what it saw."""
         self._ends.set()
         for thread in self._threads:

@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator
 from gateway.config.policies import Policies, Policy, Table
 from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.moves import Moves
-from gateway.delivery.poll_limits import Parked
+from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
 from gateway.delivery.queues.quota import Quota
 from gateway.delivery.receive import Delivery, Receiver
-from gateway.envelope.write import Stamp, wrap
+from gateway.envelope.write import EnqueueContext, wrap
 from gateway.fairness.turns import Turns
 from gateway.kestrel.client import Kestrel
 from gateway.leases.ids import LeaseIds
@@ -56,7 +56,7 @@ class Rig:
             self.moves,
             quota,
             tasks,
-            parked=Parked(100, tenant_limit=100, queue_limit=100),
+            parked=PollLimits(100, tenant_limit=100, queue_limit=100),
             turns=Turns(),
         )
         self.redrive = Redrive(kestrel, self.moves.dead_letters, tasks)
@@ -67,7 +67,7 @@ class Rig:
     async def put(self, name: str, body: bytes = b'"job"', job_id: str = "", ttl_s: float | None = None) -> bytes:
         """Enqueues as the gateway does; the stored item."""
         now_s = time.time()
-        stamp = Stamp(f"/queues/{name}", now_s, now_s + ttl_s if ttl_s else None)
+        stamp = EnqueueContext(f"/queues/{name}", now_s, now_s + ttl_s if ttl_s else None)
         item = wrap(body, None, job_id=job_id or f"id{next(_numbers)}", stamp=stamp)
         await self.kestrel.put(name, item.data)
         return item.data

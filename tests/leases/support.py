@@ -5,7 +5,7 @@ from collections import deque
 
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.leases.ids import LeaseIds
-from gateway.leases.lease import Lease, Leaving, Place, State
+from gateway.leases.lease import Disposition, Lease, Place, State
 from gateway.leases.registry import Registry
 
 LIMIT = 5
@@ -46,21 +46,21 @@ class Item:
         self.ends.append(how)
 
 
-class TheWay:
-    """A way that ends as the item's fate says. last: the job has no further attempt. gate: what the way waits for."""
+class ScriptedMover:
+    """Ends as the fate of the item says. last: the job has no further attempt. gate: what the mover waits for."""
 
     def __init__(self, *, last: bool = False, gate: asyncio.Event | None = None) -> None:
         self.last = last
         self.gate = gate
-        self.left: list[Leaving] = []
+        self.left: list[Disposition] = []
 
-    def aim(self, leaving):
+    def target(self, leaving):
         return Place.DEAD if leaving.state is State.REJECTED else leaving.asked or Place.TAIL
 
     def is_last(self, lease):
         return self.last
 
-    async def leave(self, lease, leaving):
+    async def move(self, lease, leaving):
         self.left.append(leaving)
         item = lease.read
         if self.gate is not None:
@@ -68,7 +68,7 @@ class TheWay:
         if lease.read is None:
             raise QueueDeleted("gone")
         await item.end("moved")
-        return Place.DEAD if self.last else self.aim(leaving)
+        return Place.DEAD if self.last else self.target(leaving)
 
 
 def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:
@@ -85,9 +85,9 @@ def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:
     return made
 
 
-def opened(leases: Registry, item: Item, length_s: float = 100, way: TheWay | None = None, **changes) -> Lease:
+def opened(leases: Registry, item: Item, length_s: float = 100, mover: ScriptedMover | None = None, **changes) -> Lease:
     what = {"tenant": "", "queue": "q", "key": "q", "job_id": "1", "known_by": "1", "attempt": 1}
-    return leases.open(item, way or TheWay(), length_s=length_s, **what | changes)
+    return leases.open(item, mover or ScriptedMover(), length_s=length_s, **what | changes)
 
 
 def within(work):

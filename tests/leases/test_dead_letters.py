@@ -112,7 +112,7 @@ def test_full_dead_letters_lose_no_job(broker):
         await made.put("full-dead")
         taken = await made.take("full-dead")
         lease = await made.registry.reject(taken.lease.id)
-        assert (lease.state, lease.place, lease.aim) == (State.REJECTED, Place.TAIL, Place.DEAD)
+        assert (lease.state, lease.place, lease.target) == (State.REJECTED, Place.TAIL, Place.DEAD)
         for _ in range(3):
             taken = await made.take("full-dead")
             assert (await made.registry.nack(taken.lease.id, asked=Place.HEAD)).place is Place.HEAD

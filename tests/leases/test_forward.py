@@ -6,29 +6,29 @@ import time
 import pytest
 
 from gateway.errors import LeaseConflict, LeaseForgotten, OutcomeUnknown
-from gateway.forwarding.commands import LeaseView, Order, Verb
-from gateway.forwarding.workers import Office, Peers
+from gateway.forwarding.commands import LeaseCommand, LeaseView, Verb
+from gateway.forwarding.workers import WorkerLinks, WorkerServer
 
 OWNER, OTHER = "aa" * 8, "bb" * 8
 VIEW = LeaseView("lease", "q", None, "acked", 1, 1.5)
 
 
-def order(limit_s: float = 5.0) -> Order:
-    return Order(Verb.ACK, "lease", time.monotonic() + limit_s)
+def order(limit_s: float = 5.0) -> LeaseCommand:
+    return LeaseCommand(Verb.ACK, "lease", time.monotonic() + limit_s)
 
 
 def between(tmp_path, execute, work):
-    """Runs `work(peers)` against an office that carries orders out with `execute`."""
+    """Runs `work(worker_links)` against a worker server that carries commands out with `execute`."""
 
     async def go():
-        office = Office(tmp_path, OWNER, execute)
-        await office.start()
-        peers = Peers(tmp_path, OTHER)
+        worker_server = WorkerServer(tmp_path, OWNER, execute)
+        await worker_server.start()
+        worker_links = WorkerLinks(tmp_path, OTHER)
         try:
-            await work(peers, office)
+            await work(worker_links, worker_server)
         finally:
-            await peers.close()
-            await office.close()
+            await worker_links.close()
+            await worker_server.close()
 
     asyncio.run(go())
 
@@ -42,14 +42,14 @@ def test_results_and_errors_come_back_as_they_are(tmp_path):
             return LeaseConflict("it was acked already")
         return 7 if each.verb is Verb.DROP_QUEUE else LeaseView(each.subject, "q", None, "acked", 1, 1.5)
 
-    async def work(peers, office):
+    async def work(worker_links, worker_server):
         answers = await asyncio.gather(
-            *(peers.ask(OWNER, Order(Verb.ACK, str(n), time.monotonic() + 5)) for n in range(100))
+            *(worker_links.ask(OWNER, LeaseCommand(Verb.ACK, str(n), time.monotonic() + 5)) for n in range(100))
         )
         assert [each.id for each in answers] == [str(n) for n in range(100)]
-        conflict = await peers.ask(OWNER, Order(Verb.NACK, "x", time.monotonic() + 5))
+        conflict = await worker_links.ask(OWNER, LeaseCommand(Verb.NACK, "x", time.monotonic() + 5))
         assert (type(conflict), conflict.detail) == (LeaseConflict, "it was acked already")
-        assert await peers.broadcast(Order(Verb.DROP_QUEUE, "q", time.monotonic() + 5)) == [7]
+        assert await worker_links.broadcast(LeaseCommand(Verb.DROP_QUEUE, "q", time.monotonic() + 5)) == [7]
 
     between(tmp_path, execute, work)
 
@@ -57,13 +57,13 @@ def test_results_and_errors_come_back_as_they_are(tmp_path):
 def test_a_dead_owner_is_known_at_once(tmp_path):
     """No socket, or one that nobody answers at: the lease's outcome is not known any more."""
 
-    async def work(peers, office):
+    async def work(worker_links, worker_server):
         with pytest.raises(LeaseForgotten):
-            await peers.ask("cc" * 8, order())
-        await peers.ask(OWNER, order())
-        await office.close()
+            await worker_links.ask("cc" * 8, order())
+        await worker_links.ask(OWNER, order())
+        await worker_server.close()
         with pytest.raises(LeaseForgotten):
-            await peers.ask(OWNER, order())
+            await worker_links.ask(OWNER, order())
 
     async def execute(each):
         return VIEW
@@ -79,11 +79,11 @@ def test_an_owner_that_dies_with_the_order_is_known_at_once(tmp_path):
         reached.set()
         await asyncio.Event().wait()
 
-    async def work(peers, office):
+    async def work(worker_links, worker_server):
         began = time.monotonic()
-        waiting = asyncio.create_task(peers.ask(OWNER, order(30)))
+        waiting = asyncio.create_task(worker_links.ask(OWNER, order(30)))
         await reached.wait()
-        await office.close()
+        await worker_server.close()
         with pytest.raises(LeaseForgotten):
             await waiting
         assert time.monotonic() - began < 10
@@ -101,10 +101,10 @@ def test_a_frozen_owner_is_given_up_at_the_deadline(tmp_path):
             await asyncio.Event().wait()
         return VIEW
 
-    async def work(peers, office):
+    async def work(worker_links, worker_server):
         with pytest.raises(OutcomeUnknown):
-            await peers.ask(OWNER, order(0.1))
-        assert await peers.ask(OWNER, order()) == VIEW
+            await worker_links.ask(OWNER, order(0.1))
+        assert await worker_links.ask(OWNER, order()) == VIEW
 
     between(tmp_path, execute, work)
 
@@ -120,13 +120,13 @@ def test_a_worker_that_reads_nothing_is_not_piled_upon(tmp_path):
             writer.close()
 
         server = await asyncio.start_unix_server(silent, tmp_path / f"{OWNER}.sock", limit=1024)
-        peers = Peers(tmp_path, OTHER)
-        long = Order(Verb.ACK, "x" * 60_000, time.monotonic() + 1)
-        errors = await asyncio.gather(*(peers.ask(OWNER, long) for _ in range(100)), return_exceptions=True)
+        worker_links = WorkerLinks(tmp_path, OTHER)
+        long = LeaseCommand(Verb.ACK, "x" * 60_000, time.monotonic() + 1)
+        errors = await asyncio.gather(*(worker_links.ask(OWNER, long) for _ in range(100)), return_exceptions=True)
         assert all(isinstance(each, OutcomeUnknown) for each in errors)
         assert 10 < sum("takes nothing" in each.detail for each in errors) < 90
         stuck.set()
-        await peers.close()
+        await worker_links.close()
         server.close()
 
     asyncio.run(go())

@@ -48,7 +48,7 @@ def test_a_nack_goes_to_the_tail_as_the_next_attempt(broker):
         first, second = await made.put("tail", b'{"a":1.10}'), await made.put("tail")
         taken = await made.take("tail")
         lease = await made.registry.nack(taken.lease.id, reason="no")
-        assert (lease.state, lease.place, lease.aim) == (State.NACKED, Place.TAIL, Place.TAIL)
+        assert (lease.state, lease.place, lease.target) == (State.NACKED, Place.TAIL, Place.TAIL)
         assert await made.open_reads("tail") == 0
         other, again = await left(made, "tail")
         assert other == second
@@ -118,7 +118,7 @@ def test_where_a_copy_is_not_safe_the_job_stays_at_the_head(broker, why, arrange
         name, taken = await arrange(made, client)
         before = await made.kestrel.stats_of(name)
         lease = await made.registry.nack(taken.lease.id, reason="x" * 200)
-        assert (lease.place, lease.aim) == (Place.HEAD, Place.TAIL)
+        assert (lease.place, lease.target) == (Place.HEAD, Place.TAIL)
         assert made.moves.statistics().kept == {why: 1}
         again = await made.take(name)
         assert (again.job, again.lease.attempt) == (taken.job, 2)

@@ -16,7 +16,7 @@ import httpx
 import orjson
 import pytest
 
-from gateway.forwarding.commands import Order, Verb
+from gateway.forwarding.commands import LeaseCommand, Verb
 from gateway.forwarding.replicas import PATH, SEAL_HEADER
 from gateway.forwarding.seal import Seal
 from tests.api.keyring import Keyring
@@ -261,7 +261,7 @@ def sealed(body: bytes, path: str = PATH) -> dict[str, str]:
     return {SEAL_HEADER: Seal([SECRET.encode()]).request("POST", path, body), "Host": "replica.example"}
 
 
-def message(order: Order | None) -> bytes:
+def message(order: LeaseCommand | None) -> bytes:
     return orjson.dumps({"nonce": "00" * 16, "order": order})
 
 
@@ -270,8 +270,8 @@ def test_orders_are_taken_from_replicas_only(pair: list[Replica], queue: str) ->
     owner = pair[0]
     with owner.client() as here:
         lease = take(here, queue)
-        late = Order(Verb.ACK, lease["id"], time.monotonic() - 0.001)
-        fresh = Order(Verb.ACK, lease["id"], time.monotonic() + 30)
+        late = LeaseCommand(Verb.ACK, lease["id"], time.monotonic() - 0.001)
+        fresh = LeaseCommand(Verb.ACK, lease["id"], time.monotonic() + 30)
         good = message(fresh)
         for headers in (
             {},
@@ -291,7 +291,7 @@ def test_orders_are_taken_from_replicas_only(pair: list[Replica], queue: str) ->
         answer = here.post(PATH, content=message(late), headers=sealed(message(late)))
         assert answer.json()["result"]["error"] == "OutcomeUnknown"
         for subject, tenant in (("x", ""), (lease["id"], "evil"), (queue, "")):
-            order = message(Order(Verb.DROP_QUEUE, subject, time.monotonic() + 30, tenant=tenant))
+            order = message(LeaseCommand(Verb.DROP_QUEUE, subject, time.monotonic() + 30, tenant=tenant))
             assert here.post(PATH, content=order, headers=sealed(order)).json()["result"]["error"] == "LeaseNotFound"
         assert here.get(lease["url"]).json()["state"] == "held"
         answer = here.post(PATH, content=good, headers=sealed(good))

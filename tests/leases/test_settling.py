@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from gateway.errors import GatewayError, InvalidBody, QueueDeleted, TooManyLeases
-from gateway.leases.lease import Leaving, Place, State
-from tests.leases.support import Item, TheWay, opened, registry, within
+from gateway.leases.lease import Disposition, Place, State
+from tests.leases.support import Item, ScriptedMover, opened, registry, within
 
 
 def test_a_delayed_nack_leaves_when_it_is_due():
@@ -14,18 +14,18 @@ def test_a_delayed_nack_leaves_when_it_is_due():
 
     async def work(tasks):
         leases = registry(tasks)
-        item, way, ended = Item(), TheWay(), asyncio.Event()
+        item, mover, ended = Item(), ScriptedMover(), asyncio.Event()
         leases.on_end(lambda lease: ended.set())
-        lease = opened(leases, item, way=way)
+        lease = opened(leases, item, mover=mover)
         for _ in range(2):
             assert (await leases.nack(lease.id, delay_s=0.05, reason="later")).state is State.DELAYED
         for other in (leases.ack(lease.id), leases.reject(lease.id), leases.extend(lease.id, 50)):
             with pytest.raises(GatewayError) as conflict:
                 await other
             assert conflict.value.code == "lease-settled"
-        assert (item.ends, way.left) == ([], [])
+        assert (item.ends, mover.left) == ([], [])
         await asyncio.wait_for(ended.wait(), 5)
-        assert (item.ends, way.left) == (["moved"], [Leaving(State.NACKED, None, "later")])
+        assert (item.ends, mover.left) == (["moved"], [Disposition(State.NACKED, None, "later")])
         assert (await leases.nack(lease.id)).place is Place.TAIL
         assert leases.statistics().ended["nacked"] == 1
 
@@ -37,7 +37,7 @@ def test_a_last_attempt_is_not_delayed():
 
     async def work(tasks):
         leases = registry(tasks)
-        lease = opened(leases, Item(), way=TheWay(last=True))
+        lease = opened(leases, Item(), mover=ScriptedMover(last=True))
         assert (await leases.nack(lease.id, delay_s=100)).place is Place.DEAD
 
     within(work)
@@ -61,12 +61,12 @@ def test_nothing_outlives_kestrel_s_own_limit():
 
 
 def test_a_deleted_queue_takes_moves_under_way_along():
-    """A move that has not copied yet ends as deleted; an ack under way is left to its end."""
+    """A move that has not copied yet ends as deleted; an ack under mover is left to its end."""
 
     async def work(tasks):
         leases = registry(tasks)
         gate, item, other = asyncio.Event(), Item(), Item()
-        moving = opened(leases, item, way=TheWay(gate=gate))
+        moving = opened(leases, item, mover=ScriptedMover(gate=gate))
         acking = opened(leases, other)
         nack = asyncio.create_task(leases.nack(moving.id))
         ack = asyncio.create_task(leases.ack(acking.id))
@@ -153,7 +153,7 @@ def test_a_settlement_cut_by_the_end_of_all_gives_back():
         with pytest.raises(BaseExceptionGroup):  # noqa: PT012 (the group raises at its end)
             async with asyncio.TaskGroup() as tasks:
                 leases = registry(tasks)
-                lease = opened(leases, item, way=TheWay(gate=asyncio.Event()))
+                lease = opened(leases, item, mover=ScriptedMover(gate=asyncio.Event()))
                 request = asyncio.ensure_future(leases.nack(lease.id))
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)

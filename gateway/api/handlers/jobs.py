@@ -12,7 +12,7 @@ import orjson
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers, json_answer
 from gateway.api.handlers.leases import Leases
 from gateway.api.request.cloudevents import EVENTS, MANY, Heading, Mode, many_items, one_item, read_heading
-from gateway.api.request.idempotency import Once
+from gateway.api.request.idempotency import IdempotentAnswer
 from gateway.api.request.prefer import preferences
 from gateway.api.response.rendering import render, render_leased
 from gateway.api.specification import default_lease, longest_lease
@@ -22,7 +22,7 @@ from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.management import Queues
 from gateway.delivery.receive import Delivery, Receiver
 from gateway.envelope.media import BATCH_TYPE, JSON_TYPE, STRUCTURED_TYPE, is_json_type
-from gateway.envelope.write import Item, Stamp
+from gateway.envelope.write import EnqueueContext, Item
 from gateway.errors import (
     ForbiddenPrefetch,
     GatewayError,
@@ -51,7 +51,7 @@ class Jobs:
         leases: Leases,
         registry: Registry,
         *,
-        once: Once,
+        once: IdempotentAnswer,
         settings: Settings,
         turns: Turns,
     ) -> None:
@@ -123,7 +123,7 @@ class Jobs:
         return json_answer({"id": item.id, "queue": queue.name, "content_type": item.content_type}, 201)
 
     async def _enqueue_many(  # noqa: PLR0917 (as _store)
-        self, call: Call, queue: Queue, heading: Heading, body: bytes, stamp: Stamp, ids: NewId
+        self, call: Call, queue: Queue, heading: Heading, body: bytes, stamp: EnqueueContext, ids: NewId
     ) -> Answer:
         """201 when every job is stored, 207 when some are; where none is and all failed alike, that failure.
 

@@ -14,7 +14,7 @@ from gateway.envelope.times import timestamp
 from gateway.errors import GatewayError, LeaseNotFound
 from gateway.fairness.turns import Turns
 from gateway.forwarding.commands import LeaseView
-from gateway.forwarding.router import Desk
+from gateway.forwarding.router import LeaseRouter
 
 MAX_SETTLE_BYTES = 1 << 20
 """Of a body that settles: room for a thousand settlements, and for a failure report with every trace in it."""
@@ -26,8 +26,8 @@ AT_ONCE: Final = 32
 class Leases:
     """Handlers of `/leases`."""
 
-    def __init__(self, desk: Desk, turns: Turns) -> None:
-        self._desk = desk
+    def __init__(self, lease_router: LeaseRouter, turns: Turns) -> None:
+        self._lease_router = lease_router
         self._turns = turns
 
     async def inspect(self, call: Call) -> Answer:
@@ -38,9 +38,9 @@ class Leases:
         return Answer(204)
 
     async def ack_first(self, call: Call, lease_id: str) -> LeaseView:
-        """The caller's lease is acked. Raises as Desk.ack."""
+        """The caller's lease is acked. Raises as LeaseRouter.ack."""
         await self._check_queue(call, lease_id)
-        return await self._desk.ack(lease_id, call.caller.tenant)
+        return await self._lease_router.ack(lease_id, call.caller.tenant)
 
     async def nack(self, call: Call) -> Answer:
         return _left(call, await self._nack(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
@@ -52,7 +52,7 @@ class Leases:
         order = await call.order()
         await self._check_queue(call, call.path("lease"))
         length_s = float(order["lease_seconds"])
-        return _shown(await self._desk.extend(call.path("lease"), call.caller.tenant, length_s))
+        return _shown(await self._lease_router.extend(call.path("lease"), call.caller.tenant, length_s))
 
     async def settle(self, call: Call) -> Answer:
         """Each settlement by itself, AT_ONCE at the same time; one result each, in the order of the body."""
@@ -72,7 +72,7 @@ class Leases:
 
     async def _nack(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseView:
         await self._check_queue(call, lease_id)
-        return await self._desk.nack(
+        return await self._lease_router.nack(
             lease_id,
             call.caller.tenant,
             position=order.get("position", ""),
@@ -82,11 +82,11 @@ class Leases:
 
     async def _reject(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseView:
         await self._check_queue(call, lease_id)
-        return await self._desk.reject(lease_id, call.caller.tenant, reason=plain(order.get("reason", "")))
+        return await self._lease_router.reject(lease_id, call.caller.tenant, reason=plain(order.get("reason", "")))
 
     async def _own(self, call: Call, lease_id: str) -> LeaseView:
-        """The lease, if its queue is for the caller. Raises LeaseNotFound, and as Desk.inspect."""
-        lease = await self._desk.inspect(lease_id, call.caller.tenant)
+        """The lease, if its queue is for the caller. Raises LeaseNotFound, and as LeaseRouter.inspect."""
+        lease = await self._lease_router.inspect(lease_id, call.caller.tenant)
         if not call.caller.may_use(lease.queue):
             raise LeaseNotFound("no such lease")
         return lease

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from gateway.api.exchange import Answer, Call, json_answer
 from gateway.api.response.listing import Listing
 from gateway.api.response.rendering import render
-from gateway.delivery.dead_letters.inspection import Graveyard
+from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.queues.management import Queues
 from gateway.fairness.turns import Turns
@@ -20,9 +20,9 @@ WORK_QUEUES = 500
 class QueueAdmin:
     """Handlers of `/queues` and `/queues/{queue}`."""
 
-    def __init__(self, queues: Queues, graveyard: Graveyard, redrive: Redrive, turns: Turns) -> None:
+    def __init__(self, queues: Queues, dead_letters: DeadLetterAdmin, redrive: Redrive, turns: Turns) -> None:
         self._queues = queues
-        self._graveyard = graveyard
+        self._dead_letters = dead_letters
         self._redrive = redrive
         self._turns = turns
 
@@ -53,18 +53,18 @@ class QueueAdmin:
         return json_answer({"queue": queue.name, "leases_ended": await self._queues.delete(queue, call.told)})
 
     async def dead_letters(self, call: Call) -> Answer:
-        return json_answer(await self._graveyard.get(call.queue(), call.told))
+        return json_answer(await self._dead_letters.get(call.queue(), call.told))
 
     async def peek_dead_letter(self, call: Call) -> Answer:
         """In the gateway's own object or as the event: it is one in any case."""
         queue = call.queue()
-        letter = await self._graveyard.peek(queue, call.told)
+        letter = await self._dead_letters.peek(queue, call.told)
         body, headers = render(letter, queue, letter.attempt, accept=call.header(b"accept") or "")
         return Answer(200, body, headers)
 
     async def delete_dead_letters(self, call: Call) -> Answer:
         queue = call.queue()
-        return json_answer({"queue": queue.name, "deleted": await self._graveyard.delete(queue, call.told)})
+        return json_answer({"queue": queue.name, "deleted": await self._dead_letters.delete(queue, call.told)})
 
     async def redrive(self, call: Call) -> Answer:
         order = await call.order()

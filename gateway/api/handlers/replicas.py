@@ -9,18 +9,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.api.access.budget import Budget, Held
 from gateway.api.exchange import JSON, NO_STORE, Answer, ClientDisconnected, respond
 from gateway.errors import BadFraming, JobTooLarge, MethodNotAllowed
-from gateway.forwarding.commands import Order, Result
+from gateway.forwarding.commands import LeaseCommand, Result
 from gateway.forwarding.replicas import MAX_MESSAGE, PATH, SEAL_HEADER, Replicas
 
 
-class Reception:
+class ReplicaEndpoint:
     """Wraps the router. execute: carries an order out here, never passing it to a further replica.
 
     budget: what a message may hold before it is known to be a replica's.
     """
 
     def __init__(
-        self, app: ASGIApp, replicas: Replicas, budget: Budget, execute: Callable[[Order], Awaitable[Result]]
+        self, app: ASGIApp, replicas: Replicas, budget: Budget, execute: Callable[[LeaseCommand], Awaitable[Result]]
     ) -> None:
         self._app = app
         self._budget = budget

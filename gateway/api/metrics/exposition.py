@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 import gateway
 from gateway.api.exchange import NO_STORE, Answer, Call
-from gateway.forwarding.commands import Figures
+from gateway.forwarding.commands import WorkerFigures
 
 PREFIX: Final = "kestrel_gateway_"
 CONTENT_TYPE: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
@@ -103,7 +103,7 @@ METRICS: Final = (
 class Exposition(Collector):
     """One scrape's figures as prometheus-client renders them. expected: how many workers there should be."""
 
-    def __init__(self, figures: Iterable[Figures], expected: int) -> None:
+    def __init__(self, figures: Iterable[WorkerFigures], expected: int) -> None:
         self._figures = {each.worker: each for each in figures}  # a worker and its successor are never both told
         self._expected = expected
 
@@ -130,7 +130,7 @@ class Exposition(Collector):
 class Metrics:
     """Handler of `/metrics`. figures: those of every worker that answers within so many seconds."""
 
-    def __init__(self, figures: Callable[[float], Awaitable[Sequence[Figures]]], workers: int) -> None:
+    def __init__(self, figures: Callable[[float], Awaitable[Sequence[WorkerFigures]]], workers: int) -> None:
         self._figures = figures
         self._workers = workers
 

@@ -16,8 +16,8 @@ from gateway.delivery.moves import Moves
 from gateway.delivery.publish import Publisher
 from gateway.delivery.receive import Receiver
 from gateway.fairness.shares import Shares
-from gateway.forwarding.commands import Figures, Sample
-from gateway.forwarding.router import Hops
+from gateway.forwarding.commands import Sample, WorkerFigures
+from gateway.forwarding.router import ForwardingStatistics
 from gateway.kestrel.client import Kestrel
 from gateway.kestrel.health import Health
 from gateway.leases.registry import Registry
@@ -36,7 +36,7 @@ class Traffic:
 
 
 class Meter:
-    """Reads one worker. worker: its number. hops: of its desk. shares: of what tenants share, by its name."""
+    """Reads one worker. worker: its number. forwarding: what it forwarded. shares: of shared limits, by name."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Meter:
         *,
         kestrel: Kestrel,
         registry: Registry,
-        hops: Hops,
+        forwarding: ForwardingStatistics,
         receiver: Receiver,
         moves: Moves,
         publisher: Publisher,
@@ -54,7 +54,7 @@ class Meter:
         self._worker = worker
         self._kestrel = kestrel
         self._registry = registry
-        self._hops = hops
+        self._forwarding = forwarding
         self._receiver = receiver
         self._moves = moves
         self._publisher = publisher
@@ -62,9 +62,9 @@ class Meter:
         self._shares = shares
         self._process = ProcessCollector(registry=None)
 
-    def figures(self) -> Figures:
+    def figures(self) -> WorkerFigures:
         """All of them, each metric's name without its prefix."""
-        return Figures(
+        return WorkerFigures(
             self._worker,
             (
                 *self._leases(),
@@ -88,14 +88,14 @@ class Meter:
         ]
 
     def _forwards(self) -> list[Sample]:
-        hops = self._hops
+        forwarding = self._forwarding
         return [
-            ("forwards_total", ("worker", "sent"), hops.to_workers),
-            ("forwards_total", ("worker", "received"), hops.from_workers),
-            ("forwards_total", ("replica", "sent"), hops.to_replicas),
-            ("forwards_total", ("replica", "received"), hops.from_replicas),
-            ("forward_failures_total", ("owner_dead",), hops.dead),
-            ("forward_failures_total", ("unanswered",), hops.unanswered),
+            ("forwards_total", ("worker", "sent"), forwarding.to_workers),
+            ("forwards_total", ("worker", "received"), forwarding.from_workers),
+            ("forwards_total", ("replica", "sent"), forwarding.to_replicas),
+            ("forwards_total", ("replica", "received"), forwarding.from_replicas),
+            ("forward_failures_total", ("owner_dead",), forwarding.dead),
+            ("forward_failures_total", ("unanswered",), forwarding.unanswered),
         ]
 
     def _jobs(self) -> list[Sample]:

@@ -35,7 +35,7 @@ from gateway.envelope.media import (
     media_type_fault,
 )
 from gateway.envelope.trace import is_traceparent, is_tracestate
-from gateway.envelope.write import Item, Stamp, wrap, wrap_binary, wrap_event
+from gateway.envelope.write import EnqueueContext, Item, wrap, wrap_binary, wrap_event
 from gateway.errors import (
     BadRequest,
     GatewayError,
@@ -119,7 +119,7 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
     return heading
 
 
-def one_item(heading: Heading, body: bytes, stamp: Stamp, job_id: str) -> Item:
+def one_item(heading: Heading, body: bytes, stamp: EnqueueContext, job_id: str) -> Item:
     """The item of a request that brings one job. Raises InvalidBody, InvalidEvent, UnsupportedType."""
     _check_charset(heading)
     if heading.mode is Mode.PLAIN:
@@ -134,7 +134,7 @@ def one_item(heading: Heading, body: bytes, stamp: Stamp, job_id: str) -> Item:
 def many_items(
     heading: Heading,
     body: bytes,
-    stamp: Stamp,
+    stamp: EnqueueContext,
     new_id: Callable[[], str],
     *,
     limit: int,

@@ -35,7 +35,7 @@ _SHORT_BYTES: Final = 512  # not worth packing
 HASHED_HERE: Final = 1 << 16
 
 
-class Once:
+class IdempotentAnswer:
     """Answers an enqueue once a key."""
 
     def __init__(self, idempotency: Idempotency) -> None:

@@ -53,7 +53,7 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
 _FILTER: Final = re.compile(r"([a-z_]+)(>=|<=|!=|>|<|=|~)(.+)")
 
 
-class Figures(Protocol):
+class QueueFigures(Protocol):
     """A queue that can be listed: its name, and every figure of FIELDS."""
 
     @property
@@ -70,14 +70,14 @@ class Listing:
     cursor: str | None
 
     async def page(
-        self, queues: Iterable[Figures], turns: Turns, tenant: str = ""
-    ) -> tuple[Sequence[Figures], str | None]:
+        self, queues: Iterable[QueueFigures], turns: Turns, tenant: str = ""
+    ) -> tuple[Sequence[QueueFigures], str | None]:
         """The queues of one page, and the cursor of the next; None where there is none. tenant: whose turns it takes.
 
         Raises: InvalidParameter, where a filter, the order or the cursor cannot be read.
         """
         tests = [_test(text) for text in self.filters]
-        order = Order.of(self.sort)
+        order = SortOrder.of(self.sort)
         begin = cursors.read(self.cursor, order.name) if self.cursor is not None else None
         found = [queue async for queue in turns.slices(queues, tenant) if all(test(queue) for test in tests)]
         ahead, rest = await order.divide(found, begin, turns, tenant)
@@ -105,14 +105,14 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SortOrder:
     """How a list is sorted. field: of FIELDS, or name."""
 
     field: str
     down: bool
 
     @classmethod
-    def of(cls, sort: str) -> Order:
+    def of(cls, sort: str) -> SortOrder:
         """Raises InvalidParameter."""
         field = sort.removeprefix("-")
         if field != "name" and field not in FIELDS:
@@ -128,16 +128,16 @@ class Order:
     def by_name(self) -> bool:
         return self.field == "name"
 
-    def place(self, queue: Figures) -> tuple[float, str]:
+    def place(self, queue: QueueFigures) -> tuple[float, str]:
         return (0.0 if self.by_name else float(getattr(queue, self.field)), queue.queue)
 
     async def divide(
-        self, found: Sequence[Figures], begin: Cursor | None, turns: Turns, tenant: str
-    ) -> tuple[list[Figures], list[Figures]]:
+        self, found: Sequence[QueueFigures], begin: Cursor | None, turns: Turns, tenant: str
+    ) -> tuple[list[QueueFigures], list[QueueFigures]]:
         """Those that the cursor names, and those beyond its place, both in their order."""
         if begin is None:
             return [], await self._sorted(found, turns, tenant)
-        by_mark: dict[bytes, Figures] = {}
+        by_mark: dict[bytes, QueueFigures] = {}
         if begin.ahead:
             by_mark = {mark(queue.queue): queue async for queue in turns.slices(found, tenant)}
         ahead = [by_mark.pop(each) for each in begin.ahead if each in by_mark]
@@ -153,7 +153,7 @@ class Order:
         ]
         return ahead, await self._sorted(rest, turns, tenant)
 
-    async def _sorted(self, queues: Sequence[Figures], turns: Turns, tenant: str) -> list[Figures]:
+    async def _sorted(self, queues: Sequence[QueueFigures], turns: Turns, tenant: str) -> list[QueueFigures]:
         """In their order, by a merge of pieces of SORTED_AT_ONCE."""
         starts = range(0, len(queues), SORTED_AT_ONCE)
         pieces = (sorted(queues[start : start + SORTED_AT_ONCE], key=self.place, reverse=self.down) for start in starts)
@@ -161,7 +161,7 @@ class Order:
         return await turns.all(each, tenant)
 
 
-def _test(text: str) -> Callable[[Figures], bool]:
+def _test(text: str) -> Callable[[QueueFigures], bool]:
     parts = _FILTER.fullmatch(text)
     if parts is None:
         raise InvalidParameter(

@@ -16,7 +16,7 @@ from gateway.errors import QueueEmpty, QueueNotFound
 
 
 @dataclass(frozen=True, slots=True)
-class Letters:
+class DeadLetterFigures:
     """age_s: of the oldest, since it lies there. dead_letter: the queue that the policy names for new ones."""
 
     queue: str
@@ -26,13 +26,13 @@ class Letters:
     dead_letter: str | None
 
 
-class Graveyard:
+class DeadLetterAdmin:
     """The dead letters that lie with their queues."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    async def get(self, queue: Queue, told: Told) -> Letters:
+    async def get(self, queue: Queue, told: Told) -> DeadLetterFigures:
         """Raises QueueNotFound where there is neither the queue nor a letter; BackendUnavailable."""
         key = own_key(queue)
         survey = await self._backend.survey(queue.key, key)
@@ -42,8 +42,8 @@ class Graveyard:
             raise QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
         named = queue.policy.dead_letter
         if stats is None:
-            return Letters(queue.name, 0, 0, 0.0, named)
-        return Letters(queue.name, stats.items, stats.bytes, stats.age_ms / 1000, named)
+            return DeadLetterFigures(queue.name, 0, 0, 0.0, named)
+        return DeadLetterFigures(queue.name, stats.items, stats.bytes, stats.age_ms / 1000, named)
 
     async def peek(self, queue: Queue, told: Told) -> Job:
         """The oldest letter, left where it is. Raises QueueEmpty; as `get`."""

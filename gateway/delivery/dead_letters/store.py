@@ -12,7 +12,7 @@ from enum import Enum
 from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.envelope.read import Job
-from gateway.envelope.rewrite import Burial, Death, dead_letter
+from gateway.envelope.rewrite import DeadLetterMarks, DeadReason, dead_letter
 from gateway.errors import BackendUnavailable, OutcomeUnknown, QueueFull
 from gateway.names.namespace import CHILD_DEAD, DEAD, SEPARATOR
 
@@ -60,10 +60,10 @@ class DeadLetters:
         """Whether other queues may have their dead letters, or jobs, under that key, too."""
         return key != own_key(queue)
 
-    async def add(self, queue: Queue, job: Job, item: bytes, *, death: Death, attempts: int, error: str) -> Stored:
+    async def add(self, queue: Queue, job: Job, item: bytes, *, death: DeadReason, attempts: int, error: str) -> Stored:
         """Puts the job there, with the reason, the time, the count and the queue it comes from. Cancelled: PERHAPS."""
-        burial = Burial(death, queue.name, attempts, time.time(), error)
-        return await store(self._backend, self.key(queue), dead_letter(job, item, burial).data)
+        marks = DeadLetterMarks(death, queue.name, attempts, time.time(), error)
+        return await store(self._backend, self.key(queue), dead_letter(job, item, marks).data)
 
 
 def own_key(queue: Queue) -> str:

@@ -27,7 +27,7 @@ FRESH_S: Final = 0.25
 _KEPT: Final = 1024
 
 
-class Facts:
+class CopySafety:
     """Why a copy is unsafe on a queue, by key. tasks: the lifespan's group, which questions belong to."""
 
     def __init__(self, backend: Backend, tasks: asyncio.TaskGroup) -> None:

@@ -12,7 +12,7 @@ from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
 from gateway.envelope.read import Job, raw, unwrap
 from gateway.errors import QueueEmpty, QueueNotFound
-from gateway.forwarding.router import Desk
+from gateway.forwarding.router import LeaseRouter
 
 ASKED_AT_ONCE: Final = 200
 """Queues of a list in one question: their figures are read in a turn of the loop."""
@@ -42,11 +42,11 @@ class QueueInfo:
 class Queues:
     """The queues of the deployment, by their logical names."""
 
-    def __init__(self, backend: Backend, catalog: Catalog, desk: Desk, known: KnownQueues) -> None:
+    def __init__(self, backend: Backend, catalog: Catalog, lease_router: LeaseRouter, known: KnownQueues) -> None:
         self._backend = backend
         self._known = known
         self._catalog = catalog
-        self._desk = desk
+        self._lease_router = lease_router
 
     async def list(self, tenant: str, told: Told) -> AsyncIterator[list[QueueInfo]]:
         """Every queue of the tenant, also those that no request can name, ASKED_AT_ONCE at a time.
@@ -113,7 +113,7 @@ class Queues:
         await self._existing(queue, told)
         told(await self._backend.delete(queue.key))
         self._known.forget(queue)
-        return await self._desk.drop_queue(queue.key)
+        return await self._lease_router.drop_queue(queue.key)
 
     async def _existing(self, queue: Queue, told: Told) -> QueueStats:
         survey = await self._backend.survey(queue.key)

@@ -21,7 +21,7 @@ LOOK_EVERY_S: Final = 60.0
 MOST_TOLD: Final = 100
 
 
-class Unreachable:
+class UnreachableQueues:
     """Who was told of. At most MOST_TOLD queues are, so that a client that invents names does not fill the log."""
 
     def __init__(self, backend: Backend, catalog: Catalog, turns: Turns) -> None:
