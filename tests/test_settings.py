@@ -12,7 +12,7 @@ import yaml
 
 from gateway.api import exchange, specification
 from gateway.api.handlers import leases
-from gateway.api.request import idempotency, prefer
+from gateway.api.request import accept, idempotency, prefer
 from gateway.api.response import rendering
 from gateway.cli import default_text, range_text
 from gateway.delivery.dead_letters import redrive
@@ -66,7 +66,7 @@ def test_fixed_limits_are_the_code(root: Path) -> None:
         ["attributes of a stored item", f"{read.MAX_READ:,}"],
         ["attributes in the `ce-` headers of an answer", f"{rendering.MAX_ATTRIBUTES}"],
         ["`ce-` headers of an answer, together", f"{rendering.MAX_ATTRIBUTE_BYTES:,} bytes"],
-        ["media ranges of `Accept`", f"{rendering.MAX_RANGES}"],
+        ["media ranges of `Accept`", f"{accept.MAX_RANGES}"],
         ["`Prefer` headers of a request, together", f"{prefer.MAX_LENGTH} bytes"],
         ["time of a redrive", f"{redrive.LONGEST_S:g} s"],
     ]

@@ -102,6 +102,15 @@ class Call:
                 return text
         return None
 
+    def headers(self, name: bytes) -> list[str]:
+        """Every header of that lower-case name."""
+        return [value.decode("latin-1") for key, value in self.scope["headers"] if key == name]
+
+    @property
+    def accept(self) -> str:
+        """What the client takes: several Accept headers are one list."""
+        return ",".join(self.headers(b"accept"))
+
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body.
 

@@ -146,7 +146,7 @@ class Jobs:
         return json_answer({"queue": queue.name, "results": results}, 207 if failures else 201)
 
     async def next(self, call: Call) -> Answer:
-        purpose = call.header(b"sec-purpose") or call.header(b"purpose") or ""
+        purpose = ",".join([*call.headers(b"sec-purpose"), *call.headers(b"purpose")]).lower()
         if "prefetch" in purpose or "prerender" in purpose:
             raise ForbiddenPrefetch("a job is taken only by a request that means it")
         timeout_s, preference = self._timeout(call)
@@ -183,7 +183,7 @@ class Jobs:
         queue = call.queue()
         await self._turns.next(queue.tenant)  # the job may be large: one is read in a turn of the loop
         job = await self._queues.peek(queue, call.told)
-        body, headers = render(job, queue, job.attempt, accept=_accept(call), raw=_raw(call))
+        body, headers = render(job, queue, job.attempt, accept=call.accept, raw=_raw(call))
         return Answer(200, body, headers)
 
     async def _ack_first(self, call: Call, lease_id: str) -> None:
@@ -194,7 +194,7 @@ class Jobs:
         lease = delivery.lease
         with self._given_back_on_error(lease):
             body, headers = render(
-                delivery.job, queue, lease.attempt, lease, accept=_accept(call), raw=_raw(call), root=call.root
+                delivery.job, queue, lease.attempt, lease, accept=call.accept, raw=_raw(call), root=call.root
             )
         return self._carrying(lease, body, headers + preference)
 
@@ -289,15 +289,12 @@ def _partly(stored: int, jobs: int, code: str, detail: str) -> str:
 
 def _ordering_key(call: Call) -> str | None:
     """The request's Ordering-Key. Raises InvalidParameter."""
-    text = call.header(b"ordering-key")
-    if text is not None and not _ORDERING_KEY.fullmatch(text):
+    found = call.headers(b"ordering-key")
+    if len(found) > 1:
+        raise InvalidParameter(f"Ordering-Key is given {len(found)} times; send it once")
+    if found and not _ORDERING_KEY.fullmatch(found[0]):
         raise InvalidParameter("Ordering-Key: use 1 to 256 visible ASCII characters")
-    return text
-
-
-def _accept(call: Call) -> str:
-    """What the client takes; several headers are one list."""
-    return b",".join([value for name, value in call.scope["headers"] if name == b"accept"]).decode("latin-1")
+    return found[0] if found else None
 
 
 def _raw(call: Call) -> bool:

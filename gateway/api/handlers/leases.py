@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from gateway.api.exchange import Answer, Call, json_answer
+from gateway.api.request.accept import ranges
 from gateway.api.request.prefer import preferences
 from gateway.envelope.rewrite import plain
 from gateway.envelope.times import timestamp
@@ -134,8 +135,8 @@ def _needs_body(call: Call, preferred: str) -> bool:
     """Whether it prefers one, or else takes JSON and no other type: a client that was generated from the contract."""
     if preferred in ("minimal", "representation"):
         return preferred == "representation"
-    accept = call.header(b"accept") or ""
-    return "application/json" in accept and "*/*" not in accept
+    accepted = ranges(call.accept)
+    return accepted.get("application/json", 0) > 0 and "*/*" not in accepted
 
 
 def _position(lease: LeaseView) -> dict[str, str]:

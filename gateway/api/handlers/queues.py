@@ -59,7 +59,7 @@ class QueueAdmin:
         """In the gateway's own object or as the event: it is one in any case."""
         queue = call.queue()
         letter = await self._dead_letters.peek(queue, call.told)
-        body, headers = render(letter, queue, letter.attempt, accept=call.header(b"accept") or "")
+        body, headers = render(letter, queue, letter.attempt, accept=call.accept)
         return Answer(200, body, headers)
 
     async def delete_dead_letters(self, call: Call) -> Answer:

@@ -12,7 +12,6 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 import orjson
 
@@ -98,21 +97,26 @@ def _key(call: Call) -> str | None:
 
 
 async def _fingerprint(call: Call, body: bytes) -> bytes:
-    """What makes two requests the same: query, content type, ordering key, CloudEvents headers and body.
+    """What makes two requests the same: parameters, content type, ordering key, CloudEvents headers and body.
 
-    `receipt` is no part of it: it changes the answer, not what is stored.
+    A parameter counts by its value, however the query writes it. `receipt` does not count: it changes the answer, not
+    what is stored.
     """
     said = [
         name + b":" + value.strip()
         for name, value in call.scope["headers"]
         if name in (b"content-type", b"ordering-key") or name.startswith(b"ce-")
     ]
-    pairs = call.scope["query_string"].split(b"&")
-    query = b"&".join(each for each in pairs if unquote_to_bytes(each.partition(b"=")[0]) != b"receipt")
-    head = b"\n".join([query, *sorted(said)])
+    query = "&".join(f"{name}={_text(call.query[name])}" for name in sorted(call.query.given - {"receipt"}))
+    head = b"\n".join([query.encode(), *sorted(said)])
     digest = hashlib.sha256(b"%d\n%b" % (len(head), head))
     if len(body) > HASHED_HERE:
         await asyncio.to_thread(digest.update, body)
     else:
         digest.update(body)
     return digest.digest()
+
+
+def _text(value: object) -> str:
+    """A parameter's value, a whole number of seconds without a fraction."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

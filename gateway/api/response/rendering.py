@@ -15,11 +15,11 @@
 from __future__ import annotations
 
 from enum import Enum
-from functools import lru_cache
 
 import orjson
 
 from gateway.api.exchange import JSON, NO_STORE, Headers
+from gateway.api.request.accept import quality, ranges
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.attributes import is_name, to_header
 from gateway.envelope.media import BYTES_TYPE, STRUCTURED_TYPE, essence, fits_header, is_json_type
@@ -32,13 +32,11 @@ MAX_ATTRIBUTES = 50
 """As headers: http.client of Python takes a hundred lines in all."""
 MAX_ATTRIBUTE_BYTES = 4096
 """Of their lines together: proxies take 8 KiB and less for a head, Node 16."""
-MAX_RANGES = 50
 _LINE_BYTES = len(b"ce-: \r\n")
 _FIRST = ("specversion", "id", "source", "type", "time", "enqueued", "expires", "tenant", "traceparent")
 
 _EVENT: tuple[bytes, bytes] = (b"content-type", STRUCTURED_TYPE.encode())
 _SANDBOX: tuple[bytes, bytes] = (b"content-security-policy", b"default-src 'none'; sandbox")
-_SHORT = 512
 
 
 class Form(Enum):
@@ -87,44 +85,16 @@ def render_leased(job: Job, queue: Queue, lease: Lease, *, root: str = "") -> by
 def _form(job: Job, accept: str) -> Form:
     if accept in ("", "*/*", "application/json"):
         return Form.OBJECT
-    ranges = _short_ranges(accept) if len(accept) <= _SHORT else _ranges(accept)
+    found = ranges(accept)
     own = essence(job.content_type)
-    welcome = [(_quality(ranges, "application/json"), Form.OBJECT)]
+    welcome = [(quality(found, "application/json"), Form.OBJECT)]
     if job.id is not None:
-        welcome.append((_quality(ranges, STRUCTURED_TYPE), Form.EVENT))
+        welcome.append((quality(found, STRUCTURED_TYPE), Form.EVENT))
     if not is_json_type(job.content_type) and fits_header(job.content_type):
-        named = {name: quality for name, quality in ranges.items() if name != "*/*"}
-        welcome.append((_quality(named, own), Form.BYTES))
-    best = max(quality for quality, _ in welcome)
-    return next(form for quality, form in welcome if quality == best) if best else Form.OBJECT
-
-
-def _quality(ranges: dict[str, float], media_type: str) -> float:
-    """How welcome the type is: by the most specific range that holds it; 0: not at all."""
-    for name in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
-        if name in ranges:
-            return ranges[name]
-    return 0.0
-
-
-def _ranges(accept: str) -> dict[str, float]:
-    """The media ranges of an Accept header and their weights; what cannot be read, or is beyond the first MAX_RANGES,
-    is passed over."""
-    found: dict[str, float] = {}
-    for each in accept.split(",", MAX_RANGES)[:MAX_RANGES]:
-        name, *parameters = [part.strip().lower() for part in each.split(";", MAX_RANGES)]
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = min(1.0, max(0.0, float(parameter[2:])))
-                except ValueError:
-                    quality = 0.0
-        found[name] = max(quality, found.get(name, 0.0))
-    return found
-
-
-_short_ranges = lru_cache(maxsize=256)(_ranges)
+        named = {name: weight for name, weight in found.items() if name != "*/*"}
+        welcome.append((quality(named, own), Form.BYTES))
+    best = max(weight for weight, _ in welcome)
+    return next(form for weight, form in welcome if weight == best) if best else Form.OBJECT
 
 
 def _object(job: Job, queue: Queue, attempt: int, lease: Lease | None, root: str) -> bytes:

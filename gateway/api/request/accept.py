@@ -1,0 +1,46 @@
+"""The header Accept: which media types a client takes, and how gladly. Pure.
+
+Source: RFC 9110, section 12.5.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+MAX_RANGES: Final = 50
+"""Of all Accept headers of a request; what is behind them is not read."""
+_SHORT: Final = 512
+"""Characters; clients send the same few short values again and again."""
+
+
+def ranges(accept: str) -> Mapping[str, float]:
+    """The media ranges, in lower case, and their weights from 0 to 1; what cannot be read is passed over."""
+    return _remembered(accept) if len(accept) <= _SHORT else _read(accept)
+
+
+def quality(found: Mapping[str, float], media_type: str) -> float:
+    """How welcome the type is: by the most specific range that holds it; 0: not at all."""
+    for name in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
+        if name in found:
+            return found[name]
+    return 0.0
+
+
+def _read(accept: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for each in accept.split(",", MAX_RANGES)[:MAX_RANGES]:
+        name, *parameters = [part.strip().lower() for part in each.split(";", MAX_RANGES)]
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    weight = min(1.0, max(0.0, float(parameter[2:])))
+                except ValueError:
+                    weight = 0.0
+        found[name] = max(weight, found.get(name, 0.0))
+    return found
+
+
+_remembered = lru_cache(maxsize=256)(_read)
