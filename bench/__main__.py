@@ -1,4 +1,8 @@
-"""`python -m bench [--quick] [--markdown FILE] [--directory DIR] [NAME...]`: one run, one table."""
+"""`python -m bench [--quick] [--markdown FILE] [--directory DIR] [NAME...]`: one run, one table.
+
+`python -m bench --against REV [--rounds N] [--seconds S]`: CPU a request beside another commit's. Exit code 1 if it is
+more than allowed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import case_broker, case_cluster, case_drain, case_leases, case_parked, case_requests
+from bench import against, case_broker, case_cluster, case_drain, case_leases, case_parked, case_requests
 from bench.plan import Plan, Stage, quick
 from bench.servers import BenchError, Load
 from bench.table import Section
@@ -35,9 +39,14 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=asked.directory))
     plan = quick(directory) if asked.quick else Plan(directory)
     sections: list[Section] = []
+    passes = True
     try:
         with Load() as load:
-            for name in asked.names or CASES:
+            if asked.against:
+                compared = against.measure(Stage(plan, load), asked.against, asked.extent)
+                print(compared.section.text(), flush=True)
+                sections, passes = [compared.section], compared.passes
+            for name in asked.names:
                 sections.append(CASES[name](Stage(plan, load)))
                 print(f"{sections[-1].text()}\n", flush=True)
     except BenchError as exc:
@@ -49,7 +58,7 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
     if asked.markdown:
         asked.markdown.write_text("\n\n".join(section.markdown() for section in sections) + "\n")
-    return 0
+    return 0 if passes else 1
 
 
 def _arguments() -> argparse.Namespace:
@@ -63,10 +72,23 @@ def _arguments() -> argparse.Namespace:
         default=Path(__file__).parent / "results",
         help="where the servers keep their data while they run; a real disk, for fsync's sake (default: bench/results)",
     )
+    beside = parser.add_argument_group("beside another commit, instead of the cases")
+    beside.add_argument("--against", metavar="REV", help="a commit, a tag or a branch of this repository")
+    beside.add_argument("--rounds", type=int, metavar="N", help="with new processes each (default: 9; --quick: 3)")
+    beside.add_argument(
+        "--seconds", type=float, metavar="S", default=300.0, help="no round begins later (default: 300)"
+    )
     asked = parser.parse_args()
+    if asked.against and asked.names:
+        parser.error("--against: it measures calls of its own; leave out the names of cases")
     for name in asked.names:
         if name not in CASES:
             parser.error(f"no case {name!r}: there are {', '.join(CASES)}")
+    asked.names = [] if asked.against else asked.names or list(CASES)
+    try:
+        asked.extent = against.Extent(asked.rounds or (3 if asked.quick else 9), asked.seconds, 3 if asked.quick else 6)
+    except ValueError as exc:
+        parser.error(str(exc))
     return asked
 
 

@@ -64,6 +64,16 @@ def gateway(directory: Path, *flags: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def gateway_of(root: Path, directory: Path, *flags: str) -> Iterator[Server]:
+    """`serve` of another source tree, with its embedded broker, one worker. pid: the process that was started."""
+    port, log = free_port(), directory / "gateway.log"
+    command = ["-P", "-m", "gateway", "serve", "--port", str(port), "--data", str(directory / "data"), *flags]
+    with _spawn(command, log, root=root) as process:
+        _until_ready(process, port, "/readyz", log)
+        yield Server(f"127.0.0.1:{port}", process.pid)
+
+
+@contextlib.contextmanager
 def gateway_before(directory: Path, *flags: str) -> Iterator[Server]:
     """`serve` before servers that `flags` name, one worker."""
     port, log = free_port(), directory / "gateway.log"
@@ -143,6 +153,12 @@ def family(server: Server) -> list[int]:
     return [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
 
 
+def descendants(pid: int) -> list[int]:
+    """The processes that the process started, and those that they started."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*children, *(each for child in children for each in descendants(child))]
+
+
 def resident_bytes(pid: int) -> int:
     """The process' resident memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -193,7 +209,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _spawn(command: list[str], log: Path, pass_fds: tuple[int, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
+def _spawn(
+    command: list[str], log: Path, pass_fds: tuple[int, ...] = (), root: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """root: the source tree to import from; None: this one."""
+    root = root or _root()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -202,7 +222,8 @@ def _spawn(command: list[str], log: Path, pass_fds: tuple[int, ...] = ()) -> Ite
             stdout=out,
             stderr=out,
             pass_fds=pass_fds,
-            cwd=_root(),
+            cwd=root,
+            env=os.environ | {"PYTHONPATH": str(root)},
             # Ctrl-C is the benchmark's: it ends its servers itself, in order.
             start_new_session=True,
         )

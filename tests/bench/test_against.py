@@ -1,0 +1,82 @@
+"""`bench --against`: what it checks out, how it judges, and which limits of a run it refuses."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bench.against import BASE, CONTROL, THIS, Extent, Results, checkout
+from bench.servers import BenchError
+
+
+def results(this, control):
+    """Rounds of three turns; the base costs 100 us, the others these many per cent of it."""
+    made = Results()
+    for mine, same in zip(this, control, strict=True):
+        made.add(
+            {BASE: [100.0, 90.0, 110.0], THIS: [mine, 0.9 * mine, 1.1 * mine], CONTROL: [same, 0.9 * same, 1.1 * same]}
+        )
+    return made
+
+
+@pytest.mark.parametrize(
+    ("this", "control", "passes"),
+    [
+        ([105, 105, 105], [100, 100, 100], True),
+        ([106, 106, 106], [100, 100, 100], False),
+        ([106, 106, 106], [102, 102, 102], True),  # the same commit differs by as much
+        ([106, 106, 106], [98, 98, 98], True),
+        ([106, 106, 106], [99, 100, 101], True),  # half the quartiles' distance
+        ([106, 106, 300], [100, 100, 100], False),
+        ([100, 100, 300], [100, 100, 100], True),  # one bad round
+    ],
+)
+def test_the_limit_is_1_05_and_what_the_control_differs_by(this, control, passes):
+    """The median of the rounds counts; the control's deviation is added to the limit."""
+    assert results(this, control).passes is passes
+
+
+def test_a_commit_is_checked_out_and_removed(tmp_path):
+    """The folder has the files of the commit, and nothing of it is left in the end. What is no commit is refused."""
+    repository, folder = tmp_path / "repository", tmp_path / "folder"
+
+    def git(*arguments):
+        settings = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "init.defaultBranch=main"]
+        return subprocess.run(
+            ["git", "-C", tmp_path, *settings, *arguments], check=True, capture_output=True, text=True
+        )
+
+    git("init", "-q", repository)
+    (repository / "file").write_text("old")
+    git("-C", repository, "add", "file")
+    git("-C", repository, "commit", "-qm", "One")
+    (repository / "file").write_text("new")
+    git("-C", repository, "commit", "-qam", "Two")
+    with checkout(repository, "HEAD~1", folder) as base:
+        assert (base / "file").read_text() == "old"
+    assert not folder.exists()
+    assert len(git("-C", repository, "worktree", "list").stdout.splitlines()) == 1
+    with pytest.raises(BenchError, match="no-such-commit"), checkout(repository, "no-such-commit", folder):
+        pass
+
+
+def test_too_few_rounds_are_refused():
+    """One round has no deviation."""
+    with pytest.raises(ValueError, match="--rounds: 1 is below the minimum of 2"):
+        Extent(rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--against", "HEAD", "--rounds", "1"], "--rounds: 1 is below the minimum of 2"),
+        (["--against", "HEAD", "requests"], "--against: it measures calls of its own; leave out the names of cases"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(root, arguments, says):
+    """Before anything is measured."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 2
+    assert says in ran.stderr
