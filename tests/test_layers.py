@@ -22,6 +22,7 @@ RANKS: dict[str, int] = {
     "names": 1,
     "problem": 1,
     "client_connection": 1,
+    "survey": 0,
     "logs": 1,
     "errors": 0,
     "settings": 0,

@@ -19,10 +19,10 @@ from gateway.api.request.hints import elsewhere
 from gateway.api.request.parameters import Values
 from gateway.api.specification import OperationSpec
 from gateway.client_connection import EXTENSION, ClientConnection
-from gateway.delivery.backend import Coverage
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed
 from gateway.problem import problem_bytes, problem_headers
+from gateway.survey import Coverage
 
 Headers = list[tuple[bytes, bytes]]
 

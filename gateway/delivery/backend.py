@@ -2,68 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway.errors import GatewayError
 from gateway.leases.lease import OpenRead
-
-
-class QueueStats(Protocol):
-    """One queue's counters as its server reports them; `age_ms` is of the oldest waiting item."""
-
-    @property
-    def items(self) -> int: ...
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def age_ms(self) -> int: ...
-    @property
-    def waiters(self) -> int: ...
-    @property
-    def open_reads(self) -> int: ...
-    @property
-    def total_items(self) -> int: ...
-    @property
-    def expired_items(self) -> int: ...
-    @property
-    def discarded(self) -> int: ...
-    @property
-    def children(self) -> int: ...
-
-
-class Coverage(Protocol):
-    """How many servers took part, written as in `2/3`."""
-
-    @property
-    def partial(self) -> bool: ...
-
+from gateway.survey import Coverage, Peeked, QueueStats, Survey
 
 Told = Callable[[Coverage | None], None]
 """Is told how many servers took part; None: all of them."""
 
 
-class Survey(Protocol):
-    """Queues by key: over all servers, and by the server's name."""
-
-    @property
-    def queues(self) -> Mapping[str, QueueStats]: ...
-    @property
-    def servers(self) -> Mapping[str, Mapping[str, QueueStats]]: ...
-    @property
-    def coverage(self) -> Coverage: ...
-
-
-class Peeked(Protocol):
-    """A head item, or None where the servers that took part have none."""
-
-    @property
-    def data(self) -> bytes | None: ...
-    @property
-    def coverage(self) -> Coverage: ...
-
-
-class Waiter(Protocol):
+class Poll(Protocol):
     """One parked poll. `cancel` ends it at once from any callback; `result` then gives None.
 
     coverage: where the wait ended empty and not every server was asked, how many were. `result` raises
@@ -91,7 +41,7 @@ class Backend(Protocol):
         ordering_key: str | None = None,
         duplicates_ok: bool = False,
     ) -> list[GatewayError | None]: ...
-    def wait(self, key: str, timeout_s: float, tenant: str = "") -> Waiter: ...
+    def wait(self, key: str, timeout_s: float, tenant: str = "") -> Poll: ...
     async def peek(self, key: str) -> bytes | None: ...
     async def look(self, key: str) -> Peeked: ...
     async def keys(self) -> frozenset[str]: ...

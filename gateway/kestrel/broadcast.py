@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 from pymemcache.exceptions import MemcacheClientError, MemcacheError, MemcacheUnknownCommandError
 
 from gateway.errors import BackendUnavailable, OutcomeUnknown
-from gateway.kestrel.health import Coverage
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import ConnectionLostError
 from gateway.kestrel.wire.failures import not_asked, perhaps_done
-from gateway.kestrel.wire.stats import QueueStats, names_in_stats, parse_aside, parse_dump, parse_stats
+from gateway.kestrel.wire.stats import names_in_stats, parse_aside, parse_dump, parse_stats
+from gateway.survey import Coverage, Peeked, QueueStats, Survey
 
 PATIENCE_S: Final = 1.0
 """Once one server has answered a question, the others are waited for so long."""
@@ -31,23 +30,6 @@ HURRY_S: Final = 0.25
 
 KEYS_BYTES: Final = 2048
 """Names in one question for figures: of about a hundred queues."""
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """Every queue by its key, added up; and by the server's name."""
-
-    queues: dict[str, QueueStats]
-    servers: dict[str, dict[str, QueueStats]]
-    coverage: Coverage
-
-
-@dataclass(frozen=True, slots=True)
-class Peeked:
-    """A head item, or None where the servers that were asked have none."""
-
-    data: bytes | None
-    coverage: Coverage
 
 
 class LateAnswers:

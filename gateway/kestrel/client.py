@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pymemcache.exceptions import MemcacheError
@@ -28,10 +28,9 @@ from gateway.errors import (
 from gateway.fairness.shares import WHOLE
 from gateway.kestrel import broadcast
 from gateway.kestrel.address import Address
-from gateway.kestrel.broadcast import Peeked, Survey
 from gateway.kestrel.counters import Counters, Statistics, snapshot
 from gateway.kestrel.discovery.members import Members
-from gateway.kestrel.health import Backend, Coverage, Health
+from gateway.kestrel.health import Health, ServerView
 from gateway.kestrel.puts.batches import Writer
 from gateway.kestrel.puts.placement import Writes
 from gateway.kestrel.server.server import Server
@@ -40,8 +39,8 @@ from gateway.kestrel.waiting import Lines
 from gateway.kestrel.wire.codec import Codecs, KestrelClient
 from gateway.kestrel.wire.connection import ConnectionLostError
 from gateway.kestrel.wire.failures import perhaps_done
-from gateway.kestrel.wire.stats import QueueStats
 from gateway.settings import Settings
+from gateway.survey import Coverage, Peeked, QueueStats, Survey
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +208,7 @@ class Kestrel:
         """
         return await self._census.keys(self._servers)
 
-    async def queues(self) -> dict[str, QueueStats]:
+    async def queues(self) -> Mapping[str, QueueStats]:
         """Every queue by its key, added up over the servers. Raises: BackendUnavailable when none answers."""
         return (await self.survey()).queues
 
@@ -250,11 +249,11 @@ class Kestrel:
         """Whether some server gives out items: one that takes no writes is enough."""
         return any(server.reads for server in self._servers)
 
-    def backends(self) -> list[Backend]:
+    def backends(self) -> list[ServerView]:
         """Every server and how it stands, also those that we are parting from."""
         return [server.backend() for server in [*self._servers, *self._leaving]]
 
-    async def set_status(self, name: str, status: Health) -> Backend:
+    async def set_status(self, name: str, status: Health) -> ServerView:
         """The member stands so from now on: UP, READONLY or QUIESCENT.
 
         Raises: ServerNotFound; NotSupported where it knows no `status`; BackendRefused; ServerUnavailable, where it was

@@ -48,7 +48,7 @@ BY_STATUS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
+class ServerView:
     """A server as `/backends` shows it.
 
     server: its name, see Address.name. since: Unix time of the present state. leaving: it is no member any more, and
@@ -65,19 +65,3 @@ class Backend:
     last_error: str
     leaving: bool = False
     full: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """How many of the servers that should have been asked were. What no server of them holds is not known."""
-
-    asked: int
-    total: int
-
-    @property
-    def partial(self) -> bool:
-        """Whether some server was not asked."""
-        return self.asked < self.total
-
-    def __str__(self) -> str:
-        return f"{self.asked}/{self.total}"

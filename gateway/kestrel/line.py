@@ -29,11 +29,11 @@ from collections.abc import Callable, Sequence
 from gateway.errors import BackendUnavailable, Unavailable
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.feeder import Feeder
-from gateway.kestrel.health import Coverage
 from gateway.kestrel.reads import OpenRead
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.surplus import Surplus
 from gateway.kestrel.waiter import PROOF_S, Waiter
+from gateway.survey import Coverage
 
 LINE_GETS = 32
 STEP_S = 0.005

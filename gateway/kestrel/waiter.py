@@ -15,8 +15,8 @@ from enum import Enum
 from typing import Any, Protocol
 
 from gateway.errors import GatewayError, Unavailable
-from gateway.kestrel.health import Coverage
 from gateway.kestrel.reads import OpenRead
+from gateway.survey import Coverage
 
 PROOF_S = 0.25
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.kestrel.wire.stats import Aside, QueueStats, names_in_stats, parse_aside, parse_dump, parse_stats
+from gateway.kestrel.wire.stats import Aside, names_in_stats, parse_aside, parse_dump, parse_stats
+from gateway.survey import QueueStats
 
 DUMP = """queue 'p' {
   items=3

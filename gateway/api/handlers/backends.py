@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.api.exchange import Answer, Call, json_answer
 from gateway.envelope.times import timestamp
 from gateway.kestrel.client import Kestrel
-from gateway.kestrel.health import Backend, Health
+from gateway.kestrel.health import Health, ServerView
 
 
 class Backends:
@@ -22,7 +22,7 @@ class Backends:
         return json_answer(_shown(await self._kestrel.set_status(call.path("backend"), Health(order["status"]))))
 
 
-def _shown(backend: Backend) -> dict[str, object]:
+def _shown(backend: ServerView) -> dict[str, object]:
     capabilities = backend.capabilities
     return {
         "server": backend.server,

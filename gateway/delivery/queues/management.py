@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.delivery.backend import Backend, QueueStats, Told
+from gateway.delivery.backend import Backend, Told
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
 from gateway.envelope.read import Job, raw, unwrap
 from gateway.errors import QueueEmpty, QueueNotFound
 from gateway.forwarding.router import LeaseRouter
+from gateway.survey import QueueStats
 
 ASKED_AT_ONCE: Final = 200
 """Queues of a list in one question: their figures are read in a turn of the loop."""

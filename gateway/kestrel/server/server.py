@@ -33,7 +33,7 @@ from gateway.fairness.shares import WHOLE, Shares
 from gateway.kestrel.address import Address
 from gateway.kestrel.backoff import pause_s
 from gateway.kestrel.counters import Counters
-from gateway.kestrel.health import BY_STATUS, Backend, Health
+from gateway.kestrel.health import BY_STATUS, Health, ServerView
 from gateway.kestrel.server.handshake import introduce
 from gateway.kestrel.server.look import Look
 from gateway.kestrel.server.pool import Pool
@@ -125,9 +125,9 @@ class Server:
         error.__cause__ = self._error.__cause__
         return error
 
-    def backend(self) -> Backend:
+    def backend(self) -> ServerView:
         """How it stands."""
-        return Backend(
+        return ServerView(
             server=self.address.name,
             address=str(self.address),
             state=self.state,
