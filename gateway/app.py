@@ -1,9 +1,9 @@
-"""The composition root: builds one worker's gateway out of its parts, and takes it down in order.
+"""The composition root: builds one worker's gateway from its parts, and shuts it down in order.
 
-Going down, each step relies on the one before:
-1. parked polls end empty and nothing more is handed out; 2. leases are settled, until none is left or the grace ends;
-3. requests under way finish (the server waits for them); 4. no order of another worker is taken; 5. held leases go
-back; 6. the connections to Kestrel close; 7. the file of idempotency keys closes.
+The order of the shutdown; each step relies on the ones before it:
+1. waiting polls are answered empty and no job is delivered; 2. leases are settled until none is left or the grace ends;
+3. requests in progress finish (the server waits for them); 4. orders of other workers are no longer accepted; 5. jobs
+under lease go back to their queues; 6. the connections to Kestrel close; 7. the file of idempotency keys closes.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What a worker is told beside the settings.
+    """What a worker gets in addition to the settings.
 
-    boot_id: 16 hex digits, new for each start. run_dir: private, holds the workers' sockets. lease_key: shared by
-    all workers. kestrel: the servers' addresses, `unix:PATH` for the embedded broker. tenanted: whether keys have
-    tenants, as the file said when the supervisor started. cluster_secrets: shared by all replicas, if there are any.
+    boot_id: 16 hex digits, new for each start. run_dir: a private directory with the workers' sockets. lease_key: the
+    same for all workers. kestrel: the servers' addresses, `unix:PATH` for the embedded broker. tenanted: whether keys
+    had tenants when the supervisor started. cluster_secrets: the same for all replicas; empty without replicas.
     """
 
     index: int
@@ -91,9 +91,9 @@ class WorkerContext:
 
 
 class Gateway:
-    """One worker's ASGI application. buffers: what its requests hold of memory.
+    """One worker's ASGI application. buffers: the memory that its requests hold.
 
-    Raises MistakesError where a file that it reads cannot be used.
+    Raises MistakesError if a file of keys or policies cannot be used.
     """
 
     def __init__(self, settings: Settings, context: WorkerContext) -> None:
@@ -207,20 +207,20 @@ class Gateway:
         await (self._http if scope["type"] == "http" else self._router)(scope, receive, send)
 
     def begin_drain(self) -> None:
-        """Not ready any more; parked polls are answered, and no job is handed out."""
+        """The gateway is no longer ready: waiting polls are answered, and no job is delivered."""
         self._receiver.drain()
 
     async def reload(self) -> None:
-        """Reads the files again that may change while it runs; one with mistakes is logged and the old content stays.
+        """Reads again the files that may change at run time. A file with mistakes is logged and changes nothing.
 
-        Requests under way, parked polls and leases go on.
+        Requests in progress, waiting polls and leases continue.
         """
         for file in (self._reload_keys, self._reload_policies, self._reload_secrets, self._kestrel.reload):
             mistakes = await _mistakes(file)
             for mistake in mistakes:
                 log.error("reload: %s", mistake)
             if mistakes:
-                log.error("reload: what was read before stays")
+                log.error("reload: the file has mistakes; the previous content stays in use")
 
     async def _reload_keys(self) -> None:
         """Raises MistakesError."""
@@ -230,13 +230,13 @@ class Gateway:
             log.info("reload: %d keys", len(keys))
 
     def _read_keys(self) -> Keys:
-        """The keys in the file. Raises MistakesError, also where they would change whether there are tenants."""
+        """The keys in the file. Raises MistakesError, also if they would change whether there are tenants."""
         path = self._settings.keys
         assert path is not None
         keys = load(path)
         if keys.tenanted is not None and keys.tenanted != self._tenanted:
-            what = "keys have a tenant" if self._tenanted else "keys have no tenant"
-            raise MistakesError([Mistake(str(path), 0, f"{what} since the start, which only a restart can change")])
+            what = "keys had a tenant" if self._tenanted else "keys had no tenant"
+            raise MistakesError([Mistake(str(path), 0, f"{what} at the start; restart the gateway to change that")])
         return keys
 
     async def _reload_policies(self) -> None:
@@ -247,7 +247,7 @@ class Gateway:
             log.info("reload: policies of %s", self._settings.queues)
 
     async def _reload_secrets(self) -> None:
-        """Leases are settled under the new secrets from now on, in all replicas. Raises MistakesError."""
+        """From now on all replicas settle leases with the new secrets. Raises MistakesError."""
         path = self._settings.cluster_secret_file
         if path is None or self._replicas is None:
             return
@@ -260,7 +260,7 @@ class Gateway:
         log.info("reload: %d secret(s) of the cluster", len(secrets))
 
     async def drained(self) -> None:
-        """Returns when no consumer holds a lease and no settlement is under way. Delayed nacks are not waited for."""
+        """Returns when no consumer holds a lease and no settlement is in progress. Does not wait for delayed nacks."""
         while self._held():
             self._changed.clear()
             await self._changed.wait()
@@ -314,7 +314,7 @@ def _replicas(settings: Settings, context: WorkerContext) -> Replicas | None:
 
 
 def _trust(settings: Settings) -> ssl.SSLContext:
-    """How this replica knows the others over https, and they know it: by the files that it serves with."""
+    """How this replica and the others authenticate each other over https: with the files that it serves with."""
     trust = ssl.create_default_context(cafile=settings.ssl_ca_certs)
     if settings.ssl_certfile is not None:
         trust.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password or None)
@@ -322,7 +322,7 @@ def _trust(settings: Settings) -> ssl.SSLContext:
 
 
 def _idempotency(settings: Settings, context: WorkerContext) -> Idempotency:
-    """What this worker shares with the others of the data directory."""
+    """The idempotency keys, which all workers of the data directory share."""
     ledger = Ledger(
         settings.data / ledger_file.NAME,
         context.boot_id,
@@ -331,13 +331,13 @@ def _idempotency(settings: Settings, context: WorkerContext) -> Idempotency:
         limit=settings.max_idempotency_keys,
         synced=settings.fsync == "always",
     )
-    # A put may connect first, and be sent once more where duplicates are fine.
+    # A put may connect first, and is sent once more if the policy allows duplicates.
     hold_s = 2 * (settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s) + 1
     return Idempotency(ledger, wait_s=settings.kestrel_command_timeout_s, hold_s=hold_s)
 
 
 async def _mistakes(read: Callable[[], Awaitable[None]]) -> Sequence[Mistake]:
-    """What is wrong with the file that `read` reads."""
+    """The mistakes in the file that `read` reads."""
     try:
         await read()
     except MistakesError as exc:

@@ -1,6 +1,6 @@
-"""The command line: `serve`, `broker`, `keys`, `healthcheck`. Turns flags and variables into Settings.
+"""The command line: `serve`, `broker`, `check`, `keys`, `healthcheck`. Turns flags and variables into Settings.
 
-What a command needs is imported when it runs. A bad value is one line on stderr and exit code 2.
+Each command imports what it needs when it runs. A bad value prints one line on stderr and ends with exit code 2.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from gateway.config.toml_file import Mistake, MistakesError
 from gateway.settings import Settings, SettingsError, flag, variable
 
 PROGRAM: Final = "kestrel-gateway"
-# Run where no command is given: an image, whose arguments a compose file should not have to name.
+# The command that runs if none is given. An image sets it, so that a compose file does not have to name a command.
 COMMAND_VARIABLE: Final = "KESTREL_GATEWAY_COMMAND"
 
 
 class WholeNumber(click.ParamType[int]):
-    """Digits and nothing else: int() would also take `1_0` and ` 1 `."""
+    """Digits only: int() would also accept `1_0` and ` 1 `."""
 
     name = "n"
 
@@ -40,7 +40,7 @@ class WholeNumber(click.ParamType[int]):
 
 
 class Seconds(click.ParamType[float]):
-    """Digits with at most one point: float() would also take `nan`, `inf` and `1e9`."""
+    """Digits with at most one point: float() would also accept `nan`, `inf` and `1e9`."""
 
     name = "seconds"
     what = "seconds"
@@ -55,24 +55,24 @@ class Seconds(click.ParamType[float]):
 
 
 class Rate(Seconds):
-    """Written as seconds are."""
+    """Requests a second, in the format of Seconds."""
 
     name = "requests"
     what = "requests a second"
 
 
 class ListedText(click.ParamType[str]):
-    """One of several: the flag repeats, the variable separates by commas or spaces."""
+    """One of several values: the flag repeats; the variable separates values by commas or spaces."""
 
     name = "text"
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
-        """The values of a variable."""
+        """The values in a variable."""
         return [part for part in re.split(r"[,\s]+", rv) if part]
 
 
 def options(command: Any) -> Any:
-    """Gives a command one option a field of Settings, in their order."""
+    """Adds one option per field of Settings to a command, in the order of the fields."""
     for field in reversed(dataclasses.fields(Settings)):
         command = _option(field)(command)
     return command
@@ -108,7 +108,7 @@ def _help(field: dataclasses.Field[Any]) -> str:
 
 
 def default_text(field: dataclasses.Field[Any]) -> str:
-    """A field's default as people write it; empty when there is none."""
+    """A field's default in the form that people write; empty if there is no default."""
     if field.default in (None, "", ()):
         return ""
     if isinstance(field.default, bool):
@@ -119,7 +119,7 @@ def default_text(field: dataclasses.Field[Any]) -> str:
 
 
 def range_text(field: dataclasses.Field[Any]) -> str:
-    """What a field allows; empty when there is no bound."""
+    """The values that a field allows; empty if there is no range."""
     metadata = field.metadata
     if metadata["choices"]:
         return " or ".join(metadata["choices"])
@@ -139,9 +139,9 @@ def cli() -> None:
 @options
 @click.option("--app", hidden=True, default=None, help="MODULE:FACTORY of another application, for tests")
 def serve(app: str | None, **values: Any) -> None:
-    """Serve HTTP in front of Kestrel; without --kestrel(-file) an embedded broker keeps the queues in --data.
+    """Serve HTTP in front of Kestrel. Without --kestrel(-file), an embedded broker stores the queues in --data.
 
-    Every flag is also a variable: --max-job-bytes is KESTREL_GATEWAY_MAX_JOB_BYTES. Durations are seconds.
+    Every flag is also a variable: --max-job-bytes is KESTREL_GATEWAY_MAX_JOB_BYTES. Durations are in seconds.
     """
     from gateway.kestrel.discovery import members  # noqa: PLC0415 (`--help` stays quick)
 
@@ -164,17 +164,17 @@ def serve(app: str | None, **values: Any) -> None:
 
 
 @cli.command()
-@click.option("--queues", envvar="KESTREL_GATEWAY_QUEUES", type=click.Path(path_type=Path), help="file of policies")
-@click.option("--keys", envvar="KESTREL_GATEWAY_KEYS", type=click.Path(path_type=Path), help="file of keys")
-@click.option("--namespace", envvar="KESTREL_GATEWAY_NAMESPACE", default="", help="as `serve` gets it")
+@click.option("--queues", envvar="KESTREL_GATEWAY_QUEUES", type=click.Path(path_type=Path), help="file with policies")
+@click.option("--keys", envvar="KESTREL_GATEWAY_KEYS", type=click.Path(path_type=Path), help="file with keys")
+@click.option("--namespace", envvar="KESTREL_GATEWAY_NAMESPACE", default="", help="the value that `serve` gets")
 def check(queues: Path | None, keys: Path | None, namespace: str) -> None:
-    """Print every mistake in the files of policies and keys; exit 1 when there is one."""
+    """Print every mistake in the files of policies and keys. The exit code is 1 if there is a mistake."""
     refuse_mistakes(queues, keys, namespace, status=1)
     click.echo("no mistakes")
 
 
 def refuse_mistakes(queues: Path | None, keys: Path | None, namespace: str, *, status: int) -> None:
-    """Returns when the files can be used; else prints what is wrong with them, one mistake a line, and exits."""
+    """Returns if the files are valid; otherwise prints their mistakes, one per line, and exits with `status`."""
     from gateway.config import keys as key_file  # noqa: PLC0415
     from gateway.config import policies  # noqa: PLC0415
     from gateway.names.namespace import Namespace  # noqa: PLC0415
@@ -201,7 +201,7 @@ def refuse_mistakes(queues: Path | None, keys: Path | None, namespace: str, *, s
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def broker(arguments: tuple[str, ...]) -> None:
-    """Run the embedded broker alone, or with `check DIR` examine its data directory."""
+    """Run the embedded broker alone, or examine its data directory with `check DIR`."""
     from gateway.broker.__main__ import run  # noqa: PLC0415 (only when asked for)
 
     run(list(arguments), f"{PROGRAM} broker")
@@ -209,19 +209,19 @@ def broker(arguments: tuple[str, ...]) -> None:
 
 @cli.group()
 def keys() -> None:
-    """The keys that callers need: see docs/security.md."""
+    """Manage the keys of callers. See docs/security.md."""
 
 
 @keys.command("new")
-@click.option("--name", required=True, help="what logs call it")
-@click.option("--tenant", default="", help="whose it is, where keys have tenants")
+@click.option("--name", required=True, help="name of the key in logs")
+@click.option("--tenant", default="", help="tenant of the key, if keys have tenants")
 @click.option(
     "--scope", "scopes", required=True, multiple=True, help="produce, consume, admin or operator (repeatable)"
 )
-@click.option("--queue", "queues", multiple=True, help="a queue it is for, * and ? stand for others (repeatable)")
-@click.option("--rate", type=Rate(), default=None, help="requests a second it may make, for each worker")
+@click.option("--queue", "queues", multiple=True, help="queue that the key may use; * and ? are wildcards (repeatable)")
+@click.option("--rate", type=Rate(), default=None, help="most requests a second with the key, per worker")
 def new_key(name: str, tenant: str, scopes: tuple[str, ...], queues: tuple[str, ...], rate: float | None) -> None:
-    """Make a secret, shown this once, and the table for the keys file."""
+    """Print a new secret, which is shown only once, and its table for the file of keys."""
     from gateway.config.keys import new  # noqa: PLC0415
 
     try:
@@ -232,9 +232,9 @@ def new_key(name: str, tenant: str, scopes: tuple[str, ...], queues: tuple[str, 
 
 
 @cli.command()
-@click.option("--url", default=None, help="what to ask [default http://127.0.0.1:PORT/readyz]")
+@click.option("--url", default=None, help="URL to request [default http://127.0.0.1:PORT/readyz]")
 def healthcheck(url: str | None) -> None:
-    """Exit 0 when the gateway here is ready, 1 when it is not."""
+    """Exit with 0 if the gateway on this machine is ready, with 1 if it is not."""
     import ssl  # noqa: PLC0415
     import urllib.error  # noqa: PLC0415
     import urllib.request  # noqa: PLC0415
@@ -242,7 +242,7 @@ def healthcheck(url: str | None) -> None:
     scheme = "https" if os.environ.get("KESTREL_GATEWAY_SSL_CERTFILE") else "http"
     target = url or f"{scheme}://127.0.0.1:{os.environ.get('KESTREL_GATEWAY_PORT') or Settings().port}/readyz"
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-    if not url:  # this very machine: whose name the certificate bears does not matter
+    if not url:  # this machine itself: the name in the certificate does not matter
         handlers.append(urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))  # noqa: S323, SLF001
     opener = urllib.request.build_opener(*handlers)
     try:
@@ -254,7 +254,7 @@ def healthcheck(url: str | None) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """The entry point of the console script."""
     arguments = sys.argv[1:] or shlex.split(os.environ.get(COMMAND_VARIABLE, ""))
     try:
         status = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)

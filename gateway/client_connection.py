@@ -1,6 +1,6 @@
-"""What a request may know of the connection it came by. Owned by the HTTP edge; the HTTP server implements it.
+"""What a request may know of its client's connection. Owned by the HTTP edge; the HTTP server implements it.
 
-A pure interface: no sockets, no server. The server offers one object a request at `scope["extensions"][EXTENSION]`.
+A pure interface: no sockets, no server. The server puts one object per request at `scope["extensions"][EXTENSION]`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ EXTENSION: Final = "kestrel_gateway.client"
 
 
 class ClientConnection(Protocol):
-    """Tells at once when the client of one request has vanished, also while other requests are pipelined behind it."""
+    """Reports at once that a request's client has disconnected, even while other requests are pipelined behind it."""
 
     @property
     def head_bytes(self) -> int:
@@ -20,19 +20,19 @@ class ClientConnection(Protocol):
 
     @property
     def gone(self) -> bool:
-        """True once nothing sent can reach the client: it closed, reset, or the server gave the connection up."""
+        """True once no byte can reach the client: it closed or reset the connection, or the server gave it up."""
 
     @property
     def reached(self) -> bool:
-        """True once the response's last bytes were handed to an open transport that was not closing.
+        """True once the last bytes of the response were handed to an open transport.
 
-        False before that, and for good when the client was gone, or did not read a large response to its end. It is no
-        receipt: the bytes may still be lost.
+        False before that, and permanently if the client was gone or did not read a large response to its end. It is no
+        proof of receipt: the bytes may still be lost.
         """
 
     def on_gone(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Calls back exactly once when the client is gone, immediately when it already is.
+        """Calls `callback` exactly once when the client is gone; at once if it is already gone.
 
-        Returns a function that takes the callback back; calling that late or twice does nothing. Callbacks run on
-        the event loop, must not block and must not raise. None is called after the response is complete.
+        Returns a function that removes the callback; calling it late or twice does nothing. Callbacks run on the event
+        loop, must not block and must not raise. No callback runs after the response is complete.
         """

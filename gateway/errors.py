@@ -1,4 +1,4 @@
-"""Every error a caller can be told of, in one tree. Knows no HTTP library and no sockets.
+"""Every error that a caller can get, in one tree. Knows no HTTP library and no sockets.
 
     GatewayError
      +- BadRequest            the caller's input is wrong; nothing was sent to Kestrel
@@ -6,44 +6,44 @@
      |   +- InvalidParameter  a query parameter or header
      |   +- InvalidBody       a body that is not what the contract asks for
      |   +- InvalidEvent      a CloudEvent with a wrong or missing attribute
-     |   +- PartlyRefused     some jobs of the request are stored, the others are wrong
+     |   +- PartlyRefused     some jobs of the request are stored, the others are invalid
      |   +- BadFraming        HTTP that cannot be read: request line, lengths, chunks
-     +- Unauthenticated       no key, or one that is not known
+     +- Unauthenticated       no key, or an unknown one
      +- ForbiddenHost, ForbiddenOrigin, ForbiddenPrefetch
      +- ForbiddenScope        the key may not do this
      +- ForbiddenQueue        the key may not touch this queue
-     +- TooManyQueues         one queue more than the tenant may have
+     +- TooManyQueues         the tenant's limit of queues is reached
      +- NotFound              no such path
      |   +- QueueNotFound, LeaseNotFound, QueueEmpty, ServerNotFound
      +- MethodNotAllowed
-     +- RequestTimeout        header block or body not complete in time
-     +- LeaseConflict         settled already, in another way
-     +- QueueHasChildren      what was asked for would reach fanout children again
-     +- LeaseGone             the job is back on its queue, and that is known
+     +- RequestTimeout        the header block or the body did not arrive in time
+     +- LeaseConflict         the lease is already settled in another way
+     +- QueueHasChildren      the operation would deliver jobs to fanout children again
+     +- LeaseGone             the lease has ended and the job is back on its queue
      |   +- LeaseExpired, LeaseLost
-     +- QueueDeleted          the lease's queue was deleted through the gateway, its jobs with it
-     +- LeaseForgotten        nobody knows any more what became of it
+     +- QueueDeleted          the lease's queue was deleted through the gateway, with its jobs
+     +- LeaseForgotten        the lease has ended; its outcome is no longer known
      +- JobTooLarge, HeadersTooLarge
-     |   +- BodyTooLarge      whatever the body is, a job or an order
+     |   +- BodyTooLarge      a body above its limit, of whatever kind
      +- UnsupportedEncoding   the body is compressed
-     +- UnsupportedType       the body holds events or jobs in a form that is not read
-     +- RateLimited           the key asks too often
+     +- UnsupportedType       the body holds events or jobs in an unsupported format
+     +- RateLimited           the key sends requests too often
      +- IdempotencyInFlight   the first request with this key has no outcome yet
      +- IdempotencyKeyReused  the key was used for a different request
      +- Internal              a defect of the gateway
-     +- NotSupported          the Kestrel server cannot do it
-     +- OutcomeUnknown        it was sent and no answer came: it may or may not have happened
+     +- NotSupported          the Kestrel server does not support the operation
+     +- OutcomeUnknown        sent, but no answer came: it may or may not have taken effect
      +- Unavailable           not done, try again
-         +- BackendUnavailable   no Kestrel server could be asked
-         |   +- BackendRefused   it answered that it will not (read-only, quiescent, out of disk)
-         |   +- ServerUnavailable   the one that was named could not be asked
+         +- BackendUnavailable   no Kestrel server answers
+         |   +- BackendRefused   the server refuses (read-only, quiescent, out of disk)
+         |   +- ServerUnavailable   the named server does not answer
          +- QueueFull
          +- TooManyWaiters, TooManyLeases, TooManyConnections, TooManyBytes
-         +- PartlyStored      some jobs of the request are stored, the others may be later
+         +- PartlyStored      some jobs of the request are stored, a retry may store the others
          +- Draining
 
-`code` is stable and appears in answers, logs and metrics; `status` is the HTTP status (RFC 9110); `retryable`
-says whether the same call may succeed later unchanged. A test compares this table with openapi.yaml.
+`code` is stable and appears in answers, logs and metrics. `status` is the HTTP status (RFC 9110). `retryable`
+says whether the same call may succeed later without a change. A test compares this table with openapi.yaml.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ REALM = 'Bearer realm="kestrel-gateway"'
 
 
 class GatewayError(Exception):
-    """Something the caller is told of. `detail` is a sentence for people and holds no payload and no secret.
+    """An error that the caller gets. `detail` is a sentence for people; it holds no payload and no secret.
 
-    It writes the address of a Kestrel server as `server <ADDRESS>`, for operators alone: see `told`.
+    `detail` writes the address of a Kestrel server as `server <ADDRESS>`. Only operators see addresses: see `told`.
     """
 
     code: ClassVar[str] = "internal"
@@ -67,15 +67,15 @@ class GatewayError(Exception):
     title: ClassVar[str] = "Internal error"
     retryable: ClassVar[bool] = False
     retry_after_s: int | None = None
-    challenge: str = ""  # the WWW-Authenticate header that goes with it (RFC 6750)
-    coverage: str = ""  # the Queue-Coverage header: how many servers were asked, where not all were
+    challenge: str = ""  # the WWW-Authenticate header of the answer (RFC 6750)
+    coverage: str = ""  # the Queue-Coverage header: how many servers took part; empty if all did
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
 
     def told(self, *, operator: bool) -> str:
-        """The detail for a caller: where the servers are is shown to operators only."""
+        """The detail for a caller. Only operators see the addresses of servers."""
         return self.detail if operator else _SERVER.sub("a Kestrel server", self.detail)
 
 
@@ -106,7 +106,7 @@ class InvalidEvent(BadRequest):
 
 
 class PartlyRefused(BadRequest):
-    """Some jobs of the request are stored and the others never will be. The request is not to be sent again."""
+    """Some jobs of the request are stored and the others are invalid. The client must not send the request again."""
 
     code = "partly-stored"
     title = "Only some of the jobs are stored"
@@ -136,11 +136,11 @@ class ForbiddenPrefetch(GatewayError):
 
 
 class Unauthenticated(GatewayError):
-    """invalid: a key was presented, and is none."""
+    """invalid: the request has a key, and it is malformed or unknown."""
 
     code = "unauthenticated"
     status = 401
-    title = "A key is needed"
+    title = "A key is required"
 
     def __init__(self, detail: str, *, invalid: bool = False) -> None:
         super().__init__(detail)
@@ -148,7 +148,7 @@ class Unauthenticated(GatewayError):
 
 
 class ForbiddenScope(GatewayError):
-    """scope: the one that is missing."""
+    """scope: the missing scope."""
 
     code = "forbidden-scope"
     status = 403
@@ -160,15 +160,15 @@ class ForbiddenScope(GatewayError):
 
 
 class ForbiddenQueue(GatewayError):
-    """Says nothing of whether the queue exists."""
+    """Does not tell whether the queue exists."""
 
     code = "forbidden-queue"
     status = 403
-    title = "The key is not for this queue"
+    title = "The key does not allow this queue"
 
 
 class TooManyQueues(GatewayError):
-    """Waiting does not help, deleting a queue does: hence no 429."""
+    """Not 429: waiting does not help, but deleting a queue does."""
 
     code = "too-many-queues"
     status = 403
@@ -202,7 +202,7 @@ class ServerNotFound(NotFound):
 
 
 class MethodNotAllowed(GatewayError):
-    """allow: the methods that are allowed, as the header of that name lists them."""
+    """allow: the allowed methods, in the format of the Allow header."""
 
     code = "method-not-allowed"
     status = 405
@@ -223,7 +223,7 @@ class RequestTimeout(GatewayError):
 class LeaseConflict(GatewayError):
     code = "lease-settled"
     status = 409
-    title = "The lease is settled already"
+    title = "The lease is already settled"
 
 
 class QueueHasChildren(GatewayError):
@@ -257,7 +257,7 @@ class QueueDeleted(GatewayError):
 class LeaseForgotten(GatewayError):
     code = "outcome-unknown"
     status = 410
-    title = "What became of the lease is not known"
+    title = "The outcome of the lease is unknown"
 
 
 class JobTooLarge(GatewayError):
@@ -283,7 +283,7 @@ class UnsupportedType(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """retry_after_s: when the next request is allowed, rounded up."""
+    """retry_after_s: seconds until the next request is allowed, rounded up."""
 
     code = "rate-limited"
     status = 429
@@ -303,13 +303,13 @@ class HeadersTooLarge(GatewayError):
 
 
 class Internal(GatewayError):
-    """A defect of ours: the log has the story under the same request id."""
+    """A defect of the gateway. The log has the traceback under the same request id."""
 
 
 class IdempotencyInFlight(GatewayError):
     code = "idempotency-in-flight"
     status = 409
-    title = "The first request with this key is under way"
+    title = "The first request with this key is in progress"
     retryable = True
     retry_after_s = 1
 
@@ -323,7 +323,7 @@ class IdempotencyKeyReused(GatewayError):
 class NotSupported(GatewayError):
     code = "not-supported"
     status = 501
-    title = "The server cannot do that"
+    title = "The server does not support this operation"
 
 
 class OutcomeUnknown(GatewayError):
@@ -348,7 +348,7 @@ class BackendUnavailable(Unavailable):
 
 class BackendRefused(BackendUnavailable):
     code = "backend-refused"
-    title = "Kestrel refuses at the moment"
+    title = "Kestrel refuses requests at the moment"
 
 
 class ServerUnavailable(BackendUnavailable):
@@ -367,7 +367,7 @@ class TooManyWaiters(Unavailable):
 
 
 class TooManyLeases(Unavailable):
-    """retry_after_s: when the first of them ends, rounded up."""
+    """retry_after_s: seconds until the first of these leases ends, rounded up."""
 
     code = "too-many-leases"
     title = "Too many open leases"
@@ -390,7 +390,7 @@ class TooManyConnections(Unavailable):
 
 class TooManyBytes(Unavailable):
     code = "too-many-bytes"
-    title = "Requests under way hold too much memory"
+    title = "Requests in progress hold too much memory"
 
 
 class Draining(Unavailable):

@@ -1,4 +1,4 @@
-"""Who may read and write the files that an operator names and the gateway makes, and when their names are on disk."""
+"""Permissions and durability of the files that an operator names and of those that the gateway makes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 PRIVATE_UMASK: Final = 0o077
-"""Of every process that makes files: what is kept is for the user who runs the gateway."""
+"""The umask of every process that makes files: only the user who runs the gateway may read them."""
 
 
 def read_trusted(path: Path) -> bytes:
-    """The content of a file that decides what the gateway does.
+    """The content of a file that controls the gateway.
 
     Raises:
         OSError: it cannot be read, or every user of the machine may write it.
@@ -26,7 +26,7 @@ def read_trusted(path: Path) -> bytes:
 
 
 def sync_directory(path: Path) -> None:
-    """Returns when the names in the directory are on disk: a file whose name is not may be gone after a power cut."""
+    """Returns when the names in the directory are on disk. A file without its name on disk is lost in a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -35,7 +35,7 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Makes the directory and those above it (mode 0700) where they are missing, on disk before it returns.
+    """Makes the directory and its missing parents (mode 0700). They are on disk when it returns.
 
     Raises OSError.
     """
@@ -49,7 +49,7 @@ def make_directory(path: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Only its owner has rights to the file from now on. Does nothing where there is no such regular file."""
+    """Leaves only the owner's rights to the file. Does nothing if there is no such regular file."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

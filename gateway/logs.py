@@ -1,6 +1,6 @@
-"""Sets up logging for every process of the gateway: one line a record on standard error, as text or as JSON.
+"""Sets up logging for every process of the gateway: one line per record on standard error, as text or as JSON.
 
-Owns the format and nothing else. Records carry their fields in `extra={"fields": {...}}`; never bodies or keys.
+Owns only the format. Records carry their fields in `extra={"fields": {...}}`; fields never hold bodies or keys.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ LEVELS: Final = {
 
 
 def set_up(log_format: str, log_level: str, process: str) -> None:
-    """Sends every record from `log_level` up to standard error, each as one line that names `process`.
+    """Writes every record of `log_level` or above to standard error, each as one line that names `process`.
 
-    `log_format` is `text` or `json`. May be called again; the last call holds.
+    `log_format` is `text` or `json`. May be called again; the last call counts.
     """
     handler = StandardError()
     handler.setFormatter(JsonLines(process) if log_format == "json" else TextLines(process))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(LEVELS[log_level])
-    # A line names neither its thread nor its caller: not looking them up halves what a record costs.
+    # A line names neither thread nor caller. Not looking them up halves the cost of a record.
     # Source: docs.python.org/3/howto/logging.html, "Optimization".
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # noqa: SLF001 (documented as the way)
-    # The server's own story ("Started server process") is told by ours; what it warns of is wanted.
+    logging._srcfile = None  # noqa: SLF001 (the documented way)
+    # The gateway logs its own start and stop, so the server's information records are dropped; its warnings stay.
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, LEVELS[log_level]))
     logging.getLogger("asyncio").setLevel(max(logging.WARNING, LEVELS[log_level]))
 
@@ -52,13 +52,13 @@ class StandardError(logging.Handler):
             while left:
                 left = left[os.write(2, left) :]
         except OSError:
-            pass  # Nobody reads our standard error any more; the work goes on.
-        except Exception:  # noqa: BLE001 (a record that cannot be written must not end what it tells of)
+            pass  # The reader of standard error is gone; the work continues.
+        except Exception:  # noqa: BLE001 (a record that cannot be written must not stop the work)
             self.handleError(record)
 
 
 class TextLines(logging.Formatter):
-    r"""`2026-01-31T12:00:00.123Z INFO worker-0: message key=value`; a line break inside shows as `\n`."""
+    r"""`2026-01-31T12:00:00.123Z INFO worker-0: message key=value`; a line break in a message appears as `\n`."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class TextLines(logging.Formatter):
         fields = _fields(record)
         tail = "".join(f" {name}={_bare(value)}" for name, value in fields.items())
         text = f"{self._clock.text(record.created)} {record.levelname} {self._process}: {record.getMessage()}{tail}"
-        # A client's bytes may stand in a message: one record stays one line. A traceback is ours and keeps its lines.
+        # A message may contain a client's bytes, so line breaks are escaped. Only a traceback has several lines.
         line = _one_line(text)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
@@ -77,7 +77,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record: time, level, process, logger, message, then the record's fields."""
+    """One JSON object per record: time, level, process, logger, message, then the record's fields."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class _Clock:
-    """Writes instants as RFC 3339 in UTC; the second is written once and kept. Threads may share it."""
+    """Formats instants as RFC 3339 in UTC. Keeps the text of the last second. Thread-safe."""
 
     def __init__(self) -> None:
         self._last = (-1, "")

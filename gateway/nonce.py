@@ -1,4 +1,4 @@
-"""Random bytes for ids, drawn from the system in blocks: one call of the kernel serves many ids. Thread-safe."""
+"""Random bytes for ids, read from the system in blocks: one system call serves many ids. Thread-safe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ os.register_at_fork(after_in_child=_ready.clear)
 
 
 def nonce() -> bytes:
-    """128 random bits that nobody was given before."""
+    """128 random bits, different for each call."""
     try:
         return _ready.popleft()
     except IndexError:

@@ -1,8 +1,8 @@
-"""Every knob of `serve`, with default, unit and range, in one frozen dataclass. Reads no environment and no files.
+"""Every setting of `serve` with default, unit and range, in one frozen dataclass. Reads no environment and no files.
 
 A field named `max_job_bytes` is the flag `--max-job-bytes` and the variable `KESTREL_GATEWAY_MAX_JOB_BYTES`; a field
-`max_timeout_s` is `--max-timeout` and `KESTREL_GATEWAY_MAX_TIMEOUT` (durations are seconds). gateway/cli.py makes the
-flags from this table and docs/operations.md lists it; a test compares the two.
+`max_timeout_s` is `--max-timeout` and `KESTREL_GATEWAY_MAX_TIMEOUT` (durations are in seconds). gateway/cli.py makes
+the flags from this table. docs/operations.md lists them; a test compares the two.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from typing import Any
 
 
 class SettingsError(ValueError):
-    """A setting's value is outside what is allowed. The message names key, value and range."""
+    """The value of a setting is not allowed. The message names the setting, the value and the range."""
 
 
 SHORTEST_LEASE_S = 1.0
 
 _NAMESPACE = re.compile(r"(?=.{1,32}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 
-# An Origin header as browsers write it: no path, no upper case (RFC 6454, section 6.2). `*` and `null` are none.
+# An Origin header as browsers write it: no path, no upper case (RFC 6454, section 6.2). `*` and `null` do not match.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z*?#@,]+")
 
-# A DNS name as a sender of events calls itself, or any (HTTP 1.1 Web Hooks for Event Delivery, section 4.1.2).
+# The DNS name of a sender of events, or `*` for any (HTTP 1.1 Web Hooks for Event Delivery, section 4.1.2).
 _SENDER = re.compile(r"\*|(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 LONGEST_INSTANCE = 100
 _ROOT_PATH = re.compile(r"(?=.{1,200}\Z)(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
-# What the paths of the API begin with.
+# The first segments of the API's paths.
 _OWN_PATHS = frozenset(
     {"queues", "leases", "backends", "metrics", "livez", "readyz", "openapi.yaml", "openapi.json", "problems"}
     | {"cluster", "docs", "ui"}
 )
 
-# A URL of a host, an IPv6 address or a name, and nothing behind it.
+# A URL with a host name or an address and a port, without a path.
 _INSTANCE = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 
 
@@ -57,151 +57,182 @@ def _setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What `serve` runs with. Raises SettingsError where a value is out of range."""
+    """The settings of `serve`. Raises SettingsError if a value is not allowed."""
 
-    # Where it listens and where it keeps its files
+    # Addresses and files
     host: str = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(8080, "TCP port to listen on; 0 picks a free one", low=0, high=65535)
     workers: int = _setting(1, "worker processes sharing the port", low=1, high=64)
     data: Path = _setting(Path("data"), "directory of the embedded broker and of the lease key")
-    keys: Path | None = _setting(None, "TOML file with the keys that callers need; read again on SIGHUP")
-    no_auth: bool = _setting(False, "allow listening beyond loopback although requests are not authenticated")
+    keys: Path | None = _setting(None, "TOML file with the keys of callers; read again on SIGHUP")
+    no_auth: bool = _setting(False, "allow a non-loopback address without --keys (requests are not authenticated)")
     allowed_hosts: tuple[str, ...] = _setting(
-        (), "further Host names accepted without --keys, beside loopback (repeatable)"
+        (), "Host names accepted without --keys, in addition to loopback (repeatable)"
     )
     allowed_origins: tuple[str, ...] = _setting((), "Origins whose pages may call from a browser (CORS; repeatable)")
     webhook_origins: tuple[str, ...] = _setting(
         (),
-        "event senders whose webhook handshake is accepted, by WebHook-Request-Origin; `*`: any (repeatable)",
+        "values of WebHook-Request-Origin whose webhook handshake is accepted; `*` accepts any (repeatable)",
     )
     root_path: str = _setting(
-        "", "path below which a proxy publishes the gateway, such as /jobs; URLs in answers begin with it"
+        "", "path under which a proxy publishes the gateway, such as /jobs; URLs in answers begin with it"
     )
-    ssl_certfile: Path | None = _setting(None, "PEM file with the certificate and its chain; serves HTTPS only")
-    ssl_keyfile: Path | None = _setting(None, "PEM file with the certificate's private key, where it is another file")
-    ssl_keyfile_password: str = _setting("", "of the private key; better given by its variable")
-    ssl_ca_certs: Path | None = _setting(None, "PEM file with authorities; clients must show a certificate of theirs")
+    ssl_certfile: Path | None = _setting(
+        None, "PEM file with the certificate and its chain; the port then serves only HTTPS"
+    )
+    ssl_keyfile: Path | None = _setting(None, "PEM file with the private key, if it is not in --ssl-certfile")
+    ssl_keyfile_password: str = _setting("", "password of the private key; prefer the variable to the flag")
+    ssl_ca_certs: Path | None = _setting(
+        None, "PEM file with certificate authorities; clients must present a certificate from one of them"
+    )
 
     advertise: str = _setting(
-        "", "URL of this very instance, where other replicas send what is for its leases; needs --cluster-secret"
+        "", "URL at which other replicas reach this one to settle its leases; needs --cluster-secret"
     )
     cluster_secret: tuple[str, ...] = _setting(
-        (), "32 bytes or more that all replicas share, and one more while it changes; better given by its variable"
+        (),
+        "secret of at least 32 bytes that all replicas share, or two while it changes; prefer the variable to the flag",
     )
     cluster_secret_file: Path | None = _setting(
-        None, "file with the cluster's secret, or two, one a line; read again on SIGHUP"
+        None, "file with one or two cluster secrets, one per line; read again on SIGHUP"
     )
 
-    namespace: str = _setting("", "put before every Kestrel key, as in {namespace}__{queue}")
-    queues: Path | None = _setting(None, "TOML file with policies, queue by queue; read again on SIGHUP")
+    namespace: str = _setting("", "prefix of every Kestrel key, as in {namespace}__{queue}")
+    queues: Path | None = _setting(None, "TOML file with the policies of queues; read again on SIGHUP")
 
     # Kestrel
     kestrel: tuple[str, ...] = _setting(
         (),
-        "HOST:PORT, unix:PATH, dns:NAME:PORT or zk:HOST:PORT/PREFIX of Kestrel servers (repeatable, or with commas); "
-        "none: embedded",
+        "Kestrel servers as HOST:PORT, unix:PATH, dns:NAME:PORT or zk:HOST:PORT/PREFIX (repeatable or "
+        "comma-separated); without any, an embedded broker",
     )
-    kestrel_file: Path | None = _setting(None, "file of further Kestrel servers, one a line; read again on SIGHUP")
+    kestrel_file: Path | None = _setting(None, "file with more Kestrel servers, one per line; read again on SIGHUP")
     kestrel_resolve_s: float = _setting(
-        30.0, "between two look-ups of dns: names, and of zk: sets that bring no news", unit="s", low=0.1, high=86400
+        30.0,
+        "time between two lookups of dns: names, and of zk: sets that send no change",
+        unit="s",
+        low=0.1,
+        high=86400,
     )
-    kestrel_connect_timeout_s: float = _setting(2.0, "for a connection to Kestrel", unit="s", low=0.01, high=60)
-    kestrel_command_timeout_s: float = _setting(5.0, "for an answer of Kestrel", unit="s", low=0.01, high=300)
+    kestrel_connect_timeout_s: float = _setting(
+        2.0, "time limit for connecting to Kestrel", unit="s", low=0.01, high=60
+    )
+    kestrel_command_timeout_s: float = _setting(
+        5.0, "time limit for an answer from Kestrel", unit="s", low=0.01, high=300
+    )
     kestrel_idle_timeout_s: float = _setting(
         60.0,
-        "Kestrel's own limit for quiet connections (clientTimeout); waits and pings stay below it; 0: none",
+        "Kestrel's limit for idle connections (clientTimeout); waits and ping intervals stay below it; 0 means none",
         unit="s",
         low=0,
         high=86400,
     )
     kestrel_open_timeout_s: float = _setting(
         0.0,
-        "Kestrel's openTransactionTimeout; leases end --kestrel-command-timeout before it; 0: none",
+        "Kestrel's openTransactionTimeout; leases end --kestrel-command-timeout before it; 0 means none",
         unit="s",
         low=0,
         high=86400,
     )
-    kestrel_pool_size: int = _setting(64, "idle connections kept a server", low=1, high=10000)
-    kestrel_waits: int = _setting(8, "blocked gets a queue and server, shared by all its parked polls", low=1, high=32)
+    kestrel_pool_size: int = _setting(64, "idle connections kept open per server", low=1, high=10000)
+    kestrel_waits: int = _setting(
+        8, "blocked gets per queue and server, shared by all polls that wait for the queue", low=1, high=32
+    )
 
     # The embedded broker
-    broker_listen: str = _setting("", "HOST:PORT where memcache clients reach the embedded broker too")
+    broker_listen: str = _setting("", "HOST:PORT at which memcache clients also reach the embedded broker")
     broker_config: Path | None = _setting(None, "TOML file with the embedded broker's queue limits")
     fsync: str = _setting("always", "when the embedded broker forces commits to disk", choices=("always", "off"))
 
     # Jobs, polls and leases
-    max_queues: int = _setting(10000, "queues a tenant may have", low=1, high=1000000)
+    max_queues: int = _setting(10000, "most queues of one tenant", low=1, high=1000000)
     max_job_bytes: int = _setting(1 << 20, "largest body of one job", unit="bytes", low=1, high=1 << 30)
-    max_batch_jobs: int = _setting(1000, "most jobs of one request", low=1, high=100000)
-    max_batch_bytes: int = _setting(8 << 20, "largest body of many jobs", unit="bytes", low=1, high=1 << 30)
+    max_batch_jobs: int = _setting(1000, "most jobs in one request", low=1, high=100000)
+    max_batch_bytes: int = _setting(
+        8 << 20, "largest body of a request with many jobs", unit="bytes", low=1, high=1 << 30
+    )
     default_timeout_s: float = _setting(20.0, "how long `next` waits without `timeout`", unit="s", low=0, high=3600)
     max_timeout_s: float = _setting(
-        45.0, "longest wait `next` may ask for; many proxies time out after 50 s", unit="s", low=0, high=3600
+        45.0, "longest `timeout` of `next`; many proxies time out after 50 s", unit="s", low=0, high=3600
     )
     default_lease_s: float = _setting(60.0, "length of a lease without `lease_seconds`", unit="s", low=1, high=43200)
-    max_lease_s: float = _setting(43200.0, "longest lease that may be asked for", unit="s", low=1, high=43200)
+    max_lease_s: float = _setting(43200.0, "longest `lease_seconds`", unit="s", low=1, high=43200)
     tenant_share: float = _setting(
-        0.5, "the largest share of a limit's unused part that one tenant may take", low=0.01, high=1
+        0.5, "largest share of the unused part of a limit that one tenant may take", low=0.01, high=1
     )
-    max_waiters: int = _setting(10000, "parked polls a worker", low=1, high=1000000)
-    max_tenant_waiters: int = _setting(10000, "of these, polls of one tenant", low=1, high=1000000)
-    max_queue_waiters: int = _setting(10000, "of these, polls of one queue", low=1, high=1000000)
-    max_leases: int = _setting(10000, "open leases a worker, each a Kestrel connection", low=1, high=100000)
-    max_tenant_leases: int = _setting(10000, "of these, leases of one tenant", low=1, high=100000)
+    max_waiters: int = _setting(10000, "waiting polls per worker", low=1, high=1000000)
+    max_tenant_waiters: int = _setting(10000, "waiting polls of one tenant per worker", low=1, high=1000000)
+    max_queue_waiters: int = _setting(10000, "waiting polls of one queue per worker", low=1, high=1000000)
+    max_leases: int = _setting(10000, "open leases per worker; each uses one Kestrel connection", low=1, high=100000)
+    max_tenant_leases: int = _setting(10000, "open leases of one tenant per worker", low=1, high=100000)
     max_lease_bytes: int = _setting(
-        512 << 20, "leased jobs that a worker holds in memory", unit="bytes", low=1 << 16, high=1 << 40
+        512 << 20, "memory per worker for leased jobs", unit="bytes", low=1 << 16, high=1 << 40
     )
-    max_server_leases: int = _setting(10000, "open leases a worker on one Kestrel server", low=1, high=100000)
+    max_server_leases: int = _setting(10000, "open leases per worker on one Kestrel server", low=1, high=100000)
     max_waits: int = _setting(
-        2000, "gets a worker keeps on one Kestrel server, all queues together", low=1, high=100000
+        2000, "blocked gets per worker on one Kestrel server, for all queues together", low=1, high=100000
     )
     max_attempts: int = _setting(
         25,
-        "deliveries of a job before it is a dead letter, where its queue's policy has none",
+        "deliveries of a job before it becomes a dead letter, unless its queue's policy sets max_attempts",
         low=1,
         high=1000000,
     )
     settled_memory_s: float = _setting(
-        600.0, "how long a settled lease answers the same settlement again", unit="s", low=1, high=86400
+        600.0, "how long a repeated settlement of an ended lease gets the same answer", unit="s", low=1, high=86400
     )
-    max_settled: int = _setting(100000, "ended leases remembered a worker", low=1, high=10000000)
+    max_settled: int = _setting(100000, "ended leases remembered per worker", low=1, high=10000000)
     idempotency_window_s: float = _setting(
         86400.0, "how long an Idempotency-Key is remembered", unit="s", low=1, high=2592000
     )
     max_idempotency_keys: int = _setting(
-        1000000, "Idempotency-Keys remembered on this host; beyond it the oldest go", low=1000, high=100000000
+        1000000, "Idempotency-Keys remembered on this host; above it the oldest are forgotten", low=1000, high=100000000
     )
 
     # HTTP limits
-    max_header_bytes: int = _setting(65536, "request line and headers together", unit="bytes", low=1024, high=1 << 20)
-    header_timeout_s: float = _setting(
-        10.0, "for a request's header block, and for a TLS handshake", unit="s", low=0.1, high=600
+    max_header_bytes: int = _setting(
+        65536, "largest request line and headers together", unit="bytes", low=1024, high=1 << 20
     )
-    body_timeout_s: float = _setting(30.0, "for a request's body", unit="s", low=0.1, high=3600)
+    header_timeout_s: float = _setting(
+        10.0, "time limit for a request's header block, and for a TLS handshake", unit="s", low=0.1, high=600
+    )
+    body_timeout_s: float = _setting(30.0, "time limit for a request's body", unit="s", low=0.1, high=3600)
     max_buffer_bytes: int = _setting(
         256 << 20,
-        "requests and answers in progress that a worker holds in memory",
+        "memory per worker for requests and answers in progress",
         unit="bytes",
         low=1 << 16,
         high=1 << 40,
     )
-    max_connections: int = _setting(16384, "client connections a worker", low=1, high=1000000)
+    max_connections: int = _setting(16384, "client connections per worker", low=1, high=1000000)
     tcp_keepalive_s: float = _setting(
-        30.0, "of silence until a client's host is probed; gone after as long again", unit="s", low=1, high=7200
+        30.0,
+        "idle time before TCP probes a client's host; the connection is dropped after the same time without a reply",
+        unit="s",
+        low=1,
+        high=7200,
     )
     tcp_user_timeout_s: float = _setting(
-        30.0, "drop a client that has not acknowledged or read sent data for this long", unit="s", low=0.1, high=7200
+        30.0, "time without acknowledgement of sent data after which a client is dropped", unit="s", low=0.1, high=7200
     )
     keep_alive_s: float = _setting(
-        75.0, "an idle client connection is kept open; answers say so in Keep-Alive", unit="s", low=1, high=3600
+        75.0,
+        "how long an idle client connection stays open; answers announce it in Keep-Alive",
+        unit="s",
+        low=1,
+        high=3600,
     )
 
     # Process
     grace_s: float = _setting(
-        8.0, "on SIGTERM, for leases to be settled and requests under way to end", unit="s", low=0, high=3600
+        8.0,
+        "time after SIGTERM for open leases to be settled and requests in progress to end",
+        unit="s",
+        low=0,
+        high=3600,
     )
-    log_format: str = _setting("text", "one line a request", choices=("text", "json"))
-    log_level: str = _setting("info", "least level logged", choices=("debug", "info", "warning", "error"))
+    log_format: str = _setting("text", "format of the log lines on standard error", choices=("text", "json"))
+    log_level: str = _setting("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
@@ -231,41 +262,44 @@ class Settings:
         if self.broker_listen:
             self._check_broker_listen()
         if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_ca_certs):
-            raise SettingsError("ssl-certfile: is missing, though other certificate files are named")
+            raise SettingsError("ssl-certfile: is missing; --ssl-keyfile and --ssl-ca-certs need it")
         self._check_cluster()
         if self.keys is None and not self.no_auth and not is_loopback(self.host):
             raise SettingsError(
                 f"host: {self.host!r} is not a loopback address and requests are not authenticated; "
-                "name --keys, or put an authenticating proxy in front and say --no-auth"
+                "give --keys, or put an authenticating proxy in front and give --no-auth"
             )
 
     def _check_open_timeout(self) -> None:
-        """An ack's proof holds while Kestrel keeps the read open: the shortest lease and its ack must fit in."""
+        """Kestrel keeps a read open for this time only, so the shortest lease and its ack must fit in."""
         shortest_s = self.kestrel_command_timeout_s + SHORTEST_LEASE_S
         if 0 < self.kestrel_open_timeout_s < shortest_s:
             raise SettingsError(
-                f"kestrel-open-timeout: {self.kestrel_open_timeout_s:g} s leave no time for a lease of "
+                f"kestrel-open-timeout: {self.kestrel_open_timeout_s:g} s is too short for a lease of "
                 f"{SHORTEST_LEASE_S:g} s and an ack (kestrel-command-timeout, {self.kestrel_command_timeout_s:g} s); "
-                f"name {shortest_s:g} s or more, or a shorter kestrel-command-timeout"
+                f"set {shortest_s:g} s or more, or a shorter kestrel-command-timeout"
             )
 
     def _check_buffers(self) -> None:
-        """The largest body must fit in what one tenant may hold."""
+        """The largest body must fit in the memory that one tenant may use."""
         for name, size in (("max-job-bytes", self.max_job_bytes), ("max-batch-bytes", self.max_batch_bytes)):
             if size > self.max_buffer_bytes * self.tenant_share:
                 raise SettingsError(
-                    f"{name}: {size} bytes are above tenant-share ({self.tenant_share:g}) of max-buffer-bytes "
-                    f"({self.max_buffer_bytes}); the gateway would refuse every body of that size"
+                    f"{name}: {size} bytes is above tenant-share ({self.tenant_share:g}) of max-buffer-bytes "
+                    f"({self.max_buffer_bytes}), so every body of that size would be refused; lower {name} or raise "
+                    "max-buffer-bytes"
                 )
 
     @property
     def instance(self) -> str:
-        """The URL in --advertise in its one form; empty where there is none."""
+        """The URL of --advertise in normal form: lower case, no slash at the end. Empty without --advertise."""
         return self.advertise.rstrip("/").lower()
 
     def _check_root_path(self) -> None:
         if not _ROOT_PATH.fullmatch(self.root_path):
-            raise SettingsError(f"root-path: {self.root_path!r} is not a path such as /jobs, with no slash at its end")
+            raise SettingsError(
+                f"root-path: {self.root_path!r} is not a path such as /jobs, without a slash at its end"
+            )
         first = self.root_path.split("/")[1]
         if first in _OWN_PATHS:
             raise SettingsError(f"root-path: /{first} is a path of the gateway itself; choose another path")
@@ -276,17 +310,17 @@ class Settings:
                 f"advertise: {self.advertise!r} is not http(s)://HOST[:PORT] of at most {LONGEST_INSTANCE} characters"
             )
         if self.advertise and not self.cluster_secret and self.cluster_secret_file is None:
-            raise SettingsError("advertise: needs --cluster-secret or --cluster-secret-file, the same for all replicas")
+            raise SettingsError("advertise: needs --cluster-secret or --cluster-secret-file, the same on all replicas")
         if not self.advertise and (self.cluster_secret or self.cluster_secret_file):
-            raise SettingsError("cluster-secret: is given, but not --advertise, where other replicas reach this one")
+            raise SettingsError("cluster-secret: needs --advertise, the URL at which other replicas reach this one")
         if self.cluster_secret:
             check_secrets("cluster-secret", self.cluster_secret)
             if self.cluster_secret_file is not None:
-                raise SettingsError("cluster-secret: is given as well as --cluster-secret-file; name one of them")
+                raise SettingsError("cluster-secret: --cluster-secret-file is given, too; give only one of them")
 
     def _check_broker_listen(self) -> None:
         if self.kestrel:
-            raise SettingsError("broker-listen: with --kestrel there is no embedded broker that could listen")
+            raise SettingsError("broker-listen: there is no embedded broker with --kestrel; remove one of the two")
         host, colon, port = self.broker_listen.rpartition(":")
         if self.broker_listen.startswith("unix:"):
             return
@@ -294,13 +328,13 @@ class Settings:
             raise SettingsError(f"broker-listen: {self.broker_listen!r} is not HOST:PORT")
         if not self.no_auth and not is_loopback(host):
             raise SettingsError(
-                f"broker-listen: {host!r} is not a loopback address and the memcache protocol authenticates nobody; "
-                "say --no-auth where everybody who reaches it may use it"
+                f"broker-listen: {host!r} is not a loopback address and the memcache protocol has no authentication; "
+                "give --no-auth if every host that reaches the address may use the broker"
             )
 
 
 def is_instance(url: str) -> bool:
-    """Whether the URL can be that of an instance: scheme, host and port, and nothing else."""
+    """Whether the URL has the form of an instance: scheme, host and port, and nothing else."""
     found = _INSTANCE.fullmatch(url)
     return found is not None and len(url) <= LONGEST_INSTANCE and int(found[1] or 80) < 65536
 
@@ -316,16 +350,16 @@ def variable(spec: dataclasses.Field[Any]) -> str:
 
 
 def check_secrets(name: str, secrets: Sequence[str]) -> None:
-    """Raises SettingsError unless these are one or two secrets of at least 32 bytes; the message holds none of them."""
+    """Raises SettingsError unless there are one or two secrets of at least 32 bytes. The message shows no secret."""
     if not 1 <= len(secrets) <= 2:
-        raise SettingsError(f"{name}: {len(secrets)} secrets are given; one is needed, and two while it changes")
+        raise SettingsError(f"{name}: {len(secrets)} secrets are given; give one, or two while it changes")
     for secret in secrets:
         if len(secret.encode()) < 32:
             raise SettingsError(f"{name}: a secret has {len(secret.encode())} bytes; at least 32 are needed")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether listening on `host` can only be reached from this machine."""
+    """Whether only this machine can reach a listener on `host`."""
     if host == "localhost":
         return True
     try:

@@ -1,15 +1,15 @@
-"""What can be known of an SQLite log (`-wal`) that a killed process left: whether SQLite will drop commits it held.
+"""Detects whether SQLite will drop commits from a log (`-wal`) that a killed process left.
 
-Reads headers only, knows no tables. Sources: https://www.sqlite.org/fileformat2.html#walformat and
+Reads headers only and knows no tables. Sources: https://www.sqlite.org/fileformat2.html#walformat and
 https://www.sqlite.org/walformat.html ("The WAL-Index Header").
 
-SQLite takes a log up to its first damaged frame and forgets the rest without a word. Two things tell of a loss:
+SQLite uses a log up to its first damaged frame and silently drops the rest. Two facts reveal such a loss:
 
-1. Frames of the present round carry the header's salts, and the last frame of each commit says so: one of those behind
-   what SQLite took is a lost commit.
-2. The mark, a small file beside the database, says how far the log had got after the last commit. It is not synced, so
-   it survives a killed process; after a power cut it may be older than the log, never newer than what was synced. It
-   tells also where the last frame is damaged, or the log is cut off or gone.
+1. Frames of the current round carry the salts of the header, and the last frame of each commit is marked. A marked
+   frame after the last one that SQLite used is a lost commit.
+2. The mark, a small file next to the database, holds the length of the log after the last commit. It is not synced: it
+   survives a killed process. After a power cut it may be older than the log, but never newer than what was synced. It
+   also reveals that the last frame is damaged, or that the log is cut off or missing.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _MARK = struct.Struct("=8s4s4s")  # the header's salts, frames (as the index has
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a log has got. salts: of its present round, as in its header; frames: the last one that is committed."""
+    """How far a log has got. salts: of its current round, from the header; frames: the last committed frame."""
 
     salts: bytes
     frames: int
 
 
 class Mark:
-    """The mark of one open database. One process may have several, several processes may write it in turn.
+    """The mark of one open database. A process may have several marks; several processes may write one in turn.
 
-    Both files are mapped: a commit costs a copy of 16 bytes, and no system call.
+    Both files are mapped into memory: a commit costs a copy of 16 bytes and no system call.
     """
 
     def __init__(self, database: Path) -> None:
         """`database` is open in this process, in WAL mode. Raises OSError, ValueError."""
-        # Closing any descriptor of the index would free SQLite's own locks on it: `close` comes after SQLite's.
+        # Closing any descriptor of the index releases SQLite's own locks on it, so `close` comes after SQLite's.
         with contextlib.ExitStack() as undo:
             index = os.open(f"{database}-shm", os.O_RDONLY | os.O_CLOEXEC)
             undo.callback(os.close, index)
@@ -62,32 +62,32 @@ class Mark:
             self._undo = undo.pop_all()
 
     def write(self) -> None:
-        """To be called after a commit."""
+        """Call it after each commit."""
         head = self._index[:]
         if head[: _INDEX.size] != head[_INDEX.size :]:
-            return  # another process is writing: its own mark will be later than this one
+            return  # another process is writing; its mark will be later than this one
         if head[:4] == _INDEX_VERSION:
             body = head[32:40] + head[16:20]
             self._mark[:] = body + crc32(body).to_bytes(4, "big")
 
     def clear(self) -> None:
-        """The log is about to be folded into the database in order, or was looked at."""
+        """Call it before the log is checkpointed into the database in order, or after the log was checked."""
         self._mark[:] = bytes(_MARK.size)
 
     def close(self) -> None:
-        """To be called after the database is closed."""
+        """Call it after the database is closed."""
         self._undo.close()
 
 
 def forget(database: Path) -> None:
-    """Clears the mark where the log is gone: its last user has folded it into the database. Raises OSError."""
+    """Clears the mark if the log is gone because its last user checkpointed it into the database. Raises OSError."""
     if not database.with_name(f"{database.name}-wal").exists():
         with contextlib.suppress(FileNotFoundError), _mark_path(database).open("r+b") as file:
             file.write(bytes(_MARK.size))
 
 
 def marked(database: Path) -> Position | None:
-    """Where the log was after the last commit; None where no mark was left, or it is damaged. Raises OSError."""
+    """The length of the log after the last commit; None without a mark, or if it is damaged. Raises OSError."""
     try:
         found = _mark_path(database).read_bytes()
     except FileNotFoundError:
@@ -101,7 +101,7 @@ def marked(database: Path) -> Position | None:
 
 
 def expected(database: Path) -> int:
-    """How many frames of its log SQLite should take, as far as log and mark show. Call it before the database is open.
+    """How many frames of its log SQLite should use, judged by log and mark. Call it before the database is open.
 
     Raises OSError.
     """
@@ -113,15 +113,15 @@ def expected(database: Path) -> int:
     salts = _salts(log)
     if salts is None or salts == position.salts:
         return max(frames, position.frames)
-    return frames  # the next round had just begun
+    return frames  # a new round had just begun
 
 
 def committed(database: Path) -> int | None:
-    """How many frames SQLite has taken of the log of a database that is open, and was read, in this process.
+    """How many frames SQLite has used of the log of a database that this process has open and has read.
 
-    None where it does not say. Raises OSError.
+    None if SQLite does not tell. Raises OSError.
     """
-    # Opened and closed beside SQLite's own descriptor: only for a reader, which holds no lock that matters then.
+    # Opened and closed in addition to SQLite's descriptor. That is safe only for a reader, which holds no lock now.
     with contextlib.suppress(FileNotFoundError):
         head = Path(f"{database}-shm").read_bytes()[: _INDEX.size]
         if len(head) == _INDEX.size:
@@ -134,7 +134,7 @@ def _mark_path(database: Path) -> Path:
 
 
 def _salts(log: Path) -> bytes | None:
-    """The salts of a log's header; None where there is no log, or its header is damaged. Raises OSError."""
+    """The salts of a log's header; None without a log, or if its header is damaged. Raises OSError."""
     with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
         head = file.read(_HEADER.size)
         if len(head) == _HEADER.size and _is_sound(head):
@@ -143,7 +143,7 @@ def _salts(log: Path) -> bytes | None:
 
 
 def last_commit(path: Path) -> int:
-    """The number of the last frame that ends a commit, damaged ones before it or not; 0 when there is none.
+    """The number of the last frame that ends a commit, even after damaged frames; 0 if there is none.
 
     Raises OSError.
     """
@@ -156,7 +156,7 @@ def last_commit(path: Path) -> int:
         if len(head) < _HEADER.size:
             return 0
         _, _, page_bytes, _, *salts, _, _ = _HEADER.unpack(head)
-        if not _is_sound(head):  # then nothing of it is taken: what the frames themselves say is all there is to go by
+        if not _is_sound(head):  # SQLite uses nothing of this log, so only the frames themselves tell
             page_bytes, salts = page_bytes if 512 <= page_bytes <= 65536 else 4096, []
         found = number = 0
         while len(frame := file.read(_FRAME.size)) == _FRAME.size:

@@ -105,21 +105,21 @@ WRONG = [
     ('[queues.emails]\nretry = ["head"]', '2: queues.emails.retry: [\'head\'] is not "head" or "tail"'),
     ('[queues.emails]\ndead_letter = "a__b"', "2: queues.emails.dead_letter: 'a__b' is not a queue's name"),
     ("[queues.emails]\nduplicates_ok = 1", "2: queues.emails.duplicates_ok: 1 is not true or false"),
-    ("[queues.emails]\nfromat = 1", "2: queues.emails.fromat: unknown; known are format, ttl, lease"),
+    ("[queues.emails]\nfromat = 1", "2: queues.emails.fromat: unknown; allowed are format, ttl, lease"),
     ("queues.emails.ttl = 0", "1: queues.emails.ttl: 0 is not"),
     ("[queues]\nemails = { ttl = 0 }", "2: queues.emails.ttl: 0 is not"),
     ("[queues]\nemails = 5", "2: queues.emails: 5 is not a table; write [queues.emails]"),
     ("queues = 5", "1: queues: not a table"),
-    ("[queue.emails]", "1: queue: unknown; a file of policies has [queues.NAME] tables only"),
+    ("[queue.emails]", "1: queue: unknown; the file may hold only [queues.NAME] tables"),
     ('[queues."a b"]', "1: queues.a b: 'a b' is not a queue name"),
     ("[queues.dead]", "1: queues.dead: 'dead' is reserved"),
     ('[queues."a b*"]', "1: queues.a b*: 'a b*' is not a pattern"),
-    ('[queues."t/emails"]', "1: queues.t/emails: names a tenant, and this deployment has none"),
-    ('[queues."i*"]\nkey = "x"', "2: queues.i*.key: 'x' stands in a table for several queues"),
-    ('[queues.a]\nkey = "x:y"\n[queues.b]\nkey = "x:y"', "4: queues.b.key: 'x:y' is the key of queues.a already"),
-    ('[queues.a]\nkey = "b"', "2: queues.a.key: 'b' is the key of queue 'b'"),
-    ('[queues.a]\nttl = 5\ndead_letter = "a"', "3: queues.a.dead_letter: 'a' is this very queue"),
-    ('[queues.a]\nkey = "b__dead"', "2: queues.a.key: 'b__dead' ends as the keys of dead letters do"),
+    ('[queues."t/emails"]', "1: queues.t/emails: names a tenant, but this deployment has no tenants"),
+    ('[queues."i*"]\nkey = "x"', "2: queues.i*.key: 'x' is in a table for several queues"),
+    ('[queues.a]\nkey = "x:y"\n[queues.b]\nkey = "x:y"', "4: queues.b.key: 'x:y' is already the key of queues.a"),
+    ('[queues.a]\nkey = "b"', "2: queues.a.key: 'b' is already the key of the queue 'b'"),
+    ('[queues.a]\nttl = 5\ndead_letter = "a"', "3: queues.a.dead_letter: 'a' is this queue itself"),
+    ('[queues.a]\nkey = "b__dead"', "2: queues.a.key: 'b__dead' ends like the key of a dead-letter queue"),
 ]
 
 
@@ -140,14 +140,14 @@ def test_what_is_not_toml_is_told(tmp_path):
 def test_a_key_that_kestrel_would_not_take_is_a_mistake(tmp_path, key):
     """Nothing that Kestrel reads as option, fanout or command can be a key."""
     (found,) = mistakes(tmp_path, f"[queues.a]\nkey = {json.dumps(key)}")
-    assert "is not a key that Kestrel takes" in found
+    assert "is not a key that Kestrel accepts" in found
 
 
 TENANT_KEYS = [
     ('[queues.a]\nkey = "x"', "would be shared by all tenants"),
     ('[queues."*/a"]\nkey = "x"', "several queues"),
-    ('[queues."t/a"]\nkey = "u__a"', "is the key of queue 'u/a'"),
-    ('[queues."t/a"]\nkey = "u__a+child"', "is not a key that Kestrel takes"),
+    ('[queues."t/a"]\nkey = "u__a"', "is already the key of the queue 'u/a'"),
+    ('[queues."t/a"]\nkey = "u__a+child"', "is not a key that Kestrel accepts"),
 ]
 
 

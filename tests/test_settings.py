@@ -123,17 +123,17 @@ def test_compose_file_is_what_it_says(root: Path) -> None:
         ({"port": 65536}, "port: 65536 is not between 0 and 65535"),
         ({"fsync": "maybe"}, "fsync: 'maybe' is not one of always, off"),
         ({"default_timeout_s": 46.0}, "default-timeout: 46 s is above max-timeout (45 s)"),
-        ({"root_path": "jobs"}, "root-path: 'jobs' is not a path such as /jobs, with no slash at its end"),
-        ({"root_path": "/jobs/"}, "root-path: '/jobs/' is not a path such as /jobs, with no slash at its end"),
-        ({"root_path": "/a//b"}, "root-path: '/a//b' is not a path such as /jobs, with no slash at its end"),
-        ({"root_path": "/a/../b"}, "root-path: '/a/../b' is not a path such as /jobs, with no slash at its end"),
+        ({"root_path": "jobs"}, "root-path: 'jobs' is not a path such as /jobs, without a slash at its end"),
+        ({"root_path": "/jobs/"}, "root-path: '/jobs/' is not a path such as /jobs, without a slash at its end"),
+        ({"root_path": "/a//b"}, "root-path: '/a//b' is not a path such as /jobs, without a slash at its end"),
+        ({"root_path": "/a/../b"}, "root-path: '/a/../b' is not a path such as /jobs, without a slash at its end"),
         (
             {"root_path": "/queues/api"},
             "root-path: /queues is a path of the gateway itself; choose another path",
         ),
         ({"default_lease_s": 61.0, "max_lease_s": 60.0}, "default-lease: 61 s is above max-lease (60 s)"),
         ({"keep_alive_s": float("nan")}, "keep-alive: nan is not between 1 and 3600 s"),
-        ({"kestrel_open_timeout_s": 5.9}, "kestrel-open-timeout: 5.9 s leave no time for a lease of 1 s and an ack"),
+        ({"kestrel_open_timeout_s": 5.9}, "kestrel-open-timeout: 5.9 s is too short for a lease of 1 s and an ack"),
         ({"webhook_origins": ("https://x",)}, "webhook-origins: 'https://x' is not a DNS name"),
         ({"host": "0.0.0.0"}, "host: '0.0.0.0' is not a loopback address"),
     ],
@@ -169,11 +169,14 @@ SECRET = "s" * 32
     ("values", "message"),
     [
         ({"advertise": "http://a:1"}, "advertise: needs --cluster-secret"),
-        ({"cluster_secret": (SECRET,)}, "cluster-secret: is given, but not --advertise"),
+        ({"cluster_secret": (SECRET,)}, "cluster-secret: needs --advertise"),
         ({"advertise": "http://a", "cluster_secret": ("short",)}, "cluster-secret: a secret has 5 bytes; at least 32"),
         ({"advertise": "http://a", "cluster_secret": (SECRET, "x")}, "cluster-secret: a secret has 1 bytes"),
         ({"advertise": "http://a", "cluster_secret": (SECRET,) * 3}, "cluster-secret: 3 secrets are given"),
-        ({"advertise": "http://a", "cluster_secret": (SECRET,), "cluster_secret_file": Path("x")}, "name one of them"),
+        (
+            {"advertise": "http://a", "cluster_secret": (SECRET,), "cluster_secret_file": Path("x")},
+            "give only one of them",
+        ),
         *[
             ({"advertise": url, "cluster_secret": (SECRET,)}, f"advertise: {url!r} is not http(s)://HOST[:PORT]")
             for url in (
@@ -211,7 +214,7 @@ def test_the_secret_may_lie_in_a_file(tmp_path: Path) -> None:
     settings = Settings(advertise="http://a", cluster_secret_file=path)
     with pytest.raises(SettingsError, match="cannot be read"):
         secrets_of(settings)
-    for content, message in ((b"", "0 secrets"), (b"short\n", "5 bytes"), (b"\xff" * 40, "no text")):
+    for content, message in ((b"", "0 secrets"), (b"short\n", "5 bytes"), (b"\xff" * 40, "not text")):
         path.write_bytes(content)
         with pytest.raises(SettingsError, match=message):
             secrets_of(settings)

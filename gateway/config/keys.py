@@ -1,17 +1,17 @@
 """The keys of a deployment: one TOML file, read and checked as a whole. Knows no HTTP.
 
     [[keys]]
-    name = "shop"                       # in logs; the secret never is
-    sha256 = "9f86d081884c7d65..."      # 64 hex digits, of the secret
-    tenant = "acme"                     # all keys have one, or none has; a key for `operator` alone has none
-    scopes = ["produce", "consume"]     # out of produce, consume, admin, operator
-    queues = ["emails", "img-*"]        # optional; `*` is any characters, `?` one
-    rate = 100                          # optional; requests a second, for each worker
-    burst = 200                         # optional; how many of them at once
+    name = "shop"                       # shown in logs; the secret never is
+    sha256 = "9f86d081884c7d65..."      # 64 hex digits: the digest of the secret
+    tenant = "acme"                     # either all keys have one, or none has; a key with only `operator` has none
+    scopes = ["produce", "consume"]     # of produce, consume, admin, operator
+    queues = ["emails", "img-*"]        # optional; `*` matches any characters, `?` one character
+    rate = 100                          # optional; requests a second per worker
+    burst = 200                         # optional; requests at once
 
-A secret is looked up by its SHA-256 in a dict. Whoever guesses does not choose the digest, so the time a look-up takes
-tells him nothing that helps with the next guess; the digest found is compared once more in constant time. Secrets made
-by `keys new` have 256 random bits: a slow hash would add cost and no safety.
+The key of a secret is found in a dict by the secret's SHA-256. A caller that guesses secrets cannot choose the digest,
+so the time of a lookup tells nothing that helps with the next guess. The digest that was found is compared again in
+constant time. Secrets from `keys new` have 256 random bits, so a slow hash would add cost but no safety.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from gateway.names.namespace import check_name
 
 MAX_PATTERNS: Final = 100
 MAX_RATE: Final = 1_000_000
-SECRET_PREFIX: Final = "kg_"  # noqa: S105 (it marks secrets, it is none)
+SECRET_PREFIX: Final = "kg_"  # noqa: S105 (a prefix of secrets, not a secret)
 _FIELDS: Final = ("name", "sha256", "tenant", "scopes", "queues", "rate", "burst")
 _NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 class Scope(Enum):
-    """produce: enqueue. consume: take and settle. admin: a tenant's own queues. operator: the deployment, no tenant."""
+    """produce: enqueue. consume: take and settle. admin: manage the tenant's queues. operator: the whole deployment."""
 
     PRODUCE = "produce"
     CONSUME = "consume"
@@ -52,7 +52,7 @@ class Scope(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What the bearer of one secret may do. queues: patterns, empty for every queue; rate: 0 for no limit."""
+    """What the holder of one secret may do. queues: patterns; empty allows every queue. rate: 0 means no limit."""
 
     name: str
     digest: bytes
@@ -65,9 +65,9 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """All of a deployment's keys, by the SHA-256 of their secrets.
+    """All keys of a deployment, by the SHA-256 of their secrets.
 
-    tenanted: whether keys name their tenant; None where no key says so (no keys, or operators alone).
+    tenanted: whether keys have tenants; None if no key decides it (no keys, or operators only).
     """
 
     by_digest: Mapping[bytes, Key]
@@ -77,21 +77,21 @@ class Keys:
         return len(self.by_digest)
 
     def find(self, secret: bytes) -> Key | None:
-        """The key of that secret, in a time that tells nothing of the others."""
+        """The key of the secret; the time it takes reveals nothing about other keys."""
         digest = hashlib.sha256(secret).digest()
         key = self.by_digest.get(digest)
         return key if key is not None and hmac.compare_digest(key.digest, digest) else None
 
 
 def load(path: Path) -> Keys:
-    """The keys in the file. Raises MistakesError with everything that is wrong with it."""
+    """The keys in the file. Raises MistakesError with every mistake in it."""
     return _Reader(toml_file.read(path)).read()
 
 
 def new(
     name: str, tenant: str, scopes: Sequence[str], queues: Sequence[str] = (), rate: float | None = None
 ) -> tuple[str, str]:
-    """A new secret, and the table of TOML that makes it a key. Raises MistakesError."""
+    """A new secret, and its table in the format of the file of keys. Raises MistakesError."""
     secret = SECRET_PREFIX + secrets.token_urlsafe(32)
     entry: dict[str, Any] = {"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest()}
     if tenant:
@@ -123,12 +123,12 @@ class _Reader:
         """Raises MistakesError."""
         document = self._file.values
         for name in document.keys() - {"keys"}:
-            self._wrong(None, name, "is not known; only [[keys]] tables are")
+            self._wrong(None, name, "is unknown; the file may hold only [[keys]] tables")
         entries = document.get("keys")
         if entries is None:
-            self._wrong(None, "", "holds no [[keys]] table; `kestrel-gateway keys new` makes one")
+            self._wrong(None, "", "has no [[keys]] table; make one with `kestrel-gateway keys new`")
         elif not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
-            self._wrong(None, "keys", "is not an array of tables, written [[keys]]")
+            self._wrong(None, "keys", "is not an array of tables; write [[keys]]")
         else:
             found = [self._key(index, entry) for index, entry in enumerate(entries)]
             self._apart(entries)
@@ -143,7 +143,7 @@ class _Reader:
         before = len(self._mistakes)
         for field in entry:
             if field not in _FIELDS:
-                self._wrong(index, field, f"is not known; known: {', '.join(_FIELDS)}")
+                self._wrong(index, field, f"is unknown; allowed are {', '.join(_FIELDS)}")
         name = self._text(index, entry, "name", _NAME, "1 to 64 letters, digits, '.', '_', '@', '-'")
         digest = self._digest(index, entry)
         tenant = self._tenant(index, entry)
@@ -165,7 +165,7 @@ class _Reader:
         value = entry.get("sha256")
         if isinstance(value, str) and _DIGEST.fullmatch(value):
             return bytes.fromhex(value)
-        # Whatever stands here may be the secret itself: it is not shown.
+        # The value may be the secret itself, so it is not shown.
         self._wrong(index, "sha256", "is missing" if value is None else "is not 64 hex digits (the value is not shown)")
         return b""
 
@@ -188,7 +188,7 @@ class _Reader:
         if not isinstance(value, list) or not value:
             wrong = "is empty" if value == [] else "is not an array"
             what = "is missing" if value is None else f"{_shown(value)} {wrong}"
-            self._wrong(index, "scopes", f"{what}; at least one of {allowed} is needed")
+            self._wrong(index, "scopes", f"{what}; give at least one of {allowed}")
             return
         for each in value:
             try:
@@ -208,17 +208,19 @@ class _Reader:
                 yield each
             else:
                 self._wrong(
-                    index, "queues", f"{_shown(each)} is not a pattern: 1 to 64 of A-Z a-z 0-9 _ - and the marks * ?"
+                    index,
+                    "queues",
+                    f"{_shown(each)} is not a pattern; use 1 to 64 of A-Z a-z 0-9 _ - and wildcards * ?",
                 )
 
     def _rate(self, index: int, entry: Mapping[str, Any]) -> tuple[float, int]:
         if "rate" not in entry:
             if "burst" in entry:
-                self._wrong(index, "burst", "stands without a rate")
+                self._wrong(index, "burst", "needs a rate; add rate, or remove burst")
             return 0.0, 0
         rate = entry["rate"]
         if type(rate) not in {int, float} or not 0.001 <= rate <= MAX_RATE:
-            self._wrong(index, "rate", f"{_shown(rate)} is not a number of requests a second, 0.001 to {MAX_RATE}")
+            self._wrong(index, "rate", f"{_shown(rate)} is not a number of requests a second from 0.001 to {MAX_RATE}")
             return 0.0, 0
         burst = entry.get("burst", max(1, math.ceil(rate)))
         if type(burst) is not int or not 1 <= burst <= MAX_RATE:
@@ -227,18 +229,18 @@ class _Reader:
         return float(rate), burst
 
     def _apart(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """No two keys have one name or one secret, whatever else is wrong with them."""
+        """No two keys have the same name or secret; checked even if they have other mistakes."""
         names: set[str] = set()
         digests: set[str] = set()
         for index, entry in enumerate(entries):
             name, digest = entry.get("name"), entry.get("sha256")
             if isinstance(name, str):
                 if name in names:
-                    self._wrong(index, "name", f"{_shown(name)} is another key's already")
+                    self._wrong(index, "name", f"{_shown(name)} is already the name of another key")
                 names.add(name)
             if isinstance(digest, str):
                 if digest.lower() in digests:
-                    self._wrong(index, "sha256", "is another key's already")
+                    self._wrong(index, "sha256", "is already the digest of another key")
                 digests.add(digest.lower())
 
     def _alike(self, found: Iterable[Key | None]) -> None:
@@ -249,7 +251,7 @@ class _Reader:
                 continue
             if key.tenant and Scope.OPERATOR in key.scopes:
                 self._wrong(
-                    index, "scopes", "'operator' is for the whole deployment: a key with a tenant cannot have it"
+                    index, "scopes", "'operator' covers the whole deployment; a key with a tenant cannot have it"
                 )
             if key.scopes == {Scope.OPERATOR}:
                 continue
@@ -259,8 +261,8 @@ class _Reader:
                 self._wrong(
                     index,
                     "tenant",
-                    (f"{key.tenant!r} is named, but not by the keys before it" if key.tenant else "is missing")
-                    + "; all keys have a tenant, or none has (but for keys with the scope operator alone)",
+                    (f"{key.tenant!r} is given, but earlier keys have no tenant" if key.tenant else "is missing")
+                    + "; either all keys have a tenant or none has (keys with only the scope operator have none)",
                 )
 
     def _wrong(self, index: int | None, field: str, what: str) -> None:

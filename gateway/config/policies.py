@@ -1,14 +1,15 @@
-"""What the operator decides queue by queue: a TOML file becomes frozen policies. Knows no Kestrel and no HTTP.
+"""The operator's settings for single queues: a TOML file becomes frozen policies. Knows no Kestrel and no HTTP.
 
     [queues.emails]              one queue
-    [queues."img-*"]             every queue that the pattern stands for
+    [queues."img-*"]             every queue that matches the pattern
     [queues."acme/emails"]       one tenant's queue; either half may be a pattern
 
-One table applies to a queue, whole; nothing is inherited from another. Of several that match it is
-1. the one that names the queue, before one with a pattern;
-2. the one that names the tenant, before one with a pattern of tenants, before one without;
-3. the one with more characters that are not `*` or `?`, the queue's part first;
-4. the one that stands first in the file.
+Exactly one table applies to a queue; a table inherits nothing from another one. If several tables match, the first of
+these rules that decides picks one:
+1. a table that names the queue, before one with a pattern;
+2. a table that names the tenant, before one with a pattern of tenants, before one without a tenant;
+3. the table with more characters that are not `*` or `?`; the queue's part is compared first;
+4. the first table in the file.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from gateway.errors import InvalidName
 from gateway.names import glob
 from gateway.names.namespace import CHILD_DEAD, DEAD, SEPARATOR, Name, Namespace, check_name
 
-# Room for the suffix of dead letters. Source: names.py, MAX_KEY.
+# Leaves room for the suffix of dead letters. Source: names/namespace.py, MAX_KEY.
 MAX_OWN_KEY: Final = 128
 LONGEST_TTL_S: Final = 315_360_000
-# No blank and none of the characters that Kestrel reads as options or fanout, or refuses.
+# No space, and no character that Kestrel reads as an option or as fanout, or refuses.
 # Source: kestrel-wire.md, "Names and errors".
 _KEY = re.compile(rf"(?=[^/+.~]*\Z)[!-~]{{1,{MAX_OWN_KEY}}}")
 
 
 class Format(Enum):
-    """How a queue's items are stored: json in an envelope, raw byte for byte."""
+    """How the items of a queue are stored: json means in an envelope, raw means byte for byte."""
 
     JSON = "json"
     RAW = "raw"
 
 
 class Retry(Enum):
-    """Where a job that comes back is put."""
+    """The end of the queue to which a job returns."""
 
     HEAD = "head"
     TAIL = "tail"
@@ -51,10 +52,10 @@ class Retry(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How one queue is treated; None: as the settings say.
+    """The policy of one queue. A field that is None means: use the settings.
 
-    ttl_s, lease_s: where the request names none. max_bytes: of one job's body. duplicates_ok: a put whose outcome is
-    unknown is sent once more. key: Kestrel's name of the queue.
+    ttl_s, lease_s: used if the request gives none. max_bytes: limit for the body of one job. duplicates_ok: a put with
+    an unknown outcome is sent once more. key: Kestrel's name of the queue.
     """
 
     format: Format = Format.JSON
@@ -69,7 +70,7 @@ class Policy:
 
     @property
     def raw(self) -> bool:
-        """Whether bodies are stored, and items delivered, byte for byte."""
+        """Whether bodies are stored and items are delivered byte for byte."""
         return self.format is Format.RAW
 
 
@@ -78,7 +79,7 @@ DEFAULT: Final = Policy()
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table of the file. tenant: empty where it names none. first_line: where it stands."""
+    """One table of the file. tenant: empty if the title names none. first_line: the line of the table."""
 
     tenant: str
     queue: str
@@ -89,18 +90,18 @@ class Table:
 
     @property
     def title(self) -> str:
-        """As the file has it."""
+        """The title as it is in the file."""
         return f"{self.tenant}/{self.queue}" if self.tenant else self.queue
 
     @property
     def rank(self) -> tuple[int, ...]:
-        """The lower, the more it says of a queue: rules 1 to 3 of the module."""
+        """Sorts tables by rules 1 to 3 of the module; a lower rank comes first."""
         tenant = 2 if not self.tenant else 1 if glob.is_glob(self.tenant) else 0
         return (glob.is_glob(self.queue), tenant, -_literals(self.queue), -_literals(self.tenant))
 
 
 class Policies:
-    """All tables of a deployment. keys: of the queues with a key of their own."""
+    """All tables of a deployment. keys: the queues that have a key of their own."""
 
     def __init__(self, tables: tuple[Table, ...] = ()) -> None:
         self._tables = sorted(tables, key=lambda each: each.rank)
@@ -109,7 +110,7 @@ class Policies:
         }
 
     def of(self, tenant: str, queue: str) -> Policy:
-        """The policy of a queue. tenant is empty where the deployment has none."""
+        """The policy of a queue. tenant is empty if the deployment has no tenants."""
         for table in self._tables:
             if table.covers(tenant, queue):
                 return table.policy
@@ -117,12 +118,12 @@ class Policies:
 
 
 def load(path: Path | None, namespace: Namespace) -> Policies:
-    """The policies in the file; none where there is no file. Raises MistakesError, with every mistake by line."""
+    """The policies in the file; none without a file. Raises MistakesError with every mistake and its line."""
     if path is None:
         return Policies()
     file = toml_file.read(path)
     mistakes = [
-        file.mistake(f"{name}: unknown; a file of policies has [queues.NAME] tables only", name)
+        file.mistake(f"{name}: unknown; the file may hold only [queues.NAME] tables", name)
         for name in file.values
         if name != "queues"
     ]
@@ -155,7 +156,7 @@ def _table(file: TomlFile, title: str, values: Any, namespace: Namespace, mistak
     for key, value in values.items():
         rule = RULES.get(key)
         if rule is None:
-            text = f"{where}.{key}: unknown; known are {', '.join(RULES)}"
+            text = f"{where}.{key}: unknown; allowed are {', '.join(RULES)}"
             mistakes.append(file.mistake(text, "queues", title, key))
             continue
         try:
@@ -167,9 +168,9 @@ def _table(file: TomlFile, title: str, values: Any, namespace: Namespace, mistak
 
 
 def _wrong_name(tenant: str, slash: str, queue: str, namespace: Namespace) -> str:
-    """What is wrong with a table's title; empty when nothing is."""
+    """What is wrong with a table's title; empty if nothing is."""
     if slash and not namespace.tenanted:
-        return "names a tenant, and this deployment has none (tenants come with --keys)"
+        return "names a tenant, but this deployment has no tenants; tenants need --keys"
     for part, what in ((queue, "queue"), *(((tenant, "tenant"),) if slash else ())):
         if glob.is_glob(part):
             if not glob.PATTERN.fullmatch(part):
@@ -183,7 +184,7 @@ def _wrong_name(tenant: str, slash: str, queue: str, namespace: Namespace) -> st
 
 
 def _check_keys(file: TomlFile, tables: list[Table], namespace: Namespace, mistakes: list[Mistake]) -> None:
-    """Every key belongs to one queue, also where no table names that queue."""
+    """Every key belongs to one queue, also to a queue that no table names."""
     owners: dict[str, str] = {}
     for table in tables:
         key = table.policy.key
@@ -197,32 +198,36 @@ def _check_keys(file: TomlFile, tables: list[Table], namespace: Namespace, mista
 
 
 def _check_dead_letters(file: TomlFile, tables: list[Table], mistakes: list[Mistake]) -> None:
-    """No queue that a table names is its own dead letters'; one that a pattern covers keeps `__dead`."""
+    """A queue that a table names is not its own dead-letter queue. Queues that match a pattern keep `__dead`."""
     for table in tables:
         if table.policy.dead_letter == table.queue:
-            text = f"queues.{table.title}.dead_letter: {table.queue!r} is this very queue; name another one, or none"
+            text = (
+                f"queues.{table.title}.dead_letter: {table.queue!r} is this queue itself; name another queue, or none"
+            )
             mistakes.append(file.mistake(text, "queues", table.title, "dead_letter"))
 
 
 def _wrong_key(key: str, table: Table, owners: Mapping[str, str], namespace: Namespace) -> str:
     if glob.is_glob(table.queue) or glob.is_glob(table.tenant):
-        return "stands in a table for several queues, and two queues cannot share a key; name one queue"
+        return "is in a table for several queues, which cannot share a key; write a table for one queue"
     if namespace.tenanted and not table.tenant:
-        return 'would be shared by all tenants; name one tenant\'s queue: [queues."TENANT/QUEUE"]'
+        return 'would be shared by all tenants; name the queue of one tenant: [queues."TENANT/QUEUE"]'
     if key in owners:
-        return f"is the key of queues.{owners[key]} already; two queues cannot share one"
+        return f"is already the key of queues.{owners[key]}; choose another key"
     if key.endswith((SEPARATOR + DEAD, SEPARATOR + CHILD_DEAD)):
-        return f"ends as the keys of dead letters do ({SEPARATOR}{DEAD}, {SEPARATOR}{CHILD_DEAD})"
+        return (
+            f"ends like the key of a dead-letter queue ({SEPARATOR}{DEAD}, {SEPARATOR}{CHILD_DEAD}); choose another key"
+        )
     made = namespace.read(key)
     if made is not None and made != Name(table.tenant, table.queue):
         other = f"{made.tenant}/{made.queue}" if made.tenant else made.queue
-        return f"is the key of queue {other!r}, under which HTTP clients would reach it, too"
+        return f"is already the key of the queue {other!r}; choose another key"
     return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a key of a table may hold. field: of Policy. take: the value, or ValueError."""
+    """The rule for one key of a table. field: of Policy. take: returns the value or raises ValueError."""
 
     field: str
     allowed: str
@@ -249,7 +254,7 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
 
 def _yes_or_no(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError  # noqa: TRY004 (one kind of refusal for every rule)
+        raise ValueError  # noqa: TRY004 (all rules refuse in the same way)
     return value
 
 
@@ -278,9 +283,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "dead_letter": Rule("dead_letter", "a queue's name", _queue_name),
     "max_bytes": Rule("max_bytes", f"a whole number of bytes from 1 to {1 << 30}", _whole(1, 1 << 30)),
     "duplicates_ok": Rule("duplicates_ok", "true or false", _yes_or_no),
-    "key": Rule("key", f"a key that Kestrel takes: 1 to {MAX_OWN_KEY} of visible ASCII without / + . ~", _own_key),
+    "key": Rule("key", f"a key that Kestrel accepts: 1 to {MAX_OWN_KEY} of visible ASCII without / + . ~", _own_key),
 }
-"""What a table may hold; docs/policies.md lists it and a test compares the two."""
+"""The keys that a table may hold. docs/policies.md lists them; a test compares the two."""
 
 assert {rule.field for rule in RULES.values()} == {field.name for field in fields(Policy)}
 

@@ -1,4 +1,4 @@
-"""A TOML file that people wrote: its values, and the line on which each stands. Judges no value."""
+"""A TOML file that people write: its values, and the line of each. Judges no value."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any, Final
 from gateway.files import read_trusted
 
 Place = tuple[str | int, ...]
-"""What leads to a value: `("queues", "emails", "ttl")`, or `("keys", 0, "name")` in an array of tables."""
+"""The path to a value: `("queues", "emails", "ttl")`, or `("keys", 0, "name")` in an array of tables."""
 
-# Whatever may hold a line's end or a bracket that means nothing, then the two themselves.
-# Source: TOML 1.0, "Comment" and "String"; up to two quotes may stand before the closing three.
+# First everything that may contain a line break or a bracket without meaning, then line breaks and brackets themselves.
+# Source: TOML 1.0, "Comment" and "String"; up to two quotes may precede the closing three.
 _TOKEN: Final = re.compile(
     r'''#[^\n]*|"""(?:[^\\]|\\.)*?"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[\[\]{}]|\n''', re.DOTALL
 )
@@ -24,7 +24,7 @@ _TOKEN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mistake:
-    """One thing that is wrong with a file. line: 1-based; 0 where it belongs to no line."""
+    """One mistake in a file. line: 1-based; 0 if it belongs to no line."""
 
     file: str
     line: int
@@ -35,7 +35,7 @@ class Mistake:
 
 
 class MistakesError(ValueError):
-    """A file that cannot be used; `mistakes` holds all that is wrong with it, by line."""
+    """The file cannot be used; `mistakes` holds every mistake, sorted by line."""
 
     def __init__(self, mistakes: list[Mistake]) -> None:
         super().__init__("; ".join(map(str, mistakes)))
@@ -44,14 +44,14 @@ class MistakesError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TomlFile:
-    """What a file holds. Whatever is written over several lines counts by the first of them."""
+    """The values in a file. A value over several lines has the number of its first line."""
 
     name: str
     values: dict[str, Any]
     lines: dict[Place, int]
 
     def line(self, *place: str | int) -> int:
-        """Where the value stands, or what holds it; 0 where nothing is known."""
+        """The line of the value, or of the table that holds it; 0 if unknown."""
         while place:
             if place in self.lines:
                 return self.lines[place]
@@ -63,7 +63,7 @@ class TomlFile:
 
 
 def read(path: Path) -> TomlFile:
-    """The file's values. Raises MistakesError: it cannot be read, or is not TOML."""
+    """The file's values. Raises MistakesError if the file cannot be read or is not TOML."""
     name = str(path)
     try:
         text = read_trusted(path).decode("utf-8-sig")
@@ -77,7 +77,7 @@ def read(path: Path) -> TomlFile:
 
 
 def _lines(text: str) -> Iterator[tuple[Place, int]]:
-    """Each place and its first line. `text` is TOML."""
+    """Each place and its first line. `text` is valid TOML."""
     seen: set[Place] = set()
     table: Place = ()
     arrays: Counter[Place] = Counter()
@@ -98,7 +98,7 @@ def _lines(text: str) -> Iterator[tuple[Place, int]]:
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Each header and each assignment, with the line on which it begins."""
+    """Each header and each assignment, with its first line."""
     depth = begin = 0
     number = 1
     for token in _TOKEN.finditer(text + "\n"):
@@ -110,7 +110,7 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _last(arrays: Counter[Place], names: tuple[str, ...]) -> Place:
-    """The place that a header's names mean: of an array of tables, in the last one there is."""
+    """The place that a header's names mean; in an array of tables it is in the last table."""
     place: Place = ()
     for name in names[:-1]:
         place += (name,)

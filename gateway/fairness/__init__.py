@@ -1,1 +1,1 @@
-"""How tenants share what is limited: in turns, and in parts. Pure functions and values, no I/O."""
+"""How tenants share limited resources: in turns and in parts. Pure functions and values, no I/O."""

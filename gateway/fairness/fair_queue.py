@@ -1,4 +1,4 @@
-"""A queue in which tenants take turns: whoever has put in how much, the next tenant's first comes next. Pure.
+"""A queue in which tenants take turns, however many items each of them puts in. Pure.
 
 Source: Nagle, "On packet switches with infinite storage" (RFC 970).
 """
@@ -13,7 +13,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class FairQueue(Generic[T]):
-    """First in, first out for each tenant, and the tenants in turns. An item is in it once."""
+    """First in, first out within a tenant, and the tenants in turns. It holds an item once."""
 
     __slots__ = ("_by_tenant", "_count")
 
@@ -25,7 +25,7 @@ class FairQueue(Generic[T]):
         return self._count
 
     def put(self, tenant: str, item: T) -> None:
-        """Adds the item behind the tenant's others; one that is in it stays where it is."""
+        """Adds the item behind the tenant's others. An item that is already in the queue keeps its place."""
         queue = self._by_tenant.get(tenant)
         if queue is None:
             queue = self._by_tenant[tenant] = OrderedDict()
@@ -34,7 +34,7 @@ class FairQueue(Generic[T]):
             self._count += 1
 
     def remove(self, tenant: str, item: T) -> None:
-        """The item is in it no more."""
+        """Removes the item, if it is in the queue."""
         queue = self._by_tenant.get(tenant)
         if queue is not None and item in queue:
             del queue[item]
@@ -43,7 +43,7 @@ class FairQueue(Generic[T]):
                 del self._by_tenant[tenant]
 
     def get(self) -> T:
-        """Removes the first item of the tenant whose turn it is. Raises IndexError where there is none."""
+        """Removes and returns the first item of the next tenant. Raises IndexError if the queue is empty."""
         if not self._by_tenant:
             raise IndexError("the queue is empty")
         tenant, queue = self._by_tenant.popitem(last=False)

@@ -1,11 +1,11 @@
 """How much of a limited resource each tenant holds, and how much more it may take. Pure.
 
-A tenant may hold up to a share of what the other tenants leave. With a share of one half, a tenant that is alone holds
-at most half of the limit, and the next one at most half of the rest. So a tenant that arrives finds room whatever the
-others hold, and nothing has to be taken back from anybody.
+A tenant may hold up to a share of what the other tenants leave. With a share of one half, a single tenant holds at most
+half of the limit, and the next one at most half of the rest. So a new tenant always finds room, and nothing has to be
+taken back from another one.
 Source: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches" (1998).
 
-Without tenants all callers are one, and its share is the whole.
+Without tenants all callers count as one, whose share is the whole limit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WHOLE = 1.0
 class Shares:
     """Counts what tenants hold of one resource. share: above 0, at most WHOLE.
 
-    held: by all of them. refused: how often a tenant asked for more than it may take.
+    held: by all tenants together. refused: how often a tenant asked for more than it may take.
     """
 
     __slots__ = ("_by_tenant", "_share", "held", "limit", "refused")
@@ -39,34 +39,34 @@ class Shares:
 
     @property
     def largest(self) -> int:
-        """How much the tenant holds that holds most."""
+        """How much the tenant with the most holds."""
         return max(self._by_tenant.values(), default=0)
 
     def allowance(self, tenant: str) -> int:
-        """How much the tenant may hold now, with what it holds already."""
+        """How much the tenant may hold now, including what it holds already."""
         left = self.limit - self.held + self._by_tenant.get(tenant, 0)
         return left if self._share == WHOLE else math.ceil(left * self._share)
 
     def room(self, tenant: str) -> int:
-        """How much more the tenant may take; negative where the others have grown meanwhile."""
+        """How much more the tenant may take; negative if the other tenants have taken more in the meantime."""
         if self._share == WHOLE:
             return self.limit - self.held
         return self.allowance(tenant) - self._by_tenant.get(tenant, 0)
 
     def admits(self, tenant: str, amount: int = 1) -> bool:
-        """Whether the tenant may take so much more; a refusal is counted."""
+        """Whether the tenant may take `amount` more. Counts a refusal."""
         if amount <= self.room(tenant):
             return True
         self.refused += 1
         return False
 
     def take(self, tenant: str, amount: int = 1) -> None:
-        """The tenant holds so much more. Whether it may is not asked here."""
+        """The tenant takes `amount` more. Does not check its share."""
         self.held += amount
         self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + amount
 
     def give_back(self, tenant: str, amount: int = 1) -> None:
-        """The tenant holds so much less."""
+        """The tenant gives back `amount`."""
         left = self._by_tenant.get(tenant, 0) - amount
         self.held -= amount
         if left:

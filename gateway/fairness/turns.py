@@ -1,8 +1,8 @@
-"""Long work on the event loop in slices, so that nobody waits long for it. Knows nothing of what the work is.
+"""Long work on the event loop, cut into slices so that other work does not wait long. Knows no kind of work.
 
-1. Of all the long work of a process one slice runs in a turn of the loop; whatever else is ready runs between them.
-2. Tenants take turns, whoever has how much to do.
-3. A slice ends after SLICE_S; one step of the work is never cut, so a step must be short by itself.
+1. One turn of the loop runs at most one slice of long work in the whole process; other work runs between slices.
+2. Tenants take turns, however much work each of them has.
+3. A slice ends after SLICE_S. A single step is never cut, so each step must be short.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 LARGE_BYTES: Final = 65536
-"""An item beyond this takes a good part of a slice to read and to show."""
+"""A larger item takes a good part of a slice to read and to show."""
 SLICE_S: Final = 0.002
-"""A request passes through about five turns of the loop, so long work adds some ten milliseconds to it."""
+"""A request takes about five turns of the loop, so long work adds about ten milliseconds to it."""
 
 
 class Turns:
-    """Who works in the next turn of the loop. Used by one event loop."""
+    """Decides which work runs in the next turn of the loop. Used by one event loop."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._passing = False
 
     async def next(self, tenant: str = "") -> None:
-        """Returns when it is the tenant's turn. Cancelled: the turn is the next one's."""
+        """Returns when it is the tenant's turn. Cancelled: the turn passes to the next one."""
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._waiting.setdefault(tenant, deque()).append(turn)
@@ -39,12 +39,12 @@ class Turns:
         await turn
 
     async def for_item(self, data: bytes, tenant: str) -> None:
-        """Returns when an item may be read: at once where it is small, else when it is the tenant's turn."""
+        """Returns when an item may be read: at once if it is small, otherwise when it is the tenant's turn."""
         if len(data) > LARGE_BYTES:
             await self.next(tenant)
 
     async def slices(self, steps: Iterable[T], tenant: str = "") -> AsyncIterator[T]:
-        """Each value of `steps`, which makes it when it is asked for; other work runs whenever SLICE_S are over."""
+        """Yields each value of the lazy `steps`; other work runs each time SLICE_S has passed."""
         ends_s = time.perf_counter() + SLICE_S
         for value in steps:
             yield value
@@ -53,7 +53,7 @@ class Turns:
                 ends_s = time.perf_counter() + SLICE_S
 
     async def all(self, steps: Iterable[T], tenant: str = "") -> list[T]:
-        """Every value of `steps`. Raises: what `steps` raises."""
+        """Every value of `steps`. Raises what `steps` raises."""
         return [value async for value in self.slices(steps, tenant)]
 
     def _pass(self) -> None:

@@ -80,42 +80,42 @@ def mistakes_of(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", r"holds no \[\[keys\]\] table"),
+        ("", r"has no \[\[keys\]\] table"),
         ("[[keys]", r"is not TOML"),
         (b"\xff", "is not UTF-8"),
         ("keys = 7", "1: keys is not an array of tables"),
-        ("[other]", "other is not known"),
-        (GOOD + "colour = 1", r"6: keys\[1\]\.colour is not known; known: name, sha256, tenant"),
+        ("[other]", "other is unknown"),
+        (GOOD + "colour = 1", r"6: keys\[1\]\.colour is unknown; allowed are name, sha256, tenant"),
         (GOOD.replace("shop", "a b"), r"2: keys\[1\]\.name 'a b' is not 1 to 64 letters"),
         (GOOD.replace('name = "shop"\n', ""), r"1: keys\[1\]\.name is missing"),
         (GOOD.replace(DIGEST, "kg_thesecret"), r"3: keys\[1\]\.sha256 is not 64 hex digits \(the value is not shown\)"),
         (GOOD.replace('"acme"', '"a__b"'), r"4: keys\[1\]\.tenant 'a__b' is not a tenant name"),
         (GOOD.replace('"acme"', "7"), r"4: keys\[1\]\.tenant 7 is not a string"),
-        (GOOD.replace('["produce"]', "[]"), r"5: keys\[1\]\.scopes \[\] is empty; at least one of produce"),
-        (GOOD.replace('["produce"]', '"produce"'), r"5: keys\[1\]\.scopes 'produce' is not an array; at least one of"),
+        (GOOD.replace('["produce"]', "[]"), r"5: keys\[1\]\.scopes \[\] is empty; give at least one of produce"),
+        (GOOD.replace('["produce"]', '"produce"'), r"5: keys\[1\]\.scopes 'produce' is not an array; give at least"),
         (GOOD.replace('"produce"', '"root"'), r"5: keys\[1\]\.scopes 'root' is not one of produce, consume, admin"),
         (GOOD.replace('"produce"', "[1]"), r"5: keys\[1\]\.scopes \[1\] is not one of"),
-        (GOOD.replace('"produce"', '"operator"'), r"5: keys\[1\]\.scopes 'operator' is for the whole deployment"),
+        (GOOD.replace('"produce"', '"operator"'), r"5: keys\[1\]\.scopes 'operator' covers the whole deployment"),
         (GOOD + 'queues = ["a b"]', r"6: keys\[1\]\.queues 'a b' is not a pattern"),
         (GOOD + "queues = []", r"6: keys\[1\]\.queues \[\] is not an array of 1 to 100"),
         (GOOD + "rate = 0", r"6: keys\[1\]\.rate 0 is not a number of requests a second"),
         (GOOD + "rate = nan", r"6: keys\[1\]\.rate nan is not a number"),
         (GOOD + "rate = true", r"6: keys\[1\]\.rate True is not a number"),
         (GOOD + "rate = 1\nburst = 0", r"7: keys\[1\]\.burst 0 is not a whole number from 1"),
-        (GOOD + "burst = 5", r"6: keys\[1\]\.burst stands without a rate"),
-        (GOOD + GOOD.replace(DIGEST, "0" * 64), r"7: keys\[2\]\.name 'shop' is another key's already"),
-        (GOOD + GOOD.replace("shop", "b"), r"8: keys\[2\]\.sha256 is another key's already"),
+        (GOOD + "burst = 5", r"6: keys\[1\]\.burst needs a rate"),
+        (GOOD + GOOD.replace(DIGEST, "0" * 64), r"7: keys\[2\]\.name 'shop' is already the name of another key"),
+        (GOOD + GOOD.replace("shop", "b"), r"8: keys\[2\]\.sha256 is already the digest of another key"),
         (
             GOOD.replace('"produce"', "1") + GOOD.replace(DIGEST, "0" * 64),
-            r"7: keys\[2\]\.name 'shop' is another key's",
+            r"7: keys\[2\]\.name 'shop' is already the name of another key",
         ),
-        (GOOD + GOOD.replace("acme", "a__b"), r"8: keys\[2\]\.sha256 is another key's already"),
+        (GOOD + GOOD.replace("acme", "a__b"), r"8: keys\[2\]\.sha256 is already the digest of another key"),
         (GOOD.replace('["produce"]', '[\n"produce", # ]\n"x"]') + "rate = 0", r"8: keys\[1\]\.rate 0 is not a number"),
         (GOOD.replace('"shop"', "'''\n[[keys]]'''") + "rate = 0", r"7: keys\[1\]\.rate 0 is not a number"),
         ("# keys\nkeys = [\n{ name = 'a b' },\n]", r"2: keys\[1\]\.name 'a b' is not 1 to 64 letters"),
         (
             GOOD + f'[[keys]]\nname = "b"\nsha256 = "{"0" * 64}"\nscopes = ["admin"]',
-            r"6: keys\[2\]\.tenant is missing; all keys have a tenant, or none has",
+            r"6: keys\[2\]\.tenant is missing; either all keys have a tenant or none has",
         ),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_rate_is_requests_a_second():
     """The help and the refusal say so, and not that it is a time."""
     command = [sys.executable, "-m", "gateway", "keys", "new"]
     told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
-    assert re.search(r"--rate REQUESTS\s+requests a second", told)
+    assert re.search(r"--rate REQUESTS\s+most requests a second", told)
     done = subprocess.run([*command, "--name", "a", "--scope", "admin", "--rate", "x"], capture_output=True, text=True)
     assert (done.returncode, "'x' is not a number of requests a second" in done.stderr) == (2, True)
 
@@ -486,9 +486,9 @@ def test_a_bad_file_changes_nothing(tmp_path):
             assert status(gateway, ring, "good") == 200
 
         ring.path.write_text(content + "colour = 1")
-        reload("keys.toml:6: keys[1].colour is not known")
+        reload("keys.toml:6: keys[1].colour is unknown")
         ring.path.write_text(content.replace('tenant = "acme"\n', ""))
-        reload("keys have a tenant since the start, which only a restart can change")
+        reload("keys had a tenant at the start; restart the gateway to change that")
         ring.path.unlink()
         reload("keys.toml: cannot be read: No such file or directory")
         ring.path.write_text("keys = []")
@@ -508,7 +508,7 @@ def test_a_worker_that_starts_later_keeps_to_the_tenants(tmp_path):
     with running(tmp_path / "data", "--keys", str(ring.path)) as gateway:
         ring.path.write_text(content.replace('tenant = "acme"\n', ""))
         kill_worker(gateway)
-        until(lambda: "which only a restart can change" in gateway.log.read_text())
+        until(lambda: "restart the gateway to change that" in gateway.log.read_text())
         ring.path.write_text(content)
         until(lambda: served(gateway, ring))
 

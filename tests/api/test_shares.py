@@ -175,5 +175,5 @@ def test_connections(shared, keys):
 
 def test_limits_that_no_body_fits_into_are_refused(tmp_path: Path):
     """At the start, with both settings named."""
-    with pytest.raises(RuntimeError, match=r"max-batch-bytes: .* are above tenant-share \(0.5\) of max-buffer-bytes"):
+    with pytest.raises(RuntimeError, match=r"max-batch-bytes: .* is above tenant-share \(0.5\) of max-buffer-bytes"):
         Running(tmp_path / "data", "--max-buffer-bytes", "70000", "--max-job-bytes", "10")

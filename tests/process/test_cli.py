@@ -109,17 +109,17 @@ def test_broker_listen_needs_an_embedded_broker() -> None:
     result = run("serve", "--kestrel", "127.0.0.1:22133", "--broker-listen", "127.0.0.1:22134")
     assert result.returncode == 2
     assert result.stderr == (
-        "kestrel-gateway: broker-listen: with --kestrel there is no embedded broker that could listen\n"
+        "kestrel-gateway: broker-listen: there is no embedded broker with --kestrel; remove one of the two\n"
     )
 
 
 def test_broker_listens_beyond_loopback_only_when_told() -> None:
-    """The memcache protocol authenticates nobody: refused in one line without --no-auth, in both commands."""
+    """The memcache protocol has no authentication: refused in one line without --no-auth, in both commands."""
     for listen in ("0.0.0.0:0", "[::]:0", "nowhere.invalid:0"):
         result = run("broker", "--data", "/dev/null/x", "--listen", "127.0.0.1:0", "--listen", listen)
         assert result.returncode == 2
         assert len(result.stderr.splitlines()) == 1
-        assert "the memcache protocol authenticates nobody" in result.stderr
+        assert "the memcache protocol has no authentication" in result.stderr
     for allowed in (["--listen", "0.0.0.0:0", "--no-auth"], ["--listen", "[::1]:0"], ["--listen", "localhost:0"]):
         assert "data directory" in run("broker", "--data", "/dev/null/x", *allowed).stderr
     Settings(broker_listen="0.0.0.0:1", no_auth=True)
