@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from gateway.delivery.backend import Waiter
+from gateway.delivery.backend import Poll
 from gateway.delivery.queues.catalog import Queue
 from gateway.errors import TooManyWaiters
 from gateway.fairness.shares import WHOLE, Shares
@@ -21,13 +21,13 @@ class PollLimits:
         self.shares = Shares(limit, share)
         self._tenant_limit = tenant_limit
         self._queue_limit = queue_limit
-        self._waiters: set[Waiter] = set()
+        self._waiters: set[Poll] = set()
         self._queues: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def __iter__(self) -> Iterator[Waiter]:
+    def __iter__(self) -> Iterator[Poll]:
         return iter(list(self._waiters))
 
     def check_room(self, queue: Queue) -> None:
@@ -45,12 +45,12 @@ class PollLimits:
         if self._queues[queue.key] >= self._queue_limit:
             raise TooManyWaiters(f"the queue has {self._queue_limit} parked polls on this worker, its limit")
 
-    def add(self, queue: Queue, waiter: Waiter) -> None:
+    def add(self, queue: Queue, waiter: Poll) -> None:
         self._waiters.add(waiter)
         self.shares.take(queue.tenant)
         self._queues[queue.key] += 1
 
-    def remove(self, queue: Queue, waiter: Waiter) -> None:
+    def remove(self, queue: Queue, waiter: Poll) -> None:
         self._waiters.discard(waiter)
         self.shares.give_back(queue.tenant)
         self._queues[queue.key] -= 1
