@@ -1,7 +1,7 @@
-"""The one shape in which an error leaves the gateway: RFC 9457 problem details. Knows no HTTP library.
+"""The one form in which an error leaves the gateway: RFC 9457 problem details. Knows no HTTP library.
 
-Stands beside errors.py so that the HTTP server (which answers what never reaches a route) and the HTTP edge
-answer alike.
+It is below both the HTTP edge and the HTTP server, which answers requests that never reach a route, so that both answer
+alike.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TYPE_PREFIX: Final = "urn:kestrel-gateway:problem:"
 
 
 def problem_bytes(error: GatewayError, request_id: str, *, operator: bool = False) -> bytes:
-    """The JSON body that tells `error`; its members and their order are fixed. operator: it may name servers."""
+    """The JSON body for `error`, with fixed members in a fixed order. operator: the caller may see server addresses."""
     return orjson.dumps(
         {
             "type": TYPE_PREFIX + error.code,
@@ -32,7 +32,7 @@ def problem_bytes(error: GatewayError, request_id: str, *, operator: bool = Fals
 
 
 def problem_headers(error: GatewayError, body: bytes) -> list[tuple[bytes, bytes]]:
-    """The headers of that body: its type and length; `Retry-After`, `WWW-Authenticate`, `Queue-Coverage` as it says."""
+    """The headers of that body: type, length, and `Retry-After`, `WWW-Authenticate`, `Queue-Coverage` if set."""
     headers = [
         (b"content-type", CONTENT_TYPE.encode()),
         (b"content-length", b"%d" % len(body)),

@@ -1,8 +1,8 @@
-"""The lifeline between the supervisor and a child: a socket pair with lines of JSON. Owns the child's end of it.
+"""The channel between the supervisor and a child: a socket pair with lines of JSON. Owns the child's end.
 
-Down go `{"command": "start" | "drain" | "finish" | "stop" | "reload"}`, up go `{"event": "ready" | "draining" |
-"drained" | "closed"}`. The end of the stream means that the supervisor is dead, whatever killed it; the child then ends
-at once, from a thread of its own, so that neither a busy event loop nor a long import can keep an orphan alive.
+The supervisor sends `{"command": "start" | "drain" | "finish" | "stop" | "reload"}`. The child sends `{"event":
+"ready" | "draining" | "drained" | "closed"}`. The end of the stream means that the supervisor is dead, however it died.
+The child then exits at once, from a separate thread: neither a busy event loop nor a long import keeps an orphan alive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 Message = dict[str, Any]
 
-# What a terminal or a service manager sends to the whole group; only the supervisor acts on it.
+# Signals that a terminal or a service manager sends to the whole process group. Only the supervisor acts on them.
 GROUP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -30,14 +30,14 @@ def encode(message: Message) -> bytes:
 
 def ignore_group_signals() -> None:
     """From here on only the channel ends this process. The supervisor starts its children with these signals blocked,
-    so there is no moment in which one of them could kill a child early."""
+    so no signal can kill a child before this call."""
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
 
 
 class ChildChannel:
-    """The child's end. Messages that come before `listen` wait."""
+    """The child's end. Messages that arrive before `listen` wait."""
 
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
@@ -47,11 +47,11 @@ class ChildChannel:
         threading.Thread(target=self._read, name="lifeline", daemon=True).start()
 
     def first(self) -> Message:
-        """The first message; blocks until it is there."""
+        """The first message. Blocks until it arrives."""
         return self._waiting.get()
 
     def listen(self, loop: asyncio.AbstractEventLoop, on_message: Callable[[Message], None]) -> None:
-        """Gives every further message to `on_message` on the loop."""
+        """Passes every further message to `on_message` on the loop."""
 
         def deliver(message: Message) -> None:
             loop.call_soon_threadsafe(on_message, message)
@@ -62,7 +62,7 @@ class ChildChannel:
             self._deliver = deliver
 
     def tell(self, message: Message) -> None:
-        """Sends one short line up; a dead supervisor is noticed by the reading thread."""
+        """Sends one short line to the supervisor. The reading thread notices if the supervisor is dead."""
         try:
             self._socket.sendall(encode(message))
         except OSError:
@@ -75,6 +75,6 @@ class ChildChannel:
                     message = json.loads(line)
                     with self._lock:
                         self._deliver(message)
-        except (OSError, ValueError, RuntimeError):  # a reset, half a line, a loop that has just closed
+        except (OSError, ValueError, RuntimeError):  # a reset, an incomplete line, or a loop that has just closed
             pass
-        os._exit(1)  # the one who could read this code is dead
+        os._exit(1)  # the supervisor, which would read the exit code, is dead

@@ -1,7 +1,7 @@
-"""One child process of the supervisor: started, watched by its channel, restarted when it dies.
+"""One child process of the supervisor: started, watched through its channel, restarted when it dies.
 
-Owns the process and the supervisor's end of the channel. Which children there are, and in which order they start and
-stop, is supervisor.py's business.
+Owns the process and the supervisor's end of the channel. supervisor.py decides which children exist and in which order
+they start and stop.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MOST_S: Final = 5.0
-# A child that died so often before it was ever ready is given up.
+# A child that dies this many times before it was ever ready is not started again.
 FIRST_STARTS: Final = 5
-# A child that lived so long starts over with the first backoff.
+# After a child has lived this long, the next backoff is the first one again.
 SETTLED_S: Final = 10.0
-# Between the end of a child's channel and the end of the child.
+# The time between the end of a child's channel and the end of the process.
 LAST_BREATH_S: Final = 1.0
 
 
 class State(enum.Enum):
-    """The child's life."""
+    """The states of a child."""
 
     DOWN = "down"
     STARTING = "starting"
@@ -50,7 +50,7 @@ MOVES: Final = {
 
 
 class Child:
-    """A child that is kept alive until it is told to end."""
+    """A child process that is restarted until `end` is called."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class Child:
         inherited: tuple[int, ...] = (),
         order: dict[str, Any] | None = None,
     ) -> None:
-        """`command` makes the argument vector from the number of the channel's descriptor; `inherited` are further
-        descriptors it gets; `order` is the first message, of each life anew."""
+        """`command` makes the argument vector from the number of the channel's descriptor. `inherited` are further
+        descriptors for the child. `order` is the first message of each life."""
         self.name = name
         self.state = State.DOWN
-        self.ready = asyncio.Event()  # set once, at the first time it is ready
-        self.draining = asyncio.Event()  # it has begun to drain, or ended
-        self.drained = asyncio.Event()  # it has no lease any more, or ended
-        self.closed = asyncio.Event()  # it accepts no connection any more, or ended
+        self.ready = asyncio.Event()  # set when it is ready for the first time
+        self.draining = asyncio.Event()  # it has begun to drain, or has ended
+        self.drained = asyncio.Event()  # it has no lease left, or has ended
+        self.closed = asyncio.Event()  # it no longer accepts connections, or has ended
         self._told = {"draining": self.draining, "drained": self.drained, "closed": self.closed}
         self._command = command
         self._inherited = inherited
@@ -77,8 +77,8 @@ class Child:
         self._writer: asyncio.StreamWriter | None = None
 
     async def run(self) -> None:
-        """Keeps the child running until `end`, then returns when it is gone. Returns as well when it died FIRST_STARTS
-        times without ever being ready: `ready` is not set then."""
+        """Keeps the child running until `end` is called, then returns when it is gone. Also returns, with `ready` not
+        set, when the child has died FIRST_STARTS times without ever being ready."""
         backoff_s = BACKOFF_FIRST_S
         starts = 0
         while not self._ending.is_set():
@@ -92,7 +92,7 @@ class Child:
                 break
             if time.monotonic() - began > SETTLED_S:
                 backoff_s = BACKOFF_FIRST_S
-            log.warning("%s died (%s); it is started again in %g s", self.name, status, backoff_s)
+            log.warning("%s died (%s); restarting it in %g s", self.name, status, backoff_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), backoff_s)
             backoff_s = min(BACKOFF_MOST_S, backoff_s * 2)
@@ -101,24 +101,24 @@ class Child:
             event.set()
 
     def tell(self, command: str) -> None:
-        """Sends a command; a child that is down misses it."""
+        """Sends a command. A child that is down misses it."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(encode({"command": command}))
 
     def end(self, command: str) -> None:
-        """Tells the child to end, by `drain` or at once by `stop`; it is not started again."""
+        """Ends the child, by `drain` or at once by `stop`. It is not started again."""
         self._ending.set()
         self.tell(command)
 
     def kill(self) -> None:
-        """Ends it by force."""
+        """Kills the process."""
         self._ending.set()
         if self._process is not None and self._process.poll() is None:
-            log.warning("%s did not end in time and is killed", self.name)
+            log.warning("%s did not end in time; killing it", self.name)
             self._process.kill()
 
     async def _live(self) -> str:
-        """One life: from its start to its end. Returns how it ended."""
+        """One life of the child, from start to end. Returns how it ended."""
         self._move(State.STARTING)
         ours, theirs = socket.socketpair()
         with theirs:
@@ -133,7 +133,7 @@ class Child:
             if self.order is not None:
                 self._writer.write(encode(self.order))
             if self._ending.is_set():
-                self.tell("stop")  # it was told while it was not there to hear
+                self.tell("stop")  # the command came before the child could receive it
             await self._listen(reader)
         finally:
             self._writer.close()
@@ -144,7 +144,7 @@ class Child:
         return status
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        # The signal mask is inherited: no signal to the group can hit the child before it ignores it.
+        # The child inherits the signal mask, so no signal to the group can hit it before it ignores them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
         try:
             return subprocess.Popen(
@@ -156,13 +156,13 @@ class Child:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        """Takes the child's messages until its end of the channel closes."""
+        """Receives the child's messages until its end of the channel closes."""
         with contextlib.suppress(ConnectionError):
             async for line in reader:
                 try:
                     message = json.loads(line)
                 except ValueError:
-                    continue  # half a line of a child that was killed
+                    continue  # an incomplete line of a child that was killed
                 event = message.get("event")
                 if event == "ready" and self.state is State.STARTING:
                     self._move(State.READY)
@@ -172,12 +172,12 @@ class Child:
 
     def _move(self, to: State) -> None:
         if to not in MOVES[self.state]:
-            raise RuntimeError(f"{self.name} does not go from {self.state.value} to {to.value}")
+            raise RuntimeError(f"{self.name}: no transition from {self.state.value} to {to.value}")
         self.state = to
 
 
 def _reap(process: subprocess.Popen[bytes]) -> str:
-    """Waits for the end of a process whose channel has closed; kills it when it lingers. Returns how it ended."""
+    """Waits for the end of a process whose channel has closed; kills it after a while. Returns how it ended."""
     try:
         status = process.wait(LAST_BREATH_S)
     except subprocess.TimeoutExpired:

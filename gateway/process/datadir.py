@@ -1,10 +1,10 @@
-"""The data directory: its lock, the lease key and the directory of private sockets. One supervisor owns it at a time.
+"""The data directory: its locks, the lease key and the directory of private sockets. One supervisor uses it at a time.
 
 {data}/lock        held by the supervisor
-{data}/run.lock    held by the supervisor and, until the last of them is gone, by its children
+{data}/run.lock    held by the supervisor and its children, until the last of them is gone
 {data}/lease.key   32 random bytes, mode 0600
-{data}/run/        private Unix sockets, mode 0700; a link to a temporary directory where {data} is too long for one
-{data}/...         the embedded broker's files, which are not this module's business
+{data}/run/        private Unix sockets, mode 0700; a link to a temporary directory if {data} is too long for a socket
+{data}/...         the files of the embedded broker, which this module does not touch
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from typing import IO, Final
 from gateway.files import make_directory, make_private, sync_directory
 
 KEY_BYTES: Final = 32
-# What a version before may have made readable by others.
+# Files that earlier versions may have made readable by others.
 FILES: Final = ("lock", "run.lock", "idempotency.db*", "broker.*")
-# Source: unix(7), sun_path holds 108 bytes; a worker's socket name (boot id, `.sock`) needs 22 of them and the NUL one.
+# Source: unix(7): sun_path holds 108 bytes. A worker's socket name (boot id, `.sock`) takes 22, the NUL byte one.
 SOCKET_PATH_BYTES: Final = 100
 SOCKET_NAME_BYTES: Final = 22
-# How long the children of a killed supervisor may hold their lock before the start is given up.
+# How long the start waits for the children of a killed supervisor to release their lock.
 LOCK_WAIT_S: Final = 3.0
 TEMPORARY_PREFIX: Final = "kestrel-gateway-"
 
 
 OTHERS: Final = 0o007
-"""Users beyond the file's owner and group. A group may have rights: Kubernetes gives them with fsGroup."""
+"""Rights of users other than the file's owner and group. The group may have rights: Kubernetes uses it with fsGroup."""
 
 
 class StartError(Exception):
-    """`serve` cannot start. The message is the one line the operator reads."""
+    """`serve` cannot start. The message is the one line that the operator reads."""
 
 
 class DataDirectory:
-    """One prepared, locked data directory. `close` releases it and removes what was temporary."""
+    """One prepared, locked data directory. `close` releases it and removes temporary files."""
 
     def __init__(self, path: Path) -> None:
-        """Prepares and locks `path`, makes it (0700) where it is missing. Raises StartError."""
+        """Prepares and locks `path`; creates it (0700) if it is missing. Raises StartError."""
         self.path = path
         try:
             make_directory(path)
@@ -64,11 +64,11 @@ class DataDirectory:
 
     @property
     def children_lock_fd(self) -> int:
-        """The descriptor every child inherits, so that the directory stays locked until the last of them is gone."""
+        """The descriptor that every child inherits. The directory stays locked until the last of them is gone."""
         return self._children_lock.fileno()
 
     def close(self) -> None:
-        """Removes the temporary directory, if there is one, and lets the locks go."""
+        """Removes the temporary directory, if there is one, and releases the locks."""
         self._remove_link()
         self._children_lock.close()
         self._lock.close()
@@ -84,8 +84,8 @@ class DataDirectory:
         deadline = time.monotonic() + LOCK_WAIT_S
         while not _locked(self._children_lock):
             if time.monotonic() > deadline:
-                raise StartError(f"data: {self.path} is in use by what a killed kestrel-gateway left running")
-            time.sleep(0.02)  # flock can wait, but not for a limited time
+                raise StartError(f"data: {self.path} is in use by children of a killed kestrel-gateway; end them first")
+            time.sleep(0.02)  # flock cannot wait for a limited time
 
     def _key(self) -> bytes:
         path = self.path / "lease.key"
@@ -96,12 +96,12 @@ class DataDirectory:
             return _write_new(path, secrets.token_bytes(KEY_BYTES))
         if len(key) != KEY_BYTES:
             raise StartError(
-                f"data: {path} is damaged ({len(key)} bytes, not {KEY_BYTES}); remove it, and a new one is made"
+                f"data: {path} is damaged ({len(key)} bytes, not {KEY_BYTES}): remove it, and a new one is made"
             )
         if mode & OTHERS:
             raise StartError(
-                f"data: every user may read or write {path} (mode {mode:04o}), and whoever has the key can settle any "
-                "job: remove the file, and the gateway makes a new one; or chmod 600 it if nobody else has read it"
+                f"data: every user may read or write {path} (mode {mode:04o}), and the key in it can settle every job: "
+                "remove the file, and a new one is made; or chmod 600 it if no other user has read it"
             )
         return key
 
@@ -132,7 +132,7 @@ class DataDirectory:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Takes the file's lock. False when another process has it."""
+    """Locks the file. False if another process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -141,7 +141,7 @@ def _locked(file: IO[str]) -> bool:
 
 
 def _write_new(path: Path, content: bytes) -> bytes:
-    """Makes the file whole or not at all, mode 0600, on disk before it is named."""
+    """Writes the file completely or not at all, mode 0600; it is on disk before it gets its name."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp makes it 0600
     temporary = Path(name)
     try:

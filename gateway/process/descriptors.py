@@ -1,4 +1,4 @@
-"""How many open files the processes may need, and whether the system lets them. Opens none itself."""
+"""How many open files the processes may need, and whether the system allows that many. Opens no files itself."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Final
 from gateway.kestrel.discovery.members import parse_sources, read_file
 from gateway.settings import Settings
 
-# Files, pipes and sockets beside clients, leases, and the gets that stand for parked polls.
+# Files, pipes and sockets in addition to clients, leases, and blocked gets.
 BESIDE: Final = 300
 
 
 def of_worker(settings: Settings) -> int:
-    """The most that a worker opens when all its limits are reached."""
+    """The most files that a worker opens when all its limits are reached."""
     return settings.max_connections + _to_kestrel(settings)
 
 
 def of_broker(settings: Settings) -> int:
-    """The most that the embedded broker opens for the workers."""
+    """The most files that the embedded broker opens for the workers."""
     return settings.workers * _to_kestrel(settings)
 
 
 def prepare(settings: Settings, *, embedded: bool) -> list[str]:
-    """Raises the soft limit of this process and its children to the hard one; tells who may run out all the same."""
+    """Raises the soft limit of this process and its children to the hard limit. Returns warnings if that is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
@@ -46,7 +46,7 @@ def _to_kestrel(settings: Settings) -> int:
 
 
 def _servers(settings: Settings) -> int:
-    """How many servers are named, one for a name or a set that may stand for many."""
+    """The number of named servers. A name or set that may stand for many servers counts as one."""
     sources = set(parse_sources(settings.kestrel))
     if settings.kestrel_file is not None:
         sources.update(read_file(settings.kestrel_file))

@@ -1,5 +1,5 @@
-"""What a worker is told at its start, as one line of the channel: settings and the lease key never stand in argv or the
-environment, where others can read them."""
+"""What a worker gets at its start, as one line of the channel. Settings and the lease key are never in argv or the
+environment, where other users can read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
-    """A worker's whole start: which one it is, what it serves and where."""
+    """Everything a worker needs to start: its number, its settings and its sockets."""
 
     index: int
     settings: Settings
@@ -22,7 +22,7 @@ class WorkerOrder:
     lease_key: bytes
     listener_fd: int
     app: str  # MODULE:FACTORY
-    tenanted: bool = False  # whether keys have tenants: the same for every worker's whole life
+    tenanted: bool = False  # whether keys have tenants: the same for every worker, until the gateway ends
     cluster_secrets: tuple[bytes, ...] = ()
 
     def message(self) -> dict[str, Any]:

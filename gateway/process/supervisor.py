@@ -1,11 +1,11 @@
-"""`serve`: binds the port, starts the embedded broker and the workers, keeps them alive, stops them in order.
+"""`serve`: binds the port, starts the embedded broker and the workers, restarts them, and stops them in order.
 
-Owns the signals, the listening socket and the data directory's lock. It serves no request and speaks to no Kestrel.
+Owns the signals, the listening socket and the lock of the data directory. Serves no request and connects to no Kestrel.
 
-Order of a start: data directory, port, broker, workers. Of a stop: workers, the broker, then the rest.
+Order of the start: data directory, port, broker, workers. Order of the stop: workers, broker, the rest.
 
-Workers stop together: all of them serve until none has a lease any more or the grace is over, for a settlement may come
-through any of them.
+Workers stop together: all of them serve until no worker has a lease or the grace ends, because a settlement may arrive
+at any worker.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ log = logging.getLogger(__name__)
 
 APP: Final = "gateway.app:create_app"
 BACKLOG: Final = 4096
-# A worker that has not begun to drain by then is frozen: nobody waits for its leases.
+# A worker that has not begun to drain by then is frozen; its leases are not waited for.
 ANSWER_S: Final = 1.0
-# What a worker gets beyond the grace, or when a second signal tells it to stop at once, and then the broker, before
-# they are killed: with the default grace all are gone within docker stop's 10 s. What they had answered is on disk.
+# The time that workers get after the grace, or after a second signal, before they are killed; then the same for the
+# broker. With the default grace all have ended within docker stop's 10 s. Everything that was answered is on disk.
 END_S: Final = 0.8
 BROKER_END_S: Final = 0.3
 
 
 def serve(settings: Settings, app: str = APP) -> int:
-    """Serves until told to stop; returns the exit code: 0 stopped, 1 could not start (one line on stderr says why)."""
+    """Serves until stopped. Returns the exit code: 0 stopped, 1 could not start (one line on stderr says why)."""
     logs.set_up(settings.log_format, settings.log_level, "supervisor")
     os.umask(PRIVATE_UMASK)
     try:
@@ -65,7 +65,7 @@ def serve(settings: Settings, app: str = APP) -> int:
 
 
 def _prepare_keys(path: Path) -> None:
-    """Brings the file of idempotency keys up to date, and tells what of it is damaged. Raises StartError."""
+    """Upgrades the file of idempotency keys, and logs its damages. Raises StartError."""
     try:
         lost = ledger_file.prepare(path)
     except ledger_file.UnknownFormatError as exc:
@@ -79,7 +79,7 @@ def _prepare_keys(path: Path) -> None:
 
 
 def _tell_damages(path: Path) -> None:
-    """Reads the whole file, which may take a while, beside the workers that use it."""
+    """Reads the whole file, which may take a while, while the workers already use it."""
     try:
         for each in ledger_file.damages(path):
             log.error(each)
@@ -88,14 +88,14 @@ def _tell_damages(path: Path) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """The listening socket. Raises StartError when the address is taken or is not this machine's."""
+    """The listening socket. Raises StartError if the address is in use or is not an address of this machine."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as exc:
-        raise StartError(f"host: {host!r} is no address of this machine: {exc.strerror}") from exc
+        raise StartError(f"host: {host!r} is not an address of this machine: {exc.strerror}") from exc
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -132,7 +132,7 @@ class Supervisor:
         self._lives: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
-        """From the first child to the last; returns the exit code."""
+        """Runs from the first child to the last. Returns the exit code."""
         self._own_signals()
         self._announce()
         for shortage in descriptors.prepare(self._settings, embedded=self._broker is not None):
@@ -147,7 +147,7 @@ class Supervisor:
     # Start
 
     async def _start(self, children: list[Child]) -> bool:
-        """Starts them and waits until all are ready or a stop is asked for. False when one could not start."""
+        """Starts them and waits until all are ready or a stop is requested. False if one could not start."""
         lives = [asyncio.create_task(child.run(), name=child.name) for child in children]
         self._lives += lives
         await _first_of(self._stop_asked.wait(), _all_ready(children), *lives)
@@ -207,21 +207,21 @@ class Supervisor:
 
     def _on_stop_signal(self, name: str) -> None:
         if not self._stop_asked.is_set():
-            log.info("%s: draining, at most %g s; once more stops at once", name, self._settings.grace_s)
+            log.info("%s: draining, at most %g s; a second signal stops at once", name, self._settings.grace_s)
             self._stop_asked.set()
         elif not self._stop_now.is_set():
             log.info("%s again: stopping at once", name)
             self._stop_now.set()
 
     def _on_reload_signal(self) -> None:
-        log.info("SIGHUP: workers reload")
+        log.info("SIGHUP: reloading the workers")
         self._renew_secrets()
         for worker in self._workers:
             worker.tell("reload")
 
     def _renew_secrets(self) -> None:
-        """A worker that is started from now on gets the secrets that the others have read again by then."""
-        with contextlib.suppress(SettingsError):  # the workers tell
+        """Workers that start from now on get the new secrets, which the running workers read themselves."""
+        with contextlib.suppress(SettingsError):  # the workers log the error
             secrets = secrets_of(self._settings)
             for worker, order in zip(self._workers, self._orders, strict=True):
                 worker.order = dataclasses.replace(order, cluster_secrets=secrets).message()
@@ -252,9 +252,9 @@ class Supervisor:
         log.info("stopped")
 
     async def _ended(self, workers: list[asyncio.Task[None]]) -> None:
-        """Returns when the workers are gone. Once none of them accepts connections any more, none is made.
+        """Returns when the workers are gone. Closes the listener once no worker accepts connections.
 
-        They share the port: until it is shut here, the kernel goes on making connections that nobody will serve.
+        They share the port: until it is closed here, the kernel still accepts connections that no process serves.
         """
         for worker in self._workers:
             await worker.closed.wait()
@@ -263,7 +263,7 @@ class Supervisor:
         await asyncio.wait(workers)
 
     async def _drained(self) -> None:
-        """Returns when no worker has a lease any more; one that does not answer at all is not waited for."""
+        """Returns when no worker has a lease. Does not wait for a worker that does not answer."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_S):
                 for worker in self._workers:
@@ -279,7 +279,7 @@ async def _all_ready(children: list[Child]) -> None:
 
 
 async def _first_of(*waits: Any, within_s: float | None = None) -> None:
-    """Returns when one of them is done, or the time is over. Coroutines among them are cancelled then, tasks go on."""
+    """Returns when one of them is done, or when the time is over. Then cancels coroutines among them, but not tasks."""
     futures = [asyncio.ensure_future(wait) for wait in waits]
     await asyncio.wait(futures, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
     for wait, future in zip(waits, futures, strict=True):
@@ -288,7 +288,7 @@ async def _first_of(*waits: Any, within_s: float | None = None) -> None:
 
 
 async def _ended_or_killed(lives: list[asyncio.Task[None]], children: list[Child], within_s: float) -> None:
-    """Waits for the end of the children, by force after `within_s`."""
+    """Waits until the children have ended; kills them after `within_s`."""
     if lives:
         await asyncio.wait(lives, timeout=within_s)
     for child in children:
@@ -297,7 +297,7 @@ async def _ended_or_killed(lives: list[asyncio.Task[None]], children: list[Child
 
 
 def _tenanted(settings: Settings) -> bool:
-    """Whether keys have tenants, from now until the end. Raises StartError where the file cannot be used."""
+    """Whether keys have tenants; this holds until the gateway ends. Raises StartError if the file cannot be used."""
     if settings.keys is None:
         return False
     try:
@@ -307,7 +307,7 @@ def _tenanted(settings: Settings) -> bool:
 
 
 def _cluster_secrets(settings: Settings) -> tuple[bytes, ...]:
-    """Raises StartError where the file cannot be used."""
+    """Raises StartError if the file cannot be used."""
     try:
         return secrets_of(settings)
     except SettingsError as exc:

@@ -1,11 +1,11 @@
-"""One worker process: the application on the inherited socket, from its order to its drain.
+"""One worker process: the application on the inherited socket, from its start message to the end of its drain.
 
-Obeys the channel only: signals of the group are ignored, and the channel's end is the process's. Run as
-`python -m gateway.process.worker --channel-fd N` by the supervisor.
+It obeys only the channel: it ignores signals to the group, and exits when the channel closes. The supervisor runs it
+as `python -m gateway.process.worker --channel-fd N`.
 
-Order of a drain: the application answers its parked polls, and serves on until no lease is left here, which is told;
-on `finish` (no lease anywhere, or the grace is over) the listener closes and requests under way are answered (in what
-is left of the grace); then connections close, the application shuts down, exit code 0. `stop` cuts all waiting short.
+Order of a drain: the application answers its waiting polls, and serves until no lease is left here, which it reports. On
+`finish` (no worker has a lease, or the grace is over) the listener closes and requests in progress are answered in the
+rest of the grace. Then connections close, the application shuts down, and the exit code is 0. `stop` ends all waiting.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from gateway.process.start_message import WorkerOrder
 log = logging.getLogger(__name__)
 
 _GC_THRESHOLD = 10_000
-"""Requests leave next to no cycles: looking for some every 700 objects costs them several per cent of their time."""
+"""Requests leave almost no reference cycles, and a collection every 700 objects costs several percent of their time."""
 
 
 class Application(Protocol):
-    """What a worker needs of the application, beside ASGI with lifespan. buffers: what its requests hold of memory."""
+    """What a worker needs of the application, in addition to ASGI with lifespan. buffers: memory of its requests."""
 
     buffers: Shares
 
     def begin_drain(self) -> None:
-        """Not ready any more; parked polls are answered, no new lease is given."""
+        """The application is no longer ready: it answers waiting polls and gives no new lease."""
 
     async def drained(self) -> None:
         """Returns when no lease is left."""
 
     async def reload(self) -> None:
-        """Reads again what may change while it runs; mistakes are logged and change nothing."""
+        """Reads again the files that may change at run time. Mistakes are logged and change nothing."""
 
 
 def main() -> int:
-    """Runs one worker; returns its exit code: 0 ended as told, 1 could not start."""
+    """Runs one worker. Returns its exit code: 0 ended on command, 1 could not start."""
     ignore_group_signals()
     return_large_blocks()
     parser = argparse.ArgumentParser(prog="gateway.process.worker")
@@ -58,7 +58,7 @@ def main() -> int:
     channel = ChildChannel(parser.parse_args().channel_fd)
     order = WorkerOrder.of(channel.first())
     logs.set_up(order.settings.log_format, order.settings.log_level, f"worker-{order.index}")
-    import uvloop  # noqa: PLC0415 (only after the lifeline is watched)
+    import uvloop  # noqa: PLC0415 (the channel must be watched first)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(order, channel))
@@ -71,7 +71,7 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
     try:
         application = make_application(order)
     except Exception:
-        log.exception("the application cannot be made")
+        log.exception("the application cannot be created")
         return 1
     server = GatewayServer(application, order.settings, application.buffers)
     try:
@@ -104,14 +104,14 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
 
 
 def _spare_the_collector() -> None:
-    """What is there now stays and is not looked through again; what requests leave is looked through less often."""
+    """Exempts the objects that exist now from garbage collection, and makes collections less frequent."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
 
 
 def make_application(order: WorkerOrder) -> Application:
-    """The application of the order's factory, in the context of this process."""
+    """The application from the factory that the order names, with this process's context."""
     module_name, _, factory = order.app.partition(":")
     module = importlib.import_module(module_name)
     context = module.WorkerContext(
@@ -127,20 +127,20 @@ def make_application(order: WorkerOrder) -> Application:
 
 
 async def _reload_each_time(application: Application, asked: asyncio.Event) -> None:
-    """One reload after the other; what is asked for during one is one more after it."""
+    """Runs one reload after the other. Requests during a reload cause one more reload after it."""
     while True:
         await asked.wait()
         asked.clear()
         try:
             await application.reload()
         except Exception:
-            log.exception("reload: failed; what was read before stays")
+            log.exception("reload: failed; the previous content stays in use")
         else:
             log.info("reload: ended")
 
 
 async def _first(*waits: Any) -> None:
-    """Returns when the first of them has; the others are cancelled."""
+    """Returns when the first of them has finished; cancels the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:

@@ -51,4 +51,4 @@ def test_frozen_children_do_not_hold_up_the_stop(serve: Callable[..., Serve], fr
     for name in names:
         os.kill(one.child(name), signal.SIGSTOP)
     assert stopped_in_s(one, signal.SIGTERM) < 2
-    assert one.text().count("did not end in time and is killed") == len(names)
+    assert one.text().count("did not end in time; killing it") == len(names)

@@ -186,7 +186,7 @@ def test_dead_worker_is_replaced(serve: Callable[..., Serve]) -> None:
     os.kill(old, signal.SIGKILL)
     new = int(one.get("/pid").text)
     assert new != old
-    assert "worker-0 died (signal 9); it is started again in 0.1 s" in one.text()
+    assert "worker-0 died (signal 9); restarting it in 0.1 s" in one.text()
 
 
 def test_dead_broker_is_replaced(serve: Callable[..., Serve]) -> None:
@@ -208,7 +208,7 @@ def test_a_child_that_is_killed_in_its_first_start_is_started_again(serve: Calla
     os.kill(next(pid for pid, command in one.children().items() if module in command), signal.SIGKILL)
     assert "ready:" not in one.text()
     one.ready()
-    assert "died (signal 9); it is started again in 0.1 s" in one.text()
+    assert "died (signal 9); restarting it in 0.1 s" in one.text()
     assert one.get("/readyz").status_code == 200
     one.process.terminate()
     assert one.process.wait(5) == 0
