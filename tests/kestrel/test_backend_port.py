@@ -1,0 +1,248 @@
+"""What every implementation of the port `delivery.backend.Backend` keeps, over servers of each kind, one and several.
+
+A new implementation is one more entry of BACKENDS. A test uses the port and the names of values alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.delivery.backend import Backend
+from gateway.errors import BackendUnavailable, LeaseLost
+from tests.kestrel.conftest import Broker
+from tests.kestrel.standin import Manners, StandIn, darner, siberite
+from tests.kestrel.support import client
+
+Opened = Callable[[Path], contextlib.AbstractAsyncContextManager["Rig"]]
+
+
+class Rig:
+    """A backend, and the means to end its servers. in_order: whether one server keeps the order of all items."""
+
+    def __init__(self, backend: Backend, stop: Callable[[], object], *, in_order: bool, total: int) -> None:
+        self.backend = backend
+        self.in_order = in_order
+        self.total = total
+        self.stop = stop
+
+
+def brokers(count: int) -> Opened:
+    """Embedded brokers, each a process."""
+
+    @contextlib.asynccontextmanager
+    async def opened(directory: Path) -> AsyncIterator[Rig]:
+        made = []
+        try:
+            for number in range(count):
+                (directory / str(number)).mkdir()
+                made.append(Broker(directory / str(number)))
+            async with client(*(each.address for each in made), kestrel_connect_timeout_s=0.5) as backend:
+                yield Rig(backend, lambda: [each.kill() for each in made], in_order=count == 1, total=count)
+        finally:
+            for each in made:
+                if each.process.poll() is None:
+                    each.kill()
+
+    return opened
+
+
+def stand_ins(*kinds: Callable[[], Manners]) -> Opened:
+    """Stand-ins of Kestrel and its imitators."""
+
+    @contextlib.asynccontextmanager
+    async def opened(_directory: Path) -> AsyncIterator[Rig]:
+        async with contextlib.AsyncExitStack() as stack:
+            made = [await stack.enter_async_context(StandIn(kind())) for kind in kinds]
+            backend = await stack.enter_async_context(
+                client(*(each.address for each in made), kestrel_connect_timeout_s=0.5)
+            )
+            loop = asyncio.get_running_loop()
+
+            def stop() -> None:
+                stopped.extend(loop.create_task(each.stop()) for each in made)
+
+            stopped: list[asyncio.Task[None]] = []
+            yield Rig(backend, stop, in_order=len(kinds) == 1, total=len(kinds))
+            await asyncio.gather(*stopped)
+
+    return opened
+
+
+BACKENDS = {
+    "broker": brokers(1),
+    "three brokers": brokers(3),
+    "kestrel": stand_ins(Manners),
+    "darner": stand_ins(darner),
+    "siberite": stand_ins(siberite),
+    "mixed": stand_ins(Manners, darner, siberite),
+}
+
+
+@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS.keys())
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], contextlib.AbstractAsyncContextManager[Rig]]:
+    """Opens one implementation; a test closes it."""
+    return lambda: request.param(tmp_path)
+
+
+async def take(backend: Backend, timeout_s: float = 2.0):
+    """The queue's next open read, or None."""
+    return await backend.wait("q", timeout_s).result()
+
+
+def test_an_item_is_stored_taken_and_confirmed(opened):
+    """It is there once, under one open read, and gone afterwards."""
+
+    async def main():
+        async with opened() as rig:
+            await rig.backend.put("q", b"\0 one\r\n")
+            read = await take(rig.backend)
+            assert (read.key, read.data, read.lost) == ("q", b"\0 one\r\n", False)
+            assert await take(rig.backend, 0) is None
+            await read.confirm()
+            assert await take(rig.backend, 0) is None
+            found = await rig.backend.stats_of("q")
+            assert found is None or (found.items, found.open_reads) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_one_server_keeps_the_order_and_an_ordering_key_does_everywhere(opened):
+    """First in, first out: of a single server always, of several for items with one ordering key."""
+
+    async def main():
+        async with opened() as rig:
+            sent = [b"%d" % number for number in range(10)]
+            outcomes = await rig.backend.put_many(
+                "q", [(data, 0) for data in sent], ordering_key=None if rig.in_order else "k"
+            )
+            assert outcomes == [None] * 10
+            got = []
+            for _ in sent:
+                read = await take(rig.backend)
+                got.append(read.data)
+                await read.confirm()
+            assert got == sent
+
+    asyncio.run(main())
+
+
+def test_an_aborted_item_is_next(opened):
+    """It is back before `abort` returns, ahead of what came later."""
+
+    async def main():
+        async with opened() as rig:
+            await rig.backend.put("q", b"1", ordering_key="k")
+            await rig.backend.put("q", b"2", ordering_key="k")
+            read = await take(rig.backend)
+            await read.abort()
+            for expected in (b"1", b"2"):
+                read = await take(rig.backend)
+                assert read.data == expected
+                await read.confirm()
+
+    asyncio.run(main())
+
+
+def test_an_item_given_back_wakes_who_waits(opened):
+    """`give_back` does not wait for the server; a parked poll gets the item as soon as the server has put it back."""
+
+    async def main():
+        async with opened() as rig:
+            await rig.backend.put("q", b"1")
+            read = await take(rig.backend)
+            poll = asyncio.create_task(take(rig.backend, 10))
+            await asyncio.sleep(0.1)
+            read.give_back()
+            again = await asyncio.wait_for(poll, 5)
+            assert again.data == b"1"
+            await again.confirm()
+
+    asyncio.run(main())
+
+
+def test_a_put_wakes_who_waits(opened):
+    """Parked polls get one item each, in the order in which they came, and none is left over."""
+
+    async def main():
+        async with opened() as rig:
+            polls = [asyncio.create_task(take(rig.backend, 10)) for _ in range(5)]
+            await asyncio.sleep(0.3)
+            began_s = time.monotonic()
+            for number in range(5):
+                await rig.backend.put("q", b"%d" % number)
+            reads = await asyncio.gather(*polls)
+            assert time.monotonic() - began_s < 5
+            assert sorted(read.data for read in reads) == [b"%d" % number for number in range(5)]
+            for read in reads:
+                await read.confirm()
+            assert await take(rig.backend, 0) is None
+
+    asyncio.run(main())
+
+
+def test_a_poll_that_leaves_takes_nothing_along(opened):
+    """Cancelled before or beside the put that would have woken it: the next one gets the item."""
+
+    async def main():
+        async with opened() as rig:
+            for number in range(5):
+                poll = rig.backend.wait("q", 10)
+                result = asyncio.create_task(poll.result())
+                await asyncio.sleep(0.02 * number)
+                put = asyncio.create_task(rig.backend.put("q", b"x"))
+                await asyncio.sleep(0)
+                poll.cancel()
+                await put
+                read = await result or await take(rig.backend, 5)
+                assert read.data == b"x"
+                await read.confirm()
+            assert await take(rig.backend, 0) is None
+
+    asyncio.run(main())
+
+
+def test_figures_peeks_and_changes_name_how_many_servers_took_part(opened):
+    """All did; asking creates no item, a flush empties the queue, a delete ends it."""
+
+    async def main():
+        async with opened() as rig:
+            assert await rig.backend.stats_of("q") is None
+            await rig.backend.put("q", b"1")
+            survey = await rig.backend.survey("q")
+            assert (survey.queues["q"].items, str(survey.coverage)) == (1, f"{rig.total}/{rig.total}")
+            assert "q" in await rig.backend.keys()
+            peeked = await rig.backend.look("q")
+            assert (peeked.data, peeked.coverage.partial) == (b"1", False)
+            assert not (await rig.backend.flush("q")).partial
+            assert await take(rig.backend, 0) is None
+            assert not (await rig.backend.delete("q")).partial
+            found = await rig.backend.stats_of("q")
+            assert found is None or found.items == 0
+
+    asyncio.run(main())
+
+
+def test_a_lost_server_is_told_to_whoever_holds_its_item(opened):
+    """The open read is lost, and says so to a callback and to its settlement; what comes afterwards is unavailable."""
+
+    async def main():
+        async with opened() as rig:
+            await rig.backend.put("q", b"1")
+            read = await take(rig.backend)
+            lost = asyncio.Event()
+            read.on_lost(lost.set)
+            rig.stop()
+            await asyncio.wait_for(lost.wait(), 5)
+            assert read.lost
+            with pytest.raises(LeaseLost):
+                await read.confirm()
+            with pytest.raises(BackendUnavailable):
+                await rig.backend.put("q", b"2")
+
+    asyncio.run(main())
