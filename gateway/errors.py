@@ -38,6 +38,7 @@
          |   +- BackendRefused   the server refuses (read-only, quiescent, out of disk)
          |   +- ServerUnavailable   the named server does not answer
          +- QueueFull
+         +- OwnerUnavailable    who holds the lease took no command; nothing became of it
          +- TooManyWaiters, TooManyLeases, TooManyConnections, TooManyBytes
          +- PartlyStored      some jobs of the request are stored, a retry may store the others
          +- Draining
@@ -359,6 +360,13 @@ class ServerUnavailable(BackendUnavailable):
 class QueueFull(Unavailable):
     code = "queue-full"
     title = "The queue is full"
+
+
+class OwnerUnavailable(Unavailable):
+    """The worker or replica that holds the lease did not carry the command out, and will not do so later."""
+
+    code = "lease-owner-unavailable"
+    title = "The gateway that holds the lease cannot be asked"
 
 
 class TooManyWaiters(Unavailable):

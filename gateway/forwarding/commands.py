@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -40,6 +41,11 @@ class LeaseCommand:
     reason: str = ""
     tenant: str = ""
     hops: int = 0
+
+    @property
+    def late(self) -> bool:
+        """Whether it is too late to begin."""
+        return time.monotonic() > self.deadline_s
 
     def passed_on(self, deadline_s: float | None = None) -> LeaseCommand:
         """The order as the next one gets it; deadline_s: by his clock, where that is another."""

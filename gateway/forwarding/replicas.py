@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.errors import LeaseForgotten, OutcomeUnknown, Unauthenticated
+from gateway.errors import LeaseForgotten, OutcomeUnknown, OwnerUnavailable, Unauthenticated
 from gateway.forwarding.commands import LeaseCommand, Result, order_of, result_content, result_of
 from gateway.forwarding.seal import Seal
 
@@ -45,8 +45,15 @@ _STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 _HEADER = re.compile(rb"\r\n(content-length|connection|cluster-seal): *([!-~]*) *(?=\r\n)", re.IGNORECASE)
 
 
+_SENT_BEFORE: Final = "the replica that holds the lease closed the connection, and cannot be asked any more"
+
+
 class _Ended(Exception):
-    """The connection ended before the answer was whole."""
+    """The connection ended before the answer was whole. sent: the command had been sent by then."""
+
+    def __init__(self, *, sent: bool) -> None:
+        super().__init__()
+        self.sent = sent
 
 
 class Replicas:
@@ -62,8 +69,8 @@ class Replicas:
 
         Raises:
             LeaseForgotten: the owner is dead.
-            OutcomeUnknown: it cannot be reached, or did not answer by the order's deadline; it will not begin the order
-                after that.
+            OutcomeUnknown: it did not answer by the order's deadline; it will not begin the order after that.
+            OwnerUnavailable: it cannot be reached.
         """
         replica = self._known.get(url)
         if replica is None:
@@ -86,7 +93,7 @@ class Replicas:
             content = orjson.loads(body)["order"]
             return None if content is None else order_of(content)
         except (ValueError, KeyError, TypeError) as exc:
-            raise OutcomeUnknown("the order was not understood, and not carried out: another version?") from exc
+            raise OwnerUnavailable("the command is not understood: the replicas have versions that differ") from exc
 
     def answer(self, asked: str, result: Result | None) -> tuple[bytes, str]:
         """The body that tells the result to the request sealed with `asked`, and its seal."""
@@ -144,12 +151,22 @@ class _Replica:
             async with self._room:
                 try:
                     return await self._exchange(self._take() or await self._connect(), order)
-                except _Ended:
-                    return await self._exchange(await self._connect(), order)
+                except _Ended as first:
+                    return await self._repeat(order, sent=first.sent)
         except _Ended as exc:
             raise OutcomeUnknown("the replica that holds the lease closed the connection without an answer") from exc
         finally:
             self._users -= 1
+
+    async def _repeat(self, order: LeaseCommand, *, sent: bool) -> Result:
+        """sent: the owner may have carried it out already; that it cannot be asked now does not undo that."""
+        try:
+            result = await self._exchange(await self._connect(), order)
+        except OwnerUnavailable as exc:
+            if not sent:
+                raise
+            raise OutcomeUnknown(_SENT_BEFORE) from exc
+        return OutcomeUnknown(_SENT_BEFORE) if sent and isinstance(result, OwnerUnavailable) else result
 
     def close(self) -> None:
         for connection in self._idle:
@@ -182,7 +199,7 @@ class _Replica:
             if status == 200 and length <= MAX_MESSAGE:
                 answer = await connection.reader.readexactly(length)
         except (OSError, asyncio.IncompleteReadError) as exc:
-            raise _Ended from exc
+            raise _Ended(sent=order is not None) from exc
         except (ValueError, asyncio.LimitOverrunError) as exc:
             raise self._unfit("it does not speak HTTP") from exc
         if status != 200 or length > MAX_MESSAGE:
@@ -205,7 +222,7 @@ class _Replica:
         return OutcomeUnknown("the replica that holds the lease gave no answer that can be used")
 
     async def _connect(self) -> _Connection:
-        """A connection to the first of its addresses that takes one. Raises LeaseForgotten, OutcomeUnknown."""
+        """A connection to the first of its addresses that takes one. Raises LeaseForgotten, OwnerUnavailable."""
         troubles: list[OSError] = []
         name = self._host if self._tls is not None else None
         try:
@@ -226,7 +243,7 @@ class _Replica:
         if all(isinstance(each, ConnectionRefusedError) for each in troubles):
             raise LeaseForgotten("the replica that held the lease is gone; an unsettled job is back on its queue")
         log.warning("the replica at %s cannot be reached: %s", self._url, troubles[-1])
-        raise OutcomeUnknown("the replica that holds the lease cannot be reached; nothing was carried out")
+        raise OwnerUnavailable("the replica that holds the lease cannot be reached; send the request again")
 
     def _take(self) -> _Connection | None:
         while self._idle:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.errors import GatewayError, Internal, LeaseForgotten, OutcomeUnknown
+from gateway.errors import GatewayError, Internal, LeaseForgotten, OutcomeUnknown, OwnerUnavailable
 from gateway.forwarding.commands import LeaseCommand, LeaseView, Result, Verb, WorkerFigures, view
 from gateway.forwarding.replicas import Replicas
 from gateway.forwarding.workers import WorkerLinks
@@ -89,7 +89,7 @@ class LeaseRouter:
         return await self._order(Verb.EXTEND, lease_id, tenant, length_s=length_s)
 
     async def inspect(self, lease_id: str, tenant: str) -> LeaseView:
-        """What is known of the lease. Raises: LeaseNotFound, LeaseForgotten, OutcomeUnknown."""
+        """What is known of the lease. Raises: LeaseNotFound, LeaseForgotten, OutcomeUnknown, OwnerUnavailable."""
         return await self._order(Verb.INSPECT, lease_id, tenant)
 
     async def drop_queue(self, key: str) -> int:
@@ -115,8 +115,8 @@ class LeaseRouter:
         return await self._carry_out(order)
 
     async def _carry_out(self, order: LeaseCommand) -> Result:
-        if time.monotonic() > order.deadline_s:
-            return OutcomeUnknown("the order came after its deadline and was not carried out")
+        if order.late:
+            return OwnerUnavailable("the gateway that holds the lease was too busy; send the request again")
         try:
             return await self._local(order)
         except GatewayError as exc:
@@ -132,10 +132,11 @@ class LeaseRouter:
             owner = self._ids.owner(order.subject, order.tenant)
             if owner.instance != self._ids.own.instance:
                 log.error("an order for %s came here: do two replicas advertise one address?", owner.instance)
-                return OutcomeUnknown(
-                    "the order reached a replica that does not hold the lease; nothing was carried out"
+                return OwnerUnavailable(
+                    "another replica answers at the address of the one that holds the lease; "
+                    "give each replica an --advertise of its own"
                 )
-            if owner == self._ids.own:
+            if owner == self._ids.own or order.late:
                 return await self._carry_out(order)
             return await self._to_worker(owner.boot_id, order)
         except GatewayError as exc:
@@ -180,7 +181,7 @@ class LeaseRouter:
     def _note(self, outcome: object) -> None:
         """Counts an order that its owner did not answer. An error that is an owner's answer is not meant."""
         self.statistics.dead += isinstance(outcome, LeaseForgotten)
-        self.statistics.unanswered += isinstance(outcome, OutcomeUnknown)
+        self.statistics.unanswered += isinstance(outcome, (OutcomeUnknown, OwnerUnavailable))
 
     async def _local(self, order: LeaseCommand) -> LeaseView | WorkerFigures | int:
         registry = self._registry

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from gateway.errors import LeaseForgotten, OutcomeUnknown
+from gateway.errors import LeaseForgotten, OutcomeUnknown, OwnerUnavailable
 from gateway.forwarding.commands import LeaseCommand, Result, pack_order, pack_result, unpack_order, unpack_result
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class WorkerLinks:
         Raises:
             LeaseForgotten: the owner is dead.
             OutcomeUnknown: it did not answer by the order's deadline; it will not begin the order after that.
+            OwnerUnavailable: it reads nothing, and the order was not sent.
         """
         link = self._links.get(boot_id)
         if link is None or link.dead:
@@ -141,7 +142,7 @@ class _WorkerLink:
         if self.dead:
             raise ConnectionResetError("the worker is gone")
         if self._writer.transport.get_write_buffer_size() > MAX_UNSENT:
-            raise OutcomeUnknown("the worker that holds the lease takes nothing at the moment; nothing was carried out")
+            raise OwnerUnavailable("the worker that holds the lease is busy and was not asked; send the request again")
         number = next(self._numbers)
         waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting

@@ -1,7 +1,9 @@
 """openapi.yaml against the code: the same paths, the same errors, the same limits, the same examples."""
 
+import ast
 import contextlib
 import json
+import re
 
 import jsonschema_rs
 import pytest
@@ -56,6 +58,15 @@ def test_every_error_says_what_it_is():
         assert 400 <= each.status <= 599
         assert (each.status in {429, 503} or each is IdempotencyInFlight) == (each.retry_after_s is not None)
     assert GatewayError.code == Internal.code
+
+
+def test_an_unknown_outcome_does_not_say_that_nothing_was_done(root):
+    """What was surely not carried out has an error of its own, which may be tried again."""
+    nodes = [each for path in (root / "gateway").rglob("*.py") for each in ast.walk(ast.parse(path.read_text()))]
+    calls = [each for each in nodes if isinstance(each, ast.Call) and getattr(each.func, "id", "") == "OutcomeUnknown"]
+    found = ["".join(str(each.value) for each in ast.walk(call) if isinstance(each, ast.Constant)) for call in calls]
+    assert len(found) > 5
+    assert [each for each in found if re.search(r"nothing (was|is)|not (carried|stored|asked|sent)", each)] == []
 
 
 def test_every_operation_documents_what_can_go_wrong(document):

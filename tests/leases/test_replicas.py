@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import concurrent.futures
 import os
@@ -16,8 +17,9 @@ import httpx
 import orjson
 import pytest
 
+from gateway.errors import GatewayError, OutcomeUnknown, OwnerUnavailable
 from gateway.forwarding.commands import LeaseCommand, Verb
-from gateway.forwarding.replicas import PATH, SEAL_HEADER
+from gateway.forwarding.replicas import PATH, SEAL_HEADER, Replicas
 from gateway.forwarding.seal import Seal
 from tests.api.keyring import Keyring
 from tests.leases.cluster import SECRET, Cluster, Replica, clustered
@@ -179,6 +181,63 @@ def test_a_frozen_owner_is_given_up_and_acts_no_more(cluster: Cluster, queue: st
         assert there.post(lease["url"] + "/ack").status_code == 204
 
 
+def test_an_owner_that_cannot_be_reached_was_not_asked(cluster: Cluster, queue: str) -> None:
+    """503 `lease-owner-unavailable` with Retry-After: the name that it advertises leads nowhere."""
+    owner, other = cluster.start(host="nowhere.invalid"), cluster.start()
+    with owner.client() as here, other.client() as there:
+        lease = take(here, queue)
+        answer = there.post(lease["url"] + "/ack")
+        assert (answer.status_code, answer.json()["code"]) == (503, "lease-owner-unavailable")
+        assert (answer.json()["retryable"], answer.headers["retry-after"]) == (True, "1")
+        assert here.get(lease["url"]).json()["state"] == "held"
+
+
+@pytest.mark.parametrize("ends_at", ["clock", "command"])
+def test_a_command_that_was_sent_before_may_be_carried_out(ends_at: str) -> None:
+    """The owner closes a connection and then refuses the command: unknown where it was sent, else not carried out."""
+    seal = Seal([SECRET.encode()])
+    owner, client = Replicas(seal), Replicas(seal)
+    connections: list[asyncio.Task[object]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own_task = asyncio.current_task()
+        assert own_task is not None
+        connections.append(own_task)
+        try:
+            await answer(reader, writer, first=len(connections) == 1)
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, first: bool) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            fields = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:-2])
+            order = owner.receive(fields[SEAL_HEADER], await reader.readexactly(int(fields["content-length"])))
+            if first and (order is not None or ends_at == "clock"):
+                return
+            body, own = owner.answer(fields[SEAL_HEADER], order and OwnerUnavailable("busy"))
+            writer.write(b"HTTP/1.1 200 OK\r\n%b: %b\r\n" % (SEAL_HEADER.encode(), own.encode()))
+            writer.write(b"content-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async def go() -> object:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            command = LeaseCommand(Verb.ACK, "x" * 56, time.monotonic() + 5)
+            return await client.ask(f"http://127.0.0.1:{port}", command)
+        except GatewayError as exc:
+            return exc
+        finally:
+            client.close()
+            server.close()
+            await asyncio.gather(*connections)
+
+    outcome = asyncio.run(go())
+    assert len(connections) == 2
+    assert type(outcome) is (OutcomeUnknown if ends_at == "command" else OwnerUnavailable)
+
+
 def test_tenants_are_told_apart_across_replicas(cluster: Cluster, tmp_path: Path) -> None:
     """The client's key stays where it is: another tenant's lease is a 404 at any replica."""
     from tests.api.keyring import Keyring
@@ -287,9 +346,9 @@ def test_orders_are_taken_from_replicas_only(pair: list[Replica], queue: str) ->
         assert here.get(PATH).status_code == 405
         assert here.post(PATH, content=b"x" * 70_000, headers=sealed(b"x" * 70_000)).status_code == 413
         for odd in (b"", b"{", b"[]", b'{"order":{}}', b'{"order":{"verb":"fly"}}', b"\xff"):
-            assert here.post(PATH, content=odd, headers=sealed(odd)).status_code == 502
+            assert here.post(PATH, content=odd, headers=sealed(odd)).status_code == 503
         answer = here.post(PATH, content=message(late), headers=sealed(message(late)))
-        assert answer.json()["result"]["error"] == "OutcomeUnknown"
+        assert answer.json()["result"]["error"] == "OwnerUnavailable"
         for subject, tenant in (("x", ""), (lease["id"], "evil"), (queue, "")):
             order = message(LeaseCommand(Verb.DROP_QUEUE, subject, time.monotonic() + 30, tenant=tenant))
             assert here.post(PATH, content=order, headers=sealed(order)).json()["result"]["error"] == "LeaseNotFound"
