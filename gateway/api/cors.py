@@ -1,7 +1,7 @@
-"""CORS: lets the pages of listed origins call from a browser. Pure ASGI; stands around everything: errors say it too.
+"""CORS: lets pages of listed origins call from a browser. Pure ASGI, outermost, so that errors have the headers, too.
 
-Credentials in the browser's sense (cookies, client certificates) are never allowed, and no answer says `*`: what a page
-needs is a key in the Authorization header, which it has only from its user.
+Credentials in the browser's sense (cookies, client certificates) are never allowed, and no answer allows `*`. A page
+needs a key in the Authorization header, which it can get only from its user.
 Source: Fetch Standard, "HTTP CORS protocol".
 """
 
@@ -21,13 +21,13 @@ EXPOSED: Final = (
     b"ce-enqueued, ce-tenant, ce-lasterror, ce-deadreason, ce-deadtime, ce-deadqueue, ce-deadattempts, "
     b"ce-traceparent, ce-tracestate"
 )
-"""What a page may read. No pattern is possible here, so a producer's own extensions are not among them."""
+"""The headers that a page may read. CORS has no patterns, so a producer's own extensions are not included."""
 MAX_AGE_S: Final = 600
 _NAMES: Final = re.compile(rb"[A-Za-z0-9_, -]{1,1024}")
 
 
 class Cors:
-    """Wraps the application. origins: allowed, as browsers write them."""
+    """Wraps the application. origins: the allowed ones, as browsers write them."""
 
     def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
         self._app = app

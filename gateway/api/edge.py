@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
 _LEASE = re.compile(r"(?<=/leases/)[^/]{9,}")
 LOGGED_PATH: Final = 1024
-"""Characters of a path that a log line has."""
+"""Characters of a path in a log line."""
 _QUIET = frozenset({"livez", "readyz"})
 
 
 class Edge:
-    """Wraps the router. on_idle: called whenever no request is under way any more.
+    """Wraps the router. on_idle: called each time no request is in progress any more.
 
-    gate: where answers to unknown callers wait for their turn. root_path: below which a proxy publishes the gateway;
-    the proxy may pass it on or remove it; here it is removed.
+    gate: answers to unauthenticated callers wait there for their turn. root_path: the path under which a proxy
+    publishes the gateway. The proxy may pass it on or remove it; if it is passed on, it is removed here.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Edge:
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The client's own id where it is fit for a log, `Request-Id` before `X-Request-Id`; else a new one."""
+    """The client's id if it may appear in a log, `Request-Id` before `X-Request-Id`; otherwise a new one."""
     found = b""
     for name, value in headers:
         if name == b"request-id" or (name == b"x-request-id" and not found):
@@ -100,7 +100,7 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 def _tell(scope: Scope, request_id: str, status: int, code: str, started_s: float) -> None:
-    """The canonical line: what was asked and what came of it; never a body, and no lease id."""
+    """Writes the canonical line: the request and its outcome; never a body, and no lease id."""
     fields: dict[str, object] = {
         "id": request_id,
         "method": scope["method"],
@@ -117,5 +117,5 @@ def _tell(scope: Scope, request_id: str, status: int, code: str, started_s: floa
 
 
 def _without_secrets(path: str) -> str:
-    """The path with 8 characters of a lease's id, which tell it from others: who has the whole can settle the job."""
+    """The path with only 8 characters of a lease id, enough to tell leases apart: a whole id can settle the job."""
     return _LEASE.sub(lambda found: f"..{found[0][16:24]}..", path) if "/leases/" in path else path

@@ -1,6 +1,6 @@
-"""One request and its answer: the values handlers work with, and the ASGI callable that runs a handler.
+"""One request and its answer: the values that handlers work with, and the ASGI callable that runs a handler.
 
-A handler is `async (Call) -> Answer`; it raises GatewayError for whatever goes wrong. Nothing here knows a queue.
+A handler is `async (Call) -> Answer` and raises GatewayError for every failure. This module knows no queue.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 NO_STORE: tuple[bytes, bytes] = (b"cache-control", b"no-store")
 NOSNIFF: tuple[bytes, bytes] = (b"x-content-type-options", b"nosniff")
 WORK_BYTES = 256 << 10
-"""Of a body or an answer that are as much work as one more request: some milliseconds, be they what they may."""
+"""This many bytes of a body or an answer count as one more request: some milliseconds, whatever the content."""
 MAX_CONTROL_BYTES = 65536
-"""Bodies that are orders, not jobs: far more than any of them needs."""
+"""Limit for bodies without jobs; no valid one comes near it."""
 
 
 class ClientDisconnected(Exception):
-    """The client went away while its body was read: nothing to do and nobody to answer."""
+    """The client disconnected while its body was read. There is nothing to do and no one to answer."""
 
 
 @dataclass(slots=True)
 class Answer:
-    """A response. on_sent: told once it was written, True when it met an open connection."""
+    """A response. on_sent: called once it was written, with True if the connection was open."""
 
     status: int
     body: bytes = b""
@@ -51,9 +51,9 @@ class Answer:
 
 @dataclass(slots=True)
 class Call:
-    """A request that was let in and whose query is checked. client: the connection it came by.
+    """An admitted request with a valid query. client: the connection on which it came.
 
-    held: what it holds of the worker's connections and memory. coverage: how many servers took part, where not all did.
+    held: its share of the worker's connections and memory. coverage: how many servers took part, if not all did.
     """
 
     scope: Scope
@@ -68,23 +68,23 @@ class Call:
     coverage: Coverage | None = None
 
     def worked(self, count: int, a_request: int) -> None:
-        """Counts the request as one more for each `a_request` of `count` that it made work with (bytes, queues)."""
+        """Counts the request as one more for each `a_request` of the `count` bytes or queues that it processed."""
         if count >= a_request:
             self.admission.charge(self.caller, count // a_request)
 
     def told(self, coverage: Coverage | None) -> None:
-        """Notes how many servers took part; the answer says so where not all did."""
+        """Notes how many servers took part. The answer shows it if not all did."""
         if coverage is not None and coverage.partial:
             self.coverage = coverage
 
     @property
     def root(self) -> str:
-        """What the path of every URL in an answer begins with."""
+        """The prefix of the path in every URL of an answer."""
         root: str = self.scope["url_root"]
         return root
 
     def path(self, name: str) -> str:
-        """A path parameter, decoded and unchecked."""
+        """A path parameter, decoded but not validated."""
         value: str = self.scope["path_params"][name]
         return value
 
@@ -103,21 +103,21 @@ class Call:
         return None
 
     def headers(self, name: bytes) -> list[str]:
-        """Every header of that lower-case name."""
+        """Every header with the name, which is in lower case."""
         return [value.decode("latin-1") for key, value in self.scope["headers"] if key == name]
 
     @property
     def accept(self) -> str:
-        """What the client takes: several Accept headers are one list."""
+        """The value of Accept; several headers are joined into one list."""
         return ",".join(self.headers(b"accept"))
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body.
 
         Raises:
-            BodyTooLarge: it is longer than `limit_bytes`; said before reading where Content-Length tells.
-            TooManyBytes: there is no room for it, said as early.
-            ClientDisconnected: it never came whole.
+            BodyTooLarge: it is longer than `limit_bytes`; raised before reading if Content-Length is given.
+            TooManyBytes: there is no memory for it; raised as early.
+            ClientDisconnected: the client disconnected before its end.
         """
         length = self.header(b"content-length")
         if length is not None:
@@ -135,7 +135,7 @@ class Call:
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > limit_bytes:
-                raise BodyTooLarge(f"the body has more than {limit_bytes} bytes, the limit")
+                raise BodyTooLarge(f"the body has more than the maximum of {limit_bytes} bytes")
             if length is None and chunk:
                 self.held.more(len(chunk))
             chunks.append(chunk)
@@ -144,7 +144,7 @@ class Call:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def order(self, limit_bytes: int = MAX_CONTROL_BYTES) -> dict[str, Any]:
-        """The body as the JSON object that the contract describes. Raises InvalidBody, BodyTooLarge."""
+        """The body as a valid JSON object of the contract. Raises InvalidBody, BodyTooLarge."""
         return self.spec.body(await self.read(limit_bytes))
 
 
@@ -152,7 +152,7 @@ Handler = Callable[[Call], Awaitable[Answer]]
 
 
 class Operation:
-    """Runs one operation of the contract for callers it is for."""
+    """Runs one operation of the contract for callers that may use it."""
 
     def __init__(
         self, spec: OperationSpec, handler: Handler, admission: Admission, budget: Budget, catalog: Catalog
@@ -198,9 +198,9 @@ class Operation:
 
 
 class Resource:
-    """One path: an operation a method. Answers 405 itself, and HEAD by GET where that is harmless.
+    """One path: one operation per method. Answers other methods with 405, and HEAD like GET where that is harmless.
 
-    template: the path as the contract writes it; set by the router.
+    template: the path as written in the contract; set by the router.
     """
 
     template = ""
@@ -225,7 +225,7 @@ class Resource:
 
 
 async def respond(send: Send, answer: Answer) -> None:
-    """Writes the answer, with its length and the headers every answer carries."""
+    """Writes the answer, with its length and the headers that every answer has."""
     headers: Headers = [NOSNIFF]
     if answer.headers:
         headers += answer.headers
@@ -241,7 +241,7 @@ def json_answer(value: object, status: int = 200, headers: Headers | None = None
 
 
 def problem_answer(error: GatewayError, request_id: str, caller: Caller | None = None) -> Answer:
-    """The answer that tells `caller` of `error` (RFC 9457); None: whoever it is."""
+    """The problem (RFC 9457) that shows the error to `caller`. None: to any caller."""
     body = problem_bytes(error, request_id, operator=caller is not None and caller.is_operator)
     headers = [each for each in problem_headers(error, body) if each[0] != b"content-length"]
     if isinstance(error, MethodNotAllowed):

@@ -1,4 +1,4 @@
-"""The table of paths. A test holds it to openapi.yaml; the busiest paths come first."""
+"""The table of paths. A test compares it with openapi.yaml. The busiest paths come first."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def router(
     webhook: Webhook,
     info: Info,
 ) -> Router:
-    """Every path of the contract, and NotFound for the others."""
+    """Every path of the contract. Raises NotFound for other paths."""
 
     def run(operation_id: str, handler: Handler) -> Operation:
         return Operation(specification.operation(operation_id), handler, admission, budget, catalog)

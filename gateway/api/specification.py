@@ -1,6 +1,6 @@
-"""openapi.yaml as the program uses it: what an operation's query and body may be. Knows no routes.
+"""openapi.yaml as the program uses it: what an operation's query and body may contain. Knows no routes.
 
-The document is written by hand; what an operator decides (limits, keys) is put in when it is loaded.
+The document is written by hand. The operator's settings (limits, keys) are inserted when it is loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gateway.errors import InvalidBody
 from gateway.settings import Settings
 
 MAX_VALUES: Final = 20_000
-"""Of a body that is an order: three lists of a thousand settlements have fewer. To validate many takes long."""
+"""Limit for a body without jobs. Three lists of a thousand settlements have fewer; validating many takes long."""
 _BLANK: Final = b" \t\r\n"
 _METHODS = ("get", "post", "put", "delete", "options")
 
@@ -54,11 +54,11 @@ class OperationSpec:
         return self._query.parse(b"" if self._any_query else raw)
 
     def body(self, raw: bytes) -> dict[str, Any]:
-        """The JSON object in the body, without members that are null; empty where it is absent or null and may be.
-        White space alone is an absent body.
+        """The JSON object in the body, without members that are null. Empty if the body is absent or null, where that
+        is allowed. White space alone counts as an absent body.
 
         Raises:
-            InvalidBody: it is not JSON, or not what the schema says.
+            InvalidBody: it is not JSON, or violates the schema.
         """
         if not raw.removeprefix(BOM).strip(_BLANK):
             return self._absent()
@@ -86,7 +86,7 @@ class OperationSpec:
         return {}
 
     def _rename(self, value: dict[str, Any]) -> None:
-        """Moves what has a former name to its present name. Raises InvalidBody where both are there and differ."""
+        """Renames members with a former name to their current name. Raises InvalidBody if both are given and differ."""
         for former, current in self._former_names.items():
             if former in value:
                 given = value.pop(former)
@@ -95,9 +95,9 @@ class OperationSpec:
 
 
 class Specification:
-    """The contract of this deployment: openapi.yaml with its settings.
+    """The contract of this deployment: openapi.yaml with the operator's settings.
 
-    json, yaml: the document as it is served. explanations: what each problem code means, as JSON.
+    json, yaml: the document as it is served. explanations: the meaning of each problem code, as JSON.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -135,21 +135,21 @@ def _set_limits(document: dict[str, Any], settings: Settings) -> None:
 
 
 def _drop_security(document: dict[str, Any], operations: Iterable[dict[str, Any]]) -> None:
-    """Without keys a caller needs none, and the served contract says so."""
+    """Without keys a caller needs none, so the served contract has no security requirements."""
     del document["components"]["securitySchemes"]
     for operation in operations:
         operation["security"] = []
 
 
 def longest_lease(settings: Settings) -> float:
-    """The longest lease in seconds: below Kestrel's own limit for open reads, so that an ack's proof holds."""
+    """The longest lease in seconds: below Kestrel's limit for open reads, so that an answered ack is certain."""
     if not settings.kestrel_open_timeout_s:
         return settings.max_lease_s
     return min(settings.max_lease_s, settings.kestrel_open_timeout_s - settings.kestrel_command_timeout_s)
 
 
 def default_lease(settings: Settings) -> float:
-    """How long a lease is, in seconds, where neither the request nor the policy of the queue says."""
+    """The length of a lease in seconds if neither the request nor the queue's policy gives one."""
     return min(settings.default_lease_s, longest_lease(settings))
 
 
@@ -158,9 +158,9 @@ def _number(value: float) -> float | int:
 
 
 def _without_nulls(value: Any, levels: int = 4) -> Any:
-    """The JSON value without the members that are null: serializers of many languages write absent members so.
+    """The JSON value without members that are null: serializers in many languages write absent members as null.
 
-    levels: how deep to look. No order is deeper, and a deeper value may be as deep as Python's stack.
+    levels: how deep to look. No valid body is deeper; an invalid one may be as deep as Python's stack allows.
     """
     if isinstance(value, dict) and levels:
         return {name: _without_nulls(each, levels - 1) for name, each in value.items() if each is not None}
@@ -170,13 +170,13 @@ def _without_nulls(value: Any, levels: int = 4) -> Any:
 
 
 def _former_names(schema: Mapping[str, Any]) -> Mapping[str, str]:
-    """The present name of each member that had another one (`x-former-name`)."""
+    """The current name of each member that had another name (`x-former-name`)."""
     members = schema.get("properties", {}).items()
     return {each["x-former-name"]: name for name, each in members if "x-former-name" in each}
 
 
 def _plain(document: Mapping[str, Any], parameter: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameter with its schema written out."""
+    """The parameter with its schema resolved."""
     schema = resolve(document, parameter["schema"])
     if "items" in schema:
         schema = {**schema, "items": resolve(document, schema["items"])}
@@ -184,7 +184,7 @@ def _plain(document: Mapping[str, Any], parameter: Mapping[str, Any]) -> Mapping
 
 
 def _scope(operation: Mapping[str, Any]) -> Scope | None:
-    """What a caller needs (`security: [{key: [consume]}]`); None: nothing, not even a key."""
+    """The scope that a caller needs (`security: [{key: [consume]}]`). None: not even a key."""
     for requirement in operation.get("security", ()):
         for scopes in requirement.values():
             return Scope(scopes[0])

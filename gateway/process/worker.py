@@ -3,9 +3,9 @@
 It obeys only the channel: it ignores signals to the group, and exits when the channel closes. The supervisor runs it
 as `python -m gateway.process.worker --channel-fd N`.
 
-Order of a drain: the application answers its waiting polls, and serves until it has no lease left, which it reports.
-On `finish` (no worker has a lease, or the grace is over) the listener closes and requests in progress are answered in
-the rest of the grace. Then connections close, the application shuts down, and the exit code is 0. `stop` ends all waiting.
+Order of a drain: the application answers its waiting polls, serves until no lease is left here, and reports that. On
+`finish` (no worker has a lease, or the grace is over) the listener closes and requests in progress are answered in the
+rest of the grace. Then connections close, the application shuts down, and the exit code is 0. `stop` ends all waiting.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def test_filters_that_are_none(text):
         ("items > 1", "filter: 'items > 1' is not a field, a comparison and a value without spaces, such as items>100"),
         ("itemz>1", "filter: unknown field 'itemz'; the fields are name, items, bytes, age, "),
         ("nosuch~a", "filter: unknown field 'nosuch'; the fields are name, items, bytes, age, "),
-        ("items~1", "filter: items is a number; compare it by > >= < <= = !="),
+        ("items~1", "filter: items is a number; compare it with > >= < <= = !="),
         ("items>x", "filter: 'x' is not a number, such as 20 or 0.5"),
         ("items> 1", "filter: ' 1' is not a number, such as 20 or 0.5"),
     ],

@@ -1,6 +1,6 @@
-"""Whether a request may go on: who asks, whether his scopes cover the operation, and whether he asks too often.
+"""Whether a request is admitted: who calls, whether the caller's scopes cover the operation, and its request rate.
 
-The table of keys is swapped in one assignment: a request meets the old keys or the new ones, never half of them.
+One assignment replaces the table of keys, so a request sees either the old keys or the new ones, never a mixture.
 Source: RFC 6750 (Bearer), sections 2.1 and 3.1.
 """
 
@@ -31,7 +31,7 @@ class Bucket:
         self._at_s = now_s
 
     def take(self, now_s: float) -> float:
-        """0 when a request may go on, else the seconds until one may."""
+        """0 if a request may proceed, otherwise the seconds until one may."""
         self._tokens = min(self.burst, self._tokens + (now_s - self._at_s) * self.rate)
         self._at_s = now_s
         if self._tokens >= 1:
@@ -40,13 +40,13 @@ class Bucket:
         return (1 - self._tokens) / self.rate
 
     def charge(self, tokens: int) -> None:
-        """A request that was let in is as much work as so many further ones, which have to wait for it."""
+        """Charges an admitted request `tokens` more, because it is as much work as that many more requests."""
         self._tokens -= tokens
 
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """A key as admission needs it."""
+    """A key with its bucket."""
 
     key: Key
     caller: Caller
@@ -54,7 +54,7 @@ class _Holder:
 
 
 class Admission:
-    """Lets callers in: anyone without keys, else the bearers of keys. clock: monotonic seconds."""
+    """Admits callers: everyone without keys, otherwise the holders of keys. clock: monotonic seconds."""
 
     def __init__(self, keys: Keys | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -65,7 +65,7 @@ class Admission:
             self.replace(keys)
 
     def replace(self, keys: Keys) -> None:
-        """From now on these keys count. A key whose limit is the same goes on with what is left of it."""
+        """Uses these keys from now on. A key whose limit is unchanged keeps its bucket."""
         before, now_s = self._holders, self._clock()
         holders = {}
         for digest, key in keys.by_digest.items():
@@ -78,7 +78,7 @@ class Admission:
         self._buckets = {each.key.name: each.bucket for each in holders.values() if each.bucket is not None}
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope | None) -> Caller:
-        """The caller, who has `scope`; where none is needed anyone is let in, whatever key he sends.
+        """The caller, who has `scope`. Where no scope is needed, every caller is admitted, whatever key it sends.
 
         Raises: Unauthenticated, RateLimited, ForbiddenScope.
         """
@@ -89,26 +89,26 @@ class Admission:
             return STRANGER
         key = keys.find(_secret(headers))
         if key is None:
-            raise Unauthenticated("the key is not known", invalid=True)
+            raise Unauthenticated("the key is unknown", invalid=True)
         holder = self._holders[key.digest]
         if holder.bucket is not None and (wait_s := holder.bucket.take(self._clock())):
-            raise RateLimited(f"this key may ask {key.rate:g} times a second", max(1, math.ceil(wait_s)))
+            raise RateLimited(f"this key allows {key.rate:g} requests a second", max(1, math.ceil(wait_s)))
         if scope not in key.scopes:
-            raise ForbiddenScope(f"this call needs the scope {scope.value!r}, which the key lacks", scope.value)
+            raise ForbiddenScope(f"this operation needs the scope {scope.value!r}, which the key lacks", scope.value)
         return holder.caller
 
     def charge(self, caller: Caller, requests: int) -> None:
-        """Counts a request of the caller's key as so many more."""
+        """Counts a request of the caller's key as `requests` more."""
         bucket = self._buckets.get(caller.name) if caller.name else None
         if bucket is not None:
             bucket.charge(requests)
 
 
 def _secret(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The secret that the request brings. Raises Unauthenticated: none, several, or none that could be one."""
+    """The secret in the request. Raises Unauthenticated if there is none, several, or one that is malformed."""
     found = [value for name, value in headers if name == b"authorization"]
     if not found:
-        raise Unauthenticated("a key is needed: Authorization: Bearer SECRET")
+        raise Unauthenticated("a key is required; send the header Authorization: Bearer SECRET")
     bearer = _BEARER.fullmatch(found[0])
     if len(found) > 1 or bearer is None:
         raise Unauthenticated("Authorization must be one header of the form: Bearer SECRET", invalid=True)

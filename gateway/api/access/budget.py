@@ -1,9 +1,9 @@
-"""What requests under way hold of what all of them share: the loop's turns, connections, and memory.
+"""What requests in progress use of the resources that all of them share: connections and memory.
 
-1. A request of a tenant holds one connection, from its admission to its end.
-2. A body's bytes are held before they are read, by its Content-Length, and until the request ends. So are those of a
-   large answer, which ends when the client has read it, and of a large head.
-3. What goes beyond the tenant's share is refused, and nothing of the request has been done.
+1. A tenant's request holds one connection from its admission to its end.
+2. The bytes of a body, by its Content-Length, are counted before they are read, and until the request ends. So are the
+   bytes of a large head, and those of a large answer, which ends when the client has read it.
+3. What exceeds the tenant's share is refused before any part of the request takes effect.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from gateway.errors import TooManyBytes, TooManyConnections
 from gateway.fairness.shares import Shares
 
 SMALL_BYTES = 8192
-"""Heads and answers up to this are not counted. It is what a connection may hold of an answer nobody reads."""
+"""Smaller heads and answers are not counted. A connection may buffer this much of an answer that is not read."""
 
 
 class Budget:
-    """What the requests of one worker hold. bytes, connections: with the limit, in all and for each tenant."""
+    """What the requests of one worker hold. bytes, connections: the limits, and what each tenant holds."""
 
     def __init__(self, buffers: Shares, connections: Shares) -> None:
         self.bytes = buffers
@@ -25,7 +25,7 @@ class Budget:
         self.gate = Gate()
 
     def admit(self, tenant: str) -> Held:
-        """A request of the tenant begins. Raises TooManyConnections."""
+        """Starts a request of the tenant. Raises TooManyConnections."""
         connections = self.connections
         if not connections.admits(tenant):
             raise TooManyConnections(
@@ -48,7 +48,7 @@ class Held:
         self._bytes = 0
 
     def more(self, size: int) -> None:
-        """The request holds so many bytes more. Raises TooManyBytes."""
+        """Adds `size` bytes to what the request holds. Raises TooManyBytes."""
         buffers = self._budget.bytes
         if not buffers.admits(self._tenant, size):
             held = buffers.of(self._tenant)
@@ -60,7 +60,7 @@ class Held:
         self._bytes += size
 
     def end(self) -> None:
-        """The request is over."""
+        """Ends the request."""
         if self._bytes:
             self._budget.bytes.give_back(self._tenant, self._bytes)
             self._bytes = 0

@@ -1,4 +1,4 @@
-"""Who asks, and what he may do. Pure values; how a caller is known is not said here."""
+"""Who calls, and what the caller may do. Pure values; does not say how a caller is authenticated."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gateway.names import glob
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """One key's bearer, or anyone where there are no keys. tenant is empty where the deployment has none.
+    """The holder of one key, or anyone if there are no keys. tenant is empty if the deployment has no tenants.
 
-    queues: patterns of the names he may use, empty for every name.
+    queues: patterns of the names that it may use; empty allows every name.
     """
 
     name: str
@@ -24,24 +24,24 @@ class Caller:
 
     @property
     def is_operator(self) -> bool:
-        """Whether he may know where the servers are."""
+        """Whether it may know the addresses of servers."""
         return Scope.OPERATOR in self.scopes
 
     def may_use(self, queue: str) -> bool:
-        """Whether the queue of that name is for him; it need not exist."""
+        """Whether it may use the queue of that name, which need not exist."""
         return not self.queues or _matches(self.queues, queue)
 
     def check_queue(self, queue: str) -> None:
-        """Raises ForbiddenQueue where the name is not for him."""
+        """Raises ForbiddenQueue if the caller may not use the name."""
         if self.queues and not _matches(self.queues, queue):
-            raise ForbiddenQueue(f"this key is not for a queue of the name {queue!r}")
+            raise ForbiddenQueue(f"this key does not allow the queue {queue!r}")
 
 
 ANYONE = Caller(name="", tenant="", scopes=frozenset(Scope))
-"""The caller where requests are not authenticated."""
+"""The caller if requests are not authenticated."""
 
 STRANGER = Caller(name="", tenant="", scopes=frozenset())
-"""The caller of what needs no key, where other operations do."""
+"""The caller of an operation that needs no key, in a deployment with keys."""
 
 
 @lru_cache(maxsize=4096)

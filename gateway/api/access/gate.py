@@ -1,8 +1,8 @@
-"""When a request begins: where several tenants ask, in turns, and few in each turn of the event loop.
+"""When a request begins: if several tenants send requests, in turns, and a few in each turn of the event loop.
 
-A connection whose request waits here is not read, and its answer is not written: a tenant that floods the gateway on a
-thousand connections gets its share of the loop's time, and a request of another tenant waits for a few of the flood,
-not for all that have come before it. Where nobody else asks, nothing waits.
+A connection whose request waits here is not read, and its answer is not written. A tenant that floods the gateway on a
+thousand connections gets its share of the loop's time; a request of another tenant waits for a few requests of the
+flood, not for all that came before it. If only one tenant sends requests, nothing waits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gateway.fairness.fair_queue import FairQueue
 
 ALONE: Final = 64
 TOGETHER: Final = 2
-"""Requests that begin in a turn of the loop: of one tenant, and of several. A request takes about 0.3 ms."""
+"""Requests that begin in one turn of the loop: from one tenant, and from several. A request takes about 0.3 ms."""
 LATELY_S: Final = 1.0
 
 
@@ -29,7 +29,7 @@ class Gate:
         self._together_until_s = 0.0
 
     async def enter(self, tenant: str) -> None:
-        """Returns when a request of the tenant may begin. Cancelled: it never begins."""
+        """Returns when a request of the tenant may begin. Cancelled: the request never begins."""
         loop = asyncio.get_running_loop()
         if tenant != self._last:
             self._last = tenant
@@ -48,7 +48,7 @@ class Gate:
         return TOGETHER if loop.time() < self._together_until_s else ALONE
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A turn of the loop begins."""
+        """A new turn of the loop."""
         self._begun = 0
         most = self._most(loop)
         while self._waiting and self._begun < most:

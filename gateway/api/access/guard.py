@@ -1,11 +1,11 @@
-"""Who may ask, while requests are not authenticated: loopback Hosts, no foreign web pages. Pure.
+"""Which requests are accepted without authentication: only with loopback Hosts, and not from foreign web pages. Pure.
 
-With keys neither is looked at: no browser adds a Bearer key by itself, so a page can do nothing that its author could
-not do from his own machine (docs/security.md).
+With keys neither is checked: no browser adds a Bearer key by itself, so a page can do nothing that its author could not
+do from another machine (docs/security.md).
 
-A web page may send requests to 127.0.0.1 from the reader's own browser, and may do so under a name that it points
-there itself (DNS rebinding). The Host header gives the second away, Origin and Sec-Fetch-Site the first. Over plain
-HTTP, beyond loopback, browsers send neither with the GET of an image: there a browser's GET of a job is refused.
+A web page can send requests to 127.0.0.1 from its reader's browser, also under a name that it points there itself (DNS
+rebinding). The Host header reveals the latter, Origin and Sec-Fetch-Site the former. Over plain HTTP beyond loopback,
+browsers send neither with the GET of an image, so a browser's GET of a job is refused there.
 Source: Fetch Metadata Request Headers (W3C); RFC 6454 (Origin); RFC 9110, section 7.2 (Host).
 """
 
@@ -23,15 +23,15 @@ from gateway.settings import Settings, is_loopback
 
 _OPEN_PATHS = frozenset({"/livez", "/readyz", PATH})
 _OWN_SITES = frozenset({"same-origin", "none"})
-"""Where a request may come from: this very page, or what the reader typed. Unknown values are refused."""
+"""Accepted origins of a request: the page's own site, or a URL that the reader typed. Unknown values are refused."""
 _HOST = re.compile(r"([^\s:/?#@\[\]]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\])(?::[0-9]*)?")
 _BROWSER = "Mozilla/"
-"""What the User-Agent of every browser begins with; no page can take it away."""
+"""The User-Agent of every browser begins with this; a page cannot remove it."""
 _LOOKED_AT = frozenset({b"host", b"origin", b"sec-fetch-site", b"user-agent"})
 
 
 class Guard:
-    """Lets a request through or raises."""
+    """Accepts a request or raises."""
 
     def __init__(self, settings: Settings) -> None:
         self._keyed = settings.keys is not None
@@ -47,15 +47,15 @@ class Guard:
         self._allowed = allowed
 
     def check(self, scope: Scope) -> None:
-        """Returns when the request may go on.
+        """Returns if the request is accepted.
 
         Raises:
-            ForbiddenHost, ForbiddenOrigin: it comes from where it must not.
+            ForbiddenHost, ForbiddenOrigin: the request comes from a host or page that is not allowed.
             BadRequest: no Host, or several. InvalidName: an encoded slash or control character in the path.
         """
         path, raw_path = scope["path"], scope["raw_path"]
         if b"%" in raw_path and (b"%2f" in raw_path.lower() or not path.isprintable()):
-            raise InvalidName("the path holds an encoded slash or control character, which no name may hold")
+            raise InvalidName("the path has an encoded slash or control character, which names cannot contain")
         if self._keyed or path in _OPEN_PATHS or (path == "/" and scope["method"] == "OPTIONS"):
             return
         found: dict[bytes, str] = {}
@@ -64,18 +64,18 @@ class Guard:
                 text = value.decode("latin-1")
                 found[name] = f"{found[name]}, {text}" if name in found else text
                 if name == b"host" and found[name] != text:
-                    raise BadRequest("more than one Host header")
+                    raise BadRequest("more than one Host header; send one")
         host = found.get(b"host")
         if host is None:
-            raise BadRequest("the Host header is missing")
+            raise BadRequest("the Host header is missing; HTTP/1.1 requires it")
         if not self._allowed(host):
             raise ForbiddenHost(f"Host {host[:100]!r} is neither loopback nor allowed (--allowed-hosts)")
         self._check_page(scope, host, found)
 
     def _check_page(self, scope: Scope, host: str, found: Mapping[bytes, str]) -> None:
-        """Raises ForbiddenOrigin where a foreign page may have sent the request.
+        """Raises ForbiddenOrigin if a foreign page may have sent the request.
 
-        found: the values of _LOOKED_AT; those of a header that came twice are joined.
+        found: the values of the headers in _LOOKED_AT; repeated headers are joined.
         """
         origin, site = found.get(b"origin"), found.get(b"sec-fetch-site")
         if origin is not None and origin in self._origins:
@@ -94,6 +94,6 @@ class Guard:
 
 
 def _bare(host: str) -> str:
-    """The host's name without its port; empty where it is none."""
+    """The host name without its port; empty if the value is not a valid host."""
     found = _HOST.fullmatch(host)
     return found[1] if found is not None else ""

@@ -1,4 +1,4 @@
-"""The Kestrel servers over HTTP: how they stand, and taking one out."""
+"""The Kestrel servers over HTTP: their states, and taking one out of use."""
 
 from __future__ import annotations
 

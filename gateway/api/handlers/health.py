@@ -10,7 +10,7 @@ from gateway.errors import BackendUnavailable, Draining, NotFound
 
 
 class Service:
-    """Handlers of what concerns the gateway itself. available, draining: asked at each readiness check."""
+    """Handlers for the gateway itself. available, draining: called at each readiness check."""
 
     def __init__(
         self, specification: Specification, available: Callable[[], bool], draining: Callable[[], bool]
@@ -30,12 +30,12 @@ class Service:
         return json_answer({"status": "ready"})
 
     async def probe_live(self, call: Call) -> Answer:
-        """As livez, without a body: what load balancers ask with OPTIONS."""
+        """Like livez, without a body, for load balancers that send OPTIONS."""
         await self.livez(call)
         return Answer(204)
 
     async def probe_ready(self, call: Call) -> Answer:
-        """As readyz, without a body."""
+        """Like readyz, without a body."""
         await self.readyz(call)
         return Answer(204)
 
@@ -43,7 +43,7 @@ class Service:
         code = call.path("code")
         explanation = self._specification.explanations.get(code)
         if explanation is None:
-            raise NotFound(f"{code[:80]!r} is not a problem code; the contract at /openapi.yaml lists them")
+            raise NotFound(f"{code[:80]!r} is not a problem code; /openapi.yaml lists all codes")
         return Answer(200, explanation, [JSON])
 
     async def contract_json(self, _call: Call) -> Answer:

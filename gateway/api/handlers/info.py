@@ -1,4 +1,4 @@
-"""`GET /`: what a program asks once, before it works with a gateway: its version, its limits, what its servers lack."""
+"""`GET /`: what a client asks once, before it uses a gateway: version, limits, and what the servers lack."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.settings import Settings
 
 
 class Info:
-    """The handler of `/`. It names no server and no tenant, for it asks for no key."""
+    """The handler of `/`. It needs no key, so it names no server and no tenant."""
 
     def __init__(self, settings: Settings, kestrel: Kestrel) -> None:
         self._limits = _limits(settings)
@@ -33,7 +33,7 @@ class Info:
 
 
 def _limits(settings: Settings) -> Mapping[str, Any]:
-    """What a request may ask for and bring. Quantities as openapi.yaml names them, with their units."""
+    """What a request may ask for and contain. Quantities have the names of openapi.yaml, with their units."""
     return {
         "default_timeout_seconds": settings.default_timeout_s,
         "max_timeout_seconds": settings.max_timeout_s,

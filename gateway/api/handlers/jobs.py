@@ -41,7 +41,7 @@ _ORDERING_KEY = re.compile(r"[!-~]{1,256}")
 
 
 class Jobs:
-    """Handlers of the paths where jobs come and go."""
+    """Handlers of the paths that enqueue and deliver jobs."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Jobs:
         return await self._enqueue(call, read_heading(call.scope["headers"]))
 
     async def enqueue_event(self, call: Call) -> Answer:
-        """As `enqueue`, for events only. Raises UnsupportedType where neither type nor headers make it one."""
+        """Like `enqueue`, for events only. Raises UnsupportedType if neither type nor headers make it an event."""
         heading = read_heading(call.scope["headers"])
         if heading.mode in (Mode.PLAIN, Mode.LINES):
             raise UnsupportedType(
@@ -84,7 +84,7 @@ class Jobs:
         return await self._enqueue(call, heading)
 
     async def enqueue_jobs(self, call: Call) -> Answer:
-        """As `enqueue`, for `{"jobs": [...]}`. Raises UnsupportedType where the type is not JSON."""
+        """Like `enqueue`, for `{"jobs": [...]}`. Raises UnsupportedType if the type is not JSON."""
         heading = read_heading(call.scope["headers"])
         if not is_json_type(heading.content_type or JSON_TYPE) or heading.mode not in (Mode.PLAIN, Mode.BINARY):
             raise UnsupportedType(
@@ -125,9 +125,9 @@ class Jobs:
     async def _enqueue_many(  # noqa: PLR0917 (as _store)
         self, call: Call, queue: Queue, heading: Heading, body: bytes, stamp: EnqueueContext, ids: NewId
     ) -> Answer:
-        """201 when every job is stored, 207 when some are; where none is and all failed alike, that failure.
+        """201 if every job is stored, 207 if some are. If none is and all failed alike, raises that failure.
 
-        A client that reads no body cannot read of a job that is not stored in a 207: it gets the failure.
+        A client that prefers no body could not see in a 207 which jobs are not stored, so it gets the failure.
         """
         limit_bytes = queue.policy.max_bytes or self._max_job_bytes
         limits = {"limit": self._max_batch_jobs, "limit_bytes": limit_bytes}
@@ -148,7 +148,7 @@ class Jobs:
     async def next(self, call: Call) -> Answer:
         purpose = ",".join([*call.headers(b"sec-purpose"), *call.headers(b"purpose")]).lower()
         if "prefetch" in purpose or "prerender" in purpose:
-            raise ForbiddenPrefetch("a job is taken only by a request that means it")
+            raise ForbiddenPrefetch("a prefetch does not take a job; send the request without Sec-Purpose: prefetch")
         timeout_s, preference = self._timeout(call)
         queue = call.queue()
         if call.query["ack"] is not None:
@@ -161,7 +161,7 @@ class Jobs:
         return Answer(204, headers=[NO_STORE, *preference])
 
     async def lease(self, call: Call) -> Answer:
-        """As `next`, with its parameters in the body and a body in every answer: some clients cannot read a 204."""
+        """Like `next`, with the parameters in the body, and a body in every answer: some clients cannot read a 204."""
         order = await call.order()
         queue = call.queue()
         if "ack" in order:
@@ -181,14 +181,14 @@ class Jobs:
 
     async def peek(self, call: Call) -> Answer:
         queue = call.queue()
-        await self._turns.next(queue.tenant)  # the job may be large: one is read in a turn of the loop
+        await self._turns.next(queue.tenant)  # the job may be large; one turn of the loop reads one
         job = await self._queues.peek(queue, call.told)
         body, headers = render(job, queue, job.attempt, accept=call.accept, raw=_raw(call))
         return Answer(200, body, headers)
 
     async def _ack_first(self, call: Call, lease_id: str) -> None:
         await self._leases.ack_first(call, lease_id)
-        call.scope["lease_acked"] = True  # whatever comes now, the answer says so
+        call.scope["lease_acked"] = True  # from here on every answer says so
 
     def _delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease
@@ -207,7 +207,7 @@ class Jobs:
             raise
 
     def _carrying(self, lease: Lease, body: bytes, headers: Headers) -> Answer:
-        """The answer that brings a leased job. The job is given back where that answer reaches nobody."""
+        """The answer with a leased job. The job is given back if the answer does not reach the client."""
 
         def sent(reached: bool) -> None:
             if not reached:
@@ -216,16 +216,16 @@ class Jobs:
         return Answer(200, body, headers, on_sent=sent)
 
     def _lease(self, call: Call, queue: Queue) -> float:
-        """How long the lease is: as asked, else the queue's default."""
+        """The length of the lease: from the request, otherwise the queue's default."""
         return float(call.query["lease_seconds"]) if "lease_seconds" in call.query.given else self._default_lease(queue)
 
     def _default_lease(self, queue: Queue) -> float:
-        """How long a lease is where the request does not say: by the queue's policy, else by the settings."""
+        """The length of a lease if the request gives none: from the queue's policy, otherwise from the settings."""
         policy_s = queue.policy.lease_s
         return self._default_lease_s if policy_s is None else min(policy_s, self._longest_lease_s)
 
     def _timeout(self, call: Call) -> tuple[float, Headers]:
-        """How long to wait, and what to say of it: the parameter, else `Prefer: wait` (RFC 7240), else the default."""
+        """The time to wait: the parameter, otherwise `Prefer: wait` (RFC 7240), otherwise the default; and headers."""
         if "timeout" not in call.query.given:
             wait = preferences(call.scope["headers"]).get("wait", "")
             if _WAIT.fullmatch(wait):
@@ -237,7 +237,7 @@ class Jobs:
 def _result(
     queue: Queue, item: Item | GatewayError, outcome: GatewayError | None, *, operator: bool
 ) -> dict[str, object]:
-    """What became of one job out of many."""
+    """The outcome of one of many jobs."""
     if outcome is None and isinstance(item, Item):
         return {"status": 201, "id": item.id, "queue": queue.name, "content_type": item.content_type}
     assert outcome is not None
@@ -250,9 +250,9 @@ def _result(
 
 
 def _wants_no_body(call: Call, mode: Mode) -> Headers | None:
-    """What to say of it where the client wants an empty answer; None: it wants the receipt.
+    """The headers of an empty answer, if the client prefers one; None if it wants the receipt.
 
-    A sender of events that takes another event for an answer (`Prefer: reply`) takes a receipt for a broken one.
+    A sender of events that accepts an event in the answer (`Prefer: reply`) would take a receipt for a broken event.
     """
     preferred = preferences(call.scope["headers"])
     if preferred.get("return") == "minimal":
@@ -265,7 +265,7 @@ def _emptied(answer: Answer, headers: Headers) -> Answer:
 
 
 def _failure(failures: list[GatewayError], jobs: int) -> GatewayError:
-    """The failure of a request of many jobs of which some are not stored: one that may pass, if there is any such."""
+    """The failure of a request of which some jobs are not stored: a retryable one, if there is one."""
     failure = next((each for each in failures if each.retryable), failures[0])
     stored = jobs - len(failures)
     if not stored:
@@ -276,7 +276,7 @@ def _failure(failures: list[GatewayError], jobs: int) -> GatewayError:
 
 
 def _replayed(results: Sequence[Mapping[str, Any]]) -> PartlyRefused:
-    """The outcome of a request of many jobs, of which some are not stored and, as its key is used up, never will be."""
+    """The outcome of a repeated request of which some jobs are not stored; its key is used, so they never will be."""
     failures = [each for each in results if each["status"] != 201]
     first = failures[0]
     return PartlyRefused(_partly(len(results) - len(failures), len(results), first["code"], first.get("detail", "")))

@@ -18,10 +18,10 @@ from gateway.forwarding.commands import LeaseView
 from gateway.forwarding.router import LeaseRouter
 
 MAX_SETTLE_BYTES = 1 << 20
-"""Of a body that settles: room for a thousand settlements, and for a failure report with every trace in it."""
+"""Limit for a body that settles: a thousand settlements, or a failure report with complete tracebacks."""
 
 AT_ONCE: Final = 32
-"""Settlements of one request under way: one turn of the loop begins so many."""
+"""Settlements of one request that run at a time; one turn of the loop starts this many."""
 
 
 class Leases:
@@ -39,7 +39,7 @@ class Leases:
         return Answer(204)
 
     async def ack_first(self, call: Call, lease_id: str) -> LeaseView:
-        """The caller's lease is acked. Raises as LeaseRouter.ack."""
+        """Acks the caller's lease. Raises what LeaseRouter.ack raises."""
         await self._check_queue(call, lease_id)
         return await self._lease_router.ack(lease_id, call.caller.tenant)
 
@@ -56,7 +56,7 @@ class Leases:
         return _shown(await self._lease_router.extend(call.path("lease"), call.caller.tenant, length_s))
 
     async def settle(self, call: Call) -> Answer:
-        """Each settlement by itself, AT_ONCE at the same time; one result each, in the order of the body."""
+        """Each settlement runs by itself, AT_ONCE at a time. One result each, in the order of the body."""
         order = await call.order(MAX_SETTLE_BYTES)
         work: list[tuple[str, Callable[[], Awaitable[LeaseView]]]] = []
         work += [(each, partial(self.ack_first, call, each)) for each in order.get("acks", ())]
@@ -86,14 +86,14 @@ class Leases:
         return await self._lease_router.reject(lease_id, call.caller.tenant, reason=plain(order.get("reason", "")))
 
     async def _own(self, call: Call, lease_id: str) -> LeaseView:
-        """The lease, if its queue is for the caller. Raises LeaseNotFound, and as LeaseRouter.inspect."""
+        """The lease, if the caller may use its queue. Raises LeaseNotFound, and what LeaseRouter.inspect raises."""
         lease = await self._lease_router.inspect(lease_id, call.caller.tenant)
         if not call.caller.may_use(lease.queue):
             raise LeaseNotFound("no such lease")
         return lease
 
     async def _check_queue(self, call: Call, lease_id: str) -> None:
-        """Asks on whose queue the lease is where the key is for some queues only. Raises as `_own`."""
+        """Looks up the queue of the lease if the key is limited to some queues. Raises what `_own` raises."""
         if call.caller.queues:
             await self._own(call, lease_id)
 
@@ -101,7 +101,7 @@ class Leases:
 async def _result(
     lease_id: str, settle: Callable[[], Awaitable[LeaseView]], room: asyncio.Semaphore, *, operator: bool
 ) -> dict[str, Any]:
-    """What became of one settlement out of many. room: is given back at its end."""
+    """The outcome of one of many settlements. room: released at the end."""
     try:
         lease = await settle()
     except GatewayError as exc:
@@ -119,8 +119,8 @@ async def _result(
 
 
 def _left(call: Call, lease: LeaseView) -> Answer:
-    """204 where the job is where it was meant to go; else 200 and where it is, or will be. The same for a client that
-    needs a body.
+    """204 if the job is where the request wanted it; otherwise 200 with its actual or future position. A client that
+    needs a body always gets 200.
     """
     position = _position(lease)
     preferred = preferences(call.scope["headers"]).get("return", "")
@@ -132,7 +132,7 @@ def _left(call: Call, lease: LeaseView) -> Answer:
 
 
 def _needs_body(call: Call, preferred: str) -> bool:
-    """Whether it prefers one, or else takes JSON and no other type: a client that was generated from the contract."""
+    """Whether the client prefers a body, or accepts only JSON, like a client that is generated from the contract."""
     if preferred in ("minimal", "representation"):
         return preferred == "representation"
     accepted = ranges(call.accept)
@@ -140,7 +140,7 @@ def _needs_body(call: Call, preferred: str) -> bool:
 
 
 def _position(lease: LeaseView) -> dict[str, str]:
-    """What is not as it was asked for, or not yet."""
+    """What differs from the request, or is still to come."""
     if lease.due_at_s is not None:
         return {"position": lease.place, "due_at": timestamp(lease.due_at_s)}
     return {} if lease.as_asked else {"position": lease.place}

@@ -1,4 +1,4 @@
-"""Looking after queues over HTTP."""
+"""Managing queues over HTTP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.fairness.turns import Turns
 
 DEFAULT_REDRIVE = 1000
 WORK_QUEUES = 500
-"""Queues of a list that are as much work as one more request."""
+"""Listing this many queues is as much work as one more request."""
 
 
 class QueueAdmin:
@@ -56,7 +56,7 @@ class QueueAdmin:
         return json_answer(await self._dead_letters.get(call.queue(), call.told))
 
     async def peek_dead_letter(self, call: Call) -> Answer:
-        """In the gateway's own object or as the event: it is one in any case."""
+        """As the gateway's own object or as the event: a dead letter is always an event."""
         queue = call.queue()
         letter = await self._dead_letters.peek(queue, call.told)
         body, headers = render(letter, queue, letter.attempt, accept=call.accept)

@@ -1,4 +1,4 @@
-"""Where other replicas' orders come in: one path beside the contract, for sealed messages only."""
+"""The endpoint for orders of other replicas: one path outside the contract, for sealed messages only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gateway.forwarding.replicas import MAX_MESSAGE, PATH, SEAL_HEADER, Replicas
 
 
 class ReplicaEndpoint:
-    """Wraps the router. execute: carries an order out here, never passing it to a further replica.
+    """Wraps the router. execute: carries out an order here and never forwards it to another replica.
 
-    budget: what a message may hold before it is known to be a replica's.
+    budget: limits what a message may hold before its seal is checked.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ReplicaEndpoint:
 def _seal(scope: Scope) -> str:
     found = [value for name, value in scope["headers"] if name == SEAL_HEADER.encode()]
     if len(found) != 1:
-        raise BadFraming("one seal is needed")
+        raise BadFraming("the message must have exactly one seal")
     return str(found[0].decode("latin-1"))
 
 
@@ -62,6 +62,6 @@ async def _body(receive: Receive, held: Held) -> bytes:
         held.more(len(chunk))
         body += chunk
         if len(body) > MAX_MESSAGE:
-            raise JobTooLarge(f"an order has at most {MAX_MESSAGE} bytes")
+            raise JobTooLarge(f"the order is above the maximum of {MAX_MESSAGE} bytes")
         if not message.get("more_body", False):
             return bytes(body)

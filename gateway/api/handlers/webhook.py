@@ -1,7 +1,7 @@
-"""The handshake of web hooks: whether a sender of events may deliver to a queue.
+"""The handshake of webhooks: whether a sender of events may deliver to a queue.
 
-It protects senders from being pointed at somebody who does not expect them, and lets nobody in: each delivery is an
-enqueue like any other and needs its key. So no key is asked for here, and nothing is told of the queue.
+It protects third parties from senders that are pointed at them. It grants no access: each delivery is an ordinary
+enqueue and needs its key. So the handshake needs no key, and reveals nothing about the queue.
 Source: HTTP 1.1 Web Hooks for Event Delivery 1.0.2 (CloudEvents), section 4.
 """
 
@@ -19,13 +19,13 @@ _ALLOW: Final = (b"allow", b"OPTIONS, POST")
 
 
 class Webhook:
-    """The handler of OPTIONS where jobs are enqueued. origins: names of senders, `*` for any."""
+    """The handler of OPTIONS on the paths that enqueue. origins: names of senders, `*` for any."""
 
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origin.lower() for origin in origins)
 
     async def check(self, call: Call) -> Answer:
-        """Without `WebHook-Request-Origin` it is a plain OPTIONS. Raises InvalidName, ForbiddenOrigin."""
+        """Without `WebHook-Request-Origin` this is a plain OPTIONS. Raises InvalidName, ForbiddenOrigin."""
         check_name(call.path("queue"), "queue")
         origin = call.header(b"webhook-request-origin")
         if origin is None:

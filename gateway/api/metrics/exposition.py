@@ -1,9 +1,9 @@
-"""`/metrics`: every worker's figures in Prometheus' text format. Owns the metrics' names, labels and meanings.
+"""`/metrics`: every worker's figures in Prometheus' text format. Owns the names, labels and meanings of the metrics.
 
-1. Each worker has series of its own (label `worker`): a counter only ever falls where its worker was started again, and
-   Prometheus knows a fall for what it is in one series, not in a sum.
-2. One scrape asks all workers; one that does not answer in time is missing, and `kestrel_gateway_workers` says so.
-3. No label's values grow with use: no queue, tenant, lease or path is among them.
+1. Each worker has its own series (label `worker`). A counter falls only when its worker was restarted. Prometheus
+   recognizes such a reset in a single series, but not in a sum.
+2. One scrape asks all workers. A worker that does not answer in time is missing, which `kestrel_gateway_workers` shows.
+3. The number of label values does not grow with use: no label holds a queue, a tenant, a lease or a path.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from gateway.forwarding.commands import WorkerFigures
 PREFIX: Final = "kestrel_gateway_"
 CONTENT_TYPE: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 WITHIN_S: Final = 1.0
-"""For the other workers' answers; Prometheus itself gives up after 10 s."""
+"""Time limit for the other workers' answers; Prometheus itself gives up after 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric of a worker, counted since it was started where the name ends in `_total`, else as it is now.
+    """One metric of a worker: a count since its start if the name ends in `_total`, otherwise the current value.
 
-    name: without PREFIX, but for what every process has (`process_`). labels: beside `worker`.
+    name: without PREFIX, except for the standard `process_` metrics. labels: in addition to `worker`.
     """
 
     name: str
@@ -101,10 +101,10 @@ METRICS: Final = (
 
 
 class Exposition(Collector):
-    """One scrape's figures as prometheus-client renders them. expected: how many workers there should be."""
+    """One scrape's figures, for prometheus-client to render. expected: how many workers there should be."""
 
     def __init__(self, figures: Iterable[WorkerFigures], expected: int) -> None:
-        self._figures = {each.worker: each for each in figures}  # a worker and its successor are never both told
+        self._figures = {each.worker: each for each in figures}  # never shows both a worker and its successor
         self._expected = expected
 
     def text(self) -> bytes:
@@ -128,7 +128,7 @@ class Exposition(Collector):
 
 
 class Metrics:
-    """Handler of `/metrics`. figures: those of every worker that answers within so many seconds."""
+    """Handler of `/metrics`. figures: those of every worker that answers within the given seconds."""
 
     def __init__(self, figures: Callable[[float], Awaitable[Sequence[WorkerFigures]]], workers: int) -> None:
         self._figures = figures

@@ -1,6 +1,6 @@
-"""What this worker has counted, read out of its parts when somebody asks. Counts nothing itself.
+"""Reads what the parts of this worker have counted. Counts nothing itself.
 
-Everything is read at one instant of the loop, so that the ledger of leases balances in every reading.
+Everything is read in one turn of the loop, so the counts of leases are consistent in every reading.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ SHOWN: Final = tuple(each for each in Health if each is not Health.CLOSED)
 
 @dataclass(slots=True)
 class Traffic:
-    """HTTP requests of this worker. under_way: at this moment. answered: by the first digit of the status; at 0: those
-    that were not answered, since their client had gone.
+    """HTTP requests of this worker. under_way: in progress now. answered: by the first digit of the status; 0 counts
+    requests without an answer because the client had disconnected.
     """
 
     under_way: int = 0
@@ -63,7 +63,7 @@ class Meter:
         self._process = ProcessCollector(registry=None)
 
     def figures(self) -> WorkerFigures:
-        """All of them, each metric's name without its prefix."""
+        """All figures, each under its metric's name without the prefix."""
         return WorkerFigures(
             self._worker,
             (
@@ -125,7 +125,7 @@ class Meter:
         for backend in self._kestrel.backends():
             for state, count in backend.connections.items():
                 connections[backend.server, state] += count
-            if not backend.leaving:  # one that left may have come back under the same name meanwhile
+            if not backend.leaving:  # a removed server may have been added again under the same name
                 status += [
                     ("kestrel_server_status", (backend.server, each.value), int(backend.state is each))
                     for each in SHOWN

@@ -1,4 +1,4 @@
-"""The header Accept: which media types a client takes, and how gladly. Pure.
+"""The header Accept: which media types a client accepts, and with which weight. Pure.
 
 Source: RFC 9110, section 12.5.1.
 """
@@ -10,18 +10,18 @@ from functools import lru_cache
 from typing import Final
 
 MAX_RANGES: Final = 50
-"""Of all Accept headers of a request; what is behind them is not read."""
+"""Limit for all Accept headers of a request together; further ranges are not read."""
 _SHORT: Final = 512
-"""Characters; clients send the same few short values again and again."""
+"""Characters. Clients send the same few short values again and again."""
 
 
 def ranges(accept: str) -> Mapping[str, float]:
-    """The media ranges, in lower case, and their weights from 0 to 1; what cannot be read is passed over."""
+    """The media ranges, in lower case, and their weights from 0 to 1. Invalid ranges are skipped."""
     return _remembered(accept) if len(accept) <= _SHORT else _read(accept)
 
 
 def quality(found: Mapping[str, float], media_type: str) -> float:
-    """How welcome the type is: by the most specific range that holds it; 0: not at all."""
+    """The weight of the type: from the most specific range that includes it; 0 if none does."""
     for name in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
         if name in found:
             return found[name]

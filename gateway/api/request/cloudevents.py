@@ -1,10 +1,10 @@
-"""The HTTP binding of CloudEvents, read: what a request that enqueues says in its headers, and the items it stands for.
+"""The HTTP binding of CloudEvents, for reading: the headers of a request that enqueues, and the items in its body.
 
-Content modes: plain (any body: one job), binary (`ce-` headers), structured (`application/cloudevents+json`), batch
-(`application/cloudevents-batch+json`) and lines (`application/x-ndjson` and its other names: one job of JSON a line).
+Content modes: plain (any body is one job), binary (`ce-` headers), structured (`application/cloudevents+json`), batch
+(`application/cloudevents-batch+json`) and lines (`application/x-ndjson` and its other names: one JSON job per line).
 
-1. Structured and batch mode are chosen by the Content-Type alone: an event may be in the headers, too (section 3.2.3).
-2. With any other Content-Type `ce-` headers mean binary mode, and the body is the event's data whatever its type.
+1. The Content-Type alone selects structured and batch mode: headers may repeat the event's attributes (section 3.2.3).
+2. With any other Content-Type, `ce-` headers select binary mode: the body is the event's data, whatever its type.
 Source: CloudEvents HTTP binding 1.0.2, section 3; its JSON format, section 4 (batches).
 """
 
@@ -48,14 +48,14 @@ from gateway.errors import (
 )
 
 _MOST_ESCAPED: Final = 6
-"""JSON writes a byte of text with up to six (`\\u0001`), and base64 needs less."""
+"""JSON writes a byte of text with at most six bytes (`\\u0001`); base64 needs less."""
 _FRAME: Final = 1024
-"""Bytes of the object around a payload: the names of its members and its type."""
+"""Bytes of the object around a payload: its member names and its type."""
 _BLANK: Final = re.compile(rb"[ \t\r\n]*+")
 
 
 class Mode(Enum):
-    """How the body is to be understood."""
+    """How the body is read."""
 
     PLAIN = "plain"
     BINARY = "binary"
@@ -63,10 +63,10 @@ class Mode(Enum):
     BATCH = "batch"
     LINES = "lines"
     JOBS = "jobs"
-    """`{"jobs": [...]}`, chosen by the path."""
+    """`{"jobs": [...]}`, selected by the path."""
 
     UNREAD = "unread"
-    """Events, or many jobs, in a form that is not read here: no job."""
+    """Events, or many jobs, in an unsupported format: not a job."""
 
 
 MANY = frozenset({Mode.BATCH, Mode.LINES, Mode.JOBS})
@@ -75,7 +75,7 @@ EVENTS = frozenset({Mode.BINARY, Mode.STRUCTURED, Mode.BATCH})
 
 @dataclass(slots=True)
 class Heading:
-    """What the headers of an enqueue say. attributes: of the `ce-` headers. traceparent, tracestate: valid or empty."""
+    """The headers of an enqueue. attributes: from the `ce-` headers. traceparent, tracestate: valid or empty."""
 
     mode: Mode = Mode.PLAIN
     content_type: str | None = None
@@ -85,11 +85,11 @@ class Heading:
 
 
 def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
-    """What the headers say.
+    """Reads the headers.
 
     Raises:
-        InvalidParameter: a Content-Type that is none, or two. UnsupportedEncoding: a compressed body.
-        InvalidEvent: in binary mode a `ce-` header that is not UTF-8 or comes twice, or a `ce-datacontenttype` that
+        InvalidParameter: an invalid or repeated Content-Type. UnsupportedEncoding: a compressed body.
+        InvalidEvent: in binary mode, a `ce-` header that is not UTF-8 or is repeated, or a `ce-datacontenttype` that
         contradicts the Content-Type.
     """
     heading = Heading()
@@ -120,7 +120,7 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
 
 
 def one_item(heading: Heading, body: bytes, stamp: EnqueueContext, job_id: str) -> Item:
-    """The item of a request that brings one job. Raises InvalidBody, InvalidEvent, UnsupportedType."""
+    """The item of a request with one job. Raises InvalidBody, InvalidEvent, UnsupportedType."""
     _check_charset(heading)
     if heading.mode is Mode.PLAIN:
         return wrap(body, heading.content_type, job_id=job_id, stamp=stamp)
@@ -141,21 +141,21 @@ def many_items(
     limit_bytes: int,
     raw: bool = False,
 ) -> Iterator[Item | GatewayError]:
-    """The items of a request that brings many, each in its place; an error where one is wrong. Each is made when it is
-    asked for.
+    """The items of a request with many jobs, each at its position; an error in place of an invalid job. Lazy: each item
+    is made when it is requested.
 
-    new_id: called once a job, in their order. limit: jobs in all. limit_bytes: of one job.
-    raw: whether the queue stores nothing but payloads.
+    new_id: called once per job, in order. limit: number of jobs. limit_bytes: of one job.
+    raw: whether the queue stores payloads only.
 
     Raises:
         UnsupportedType: it is JSON, but not in UTF-8.
-        InvalidBody: the whole cannot be taken apart. JobTooLarge: there are too many, or an event of a batch is too
-        large, which is said before it is read.
+        InvalidBody: the body cannot be split into jobs. JobTooLarge: it has too many jobs, or an event of a batch is
+        too large, which is detected before the event is read.
     """
     _check_charset(heading)
     for place, text in enumerate(_parts(heading, body, limit_bytes)):
         if place == limit:
-            raise JobTooLarge(f"the body has more than {limit} jobs")
+            raise JobTooLarge(f"the body has more than the maximum of {limit} jobs")
         try:
             if heading.mode is Mode.JOBS:
                 content, content_type = payload_of(text)
@@ -176,7 +176,7 @@ def many_items(
 
 
 def _check_charset(heading: Heading) -> None:
-    """JSON is UTF-8 (RFC 8259, section 8.1). Raises UnsupportedType where the Content-Type says that it is not."""
+    """JSON is UTF-8 (RFC 8259, section 8.1). Raises UnsupportedType if the Content-Type names another charset."""
     content_type = heading.content_type or ""
     charset = foreign_charset(content_type)
     if charset and (heading.mode is Mode.LINES or is_json_type(content_type)):
@@ -199,13 +199,13 @@ def _parts(heading: Heading, body: bytes, limit_bytes: int) -> Iterator[bytes]:
     try:
         yield from elements(body, limit_bytes)
     except ElementTooLarge as exc:
-        raise JobTooLarge(f"job {exc.place} of the batch has more than {limit_bytes} bytes") from exc
+        raise JobTooLarge(f"job {exc.place} of the batch is above the maximum of {limit_bytes} bytes") from exc
     except ValueError as exc:
         raise InvalidBody(f"the body is not a JSON array: {exc}") from exc
 
 
 def _lines(body: bytes) -> Iterator[bytes]:
-    """The lines that are not blank, without the white space around them."""
+    """The lines that are not blank, stripped of white space."""
     at = 0
     while at < len(body):
         blank = _BLANK.match(body, at, at + MAX_BLANK + 1)
@@ -240,7 +240,7 @@ def _mode(media_type: str) -> Mode:
 
 
 def _instead(content_type: str) -> str:
-    """What to send instead of a form that is not read."""
+    """What to send instead of an unsupported format."""
     shown = f"Content-Type: {content_type[:80]!r} is not supported"
     if content_type.lower().startswith("application/cloudevents"):
         return f"{shown}; send an event as {STRUCTURED_TYPE}, or several as {BATCH_TYPE}"

@@ -1,6 +1,6 @@
-"""What a caller probably meant: the path, method or query parameter that is nearest to what came. Pure.
+"""What a caller probably meant: the path, method or parameter of the contract nearest to the one in the request. Pure.
 
-A hint is made of the contract's own words: nothing that came is repeated, and no queue is named or looked up.
+A hint uses only words of the contract: it repeats nothing from the request, and names or looks up no queue.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from functools import lru_cache
 from typing import Final
 
 MAX_PATH: Final = 512
-"""Characters; what is longer was not mistyped."""
+"""Characters; a longer word is no typing error."""
 _MAX_WORD: Final = 32
 _MAX_PARTS: Final = 6
 _MAX_HINTS: Final = 2
 _LIKENESS: Final = 0.75
-"""As difflib counts it: one letter in four may be wrong."""
+"""difflib's measure: one letter in four may be wrong."""
 
 WORDS: Final[Mapping[str, str]] = {
     "queues": "queue q topic topics channel channels",
@@ -41,10 +41,10 @@ WORDS: Final[Mapping[str, str]] = {
     "metrics": "metric prometheus stats statistics",
     "openapi.json": "openapi swagger swagger.json api-docs docs spec schema",
 }
-"""What other queues and services call that part of a path."""
+"""Words of other queues and services for that segment of a path."""
 
 _GENERATED: Final = frozenset({"/queues/{queue}/jobs/batch", "/queues/{queue}/leases"})
-"""Paths for generated clients, which mistype none: who writes a path by hand means another one."""
+"""Paths for generated clients, which do not mistype them. A person who writes a path by hand means another one."""
 
 _PREFIXES: Final = frozenset({"api", "v1", "v2", "rest", "kestrel"})
 
@@ -64,7 +64,7 @@ METHODS: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("PUT", "/leases/{lease}"): ("POST", "/leases/{lease}/extend"),
     ("PATCH", "/leases/{lease}"): ("POST", "/leases/{lease}/extend"),
 }
-"""Where a method that a path does not take was probably meant to go."""
+"""The probable target of a method that a path does not accept."""
 
 PARAMETERS: Final[dict[str, str]] = {
     "timeout": "wait wait_s wait_seconds wait_time waittimeseconds block poll t",
@@ -78,7 +78,7 @@ PARAMETERS: Final[dict[str, str]] = {
     "filter": "where query q",
     "sort": "order order_by",
 }
-"""What other services call these query parameters."""
+"""Names of other services for these query parameters."""
 
 MEMBERS: Final[dict[str, str]] = {
     "lease": "lease_id id receipt receipt_handle",
@@ -89,19 +89,19 @@ MEMBERS: Final[dict[str, str]] = {
     "data": "body payload message",
     "content_type": "type contenttype datacontenttype media_type",
 }
-"""What other services call these members of JSON bodies; the others are called as query parameters are."""
+"""Names of other services for these members of JSON bodies, in addition to the names of query parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Path:
-    """One path of the contract. words: a word of its own, or None where a name stands."""
+    """One path of the contract. words: the fixed segments; None where a name belongs."""
 
     template: str
     words: tuple[str | None, ...]
     methods: frozenset[str]
 
     def likeness(self, candidates: tuple[frozenset[str], ...]) -> int:
-        """How many words are its own; 0 where one is not."""
+        """How many fixed segments match; 0 if one differs."""
         if len(candidates) != len(self.words):
             return 0
         count = 0
@@ -131,11 +131,11 @@ class Paths:
         self._candidates = candidates
 
     def near(self, method: str, path: str, root: str = "") -> str:
-        """What to say of a path that is none; empty where nothing is near. root: what published paths begin with."""
+        """The hint for an unknown path; empty if no path is near. root: the prefix of published paths."""
         if len(path) > MAX_PATH:
             return ""
         if root and path.startswith(root + "/"):
-            path = path.removeprefix(root)  # given twice
+            path = path.removeprefix(root)  # the root path was given twice
         parts = [part.lower() for part in path.split("/") if part]
         for variant, least in _variants(parts):
             found = self._like(method, variant, least)
@@ -149,8 +149,8 @@ class Paths:
         return ""
 
     def _like(self, method: str, parts: list[str], least: int) -> list[str]:
-        """The paths that have most words in common with these parts, `least` or more; where some of them take the
-        method, only these.
+        """The paths that have the most segments in common with these parts, `least` or more. If some of them accept the
+        method, only those.
         """
         candidates = tuple(self._candidates(part) if len(part) <= _MAX_WORD else frozenset[str]() for part in parts)
         likeness = {path: path.likeness(candidates) for path in self._paths}
@@ -163,40 +163,40 @@ class Paths:
 
 
 def elsewhere(method: str, template: str, root: str = "") -> str:
-    """What to say of a method that the path does not take; empty where nothing is known. root: as in `near`."""
+    """The hint for a method that the path does not accept; empty if there is none. root: as in `near`."""
     meant = METHODS.get((method, template))
     return _asked([" ".join(meant)], root) if meant is not None else ""
 
 
 def _asked(calls: list[str], root: str) -> str:
-    """calls: `GET /queues`. root: what published paths begin with."""
+    """The question. calls: such as `GET /queues`. root: the prefix of published paths."""
     return f"did you mean {' or '.join(calls)}?".replace(" /", f" {root}/")
 
 
 def parameter(name: str, known: Iterable[str]) -> str:
-    """What to say of a query parameter that is not known; empty where none is near."""
+    """The hint for an unknown query parameter; empty if none is near."""
     word = name.lower().replace("-", "_")
     found = _meant(word, list(known), PARAMETERS, 1) if len(word) <= _MAX_WORD else []
     return f"did you mean {found[0]}?" if found else ""
 
 
 def member(name: str, known: Iterable[str]) -> str:
-    """What to say of a member of a JSON body that is not known; empty where none is near."""
+    """The hint for an unknown member of a JSON body; empty if none is near."""
     word = name.lower().replace("-", "_")
     found = _meant(word, list(known), PARAMETERS | MEMBERS, 1) if len(word) <= _MAX_WORD else []
     return f"did you mean {found[0]}?" if found else ""
 
 
 def _meant(word: str, known: list[str], others: Mapping[str, str], limit: int) -> list[str]:
-    """The known words that it may stand for: itself, what others call so, or what is spelt alike."""
+    """The known words that it may mean: the word itself, what others call so, or words with a similar spelling."""
     named = [each for each in known if each == word or word in others.get(each, "").split()]
     return named or difflib.get_close_matches(word, known, limit, _LIKENESS)
 
 
 def _variants(parts: list[str]) -> Iterable[tuple[list[str], int]]:
-    """The parts as they came; without a prefix of other services; with what may have been left out, or in the order of
-    other services (`/ack/ID`); without a last part too much; and with
-    a last part that is missing. With each, how many words must be the contract's.
+    """The parts as given; without a prefix of other services; with a missing segment; in the order of other services
+    (`/ack/ID`); without an extra last part; and with a missing last part. With each variant, how many of its segments
+    must be fixed segments of the contract.
     """
     if not 0 < len(parts) <= _MAX_PARTS:
         return

@@ -1,7 +1,7 @@
 """The header `Idempotency-Key` on requests that enqueue.
 
-Source: draft-ietf-httpapi-idempotency-key-header. The key is a structured-field string (RFC 9651, section 3.3.3); a
-bare one is taken, too, if it does not begin as such a string does.
+Source: draft-ietf-httpapi-idempotency-key-header. The key is a structured-field string (RFC 9651, section 3.3.3). A
+bare key is accepted, too, if it does not begin like such a string.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ REPLAYED: Final = (b"idempotency-replayed", b"true")
 _HEADER: Final = b"idempotency-key"
 _BARE = re.compile(rb"[!#-~](?:[ -~]{0,%d}[!-~])?" % (MAX_KEY - 2))
 _QUOTED = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\]){1,%d})"' % MAX_KEY)
-# What an answer may take in the file, for a day: of a longer one the reasons of jobs that were not stored are left out.
+# Limit for an answer in the file, for a day. A longer one is stored without the reasons of the jobs that failed.
 KEPT_BYTES: Final = 8192
 _SHORT_BYTES: Final = 512  # not worth packing
-# A body beyond this is hashed in a thread: the loop stands still for less than 0.1 ms.
+# A longer body is hashed in a thread, so that the loop is blocked for less than 0.1 ms.
 HASHED_HERE: Final = 1 << 16
 
 
 class IdempotentAnswer:
-    """Answers an enqueue once a key."""
+    """Answers an enqueue once per key."""
 
     def __init__(self, idempotency: Idempotency) -> None:
         self._idempotency = idempotency
@@ -43,9 +43,9 @@ class IdempotentAnswer:
     async def answer(
         self, call: Call, queue: Queue, body: bytes, store: Callable[[NewId], Awaitable[Answer]]
     ) -> Answer:
-        """The answer of `store`, or the one that the same request got before. `store` answers with JSON.
+        """The answer of `store`, or the earlier answer to the same request. `store` answers with JSON.
 
-        Raises: InvalidParameter: the key is none. What Idempotency.once raises.
+        Raises: InvalidParameter if the key is malformed, and what Idempotency.once raises.
         """
         key = _key(call)
         if key is None:
@@ -66,7 +66,7 @@ class IdempotentAnswer:
 
 
 def _packed(body: bytes) -> bytes:
-    """The answer, which is JSON, as it is kept: never much longer than KEPT_BYTES because of jobs that failed."""
+    """The stored form of the answer, which is JSON. Jobs that failed never make it much longer than KEPT_BYTES."""
     if len(body) <= _SHORT_BYTES:
         return body
     packed = zlib.compress(body, 1)
@@ -79,7 +79,7 @@ def _packed(body: bytes) -> bytes:
 
 
 def _unpacked(kept: bytes) -> bytes:
-    """What was packed, by this version or one before, which packed nothing: JSON begins with a brace."""
+    """The answer from its stored form. Earlier versions stored it unpacked: JSON begins with a brace."""
     return kept if kept.startswith(b"{") else zlib.decompress(kept)
 
 
@@ -91,7 +91,7 @@ def _key(call: Call) -> str | None:
     quoted = _QUOTED.fullmatch(raw)
     if len(found) > 1 or not (quoted or _BARE.fullmatch(raw)):
         raise InvalidParameter(
-            f"Idempotency-Key: one of 1 to {MAX_KEY} printable ASCII characters, bare or in double quotes"
+            f"Idempotency-Key: use one key of 1 to {MAX_KEY} printable ASCII characters, bare or in double quotes"
         )
     return (re.sub(rb"\\(.)", rb"\1", quoted[1]) if quoted else raw).decode()
 

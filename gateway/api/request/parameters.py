@@ -1,8 +1,8 @@
 """Query parameters, as openapi.yaml describes them: from text to checked values. Pure.
 
-A `number` is seconds, an `integer` digits, a `string` is held to its pattern, enum and length; an `array` of strings is
-a parameter that may be given more than once. One without a default is None where it is absent (an array: empty). The
-default is `x-default`: what generated clients see as `default` some of them send, and a queue's policy is overruled.
+A `number` is seconds, an `integer` is digits, a `string` must match its pattern, enum and length, an `array` of strings
+is a parameter that may be repeated. A parameter without a default is None if it is absent (an array: empty). Defaults
+are in `x-default`: some generated clients always send a `default`, which would override a queue's policy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _INTEGER = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
 class Parameter(Protocol):
-    """One parameter's rule."""
+    """The rule for one parameter."""
 
     @property
     def name(self) -> str: ...
@@ -32,7 +32,7 @@ class Parameter(Protocol):
 
 REMEMBERED: Final = 256
 REMEMBERED_BYTES: Final = 40
-"""Clients ask with the same few queries again and again; longer ones hold lease ids or filters and rarely repeat."""
+"""Clients repeat a few short queries. Longer ones contain lease ids or filters and rarely repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Integer:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A string. pattern: the whole of it must match; allowed: what may be said, empty for anything; hint: in words."""
+    """A string. pattern: must match the whole value; allowed: the values, empty for any; hint: the rule in words."""
 
     name: str
     pattern: re.Pattern[str]
@@ -107,7 +107,7 @@ class Repeated:
 
 
 class Values(dict[str, Any]):
-    """The value of every parameter of a request, defaults included. given: the names of those that the request has."""
+    """The value of every parameter of a request, defaults included. given: the names of those in the request."""
 
     __slots__ = ("given",)
 
@@ -121,7 +121,7 @@ class Query:
     """The query parameters of one operation."""
 
     def __init__(self, parameters: list[Mapping[str, Any]]) -> None:
-        """`parameters`: as in openapi.yaml, references resolved. One with an `x-former-name` has that name, too."""
+        """`parameters`: as in openapi.yaml, references resolved. `x-former-name` is a parameter's second name."""
         self._names = {each["name"]: each["name"] for each in parameters}
         self._names |= {each["x-former-name"]: each["name"] for each in parameters if "x-former-name" in each}
         schemas = {each["name"]: each["schema"] for each in parameters}
@@ -133,7 +133,7 @@ class Query:
         """Every parameter's value, defaults included.
 
         Raises:
-            InvalidParameter: an unknown or repeated one, or a value that is not allowed.
+            InvalidParameter: an unknown or repeated parameter, or a value that is not allowed.
         """
         if not raw:
             return self._defaults
@@ -162,9 +162,9 @@ class Query:
             if isinstance(parameter, Repeated):
                 value = (*given.get(current, ()), value)
                 if len(value) > parameter.limit:
-                    raise InvalidParameter(f"{name}: given more than {parameter.limit} times")
+                    raise InvalidParameter(f"{name}: given more than the maximum of {parameter.limit} times")
             elif name == given_as.get(current):
-                raise InvalidParameter(f"{name}: given twice")
+                raise InvalidParameter(f"{name}: given twice; send it once")
             elif current in given and value != given[current]:
                 raise InvalidParameter(f"{given_as[current]} and {name} differ; send only {current}")
             given[current] = value
@@ -172,7 +172,7 @@ class Query:
         return Values(self._defaults, given)
 
     def _known(self, name: str) -> str:
-        """What to say of an unknown one: which is meant, and which there are."""
+        """The hint for an unknown parameter, and the list of those that the path accepts."""
         if not self._parameters:
             return "this path accepts none"
         hint = hints.parameter(name, self._defaults)
@@ -198,4 +198,4 @@ def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:
         case "array":
             return Repeated(name, _parameter(name, schema["items"]), schema["maxItems"])
         case other:
-            raise ValueError(f"{name}: parameters of type {other} are not known here")
+            raise ValueError(f"{name}: parameters of type {other} are not supported")

@@ -1,4 +1,4 @@
-"""The header Prefer: what a client would like, and is told with `Preference-Applied` where it gets it. Pure.
+"""The header Prefer: the client's preferences; `Preference-Applied` confirms those that are applied. Pure.
 
 Source: RFC 7240, section 2; Knative Eventing's data plane contract ("Derived (Reply) Events") for `reply`.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 MAX_LENGTH: Final = 512
-"""Of all Prefer headers of a request; what is behind it is not read."""
+"""Limit for all Prefer headers of a request together; the rest is not read."""
 
 _ONE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|\\?\Z))+', re.DOTALL)
 _PREFERENCE = re.compile(
@@ -19,7 +19,7 @@ _PREFERENCE = re.compile(
 
 
 def preferences(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Each preference's value, empty where it has none, by its name in lower case; of several the first counts."""
+    """Each preference's value, empty if it has none, by its lower-case name. The first of several counts."""
     found: dict[str, str] = {}
     values = [value for name, value in headers if name == b"prefer"]
     if not values:

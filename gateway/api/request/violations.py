@@ -1,4 +1,4 @@
-"""What is wrong with a JSON body that breaks its schema, in words that name the member and what was meant. Pure."""
+"""What is wrong with a JSON body that violates its schema, in words that name the member and a likely fix. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import jsonschema_rs
 from gateway.api.request import hints
 
 MAX_LENGTH: Final = 300
-"""Characters of what is said."""
+"""The longest message, in characters."""
 _MAX_NAME: Final = 80
 
 
 def told(error: jsonschema_rs.ValidationError, document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """One sentence. document: where the references of `schema`, which is that of the whole body, lead."""
+    """One sentence. document: resolves the references of `schema`, which is the schema of the whole body."""
     if not error.instance_path and error.kind.name == "type":
         return object_expected(schema)
     where = ".".join(map(str, error.instance_path))
@@ -24,7 +24,7 @@ def told(error: jsonschema_rs.ValidationError, document: Mapping[str, Any], sche
 
 
 def object_expected(schema: Mapping[str, Any]) -> str:
-    """What to say where the body is absent or no object: what it has to have, or the most important of what it may."""
+    """The message for an absent body or one that is not an object: its required or most important members."""
     names = list(schema.get("required", ())) or list(schema["properties"])
     last = " and " if schema.get("required") else " or "
     listed = last.join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
@@ -49,14 +49,14 @@ def _message(error: jsonschema_rs.ValidationError, schema: Mapping[str, Any]) ->
 
 
 def _at(document: Mapping[str, Any], schema: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str, Any]:
-    """The schema of the value at that path."""
+    """The schema of the value at the path."""
     for part in path:
         schema = resolve(document, schema["items"] if isinstance(part, int) else schema["properties"][part])
     return schema
 
 
 def resolve(document: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the node is, or refers to."""
+    """The node itself, or what it refers to."""
     if "$ref" not in node:
         return node
     found: Any = document

@@ -1,4 +1,4 @@
-"""What each problem code means, for `/problems/{code}`: the contract's words beside the errors that have the code."""
+"""What each problem code means, for `/problems/{code}`: the text of openapi.yaml with the errors that have the code."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import orjson
 from gateway.errors import error_classes
 
 _MEANING = re.compile(r"^- `([a-z-]+)`: (.+)$", re.MULTILINE)
-"""One line of the description of `ProblemCode`."""
+"""One line in the description of `ProblemCode`."""
 
 
 def explanations(document: Mapping[str, Any]) -> dict[str, bytes]:
-    """The JSON document that explains each code; `document` is openapi.yaml."""
+    """The JSON document that explains each code. `document` is openapi.yaml."""
     answers: dict[str, dict[int, dict[str, object]]] = {}
     for error in error_classes().values():
         answer = {"status": error.status, "title": error.title, "retryable": error.retryable}

@@ -1,13 +1,14 @@
 """Which queues of a list are shown, in which order, and where the next page begins. Pure.
 
-A filter is `items>100`, `age>=60`, `name=emails` or `name~img-*`; several must all hold. A page is sorted by one field
-and, where that is equal, by name.
+A filter is `items>100`, `age>=60`, `name=emails` or `name~img-*`; several filters must all match. A page is sorted by
+one field, and by name among equals.
 
-1. By name, the next page begins behind the last name: a queue that comes or goes moves no other across a page's edge.
-2. By a figure, the pages keep the order of the first one, whatever the figures become: each queue that stays is shown
-   once, and one that comes later is not. That holds for the MAX_AHEAD queues that a cursor names; behind these, which
-   come next is decided by their figures as they are then.
-3. The pages end: of all together no more queues are shown than there were at the first.
+1. By name, the next page begins after the last name: a queue that is created or deleted does not move another one to
+   another page.
+2. By a figure, all pages keep the order of the first one, whatever the figures become: each queue that continues to
+   exist is shown once, and a later one is not shown. That holds for the MAX_AHEAD queues that a cursor names. Beyond
+   those, the figures at the time decide which queues come next.
+3. The pages end: together they show no more queues than there were at the first page.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ FIELDS: Final = {
     "expired_items": "expired_items",
     "discarded_items": "discarded_items",
 }
-"""What may be compared, and the member of the answer that it is."""
+"""The fields that may be compared, each with its member in the answer."""
 
 SORTED_AT_ONCE: Final = 500
 
@@ -54,7 +55,7 @@ _FILTER: Final = re.compile(r"([a-z_]+)(>=|<=|!=|>|<|=|~)(.+)")
 
 
 class QueueFigures(Protocol):
-    """A queue that can be listed: its name, and every figure of FIELDS."""
+    """A queue that can be listed: its name, and every figure in FIELDS."""
 
     @property
     def queue(self) -> str: ...
@@ -62,7 +63,7 @@ class QueueFigures(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a caller asked to see. filters, sort, cursor: as openapi.yaml has them; limit: queues a page."""
+    """What a caller asked for. filters, sort, cursor: as in openapi.yaml; limit: queues per page."""
 
     filters: tuple[str, ...]
     sort: str
@@ -72,9 +73,9 @@ class Listing:
     async def page(
         self, queues: Iterable[QueueFigures], turns: Turns, tenant: str = ""
     ) -> tuple[Sequence[QueueFigures], str | None]:
-        """The queues of one page, and the cursor of the next; None where there is none. tenant: whose turns it takes.
+        """The queues of one page, and the cursor of the next page or None. tenant: the tenant whose turns it takes.
 
-        Raises: InvalidParameter, where a filter, the order or the cursor cannot be read.
+        Raises: InvalidParameter, if a filter, the order or the cursor is invalid.
         """
         tests = [_test(text) for text in self.filters]
         order = SortOrder.of(self.sort)
@@ -99,14 +100,14 @@ class Listing:
         return shown, Cursor(order.name, left, at_s, value, name, marks, more).text
 
     def link(self, cursor: str) -> str:
-        """The query string that asks for the page after `cursor`."""
+        """The query string for the page after `cursor`."""
         filters = [("filter", text) for text in self.filters]
         return urlencode([*filters, ("sort", self.sort), ("limit", self.limit), ("cursor", cursor)])
 
 
 @dataclass(frozen=True, slots=True)
 class SortOrder:
-    """How a list is sorted. field: of FIELDS, or name."""
+    """The order of a list. field: of FIELDS, or name."""
 
     field: str
     down: bool
@@ -121,7 +122,7 @@ class SortOrder:
 
     @property
     def name(self) -> str:
-        """The same for all that mean the same."""
+        """The normal form: the same for all spellings of the same order."""
         return "-" * self.down + self.field
 
     @property
@@ -134,7 +135,7 @@ class SortOrder:
     async def divide(
         self, found: Sequence[QueueFigures], begin: Cursor | None, turns: Turns, tenant: str
     ) -> tuple[list[QueueFigures], list[QueueFigures]]:
-        """Those that the cursor names, and those beyond its place, both in their order."""
+        """The queues that the cursor names, and those after its position, both sorted."""
         if begin is None:
             return [], await self._sorted(found, turns, tenant)
         by_mark: dict[bytes, QueueFigures] = {}
@@ -154,7 +155,7 @@ class SortOrder:
         return ahead, await self._sorted(rest, turns, tenant)
 
     async def _sorted(self, queues: Sequence[QueueFigures], turns: Turns, tenant: str) -> list[QueueFigures]:
-        """In their order, by a merge of pieces of SORTED_AT_ONCE."""
+        """The sorted queues, merged from pieces of SORTED_AT_ONCE."""
         starts = range(0, len(queues), SORTED_AT_ONCE)
         pieces = (sorted(queues[start : start + SORTED_AT_ONCE], key=self.place, reverse=self.down) for start in starts)
         each = heapq.merge(*await turns.all(pieces, tenant), key=self.place, reverse=self.down)
@@ -173,13 +174,11 @@ def _test(text: str) -> Callable[[QueueFigures], bool]:
             return lambda queue: glob.matches(value, queue.queue)
         if compare == "=":
             return lambda queue: queue.queue == value
-        raise InvalidParameter(
-            f"filter: {text[:80]!r}: a name is compared by `=` or, with a pattern of * and ?, by `~`"
-        )
+        raise InvalidParameter(f"filter: {text[:80]!r}: compare a name with `=`, or with `~` and a pattern of * and ?")
     if field not in FIELDS:
         raise InvalidParameter(f"filter: unknown field {field[:40]!r}; the fields are name, {', '.join(FIELDS)}")
     if compare == "~":
-        raise InvalidParameter(f"filter: {field} is a number; compare it by > >= < <= = !=")
+        raise InvalidParameter(f"filter: {field} is a number; compare it with > >= < <= = !=")
     if not re.fullmatch(r"[0-9]{1,15}(?:\.[0-9]{1,6})?", value, re.ASCII):
         raise InvalidParameter(f"filter: {value[:40]!r} is not a number, such as 20 or 0.5")
     number, member, holds = float(value), FIELDS[field], _COMPARE[compare]

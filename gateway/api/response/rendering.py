@@ -1,15 +1,15 @@
-"""A job as an HTTP answer: which of its three forms the client wants, and the bytes and headers of that form.
+"""A job as an HTTP answer: which of three forms the client wants, and the body and headers of that form.
 
     object  `application/json`               id, attempt, payload and attributes in one JSON object; always possible
     event   `application/cloudevents+json`   the stored event; not for raw items
-    bytes   the job's own type               its own bytes, what is known of it in headers
+    bytes   the job's own type               the job's bytes, with its attributes in headers
 
-1. The form is chosen by Accept (RFC 9110, section 12.5.1); of those that are equally welcome the first one above. The
-   job's own bytes are given by `format=raw`, or where Accept names their type, be it as `text/*`, and it is not JSON.
-2. What nobody accepts is given as the object: a job that is taken is delivered.
-3. What cannot be rendered in a form is rendered as the object. `format=raw` is always bytes: what no header can hold
-   is left out of the headers, which say how many attributes that are. A client that cannot read the head of an answer
-   would never learn of its lease, so that head has 70 lines and 8 KiB at most, be the event what it may.
+1. Accept selects the form (RFC 9110, section 12.5.1); among equal weights, the first form above. The job's own bytes
+   are returned with `format=raw`, or if Accept includes their type, also by `text/*`, and the type is not JSON.
+2. If Accept allows none of them, the answer is the object: a job that was taken is delivered.
+3. What cannot be rendered in a form is rendered as the object. `format=raw` always returns bytes: attributes that no
+   header can hold are left out, and a header gives their number. A client that cannot read the head of an answer would
+   never learn of its lease, so the attributes take at most 70 lines and 8 KiB of it, whatever the event contains.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from gateway.envelope.trace import is_traceparent, is_tracestate
 from gateway.leases.lease import Lease
 
 MAX_ATTRIBUTES = 50
-"""As headers: http.client of Python takes a hundred lines in all."""
+"""As headers. Python's http.client accepts at most a hundred header lines."""
 MAX_ATTRIBUTE_BYTES = 4096
-"""Of their lines together: proxies take 8 KiB and less for a head, Node 16."""
+"""All their lines together. Proxies accept heads of 8 KiB or less, Node 16 KiB."""
 _LINE_BYTES = len(b"ce-: \r\n")
 _FIRST = ("specversion", "id", "source", "type", "time", "enqueued", "expires", "tenant", "traceparent")
 
@@ -40,7 +40,7 @@ _SANDBOX: tuple[bytes, bytes] = (b"content-security-policy", b"default-src 'none
 
 
 class Form(Enum):
-    """How a job is shown."""
+    """The forms of a job."""
 
     OBJECT = "object"
     EVENT = "event"
@@ -57,10 +57,9 @@ def render(
     raw: bool = False,
     root: str = "",
 ) -> tuple[bytes, Headers]:
-    """The body and the headers of an answer that shows the job, with the lease's where it is taken; never raises.
+    """The body and the headers of an answer with the job, and with its lease if it was taken. Never raises.
 
-    accept: the Accept header, empty where there is none. raw: the bytes were asked for by `format=raw`.
-    root: what URLs begin with.
+    accept: the Accept header, empty if it is absent. raw: the request has `format=raw`. root: the prefix of URLs.
     """
     headers: Headers = [NO_STORE]
     if lease is not None:
@@ -78,7 +77,7 @@ def render(
 
 
 def render_leased(job: Job, queue: Queue, lease: Lease, *, root: str = "") -> bytes:
-    """The JSON object of a request that leases: the jobs, and the one lease over all of them. root: as of `render`."""
+    """The JSON object of a request that leases: the jobs, and their one lease. root: as in `render`."""
     return b'{"jobs":[%b],"lease":%b}' % (_object(job, queue, lease.attempt, None, root), _handle(lease, root))
 
 
@@ -98,7 +97,7 @@ def _form(job: Job, accept: str) -> Form:
 
 
 def _object(job: Job, queue: Queue, attempt: int, lease: Lease | None, root: str) -> bytes:
-    """The JSON object; the payload by its own bytes."""
+    """The JSON object, with the payload byte for byte."""
     payload = b',"%b":%b' % (job.member.encode(), job.payload) if job.member else b""
     shown = b'{"id":%b,"queue":"%b","attempt":%d,"enqueued_at":%b,"content_type":%b%b,"attributes":%b' % (
         orjson.dumps(job.id),
@@ -115,14 +114,14 @@ def _object(job: Job, queue: Queue, attempt: int, lease: Lease | None, root: str
 
 
 def _handle(lease: Lease, root: str) -> bytes:
-    """The lease as its consumer gets it, as JSON."""
+    """The lease as JSON, as the consumer gets it."""
     lease_id = lease.id.encode()
     expires = timestamp(lease.expires_at_s).encode()
     return b'{"id":"%b","expires_at":"%b","url":"%b/leases/%b"}' % (lease_id, expires, root.encode(), lease_id)
 
 
 def _event(job: Job, queue: Queue, attempt: int) -> bytes:
-    """The stored event with the attempt and the tenant as they are; its data by its own bytes."""
+    """The stored event with the current attempt and tenant, and its data byte for byte."""
     head = orjson.dumps(_attributes(job, queue, attempt))
     return b'%b,"%b":%b}' % (head[:-1], job.member.encode(), job.payload) if job.member else head
 
@@ -133,12 +132,12 @@ def _attributes(job: Job, queue: Queue, attempt: int) -> dict[str, str | int | b
 
 
 def _bytes_type(job: Job) -> bytes:
-    """The job's own type; that of bytes where a header cannot hold it."""
+    """The job's own type, or that of arbitrary bytes if a header cannot hold it."""
     return job.content_type.encode() if fits_header(job.content_type) else BYTES_TYPE.encode()
 
 
 def _attribute_headers(job: Job, queue: Queue, attempt: int, *, whole: bool) -> Headers | None:
-    """The attributes as `ce-` headers; of a raw item the attempt only. whole: None where one does not fit in."""
+    """The attributes as `ce-` headers; only the attempt for a raw item. whole: None if one attribute does not fit."""
     headers: Headers = [(b"ce-attempt", b"%d" % attempt)]
     attributes = _attributes(job, queue, attempt) if job.id is not None else {}
     left_bytes, left_out = MAX_ATTRIBUTE_BYTES, 0
@@ -159,7 +158,7 @@ def _attribute_headers(job: Job, queue: Queue, attempt: int, *, whole: bool) -> 
 
 
 def _attribute_header(name: str, value: str | int | bool, left_bytes: int) -> tuple[bytes, bytes] | None:
-    """None where the name is no header's, or the line is longer than what is left."""
+    """None if the name cannot be a header's, or if the line is longer than the space left."""
     if not is_name(name) or (isinstance(value, str) and len(value) > left_bytes):
         return None
     encoded = to_header(value)
@@ -176,7 +175,7 @@ def _lease_headers(lease: Lease, root: str) -> Headers:
 
 
 def _trace_headers(job: Job) -> Headers:
-    """The stored trace context, where it is one."""
+    """The stored trace context, if it is valid."""
     parent, state = job.event["traceparent"], job.event.get("tracestate", "")
     if not isinstance(parent, str) or not is_traceparent(parent):
         return []
