@@ -134,6 +134,9 @@ class Settings:
         low=0,
         high=86400,
     )
+    kestrel_max_item_bytes: int = _setting(
+        0, "Kestrel's maxItemSize; a larger item is refused with 413; 0: unknown", unit="bytes", low=0, high=1 << 30
+    )
     kestrel_pool_size: int = _setting(64, "idle connections kept open per server", low=1, high=10000)
     kestrel_waits: int = _setting(
         8, "blocked gets per queue and server, shared by all polls that wait for the queue", low=1, high=32

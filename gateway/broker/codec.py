@@ -28,6 +28,8 @@ END = b"END\r\n"
 ERROR = b"ERROR\r\n"
 STORED = b"STORED\r\n"
 NOT_STORED = b"NOT_STORED\r\n"
+TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
+"""In memcached's words; Kestrel answers NOT_STORED. Only on a Unix socket."""
 DELETED = b"DELETED\r\n"
 CLIENT_ERROR = b"CLIENT_ERROR\r\n"
 

@@ -106,6 +106,10 @@ class Queues:
         ticket = queue.put(data, expires_ms)
         return True, ticket, queue.last_id
 
+    def never_takes(self, name: bytes, size: int) -> bool:
+        """Whether the queue takes no item of that size, however empty it is."""
+        return size > self.get(name).limits.max_item_bytes
+
     def flush(self, name: bytes) -> Ticket | None:
         queue = self._queues.get(name)
         return None if queue is None else queue.flush()

@@ -15,6 +15,7 @@ from .codec import (
     ERROR,
     NOT_STORED,
     STORED,
+    TOO_LARGE,
     Command,
     Confirm,
     DumpStats,
@@ -66,12 +67,18 @@ def _put(session: Session, put: Put) -> None:
     stored, ticket, item_id = broker.queues.put(put.key, put.data, expires_ms)
     if stored:
         broker.counters.total_items += 1
-    session.hold_put(ticket, b"" if put.noreply else STORED if stored else NOT_STORED, item_id)
+    answer = STORED if stored else _refusal(session, too_large=broker.queues.never_takes(put.key, len(put.data)))
+    session.hold_put(ticket, b"" if put.noreply else answer, item_id)
 
 
 def _too_large(session: Session, command: TooLarge) -> None:
     session.broker.counters.cmd_set += 1
-    session.answer(b"" if command.noreply else NOT_STORED)
+    session.answer(b"" if command.noreply else _refusal(session, too_large=True))
+
+
+def _refusal(session: Session, *, too_large: bool) -> bytes:
+    """The answer to a `set` that the queue does not take. The gateway is told where it is of no use to try again."""
+    return TOO_LARGE if too_large and session.is_local else NOT_STORED
 
 
 def _get(session: Session, get: Get) -> None:

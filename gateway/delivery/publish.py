@@ -32,7 +32,7 @@ class Publisher:
     async def enqueue(self, queue: Queue, item: Item, ordering_key: str | None = None) -> None:
         """The job is stored: Kestrel has said STORED. ordering_key: jobs with the same one go to the same server.
 
-        Raises: TooManyQueues; QueueFull, BackendUnavailable, BackendRefused; OutcomeUnknown.
+        Raises: TooManyQueues; QueueFull, JobTooLarge, BackendUnavailable, BackendRefused; OutcomeUnknown.
         Cancelled: the job may or may not be stored.
         """
         with await self._quota.room(queue):

@@ -74,7 +74,7 @@ class Kestrel:
     async def start(self) -> None:
         """Begins connecting in the background; a server that cannot be reached is tried again and again."""
         self._lines = self._make_lines()
-        self._writes = Writes(self._limit_s)
+        self._writes = Writes(self._limit_s, self._settings.kestrel_max_item_bytes)
         self._take_members()
         await self._members.start(self._take_members)
         self._resolver = asyncio.create_task(self._resolve_each_time(), name="resolver of Kestrel's names")
@@ -162,7 +162,7 @@ class Kestrel:
 
         ordering_key: items with the same one go to the same server, and to no other when that is down. duplicates_ok:
         where a server was sent the item and did not answer, another one is sent it too.
-        Raises: QueueFull; BackendUnavailable when nothing was sent, BackendRefused when the server said no;
+        Raises: QueueFull, JobTooLarge; BackendUnavailable if nothing was sent, BackendRefused if the server said no;
         OutcomeUnknown when it was sent and no clean answer came. Cancelled: it may have been stored.
         """
         await self._writes.put(key, data, expiry, ordering_key, duplicates_ok)

@@ -13,7 +13,7 @@ from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.envelope.read import Job
 from gateway.envelope.rewrite import DeadLetterMarks, DeadReason, dead_letter
-from gateway.errors import BackendUnavailable, OutcomeUnknown, QueueFull
+from gateway.errors import BackendUnavailable, JobTooLarge, OutcomeUnknown, QueueFull
 from gateway.names.namespace import CHILD_DEAD, DEAD, SEPARATOR
 
 
@@ -31,7 +31,7 @@ async def store(backend: Backend, key: str, data: bytes, expiry: int = 0) -> Sto
         await backend.put(key, data, expiry)
     except OutcomeUnknown:
         return Stored.PERHAPS
-    except (QueueFull, BackendUnavailable):
+    except (QueueFull, JobTooLarge, BackendUnavailable):
         return Stored.NO
     return Stored.YES
 

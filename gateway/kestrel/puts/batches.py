@@ -22,12 +22,12 @@ from collections.abc import Sequence
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError
 
-from gateway.errors import BackendUnavailable, GatewayError, NotSupported, OutcomeUnknown, QueueFull
+from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, NotSupported, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient, Put
 from gateway.kestrel.wire.connection import ConnectionLostError
-from gateway.kestrel.wire.failures import not_asked, perhaps_done
+from gateway.kestrel.wire.failures import not_asked, perhaps_done, says_too_large
 
 STALLED_S = 0.25
 UNDER_WAY = 2
@@ -62,7 +62,7 @@ class Writer:
         """A future that is done when the item is stored.
 
         Its exception: QueueFull; BackendUnavailable when nothing was sent, BackendRefused when the server said no;
-        NotSupported when it keeps no such item; OutcomeUnknown. Cancelled: the item may be stored.
+        NotSupported when it keeps no such item; JobTooLarge; OutcomeUnknown. Cancelled: the item may be stored.
         """
         future: asyncio.Future[None] = self._loop.create_future()
         if self._leaving:
@@ -133,7 +133,7 @@ class Writer:
                 else:
                     trouble.__cause__ = failure
                     future.set_exception(trouble)
-            if outcomes and isinstance(outcomes[-1], MemcacheServerError):
+            if outcomes and isinstance(outcomes[-1], MemcacheServerError) and not says_too_large(outcomes[-1]):
                 self._server.look()
 
 
@@ -152,6 +152,8 @@ def _trouble(
         if outcome is False:
             return QueueFull("Kestrel did not store the job: the queue is full, or the job too large for it")
         assert isinstance(outcome, MemcacheServerError)
+        if says_too_large(outcome):
+            return JobTooLarge("the job is larger than the largest item that its queue takes (max_item_bytes)")
         return not_asked(outcome, address)
     if failure is None:
         return OutcomeUnknown(f"the job was sent to {address.marked}, but no valid answer came")

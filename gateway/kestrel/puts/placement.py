@@ -10,6 +10,7 @@ Owns a writer a server and the order in which they are tried. Does not know what
 4. Items with an ordering key all go to one member, whether it is up or not: rendezvous hashing of its address with the
    keys. A member that comes or goes moves only the ordering keys that it gets or had. Source: Thaler and Ravishankar,
    "A name-based mapping scheme for rendezvous" (1996).
+5. An item that is larger than any server takes is sent to none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import random
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
-from gateway.errors import BackendUnavailable, GatewayError, NotSupported, OutcomeUnknown, QueueFull
+from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, NotSupported, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health
 from gateway.kestrel.puts.batches import Writer
@@ -27,10 +28,14 @@ from gateway.kestrel.server.server import Server
 
 
 class Writes:
-    """Stores items on the members. limit_s: for one item, over all servers that are tried."""
+    """Stores items on the members. limit_s: for one item, over all servers that are tried.
 
-    def __init__(self, limit_s: float) -> None:
+    max_item_bytes: what the servers take at most; 0: not known.
+    """
+
+    def __init__(self, limit_s: float, max_item_bytes: int = 0) -> None:
         self._limit_s = limit_s
+        self._max_item_bytes = max_item_bytes
         self._loop = asyncio.get_running_loop()
         self._writers: list[Writer] = []
 
@@ -42,6 +47,8 @@ class Writes:
 
     async def put(self, key: str, data: bytes, expiry: int, ordering_key: str | None, duplicates_ok: bool) -> None:
         """Raises as Kestrel.put."""
+        if (too_large := self._too_large(data)) is not None:
+            raise too_large
         writers = self._order(key, ordering_key)
         if len(writers) == 1 and not duplicates_ok:
             await writers[0].put(key, data, expiry)
@@ -57,7 +64,7 @@ class Writes:
             except TimeoutError:
                 failure = _both(failure, OutcomeUnknown("no server stored the job in time"))
                 break
-            except (BackendUnavailable, NotSupported, QueueFull, OutcomeUnknown) as error:
+            except (BackendUnavailable, JobTooLarge, NotSupported, QueueFull, OutcomeUnknown) as error:
                 failure = _both(failure, error)
             else:
                 return
@@ -68,8 +75,8 @@ class Writes:
         self, key: str, items: Sequence[tuple[bytes, int]], ordering_key: str | None, duplicates_ok: bool
     ) -> list[GatewayError | None]:
         """One outcome an item, in their order; what one server surely did not store, the next is asked to."""
-        outcomes: list[GatewayError | None] = [None] * len(items)
-        left = list(range(len(items)))
+        outcomes: list[GatewayError | None] = [self._too_large(data) for data, _ in items]
+        left = [i for i, outcome in enumerate(outcomes) if outcome is None]
         first = True
         deadline = self._loop.time() + self._limit_s
         for writer in _tries(self._order(key, ordering_key), duplicates_ok):
@@ -93,6 +100,16 @@ class Writes:
         """Returns when every put has its outcome. The servers are closed before, so that none of them waits."""
         for writer in self._writers:
             await writer.close()
+
+    def _too_large(self, data: bytes) -> JobTooLarge | None:
+        """Why no server is sent the item (rule 5)."""
+        limit = self._max_item_bytes
+        if not limit or len(data) <= limit:
+            return None
+        return JobTooLarge(
+            f"the job with its attributes is an item of {len(data)} bytes, which is above the maximum of {limit} "
+            "(--kestrel-max-item-bytes)"
+        )
 
     def _order(self, key: str, ordering_key: str | None) -> list[Writer]:
         """Who is tried, first to last."""
@@ -135,9 +152,9 @@ def _both(one: GatewayError | None, other: GatewayError) -> GatewayError:
 
     That one of them keeps no such item is told only where the other one does not either.
     """
-    if one is None or isinstance(one, NotSupported):
+    if one is None or isinstance(one, (JobTooLarge, NotSupported)):
         return other
-    if isinstance(other, NotSupported):
+    if isinstance(other, (JobTooLarge, NotSupported)):
         return one
     for kind in (OutcomeUnknown, BackendUnavailable):
         for each in (other, one):

@@ -33,6 +33,15 @@ def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable |
     return OutcomeUnknown(f"the command was sent to {address.marked}, but no valid answer came")
 
 
+def says_too_large(refusal: MemcacheServerError) -> bool:
+    """Whether the server will never take such an item. It is well, and its connection stays open.
+
+    Source: memcached's doc/protocol.txt, "SERVER_ERROR object too large for cache", which the embedded broker says on
+    its Unix socket. Kestrel itself answers NOT_STORED, as for a full queue (kestrel-wire.md).
+    """
+    return "too large" in _text(refusal)
+
+
 def _text(error: BaseException) -> str:
     """At most a short line of a server's own words."""
     words = error.args[0] if error.args else b""
