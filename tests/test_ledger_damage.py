@@ -157,6 +157,6 @@ def test_a_newer_format_is_refused(tmp_path):
     _format_0(path)
     execute(tmp_path / "data", "PRAGMA user_version = 2")
     before = path.read_bytes()
-    with pytest.raises(RuntimeError, match="has format 2, and this version of kestrel-gateway knows formats up to 1"):
+    with pytest.raises(RuntimeError, match="format 2 is above 1, the newest that this version"):
         Running(tmp_path / "data")
     assert path.read_bytes() == before

@@ -1,1 +1,1 @@
-"""The use cases: enqueue, take, look after queues. Knows no HTTP and no sockets."""
+"""The use cases: enqueue, take, manage queues. Knows no HTTP and no sockets."""

@@ -1,8 +1,8 @@
-"""Jobs whose time is over, dropped beside the poll that met them: it goes on to the next while Kestrel takes them off.
+"""Drops expired jobs while the poll that met them continues with the next job.
 
-1. Each is confirmed by itself, after it was looked at: nothing is confirmed that was not over.
-2. AT_ONCE at most are under way for one poll; then it waits for one of them.
-3. They are tasks of the lifespan's group: a poll that goes away leaves none half done.
+1. Each job is confirmed by itself, after it was read: no job is confirmed that has not expired.
+2. At most AT_ONCE are in progress for one poll; then it waits for one of them.
+3. They are tasks of the lifespan's group: a poll that ends leaves none of them incomplete.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from gateway.leases.lease import OpenRead
 log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 32
-"""Kestrel writes what comes together at once; more connections than that gain little."""
+"""Kestrel writes commands that arrive together at once; more connections gain little."""
 
 
 class Dropping:
-    """What one poll drops. tasks: the lifespan's group."""
+    """The jobs that one poll drops. tasks: the lifespan's group."""
 
     __slots__ = ("_tasks", "_under_way")
 
@@ -30,7 +30,7 @@ class Dropping:
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def drop(self, read: OpenRead) -> None:
-        """The item is on its way off the queue. Cancelled: it is still the caller's."""
+        """Starts dropping the item. Cancelled: the item is still the caller's."""
         if len(self._under_way) >= AT_ONCE:
             await self.one_ended()
         task = self._tasks.create_task(_drop(read))
@@ -38,7 +38,7 @@ class Dropping:
         task.add_done_callback(self._under_way.discard)
 
     async def one_ended(self) -> bool:
-        """Returns when one more of them is settled; False when none is under way."""
+        """Returns when one of them has ended; False if none is in progress."""
         if not self._under_way:
             return False
         await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
@@ -46,7 +46,7 @@ class Dropping:
 
 
 async def _drop(read: OpenRead) -> None:
-    """The item is gone, or back on its queue, where it is dropped again. Cancelled: one of the two."""
+    """The item is gone, or back on its queue, where a later poll drops it. Cancelled: one of the two."""
     try:
         await read.confirm()
     except (LeaseLost, BackendRefused, OutcomeUnknown):

@@ -1,13 +1,13 @@
-"""What becomes of a job that its consumer did not finish: to the tail, to the dead letters, or back to the head.
+"""What happens to a job that its consumer did not finish: it moves to the tail or to the dead letters, or goes back.
 
-1. A move is a copy on another connection, seen stored, and only then the confirm of the original: whatever happens in
+1. A move is a copy over another connection, seen stored, and only then the confirm of the original. An interruption in
    between leaves the job on a queue, at worst twice.
-2. Where a copy is not safe none is made: the job goes back to the head by itself, and its attempt is counted in memory.
-   Not safe: a queue that is full (for it), a ring that discards, a queue with fanout children, a raw item, an envelope
-   whose expiry is not known or over, a server that refuses or does not answer, or that has perhaps put the job back.
-3. A job whose last attempt failed goes to the dead letters; where these take none, it goes where it would have gone.
-4. The queue of a job may be deleted meanwhile, here or elsewhere, or its connection lost, which puts it back: then
-   nothing is copied. Kestrel is asked just before each copy; where it does not tell, the job survives.
+2. If a copy is not safe, none is made: the job goes back to the head, and its attempt is counted in memory. A copy is
+   not safe if the queue is full (for the copy), discards old items or has fanout children, if the item is raw, if the
+   expiry of the envelope is unknown or past, or if the server refuses, does not answer or may have put the job back.
+3. A job whose last attempt failed goes to the dead letters; if these refuse it, it goes where it would otherwise go.
+4. The queue of a job may be deleted at any time, here or elsewhere, or its connection may be lost, which puts it back.
+   Then nothing is copied. Kestrel is asked just before each copy; if it cannot tell, the copy is made.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from gateway.leases.lease import Disposition, Lease, OpenRead, Place, State
 
 @dataclass(frozen=True, slots=True)
 class MoveStatistics:
-    """moved: copies to the tail. buried: to the dead letters. kept: jobs that stayed at the head though they should
-    have moved, by why. doubled: moves whose original may be on its queue beside its copy.
+    """moved: copies to the tail. buried: copies to the dead letters. kept: jobs that stayed at the head although they
+    were to move, by reason. doubled: moves whose original may still be on its queue, in addition to its copy.
     """
 
     moved: int
@@ -44,7 +44,7 @@ class MoveStatistics:
 
 
 class Moves:
-    """Moves jobs. tasks: the lifespan's group. max_attempts: of queues whose policy has none."""
+    """Moves jobs. tasks: the lifespan's group. max_attempts: for queues whose policy sets none."""
 
     def __init__(self, backend: Backend, catalog: Catalog, tasks: asyncio.TaskGroup, *, max_attempts: int) -> None:
         self.dead_letters = DeadLetters(backend, catalog)
@@ -58,20 +58,20 @@ class Moves:
         self._kept: Counter[str] = Counter()
 
     def mover(self, queue: Queue) -> QueueMover:
-        """What moves a queue's jobs from their consumers."""
+        """The mover of a queue's jobs."""
         return QueueMover(self, queue)
 
     def max_attempts(self, queue: Queue) -> int:
-        """How often a job of the queue is delivered before it is a dead letter."""
+        """How often a job of the queue is delivered before it becomes a dead letter."""
         return queue.policy.max_attempts or self._max_attempts
 
     def statistics(self) -> MoveStatistics:
         return MoveStatistics(self._moved, self._buried, dict(self._kept), self._doubled)
 
     async def bury(self, queue: Queue, read: OpenRead, *, death: DeadReason, attempts: int, error: str = "") -> Stored:
-        """The job is a dead letter and no longer on its queue when this is YES; else it is still set aside.
+        """Moves the job to the dead letters. YES: it is there and off its queue; otherwise it is still set aside.
 
-        Raises: as `OpenRead.confirm`: the dead letter is there, and the job perhaps still on its queue.
+        Raises what `OpenRead.confirm` raises: the dead letter exists, and the job may still be on its queue.
         Cancelled: the job may be in both places.
         """
         job = job_of(queue, read)
@@ -82,16 +82,16 @@ class Moves:
         return stored
 
     async def may_copy(self, lease: Lease) -> bool:
-        """Whether a copy of the job may be made at all; else it is due to go back. Raises: QueueDeleted, LeaseLost."""
+        """Whether the job may be copied; if not, it must go back. Raises: QueueDeleted, LeaseLost."""
         if await self._facts.still_aside(_here(lease)):
             return True
         self._keep("perhaps-back")
         return False
 
     async def to_tail(self, queue: Queue, lease: Lease, reason: str) -> Stored:
-        """The job is at the tail as its next attempt when this is YES; else it is still set aside.
+        """Moves the job to the tail as its next attempt. YES: it is there; otherwise it is still set aside.
 
-        Raises: QueueDeleted; LeaseLost: no copy was made. Cancelled: as `bury`.
+        Raises: QueueDeleted; LeaseLost if no copy was made. Cancelled: as for `bury`.
         """
         read = _held(lease)
         job = job_of(queue, read)
@@ -116,7 +116,7 @@ class Moves:
         with contextlib.suppress(LeaseLost, BackendRefused, OutcomeUnknown):
             await self._confirm(_held(lease))
             self._moved += 1
-        return stored  # the copy is there, whatever became of the original
+        return stored  # the copy is stored, whatever happened to the original
 
     async def _confirm(self, read: OpenRead) -> None:
         try:
@@ -131,7 +131,7 @@ class Moves:
 
 
 class QueueMover:
-    """Moves one queue's jobs from their consumers. Implements gateway.leases.lease.Mover."""
+    """Moves one queue's jobs away from their consumers. Implements gateway.leases.lease.Mover."""
 
     __slots__ = ("_moves", "_queue")
 
@@ -140,20 +140,21 @@ class QueueMover:
         self._queue = queue
 
     def target(self, disposition: Disposition) -> Place:
-        """The place that was asked for, outright or by policy."""
+        """The requested place: by the request itself or by policy."""
         if disposition.state is State.REJECTED:
             return Place.DEAD
         return disposition.asked or self._by_policy()
 
     def is_last(self, lease: Lease) -> bool:
-        """Whether this attempt is the last that the job has."""
+        """Whether this is the job's last attempt."""
         return lease.attempt >= self._moves.max_attempts(self._queue)
 
     async def move(self, lease: Lease, disposition: Disposition) -> Place:
-        """The job is at the place that is returned.
+        """Moves the job and returns its place.
 
-        Raises: QueueDeleted: the job is gone with its queue. LeaseLost: it is back on its queue. Of a rejected job also
-        LeaseLost and BackendRefused: it is a dead letter, and is back on its queue, too; OutcomeUnknown: it may be.
+        Raises: QueueDeleted: the job is gone with its queue. LeaseLost: it is back on its queue. For a rejected job
+        also
+        LeaseLost and BackendRefused: it is a dead letter and also back on its queue; OutcomeUnknown: it may be both.
         Cancelled: the job may be in two places, if the caller gives the read back.
         """
         place = await self._copy(lease, disposition)
@@ -164,7 +165,7 @@ class QueueMover:
         return place
 
     async def _copy(self, lease: Lease, disposition: Disposition) -> Place:
-        """Where the job is now; HEAD: still set aside."""
+        """Where the job is now; HEAD means that it is still set aside."""
         target = self.target(disposition)
         buried = target is Place.DEAD or self.is_last(lease)
         stored = Stored.NO
@@ -200,20 +201,20 @@ class QueueMover:
 
 
 def job_of(queue: Queue, read: OpenRead) -> Job:
-    """The job in an item, as the queue's policy has it read."""
+    """The job in an item, read according to the queue's policy."""
     return raw(read.data) if queue.policy.raw else unwrap(read.data)
 
 
 def _held(lease: Lease) -> OpenRead:
-    """What the lease holds. Raises QueueDeleted where it has ended meanwhile, which only that can do."""
+    """The open read of the lease. Raises QueueDeleted if the lease has ended, which only a deletion can cause."""
     if lease.read is None:
-        raise QueueDeleted("the queue was deleted and the job with it")
+        raise QueueDeleted("the queue was deleted, and the job with it")
     return lease.read
 
 
 def _here(lease: Lease) -> OpenRead:
-    """What the lease holds, which is still set aside as far as is known. Raises: LeaseLost; as `_held`."""
+    """The open read of the lease, if its item is still set aside as far as is known. Raises: LeaseLost; as `_held`."""
     read = _held(lease)
     if read.lost:
-        raise LeaseLost("the connection to Kestrel was lost and the job is back on its queue")
+        raise LeaseLost("the connection to Kestrel was lost, and the job is back on its queue")
     return read

@@ -1,4 +1,4 @@
-"""The polls that wait at this moment: how many there may be in all, of one tenant and of one queue."""
+"""The polls that are waiting now, and the limits for all of them, for one tenant and for one queue."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gateway.fairness.shares import WHOLE, Shares
 
 
 class PollLimits:
-    """Counts polls in and out. limit, tenant_limit, queue_limit: most at once; the first counts them all.
+    """Counts polls in and out. limit, tenant_limit, queue_limit: the most at a time; the first is for all polls.
 
-    share: of the first, which one tenant may take.
+    share: the part of `limit` that one tenant may take.
     """
 
     def __init__(self, limit: int, *, tenant_limit: int, queue_limit: int, share: float = WHOLE) -> None:
@@ -31,19 +31,19 @@ class PollLimits:
         return iter(list(self._waiters))
 
     def check_room(self, queue: Queue) -> None:
-        """Raises TooManyWaiters when no further poll of that queue may wait."""
+        """Raises TooManyWaiters if no further poll of the queue may wait."""
         shares = self.shares
         held = shares.of(queue.tenant)
         if held >= self._tenant_limit:
-            raise TooManyWaiters(f"the tenant has {self._tenant_limit} parked polls on this worker, its limit")
+            raise TooManyWaiters(f"the tenant has {self._tenant_limit} waiting polls on this worker, its limit")
         if not shares.admits(queue.tenant):
             if shares.held >= shares.limit:
-                raise TooManyWaiters(f"{shares.limit} polls are parked on this worker, its limit")
+                raise TooManyWaiters(f"{shares.limit} polls are waiting on this worker, its limit")
             raise TooManyWaiters(
-                f"the tenant has {held} parked polls on this worker, its share of the limit of {shares.limit}"
+                f"the tenant has {held} waiting polls on this worker, its share of the limit of {shares.limit}"
             )
         if self._queues[queue.key] >= self._queue_limit:
-            raise TooManyWaiters(f"the queue has {self._queue_limit} parked polls on this worker, its limit")
+            raise TooManyWaiters(f"the queue has {self._queue_limit} waiting polls on this worker, its limit")
 
     def add(self, queue: Queue, waiter: Poll) -> None:
         self._waiters.add(waiter)

@@ -1,4 +1,4 @@
-"""Enqueue: items go on a Kestrel queue, and are there when it returns."""
+"""Enqueue: puts items on a Kestrel queue and returns when they are stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.errors import GatewayError
 
 
 class Publisher:
-    """Stores jobs. stored: how many so far, those that their producer was told about."""
+    """Stores jobs. stored: the number of jobs that were stored and reported to their producer."""
 
     def __init__(self, backend: Backend, quota: Quota) -> None:
         self._backend = backend
@@ -24,13 +24,13 @@ class Publisher:
     def stamp(
         self, queue: Queue, *, ttl_s: float | None = None, traceparent: str = "", tracestate: str = ""
     ) -> EnqueueContext:
-        """What the gateway says of jobs enqueued now. ttl_s: how long they may wait; None: for ever."""
+        """What the gateway adds to jobs that are enqueued now. ttl_s: how long they may wait; None: no limit."""
         now_s = time.time()
         expires_s = now_s + ttl_s if ttl_s is not None else None
         return EnqueueContext(f"/queues/{queue.name}", now_s, expires_s, queue.tenant, traceparent, tracestate)
 
     async def enqueue(self, queue: Queue, item: Item, ordering_key: str | None = None) -> None:
-        """The job is stored: Kestrel has said STORED. ordering_key: jobs with the same one go to the same server.
+        """Stores the job: Kestrel has answered STORED. ordering_key: jobs with the same key go to the same server.
 
         Raises: TooManyQueues; QueueFull, JobTooLarge, BackendUnavailable, BackendRefused; OutcomeUnknown.
         Cancelled: the job may or may not be stored.
@@ -45,7 +45,7 @@ class Publisher:
     async def enqueue_many(
         self, queue: Queue, items: Sequence[Item], ordering_key: str | None = None
     ) -> list[GatewayError | None]:
-        """Stores jobs in their order; one outcome each, None for stored, else as `enqueue` raises.
+        """Stores jobs in order. Returns one outcome each: None if stored, otherwise an error as from `enqueue`.
 
         Cancelled: any of them may be stored.
         """

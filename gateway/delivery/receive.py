@@ -1,6 +1,6 @@
-"""Next: a poll waits for a job and leaves with it under a lease.
+"""Next: a poll waits for a job and returns it under a lease.
 
-On the way a job whose time is over is dropped, and one that was delivered too often already goes to the dead letters.
+On the way an expired job is dropped, and a job that was already delivered too often goes to the dead letters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
 
 PASSING_S = 1.0
-"""How long a poll that should answer at once may go on past jobs that are not delivered."""
+"""How long a poll with a timeout of 0 may continue past jobs that are not delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +63,15 @@ class Receiver:
 
     @property
     def parked(self) -> int:
-        """Polls that wait at this moment."""
+        """The number of polls that wait now."""
         return len(self._parked)
 
     async def next(
         self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone, told: Told
     ) -> Delivery | None:
-        """The next job under a lease of `lease_s` seconds; None when the wait ended empty, or the consumer has gone.
+        """The next job under a lease of `lease_s` seconds; None if the wait ended empty or the consumer disconnected.
 
-        told: of an empty wait, how many servers were asked.
+        told: called after an empty wait with the number of servers that took part.
 
         Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
         Cancelled: no job is held.
@@ -82,9 +82,9 @@ class Receiver:
     async def _next(
         self, queue: Queue, timeout_s: float, lease_s: float, on_gone: OnGone, told: Told
     ) -> Delivery | None:
-        """As `next`, of a queue that may be used."""
-        if self.draining:  # from here to the line of waiters nothing is awaited, so a drain finds every poll
-            raise Draining("no job is handed out any more")
+        """Like `next`, for a queue that may be used."""
+        if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
+            raise Draining("the gateway is shutting down and delivers no more jobs")
         began_s = time.monotonic()
         left_s = timeout_s
         dropping = Dropping(self._tasks)
@@ -92,7 +92,7 @@ class Receiver:
             self._registry.check_room(queue.tenant)
             try:
                 read = await self._take(queue, left_s, on_gone, told)
-            except TooManyLeases:  # perhaps because of what is being dropped
+            except TooManyLeases:  # possibly because of jobs that are being dropped
                 if not await dropping.one_ended():
                     raise
             else:
@@ -107,9 +107,9 @@ class Receiver:
             left_s = max(0.0, timeout_s - gone_s)
 
     async def _deliver(self, queue: Queue, read: OpenRead, lease_s: float, dropping: Dropping) -> Delivery | None:
-        """The item under a lease; None when it is one that is not delivered, and was dropped or buried.
+        """The item under a lease; None if it must not be delivered, and was dropped or became a dead letter.
 
-        Raises: TooManyLeases; the item is back. Cancelled: it is back or gets buried.
+        Raises: TooManyLeases; the item is back. Cancelled: it is back, or becomes a dead letter.
         """
         done = read.give_back
         try:
@@ -132,9 +132,9 @@ class Receiver:
             raise
 
     async def _bury(self, queue: Queue, read: OpenRead, attempts: int) -> bool:
-        """Whether the job is a dead letter now; else, where these take none, it is still set aside.
+        """Whether the job is a dead letter now; otherwise the dead letters refused it and it is still set aside.
 
-        A task of its own: a poll that goes away must not leave the job in both places.
+        It runs as a task of its own: a poll that is cancelled must not leave the job in both places.
         """
         try:
             return await self._moves.bury(queue, read, death=DeadReason.MAX_ATTEMPTS, attempts=attempts) is Stored.YES
@@ -142,7 +142,7 @@ class Receiver:
             return True
 
     async def _take(self, queue: Queue, timeout_s: float, on_gone: OnGone, told: Told) -> OpenRead | None:
-        """The next item, set aside; None when the wait ended empty, or the consumer has gone."""
+        """The next item, set aside; None if the wait ended empty or the consumer disconnected."""
         self._parked.check_room(queue)
         waiter = self._backend.wait(queue.key, timeout_s, queue.tenant)
         self._parked.add(queue, waiter)
@@ -152,7 +152,7 @@ class Receiver:
             if read is None:
                 told(waiter.coverage)
             return read
-        except TooManyLeases as full:  # Kestrel's servers know of no lease's end
+        except TooManyLeases as full:  # the limit is per server, which cannot tell when a lease ends
             raise TooManyLeases(full.detail, self._registry.retry_after()) from full
         finally:
             forget()
@@ -172,7 +172,7 @@ class Receiver:
         )
 
     def drain(self) -> None:
-        """Ends every parked poll empty-handed and hands out nothing more."""
+        """Ends every waiting poll empty, and delivers no further job."""
         self.draining = True
         for waiter in self._parked:
             waiter.cancel()

@@ -1,1 +1,1 @@
-"""Dead letters: stored, inspected, and sent back to their queue."""
+"""Dead letters: stored, inspected, and moved back to their queue."""

@@ -1,7 +1,7 @@
-"""Looking after a queue's dead letters: how many there are, the oldest, and removing them. Asking creates nothing.
+"""Managing a queue's dead letters: their number, the oldest one, and removing them. Reading creates nothing.
 
-These are the letters that lie with their queue. Where its policy names another queue for them, they are jobs of that
-one, where they are looked after like any others.
+It covers the dead letters that are stored under their queue's own key. If the policy names another queue for them, they
+are jobs of that queue and are managed there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.errors import QueueEmpty, QueueNotFound
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFigures:
-    """age_s: of the oldest, since it lies there. dead_letter: the queue that the policy names for new ones."""
+    """age_s: how long the oldest has been stored. dead_letter: the queue that the policy names for new ones."""
 
     queue: str
     items: int
@@ -27,13 +27,13 @@ class DeadLetterFigures:
 
 
 class DeadLetterAdmin:
-    """The dead letters that lie with their queues."""
+    """The dead letters that are stored under the keys of their queues."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
     async def get(self, queue: Queue, told: Told) -> DeadLetterFigures:
-        """Raises QueueNotFound where there is neither the queue nor a letter; BackendUnavailable."""
+        """Raises QueueNotFound if neither the queue nor a dead letter exists; BackendUnavailable."""
         key = own_key(queue)
         survey = await self._backend.survey(queue.key, key)
         told(survey.coverage)
@@ -46,7 +46,7 @@ class DeadLetterAdmin:
         return DeadLetterFigures(queue.name, stats.items, stats.bytes, stats.age_ms / 1000, named)
 
     async def peek(self, queue: Queue, told: Told) -> Job:
-        """The oldest letter, left where it is. Raises QueueEmpty; as `get`."""
+        """The oldest dead letter, which stays in place. Raises QueueEmpty, and what `get` raises."""
         if (await self.get(queue, told)).items:
             peeked = await self._backend.look(own_key(queue))
             told(peeked.coverage)
@@ -55,7 +55,7 @@ class DeadLetterAdmin:
         raise QueueEmpty(f"{queue.name!r} has no dead letters")
 
     async def delete(self, queue: Queue, told: Told) -> int:
-        """They are gone for good; how many there were just before. Raises OutcomeUnknown; as `get`."""
+        """Removes them permanently; returns how many there were just before. Raises OutcomeUnknown and as `get`."""
         letters = await self.get(queue, told)
         if letters.items:
             told(await self._backend.delete(own_key(queue)))

@@ -1,7 +1,7 @@
-"""Redrive: dead letters back to the queue they come from, as first attempts. Knows no leases.
+"""Redrive: moves dead letters back to the queue they come from, as first attempts. Knows no leases.
 
-1. A letter is put on its queue, seen stored, and only then confirmed: it is never lost, at worst there twice.
-2. Where queues share their dead letters, those of others are set aside meanwhile and are back in their places then.
+1. A dead letter is put on its queue, seen stored, and only then confirmed. It is never lost, but may exist twice.
+2. If queues share their dead letters, those of other queues are set aside and then return to their places.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
 from gateway.leases.lease import OpenRead
 
 LONGEST_S: Final = 20.0
-"""A request that takes longer is not waited for by many proxies; what is left is told."""
+"""Many proxies do not wait longer for a request. The answer says how many are left."""
 MAX_ASIDE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """redriven: letters that are jobs again. expired: dropped: their time was over. left: that are still there."""
+    """redriven: dead letters that are jobs again. expired: dropped as expired. left: those that remain."""
 
     redriven: int
     expired: int
@@ -35,7 +35,7 @@ class Redriven:
 
 @dataclass(slots=True)
 class _Run:
-    """One redrive under way. aside: letters of others, in their order."""
+    """One redrive in progress. aside: dead letters of other queues, in order."""
 
     queue: Queue
     limit: int
@@ -52,7 +52,7 @@ class _Run:
 
 
 class Redrive:
-    """Brings dead letters back. tasks: the lifespan's group, in which each letter is finished once it was begun."""
+    """Moves dead letters back. tasks: the lifespan's group, in which every dead letter that was started is finished."""
 
     def __init__(self, backend: Backend, dead_letters: DeadLetters, tasks: asyncio.TaskGroup) -> None:
         self._backend = backend
@@ -60,11 +60,11 @@ class Redrive:
         self._tasks = tasks
 
     async def redrive(self, queue: Queue, limit: int, told: Told = lambda _: None) -> Redriven:
-        """Up to `limit` dead letters of the queue are on it again. told: of how many servers; others may have some.
+        """Moves up to `limit` dead letters back to the queue. told: how many servers took part; others may have more.
 
-        Raises: QueueHasChildren; QueueNotFound: it does not exist and has no dead letters; when nothing could be
-        brought back QueueFull, BackendUnavailable, OutcomeUnknown.
-        Cancelled: what was begun is finished, the others stay.
+        Raises: QueueHasChildren; QueueNotFound if the queue does not exist and has no dead letters; if none could be
+        moved back, QueueFull, BackendUnavailable, OutcomeUnknown.
+        Cancelled: what was started is finished, the others stay.
         """
         survey = await self._backend.survey(queue.key)
         told(survey.coverage)
@@ -82,7 +82,7 @@ class Redrive:
         return Redriven(run.redriven, run.expired, left)
 
     async def _bring_back(self, run: _Run, key: str, told: Told) -> int:
-        """Goes through the letters that were there at first, once; returns how many of the queue's own may be left."""
+        """Goes once through the dead letters that exist at the start; returns how many of the queue's may be left."""
         survey = await self._backend.survey(key)
         told(survey.coverage)
         stats = survey.queues.get(key)
@@ -126,6 +126,6 @@ class Redrive:
 
 
 async def _put_back(aside: list[OpenRead]) -> None:
-    """The last taken first: each goes to the head."""
+    """Gives them back in reverse order, because each goes to the head."""
     while aside:
         await aside.pop().abort()

@@ -1,7 +1,7 @@
-"""Where dead letters lie, and how a job becomes one. Knows no leases.
+"""Where dead letters are stored, and how a job becomes one. Knows no leases.
 
-A queue's dead letters are on the queue that its policy names (`dead_letter`), else on its key with `__dead` behind it;
-a fanout child's on `{queue}__{child}__subdead`, since a `+` would make that another child.
+A queue's dead letters are on the queue that its policy names (`dead_letter`), otherwise under its own key plus
+`__dead`. Those of a fanout child are under `{queue}__{child}__subdead`, because a `+` would make that another child.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.names.namespace import CHILD_DEAD, DEAD, SEPARATOR
 
 
 class Stored(Enum):
-    """Whether a copy is on its queue. PERHAPS: it was sent and no answer came."""
+    """Whether a copy is on its queue. PERHAPS: it was sent, but no answer came."""
 
     YES = "yes"
     NO = "no"
@@ -26,7 +26,7 @@ class Stored(Enum):
 
 
 async def store(backend: Backend, key: str, data: bytes, expiry: int = 0) -> Stored:
-    """Puts a copy on a queue. Cancelled: PERHAPS."""
+    """Puts a copy on a queue. Cancelled: the outcome is PERHAPS."""
     try:
         await backend.put(key, data, expiry)
     except OutcomeUnknown:
@@ -44,7 +44,7 @@ class DeadLetters:
         self._catalog = catalog
 
     def key(self, queue: Queue) -> str:
-        """Kestrel's name of the queue where the dead letters of `queue` lie; never its own."""
+        """Kestrel's key for the dead letters of `queue`; never the key of the queue itself."""
         named = queue.policy.dead_letter
         if named is not None:
             key = self._catalog.queue(queue.tenant, named).key
@@ -53,20 +53,20 @@ class DeadLetters:
         return own_key(queue)
 
     def keys(self, queue: Queue) -> list[str]:
-        """Everywhere they may lie: also where they were before a policy named another queue."""
+        """Every key under which they may be stored, including the one from before a policy named another queue."""
         return list(dict.fromkeys([own_key(queue), self.key(queue)]))
 
     def is_shared(self, queue: Queue, key: str) -> bool:
-        """Whether other queues may have their dead letters, or jobs, under that key, too."""
+        """Whether other queues may also store dead letters, or jobs, under that key."""
         return key != own_key(queue)
 
     async def add(self, queue: Queue, job: Job, item: bytes, *, death: DeadReason, attempts: int, error: str) -> Stored:
-        """Puts the job there, with the reason, the time, the count and the queue it comes from. Cancelled: PERHAPS."""
+        """Stores the job there with reason, time, attempts and the queue it comes from. Cancelled: PERHAPS."""
         marks = DeadLetterMarks(death, queue.name, attempts, time.time(), error)
         return await store(self._backend, self.key(queue), dead_letter(job, item, marks).data)
 
 
 def own_key(queue: Queue) -> str:
-    """Kestrel's name for the letters that lie with the queue itself."""
+    """Kestrel's key for dead letters that are stored with the queue itself."""
     parent, plus, child = queue.key.partition("+")
     return SEPARATOR.join([parent, child, CHILD_DEAD] if plus else [parent, DEAD])

@@ -1,1 +1,1 @@
-"""Idempotent enqueues, and the file that remembers them."""
+"""Idempotent enqueues, and the file that remembers their keys."""

@@ -1,9 +1,10 @@
-"""Idempotent enqueues: what was done once under a key is answered again, not done again.
+"""Idempotent enqueues: a request with a key that was used before gets the first answer; nothing is stored again.
 
-Owns who waits for whom in this worker; what is remembered is the ledger's. Knows no HTTP.
+Owns which request waits for which in this worker; the ledger remembers keys. Knows no HTTP.
 
-1. Of those that come with one key at once, one stores; the others wait for its end and get its reply.
-2. What was surely not stored is forgotten: the next one stores. What may be stored is stored again under the same id.
+1. Of several requests with the same key at the same time, one stores; the others wait for it and get its reply.
+2. What was certainly not stored is forgotten, so the next request stores. What may be stored is stored again under the
+   same id.
 """
 
 from __future__ import annotations
@@ -33,25 +34,26 @@ log = logging.getLogger(__name__)
 
 NewId = Callable[[], str]
 Store = Callable[[NewId], Awaitable[Reply]]
-"""Stores the jobs under ids taken from its argument, in an order that only depends on the request."""
+"""Stores the jobs under ids from its argument, in an order that depends only on the request."""
 
-# Another worker tells nobody when it is done, so its entry is looked at again: soon first, then seldom.
+# Another worker does not report when it is done, so its entry is read again: soon at first, then less often.
 FIRST_LOOK_S: Final = 0.005
 SLOWEST_LOOK_S: Final = 0.1
-# Between a claim on disk and the start of its put.
+# The time between a claim on disk and the start of its put.
 SLACK_S: Final = 5.0
 
 
 @dataclass(slots=True)
 class _Flight:
-    """A key that this worker is busy with. done: its reply; None where there is none."""
+    """A key that this worker is storing for. done: its reply; None if it ended without one."""
 
     fingerprint: bytes
     done: asyncio.Future[Reply | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Idempotency:
-    """Runs each enqueue once a key. wait_s: a duplicate waits so long for the first. hold_s: a put may take so long."""
+    """Runs each enqueue once per key. wait_s: how long a duplicate waits for the first. hold_s: longest time of a
+    put."""
 
     def __init__(self, ledger: Ledger, *, wait_s: float, hold_s: float) -> None:
         self._ledger = ledger
@@ -60,11 +62,11 @@ class Idempotency:
         self._flights: dict[Place, _Flight] = {}
 
     async def once(self, place: Place, fingerprint: bytes, store: Store) -> tuple[Reply, bool]:
-        """The reply of `store`, run now or once before; True where it was run before.
+        """The reply of `store`, from now or from an earlier run; True if it is from an earlier run.
 
-        Raises: IdempotencyKeyReused: run before with another fingerprint. IdempotencyInFlight: the one that runs it
-        is not done in time. Unavailable: the ledger cannot be used, nothing was stored. What `store` raises.
-        Cancelled: the jobs may be stored; the next one with this key stores them under the same ids.
+        Raises: IdempotencyKeyReused if the earlier run had another fingerprint. IdempotencyInFlight if the first
+        request is not done in time. Unavailable if the ledger cannot be used; nothing was stored. What `store` raises.
+        Cancelled: the jobs may be stored; the next request with this key stores them under the same ids.
         """
         deadline_s = asyncio.get_running_loop().time() + self._wait_s
         while (flight := self._flights.get(place)) is not None:
@@ -82,7 +84,7 @@ class Idempotency:
                 flight.done.set_result(None)
 
     async def close(self) -> None:
-        """Returns when everything is on disk. Nothing may be under way."""
+        """Returns when everything is on disk. No request may be in progress."""
         await self._ledger.close()
 
     async def _run(self, place: Place, fingerprint: bytes, store: Store, deadline_s: float) -> tuple[Reply, bool]:
@@ -98,7 +100,7 @@ class Idempotency:
                 ) from exc
             except (sqlite3.Error, UnknownFormatError) as exc:
                 log.exception("the file of idempotency keys cannot be used")
-                raise Unavailable("idempotency keys cannot be kept at the moment; nothing was stored") from exc
+                raise Unavailable("idempotency keys cannot be stored at the moment; nothing was enqueued") from exc
             if entry.fingerprint != fingerprint:
                 raise IdempotencyKeyReused("this Idempotency-Key was already used for a different request")
             if entry.reply is not None:
@@ -116,7 +118,7 @@ class Idempotency:
                 reply = await store(ids(entry.seed))
         except TimeoutError as exc:
             await _noted(self._ledger.leave(place))
-            raise OutcomeUnknown("it took too long to store; whether it is stored is not known") from exc
+            raise OutcomeUnknown("storing took too long; the jobs may or may not be stored") from exc
         except GatewayError as exc:
             surely_not = entry.fresh and not isinstance(exc, OutcomeUnknown | PartlyRefused | PartlyStored)
             await _noted(self._ledger.release(place) if surely_not else self._ledger.leave(place))
@@ -129,7 +131,7 @@ class Idempotency:
 
 
 def ids(seed: bytes) -> NewId:
-    """Gives the same ids, one after the other, each time it is made of the same seed."""
+    """A generator that returns the same ids in the same order for the same seed."""
 
     def each() -> Iterator[str]:
         yield seed.hex()
@@ -140,7 +142,7 @@ def ids(seed: bytes) -> NewId:
 
 
 async def _landed(flight: _Flight, deadline_s: float) -> Reply | None:
-    """Its reply, None where it ended without. Raises IdempotencyInFlight."""
+    """Its reply; None if it ended without one. Raises IdempotencyInFlight."""
     try:
         async with asyncio.timeout_at(deadline_s):
             return await asyncio.shield(flight.done)
@@ -149,11 +151,11 @@ async def _landed(flight: _Flight, deadline_s: float) -> Reply | None:
 
 
 def _in_flight() -> IdempotencyInFlight:
-    return IdempotencyInFlight("a request with this Idempotency-Key is under way; its outcome is not known yet")
+    return IdempotencyInFlight("a request with this Idempotency-Key is in progress; its outcome is not known yet")
 
 
 async def _noted(note: Awaitable[None]) -> None:
-    """Returns when it is on disk, or cannot be: the entry then stays claimed, and is taken over with the same ids."""
+    """Returns when it is on disk or failed. After a failure the entry stays claimed and is taken over with its ids."""
     try:
         await note
     except sqlite3.Error:

@@ -1,11 +1,11 @@
-"""Which idempotency keys were used on this host, and what they were answered: one SQLite file, shared by the workers.
+"""Which idempotency keys were used on this host, and how they were answered: one SQLite file for all workers.
 
 Owns the file, the thread that uses it and the states of an entry. Knows no HTTP and stores no job.
 
-1. A claim is on disk before its job is sent; an answer is on disk before it is given.
-2. An entry keeps its seed until it is removed, so whoever takes it over stores the job under the same id.
-3. Only an entry that was never sent, or whose time is over, is removed.
-4. Operations that come while a transaction is written share the next one.
+1. A claim is on disk before its job is sent; an answer is on disk before it is returned.
+2. An entry keeps its seed until it is removed, so a request that takes it over stores the job under the same id.
+3. Only an entry whose job was never sent, or whose time is over, is removed.
+4. Operations that arrive while a transaction is written share the next transaction.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PLACE: Final = "tenant = ? AND queue = ? AND key = ?"
 
 
 class State(IntEnum):
-    """CLAIMED: its owner is storing the job. UNKNOWN: it was sent, and nobody knows. DONE: stored and answered."""
+    """CLAIMED: its owner is storing the job. UNKNOWN: sent, with an unknown outcome. DONE: stored and answered."""
 
     CLAIMED = 1
     UNKNOWN = 2
@@ -52,7 +52,7 @@ class State(IntEnum):
 
 
 MOVES: Final = {
-    State.CLAIMED: frozenset({State.CLAIMED, State.UNKNOWN, State.DONE}),  # CLAIMED: by another, its owner being dead
+    State.CLAIMED: frozenset({State.CLAIMED, State.UNKNOWN, State.DONE}),  # CLAIMED: taken over from a dead owner
     State.UNKNOWN: frozenset({State.CLAIMED}),
     State.DONE: frozenset[State](),
 }
@@ -60,7 +60,7 @@ MOVES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, as it is given again."""
+    """An answer as it is returned again."""
 
     status: int
     body: bytes
@@ -70,7 +70,7 @@ class Reply:
 class Entry:
     """What `claim` found or made.
 
-    mine: the caller stores the job now. fresh: it was never sent before, so it may be released. reply: where DONE.
+    mine: the caller must store the job now. fresh: it was never sent before, so it may be released. reply: if DONE.
     """
 
     seed: bytes
@@ -81,16 +81,16 @@ class Entry:
 
 
 class DamagedEntryError(Exception):
-    """What an entry says cannot be believed: whether its request was stored is not known any more."""
+    """The entry is damaged: it is unknown whether its request was stored."""
 
 
 class Ledger:
-    """The file as one worker uses it. Nothing is opened before the first claim.
+    """The file as one worker uses it. It is opened by the first claim.
 
-    owner: this worker's boot id. alive: whether the worker of a boot id lives; called in the ledger's thread.
+    owner: this worker's boot id. alive: whether the worker with a boot id is alive; called in the ledger's thread.
     window_s, limit: how long and how many entries are kept. synced: whether a commit waits for the disk.
-    Every method raises sqlite3.Error or UnknownFormatError where the file cannot be used, and DamagedEntryError where
-    the entry cannot; what it asked for has not happened then.
+    Every method raises sqlite3.Error or UnknownFormatError if the file cannot be used, and DamagedEntryError if the
+    entry cannot be used. Then the operation has not happened.
     """
 
     def __init__(
@@ -111,15 +111,15 @@ class Ledger:
         self._swept_s = 0.0
 
     async def claim(self, place: Place, fingerprint: bytes, hold_s: float) -> Entry:
-        """The entry at `place`, made where there is none, taken over where its owner is dead or its outcome unknown.
+        """The entry at `place`: created if missing, taken over if its owner is dead or its outcome unknown.
 
-        hold_s: how long the caller may take before others may take it over. An entry of another fingerprint is left
-        as it is. Cancelled: it may have been claimed.
+        hold_s: how long others must not take it over. An entry with another fingerprint is not changed.
+        Cancelled: it may have been claimed.
         """
         return await self._do(lambda file: self._claim(file, place, fingerprint, hold_s))
 
     async def settle(self, place: Place, reply: Reply) -> None:
-        """The caller's claim is DONE: from now on `claim` brings the reply."""
+        """The caller's claim is DONE: from now on `claim` returns the reply."""
         await self._do(lambda file: self._move(file, place, State.DONE, reply))
 
     async def leave(self, place: Place) -> None:
@@ -127,16 +127,16 @@ class Ledger:
         await self._do(lambda file: self._move(file, place, State.UNKNOWN, None))
 
     async def release(self, place: Place) -> None:
-        """The caller's claim is no more. Only for jobs that were surely never sent."""
+        """Removes the caller's claim. Only for jobs that were certainly never sent."""
         await self._do(lambda file: self._remove(file, place))
 
     async def close(self) -> None:
-        """Returns when what was begun is on disk and the file is closed."""
+        """Returns when everything that was started is on disk and the file is closed."""
         thread, self._thread = self._thread, None
         if thread is not None:
             await asyncio.to_thread(self._end, thread)
 
-    # In the thread, inside a transaction
+    # These run in the thread, inside a transaction
 
     def _claim(self, file: sqlite3.Connection, place: Place, fingerprint: bytes, hold_s: float) -> Entry:
         now_s = time.time()
@@ -164,7 +164,7 @@ class Ledger:
         if known != fingerprint or state == State.DONE:
             reply = Reply(status, body) if state == State.DONE else None
             return Entry(seed, known, mine=False, reply=reply)
-        # A claim of this worker's own that is claimed again was left behind: whoever made it cannot be waited for.
+        # A claim of this worker that is claimed again was abandoned: no request is still storing for it.
         held = state == State.CLAIMED and owner != self._owner and now_s < held_until_s
         if held and self._alive(owner):
             return Entry(seed, known, mine=False)
@@ -193,7 +193,7 @@ class Ledger:
         )
 
     def _sweep(self, file: sqlite3.Connection) -> None:
-        """Removes entries whose time is over, and the oldest beyond the limit; a bounded number at a time."""
+        """Removes expired entries, and the oldest ones above the limit; a bounded number at a time."""
         now_s = time.time()
         over = file.execute(
             "DELETE FROM entries WHERE number IN "
@@ -207,7 +207,7 @@ class Ledger:
                 "(SELECT number FROM entries WHERE state = ? ORDER BY claimed_s LIMIT ?)",
                 (State.DONE, min(excess, SWEEP_ROWS)),
             )
-            log.warning("idempotency: over %d keys; the %d oldest are forgotten before their time", self._limit, excess)
+            log.warning("idempotency: above the limit of %d keys; forgetting the %d oldest early", self._limit, excess)
         if over < SWEEP_ROWS and excess < SWEEP_ROWS:
             self._claims, self._swept_s = 0, time.monotonic()
 
@@ -226,13 +226,13 @@ class Ledger:
         return await done
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One transaction for all that is pending; where one of them is at fault, one for each."""
+        """One transaction for all pending operations; if one of them fails, one transaction each."""
         with self._lock:
             pending, self._pending = self._pending, []
         results: list[object]
         try:
             results = self._transaction([action for action, _ in pending])
-        except Exception as exc:  # noqa: BLE001 (whatever it is, those who wait are told)
+        except Exception as exc:  # noqa: BLE001 (every waiting caller gets the error)
             busy = isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
             alone = len(pending) > 1 and self._file is not None and not busy
             results = [self._alone(action) if alone else Failure(exc) for action, _ in pending]
@@ -241,7 +241,7 @@ class Ledger:
     def _alone(self, action: Callable[[sqlite3.Connection], Any]) -> object:
         try:
             return self._transaction([action])[0]
-        except Exception as exc:  # noqa: BLE001 (whatever it is, who waits is told)
+        except Exception as exc:  # noqa: BLE001 (the waiting caller gets the error)
             return Failure(exc)
 
     def _transaction(self, actions: list[Callable[[sqlite3.Connection], Any]]) -> list[object]:
@@ -263,7 +263,7 @@ class Ledger:
 
     def _open(self) -> sqlite3.Connection:
         self._file = opened(self._path, synced=self._synced)
-        with contextlib.suppress(OSError, ValueError):  # it only helps the next start to tell what is lost
+        with contextlib.suppress(OSError, ValueError):  # it only helps the next start to report losses
             self._mark = wal.Mark(self._path)
         return self._file
 
@@ -281,7 +281,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """In the place of a result: why there is none."""
+    """The error of an operation, in the place of its result."""
 
     error: Exception
 
@@ -289,7 +289,7 @@ class Failure:
 def _tell(waiting: list[asyncio.Future[Any]], results: list[object]) -> None:
     for done, result in zip(waiting, results, strict=True):
         if done.done():
-            continue  # whoever waited was cancelled
+            continue  # the waiting caller was cancelled
         if isinstance(result, Failure):
             done.set_exception(result.error)
         else:

@@ -1,10 +1,10 @@
-"""The file of the ledger of idempotency keys: its layout, its checksums, and what of it is damaged. Knows no states.
+"""The file of the ledger of idempotency keys: its layout, its checksums, and the detection of damage. Knows no states.
 
-`PRAGMA user_version` is its format. 0: entries without checksums, as earlier versions wrote it. 1: each entry has a
-CRC-32 over all its fields but its number. A change of format is one transaction.
+`PRAGMA user_version` is its format. 0: entries without checksums, from earlier versions. 1: each entry has a CRC-32
+over all its fields except its number. A change of format is one transaction.
 
-A damaged entry is never believed. What cannot be found any more (a damaged index, a log that lost commits) lets a retry
-store twice; `prepare` and `damages` say so.
+A damaged entry is never used. If entries cannot be found (a damaged index, a log that lost commits), a retry may store
+twice; `prepare` and `damages` report that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway import wal
 
 NAME: Final = "idempotency.db"
 FORMAT: Final = 1
-# The workers' transactions are short; a longer wait means that something holds the file.
+# The workers' transactions are short; a longer wait means that another program holds the file.
 BUSY_S: Final = 5.0
 _MOST_NAMED: Final = 10
 
@@ -44,20 +44,20 @@ CREATE TABLE entries (
 """
 FIELDS: Final = "tenant, queue, key, state, fingerprint, seed, owner, claimed_s, held_until_s, status, body"
 SET_CHECKSUM: Final = f"UPDATE entries SET checksum = entry_checksum({FIELDS}) WHERE "  # noqa: S608 - the fields are the constants above
-"""To be run after every change of an entry, in its transaction."""
+"""Run after every change of an entry, in its transaction."""
 
 
 class UnknownFormatError(Exception):
-    """The file is of a newer format. The message names it and says what to do."""
+    """The file has a newer format. The message names it and says what to do."""
 
 
 def checksum(*fields: Any) -> int:
-    """Of an entry, its fields in the order of FIELDS."""
+    """The checksum of an entry; its fields are in the order of FIELDS."""
     return crc32(repr(fields).encode())
 
 
 def opened(path: Path, *, synced: bool) -> sqlite3.Connection:
-    """The file in the present format, made where it is missing; waits for another worker that is making it.
+    """The file in the current format, created if it is missing. Waits for another worker that is creating it.
 
     Raises sqlite3.Error, UnknownFormatError.
     """
@@ -65,7 +65,7 @@ def opened(path: Path, *, synced: bool) -> sqlite3.Connection:
     while True:
         file = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            file.execute("PRAGMA journal_mode = WAL")  # does not wait by itself while another worker does the same
+            file.execute("PRAGMA journal_mode = WAL")  # SQLite does not wait here while another worker does the same
             file.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
             file.create_function("entry_checksum", -1, checksum, deterministic=True)
             _bring_up_to_date(file, path)
@@ -82,9 +82,9 @@ def opened(path: Path, *, synced: bool) -> sqlite3.Connection:
 
 
 def prepare(path: Path) -> str | None:
-    """Before any worker uses the file: brings it up to date. Returns what its log has lost, in a sentence, or None.
+    """Upgrades the file before any worker uses it. Returns a sentence about what its log has lost, or None.
 
-    Raises: UnknownFormatError. sqlite3.Error, OSError: it cannot be used; keys will be refused.
+    Raises: UnknownFormatError. sqlite3.Error, OSError if it cannot be used; requests with a key will be refused.
     """
     if not path.exists():
         return None
@@ -101,7 +101,7 @@ def prepare(path: Path) -> str | None:
 
 
 def damages(path: Path) -> Iterator[str]:
-    """Reads the whole file beside its users: a sentence for what is damaged. Raises sqlite3.Error."""
+    """Reads the whole file while it is in use; yields a sentence for each damage. Raises sqlite3.Error."""
     if not path.exists():
         return
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
@@ -130,10 +130,10 @@ def _bring_up_to_date(file: sqlite3.Connection, path: Path) -> None:
         return
     file.execute("BEGIN IMMEDIATE")
     try:
-        version = _format(file)  # another worker may have done it meanwhile
+        version = _format(file)  # another worker may have upgraded it in the meantime
         if version > FORMAT:
             raise UnknownFormatError(
-                f"{path}: has format {version}, and this version of kestrel-gateway knows formats up to {FORMAT}: "
+                f"{path}: format {version} is above {FORMAT}, the newest that this version of kestrel-gateway knows: "
                 "use the version that wrote it, or a newer one"
             )
         if version < FORMAT:

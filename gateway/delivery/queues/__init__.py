@@ -1,1 +1,1 @@
-"""Queues of a tenant: their names, how many there may be, and looking after them."""
+"""Queues of a tenant: their names, their number, and managing them."""

@@ -1,12 +1,12 @@
-"""What Kestrel tells of a queue that decides whether a job may be copied. Keeps it for a moment only.
+"""Facts from Kestrel that decide whether a job may be copied. They are cached for a moment only.
 
-Kestrel has no command that shows a queue's configuration. A ring (`discard_old_when_full`) shows once it has discarded
-something, so a ring that was never full is not known for one; `retry = "head"` in its policy says what Kestrel cannot.
-Fanout children are named in the queue's figures. Source: kestrel-wire.md, "Set"; transcript 7 and 16c.
+Kestrel has no command that shows a queue's configuration. A queue with `discard_old_when_full` can be recognized only
+after it has discarded an item, so one that was never full is not recognized; `retry = "head"` in its policy declares
+it. Fanout children are in the queue's statistics. Source: kestrel-wire.md, "Set"; transcript 7 and 16c.
 
-A queue may be deleted through another replica, or by a memcache client, while a job of it is leased here; a copy would
-bring that job back. `delete` takes what is set aside along, so a server that holds nothing of the queue for anyone does
-not hold our job, either. Source: transcript 8b; Kestrel 2.4.8.
+A queue may be deleted through another replica, or by a memcache client, while one of its jobs is leased here. A copy
+would bring that job back. `delete` removes open reads, too, so a server that has no open read of the queue does not
+hold our job either. Source: transcript 8b; Kestrel 2.4.8.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from gateway.leases.lease import OpenRead
 log = logging.getLogger(__name__)
 
 FRESH_S: Final = 0.25
-"""How old an answer may be: a burst of expiries asks once, and a new child is seen almost at once."""
+"""The age of a cached answer: a burst of expiries asks once, and a new child is seen almost at once."""
 _KEPT: Final = 1024
 
 
 class CopySafety:
-    """Why a copy is unsafe on a queue, by key. tasks: the lifespan's group, which questions belong to."""
+    """Why a copy is unsafe on a queue, by key. tasks: the lifespan's group, to which questions belong."""
 
     def __init__(self, backend: Backend, tasks: asyncio.TaskGroup) -> None:
         self._backend = backend
@@ -37,9 +37,9 @@ class CopySafety:
         self._unsent: dict[tuple[str, str], asyncio.Task[bool]] = {}
 
     async def against_copy(self, key: str) -> str:
-        """Why no copy should be put there: `ring`, `children`, `unknown` where no server says; empty: nothing.
+        """Why no copy should be put on the queue: `ring`, `children`, or `unknown` if no server answers; empty: safe.
 
-        Cancelled: the question goes on for others who share it.
+        Cancelled: the question continues for others that share it.
         """
         now_s = time.monotonic()
         asked_s, task = self._asked.get(key, (0.0, None))
@@ -51,14 +51,14 @@ class CopySafety:
         return await asyncio.shield(task)
 
     async def still_aside(self, read: OpenRead) -> bool:
-        """Whether nothing that its server says just now speaks against the item being set aside still.
+        """Whether the item is still set aside, as far as its server can tell.
 
-        Asked anew each time, but for those who ask in the same turn of the loop. False: the server has perhaps put it
-        back; no copy is due then, and giving it back is right in any case. Nothing is concluded from an answer that
-        fails, or from one of another server, or of the same before a restart: what looks like a deleted queue is asked
-        again on the connection that holds the item.
+        Asks each time; callers in the same turn of the loop share the question. False: the server may have put the item
+        back, so no copy must be made, and giving it back is right in any case. An answer that fails, or comes from
+        another server or from before a restart, proves nothing. If the queue seems deleted, the connection that holds
+        the item is asked again.
 
-        Raises: QueueDeleted: the job went with its queue, its read was given back; LeaseLost.
+        Raises: QueueDeleted: the job is gone with its queue, and its read was given back; LeaseLost.
         Cancelled: the read's connection may be closed.
         """
         at = (read.key, read.server)
@@ -72,7 +72,7 @@ class CopySafety:
         try:
             return await self._backend.may_have_dropped(*at)
         except Exception:
-            log.exception("asking what is set aside of a queue failed")
+            log.exception("asking for the open reads of a queue failed")
             return False
 
     async def _ask(self, key: str) -> str:
@@ -81,7 +81,7 @@ class CopySafety:
         except BackendUnavailable:
             return "unknown"
         except Exception:
-            log.exception("asking for a queue's figures failed")
+            log.exception("asking for the statistics of a queue failed")
             return "unknown"
         if stats is None:
             return "unknown"

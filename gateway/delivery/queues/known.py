@@ -1,12 +1,12 @@
-"""Which queues each tenant has, as far as this worker knows: learnt from requests, corrected in the background.
+"""The queues of each tenant, as far as this worker knows: learned from requests, corrected in the background.
 
-Kestrel names its queues only all together, those of every tenant. So no request asks for that: it uses what is known,
-and one correction at a time asks for all.
+Kestrel lists its queues only all together, for every tenant. So no request asks for that list: requests use what is
+known, and one correction at a time asks for all queues.
 
-1. Corrections are apart by PAUSE_S, and by PAUSE_A_QUEUE_S for each queue there is, so they take a small and constant
-   part of the event loop however many queues there are.
-2. What was learnt while a correction ran, or is being made, is known afterwards, though Kestrel did not name it.
-3. Nothing but the first correction of all is waited for, and one that is due within SOON_S.
+1. Corrections are PAUSE_S apart, plus PAUSE_A_QUEUE_S per queue, so they take a small, constant part of the event loop
+   however many queues there are.
+2. What was learned during a correction, or is being created, stays known although Kestrel did not list it.
+3. Requests wait only for the very first correction, and for one that is due within SOON_S.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ log = logging.getLogger(__name__)
 
 PAUSE_S: Final = 0.05
 PAUSE_A_QUEUE_S: Final = 0.0005
-"""A correction costs some 20 us a queue, on the loops of a worker and of the embedded broker: 5 % of them."""
+"""A correction costs about 20 us per queue, on the loops of a worker and of the embedded broker: 5 % of them."""
 SOON_S: Final = 0.1
 
 
 class Names(Protocol):
-    """What is asked for the queues that there are. Raises BackendUnavailable."""
+    """The source of the list of queues. Raises BackendUnavailable."""
 
     async def keys(self) -> Collection[str]: ...
 
 
 class KnownQueues:
-    """Every queue by its tenant. Children and dead letters are not queues of a tenant."""
+    """Every queue by its tenant. Children and dead letters do not count as queues of a tenant."""
 
     def __init__(self, names: Names, catalog: Catalog, turns: Turns) -> None:
         self._names = names
@@ -54,20 +54,20 @@ class KnownQueues:
         self._making: Counter[tuple[str, str]] = Counter()
 
     def has(self, queue: Queue) -> bool:
-        """Whether the queue is there, as far as is known."""
+        """Whether the queue exists, as far as is known."""
         keys = self._keys.get(queue.tenant)
         return keys is not None and queue.key in keys
 
     def count(self, tenant: str) -> int:
-        """How many queues the tenant has."""
+        """The number of the tenant's queues."""
         return len(self._keys.get(tenant, ()))
 
     def keys(self, tenant: str) -> list[str]:
-        """Kestrel's names of the tenant's queues, sorted; behind them those of queues that no request can name."""
+        """Kestrel's keys of the tenant's queues, sorted; then the keys of queues that no request can name."""
         return [*sorted(self._keys.get(tenant, ())), *sorted(self._unreachable.get(tenant, ()))]
 
     def learn(self, queue: Queue) -> None:
-        """The queue is there."""
+        """The queue exists."""
         self._keys.setdefault(queue.tenant, set()).add(queue.key)
         self._learnt.add((queue.tenant, queue.key))
         self._forgotten.discard((queue.tenant, queue.key))
@@ -80,7 +80,7 @@ class KnownQueues:
 
     @contextmanager
     def making(self, queue: Queue) -> Iterator[None]:
-        """Within the context the queue is known, whatever Kestrel says: it is being made."""
+        """Within the context the queue counts as existing, whatever Kestrel says, because it is being created."""
         at = (queue.tenant, queue.key)
         self.learn(queue)
         self._making[at] += 1
@@ -92,9 +92,9 @@ class KnownQueues:
                 del self._making[at]
 
     async def corrected(self, since_s: float = 0.0) -> bool:
-        """Whether Kestrel was asked after `since_s` (monotonic), or ever; returns when it was, or cannot be.
+        """Whether Kestrel was asked after `since_s` (monotonic), or ever. Returns when it was asked or cannot be.
 
-        Cancelled: the correction goes on.
+        Cancelled: the correction continues.
         """
         while self._began_s < since_s:
             if not await asyncio.shield(self.correct_later()):
@@ -102,7 +102,7 @@ class KnownQueues:
         return True
 
     async def corrected_if_soon(self, since_s: float) -> bool:
-        """As `corrected`, where that takes no longer than SOON_S and a correction's own time; else False at once."""
+        """Like `corrected` if that takes at most SOON_S plus a correction's own time; otherwise False at once."""
         soon = self._next_s - time.monotonic() <= SOON_S
         if soon or self._began_s < 0:
             return await self.corrected(since_s)
@@ -110,12 +110,12 @@ class KnownQueues:
         return False
 
     def refresh(self, since_s: float) -> None:
-        """Has Kestrel asked in the background, unless it was after `since_s`."""
+        """Starts asking Kestrel in the background, unless it was asked after `since_s`."""
         if self._began_s < since_s:
             self.correct_later()
 
     def correct_later(self) -> asyncio.Task[bool]:
-        """The next correction, begun as soon as rule 1 allows. Its result: whether Kestrel could be asked."""
+        """The next correction, which starts as soon as rule 1 allows. Its result: whether Kestrel could be asked."""
         if self._correction is None:
             self._correction = asyncio.get_running_loop().create_task(self._correct(), name="correction of queues")
         return self._correction

@@ -1,4 +1,4 @@
-"""Looking after queues: list, statistics, peek, flush, delete. Asking about a queue never creates it."""
+"""Managing queues: list, statistics, peek, flush, delete. Reading never creates a queue."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gateway.forwarding.router import LeaseRouter
 from gateway.survey import QueueStats
 
 ASKED_AT_ONCE: Final = 200
-"""Queues of a list in one question: their figures are read in a turn of the loop."""
+"""Queues per question to Kestrel in a list. One turn of the loop reads their figures."""
 NOBODYS_KEY: Final = "_"
-"""No queue can have it. A tenant without queues asks for it, to tell how many servers say that there are none."""
+"""A name that no queue can have. Asked for a tenant without queues, to learn how many servers answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """One queue's figures; the names are the contract's. age_s: of the oldest job. waiters: Kestrel's blocked gets.
+    """One queue's figures, with the names of openapi.yaml. age_s: of the oldest job. waiters: Kestrel's blocked gets.
 
-    reachable: whether a request can name it; where not, `queue` is Kestrel's name of it.
+    reachable: whether a request can name the queue; if not, `queue` is Kestrel's key.
     """
 
     queue: str
@@ -52,10 +52,10 @@ class Queues:
     async def list(self, tenant: str, told: Told) -> AsyncIterator[list[QueueInfo]]:
         """Every queue of the tenant, also those that no request can name, ASKED_AT_ONCE at a time.
 
-        told: of how many servers.
+        told: called with the number of servers that took part.
 
-        Where the deployment has many queues, one that was made elsewhere is missing until the next correction of what
-        is known. Raises BackendUnavailable.
+        In a deployment with many queues, a queue that was created elsewhere is missing until the next correction of the
+        known queues. Raises BackendUnavailable.
         """
         await self._known.corrected_if_soon(time.monotonic())
         keys = self._known.keys(tenant) or [NOBODYS_KEY]
@@ -67,7 +67,7 @@ class Queues:
             ]
 
     def _shown(self, tenant: str, key: str, stats: QueueStats) -> QueueInfo | None:
-        """The queue as the tenant's list has it; None where it is not the tenant's."""
+        """The queue as it appears in the tenant's list; None if it is not the tenant's."""
         name = self._catalog.name_of(tenant, key)
         if name is not None:
             return _info(name, stats)
@@ -78,7 +78,7 @@ class Queues:
         return _info(queue.name, await self._existing(queue, told))
 
     async def by_server(self, queue: Queue, told: Told) -> tuple[QueueInfo, dict[str, QueueInfo]]:
-        """As `get`, and the same server by server. Raises as `get`."""
+        """Like `get`, and also by server. Raises what `get` raises."""
         survey = await self._backend.survey(queue.key)
         told(survey.coverage)
         if queue.key not in survey.queues:
@@ -89,7 +89,7 @@ class Queues:
         return _info(queue.name, survey.queues[queue.key]), servers
 
     async def peek(self, queue: Queue, told: Told) -> Job:
-        """The job at the head, left where it is; none where its time is over, for it will never be delivered.
+        """The job at the head, which stays in place; none if it has expired, because it will never be delivered.
 
         Raises: QueueNotFound, QueueEmpty, BackendUnavailable.
         """
@@ -101,16 +101,16 @@ class Queues:
             raise QueueEmpty(f"no job waits on {queue.name!r}")
         job = raw(item) if queue.policy.raw else unwrap(item)
         if job.expires_s is not None and job.expires_s <= time.time():
-            raise QueueEmpty(f"the time of the job at the head of {queue.name!r} is over; the next poll drops it")
+            raise QueueEmpty(f"the job at the head of {queue.name!r} has expired; the next poll drops it")
         return job
 
     async def flush(self, queue: Queue, told: Told) -> None:
-        """Removes every waiting job; leased ones stay with their consumers. Raises as `get`."""
+        """Removes every waiting job; leased jobs stay with their consumers. Raises what `get` raises."""
         await self._existing(queue, told)
         told(await self._backend.flush(queue.key))
 
     async def delete(self, queue: Queue, told: Told) -> int:
-        """Removes the queue with all its jobs; returns how many leases ended with it. Raises as `get`."""
+        """Removes the queue with all its jobs; returns how many leases that ended. Raises what `get` raises."""
         await self._existing(queue, told)
         told(await self._backend.delete(queue.key))
         self._known.forget(queue)

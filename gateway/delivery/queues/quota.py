@@ -1,9 +1,9 @@
-"""How many queues a tenant may have. Kestrel makes a queue of whatever is asked for, so asking is counted.
+"""The limit of queues for a tenant. Kestrel creates every queue that is asked for, so asking counts.
 
-A new queue counts from its first request on, though Kestrel does not name it yet: the cap is exact within one worker.
-Several workers that make queues at the same time may exceed it, each by what the others made since the last
-correction (gateway.delivery.queues.known). The cost of a request does not depend on how many queues others have: at the
-cap Kestrel is asked for the one queue that was named, and for all queues only where that is cheap.
+A new queue counts from its first request, although Kestrel does not list it yet: the limit is exact within one worker.
+Several workers that create queues at the same time may exceed it, each by the queues that the others created since the
+last correction (gateway.delivery.queues.known). The cost of a request does not depend on how many queues other tenants
+have: at the limit Kestrel is asked about the one queue, and about all queues only if that is cheap.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from gateway.delivery.queues.known import KnownQueues
 from gateway.errors import BackendUnavailable, TooManyQueues
 
 REFRESH_S: Final = 1.0
-"""While new queues are made, those that were made elsewhere are looked for so often at most."""
+"""While new queues are created, queues created elsewhere are looked up at most this often."""
 _THERE: Final = nullcontext()
 
 
 class Quota:
-    """Lets a tenant use the queues it has, and make new ones up to `limit`."""
+    """Lets a tenant use its queues, and create new ones up to `limit`."""
 
     def __init__(self, backend: Backend, known: KnownQueues, limit: int) -> None:
         self._backend = backend
@@ -34,10 +34,10 @@ class Quota:
         self._lines: dict[str, _Line] = {}
 
     async def room(self, queue: Queue) -> AbstractContextManager[None]:
-        """Within the context that is returned the queue may be used: it is there, or is made. Raises TooManyQueues.
+        """Within the returned context the queue may be used: it exists or is being created. Raises TooManyQueues.
 
-        Callers of one queue leave in the order they came: polls keep their places. Where no server can be asked it may
-        be used, too: whatever comes next says so itself.
+        Callers for one queue leave in the order in which they came, so polls keep their order. If no server can be
+        asked, the queue may be used, too: the next step reports the error itself.
         """
         if queue.key not in self._lines and self._known.has(queue):
             return _THERE
@@ -61,7 +61,7 @@ class Quota:
         return known.making(queue)
 
     async def _look(self, queue: Queue, came_s: float) -> bool:
-        """Whether Kestrel was asked if the queue is there, or which queues are."""
+        """Asks Kestrel whether the queue exists, or which queues exist. Returns whether it answered."""
         if await self._known.corrected_if_soon(came_s):
             return True
         try:
@@ -84,7 +84,7 @@ class Quota:
 
 
 class _Line:
-    """Those who wait for one queue. first: held by the one whose turn it is. length: all of them."""
+    """The callers that wait for one queue. first: held by the caller whose turn it is. length: all of them."""
 
     __slots__ = ("first", "length")
 

@@ -1,6 +1,6 @@
-"""Queues that memcache clients have made under names that HTTP cannot express: each is told once in the log.
+"""Queues that memcache clients created under names that HTTP cannot express. Each is logged once.
 
-One worker looks now and then, in the background. `GET /queues` shows such queues as it finds them.
+One worker looks for them in the background from time to time. `GET /queues` lists such queues, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_TOLD: Final = 100
 
 
 class UnreachableQueues:
-    """Who was told of. At most MOST_TOLD queues are, so that a client that invents names does not fill the log."""
+    """Logs each queue once. At most MOST_TOLD queues, so that a client that invents names cannot fill the log."""
 
     def __init__(self, backend: Backend, catalog: Catalog, turns: Turns) -> None:
         self._backend = backend
@@ -31,7 +31,7 @@ class UnreachableQueues:
         self._told: set[str] = set()
 
     async def watch(self) -> None:
-        """Looks for ever. Cancelled: nothing is left behind."""
+        """Runs until it is cancelled. Cancelled: nothing is left behind."""
         await asyncio.sleep(FIRST_LOOK_S)
         while True:
             try:
@@ -41,7 +41,7 @@ class UnreachableQueues:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
-        """Tells of every such queue that there is. Raises BackendUnavailable."""
+        """Logs every such queue. Raises BackendUnavailable."""
         async for key in self._turns.slices(await self._backend.keys()):
             if len(self._told) < MOST_TOLD and key not in self._told and self._catalog.is_unreachable(key):
                 self._told.add(key)
