@@ -26,6 +26,8 @@ MAX_KEY = 200
 DEAD, CHILD_DEAD = "dead", "subdead"
 RESERVED = frozenset({DEAD, CHILD_DEAD})
 SEPARATOR = "__"
+FANOUT = "+"
+"""Between the key of a queue and the name of its fanout child."""
 
 PATTERN = "^[A-Za-z0-9]+(?:(?:_|_?(?:-_?)+)[A-Za-z0-9]+)*$"
 """Rule 1 but for the length, without look-around, so that openapi.yaml can say the same."""
@@ -70,7 +72,7 @@ class Namespace:
             case [queue, child, "subdead"]:
                 name = Name(tenant, queue, child, dead=True)
             case [queue]:
-                queue, plus, child = queue.partition("+")
+                queue, plus, child = queue.partition(FANOUT)
                 name = Name(tenant, queue, child if plus else None)
             case _:
                 return None
@@ -128,7 +130,7 @@ def _key(namespace: Namespace, name: Name) -> str:
         if name.dead:
             parts += [name.child, CHILD_DEAD]
         else:
-            parts[-1] += f"+{name.child}"
+            parts[-1] += FANOUT + name.child
     elif name.dead:
         parts.append(DEAD)
     key = SEPARATOR.join(parts)

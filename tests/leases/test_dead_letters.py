@@ -209,6 +209,27 @@ def test_dead_letters_of_a_queue_with_children_stay(broker):
     over(broker, work)
 
 
+def test_children_of_a_deleted_queue_get_no_dead_letter_again(broker):
+    """They outlive their queue, and a put makes it anew: the letters stay until the children are gone."""
+
+    async def work(made):
+        client = broker.client()
+        client.get("gone+child/peek")
+        await made.put("gone")
+        assert [unwrap(item).payload for item in await left(made, "gone+child")] == [b'"job"']
+        await made.registry.reject((await made.take("gone")).lease.id)
+        await made.kestrel.delete("gone")
+        assert await made.kestrel.stats_of("gone") is None
+        with pytest.raises(QueueHasChildren):
+            await made.redrive.redrive(made.queue("gone"), 10)
+        assert await left(made, "gone+child") == []
+        await made.kestrel.delete("gone+child")
+        assert (await made.redrive.redrive(made.queue("gone"), 10)).redriven == 1
+        assert len(await left(made, "gone")) == 1
+
+    over(broker, work)
+
+
 def test_a_queue_that_is_full_takes_what_it_can(broker):
     """What has no room stays a dead letter; when nothing had room, that is the answer."""
 

@@ -18,6 +18,8 @@ from gateway.envelope.rewrite import died_on, revived
 from gateway.envelope.times import wire_expiry
 from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
 from gateway.leases.lease import OpenRead
+from gateway.names.namespace import FANOUT
+from gateway.survey import QueueStats
 
 LONGEST_S: Final = 20.0
 """Many proxies do not wait longer for a request. The answer says how many are left."""
@@ -69,7 +71,7 @@ class Redrive:
         survey = await self._backend.survey(queue.key)
         told(survey.coverage)
         stats = survey.queues.get(queue.key)
-        if stats is not None and stats.children:
+        if await self._has_children(queue.key, stats):
             raise QueueHasChildren(f"{queue.name!r} has fanout children, and each of them would get the jobs again")
         run = _Run(queue, limit, time.monotonic() + LONGEST_S, [])
         left = 0
@@ -80,6 +82,16 @@ class Redrive:
         if stats is None and not (run.redriven or run.expired or left):
             raise QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
         return Redriven(run.redriven, run.expired, left)
+
+    async def _has_children(self, key: str, stats: QueueStats | None) -> bool:
+        """Whether fanout children would get what is put on the queue, on any server.
+
+        A server tells them with the queue's own figures only. They outlive the queue, and exist before it does.
+        Source: kestrel-wire.md, "Fanout".
+        """
+        if stats is not None and stats.children:
+            return True
+        return any(each.startswith(key + FANOUT) for each in await self._backend.keys())
 
     async def _bring_back(self, run: _Run, key: str, told: Told) -> int:
         """Goes once through the dead letters that exist at the start; returns how many of the queue's may be left."""

@@ -14,7 +14,7 @@ from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.envelope.read import Job
 from gateway.envelope.rewrite import DeadLetterMarks, DeadReason, dead_letter
 from gateway.errors import BackendUnavailable, JobTooLarge, OutcomeUnknown, QueueFull
-from gateway.names.namespace import CHILD_DEAD, DEAD, SEPARATOR
+from gateway.names.namespace import CHILD_DEAD, DEAD, FANOUT, SEPARATOR
 
 
 class Stored(Enum):
@@ -68,5 +68,5 @@ class DeadLetters:
 
 def own_key(queue: Queue) -> str:
     """Kestrel's key for dead letters that are stored with the queue itself."""
-    parent, plus, child = queue.key.partition("+")
+    parent, plus, child = queue.key.partition(FANOUT)
     return SEPARATOR.join([parent, child, CHILD_DEAD] if plus else [parent, DEAD])
