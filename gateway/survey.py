@@ -1,4 +1,4 @@
-"""What Kestrel servers say of queues, as values: figures, head items, and how many servers answered. Pure."""
+"""What Kestrel servers report of queues, as values: statistics, head items, and how many servers answered. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """One queue as its server counts it; what a server does not tell is 0. children: how many of them it has.
+    """One queue as its server counts it; figures that a server does not report are 0. children: their number.
 
-    age_ms: of the oldest item; Kestrel tells it of a queue only once something was read of it.
+    age_ms: of the oldest item; Kestrel reports it only after the queue was read from for the first time.
     """
 
     items: int = 0
@@ -31,21 +31,21 @@ class QueueStats:
     children: int = 0
 
     def __add__(self, other: QueueStats) -> QueueStats:
-        """The same queue on two servers together; the older age counts."""
+        """The same queue on two servers together, with the greater age."""
         total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)}
         return QueueStats(**(total | {"age_ms": max(self.age_ms, other.age_ms)}))
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How many of the servers that should have been asked were. What no server of them holds is not known."""
+    """How many of the servers took part. The content of the others is unknown."""
 
     asked: int
     total: int
 
     @property
     def partial(self) -> bool:
-        """Whether some server was not asked."""
+        """Whether some server did not take part."""
         return self.asked < self.total
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Queues by key: added up over the servers, and by the server's name."""
+    """Queues by key: the sum over the servers, and the figures by server."""
 
     queues: Mapping[str, QueueStats]
     servers: Mapping[str, Mapping[str, QueueStats]]
@@ -63,7 +63,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Peeked:
-    """A head item, or None where the servers that were asked have none."""
+    """A head item; None if the servers that were asked have none."""
 
     data: bytes | None
     coverage: Coverage

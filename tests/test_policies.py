@@ -112,7 +112,7 @@ WRONG = [
     ("queues = 5", "1: queues: not a table"),
     ("[queue.emails]", "1: queue: unknown; the file may hold only [queues.NAME] tables"),
     ('[queues."a b"]', "1: queues.a b: 'a b' is not a queue name"),
-    ("[queues.dead]", "1: queues.dead: 'dead' is reserved"),
+    ("[queues.dead]", "1: queues.dead: 'dead' is a reserved queue name"),
     ('[queues."a b*"]', "1: queues.a b*: 'a b*' is not a pattern"),
     ('[queues."t/emails"]', "1: queues.t/emails: names a tenant, but this deployment has no tenants"),
     ('[queues."i*"]\nkey = "x"', "2: queues.i*.key: 'x' is in a table for several queues"),

@@ -1,1 +1,1 @@
-"""Leases: what a consumer holds of a job. Knows no HTTP and no Kestrel, only the open read it was given."""
+"""Leases: a consumer's claim to a job. Knows no HTTP and no Kestrel, only the open read of the job."""

@@ -1,8 +1,8 @@
-"""When leases end, and delayed nacks are due: a heap and one timer. Knows no settlement.
+"""When leases end and delayed nacks become due: a heap and one timer. Knows no settlement.
 
-1. The timer is set to the earliest entry or before it.
-2. An entry counts while its lease is open and still has that deadline; others are passed over, and swept out when
-   they are more than the rest.
+1. The timer is set to the earliest entry or to an earlier time.
+2. An entry is valid while its lease is open and still has that deadline. Invalid entries are skipped, and removed when
+   they are the majority.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.leases.lease import Lease, State
 
 DUE_AT_ONCE = 16
 DUE_PAUSE_S = 0.002
-"""Where many leases end at one instant so many are begun at a time, with such a pause: each is a few commands."""
+"""If many leases end at the same instant, this many are started at a time, with a pause: each takes a few commands."""
 _WAITING = frozenset({State.HELD, State.DELAYED})
 
 
@@ -36,7 +36,7 @@ class Deadlines:
         return len(self._heap)
 
     def set(self, lease: Lease) -> None:
-        """The lease's deadline counts from now on, and none that it had before."""
+        """Uses the lease's deadline from now on, instead of an earlier one."""
         if len(self._heap) > 2 * len(self._leases) + 1024:
             self._heap = [(each.deadline_s, next(self._order), each) for each in self._leases.values()]
             heapq.heapify(self._heap)
@@ -45,19 +45,19 @@ class Deadlines:
         self._arm()
 
     def first_s(self) -> float | None:
-        """The earliest deadline of all; monotonic."""
+        """The earliest of all deadlines; monotonic."""
         while self._heap and not _counts(*self._heap[0]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
     def close(self) -> None:
-        """Nothing is due any more."""
+        """Stops the timer; no further lease becomes due."""
         self._heap.clear()
         if self._timer is not None:
             self._timer.cancel()
 
     def _arm(self, not_before_s: float = 0.0) -> None:
-        """Sets the timer to the earliest deadline; one that is set to an earlier instant stays."""
+        """Sets the timer to the earliest deadline; a timer that is set to an earlier instant stays."""
         if not self._heap:
             return
         due_s = max(self._heap[0][0], not_before_s)

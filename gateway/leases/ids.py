@@ -1,15 +1,14 @@
-"""Lease ids: unguessable, signed, and naming the worker that holds the lease. Pure.
+"""Lease ids: unguessable, signed, and containing the worker that holds the lease. Pure.
 
     version 1 | key id 1 | boot id 8 | nonce 16 | instance n | tag 16      56 to 192 characters of URL-safe base64
 
-The instance is the URL at which the other replicas reach the worker's gateway; a gateway that has no replicas writes
-none. The URL can be read by whoever has the id, as the address of any web server. The tag is keyed BLAKE2b (RFC 7693,
-128 bits; a quarter of HMAC's cost here) over everything before it and the tenant's name, so an id tells nobody whose it
-is and is worth nothing to another tenant.
+The instance is the URL at which other replicas reach the worker's gateway; it is empty without replicas. Everyone who
+has the id can read the URL. The tag is keyed BLAKE2b (RFC 7693, 128 bits; a quarter of the cost of HMAC here) over
+everything before it and the tenant's name. So an id does not reveal its tenant, and is useless to another tenant.
 
-One to three zero bytes end the instance. They fill it up, so that no character of the id is without meaning, and they
-separate it from the tenant's name, which holds none: no letter of one can be taken for a letter of the other. The old
-form had no zero byte where the URL's length was a multiple of three. It is read until `refuse_old_form`.
+One to three zero bytes end the instance. They pad it, so that every character of the id has a meaning, and they
+separate it from the tenant's name, which contains none: no byte of one can be taken for a byte of the other. The old
+form had no zero byte if the length of the URL was a multiple of three. It is accepted until `refuse_old_form`.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ VERSION = 1
 BOOT_BYTES = 8
 _TAG_BYTES = 16
 _INSTANCE_AT = 2 + BOOT_BYTES + NONCE_BYTES
-# In steps of four, and with no other character: one id has one spelling.
+# Length in steps of four, and no other character: each id has exactly one spelling.
 _FORM = re.compile(r"[A-Za-z0-9_-]{56}(?:[A-Za-z0-9_-]{4}){0,34}")
 
 
 class Owner(NamedTuple):
-    """Who holds a lease. instance: a URL, or empty where there is but one. boot_id: of the worker."""
+    """The holder of a lease. instance: a URL, or empty without replicas. boot_id: of the worker."""
 
     instance: str
     boot_id: str
@@ -43,7 +42,7 @@ class Owner(NamedTuple):
 class LeaseIds:
     """Makes and reads the lease ids of one deployment.
 
-    keys: of at least 32 bytes, shared by every worker of every replica; the first signs, all are accepted. They may be
+    keys: of at least 32 bytes, shared by every worker of every replica. The first signs, all are accepted. They may be
     replaced at any time.
     boot_id: 16 hex digits, new for every start of a worker. instance: this gateway's URL, at most LONGEST_INSTANCE
     bytes of ASCII.
@@ -58,7 +57,7 @@ class LeaseIds:
         self.replace(keys)
 
     def replace(self, keys: Sequence[bytes]) -> None:
-        """From now on these are the keys; ids made with others are unknown."""
+        """Uses these keys from now on; ids made with other keys are unknown."""
         if not keys or min(map(len, keys)) < 32:
             raise ValueError("a lease key is shorter than 32 bytes")
         self._keys = [(bytes([VERSION, hashlib.sha256(key).digest()[0]]), _keyed(key)) for key in keys]
@@ -66,11 +65,11 @@ class LeaseIds:
         self._own_head = head + bytes.fromhex(self.own.boot_id)
 
     def refuse_old_form(self) -> None:
-        """From now on ids without a zero byte behind the instance are unknown."""
+        """From now on ids without a zero byte after the instance are unknown."""
         self._old_form = False
 
     def new(self, tenant: str = "") -> str:
-        """An id that names this worker."""
+        """A new id that names this worker."""
         unsigned = self._own_head + nonce() + self._own_tail
         return base64.urlsafe_b64encode(unsigned + _tag(self._signs_with, unsigned, tenant)).decode()
 
@@ -90,7 +89,7 @@ class LeaseIds:
         raise LeaseNotFound("no such lease")
 
     def _instance(self, field: bytes) -> str:
-        """The URL in that field of an id, empty where there is none. Raises LeaseNotFound where it can be no URL."""
+        """The URL in that field of an id, empty if there is none. Raises LeaseNotFound if it is not a URL."""
         url = field.rstrip(b"\0").decode("ascii", "replace")
         if field and not (is_instance(url) and (field.endswith(b"\0") or self._old_form)):
             raise LeaseNotFound("no such lease")
@@ -98,7 +97,7 @@ class LeaseIds:
 
 
 def _keyed(key: bytes) -> hashlib.blake2b:
-    """The hash to go on from, under a key derived from this one: of its length, and used for nothing else."""
+    """A keyed hash whose key is derived from `key`: of the hash's length, and used for nothing else."""
     derived = hashlib.blake2b(key, digest_size=32, person=b"lease id").digest()
     return hashlib.blake2b(key=derived, digest_size=_TAG_BYTES)
 

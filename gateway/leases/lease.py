@@ -1,10 +1,10 @@
-"""One lease: its states, the legal moves between them, and how an ended one answers. No I/O, no clock.
+"""One lease: its states, the legal transitions between them, and the answers of an ended lease. No I/O, no clock.
 
     HELD -> SETTLING -> ACKED | NACKED | REJECTED | EXPIRED | LOST | DROPPED | UNKNOWN
     HELD -> DELAYED -> SETTLING | NACKED | DROPPED
     HELD -> LOST | DROPPED | RETURNED | DRAINED
 
-Only HELD, DELAYED and SETTLING have an open read behind them; every other state is final.
+Only HELD, DELAYED and SETTLING have an open read; every other state is final.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.errors import (
 
 
 class OpenRead(Protocol):
-    """One item set aside on a connection of its own; the item goes back when that connection ends."""
+    """One item set aside on a connection of its own. The item goes back when that connection ends."""
 
     data: bytes
 
@@ -45,9 +45,9 @@ class OpenRead(Protocol):
 
 
 class State(Enum):
-    """held: the consumer's. settling: a settlement is under way. delayed: nacked, and set aside until it is due.
+    """held: by the consumer. settling: a settlement is in progress. delayed: nacked, and set aside until it is due.
 
-    returned: given back because the client was gone. drained: because the gateway stopped.
+    returned: given back because the client had disconnected. drained: given back because the gateway stopped.
     """
 
     HELD = "held"
@@ -76,7 +76,7 @@ MOVES: dict[State, frozenset[State]] = {
 
 
 class Place(Enum):
-    """Where a job is whose lease ended without an ack."""
+    """The place of a job whose lease ended without an ack."""
 
     HEAD = "head"
     TAIL = "tail"
@@ -85,9 +85,9 @@ class Place(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Disposition:
-    """How a job leaves its consumer unfinished.
+    """How a lease ends without an ack.
 
-    state: NACKED, REJECTED or EXPIRED. asked: the place; None: as the queue's policy says. reason: in people's words.
+    state: NACKED, REJECTED or EXPIRED. asked: the requested place; None: by the queue's policy. reason: for people.
     """
 
     state: State
@@ -96,29 +96,29 @@ class Disposition:
 
 
 class Mover(Protocol):
-    """Moves one queue's jobs from their consumers: what a lease does when it ends without an ack."""
+    """Moves one queue's jobs away from their consumers when a lease ends without an ack."""
 
     def target(self, disposition: Disposition) -> Place:
-        """The place that was asked for, outright or by policy."""
+        """The requested place: by the request itself or by policy."""
 
     def is_last(self, lease: Lease) -> bool:
-        """Whether this attempt is the last that the job has: it goes to the dead letters from here."""
+        """Whether this is the job's last attempt, after which it goes to the dead letters."""
 
     async def move(self, lease: Lease, disposition: Disposition) -> Place:
-        """Puts the job where it now is. Raises LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown."""
+        """Moves the job and returns its place. Raises LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown."""
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A job's claim by one consumer.
+    """One consumer's claim to a job.
 
-    known_by: what its attempts are counted under, its id or the digest of a raw item.
-    deadline_s: monotonic; of a delayed nack: when it is due. expires_at_s: the same instant as wall time, for people.
-    latest_s: no extension or delay goes beyond.
-    settlement: the running settlement while SETTLING, so that a second request waits for the first one's end.
+    known_by: identifies the job for counting attempts: its id, or the digest of a raw item.
+    deadline_s: monotonic; for a delayed nack the time when it is due. expires_at_s: the same instant as wall time.
+    latest_s: no extension or delay goes beyond it.
+    settlement: the running settlement while SETTLING, so that a second request can wait for its end.
     disposition: how it ends, while DELAYED or SETTLING without an ack.
     place: where the job is, once NACKED, REJECTED or EXPIRED.
-    target: the place that was asked for.
+    target: the requested place.
     """
 
     id: str
@@ -140,14 +140,14 @@ class Lease:
     target: Place | None = None
 
     def move(self, to: State) -> None:
-        """Takes one legal step; an illegal one is a defect and raises ValueError."""
+        """Makes one legal transition. An illegal one is a defect and raises ValueError."""
         if to not in MOVES.get(self.state, ()):
             raise ValueError(f"a lease cannot go from {self.state.value} to {to.value}")
         self.state = to
 
 
 class Ended(NamedTuple):
-    """What is remembered of a lease that ended: some hundred bytes. ended_s: monotonic."""
+    """What is remembered of an ended lease: some hundred bytes. ended_s: monotonic."""
 
     id: str
     queue: str
@@ -161,20 +161,20 @@ class Ended(NamedTuple):
 
 
 def answer_of(state: State, wanted: State) -> GatewayError | None:
-    """What a settlement `wanted` gets to hear from a lease that has ended as `state`; None: it is done already."""
+    """The error for a settlement `wanted` of a lease that has ended as `state`; None: it is already done."""
     if state is wanted or (state is State.DELAYED and wanted is State.NACKED):
         return None
     if state in (State.ACKED, State.NACKED, State.REJECTED, State.DELAYED):
         word = State.NACKED.value if state is State.DELAYED else state.value
-        return LeaseConflict(f"the lease was {word} already")
+        return LeaseConflict(f"the lease was already {word}")
     if state is State.EXPIRED:
-        return LeaseExpired("the lease expired and its job is back on the queue")
+        return LeaseExpired("the lease expired, and the job is back on its queue")
     if state is State.DROPPED:
-        return QueueDeleted("the queue was deleted and the job with it")
+        return QueueDeleted("the queue was deleted, and the job with it")
     if state is State.LOST:
-        return LeaseLost("the connection to Kestrel was lost and the job is back on its queue")
+        return LeaseLost("the connection to Kestrel was lost, and the job is back on its queue")
     if state is State.RETURNED:
-        return LeaseLost("the answer that carried the lease did not reach its client, and the job is back on its queue")
+        return LeaseLost("the answer with the lease did not reach the client, and the job is back on its queue")
     if state is State.DRAINED:
         return LeaseLost("the gateway that held the lease stopped, and the job is back on its queue")
-    return LeaseForgotten("the settlement was sent to Kestrel and no answer came")
+    return LeaseForgotten("the settlement was sent to Kestrel, but no answer came")

@@ -1,4 +1,4 @@
-"""How leases ended, for a while, so that a repeated settlement hears the same again. Keeps no job and no connection."""
+"""How leases ended, for a while, so that a repeated settlement gets the same answer. Keeps no job and no connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.leases.lease import Ended, Lease
 
 
 class Memory:
-    """Remembers `limit` ends at most, each for `memory_s` seconds; the oldest goes first."""
+    """Remembers at most `limit` ended leases, each for `memory_s` seconds; the oldest is forgotten first."""
 
     def __init__(self, *, memory_s: float, limit: int) -> None:
         self._memory_s = memory_s
@@ -21,7 +21,7 @@ class Memory:
         return len(self._ended)
 
     def add(self, lease: Lease) -> None:
-        """The lease has ended, as its state says."""
+        """Remembers the lease, which has ended, with its state."""
         ended = Ended(
             lease.id,
             lease.queue,

@@ -1,9 +1,9 @@
-"""The leases of one worker: opened, settled, expired, remembered for a while. Knows no HTTP, no forwarding.
+"""The leases of one worker: opened, settled, expired, and remembered for a while. Knows no HTTP, no forwarding.
 
 1. A lease is in `_open` exactly while it has an open read: while it is HELD, DELAYED or SETTLING.
 2. Every lease leaves `_open` through `_end`, which counts it and remembers how it ended.
-3. A settlement is a task of the lifespan's group: a request that is cancelled leaves it running to its end.
-4. What was delivered is open or has ended in one of the ways that are counted, at every instant.
+3. A settlement is a task of the lifespan's group: if its request is cancelled, it still runs to its end.
+4. At every instant each delivered lease is either open or counted in one of the ways to end.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from gateway.leases.memory import Memory
 log = logging.getLogger(__name__)
 
 LONGEST_RETRY_S = 30.0
-"""A lease may last for hours, but most are settled long before."""
+"""A lease may last for hours, but most are settled long before that."""
 LOOK_EVERY_S = 1.0
 DROPPED_AT_ONCE = 16
 LATE_S = 0.1
-"""So late after its deadline a lease is noticed only where the process stood still (frozen, suspended, starved). Its
-connection may be dead, and nobody has looked yet.
+"""A lease is noticed this long after its deadline only if the process was stopped (frozen, suspended, starved). Then
+its connection may be dead without being noticed yet.
 """
 
 LEDGER = {
@@ -61,8 +61,8 @@ LEDGER = {
 
 @dataclass(frozen=True, slots=True)
 class RegistryStatistics:
-    """delivered: every lease ever handed out here. ended: how many ended in which way (LEDGER). open: those that have
-    not; delayed: those of them that are nacked and wait until they are due.
+    """delivered: every lease that was handed out here. ended: how many ended in which way (LEDGER). open: leases that
+    have not ended; delayed: open leases that are nacked and wait until they are due.
     """
 
     delivered: int
@@ -83,9 +83,9 @@ class RegistryStatistics:
 class Registry:
     """Owns every open read that has been handed to a consumer.
 
-    tasks: the lifespan's group, which settlements belong to. limit, tenant_limit: leases open at once. limit_bytes:
-    what their items may have together. share: of limit and limit_bytes, which one tenant may take.
-    longest_s: no lease lasts longer in all, extensions and delays included; 0: no bound of that kind.
+    tasks: the lifespan's group, to which settlements belong. limit, tenant_limit: open leases at a time. limit_bytes:
+    size of their items together. share: the part of limit and limit_bytes that one tenant may take.
+    longest_s: no lease lasts longer in all, extensions and delays included; 0: no such limit.
     memory_s, memory_limit: how long, and how many, ended leases are remembered.
     """
 
@@ -128,7 +128,7 @@ class Registry:
         return RegistryStatistics(self._delivered, len(self._open), self._delayed, len(self._memory), ended)
 
     def check_room(self, tenant: str, size: int = 0) -> None:
-        """Raises TooManyLeases when no further lease may be opened for the tenant, with the time until one ends.
+        """Raises TooManyLeases, with the time until one ends, if no further lease may be opened for the tenant.
 
         size: of its item, in bytes.
         """
@@ -157,7 +157,7 @@ class Registry:
         return _retry_after(self._deadlines.first_s())
 
     def _retry_after(self, tenant: str) -> int:
-        """Whole seconds until the first lease of the tenant ends, at least 1. It is looked up once a second."""
+        """Whole seconds until the tenant's first lease ends, at least 1. Computed at most once a second."""
         now_s = time.monotonic()
         looked_s, first_s = self._first_ends.get(tenant, (-math.inf, 0.0))
         if now_s - looked_s > LOOK_EVERY_S:
@@ -178,7 +178,8 @@ class Registry:
         attempt: int,
         length_s: float,
     ) -> Lease:
-        """A new lease over `read`, HELD for `length_s` seconds. Raises TooManyLeases; the read stays the caller's."""
+        """A new lease over `read`, HELD for `length_s` seconds. Raises TooManyLeases; then the caller keeps the
+        read."""
         self.check_room(tenant, len(read.data))
         now_s = time.monotonic()
         lease = Lease(
@@ -207,15 +208,15 @@ class Registry:
         """The lease, open or remembered. Raises LeaseForgotten."""
         found = self._open.get(lease_id) or self._memory.get(lease_id)
         if found is None:
-            raise LeaseForgotten("the lease ended too long ago to know how")
+            raise LeaseForgotten("the lease ended so long ago that its outcome is forgotten")
         return found
 
     async def ack(self, lease_id: str) -> Lease | Ended:
-        """The job is gone for good when this returns; again so when it was acked before.
+        """Acks the lease: the job is gone for good. Does nothing if it was acked before.
 
         Raises: LeaseConflict, LeaseExpired, LeaseLost, QueueDeleted, LeaseForgotten; OutcomeUnknown; BackendRefused
-        when Kestrel said no just now: the lease is lost, the job is back on its queue.
-        Cancelled: the settlement goes on.
+        if Kestrel refused just now: the lease is lost and the job is back on its queue.
+        Cancelled: the settlement continues.
         """
         lease = self.find(lease_id)
         mine = lease.state is State.HELD
@@ -228,10 +229,10 @@ class Registry:
     async def nack(
         self, lease_id: str, *, asked: Place | None = None, delay_s: float = 0.0, reason: str = ""
     ) -> Lease | Ended:
-        """The job is back where the lease's `place` says when this returns; or it will be when its `delay_s` is over.
+        """Gives the job back to the place in the lease's `place`; after `delay_s`, if that is given.
 
-        No delay holds back a job whose last attempt this was. Raises and Cancelled: as for `ack`; InvalidBody when the
-        delay would outlast what Kestrel allows an open read.
+        A job whose last attempt this was is not delayed. Raises and Cancelled: as for `ack`; InvalidBody if the delay
+        is longer than Kestrel allows for an open read.
         """
         lease = self.find(lease_id)
         mine = lease.state is State.HELD
@@ -246,7 +247,7 @@ class Registry:
         return await self._settled(lease, State.NACKED, mine=mine)
 
     async def reject(self, lease_id: str, *, reason: str = "") -> Lease | Ended:
-        """The job is among the dead letters when this returns, or where `place` says. Raises, Cancelled: as `ack`."""
+        """Moves the job to the dead letters, or to where `place` says. Raises, Cancelled: as for `ack`."""
         lease = self.find(lease_id)
         mine = lease.state is State.HELD
         if mine:
@@ -255,9 +256,9 @@ class Registry:
         return await self._settled(lease, State.REJECTED, mine=mine)
 
     async def extend(self, lease_id: str, length_s: float) -> Lease:
-        """The lease now ends `length_s` seconds from this moment.
+        """The lease ends `length_s` seconds from now.
 
-        Raises: as `ack`; InvalidBody when the lease would outlast what Kestrel allows an open read.
+        Raises: as for `ack`; InvalidBody if the lease would be longer than Kestrel allows for an open read.
         """
         lease = self.find(lease_id)
         if isinstance(lease, Lease) and lease.settlement is not None:
@@ -268,15 +269,15 @@ class Registry:
         return lease
 
     def give_back(self, lease: Lease) -> None:
-        """The answer that carried the lease met nobody: its job is on its way back to the head."""
+        """The answer with the lease did not reach the client: gives the job back to the head of its queue."""
         if lease.state is State.HELD:
             read = self._end(lease, State.RETURNED)
             self._tasks.create_task(_abort(read))
 
     async def drop_queue(self, key: str) -> int:
-        """Ends every lease on a queue that was just deleted, but for acks under way; returns how many.
+        """Ends every lease on a queue that was just deleted, except acks in progress; returns how many.
 
-        DROPPED_AT_ONCE in a turn of the loop. Cancelled: the others end in their own way.
+        DROPPED_AT_ONCE in one turn of the loop. Cancelled: the others end in their own way.
         """
         on_queue = [lease for lease in self._open.values() if lease.key == key]
         dropped = 0
@@ -289,13 +290,13 @@ class Registry:
         return dropped
 
     def on_end(self, listener: Callable[[Lease], None]) -> None:
-        """`listener` is told of each lease that ends, in its final state and with its settlement. It must not raise."""
+        """Calls `listener` with each lease that ends, in its final state, with its settlement. It must not raise."""
         self._listeners.append(listener)
 
     def close(self) -> None:
-        """Gives back whatever no settlement is under way for. Nothing may be opened afterwards.
+        """Gives back every job without a settlement in progress. No lease may be opened afterwards.
 
-        What was taken last goes back first, since each goes to the head: their queues have their order again.
+        The last one taken goes back first, because each goes to the head: so the queues keep their order.
         """
         self._deadlines.close()
         for lease in reversed(list(self._open.values())):
@@ -313,7 +314,7 @@ class Registry:
         self._settle(lease, disposition.state, partial(self._part, lease, disposition, late=late))
 
     async def _settled(self, lease: Lease | Ended, wanted: State, *, mine: bool) -> Lease | Ended:
-        """The lease, settled as `wanted`; raises what else became of it. mine: this call has begun the settlement."""
+        """The lease, settled as `wanted`; raises any other outcome. mine: this call has started the settlement."""
         refusal = None
         if isinstance(lease, Lease) and lease.settlement is not None:
             refusal = await asyncio.shield(lease.settlement)
@@ -323,11 +324,11 @@ class Registry:
         if mine and refusal is not None:
             raise refusal
         if mine and lease.state is State.UNKNOWN:
-            raise OutcomeUnknown("the settlement was sent to Kestrel and no answer came")
+            raise OutcomeUnknown("the settlement was sent to Kestrel, but no answer came")
         raise error
 
     async def _part(self, lease: Lease, disposition: Disposition, *, late: bool) -> None:
-        """late: the job may be back at the head long since, and a copy would be its second."""
+        """late: the job may have been back at the head for a while, and a copy would be its second."""
         assert lease.mover is not None
         if late and lease.read is not None:
             await lease.read.verify()
@@ -336,10 +337,10 @@ class Registry:
     async def _finish(
         self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, None]]
     ) -> GatewayError | None:
-        """Settles and ends the lease; returns Kestrel's refusal, if that is how it ended."""
+        """Settles and ends the lease; returns Kestrel's refusal if it ended with one."""
         read = lease.read
         if read is None:
-            return None  # its queue was deleted before this began
+            return None  # its queue was deleted before this started
         outcome = State.UNKNOWN
         try:
             await work()
@@ -376,7 +377,7 @@ class Registry:
         lease.target = lease.mover.target(disposition)
 
     def _due(self, lease: Lease) -> None:
-        """The lease is over, or its delay."""
+        """The lease has expired, or its delay is over."""
         late = time.monotonic() - lease.deadline_s > LATE_S
         if lease.state is State.DELAYED:
             assert lease.disposition is not None
@@ -392,7 +393,7 @@ class Registry:
             self._early(lease)
 
     def _early(self, lease: Lease) -> OpenRead:
-        """Ends a delayed nack before it is due: its job is at the head."""
+        """Ends a delayed nack before it is due: its job goes to the head."""
         lease.place = Place.HEAD
         return self._end(lease, State.NACKED)
 
@@ -406,7 +407,7 @@ class Registry:
         self._deadlines.set(lease)
 
     def _end(self, lease: Lease, outcome: State) -> OpenRead:
-        """Counts and remembers; returns what was held."""
+        """Counts and remembers the lease; returns its open read."""
         read = lease.read
         assert read is not None
         self._delayed -= lease.state is State.DELAYED
@@ -434,7 +435,7 @@ def _retry_after(first_s: float | None) -> int:
 
 
 def _ended_error(state: State, wanted: State) -> GatewayError:
-    return answer_of(state, wanted) or LeaseForgotten("what became of the lease is not known")
+    return answer_of(state, wanted) or LeaseForgotten("the outcome of the lease is unknown")
 
 
 async def _abort(read: OpenRead) -> None:

@@ -1,4 +1,5 @@
-"""Patterns of names: `*` stands for any characters, `?` for one, everything else for itself. Linear in the name."""
+"""Patterns of names: `*` matches any characters, `?` one character, others match themselves. Linear time in the
+name."""
 
 from __future__ import annotations
 
@@ -7,24 +8,24 @@ from functools import lru_cache
 from typing import Final
 
 PATTERN: Final = re.compile(r"[A-Za-z0-9_*?-]{1,64}")
-"""What a pattern of names may be written with."""
+"""The characters of a pattern."""
 
 
 def is_glob(text: str) -> bool:
-    """Whether `text` stands for more than itself."""
+    """Whether `text` has wildcards."""
     return "*" in text or "?" in text
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether the pattern, which PATTERN allows, stands for the whole name."""
+    """Whether the pattern, which must match PATTERN, matches the whole name."""
     return _compiled(pattern).fullmatch(name) is not None
 
 
 @lru_cache(maxsize=4096)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Each part between two stars is taken where it comes first, for good: an atomic group is never tried again.
+    """Each part between two stars matches at its first occurrence, for good: an atomic group is never tried again.
 
-    The last part is compared at the end of the name alone. No choice is left that could be undone.
+    The last part is compared only at the end of the name. So there is no backtracking.
     """
     first, *parts = [_part(each) for each in pattern.split("*")]
     if not parts:

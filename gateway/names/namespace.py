@@ -1,15 +1,15 @@
-"""Names of tenants, queues and children, and the Kestrel keys they stand for. Pure; only legal names get past here.
+"""Names of tenants, queues and children, and the Kestrel keys for them. Pure; only legal names pass this module.
 
-1. A name is `[A-Za-z0-9_-]{1,64}`, begins and ends with a letter or digit, and holds no `__`.
-2. The reserved words are the suffixes that keys of dead letters end in.
-3. A key is made of names and of separators that no name can hold, so it can be read back:
+1. A name is `[A-Za-z0-9_-]{1,64}`, begins and ends with a letter or digit, and does not contain `__`.
+2. The reserved words are the suffixes of the keys of dead letters.
+3. A key consists of names and of separators that no name can contain, so it can be parsed:
 
-       {namespace}__{tenant}__{queue}            a queue; namespace and tenant where the deployment has them
+       {namespace}__{tenant}__{queue}            a queue; namespace and tenant if the deployment has them
        {queue's key}__dead                       its dead letters
        {queue's key}+{child}                     a fanout child
-       {queue's key}__{child}__subdead           the child's dead letters (with a `+` they would be a child, too)
+       {queue's key}__{child}__subdead           the child's dead letters (a `+` would make them a child, too)
 
-Kestrel reads `/`, `+`, `.`, `~`, blanks and line ends in a key as options, fanout or commands: none is in the alphabet.
+Kestrel reads `/`, `+`, `.`, `~`, spaces and line breaks in a key as options, fanout or commands; names contain none.
 Source: kestrel-wire.md, "Names and errors".
 """
 
@@ -30,14 +30,14 @@ FANOUT = "+"
 """Between the key of a queue and the name of its fanout child."""
 
 PATTERN = "^[A-Za-z0-9]+(?:(?:_|_?(?:-_?)+)[A-Za-z0-9]+)*$"
-"""Rule 1 but for the length, without look-around, so that openapi.yaml can say the same."""
+"""Rule 1 except for the length. Without look-around, so that openapi.yaml can use the same pattern."""
 
 _NAME = re.compile(PATTERN.strip("^$"))
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a key stands for. tenant is empty where the deployment has none; child is None for the queue itself."""
+    """The parts of a key. tenant is empty if the deployment has no tenants; child is None for the queue itself."""
 
     tenant: str
     queue: str
@@ -47,7 +47,7 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """How one deployment's names become keys. prefix: before every key, or empty. tenanted: keys name their tenant."""
+    """How one deployment's names become keys. prefix: before every key, or empty. tenanted: keys contain a tenant."""
 
     prefix: str = ""
     tenanted: bool = False
@@ -56,12 +56,12 @@ class Namespace:
         """The Kestrel key of `name`.
 
         Raises:
-            InvalidName: a part is not a legal name, or the key would be longer than MAX_KEY bytes.
+            InvalidName: a part is not a legal name, or the key is longer than MAX_KEY bytes.
         """
         return _key(self, name)
 
     def read(self, key: str) -> Name | None:
-        """What `key` stands for; None for keys that this deployment does not make."""
+        """The name of `key`; None for keys that this deployment does not make."""
         parts = key.split(SEPARATOR)
         if self.prefix and parts.pop(0) != self.prefix:
             return None
@@ -82,9 +82,9 @@ class Namespace:
             return None
 
     def tenant_of(self, key: str) -> str | None:
-        """The tenant under whose keys `key` is, also where it names no queue; empty where there are no tenants.
+        """The tenant to which `key` belongs, even if it names no queue; empty if there are no tenants.
 
-        None: it is nobody's here.
+        None: it belongs to no tenant of this deployment.
         """
         if self.prefix:
             prefix, _, key = key.partition(SEPARATOR)
@@ -101,19 +101,19 @@ class Namespace:
 
 
 def check_name(text: str, what: str) -> None:
-    """Returns when `text` is a legal name. `what` is what it names, for the message.
+    """Returns if `text` is a legal name. `what` is the kind of name, for the message.
 
     Raises:
         InvalidName: it is not; the detail says what a name may be.
     """
     if text in RESERVED:
-        raise InvalidName(f"{text!r} is reserved")
+        raise InvalidName(f"{text!r} is a reserved {what} name; choose another one")
     if len(text) <= MAX_NAME and _NAME.fullmatch(text):
         return
     shown = text if len(text) <= 80 else text[:77] + "..."
     raise InvalidName(
-        f"{shown!r} is not a {what} name: use 1 to {MAX_NAME} of A-Z a-z 0-9 _ -, "
-        "the first and the last a letter or digit, no two underscores in a row"
+        f"{shown!r} is not a {what} name: use 1 to {MAX_NAME} characters of A-Z a-z 0-9 _ -, "
+        "begin and end with a letter or digit, and do not use two underscores in a row"
     )
 
 
@@ -135,5 +135,5 @@ def _key(namespace: Namespace, name: Name) -> str:
         parts.append(DEAD)
     key = SEPARATOR.join(parts)
     if len(key) > MAX_KEY:
-        raise InvalidName(f"the names make a key of {len(key)} bytes; at most {MAX_KEY} are possible")
+        raise InvalidName(f"the key for these names has {len(key)} bytes; at most {MAX_KEY} are allowed")
     return key

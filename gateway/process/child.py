@@ -172,7 +172,7 @@ class Child:
 
     def _move(self, to: State) -> None:
         if to not in MOVES[self.state]:
-            raise RuntimeError(f"{self.name}: no transition from {self.state.value} to {to.value}")
+            raise RuntimeError(f"{self.name} cannot go from {self.state.value} to {to.value}")
         self.state = to
 
 
