@@ -1,1 +1,1 @@
-"""The envelope: how a job is stored as bytes that every client of the queues can read. Pure functions, no I/O."""
+"""The envelope: a job stored as bytes that every client of the queues can read. Pure functions, no I/O."""

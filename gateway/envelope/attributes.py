@@ -1,4 +1,4 @@
-"""A CloudEvent's attributes as a producer may give them, and as they travel in HTTP headers. Pure.
+"""A CloudEvent's attributes: as a producer may give them, and as HTTP headers carry them. Pure.
 
 Source: CloudEvents 1.0.2, section 3 (attributes, type system); its HTTP binding, section 3.1.3.2 (header values).
 """
@@ -17,21 +17,21 @@ from gateway.errors import InvalidEvent
 Value = str | int | bool
 
 MAX_ATTRIBUTES: Final = 100
-"""Of an event that is enqueued. Each costs time whenever the event is enqueued, delivered, peeked at or copied."""
+"""Attributes of an event that is enqueued. Each takes time whenever the event is enqueued, delivered or copied."""
 MAX_ATTRIBUTES_BYTES: Final = 65536
-"""Of all of them together, as they are written."""
+"""Bytes of all attributes together, as they are written."""
 PAYLOAD: Final = frozenset({"data", "data_base64"})
-"""Members of an event that are no attributes."""
+"""Members of an event that are not attributes."""
 GATEWAYS_OWN = frozenset(
     {"tenant", "attempt", "enqueued", "lasterror", "deadreason", "deadtime", "deadqueue", "deadattempts"}
 )
-"""Extensions that say what the gateway did; nobody else's word counts."""
+"""Extensions that the gateway sets; values from others are ignored."""
 
 # CloudEvents 1.0, section 3.2: a String has no control characters, noncharacters or surrogates.
 NOT_IN_STRINGS = "\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef" + "".join(
     chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)
 )
-"""What no attribute holds, to stand in the brackets of a pattern."""
+"""Characters that no attribute may contain, for the brackets of a pattern."""
 
 _NAME = re.compile(r"[a-z0-9]{1,64}")
 _FORBIDDEN = re.compile(f"[{NOT_IN_STRINGS}]")
@@ -48,7 +48,7 @@ def checked(given: Mapping[str, object]) -> dict[str, Value]:
     """The attributes that are set, without the gateway's own; `id` and `time` may be missing.
 
     Raises:
-        InvalidEvent: one is missing or not what CloudEvents allows; it is named.
+        InvalidEvent: an attribute is missing or not allowed by CloudEvents; the message names it.
     """
     attributes: dict[str, Value] = {}
     for name, value in given.items():
@@ -68,29 +68,29 @@ def checked(given: Mapping[str, object]) -> dict[str, Value]:
 
 
 def take_payload(found: dict[str, bytes]) -> tuple[str, bytes]:
-    """Takes the payload out of an event's members: its member's name and value; both empty where there is none.
+    """Removes the payload from an event's members; returns its member's name and value, both empty if there is none.
 
-    `null` counts as missing, for `data` only beside a `data_base64`: alone it is the JSON value.
+    `null` counts as missing; for `data` only if there is a `data_base64`, otherwise it is the JSON value.
 
     Raises:
-        ValueError: there are two.
+        ValueError: there are two payloads.
     """
     if found.get("data_base64") == b"null":
         del found["data_base64"]
     if "data_base64" not in found:
         return ("data", found.pop("data")) if "data" in found else ("", b"")
     if found.pop("data", b"null") != b"null":
-        raise ValueError("an event has data or data_base64, not both")
+        raise ValueError("an event has either data or data_base64, not both")
     return "data_base64", found.pop("data_base64")
 
 
 def is_name(name: str) -> bool:
-    """Whether an attribute may have that name, and so may be a header's."""
+    """Whether the name is valid for an attribute, and so for a header."""
     return _NAME.fullmatch(name) is not None
 
 
 def to_header(value: Value) -> bytes:
-    """The attribute's value as an HTTP header carries it: percent-encoded, no byte that a header may not hold."""
+    """The attribute's value for an HTTP header: percent-encoded, without bytes that a header cannot hold."""
     if isinstance(value, bool):
         return b"true" if value else b"false"
     raw = str(value).encode()
@@ -100,7 +100,7 @@ def to_header(value: Value) -> bytes:
 
 
 def from_header(name: str, raw: bytes) -> str:
-    """The attribute's value that an HTTP header carries: unquoted, then percent-decoded.
+    """The attribute's value from an HTTP header: unquoted, then percent-decoded.
 
     Raises:
         InvalidEvent: it is not UTF-8.
@@ -109,7 +109,7 @@ def from_header(name: str, raw: bytes) -> str:
         text = raw.strip(b" \t").decode()
         quoted = _QUOTED.fullmatch(text)
         if quoted is not None:
-            # In one pass for each; no header holds the mark.
+            # One pass for each; the marker character cannot occur in a header.
             text = quoted[1].replace("\\\\", "\0").replace("\\", "").replace("\0", "\\")
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError as exc:
@@ -134,7 +134,7 @@ def _value(name: str, value: object) -> Value:
 def _check_text(name: str, value: str) -> None:
     forbidden = _FORBIDDEN.search(value)
     if forbidden is not None:
-        raise InvalidEvent(f"the attribute `{name}` holds {forbidden[0]!r}, which is not allowed in an attribute")
+        raise InvalidEvent(f"the attribute `{name}` contains {forbidden[0]!r}, which attributes cannot contain")
     if not value and name in _STRINGS:
         raise InvalidEvent(f"the attribute `{name}` is empty")
     if name in ("time", "expires"):

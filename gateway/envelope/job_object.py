@@ -1,7 +1,7 @@
-"""A job as one JSON object of a request of many: its payload in `data` or `data_base64`, and its `content_type`. Pure.
+"""A job as a JSON object in a request with many jobs: its payload in `data` or `data_base64`, its `content_type`. Pure.
 
-The object is the one that a consumer gets, as far as a producer decides it. JSON in `data` keeps its own bytes. `null`
-counts as absent, for `data` only beside a `data_base64` or where the type is not JSON.
+The object has the producer's part of the object that a consumer gets. JSON in `data` keeps its bytes. `null` counts as
+absent; for `data` only if there is a `data_base64`, or if the type is not JSON.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _MEMBERS: Final = ("data", "data_base64", "content_type")
 _BEGIN: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"jobs"[ \t\r\n]*:')
 _END: Final = re.compile(rb"\}[ \t\r\n]*\Z")
 _TAIL: Final = 1024
-"""Bytes in which the last brace is looked for."""
+"""The last brace is searched in this many bytes."""
 
 
 def jobs_of(body: bytes) -> bytes:
-    """The array in `{"jobs": [...]}`, unchecked. Raises InvalidBody: the body is another thing."""
+    """The array in `{"jobs": [...]}`, not validated. Raises InvalidBody if the body is anything else."""
     begin = _BEGIN.match(body)
     end = _END.search(body, max(0, len(body) - _TAIL))
     if begin is None or end is None:
@@ -32,7 +32,7 @@ def jobs_of(body: bytes) -> bytes:
 
 
 def payload_of(text: bytes) -> tuple[bytes, str]:
-    """The bytes and the content type of the job that the JSON object describes. Raises InvalidBody."""
+    """The bytes and the content type of the job in a JSON object. Raises InvalidBody."""
     try:
         found = members(text, 2 * len(_MEMBERS))
     except TooManyMembers:
@@ -44,7 +44,7 @@ def payload_of(text: bytes) -> tuple[bytes, str]:
     try:
         member, payload = take_payload(found)
     except ValueError as exc:
-        raise InvalidBody("a job has data or data_base64, not both") from exc
+        raise InvalidBody("a job has either data or data_base64, not both") from exc
     content_type = _type(found.pop("content_type", b"null"))
     if found:
         raise InvalidBody(f"unknown member {next(iter(found))[:80]!r}; allowed are {', '.join(_MEMBERS)}")
@@ -54,11 +54,11 @@ def payload_of(text: bytes) -> tuple[bytes, str]:
         return payload, content_type or JSON_TYPE
     if member == "data" and payload != b"null":
         return _text("data", payload).encode(), content_type
-    raise InvalidBody("a job has its payload in data (JSON, or a string of text) or in data_base64; both are missing")
+    raise InvalidBody("a job needs a payload in data (JSON, or a string of text) or in data_base64; both are missing")
 
 
 def _type(value: bytes) -> str:
-    """The content type; empty where there is none."""
+    """The content type; empty if there is none."""
     if value == b"null":
         return ""
     text = _text("content_type", value)

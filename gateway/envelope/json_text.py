@@ -1,11 +1,11 @@
-"""JSON as bytes: whether a text is JSON, and where the members of an object are. Never re-serializes anything.
+"""JSON as bytes: whether a text is JSON, and where an object's members are. Never re-serializes anything.
 
-1. Nothing is built of a text that is longer than SMALL_BYTES: a parser that makes objects holds the event loop for tens
-   of milliseconds a MiB, msgspec's scan for about two.
-2. The whole of a text is looked at once for UTF-8 and once for its grammar, so the time is linear in its length.
+1. No objects are built from a text longer than SMALL_BYTES: a parser that builds objects blocks the event loop for tens
+   of milliseconds per MiB, msgspec's scan for about two.
+2. A text is scanned once for UTF-8 and once for its grammar, so the time is linear in its length.
 
-What msgspec leaves open is decided here: it takes strings that are not UTF-8 and refuses lone surrogate escapes, which
-RFC 8259 allows; how deep it reads depends on the version of Python. Source: msgspec 0.22, trial.
+This module handles what msgspec leaves open: it accepts strings that are not UTF-8, refuses lone surrogate escapes,
+which RFC 8259 allows, and its depth limit depends on the version of Python. Source: msgspec 0.22, tested.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ import msgspec
 import orjson
 
 BOM: Final = b"\xef\xbb\xbf"
-"""The byte-order mark that some editors write before UTF-8; no JSON text begins with it (RFC 8259, section 8.1)."""
+"""The byte-order mark that some editors write before UTF-8. JSON does not allow it (RFC 8259, section 8.1)."""
 
 MAX_DEPTH: Final = 500
-"""Levels of arrays and objects that are sure to be read."""
+"""Levels of arrays and objects that are always accepted."""
 _LIMIT: Final = 1024
-"""Levels that are read at most. Source: orjson's own limit. The standard reader has none from Python 3.12 on."""
+"""The most levels that are accepted. Source: orjson's own limit. The standard reader has none from Python 3.12 on."""
 SMALL_BYTES: Final = 8192
 MAX_BLANK: Final = 65536
 """Bytes of white space in a row between the elements of an array."""
 
-_TOO_DEEP = f"nested too deeply: {MAX_DEPTH} levels are sure to be taken"
+_TOO_DEEP = f"nested too deeply: {MAX_DEPTH} levels are always accepted"
 _BLANK: Final = re.compile(rb"[ \t\n\r]*+")
 _STRING: Final = re.compile(rb'"[^"\\\x00-\x1f]*+"')
 _SCALAR: Final = re.compile(
     rb'(?:"[^"\\\x00-\x1f]*+"|true|false|null|-?(?:0|[1-9][0-9]*+)(?![.0-9eE]))[ \t\n\r]{0,64}(?=[,}])'
 )
 _QUOTE: Final = re.compile(rb'[ \t\n\r]*+"')
-# The byte behind the one that follows the value and white space.
+# The byte after the one that follows the value and white space.
 _TRAILING: Final = re.compile(r"trailing characters \(byte ([0-9]+)\)")
 _TRUNCATED: Final = "truncated"
 _PLACE: Final = re.compile(r"(?:JSON is malformed: )?(.*?)(?: \(byte ([0-9]+)\))?")
@@ -47,18 +47,18 @@ _SCAN: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 class NestedTooDeeply(ValueError):
-    """Whether it is JSON nobody knows: it has more levels than the parsers read."""
+    """It has more levels than the parsers read, so it is unknown whether it is JSON."""
 
     def __init__(self) -> None:
         super().__init__(_TOO_DEEP)
 
 
 class TooManyMembers(ValueError):
-    """The object has more members than were asked for."""
+    """The object has more members than the limit."""
 
 
 class ElementTooLarge(ValueError):
-    """An element of the array is longer than was asked for. place: counted from 1."""
+    """An element of the array is longer than the limit. place: counted from 1."""
 
     def __init__(self, place: int) -> None:
         self.place = place
@@ -69,12 +69,12 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-# Numbers are only recognized, never converted: a double cannot hold 1e400, nor int() five thousand digits.
+# Numbers are only recognized, never converted: a double cannot hold 1e400, and int() not five thousand digits.
 _STRICT = JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse, strict=True)
 
 
 _ENDLESS: Final = 1 << 16
-"""Levels that msgspec reads where only the size of the stack bounds it, which is so from Python 3.14 on."""
+"""Levels that msgspec reads if only the size of the stack limits it, as from Python 3.14 on."""
 
 
 def _spare_levels() -> int:
@@ -94,10 +94,11 @@ _SPARE: Final = _spare_levels()
 
 
 def check_json(text: bytes | memoryview) -> None:
-    """Returns when `text` is one JSON value in UTF-8 (RFC 8259), of any number size and with lone surrogate escapes.
+    """Returns if `text` is one JSON value in UTF-8 (RFC 8259). Numbers of any size and lone surrogate escapes are
+    valid.
 
     Raises:
-        ValueError: it is not; the message says where. NestedTooDeeply: it may be, but has more than MAX_DEPTH levels.
+        ValueError: it is not; the message says where. NestedTooDeeply: it has more than MAX_DEPTH levels and may be.
     """
     if len(text) > SMALL_BYTES:
         _check_large(bytes(text))
@@ -122,7 +123,7 @@ def check_json(text: bytes | memoryview) -> None:
 
 
 def has_more_values(text: bytes, limit: int) -> bool:
-    """Whether a JSON text has more than `limit` values, about; said without reading it. What is in strings is text."""
+    """Whether a JSON text has more than about `limit` values. Does not parse it; characters in strings count, too."""
     if text.count(b",") + text.count(b"[") + text.count(b"{") <= limit:
         return False
     bare = text.replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -133,8 +134,8 @@ def has_more_values(text: bytes, limit: int) -> bool:
 
 
 def load_lenient(text: bytes) -> Any:
-    """The value of a JSON text. One leading byte-order mark is passed over; a lone surrogate, as a string has that was
-    cut between the two halves of an emoji, is a question mark.
+    """The value of a JSON text. Skips one leading byte-order mark. A lone surrogate, as in a string that was cut in the
+    middle of an emoji, becomes a question mark.
 
     Raises:
         ValueError: it is not JSON.
@@ -152,7 +153,7 @@ def load_lenient(text: bytes) -> Any:
 
 
 def load_string(text: bytes) -> str:
-    """The JSON string that `text` is. Raises: ValueError: it is another value, or has no UTF-8 (a lone surrogate)."""
+    """The value of the JSON string `text`. Raises ValueError if it is another value, or has a lone surrogate."""
     if not _QUOTE.match(text):
         raise ValueError("it is not a string")
     value: str = orjson.loads(text)
@@ -164,7 +165,7 @@ _LEVELS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def _check_depth(text: str) -> None:
-    """Raises NestedTooDeeply where `text`, which is JSON, has more than _LIMIT levels."""
+    """Raises NestedTooDeeply if `text`, which is JSON, has more than _LIMIT levels."""
     if text.count("[") + text.count("{") > _LIMIT:
         brackets = _LITERAL.sub("", text)
         if max(accumulate(map(_LEVELS.__getitem__, brackets)), default=0) > _LIMIT:
@@ -172,9 +173,9 @@ def _check_depth(text: str) -> None:
 
 
 def members(text: bytes, limit: int | None = None) -> dict[str, bytes] | None:
-    """The members of a JSON object, each value as the bytes it is written with; None when `text` is not such an object.
+    """The members of a JSON object, each value with its original bytes; None if `text` is not such an object.
 
-    A repeated name makes it None: readers disagree about which one counts. So may more than MAX_DEPTH levels.
+    A repeated name returns None, because readers disagree about which one counts. So may more than MAX_DEPTH levels.
 
     Raises: TooManyMembers: there are more than `limit`.
     """
@@ -193,12 +194,12 @@ def members(text: bytes, limit: int | None = None) -> dict[str, bytes] | None:
 
 
 def elements(text: bytes, limit_bytes: int) -> Iterator[bytes]:
-    """The elements of a JSON array, each as the bytes it is written with, one after the other. They may be nested more
-    deeply than MAX_DEPTH, and hold bytes that are not UTF-8.
+    """The elements of a JSON array one by one, each with its original bytes. They may be nested more deeply than
+    MAX_DEPTH, and contain bytes that are not UTF-8.
 
     Raises:
-        ElementTooLarge: one is longer than `limit_bytes`, which is said before it is looked at.
-        ValueError: `text` is not such an array; said when the reader comes to where it is broken.
+        ElementTooLarge: one is longer than `limit_bytes`; raised before it is read.
+        ValueError: `text` is not such an array; raised when the reader reaches the error.
     """
     view = memoryview(text)
     at = _skip(text, 0)
@@ -220,7 +221,7 @@ def elements(text: bytes, limit_bytes: int) -> Iterator[bytes]:
         else:
             raise ValueError(f"no comma or ] at byte {at}" if at < len(text) else "it ends too early")
     if _skip(text, at + 1) != len(text):
-        raise ValueError(f"something follows the array at byte {at + 1}")
+        raise ValueError(f"unexpected bytes after the array at byte {at + 1}")
 
 
 def _check_large(text: bytes) -> None:
@@ -241,17 +242,18 @@ def _check_large(text: bytes) -> None:
 
 
 def _scan(text: bytes) -> None:
-    """Raises msgspec.DecodeError: it is not JSON. RecursionError: it has more than about _LIMIT levels."""
+    """Raises msgspec.DecodeError if it is not JSON, RecursionError if it has more than about _LIMIT levels."""
     _SCAN.decode(text)
     if _SPARE + _LIMIT == _ENDLESS:
         _check_depth(text.decode("latin-1"))
     elif _SPARE and text.count(b"[") + text.count(b"{") > MAX_DEPTH:
-        # It is one value, so brackets around it change nothing but its depth.
+        # It is one value, so brackets around it change only its depth.
         _SCAN.decode(b"%b%b%b" % (b"[" * _SPARE, text, b"]" * _SPARE))
 
 
 def _readings(text: bytes) -> Iterator[bytes]:
-    """The text, and one of the same length that is JSON where this one is: without the escapes that msgspec refuses."""
+    """The text, then a text of the same length that is JSON if this one is: without the escapes that msgspec
+    refuses."""
     yield text
     if _has_surrogates(text):
         yield _without_surrogates(text)
@@ -303,7 +305,7 @@ def _members(text: bytes, scannable: bytes, limit: int | None) -> dict[str, byte
 
 
 def _name(text: bytes, view: memoryview, at: int) -> tuple[str | None, int]:
-    """The string at this place and where it ends; None where there is none."""
+    """The string at this position and its end; None if there is none."""
     plain = _STRING.match(text, at)
     if plain is not None:
         return text[at + 1 : plain.end() - 1].decode(), plain.end()
@@ -316,9 +318,9 @@ def _name(text: bytes, view: memoryview, at: int) -> tuple[str | None, int]:
 
 
 def _value_end(view: memoryview, at: int) -> int:
-    """Where the next thing after the value begins that begins at `at`; the end of the text where nothing follows.
+    """The position of the next token after the value at `at`; the end of the text if there is none.
 
-    Raises: ValueError: no value begins there. RecursionError.
+    Raises: ValueError: there is no value at `at`. RecursionError.
     """
     try:
         _SCAN.decode(view[at:])
@@ -331,7 +333,7 @@ def _value_end(view: memoryview, at: int) -> int:
 
 
 def _element(view: memoryview, start: int, limit_bytes: int, place: int) -> tuple[int, int]:
-    """Where the element ends that begins at `start`, and where the next thing begins."""
+    """The end of the element at `start`, and the position of the next token."""
     longest = view[start : start + limit_bytes + 1]
     size = len(longest)
     surrogates = False
@@ -353,7 +355,7 @@ def _element(view: memoryview, start: int, limit_bytes: int, place: int) -> tupl
             elif _TRUNCATED not in str(exc):
                 raise ValueError(_said(exc, start)) from exc
             elif size < len(longest):
-                size = min(4 * size, len(longest))  # what is changed is copied: no more than the element needs
+                size = min(4 * size, len(longest))  # what changes is copied: not more than the element needs
             elif start + size < len(view):
                 raise ElementTooLarge(place) from exc
             else:
@@ -369,7 +371,7 @@ def _element(view: memoryview, start: int, limit_bytes: int, place: int) -> tupl
 
 
 def _skip(text: bytes, at: int) -> int:
-    """Where the white space ends. Raises ValueError: there is more than MAX_BLANK of it."""
+    """The end of the white space. Raises ValueError if there is more than MAX_BLANK of it."""
     found = _BLANK.match(text, at, at + MAX_BLANK + 1)
     assert found is not None
     if found.end() > at + MAX_BLANK:

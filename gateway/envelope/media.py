@@ -1,4 +1,4 @@
-"""Media types: which mean JSON, which mean text in UTF-8, which can stand in a header. Pure."""
+"""Media types: which ones are JSON, which ones are text in UTF-8, which ones a header can hold. Pure."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ STRUCTURED_TYPE = "application/cloudevents+json"
 BATCH_TYPE = "application/cloudevents-batch+json"
 
 _HEADER = re.compile(r"[!-~](?:[ -~\t]*[!-~])?")
-# A token may hold `*` (RFC 9110, section 5.6.2), but a type that does is a range. Parameters may be sloppy, as many
-# clients' are, but no comma: that would be a list.
+# A token may contain `*` (RFC 9110, section 5.6.2), but a type with `*` is a range. Parameters may be sloppy, as those
+# of many clients are, but may not contain a comma, which would make a list.
 _NAME = r"[!#$%&'+.^_`|~0-9A-Za-z-]+"
 _MEDIA = re.compile(rf"{_NAME}/{_NAME}[ \t]*(?:;(?:[ !#-+\--~\t]|\"(?:[ !#-\[\]-~\t]|\\[ -~\t])*\")*)?")
 _JSON = re.compile(r"[^;]*[/+]json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
 _TEXT = re.compile(
     r"\s*(?:text/[^;]*|application/(?:x-www-form-urlencoded|xml|[^;]*\+xml)\s*)(?:;.*)?", re.IGNORECASE | re.DOTALL
 )
-# JSON a line has no registered name; these are what libraries and servers call it.
+# One JSON text per line has no registered media type; libraries and servers use these names.
 _LINES = re.compile(
     r"(?:application|text)/(?:x-)?(?:nd-?json|ldjson|jsonl|json-?lines|json-?stream)|application/stream\+json"
     r"|[^;]+\+(?:x-)?(?:ndjson|jsonl)"
 )
-# Many JSON texts, but not one a line: text sequences (RFC 7464), and texts one behind the other.
+# Many JSON texts, but not one per line: text sequences (RFC 7464), and concatenated texts.
 _UNREAD = re.compile(r"[^;]+[/+](?:x-)?(?:json-seq|concatenated-json)")
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]+)", re.IGNORECASE)
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
@@ -51,21 +51,21 @@ def is_text_type(content_type: str) -> bool:
 
 
 def is_lines_type(media_type: str) -> bool:
-    """Whether the type, without parameters and in lower case, means one JSON text a line."""
+    """Whether the type, without parameters and in lower case, means one JSON text per line."""
     return _LINES.fullmatch(media_type) is not None
 
 
 def is_unread_type(media_type: str) -> bool:
-    """Whether the type, without parameters and in lower case, holds events or jobs in a form that is not read here: an
-    event format other than JSON, or many JSON texts that are not one a line.
+    """Whether the type, without parameters and in lower case, contains events or jobs in an unsupported format: an
+    event format other than JSON, or many JSON texts that are not one per line.
     """
     return media_type.startswith("application/cloudevents") or _UNREAD.fullmatch(media_type) is not None
 
 
 def payload_type(stated: str | None, member: str) -> str:
-    """The type of an event's payload. stated: its `datacontenttype`. member: as in envelope.Job.
+    """The type of an event's payload. stated: its `datacontenttype`. member: as in envelope.read.Job.
 
-    No bytes are no JSON text: without a payload it is no JSON type.
+    Zero bytes are not JSON: without a payload the type is not a JSON type.
     Source: CloudEvents 1.0.2, section 3.1 (datacontenttype); its JSON format, section 3.1.
     """
     content_type = stated or (BYTES_TYPE if member == "data_base64" else JSON_TYPE)
@@ -73,7 +73,7 @@ def payload_type(stated: str | None, member: str) -> str:
 
 
 def contradict(one: str, other: str) -> bool:
-    """Whether two media types cannot both be right: they differ, or a parameter has two values."""
+    """Whether two media types contradict each other: they differ, or a parameter has two values."""
     if essence(one) != essence(other):
         return True
     ours, theirs = _parameters(one), _parameters(other)
@@ -94,7 +94,7 @@ def fits_header(content_type: str) -> bool:
 
 
 def is_media_type(content_type: str) -> bool:
-    """Whether the text is one media type (RFC 9110, section 8.3.1) that fits a header: no range, no list."""
+    """Whether the text is one media type (RFC 9110, section 8.3.1) that a header can hold: no range, no list."""
     return fits_header(content_type) and _MEDIA.fullmatch(content_type) is not None
 
 
@@ -107,7 +107,7 @@ def media_type_fault(text: str) -> str:
 
 
 def foreign_charset(content_type: str) -> str:
-    """The charset that the type has as a parameter, if that is not UTF-8 or a subset of it; else empty."""
+    """The charset parameter of the type, if it is neither UTF-8 nor a subset of it; otherwise empty."""
     charset = _CHARSET.search(content_type)
     return charset[1] if charset is not None and charset[1].lower() not in _UTF8 else ""
 

@@ -1,8 +1,8 @@
-"""The envelope, read: a stored item is one CloudEvents 1.0 JSON object, or raw bytes of somebody else. Pure functions.
+"""Reading the envelope: a stored item is one CloudEvents 1.0 JSON object, or raw bytes of another program. Pure.
 
-1. The payload is cut out by its own bytes: numbers, key order and white space stay.
-2. Whatever lies on a queue can be opened: what is not an envelope is a raw item, delivered byte for byte.
-3. The gateway's own extensions count only where they can be true; `tenant` never does.
+1. The payload is cut out with its original bytes: numbers, key order and white space stay.
+2. Every item on a queue can be opened: an item that is not an envelope is a raw item, delivered byte for byte.
+3. The gateway's own extensions are used only if they are plausible; `tenant` is never used.
 
 Source: CloudEvents 1.0 JSON format, sections 2.2, 2.4 and 3.1.1. gateway/envelope/write.py writes what is read here.
 """
@@ -24,9 +24,9 @@ from gateway.envelope.times import instant
 
 MAX_ATTEMPT = 1_000_000
 MAX_READ: Final = 1000
-"""Attributes of an envelope. What has more, which the gateway never writes, is a raw item."""
+"""Attributes of an envelope. An item with more, which the gateway never writes, is a raw item."""
 MAX_HEAD_BYTES: Final = 65536
-"""Where the payload begins, at the latest, in an envelope that is read by cutting it once."""
+"""The latest position of the payload in an envelope that can be read by cutting it once."""
 
 _UNTYPED_OWN = frozenset({"tenant", "attempt", "enqueued", "expires", "lasterror"})
 _PLACED = frozenset({"specversion", "id", "datacontenttype", "enqueued"})
@@ -38,12 +38,12 @@ _OBJECT = re.compile(rb"[ \t\r\n]*\{")
 class Job:
     """One job as its consumer sees it.
 
-    id: None for raw items. event: the stored attributes, without `attempt` and `tenant`; empty for raw items.
-    content_type: of the payload; where there is none, no JSON type.
-    member: the name its payload has in JSON answers, `data` or `data_base64`; empty where there is none.
-    payload: that member's value, as JSON text.
+    id: None for raw items. event: the stored attributes without `attempt` and `tenant`; empty for raw items.
+    content_type: of the payload; not a JSON type if there is no payload.
+    member: the name of the payload in JSON answers, `data` or `data_base64`; empty if there is none.
+    payload: the value of that member, as JSON text.
     attempt: 1 for the first delivery.
-    enqueued_at: RFC 3339, UTC where the gateway stored it; None where nobody said.
+    enqueued_at: RFC 3339, in UTC if the gateway stored the job; None if unknown.
     expires_s: wall time; None: never.
     """
 
@@ -58,12 +58,12 @@ class Job:
 
     @property
     def attributes(self) -> dict[str, str | int | bool]:
-        """The attributes that have no place of their own in the JSON answer."""
+        """The attributes without a member of their own in the JSON answer."""
         return {name: value for name, value in self.event.items() if name not in _PLACED}
 
 
 def unwrap(item: bytes) -> Job:
-    """The job in a stored item; never raises: what is not an envelope is a raw item."""
+    """The job in a stored item. Never raises: an item that is not an envelope is a raw item."""
     if _OBJECT.match(item):
         event = _split(item) or _scan(item)
         if event is not None:
@@ -72,7 +72,7 @@ def unwrap(item: bytes) -> Job:
 
 
 def raw(item: bytes, content_type: str = BYTES_TYPE) -> Job:
-    """The job that is these very bytes."""
+    """The job whose body is the item itself."""
     return Job(None, {}, content_type, "data_base64", b'"%b"' % base64.b64encode(item))
 
 
@@ -92,10 +92,10 @@ _Event = tuple[dict[str, Any], str, bytes]
 
 
 def _split(item: bytes) -> _Event | None:
-    """An envelope whose payload is its last member, as the gateway writes it: cut once, no search through the payload.
+    """An envelope whose payload is its last member, as the gateway writes it: cut once, without scanning the payload.
 
-    The cut is right because both halves are checked: `{attributes}` and `payload` being JSON, the item is the object
-    that has those attributes and this one further member.
+    The cut is right because both parts are checked: if `{attributes}` and `payload` are JSON, the item is the object
+    with those attributes and this one further member.
     """
     for member in ("data", "data_base64"):
         mark = b',"%b":' % member.encode()
@@ -116,13 +116,13 @@ def _split(item: bytes) -> _Event | None:
 
 
 def _scan(item: bytes) -> _Event | None:
-    """An envelope in any order and spacing."""
+    """An envelope with any order of members and any spacing."""
     try:
         found = members(item, MAX_READ + len(PAYLOAD))
         if found is None:
             return None
         member, payload = take_payload(found)
-        "".join(found).encode()  # a name with a lone surrogate has no UTF-8: nothing could show it
+        "".join(found).encode()  # a name with a lone surrogate has no UTF-8 form and could not be shown
     except ValueError:
         return None
     attributes: dict[str, Any] = {}
@@ -140,7 +140,7 @@ def _scan(item: bytes) -> _Event | None:
 
 
 def _event(attributes: dict[str, Any], member: str, payload: bytes) -> _Event | None:
-    """The event, or None where it breaks the rules. Unset attributes (null) are left out."""
+    """The event; None if it violates the rules. Attributes that are null are left out."""
     if attributes.get("specversion") != "1.0" or "data" in attributes or "data_base64" in attributes:
         return None
     for name in ("id", "source", "type"):
@@ -174,7 +174,7 @@ def _is_base64(payload: bytes) -> bool:
 
 
 def _is_text(payload: bytes) -> bool:
-    """Whether the payload is a string that has bytes in UTF-8: a lone surrogate has none."""
+    """Whether the payload is a string with a UTF-8 form: a lone surrogate has none."""
     try:
         load_string(payload)
     except ValueError:
@@ -206,7 +206,7 @@ def _job(event: dict[str, Any], member: str, payload: bytes) -> Job:
 
 
 def _instant(event: dict[str, Any], name: str) -> float | None:
-    """The instant that the attribute means; one that means none is taken out."""
+    """The instant in the attribute; an attribute without a valid instant is removed."""
     text = event.get(name)
     if isinstance(text, str):
         try:

@@ -1,16 +1,16 @@
-"""A stored item written once more: for its next attempt, as a dead letter, and back to its queue. Pure functions.
+"""Rewriting a stored item: for its next attempt, as a dead letter, and back to its queue. Pure functions.
 
-1. The payload keeps its own bytes, white space around it included, and every attribute that is not named here its own.
-2. A copy has the id and the expiry of what it copies.
-3. A dead letter is `attempt` 1 on the queue it lies on, and says in `deadattempts` how often it was delivered before.
+1. The payload keeps its bytes, including white space around it, and so does every attribute that is not named here.
+2. A copy has the id and the expiry of the original.
+3. A dead letter has `attempt` 1 on its new queue. `deadattempts` says how often it was delivered before.
 
-    deadreason    rejected, or max-attempts
-    deadtime      when it was put there, RFC 3339
-    deadqueue     the queue it comes from, as its tenant names it
-    deadattempts  how often it was delivered there
+   deadreason    rejected, or max-attempts
+   deadtime      when it became a dead letter, RFC 3339
+   deadqueue     the queue it comes from, by its tenant's name
+   deadattempts  how often it was delivered there
 
-What is not an envelope is wrapped for the dead letters (`raw`: true, type kestrel-gateway.raw) and is unwrapped on its
-way back.
+An item that is not an envelope is wrapped for the dead letters (`raw`: true, type kestrel-gateway.raw), and unwrapped
+on its way back.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NOT_IN_STRINGS = re.compile(f"[{NOT_IN_STRINGS}]+")
 
 
 class DeadReason(Enum):
-    """Why a job is among the dead letters."""
+    """Why a job became a dead letter."""
 
     REJECTED = "rejected"
     MAX_ATTEMPTS = "max-attempts"
@@ -46,7 +46,7 @@ class DeadReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterMarks:
-    """What a dead letter says of its job. queue: where it comes from. at_s: wall time. error: empty: nothing said."""
+    """The attributes of a dead letter. queue: where it comes from. at_s: wall time. error: empty if none is known."""
 
     death: DeadReason
     queue: str
@@ -56,9 +56,9 @@ class DeadLetterMarks:
 
 
 def has_known_ttl(job: Job, item: bytes) -> bool:
-    """Whether the envelope tells when Kestrel drops the item: only what the gateway stored (`enqueued`), or `expires`.
+    """Whether the envelope says when Kestrel drops the item: if the gateway stored it (`enqueued`), or with `expires`.
 
-    An expiry that a memcache client gave on the wire cannot be read back, and a copy would not have it.
+    An expiry that a memcache client gave on the wire cannot be read back, so a copy would lose it.
     """
     if job.expires_s is not None:
         return True
@@ -66,7 +66,7 @@ def has_known_ttl(job: Job, item: bytes) -> bool:
 
 
 def next_attempt(job: Job, item: bytes, attempt: int, error: str = "") -> Item | None:
-    """The same job as its attempt number `attempt`; None for what is not an envelope. error: why it comes again."""
+    """The same job as attempt number `attempt`; None if it is not an envelope. error: why it is attempted again."""
     if job.id is None:
         return None
     changes: dict[str, object] = {"attempt": min(attempt, MAX_ATTEMPT)}
@@ -77,7 +77,7 @@ def next_attempt(job: Job, item: bytes, attempt: int, error: str = "") -> Item |
 
 
 def dead_letter(job: Job, item: bytes, marks: DeadLetterMarks) -> Item:
-    """The job as a dead letter, which Kestrel never drops: its `expires` is kept for the way back."""
+    """The job as a dead letter, which Kestrel never drops. Its `expires` is kept for the way back."""
     added: dict[str, object] = {
         "attempt": 1,
         "deadreason": marks.death.value,
@@ -97,9 +97,9 @@ def dead_letter(job: Job, item: bytes, marks: DeadLetterMarks) -> Item:
 
 
 def revived(letter: bytes) -> Item:
-    """What lies in a dead letter, for its queue: the job as a first attempt, or the very bytes of a raw item.
+    """The content of a dead letter, for its queue: the job as a first attempt, or the original bytes of a raw item.
 
-    What is no dead letter of ours is itself.
+    An item that is not one of our dead letters is returned unchanged.
     """
     job = unwrap(letter)
     if job.event.get("type") == RAW_TYPE and job.event.get("raw") is True and "enqueued" not in job.event:
@@ -111,16 +111,15 @@ def revived(letter: bytes) -> Item:
 
 
 def died_on(letter: bytes) -> str | None:
-    """The queue that a dead letter comes from; None where it does not say."""
+    """The queue that a dead letter comes from; None if it does not say."""
     queue = unwrap(letter).event.get("deadqueue")
     return queue if isinstance(queue, str) else None
 
 
 def plain(error: str) -> str:
-    """What an attribute can hold of it: one line without control characters, at most MAX_ERROR characters.
+    """The error as an attribute can hold it: one line without control characters, at most MAX_ERROR characters.
 
-    Of a longer one the beginning and the end are kept, where most reports say what happened, and between them stands
-    that it was cut.
+    A longer one keeps its beginning and its end, where most reports say what happened, with a mark in between.
     """
     if len(error) <= 2 * MAX_ERROR:
         line = _line(error)
@@ -137,9 +136,9 @@ def _line(text: str) -> str:
 
 
 def _changed(job: Job, item: bytes, changes: dict[str, object]) -> bytes | None:
-    """The envelope with these attributes, None meaning without; its payload last. None when it cannot be written.
+    """The envelope with changed attributes (None removes one), payload last. None if it cannot be written.
 
-    The payload is the one that consumers get (`job`): a second reading might not give the same bytes.
+    The payload is the one that consumers get (`job`): reading it again might not give the same bytes.
     """
     found = _attributes(job, item)
     if found is None:
@@ -155,9 +154,9 @@ def _changed(job: Job, item: bytes, changes: dict[str, object]) -> bytes | None:
 
 
 def _attributes(job: Job, item: bytes) -> dict[str, bytes] | None:
-    """The envelope's members but for its payload, each by its own bytes. None when they cannot be told apart.
+    """The envelope's members except its payload, each with its original bytes. None if they cannot be separated.
 
-    Where the payload is the last member, as the gateway writes it, it is cut off and not read again.
+    If the payload is the last member, as the gateway writes it, it is cut off and not read again.
     """
     payload = b',"%b":%b}' % (job.member.encode(), job.payload)
     found = members(item.removesuffix(payload) + b"}") if job.member and item.endswith(payload) else None

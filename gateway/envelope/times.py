@@ -1,4 +1,4 @@
-"""Instants as text, and expiry as Kestrel's wire has it. Pure; wall time throughout."""
+"""Instants as text, and expiry as on Kestrel's wire. Pure; all times are wall times."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import datetime
 from functools import lru_cache
 
 RELATIVE_LIMIT_S = 1_000_000
-"""From here on Kestrel reads an expiry as an absolute instant. Source: kestrel-wire.md, "Set"."""
+"""From this value on Kestrel reads an expiry as an absolute instant. Source: kestrel-wire.md, "Set"."""
 LATEST_S = 2**31 - 1
 """The last instant that fits the wire's expiry field, a signed 32-bit number."""
 YEAR_10000_S = 253_402_300_800
-"""The first instant that no timestamp in UTC means: RFC 3339 has four digits for the year."""
+"""The first instant without an RFC 3339 timestamp in UTC, which has four digits for the year."""
 
 _RFC3339 = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]((?:[01][0-9]|2[0-3]):[0-9]{2}:)([0-9]{2})(\.[0-9]{1,32})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -26,10 +26,10 @@ def timestamp(wall_s: float) -> str:
 
 
 def instant(text: str) -> float:
-    """The wall time in seconds that an RFC 3339 timestamp means; a leap second counts as the one before.
+    """The wall time in seconds of an RFC 3339 timestamp. A leap second counts as the second before it.
 
     Raises:
-        ValueError: it is no such timestamp, or no such day or hour exists.
+        ValueError: it is not such a timestamp, or the day or hour does not exist.
     """
     found = _RFC3339.fullmatch(text)
     if found is None:
@@ -41,9 +41,9 @@ def instant(text: str) -> float:
 
 
 def wire_expiry(expires_s: float | None, now_s: float) -> int:
-    """The expiry that makes Kestrel drop an item no sooner than `expires_s`, and at most a second later; None: never.
+    """The wire expiry with which Kestrel drops an item at most a second after `expires_s`, never before. None: never.
 
-    An instant that the field cannot hold is left to the envelope (0: Kestrel keeps the item).
+    An instant that does not fit the field is left to the envelope (0: Kestrel keeps the item).
     """
     if expires_s is None:
         return 0

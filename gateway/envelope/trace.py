@@ -1,4 +1,4 @@
-"""Trace context as it travels with a job. Pure.
+"""Trace context that travels with a job. Pure.
 
 Source: W3C Trace Context, sections 3.2 (traceparent) and 3.3 (tracestate).
 """
@@ -18,13 +18,13 @@ _MEMBER = re.compile(
 
 
 def is_traceparent(text: str) -> bool:
-    """Whether `text` names a trace and a span."""
+    """Whether `text` is a valid traceparent."""
     found = _PARENT.fullmatch(text) if len(text) <= MAX_STATE else None
     return found is not None and (found[1] != "00" or found[2] is None)
 
 
 def is_tracestate(text: str) -> bool:
-    """Whether `text` is a list of vendors' states, each vendor once."""
+    """Whether `text` is a list of vendors' states with each vendor once."""
     if len(text) > MAX_STATE:
         return False
     found = [_MEMBER.fullmatch(each.strip(" \t")) for each in text.split(",") if each.strip(" \t")]

@@ -1,8 +1,8 @@
-"""The envelope, written: the item bytes that store a job. Pure functions; gateway/envelope/read.py reads them.
+"""Writing the envelope: the item bytes that store a job. Pure functions; gateway/envelope/read.py reads them.
 
-1. The payload is the last member. JSON stands in `data` by its own bytes, text that is UTF-8 in `data` as a string,
-   anything else in `data_base64`: the bytes come back.
-2. The gateway's own extensions are written here and nowhere else; a producer's are dropped, but for `expires`.
+1. The payload is the last member. JSON is in `data` with its own bytes, UTF-8 text is in `data` as a string, other
+   bytes are in `data_base64`: a reader gets the same bytes back.
+2. The gateway's own extensions are written only here. A producer's values for them are dropped, except `expires`.
 
 Source: CloudEvents 1.0 JSON format, sections 2.4 and 3.1.1.
 """
@@ -38,10 +38,10 @@ _TRACE = ("traceparent", "tracestate")
 
 @dataclass(frozen=True, slots=True)
 class EnqueueContext:
-    """What the gateway says of jobs that are enqueued at one moment.
+    """What the gateway adds to jobs that are enqueued at one moment.
 
-    source: where an event came from that does not say so itself. now_s, expires_s: wall time; None: never.
-    tenant: empty where the deployment has none. traceparent, tracestate: valid or empty.
+    source: for events without a source. now_s, expires_s: wall time; None: never. tenant: empty if the deployment has
+    no tenants. traceparent, tracestate: valid or empty.
     """
 
     source: str
@@ -56,7 +56,7 @@ class EnqueueContext:
 class Item:
     """One job as it is put on a queue. expires_s: wall time; None: never.
 
-    content_type: as its consumer will see it; said only of a job that is enqueued.
+    content_type: as its consumer will see it; set only for a job that is enqueued.
     """
 
     id: str
@@ -66,19 +66,19 @@ class Item:
 
 
 def new_id() -> str:
-    """A job id nobody has used: 128 random bits in hex."""
+    """A new, unique job id: 128 random bits in hex."""
     return nonce().hex()
 
 
 def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: EnqueueContext) -> Item:
-    """The item that stores `body`; `unwrap` gives the same bytes and the same type back.
+    """The item that stores `body`. `unwrap` returns the same bytes and the same type.
 
-    Of JSON one leading byte-order mark is dropped, which is no part of it.
+    One leading byte-order mark before JSON is dropped; it is not part of the JSON.
 
-    content_type: as the producer sent it; None: JSON if the body is JSON, else bytes.
+    content_type: as the producer sent it; None: JSON if the body is JSON, otherwise arbitrary bytes.
 
     Raises:
-        InvalidBody: the type says JSON and the body is not.
+        InvalidBody: the type is JSON but the body is not.
     """
     content_type, member, payload = _payload(body, content_type)
     time = timestamp(stamp.now_s)
@@ -90,12 +90,12 @@ def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: EnqueueCo
 
 
 def wrap_event(text: bytes, *, job_id: str, stamp: EnqueueContext) -> Item:
-    """The item that stores an event in structured mode: its attributes, and its data by its own bytes.
+    """The item that stores an event in structured mode: its attributes, and its data with the original bytes.
 
-    job_id: used where the event has no `id`.
+    job_id: used if the event has no `id`.
 
     Raises:
-        InvalidBody: it is not JSON. InvalidEvent: it is no CloudEvent; what is wrong is named.
+        InvalidBody: it is not JSON. InvalidEvent: it is not a CloudEvent; the message says what is wrong.
     """
     try:
         found = members(text, MAX_ATTRIBUTES + len(PAYLOAD))
@@ -120,12 +120,12 @@ def wrap_event(text: bytes, *, job_id: str, stamp: EnqueueContext) -> Item:
     attributes = checked({name: _load(name, value) for name, value in found.items()})
     content_type = attributes.get("datacontenttype")
     if payload == b"null" and isinstance(content_type, str) and not is_json_type(content_type):
-        member, payload = "", b""  # JSON's null is no text: it counts as absent
+        member, payload = "", b""  # JSON's null is not text: it counts as absent
     if member == "data_base64":
         _check_base64(payload, content_type)
     elif member and isinstance(content_type, str) and not is_json_type(content_type):
         if payload[:1] != b'"':
-            raise InvalidEvent("data: it must be a string where datacontenttype is not JSON")
+            raise InvalidEvent("data: it must be a string if datacontenttype is not JSON")
         _load("data", payload)
     return _item(attributes, member, payload, job_id, stamp)
 
@@ -133,8 +133,8 @@ def wrap_event(text: bytes, *, job_id: str, stamp: EnqueueContext) -> Item:
 def wrap_binary(
     attributes: Mapping[str, str], body: bytes, content_type: str | None, *, job_id: str, stamp: EnqueueContext
 ) -> Item:
-    """The item that stores an event in binary mode: attributes from headers, the body its data. An empty body of no
-    type or of a JSON type is an event without data.
+    """The item that stores an event in binary mode: attributes from headers, data from the body. An empty body without
+    a type or with a JSON type means an event without data.
 
     Raises:
         InvalidBody, InvalidEvent: as `wrap` and `wrap_event`.
@@ -150,7 +150,7 @@ def wrap_binary(
 
 
 def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str, stamp: EnqueueContext) -> Item:
-    """The event, stamped. Its own `expires` and trace stand unless the stamp has an expiry, or the trace is none."""
+    """The event with the gateway's extensions. Its own `expires` and valid trace stay if the context has none."""
     time = timestamp(stamp.now_s)
     content_type = attributes.pop("datacontenttype", None)
     expires = attributes.pop("expires", None)
@@ -188,7 +188,7 @@ def _trace(stamp: EnqueueContext) -> list[Value]:
 
 
 def _further(stamp: EnqueueContext) -> str:
-    """The extensions that most jobs do not have, as members with a comma behind each."""
+    """The extensions that most jobs do not have, as members that each end with a comma."""
     if not stamp.tenant and stamp.expires_s is None and not stamp.traceparent:
         return ""
     text = ""
@@ -204,7 +204,7 @@ def _further(stamp: EnqueueContext) -> str:
 
 
 def _payload(body: bytes, content_type: str | None) -> tuple[str, str, bytes]:
-    """The type that is stored, the member's name and its value."""
+    """The type to store, the name of the payload's member and its value."""
     if content_type is None:
         text = body.removeprefix(BOM)
         try:
