@@ -69,7 +69,6 @@ class GatewayError(Exception):
     retryable: ClassVar[bool] = False
     retry_after_s: int | None = None
     challenge: str = ""  # the WWW-Authenticate header of the answer (RFC 6750)
-    coverage: str = ""  # the Queue-Coverage header: how many servers took part; empty if all did
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)

@@ -32,7 +32,7 @@ def problem_bytes(error: GatewayError, request_id: str, *, operator: bool = Fals
 
 
 def problem_headers(error: GatewayError, body: bytes) -> list[tuple[bytes, bytes]]:
-    """The headers of that body: type, length, and `Retry-After`, `WWW-Authenticate`, `Queue-Coverage` if set."""
+    """The headers of that body: type, length, and `Retry-After`, `WWW-Authenticate` if set."""
     headers = [
         (b"content-type", CONTENT_TYPE.encode()),
         (b"content-length", b"%d" % len(body)),
@@ -42,6 +42,4 @@ def problem_headers(error: GatewayError, body: bytes) -> list[tuple[bytes, bytes
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.challenge:
         headers.append((b"www-authenticate", error.challenge.encode()))
-    if error.coverage:
-        headers.append((b"queue-coverage", error.coverage.encode()))
     return headers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,26 @@ class Coverage:
 
     def __str__(self) -> str:
         return f"{self.asked}/{self.total}"
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Covered(Generic[T_co]):
+    """A result, and how many servers it comes from; None: from all of them.
+
+    The result may be the error which says that nothing was found: with a partial coverage that is not certain.
+    """
+
+    result: T_co
+    coverage: Coverage | None
+
+
+def least(*coverages: Coverage | None) -> Coverage | None:
+    """That of the step in which the fewest servers took part; None where all of them did in each."""
+    known = [each for each in coverages if each is not None and each.partial]
+    return min(known, key=lambda each: each.asked - each.total, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.access.caller import Caller
 from gateway.api.access.gate import Gate
 from gateway.api.access.guard import Guard
+from gateway.api.context import RequestContext
 from gateway.api.exchange import ClientDisconnected, problem_answer, respond
 from gateway.api.metrics.meter import Traffic
 from gateway.errors import GatewayError, Internal
@@ -48,7 +48,9 @@ class Edge:
         started_s = time.perf_counter()
         request_id = _request_id(scope["headers"])
         scope["state"]["request_id"] = request_id  # what the server answers by itself later carries the same
-        root_path = scope["url_root"] = self._root_path
+        root_path = self._root_path
+        context = RequestContext(request_id, root_path)
+        context.put_into(scope)
         if root_path and (scope["path"] + "/").startswith(root_path + "/"):
             scope["path"] = scope["path"].removeprefix(root_path) or "/"
         status = 0
@@ -58,9 +60,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"].append((b"request-id", request_id.encode()))
-                if "lease_acked" in scope:
-                    message["headers"].append((b"lease-acked", b"true"))
+                message["headers"] += context.headers()
             await send(message)
 
         traffic = self.traffic
@@ -72,9 +72,9 @@ class Edge:
             code = "client-gone"
         except GatewayError as exc:
             code = exc.code
-            if "caller" not in scope:
+            if context.caller is None:
                 await self._gate.enter("")
-            await respond(send_with_id, problem_answer(exc, request_id, scope.get("caller")))
+            await respond(send_with_id, problem_answer(exc, request_id, context.caller))
         except Exception:
             log.exception("request %s failed", request_id)
             code = Internal.code
@@ -86,8 +86,8 @@ class Edge:
             traffic.under_way -= 1
             if not traffic.under_way:
                 self._on_idle()
-            if log.isEnabledFor(logging.INFO) and scope.get("operation") not in _QUIET:
-                _tell(scope, request_id, status, code, started_s)
+            if log.isEnabledFor(logging.INFO) and context.operation not in _QUIET:
+                _tell(scope, context, status, code, started_s)
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -99,18 +99,17 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return found.decode() if _REQUEST_ID.fullmatch(found) else nonce()[:8].hex()
 
 
-def _tell(scope: Scope, request_id: str, status: int, code: str, started_s: float) -> None:
+def _tell(scope: Scope, context: RequestContext, status: int, code: str, started_s: float) -> None:
     """Writes the canonical line: the request and its outcome; never a body, and no lease id."""
     fields: dict[str, object] = {
-        "id": request_id,
+        "id": context.id,
         "method": scope["method"],
         "path": _without_secrets(scope["path"][:LOGGED_PATH]),
         "status": status,
         "ms": round((time.perf_counter() - started_s) * 1000, 1),
     }
-    caller: Caller | None = scope.get("caller")
-    if caller is not None and caller.name:
-        fields["key"] = caller.name
+    if context.caller is not None and context.caller.name:
+        fields["key"] = context.caller.name
     if code:
         fields["code"] = code
     log.info("request", extra={"fields": fields})

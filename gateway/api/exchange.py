@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.api.access.admission import Admission
 from gateway.api.access.budget import SMALL_BYTES, Budget, Held
 from gateway.api.access.caller import Caller
+from gateway.api.context import RequestContext
 from gateway.api.request.hints import elsewhere
 from gateway.api.request.parameters import Values
 from gateway.api.specification import OperationSpec
@@ -22,7 +23,9 @@ from gateway.client_connection import EXTENSION, ClientConnection
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed
 from gateway.problem import problem_bytes, problem_headers
-from gateway.survey import Coverage
+from gateway.survey import Covered
+
+T = TypeVar("T")
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -53,10 +56,11 @@ class Answer:
 class Call:
     """An admitted request with a valid query. client: the connection on which it came.
 
-    held: its share of the worker's connections and memory. coverage: how many servers took part, if not all did.
+    held: its share of the worker's connections and memory.
     """
 
     scope: Scope
+    context: RequestContext
     receive: Receive
     spec: OperationSpec
     query: Values
@@ -65,23 +69,23 @@ class Call:
     catalog: Catalog
     held: Held
     admission: Admission
-    coverage: Coverage | None = None
 
     def worked(self, count: int, a_request: int) -> None:
         """Counts the request as one more for each `a_request` of the `count` bytes or queues that it processed."""
         if count >= a_request:
             self.admission.charge(self.caller, count // a_request)
 
-    def told(self, coverage: Coverage | None) -> None:
-        """Notes how many servers took part. The answer shows it if not all did."""
-        if coverage is not None and coverage.partial:
-            self.coverage = coverage
+    def result(self, of: Covered[T | GatewayError]) -> T:
+        """What was found; the answer says how many servers took part, if not all did. Raises the error that it is."""
+        self.context.covered_by(of.coverage)
+        if isinstance(of.result, GatewayError):
+            raise of.result
+        return of.result
 
     @property
     def root(self) -> str:
         """The prefix of the path in every URL of an answer."""
-        root: str = self.scope["url_root"]
-        return root
+        return self.context.url_root
 
     def path(self, name: str) -> str:
         """A path parameter, decoded but not validated."""
@@ -164,7 +168,8 @@ class Operation:
         self._catalog = catalog
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        caller = scope["caller"] = self._admission.admit(scope["headers"], self.spec.scope)
+        context = RequestContext.of(scope)
+        caller = context.caller = self._admission.admit(scope["headers"], self.spec.scope)
         await self._budget.gate.enter(caller.tenant)
         held = self._budget.admit(caller.tenant) if self.spec.scope is not None else Held(self._budget, caller.tenant)
         try:
@@ -177,14 +182,9 @@ class Operation:
         client: ClientConnection = scope["extensions"][EXTENSION]
         if client.head_bytes > SMALL_BYTES:
             held.more(client.head_bytes)
-        call = Call(scope, receive, self.spec, query, client, caller, self._catalog, held, self._admission)
-        try:
-            answer = await self._handler(call)
-        except GatewayError as error:
-            error.coverage = str(call.coverage or "")
-            raise
-        if call.coverage is not None:
-            answer.headers = [*(answer.headers or ()), (b"queue-coverage", str(call.coverage).encode())]
+        context = RequestContext.of(scope)
+        call = Call(scope, context, receive, self.spec, query, client, caller, self._catalog, held, self._admission)
+        answer = await self._handler(call)
         reached = False
         try:
             if len(answer.body) > SMALL_BYTES:
@@ -218,9 +218,9 @@ class Resource:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         operation = self._operations.get(scope["method"])
         if operation is None:
-            hint = elsewhere(scope["method"], self.template, scope["url_root"])
+            hint = elsewhere(scope["method"], self.template, RequestContext.of(scope).url_root)
             raise MethodNotAllowed(f"this path accepts only {self.allow}{'; ' if hint else ''}{hint}", self.allow)
-        scope["operation"] = operation.spec.id
+        RequestContext.of(scope).operation = operation.spec.id
         await operation(scope, receive, send)
 
 

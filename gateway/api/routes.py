@@ -7,6 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api.access.admission import Admission
 from gateway.api.access.budget import Budget
+from gateway.api.context import RequestContext
 from gateway.api.exchange import Handler, Operation, Resource
 from gateway.api.handlers.backends import Backends
 from gateway.api.handlers.health import Service
@@ -96,7 +97,7 @@ def router(
     paths = Paths({path: resource.methods for path, resource in resources.items()})
 
     async def not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
-        root = scope["url_root"]
+        root = RequestContext.of(scope).url_root
         hint = paths.near(scope["method"], scope["path"], root)
         raise NotFound(
             f"there is nothing at this path; {hint + ' The' if hint else 'the'} contract is at {root}/openapi.yaml"

@@ -9,9 +9,6 @@ from gateway.errors import GatewayError
 from gateway.leases.lease import OpenRead
 from gateway.survey import Coverage, Peeked, QueueStats, Survey
 
-Told = Callable[[Coverage | None], None]
-"""Is told how many servers took part; None: all of them."""
-
 
 class Poll(Protocol):
     """One parked poll. `cancel` ends it at once from any callback; `result` then gives None.

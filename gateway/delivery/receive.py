@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gateway.delivery.attempts import identity
-from gateway.delivery.backend import Backend, OnGone, Told
+from gateway.delivery.backend import Backend, OnGone
 from gateway.delivery.dead_letters.store import Stored
 from gateway.delivery.dropping import Dropping
 from gateway.delivery.moves import Moves, job_of
@@ -24,6 +24,7 @@ from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, 
 from gateway.fairness.turns import Turns
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
+from gateway.survey import Covered
 
 PASSING_S = 1.0
 """How long a poll with a timeout of 0 may continue past jobs that are not delivered."""
@@ -67,21 +68,19 @@ class Receiver:
         return len(self._parked)
 
     async def next(
-        self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone, told: Told
-    ) -> Delivery | None:
+        self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone
+    ) -> Covered[Delivery | None]:
         """The next job under a lease of `lease_s` seconds; None if the wait ended empty or the consumer disconnected.
 
-        told: called after an empty wait with the number of servers that took part.
+        The coverage is that of an empty wait.
 
         Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
         Cancelled: no job is held.
         """
         with await self._quota.room(queue):
-            return await self._next(queue, timeout_s, lease_s, on_gone, told)
+            return await self._next(queue, timeout_s, lease_s, on_gone)
 
-    async def _next(
-        self, queue: Queue, timeout_s: float, lease_s: float, on_gone: OnGone, told: Told
-    ) -> Delivery | None:
+    async def _next(self, queue: Queue, timeout_s: float, lease_s: float, on_gone: OnGone) -> Covered[Delivery | None]:
         """Like `next`, for a queue that may be used."""
         if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
             raise Draining("the gateway is shutting down and delivers no more jobs")
@@ -91,19 +90,19 @@ class Receiver:
         while True:
             self._registry.check_room(queue.tenant)
             try:
-                read = await self._take(queue, left_s, on_gone, told)
+                taken = await self._take(queue, left_s, on_gone)
             except TooManyLeases:  # possibly because of jobs that are being dropped
                 if not await dropping.one_ended():
                     raise
             else:
-                if read is None:
-                    return None
-                delivery = await self._deliver(queue, read, lease_s, dropping)
+                if taken.result is None:
+                    return Covered(None, taken.coverage)
+                delivery = await self._deliver(queue, taken.result, lease_s, dropping)
                 if delivery is not None:
-                    return delivery
+                    return Covered(delivery, None)
             gone_s = time.monotonic() - began_s
             if gone_s > max(timeout_s, PASSING_S) or self.draining:
-                return None
+                return Covered(None, None)
             left_s = max(0.0, timeout_s - gone_s)
 
     async def _deliver(self, queue: Queue, read: OpenRead, lease_s: float, dropping: Dropping) -> Delivery | None:
@@ -141,7 +140,7 @@ class Receiver:
         except (LeaseLost, BackendRefused, OutcomeUnknown):
             return True
 
-    async def _take(self, queue: Queue, timeout_s: float, on_gone: OnGone, told: Told) -> OpenRead | None:
+    async def _take(self, queue: Queue, timeout_s: float, on_gone: OnGone) -> Covered[OpenRead | None]:
         """The next item, set aside; None if the wait ended empty or the consumer disconnected."""
         self._parked.check_room(queue)
         waiter = self._backend.wait(queue.key, timeout_s, queue.tenant)
@@ -149,9 +148,7 @@ class Receiver:
         forget = on_gone(waiter.cancel)
         try:
             read = await waiter.result()
-            if read is None:
-                told(waiter.coverage)
-            return read
+            return Covered(read, waiter.coverage if read is None else None)
         except TooManyLeases as full:  # the limit is per server, which cannot tell when a lease ends
             raise TooManyLeases(full.detail, self._registry.retry_after()) from full
         finally:

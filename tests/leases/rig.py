@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 
 from gateway.config.policies import Policies, Policy, Table
-from gateway.delivery.dead_letters.redrive import Redrive
+from gateway.delivery.dead_letters.redrive import Redrive, Redriven
 from gateway.delivery.moves import Moves
 from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.queues.catalog import Catalog, Queue
@@ -17,6 +17,7 @@ from gateway.delivery.queues.known import KnownQueues
 from gateway.delivery.queues.quota import Quota
 from gateway.delivery.receive import Delivery, Receiver
 from gateway.envelope.write import EnqueueContext, wrap
+from gateway.errors import GatewayError
 from gateway.fairness.turns import Turns
 from gateway.kestrel.client import Kestrel
 from gateway.leases.ids import LeaseIds
@@ -59,7 +60,7 @@ class Rig:
             parked=PollLimits(100, tenant_limit=100, queue_limit=100),
             turns=Turns(),
         )
-        self.redrive = Redrive(kestrel, self.moves.dead_letters, tasks)
+        self._redrive = Redrive(kestrel, self.moves.dead_letters, tasks)
 
     def queue(self, name: str) -> Queue:
         return self.catalog.queue("", name)
@@ -73,9 +74,17 @@ class Rig:
         return item.data
 
     async def take(self, name: str, timeout_s: float = 5, lease_s: float = 100) -> Delivery | None:
-        return await self.receiver.next(
-            self.queue(name), timeout_s=timeout_s, lease_s=lease_s, on_gone=lambda _: lambda: None, told=lambda _: None
+        delivery = await self.receiver.next(
+            self.queue(name), timeout_s=timeout_s, lease_s=lease_s, on_gone=lambda _: lambda: None
         )
+        return delivery.result
+
+    async def redrive(self, queue: Queue, limit: int) -> Redriven:
+        """What was moved back; raises the error where it is one."""
+        moved = await self._redrive.redrive(queue, limit)
+        if isinstance(moved.result, GatewayError):
+            raise moved.result
+        return moved.result
 
     async def open_reads(self, name: str) -> int:
         stats = await self.kestrel.stats_of(name)

@@ -147,7 +147,7 @@ def test_a_cancelled_redrive_leaves_each_letter_in_one_place(broker):
                 for number, name in enumerate(names):
                     await made.put(name, b"%d" % number)
                     await made.registry.reject((await made.take(name)).lease.id)
-                cancelled = await cancel_after(steps, made.redrive.redrive(made.queue(names[0]), 10))
+                cancelled = await cancel_after(steps, made.redrive(made.queue(names[0]), 10))
                 while await made.open_reads(f"dead{steps}"):
                     await asyncio.sleep(0.001)
                 back = [int(unwrap(item).payload) for item in await left(made, names[0])]

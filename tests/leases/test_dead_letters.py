@@ -134,11 +134,11 @@ def test_dead_letters_come_back_as_first_attempts(broker):
             await made.registry.reject(taken.lease.id, reason="broken")
         await asyncio.sleep(0.3)
         queue = made.queue("d")
-        done = await made.redrive.redrive(queue, 3)
+        done = await made.redrive(queue, 3)
         assert (done.redriven, done.expired, done.left) == (2, 1, 2)
-        done = await made.redrive.redrive(queue, 100)
+        done = await made.redrive(queue, 100)
         assert (done.redriven, done.expired, done.left) == (2, 0, 0)
-        done = await made.redrive.redrive(queue, 100)
+        done = await made.redrive(queue, 100)
         assert (done.redriven, done.expired, done.left) == (0, 0, 0)
         jobs = [unwrap(item) for item in await left(made, "d")]
         assert [(job.payload, job.attempt) for job in jobs] == [(b"0", 1), (b"2", 1), (b"3", 1), (b"4", 1)]
@@ -158,7 +158,7 @@ def test_queues_that_share_their_dead_letters_get_their_own_back(broker):
         for name in ("b", "a", "a", "b"):
             await made.registry.reject((await made.take(name)).lease.id)
         await made.put("failed", b'"own"')
-        done = await made.redrive.redrive(made.queue("a"), 100)
+        done = await made.redrive(made.queue("a"), 100)
         assert (done.redriven, done.left) == (2, 0)
         assert [unwrap(item).payload for item in await left(made, "a")] == [b'"a0"', b'"a1"']
         kept = await left(made, "failed")
@@ -178,7 +178,7 @@ def test_a_queue_is_never_its_own_dead_letters(broker):
         assert (await made.kestrel.stats_of("self__dead")).items == 1
         await made.put("moved")
         await made.kestrel.put("moved__dead", b"from before")
-        assert (await made.redrive.redrive(made.queue("moved"), 10)).redriven == 1
+        assert (await made.redrive(made.queue("moved"), 10)).redriven == 1
         assert len(await left(made, "moved")) == 2
 
     over(broker, work, policies={"self": Policy(dead_letter="self"), "moved": Policy(dead_letter="elsewhere")})
@@ -203,7 +203,7 @@ def test_dead_letters_of_a_queue_with_children_stay(broker):
         await made.registry.reject((await made.take("fan")).lease.id)
         broker.client().get("fan+child/peek")
         with pytest.raises(QueueHasChildren):
-            await made.redrive.redrive(made.queue("fan"), 10)
+            await made.redrive(made.queue("fan"), 10)
         assert (await made.kestrel.stats_of("fan__dead")).items == 1
 
     over(broker, work)
@@ -221,10 +221,10 @@ def test_children_of_a_deleted_queue_get_no_dead_letter_again(broker):
         await made.kestrel.delete("gone")
         assert await made.kestrel.stats_of("gone") is None
         with pytest.raises(QueueHasChildren):
-            await made.redrive.redrive(made.queue("gone"), 10)
+            await made.redrive(made.queue("gone"), 10)
         assert await left(made, "gone+child") == []
         await made.kestrel.delete("gone+child")
-        assert (await made.redrive.redrive(made.queue("gone"), 10)).redriven == 1
+        assert (await made.redrive(made.queue("gone"), 10)).redriven == 1
         assert len(await left(made, "gone")) == 1
 
     over(broker, work)
@@ -237,10 +237,10 @@ def test_a_queue_that_is_full_takes_what_it_can(broker):
         for number in range(2):
             await made.put("small", b"%d" % number)
             await made.registry.reject((await made.take("small")).lease.id)
-        done = await made.redrive.redrive(made.queue("small"), 10)
+        done = await made.redrive(made.queue("small"), 10)
         assert (done.redriven, done.left) == (1, 1)
         with pytest.raises(QueueFull):
-            await made.redrive.redrive(made.queue("small"), 10)
+            await made.redrive(made.queue("small"), 10)
         assert [unwrap(item).payload for item in await left(made, "small__dead")] == [b"1"]
         await left(made, "small")
 
@@ -255,7 +255,7 @@ def test_two_redrives_at_once_bring_each_letter_back_once(broker):
             await made.put("two", b"%d" % number)
             await made.registry.reject((await made.take("two")).lease.id)
         queue = made.queue("two")
-        both = await asyncio.gather(made.redrive.redrive(queue, 100), made.redrive.redrive(queue, 100))
+        both = await asyncio.gather(made.redrive(queue, 100), made.redrive(queue, 100))
         assert sum(each.redriven for each in both) == 20
         assert sorted(int(unwrap(item).payload) for item in await left(made, "two")) == list(range(20))
 

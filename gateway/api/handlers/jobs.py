@@ -153,8 +153,9 @@ class Jobs:
         queue = call.queue()
         if call.query["ack"] is not None:
             await self._ack_first(call, call.query["ack"])
-        delivery = await self._receiver.next(
-            queue, timeout_s=timeout_s, lease_s=self._lease(call, queue), on_gone=call.client.on_gone, told=call.told
+        lease_s = self._lease(call, queue)
+        delivery = call.result(
+            await self._receiver.next(queue, timeout_s=timeout_s, lease_s=lease_s, on_gone=call.client.on_gone)
         )
         if delivery is not None:
             return self._delivered(call, queue, delivery, preference)
@@ -166,12 +167,13 @@ class Jobs:
         queue = call.queue()
         if "ack" in order:
             await self._ack_first(call, order["ack"])
-        delivery = await self._receiver.next(
-            queue,
-            timeout_s=float(order.get("timeout", self._default_timeout_s)),
-            lease_s=float(order.get("lease_seconds", self._default_lease(queue))),
-            on_gone=call.client.on_gone,
-            told=call.told,
+        delivery = call.result(
+            await self._receiver.next(
+                queue,
+                timeout_s=float(order.get("timeout", self._default_timeout_s)),
+                lease_s=float(order.get("lease_seconds", self._default_lease(queue))),
+                on_gone=call.client.on_gone,
+            )
         )
         if delivery is None:
             return json_answer({"jobs": []})
@@ -182,13 +184,13 @@ class Jobs:
     async def peek(self, call: Call) -> Answer:
         queue = call.queue()
         await self._turns.next(queue.tenant)  # the job may be large; one turn of the loop reads one
-        job = await self._queues.peek(queue, call.told)
+        job = call.result(await self._queues.peek(queue))
         body, headers = render(job, queue, job.attempt, accept=call.accept, raw=_raw(call))
         return Answer(200, body, headers)
 
     async def _ack_first(self, call: Call, lease_id: str) -> None:
         await self._leases.ack_first(call, lease_id)
-        call.scope["lease_acked"] = True  # from here on every answer says so
+        call.context.lease_acked = True  # from here on every answer says so
 
     def _delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease

@@ -29,15 +29,15 @@ class QueueAdmin:
     async def list(self, call: Call) -> Answer:
         listing = Listing(call.query["filter"], call.query["sort"], call.query["limit"], call.query["cursor"])
         tenant, may_use = call.caller.tenant, call.caller.may_use
-        queues = [each async for some in self._queues.list(tenant, call.told) for each in some]
+        queues = [each async for some in self._queues.list(tenant) for each in call.result(some)]
         call.worked(len(queues), WORK_QUEUES)
         shown, cursor = await listing.page((each for each in queues if may_use(each.queue)), self._turns, tenant)
         return json_answer({"queues": shown, "next": f"{call.root}/queues?{listing.link(cursor)}" if cursor else None})
 
     async def get(self, call: Call) -> Answer:
         if call.query["detail"] != "servers":
-            return json_answer(await self._queues.get(call.queue(), call.told))
-        queue, servers = await self._queues.by_server(call.queue(), call.told)
+            return json_answer(call.result(await self._queues.get(call.queue())))
+        queue, servers = call.result(await self._queues.by_server(call.queue()))
         named = [(name if call.caller.is_operator else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
         by_server = [
             {"server": shown, **asdict(servers[name])} for shown, name in zip(named, sorted(servers), strict=True)
@@ -45,27 +45,27 @@ class QueueAdmin:
         return json_answer(asdict(queue) | {"servers": by_server})
 
     async def flush(self, call: Call) -> Answer:
-        await self._queues.flush(call.queue(), call.told)
+        call.result(await self._queues.flush(call.queue()))
         return Answer(204)
 
     async def delete(self, call: Call) -> Answer:
         queue = call.queue()
-        return json_answer({"queue": queue.name, "leases_ended": await self._queues.delete(queue, call.told)})
+        return json_answer({"queue": queue.name, "leases_ended": call.result(await self._queues.delete(queue))})
 
     async def dead_letters(self, call: Call) -> Answer:
-        return json_answer(await self._dead_letters.get(call.queue(), call.told))
+        return json_answer(call.result(await self._dead_letters.get(call.queue())))
 
     async def peek_dead_letter(self, call: Call) -> Answer:
         """As the gateway's own object or as the event: a dead letter is always an event."""
         queue = call.queue()
-        letter = await self._dead_letters.peek(queue, call.told)
+        letter = call.result(await self._dead_letters.peek(queue))
         body, headers = render(letter, queue, letter.attempt, accept=call.accept)
         return Answer(200, body, headers)
 
     async def delete_dead_letters(self, call: Call) -> Answer:
         queue = call.queue()
-        return json_answer({"queue": queue.name, "deleted": await self._dead_letters.delete(queue, call.told)})
+        return json_answer({"queue": queue.name, "deleted": call.result(await self._dead_letters.delete(queue))})
 
     async def redrive(self, call: Call) -> Answer:
         order = await call.order()
-        return json_answer(await self._redrive.redrive(call.queue(), order.get("max", DEFAULT_REDRIVE), call.told))
+        return json_answer(call.result(await self._redrive.redrive(call.queue(), order.get("max", DEFAULT_REDRIVE))))

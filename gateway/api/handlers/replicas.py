@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.access.budget import Budget, Held
+from gateway.api.context import RequestContext
 from gateway.api.exchange import JSON, NO_STORE, Answer, ClientDisconnected, respond
 from gateway.errors import BadFraming, JobTooLarge, MethodNotAllowed
 from gateway.forwarding.commands import LeaseCommand, Result
@@ -31,7 +32,7 @@ class ReplicaEndpoint:
         if scope["path"] != PATH:
             await self._app(scope, receive, send)
             return
-        scope["operation"] = "clusterOrders"
+        RequestContext.of(scope).operation = "clusterOrders"
         if scope["method"] != "POST":
             raise MethodNotAllowed("this path accepts only POST", "POST")
         seal = _seal(scope)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.delivery.backend import Backend, Told
+from gateway.delivery.backend import Backend
 from gateway.delivery.dead_letters.store import own_key
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.read import Job, unwrap
-from gateway.errors import QueueEmpty, QueueNotFound
+from gateway.errors import GatewayError, QueueEmpty, QueueNotFound
+from gateway.survey import Covered, QueueStats, least
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +33,34 @@ class DeadLetterAdmin:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    async def get(self, queue: Queue, told: Told) -> DeadLetterFigures:
-        """Raises QueueNotFound if neither the queue nor a dead letter exists; BackendUnavailable."""
+    async def get(self, queue: Queue) -> Covered[DeadLetterFigures | GatewayError]:
+        """Their figures, or QueueNotFound if neither the queue nor a dead letter exists. Raises BackendUnavailable."""
         key = own_key(queue)
         survey = await self._backend.survey(queue.key, key)
-        told(survey.coverage)
         stats = survey.queues.get(key)
         if stats is None and queue.key not in survey.queues:
-            raise QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
-        named = queue.policy.dead_letter
-        if stats is None:
-            return DeadLetterFigures(queue.name, 0, 0, 0.0, named)
-        return DeadLetterFigures(queue.name, stats.items, stats.bytes, stats.age_ms / 1000, named)
+            error = QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
+            return Covered(error, survey.coverage)
+        stats = stats or QueueStats()
+        figures = DeadLetterFigures(queue.name, stats.items, stats.bytes, stats.age_ms / 1000, queue.policy.dead_letter)
+        return Covered(figures, survey.coverage)
 
-    async def peek(self, queue: Queue, told: Told) -> Job:
-        """The oldest dead letter, which stays in place. Raises QueueEmpty, and what `get` raises."""
-        if (await self.get(queue, told)).items:
-            peeked = await self._backend.look(own_key(queue))
-            told(peeked.coverage)
-            if peeked.data is not None:
-                return unwrap(peeked.data)
-        raise QueueEmpty(f"{queue.name!r} has no dead letters")
+    async def peek(self, queue: Queue) -> Covered[Job | GatewayError]:
+        """The oldest dead letter, which stays in place, or QueueEmpty; as `get`."""
+        found = await self.get(queue)
+        if isinstance(found.result, GatewayError):
+            return Covered(found.result, found.coverage)
+        empty = QueueEmpty(f"{queue.name!r} has no dead letters")
+        if not found.result.items:
+            return Covered(empty, found.coverage)
+        peeked = await self._backend.look(own_key(queue))
+        letter = empty if peeked.data is None else unwrap(peeked.data)
+        return Covered(letter, least(found.coverage, peeked.coverage))
 
-    async def delete(self, queue: Queue, told: Told) -> int:
-        """Removes them permanently; returns how many there were just before. Raises OutcomeUnknown and as `get`."""
-        letters = await self.get(queue, told)
-        if letters.items:
-            told(await self._backend.delete(own_key(queue)))
-        return letters.items
+    async def delete(self, queue: Queue) -> Covered[int | GatewayError]:
+        """Removes them permanently; how many there were just before. Raises OutcomeUnknown; as `get`."""
+        found = await self.get(queue)
+        if isinstance(found.result, GatewayError):
+            return Covered(found.result, found.coverage)
+        deleted = await self._backend.delete(own_key(queue)) if found.result.items else None
+        return Covered(found.result.items, least(found.coverage, deleted))

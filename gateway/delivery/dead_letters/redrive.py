@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.delivery.backend import Backend, Told
+from gateway.delivery.backend import Backend
 from gateway.delivery.dead_letters.store import DeadLetters
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.rewrite import died_on, revived
@@ -19,7 +19,7 @@ from gateway.envelope.times import wire_expiry
 from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
 from gateway.leases.lease import OpenRead
 from gateway.names.namespace import FANOUT
-from gateway.survey import QueueStats
+from gateway.survey import Coverage, Covered, QueueStats, least
 
 LONGEST_S: Final = 20.0
 """Many proxies do not wait longer for a request. The answer says how many are left."""
@@ -43,6 +43,7 @@ class _Run:
     limit: int
     until_s: float
     aside: list[OpenRead]
+    coverage: Coverage | None
     redriven: int = 0
     expired: int = 0
     trouble: GatewayError | None = None
@@ -61,27 +62,28 @@ class Redrive:
         self._dead_letters = dead_letters
         self._tasks = tasks
 
-    async def redrive(self, queue: Queue, limit: int, told: Told = lambda _: None) -> Redriven:
-        """Moves up to `limit` dead letters back to the queue. told: how many servers took part; others may have more.
+    async def redrive(self, queue: Queue, limit: int) -> Covered[Redriven | GatewayError]:
+        """Moves up to `limit` dead letters back to the queue; servers that took no part may have more.
 
-        Raises: QueueHasChildren; QueueNotFound if the queue does not exist and has no dead letters; if none could be
-        moved back, QueueFull, BackendUnavailable, OutcomeUnknown.
+        QueueHasChildren: nothing is moved. QueueNotFound: the queue does not exist and has no dead letters. QueueFull,
+        JobTooLarge, BackendUnavailable, OutcomeUnknown: none could be moved back. Raises BackendUnavailable.
         Cancelled: what was started is finished, the others stay.
         """
         survey = await self._backend.survey(queue.key)
-        told(survey.coverage)
         stats = survey.queues.get(queue.key)
         if await self._has_children(queue.key, stats):
-            raise QueueHasChildren(f"{queue.name!r} has fanout children, and each of them would get the jobs again")
-        run = _Run(queue, limit, time.monotonic() + LONGEST_S, [])
+            error = QueueHasChildren(f"{queue.name!r} has fanout children, and each of them would get the jobs again")
+            return Covered(error, survey.coverage)
+        run = _Run(queue, limit, time.monotonic() + LONGEST_S, [], coverage=survey.coverage)
         left = 0
         for key in self._dead_letters.keys(queue):
-            left += await self._bring_back(run, key, told)
+            left += await self._bring_back(run, key)
         if run.trouble is not None and not run.redriven:
-            raise run.trouble
+            return Covered(run.trouble, run.coverage)
         if stats is None and not (run.redriven or run.expired or left):
-            raise QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
-        return Redriven(run.redriven, run.expired, left)
+            missing = QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
+            return Covered(missing, run.coverage)
+        return Covered(Redriven(run.redriven, run.expired, left), run.coverage)
 
     async def _has_children(self, key: str, stats: QueueStats | None) -> bool:
         """Whether fanout children would get what is put on the queue, on any server.
@@ -93,10 +95,10 @@ class Redrive:
             return True
         return any(each.startswith(key + FANOUT) for each in await self._backend.keys())
 
-    async def _bring_back(self, run: _Run, key: str, told: Told) -> int:
+    async def _bring_back(self, run: _Run, key: str) -> int:
         """Goes once through the dead letters that exist at the start; returns how many of the queue's may be left."""
         survey = await self._backend.survey(key)
-        told(survey.coverage)
+        run.coverage = least(run.coverage, survey.coverage)
         stats = survey.queues.get(key)
         if stats is None:
             return 0
@@ -109,7 +111,7 @@ class Redrive:
                 waiter = self._backend.wait(key, 0, run.queue.tenant)
                 read = await waiter.result()
                 if read is None:
-                    told(waiter.coverage)
+                    run.coverage = least(run.coverage, waiter.coverage)
                     break
                 if mine_only and died_on(read.data) != run.queue.name:
                     run.aside.append(read)

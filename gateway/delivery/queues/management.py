@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.delivery.backend import Backend, Told
+from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
 from gateway.envelope.read import Job, raw, unwrap
-from gateway.errors import QueueEmpty, QueueNotFound
+from gateway.errors import GatewayError, QueueEmpty, QueueNotFound
 from gateway.forwarding.router import LeaseRouter
-from gateway.survey import QueueStats
+from gateway.survey import Covered, QueueStats, least
 
 ASKED_AT_ONCE: Final = 200
 """Queues per question to Kestrel in a list. One turn of the loop reads their figures."""
@@ -49,10 +49,8 @@ class Queues:
         self._catalog = catalog
         self._lease_router = lease_router
 
-    async def list(self, tenant: str, told: Told) -> AsyncIterator[list[QueueInfo]]:
+    async def list(self, tenant: str) -> AsyncIterator[Covered[list[QueueInfo]]]:
         """Every queue of the tenant, also those that no request can name, ASKED_AT_ONCE at a time.
-
-        told: called with the number of servers that took part.
 
         In a deployment with many queues, a queue that was created elsewhere is missing until the next correction of the
         known queues. Raises BackendUnavailable.
@@ -61,10 +59,8 @@ class Queues:
         keys = self._known.keys(tenant) or [NOBODYS_KEY]
         for start in range(0, len(keys), ASKED_AT_ONCE):
             survey = await self._backend.survey(*keys[start : start + ASKED_AT_ONCE])
-            told(survey.coverage)
-            yield [
-                each for key, stats in survey.queues.items() if (each := self._shown(tenant, key, stats)) is not None
-            ]
+            shown = (self._shown(tenant, key, stats) for key, stats in survey.queues.items())
+            yield Covered([each for each in shown if each is not None], survey.coverage)
 
     def _shown(self, tenant: str, key: str, stats: QueueStats) -> QueueInfo | None:
         """The queue as it appears in the tenant's list; None if it is not the tenant's."""
@@ -73,56 +69,61 @@ class Queues:
             return _info(name, stats)
         return _info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
 
-    async def get(self, queue: Queue, told: Told) -> QueueInfo:
-        """Raises QueueNotFound, BackendUnavailable."""
-        return _info(queue.name, await self._existing(queue, told))
-
-    async def by_server(self, queue: Queue, told: Told) -> tuple[QueueInfo, dict[str, QueueInfo]]:
-        """Like `get`, and also by server. Raises what `get` raises."""
+    async def get(self, queue: Queue) -> Covered[QueueInfo | GatewayError]:
+        """Its figures, or QueueNotFound. Raises BackendUnavailable."""
         survey = await self._backend.survey(queue.key)
-        told(survey.coverage)
+        stats = survey.queues.get(queue.key)
+        return Covered(_not_found(queue) if stats is None else _info(queue.name, stats), survey.coverage)
+
+    async def by_server(self, queue: Queue) -> Covered[tuple[QueueInfo, dict[str, QueueInfo]] | GatewayError]:
+        """As `get`, and the same by server."""
+        survey = await self._backend.survey(queue.key)
         if queue.key not in survey.queues:
-            raise QueueNotFound(f"there is no queue {queue.name!r}")
+            return Covered(_not_found(queue), survey.coverage)
         servers = {
             name: _info(queue.name, queues[queue.key]) for name, queues in survey.servers.items() if queue.key in queues
         }
-        return _info(queue.name, survey.queues[queue.key]), servers
+        return Covered((_info(queue.name, survey.queues[queue.key]), servers), survey.coverage)
 
-    async def peek(self, queue: Queue, told: Told) -> Job:
-        """The job at the head, which stays in place; none if it has expired, because it will never be delivered.
+    async def peek(self, queue: Queue) -> Covered[Job | GatewayError]:
+        """The job at the head, which stays in place, or QueueNotFound or QueueEmpty. Raises BackendUnavailable.
 
-        Raises: QueueNotFound, QueueEmpty, BackendUnavailable.
+        An expired job is not shown, because it will never be delivered.
         """
-        await self._existing(queue, told)
+        found = await self.get(queue)
+        if isinstance(found.result, GatewayError):
+            return Covered(found.result, found.coverage)
         peeked = await self._backend.look(queue.key)
-        told(peeked.coverage)
-        item = peeked.data
-        if item is None:
-            raise QueueEmpty(f"no job waits on {queue.name!r}")
-        job = raw(item) if queue.policy.raw else unwrap(item)
-        if job.expires_s is not None and job.expires_s <= time.time():
-            raise QueueEmpty(f"the job at the head of {queue.name!r} has expired; the next poll drops it")
-        return job
+        return Covered(_head(queue, peeked.data), least(found.coverage, peeked.coverage))
 
-    async def flush(self, queue: Queue, told: Told) -> None:
-        """Removes every waiting job; leased jobs stay with their consumers. Raises what `get` raises."""
-        await self._existing(queue, told)
-        told(await self._backend.flush(queue.key))
+    async def flush(self, queue: Queue) -> Covered[GatewayError | None]:
+        """Removes every waiting job; leased jobs stay with their consumers. QueueNotFound, and raises, as `get`."""
+        found = await self.get(queue)
+        if isinstance(found.result, GatewayError):
+            return Covered(found.result, found.coverage)
+        return Covered(None, least(found.coverage, await self._backend.flush(queue.key)))
 
-    async def delete(self, queue: Queue, told: Told) -> int:
-        """Removes the queue with all its jobs; returns how many leases that ended. Raises what `get` raises."""
-        await self._existing(queue, told)
-        told(await self._backend.delete(queue.key))
+    async def delete(self, queue: Queue) -> Covered[int | GatewayError]:
+        """Removes the queue with all its jobs; the number of leases that ended with it. As `flush`."""
+        found = await self.get(queue)
+        if isinstance(found.result, GatewayError):
+            return Covered(found.result, found.coverage)
+        coverage = least(found.coverage, await self._backend.delete(queue.key))
         self._known.forget(queue)
-        return await self._lease_router.drop_queue(queue.key)
+        return Covered(await self._lease_router.drop_queue(queue.key), coverage)
 
-    async def _existing(self, queue: Queue, told: Told) -> QueueStats:
-        survey = await self._backend.survey(queue.key)
-        told(survey.coverage)
-        stats = survey.queues.get(queue.key)
-        if stats is None:
-            raise QueueNotFound(f"there is no queue {queue.name!r}")
-        return stats
+
+def _not_found(queue: Queue) -> QueueNotFound:
+    return QueueNotFound(f"there is no queue {queue.name!r}")
+
+
+def _head(queue: Queue, item: bytes | None) -> Job | QueueEmpty:
+    if item is None:
+        return QueueEmpty(f"no job waits on {queue.name!r}")
+    job = raw(item) if queue.policy.raw else unwrap(item)
+    if job.expires_s is not None and job.expires_s <= time.time():
+        return QueueEmpty(f"the job at the head of {queue.name!r} has expired; the next poll drops it")
+    return job
 
 
 def _info(queue: str, stats: QueueStats, *, reachable: bool = True) -> QueueInfo:
