@@ -49,39 +49,43 @@ class Metric:
 
 
 METRICS: Final = (
-    Metric("leases_delivered_total", "leases ever handed out: all that were settled, and those that are open"),
-    Metric("leases_settled_total", "leases that have ended, by how", ("outcome",)),
+    Metric(
+        "leases_delivered_total", "leases handed out since the start: those that have ended and those that are open"
+    ),
+    Metric("leases_settled_total", "leases that have ended, by outcome", ("outcome",)),
     Metric("leases_open", "leases that have not ended"),
-    Metric("leases_delayed", "open leases that are nacked and wait until they are due"),
-    Metric("leases_remembered", "leases that have ended and are still known"),
+    Metric("leases_delayed", "open leases that are nacked with a delay that is not over"),
+    Metric("leases_remembered", "ended leases that are still remembered"),
     Metric(
         "forwards_total",
-        "orders for leases passed to another worker or replica, and got from one",
+        "orders for leases sent to another worker or replica, or received from one",
         ("peer", "direction"),
     ),
-    Metric("forward_failures_total", "orders that the lease's owner did not answer", ("reason",)),
+    Metric("forward_failures_total", "orders that the owner of the lease did not answer", ("reason",)),
     Metric("polls_parked", "polls that wait for a job"),
-    Metric("draining", "1 while no job is handed out any more"),
+    Metric("draining", "1 while the worker drains and delivers no more jobs"),
     Metric("jobs_enqueued_total", "jobs stored for producers"),
     Metric("jobs_moved_total", "jobs copied to the tail of their queue, or to the dead letters", ("to",)),
-    Metric("jobs_kept_at_head_total", "jobs that stayed at the head since a copy was not safe"),
-    Metric("jobs_doubled_total", "moves whose original may be on its queue beside its copy"),
-    Metric("http_requests_total", "requests by the class of their status; none: the client had gone", ("status",)),
-    Metric("http_requests_in_flight", "requests under way, parked polls among them"),
+    Metric("jobs_kept_at_head_total", "jobs that stayed at the head because a copy was not safe"),
+    Metric("jobs_doubled_total", "moves whose original may still be on its queue, in addition to its copy"),
+    Metric(
+        "http_requests_total", "requests by the class of their status; none: the client had disconnected", ("status",)
+    ),
+    Metric("http_requests_in_flight", "requests in progress, including waiting polls"),
     Metric("kestrel_server_status", "1 for the status in which the worker sees the server", ("server", "status")),
     Metric("kestrel_server_full", "1 while a tenant has reached its limit of leases on the server", ("server",)),
-    Metric("kestrel_connections", "connections to the server, pinned ones are leases'", ("server", "state")),
+    Metric("kestrel_connections", "connections to the server; each pinned one belongs to a lease", ("server", "state")),
     Metric("kestrel_connects_total", "connections to Kestrel opened"),
     Metric("kestrel_connect_failures_total", "connections to Kestrel that could not be opened"),
     Metric("kestrel_commands_total", "commands sent to Kestrel"),
-    Metric("kestrel_command_failures_total", "commands without a clean answer, those that were cancelled among them"),
-    Metric("kestrel_pings_total", "pings on quiet connections"),
-    Metric("kestrel_waits_armed_total", "blocked gets sent for parked polls"),
+    Metric("kestrel_command_failures_total", "commands without a complete and valid answer, including cancelled ones"),
+    Metric("kestrel_pings_total", "pings on idle connections"),
+    Metric("kestrel_waits_armed_total", "blocked gets sent for waiting polls"),
     Metric("kestrel_waits_cut_total", "blocked gets that ended before their time"),
-    Metric("kestrel_waits", "blocked gets that stand"),
-    Metric("kestrel_waited_queues", "queues that polls wait for"),
-    Metric("items_taken_total", "items that blocked gets brought"),
-    Metric("items_given_back_unserved_total", "items that came when nobody waited any more, and went back"),
+    Metric("kestrel_waits", "blocked gets in progress"),
+    Metric("kestrel_waited_queues", "queues with waiting polls"),
+    Metric("items_taken_total", "items received by blocked gets"),
+    Metric("items_given_back_unserved_total", "items that arrived when no poll waited any more, and were given back"),
     Metric("items_lost_total", "open reads whose connection ended: the items are back on their queues"),
     Metric("share_limit", "limit of the resource for all tenants together", ("resource",)),
     Metric(
@@ -118,7 +122,9 @@ class Exposition(Collector):
             for name, labels, value in figures.samples:
                 families[name].add_metric((str(number), *labels), value)  # type: ignore[attr-defined]
         yield from families.values()
-        workers = GaugeMetricFamily(PREFIX + "workers", "workers, by whether they told their figures", labels=["state"])
+        workers = GaugeMetricFamily(
+            PREFIX + "workers", "workers, by whether they reported their figures", labels=["state"]
+        )
         workers.add_metric(["answered"], len(self._figures))
         workers.add_metric(["silent"], max(0, self._expected - len(self._figures)))
         yield workers
