@@ -272,9 +272,9 @@ class Gateway:
     def _figures(self) -> WorkerFigures:
         return self._meter.figures()
 
-    async def _execute(self, order: LeaseCommand) -> Result:
+    async def _execute(self, command: LeaseCommand) -> Result:
         try:
-            return await self._lease_router.execute(order)
+            return await self._lease_router.execute(command)
         finally:
             self._changed.set()
 
@@ -298,7 +298,7 @@ class Gateway:
                     self._replicas.close()
                 self._registry.close()
                 log.info("leases: %s", self._registry.statistics())
-                log.info("orders: %s", self._lease_router.statistics)
+                log.info("lease commands: %s", self._lease_router.statistics)
                 await self._kestrel.close()
                 await self._idempotency.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from gateway.errors import GatewayError, Internal, error_classes
-from gateway.leases.lease import Ended, Lease, Place, State
+from gateway.leases.lease import LeaseRecord, Place, State
 
 
 class Verb(Enum):
@@ -25,12 +25,13 @@ class Verb(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LeaseCommand:
-    """verb: what to do. subject: a lease id, a Kestrel key for DROP_QUEUE, nothing for COUNT. length_s: for EXTEND; of
-    NACK the delay.
+    """What another worker is asked to do.
+
+    subject: a lease id, a Kestrel key for DROP_QUEUE, nothing for COUNT. length_s: for EXTEND; for NACK the delay.
     position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
 
-    deadline_s: monotonic, the same clock in every process of one machine; the owner refuses to begin after it.
-    tenant: whose lease it is. hops: how often the order was passed on.
+    deadline_s: monotonic, the same clock in every process of one machine; the owner does not begin after it.
+    tenant: whose lease it is. hops: how often the command was forwarded.
     """
 
     verb: Verb
@@ -48,30 +49,8 @@ class LeaseCommand:
         return time.monotonic() > self.deadline_s
 
     def passed_on(self, deadline_s: float | None = None) -> LeaseCommand:
-        """The order as the next one gets it; deadline_s: by his clock, where that is another."""
+        """The command as its receiver gets it. deadline_s: by the receiver's clock, where that is another."""
         return replace(self, hops=self.hops + 1, deadline_s=self.deadline_s if deadline_s is None else deadline_s)
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseView:
-    """A lease as its owner knows it. expires_at_s: wall time; of a delayed nack: when it is due.
-
-    place: where the job is, once that is known; empty before. as_asked: whether that is where it was meant to go.
-    """
-
-    id: str
-    queue: str
-    job_id: str | None
-    state: str
-    attempt: int
-    expires_at_s: float
-    place: str = ""
-    as_asked: bool = True
-
-    @property
-    def due_at_s(self) -> float | None:
-        """When a delayed nack is due; None for all else."""
-        return self.expires_at_s if self.state == State.DELAYED.value else None
 
 
 Sample = tuple[str, tuple[str, ...], float]
@@ -86,26 +65,11 @@ class WorkerFigures:
     samples: tuple[Sample, ...]
 
 
-Result = LeaseView | WorkerFigures | int | GatewayError
+Result = LeaseRecord | WorkerFigures | int | GatewayError
 
 
-def view(lease: Lease | Ended, asked: Place | None = None) -> LeaseView:
-    """asked: the place that this order named; the one that settled the lease may have named another."""
-    place = lease.target if lease.state is State.DELAYED else lease.place
-    return LeaseView(
-        lease.id,
-        lease.queue,
-        lease.job_id,
-        lease.state.value,
-        lease.attempt,
-        lease.expires_at_s,
-        place.value if place is not None else "",
-        place is (asked or lease.target),
-    )
-
-
-def order_of(content: Any) -> LeaseCommand:
-    """The order in its JSON form. Raises ValueError, KeyError or TypeError for what no such gateway writes."""
+def command_of(content: Any) -> LeaseCommand:
+    """The command in its JSON form. Raises ValueError, KeyError or TypeError for what no gateway writes."""
     return LeaseCommand(**content | {"verb": Verb(content["verb"])})
 
 
@@ -119,11 +83,11 @@ def result_content(result: Result) -> dict[str, object]:
         case WorkerFigures():
             return {"figures": result}
         case _:
-            return {"lease": result}
+            return {"lease": _record_content(result)}
 
 
 def result_of(content: Any) -> Result:
-    """The result in its JSON form. Raises as `order_of`."""
+    """The result in its JSON form. Raises as `command_of`."""
     if "error" in content:
         return error_classes().get(content["error"], Internal)(content["detail"])
     if "count" in content:
@@ -131,17 +95,45 @@ def result_of(content: Any) -> Result:
     if "figures" in content:
         samples = ((name, tuple(labels), value) for name, labels, value in content["figures"]["samples"])
         return WorkerFigures(content["figures"]["worker"], tuple(samples))
-    return LeaseView(**content["lease"])
+    return _record_of(content["lease"])
 
 
-def pack_order(number: int, order: LeaseCommand) -> bytes:
-    return orjson.dumps({"n": number, "order": order}) + b"\n"
+def _record_content(record: LeaseRecord) -> dict[str, object]:
+    """As earlier versions write and read it, so that replicas can be updated one after the other."""
+    return {
+        "id": record.id,
+        "queue": record.queue,
+        "job_id": record.job_id,
+        "state": record.state.value,
+        "attempt": record.attempt,
+        "expires_at_s": record.expires_at_s,
+        "place": record.place.value if record.place is not None else "",
+        "as_asked": record.as_asked,
+    }
 
 
-def unpack_order(line: bytes) -> tuple[int, LeaseCommand]:
-    """Raises as `order_of`."""
+def _record_of(content: Any) -> LeaseRecord:
+    place = Place(content["place"]) if content["place"] else None
+    return LeaseRecord(
+        id=content["id"],
+        queue=content["queue"],
+        job_id=content["job_id"],
+        attempt=content["attempt"],
+        expires_at_s=content["expires_at_s"],
+        state=State(content["state"]),
+        place=place,
+        target=place if content["as_asked"] else None,
+    )
+
+
+def pack_command(number: int, command: LeaseCommand) -> bytes:
+    return orjson.dumps({"n": number, "order": command}) + b"\n"
+
+
+def unpack_command(line: bytes) -> tuple[int, LeaseCommand]:
+    """Raises as `command_of`."""
     message = orjson.loads(line)
-    return message["n"], order_of(message["order"])
+    return message["n"], command_of(message["order"])
 
 
 def pack_result(number: int, result: Result) -> bytes:
@@ -149,6 +141,6 @@ def pack_result(number: int, result: Result) -> bytes:
 
 
 def unpack_result(line: bytes) -> tuple[int, Result]:
-    """Raises as `order_of`."""
+    """Raises as `command_of`."""
     message = orjson.loads(line)
     return message["n"], result_of(message["result"])

@@ -1,11 +1,11 @@
-"""Orders between replicas, over HTTP: to the signed owner of a lease only, sealed, in time or not at all.
+"""Commands between replicas, over HTTP: to the signed owner of a lease only, sealed, in time or not at all.
 
 Speaks HTTP/1.1 to the gateways of the same cluster and to nobody else: no redirect is followed, no proxy is asked, and
 nothing that the client sent (his key, his headers) goes along. Knows no leases.
 
-1. An order carries its deadline by the owner's own clock, which the owner tells in each answer: no two clocks need to
+1. A command carries its deadline by the owner's own clock, which the owner tells in each answer: no two clocks need to
    agree, and an owner that was frozen refuses what comes too late. Over a new connection the clock is asked for first.
-2. Orders may be repeated, so one whose connection ended without an answer is sent once more over a new one.
+2. Commands may be repeated, so one whose connection ended without an answer is sent once more over a new one.
 3. An owner that refuses the connection is dead: its leases went back with its Kestrel connections.
 """
 
@@ -27,7 +27,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.errors import LeaseForgotten, OutcomeUnknown, OwnerUnavailable, Unauthenticated
-from gateway.forwarding.commands import LeaseCommand, Result, order_of, result_content, result_of
+from gateway.forwarding.commands import LeaseCommand, Result, command_of, result_content, result_of
 from gateway.forwarding.seal import Seal
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ PATH: Final = "/cluster/orders"
 SEAL_HEADER: Final = "cluster-seal"
 MAX_MESSAGE: Final = 65536
 CONNECTIONS: Final = 16
-"""To one replica at once; further orders wait for one of them."""
+"""To one replica at once; further commands wait for one of them."""
 CONNECT_S: Final = 1.0
 IDLE_S: Final = 20.0
 """Below the least keep-alive that makes sense, so that connections mostly end at this side."""
@@ -64,12 +64,12 @@ class Replicas:
         self._tls = tls
         self._known: dict[str, _Replica] = {}
 
-    async def ask(self, url: str, order: LeaseCommand) -> Result:
+    async def ask(self, url: str, command: LeaseCommand) -> Result:
         """The owner's result.
 
         Raises:
             LeaseForgotten: the owner is dead.
-            OutcomeUnknown: it did not answer by the order's deadline; it will not begin the order after that.
+            OutcomeUnknown: it did not answer by the command's deadline; it will not begin the command after that.
             OwnerUnavailable: it cannot be reached.
         """
         replica = self._known.get(url)
@@ -77,13 +77,13 @@ class Replicas:
             self._known = {known: each for known, each in self._known.items() if not each.unused}
             replica = self._known[url] = _Replica(url, self._seal, self._tls)
         try:
-            async with asyncio.timeout(order.deadline_s - time.monotonic()):
-                return await replica.ask(order)
+            async with asyncio.timeout(command.deadline_s - time.monotonic()):
+                return await replica.ask(command)
         except TimeoutError as exc:
             raise OutcomeUnknown("the replica that holds the lease did not answer in time") from exc
 
     def receive(self, seal: str, body: bytes) -> LeaseCommand | None:
-        """The order that another replica sent; None where it asks for the clock only.
+        """The command that another replica sent; None where it asks for the clock only.
 
         Raises:
             Unauthenticated: it was not sealed with a secret of this cluster.
@@ -91,7 +91,7 @@ class Replicas:
         self._seal.check_request(seal, "POST", PATH, body)
         try:
             content = orjson.loads(body)["order"]
-            return None if content is None else order_of(content)
+            return None if content is None else command_of(content)
         except (ValueError, KeyError, TypeError) as exc:
             raise OwnerUnavailable("the command is not understood: the replicas have versions that differ") from exc
 
@@ -144,24 +144,24 @@ class _Replica:
     def unused(self) -> bool:
         return not self._users and not self._idle
 
-    async def ask(self, order: LeaseCommand) -> Result:
+    async def ask(self, command: LeaseCommand) -> Result:
         """Raises as Replicas.ask. Cancelled: the owner may carry it out, up to its deadline."""
         self._users += 1
         try:
             async with self._room:
                 try:
-                    return await self._exchange(self._take() or await self._connect(), order)
+                    return await self._exchange(self._take() or await self._connect(), command)
                 except _Ended as first:
-                    return await self._repeat(order, sent=first.sent)
+                    return await self._repeat(command, sent=first.sent)
         except _Ended as exc:
             raise OutcomeUnknown("the replica that holds the lease closed the connection without an answer") from exc
         finally:
             self._users -= 1
 
-    async def _repeat(self, order: LeaseCommand, *, sent: bool) -> Result:
+    async def _repeat(self, command: LeaseCommand, *, sent: bool) -> Result:
         """sent: the owner may have carried it out already; that it cannot be asked now does not undo that."""
         try:
-            result = await self._exchange(await self._connect(), order)
+            result = await self._exchange(await self._connect(), command)
         except OwnerUnavailable as exc:
             if not sent:
                 raise
@@ -173,12 +173,12 @@ class _Replica:
             self._end(connection)
         self._idle.clear()
 
-    async def _exchange(self, connection: _Connection, order: LeaseCommand) -> Result:
+    async def _exchange(self, connection: _Connection, command: LeaseCommand) -> Result:
         try:
             if connection.ahead_s is None:
                 await self._send(connection, None)
             assert connection.ahead_s is not None
-            result = await self._send(connection, order.passed_on(order.deadline_s + connection.ahead_s))
+            result = await self._send(connection, command.passed_on(command.deadline_s + connection.ahead_s))
         except BaseException:
             self._end(connection)
             raise
@@ -187,9 +187,9 @@ class _Replica:
             raise OutcomeUnknown("the replica that holds the lease answered another question")
         return result
 
-    async def _send(self, connection: _Connection, order: LeaseCommand | None) -> Result | None:
+    async def _send(self, connection: _Connection, command: LeaseCommand | None) -> Result | None:
         """One request and its answer. Raises _Ended, OutcomeUnknown; the connection is of no use then."""
-        body = orjson.dumps({"nonce": secrets.token_hex(16), "order": order})
+        body = orjson.dumps({"nonce": secrets.token_hex(16), "order": command})
         seal = self._seal.request("POST", PATH, body)
         lines = b"%b%b: %b\r\ncontent-length: %d\r\n\r\n" % (self._head, SEAL_HEADER.encode(), seal.encode(), len(body))
         try:
@@ -199,7 +199,7 @@ class _Replica:
             if status == 200 and length <= MAX_MESSAGE:
                 answer = await connection.reader.readexactly(length)
         except (OSError, asyncio.IncompleteReadError) as exc:
-            raise _Ended(sent=order is not None) from exc
+            raise _Ended(sent=command is not None) from exc
         except (ValueError, asyncio.LimitOverrunError) as exc:
             raise self._unfit("it does not speak HTTP") from exc
         if status != 200 or length > MAX_MESSAGE:

@@ -1,9 +1,9 @@
-"""Orders between the workers of one machine, over Unix sockets in a private directory. Knows no leases.
+"""Commands between the workers of one machine, over Unix sockets in a private directory. Knows no leases.
 
-Each worker listens on `{boot id}.sock`. A line of JSON is an order or its result; results come in any order and carry
-the order's number. One connection a link is opened when first needed and kept.
+Each worker listens on `{boot id}.sock`. A line of JSON is a command or its result; results come in any order and carry
+the command's number. One connection a link is opened when first needed and kept.
 
-1. An order is sent to its owner only, once; a connection that ends fails every order that waits on it.
+1. A command is sent to its owner only, once; a connection that ends fails every command that waits on it.
 2. A worker whose socket is gone or refuses is dead: its leases went back with its Kestrel connections.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from gateway.errors import LeaseForgotten, OutcomeUnknown, OwnerUnavailable
-from gateway.forwarding.commands import LeaseCommand, Result, pack_order, pack_result, unpack_order, unpack_result
+from gateway.forwarding.commands import LeaseCommand, Result, pack_command, pack_result, unpack_command, unpack_result
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class WorkerServer:
         self._path.chmod(0o600)
 
     async def close(self) -> None:
-        """No order is accepted any more; those under way are ended."""
+        """No command is accepted any more; those under way are ended."""
         self._path.unlink(missing_ok=True)
         if self._server is not None:
             self._server.close()
@@ -53,14 +53,14 @@ class WorkerServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.TaskGroup() as orders:
+            async with asyncio.TaskGroup() as commands:
                 own = asyncio.current_task()
                 assert own is not None
                 self._tasks.add(own)
                 own.add_done_callback(self._tasks.discard)
                 while line := await reader.readline():
-                    number, order = unpack_order(line)
-                    orders.create_task(self._answer(number, order, writer))
+                    number, command = unpack_command(line)
+                    commands.create_task(self._answer(number, command, writer))
         except (OSError, asyncio.CancelledError):
             pass
         except Exception:
@@ -68,8 +68,8 @@ class WorkerServer:
         finally:
             writer.close()
 
-    async def _answer(self, number: int, order: LeaseCommand, writer: asyncio.StreamWriter) -> None:
-        writer.write(pack_result(number, await self._execute(order)))
+    async def _answer(self, number: int, command: LeaseCommand, writer: asyncio.StreamWriter) -> None:
+        writer.write(pack_result(number, await self._execute(command)))
         with contextlib.suppress(OSError):
             await writer.drain()
 
@@ -82,20 +82,20 @@ class WorkerLinks:
         self._own = boot_id
         self._links: dict[str, _WorkerLink] = {}
 
-    async def ask(self, boot_id: str, order: LeaseCommand) -> Result:
+    async def ask(self, boot_id: str, command: LeaseCommand) -> Result:
         """The owner's result.
 
         Raises:
             LeaseForgotten: the owner is dead.
-            OutcomeUnknown: it did not answer by the order's deadline; it will not begin the order after that.
-            OwnerUnavailable: it reads nothing, and the order was not sent.
+            OutcomeUnknown: it did not answer by the command's deadline; it will not begin the command after that.
+            OwnerUnavailable: it reads nothing, and the command was not sent.
         """
         link = self._links.get(boot_id)
         if link is None or link.dead:
             link = self._links[boot_id] = _WorkerLink(self._directory / (boot_id + SUFFIX))
         try:
-            async with asyncio.timeout(order.deadline_s - time.monotonic()):
-                return await link.ask(order)
+            async with asyncio.timeout(command.deadline_s - time.monotonic()):
+                return await link.ask(command)
         except TimeoutError as exc:
             raise OutcomeUnknown("the worker that holds the lease did not answer in time") from exc
         except OSError as exc:
@@ -106,10 +106,10 @@ class WorkerLinks:
             if link.dead:
                 self._links.pop(boot_id, None)
 
-    async def broadcast(self, order: LeaseCommand) -> list[Result | BaseException]:
+    async def broadcast(self, command: LeaseCommand) -> list[Result | BaseException]:
         """One result for every other worker that lives; an exception for one that does not answer."""
         others = [path.stem for path in self._directory.glob("*" + SUFFIX) if _is_boot_id(path.stem, self._own)]
-        return await asyncio.gather(*(self.ask(other, order) for other in others), return_exceptions=True)
+        return await asyncio.gather(*(self.ask(other, command) for other in others), return_exceptions=True)
 
     async def close(self) -> None:
         for link in self._links.values():
@@ -118,7 +118,7 @@ class WorkerLinks:
 
 
 class _WorkerLink:
-    """One connection and the orders that wait on it."""
+    """One connection and the commands that wait on it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -129,7 +129,7 @@ class _WorkerLink:
         self._reading: asyncio.Task[None] | None = None
         self.dead = False
 
-    async def ask(self, order: LeaseCommand) -> Result:
+    async def ask(self, command: LeaseCommand) -> Result:
         """Raises OSError when the connection cannot be made or ends before the result."""
         async with self._connecting:
             if self._writer is None:
@@ -147,7 +147,7 @@ class _WorkerLink:
         waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting
         try:
-            self._writer.write(pack_order(number, order))
+            self._writer.write(pack_command(number, command))
             return await waiting
         finally:
             self._waiting.pop(number, None)
@@ -176,7 +176,7 @@ class _WorkerLink:
 
 
 def lives(directory: Path, boot_id: str) -> bool:
-    """Whether the worker of that boot id takes orders, by rule 2. Does not wait."""
+    """Whether the worker of that boot id takes commands, by rule 2. Does not wait."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:

@@ -83,6 +83,34 @@ class Place(Enum):
     DEAD = "dead"
 
 
+class LeaseRecord(NamedTuple):
+    """What is known of a lease at one instant, by its owner, and for a while after its end. Some hundred bytes.
+
+    expires_at_s: wall time; for a delayed nack the time when it is due.
+    place: where the job is, or will be after its delay; None while the consumer has it, and if it is gone.
+    target: the requested place.
+    """
+
+    id: str
+    queue: str
+    job_id: str | None
+    attempt: int
+    expires_at_s: float
+    state: State
+    place: Place | None = None
+    target: Place | None = None
+
+    @property
+    def as_asked(self) -> bool:
+        """Whether the job is where it was meant to go."""
+        return self.place is self.target
+
+    @property
+    def due_at_s(self) -> float | None:
+        """When a delayed nack is due; None for all else."""
+        return self.expires_at_s if self.state is State.DELAYED else None
+
+
 @dataclass(frozen=True, slots=True)
 class Disposition:
     """How a lease ends without an ack.
@@ -145,19 +173,12 @@ class Lease:
             raise ValueError(f"a lease cannot go from {self.state.value} to {to.value}")
         self.state = to
 
-
-class Ended(NamedTuple):
-    """What is remembered of an ended lease: some hundred bytes. ended_s: monotonic."""
-
-    id: str
-    queue: str
-    job_id: str | None
-    attempt: int
-    expires_at_s: float
-    state: State
-    place: Place | None
-    target: Place | None
-    ended_s: float
+    def record(self) -> LeaseRecord:
+        """What is known of it now."""
+        place = self.target if self.state is State.DELAYED else self.place
+        return LeaseRecord(
+            self.id, self.queue, self.job_id, self.attempt, self.expires_at_s, self.state, place, self.target
+        )
 
 
 def answer_of(state: State, wanted: State) -> GatewayError | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from gateway.leases.lease import Ended, Lease
+from gateway.leases.lease import Lease, LeaseRecord
 
 
 class Memory:
@@ -14,35 +14,24 @@ class Memory:
     def __init__(self, *, memory_s: float, limit: int) -> None:
         self._memory_s = memory_s
         self._limit = limit
-        self._ended: dict[str, Ended] = {}
-        self._order: deque[Ended] = deque()
+        self._ended: dict[str, LeaseRecord] = {}
+        self._order: deque[tuple[float, str]] = deque()  # when each ended, monotonic, and its id
 
     def __len__(self) -> int:
         return len(self._ended)
 
     def add(self, lease: Lease) -> None:
-        """Remembers the lease, which has ended, with its state."""
-        ended = Ended(
-            lease.id,
-            lease.queue,
-            lease.job_id,
-            lease.attempt,
-            lease.expires_at_s,
-            lease.state,
-            lease.place,
-            lease.target,
-            time.monotonic(),
-        )
-        self._ended[lease.id] = ended
-        self._order.append(ended)
+        """The lease has ended, as its state says."""
+        self._ended[lease.id] = lease.record()
+        self._order.append((time.monotonic(), lease.id))
         self._forget()
 
-    def get(self, lease_id: str) -> Ended | None:
+    def get(self, lease_id: str) -> LeaseRecord | None:
         self._forget()
         return self._ended.get(lease_id)
 
     def _forget(self) -> None:
         oldest_s = time.monotonic() - self._memory_s
         order = self._order
-        while order and (order[0].ended_s <= oldest_s or len(order) > self._limit):
-            del self._ended[order.popleft().id]
+        while order and (order[0][0] <= oldest_s or len(order) > self._limit):
+            del self._ended[order.popleft()[1]]

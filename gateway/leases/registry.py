@@ -31,7 +31,7 @@ from gateway.errors import (
 from gateway.fairness.shares import WHOLE, Shares
 from gateway.leases.deadlines import Deadlines
 from gateway.leases.ids import LeaseIds
-from gateway.leases.lease import Disposition, Ended, Lease, Mover, OpenRead, Place, State, answer_of
+from gateway.leases.lease import Disposition, Lease, LeaseRecord, Mover, OpenRead, Place, State, answer_of
 from gateway.leases.memory import Memory
 
 log = logging.getLogger(__name__)
@@ -204,14 +204,18 @@ class Registry:
         read.on_lost(lambda: self._lost(lease))
         return lease
 
-    def find(self, lease_id: str) -> Lease | Ended:
+    def find(self, lease_id: str) -> Lease | LeaseRecord:
         """The lease, open or remembered. Raises LeaseForgotten."""
         found = self._open.get(lease_id) or self._memory.get(lease_id)
         if found is None:
             raise LeaseForgotten("the lease ended so long ago that its outcome is forgotten")
         return found
 
-    async def ack(self, lease_id: str) -> Lease | Ended:
+    def inspect(self, lease_id: str) -> LeaseRecord:
+        """What is known of the lease. Raises LeaseForgotten."""
+        return _record(self.find(lease_id))
+
+    async def ack(self, lease_id: str) -> LeaseRecord:
         """Acks the lease: the job is gone for good. Does nothing if it was acked before.
 
         Raises: LeaseConflict, LeaseExpired, LeaseLost, QueueDeleted, LeaseForgotten; OutcomeUnknown; BackendRefused
@@ -228,9 +232,10 @@ class Registry:
 
     async def nack(
         self, lease_id: str, *, asked: Place | None = None, delay_s: float = 0.0, reason: str = ""
-    ) -> Lease | Ended:
+    ) -> LeaseRecord:
         """Gives the job back to the place in the lease's `place`; after `delay_s`, if that is given.
 
+        The record's `target` is the place that this call asked for, even if an earlier nack asked for another one.
         A job whose last attempt this was is not delayed. Raises and Cancelled: as for `ack`; InvalidBody if the delay
         is longer than Kestrel allows for an open read.
         """
@@ -244,9 +249,10 @@ class Registry:
                 self._postpone(lease, disposition, delay_s)
             else:
                 self._leave(lease, disposition)
-        return await self._settled(lease, State.NACKED, mine=mine)
+        record = await self._settled(lease, State.NACKED, mine=mine)
+        return record if asked is None else record._replace(target=asked)
 
-    async def reject(self, lease_id: str, *, reason: str = "") -> Lease | Ended:
+    async def reject(self, lease_id: str, *, reason: str = "") -> LeaseRecord:
         """Moves the job to the dead letters, or to where `place` says. Raises, Cancelled: as for `ack`."""
         lease = self.find(lease_id)
         mine = lease.state is State.HELD
@@ -255,7 +261,7 @@ class Registry:
             self._leave(lease, Disposition(State.REJECTED, Place.DEAD, reason))
         return await self._settled(lease, State.REJECTED, mine=mine)
 
-    async def extend(self, lease_id: str, length_s: float) -> Lease:
+    async def extend(self, lease_id: str, length_s: float) -> LeaseRecord:
         """The lease ends `length_s` seconds from now.
 
         Raises: as for `ack`; InvalidBody if the lease would be longer than Kestrel allows for an open read.
@@ -266,7 +272,7 @@ class Registry:
         if not isinstance(lease, Lease) or lease.state is not State.HELD:
             raise _ended_error(lease.state, State.HELD)
         self._set_deadline(lease, length_s)
-        return lease
+        return lease.record()
 
     def give_back(self, lease: Lease) -> None:
         """The answer with the lease did not reach the client: gives the job back to the head of its queue."""
@@ -313,14 +319,14 @@ class Registry:
         self._set_target(lease, disposition)
         self._settle(lease, disposition.state, partial(self._part, lease, disposition, late=late))
 
-    async def _settled(self, lease: Lease | Ended, wanted: State, *, mine: bool) -> Lease | Ended:
+    async def _settled(self, lease: Lease | LeaseRecord, wanted: State, *, mine: bool) -> LeaseRecord:
         """The lease, settled as `wanted`; raises any other outcome. mine: this call has started the settlement."""
         refusal = None
         if isinstance(lease, Lease) and lease.settlement is not None:
             refusal = await asyncio.shield(lease.settlement)
         error = answer_of(lease.state, wanted)
         if error is None:
-            return lease
+            return _record(lease)
         if mine and refusal is not None:
             raise refusal
         if mine and lease.state is State.UNKNOWN:
@@ -422,6 +428,10 @@ class Registry:
             listener(lease)
         lease.settlement = None
         return read
+
+
+def _record(lease: Lease | LeaseRecord) -> LeaseRecord:
+    return lease.record() if isinstance(lease, Lease) else lease
 
 
 def _droppable(lease: Lease) -> bool:

@@ -6,11 +6,12 @@ import time
 import pytest
 
 from gateway.errors import LeaseConflict, LeaseForgotten, OutcomeUnknown, OwnerUnavailable
-from gateway.forwarding.commands import LeaseCommand, LeaseView, Verb
+from gateway.forwarding.commands import LeaseCommand, Verb, pack_result, unpack_result
 from gateway.forwarding.workers import WorkerLinks, WorkerServer
+from gateway.leases.lease import LeaseRecord, Place, State
 
 OWNER, OTHER = "aa" * 8, "bb" * 8
-VIEW = LeaseView("lease", "q", None, "acked", 1, 1.5)
+VIEW = LeaseRecord("lease", "q", None, 1, 1.5, State.ACKED)
 
 
 def order(limit_s: float = 5.0) -> LeaseCommand:
@@ -40,7 +41,7 @@ def test_results_and_errors_come_back_as_they_are(tmp_path):
         await asyncio.sleep(0)
         if each.verb is Verb.NACK:
             return LeaseConflict("it was acked already")
-        return 7 if each.verb is Verb.DROP_QUEUE else LeaseView(each.subject, "q", None, "acked", 1, 1.5)
+        return 7 if each.verb is Verb.DROP_QUEUE else LeaseRecord(each.subject, "q", None, 1, 1.5, State.ACKED)
 
     async def work(worker_links, worker_server):
         answers = await asyncio.gather(
@@ -52,6 +53,16 @@ def test_results_and_errors_come_back_as_they_are(tmp_path):
         assert await worker_links.broadcast(LeaseCommand(Verb.DROP_QUEUE, "q", time.monotonic() + 5)) == [7]
 
     between(tmp_path, execute, work)
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize(("place", "target"), [(None, None), (Place.TAIL, Place.TAIL), (Place.HEAD, Place.TAIL)])
+def test_a_record_travels_whole(state, place, target):
+    """Its state, its place, and whether that is where the job was meant to go."""
+    record = LeaseRecord("lease", "q", "job", 2, 1.5, state, place, target)
+    _, found = unpack_result(pack_result(7, record))
+    assert found[:7] == record[:7]
+    assert (found.as_asked, found.due_at_s) == (record.as_asked, record.due_at_s)
 
 
 def test_a_dead_owner_is_known_at_once(tmp_path):

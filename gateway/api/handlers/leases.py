@@ -14,8 +14,8 @@ from gateway.envelope.rewrite import plain
 from gateway.envelope.times import timestamp
 from gateway.errors import GatewayError, LeaseNotFound
 from gateway.fairness.turns import Turns
-from gateway.forwarding.commands import LeaseView
 from gateway.forwarding.router import LeaseRouter
+from gateway.leases.lease import LeaseRecord, Place
 
 MAX_SETTLE_BYTES = 1 << 20
 """Limit for a body that settles: a thousand settlements, or a failure report with complete tracebacks."""
@@ -38,7 +38,7 @@ class Leases:
         await self.ack_first(call, call.path("lease"))
         return Answer(204)
 
-    async def ack_first(self, call: Call, lease_id: str) -> LeaseView:
+    async def ack_first(self, call: Call, lease_id: str) -> LeaseRecord:
         """Acks the caller's lease. Raises what LeaseRouter.ack raises."""
         await self._check_queue(call, lease_id)
         return await self._lease_router.ack(lease_id, call.caller.tenant)
@@ -58,7 +58,7 @@ class Leases:
     async def settle(self, call: Call) -> Answer:
         """Each settlement runs by itself, AT_ONCE at a time. One result each, in the order of the body."""
         order = await call.order(MAX_SETTLE_BYTES)
-        work: list[tuple[str, Callable[[], Awaitable[LeaseView]]]] = []
+        work: list[tuple[str, Callable[[], Awaitable[LeaseRecord]]]] = []
         work += [(each, partial(self.ack_first, call, each)) for each in order.get("acks", ())]
         work += [(each["lease"], partial(self._nack, call, each["lease"], each)) for each in order.get("nacks", ())]
         work += [(each["lease"], partial(self._reject, call, each["lease"], each)) for each in order.get("rejects", ())]
@@ -71,21 +71,21 @@ class Leases:
         results = [each.result() for each in settled]
         return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
 
-    async def _nack(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseView:
+    async def _nack(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseRecord:
         await self._check_queue(call, lease_id)
         return await self._lease_router.nack(
             lease_id,
             call.caller.tenant,
-            position=order.get("position", ""),
+            asked=Place(order["position"]) if "position" in order else None,
             delay_s=float(order.get("delay", 0)),
             reason=plain(order.get("reason", "")),
         )
 
-    async def _reject(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseView:
+    async def _reject(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseRecord:
         await self._check_queue(call, lease_id)
         return await self._lease_router.reject(lease_id, call.caller.tenant, reason=plain(order.get("reason", "")))
 
-    async def _own(self, call: Call, lease_id: str) -> LeaseView:
+    async def _own(self, call: Call, lease_id: str) -> LeaseRecord:
         """The lease, if the caller may use its queue. Raises LeaseNotFound, and what LeaseRouter.inspect raises."""
         lease = await self._lease_router.inspect(lease_id, call.caller.tenant)
         if not call.caller.may_use(lease.queue):
@@ -99,7 +99,7 @@ class Leases:
 
 
 async def _result(
-    lease_id: str, settle: Callable[[], Awaitable[LeaseView]], room: asyncio.Semaphore, *, operator: bool
+    lease_id: str, settle: Callable[[], Awaitable[LeaseRecord]], room: asyncio.Semaphore, *, operator: bool
 ) -> dict[str, Any]:
     """The outcome of one of many settlements. room: released at the end."""
     try:
@@ -118,7 +118,7 @@ async def _result(
     return {"lease": lease_id, "status": 200 if position else 204} | position
 
 
-def _left(call: Call, lease: LeaseView) -> Answer:
+def _left(call: Call, lease: LeaseRecord) -> Answer:
     """204 if the job is where the request wanted it; otherwise 200 with its actual or future position. A client that
     needs a body always gets 200.
     """
@@ -139,14 +139,14 @@ def _needs_body(call: Call, preferred: str) -> bool:
     return accepted.get("application/json", 0) > 0 and "*/*" not in accepted
 
 
-def _position(lease: LeaseView) -> dict[str, str]:
+def _position(lease: LeaseRecord) -> dict[str, object]:
     """What differs from the request, or is still to come."""
     if lease.due_at_s is not None:
         return {"position": lease.place, "due_at": timestamp(lease.due_at_s)}
     return {} if lease.as_asked else {"position": lease.place}
 
 
-def _shown(lease: LeaseView) -> Answer:
+def _shown(lease: LeaseRecord) -> Answer:
     return json_answer(
         {
             "id": lease.id,
@@ -155,6 +155,6 @@ def _shown(lease: LeaseView) -> Answer:
             "state": lease.state,
             "attempt": lease.attempt,
             "expires_at": timestamp(lease.expires_at_s),
-            "position": lease.place or None,
+            "position": lease.place,
         }
     )

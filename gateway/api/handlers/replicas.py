@@ -1,4 +1,4 @@
-"""The endpoint for orders of other replicas: one path outside the contract, for sealed messages only."""
+"""The endpoint for commands of other replicas: one path outside the contract, for sealed messages only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.forwarding.replicas import MAX_MESSAGE, PATH, SEAL_HEADER, Replicas
 
 
 class ReplicaEndpoint:
-    """Wraps the router. execute: carries out an order here and never forwards it to another replica.
+    """Wraps the router. execute: carries out a command here and never forwards it to another replica.
 
     budget: limits what a message may hold before its seal is checked.
     """
@@ -38,10 +38,10 @@ class ReplicaEndpoint:
         seal = _seal(scope)
         held = Held(self._budget, "")
         try:
-            order = self._replicas.receive(seal, await _body(receive, held))
+            command = self._replicas.receive(seal, await _body(receive, held))
         finally:
             held.end()
-        body, own = self._replicas.answer(seal, None if order is None else await self._execute(order))
+        body, own = self._replicas.answer(seal, None if command is None else await self._execute(command))
         await respond(send, Answer(200, body, [JSON, NO_STORE, (SEAL_HEADER.encode(), own.encode())]))
 
 
@@ -63,6 +63,6 @@ async def _body(receive: Receive, held: Held) -> bytes:
         held.more(len(chunk))
         body += chunk
         if len(body) > MAX_MESSAGE:
-            raise JobTooLarge(f"the order is above the maximum of {MAX_MESSAGE} bytes")
+            raise JobTooLarge(f"the command is above the maximum of {MAX_MESSAGE} bytes")
         if not message.get("more_body", False):
             return bytes(body)
