@@ -122,7 +122,7 @@ def report() -> str:
         )
     lines += [
         "",
-        "| jobs are spread | servers | fullest | emptiest | fullest after a loss | refused after a loss |",
+        "| distribution | servers | fullest | emptiest | fullest after a loss | refused after a loss |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for servers in (3, 8):

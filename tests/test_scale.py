@@ -24,7 +24,7 @@ def test_it_starts_from_what_was_measured(root):
     assert f"{GATEWAY_US['enqueue']} us of a core, next and ack {GATEWAY_US['next + ack']} us" in page
     assert f"{BROKER_US['enqueue']} and {BROKER_US['next + ack']} us" in page
     assert (round(GATEWAY_JOBS_S, -2), round(KESTREL_JOBS_S / 50) * 50) == (1000, 2500)
-    assert "1,000 jobs a second and worker, 2,500 and server" in page
+    assert "1,000 jobs a second per worker, 2,500 per server" in page
 
 
 def test_more_needs_more():
