@@ -1,18 +1,19 @@
-"""One client connection of the HTTP server: reads requests one after the other, and sees at once when the client goes.
+"""One client connection of the HTTP server: reads requests one after the other, and detects at once that a client left.
 
-Owns the connection's state, its deadlines and every answer the server makes itself. It must not know routes, queues
-or leases. Of uvicorn's httptools protocol it keeps the constructor, the URL callback and the write flow.
+Owns the connection's state, its deadlines and every answer that the server makes itself. Knows no routes, queues or
+leases. From uvicorn's httptools protocol it uses the constructor, the URL callback and the flow control of writes.
 
 Invariants
-1. The parser is fed one message at a time; what lies behind it is held, unparsed, until its response is complete.
-2. While a response is pending the socket is read, so FIN and RST are seen at once. What comes is held up to HELD_BYTES;
-   behind a request that waits for long, more is thrown away up to DISCARD_BYTES and its response is the connection's
-   last. Where reading must pause, the kernel is asked for the client each WATCH_S and before a response is written.
-3. A cycle that is not complete learns of the connection's end exactly once.
-4. Every answer the server makes itself is a problem document and says `Connection: close`. A connection's last answer
-   is followed by a short lingering read, so that the client can read it.
-5. Answers leave in the order of their requests; a malformed request is answered after those before it. What follows a
-   POST that announced no body in the same read, and is no request, is its body: that request is refused and not run.
+1. The parser gets one message at a time; bytes behind it are held, unparsed, until its response is complete.
+2. While a response is pending the socket is read, so FIN and RST are noticed at once. Up to HELD_BYTES are held. Behind
+   a request that waits for long, up to DISCARD_BYTES more are discarded, and its response is the connection's last.
+   While reading is paused, the kernel is asked for the client's state every WATCH_S and before a response is written.
+3. A cycle that is not complete is informed of the connection's end exactly once.
+4. Every answer that the server makes itself is a problem document with `Connection: close`. After a connection's last
+   answer the server reads for a moment, so that the client can read the answer.
+5. Answers leave in the order of their requests; a malformed request is answered after those before it. Bytes that
+   follow a POST without an announced body in the same read, and are no request, are its body: the request is refused
+   and not run.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ from gateway.problem import problem_bytes, problem_headers
 
 log = logging.getLogger(__name__)
 
-MAX_HEADERS: Final = 250  # each is looked at several times; the attributes of an event are 100 at most
+MAX_HEADERS: Final = 250  # each is read several times; an event has at most 100 attributes
 HELD_BYTES: Final = 65536  # held behind a pending response
-DISCARD_BYTES: Final = 4 << 20  # read behind one that waits for long
-BODY_HIGH_WATER: Final = 65536  # of a body not yet taken by the application
+DISCARD_BYTES: Final = 4 << 20  # read behind a request that waits for long
+BODY_HIGH_WATER: Final = 65536  # of a body that the application has not yet taken
 UNSENT_BYTES: Final = 8192  # of a response that counts as sent
 READ_BYTES: Final = 65536
 WATCH_S: Final = 1.0
-IDLE_MARGIN_S: Final = 1.0  # beyond the time that clients were told: a request at its last moment is still served
+IDLE_MARGIN_S: Final = 1.0  # beyond the announced time: a request at its last moment is still served
 LINGER_S: Final = 2.0
-LINGER_BYTES: Final = 32 << 20  # many clients send a body whole before they look for an answer
+LINGER_BYTES: Final = 32 << 20  # many clients send a whole body before they read an answer
 _WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
@@ -61,8 +62,8 @@ class Reading(enum.IntEnum):
     HEAD = 1  # the rest of a head
     BODY = 2  # the rest of a body
     PENDING = 3  # held until the response is complete
-    DISCARDING = 4  # thrown away: the response under way is the last
-    LINGERING = 5  # thrown away: the last answer is written
+    DISCARDING = 4  # discarded: the response in progress is the last
+    LINGERING = 5  # discarded: the last answer is written
     CLOSED = 6
 
 
@@ -80,7 +81,7 @@ MOVES: Final = {
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with bounds, deadlines, problem documents and a client that cannot vanish unseen."""
+    """uvicorn's protocol with limits, deadlines, problem documents, and detection of clients that disconnect."""
 
     config: LimitedConfig
     server_state: DatedState
@@ -95,7 +96,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._ended = False  # the client has closed its sending side
         self._cut_off = False  # it ended before all was sent
         self._discarded_bytes = 0
-        self._deadline = math.inf  # loop time at which the current state has lasted too long
+        self._deadline = math.inf  # loop time at which the current state times out
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._watch: asyncio.TimerHandle | None = None
@@ -106,7 +107,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._framing_headers: list[tuple[bytes, bytes]] = []
         self._blank_line = BlankLine()
         self._head_bytes = 0
-        self._counted_bytes = 0  # of those that are not known yet, as Idle counts them
+        self._counted_bytes = 0  # of requests without a known tenant, as Idle counts them
         self._body_left = 0
         self._body_untaken = 0
         self._chunk_overhead = 0
@@ -125,13 +126,13 @@ class GatewayProtocol(HttpToolsProtocol):
         self.connections.add(self)
         idle = self.server_state.idle
         if len(self.connections) > self.limits.connections and not idle.close_oldest():
-            self.refuse(Unavailable(f"the gateway has {self.limits.connections} connections, which is its limit"))
+            self.refuse(Unavailable(f"the gateway has reached its limit of {self.limits.connections} connections"))
         else:
             self._set_deadline(self.limits.header_timeout_s)
             idle.add(self)
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own type; uvicorn's is narrower
-        """The client closed its side: it still gets the answers to what it had sent completely, but waits no more."""
+        """The client closed its sending side: it gets the answers to its complete requests, but its polls end."""
         self._ended = True
         if self.current is None:
             return False
@@ -159,11 +160,11 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.current is not None:
             self.current.vanish()
             self.current = None
-            self.flow.resume_writing()  # nobody waits for a reader that is gone
+            self.flow.resume_writing()  # no one waits for a reader that is gone
 
     def _move(self, to: Reading) -> None:
         if to not in MOVES[self.reading]:
-            raise RuntimeError(f"a connection does not go from {self.reading.name} to {to.name}")
+            raise RuntimeError(f"a connection cannot go from {self.reading.name} to {to.name}")
         self.reading = to
 
     # Bytes come in
@@ -199,15 +200,15 @@ class GatewayProtocol(HttpToolsProtocol):
         if data and now is PENDING:
             if self._bodyless_post() and not begins_request(data):
                 assert self._task is not None
-                self._task.cancel()  # begun in this turn of the loop, so it has not run
-                self.refuse(BadFraming("a body came, but neither its Content-Length nor Transfer-Encoding: chunked"))
+                self._task.cancel()  # started in this turn of the loop, so it has not run
+                self.refuse(BadFraming("the body has neither a Content-Length nor Transfer-Encoding: chunked"))
             else:
                 self._hold(data)
         elif now is HEAD or self._counted_bytes:
             self._hold_bytes(self._head_bytes if now is HEAD else 0)
 
     def _bodyless_post(self) -> bool:
-        """Whether the request that was just read should have a body, and announced none."""
+        """Whether the request that was just read should have a body, but announced none."""
         return self.parser.get_method() in _WITH_BODY and not any(
             name in (b"content-length", b"transfer-encoding") for name, _ in self._framing_headers
         )
@@ -220,14 +221,14 @@ class GatewayProtocol(HttpToolsProtocol):
                 self.watch_closely(self.current)
 
     def _hold_bytes(self, count: int) -> bool:
-        """It holds so many bytes of requests that are not known yet. Whether there is room for them."""
+        """Counts bytes of requests without a known tenant. Returns whether there is room for them."""
         if count == self._counted_bytes == 0:
             return True
         change, self._counted_bytes = count - self._counted_bytes, count
         return self.server_state.idle.hold(self, change, head=self.reading is HEAD and count > 0)
 
     def _feed_head(self, data: bytes) -> int:
-        """Gives the parser what belongs to the head, at least one byte. Returns how much was taken."""
+        """Gives the parser bytes of the head, at least one. Returns how many."""
         end = self._blank_line.end_in(data)
         piece = data[:end] if 0 < end < len(data) else data
         self._head_bytes += len(piece)
@@ -238,7 +239,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return len(piece)
 
     def _feed_body(self, data: bytes) -> int:
-        """Gives the parser what belongs to the body, at least one byte. Returns how much was taken."""
+        """Gives the parser bytes of the body, at least one. Returns how many."""
         left = self._body_left
         end = left if left != CHUNKED else self._blank_line.end_in(data)
         piece = data[:end] if 0 < end < len(data) else data
@@ -252,7 +253,7 @@ class GatewayProtocol(HttpToolsProtocol):
         return len(piece)
 
     def _feed(self, piece: bytes) -> bool:
-        """Gives `piece` to the parser. False when the request was refused."""
+        """Gives `piece` to the parser. False if the request was refused."""
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:
@@ -262,7 +263,7 @@ class GatewayProtocol(HttpToolsProtocol):
             return False
         else:
             return True
-        return self._feed_without_upgrade()  # outside of the handler: there its errors would have another context
+        return self._feed_without_upgrade()  # outside the handler, so that its errors get no context
 
     def _reason(self, exc: httptools.HttpParserError) -> GatewayError:
         cause = exc.__context__
@@ -270,18 +271,18 @@ class GatewayProtocol(HttpToolsProtocol):
             return cause
         if isinstance(exc, httptools.HttpParserCallbackError) and not isinstance(cause, httptools.HttpParserError):
             log.error("reading a request failed", exc_info=exc)
-            return Internal("The gateway failed to read the request; its log tells more under this request id")
-        return BadFraming(f"{exc or 'this is no HTTP request'}")
+            return Internal("the gateway failed to read the request; its log has the cause under this request id")
+        return BadFraming(f"{exc or 'this is not an HTTP request'}")
 
     def _feed_without_upgrade(self) -> bool:
-        """Reads the head again without its Upgrade header: no upgrade is offered, and llhttp would skip the body."""
+        """Reads the head again without its Upgrade header: the gateway offers no upgrade, and llhttp skips the body."""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         head = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
         head += [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         return self._feed(b"".join([*head, b"\r\n"]))
 
-    # What the parser finds
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -368,19 +369,19 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.current is not None:
             self.current.end_body()
 
-    # What the cycle asks for
+    # Called by the cycle
 
     def want_body(self) -> None:
-        """The application waits for the body: read on."""
+        """The application waits for the body: reading continues."""
         if self.reading is BODY:
             self._resume()
 
     def body_taken(self) -> None:
-        """The application took what had come of the body."""
+        """The application has taken the body received so far."""
         self._body_untaken = 0
 
     def request_id(self, scope: Any) -> str:
-        """The id the application gave the request (`scope["state"]["request_id"]`), or a new one."""
+        """The id that the application gave the request (`scope["state"]["request_id"]`), or a new one."""
         state = scope.get("state") or {}
         return str(state.get("request_id") or new_request_id())
 
@@ -406,7 +407,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self.server_state.idle.add(self)
 
     def _read_last(self) -> None:
-        """What the client sent before it closed its side is read on; a request that is not complete never will be."""
+        """Reads what the client sent before it closed its side; an incomplete request is never completed."""
         if self.current is not None:
             self.current.half_close(last=not self._held)
             if not self.current.gone:
@@ -415,8 +416,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def watch_closely(self, cycle: Cycle) -> None:
-        """The request waits for long: what is too much to hold behind it is thrown away, for unread bytes would hide
-        the client's end."""
+        """The request waits for long: bytes behind it that exceed the limit are discarded, because unread bytes would
+        hide the client's end."""
         if self.current is cycle and self.reading is PENDING and len(self._held) > HELD_BYTES:
             self._move(DISCARDING)
             cycle.keep_alive = False
@@ -425,16 +426,16 @@ class GatewayProtocol(HttpToolsProtocol):
             self._resume()
 
     def give_up(self, cycle: Cycle) -> None:
-        """The response cannot be completed: the connection closes without pretending it was."""
+        """The response cannot be completed: closes the connection, so that it does not look complete."""
         cycle.vanish()
         if self.current is cycle:
             self.current = None
             self.transport.close()
 
     async def drained(self) -> bool:
-        """Returns when next to nothing of the responses is unsent. False where the client did not read it.
+        """Returns when almost all of the responses is sent. False if the client did not read it.
 
-        It must take READ_BYTES in the time for a body.
+        The client must read READ_BYTES within the time limit for a body.
         """
         transport = self.transport
         while self.flow.write_paused:
@@ -448,10 +449,10 @@ class GatewayProtocol(HttpToolsProtocol):
                     return False
         return not self._cut_off
 
-    # What the server answers itself
+    # Answers of the server itself
 
     def refuse(self, error: GatewayError) -> None:
-        """Answers with a problem document in the application's place and closes; a begun response is only cut off."""
+        """Answers with a problem document instead of the application and closes; a started response is only cut off."""
         begun = self.current is not None and self.current.started
         self._vanished()
         if self.transport.is_closing():
@@ -471,7 +472,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Closes our side, and for a moment reads what comes: closing at once would reset the answer away."""
+        """Closes the sending side and reads for a moment: closing at once would reset the answer away."""
         complete = self.reading is PENDING and not self._held
         self._move(LINGERING)
         self._held.clear()
@@ -488,7 +489,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._set_deadline(LINGER_S)
 
     def shutdown(self) -> None:
-        """The server stops: an idle connection closes, a pending response is the connection's last."""
+        """The server stops: an idle connection closes; a pending response is the connection's last."""
         if self.current is None:
             if self.reading is not LINGERING:
                 self.transport.close()
@@ -498,7 +499,7 @@ class GatewayProtocol(HttpToolsProtocol):
     # Time
 
     def _set_deadline(self, seconds: float) -> None:
-        """The current state may last that long. One timer a connection, moved only when it would ring too late."""
+        """Limits the current state to `seconds`. One timer per connection, moved only if it would fire too late."""
         self._deadline = self.loop.time() + seconds
         if self._timer is None or self._deadline < self._timer_at:
             if self._timer is not None:
@@ -523,13 +524,13 @@ class GatewayProtocol(HttpToolsProtocol):
     # Flow
 
     def client_closed(self, *, ask: bool = False) -> bool:
-        """Whether the client has closed its side; the kernel is asked with `ask`, and while reading is paused."""
+        """Whether the client has closed its side. Asks the kernel with `ask`, and while reading is paused."""
         if self._ended or self.transport.is_closing():
             return True
         return (ask or self.flow.read_paused) and tcp.peer_closed(self.transport.get_extra_info("socket"))
 
     def _pause(self) -> None:
-        """Stops reading; the kernel is asked for the client instead."""
+        """Stops reading; from now on the kernel is asked for the client's state."""
         if self._ended:
             return
         self.flow.pause_reading()

@@ -1,13 +1,13 @@
-"""One request and its response: the ASGI side. Owns the response's bytes and what the application learns of the client.
+"""One request and its response: the ASGI side. Owns the bytes of the response, and reports the client's end.
 
-Reads nothing and holds no timer: protocol.py, which owns the connection, tells it of the body and of the client's end.
+Reads nothing and has no timer: connection.py, which owns the connection, passes on the body and the client's end.
 
 Invariants
-1. Nothing is written before the first body message, so an application that fails before it is answered by a 500.
-2. After `vanish` nothing is written any more, and `reached` stays false.
+1. Nothing is written before the first body message, so an application that fails before it is answered with a 500.
+2. After `vanish` nothing is written, and `reached` stays false.
 3. A response that starts while the request's body is incomplete closes the connection.
-4. A request that waits upon its client (it asked to be told, streams, or listens for the disconnect) is over when the
-   client closes its side; one that does not is answered, for the client may have closed only its sending side.
+4. A request that waits for its client (it registered a callback, streams, or listens for the disconnect) ends when the
+   client closes its side. Another request is answered, because the client may have closed only its sending side.
 """
 
 from __future__ import annotations
@@ -93,16 +93,16 @@ class Cycle:
         self.started = False  # its first bytes are written
         self.complete = False
         # Client
-        self._carries = True  # the answer is more than "nothing there"
-        self._waits = False  # it asked to be told when the client goes
+        self._carries = True  # the answer is more than "no job"
+        self._waits = False  # the application registered a callback for the client's end
         self._listening = False  # it is inside `receive`
         self.gone = False
         self.reached = False
 
-    # What the connection tells
+    # Called by the connection
 
     def add_body(self, data: bytes) -> None:
-        """More of the request's body. Nobody reads that of a request that is parked."""
+        """Adds to the request's body. The body of a waiting request is not read."""
         if self._waits:
             self._protocol.body_taken()
             return
@@ -115,7 +115,7 @@ class Cycle:
         self._wake.set()
 
     def half_close(self, *, last: bool) -> None:
-        """The client sends no more; with `last` nothing of it waits behind this request."""
+        """The client sends no more; with `last` no request is behind this one."""
         if self.waits_for_client or not self.body_complete:
             self.vanish()
         elif last:
@@ -123,21 +123,21 @@ class Cycle:
 
     @property
     def parked(self) -> bool:
-        """Whether the application asked to be told when the client goes."""
+        """Whether the application registered a callback for the client's end."""
         return self._waits
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether the response is of no use to a client that has closed its side."""
+        """Whether the response is useless to a client that has closed its side."""
         return self._waits or self.started or (self._listening and self.body_complete)
 
     @property
     def is_ours(self) -> bool:
-        """Whether the request came whole and its answer has not begun: the client waits for us, not we for him."""
+        """Whether the request is complete and its answer has not begun: the client waits for the gateway."""
         return self.body_complete and not self.started
 
     def vanish(self) -> None:
-        """The client is gone, or is answered by the server itself. Idempotent; after the response it does nothing."""
+        """The client is gone, or the server itself answers it. Idempotent; does nothing after the response."""
         if self.gone or self.complete:
             return
         self.gone = True
@@ -147,7 +147,7 @@ class Cycle:
             try:
                 callback()
             except Exception:
-                log.exception("a callback for a vanished client failed")
+                log.exception("a callback for a disconnected client failed")
 
     # ClientConnection
 
@@ -173,24 +173,24 @@ class Cycle:
     # ASGI
 
     async def run(self, app: Any, scope: Any) -> None:
-        """Runs the application to its end; answers 500 where it fails before a byte of the response is written."""
+        """Runs the application to its end. Answers 500 if it fails before a byte of the response is written."""
         try:
             await app(scope, self.receive, self.send)
         except asyncio.CancelledError:
             self._protocol.give_up(self)
             raise
         except Exception as exc:
-            if self.gone:  # how applications end when their client does
-                log.debug("ended with the client gone: %r", exc)
+            if self.gone:  # applications end this way when their client disconnects
+                log.debug("ended after the client disconnected: %r", exc)
                 return
             request_id = self._protocol.request_id(scope)
             log.exception("the application failed", extra={"fields": {"request_id": request_id}})
-            self._fail("The gateway failed; its log tells more under this request id", request_id)
+            self._fail("the gateway failed; its log has the cause under this request id", request_id)
         else:
             if not self.complete and not self.gone:
                 request_id = self._protocol.request_id(scope)
                 log.error("the application ended without a response", extra={"fields": {"request_id": request_id}})
-                self._fail("The gateway gave no answer; its log tells more under this request id", request_id)
+                self._fail("the gateway gave no answer; its log has the cause under this request id", request_id)
         finally:
             self._callbacks.clear()
 
@@ -205,7 +205,7 @@ class Cycle:
         self._body(body, last=True)
 
     async def receive(self) -> dict[str, Any]:
-        """The ASGI receive: the body by pieces; `http.disconnect` after the response and when the client is gone."""
+        """The ASGI receive: the body in pieces; `http.disconnect` after the response and when the client is gone."""
         protocol = self._protocol
         if self._waiting_for_100:
             self._waiting_for_100 = False
@@ -228,10 +228,10 @@ class Cycle:
         return {"type": "http.request", "body": body, "more_body": not self.body_complete}
 
     async def send(self, message: Any) -> None:
-        """The ASGI send. Waits while the client reads too slowly, also for the last bytes of a large response; does
+        """The ASGI send. Waits while the client reads too slowly, also for the last bytes of a large response. Does
         nothing once the client is gone.
 
-        Raises RuntimeError for messages out of order, invalid headers and bodies that break their Content-Length.
+        Raises RuntimeError for messages out of order, invalid headers and bodies that violate their Content-Length.
         """
         kind = message["type"]
         if kind == "http.response.body":
@@ -241,7 +241,7 @@ class Cycle:
             if self._head is None and not self.started:
                 raise RuntimeError("http.response.body came before http.response.start")
             if self.complete:
-                raise RuntimeError("the response is complete already")
+                raise RuntimeError("the response is already complete")
             if not self.gone:
                 self._body(message.get("body", b""), last=not message.get("more_body", False))
                 if self.complete and flow.write_paused and not await self._protocol.drained():
@@ -251,10 +251,10 @@ class Cycle:
                 raise RuntimeError("http.response.start came twice")
             self._start(message["status"], message.get("headers", ()))
         else:
-            raise RuntimeError(f"{kind} is no message of a response")
+            raise RuntimeError(f"{kind} is not a message of a response")
 
     def _start(self, status: int, headers: Any) -> None:
-        """Checks and lays out the head; raises RuntimeError and changes nothing when a header is invalid."""
+        """Checks and formats the head. Raises RuntimeError, without a change, if a header is invalid."""
         content = [STATUS_LINES[status], self._protocol.server_state.date_line]
         values: list[bytes] = []
         length: int | None = None
@@ -272,7 +272,7 @@ class Cycle:
             values.append(value)
             content += (name, b": ", value, b"\r\n")
         if _BAD_VALUE.search(b" ".join(values)):
-            raise RuntimeError(f"a header's value holds a control character: {values!r}")
+            raise RuntimeError(f"a header value contains a control character: {values!r}")
         if closes or not self.body_complete or self._protocol.server_state.draining:
             self.keep_alive = False
         if self.keep_alive:
@@ -323,7 +323,7 @@ class Cycle:
 
 
 def _nothing() -> None:
-    """Takes back a callback that has run already."""
+    """Removes a callback that has already run."""
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,7 @@
 """Where one HTTP/1.1 message ends, and which heads are too ambiguous to serve. Sans-I/O: bytes in, values out.
 
-llhttp, the parser, is strict about line ends, header characters and lengths; this module refuses what it lets pass.
-Source: RFC 9112 sections 2.3, 3.2, 6.1, 6.3, 11.2; tried against httptools 0.9.
+llhttp, the parser, is strict about line ends, header characters and lengths; this module refuses what llhttp accepts.
+Source: RFC 9112 sections 2.3, 3.2, 6.1, 6.3, 11.2; tested with httptools 0.9.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from gateway.errors import BadFraming
 CHUNKED: Final = -1
 BLANK_LINE: Final = b"\r\n\r\n"
 OWS: Final = b" \t"
-"""What may stand on both sides of a field's value and is no part of it (RFC 9110, section 5.5); llhttp leaves it at the
-end. Every value loses it where it is read, so that no reader behind has to."""
+"""White space around a field's value, which is not part of it (RFC 9110, section 5.5). llhttp leaves it at the end. It
+is stripped from every value where the value is read, so that later readers need not do it."""
 
 # Headers that decide how a request is read.
 FRAMING_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"host", b"expect"})
 
 
-# Source: RFC 9110 section 9 and RFC 5789: the methods a client may pipeline. Others are no start of a request here.
+# Source: RFC 9110 section 9 and RFC 5789: the methods that a client may pipeline. Other words do not begin a request.
 _METHODS: Final = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT")
 _VERSION: Final = re.compile(rb" HTTP/[0-9.]+\Z")
 
 
 def begins_request(data: bytes) -> bool:
-    """Whether these bytes, however few, can be the beginning of a request, also of a malformed one.
+    """Whether these bytes, however few, can be the beginning of a request, even of a malformed one.
 
     Blank lines before it are allowed. A complete first line must end with a version of HTTP.
     """
@@ -42,20 +42,20 @@ def framing(version: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> 
     """How to read the request with these framing headers (lower-case names from FRAMING_HEADERS, values without OWS):
     the body's length in bytes, or CHUNKED, and whether the client waits for a 100 before it sends the body.
 
-    Raises BadFraming for what two readers could understand in two ways.
+    Raises BadFraming if two readers could understand the request differently.
     """
     if version not in ("1.1", "1.0"):
-        raise BadFraming(f"HTTP/{version} is not spoken here, HTTP/1.1 is")
+        raise BadFraming(f"HTTP/{version} is not supported; use HTTP/1.1")
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1"):
-        raise BadFraming(f"one Host header is needed, {len(hosts)} came")
+        raise BadFraming(f"the request has {len(hosts)} Host headers; send exactly one")
     _check_target(target, hosts[0] if hosts else b"")
     return _body(version, headers) if len(headers) > len(hosts) else (0, False)
 
 
 def _check_target(target: bytes, host: bytes) -> None:
     if b"#" in target:
-        raise BadFraming("a request target has no fragment")
+        raise BadFraming("the request target has a fragment; remove it")
     if not target.startswith((b"/", b"*")):
         # Absolute form: its authority replaces Host (RFC 9112 section 3.2.2), so the two must not differ.
         authority = target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
@@ -69,17 +69,17 @@ def _body(version: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, bool]:
     continues = any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
     if codings:
         if lengths or len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise BadFraming("the one Transfer-Encoding served is chunked, without a Content-Length")
+            raise BadFraming("the only supported Transfer-Encoding is chunked, without a Content-Length")
         if version == "1.0":
-            raise BadFraming("HTTP/1.0 has no Transfer-Encoding")
+            raise BadFraming("HTTP/1.0 has no Transfer-Encoding; use HTTP/1.1")
         return CHUNKED, continues
     if len(lengths) > 1:
-        raise BadFraming("one Content-Length is allowed")
+        raise BadFraming("the request has several Content-Length headers; send one")
     return int(lengths[0]) if lengths else 0, continues and version == "1.1"
 
 
 class BlankLine:
-    """Finds the end of the next CRLF CRLF in a stream of pieces, also where it lies across two of them.
+    """Finds the end of the next CRLF CRLF in a stream of pieces, even if it is split between two of them.
 
     Every head ends with one, and so does every chunked body (its last chunk, its trailers).
     """
@@ -90,7 +90,7 @@ class BlankLine:
         self._tail = b""
 
     def end_in(self, piece: bytes) -> int:
-        """How many bytes of `piece` reach up to the blank line's end; 0 when it does not end in there."""
+        """The number of bytes of `piece` up to the end of the blank line; 0 if it does not end in this piece."""
         tail = self._tail
         if tail:
             straddling = (tail + piece[:3]).find(BLANK_LINE)

@@ -1,9 +1,9 @@
-"""Connections on which no request is under way, and what they have sent so far: who is closed where room is needed.
+"""Connections without a request in progress, and the bytes they have sent: which one is closed if room is needed.
 
-1. At the limit of connections, the one that has been idle longest is closed for a new one. A connection whose request
-   is under way is never closed for another one.
-2. What comes before its request is known counts with the memory of requests, for no tenant. Where that is too much, the
-   connection whose head began first is refused.
+1. At the limit of connections, the one that has been idle longest is closed for a new one. A connection with a request
+   in progress is never closed for another one.
+2. Bytes that arrive before their request is known count as memory of requests, for no tenant. At the limit of memory,
+   the connection whose head began first is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NOBODY = ""
 
 
 class Idle:
-    """The idle connections of one server, oldest first. buffers: what requests hold. closed: how many, by rule 1."""
+    """The idle connections of one server, oldest first. buffers: memory of requests. closed: how many by rule 1."""
 
     def __init__(self, buffers: Shares) -> None:
         self._buffers = buffers
@@ -29,15 +29,15 @@ class Idle:
         self.closed = 0
 
     def add(self, connection: GatewayProtocol) -> None:
-        """No request is under way on it from now on."""
+        """The connection has no request in progress."""
         self._connections[connection] = None
 
     def remove(self, connection: GatewayProtocol) -> None:
-        """A request is, or it is closed."""
+        """The connection has a request in progress, or is closed."""
         self._connections.pop(connection, None)
 
     def close_oldest(self) -> bool:
-        """Whether there was one to close."""
+        """Closes the oldest idle connection. Returns whether there was one."""
         oldest = next(iter(self._connections), None)
         if oldest is None:
             return False
@@ -47,9 +47,9 @@ class Idle:
         return True
 
     def hold(self, connection: GatewayProtocol, change: int, *, head: bool) -> bool:
-        """It holds so many bytes more, or less, of requests that are not known yet. Whether there is room for them.
+        """Changes the number of held bytes of unknown requests by `change`. Returns whether there is room for them.
 
-        head: it has a part of a head. Others may be refused to make room (rule 2).
+        head: the bytes belong to a head. Others may be refused to make room (rule 2).
         """
         if change > 0:
             self._buffers.take(NOBODY, change)

@@ -1,6 +1,6 @@
-"""uvicorn's server without its signals and polling: serves one inherited socket until told to stop, in a fixed order.
+"""uvicorn's server without its signals and polling: serves one inherited socket until it is stopped, in a fixed order.
 
-Owns the listener and the connections' shared state. When and why to stop is worker.py's business.
+Owns the listener and the connections' shared state. process/worker.py decides when to stop.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Each step of the stop waits no longer than this for responses and their last bytes.
+# Each step of the stop waits at most this long for responses and their last bytes.
 FINISH_S: Final = 0.1
-# What a client gets, once no lease is left, for the rest of a body or for reading what it asked for.
+# The time that a client gets, once no lease is left, for the rest of a body or for reading its answer.
 CLIENT_S: Final = 0.8
 BACKLOG: Final = 4096
 
 
 class ApplicationStartError(Exception):
-    """The application's start-up failed; its log line was written."""
+    """The application's start-up failed and was logged."""
 
 
 class GatewayServer(uvicorn.Server):
-    """A uvicorn server whose life is `start`, `stop`; uvicorn's own run, serve and signal handling are not used."""
+    """A uvicorn server with `start` and `stop`. uvicorn's own run, serve and signal handling are not used."""
 
     config: LimitedConfig
     server_state: DatedState
 
     def __init__(self, app: Any, settings: Settings, buffers: Shares) -> None:
-        """buffers: what the application's requests may hold of memory, with what comes before them."""
+        """buffers: the memory that the application's requests, and the bytes before them, may use."""
         limits = Limits(
             header_bytes=settings.max_header_bytes,
             header_timeout_s=settings.header_timeout_s,
@@ -97,18 +97,18 @@ class GatewayServer(uvicorn.Server):
         return GatewayProtocol(self.config, self.server_state, self.lifespan.state)
 
     def begin_drain(self) -> None:
-        """From now on each answer is its connection's last, so that clients look for another instance."""
+        """From now on each answer is its connection's last, so that clients connect to another instance."""
         self.server_state.draining = True
 
     def close_listener(self) -> None:
-        """No connection is accepted any more."""
+        """Stops accepting connections."""
         for server in self.servers:
             server.close()
         if self._tls is not None:
             self._tls.close()
 
     async def answered(self, within_s: float) -> None:
-        """Returns when the requests under way are answered, or the time is over.
+        """Returns when the requests in progress are answered, or when the time is over.
 
         Clients that are slow to send their body or to read their answer get CLIENT_S.
         """
@@ -123,8 +123,8 @@ class GatewayServer(uvicorn.Server):
                     await state.change()
 
     async def stop(self) -> None:
-        """Stops in order: the listener, what still runs, the connections, the application. Takes three times FINISH_S
-        at most, and the application's own shutdown."""
+        """Stops in order: the listener, requests in progress, the connections, the application. Takes at most three
+        times FINISH_S plus the application's own shutdown."""
         self.close_listener()
         state = self.server_state
         for connection in list(state.connections):
@@ -149,7 +149,7 @@ class GatewayServer(uvicorn.Server):
         return [each.current for each in connections if each.current is not None]
 
     def _tick(self) -> None:
-        """The Date header, renewed each second."""
+        """Renews the Date header, once a second."""
         now = time.time()
         self.server_state.date_line = b"date: %b\r\n" % formatdate(now, usegmt=True).encode()
         self._clock = asyncio.get_running_loop().call_later(1.0 - now % 1.0, self._tick)

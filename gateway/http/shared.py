@@ -1,4 +1,4 @@
-"""What all connections of one server share: their limits, the Date header, and who is still connected."""
+"""State that all connections of one server share: their limits, the Date header, and which ones are open."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may take. Sizes in bytes, times in seconds."""
+    """Limits for one client. Sizes in bytes, times in seconds."""
 
     header_bytes: int
     header_timeout_s: float
@@ -30,7 +30,7 @@ class Limits:
 
 
 class LimitedConfig(Config):
-    """uvicorn's Config with our limits: the server gives it to every protocol it makes."""
+    """uvicorn's Config with our limits. The server passes it to every protocol that it makes."""
 
     def __init__(self, app: Any, limits: Limits, **options: Any) -> None:
         super().__init__(app, **options)
@@ -38,11 +38,11 @@ class LimitedConfig(Config):
 
 
 class DatedState(ServerState):
-    """What the connections of one server share.
+    """The shared state of one server's connections.
 
-    idle: connections without a request. date_line: the Date header that every answer carries. kept_lines: the headers
-    of an answer that is not its connection's last; they tell how long the connection may be idle. draining: every
-    answer is its connection's last.
+    idle: connections without a request. date_line: the Date header of every answer. kept_lines: the headers of an
+    answer that is not its connection's last; they announce how long the connection may be idle. draining: every answer
+    is its connection's last.
     """
 
     def __init__(self, idle: Idle, keep_alive_s: float) -> None:

@@ -1,4 +1,4 @@
-"""TCP as the HTTP server needs it: options that notice a dead peer, and what the kernel knows of a connection.
+"""TCP for the HTTP server: options that detect a dead peer, and the kernel's view of a connection.
 
 Plain functions over a socket; owns no socket and keeps no state.
 """
@@ -10,17 +10,17 @@ from typing import Any, Final
 
 KEEPALIVE_PROBES: Final = 3
 
-# Source: Linux include/net/tcp_states.h. In each of these the peer has closed or reset its side.
+# Source: Linux include/net/tcp_states.h. In each of these states the peer has closed or reset its side.
 _PEER_CLOSED: Final = frozenset({6, 7, 8, 9, 11})  # TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
 
 Options = tuple[tuple[int, int, int], ...]
 
 
 def options(keepalive_s: float, user_timeout_s: float) -> Options:
-    """What makes the kernel notice a vanished peer: in twice `keepalive_s` when idle, else in `user_timeout_s`.
+    """Options with which the kernel detects a dead peer: within twice `keepalive_s` if idle, else in `user_timeout_s`.
 
-    Unacknowledged data, or a peer that reads nothing, counts as the second. Source: tcp(7); the kernel knows whole
-    seconds of idleness only.
+    The second applies to unacknowledged data, and to a peer that reads nothing. Source: tcp(7); the kernel knows only
+    whole seconds of idle time.
     """
     idle_s = max(1, round(keepalive_s))
     return tuple(
@@ -38,9 +38,9 @@ def options(keepalive_s: float, user_timeout_s: float) -> Options:
 
 
 def tune(sock: Any, wanted: Options) -> None:
-    """Sets the options. `sock` is a socket or the event loop's stand-in for one.
+    """Sets the options. `sock` is a socket or the event loop's substitute for one.
 
-    A socket that is no TCP socket, or is gone already, stays as it is.
+    A socket that is not a TCP socket, or is already closed, stays unchanged.
     """
     try:
         for level, option, value in wanted:
@@ -50,13 +50,13 @@ def tune(sock: Any, wanted: Options) -> None:
 
 
 def peer_closed(sock: Any) -> bool:
-    """Whether the kernel knows that the peer has closed or reset; nothing is read. False where it does not tell.
+    """Whether the kernel knows that the peer has closed or reset. Reads nothing. False if the kernel does not tell.
 
-    A close behind bytes that do not fit the kernel's buffer is not known before they are read.
+    A close behind bytes that do not fit the kernel's buffer is not known before these are read.
     """
     if not hasattr(socket, "TCP_INFO"):
         return False
     try:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _PEER_CLOSED
-    except (OSError, ValueError):  # ValueError: uvloop's stand-in for a socket that is closed
+    except (OSError, ValueError):  # ValueError: uvloop's substitute for a closed socket
         return False

@@ -1,4 +1,4 @@
-"""Whether the files for TLS can be used: said before anything starts, in one line."""
+"""Checks the files for TLS before anything starts, with one line for an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.settings import Settings, SettingsError
 
 
 def check(settings: Settings) -> None:
-    """Raises SettingsError where the certificate, its key or the authorities cannot be used."""
+    """Raises SettingsError if the certificate, its key or the authorities cannot be used."""
     if settings.ssl_certfile is None:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -22,13 +22,13 @@ def check(settings: Settings) -> None:
         context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, lambda: password)
     except (ssl.SSLError, ValueError) as exc:
         files = f"{settings.ssl_certfile} and {settings.ssl_keyfile or 'the key in it'}"
-        raise SettingsError(f"ssl-certfile: {files} are no certificate with its key: {exc}") from exc
+        raise SettingsError(f"ssl-certfile: {files} are not a certificate and its key: {exc}") from exc
     if settings.ssl_ca_certs is not None:
         _usable("ssl-ca-certs", settings.ssl_ca_certs)
         try:
             context.load_verify_locations(settings.ssl_ca_certs)
         except ssl.SSLError as exc:
-            raise SettingsError(f"ssl-ca-certs: {settings.ssl_ca_certs} holds no certificates: {exc}") from exc
+            raise SettingsError(f"ssl-ca-certs: {settings.ssl_ca_certs} has no certificates: {exc}") from exc
 
 
 def _usable(name: str, path: Path) -> None:

@@ -1,10 +1,10 @@
 """Accepts TLS connections: each handshake has a deadline, and counts as a connection.
 
-asyncio's own server knows a connection only after its handshake: silent ones would be outside of every limit.
+asyncio's own server reports a connection only after its handshake, so silent connections would escape every limit.
 
-1. Handshakes and connections together stay within the limit. Where a new one is above it, the handshake that began
-   first ends, else the connection that has been idle longest, else the new one.
-2. A flood of new connections leaves the event loop to others after each of them.
+1. Handshakes and connections together stay within the limit. For a new one above the limit, the handshake that began
+   first is ended, otherwise the connection that has been idle longest, otherwise the new one.
+2. After each new connection other work on the event loop runs, so that a flood of them does not block the loop.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from gateway.http.shared import DatedState, Limits
 
 log = logging.getLogger(__name__)
 
-# Source: accept(2). The process or the machine has no room for another connection.
+# Source: accept(2). The process or the machine has no resources for another connection.
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NOT_LISTENING: Final = frozenset({errno.EBADF, errno.EINVAL})
 RETRY_S: Final = 0.1
 
 
 class TlsListener:
-    """Serves `listener` from `start` to `close`. protocol: makes one for each connection, after its handshake."""
+    """Serves `listener` from `start` to `close`. protocol: makes one per connection, after its handshake."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class TlsListener:
         self._accepting: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Accepts from now on. Called on the event loop."""
+        """Starts accepting. Called on the event loop."""
         self._listener.setblocking(False)
         self._accepting = asyncio.get_running_loop().create_task(self._accept(), name="tls listener")
 
     def close(self) -> None:
-        """Accepts no more, and ends the handshakes under way. Idempotent."""
+        """Stops accepting, and ends the handshakes in progress. Idempotent."""
         if self._accepting is not None:
             self._accepting.cancel()
         for handshake in self._handshakes:
@@ -81,7 +81,7 @@ class TlsListener:
             await asyncio.sleep(0)
 
     def _make_room(self) -> bool:
-        """Whether there was one to close for a new one."""
+        """Ends a handshake or an idle connection to make room. Returns whether there was one."""
         oldest = next(iter(self._handshakes), None)
         if oldest is None:
             return self._state.idle.close_oldest()
@@ -97,7 +97,7 @@ class TlsListener:
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._protocol, sock, ssl=self._context, ssl_handshake_timeout=self._limits.header_timeout_s
             )
-        except OSError as exc:  # ssl.SSLError among them, and the deadline
+        except OSError as exc:  # includes ssl.SSLError and the deadline
             log.debug("a TLS handshake failed: %s", exc)
             sock.close()
         except BaseException:

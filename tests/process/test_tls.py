@@ -103,14 +103,14 @@ def test_clients_show_certificates(tmp_path, files):
         (["--ssl-certfile", "none.pem"], "ssl-certfile: none.pem cannot be read: No such file or directory"),
         (
             ["--ssl-certfile", "server.key"],
-            "ssl-certfile: server.key and the key in it are no certificate with its key",
+            "ssl-certfile: server.key and the key in it are not a certificate and its key",
         ),
-        (["--ssl-certfile", "server.pem", "--ssl-keyfile", "client.key"], "are no certificate with its key"),
+        (["--ssl-certfile", "server.pem", "--ssl-keyfile", "client.key"], "are not a certificate and its key"),
         (["--ssl-certfile", "server.pem", "--ssl-keyfile", "none.key"], "ssl-keyfile: none.key cannot be read"),
         (["--ssl-keyfile", "server.key"], "ssl-certfile: is missing"),
         (
             ["--ssl-certfile", "server.pem", "--ssl-keyfile", "server.key", "--ssl-ca-certs", "server.key"],
-            "ssl-ca-certs: server.key holds no certificates",
+            "ssl-ca-certs: server.key has no certificates",
         ),
     ],
 )
