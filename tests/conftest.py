@@ -1,7 +1,10 @@
 """What all tests share."""
 
 import itertools
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -9,6 +12,31 @@ import pytest
 
 from tests import ledger
 from tests.running import Running, running
+
+_left_out: dict[str, list[str]] = defaultdict(list)
+"""The slow tests that the command line leaves out, by their file."""
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow"):
+            _left_out[item.location[0]].append(item.name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Lists the slow tests that were left out. Under pytest-xdist nothing is: there the workers select the tests."""
+    if _left_out:
+        terminalreporter.section("slow tests left out; `make test-all` runs them")
+        for file, names in sorted(_left_out.items()):
+            terminalreporter.write_line(f"{file}: {', '.join(names) if len(names) < 4 else f'{len(names)} tests'}")
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a short name, for sockets: their paths hold about 100 bytes, and tmp_path may be long."""
+    path = Path(tempfile.mkdtemp(prefix="kg", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="session")

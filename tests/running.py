@@ -16,16 +16,11 @@ from typing import Any, ClassVar
 
 import httpx
 
+from tests.lab import plain
+from tests.lab.ports import free_port
 from tests.lifeline import lifeline, tied
 
 START_S = 15.0
-
-
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Running:
@@ -74,7 +69,7 @@ class Running:
 
     def ready(self) -> bool:
         """Whether it says that it can serve. Raises httpx.TransportError while nobody listens."""
-        return httpx.get(self.url + "/readyz", timeout=2).status_code == 200
+        return plain.get(self.url + "/readyz", timeout=2).status_code == 200
 
     def stop(self) -> int:
         """Ends it in order; returns its exit code."""
@@ -92,7 +87,8 @@ class Running:
             time.sleep(0.005)
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, **options)
+        make = plain.client if self.url.startswith("http:") else httpx.Client
+        return make(base_url=self.url, timeout=30, **options)
 
     def raw(self, request: bytes) -> bytes:
         """What the server answers to these very bytes, until it closes the connection."""

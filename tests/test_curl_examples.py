@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.api.keyring import Keyring
+from tests.lab import plain
 from tests.running import Running, running
 
 EXAMPLES = Path(__file__).parent.parent / "clients" / "curl-examples"
@@ -174,7 +175,7 @@ def test_consumer_reads_what_the_other_clients_read(tmp_path: Path) -> None:
     keyring.add("worker", scopes="produce consume")
     secret = keyring.secrets["worker"]
     with running(tmp_path / "data", "--keys", str(keyring.path)) as gateway:
-        with httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {secret}"}) as http:
+        with plain.client(base_url=gateway.url, headers={"Authorization": f"Bearer {secret}"}) as http:
             assert http.post("/queues/q/jobs", json=1).status_code == 201
         settings = {"GATEWAY_URL": gateway.url, "GATEWAY_KEY": secret, "LEASE_SECONDS": "7", "JOBS": "1"}
         code, written = finish(start("consumer.sh", "q", gateway="", files=tmp_path, **settings))

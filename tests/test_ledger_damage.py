@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import sqlite3
 
-import httpx
 import pytest
 
 from gateway.delivery.idempotency import ledger_file
 from gateway.delivery.idempotency.ledger import DamagedEntryError, Ledger, Reply
+from tests.lab import plain
 from tests.running import Running, running
 
 FIELDS = ["state = 2", "fingerprint = x'00'", "seed = x'00'", "owner = 'x'", "claimed_s = 1.0", "status = 200",
@@ -92,7 +92,7 @@ def test_a_sound_file_is_not_complained_of(tmp_path, end, workers):
     """Stopped or killed, again and again, with one worker and with two."""
     with running(tmp_path / "data", "--workers", workers) as gateway:
         for _ in range(2):
-            with httpx.Client(base_url=gateway.url, timeout=30) as http:
+            with plain.client(base_url=gateway.url, timeout=30) as http:
                 answers = [put(http, f"key-{number}").content for number in range(10)]
             getattr(gateway, end)()
             gateway.start()

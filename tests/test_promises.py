@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from tests.running import Running, running
 
@@ -61,12 +62,13 @@ def consume(gateway: Running, story: Story, stop: threading.Event) -> None:
                 return
 
 
-def test_kill_9_of_everything_loses_and_repeats_nothing(tmp_path):
+@pytest.mark.parametrize("rounds", [2, pytest.param(ROUNDS, marks=pytest.mark.slow)])
+def test_kill_9_of_everything_loses_and_repeats_nothing(tmp_path, rounds):
     """Gateway and broker are killed together at random moments; afterwards the books balance."""
     chance = random.Random(20261)
     story = Story()
     with running(tmp_path / "data") as gateway:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             stop = threading.Event()
             with ThreadPoolExecutor(5) as pool:
                 work = [pool.submit(produce, gateway, story, stop) for _ in range(2)]
@@ -82,7 +84,7 @@ def test_kill_9_of_everything_loses_and_repeats_nothing(tmp_path):
             while (answer := http.get("/queues/q/next?timeout=0.5")).status_code == 200:
                 left.add(answer.json()["id"])
                 assert http.post(answer.json()["lease"]["url"] + "/ack").status_code == 204
-    assert len(story.stored) > ROUNDS
+    assert len(story.stored) > rounds
     assert story.acked
     assert not story.returned, "a job came back after its ack was answered"
     assert not left & story.acked, "a job came back after its ack was answered"
@@ -105,7 +107,8 @@ def body(number: int) -> tuple[bytes, str | None]:
     return chance.randbytes(size), None
 
 
-def test_ten_thousand_jobs_come_back_unchanged_exactly_once(tmp_path):
+@pytest.mark.parametrize("jobs", [300, pytest.param(JOBS, marks=pytest.mark.slow)])
+def test_jobs_come_back_unchanged_exactly_once(tmp_path, jobs):
     """Random bodies of every kind through HTTP: each is delivered once, byte for byte, and then the queue is empty."""
     sent: dict[str, int] = {}
     seen: list[str] = []
@@ -143,11 +146,11 @@ def test_ten_thousand_jobs_come_back_unchanged_exactly_once(tmp_path):
 
     stored = threading.Event()
     with running(tmp_path / "data") as gateway, ThreadPoolExecutor(8) as pool:
-        work = [pool.submit(enqueue, range(each, JOBS, 4)) for each in range(4)]
+        work = [pool.submit(enqueue, range(each, jobs, 4)) for each in range(4)]
         work += [pool.submit(take) for _ in range(4)]
         for each in work:
             each.result(240)
         with gateway.client() as http:
             assert http.get("/queues/q").json()["items"] == 0
-    assert len(seen) == JOBS
+    assert len(seen) == jobs
     assert set(seen) == set(sent)

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.lab import plain
 from tests.leases.cluster import Cluster, clustered
 
 PRODUCERS, CONSUMERS = 2, 4
@@ -50,7 +51,7 @@ class Load:
 
     def _produce(self, seed: int) -> None:
         choice = random.Random(seed)
-        with httpx.Client(timeout=10) as http:
+        with plain.client(timeout=10) as http:
             while not self._producing.is_set():
                 number = next(self._numbers)
                 try:
@@ -62,7 +63,7 @@ class Load:
 
     def _consume(self, seed: int) -> None:
         choice = random.Random(seed)
-        with httpx.Client(timeout=10) as http:
+        with plain.client(timeout=10) as http:
             while not self._consuming.is_set():
                 asked_s = time.monotonic()
                 try:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.api.keyring import Keyring
 from tests.api.relay import Relay
+from tests.lab import plain
 from tests.running import Running, free_port, running
 
 ADDRESS = re.compile(r"127\.0\.0\.1|localhost|unix:|\.sock|:[0-9]{2,5}\b|/tmp|Errno")
@@ -21,7 +22,7 @@ class Unready(Running):
     """Serves, although no server answers."""
 
     def ready(self) -> bool:
-        return httpx.get(self.url + "/livez", timeout=2).status_code == 200
+        return plain.get(self.url + "/livez", timeout=2).status_code == 200
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from gateway.config.keys import Scope, load, new
 from gateway.config.toml_file import MistakesError
 from gateway.errors import ForbiddenQueue, ForbiddenScope, RateLimited, Unauthenticated
 from tests.api.keyring import Keyring
+from tests.lab import plain
 from tests.running import running
 
 DIGEST = hashlib.sha256(b"secret").hexdigest()
@@ -400,7 +401,7 @@ def test_new_secrets_differ():
 
 def status(gateway, ring, name):
     """What a new connection gets with that key."""
-    return httpx.get(gateway.url + "/queues", headers=ring.bearer(name)).status_code
+    return plain.get(gateway.url + "/queues", headers=ring.bearer(name)).status_code
 
 
 def until(check, within_s=10.0):
@@ -420,7 +421,7 @@ def test_keys_change_without_a_restart(tmp_path):
     async def busy(gateway, stop):
         """Asks over connections that spread over both workers, until told; every answer must be a 200."""
         count = 0
-        async with httpx.AsyncClient(base_url=gateway.url, headers=ring.bearer("stays")) as http:
+        async with plain.async_client(base_url=gateway.url, headers=ring.bearer("stays")) as http:
             while not stop.is_set():
                 answers = await asyncio.gather(*(http.get("/queues") for _ in range(4)))
                 assert {each.status_code for each in answers} == {200}
@@ -428,7 +429,7 @@ def test_keys_change_without_a_restart(tmp_path):
         return count
 
     async def poll(gateway, queue):
-        async with httpx.AsyncClient(base_url=gateway.url, headers=ring.bearer("old"), timeout=30) as http:
+        async with plain.async_client(base_url=gateway.url, headers=ring.bearer("old"), timeout=30) as http:
             return await http.get(f"/queues/{queue}/next?timeout=20")
 
     async def scenario(gateway):
@@ -441,7 +442,7 @@ def test_keys_change_without_a_restart(tmp_path):
             ring.remove("old")
             await asyncio.to_thread(reload, gateway)
             await asyncio.to_thread(everywhere, gateway)
-            async with httpx.AsyncClient(base_url=gateway.url, headers=ring.bearer("new")) as http:
+            async with plain.async_client(base_url=gateway.url, headers=ring.bearer("new")) as http:
                 for number in range(8):
                     assert (await http.post(f"/queues/parked{number}/jobs", content=b"1")).status_code == 201
             assert [(await each).status_code for each in polls] == [200] * 8
@@ -450,7 +451,7 @@ def test_keys_change_without_a_restart(tmp_path):
 
     def parked(gateway):
         """How many queues have a poll that waits."""
-        shown = httpx.get(gateway.url + "/queues?filter=waiters>0", headers=ring.bearer("stays"))
+        shown = plain.get(gateway.url + "/queues?filter=waiters>0", headers=ring.bearer("stays"))
         return len(shown.json()["queues"])
 
     def reload(gateway):
@@ -523,5 +524,5 @@ def kill_worker(gateway):
 
 def served(gateway, ring):
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(gateway.url + "/queues", headers=ring.bearer("good"), timeout=1).status_code == 200
+        return plain.get(gateway.url + "/queues", headers=ring.bearer("good"), timeout=1).status_code == 200
     return False

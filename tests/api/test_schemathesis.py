@@ -5,19 +5,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.running import running
 
 SHORT_WAITS = ("--max-timeout", "0.2", "--default-timeout", "0.05")
 """The contract that is served names these limits, so the generated waits keep to them."""
 
 
-def test_schemathesis_finds_nothing(tmp_path):
+SHORT = ("--max-examples", "2", "--phases", "examples,fuzzing,stateful")
+LONG = ("--max-examples", "60")
+
+
+@pytest.mark.parametrize("extent", [SHORT, pytest.param(LONG, marks=pytest.mark.slow)], ids=["short", "long"])
+def test_schemathesis_finds_nothing(tmp_path, extent):
     """Every check, generated and stateful, positive and negative, on a live port."""
     with running(tmp_path / "data", *SHORT_WAITS) as gateway:
         found = subprocess.run(
             [
                 Path(sys.executable).with_name("schemathesis"),
-                *("run", gateway.url + "/openapi.yaml", "--checks", "all", "--max-examples", "60"),
+                *("run", gateway.url + "/openapi.yaml", "--checks", "all", *extent),
                 *("--seed", "7", "--warnings", "off", "--continue-on-failure", "--output-sanitize", "false"),
             ],
             cwd=tmp_path,

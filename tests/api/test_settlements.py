@@ -5,12 +5,12 @@ import json
 import socket
 import time
 
-import httpx
 import pytest
 
 from tests.api.keyring import Keyring
 from tests.api.test_jobs import wait_until
 from tests.api.test_leases import take
+from tests.lab import plain
 from tests.ledger import check, last_words
 from tests.running import Running, free_port, running
 
@@ -525,7 +525,7 @@ def test_a_settlement_s_connection_is_fit_for_use(settling, http, queue):
         assert http.post(job["lease"]["url"] + ("/reject" if job["data"] % 2 else "/nack")).status_code == 204
     assert http.post(f"/queues/{queue}/redrive").json()["redriven"] == 6
     found = []
-    with httpx.Client(base_url=settling.url) as other:
+    with plain.client(base_url=settling.url) as other:
         for _ in range(12):
             job = take(other, queue)
             found.append(job["data"])

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.api.keyring import Keyring
+from tests.lab import plain
 from tests.running import Running, running
 
 MIB = 1 << 20
@@ -165,7 +166,7 @@ def test_connections(shared, keys):
         for _ in range(60):
             stack.enter_context(socket.create_connection(("127.0.0.1", shared.port), 10))
         works(other)
-        with httpx.Client() as fresh:
+        with plain.client() as fresh:
             assert fresh.get(shared.url + "/livez").status_code == 200
         for poll in polls:
             poll.setblocking(False)

@@ -344,7 +344,8 @@ def _flip(path: Path, chance: random.Random) -> str:
     return f"{path.name} at {at} of {len(content)} ^ {bits:#x}"
 
 
-def test_one_flipped_byte_anywhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flips", [6, pytest.param(FLIPS, marks=pytest.mark.slow)])
+def test_one_flipped_byte_anywhere(tmp_path: Path, flips: int) -> None:
     """At random places of each file, once with and once without a log: no wrong job comes, none is lost unsaid."""
     stored = {
         "emails": [b'{"to": "user-%d@example.org"}' % i for i in range(400)],
@@ -354,9 +355,9 @@ def test_one_flipped_byte_anywhere(tmp_path: Path) -> None:
     }
     fill(tmp_path / "stopped", stored)
     fill(tmp_path / "killed", stored, end="kill")
-    chance = random.Random(FLIPS)
+    chance = random.Random(flips)
     told, lost_jobs, refused = 0, 0, 0
-    for number in range(FLIPS):
+    for number in range(flips):
         data = copy(tmp_path / ("stopped", "killed")[number % 2], tmp_path / "damaged")
         files = [path for path in sorted(data.iterdir()) if path.stat().st_size and not path.name.endswith("-shm")]
         weights = [path.stat().st_size for path in files]
@@ -377,7 +378,7 @@ def test_one_flipped_byte_anywhere(tmp_path: Path) -> None:
             assert found.errors, f"{where}: {len(lost)} jobs are lost and nobody is told"
             assert code == 1, f"{where}: {len(lost)} jobs are lost and check finds nothing"
         told += bool(found.errors)
-    print(f"{FLIPS} flips: {told} were told in the log, {refused} refused at the start, {lost_jobs} jobs lost in all")
+    print(f"{flips} flips: {told} were told in the log, {refused} refused at the start, {lost_jobs} jobs lost in all")
 
 
 # Formats
@@ -423,7 +424,8 @@ def test_a_new_file_is_like_one_that_was_brought_up_to_date(whole: Path, tmp_pat
     assert damaging.rows(old, layout) == damaging.rows(whole, layout)
 
 
-def test_killed_while_it_is_brought_up_to_date(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_killed_while_it_is_brought_up_to_date(tmp_path: Path, kills: int) -> None:
     """At random moments, again and again: no job is lost or changed, and in the end each has a checksum."""
     data, count = _format_1(tmp_path / "data"), 30_000
     with contextlib.closing(sqlite3.connect(data / "broker.sqlite", isolation_level=None)) as connection:
@@ -434,7 +436,7 @@ def test_killed_while_it_is_brought_up_to_date(tmp_path: Path) -> None:
         connection.execute("COMMIT")
     chance = random.Random(1)
     halves = []
-    for _ in range(8):
+    for _ in range(kills):
         with subprocess.Popen(
             [*damaging.COMMAND, "--listen", "127.0.0.1:0", "--data", str(data)], stderr=subprocess.PIPE
         ) as broker:

@@ -50,7 +50,13 @@ def run(built: Callable[[Language], Path]) -> Iterator[Run]:
         program.kill()
 
 
-@pytest.fixture(params=LANGUAGES, ids=lambda language: language.name)
+PARAMETERS = [
+    pytest.param(each, id=each.name, marks=[pytest.mark.slow] if each.name != "python" else []) for each in LANGUAGES
+]
+"""Python's clients need no outside program."""
+
+
+@pytest.fixture(params=PARAMETERS)
 def language(request: pytest.FixtureRequest) -> Language:
     """Each language in turn."""
     return request.param

@@ -49,6 +49,7 @@ def await_all(consumer: Program, expected: set[int]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_the_gateway_dies_and_comes_back(languages: list[Language], run: Run, tmp_path: Path) -> None:
     """Killed while jobs pass: no job is lost, no client ends, and a job that comes twice comes under one id."""
     with running(tmp_path / "data") as gateway, gateway.client() as http:
@@ -86,6 +87,7 @@ def strict(tmp_path: Path) -> Iterator[Running]:
         yield gateway
 
 
+@pytest.mark.slow
 def test_jobs_fail_take_long_and_vanish(languages: list[Language], run: Run, strict: Running) -> None:
     """A job that fails is tried later and then a dead letter with its reason; one that takes twice its lease is done
     once; one whose lease ends is given up, and the consumer goes on."""
@@ -125,6 +127,7 @@ def await_dead_letter(http: httpx.Client, queue: str) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_two_replicas_behind_nginx(languages: list[Language], run: Run, tmp_path: Path) -> None:
     """One replica is killed, then the other one stopped, while jobs pass through nginx: each job is finished."""
     with clustered(tmp_path) as cluster:

@@ -4,6 +4,8 @@ import asyncio
 import statistics
 import time
 
+import pytest
+
 from tests.cluster.rig import Http, before, brokers
 
 POLLS, JOBS = 1000, 200
@@ -46,6 +48,7 @@ async def wakes(port: int, broker, jobs: int) -> list[float]:
     return took
 
 
+@pytest.mark.alone
 def test_jobs_at_one_of_three_servers_wake_as_fast_as_with_one(tmp_path):
     """p50 within 1.5 times the one-server figure, no job twice, at most one in 100 given back, few connections."""
     figures = {}

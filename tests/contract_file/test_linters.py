@@ -5,10 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
-import openapi_spec_validator
 import pytest
 import yaml
-from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 
 from tests.api.keyring import Keyring
 from tests.running import running
@@ -64,6 +62,7 @@ def spectral(*files):
     return [(Path(each["source"]).stem, each["code"]) for each in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lint", "rule"), [(redocly, "no-unused-components"), (spectral, "oas3-unused-component")])
 def test_the_linter_finds_nothing(documents, tmp_path, lint, rule):
     """Not even a warning, with the recommended rules; a component that nothing uses shows that the linter looks."""
@@ -74,6 +73,9 @@ def test_the_linter_finds_nothing(documents, tmp_path, lint, rule):
 
 def test_it_is_an_openapi_document(documents):
     """By the schema of the specification itself and its validator's further rules."""
+    import openapi_spec_validator  # two seconds that every process of a run would need
+    from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
+
     for file in documents:
         openapi_spec_validator.validate(yaml.safe_load(file.read_text()))
     broken = yaml.safe_load(documents[0].read_text())

@@ -32,6 +32,7 @@ NEEDED = {"javascript": SDKS / "javascript/node_modules/cloudevents", "java": SD
 KINDS = 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sdk", PROGRAMS)
 def test_every_mode_of_the_sdk_works_in_and_out(gateway, queue, sdk):
     """What it sends is what it receives: attributes, type and data, as JSON, text and bytes."""

@@ -38,6 +38,7 @@ def raw(job: dict) -> bytes:
     return base64.b64decode(job["data_base64"])
 
 
+@pytest.mark.slow
 def test_php_puts_envelopes(http, queue, php_client):
     """What a PHP page stores with its defaults is a job with id and data, as long as it stays uncompressed."""
     php_client("put", queue, envelope())
@@ -45,6 +46,7 @@ def test_php_puts_envelopes(http, queue, php_client):
     assert (job["id"], job["data"]) == ("f-1", VALUE | {"padding": ""})
 
 
+@pytest.mark.slow
 def test_php_puts_long_envelopes_with_one_option(http, queue, php_client):
     """Over 2000 bytes the defaults compress, which makes a raw item; OPT_COMPRESSION false keeps the envelope."""
     php_client("put", queue, envelope(5000))
@@ -53,12 +55,14 @@ def test_php_puts_long_envelopes_with_one_option(http, queue, php_client):
     assert take(http, queue)["data"]["padding"] == "x" * 5000
 
 
+@pytest.mark.slow
 def test_php_puts_arrays(http, queue, php_client):
     """An array comes serialized, and is delivered as the bytes it is."""
     php_client("put-array", queue, b'{"to":"ada"}')
     assert raw(take(http, queue)) == b'a:1:{s:2:"to";s:3:"ada";}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["default", "plain"])
 def test_php_reads_what_http_put(http, queue, php_client, options):
     """A PHP page takes a string that decodes to the same value, short or long."""
@@ -68,6 +72,7 @@ def test_php_reads_what_http_put(http, queue, php_client, options):
         assert (found["type"], found["event"]["id"], found["event"]["data"]) == ("string", job_id, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settle", ["close", "abort"])
 def test_php_as_documented(shared, http, queue, php, settle):
     """The code of docs/contract.md puts a job and takes it reliably."""

@@ -61,6 +61,7 @@ def queue(request: pytest.FixtureRequest) -> str:
     return "".join(c if c.isalnum() else "-" for c in request.node.name).strip("-")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_client_puts_takes_and_deletes(shared, http, queue, name):
     """What it puts comes by HTTP, in order; what HTTP put it takes, in order; it deletes the queue."""
@@ -100,6 +101,7 @@ def test_pymemcache_flushes_with_its_defaults(tmp_path):
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["plain", "noreply"])
 def test_php_with_and_without_noreply(http, queue, php_client, options):
     """100 sets and gets in turns on one connection: every item comes back, and those that are left come by HTTP."""
@@ -108,6 +110,7 @@ def test_php_with_and_without_noreply(http, queue, php_client, options):
     assert _take(http, queue, 100) == [b"job %d" % n for n in range(100, 200)]
 
 
+@pytest.mark.slow
 def test_dalli_speaks_binary_memcache_and_is_told_at_once(tmp_path):
     """Ruby's client of Debian has no text protocol: it fails at once, not after its time-out, and the log says why."""
     if (

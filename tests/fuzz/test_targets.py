@@ -24,6 +24,7 @@ def test_seeds_and_what_was_found_once(target):
             module.one(seed[:end])
 
 
+@pytest.mark.slow
 def test_some_seconds_of_fuzzing(tmp_path):
     """The short form of `make fuzz`."""
     if "CI" not in os.environ:

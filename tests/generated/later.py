@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
+from tests.lab import plain
 
 # Their values are the producers' own.
 PAYLOADS = {"data", "attributes"}
@@ -28,7 +28,7 @@ def grown(value: Any) -> Any:
 @contextlib.contextmanager
 def later(url: str) -> Iterator[str]:
     """The URL of a relay to the gateway at `url`."""
-    upstream = httpx.Client(base_url=url, timeout=60)
+    upstream = plain.client(base_url=url, timeout=60)
 
     class Relay(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -11,6 +11,8 @@ from tests.generated.conftest import Served, lacking
 from tests.generated.later import later
 from tests.generated.toolchain import INSTALL, PINS
 
+pytestmark = pytest.mark.slow  # an outside program
+
 WITHIN_S = 120.0
 
 

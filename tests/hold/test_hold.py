@@ -11,6 +11,7 @@ import pytest
 
 from tests.broker.rig import BrokerProcess
 from tests.hold.worker import Worker, reference_s
+from tests.lab import plain
 
 MIB = 1 << 20
 EMPTIES = b"[" + b"[]," * ((MIB - 4) // 3 - 1) + b"[]]"
@@ -326,7 +327,7 @@ def test_leases_that_end_together(worker, quick):
     lines = b"".join(b"%d\n" % number for number in range(300))
 
     def request():
-        with httpx.Client(base_url=worker.url, timeout=60, limits=httpx.Limits(max_connections=1)) as http:
+        with plain.client(base_url=worker.url, timeout=60, limits=httpx.Limits(max_connections=1)) as http:
             for queue in ("expiring", "dropped"):
                 assert http.post(f"/queues/{queue}/jobs", content=lines, headers=LINES).status_code == 201
                 for _ in range(300):

@@ -24,6 +24,7 @@ from gateway.http.server import GatewayServer
 from gateway.leases.lease import Lease
 from gateway.process.worker import _spare_the_collector
 from gateway.settings import Settings
+from tests.lab import plain
 
 REFERENCE_STEPS = 500_000
 """Of a loop of Python that takes 20 ms where the machine is quiet and as fast as those that the limit was chosen on: a
@@ -61,7 +62,7 @@ class Worker:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, **options)
+        return plain.client(base_url=self.url, timeout=60, **options)
 
     def raw(self, request: bytes) -> bytes:
         """What is answered to these bytes until the connection closes."""

@@ -86,10 +86,13 @@ original = pytest.param(
 real = pytest.param(
     Siberite,
     id="siberite itself",
-    marks=pytest.mark.skipif(
-        found_siberite() is None,
-        reason="siberite is not installed; with Go: go install github.com/bogdanovich/siberite@latest",
-    ),
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif(
+            found_siberite() is None,
+            reason="siberite is not installed; with Go: go install github.com/bogdanovich/siberite@latest",
+        ),
+    ],
 )
 KINDS = [Manners, one_open_read, old_kestrel, darner, siberite]
 every_kind = pytest.mark.parametrize(

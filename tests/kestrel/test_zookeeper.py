@@ -80,6 +80,7 @@ async def off(function, *arguments):
     return await asyncio.to_thread(function, *arguments)
 
 
+@pytest.mark.slow
 @real
 def test_servers_come_stand_and_go(shared):
     """In both sets UP, only in `read` READONLY, in none gone; what is no member is left out."""
@@ -113,6 +114,7 @@ def test_servers_come_stand_and_go(shared):
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @real
 def test_a_name_in_the_settings_outweighs(shared):
     """A server that is named is written to, whatever it publishes; it stays when it publishes nothing."""
@@ -132,6 +134,7 @@ def test_a_name_in_the_settings_outweighs(shared):
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @real
 def test_an_empty_set_takes_nobody_out(shared, caplog):
     """All gone at once is said, and changes nothing; whoever comes first then is the only one."""
@@ -151,6 +154,7 @@ def test_an_empty_set_takes_nobody_out(shared, caplog):
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @real
 def test_a_set_comes_and_goes_with_the_members_file(shared, tmp_path, caplog):
     """On a reload, as names do; its session ends with it. One that lists nobody yet takes nobody's place."""
@@ -187,6 +191,7 @@ def test_a_set_comes_and_goes_with_the_members_file(shared, tmp_path, caplog):
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @real
 def test_an_expired_session_loses_no_news(shared, caplog):
     """Its watches are gone with it: everything is read anew in the next session, and watched."""
@@ -224,6 +229,7 @@ def remembered(clients):
         watching.Watch._look = look
 
 
+@pytest.mark.slow
 @real
 def test_a_zookeeper_that_is_away_stops_nothing(own, caplog):
     """Not there at first; killed, with members that stay and work; there again, with what has changed meanwhile."""
@@ -252,6 +258,7 @@ def test_a_zookeeper_that_is_away_stops_nothing(own, caplog):
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @real
 def test_a_client_that_reaches_nobody_is_made_anew_and_one_that_does_is_kept(own, monkeypatch):
     """However long it is quiet, a session is kept; a client that finds nobody for long is given up for a new one."""
@@ -280,6 +287,7 @@ def test_a_client_that_reaches_nobody_is_made_anew_and_one_that_does_is_kept(own
         asyncio.run(main())
 
 
+@pytest.mark.slow
 @real
 def test_a_frozen_zookeeper_holds_up_nobody(own):
     """The loop turns on, reloads and the end do not wait for it."""
@@ -305,6 +313,7 @@ def test_a_frozen_zookeeper_holds_up_nobody(own):
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @real
 def test_a_gateway_as_users_run_it(shared, tmp_path):
     """Ready once a member is up; each worker has one session, which ends with it."""

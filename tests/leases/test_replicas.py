@@ -22,6 +22,7 @@ from gateway.forwarding.commands import LeaseCommand, Verb
 from gateway.forwarding.replicas import PATH, SEAL_HEADER, Replicas
 from gateway.forwarding.seal import Seal
 from tests.api.keyring import Keyring
+from tests.lab import plain
 from tests.leases.cluster import SECRET, Cluster, Replica, clustered
 from tests.ledger import check, figures, total
 from tests.running import children_of
@@ -120,7 +121,7 @@ def test_each_hop_is_counted(pair: list[Replica], queue: str) -> None:
 def hops(replica: Replica) -> dict[tuple[str, str], int]:
     """Forwards of all its workers, once all have answered."""
     deadline_s = time.monotonic() + 10
-    while total(found := figures(httpx.get(replica.url + "/metrics").text), "workers", state="silent"):
+    while total(found := figures(plain.get(replica.url + "/metrics").text), "workers", state="silent"):
         assert time.monotonic() < deadline_s
     kinds = [(peer, direction) for peer in ("worker", "replica") for direction in ("sent", "received")]
     return {kind: int(total(found, "forwards_total", peer=kind[0], direction=kind[1])) for kind in kinds}
@@ -360,7 +361,7 @@ def test_orders_are_taken_from_replicas_only(pair: list[Replica], queue: str) ->
 
 def test_a_gateway_without_replicas_has_no_such_path(gateway: Replica) -> None:
     """404, as for any path that there is not."""
-    assert httpx.post(gateway.url + PATH, content=b"{}").status_code == 404
+    assert plain.post(gateway.url + PATH, content=b"{}").status_code == 404
 
 
 class Impostor:
@@ -417,7 +418,7 @@ def test_what_is_no_replica_settles_nothing(orphan: tuple[Replica, int, str], an
     impostor = Impostor(port, answer.replace(b"{port}", b"%d" % port))
     try:
         began = time.monotonic()
-        got = httpx.post(other.url + path + "/ack", headers={"authorization": "Bearer mine", "cookie": "mine"})
+        got = plain.post(other.url + path + "/ack", headers={"authorization": "Bearer mine", "cookie": "mine"})
         assert (got.status_code, got.json()["code"]) == (502, "outcome-unknown")
         assert time.monotonic() - began < 2
         assert 1 <= len(impostor.requests) <= 2
@@ -448,7 +449,7 @@ def test_many_settlements_at_once_share_a_few_connections(pair: list[Replica], q
     with owner.client() as here:
         paths = [take(here, queue)["url"] for _ in range(100)]
     with concurrent.futures.ThreadPoolExecutor(20) as crowd:
-        codes = list(crowd.map(lambda path: httpx.post(other.url + path + "/ack").status_code, paths))
+        codes = list(crowd.map(lambda path: plain.post(other.url + path + "/ack").status_code, paths))
     assert codes == [204] * 100
     assert 1 <= established(owner.port, of=other) <= 2 * 16
 

@@ -19,11 +19,11 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_everything_is_private_and_the_key_stays(tmp_path: Path) -> None:
+def test_everything_is_private_and_the_key_stays(short_path: Path) -> None:
     """0700, 0600, and the same key at the next start."""
     before = os.umask(0)
     try:
-        first = DataDirectory(tmp_path / "a" / "data")
+        first = DataDirectory(short_path / "a" / "data")
     finally:
         os.umask(before)
     assert mode(first.path) == 0o700
@@ -31,7 +31,7 @@ def test_everything_is_private_and_the_key_stays(tmp_path: Path) -> None:
     assert mode(first.path / "lease.key") == 0o600
     assert len(first.lease_key) == KEY_BYTES
     first.close()
-    second = DataDirectory(tmp_path / "a" / "data")
+    second = DataDirectory(short_path / "a" / "data")
     assert second.lease_key == first.lease_key
     second.close()
     assert sorted(path.name for path in first.path.iterdir()) == ["lease.key", "lock", "run", "run.lock"]
@@ -70,11 +70,11 @@ def test_files_of_a_version_before_become_private(tmp_path: Path) -> None:
     assert mode(other) == 0o644
 
 
-def test_every_file_of_a_gateway_is_private(tmp_path: Path) -> None:
+def test_every_file_of_a_gateway_is_private(short_path: Path) -> None:
     """Whatever mask it is started with, and for its whole life: no other user can read or write what it keeps."""
     before = os.umask(0)
     try:
-        with running(tmp_path / "data") as gateway, gateway.client() as http:
+        with running(short_path / "data") as gateway, gateway.client() as http:
             for number in range(3):
                 headers = {"idempotency-key": f"k{number}"}
                 assert http.post("/queues/q/jobs", json=number, headers=headers).status_code == 201

@@ -54,6 +54,7 @@ def interpreter(version: str) -> str:
     pytest.skip(reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", NEWER)
 def test_the_package_works(version: str, wheel: Path, root: Path, tmp_path: Path) -> None:
     """Installed in an environment of its own: a job goes through every settlement, and the contract tests pass."""

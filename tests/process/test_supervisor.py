@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.lab import plain
 from tests.lifeline import lifeline, tied
 from tests.running import children_of, free_port, group_lives
 
@@ -49,7 +50,7 @@ class Serve:
 
     def get(self, path: str) -> httpx.Response:
         """One request on a connection of its own."""
-        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
+        return plain.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
 
     def children(self) -> dict[int, str]:
         """Its child processes: number and command line."""
@@ -193,7 +194,7 @@ def test_dead_broker_is_replaced(serve: Callable[..., Serve]) -> None:
     """A job enqueued before is there afterwards, from the same worker."""
     one = serve().ready()
     worker = one.child("gateway.process.worker")
-    job = httpx.post(f"http://127.0.0.1:{one.port}/queues/q/jobs", content=b"x", timeout=5)
+    job = plain.post(f"http://127.0.0.1:{one.port}/queues/q/jobs", content=b"x", timeout=5)
     assert job.status_code == 201
     os.kill(one.child("gateway.broker"), signal.SIGKILL)
     until(lambda: one.get("/queues/q/next?timeout=1").status_code == 200, 5)

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.lab import plain
 from tests.running import free_port
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "proxies.md"
@@ -64,7 +65,7 @@ class Proxy:
         self.port = port
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers={"host": HOST}, timeout=60)
+        return plain.client(base_url=f"http://127.0.0.1:{self.port}", headers={"host": HOST}, timeout=60)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), 10)

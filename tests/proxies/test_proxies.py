@@ -18,6 +18,8 @@ from gateway.settings import Settings
 from tests.proxies.proxy import HOST, Proxy, proxied, shown
 from tests.running import Running, running
 
+pytestmark = pytest.mark.slow  # an outside program
+
 Outcome = concurrent.futures.Future[tuple[int, float]]
 KINDS = ("nginx", "haproxy", "caddy")
 ENDLESS_BYTES = 1 << 30

@@ -15,6 +15,8 @@ from stability import changes
 from stability.changes import Change, breaking
 from stability.contract import ContractError
 
+pytestmark = pytest.mark.slow  # an outside program
+
 BASE = Path(__file__).with_name("contract.yaml")
 Edit = Callable[[dict[str, Any]], Any]
 

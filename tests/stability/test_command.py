@@ -13,6 +13,8 @@ import pytest
 
 from stability import changes
 
+pytestmark = pytest.mark.slow  # an outside program
+
 OLD, NEW = "operationId: getQueue", "operationId: readQueue"
 ENTRY = """
 [[change]]
