@@ -56,6 +56,7 @@ from gateway.delivery.queues.management import Queues
 from gateway.delivery.queues.quota import Quota
 from gateway.delivery.queues.unreachable import UnreachableQueues
 from gateway.delivery.receive import Receiver
+from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import WHOLE, Shares
 from gateway.fairness.turns import Turns
 from gateway.forwarding.commands import LeaseCommand, Result, WorkerFigures
@@ -104,8 +105,16 @@ class Gateway:
         self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
         self.buffers = Shares(settings.max_buffer_bytes, share)
-        budget = Budget(self.buffers, Shares(settings.max_connections, share))
-        self._kestrel = Kestrel(context.kestrel, settings, settings.kestrel_file, share=share)
+        turns = Turns(LoopTime())
+        budget = Budget(self.buffers, Shares(settings.max_connections, share), turns)
+        self._namespace = namespace = Namespace(settings.namespace, self._tenanted)
+        self._kestrel = Kestrel(
+            context.kestrel,
+            settings,
+            settings.kestrel_file,
+            share=share,
+            tenant_of=lambda key: namespace.tenant_of(key) or "",
+        )
         self._ids = LeaseIds(
             _lease_keys(context.cluster_secrets) or [context.lease_key], context.boot_id, settings.instance
         )
@@ -131,9 +140,7 @@ class Gateway:
             count=self._figures,
         )
         self._worker_server = WorkerServer(context.run_dir, context.boot_id, self._execute)
-        self._namespace = Namespace(settings.namespace, self._tenanted)
         self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
-        turns = Turns()
         self._known = KnownQueues(self._kestrel, self._catalog, turns)
         quota = Quota(self._kestrel, self._known, settings.max_queues)
         moves = Moves(self._kestrel, self._catalog, self._tasks, max_attempts=settings.max_attempts)
@@ -145,7 +152,7 @@ class Gateway:
         )
         self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, parked=parked, turns=turns)
         self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
-        queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known)
+        queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known, turns)
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
         leases = Leases(self._lease_router, turns)

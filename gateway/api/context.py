@@ -30,6 +30,11 @@ class RequestContext:
     lease_acked: bool = False
     coverage: Coverage | None = None
 
+    @property
+    def tenant(self) -> str:
+        """The caller's; empty where there is none, and before it is known."""
+        return self.caller.tenant if self.caller is not None else ""
+
     @classmethod
     def of(cls, scope: Scope) -> RequestContext:
         """The context of the request with that scope."""

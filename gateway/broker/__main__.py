@@ -39,8 +39,8 @@ log = logging.getLogger("gateway.broker")
 _CHILD_LOCK_WAIT_S = 3.0
 _SWITCH_INTERVAL_S = 0.001
 """The writer's thread waits at most this long for the interpreter while the loop is busy; Python's default is 5 ms."""
-_GC_THRESHOLD = 50_000
-"""Items and answers live in no cycles: looking for some every 700 objects is only latency."""
+_GC_THRESHOLDS = 5_000, 2, 100
+"""Items and answers live in no cycles: looking for some every 700 objects is only latency, and so are many at once."""
 
 
 class _AddressType(click.ParamType[Address]):
@@ -183,7 +183,7 @@ def broker(
         lock_wait_s=_CHILD_LOCK_WAIT_S if channel_fd is not None else 0.0,
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    gc.set_threshold(_GC_THRESHOLD)
+    gc.set_threshold(*_GC_THRESHOLDS)
     _raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -255,11 +255,12 @@ def _readings(text: bytes) -> Iterator[bytes]:
     """The text, then a text of the same length that is JSON if this one is: without the escapes that msgspec
     refuses."""
     yield text
-    if _has_surrogates(text):
+    if has_surrogates(text):
         yield _without_surrogates(text)
 
 
-def _has_surrogates(text: bytes) -> bool:
+def has_surrogates(text: bytes) -> bool:
+    """Whether a JSON text has escapes that may be lone surrogates."""
     return b"\\ud" in text or b"\\uD" in text
 
 
@@ -350,7 +351,7 @@ def _element(view: memoryview, start: int, limit_bytes: int, place: int) -> tupl
             if trailing is not None:
                 at = int(trailing[1]) - 1
                 return start + len(bytes(longest[:at]).rstrip(b" \t\n\r")), start + at
-            if not surrogates and _has_surrogates(bytes(window)):
+            if not surrogates and has_surrogates(bytes(window)):
                 surrogates, size = True, min(size, SMALL_BYTES)
             elif _TRUNCATED not in str(exc):
                 raise ValueError(_said(exc, start)) from exc

@@ -18,7 +18,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.envelope.attributes import PAYLOAD, take_payload
-from gateway.envelope.json_text import check_json, load_string, members
+from gateway.envelope.json_text import check_json, has_surrogates, load_string, members
 from gateway.envelope.media import BYTES_TYPE, JSON_TYPE, is_json_type, payload_type
 from gateway.envelope.times import instant
 
@@ -174,7 +174,9 @@ def _is_base64(payload: bytes) -> bool:
 
 
 def _is_text(payload: bytes) -> bool:
-    """Whether the payload is a string with a UTF-8 form: a lone surrogate has none."""
+    """Whether the payload, which is JSON, is a string with a UTF-8 form: a lone surrogate has none."""
+    if payload[:1] == b'"' and not has_surrogates(payload):
+        return True
     try:
         load_string(payload)
     except ValueError:

@@ -6,7 +6,7 @@ Source: Nagle, "On packet switches with infinite storage" (RFC 970).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -42,11 +42,27 @@ class FairQueue(Generic[T]):
             if not queue:
                 del self._by_tenant[tenant]
 
+    @property
+    def tenants(self) -> Iterable[str]:
+        """Those that have items in it, in the order of their turns."""
+        return self._by_tenant
+
     def get(self) -> T:
-        """Removes and returns the first item of the next tenant. Raises IndexError if the queue is empty."""
-        if not self._by_tenant:
+        """Removes the first item of the tenant whose turn it is. Raises IndexError where there is none."""
+        item = self.next()
+        if item is None:
             raise IndexError("the queue is empty")
-        tenant, queue = self._by_tenant.popitem(last=False)
+        return item
+
+    def next(self, may: Callable[[str], bool] | None = None) -> T | None:
+        """Removes the first item of the next tenant that `may` have its turn; None where there is no such tenant.
+
+        A tenant that is passed over keeps its place.
+        """
+        tenant = next(filter(may, self._by_tenant) if may else iter(self._by_tenant), None)
+        if tenant is None:
+            return None
+        queue = self._by_tenant.pop(tenant)
         item, _ = queue.popitem(last=False)
         self._count -= 1
         if queue:

@@ -1,7 +1,7 @@
 """Long work on the event loop, cut into slices so that other work does not wait long. Knows no kind of work.
 
 1. One turn of the loop runs at most one slice of long work in the whole process; other work runs between slices.
-2. Tenants take turns, however much work each of them has.
+2. Tenants take turns, however much work each of them has. A tenant that pauses (gateway.fairness.loop_time) has none.
 3. A slice ends after SLICE_S. A single step is never cut, so each step must be short.
 """
 
@@ -9,38 +9,43 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable
 from typing import Final, TypeVar
+
+from gateway.fairness.fair_queue import FairQueue
+from gateway.fairness.loop_time import LoopTime
 
 T = TypeVar("T")
 
 LARGE_BYTES: Final = 65536
-"""A larger item takes a good part of a slice to read and to show."""
-SLICE_S: Final = 0.002
-"""A request takes about five turns of the loop, so long work adds about ten milliseconds to it."""
+"""An item beyond this takes a good part of a slice to read and to show."""
+SLICE_S: Final = 0.001
+"""A request passes through about five turns of the loop, so long work adds some five milliseconds to it."""
 
 
 class Turns:
-    """Decides which work runs in the next turn of the loop. Used by one event loop."""
+    """Who works in the next turn of the loop. Used by one event loop. loop_time: see gateway.fairness.loop_time."""
 
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+    def __init__(self, loop_time: LoopTime | None = None) -> None:
+        self.time = loop_time or LoopTime()
+        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
         self._passing = False
+        self._pausing: asyncio.TimerHandle | None = None
 
     async def next(self, tenant: str = "") -> None:
-        """Returns when it is the tenant's turn. Cancelled: the turn passes to the next one."""
+        """Returns when it is the tenant's turn. Cancelled: the turn is the next one's."""
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
-        self._waiting.setdefault(tenant, deque()).append(turn)
+        self._waiting.put(tenant, turn)
         if not self._passing:
             self._passing = True
-            loop.call_soon(self._pass)
+            loop.call_soon(self._pass, loop)
         await turn
 
     async def for_item(self, data: bytes, tenant: str) -> None:
         """Returns when an item may be read: at once if it is small, otherwise when it is the tenant's turn."""
         if len(data) > LARGE_BYTES:
+            self.time.charge_bytes(tenant, len(data))
             await self.next(tenant)
 
     async def slices(self, steps: Iterable[T], tenant: str = "") -> AsyncIterator[T]:
@@ -56,16 +61,17 @@ class Turns:
         """Every value of `steps`. Raises what `steps` raises."""
         return [value async for value in self.slices(steps, tenant)]
 
-    def _pass(self) -> None:
-        while self._waiting:
-            tenant, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[tenant] = turns
-            if not turn.done():
+    def _pass(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
+        given = False
+        while not given and (turn := self._waiting.next(self.time.may_go_on)) is not None:
+            if given := not turn.done():
                 turn.set_result(None)
-                break
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._pass)
-        else:
-            self._passing = False
+        self._passing = given
+        if given:
+            loop.call_soon(self._pass, loop)
+        elif self._waiting:
+            pause_s = min(map(self.time.pause_s, self._waiting.tenants))
+            self._pausing = loop.call_later(pause_s, self._pass, loop)

@@ -237,7 +237,7 @@ class Cycle:
         if kind == "http.response.body":
             flow = self._protocol.flow
             if flow.write_paused and not self.gone:
-                await flow.drain()
+                await self._protocol.drained()
             if self._head is None and not self.started:
                 raise RuntimeError("http.response.body came before http.response.start")
             if self.complete:

@@ -31,7 +31,7 @@ from gateway.kestrel.address import Address
 from gateway.kestrel.counters import Counters, Statistics, snapshot
 from gateway.kestrel.discovery.members import Members
 from gateway.kestrel.health import Health, ServerView
-from gateway.kestrel.puts.batches import Writer
+from gateway.kestrel.puts.batches import TenantOf, Writer
 from gateway.kestrel.puts.placement import Writes
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.waiter import Waiter
@@ -45,14 +45,25 @@ from gateway.survey import Coverage, Peeked, QueueStats, Survey
 log = logging.getLogger(__name__)
 
 
+def _nobody(_key: str) -> str:
+    """The tenant of every key where there are no tenants."""
+    return ""
+
+
 class Kestrel:
     """The client side of Kestrel. Made, started, used and closed on one event loop."""
 
     def __init__(
-        self, addresses: Sequence[str], settings: Settings, file: Path | None = None, *, share: float = WHOLE
+        self,
+        addresses: Sequence[str],
+        settings: Settings,
+        file: Path | None = None,
+        *,
+        share: float = WHOLE,
+        tenant_of: TenantOf = _nobody,
     ) -> None:
         """`addresses` and `file`: see gateway.kestrel.discovery.members.
-        share: the part of a server's limits that one tenant may use.
+        share: the part of a server's limits that one tenant may use. tenant_of: whose a key is.
 
         Raises: SettingsError, MistakesError.
         """
@@ -61,6 +72,7 @@ class Kestrel:
         self._members = Members(addresses, file)
         self._settings = settings
         self._share = share
+        self._tenant_of = tenant_of
         self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
         self._codecs = Codecs()
@@ -74,7 +86,7 @@ class Kestrel:
     async def start(self) -> None:
         """Begins connecting in the background; a server that cannot be reached is tried again and again."""
         self._lines = self._make_lines()
-        self._writes = Writes(self._limit_s, self._settings.kestrel_max_item_bytes)
+        self._writes = Writes(self._limit_s, self._settings.kestrel_max_item_bytes, tenant_of=self._tenant_of)
         self._take_members()
         await self._members.start(self._take_members)
         self._resolver = asyncio.create_task(self._resolve_each_time(), name="resolver of Kestrel's names")

@@ -78,3 +78,29 @@ def test_a_request_that_goes_away_takes_no_turn():
         await gate.enter("t0")
 
     asyncio.run(main())
+
+
+def test_requests_of_a_tenant_that_pauses_begin_later():
+    """The other tenant's begin meanwhile; those of the paused one begin when its pause is over."""
+
+    async def main():
+        gate = Gate()
+        gate.time.asked("few")
+        gate.time.asked("many")
+        gate.time.charge("many", 0.05)
+        begun = []
+
+        async def request(tenant):
+            await gate.enter(tenant)
+            begun.append(tenant)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(3):
+                tasks.create_task(request("many"))
+            for number in range(10):
+                tasks.create_task(request("few"))
+                await turns(3)
+                assert begun == ["few"] * (number + 1)
+        assert begun.count("many") == 3
+
+    asyncio.run(main())

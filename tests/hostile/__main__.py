@@ -22,6 +22,7 @@ from pathlib import Path
 from gateway.settings import Settings
 from tests.api.keyring import Keyring
 from tests.hostile.attacks import ATTACKS
+from tests.hostile.priority import step_forward
 from tests.hostile.victim import Tenant, WorkerFigures
 from tests.lifeline import lifeline, tied
 from tests.running import Running, children_of, free_port
@@ -148,6 +149,7 @@ def run(directory: Path, *, alone_s: float, seconds: float, scale: float, names:
     listen = f"127.0.0.1:{free_port()}"
     flags = ("--keys", str(keys.path), "--broker-listen", listen, "--log-level", "warning")
     gateway = Running(directory / "data", *flags)
+    step_forward()
     memory = Memory(gateway)
     try:
         quiet = Tenant(gateway.port, keys.secrets["quiet"])

@@ -21,8 +21,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import orjson
+import uvloop
 
 from bench.wire import limit_descriptors
+from tests.hostile.priority import step_back
 
 MIB = 1 << 20
 POLLED_QUEUES = 2100
@@ -293,12 +295,13 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--only", nargs="*", default=list(ATTACKS))
     asked = parser.parse_args()
-    os.nice(5)
+    step_back()
     limit_descriptors()
     target = Target(
         asked.port, os.environ["HOSTILE_CONSUMER"], os.environ["HOSTILE_ADMIN"], asked.memcache, scale=asked.scale
     )
-    asyncio.run(attack(target, asked.only, asked.seconds))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(attack(target, asked.only, asked.seconds))
     sys.stdout.write(orjson.dumps(target.answers).decode())
 
 

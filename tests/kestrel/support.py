@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from gateway.kestrel.client import Kestrel
@@ -12,10 +12,16 @@ from gateway.settings import Settings
 
 
 @contextlib.asynccontextmanager
-async def client(*addresses: str, ready: bool = True, share: float = 1.0, **settings: Any) -> AsyncIterator[Kestrel]:
+async def client(
+    *addresses: str,
+    ready: bool = True,
+    share: float = 1.0,
+    tenant_of: Callable[[str], str] = lambda _: "",
+    **settings: Any,
+) -> AsyncIterator[Kestrel]:
     """A started client; with `ready`, one that has reached its servers. Leaves no task and no connection behind."""
     before = asyncio.all_tasks()
-    kestrel = Kestrel(addresses, Settings(**settings), share=share)
+    kestrel = Kestrel(addresses, Settings(**settings), share=share, tenant_of=tenant_of)
     await kestrel.start()
     try:
         if ready:

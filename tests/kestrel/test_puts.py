@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from gateway.errors import BackendRefused, BackendUnavailable, OutcomeUnknown, QueueFull
+from gateway.kestrel.wire.codec import BATCH_ITEMS
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, reset, silence
 from tests.kestrel.support import cancel_after, client, until
 
@@ -276,5 +277,51 @@ def test_several_servers_share_the_puts_and_one_that_fails_is_passed_over():
             taken = [await kestrel.wait("q", 1).result() for _ in range(before + 20)]
             assert all(taken)
             assert kestrel.available
+
+    asyncio.run(main())
+
+
+def test_a_mountain_of_puts_delays_another_tenant_by_a_batch(monkeypatch):
+    """Each tenant's puts travel in bounded batches of its own; a single put does not wait behind ten thousand."""
+    monkeypatch.setattr("gateway.kestrel.puts.batches.GATHER_S", 60)
+
+    async def main():
+        async with StandIn() as server, client(server.address, tenant_of=lambda key: key[0]) as kestrel:
+            mountain = [asyncio.ensure_future(kestrel.put("m", b"%d" % number)) for number in range(5_000)]
+            await asyncio.sleep(0)
+            await kestrel.put("q", b"single")
+            assert len(server.queues["m"]) <= 4 * BATCH_ITEMS
+            await asyncio.gather(*mountain)
+
+    asyncio.run(main())
+
+
+def test_a_long_batch_keeps_its_order_over_several_connections():
+    """Its parts are sent one after the other, however many batches may be under way: none overtakes another."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            server.manners.frozen = True
+            items = [(b"%d" % number, 0) for number in range(20 * BATCH_ITEMS)]
+            stored = asyncio.ensure_future(kestrel.put_many("q", items))
+            await asyncio.sleep(0.05)
+            server.sessions.reverse()
+            server.thaw()
+            assert await stored == [None] * len(items)
+            assert list(server.queues["q"]) == [data for data, _ in items]
+
+    asyncio.run(main())
+
+
+def test_what_follows_a_part_that_broke_is_not_sent():
+    """The connection ends in the first part: the rest of the batch surely was not stored, and says so."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            server.manners.once("set", hang_up)
+            outcomes = await kestrel.put_many("q", [(b"%d" % number, 0) for number in range(3 * BATCH_ITEMS)])
+            assert isinstance(outcomes[0], OutcomeUnknown)
+            assert all(type(outcome) is BackendUnavailable for outcome in outcomes[BATCH_ITEMS:])
+            assert all(int(data) < BATCH_ITEMS for data in server.queues["q"])
 
     asyncio.run(main())

@@ -11,6 +11,7 @@ from __future__ import annotations
 from gateway.api.access.gate import Gate
 from gateway.errors import TooManyBytes, TooManyConnections
 from gateway.fairness.shares import Shares
+from gateway.fairness.turns import Turns
 
 SMALL_BYTES = 8192
 """Smaller heads and answers are not counted. A connection may buffer this much of an answer that is not read."""
@@ -19,10 +20,11 @@ SMALL_BYTES = 8192
 class Budget:
     """What the requests of one worker hold. bytes, connections: the limits, and what each tenant holds."""
 
-    def __init__(self, buffers: Shares, connections: Shares) -> None:
+    def __init__(self, buffers: Shares, connections: Shares, turns: Turns | None = None) -> None:
         self.bytes = buffers
         self.connections = connections
-        self.gate = Gate()
+        self.turns = turns or Turns()
+        self.gate = Gate(self.turns.time)
 
     def admit(self, tenant: str) -> Held:
         """Starts a request of the tenant. Raises TooManyConnections."""
@@ -46,6 +48,13 @@ class Held:
         self._tenant = tenant
         self._connections = connections
         self._bytes = 0
+
+    async def turn(self, received: int = 0) -> None:
+        """Returns when the loop may work on more of a large request, of which so many bytes have just come."""
+        turns = self._budget.turns
+        if received:
+            turns.time.charge_bytes(self._tenant, received)
+        await turns.next(self._tenant)
 
     def more(self, size: int) -> None:
         """Adds `size` bytes to what the request holds. Raises TooManyBytes."""

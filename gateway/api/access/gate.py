@@ -2,7 +2,8 @@
 
 A connection whose request waits here is not read, and its answer is not written. A tenant that floods the gateway on a
 thousand connections gets its share of the loop's time; a request of another tenant waits for a few requests of the
-flood, not for all that came before it. If only one tenant sends requests, nothing waits.
+flood, not for all that came before it. If only one tenant sends requests, nothing waits. A tenant that pauses
+(gateway.fairness.loop_time) begins none.
 """
 
 from __future__ import annotations
@@ -11,51 +12,54 @@ import asyncio
 from typing import Final
 
 from gateway.fairness.fair_queue import FairQueue
+from gateway.fairness.loop_time import LoopTime
 
 ALONE: Final = 64
 TOGETHER: Final = 2
 """Requests that begin in one turn of the loop: from one tenant, and from several. A request takes about 0.3 ms."""
-LATELY_S: Final = 1.0
 
 
 class Gate:
-    """Lets requests begin. Used by one event loop."""
+    """Lets requests begin. Used by one event loop. time: see gateway.fairness.loop_time."""
 
-    def __init__(self) -> None:
+    def __init__(self, time: LoopTime | None = None) -> None:
+        self.time = time or LoopTime()
         self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
         self._begun = 0
         self._turning = False
-        self._last = ""
-        self._together_until_s = 0.0
+        self._pausing: asyncio.TimerHandle | None = None
 
     async def enter(self, tenant: str) -> None:
         """Returns when a request of the tenant may begin. Cancelled: the request never begins."""
         loop = asyncio.get_running_loop()
-        if tenant != self._last:
-            self._last = tenant
-            self._together_until_s = loop.time() + LATELY_S
+        self.time.asked(tenant)
         if not self._turning:
             self._turning = True
             loop.call_soon(self._turn, loop)
-        if not self._waiting and self._begun < self._most(loop):
+        if self._begun < self._most(tenant) and self.time.may_go_on(tenant):
             self._begun += 1
             return
         begin = loop.create_future()
         self._waiting.put(tenant, begin)
         await begin
 
-    def _most(self, loop: asyncio.AbstractEventLoop) -> int:
-        return TOGETHER if loop.time() < self._together_until_s else ALONE
+    def _most(self, *tenants: str) -> int:
+        return TOGETHER if any(map(self.time.shared, tenants)) else ALONE
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """A new turn of the loop."""
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
         self._begun = 0
-        most = self._most(loop)
-        while self._waiting and self._begun < most:
-            begin = self._waiting.get()
+        most = self._most(*self._waiting.tenants)
+        while self._begun < most and (begin := self._waiting.next(self.time.may_go_on)) is not None:
             if not begin.done():
                 begin.set_result(None)
                 self._begun += 1
         self._turning = self._begun > 0
         if self._turning:
             loop.call_soon(self._turn, loop)
+        elif self._waiting:
+            pause_s = min(map(self.time.pause_s, self._waiting.tenants))
+            self._pausing = loop.call_later(pause_s, self._turn, loop)

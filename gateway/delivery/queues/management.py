@@ -12,6 +12,7 @@ from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
 from gateway.envelope.read import Job, raw, unwrap
 from gateway.errors import GatewayError, QueueEmpty, QueueNotFound
+from gateway.fairness.turns import Turns
 from gateway.forwarding.router import LeaseRouter
 from gateway.survey import Covered, QueueStats, least
 
@@ -43,11 +44,14 @@ class QueueInfo:
 class Queues:
     """The queues of the deployment, by their logical names."""
 
-    def __init__(self, backend: Backend, catalog: Catalog, lease_router: LeaseRouter, known: KnownQueues) -> None:
+    def __init__(
+        self, backend: Backend, catalog: Catalog, lease_router: LeaseRouter, known: KnownQueues, turns: Turns
+    ) -> None:
         self._backend = backend
         self._known = known
         self._catalog = catalog
         self._lease_router = lease_router
+        self._turns = turns
 
     async def list(self, tenant: str) -> AsyncIterator[Covered[list[QueueInfo]]]:
         """Every queue of the tenant, also those that no request can name, ASKED_AT_ONCE at a time.
@@ -94,6 +98,8 @@ class Queues:
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
         peeked = await self._backend.look(queue.key)
+        if peeked.data is not None:
+            await self._turns.for_item(peeked.data, queue.tenant)
         return Covered(_head(queue, peeked.data), least(found.coverage, peeked.coverage))
 
     async def flush(self, queue: Queue) -> Covered[GatewayError | None]:

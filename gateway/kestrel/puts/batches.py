@@ -3,10 +3,12 @@
 Under load a turn brings many requests. One connection, one write and one read for all of them cost a third of what
 they cost one by one, and the server commits them together. A put that comes alone goes alone.
 
-While the server stores UNDER_WAY such batches, what comes is gathered further, until one of them is answered but no
-longer than GATHER_S: one batch is being stored, one lies ready behind it, and a third would only be smaller.
+A batch has at most BATCH_ITEMS puts and, unless it is one put, BATCH_BYTES. While the server stores UNDER_WAY batches
+of a tenant, what comes is gathered further, until one of them is answered but no longer than GATHER_S: one batch is
+being stored, one lies ready behind it, and a third would only be smaller.
 
-1. Puts are sent in the order they came; each has an outcome of its own.
+1. Puts of one tenant are sent in the order they came; each has an outcome of its own. Tenants do not share batches and
+   do not wait for one another's: one that brings a mountain of puts delays the next one's by a batch of the server.
 2. When the connection breaks, a put that was surely not sent is BackendUnavailable, any other OutcomeUnknown.
 3. A server that refuses closes its connection. What was sent behind a refused put may be stored all the same, by
    another commit than the one that failed; it was surely refused only where the server's status was the reason, since
@@ -18,32 +20,34 @@ Source of 3: kestrel-wire.md, "Names and errors": SERVER_ERROR [X]. Of 4: "Serve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError
 
 from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, NotSupported, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.server.server import Server
-from gateway.kestrel.wire.codec import KestrelClient, Put
+from gateway.kestrel.wire.codec import BATCH_BYTES, BATCH_ITEMS, KestrelClient, Put
 from gateway.kestrel.wire.connection import ConnectionLostError
 from gateway.kestrel.wire.failures import not_asked, perhaps_done, says_too_large
 
 STALLED_S = 0.25
 UNDER_WAY = 2
 GATHER_S = 0.002
+TenantOf: TypeAlias = Callable[[str], str]
 _STATUSES = ("readonly", "read-only", "read only", "quiescent")
 
 
 class Writer:
-    """Stores items on one server."""
+    """Stores items on one server. tenant_of: whose a key is."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, tenant_of: TenantOf) -> None:
         self._server = server
+        self._tenant_of = tenant_of
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[Put, asyncio.Future[None]]] = []
-        self._sending: dict[asyncio.Task[None], float] = {}
-        self._gathered: asyncio.Handle | None = None
+        self._lanes: dict[str, _Lane] = {}
         self._leaving = False
 
     @property
@@ -54,9 +58,7 @@ class Writer:
     @property
     def stalled(self) -> bool:
         """Whether an answer is missing for longer than a server that is well would take."""
-        for began_s in self._sending.values():
-            return self._loop.time() - began_s > STALLED_S
-        return False
+        return any(lane.longest_s > STALLED_S for lane in self._lanes.values())
 
     def put(self, key: str, data: bytes, expiry: int) -> asyncio.Future[None]:
         """A future that is done when the item is stored.
@@ -73,10 +75,11 @@ class Writer:
         if not data and (refusal := self._no_empty_items()) is not None:
             future.set_exception(refusal)
             return future
-        self._waiting.append(((key, data, expiry), future))
-        if self._gathered is None:
-            full = len(self._sending) >= UNDER_WAY
-            self._gathered = self._loop.call_later(GATHER_S, self._flush) if full else self._loop.call_soon(self._flush)
+        tenant = self._tenant_of(key)
+        lane = self._lanes.get(tenant)
+        if lane is None:
+            lane = self._lanes[tenant] = _Lane(self._server, self._loop, lambda: self._lanes.pop(tenant))
+        lane.add((key, data, expiry), future)
         return future
 
     def _no_empty_items(self) -> GatewayError | None:
@@ -93,23 +96,68 @@ class Writer:
     async def close(self) -> None:
         """Takes no more puts, and returns when every one has its outcome."""
         self._leaving = True
-        while self._waiting or self._sending:
-            await asyncio.gather(*self._sending, return_exceptions=True)
-            await asyncio.sleep(0)
+        while self._lanes:
+            await asyncio.gather(*(lane.next_answer() for lane in self._lanes.values()))
+
+
+class _Lane:
+    """The puts of one tenant on one server. on_empty: called when nothing waits and every answer has come."""
+
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop, on_empty: Callable[[], object]) -> None:
+        self._server = server
+        self._loop = loop
+        self._on_empty = on_empty
+        self._waiting: deque[tuple[Put, asyncio.Future[None]]] = deque()
+        self._sending: dict[asyncio.Task[None], float] = {}
+        self._gathered: asyncio.Handle | None = None
+
+    @property
+    def longest_s(self) -> float:
+        """How long the answer that is due first has been missing."""
+        return next((self._loop.time() - began_s for began_s in self._sending.values()), 0.0)
+
+    def add(self, put: Put, future: asyncio.Future[None]) -> None:
+        """The put travels with the tenant's next batch that has room for it."""
+        self._waiting.append((put, future))
+        self._gather()
+
+    async def next_answer(self) -> None:
+        """Returns when a batch that is under way has its answer, or one may have begun."""
+        await asyncio.gather(*self._sending, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    def _gather(self) -> None:
+        if self._gathered is None:
+            full = len(self._sending) >= UNDER_WAY
+            self._gathered = self._loop.call_later(GATHER_S, self._flush) if full else self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         assert self._gathered is not None
         self._gathered.cancel()
         self._gathered = None
-        waiting, self._waiting = self._waiting, []
-        task = self._loop.create_task(self._send(waiting))
+        task = self._loop.create_task(self._send(self._batch()))
         self._sending[task] = self._loop.time()
         task.add_done_callback(self._answered)
+        if self._waiting:
+            self._gather()
+
+    def _batch(self) -> list[tuple[Put, asyncio.Future[None]]]:
+        """What is sent at once: as much as waits, up to the codec's limits."""
+        batch: list[tuple[Put, asyncio.Future[None]]] = []
+        size = 0
+        while self._waiting and len(batch) < BATCH_ITEMS:
+            size += len(self._waiting[0][0][1])
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         del self._sending[task]
-        if self._waiting:
+        if self._gathered is not None:
             self._flush()
+        elif not self._sending:
+            self._on_empty()
 
     async def _send(self, waiting: list[tuple[Put, asyncio.Future[None]]]) -> None:
         puts = [put for put, _ in waiting]

@@ -23,26 +23,30 @@ from hashlib import blake2b
 from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, NotSupported, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health
-from gateway.kestrel.puts.batches import Writer
+from gateway.kestrel.puts.batches import TenantOf, Writer
 from gateway.kestrel.server.server import Server
+from gateway.kestrel.wire.codec import BATCH_BYTES, BATCH_ITEMS
 
 
 class Writes:
     """Stores items on the members. limit_s: for one item, over all servers that are tried.
 
-    max_item_bytes: what the servers take at most; 0: not known.
+    max_item_bytes: what the servers take at most; 0: not known. tenant_of: whose a key is.
     """
 
-    def __init__(self, limit_s: float, max_item_bytes: int = 0) -> None:
+    def __init__(self, limit_s: float, max_item_bytes: int = 0, *, tenant_of: TenantOf) -> None:
         self._limit_s = limit_s
         self._max_item_bytes = max_item_bytes
+        self._tenant_of = tenant_of
         self._loop = asyncio.get_running_loop()
         self._writers: list[Writer] = []
 
     def set_servers(self, servers: Sequence[Server]) -> list[Writer]:
         """From now on these are written to; the writers of the others are returned, to be closed."""
         known = {writer.server: writer for writer in self._writers}
-        self._writers = [known.pop(server) if server in known else Writer(server) for server in servers]
+        self._writers = [
+            known.pop(server) if server in known else Writer(server, self._tenant_of) for server in servers
+        ]
         return list(known.values())
 
     async def put(self, key: str, data: bytes, expiry: int, ordering_key: str | None, duplicates_ok: bool) -> None:
@@ -86,11 +90,8 @@ class Writes:
                     break
             if not left:
                 break
-            puts = [writer.put(key, *items[i]) for i in left]
-            stored = await asyncio.gather(*puts, return_exceptions=True)
+            stored = await _put_in_order(writer, key, [items[i] for i in left])
             for i, outcome in zip(left, stored, strict=True):
-                if outcome is not None and not isinstance(outcome, GatewayError):
-                    raise outcome
                 outcomes[i] = None if outcome is None else _both(outcomes[i], outcome)
             left = [i for i in left if outcomes[i] is not None]
             first = False
@@ -128,6 +129,33 @@ class Writes:
 def weight(address: Address, key: str, ordering_key: str) -> bytes:
     """How much a member wants a queue's ordering key; the heaviest has it."""
     return blake2b(f"{address}\0{key}\0{ordering_key}".encode(), digest_size=16).digest()
+
+
+async def _put_in_order(writer: Writer, key: str, items: Sequence[tuple[bytes, int]]) -> list[GatewayError | None]:
+    """One outcome an item. A batch is sent when the one before it is answered: two under way could overtake each other.
+
+    What comes behind a batch whose connection ended is not sent.
+    """
+    outcomes: list[GatewayError | None] = []
+    while len(outcomes) < len(items):
+        puts: list[asyncio.Future[None]] = []
+        size = 0
+        for data, expiry in items[len(outcomes) : len(outcomes) + BATCH_ITEMS]:
+            size += len(data)
+            if puts and size > BATCH_BYTES:
+                break
+            puts.append(writer.put(key, data, expiry))
+        for outcome in await asyncio.gather(*puts, return_exceptions=True):
+            if outcome is not None and not isinstance(outcome, GatewayError):
+                raise outcome
+            outcomes.append(outcome)
+        ended = next((each for each in outcomes if isinstance(each, (BackendUnavailable, OutcomeUnknown))), None)
+        if ended is not None:
+            rest = len(items) - len(outcomes)
+            outcomes += [
+                BackendUnavailable(f"not sent, as a job before it failed: {ended.detail}") for _ in range(rest)
+            ]
+    return outcomes
 
 
 def _tries(writers: Sequence[Writer], duplicates_ok: bool) -> Iterator[Writer]:

@@ -1,0 +1,107 @@
+"""How much of the event loop's time each tenant uses, and when one that has used more than its share goes on.
+
+1. What a tenant makes the loop do is charged to it by the time it took.
+2. While another tenant has asked lately, a tenant may use SHARE of the time: it pauses after each piece of work for as
+   long as the piece took. Then the loop is free for the others, whose requests need several turns of it each.
+3. A tenant that nobody else is beside never pauses, and neither does one that uses little: it may save up BURST_S.
+4. Callers without a tenant are one of their own, beside whom nobody pauses: probes of a load balancer slow nobody.
+Source of 2: a token bucket of time; Turner, "New directions in communications" (1986).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+SHARE: Final = 0.5
+BURST_S: Final = 0.01
+LATELY_S: Final = 1.0
+BYTE_S: Final = 1e-9
+"""What a byte of a large body or item costs from a socket to the request that it is for: 1 ms a MiB (measured)."""
+LONGEST_PAUSE_S: Final = 0.25
+"""One piece of work, however long it was by mistake, delays its tenant no longer than that."""
+
+
+class LoopTime:
+    """The accounts of all tenants. clock: seconds, monotonic."""
+
+    __slots__ = ("_clock", "_free_at_s", "_last", "_last_s", "_other_s")
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._free_at_s: dict[str, float] = {}
+        self._last = ""  # the tenant that asked last, and when; when another one asked last
+        self._last_s = self._other_s = float("-inf")
+
+    def asked(self, tenant: str) -> None:
+        """A request of the tenant came."""
+        if not tenant:
+            return
+        if tenant != self._last:
+            self._other_s = self._last_s
+            self._last = tenant
+        self._last_s = self._clock()
+
+    def shared(self, tenant: str) -> bool:
+        """Whether another tenant has asked lately."""
+        other_s = self._other_s if tenant == self._last else self._last_s
+        return other_s > self._clock() - LATELY_S
+
+    def charge(self, tenant: str, used_s: float) -> None:
+        """The tenant has used so much of the loop's time, up to now."""
+        now_s = self._clock()
+        free_at_s = max(self._free_at_s.get(tenant, 0.0), now_s - used_s - BURST_S) + used_s / SHARE
+        self._free_at_s[tenant] = min(free_at_s, now_s + LONGEST_PAUSE_S)
+
+    def charge_bytes(self, tenant: str, count: int) -> None:
+        """So many bytes have passed through the process for the tenant, in no step that is charged to it."""
+        self.charge(tenant, count * BYTE_S)
+
+    def pause_s(self, tenant: str) -> float:
+        """How long the tenant pauses from now on; 0 where it may go on."""
+        free_at_s = self._free_at_s.get(tenant)
+        if free_at_s is None or not self.shared(tenant):
+            return 0.0
+        return max(0.0, free_at_s - self._clock())
+
+    def may_go_on(self, tenant: str) -> bool:
+        """Whether the tenant does not pause."""
+        return self.pause_s(tenant) == 0.0
+
+    def charged(self, work: Awaitable[T], tenant: Callable[[], str]) -> Awaitable[T]:
+        """Does the work, each step of which is charged to the tenant that `tenant` names after it."""
+        return _Charged(work.__await__(), self, tenant)
+
+
+class _Charged(Generator[Any, Any, T]):
+    """Passes everything on to the work, and takes the time."""
+
+    __slots__ = ("_accounts", "_tenant", "_work")
+
+    def __init__(self, work: Generator[Any, Any, T], accounts: LoopTime, tenant: Callable[[], str]) -> None:
+        self._work = work
+        self._accounts = accounts
+        self._tenant = tenant
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self
+
+    def send(self, value: Any) -> Any:
+        began_s = time.perf_counter()
+        try:
+            return self._work.send(value)
+        finally:
+            self._accounts.charge(self._tenant(), time.perf_counter() - began_s)
+
+    def throw(self, *error: Any) -> Any:
+        began_s = time.perf_counter()
+        try:
+            return self._work.throw(*error)
+        finally:
+            self._accounts.charge(self._tenant(), time.perf_counter() - began_s)
+
+    def close(self) -> None:
+        self._work.close()
