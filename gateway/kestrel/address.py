@@ -1,4 +1,4 @@
-"""Where a Kestrel server listens, as the settings write it. Pure: resolves no name and opens nothing."""
+"""The address of a Kestrel server, as the settings write it. Pure: resolves no name and opens nothing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Address:
 
     @property
     def name(self) -> str:
-        """What HTTP clients call the server: `host:port`, or `unix:FILE` without the directories."""
+        """The server's name for HTTP clients: `host:port`, or `unix:FILE` without the directories."""
         return f"unix:{self.path.rpartition('/')[2]}" if self.path else str(self)
 
     @property
     def marked(self) -> str:
-        """How the detail of an error names the server, so that only operators read where it listens."""
+        """The server's name in the detail of an error, where only operators see its address."""
         return f"server <{str(self).replace('>', '?')}>"
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ def parse_address(text: str) -> Address:
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path or "\0" in path:
-            raise SettingsError(f"kestrel: {text!r} names no socket path")
+            raise SettingsError(f"kestrel: {text!r} has no path of a socket; write unix:PATH")
         return Address("", 0, path)
     if (found := host_and_port(text)) is None:
         raise SettingsError(

@@ -1,7 +1,7 @@
-"""What is asked of all servers at once: numbers, peeks, flushes and deletes, merged, with how many took part.
+"""Questions to all servers at once: statistics, peeks, flushes and deletes, merged, with how many servers took part.
 
-Owns how answers are merged. A server that gives no answer is told by the coverage, not by an error, unless none does.
-Questions wait for no server much longer than for the first one that answers; what changes something waits for all.
+Owns how answers are merged. A server without an answer is shown by the coverage; it is an error only if no server
+answers. Questions wait for other servers only briefly after the first answer; changes wait for all servers.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from gateway.kestrel.wire.stats import names_in_stats, parse_aside, parse_dump, 
 from gateway.survey import Coverage, Peeked, QueueStats, Survey
 
 PATIENCE_S: Final = 1.0
-"""Once one server has answered a question, the others are waited for so long."""
+"""After the first answer to a question, the other servers are waited for this long."""
 HURRY_S: Final = 0.25
 """The same, for a question that every user of a new queue waits for."""
 
 
 KEYS_BYTES: Final = 2048
-"""Names in one question for figures: of about a hundred queues."""
+"""Bytes of names in one question for statistics: about a hundred queues."""
 
 
 class LateAnswers:
-    """Questions that are not waited for any more. They end in their own time: by that a silent server is found out."""
+    """Questions that are no longer waited for. They end by themselves; that is how a silent server is detected."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def add(self, tasks: Collection[asyncio.Task[Any]]) -> None:
-        """Keeps the tasks until they end; how they end is nobody's concern."""
+        """Keeps the tasks until they end, however they end."""
         self._tasks.update(tasks)
         for task in tasks:
             task.add_done_callback(self._over)
@@ -57,14 +57,14 @@ class LateAnswers:
 
 
 class QueueNames:
-    """Which queues there are. A server that is silent counts with those that it named last."""
+    """The names of all queues. For a silent server, the names from its last answer count."""
 
     def __init__(self, late: LateAnswers) -> None:
         self._late = late
         self._named: dict[Server, frozenset[str]] = {}
 
     async def keys(self, servers: Sequence[Server]) -> frozenset[str]:
-        """The keys of every queue, as far as is known. Raises: BackendUnavailable when none answers."""
+        """The keys of every queue, as far as is known. Raises BackendUnavailable if no server answers."""
         await _ask(servers, self._name, self._late, HURRY_S)
         self._named = {server: keys for server, keys in self._named.items() if server in servers}
         return frozenset().union(*self._named.values())
@@ -74,9 +74,9 @@ class QueueNames:
 
 
 async def survey(servers: Sequence[Server], late: LateAnswers, *keys: str) -> Survey:
-    """All queues, or those of these keys where servers can be asked for some.
+    """All queues, or only those with the keys if servers can be asked for some.
 
-    Raises: BackendUnavailable when none answers.
+    Raises BackendUnavailable if no server answers.
     """
     answers, coverage = await _ask(servers, partial(_stats, keys), late)
     total: dict[str, QueueStats] = {}
@@ -87,7 +87,7 @@ async def survey(servers: Sequence[Server], late: LateAnswers, *keys: str) -> Su
 
 
 async def peek(servers: Sequence[Server], late: LateAnswers, key: str) -> Peeked:
-    """The head item of one server that has some. Raises: BackendUnavailable when none answers."""
+    """The head item of one server that has one. Raises BackendUnavailable if no server answers."""
     answers, coverage = await _ask(
         [each for each in servers if each.reads] or servers, lambda server: server.ask(KestrelClient.peek, key), late
     )
@@ -98,7 +98,7 @@ async def peek(servers: Sequence[Server], late: LateAnswers, key: str) -> Peeked
 async def change(servers: Sequence[Server], command: Any, key: str) -> Coverage:
     """Runs a command that changes the queue on every server that answers.
 
-    Raises: BackendUnavailable when none did it; OutcomeUnknown when one was sent it and did not answer.
+    Raises BackendUnavailable if no server did it, OutcomeUnknown if one got the command and did not answer.
     """
 
     async def run(server: Server) -> None:
@@ -112,9 +112,9 @@ async def change(servers: Sequence[Server], command: Any, key: str) -> Coverage:
 
 
 async def may_have_dropped(server: Server, key: str) -> bool:
-    """Whether a `delete` may have taken along what was set aside of the queue: the server holds nothing of it now.
+    """Whether a `delete` may have removed open reads of the queue: the server has no open read of it now.
 
-    False where the server does not tell, or has deleted queues by itself (`maxQueueAge`): it would not say which.
+    False if the server does not tell, or has deleted queues by itself (`maxQueueAge`), because it does not say which.
     """
     if not server.answers or server.capabilities is None or not server.capabilities.dump_stats:
         return False
@@ -134,10 +134,10 @@ async def _ask(
     late: LateAnswers | None = None,
     patience_s: float = PATIENCE_S,
 ) -> tuple[list[tuple[Server, Any]], Coverage]:
-    """The answers that came, all servers asked at the same time: those that do not answer anyway only if all are so.
+    """The answers. All servers are asked at the same time, servers that are known to be down only if all are.
 
-    late: where one has answered, what the others have not answered after `patience_s` is left there; None: all are
-    waited for. Cancelled: every question is.
+    late: once one server has answered, questions without an answer after `patience_s` are left there; None: all are
+    waited for. Cancelled: every question is cancelled.
     """
     asked = {
         asyncio.create_task(question(server)): server
@@ -174,7 +174,7 @@ async def _ask(
 
 
 async def _answered(asked: Collection[asyncio.Task[Any]], patience_s: float | None) -> set[asyncio.Task[Any]]:
-    """Returns those that are not done when `patience_s` have passed since the first good answer; None: when all are."""
+    """Returns those that are not done `patience_s` after the first good answer; None: waits until all are done."""
     pending, until_s = set(asked), math.inf
     loop = asyncio.get_running_loop()
     while pending:
@@ -203,8 +203,8 @@ async def _names(server: Server) -> Collection[str]:
 
 
 async def _stats(keys: Sequence[str], server: Server) -> dict[str, QueueStats]:
-    """The figures of these queues, or of all. Where the server can be asked for some they come KEYS_BYTES of names at a
-    time, so that no answer is long."""
+    """The statistics of these queues, or of all. If the server can be asked for some, the questions have KEYS_BYTES of
+    names at a time, so that no answer is long."""
     capabilities = server.capabilities
     try:
         if capabilities is None or capabilities.dump_stats:
@@ -222,7 +222,7 @@ async def _stats(keys: Sequence[str], server: Server) -> dict[str, QueueStats]:
 
 
 def _some(keys: Sequence[str]) -> Iterator[list[str]]:
-    """The keys in groups of KEYS_BYTES; one empty group where there are none, which asks for all queues."""
+    """The keys in groups of KEYS_BYTES; one empty group if there are none, which asks for all queues."""
     group: list[str] = []
     size = 0
     for key in keys:

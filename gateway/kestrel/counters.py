@@ -1,4 +1,4 @@
-"""What the client side of Kestrel has done since it started, counted. Owns numbers only."""
+"""Counts what the client side of Kestrel has done since it started. Owns numbers only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Counters:
-    """Running totals, one set a process. Read them by `snapshot`."""
+    """Running totals, one set per process. `snapshot` reads them."""
 
     connects: int = 0
     connect_failures: int = 0
@@ -24,7 +24,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Totals since the start, and how things stand now."""
+    """Totals since the start, and current values."""
 
     connects: int
     connect_failures: int
@@ -44,5 +44,5 @@ class Statistics:
 
 
 def snapshot(counters: Counters, **now: int) -> Statistics:
-    """The totals together with the present values `now`."""
+    """The totals together with the current values in `now`."""
     return Statistics(**dataclasses.asdict(counters), **now)

@@ -1,6 +1,6 @@
-"""How a server stands, and what may be asked of it then. Pure values.
+"""The state of a server, and what may be asked of it in that state. Pure values.
 
-Source: kestrel-wire.md, "Names and errors": `status`, and what a server that refuses says.
+Source: kestrel-wire.md, "Names and errors": `status`, and the answers of a server that refuses.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from gateway.kestrel.wire.capabilities import Capabilities
 
 
 class Health(Enum):
-    """What a server does. CONNECTING: not known yet; CLOSED: we do not want it any more.
+    """The state of a server. CONNECTING: not known yet. CLOSED: no longer used.
 
-    READONLY takes no writes; QUIESCENT gives nothing out either and only settles what is set aside.
+    READONLY accepts no writes. QUIESCENT also delivers no items; its open reads can be settled.
     """
 
     CONNECTING = "connecting"
@@ -28,31 +28,32 @@ class Health(Enum):
 
     @property
     def answers(self) -> bool:
-        """Whether commands are worth sending."""
+        """Whether it is worth sending commands."""
         return self in (Health.UP, Health.READONLY, Health.QUIESCENT)
 
     @property
     def reads(self) -> bool:
-        """Whether it gives out items."""
+        """Whether it delivers items."""
         return self in (Health.UP, Health.READONLY)
 
 
 BY_STATUS = {
     "UP": Health.UP,
-    "WRITEAVOID": Health.READONLY,  # it would take items, and asks for none
+    "WRITEAVOID": Health.READONLY,  # it accepts items, but asks clients to send none
     "READONLY": Health.READONLY,
     "QUIESCENT": Health.QUIESCENT,
-    "DOWN": Health.QUIESCENT,  # it is about to end
+    "DOWN": Health.QUIESCENT,  # it is about to stop
 }
-"""What the answer to `status` means. Source: twitter-archive/kestrel, ServerStatus.scala; WRITEAVOID seen on 2.4.8."""
+"""The meaning of the answers to `status`. Source: twitter-archive/kestrel, ServerStatus.scala; WRITEAVOID as on
+2.4.8."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
     """A server as `/backends` shows it.
 
-    server: its name, see Address.name. since: Unix time of the present state. leaving: it is no member any more, and
-    open reads end on it. full: it holds as many items for us as it may.
+    server: its name, see Address.name. since: Unix time at which the current state began. leaving: it is no longer a
+    member, but still has open reads. full: it holds as many items for this worker as it may.
     """
 
     server: str

@@ -146,7 +146,7 @@ def test_an_empty_set_takes_nobody_out(shared, caplog):
                 node = await off(kestrels.join, f"{prefix}/write", one.address)
                 await until(lambda: standing(kestrel) == {one.address: Health.UP})
                 await off(kestrels.leave, node)
-                await until(lambda: f"lists no server; these stay: {one.address}" in caplog.text)
+                await until(lambda: f"lists no server; using the last known servers: {one.address}" in caplog.text)
                 await kestrel.put("q", b"x")
                 await off(kestrels.join, f"{prefix}/write", two.address)
                 await until(lambda: standing(kestrel) == {two.address: Health.UP})
@@ -246,7 +246,7 @@ def test_a_zookeeper_that_is_away_stops_nothing(own, caplog):
             await until(lambda: standing(kestrel) == {one.address: Health.UP}, 15)
             caplog.clear()
             await off(own.kill)
-            await until(lambda: f"these stay: {one.address}" in caplog.text, 10)
+            await until(lambda: f"using the last known servers: {one.address}" in caplog.text, 10)
             await kestrel.put("q", b"x")
             assert kestrel.available
             await off(own.start)

@@ -1,1 +1,1 @@
-"""Which Kestrel servers there are: from the settings, a file, a name server or ZooKeeper."""
+"""The list of Kestrel servers: from the settings, a file, DNS or ZooKeeper."""

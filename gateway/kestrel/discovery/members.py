@@ -1,12 +1,12 @@
-"""Which servers there are: named in the settings, in a file, by a name server, or by themselves in ZooKeeper.
+"""The list of servers: from the settings, a file, DNS, or their own registration in ZooKeeper.
 
-    --kestrel a:22133,b:22133         addresses, separated by commas; the flag repeats
-    --kestrel dns:queues:22133        every address of that name, looked up again every --kestrel-resolve seconds
-    --kestrel zk:z1:2181,z2:2181/jobs every server that is published below /jobs/read and /jobs/write
-    --kestrel-file FILE               one of the above a line, `#` begins a comment; read again on SIGHUP
+    --kestrel a:22133,b:22133         addresses, separated by commas; the flag may be repeated
+    --kestrel dns:queues:22133        every address of the name, looked up again every --kestrel-resolve seconds
+    --kestrel zk:z1:2181,z2:2181/jobs every server that is registered below /jobs/read and /jobs/write
+    --kestrel-file FILE               one of the above per line, `#` begins a comment; read again on SIGHUP
 
-Owns where addresses come from, and the watches of ZooKeeper. Connects to no server. A name that cannot be looked up,
-and a ZooKeeper that cannot be reached, keep the addresses they had.
+Owns the sources of addresses, and the watches of ZooKeeper. Connects to no server. A name that cannot be looked up, and
+a ZooKeeper that cannot be reached, keep their previous addresses.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ Source = Address | HostName | ServerSet
 
 
 def parse_sources(texts: Sequence[str]) -> tuple[Source, ...]:
-    """Reads what `--kestrel` takes. Raises: SettingsError."""
+    """Reads the values of `--kestrel`. Raises SettingsError."""
     sources = [_parse(part) for part in _parts(texts)]
     if texts and not sources:
-        raise SettingsError("kestrel: names no server")
+        raise SettingsError("kestrel: names no server; give an address such as 127.0.0.1:22133")
     return tuple(dict.fromkeys(sources))
 
 
 def read_file(path: Path) -> tuple[Source, ...]:
-    """The sources that the file lists. Raises: MistakesError, with every mistake by line."""
+    """The sources in the file. Raises MistakesError with every mistake and its line."""
     mistakes: list[Mistake] = []
     sources: list[Source] = []
     try:
@@ -74,7 +74,7 @@ def read_file(path: Path) -> tuple[Source, ...]:
 
 
 def check(texts: Sequence[str], file: Path | None) -> None:
-    """Returns when the settings name servers as they should. Raises: SettingsError, one line."""
+    """Returns if the settings name servers correctly. Raises SettingsError with one line."""
     parse_sources(texts)
     if file is not None:
         try:
@@ -84,7 +84,7 @@ def check(texts: Sequence[str], file: Path | None) -> None:
 
 
 def _parts(texts: Sequence[str]) -> Iterator[str]:
-    """What commas separate, but for those between the hosts of one ZooKeeper: they end with its path."""
+    """The parts between commas, except commas between the hosts of one ZooKeeper: its path ends these."""
     hosts = ""
     for part in (part.strip() for text in texts for part in text.split(",")):
         if hosts or part.startswith(ZK):
@@ -121,19 +121,19 @@ class Members:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Every address that is known, each once."""
+        """Every known address, once."""
         return tuple(dict.fromkeys(address for source in self._sources for address in self._of(source)))
 
     @property
     def read_only(self) -> frozenset[Address]:
-        """Those of them that take no items, as all who name them say."""
+        """The addresses that accept no items according to every source that names them."""
         sets = [watch.published for watch in self._watches.values()]
         found = frozenset(address for each in sets for address in each.read_only)
         named = (a for source in self._sources if not isinstance(source, ServerSet) for a in self._of(source))
         return found.difference(named, *(frozenset(each.addresses) - each.read_only for each in sets))
 
     async def start(self, on_change: Callable[[], None]) -> None:
-        """Begins to watch; `on_change` is called whenever a watch has brought other addresses."""
+        """Starts watching. Calls `on_change` each time a watch has found other addresses."""
         self._on_change = on_change
         await self._watch()
 
@@ -143,13 +143,13 @@ class Members:
         await self._watch()
 
     async def read(self) -> None:
-        """Reads the file again. Raises: MistakesError; what was read before stays."""
+        """Reads the file again. Raises MistakesError; then the previous content stays in use."""
         if self._file is not None:
             self._listed = await asyncio.to_thread(read_file, self._file)
             await self._watch()
 
     async def resolve(self) -> None:
-        """Looks every name up again, and has ZooKeeper looked at. Never raises: what cannot be looked up is logged."""
+        """Looks up every name again, and checks ZooKeeper. Never raises: failures are logged."""
         for watch in self._watches.values():
             watch.look()
         names = [source for source in self._sources if isinstance(source, HostName)]
@@ -167,7 +167,7 @@ class Members:
         return self._settings + self._listed
 
     def _of(self, source: Source) -> tuple[Address, ...]:
-        """The addresses that a source stands for, as far as they are known."""
+        """The addresses of a source, as far as they are known."""
         if isinstance(source, Address):
             return (source,)
         if isinstance(source, HostName):
@@ -175,7 +175,7 @@ class Members:
         return self._watches[source].published.addresses if source in self._watches else ()
 
     async def _watch(self) -> None:
-        """Every server set that is named is watched, and no other."""
+        """Watches exactly the server sets that are named."""
         on_change = self._on_change
         wanted = [source for source in self._sources if isinstance(source, ServerSet)] if on_change else []
         ending = [self._watches.pop(each) for each in list(self._watches) if each not in wanted]

@@ -1,7 +1,7 @@
-"""What Kestrel servers publish of themselves in ZooKeeper. Pure: bytes in, addresses out.
+"""The registration of Kestrel servers in ZooKeeper. Pure: bytes in, addresses out.
 
-    <prefix>/read/member_0000000001     servers that give items out
-    <prefix>/write/member_0000000001    servers that take items
+    <prefix>/read/member_0000000001     servers that deliver items
+    <prefix>/write/member_0000000001    servers that accept items
 
 A node holds a ServiceInstance of Twitter's ServerSet, in JSON or, from older Kestrels, in Thrift's binary protocol.
 Source: twitter-archive/kestrel, docs/guide.md, "ZooKeeper Server Sets", and ZooKeeperServerStatus.scala;
@@ -29,7 +29,7 @@ _DEEPEST = 8
 
 @dataclass(frozen=True, slots=True)
 class ServerSet:
-    """Where servers publish themselves. hosts: of ZooKeeper, `host:port` each. path: the prefix; empty for the root."""
+    """A place where servers register. hosts: of ZooKeeper, each `host:port`. path: the prefix; empty for the root."""
 
     hosts: tuple[str, ...]
     path: str
@@ -40,7 +40,7 @@ class ServerSet:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The servers of a set. read_only: those of them that take no items."""
+    """The servers of a set. read_only: those that accept no items."""
 
     addresses: tuple[Address, ...] = ()
     read_only: frozenset[Address] = frozenset()
@@ -50,7 +50,7 @@ class Published:
 
 
 def parse_server_set(text: str) -> ServerSet:
-    """Reads `zk:HOST:PORT[,HOST:PORT...]/PREFIX`. Raises: SettingsError, also where kazoo is not installed."""
+    """Reads `zk:HOST:PORT[,HOST:PORT...]/PREFIX`. Raises SettingsError, also if kazoo is not installed."""
     hosts, slash, prefix = text.removeprefix(ZK).partition("/")
     found = [host_and_port(host) for host in hosts.split(",")]
     addresses = [Address(*each) for each in found if each is not None]
@@ -64,13 +64,14 @@ def parse_server_set(text: str) -> ServerSet:
 
 
 def published(read: Iterable[Address], write: Iterable[Address]) -> Published:
-    """The servers that are in one of the sets, or in both, in an order that does not depend on ZooKeeper's."""
+    """The servers in one of the sets or in both, in an order that does not depend on ZooKeeper's."""
     readers, writers = frozenset(read), frozenset(write)
     return Published(tuple(sorted(readers | writers, key=str)), readers - writers)
 
 
 def decode(data: bytes) -> Address | None:
-    """Where a member serves memcache clients; None when it says that it is not alive. Raises: ValueError."""
+    """The address at which a member serves memcache clients; None if it says that it is not alive. Raises
+    ValueError."""
     instance = _from_json(data) if data.lstrip()[:1] == b"{" else _from_thrift(data)
     service, additional, status = instance
     if status not in _ALIVE:
@@ -80,9 +81,9 @@ def decode(data: bytes) -> Address | None:
         raise ValueError("it has no port for memcache clients")
     host, port = endpoint
     if not isinstance(host, str) or not host or not host.isprintable() or " " in host:
-        raise ValueError("its host is none")
+        raise ValueError("invalid host")
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
-        raise ValueError("its port is none")
+        raise ValueError("invalid port")
     return Address(host, port)
 
 
@@ -100,7 +101,7 @@ def _from_json(data: bytes) -> _Instance:
             value.get("status", "ALIVE"),
         )
     except (KeyError, TypeError, AttributeError) as exc:
-        raise ValueError("it is no ServiceInstance") from exc
+        raise ValueError("it is not a ServiceInstance") from exc
 
 
 def _from_thrift(data: bytes) -> _Instance:
@@ -113,15 +114,15 @@ def _from_thrift(data: bytes) -> _Instance:
             fields.get(3, 2),
         )
     except (KeyError, TypeError, AttributeError, IndexError, struct.error) as exc:
-        raise ValueError("it is no ServiceInstance") from exc
+        raise ValueError("it is not a ServiceInstance") from exc
 
 
 def _text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-# Thrift's binary protocol: a field is type, id and value; a struct ends with type 0. Source: Thrift, doc/specs,
-# thrift-binary-protocol.md. What is not needed here is read over.
+# Thrift's binary protocol: a field is type, id and value; a struct ends with type 0. Fields that are not needed are
+# skipped. Source: Thrift, doc/specs, thrift-binary-protocol.md.
 _NUMBERS = {2: ">?", 3: ">b", 4: ">d", 6: ">h", 8: ">i", 10: ">q"}
 _STRING, _STRUCT, _MAP, _SET, _LIST = 11, 12, 13, 14, 15
 
@@ -161,8 +162,8 @@ def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
 
 
 def _count(data: bytes, at: int) -> int:
-    """A length, which cannot be more than what follows it: each element takes a byte."""
+    """A length. It cannot be greater than the number of bytes after it: each element takes at least one byte."""
     count: int = struct.unpack_from(">i", data, at)[0]
     if not 0 <= count <= len(data) - at - 4:
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
     return count

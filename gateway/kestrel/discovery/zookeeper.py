@@ -1,12 +1,12 @@
-"""Watches a server set in ZooKeeper, in threads of its own, and hands what it finds to the event loop.
+"""Watches a server set in ZooKeeper, in its own threads, and passes its findings to the event loop.
 
-Owns one ZooKeeper session. Knows no Kestrel server. Only this module imports kazoo, when a set is to be watched.
+Owns one ZooKeeper session. Knows no Kestrel server. Only this module imports kazoo, and only when a set is watched.
 
-1. Both sets are read anew whenever ZooKeeper says that something changed, after every connection, whatever became of
-   the session and its watches, and when `look` is called. What is published is always what was read last.
-2. While ZooKeeper cannot be reached, and when it lists nobody at all, the servers known last stay: neither says that
-   they are gone. Each is one line of the log.
-3. Nothing of this waits on the event loop, and nothing of it ends the process.
+1. Both sets are read again each time ZooKeeper reports a change, after every connection, whatever happened to the
+   session and its watches, and when `look` is called. `published` is always the last reading.
+2. While ZooKeeper cannot be reached, and when it lists no server, the last known servers stay, because neither means
+   that they are gone. Each case is one line in the log.
+3. The event loop waits for none of this, and no failure of it ends the process.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ SESSION_S = 10.0
 ANSWER_S = 5.0
 PATIENCE_S, RETRY_S, RENEW_S = 2.0, 1.0, 60.0
 CLOSE_S = 1.0
-# kazoo's own: pauses between its attempts to connect.
+# kazoo's pauses between its attempts to connect.
 _RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 5.0}
 
 
 class Watch:
-    """`published` is what the set lists; `on_change` is called on the loop whenever that has changed."""
+    """`published` is the content of the set. `on_change` is called on the loop each time it has changed."""
 
     def __init__(self, server_set: ServerSet, on_change: Callable[[], None]) -> None:
-        """Begins in the background."""
+        """Starts in the background."""
         self.published = Published()
         self._set = server_set
         self._on_change = on_change
@@ -46,18 +46,18 @@ class Watch:
         # shared with kazoo's threads
         self._news = threading.Event()
         self._closing = False
-        # the thread's own
+        # used by the thread only
         self._known = Published()
         self._trouble = ""
         self._refused: set[str] = set()
         threading.Thread(target=self._run, name=f"watch of {server_set}", daemon=True).start()
 
     def look(self) -> None:
-        """The sets are read again soon."""
+        """Reads the sets again soon."""
         self._news.set()
 
     async def close(self) -> None:
-        """Ends the session. Returns when it is over; a ZooKeeper that does not answer is not waited for."""
+        """Ends the session. Returns when it is over; does not wait for a ZooKeeper that does not answer."""
         self._closing = True
         self._news.set()
         with contextlib.suppress(TimeoutError):
@@ -78,19 +78,19 @@ class Watch:
             try:
                 self._watch()
             except Exception:
-                log.exception("ZooKeeper at %s: the watch failed, and begins anew", self._set)
+                log.exception("ZooKeeper at %s: the watch failed and starts again", self._set)
                 self._news.wait(RETRY_S)
         self._tell(self._ended.set)
 
     def _tell(self, callback: Callable[..., None], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so the callback is not needed
             self._loop.call_soon_threadsafe(callback, *args)
 
     def _watch(self) -> None:
-        """Returns when the watch is closed, or when a client has reached nobody for so long that a new one may."""
+        """Returns when the watch is closed, or when the client could not connect for so long that a new one is made."""
         from kazoo.client import KazooClient  # noqa: PLC0415 (an optional dependency)
 
-        _kazoo_log.setLevel(logging.ERROR)  # what matters of its lines is said here, once
+        _kazoo_log.setLevel(logging.ERROR)  # this module logs the important events itself, once
         client = KazooClient(
             hosts=",".join(self._set.hosts), timeout=SESSION_S, connection_retry=dict(_RECONNECT), logger=_kazoo_log
         )
@@ -114,18 +114,18 @@ class Watch:
             client.close()
 
     def _wait_for(self, client: Any) -> None:
-        """Returns when it is connected, or should have been."""
+        """Returns when the client is connected, or when the time for that is over."""
         ends_at = time.monotonic() + PATIENCE_S
         while not client.connected and not self._closing and (left_s := ends_at - time.monotonic()) > 0:
             self._news.wait(left_s)
             self._news.clear()
 
     def _on_news(self, _news: Any) -> None:
-        """Of kazoo: its state, or a node that is watched, has changed. Waits for nothing."""
+        """Called by kazoo: its state, or a watched node, has changed. Does not block."""
         self._news.set()
 
     def _look(self, client: Any) -> bool:
-        """Reads both sets, and tells what is new. Whether ZooKeeper answered."""
+        """Reads both sets and reports changes. Returns whether ZooKeeper answered."""
         from kazoo.exceptions import KazooException  # noqa: PLC0415 (see _watch)
         from kazoo.handlers.threading import KazooTimeoutError  # noqa: PLC0415
 
@@ -147,7 +147,7 @@ class Watch:
         return True
 
     def _members(self, client: Any, leaf: str) -> list[Address]:
-        """The servers below `leaf`, all of it watched from now on. Raises: KazooException, KazooTimeoutError."""
+        """The servers below `leaf`, all of which are watched from now on. Raises KazooException, KazooTimeoutError."""
         from kazoo.exceptions import NoNodeError  # noqa: PLC0415 (see _watch)
 
         path = f"{self._set.path}/{leaf}"
@@ -155,7 +155,7 @@ class Watch:
             names = client.get_children_async(path, watch=self._on_news).get(timeout=ANSWER_S)
         except NoNodeError:
             if client.exists_async(path, watch=self._on_news).get(timeout=ANSWER_S) is not None:
-                self._news.set()  # it came to be in between
+                self._news.set()  # it was created in between
             return []
         nodes = [f"{path}/{name}" for name in sorted(names) if name.startswith(MEMBER)]
         asked = [client.get_async(node, watch=self._on_news) for node in nodes]
@@ -167,7 +167,7 @@ class Watch:
                 continue
             except ValueError as error:
                 if node not in self._refused:
-                    log.warning("Kestrel: %s: %s is left out: %s", self._set, node, error)
+                    log.warning("Kestrel: %s: %s is ignored: %s", self._set, node, error)
                 self._refused.add(node)
                 continue
             if address is not None:
@@ -176,8 +176,8 @@ class Watch:
         return found
 
     def _say(self, trouble: str) -> None:
-        """Logs once what is wrong."""
+        """Logs a problem once."""
         if trouble != self._trouble:
-            kept = f"; these stay: {self._known}" if self._known.addresses else ""
+            kept = f"; using the last known servers: {self._known}" if self._known.addresses else ""
             log.warning("Kestrel: %s %s%s", self._set, trouble, kept)
             self._trouble = trouble

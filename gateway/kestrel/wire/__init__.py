@@ -1,1 +1,1 @@
-"""The memcache protocol of one connection to Kestrel: pymemcache on asyncio, and the answers as values."""
+"""The memcache protocol on one connection to Kestrel: pymemcache on asyncio, and answers as values."""

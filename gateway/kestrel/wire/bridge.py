@@ -1,14 +1,14 @@
-"""Resident greenlets, in which pymemcache's blocking calls run while the event loop goes on.
+"""Resident greenlets, in which pymemcache's blocking calls run without blocking the event loop.
 
-Owns how a greenlet is entered and left. Knows no socket, no protocol and no future: what a call waits for is its
-caller's business, which says `resume` when there is something to go on with.
+Owns how a greenlet is entered and left. Knows no socket, no protocol and no future: the caller knows what a call waits
+for, and calls `resume` when the call can continue.
 
-1. However a call ends, by a value or by any exception, the bridge says so by its own marks. An exception that ended
+1. However a call ends, by a value or by any exception, the bridge reports it by its own marks. An exception that ended
    the greenlet would make the next switch return its own arguments, which looks like success.
 2. A call is started only in a ready greenlet; a busy, failed or ended one raises BridgeError.
-3. Only the greenlet itself can wait, only a waiting one can be resumed.
+3. Only the greenlet itself can wait; only a waiting greenlet can be resumed.
 4. An idle greenlet holds nothing: dropping the bridge ends it.
-Context variables do not cross the bridge; what a call needs is in its arguments.
+Context variables do not cross the bridge; a call gets everything in its arguments.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 
 
 class BridgeError(RuntimeError):
-    """A greenlet was entered or left where that is not allowed: a defect of ours, never an outcome."""
+    """A greenlet was entered or left where that is not allowed. A defect of the gateway, never an outcome."""
 
 
 class Phase(Enum):
-    """What a bridge's greenlet does. READY -> RUNNING <-> WAITING, RUNNING -> READY, and ENDED for good."""
+    """The states of a bridge's greenlet. READY -> RUNNING <-> WAITING, RUNNING -> READY, and finally ENDED."""
 
     READY = "ready"
     RUNNING = "running"
@@ -38,7 +38,7 @@ _WAITING = object()
 
 
 class Bridge:
-    """Runs one call at a time in its greenlet. Used by the thread that made it only."""
+    """Runs one call at a time in its greenlet. Used only by the thread that made it."""
 
     __slots__ = ("_greenlet", "error", "phase", "value")
 
@@ -52,7 +52,7 @@ class Bridge:
     def start(self, function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
         """Runs `function(*args)` until it has ended (True; see `value` and `error`) or waits (False).
 
-        Raises: BridgeError when a call is under way or the greenlet has ended.
+        Raises BridgeError if a call is in progress or the greenlet has ended.
         """
         if self.phase is not Phase.READY:
             raise BridgeError(f"a call was started in a greenlet that is {self.phase.value}")
@@ -60,17 +60,17 @@ class Bridge:
         return self._enter(self._greenlet.switch(self, function, args))
 
     def resume(self) -> bool:
-        """Lets the waiting call go on; returns like `start`."""
+        """Continues the waiting call. Returns like `start`."""
         self._require_waiting("resumed")
         return self._enter(self._greenlet.switch())
 
     def throw(self, error: BaseException) -> bool:
-        """Raises `error` where the call waits; returns like `start`."""
+        """Raises `error` where the call waits. Returns like `start`."""
         self._require_waiting("interrupted")
         return self._enter(self._greenlet.throw(error))
 
     def wait(self) -> None:
-        """Leaves the greenlet until `resume` or `throw`. Called from inside the running call only."""
+        """Leaves the greenlet until `resume` or `throw`. Called only from inside the running call."""
         if getcurrent() is not self._greenlet:
             raise BridgeError("only the greenlet of a call can wait")
         parent = self._greenlet.parent
@@ -78,7 +78,7 @@ class Bridge:
         parent.switch(_WAITING)
 
     def end(self) -> None:
-        """Ends the greenlet, also in the middle of a call. Idempotent."""
+        """Ends the greenlet, even in the middle of a call. Idempotent."""
         if self.phase is Phase.RUNNING:
             raise BridgeError("a running greenlet cannot be ended")
         self.phase = Phase.ENDED
@@ -108,6 +108,6 @@ def _serve() -> None:
         bridge, function, args = parent.switch(_FINISHED)
         try:
             bridge.value = function(*args)
-        except BaseException as error:  # noqa: BLE001  (rule 1: also what is meant to end it goes to the caller)
+        except BaseException as error:  # noqa: BLE001  (rule 1: even an error that should end it goes to the caller)
             bridge.error = error
         del bridge, function, args

@@ -1,4 +1,4 @@
-"""What a server can do, told from its version and its answers. Pure.
+"""What a server supports, judged by its version and its answers. Pure.
 
 Source: kestrel-wire.md, "Servers that imitate it".
 """
@@ -14,8 +14,8 @@ _DARNER = re.compile(r"0\.\d+(\.\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """`confirm`: acks are proved; `waits`: `t=` is honoured; `empty_items`: an item of no bytes comes back as it was;
-    the others are commands or features by that name.
+    """`confirm`: acks are confirmed; `waits`: `t=` is honoured; `empty_items`: an item of zero bytes comes back
+    unchanged; the others are commands or features with that name.
     """
 
     software: str
@@ -29,13 +29,13 @@ class Capabilities:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The features that are not there, by name."""
+        """The names of the features that the server lacks."""
         names = ("confirm", "waits", "dump_stats", "status", "expiry", "fanout", "empty_items")
         return tuple(name for name in names if not getattr(self, name))
 
 
 def by_version(version: str) -> Capabilities:
-    """What the version promises. A server that is not known is taken for a Kestrel until it answers otherwise."""
+    """What the version promises. An unknown server counts as a Kestrel until its answers show otherwise."""
     if version.lower().startswith("siberite"):
         return _imitator("siberite", waits=False)
     if _DARNER.fullmatch(version):

@@ -1,10 +1,10 @@
-"""Kestrel's commands in pymemcache's words: bytes out, one checked answer in.
+"""Kestrel's commands on top of pymemcache: bytes out, one checked answer in.
 
 Owns what is sent and what counts as a clean answer. Never connects, keeps no state between calls, and knows the
 connection only as a socket (`Wire`). Its methods block, so they run inside a Bridge.
 
-A clean answer is complete, is for the queue that was asked, and has nothing behind it: unread bytes would be taken
-for the next call's answer.
+A clean answer is complete, is for the requested queue, and has no bytes after it: unread bytes would be read as the
+answer to the next call.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _STATUSES = (b"UP", b"WRITEAVOID", b"READONLY", b"QUIESCENT", b"DOWN")
 
 
 class Wire(Protocol):
-    """What the codec needs of a connection. `received` counts the bytes handed out since the call began.
+    """What the codec needs of a connection. `received` counts the bytes returned since the call began.
 
-    `more_time` gives the call its whole time again, after a complete answer to a part of it.
+    `more_time` restarts the call's time limit, after a complete answer to a part of it.
     """
 
     received: int
@@ -50,7 +50,7 @@ class Wire(Protocol):
 
 
 class KestrelClient(Client):  # type: ignore[misc]
-    """pymemcache's client with Kestrel's options and answers, and the greenlet its calls run in."""
+    """pymemcache's client with Kestrel's options and answers, and the greenlet in which its calls run."""
 
     sock: Any
 
@@ -63,14 +63,14 @@ class KestrelClient(Client):  # type: ignore[misc]
         raise MemcacheUnknownError("the connection is closed")
 
     def close(self) -> None:
-        """Only lets go of the connection, which closes itself on whatever error a call ends with."""
+        """Only forgets the connection, which closes itself on every error of a call."""
         self.sock = None
 
     def check_key(self, key: str | bytes, key_prefix: bytes) -> bytes:  # noqa: ARG002  (pymemcache's signature)
-        """The key as bytes, options included: pymemcache's 250 bytes would count them."""
+        """The key as bytes, options included: pymemcache's limit of 250 bytes would count them."""
         data = key.encode() if isinstance(key, str) else key
         if not _KEY.fullmatch(data):
-            raise MemcacheIllegalInputError("a key holds a space or control byte, or is empty")
+            raise MemcacheIllegalInputError("the key is empty, or contains a space or a control byte")
         return data
 
     def _extract_value(
@@ -81,11 +81,11 @@ class KestrelClient(Client):  # type: ignore[misc]
         remapped_keys: dict[bytes, Any],
         prefixed_keys: list[bytes],
     ) -> tuple[Any, bytes, bytes]:
-        """One VALUE block. Kestrel answers `get q/open` with `VALUE q`; pymemcache looks for the key it sent."""
+        """One VALUE block. Kestrel answers `get q/open` with `VALUE q`, but pymemcache looks for the key it sent."""
         sent = prefixed_keys[0]
         name, size = _value_line(line)
         if self._read or name not in (sent.partition(b"/")[0], sent):
-            raise MemcacheUnknownError("a second value, or one of another queue")
+            raise MemcacheUnknownError("a second value, or a value of another queue")
         buf, value = _readvalue(self.sock, buf, size)
         self._read += len(line) + size + 4
         return remapped_keys[sent], value, buf
@@ -96,7 +96,7 @@ class KestrelClient(Client):  # type: ignore[misc]
             raise MemcacheUnknownError("more bytes than the answer")
 
     def _line(self, command: bytes) -> bytes:
-        """Sends a command that is answered by one line, and returns that line. Errors raise."""
+        """Sends a command with an answer of one line, and returns that line. Raises on an error line."""
         line: bytes = self._misc_cmd([command + b"\r\n"], command.partition(b" ")[0], False)[0]
         self._clean(len(line) + 2)
         return line
@@ -108,10 +108,10 @@ class KestrelClient(Client):  # type: ignore[misc]
         return stored
 
     def store_many(self, puts: Sequence[Put], outcomes: list[bool | MemcacheServerError], sent: list[int]) -> None:
-        """Pipelined sets, whose answers are appended to `outcomes`; `sent[0]` is how many went out at all.
+        """Pipelined sets. Their answers are appended to `outcomes`; `sent[0]` is how many were sent at all.
 
-        When it raises, the items after len(outcomes) and before sent[0] have no answer. One alone goes pymemcache's
-        own way, since its `_store_cmd` knows one item a key.
+        If it raises, the items after len(outcomes) and before sent[0] have no answer. A single item uses pymemcache's
+        own method, whose `_store_cmd` supports one item per key.
         """
         if len(puts) == 1:
             sent[0] = 1
@@ -157,7 +157,7 @@ class KestrelClient(Client):  # type: ignore[misc]
         return self._get(f"{key}/t={wait_ms}/open" if wait_ms else f"{key}/open")
 
     def peek(self, key: str) -> bytes | None:
-        """The head item, left where it is, or None."""
+        """The head item, which stays in place, or None."""
         return self._get(f"{key}/peek")
 
     def _get(self, key: str) -> bytes | None:
@@ -167,27 +167,27 @@ class KestrelClient(Client):  # type: ignore[misc]
         return value
 
     def confirm(self, key: str) -> None:
-        """One open read of this connection is gone for good, and that is proved."""
+        """Removes the item of one open read of this connection for good; the answer proves it."""
         self._expect(b"confirm %b 1" % self.check_key(key, b""), _SETTLED)
 
     def close_read(self, key: str) -> None:
-        """Settles the open read where there is no `confirm`. The answer is the same when there was none."""
+        """Settles the open read on a server without `confirm`. The answer is the same if there was none."""
         self._expect(b"get %b/close" % self.check_key(key, b""), _SETTLED)
 
     def abort(self, key: str) -> None:
-        """The open read goes back to the head of its queue."""
+        """Puts the item of the open read back to the head of its queue."""
         self._expect(b"get %b/abort" % self.check_key(key, b""), _SETTLED)
 
     def flush(self, key: str) -> None:
-        """Drops the items of the queue that nobody has set aside."""
+        """Removes the items of the queue that are not set aside."""
         self._line(b"flush %b" % self.check_key(key, b""))
 
     def drop(self, key: str) -> None:
-        """Drops the queue with its items and its open reads. True also for a queue that never was."""
+        """Deletes the queue with its items and open reads. Succeeds also for a queue that never existed."""
         self._expect(b"delete %b" % self.check_key(key, b""), _DELETED)
 
     def ask_version(self) -> str:
-        """What the server calls itself, such as `2.4.8-SNAPSHOT`."""
+        """The server's version, such as `2.4.8-SNAPSHOT`."""
         line = self._line(b"version")
         if not line.startswith(b"VERSION "):
             raise MemcacheUnknownError(line[:32])
@@ -201,18 +201,18 @@ class KestrelClient(Client):  # type: ignore[misc]
         return line.decode()
 
     def set_status(self, status: str) -> None:
-        """The server stands so from now on. `status`: `up`, `readonly` or `quiescent`."""
+        """Sets the status of the server: `up`, `readonly` or `quiescent`."""
         self._expect(b"status " + status.encode(), (*_SETTLED, *_STATUSES))
 
     def refuse_confirm(self) -> None:
-        """A `confirm` that cannot confirm anything; returns on its ERROR. Touches and creates no queue."""
+        """Sends a `confirm` that cannot confirm anything. Returns on its ERROR. Touches and creates no queue."""
         self.sock.sendall(b"confirm probe 1\r\n")
         rest, line = _readline(self.sock, b"")
         if rest or not line.startswith(b"ERROR"):
             raise MemcacheUnknownError(line[:32])
 
     def dump_stats(self, *keys: str) -> list[str]:
-        """The lines of `dump_stats`, of these queues or of all, without END."""
+        """The lines of `dump_stats`, for these queues or for all, without END."""
         return self._lines(b" ".join([b"dump_stats", *(self.check_key(key, b"") for key in keys)]))
 
     def all_stats(self) -> list[str]:
@@ -220,11 +220,11 @@ class KestrelClient(Client):  # type: ignore[misc]
         return self._lines(b"stats")
 
     def queue_names(self) -> list[str]:
-        """The name of every queue, out of `dump_stats`; what it tells of them is passed over unread."""
+        """The name of every queue, from `dump_stats`; their statistics are skipped."""
         return [name.decode("utf-8", "replace") for part in self._parts(b"dump_stats") for name in _NAME.findall(part)]
 
     def stat(self, name: str) -> str | None:
-        """One value of `stats`, None where it is not told; the others are passed over unread."""
+        """One value of `stats`, or None if it is missing; other values are skipped."""
         line = re.compile(rb"(?:\A|\n)STAT %b (.*)\r" % re.escape(name.encode()))
         found = [match for part in self._parts(b"stats") for match in line.findall(part)]
         return found[0].decode("utf-8", "replace") if found else None
@@ -236,9 +236,9 @@ class KestrelClient(Client):  # type: ignore[misc]
         return lines
 
     def _parts(self, command: bytes) -> Iterator[bytes]:
-        """The answer without its END, each part some whole lines with their ends: as many as came together.
+        """The answer without its END, in parts of whole lines with line ends: as many as were received together.
 
-        A part is all that is looked at in one turn of the loop, however long the answer is.
+        One turn of the loop reads only one part, however long the answer is.
         """
         self.sock.sendall(command + b"\r\n")
         rest = b""
@@ -278,9 +278,9 @@ def _value_line(line: bytes) -> tuple[bytes, int]:
 
 
 class Codecs:
-    """Lends clients with a ready greenlet. Only a client whose call ended cleanly comes back.
+    """Lends clients with a ready greenlet. Only a client whose call ended cleanly is reused.
 
-    A greenlet is lent for one call and is not kept by the connection: an idle or pinned connection costs no stack.
+    A greenlet is lent for one call. An idle or pinned connection has none, so it costs no stack.
     """
 
     def __init__(self, spare: int = 64) -> None:
@@ -288,16 +288,16 @@ class Codecs:
         self._ready: list[KestrelClient] = []
 
     def lend(self) -> KestrelClient:
-        """A client nobody else uses."""
+        """A client that is not in use."""
         return self._ready.pop() if self._ready else KestrelClient(Bridge())
 
     def give_back(self, client: KestrelClient) -> None:
-        """Keeps the client for the next call, up to a small number."""
+        """Keeps the client for a later call, up to a small number."""
         if len(self._ready) < self._spare:
             self._ready.append(client)
 
     def close(self) -> None:
-        """Ends the greenlets that nobody uses."""
+        """Ends the greenlets that are not in use."""
         for client in self._ready:
             client.bridge.end()
         self._ready.clear()

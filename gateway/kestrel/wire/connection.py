@@ -1,11 +1,11 @@
 """One connection to Kestrel: an explicit state machine with one owner, which runs one call at a time.
 
-Owns the transport, the deadline of the running call and the notice of its end. Does not know which commands exist,
-nor what becomes of a connection that is idle: that is its owner's business.
+Owns the transport, the deadline of the running call and the detection of its end. Does not know which commands exist,
+nor what happens to an idle connection: its owner decides that.
 
-1. Anything but a clean answer closes the connection: an error, a deadline, a cancelled caller, bytes nobody asked for.
-2. A closed connection calls back whoever waits for its call, whoever holds its item, and its server, each once.
-3. Closing takes effect at once and discards what was not sent. The server then puts an open read back.
+1. Everything but a clean answer closes the connection: an error, a deadline, a cancelled caller, unexpected bytes.
+2. A closed connection calls back the caller of its call, the holder of its item, and its server, each once.
+3. Closing takes effect at once and discards unsent bytes. The server then puts an open read back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 30, 10, 3
 
 
 class State(Enum):
-    """What a connection is doing. PINNED: an item is set aside on it."""
+    """The states of a connection. PINNED: an item is set aside on it."""
 
     CONNECTING = "connecting"
     IDLE = "idle"
@@ -46,13 +46,13 @@ MOVES: dict[State, frozenset[State]] = {
 
 
 class IllegalMoveError(RuntimeError):
-    """A connection was used in a state that does not allow it: a defect of ours."""
+    """A connection was used in a state that does not allow it. A defect of the gateway."""
 
 
 class ConnectionLostError(Exception):
-    """The connection ended before the answer was complete. `unsent`: the end of the command surely never left.
+    """The connection ended before the answer was complete. `unsent`: the end of the command was certainly not sent.
 
-    ours: it says nothing of the server, since we wanted the end.
+    ours: the gateway itself ended the connection, so it tells nothing about the server.
     """
 
     def __init__(self, reason: str, *, timed_out: bool = False, ours: bool = False) -> None:
@@ -67,7 +67,8 @@ Command = Callable[..., Any]
 
 
 class Connection(asyncio.Protocol):
-    """A connection to one server. Its owner is whoever took it from the pool. on_answer: is told when one came."""
+    """A connection to one server. Its owner is the caller that took it from the pool. on_answer: called at each
+    answer."""
 
     __slots__ = (
         "_calm", "_client", "_codecs", "_counters", "_deadline", "_loop", "_on_answer", "_on_closed", "_on_lost",
@@ -82,7 +83,7 @@ class Connection(asyncio.Protocol):
         on_closed: Callable[[Connection, BaseException], None],
         on_answer: Callable[[float], None] | None = None,
     ) -> None:
-        # the connection's life
+        # life of the connection
         self._loop = loop
         self._codecs = codecs
         self._counters = counters
@@ -109,16 +110,16 @@ class Connection(asyncio.Protocol):
 
     @property
     def peer(self) -> str:
-        """Who is at the other end: `host:port` in numbers, or the path of a socket; empty where that cannot be told."""
+        """The address of the other end: `host:port` in numbers, or the path of a socket; empty if unknown."""
         name = self._transport.get_extra_info("peername") if self._transport is not None else None
         return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else name or ""
 
-    # What the owner calls
+    # Called by the owner
 
     def start(self, then: Then, timeout_s: float, command: Command, *args: Any) -> None:
-        """Runs a KestrelClient method and calls `then(value, error)` once, perhaps before this returns.
+        """Runs a KestrelClient method and calls `then(value, error)` once, possibly before this method returns.
 
-        On an error the connection is closed already. Raises: IllegalMoveError when a call is under way or it is closed.
+        On an error the connection is already closed. Raises IllegalMoveError if a call is in progress or it is closed.
         """
         rest = self.state
         self._move(State.BUSY)
@@ -135,7 +136,7 @@ class Connection(asyncio.Protocol):
     async def call(self, timeout_s: float, command: Command, *args: Any) -> Any:
         """Runs a KestrelClient method and returns its value.
 
-        Raises: what the method raises; ConnectionLostError when the connection or the time ended first.
+        Raises what the method raises; ConnectionLostError if the connection or the time ended first.
         Cancelled: the connection is closed.
         """
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -156,7 +157,7 @@ class Connection(asyncio.Protocol):
             raise
 
     def pin(self, on_lost: Callable[[], None]) -> None:
-        """The idle connection holds an item from now on; `on_lost` is called once if it closes before `unpin`."""
+        """The idle connection holds an item from now on. `on_lost` is called once if it closes before `unpin`."""
         self._move(State.PINNED)
         self._on_lost = on_lost
 
@@ -166,11 +167,11 @@ class Connection(asyncio.Protocol):
         self._on_lost = None
 
     def disown(self) -> None:
-        """Nobody is told any more when the pinned connection closes."""
+        """Removes the callback for the end of the pinned connection."""
         self._on_lost = None
 
     async def calm(self) -> None:
-        """Returns when no call is under way. Cancelled: the call goes on."""
+        """Returns when no call is in progress. Cancelled: the call continues."""
         while self.state is State.BUSY:
             if self._calm is None:
                 self._calm = self._loop.create_future()
@@ -185,7 +186,7 @@ class Connection(asyncio.Protocol):
         self._move(State.CLOSED)
         if self._transport is not None:
             if was is State.BUSY and isinstance(error, ConnectionLostError):
-                # Two bytes may be a trailer that a server does not wait for.
+                # Two bytes may be a trailer that a server sends late.
                 error.unsent = self._transport.get_write_buffer_size() > 2
             self._transport.abort()
         client = self._client
@@ -199,10 +200,10 @@ class Connection(asyncio.Protocol):
             on_lost()
         self._on_closed(self, error)
 
-    # What the codec calls, inside its greenlet
+    # Called by the codec, inside its greenlet
 
     def sendall(self, data: bytes) -> None:
-        """Hands all of `data` to the transport; waits while the transport's buffer is full."""
+        """Passes all of `data` to the transport; waits while the transport's buffer is full."""
         self._require_open()
         assert self._transport is not None
         assert self._client is not None
@@ -212,7 +213,7 @@ class Connection(asyncio.Protocol):
             self._require_open()
 
     def recv(self, size: int) -> bytes:  # noqa: ARG002  (a socket's signature)
-        """All bytes that have come, at least one; `size` is ignored, so that large items are not cut up."""
+        """All received bytes, at least one. Ignores `size`, so that large items are not cut into pieces."""
         assert self._client is not None
         while not self._unread:
             self._require_open()
@@ -222,12 +223,12 @@ class Connection(asyncio.Protocol):
         return data
 
     def more_time(self) -> None:
-        """The running call has its whole time again."""
+        """Restarts the time limit of the running call."""
         assert self._deadline is not None
         self._deadline.cancel()
         self._deadline = self._loop.call_later(self._timeout_s, self._time_out)
 
-    # What the transport calls
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -241,7 +242,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.state is not State.BUSY:
-            self.close(ConnectionLostError("bytes that nobody asked for"))
+            self.close(ConnectionLostError("unexpected bytes"))
             return
         self._unread = self._unread + data if self._unread else data
         self._go_on()
@@ -262,7 +263,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._go_on()
 
-    # Inside
+    # Internal
 
     def _go_on(self) -> None:
         client = self._client
@@ -270,7 +271,7 @@ class Connection(asyncio.Protocol):
             self._step(client, client.bridge.resume)
 
     def _step(self, client: KestrelClient, step: Callable[..., bool], *args: Any) -> None:
-        """Lets the call go on; finishes it when it has ended, however that was."""
+        """Continues the call; finishes it when it has ended, however it ended."""
         bridge = client.bridge
         try:
             if not step(*args):

@@ -1,4 +1,5 @@
-"""Foreign errors become the gateway's, once, here. Pure: says which; the caller raises it `from` the cause."""
+"""Translates foreign errors into the gateway's, once. Pure: returns the error; the caller raises it `from` the
+cause."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from gateway.kestrel.wire.connection import ConnectionLostError
 
 
 def not_asked(error: BaseException, address: Address) -> BackendUnavailable:
-    """For what failed without doing anything: connects, questions, takes (an open read goes back by itself)."""
+    """For failures without effect: connects, questions, takes (an open read goes back by itself)."""
     if isinstance(error, BackendUnavailable):
         return error
     if isinstance(error, MemcacheServerError):
@@ -23,7 +24,8 @@ def not_asked(error: BaseException, address: Address) -> BackendUnavailable:
 
 
 def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable | OutcomeUnknown:
-    """For a command that changes something: it may have happened unless the server refused or never got all of it."""
+    """For a command that changes something: it may have taken effect unless the server refused it or got only a
+    part."""
     if isinstance(error, (BackendUnavailable, MemcacheServerError)):
         return not_asked(error, address)
     if isinstance(error, MemcacheIllegalInputError):
@@ -34,16 +36,16 @@ def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable |
 
 
 def says_too_large(refusal: MemcacheServerError) -> bool:
-    """Whether the server will never take such an item. It is well, and its connection stays open.
+    """Whether the server will never accept such an item. Then the server is healthy and its connection stays open.
 
-    Source: memcached's doc/protocol.txt, "SERVER_ERROR object too large for cache", which the embedded broker says on
+    Source: memcached's doc/protocol.txt, "SERVER_ERROR object too large for cache", which the embedded broker sends on
     its Unix socket. Kestrel itself answers NOT_STORED, as for a full queue (kestrel-wire.md).
     """
     return "too large" in _text(refusal)
 
 
 def _text(error: BaseException) -> str:
-    """At most a short line of a server's own words."""
+    """At most one short line of a server's own words."""
     words = error.args[0] if error.args else b""
     text = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
     return text[:120] or "no reason given"

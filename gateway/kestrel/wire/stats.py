@@ -1,4 +1,4 @@
-"""Queue statistics from a server's own lines. Pure: lines in, values out."""
+"""Queue statistics from a server's lines. Pure: lines in, values out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from gateway.survey import QueueStats
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """What is set aside of one queue, for whoever it may be; given_back: how often something was, since it was made."""
+    """The open reads of one queue, of all clients. given_back: how often an item returned since the queue was
+    created."""
 
     open_reads: int = 0
     given_back: int = 0
@@ -22,13 +23,14 @@ _FIELDS = {field.name for field in dataclasses.fields(QueueStats)} - set(_WIRE_N
 
 _OF_A_QUEUE = "STAT queue_"
 NO_AGE_MS = 1_000_000_000_000
-"""An age that is none: 31 years. Kestrel counts a queue that was never read from 1970 on. Source: Kestrel 2.4.8."""
+"""An age that means "unknown": 31 years. Kestrel counts a queue that was never read from 1970. Source: Kestrel
+2.4.8."""
 
 
 def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
-    """Reads the lines of `dump_stats`: `queue 'name' {`, `  stat=number` ..., `}`. Raises: ValueError.
+    """Reads the lines of `dump_stats`: `queue 'name' {`, `  stat=number` ..., `}`. Raises ValueError.
 
-    A queue that was asked for and is not there has one blank line, and is left out. A server without a queue sends a
+    A queue that was asked for but does not exist has one blank line, and is left out. A server without queues sends a
     blank line. Source: Kestrel 2.4.8.
     """
     queues: dict[str, QueueStats] = {}
@@ -56,9 +58,9 @@ def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
 
 
 def parse_aside(lines: Iterable[str], key: str) -> Aside | None:
-    """Reads the lines of `dump_stats key`; None where they do not tell.
+    """Reads the lines of `dump_stats key`. None if they do not tell.
 
-    Nothing is set aside of a queue that is not there, which only a group of its name that holds one blank line tells.
+    A queue that does not exist has no open reads; only a group with its name and one blank line shows that.
     Source: Kestrel 2.4.8.
     """
     told = [line.strip() for line in lines]
@@ -74,7 +76,7 @@ def parse_aside(lines: Iterable[str], key: str) -> Aside | None:
 
 
 def names_in_stats(lines: Sequence[str]) -> set[str]:
-    """The queues that `parse_stats` finds in the lines, without their figures."""
+    """The queues that `parse_stats` finds in the lines, without their statistics."""
     told = [line[len(_OF_A_QUEUE) :].partition(" ")[0] for line in lines if line.startswith(_OF_A_QUEUE)]
     items = {stat.removesuffix("_items") for stat in told if stat.endswith("_items")}
     open_reads = {stat.removesuffix("_open_transactions") for stat in told if stat.endswith("_open_transactions")}
@@ -82,11 +84,11 @@ def names_in_stats(lines: Sequence[str]) -> set[str]:
 
 
 def parse_stats(lines: Iterable[str], keys: Iterable[str] = ()) -> dict[str, QueueStats]:
-    """Reads `STAT queue_<name>_<stat> <number>` lines, whose names may hold `_` too.
+    """Reads `STAT queue_<name>_<stat> <number>` lines, whose names may contain `_`.
 
-    A name counts as a queue's when it has both `items` and `open_transactions`: then `queue_a_total_items` belongs to
-    `a`, unless there is a queue `a_total`. keys: where only these queues are wanted; some whose names begin like theirs
-    may come, too.
+    A name is a queue's if it has both `items` and `open_transactions`: so `queue_a_total_items` belongs to `a`, unless
+    there is a queue `a_total`. keys: only these queues are wanted; others whose names begin like theirs may be
+    included.
     """
     stats: dict[str, str] = {}
     wanted = tuple(f"{_OF_A_QUEUE}{key}_" for key in keys) or (_OF_A_QUEUE,)
@@ -110,7 +112,7 @@ def parse_stats(lines: Iterable[str], keys: Iterable[str] = ()) -> dict[str, Que
 
 
 def _add(values: dict[str, int], stat: str, value: str) -> None:
-    if stat == "children":  # their names, with commas between them
+    if stat == "children":  # their names, separated by commas
         values[stat] = len(value.split(","))
     elif stat == "age":
         values["age_ms"] = age_ms if (age_ms := int(value)) < NO_AGE_MS else 0
