@@ -184,8 +184,8 @@ class Session(asyncio.Protocol):
             case ["delete", key]:
                 server.delete(key)
                 self.send(b"DELETED\r\n")
-            case ["dump_stats"] if manners.dump_stats:
-                self.send(server.dump())
+            case ["dump_stats", *keys] if manners.dump_stats:
+                self.send(server.dump(keys))
             case ["stats"]:
                 self.send(server.stats())
             case _:
@@ -315,10 +315,12 @@ class StandIn:
         for session in list(self.waiters.get(key, ())):
             session.time_over()
 
-    def dump(self) -> bytes:
+    def dump(self, keys: list[str]) -> bytes:
+        """keys: of these queues only; empty: of all."""
         blocks = [
             f"queue '{key}' {{\r\n  items={len(items)}\r\n  open_transactions={self.held(key)}\r\n}}\r\n"
             for key, items in self.queues.items()
+            if not keys or key in keys
         ]
         return "".join([*(blocks or ["\r\n"]), "END\r\n"]).encode()
 

@@ -1,6 +1,7 @@
 """Cancelled at every turn of the loop: nothing leaks, no job is lost or doubled, every connection is fit for use."""
 
 import asyncio
+import contextlib
 import itertools
 
 import pytest
@@ -9,6 +10,7 @@ from gateway.config.policies import Policy
 from gateway.delivery import dropping
 from gateway.envelope.read import unwrap
 from gateway.leases.lease import Place
+from tests.kestrel.standin import StandIn
 from tests.kestrel.support import cancel_after, until
 from tests.leases.rig import rig
 from tests.leases.test_moves import address, left
@@ -157,5 +159,29 @@ def test_a_cancelled_redrive_leaves_each_letter_in_one_place(broker):
                 if not cancelled:
                     break
             assert (back, stayed) == ([0, 2], [1])
+
+    asyncio.run(go())
+
+
+def test_a_redrive_that_is_cancelled_while_it_asks_keeps_the_order():
+    """The dead letter that is on its way then returns before the ones set aside: each goes to the head."""
+
+    async def go():
+        policies = {name: Policy(dead_letter="letters") for name in ("mine", "other")}
+        async with StandIn() as server, rig(server.address, policies=policies) as made:
+            for number, name in enumerate(["other", "mine"]):
+                await made.put(name, b"%d" % number)
+                await made.registry.reject((await made.take(name)).lease.id)
+            server.log.clear()
+            server.delay_s = 0.05
+            work = asyncio.ensure_future(made.redrive(made.queue("mine"), 10))
+            await until(lambda: sum(line.startswith("get letters/open") for line in server.log) == 2)
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+            server.delay_s = 0
+            await until(lambda: not server.held("letters"))
+            found = [int(unwrap(item).payload) for name in ("letters", "mine") for item in server.queues[name]]
+            assert found == [0, 1]
 
     asyncio.run(go())

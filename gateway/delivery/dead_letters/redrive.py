@@ -2,16 +2,19 @@
 
 1. A dead letter is put on its queue, seen stored, and only then confirmed. It is never lost, but may exist twice.
 2. If queues share their dead letters, those of other queues are set aside and then return to their places.
+3. A step that has begun ends before the next one, also when the request is cancelled: a dead letter returns to the
+   head, so the order in which they return is the order on the queue.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
-from gateway.delivery.backend import Backend
+from gateway.delivery.backend import Backend, Poll
 from gateway.delivery.dead_letters.store import DeadLetters
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.rewrite import died_on, revived
@@ -20,6 +23,8 @@ from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
 from gateway.leases.lease import OpenRead
 from gateway.names.namespace import FANOUT
 from gateway.survey import Coverage, Covered, QueueStats, least
+
+T = TypeVar("T")
 
 LONGEST_S: Final = 20.0
 """Many proxies do not wait longer for a request. The answer says how many are left."""
@@ -109,18 +114,27 @@ class Redrive:
                 if run.over:
                     break
                 waiter = self._backend.wait(key, 0, run.queue.tenant)
-                read = await waiter.result()
+                read = await self._completed(_take(run.aside, waiter))
+                if isinstance(read, GatewayError):
+                    raise read
                 if read is None:
                     run.coverage = least(run.coverage, waiter.coverage)
                     break
-                if mine_only and died_on(read.data) != run.queue.name:
-                    run.aside.append(read)
-                else:
-                    await asyncio.shield(self._tasks.create_task(self._one(run, read)))
+                if not mine_only or died_on(read.data) == run.queue.name:
+                    await self._completed(self._one(run, run.aside.pop()))
             others = len(run.aside)
         finally:
-            await asyncio.shield(self._tasks.create_task(_put_back(run.aside)))
+            await self._completed(_put_back(run.aside))
         return stats.items - others - (run.redriven + run.expired - before)
+
+    async def _completed(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns. Cancelled: returns when it has ended, so that the next step follows it."""
+        task = self._tasks.create_task(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
 
     async def _one(self, run: _Run, read: OpenRead) -> None:
         item = revived(read.data)
@@ -137,6 +151,17 @@ class Redrive:
             run.trouble = error
         finally:
             await read.abort()
+
+
+async def _take(aside: list[OpenRead], waiter: Poll) -> OpenRead | GatewayError | None:
+    """The next dead letter, also set aside, or why there is none: raised, it would end the other tasks of the group."""
+    try:
+        read = await waiter.result()
+    except GatewayError as error:
+        return error
+    if read is not None:
+        aside.append(read)
+    return read
 
 
 async def _put_back(aside: list[OpenRead]) -> None:
