@@ -1,24 +1,24 @@
-"""The embedded broker: a server of the Kestrel memcache protocol on SQLite, reached over a socket like any Kestrel.
+"""The embedded broker: a server for Kestrel's memcache protocol on SQLite, reached over a socket like any Kestrel.
 
-Of the rest of the gateway it imports only what knows SQLite's log (gateway/wal.py), and nothing of the gateway imports
-it. Modules, from the bottom:
+It imports only one module of the rest of the gateway, gateway/wal.py, which knows SQLite's log; and nothing of the
+gateway imports the broker. Modules, from the bottom:
 
     codec       bytes to commands, answers to bytes; no I/O
     config      the TOML file and the limits of a queue
-    memory      the limit on half-sent items and unread answers
-    batch       what goes to disk together, and the tickets that answers wait on
+    memory      the limit for incomplete items and unread answers
+    batch       the changes of one transaction, and the tickets that answers wait for
     checksum    the checksums of rows
-    schema      the layout of the SQLite file, and older ones brought up to date
-    inventory   what a start finds in the file
-    reader      reads rows, and leaves out what is damaged
-    reserve     room on the disk for removals
+    schema      the layout of the SQLite file, and upgrades of older layouts
+    inventory   the content of the file at the start
+    reader      reads rows, and leaves out damaged ones
+    reserve     disk space that is reserved for removals
     database    the SQLite file: write a batch, recover
     queue       one FIFO in memory: items, open reads, waiters, limits; no I/O
     collection  all queues: names, fanout children, expiry, statistics
-    committer   group commit: what goes to disk together, and who hears of it
+    committer   group commit: collects changes for the disk, and settles their tickets
     threads     the writer and the reader, which block on the disk
-    broker      what all sessions share: queues, status, counters
-    session     one connection: takes bytes, keeps answers in order
+    broker      state that all sessions share: queues, status, counters
+    session     one connection: reads bytes, keeps answers in order
     commands    what each command does
     stats       stats and dump_stats
     server      listeners, sweep, start and stop

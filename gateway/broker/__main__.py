@@ -1,10 +1,11 @@
-"""The command `broker`: flags, signals, and the parent's channel when it runs as a child. `check` is check_command.py.
+"""The command `broker`: flags, signals, and the parent's channel if it runs as a child. check_command.py has `check`.
 
-With `--channel-fd` the broker is a child: one line of JSON tells the parent it is ready, `{"command": "stop"}` ends it
-in order, and the end of the channel means the parent is dead: the process ends at once, for what was answered is on
-disk. It then ignores SIGINT, SIGTERM and SIGHUP. Alone, SIGINT and SIGTERM end it in order and SIGHUP reloads.
+With `--channel-fd` the broker is a child: one line of JSON tells the parent that it is ready, `{"command": "stop"}`
+stops it in order, and the end of the channel means that the parent is dead. Then the process exits at once, because
+everything that was answered is on disk. A child ignores SIGINT, SIGTERM and SIGHUP. Without a parent SIGINT and SIGTERM
+stop the broker in order, and SIGHUP reloads.
 
-Exit codes: 0 ended in order, 1 cannot start (one line says why), 2 wrong usage.
+Exit codes: 0 stopped in order, 1 could not start (one line says why), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ log = logging.getLogger("gateway.broker")
 
 _CHILD_LOCK_WAIT_S = 3.0
 _SWITCH_INTERVAL_S = 0.001
-"""The writer's thread waits at most this long for the interpreter while the loop is busy; Python's default is 5 ms."""
+"""The longest time that the writer's thread waits for the interpreter while the loop is busy; Python's default is 5
+ms."""
 _GC_THRESHOLDS = 5_000, 2, 100
-"""Items and answers live in no cycles: looking for some every 700 objects is only latency, and so are many at once."""
+"""Items and answers have no reference cycles: a collection every 700 objects, or of many at once, only adds latency."""
 
 
 class _AddressType(click.ParamType[Address]):
@@ -74,7 +76,7 @@ def _variable(name: str) -> str:
     type=click.Path(path_type=Path),
     required=True,
     envvar=_variable("DATA"),
-    help="Directory of the queues; made when missing.",
+    help="Directory of the queues; created if it is missing.",
 )
 @click.option(
     "--config", type=click.Path(path_type=Path), envvar=_variable("CONFIG"), help="TOML file with the queues' limits."
@@ -85,7 +87,7 @@ def _variable(name: str) -> str:
     default="always",
     show_default=True,
     envvar=_variable("FSYNC"),
-    help="always: an answered set survives a power cut; off: only a killed process.",
+    help="always: an answered set survives a power cut; off: it survives only a killed process.",
 )
 @click.option(
     "--max-open-reads",
@@ -93,7 +95,7 @@ def _variable(name: str) -> str:
     default=100,
     show_default=True,
     envvar=_variable("MAX_OPEN_READS"),
-    help="Open reads a queue and connection.",
+    help="Open reads per queue and connection.",
 )
 @click.option(
     "--max-item-bytes",
@@ -123,7 +125,7 @@ def _variable(name: str) -> str:
     "--no-auth",
     is_flag=True,
     envvar=_variable("NO_AUTH"),
-    help="Allow listening beyond loopback: the memcache protocol authenticates nobody.",
+    help="Allow a non-loopback address: the memcache protocol has no authentication.",
 )
 @click.option("--channel-fd", type=int, envvar=_variable("CHANNEL_FD"), help="Descriptor of the parent's channel.")
 @click.option(
@@ -157,21 +159,21 @@ def broker(
 ) -> None:
     """Serve the Kestrel memcache protocol from a data directory.
 
-    `kestrel-gateway broker check DIR` examines one that no broker uses.
+    `kestrel-gateway broker check DIR` examines a data directory that no broker uses.
     """
     exposed = next((address for address in addresses if not _is_loopback(address)), None)
     if exposed is not None and not no_auth:
         raise click.UsageError(
-            f"--listen: {exposed} is not a loopback address and the memcache protocol authenticates nobody; "
-            "say --no-auth where everybody who reaches it may use it"
+            f"--listen: {exposed} is not a loopback address and the memcache protocol has no authentication; "
+            "give --no-auth if every host that reaches the address may use the broker"
         )
     if max_buffered_bytes < max_item_bytes:
         raise click.UsageError(
             f"--max-buffered-bytes: {max_buffered_bytes} is below --max-item-bytes ({max_item_bytes}); "
-            "an item of that size could not be sent"
+            "an item of that size could not be sent; raise the first or lower the second"
         )
     logs.set_up(log_format, log_level)
-    os.umask(0o077)  # what it keeps is for its own user
+    os.umask(0o077)  # only the user who runs the broker may read its files
     options = Options(
         data=data,
         config=config,
@@ -241,7 +243,7 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, server: Server, *, child: b
 
 
 class _Channel:
-    """The parent's end of the line: lines of JSON both ways, and its end is ours."""
+    """The child's end of the channel: lines of JSON in both directions. Its end ends the process."""
 
     def __init__(self, descriptor: int, loop: asyncio.AbstractEventLoop, server: Server) -> None:
         self._socket = socket.socket(fileno=descriptor)
@@ -270,7 +272,7 @@ class _Channel:
 
 
 def run(arguments: list[str], prog_name: str) -> None:
-    """Serves, or examines a data directory where the first argument is `check`. Raises click exceptions."""
+    """Serves, or examines a data directory if the first argument is `check`. Raises click exceptions."""
     if arguments[:1] == ["check"]:
         from . import check_command  # noqa: PLC0415 (only when asked for)
 
@@ -280,7 +282,7 @@ def run(arguments: list[str], prog_name: str) -> None:
 
 
 def main() -> None:
-    """`python -m gateway.broker`. Wrong usage is one line, as everywhere."""
+    """`python -m gateway.broker`. Wrong usage prints one line."""
     try:
         run(sys.argv[1:], "kestrel-gateway broker")
     except click.ClickException as exc:

@@ -1,13 +1,13 @@
-"""What goes to disk in one transaction, and the tickets that answers wait on. No I/O, no threads.
+"""The changes of one transaction, and the tickets that answers wait for. No I/O, no threads.
 
-A batch has two halves that can fail apart. `puts` holds what needs room: new items, moves, settings. `removals` holds
-what gives room back. When the disk is full the puts fail and the removals are tried by themselves, so acks go on.
-An item that cannot be kept for a reason of its own is refused alone.
+A batch has two halves that can fail separately. `puts` are changes that need space: new items, moves, settings.
+`removals` are changes that free space. On a full disk the puts fail and the removals are tried alone, so acks continue.
+An item that cannot be stored for a reason of its own is refused alone.
 
 Invariants
 1. A ticket is settled once, after its half was committed or rolled back, never before.
-2. A batch is filled on the event loop, is handed to the writer whole, and is not touched by the loop until it is back.
-3. Chores (removals nobody waits for, purges, drops) are repeated in the next batch until they succeed.
+2. A batch is filled on the event loop, passed to the writer as a whole, and not touched by the loop until it is back.
+3. Chores (removals without a waiting client, purges, drops) are repeated in the next batch until they succeed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Collection, Iterator
 from typing import Protocol
 
 SEQUENCE_BITS = 40
-"""An item's id is its queue's number above, its place in the queue below: one B-tree, a queue is one range of it."""
+"""An item's id is its queue's number in the upper bits and its position in the lower: a queue is one range of a
+B-tree."""
 
 
 class Item:
-    """One stored item. Immutable by convention; a plain slotted class because a hundred thousand a second are made.
+    """One stored item. Immutable by convention; a plain slotted class because a hundred thousand are made per second.
 
-    `added_ms` and `expires_ms` are wall-clock milliseconds; `expires_ms` 0 is never. `checksum`: checksum.of_item.
+    `added_ms` and `expires_ms` are wall-clock milliseconds; `expires_ms` 0 means never. `checksum`: checksum.of_item.
     """
 
     __slots__ = ("added_ms", "checksum", "data", "expires_ms", "id")
@@ -39,13 +40,13 @@ class Item:
 
 
 class Holder(Protocol):
-    """Who holds an answer back until a ticket is settled."""
+    """Holds an answer back until a ticket is settled."""
 
     def release(self) -> None: ...
 
 
 class ItemOwner(Protocol):
-    """Where an item lives: told what became of it on disk."""
+    """The owner of an item. It is informed of what happened to the item on disk."""
 
     def created(self) -> None: ...
     def checked(self) -> None: ...
@@ -56,9 +57,9 @@ class ItemOwner(Protocol):
 
 
 class Ticket:
-    """Stands for a part of a commit: `done` once it was written or has failed; `error` says why.
+    """A part of a commit: `done` when it was written or has failed; `error` says why it failed.
 
-    `refused`: the ids of the items that alone were not written, where the rest was.
+    `refused`: the ids of items that alone were not written, although the rest was.
     """
 
     __slots__ = ("done", "error", "holders", "refused")
@@ -70,7 +71,7 @@ class Ticket:
         self.holders: dict[Holder, None] = {}
 
     def settle(self, error: str | None, refused: Collection[int] = ()) -> None:
-        """Marks it done; the holders are released by the committer once all tickets of the batch are settled."""
+        """Marks it done. The committer releases the holders when all tickets of the batch are settled."""
         assert not self.done
         self.done = True
         self.error = error
@@ -78,7 +79,7 @@ class Ticket:
 
 
 class Purge:
-    """The rows in `spans` (lowest and highest id) of a queue are to go; with `drop` its own row goes last."""
+    """Removes the rows in `spans` (lowest and highest id) of a queue; with `drop` also its own row, last."""
 
     __slots__ = ("drop", "number", "spans", "ticket")
 
@@ -92,7 +93,7 @@ class Purge:
 
 
 class Unchecked:
-    """The items of a queue above `after` that have no checksum yet get one; `owner` hears of it when none is left."""
+    """Adds checksums to the items of a queue above `after` that have none; `owner` is informed when all have one."""
 
     __slots__ = ("after", "name", "number", "owner")
 
@@ -104,7 +105,7 @@ class Unchecked:
 
 
 class Batch:
-    """The changes of one transaction, in the form the database wants them."""
+    """The changes of one transaction, in the form that the database needs."""
 
     __slots__ = (
         "chores",
@@ -142,8 +143,8 @@ class Batch:
         self.recounts: set[int] = set()  # numbers of queues
         # removals
         self.removed_ids: list[int] = []
-        self.removed: list[tuple[ItemOwner, Item]] = []  # given back to their owner when they fail
-        self.chores: list[Item] = []  # tried again when they fail
+        self.removed: list[tuple[ItemOwner, Item]] = []  # given back to their owner if they fail
+        self.chores: list[Item] = []  # tried again if they fail
         self.purges: list[Purge] = []
         self.removal_counts: dict[int, list[int]] = {}
 
@@ -156,12 +157,12 @@ class Batch:
         return bool(self.removed_ids or self.purges)
 
     def create(self, owner: ItemOwner, number: int, name: bytes) -> Ticket:
-        """The queue gets its row with this batch, unless it has one."""
+        """Adds the queue's row, unless it exists."""
         self.created[number] = (name, owner)
         return self.puts
 
     def put(self, owner: ItemOwner, item: Item) -> Ticket:
-        """The item is written with this batch."""
+        """Adds the item."""
         self.rows += (item.id, item.added_ms, item.expires_ms, item.data, item.checksum)
         self.placed.append((owner, item))
         size = len(item.data)
@@ -170,12 +171,12 @@ class Batch:
         return self.puts
 
     def remove(self, owner: ItemOwner, item: Item) -> Ticket:
-        """The item's row goes with this batch; when that fails the item is given back to its owner."""
+        """Removes the item's row; if that fails, the item is given back to its owner."""
         self.removed.append((owner, item))
         return self._remove(item)
 
     def sweep(self, item: Item) -> None:
-        """The item's row goes with this batch, or with a later one."""
+        """Removes the item's row with this batch or a later one."""
         self.chores.append(item)
         self._remove(item)
 
@@ -185,7 +186,7 @@ class Batch:
         return self.removals
 
     def move(self, source: ItemOwner, old: Item, target: ItemOwner, new: Item) -> None:
-        """The row of `old` becomes `new`, in another queue, in one step."""
+        """Changes the row of `old` to `new`, in another queue, in one step."""
         self.moves.append((new.id, new.added_ms, new.expires_ms, new.checksum, old.id))
         self.moved.append((source, old, target, new))
         size = len(old.data)
@@ -203,7 +204,7 @@ class Batch:
             found[2] += ever
 
     def pieces(self) -> Iterator[tuple[int, Batch]]:
-        """The same changes in batches of one each, in an order in which they may be made; with the item's id, or 0."""
+        """The same changes as batches of one change each, in a valid order; with the item's id, or 0."""
         first = Batch()
         first.created, first.meta, first.recounts = self.created, self.meta, self.recounts
         yield 0, first

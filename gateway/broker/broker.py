@@ -22,11 +22,11 @@ from .threads import Threads
 log = logging.getLogger(__name__)
 
 VERSION = b"2.4.8"
-"""Digits and dots only: old clients choke on anything else. Source: kestrel-wire.md."""
+"""Only digits and dots, because old clients accept nothing else. Source: kestrel-wire.md."""
 
 
 class Status(IntEnum):
-    """What the server does, by strictness. READONLY takes no writes, QUIESCENT only settlements."""
+    """The status, by strictness. READONLY accepts no writes, QUIESCENT only settlements."""
 
     UP = 1
     WRITEAVOID = 2
@@ -53,7 +53,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line says. Sizes in bytes."""
+    """The command line's options. Sizes in bytes."""
 
     data: Path
     config: Path | None = None
@@ -66,7 +66,7 @@ class Options:
 
 
 class Broker:
-    """Process-wide state. Made inside the running loop; raises DatabaseError or ConfigError where it cannot start."""
+    """Process-wide state. Created inside the running loop; raises DatabaseError or ConfigError if it cannot start."""
 
     def __init__(self, options: Options, loop: asyncio.AbstractEventLoop) -> None:
         self.options = options
@@ -89,7 +89,7 @@ class Broker:
         self.queues = Queues(self.committer, self.config, inventory)
         self._sweeping: asyncio.TimerHandle = loop.call_later(1, self._sweep)
 
-    # What clients do that an operator should know, a line at a time
+    # Actions of clients that an operator should know, one log line each
 
     def tell_foreign(self, protocol: str, peer: str) -> None:
         """A client of another protocol was disconnected."""
@@ -99,13 +99,13 @@ class Broker:
             )
 
     def tell_dropped(self, peer: str) -> None:
-        """A client was disconnected because of the bytes that were kept for it."""
+        """A client was disconnected because of the bytes that were buffered for it."""
         if (more := self._sparing.count("memory")) is not None:
             limit = self.options.max_buffered_bytes
             log.warning("%s is disconnected: incomplete items and unread answers reach %d bytes%s", peer, limit, more)
 
     def tell_crowded(self, what: str, limit: int) -> None:
-        """There are too many connections; `what` became of one."""
+        """There are too many connections; `what` happened to one."""
         if (more := self._sparing.count("connections")) is not None:
             log.warning("connection limit (%d) reached: %s%s", limit, what, more)
 
@@ -113,13 +113,13 @@ class Broker:
 
     @property
     def status(self) -> Status:
-        """What was set, or READONLY while the disk takes no writes, whichever is stricter."""
+        """The configured status, or READONLY while the disk accepts no writes, whichever is stricter."""
         if self.committer.trouble is not None and self._status < Status.READONLY:
             return Status.READONLY
         return self._status
 
     def set_status(self, name: str) -> Ticket | None:
-        """Holds at once, and after a restart when the ticket is settled. None for an unknown name."""
+        """Takes effect at once; survives a restart when the ticket is settled. None for an unknown name."""
         status = Status.__members__.get(name.upper())
         if status is None:
             return None
@@ -133,13 +133,13 @@ class Broker:
 
     @property
     def blocks_writes(self) -> str | None:
-        """Why by its status nothing is set, flushed or deleted, or None."""
+        """Why the status forbids sets, flushes and deletes, or None."""
         return self._status.name.lower() if self._status >= Status.READONLY else None
 
     # Configuration and end
 
     def reload(self) -> str | None:
-        """Reads the TOML file again; None, or why the old limits stay."""
+        """Reads the TOML file again. Returns None, or why the old limits stay in effect."""
         try:
             self.config = configuration.load(self.options.config)
         except configuration.ConfigError as exc:
@@ -155,7 +155,7 @@ class Broker:
         self.committer.sweep_chores()
 
     async def close(self) -> None:
-        """Everything asked for is on disk, and the data directory is free for another broker."""
+        """Returns when everything is on disk and the data directory is free for another broker."""
         self._sweeping.cancel()
         await self.committer.idle()
         await self._threads.close()

@@ -1,6 +1,6 @@
 """Examines a data directory that no broker uses: every row, the counters, the tree and the log. Changes no job.
 
-It sees what a start of the broker would see, and more: a start reads no items.
+It finds everything that a start of the broker would find, and more: a start reads no items.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _KEPT_DAMAGES = 1000
 _TREE_ERRORS = 100
 
 Progress = Callable[[int, int], None]
-"""Told how many rows were read, and how many there are as far as the counters say."""
+"""Called with the number of rows that were read, and their total according to the counters."""
 
 
 @dataclass(slots=True)
 class QueueReport:
-    """One queue. jobs, bytes: of the rows that are sound. counted, counted_bytes: what its counters say.
+    """One queue. jobs, bytes: of its sound rows. counted, counted_bytes: according to its counters.
 
-    damages: at most 1,000; damaged: how many rows or places there are. unchecked: rows without a checksum.
+    damages: at most 1,000; damaged: the number of damaged rows or places. unchecked: rows without a checksum.
     """
 
     number: int
@@ -50,7 +50,7 @@ class QueueReport:
 
     @property
     def missing(self) -> int:
-        """Jobs that are counted, and neither sound nor damaged."""
+        """Jobs that are counted, but are neither sound nor damaged."""
         return max(self.counted - self.jobs - self.damaged, 0)
 
     @property
@@ -60,7 +60,7 @@ class QueueReport:
 
 @dataclass(slots=True)
 class Report:
-    """What was found. frames, frames_lost: of the log. errors: of the tree and of the queues' rows."""
+    """The result. frames, frames_lost: of the log. errors: of the tree and of the queues' rows."""
 
     path: Path
     format: int
@@ -77,10 +77,10 @@ class Report:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[Path]:
-    """The broker's file in `directory`, which no broker uses meanwhile. Raises DatabaseError."""
+    """The broker's file in `directory`, locked so that no broker can use it. Raises DatabaseError."""
     path = directory / FILE
     if not path.is_file():
-        raise DatabaseError(f"{path}: no such file; give the directory that --data names")
+        raise DatabaseError(f"{path}: no such file; give the directory of --data")
     try:
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
@@ -96,7 +96,7 @@ def locked(directory: Path) -> Iterator[Path]:
 
 
 def check(path: Path, progress: Progress) -> Report:
-    """Examines the file at `path`, which is locked. Raises DatabaseError where it cannot be examined at all."""
+    """Examines the file at `path`, which is locked. Raises DatabaseError if it cannot be examined at all."""
     try:
         expected = wal.expected(path)
         has_log = path.with_name(f"{path.name}-wal").exists()
@@ -117,10 +117,10 @@ def check(path: Path, progress: Progress) -> Report:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that changes nothing, and leaves no file behind that was not there."""
+    """A connection that changes nothing, and leaves no new file behind."""
     beside = [path.with_name(f"{path.name}{end}") for end in ("-shm", "-wal")]
     before = {file for file in beside if file.exists()}
-    beside[0].unlink(missing_ok=True)  # an index of the log, which SQLite makes of the log itself
+    beside[0].unlink(missing_ok=True)  # the index of the log, which SQLite makes again from the log
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
         connection.execute("PRAGMA cell_size_check=1")
@@ -180,7 +180,7 @@ def _check_rows(queue: QueueReport, reader: Reader, source: Source) -> Iterator[
 
 def _numbers(connection: sqlite3.Connection) -> Iterator[int]:
     after = -(2**63)
-    with contextlib.suppress(sqlite3.DatabaseError):  # the check of the tree names the place
+    with contextlib.suppress(sqlite3.DatabaseError):  # the check of the tree reports the place
         while (row := connection.execute("SELECT id FROM items WHERE id > ? LIMIT 1", (after,)).fetchone()) is not None:
             number = row[0] >> SEQUENCE_BITS
             after = highest_id(number)
@@ -188,7 +188,7 @@ def _numbers(connection: sqlite3.Connection) -> Iterator[int]:
 
 
 def _check_tree(report: Report, connection: sqlite3.Connection) -> None:
-    connection.text_factory = str  # the reader wants bytes
+    connection.text_factory = str  # the reader needs bytes
     try:
         found = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_TREE_ERRORS})")]
     except sqlite3.DatabaseError as exc:

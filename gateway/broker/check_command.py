@@ -1,6 +1,6 @@
-"""The command `broker check DIR`: prints what a data directory holds and what of it is damaged.
+"""The command `broker check DIR`: prints the content of a data directory, and its damage.
 
-Exit codes: 0 sound, 1 damaged or not to be examined (one line says why), 2 wrong usage.
+Exit codes: 0 sound, 1 damaged or cannot be examined (one line says why), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _SHOWN_DAMAGES = 10
 _BAR_WIDTH = 30
 _EVERY_S = 0.2
 _ADVICE = """\
-The broker serves what is sound and never delivers what is damaged. What to do:
+The broker delivers sound jobs and never delivers damaged ones. What to do:
 1. Copy the directory, and find out what is wrong with the disk or the memory.
-2. Put broker.sqlite back from a backup, or make a sound file of what can be read:
+2. Restore broker.sqlite from a backup, or make a sound file of what can be read:
    kestrel-gateway broker check --repair {directory}"""
 
 
@@ -30,7 +30,7 @@ The broker serves what is sound and never delivers what is damaged. What to do:
 @click.option("--repair", "repairs", is_flag=True, help="Make a sound file of what can be read; keep the damaged one.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def command(directory: Path, *, repairs: bool, quiet: bool) -> None:
-    """Examine the broker's data directory DIR, which no broker may use meanwhile."""
+    """Examine the broker's data directory DIR. The broker must be stopped."""
     try:
         with locked(directory) as path:
             report = check(path, _Bar("checking", quiet=quiet))
@@ -104,7 +104,7 @@ def _name(queue: QueueReport) -> str:
 
 
 class _Bar:
-    """A progress bar on standard error, where that is a terminal; else a line every ten seconds."""
+    """A progress bar on standard error, if that is a terminal; otherwise a line every ten seconds."""
 
     def __init__(self, what: str, *, quiet: bool) -> None:
         self._what = what

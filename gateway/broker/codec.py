@@ -1,14 +1,14 @@
-"""The Kestrel memcache protocol as values: bytes in, commands out, answers to bytes. Knows no sockets and no queues.
+"""Kestrel's memcache protocol as values: bytes in, commands out, answers to bytes. Knows no sockets and no queues.
 
-Rules that every command line follows (kestrel-2.4.8-transcript.txt, kestrel-wire.md): a line ends with LF, one CR
-before it is dropped; fields are split on single spaces and empty fields at the end are dropped, so two spaces shift the
-fields; the command word may be in any case; the first key counts, what follows is ignored.
+Rules for every command line (kestrel-2.4.8-transcript.txt, kestrel-wire.md): a line ends with LF, and one CR before it
+is dropped; fields are separated by single spaces and empty fields at the end are dropped, so two spaces shift the
+fields; the command word may have any case; the first key counts, further keys are ignored.
 
-Where Kestrel answers `CLIENT_ERROR` it carries no text, and neither does ours. Where Kestrel drops the connection
-without a word, ours says why before it closes.
+Kestrel's `CLIENT_ERROR` has no text, and neither does this one. Where Kestrel silently drops the connection, this
+module gives the reason before it closes.
 
-Every number is checked here: a command that leaves this module holds only numbers that a queue and the disk can keep.
-Kestrel reads each as a signed 32-bit integer (MemcacheHandler.scala, `toInt`), flags apart, which are unsigned.
+Every number is checked here: a command from this module contains only numbers that a queue and the disk can store.
+Kestrel reads each number as a signed 32-bit integer (MemcacheHandler.scala, `toInt`), except flags, which are unsigned.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ ERROR = b"ERROR\r\n"
 STORED = b"STORED\r\n"
 NOT_STORED = b"NOT_STORED\r\n"
 TOO_LARGE = b"SERVER_ERROR object too large for cache\r\n"
-"""In memcached's words; Kestrel answers NOT_STORED. Only on a Unix socket."""
+"""memcached's words; Kestrel answers NOT_STORED. Only sent on a Unix socket."""
 DELETED = b"DELETED\r\n"
 CLIENT_ERROR = b"CLIENT_ERROR\r\n"
 
 
 class Put(NamedTuple):
-    """`set`: `expiry` as sent; seconds from now below 1,000,000, else seconds since the epoch; 0 never.
+    """`set`: `expiry` as sent; seconds from now if below 1,000,000, otherwise seconds since the epoch; 0 means never.
 
     `noreply`: the client reads no answer, here as in the commands below.
     """
@@ -47,7 +47,7 @@ class Put(NamedTuple):
 
 
 class Get(NamedTuple):
-    """`get` with its options; `wait_ms` is None where no `t=` was given."""
+    """`get` with its options; `wait_ms` is None without `t=`."""
 
     key: bytes
     wait_ms: int | None = None
@@ -79,13 +79,13 @@ class OnQueue(NamedTuple):
 
 
 class DumpStats(NamedTuple):
-    """`dump_stats`: of these queues, or of all where there are none."""
+    """`dump_stats`: of these queues, or of all if there are none."""
 
     keys: tuple[bytes, ...]
 
 
 class Status(NamedTuple):
-    """`status`: ask, or set it to `value` (lower case)."""
+    """`status`: asks, or sets it to `value` (lower case)."""
 
     value: bytes | None
 
@@ -101,21 +101,22 @@ class Plain(NamedTuple):
 
 
 class TooLarge(NamedTuple):
-    """A `set` over the server's own limit; its data was skipped."""
+    """A `set` above the server's own limit; its data was skipped."""
 
     key: bytes
     noreply: bool = False
 
 
 class Refused(NamedTuple):
-    """Not a command: the answer to give, and whether to close then."""
+    """Not a command: the answer, and whether to close after it."""
 
     answer: bytes
     close: bool
 
 
 class Foreign(NamedTuple):
-    """A client of another protocol, known by its first bytes: `protocol` for the log, the last answer, then close."""
+    """A client of another protocol, by its first bytes: `protocol` for the log, and the last answer before the
+    close."""
 
     protocol: str
     answer: bytes
@@ -130,12 +131,12 @@ SILENT = Refused(b"", close=False)
 
 
 def refusal(why: str) -> Refused:
-    """The answer and close for what Kestrel would drop without a word."""
+    """An answer and a close, where Kestrel would silently drop the connection."""
     return Refused(b"CLIENT_ERROR " + why.encode("ascii", "replace") + b"\r\n", close=True)
 
 
 def value(key: bytes, data: bytes) -> bytes:
-    """The answer that carries one item. Flags always read back as 0."""
+    """The answer with one item. Flags always read back as 0."""
     return b"VALUE %b 0 %d\r\n%b\r\nEND\r\n" % (key, len(data), data)
 
 
@@ -143,10 +144,10 @@ _Last = TypeVar("_Last", Refused, Foreign)
 
 
 class Decoder:
-    """Turns a connection's bytes into commands, in order, however they were cut.
+    """Turns a connection's bytes into commands, in order, however they were split.
 
-    Holds at most one line (64 KiB) or one item (`max_item_bytes`) beyond what was fed and not yet asked for. After a
-    command that is refused with `close` nothing more is read.
+    Holds at most one line (64 KiB) or one item (`max_item_bytes`) in addition to what was fed and not yet read. After a
+    command that is refused with `close` it reads nothing more.
     """
 
     __slots__ = (
@@ -167,27 +168,27 @@ class Decoder:
         self._buffer: bytes | bytearray = b""
         self._position = 0
         self._scanned = 0  # no LF before this offset
-        self._need = 0  # the buffer's length when the item of `_put` is complete
+        self._need = 0  # the length of the buffer when the item of `_put` is complete
         self._put: list[bytes] | None = None
         self._expiry = 0  # of `_put`
-        self._skip = 0  # bytes of a too large item still to be thrown away
+        self._skip = 0  # bytes of a too large item that are still to be discarded
         self._finished = False
-        self._begun = False  # whether the first line was looked at
+        self._begun = False  # whether the first line was checked
 
     @property
     def buffered(self) -> int:
-        """How many bytes were fed and not turned into commands."""
+        """Bytes that were fed and not yet turned into commands."""
         return len(self._buffer) - self._position
 
     def close(self) -> None:
-        """Forgets what was fed; nothing more is taken."""
+        """Discards what was fed; accepts nothing more."""
         self._finished = True
         self._put = None
         self._buffer = b""
         self._position = self._scanned = 0
 
     def feed(self, data: bytes) -> None:
-        """Takes what the connection brought."""
+        """Adds bytes from the connection."""
         if self._finished:
             return
         if self._skip:
@@ -210,7 +211,7 @@ class Decoder:
         self._position = 0
 
     def next(self) -> Command | None:
-        """The next command, or None until more was fed."""
+        """The next command, or None until more bytes are fed."""
         if self._put is not None:
             return self._item(self._put)
         if self._finished:
@@ -298,9 +299,9 @@ _PORT = b"this port speaks the memcache protocol of Kestrel"
 
 
 def other_protocol(begin: bytes) -> Foreign | None:
-    """Which other protocol a connection's first bytes belong to; None where they may be a command.
+    """The other protocol to which a connection's first bytes belong; None if they may be a command.
 
-    Bytes that no command begins with are told at once: the client waits for an answer and sends no line's end.
+    Bytes that begin no command are reported at once: such a client waits for an answer and sends no line end.
     """
     first = begin[0]
     if first == 0x80:
@@ -319,11 +320,11 @@ def other_protocol(begin: bytes) -> Foreign | None:
 
 
 _cache: dict[bytes, Command] = {}
-"""Commands by their line: clients repeat the same few lines, and commands are immutable. Bounded."""
+"""Commands by their line: clients repeat a few lines, and commands are immutable. Bounded."""
 
 
 def _integer(field: bytes, low: int = MIN_INT, high: int = MAX_INT) -> int | None:
-    """The number, or None where it is none or out of range."""
+    """The number, or None if it is not a number or out of range."""
     if not _NUMBER.match(field):
         return None
     number = int(field)
@@ -336,7 +337,7 @@ def _range(what: str, field: bytes, low: int = MIN_INT) -> str:
 
 
 def _is_silent(fields: list[bytes], arguments: int) -> bool:
-    """Whether `noreply` is the last field, behind at least as many as the command needs."""
+    """Whether `noreply` is the last field, after at least as many fields as the command needs."""
     return len(fields) > arguments and fields[-1] == b"noreply"
 
 

@@ -1,7 +1,7 @@
 """All queues by name: creation, fanout children, limits, expiry to other queues, flushing and deleting. No sockets.
 
-A queue comes to be when first named by a get, a set or a monitor. Only two things make it known on disk: its first
-item, and being a fanout child (a child must get every later `set` of its parent, also after a restart).
+A queue is created when a get, a set or a monitor first names it. It is stored on disk by its first item, or if it is a
+fanout child (a child must get every later `set` of its parent, also after a restart).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _ILLEGAL = frozenset(b"./~\x7f") | frozenset(range(0x21))
 
 
 class IllegalNameError(Exception):
-    """No queue can have this name. Source: transcript 12b."""
+    """A queue cannot have this name. Source: transcript 12b."""
 
 
 class Queues:
-    """The queues, and their journal: what they ask for goes to the committer."""
+    """The queues, and their journal: it passes their changes to the committer."""
 
     def __init__(self, committer: Committer, config: Config, inventory: Inventory) -> None:
         self.committer = committer
@@ -54,11 +54,11 @@ class Queues:
         return len(self._queues)
 
     def find(self, name: bytes) -> Queue | None:
-        """The queue when it exists."""
+        """The queue, if it exists."""
         return self._queues.get(name)
 
     def get(self, name: bytes) -> Queue:
-        """The queue, made where there is none. Raises IllegalNameError."""
+        """The queue, created if it does not exist. Raises IllegalNameError."""
         queue = self._queues.get(name)
         if queue is None:
             if not name or len(name) > MAX_NAME_BYTES or not _ILLEGAL.isdisjoint(name):
@@ -87,10 +87,10 @@ class Queues:
         queue.creation = self.committer.create(queue, queue.number, queue.name)
 
     def put(self, name: bytes, data: bytes, expires_ms: int) -> tuple[bool, Ticket | None, int]:
-        """Adds to every child and then to the queue itself; a child that is full goes without.
+        """Adds to every child and then to the queue itself; a full child gets no copy.
 
-        Returns whether the queue takes it, what to wait for before saying so, and the id of its own item, or 0.
-        Raises IllegalNameError.
+        Returns whether the queue accepts it, the ticket to wait for before the answer, and the id of its own item, or
+        0. Raises IllegalNameError.
         """
         queue = self.get(name)
         ticket = None
@@ -107,7 +107,7 @@ class Queues:
         return True, ticket, queue.last_id
 
     def never_takes(self, name: bytes, size: int) -> bool:
-        """Whether the queue takes no item of that size, however empty it is."""
+        """Whether the queue accepts no item of that size, however empty it is."""
         return size > self.get(name).limits.max_item_bytes
 
     def flush(self, name: bytes) -> Ticket | None:
@@ -115,7 +115,7 @@ class Queues:
         return None if queue is None else queue.flush()
 
     def delete(self, name: bytes) -> Ticket | None:
-        """Drops the queue; its children stay. Nothing happens where there is none."""
+        """Deletes the queue; its children stay. Does nothing if it does not exist."""
         queue = self._queues.pop(name, None)
         if queue is None:
             return None
@@ -128,17 +128,17 @@ class Queues:
         return queue.delete()
 
     def configure(self, config: Config) -> None:
-        """New limits for what is there and what comes."""
+        """Sets new limits for existing and future queues."""
         self.config = config
         for queue in self._queues.values():
             queue.configure(config.limits(queue.name))
 
     def drop_expired(self) -> int:
-        """Expired items leave the heads of all queues; how many did."""
+        """Removes expired items from the heads of all queues; returns how many."""
         return sum(queue.drop_expired() for queue in self)
 
     def sweep(self) -> None:
-        """Once a second: drops what is expired, and wakes queues whose head was never read since the start."""
+        """Once a second: removes expired items, and wakes queues whose head was never read since the start."""
         for queue in self:
             if queue.ready:
                 queue.drop_expired()
@@ -146,7 +146,7 @@ class Queues:
                 queue.head()
 
     def evict(self) -> None:
-        """Every waiter of every queue gets nothing."""
+        """Ends every wait on every queue without an item."""
         for queue in self:
             queue.evict()
 
@@ -175,7 +175,7 @@ class Queues:
         self.committer.read_ahead(queue, generation, after, upto)
 
     def expire(self, queue: Queue, item: Item) -> bool:
-        """Moves an expired item to its queue's `expire_to_queue`; False where that one does not take it."""
+        """Moves an expired item to its queue's `expire_to_queue`; False if that queue does not accept it."""
         target = self.get(queue.limits.expire_to_queue.encode())
         if target.refuses(len(item.data)):
             log.warning("an expired item of %r is dropped: %r is full", queue.name, target.name)

@@ -1,4 +1,5 @@
-"""What each command does to queues and session. One function a command; answers are in kestrel-2.4.8-transcript.txt."""
+"""What each command does to queues and session. One function per command; kestrel-2.4.8-transcript.txt has the
+answers."""
 
 from __future__ import annotations
 
@@ -34,12 +35,12 @@ from .queue import Mode
 from .session import Session
 
 _ABSOLUTE_FROM = 1_000_000
-"""An expiry from here on is seconds since the epoch. Source: kestrel-wire.md, Set."""
+"""From this value on an expiry is seconds since the epoch. Source: kestrel-wire.md, Set."""
 _ILLEGAL_NAME = b"CLIENT_ERROR illegal queue name\r\n"
 
 
 def execute(session: Session, command: Command) -> None:
-    """Runs one command: its answer is sent, held, or comes later from a wait."""
+    """Runs one command: its answer is sent, held, or sent later at the end of a wait."""
     try:
         _HANDLERS[type(command)](session, command)
     except IllegalNameError:
@@ -77,7 +78,7 @@ def _too_large(session: Session, command: TooLarge) -> None:
 
 
 def _refusal(session: Session, *, too_large: bool) -> bytes:
-    """The answer to a `set` that the queue does not take. The gateway is told where it is of no use to try again."""
+    """The answer to a `set` that the queue does not accept. It tells the gateway if a retry is useless."""
     return TOO_LARGE if too_large and session.is_local else NOT_STORED
 
 
@@ -101,7 +102,7 @@ def _get(session: Session, get: Get) -> None:
 
 
 def _settle(session: Session, key: bytes) -> Ticket | None:
-    """Confirms the oldest open read of the key, where there is one."""
+    """Confirms the oldest open read of the key, if there is one."""
     reads = session.reads.get(key)
     if not reads:
         return None

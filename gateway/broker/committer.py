@@ -1,11 +1,11 @@
-"""Group commit: collects what the loop changes, has it written, and settles the tickets. Runs on the loop only.
+"""Group commit: collects the changes of the loop, has them written, and settles the tickets. Runs only on the loop.
 
-While batch n is being written, batch n + 1 collects; whatever arrived meanwhile shares one transaction. The loop
-hears of a commit once, by one call.
+While batch n is written, batch n + 1 collects; everything that arrives in the meantime shares one transaction. One call
+reports a commit to the loop.
 
-When the disk fails a put (full, read-only, I/O error) the committer is in trouble: it says why, new puts are refused
-for `RETRY_S`, then tried again; a probe each sweep ends the trouble when nobody writes. Removals are always tried. An
-item that alone could not be written is refused alone, and is no trouble.
+If the disk fails a put (full, read-only, I/O error) the committer is in trouble: it keeps the reason, refuses new puts
+for `RETRY_S`, and then tries again. If no client writes, a probe at each sweep ends the trouble. Removals are always
+tried. An item that alone could not be written is refused alone, and causes no trouble.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONGESTED_BYTES = 64 << 20
 
 
 class DiskThreads(Protocol):
-    """Who does the blocking work elsewhere, and calls back on the loop."""
+    """Does the blocking work in threads, and calls back on the loop."""
 
     def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None: ...
     def read(self, queue: Queue, generation: int, after: int, upto: int) -> None: ...
@@ -36,7 +36,7 @@ class Committer:
     """The loop's side of the disk."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: DiskThreads, trouble: str | None = None) -> None:
-        """`trouble`: why nothing can be put already at the start."""
+        """`trouble`: why nothing can be put, if that is known at the start."""
         self.trouble: str | None = None
         self.commits = 0
         self._loop = loop
@@ -53,18 +53,18 @@ class Committer:
         if trouble is not None:
             self._note(trouble)
 
-    # What goes into the batch
+    # Changes for the batch
 
     @property
     def refusal(self) -> str | None:
-        """Why no put is taken at the moment; None when one may be tried."""
+        """Why no put is accepted at the moment; None if one may be tried."""
         if self.trouble is not None and self._loop.time() < self._retry_at:
             return self.trouble
         return None
 
     @property
     def congested(self) -> Ticket | None:
-        """What to wait for before adding another item, when very much waits to be written."""
+        """The ticket to wait for before another item is added, if very many bytes wait to be written."""
         return self._batch.puts if self._batch.put_bytes > CONGESTED_BYTES else None
 
     def create(self, owner: ItemOwner, number: int, name: bytes) -> Ticket:
@@ -93,12 +93,12 @@ class Committer:
         return purge.ticket
 
     def add_checksums(self, rest: Unchecked) -> None:
-        """The items get their checksums in slices, while others are served."""
+        """Adds checksums to the items in slices, while others are served."""
         self._touch()
         self._batch.unchecked.append(rest)
 
     def recount(self, number: int) -> None:
-        """The queue's counters on disk become what its rows are."""
+        """Sets the queue's counters on disk to the numbers of its rows."""
         self._touch()
         self._batch.recounts.add(number)
 
@@ -108,10 +108,10 @@ class Committer:
         return self._batch.puts
 
     def read_ahead(self, queue: Queue, generation: int, after: int, upto: int) -> None:
-        """The rows above `after` are brought to `queue.loaded`, as many as a window takes."""
+        """Passes rows above `after` to `queue.loaded`, as many as fit a window."""
         self._threads.read(queue, generation, after, upto)
 
-    # The writer's rhythm
+    # When batches are written
 
     def _touch(self) -> None:
         if not self._scheduled:
@@ -126,7 +126,7 @@ class Committer:
         self._writing = True
         self._threads.write(batch, self._committed)
 
-    # What became of it
+    # Results
 
     def _committed(self, batch: Batch, outcome: Outcome) -> None:
         self._writing = False
@@ -191,7 +191,7 @@ class Committer:
                 if purge.ticket not in unfinished and not purge.ticket.done:
                     purge.ticket.settle(None)
             return
-        log.error("%s; removals are tried again", error)
+        log.error("%s; removals will be tried again", error)
         self._later += batch.chores
         for purge in batch.purges:
             if not purge.ticket.done:
@@ -210,7 +210,7 @@ class Committer:
         self.trouble = error
 
     def sweep_chores(self) -> None:
-        """Once a second: removals that failed are tried again, and whether a disk in trouble is well again."""
+        """Once a second: tries failed removals again, and probes a disk in trouble."""
         for item in self._later:
             self.sweep(item)
         self._later = []
@@ -224,6 +224,6 @@ class Committer:
             self.set_meta("probe", "x" * 16384)
 
     async def idle(self) -> None:
-        """Waits until everything asked for is written."""
+        """Returns when everything is written."""
         while self._scheduled or self._writing:
             await self._idle.wait()

@@ -1,6 +1,6 @@
-"""The broker's TOML file: limits of queues, and the time after which quiet clients are dropped. Reads only that file.
+"""The broker's TOML file: limits of queues, and the time after which idle clients are dropped. Reads only that file.
 
-client_timeout = 0              # seconds a connection may be quiet, also while it waits; 0: for ever
+client_timeout = 0              # seconds a connection may be idle, also while it waits; 0: no limit
 
 [default]                       # every queue
 max_items = 1000000
@@ -27,12 +27,12 @@ _NAME = re.compile(r"[^\x00-\x20\x7f./~]{1,255}\Z")
 
 
 class ConfigError(ValueError):
-    """The file cannot be used. The message names file, key and what is allowed."""
+    """The file cannot be used. The message names the file, the key and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one queue may hold and for how long. Durations in seconds; 0 is none."""
+    """Limits of one queue. Durations in seconds; 0 means no limit."""
 
     max_items: int = UNLIMITED
     max_bytes: int = UNLIMITED
@@ -46,14 +46,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole file. `limits(name)` is what holds for a queue."""
+    """The whole file. `limits(name)` are the limits of one queue."""
 
     client_timeout: float = 0.0
     default: Limits = Limits()
     queues: dict[bytes, dict[str, Any]] = field(default_factory=dict)
 
     def limits(self, name: bytes) -> Limits:
-        """The limits of `name`: the default, its parent's where it is a fanout child, its own, in that order."""
+        """The limits of `name`: the default, then its parent's if it is a fanout child, then its own."""
         found = dataclasses.replace(self.default, **self.queues.get(name.partition(b"+")[0], {}))
         return dataclasses.replace(found, **self.queues.get(name, {})) if b"+" in name else found
 
@@ -68,12 +68,12 @@ def load(path: Path | None) -> Config:
         raise ConfigError(f"{path}: {exc}") from exc
     unknown = table.keys() - {"client_timeout", "default", "queues"}
     if unknown:
-        raise ConfigError(f"{path}: unknown key {min(unknown)!r}; known: client_timeout, default, queues")
+        raise ConfigError(f"{path}: unknown key {min(unknown)!r}; allowed are client_timeout, default, queues")
     timeout = _checked(path, "client_timeout", float, table.get("client_timeout", 0.0))
     queues: dict[bytes, dict[str, Any]] = {}
     for name, entry in _table(path, "queues", table.get("queues", {})).items():
         if not _NAME.match(name):
-            raise ConfigError(f"{path}: queues.{name!r} is no queue name")
+            raise ConfigError(f"{path}: queues.{name!r} is not a queue name")
         queues[name.encode()] = _limits(path, f"queues.{name}", entry)
     default = Limits(**_limits(path, "default", table.get("default", {})))
     return Config(client_timeout=timeout, default=default, queues=queues)
@@ -90,12 +90,12 @@ def _limits(path: Path, key: str, entry: Any) -> dict[str, Any]:
     found = _table(path, key, entry)
     for name in found:
         if name not in known:
-            raise ConfigError(f"{path}: unknown key {key}.{name}; known: {', '.join(known)}")
+            raise ConfigError(f"{path}: unknown key {key}.{name}; allowed are {', '.join(known)}")
     return {name: _checked(path, f"{key}.{name}", known[name], value) for name, value in found.items()}
 
 
 def _checked(path: Path, key: str, kind: type[Any], value: Any) -> Any:
-    """`value` as `kind`. Raises ConfigError where it is another kind or out of range."""
+    """`value` as `kind`. Raises ConfigError if it is of another kind or out of range."""
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -105,7 +105,7 @@ def _checked(path: Path, key: str, kind: type[Any], value: Any) -> Any:
     if kind is int and not 0 <= value <= UNLIMITED:
         raise ConfigError(f"{path}: {key} is not between 0 and {UNLIMITED}: {value!r}")
     if kind is str and value and not _NAME.match(value):
-        raise ConfigError(f"{path}: {key} is no queue name: {value!r}")
+        raise ConfigError(f"{path}: {key} is not a queue name: {value!r}")
     return value
 
 

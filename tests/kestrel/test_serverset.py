@@ -69,7 +69,7 @@ def test_only_who_is_alive_is_a_member(status):
 )  # fmt: skip
 def test_what_is_no_member_is_refused(data):
     """Never another error than ValueError, and never a wrong address."""
-    with pytest.raises(ValueError, match=r"it|JSON|expected|codec"):
+    with pytest.raises(ValueError, match=r"it|invalid|JSON|expected|codec"):
         decode(data)
 
 
