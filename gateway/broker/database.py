@@ -1,11 +1,11 @@
-"""The SQLite file: writes a batch, and says what is there at start. Synchronous; no queues.
+"""The SQLite file: writes batches, and reads the inventory at the start. Synchronous; knows no queues.
 
-Layout: `items` holds every row of every queue under one integer key (queue number above, place below), so that a
-queue is one range of one B-tree, an ack is one delete by key, and reading ahead is one range scan. `queues` holds a
-summary of each queue, updated by the same transactions, so that a start reads no items. A dropped queue's name is
-NULL until its rows are gone. The tables are schema.py's.
+Layout: `items` holds every row of every queue under one integer key (queue number in the upper bits, position in the
+lower). So a queue is one range of one B-tree, an ack is one delete by key, and reading ahead is one range scan.
+`queues` holds a summary of each queue, which the same transactions update, so that a start reads no items. The name of
+a deleted queue is NULL until its rows are gone. schema.py defines the tables.
 
-Durability: WAL; with fsync each commit is synced (`synchronous=FULL`), without it commits survive a killed process but
+Durability: WAL. With fsync each commit is synced (`synchronous=FULL`). Without it commits survive a killed process, but
 not a power cut (`NORMAL`: the file stays consistent).
 """
 
@@ -49,14 +49,14 @@ _ITEM_ERRORS = (
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
 )
-"""What one row can cause, whatever the disk is like; damage of one place of the file is the other such thing."""
+"""Errors that a single row can cause, whatever the state of the disk; so can damage at one place of the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a batch: why its halves failed (None: committed), and what is left to purge and without checksums.
+    """The result of a batch: why its halves failed (None: committed), and what is left to purge or without checksums.
 
-    `refused`: the items, by their ids, that alone were not written or moved, and why.
+    `refused`: the items, by id, that alone were not written or moved, and why.
     """
 
     puts: str | None
@@ -70,10 +70,10 @@ class Database:
     """One data directory, locked for this process until `close`. One thread writes; another has its `reader()`."""
 
     def __init__(self, directory: Path, *, fsync: bool, lock_wait_s: float = 0.0) -> None:
-        """Raises DatabaseError where the directory cannot be written, is in use, or holds something else."""
+        """Raises DatabaseError if the directory cannot be written, is in use, or holds another kind of file."""
         self.directory = directory
         self.path = directory / FILE
-        self.trouble: str | None = None  # why nothing can be put, as far as the start has shown it
+        self.trouble: str | None = None  # why nothing can be put, as far as is known at the start
         self._reserve = Reserve(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -100,7 +100,7 @@ class Database:
                 time.sleep(0.02)
 
     def _open_with_room(self, fsync: bool) -> sqlite3.Connection:
-        """Opens the file. On a full disk even that needs room, which the reserve of the last run gives."""
+        """Opens the file. On a full disk even that needs space, which the reserve of the last run provides."""
         try:
             return self._open(fsync)
         except DatabaseError as exc:
@@ -141,8 +141,8 @@ class Database:
         return connection
 
     def _expected_frames(self) -> int:
-        """How far the log reaches that a killed broker left. Raises DatabaseError where it has lost its database:
-        SQLite would throw it away and begin anew."""
+        """The length of the log that a killed broker left. Raises DatabaseError if the log's database is lost: SQLite
+        would discard the log and begin a new one."""
         path = self.path.with_name(f"{FILE}-wal")
         try:
             if wal.last_commit(path) and (not self.path.exists() or not self.path.stat().st_size):
@@ -180,10 +180,10 @@ class Database:
         return None if row is None else str(row[0])
 
     def write(self, batch: Batch) -> Outcome:
-        """The whole batch in one transaction; where that fails, what can be written. Raises no sqlite3.Error.
+        """Writes the whole batch in one transaction; if that fails, the part that can be written. No sqlite3.Error.
 
-        Where one row can be the cause, each change gets a transaction of its own, so that only those at fault fail.
-        Where the disk is the cause, the removals are tried by themselves.
+        If one row can be the cause, each change gets its own transaction, so that only the faulty ones fail. If the
+        disk is the cause, the removals are tried alone.
         """
         puts = self._take_reserve() if batch.has_puts else None
         if puts is None:
@@ -202,7 +202,7 @@ class Database:
             return Outcome(puts, f"cannot write: {exc}")
 
     def _write_singly(self, batch: Batch) -> Outcome:
-        """Each change by itself. A removal that fails is left, and the log says so: its job may be back."""
+        """Each change by itself. A removal that fails is logged and given up: its job may return."""
         refused: dict[int, str] = {}
         unfinished: list[Purge] = []
         unchecked: list[Unchecked] = []
@@ -223,9 +223,9 @@ class Database:
         return Outcome(None, None, tuple(unfinished), tuple(unchecked), refused)
 
     def _take_reserve(self) -> str | None:
-        """Room is kept for the removals of a full disk; without it nothing is put. None, or why there is none.
+        """Reserves space for the removals of a full disk; without it nothing is put. Returns None, or why it failed.
 
-        Room inside the file, left by what was removed, does as well.
+        Free space inside the file, left by removals, is sufficient, too.
         """
         if self._reserve.taken:
             return None
@@ -240,7 +240,7 @@ class Database:
             return 0
 
     def _give_reserve(self) -> None:
-        """The room goes to the removals; folding the log into the file lets the log start again at its beginning."""
+        """Gives the space to the removals. A checkpoint lets the log start again at its beginning."""
         self._reserve.give()
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -270,7 +270,7 @@ class Database:
 
     def _rollback(self) -> None:
         if self._connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+            with contextlib.suppress(sqlite3.Error):  # SQLite may already have rolled back
                 self._connection.execute("ROLLBACK")
 
     def _write_puts(self, batch: Batch) -> None:
@@ -288,16 +288,16 @@ class Database:
         self._recount(batch.recounts)
 
     def _unbind(self, items: int) -> None:
-        """SQLite keeps what is bound to a cached statement: large items would stay in memory until the next ones.
+        """SQLite keeps the values bound to a cached statement: large items would stay in memory until the next ones.
 
-        Rows that are refused (`added_ms` is NULL) take their place.
+        Rows that are refused (`added_ms` is NULL) replace them.
         """
         for chunk in {chunk for chunk, _ in _chunks(range(items), 1)}:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute(_insert(chunk), (None,) * (chunk * _ITEM_FIELDS))
 
     def _delete(self, ids: Sequence[int]) -> bool:
-        """Whether all of them were there."""
+        """Deletes the rows. Returns whether all of them existed."""
         deleted = 0
         for chunk, params in _chunks(ids, 1):
             statement = f"DELETE FROM items WHERE id IN ({','.join('?' * chunk)})"
@@ -305,7 +305,7 @@ class Database:
         return deleted == len(ids)
 
     def _recount(self, numbers: Iterable[int]) -> None:
-        """Counts the rows of these queues, as far as they can be read. Rare, so it may take its time."""
+        """Counts the rows of these queues, as far as they can be read. Rare, so it may be slow."""
         for number in numbers:
             span = lowest_id(number), highest_id(number)
             count = "SELECT count(*), coalesce(sum(length(data)), 0) FROM items WHERE id BETWEEN ? AND ?"
@@ -323,7 +323,7 @@ class Database:
             self._connection.execute(statement, (items, size, ever, number))
 
     def _purge(self, purge: Purge) -> Purge | None:
-        """One slice of it; what is left, or None."""
+        """Does one slice of it; returns the rest, or None."""
         connection, number = self._connection, purge.number
         if purge.drop:
             row = (checksum.of_queue(number, None, 0), number)
@@ -346,14 +346,14 @@ class Database:
         return None
 
     def _add_checksums(self, rest: Unchecked) -> Unchecked | None:
-        """One slice of it; what is left, or None."""
+        """Does one slice of it; returns the rest, or None."""
         connection, number, seed = self._connection, rest.number, checksum.seed(rest.name)
         row = connection.execute("SELECT unchecked FROM queues WHERE number = ?", (number,)).fetchone()
         upto = row[0] if row is not None else 0
         rows = connection.execute(_WITHOUT_CHECKSUM, (rest.after, upto, _CHECKSUM_ROWS))
         found, last, size = [], rest.after, 0
         for last, added_ms, expires_ms, data in rows:
-            if (type(added_ms), type(expires_ms), type(data)) == (int, int, bytes):  # else it stays damaged
+            if (type(added_ms), type(expires_ms), type(data)) == (int, int, bytes):  # otherwise it stays damaged
                 found.append((checksum.of_item(seed, last, added_ms, expires_ms, data), last))
                 size += len(data)
             if size > _CHECKSUM_BYTES:
@@ -374,8 +374,8 @@ class Database:
             raise DatabaseError(f"{self.path}: {exc}") from exc
 
     def close(self) -> None:
-        """Folds the log into the file as far as that works, and unlocks the directory. The reserve stays for the next
-        start: the disk may be full then."""
+        """Checkpoints the log into the file as far as possible, and unlocks the directory. The reserve stays for the
+        next start, because the disk may be full then."""
         try:
             self._mark.clear()
             self._connection.close()
@@ -405,7 +405,7 @@ def _is_of_one_row(error: BaseException) -> bool:
 
 
 def _what(id_: int, piece: Batch) -> str:
-    """What a piece of a batch that failed was to do."""
+    """What a failed part of a batch was to do."""
     if piece.removed_ids:
         return f"job {id_} is settled but cannot be removed, and may be delivered again"
     for purge in piece.purges:
@@ -416,7 +416,7 @@ def _what(id_: int, piece: Batch) -> str:
 
 
 def _chunks(values: Sequence[int | bytes] | Sequence[int], width: int) -> Iterator[tuple[int, Sequence[int | bytes]]]:
-    """Slices of few fixed sizes, so that few statements serve every size: each one is one step without the GIL."""
+    """Slices of a few fixed sizes, so that a few statements serve every size. SQLite runs each one without the GIL."""
     start, left = 0, len(values) // width
     for chunk in _CHUNKS:
         while left >= chunk:

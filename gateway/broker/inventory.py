@@ -1,7 +1,7 @@
-"""What a start finds in the file: every queue, without reading its items. Reports what of it is damaged.
+"""The content of the file at a start: every queue, without reading its items. Reports damage.
 
-Damage of one queue keeps no other from being served. What cannot be told to belong to a queue stays in the file, and
-no new queue takes its number.
+Damage of one queue does not affect others. Rows that belong to no known queue stay in the file, and no new queue gets
+their number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BEFORE_EVERY_ID = -(2**63)
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A queue as the file knows it; `last_id` is its highest row, or one below its range.
+    """A queue as stored in the file. `last_id` is its highest row, or one below its range.
 
     Rows up to `unchecked` may have no checksum.
     """
@@ -40,7 +40,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The queues; what was being dropped; the numbers that no new queue may get."""
+    """The queues; the deletions in progress; the numbers that no new queue may get."""
 
     queues: list[Stored]
     dropped: list[Purge]
@@ -57,7 +57,7 @@ def highest_id(number: int) -> int:
 
 
 def take(connection: sqlite3.Connection, path: Path) -> Inventory:
-    """Raises sqlite3.Error where the table of queues cannot be read."""
+    """Raises sqlite3.Error if the table of queues cannot be read."""
     found: dict[bytes, Stored] = {}
     dropped: list[Purge] = []
     reserved: set[int] = set()
@@ -75,7 +75,7 @@ def take(connection: sqlite3.Connection, path: Path) -> Inventory:
         if name is None:
             dropped.append(Purge(number, [(lowest_id(number), highest_id(number))], drop=True))
             continue
-        if older is not None:  # its drop had failed when the younger one was made
+        if older is not None:  # its deletion had failed when the younger one was created
             dropped.append(Purge(older.number, [(lowest_id(older.number), highest_id(older.number))], drop=True))
         last_id = _last_id(connection, path, number, name)
         items, size, ever = _sound_counts(connection, path, number, name, counts)
@@ -103,14 +103,14 @@ def _last_id(connection: sqlite3.Connection, path: Path, number: int, name: byte
         if not schema.is_damage(exc):
             raise
         log.error("%s: the part of the file with the newest jobs of queue %r is damaged; %s", path, name, schema.CHECK)  # noqa: TRY400
-        return lowest_id(number) + (1 << (SEQUENCE_BITS - 1))  # above every id that was given
+        return lowest_id(number) + (1 << (SEQUENCE_BITS - 1))  # above every id that was used
     return int(row[0] or lowest_id(number))
 
 
 def _sound_counts(
     connection: sqlite3.Connection, path: Path, number: int, name: bytes, counts: list[int]
 ) -> tuple[int, int, int]:
-    """A queue's counters; zeros where they cannot be, until its items are read."""
+    """A queue's counters; zeros if they are impossible, until its items are read."""
     if all(type(count) is int and 0 <= count < 2**62 for count in counts):
         return counts[0], counts[1], counts[2]
     log.error("%s: the counters of queue %r are damaged; they are corrected when its jobs are read", path, name)
@@ -119,7 +119,7 @@ def _sound_counts(
 
 
 def _orphans(connection: sqlite3.Connection, path: Path, known: set[int]) -> set[int]:
-    """The numbers under which there are items, but no queue. One seek a number."""
+    """The numbers with items but without a queue. One seek per number."""
     found: set[int] = set()
     after = _BEFORE_EVERY_ID
     try:

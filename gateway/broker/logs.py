@@ -1,6 +1,6 @@
-"""One line a record on standard error, as text or as JSON, in the form of the gateway's other processes.
+"""One line per record on standard error, as text or as JSON, in the format of the gateway's other processes.
 
-A twin of gateway/logs.py in little, for the broker imports nothing of the gateway; a test compares the two.
+A small copy of gateway/logs.py, because the broker imports nothing of the gateway; a test compares the two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PROCESS = "broker"
 
 
 def set_up(log_format: str, log_level: str) -> None:
-    """Sends every record from `log_level` up to standard error. `log_format` is `text` or `json`."""
+    """Writes every record of `log_level` or above to standard error. `log_format` is `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Text())
     root = logging.getLogger()
@@ -26,13 +26,13 @@ _EVERY_S = 10.0
 
 
 class LimitedLog:
-    """Keeps what clients can bring about at will from filling the log: one line of a kind every ten seconds."""
+    """Limits messages that clients can cause at will: one line per kind every ten seconds."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[float, int]] = {}  # kind -> when it was told, how many since
+        self._last: dict[str, tuple[float, int]] = {}  # kind -> time of the last line, number since then
 
     def count(self, kind: str) -> str | None:
-        """What to add to the line, or None where there is to be none now. Kinds are few and fixed by the code."""
+        """The suffix for the line; None if no line may be written now. The code has a small, fixed number of kinds."""
         now_s = time.monotonic()
         told_s, silent = self._last.get(kind, (-_EVERY_S, 0))
         if now_s - told_s < _EVERY_S:
@@ -43,7 +43,7 @@ class LimitedLog:
 
 
 class _Text(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO broker: message`; a line break inside shows as an escape."""
+    """`2026-01-31T12:00:00.123Z INFO broker: message`; a line break in a message appears as an escape."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in record.getMessage())

@@ -1,7 +1,7 @@
-"""How much of clients' unfinished business is kept in memory: half-sent items and answers that are not read.
+"""Limits the memory for clients' incomplete items and unread answers.
 
-Each alone may be as large as the largest item, so all together have a limit. Beyond it the client that has made no
-progress for longest is dropped, until the rest fits: a client that stalls loses its place to those that go on.
+Each may be as large as the largest item, so there is a limit for all of them. Above it the client without progress for
+the longest time is disconnected, until the rest fits: a client that stalls makes room for those that continue.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections import OrderedDict
 from typing import Protocol
 
 SMALL_BYTES = 4096
-"""What a connection may keep uncounted; the limit on connections bounds the sum."""
+"""Bytes per connection that are not counted; the limit of connections bounds their sum."""
 
 
 class BufferOwner(Protocol):
-    """A connection that keeps bytes for its client."""
+    """A connection that buffers bytes for its client."""
 
     def drop(self) -> None:
-        """Ends the connection at once; what it kept is free."""
+        """Ends the connection at once; its buffers are freed."""
 
 
 class BufferLimit:
@@ -27,13 +27,13 @@ class BufferLimit:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.dropped = 0
-        self._kept: OrderedDict[BufferOwner, int] = OrderedDict()  # who made progress last is the last
+        self._kept: OrderedDict[BufferOwner, int] = OrderedDict()  # in order of their last progress
 
     def __repr__(self) -> str:
         return f"<BufferLimit {self.used_bytes} of {self.limit_bytes} bytes, {len(self._kept)} owners>"
 
     def progress(self, owner: BufferOwner, size: int) -> None:
-        """`owner` holds `size` bytes now, and its client has sent or read something. May drop others, or itself."""
+        """`owner` now holds `size` bytes, and its client has sent or read something. May drop others, or `owner`."""
         self.used_bytes += size - self._kept.pop(owner, 0)
         if size:
             self._kept[owner] = size

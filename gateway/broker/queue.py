@@ -1,12 +1,12 @@
-"""One FIFO in memory: ready items, open reads, waiters, limits, expiry. Synchronous; its journal does the I/O.
+"""One FIFO queue in memory: ready items, open reads, waiters, limits, expiry. Synchronous; its journal does the I/O.
 
 Invariants
-1. An item is ready only after the commit that wrote it; a reader can never get one whose `set` may still fail.
+1. An item is ready only after the commit that wrote it; a reader never gets an item whose `set` may still fail.
 2. Every row of the queue is in exactly one place: `ready`, an open read, a removal on its way to disk, or only on disk
-   above `cursor`. What is on disk only comes back in order, and `items` counts it with the ready ones.
-3. An item that is given back goes to the head and costs no write: its row never left. A restart finds it in its old
+   above `cursor`. Rows that are only on disk are read in order; `items` counts them together with the ready ones.
+3. An item that is given back goes to the head without a write: its row still exists. A restart finds it in its old
    place, which is near the head.
-4. Waiters are served in order of arrival, and nobody who arrives later is served before them.
+4. Waiters are served in order of arrival; a later reader is never served before them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DAMAGE_LINES = 5
 
 
 class Mode(Enum):
-    """What a reader wants: to destroy the item, to hold it open, or to look at it."""
+    """What a reader does with the item: removes it, holds it open, or peeks at it."""
 
     TAKE = 1
     OPEN = 2
@@ -39,7 +39,7 @@ class Mode(Enum):
 
 
 class OpenRead:
-    """One item set aside for one session. `live` until it is settled, timed out, or its queue deleted."""
+    """One item set aside for one session. `live` until it is settled, timed out, or its queue is deleted."""
 
     __slots__ = ("item", "live", "opened_s", "queue")
 
@@ -51,7 +51,7 @@ class OpenRead:
 
 
 class Waiter(Protocol):
-    """Who waits for an item. `patient` waits for items to come; one that is not only waits for the disk."""
+    """Waits for an item. `patient`: waits for items to arrive; otherwise it waits only for the disk."""
 
     mode: Mode
     patient: bool
@@ -85,15 +85,15 @@ class Queue:
         self.seed = checksum.seed(name)
         self.unchecked = 0  # rows up to this id may have no checksum
         self.stored = False  # whether its row is known to be on disk
-        self.creation: Ticket | None = None  # of the batch that is to write its row
+        self.creation: Ticket | None = None  # of the batch that will write its row
         self.deleted = False
-        # what is on disk
+        # on disk
         self.last_id = lowest_id(number)  # the highest id given to an item
         self.visible_id = self.last_id  # the highest id committed
-        self.cursor = self.last_id  # every committed row up to here was brought into memory
-        self.generation = 0  # a read-ahead asked for in an older one is dropped
+        self.cursor = self.last_id  # every committed row up to here was read into memory
+        self.generation = 0  # a read-ahead from an older generation is dropped
         self.loading = False
-        # what is in memory
+        # in memory
         self.ready: deque[Item] = deque()
         self.ready_bytes = 0
         self.open_reads: dict[OpenRead, None] = {}
@@ -107,7 +107,7 @@ class Queue:
         self.total_items = 0
         self.expired_items = 0
         self.discarded = 0
-        self.damaged = 0  # items that were left out because of damage, or are missing
+        self.damaged = 0  # items that are damaged or missing, and not delivered
         self.transactions = 0
         self.canceled_transactions = 0
         self.total_flushes = 0
@@ -117,7 +117,7 @@ class Queue:
         return f"<Queue {self.name!r} items={self.items} open={len(self.open_reads)} waiters={len(self.waiters)}>"
 
     def restore(self, found: Stored) -> None:
-        """Takes over what a start found on disk, without reading it."""
+        """Sets the state that a start found on disk, without reading items."""
         self.stored = True
         self.items, self.bytes, self.total_items = found.items, found.bytes, found.ever
         self.last_id = self.visible_id = found.last_id
@@ -128,7 +128,7 @@ class Queue:
         return Source(self.number, self.seed, self.unchecked)
 
     def configure(self, limits: Limits) -> None:
-        """New limits; they hold for what is there, too."""
+        """Sets new limits; they apply to existing items, too."""
         self.limits = limits
         self.max_age_ms = int(limits.max_age * 1000)
 
@@ -144,7 +144,8 @@ class Queue:
     # Putting
 
     def refuses(self, size: int) -> bool:
-        """Whether an item of `size` bytes is not taken. Makes no room: a ring does that when the item is committed."""
+        """Whether an item of `size` bytes is refused. A queue that discards old items does so when the item is
+        committed."""
         limits = self.limits
         if size > limits.max_item_bytes:
             return True
@@ -164,7 +165,7 @@ class Queue:
         return Item(self.last_id, added_ms, expires_ms, data, sum_)
 
     def put(self, data: bytes, expires_ms: int) -> Ticket:
-        """Adds to the tail; the ticket says when it is on disk. The caller has asked `refuses`."""
+        """Adds to the tail; the ticket is settled when it is on disk. The caller has called `refuses`."""
         return self.journal.put_item(self, self.make(data, expires_ms))
 
     def created(self) -> None:
@@ -176,7 +177,7 @@ class Queue:
         self.unchecked = 0
 
     def placed(self, item: Item) -> None:
-        """The item is on disk: from now on it can be read."""
+        """The item is on disk and can be read from now on."""
         if self.deleted:
             return
         self._settle_pending(item)
@@ -195,7 +196,7 @@ class Queue:
             self._discard_oldest(len(item.data))
 
     def not_placed(self, item: Item) -> None:
-        """The item did not reach the disk; its `set` is answered with an error."""
+        """The item did not reach the disk; its `set` gets an error."""
         self._settle_pending(item)
 
     def _settle_pending(self, item: Item) -> None:
@@ -203,7 +204,7 @@ class Queue:
         self.pending_bytes -= len(item.data)
 
     def _discard_oldest(self, newest_bytes: int) -> None:
-        """A ring drops from its head what has no room beside the newest item; what is on disk follows when read."""
+        """Drops items from the head until the newest one fits; rows that are only on disk follow when they are read."""
         limits = self.limits
         while self.head() is not None and (
             self.items > limits.max_items or self.bytes - newest_bytes >= limits.max_bytes
@@ -214,7 +215,7 @@ class Queue:
     # Reading
 
     def head(self) -> Item | None:
-        """The first ready item, expired ones dropped; None when none is in memory. Reads ahead when that is low."""
+        """The first ready item after dropping expired ones; None if memory has none. Reads ahead if there are few."""
         if self.max_age_ms or (self.ready and self.ready[0].expires_ms):
             self.drop_expired()
         if self.cursor < self.visible_id and not self.loading and self._low():
@@ -226,7 +227,7 @@ class Queue:
         return len(self.ready) < _LOW_ITEMS and self.ready_bytes < WINDOW_BYTES // 2
 
     def read(self, mode: Mode) -> tuple[Item, OpenRead | None, Ticket | None] | None:
-        """The head, read as `mode` wants, or None. Only for who would be first: waiters come before."""
+        """The head, read as `mode` says, or None. Only for the first in order: waiters come before."""
         if self.limits.open_transaction_timeout and self.items and mode is not Mode.PEEK:
             self._time_out_oldest_read()
         item = self.head()
@@ -253,7 +254,7 @@ class Queue:
         return item
 
     def loaded(self, generation: int, window: Window) -> None:
-        """What reading ahead brought: the rows above the cursor."""
+        """The result of reading ahead: the rows above the cursor."""
         self.loading = False
         if generation == self.generation:
             self.ready.extend(window.items)
@@ -267,7 +268,7 @@ class Queue:
             self._dismiss(None)
 
     def _leave_out(self, window: Window) -> None:
-        """Reports what is damaged, and what should be there and is not. The file keeps what it has of it."""
+        """Reports rows that are damaged, and rows that should exist but do not. They stay in the file as they are."""
         for damage in window.damaged[:_DAMAGE_LINES]:
             log.error("queue %r: a job is damaged and is not delivered: %s", self.name, damage)
         if len(window.damaged) > _DAMAGE_LINES:
@@ -290,7 +291,7 @@ class Queue:
             self.items, self.bytes = found, self.ready_bytes
 
     def not_loaded(self, error: str) -> None:
-        """Reading ahead failed: who only waits for the disk is told, the others stay."""
+        """Reading ahead failed: waiters that only wait for the disk get the error, the others keep waiting."""
         self.loading = False
         self._dismiss(error)
 
@@ -298,18 +299,18 @@ class Queue:
 
     @property
     def starved(self) -> bool:
-        """Whether the disk is being read while memory is empty: an answer now would not be the truth."""
+        """Whether the disk is being read while memory is empty: an answer now could be wrong."""
         return self.loading and not self.ready
 
     def join(self, waiter: Waiter) -> None:
-        """Waits behind all who wait already, until served or `leave`."""
+        """Waits behind all current waiters, until served or until `leave`."""
         self.waiters[waiter] = None
 
     def leave(self, waiter: Waiter) -> None:
         self.waiters.pop(waiter, None)
 
     def serve(self) -> None:
-        """Hands ready items to waiters, in order."""
+        """Gives ready items to waiters, in order."""
         while self.waiters:
             waiter = next(iter(self.waiters))
             found = self.read(waiter.mode)
@@ -319,13 +320,13 @@ class Queue:
             waiter.receive(*found)
 
     def _dismiss(self, error: str | None) -> None:
-        """Who only waits for the disk gets nothing; the patient stay."""
+        """Ends the waits of those that only wait for the disk; patient waiters stay."""
         for waiter in [waiter for waiter in self.waiters if not waiter.patient]:
             del self.waiters[waiter]
             waiter.nothing(error)
 
     def evict(self) -> None:
-        """Every waiter gets nothing."""
+        """Ends every wait without an item."""
         waiters, self.waiters = self.waiters, OrderedDict()
         for waiter in waiters:
             waiter.nothing(None)
@@ -333,14 +334,14 @@ class Queue:
     # Settling
 
     def confirm(self, read: OpenRead) -> Ticket | None:
-        """The item is done; the ticket says when its row is gone. None when the read is no longer live."""
+        """Removes the item; the ticket is settled when its row is gone. None if the read is no longer live."""
         if not read.live:
             return None
         self._close(read)
         return self.journal.remove(self, read.item)
 
     def give_back(self, read: OpenRead) -> None:
-        """The item is the head again, and goes to a waiter at once. Does nothing when the read is no longer live."""
+        """Makes the item the head again, and gives it to a waiter at once. Does nothing if the read is not live."""
         if not read.live:
             return
         self._close(read)
@@ -367,7 +368,7 @@ class Queue:
         self.open_bytes -= len(read.item.data)
 
     def _time_out_oldest_read(self) -> None:
-        """Only the oldest read, and only when a read finds the queue not empty. Source: transcript 20d."""
+        """Only the oldest read, and only if a read finds the queue not empty. Source: transcript 20d."""
         read = next(iter(self.open_reads), None)
         if read is not None and self.journal.now() - read.opened_s > self.limits.open_transaction_timeout:
             self._close(read)
@@ -384,7 +385,7 @@ class Queue:
         return bool(expires_ms) and expires_ms < now_ms
 
     def drop_expired(self) -> int:
-        """Expired items leave from the head, to `expire_to_queue` where that is set; how many did."""
+        """Removes expired items from the head, to `expire_to_queue` if that is set; returns how many."""
         now_ms = self.journal.now() * 1000
         count = 0
         while self.ready and self._is_expired(self.ready[0], now_ms):
@@ -398,7 +399,7 @@ class Queue:
         return count
 
     def flush(self) -> Ticket | None:
-        """Drops every ready item; open reads and what is being written stay. The ticket: the rows are gone."""
+        """Removes every ready item; open reads and items on their way to disk stay. Ticket: the rows are gone."""
         self.total_flushes += 1
         spans = self._spans(self.visible_id)
         self.generation += 1
@@ -407,7 +408,7 @@ class Queue:
         return self.journal.purge(self, spans, drop=False)
 
     def delete(self) -> Ticket | None:
-        """The queue is no more: waiters get nothing, open reads are void. The ticket says when that is on disk."""
+        """Deletes the queue: waiters get nothing, open reads are void. The ticket is settled when that is on disk."""
         for read in self.open_reads:
             read.live = False
         self.open_reads.clear()
@@ -425,7 +426,7 @@ class Queue:
         self.ready_bytes = self.items = self.bytes = 0
 
     def _spans(self, upto: int) -> list[tuple[int, int]]:
-        """The ids up to `upto`, open reads left out."""
+        """The ids up to `upto`, except those of open reads."""
         spans = []
         low = lowest_id(self.number) + 1
         for kept in sorted(read.item.id for read in self.open_reads):

@@ -1,7 +1,7 @@
-"""Reads the rows of a queue in order, and lets none pass that is damaged. One connection, for one thread; never writes.
+"""Reads the rows of a queue in order, and leaves out damaged ones. One connection, for one thread; never writes.
 
-A row whose checksum fails is left out and named; so is a place in the tree that SQLite cannot read, as far as the next
-place that it can. Nothing is removed: what is damaged stays in the file, for `broker check` and for whoever repairs it.
+A row whose checksum fails is left out and reported. So is a place in the tree that SQLite cannot read, up to the next
+one that it can read. Nothing is removed: damaged rows stay in the file, for `broker check` and for a repair.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class DatabaseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is to be read: the rows of the queue with this number and these marks, of its row in the file."""
+    """What to read: the rows of the queue with this number and these values from its row in the file."""
 
     number: int
     seed: int
@@ -51,7 +51,7 @@ class Damage:
 class Window:
     """The next rows of a queue. `upto`: every row to this id was read, and is in `items` or in `damaged`.
 
-    `unchecked`: how many of the items had no checksum.
+    `unchecked`: the number of items without a checksum.
     """
 
     items: list[Item]
@@ -64,17 +64,17 @@ class Reader:
     """Reads committed rows while another thread writes."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path, *, has_checksums: bool = True) -> None:
-        """`has_checksums`: False for a file of format 1, of which every row is unchecked."""
+        """`has_checksums`: False for a file of format 1, in which every row is unchecked."""
         self._connection = connection
         self._path = path
         self._statement = _ROWS.format("checksum" if has_checksums else "NULL")
         connection.execute("PRAGMA query_only=1")
-        connection.text_factory = bytes  # a value whose type is damaged is compared, not decoded
+        connection.text_factory = bytes  # a value with a damaged type is compared, not decoded
 
     def read(self, source: Source, after: int, upto: int, max_items: int, max_bytes: int) -> Window:
-        """The rows above `after` and up to `upto`, at least one where there is one, and as many as the limits allow.
+        """The rows above `after` and up to `upto`: at least one if there is one, and as many as the limits allow.
 
-        Raises DatabaseError where the disk does not give them; damage is no error.
+        Raises DatabaseError if the disk cannot be read. Damage is not an error.
         """
         items: list[Item] = []
         damaged: list[Damage] = []
@@ -85,7 +85,7 @@ class Reader:
             for id_, added_ms, expires_ms, data, stored in rows:
                 try:
                     found = of_item(seed, id_, added_ms, expires_ms, data)
-                except (TypeError, error):  # a field is of another type
+                except (TypeError, error):  # a field has another type
                     found = None
                 if found is not None and found == stored and id_ > last:
                     items.append(Item(id_, added_ms, expires_ms, data, found))
@@ -104,14 +104,14 @@ class Reader:
         except sqlite3.Error as exc:
             if not (schema.is_damage(exc) or isinstance(exc, sqlite3.DataError)):
                 raise DatabaseError(f"{self._path}: {exc}") from exc
-            if last == after:  # else what was read comes first, and the next read comes back to this place
+            if last == after:  # otherwise the rows so far are returned first, and the next read starts here
                 damaged.append(self._unreadable(after, upto, str(exc)))
                 last = damaged[-1].last
             return Window(items, damaged, last, unchecked)
         return Window(items, damaged, upto, unchecked)
 
     def _unreadable(self, after: int, upto: int, why: str) -> Damage:
-        """The place behind `after` that cannot be read, as small as can be found out."""
+        """The smallest known range after `after` that cannot be read."""
         try:
             one = self._connection.execute(_NEXT_ID, (after, upto)).fetchone()
         except sqlite3.Error:
@@ -119,7 +119,7 @@ class Reader:
         return Damage(one[0], one[0], why) if one is not None else Damage(after + 1, upto, why)
 
     def _next_readable(self, after: int, upto: int) -> int:
-        """The lowest id from which on the tree can be read again, or `upto`. Found in steps that double, then halve."""
+        """The lowest id from which the tree can be read again, or `upto`. Found in steps that double, then halve."""
         low, step = after, 1
         while not self._is_readable(low + step, upto):
             low += step
@@ -147,7 +147,7 @@ class Reader:
 
 
 def _fault(found: int | None, id_: int, last: int) -> str:
-    """What is wrong with a row. found: its checksum, as its fields make it; last: the highest id before it."""
+    """What is wrong with a row. found: the checksum of its fields; last: the highest id before it."""
     if found is None:
         return "its fields are damaged"
     return "it is out of order" if id_ <= last else "its checksum fails"

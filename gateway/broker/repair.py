@@ -1,6 +1,6 @@
-"""Makes a sound file of a damaged one: every row that can be read and whose checksum holds, under its queue.
+"""Makes a sound file from a damaged one: every row that can be read and has a valid checksum, under its queue.
 
-The damaged file stays in the directory. Until the new one takes its name, which is one step, nothing has happened.
+The damaged file stays in the directory. Nothing changes until the new file gets its name, which is one step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WINDOW_BYTES = 8 << 20
 
 
 def repair(path: Path, progress: Progress) -> Path:
-    """Replaces the file at `path`, which is locked; returns where the damaged one is kept. Raises DatabaseError."""
+    """Replaces the file at `path`, which is locked; returns the new path of the damaged one. Raises DatabaseError."""
     new = path.with_name(f"{path.name}-repaired")
     kept = path.with_name(f"{path.name}-damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     try:
@@ -41,7 +41,7 @@ def repair(path: Path, progress: Progress) -> Path:
 
 
 def _fold_log(path: Path) -> None:
-    """What the log holds belongs to the damaged file; beside another file it would damage that."""
+    """Checkpoints the log, which belongs to the damaged file and would damage another one."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     for end in ("-wal", "-shm", "-mark"):
@@ -50,7 +50,7 @@ def _fold_log(path: Path) -> None:
 
 def _copy(source: sqlite3.Connection, path: Path, target: sqlite3.Connection, progress: Progress) -> None:
     format_ = schema.inspect(source)
-    with contextlib.suppress(sqlite3.DatabaseError):  # it holds a setting or two, and no job
+    with contextlib.suppress(sqlite3.DatabaseError):  # it contains one or two settings, and no job
         for pair in source.execute("SELECT key, value FROM meta").fetchall():
             target.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", pair)
     reader = Reader(source, path, has_checksums=format_ > 1)

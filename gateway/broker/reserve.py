@@ -1,4 +1,4 @@
-"""Room on the disk that is kept for removals: when the disk is full, acks still need some. No SQL but a file."""
+"""Disk space that is reserved for removals: on a full disk, acks still need some. Only a file, no SQL."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from pathlib import Path
 
 NAME = "broker.reserve"
 BYTES = 8 << 20
-"""Twice what the log holds before it is folded into the file, so that a full disk still has room to fold it."""
+"""Twice the size of the log at a checkpoint, so that a full disk still has space for a checkpoint."""
 
 
 class Reserve:
-    """The file `broker.reserve` of a data directory. `taken`: whether this process holds its room."""
+    """The file `broker.reserve` of a data directory. `taken`: whether this process holds its space."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
         self.taken = False
 
     def take(self) -> str | None:
-        """None, or why there is no room."""
+        """Reserves the space. Returns None, or why there is none."""
         why = self._allocate(BYTES)
         self.taken = why is None
         return why
 
     def give(self) -> None:
-        """The room is free for others."""
+        """Frees the space for others."""
         self.taken = False
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
 
     def leave(self) -> None:
-        """The next start finds it, as much of it as there is room for: the disk may be full then."""
+        """Leaves the file for the next start, as large as possible, because the disk may be full then."""
         if not self.taken:
             for size in (BYTES, BYTES // 8):
                 if self._allocate(size) is None:
                     break
 
     def use(self) -> bool:
-        """Frees what the last run has left. False where there was nothing."""
+        """Frees what the last run left. False if there was nothing."""
         try:
             self._path.unlink()
         except FileNotFoundError:

@@ -1,13 +1,14 @@
-"""The layout of `broker.sqlite`: makes it, brings an older one up to date, refuses what it does not know.
+"""The layout of `broker.sqlite`: creates it, upgrades older layouts, refuses unknown ones.
 
 `PRAGMA user_version` is the format.
 
 1   items(id, added_ms, expires_ms, data), queues(number, name, items, bytes, ever), meta(key, value).
-2   items and queues have a checksum (checksum.py). What was stored under format 1 has ids up to `unchecked` of its
-    queue, and no checksum at first: it gets one while the broker serves, in slices.
+2   items and queues have a checksum (checksum.py). Items from format 1 have ids up to `unchecked` of their queue, and
+no
+    checksum at first: they get one while the broker serves, in slices.
 
-A change of format is one transaction, so a killed process leaves the old format or the new one. A new file is made as
-format 1 and brought up to date: there is one path, and `sqlite_schema` of every file is the same.
+A change of format is one transaction, so a killed process leaves the old format or the new one. A new file is created
+in format 1 and upgraded: there is one path, and `sqlite_schema` of every file is the same.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ _FORMAT_2: Final = (
 
 
 class SchemaError(Exception):
-    """The file is not one that this broker can use. The message says why."""
+    """The broker cannot use the file. The message says why."""
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """The file has the present format afterwards. Raises SchemaError, sqlite3.Error."""
+    """Afterwards the file has the current format. Raises SchemaError, sqlite3.Error."""
     version = inspect(connection)
     if version == FORMAT:
         return
@@ -73,21 +74,21 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def inspect(connection: sqlite3.Connection) -> int:
-    """The file's format, 0 where it is empty; nothing is written. Raises SchemaError, sqlite3.Error."""
+    """The file's format, 0 if it is empty; writes nothing. Raises SchemaError, sqlite3.Error."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     found = connection.execute("SELECT name, rootpage, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
     if not found:
         return 0
     if application != APPLICATION_ID:
-        raise SchemaError("is not a broker's file")
+        raise SchemaError("is not a file of the broker")
     if version > FORMAT:
         raise SchemaError(
-            f"has format {version}, and this version of kestrel-gateway knows formats up to {FORMAT}: "
+            f"format {version} is above {FORMAT}, the newest that this version of kestrel-gateway knows: "
             "use the version that wrote it, or a newer one"
         )
     if version < 1 or {name: sql for name, _, sql in found} != _tables(version) or not _roots_differ(found):
-        raise SchemaError(f"is damaged: its tables are not those of format {version}; put it back from a backup")
+        raise SchemaError(f"is damaged: its tables are not those of format {version}; restore it from a backup")
     return version
 
 
@@ -102,7 +103,7 @@ def _roots_differ(found: list[tuple[str, int, str]]) -> bool:
 
 
 def _tables(version: int) -> dict[str, str]:
-    """The tables of a format, each with its definition, as SQLite itself writes it."""
+    """The tables of a format, each with its definition as SQLite writes it."""
     with sqlite3.connect(":memory:") as scratch:
         for statement in _FORMAT_1 + (_FORMAT_2 if version > 1 else ()):
             scratch.execute(statement)
@@ -112,7 +113,7 @@ def _tables(version: int) -> dict[str, str]:
 
 
 def _add_checksums(connection: sqlite3.Connection) -> None:
-    """Format 1 to 2. No item is touched, so it takes the same time with any number of them."""
+    """Format 1 to 2. No item is changed, so the time does not depend on their number."""
     for statement in _FORMAT_2:
         connection.execute(statement)
     for number, name in connection.execute("SELECT number, name FROM queues").fetchall():

@@ -1,4 +1,4 @@
-"""The broker's listeners: binds addresses, makes sessions, looks after quiet clients, stops in order."""
+"""The broker's listeners: binds addresses, makes sessions, closes idle clients, stops in order."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ log = logging.getLogger(__name__)
 BACKLOG = 4096
 SHUTDOWN_DELAY_S = 0.1
 SHUTDOWN_GRACE_S = 1.0
-"""After the command `shutdown`, who is connected is served so long. Source: transcript 19 (Kestrel: 30 s)."""
+"""After the command `shutdown`, connected clients are served this long. Source: transcript 19 (Kestrel: 30 s)."""
 _CLOSE_S = 1.0
 _DESCRIPTORS_BESIDE = 64
-"""Files, listeners and the like, beside clients."""
+"""Files, listeners and the like, in addition to clients."""
 
 
 class AddressError(Exception):
-    """An address cannot be listened on. The message names it and says why."""
+    """The broker cannot listen on an address. The message names it and says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a Unix socket's path, or host and port."""
+    """A listening address: the path of a Unix socket, or host and port."""
 
     path: str = ""
     host: str = ""
@@ -55,14 +55,14 @@ def parse_address(text: str) -> Address:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise ValueError(f"{text!r}: an IPv6 address stands in brackets")
+        raise ValueError(f"{text!r}: write an IPv6 address in brackets, as in [::1]:22133")
     if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError(f"{text!r} is neither HOST:PORT nor unix:PATH")
     return Address(host=host, port=int(port))
 
 
 class Server:
-    """Serves one broker on some addresses until told to stop."""
+    """Serves one broker on some addresses until it is stopped."""
 
     def __init__(self, broker: Broker, addresses: list[Address]) -> None:
         self.broker = broker
@@ -71,7 +71,7 @@ class Server:
         self._listeners: list[asyncio.AbstractServer] = []
         self._paths: list[str] = []
         self._sessions: set[Session] = set()
-        self._silent: OrderedDict[Session, None] = OrderedDict()  # of the TCP ones; the oldest first
+        self._silent: OrderedDict[Session, None] = OrderedDict()  # TCP connections without a command; oldest first
         self._remote = 0  # TCP connections
         self._limit = 0
         self._deserted = asyncio.Event()
@@ -79,7 +79,7 @@ class Server:
         self._watching: asyncio.TimerHandle | None = None
 
     async def start(self) -> list[str]:
-        """Listens on all addresses and returns them as they are. Raises AddressError."""
+        """Listens on all addresses and returns them with their actual ports. Raises AddressError."""
         found = []
         loop = self.broker.loop
         for address in self._addresses:
@@ -96,7 +96,7 @@ class Server:
         return found
 
     def _connection_limit(self) -> int:
-        """TCP connections that may be open. Half of the descriptors are for a Unix socket, where there is one."""
+        """The limit of TCP connections. Half of the descriptors are reserved for a Unix socket, if there is one."""
         wanted = self.broker.options.max_connections
         allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if allowed == resource.RLIM_INFINITY:
@@ -110,7 +110,8 @@ class Server:
         return Session(self.broker, self, execute)
 
     def opened(self, session: Session) -> None:
-        """One more. Beyond the limit, who has been silent for longest since it came makes room; else it is refused."""
+        """Counts a new connection. Above the limit the oldest silent one is closed; otherwise the new one is
+        refused."""
         self._sessions.add(session)
         self._deserted.clear()
         if session.is_local:
@@ -138,7 +139,7 @@ class Server:
             self._deserted.set()
 
     async def _bind(self, address: Address) -> list[socket.socket]:
-        """Bound sockets; a name may have several addresses, which then share the port."""
+        """Bound sockets. A name may have several addresses, which then share the port."""
         try:
             if address.path:
                 return [self._bind_unix(address.path)]
@@ -159,7 +160,7 @@ class Server:
             raise AddressError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
 
     def _bind_unix(self, path: str) -> socket.socket:
-        """A socket that only this user can connect to. What a dead broker left is replaced, a living one's is not."""
+        """A socket to which only this user can connect. Replaces the socket of a dead broker, not of a running one."""
         try:
             stale = stat.S_ISSOCK(os.lstat(path).st_mode)
         except FileNotFoundError:
@@ -191,8 +192,8 @@ class Server:
             session.check(quiet_since_s)
 
     def _shut_down(self) -> None:
-        """The command `shutdown`: waiters get END, new clients are refused, those that are here have a moment."""
-        log.warning("shutdown asked for by a client")
+        """The command `shutdown`: waiters get END, new clients are refused, connected ones have a moment."""
+        log.warning("a client requested the shutdown")
         self.broker.loop.call_later(SHUTDOWN_DELAY_S, self._close_listeners)
         self.broker.loop.call_later(SHUTDOWN_DELAY_S, self.broker.queues.evict)
         self.broker.loop.call_later(SHUTDOWN_DELAY_S + SHUTDOWN_GRACE_S, self.stopping.set)
@@ -206,7 +207,7 @@ class Server:
         self._paths = []
 
     async def stop(self) -> None:
-        """Stops in order: no new clients, waiters get END, what is answered is on disk, what is on disk is answered."""
+        """Stops in order: no new clients; waiters get END; answered commands are on disk; stored ones are answered."""
         self._close_listeners()
         if self._watching is not None:
             self._watching.cancel()

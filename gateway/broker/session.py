@@ -1,10 +1,10 @@
-"""One connection: takes bytes, keeps answers in order, holds them until their commit, never buffers without bound.
+"""One connection: reads bytes, keeps answers in order, holds them until their commit. Every buffer is bounded.
 
 Invariants
-1. Answers leave in the order of their commands; one that depends on a commit leaves after it, and so do all behind it.
-2. A command that reads waits for this connection's own sets, so a client sees what it was told to be stored and what
-   it wrote before; other connections see an item once it is committed.
-3. Nothing is parsed while a get is blocked, a monitor runs, a long answer is written, a barrier stands or the client
+1. Answers leave in the order of their commands. One that depends on a commit leaves after it, and so do all behind it.
+2. A command that reads waits for this connection's own sets, so a client sees its own stored items; other connections
+   see an item once it is committed.
+3. Nothing is parsed while a get is blocked, a monitor runs, a long answer is written, a barrier is set, or the client
    does not read.
 4. However the connection ends, its waiter is gone and its open reads are back before anything else happens.
 """
@@ -30,7 +30,7 @@ HELD_BYTES = 1 << 20
 HELD_ANSWERS = 2000
 _WRITE_BYTES = 256 << 10
 _LINGER_S = 1.0
-"""A close with unread bytes is a reset, which can take the last answer along."""
+"""A close with unread bytes is a reset, which can destroy the last answer."""
 _TCP_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -38,11 +38,11 @@ _TCP_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
-"""A client whose host vanished gives its open reads back after 90 s, not after the kernel's two hours."""
+"""A client whose host died gives its open reads back after 90 s, not after the kernel's two hours."""
 
 
 class State(Enum):
-    """READY parses; WAITING in a get; MONITORING; BARRED until a commit; ENDING writes what is held, then closes;
+    """READY parses; WAITING in a get; MONITORING; BARRED until a commit; ENDING writes held answers, then closes;
     STREAMING writes a long answer."""
 
     READY = 1
@@ -66,7 +66,7 @@ _MOVES = {
 
 
 class Wait:
-    """A get that waits: for an item when `patient`, else only for what is on disk."""
+    """A get that waits: for an item if `patient`, otherwise only for items on disk."""
 
     __slots__ = ("mode", "patient", "queue", "session", "timer")
 
@@ -99,7 +99,7 @@ class Wait:
 
 
 class Monitoring:
-    """A monitor: items as they come, each an open read, until `left` is used up or the time is over."""
+    """A monitor: items as they arrive, each an open read, until `left` is used up or the time is over."""
 
     __slots__ = ("left", "mode", "patient", "queue", "session", "timer")
 
@@ -131,7 +131,7 @@ class Monitoring:
 
 
 class Host(Protocol):
-    """Who keeps the sessions: told of each as its connection comes and goes."""
+    """Keeps the sessions. It is informed when a connection begins and ends."""
 
     def opened(self, session: Session) -> None: ...
     def spoke(self, session: Session) -> None:
@@ -141,7 +141,7 @@ class Host(Protocol):
 
 
 class Session(asyncio.Protocol):
-    """One client. `execute` runs a command against it (commands.py)."""
+    """One client. `execute` runs a command on it (commands.py)."""
 
     __slots__ = (
         "_choked",
@@ -177,7 +177,7 @@ class Session(asyncio.Protocol):
         self._host = host
         # connection
         self.transport: Any = None
-        self.is_local = False  # a Unix socket: the gateway's own, or this user's; not limited
+        self.is_local = False  # a Unix socket: the gateway, or a client of this user; not limited
         self.reads: dict[bytes, deque[OpenRead]] = {}
         self.active_s = broker.loop.time()
         self._state = State.READY
@@ -187,22 +187,22 @@ class Session(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._last_put: Ticket | None = None
-        self._choked = False  # the client does not read what it asked for
-        self._paused = False  # we do not read what it sends
+        self._choked = False  # the client does not read its answers
+        self._paused = False  # the client is not read
         self._resuming = False
-        self._refused = False  # it ends because of what it sent, and may be sending still
+        self._refused = False  # it ends because of its bytes, and the client may still be sending
         self._spoke = False
-        self._kept = 0  # bytes, as the limit on them was told
+        self._kept = 0  # bytes, as last reported to the limit
         # command
         self._parked: Command | None = None
         self._parts: Iterator[bytes] = iter(())
-        self._ended = False  # the client sends no more, and a long answer is on its way
+        self._ended = False  # the client sends no more, and a long answer is being written
         self._wait: Wait | Monitoring | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self._state.name} held={len(self._held)} reads={sum(map(len, self.reads.values()))}>"
 
-    # The transport's side
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -236,7 +236,7 @@ class Session(asyncio.Protocol):
             self._count()
 
     def eof_received(self) -> bool:
-        """A client that only shut down its sending side still gets what its commands have earned, but waits no more."""
+        """A client that only shut down its sending side still gets the answers to its commands, but its waits end."""
         if self._state is State.STREAMING:
             self._ended = True
             return True
@@ -257,7 +257,7 @@ class Session(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._choked = True
         self._pause()
-        self.broker.loop.call_soon(self._count)  # inside a write: what it does not take is not in the buffer yet
+        self.broker.loop.call_soon(self._count)  # inside a write: unsent bytes are not in the buffer yet
 
     def resume_writing(self) -> None:
         self._choked = False
@@ -273,10 +273,10 @@ class Session(asyncio.Protocol):
             self._paused = True
             self.transport.pause_reading()
 
-    # What it keeps in memory
+    # Buffered bytes
 
     def _count(self) -> None:
-        """Tells what is kept for this client, which has just sent or read something."""
+        """Reports the bytes that are buffered for this client, which has just sent or read something."""
         size = self._decoder.buffered
         if self._choked:
             size += self.transport.get_write_buffer_size()
@@ -286,7 +286,8 @@ class Session(asyncio.Protocol):
             self.broker.memory.progress(self, kept)
 
     def drop(self) -> None:
-        """There is no memory for what it keeps: it ends at once. Half an item is answered, unread answers are not."""
+        """There is no memory for its buffers: ends it at once. An incomplete item gets an answer; unread answers do
+        not."""
         self._kept = 0
         self.broker.tell_dropped(self.peer)
         half_sent = self._state is not State.CLOSED and not self._choked
@@ -322,7 +323,7 @@ class Session(asyncio.Protocol):
             self.transport.resume_reading()
 
     def resume(self) -> None:
-        """Goes on with what the client has sent meanwhile, when its turn comes; never inside a queue's serving."""
+        """Continues with what the client has sent, when its turn comes; never while a queue serves waiters."""
         self._write()
         if not self._resuming and (self._decoder.buffered or self._parked is not None or self._paused):
             self._resuming = True
@@ -334,7 +335,7 @@ class Session(asyncio.Protocol):
             self._work()
 
     def bar(self, command: Command | None) -> None:
-        """Nothing more is run until what is held has left; then `command` is."""
+        """Runs nothing more until the held answers are sent; then runs `command`."""
         if self._state is State.READY:
             self._parked = command
             if self._held:
@@ -345,7 +346,7 @@ class Session(asyncio.Protocol):
         return self._last_put is not None and not self._last_put.done
 
     def bar_on(self, ticket: Ticket, command: Command) -> None:
-        """`command` is run once the ticket is settled."""
+        """Runs `command` when the ticket is settled."""
         self._held_until(ticket, b"")
         self.bar(command)
 
@@ -357,7 +358,7 @@ class Session(asyncio.Protocol):
     # Answers
 
     def answer(self, data: bytes) -> None:
-        """Sends it, after what is held."""
+        """Sends the data after the held answers."""
         if self._held:
             self._held.append((None, 0, data))
             self._held_bytes += len(data)
@@ -366,7 +367,7 @@ class Session(asyncio.Protocol):
             self._out_bytes += len(data)
 
     def stream(self, parts: Iterator[bytes]) -> None:
-        """Answers with the parts, each made and sent in a turn of the loop of its own: others run between them."""
+        """Answers with the parts. Each part is made and sent in its own turn of the loop; others run in between."""
         self._parts = parts
         self._move(State.STREAMING)
         self.broker.loop.call_soon(self._next_part)
@@ -388,9 +389,9 @@ class Session(asyncio.Protocol):
             self.resume()
 
     def hold(self, ticket: Ticket | None, data: bytes, item_id: int = 0) -> None:
-        """Sends it once the ticket is settled; SERVER_ERROR and close when that failed.
+        """Sends the data when the ticket is settled; SERVER_ERROR and close if that failed.
 
-        `item_id`: of the item that it says to be stored; NOT_STORED where the disk could not keep just that one.
+        `item_id`: of the item in the answer; NOT_STORED if the disk could not store just that item.
         """
         if ticket is None:
             self.answer(data)
@@ -402,7 +403,7 @@ class Session(asyncio.Protocol):
             self._held_until(ticket, data, item_id)
 
     def hold_put(self, ticket: Ticket | None, data: bytes, item_id: int) -> None:
-        """As `hold`; reads of this connection wait for it."""
+        """Like `hold`; reads of this connection wait for it."""
         if ticket is not None:
             self._last_put = ticket
         self.hold(ticket, data, item_id)
@@ -413,7 +414,7 @@ class Session(asyncio.Protocol):
         ticket.holders[self] = None
 
     def release(self) -> None:
-        """A ticket was settled: what waited for it leaves."""
+        """A ticket was settled: sends the answers that waited for it."""
         held = self._held
         while held:
             ticket, item_id, data = held[0]
@@ -448,7 +449,7 @@ class Session(asyncio.Protocol):
             self.transport.write(data)
 
     def deliver(self, queue: Queue, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
-        """The item is this client's: noted as open where it is, and sent."""
+        """Gives the item to this client: records an open read, and sends the item."""
         self.broker.counters.get_hits += 1
         if read is not None:
             reads = self.reads.get(queue.name)
@@ -458,11 +459,11 @@ class Session(asyncio.Protocol):
         self.hold(ticket, value(queue.name, item.data))
 
     def fail(self, why: str) -> None:
-        """SERVER_ERROR, and the connection is closed."""
+        """Sends SERVER_ERROR and closes the connection."""
         self.end(b"SERVER_ERROR " + why.encode("utf-8", "replace").replace(b"\r", b" ").replace(b"\n", b" ") + b"\r\n")
 
     def end(self, data: bytes) -> None:
-        """The last answer: after what is held, the connection is closed. What was sent behind is not run."""
+        """The last answer: closes the connection after the held answers. Further commands are not run."""
         if data:
             self.answer(data)
         if self._held and self._state in (State.READY, State.BARRED):
@@ -473,7 +474,8 @@ class Session(asyncio.Protocol):
             self._close(linger=bool(data))
 
     def _close(self, *, linger: bool = False) -> None:
-        """Waiter and open reads go back now. With `linger` the client may finish sending, so that it can read why."""
+        """Ends its wait and gives open reads back now. With `linger` the client may finish sending, to read the
+        reason."""
         if self._state is State.CLOSED:
             return
         if self._wait is not None:
@@ -500,7 +502,7 @@ class Session(asyncio.Protocol):
     # Waiting
 
     def wait(self, queue: Queue, mode: Mode, wait_s: float | None) -> None:
-        """Blocks until the queue has an item, at most `wait_s`; with None only until it is known that it has none."""
+        """Blocks until the queue has an item, at most `wait_s`; with None only until it is certain that it has none."""
         wait = Wait(self, queue, mode, patient=wait_s is not None)
         if wait_s is not None:
             wait.timer = self.broker.loop.call_later(wait_s, wait.time_out)
@@ -530,7 +532,7 @@ class Session(asyncio.Protocol):
             self._close()
 
     def go_on(self) -> None:
-        """The monitor takes what is there and waits for more; ends when it has had enough."""
+        """The monitor takes ready items and waits for more; it ends when its limit is reached."""
         monitoring = self._wait
         assert isinstance(monitoring, Monitoring)
         queue = monitoring.queue
@@ -548,7 +550,7 @@ class Session(asyncio.Protocol):
         self._write()
 
     def finish_monitor(self) -> None:
-        """The monitor is over."""
+        """Ends the monitor."""
         assert self._wait is not None
         if self._wait.timer is not None:
             self._wait.timer.cancel()
@@ -557,10 +559,10 @@ class Session(asyncio.Protocol):
         self.answer(END)
         self.resume()
 
-    # The server's side
+    # Called by the server
 
     def check(self, quiet_since_s: float | None) -> None:
-        """Once in a while: closes when the client is gone although we are not reading, or was quiet for too long."""
+        """Called regularly: closes if the client disconnected while it was not read, or was idle for too long."""
         if self._state is State.CLOSED:
             return
         if quiet_since_s is not None and self.active_s < quiet_since_s:
@@ -572,7 +574,7 @@ class Session(asyncio.Protocol):
                 self._close()
 
     def stop(self) -> None:
-        """The server ends: what is held leaves first."""
+        """The server stops: sends the held answers first."""
         if self._state in (State.READY, State.BARRED) and self._held:
             self._move(State.ENDING)
         elif self._state is not State.ENDING:
@@ -580,5 +582,5 @@ class Session(asyncio.Protocol):
 
 
 def _outcome(ticket: Ticket | None, item_id: int, data: bytes) -> bytes:
-    """The answer that a settled ticket leaves of `data`."""
+    """The answer after the ticket is settled; `data` if it succeeded."""
     return NOT_STORED if data and ticket is not None and item_id in ticket.refused else data

@@ -1,4 +1,4 @@
-"""`stats` and `dump_stats` as Kestrel prints them. Reads the queues and changes nothing."""
+"""`stats` and `dump_stats` in Kestrel's format. Reads the queues and changes nothing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from .broker import VERSION, Broker
 from .queue import Queue
 
 AT_ONCE = 50
-"""Queues in a part of an answer: one part is made without a pause."""
+"""Queues in one part of an answer; a part is made without a pause."""
 
 
 def stats(broker: Broker) -> Iterator[bytes]:
-    """Every counter and every queue's, one `STAT` line each, in parts."""
+    """Every counter of the broker and of each queue, one `STAT` line each, in parts."""
     counters = broker.counters
     queues = list(broker.queues)
     lines: list[tuple[str, object]] = [
@@ -48,10 +48,10 @@ def stats(broker: Broker) -> Iterator[bytes]:
 
 
 def dump_stats(broker: Broker, names: Sequence[bytes]) -> Iterator[bytes]:
-    """The counters grouped by queue, in parts; of all queues where no names are given, and an empty group for an
-    unknown one.
+    """The counters grouped by queue, in parts; of all queues if no names are given; an empty group for an unknown
+    queue.
 
-    Where there is no queue at all, a blank line, as Kestrel 2.4.8 says it.
+    Without any queue, a blank line, like Kestrel 2.4.8.
     """
     out: list[bytes] = []
     names = names or [queue.name for queue in broker.queues]
@@ -67,7 +67,7 @@ def dump_stats(broker: Broker, names: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def queue_stats(queue: Queue, children: list[bytes]) -> list[tuple[bytes, bytes]]:
-    """One queue's counters in Kestrel's order. `logsize` is what its rows hold, open reads included."""
+    """One queue's counters in Kestrel's order. `logsize` is the size of its rows, open reads included."""
     counts = {
         b"items": queue.items,
         b"bytes": queue.bytes,
@@ -93,7 +93,7 @@ def queue_stats(queue: Queue, children: list[bytes]) -> list[tuple[bytes, bytes]
 
 
 def _age_ms(queue: Queue) -> int:
-    """How long ago the item last read was added, as Kestrel counts; before a first read the head's age; empty: 0."""
+    """How long ago the last read item was added, as Kestrel counts; before a first read the head's age; empty: 0."""
     if not queue.bytes:
         return 0
     reference_ms = queue.age_reference_ms or (queue.ready[0].added_ms if queue.ready else 0)

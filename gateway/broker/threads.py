@@ -1,6 +1,6 @@
-"""The two threads that block on the disk: one writes batches, one reads ahead. Nothing here decides anything.
+"""The two threads that block on the disk: one writes batches, one reads ahead. They make no decisions.
 
-A reader of its own means that reading ahead never waits behind a commit, and no commit behind a long read.
+With a separate reader, reading ahead never waits for a commit, and a commit never for a long read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Read: TypeAlias = tuple[Queue, Source, int, int, int]
 
 
 class Threads:
-    """Owns the database from now on. What they have done is called back on the loop. Raises DatabaseError."""
+    """Owns the database from now on. Calls back on the loop with results. Raises DatabaseError."""
 
     def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
         self._database = database
@@ -44,7 +44,7 @@ class Threads:
         self._writes.put((batch, done))
 
     def read(self, queue: Queue, generation: int, after: int, upto: int) -> None:
-        """Brings a window of rows above `after` to `queue.loaded`, or says why not to `queue.not_loaded`."""
+        """Passes a window of rows above `after` to `queue.loaded`, or an error to `queue.not_loaded`."""
         self._reads.put((queue, queue.source, generation, after, upto))
 
     def _write_batches(self) -> None:
@@ -52,7 +52,7 @@ class Threads:
             batch, done = work
             try:
                 outcome = self._database.write(batch)
-            except Exception as exc:  # the top of a thread: an answer must come
+            except Exception as exc:  # top of a thread: there must be a result
                 log.exception("writing failed")
                 outcome = Outcome(f"cannot write: {exc}", f"cannot write: {exc}")
             if not self._call(done, batch, outcome):
@@ -64,9 +64,9 @@ class Threads:
             try:
                 window = self._reader.read(source, after, upto, WINDOW_ITEMS, WINDOW_BYTES)
             except DatabaseError as exc:
-                log.error("cannot read ahead: %s", exc)  # noqa: TRY400 - a full disk's story is its one line
+                log.error("cannot read ahead: %s", exc)  # noqa: TRY400 - one line is enough for a full disk
                 called = self._call(queue.not_loaded, str(exc))
-            except Exception as exc:  # the top of a thread: an answer must come
+            except Exception as exc:  # top of a thread: there must be a result
                 log.exception("cannot read ahead")
                 called = self._call(queue.not_loaded, str(exc))
             else:
@@ -77,12 +77,12 @@ class Threads:
     def _call(self, function: Callable[..., None], *args: object) -> bool:
         try:
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop is closed: nobody is left to tell
+        except RuntimeError:  # the loop is closed, so no one needs the result
             return False
         return True
 
     async def close(self) -> None:
-        """Ends both threads after what they have to do, and closes the database."""
+        """Ends both threads after their pending work, and closes the database."""
         self._writes.put(None)
         self._reads.put(None)
         await self._loop.run_in_executor(None, self._end)

@@ -465,7 +465,7 @@ def test_killed_while_it_is_brought_up_to_date(tmp_path: Path, kills: int) -> No
     assert damaging.rows(data, "SELECT count(*) FROM items WHERE checksum ISNULL") == [(0,)]
 
 
-NEWER = "has format 3, and this version of kestrel-gateway knows formats up to 2: use the version that wrote it"
+NEWER = "format 3 is above 2, the newest that this version of kestrel-gateway knows: use the version that wrote it"
 
 
 @pytest.mark.parametrize(("version", "why"), [(3, NEWER), (0, "is damaged")])

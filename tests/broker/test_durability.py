@@ -133,7 +133,7 @@ def test_foreign_database(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE precious (thing)")
         connection.commit()
     before = (data / "broker.sqlite").read_bytes()
-    assert "is not a broker's file" in _start_and_fail(data)
+    assert "is not a file of the broker" in _start_and_fail(data)
     assert (data / "broker.sqlite").read_bytes() == before
 
 
