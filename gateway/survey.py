@@ -58,9 +58,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Covered(Generic[T_co]):
-    """A result, and how many servers it comes from; None: from all of them.
+    """A result, and how many servers it comes from; None means all of them.
 
-    The result may be the error which says that nothing was found: with a partial coverage that is not certain.
+    The result may be an error that says that nothing was found. With a partial coverage that is not certain.
     """
 
     result: T_co
@@ -68,7 +68,7 @@ class Covered(Generic[T_co]):
 
 
 def least(*coverages: Coverage | None) -> Coverage | None:
-    """That of the step in which the fewest servers took part; None where all of them did in each."""
+    """The coverage of the step with the fewest servers; None if all servers took part in each step."""
     known = [each for each in coverages if each is not None and each.partial]
     return min(known, key=lambda each: each.asked - each.total, default=None)
 

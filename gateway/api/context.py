@@ -1,4 +1,4 @@
-"""What the callables of the HTTP edge know of one request, in one typed value that travels in its ASGI scope."""
+"""What the HTTP edge knows of one request: one typed value in the ASGI scope."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _KEY: Final = "kestrel_gateway.request"
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request. The outermost callable makes it; those further in add what they find out.
+    """One request. The outermost callable creates it; inner ones add what they find out.
 
-    id: as answers and logs have it. url_root: the prefix of the path in every URL of an answer.
-    operation: the contract's name of it; empty before the path is known. caller: None before it is known.
-    lease_acked: whether `ack` of this request is done, whatever becomes of the rest.
-    coverage: how many servers took part, where not all did.
+    id: as in answers and logs. url_root: the prefix of the path in every URL of an answer.
+    operation: the operationId; empty until the path is known. caller: None until it is known.
+    lease_acked: whether the `ack` of this request is done, whatever happens to the rest.
+    coverage: how many servers took part, if not all did.
     """
 
     id: str
@@ -32,25 +32,25 @@ class RequestContext:
 
     @property
     def tenant(self) -> str:
-        """The caller's; empty where there is none, and before it is known."""
+        """The caller's tenant; empty without tenants, and until the caller is known."""
         return self.caller.tenant if self.caller is not None else ""
 
     @classmethod
     def of(cls, scope: Scope) -> RequestContext:
-        """The context of the request with that scope."""
+        """The context in the scope of a request."""
         context: RequestContext = scope[_KEY]
         return context
 
     def put_into(self, scope: Scope) -> None:
-        """From now on it is the context of the request with that scope."""
+        """Puts the context into the scope of a request."""
         scope[_KEY] = self
 
     def covered_by(self, coverage: Coverage | None) -> None:
-        """A step of it was done by so many servers; None: by all of them."""
+        """Notes how many servers took part in a step; None means all of them."""
         self.coverage = least(self.coverage, coverage)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """What every answer to it says, errors included."""
+        """The headers of every answer to the request, including errors."""
         headers = [(b"request-id", self.id.encode())]
         if self.lease_acked:
             headers.append((b"lease-acked", b"true"))

@@ -28,7 +28,7 @@ _QUIET = frozenset({"livez", "readyz"})
 
 
 READ_S: Final = 0.0002
-"""What it takes to read a request and to write its answer, in no step that is charged to its tenant (measured)."""
+"""The cost of reading a request and writing its answer, outside the steps that are charged to its tenant (measured)."""
 
 
 class Edge:
@@ -59,7 +59,7 @@ class Edge:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
         started_s = time.perf_counter()
-        request_id = scope["state"]["request_id"] = context.id  # what the server answers by itself carries the same
+        request_id = scope["state"]["request_id"] = context.id  # also for answers of the server itself
         root_path = self._root_path
         if root_path and (scope["path"] + "/").startswith(root_path + "/"):
             scope["path"] = scope["path"].removeprefix(root_path) or "/"

@@ -78,7 +78,8 @@ class Call:
             self.admission.charge(self.caller, count // a_request)
 
     def result(self, of: Covered[T | GatewayError]) -> T:
-        """What was found; the answer says how many servers took part, if not all did. Raises the error that it is."""
+        """The result; the answer shows how many servers took part, if not all did. Raises the result if it is an
+        error."""
         self.context.covered_by(of.coverage)
         if isinstance(of.result, GatewayError):
             raise of.result
@@ -101,7 +102,7 @@ class Call:
         return queue
 
     def header(self, name: bytes) -> str | None:
-        """The first header of that lower-case name."""
+        """The first header with the name, which is in lower case."""
         for key, value in self.scope["headers"]:
             if key == name:
                 text: str = value.decode("latin-1")
@@ -149,7 +150,7 @@ class Call:
                 if size == len(chunk):
                     return chunk
                 body.write(chunk)
-                return body.getvalue()  # its own buffer: joining 8 MiB at the end would hold the loop for 10 ms
+                return body.getvalue()  # the buffer itself: joining 8 MiB at the end would block the loop for 10 ms
             body.write(chunk)
             if size > LARGE_BYTES:
                 await self.held.turn(len(chunk))
@@ -234,7 +235,7 @@ class Resource:
 async def respond(send: Send, answer: Answer, held: Held | None = None) -> None:
     """Writes the answer, with its length and the headers that every answer has.
 
-    held: of the request; a large answer is written in pieces, with other work between them.
+    held: what the request holds. A large answer is written in pieces, with other work between them.
     """
     headers: Headers = [NOSNIFF]
     if answer.headers:

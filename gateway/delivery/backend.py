@@ -1,4 +1,4 @@
-"""What the use cases need of Kestrel: the Protocols that gateway.kestrel fulfils."""
+"""What the use cases need of Kestrel: the Protocols that gateway.kestrel implements."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gateway.survey import Coverage, Peeked, QueueStats, Survey
 
 
 class Poll(Protocol):
-    """One parked poll. `cancel` ends it at once from any callback; `result` then gives None.
+    """One waiting poll. `cancel` ends it at once from any callback; then `result` returns None.
 
-    coverage: where the wait ended empty and not every server was asked, how many were. `result` raises
-    BackendUnavailable, and TooManyLeases where all servers that could be asked hold as many items as they may.
+    coverage: how many servers were asked, if the wait ended empty and not all were. `result` raises BackendUnavailable,
+    and TooManyLeases if all servers that could be asked hold as many items as they may.
     """
 
     @property
@@ -50,4 +50,5 @@ class Backend(Protocol):
 
 
 OnGone = Callable[[Callable[[], None]], Callable[[], None]]
-"""Calls back once when the consumer has gone, at once if it has; returns what takes the callback away again."""
+"""Registers a callback for the end of the consumer's connection, called once, at once if it has ended; returns a
+function that removes the callback."""

@@ -44,20 +44,20 @@ class FairQueue(Generic[T]):
 
     @property
     def tenants(self) -> Iterable[str]:
-        """Those that have items in it, in the order of their turns."""
+        """The tenants that have items in it, in the order of their turns."""
         return self._by_tenant
 
     def get(self) -> T:
-        """Removes the first item of the tenant whose turn it is. Raises IndexError where there is none."""
+        """Removes and returns the first item of the next tenant. Raises IndexError if the queue is empty."""
         item = self.next()
         if item is None:
             raise IndexError("the queue is empty")
         return item
 
     def next(self, may: Callable[[str], bool] | None = None) -> T | None:
-        """Removes the first item of the next tenant that `may` have its turn; None where there is no such tenant.
+        """Removes and returns the first item of the next tenant for which `may` is true; None if there is none.
 
-        A tenant that is passed over keeps its place.
+        A tenant that is skipped keeps its place.
         """
         tenant = next(filter(may, self._by_tenant) if may else iter(self._by_tenant), None)
         if tenant is None:

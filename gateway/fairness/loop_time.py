@@ -1,10 +1,11 @@
-"""How much of the event loop's time each tenant uses, and when one that has used more than its share goes on.
+"""How much time of the event loop each tenant uses, and when a tenant that has used more than its share may continue.
 
-1. What a tenant makes the loop do is charged to it by the time it took.
-2. While another tenant has asked lately, a tenant may use SHARE of the time: it pauses after each piece of work for as
-   long as the piece took. Then the loop is free for the others, whose requests need several turns of it each.
-3. A tenant that nobody else is beside never pauses, and neither does one that uses little: it may save up BURST_S.
-4. Callers without a tenant are one of their own, beside whom nobody pauses: probes of a load balancer slow nobody.
+1. The time of work on the event loop is charged to the tenant that caused it.
+2. While another tenant sends requests, a tenant may use SHARE of the time: after each piece of work it pauses for as
+   long as the piece took. So the loop is free for other tenants, whose requests need several turns of it each.
+3. A tenant that is alone never pauses, and neither does one that uses little: it may save up BURST_S.
+4. Callers without a tenant count as one tenant, for which no other tenant pauses: a load balancer's probes slow
+   nothing.
 Source of 2: a token bucket of time; Turner, "New directions in communications" (1986).
 """
 
@@ -20,9 +21,9 @@ SHARE: Final = 0.5
 BURST_S: Final = 0.01
 LATELY_S: Final = 1.0
 BYTE_S: Final = 1e-9
-"""What a byte of a large body or item costs from a socket to the request that it is for: 1 ms a MiB (measured)."""
+"""The cost of a byte of a large body or item between the socket and its request: 1 ms per MiB (measured)."""
 LONGEST_PAUSE_S: Final = 0.25
-"""One piece of work, however long it was by mistake, delays its tenant no longer than that."""
+"""A single piece of work delays its tenant at most this long, however long it was by mistake."""
 
 
 class LoopTime:
@@ -33,11 +34,11 @@ class LoopTime:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._free_at_s: dict[str, float] = {}
-        self._last = ""  # the tenant that asked last, and when; when another one asked last
+        self._last = ""  # the tenant of the last request, and its time; the time of the last other tenant's request
         self._last_s = self._other_s = float("-inf")
 
     def asked(self, tenant: str) -> None:
-        """A request of the tenant came."""
+        """The tenant sent a request."""
         if not tenant:
             return
         if tenant != self._last:
@@ -46,38 +47,38 @@ class LoopTime:
         self._last_s = self._clock()
 
     def shared(self, tenant: str) -> bool:
-        """Whether another tenant has asked lately."""
+        """Whether another tenant has sent a request recently."""
         other_s = self._other_s if tenant == self._last else self._last_s
         return other_s > self._clock() - LATELY_S
 
     def charge(self, tenant: str, used_s: float) -> None:
-        """The tenant has used so much of the loop's time, up to now."""
+        """The tenant has used `used_s` of the loop's time, until now."""
         now_s = self._clock()
         free_at_s = max(self._free_at_s.get(tenant, 0.0), now_s - used_s - BURST_S) + used_s / SHARE
         self._free_at_s[tenant] = min(free_at_s, now_s + LONGEST_PAUSE_S)
 
     def charge_bytes(self, tenant: str, count: int) -> None:
-        """So many bytes have passed through the process for the tenant, in no step that is charged to it."""
+        """`count` bytes were transferred for the tenant, outside the steps that are charged to it."""
         self.charge(tenant, count * BYTE_S)
 
     def pause_s(self, tenant: str) -> float:
-        """How long the tenant pauses from now on; 0 where it may go on."""
+        """How long the tenant must pause from now on; 0 if it may continue."""
         free_at_s = self._free_at_s.get(tenant)
         if free_at_s is None or not self.shared(tenant):
             return 0.0
         return max(0.0, free_at_s - self._clock())
 
     def may_go_on(self, tenant: str) -> bool:
-        """Whether the tenant does not pause."""
+        """Whether the tenant need not pause."""
         return self.pause_s(tenant) == 0.0
 
     def charged(self, work: Awaitable[T], tenant: Callable[[], str]) -> Awaitable[T]:
-        """Does the work, each step of which is charged to the tenant that `tenant` names after it."""
+        """Does the work. Each step is charged to the tenant that `tenant` returns after the step."""
         return _Charged(work.__await__(), self, tenant)
 
 
 class _Charged(Generator[Any, Any, T]):
-    """Passes everything on to the work, and takes the time."""
+    """Passes everything on to the work, and measures the time of each step."""
 
     __slots__ = ("_accounts", "_tenant", "_work")
 

@@ -1,7 +1,7 @@
 """Long work on the event loop, cut into slices so that other work does not wait long. Knows no kind of work.
 
 1. One turn of the loop runs at most one slice of long work in the whole process; other work runs between slices.
-2. Tenants take turns, however much work each of them has. A tenant that pauses (gateway.fairness.loop_time) has none.
+2. Tenants take turns, however much work each of them has. A tenant that pauses (gateway.fairness.loop_time) is skipped.
 3. A slice ends after SLICE_S. A single step is never cut, so each step must be short.
 """
 
@@ -18,13 +18,13 @@ from gateway.fairness.loop_time import LoopTime
 T = TypeVar("T")
 
 LARGE_BYTES: Final = 65536
-"""An item beyond this takes a good part of a slice to read and to show."""
+"""A larger item takes a good part of a slice to read and to show."""
 SLICE_S: Final = 0.001
-"""A request passes through about five turns of the loop, so long work adds some five milliseconds to it."""
+"""A request takes about five turns of the loop, so long work adds about five milliseconds to it."""
 
 
 class Turns:
-    """Who works in the next turn of the loop. Used by one event loop. loop_time: see gateway.fairness.loop_time."""
+    """Decides which work runs in the next turn of the loop. Used by one event loop. loop_time: may be None."""
 
     def __init__(self, loop_time: LoopTime | None = None) -> None:
         self.time = loop_time or LoopTime()
@@ -33,7 +33,7 @@ class Turns:
         self._pausing: asyncio.TimerHandle | None = None
 
     async def next(self, tenant: str = "") -> None:
-        """Returns when it is the tenant's turn. Cancelled: the turn is the next one's."""
+        """Returns when it is the tenant's turn. Cancelled: the turn passes to the next one."""
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._waiting.put(tenant, turn)

@@ -1,1 +1,1 @@
-"""Settlements whose lease belongs to another worker or replica: found, sent there, answered. Knows no HTTP edge."""
+"""Finds the worker or replica that holds a lease, and settles the lease there. Knows no HTTP edge."""

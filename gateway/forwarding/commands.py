@@ -1,4 +1,4 @@
-"""What can be asked of a lease, and the answer, as plain values that travel between workers and replicas. Pure."""
+"""Commands about leases, and their results, as plain values that travel between workers and replicas. Pure."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Verb(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LeaseCommand:
-    """What another worker is asked to do.
+    """A command for another worker.
 
-    subject: a lease id, a Kestrel key for DROP_QUEUE, nothing for COUNT. length_s: for EXTEND; for NACK the delay.
+    subject: a lease id; a Kestrel key for DROP_QUEUE; empty for COUNT. length_s: for EXTEND; for NACK the delay.
     position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner does not begin after it.
-    tenant: whose lease it is. hops: how often the command was forwarded.
+    tenant: the tenant of the lease. hops: how often the command was forwarded.
     """
 
     verb: Verb
@@ -45,21 +45,21 @@ class LeaseCommand:
 
     @property
     def late(self) -> bool:
-        """Whether it is too late to begin."""
+        """Whether the deadline has passed."""
         return time.monotonic() > self.deadline_s
 
     def passed_on(self, deadline_s: float | None = None) -> LeaseCommand:
-        """The command as its receiver gets it. deadline_s: by the receiver's clock, where that is another."""
+        """The command as its receiver gets it. deadline_s: by the receiver's clock, if that is another one."""
         return replace(self, hops=self.hops + 1, deadline_s=self.deadline_s if deadline_s is None else deadline_s)
 
 
 Sample = tuple[str, tuple[str, ...], float]
-"""A figure: its name, the values of its labels, and how much it is."""
+"""A figure: its name, the values of its labels, and its value."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerFigures:
-    """What one worker has counted, read at one instant. worker: its number among those of its gateway."""
+    """What one worker has counted, read at one instant. worker: its number within its gateway."""
 
     worker: int
     samples: tuple[Sample, ...]
@@ -69,12 +69,12 @@ Result = LeaseRecord | WorkerFigures | int | GatewayError
 
 
 def command_of(content: Any) -> LeaseCommand:
-    """The command in its JSON form. Raises ValueError, KeyError or TypeError for what no gateway writes."""
+    """The command in its JSON form. Raises ValueError, KeyError or TypeError if no gateway can have written it."""
     return LeaseCommand(**content | {"verb": Verb(content["verb"])})
 
 
 def result_content(result: Result) -> dict[str, object]:
-    """A result as JSON has it."""
+    """A result in its JSON form."""
     match result:
         case GatewayError():
             return {"error": type(result).__name__, "detail": result.detail}
@@ -87,7 +87,7 @@ def result_content(result: Result) -> dict[str, object]:
 
 
 def result_of(content: Any) -> Result:
-    """The result in its JSON form. Raises as `command_of`."""
+    """The result in its JSON form. Raises what `command_of` raises."""
     if "error" in content:
         return error_classes().get(content["error"], Internal)(content["detail"])
     if "count" in content:
@@ -99,7 +99,7 @@ def result_of(content: Any) -> Result:
 
 
 def _record_content(record: LeaseRecord) -> dict[str, object]:
-    """As earlier versions write and read it, so that replicas can be updated one after the other."""
+    """The form that earlier versions write and read, so that replicas can be updated one after the other."""
     return {
         "id": record.id,
         "queue": record.queue,
@@ -131,7 +131,7 @@ def pack_command(number: int, command: LeaseCommand) -> bytes:
 
 
 def unpack_command(line: bytes) -> tuple[int, LeaseCommand]:
-    """Raises as `command_of`."""
+    """Raises what `command_of` raises."""
     message = orjson.loads(line)
     return message["n"], command_of(message["order"])
 
@@ -141,6 +141,6 @@ def pack_result(number: int, result: Result) -> bytes:
 
 
 def unpack_result(line: bytes) -> tuple[int, Result]:
-    """Raises as `command_of`."""
+    """Raises what `command_of` raises."""
     message = orjson.loads(line)
     return message["n"], result_of(message["result"])

@@ -1,12 +1,12 @@
-"""Commands between replicas, over HTTP: to the signed owner of a lease only, sealed, in time or not at all.
+"""Commands between replicas, over HTTP: only to the signed owner of a lease, sealed, and with a deadline.
 
-Speaks HTTP/1.1 to the gateways of the same cluster and to nobody else: no redirect is followed, no proxy is asked, and
-nothing that the client sent (his key, his headers) goes along. Knows no leases.
+Speaks HTTP/1.1 only to gateways of the same cluster: follows no redirect, uses no proxy, and sends nothing of the
+client's request (its key, its headers). Knows no leases.
 
-1. A command carries its deadline by the owner's own clock, which the owner tells in each answer: no two clocks need to
-   agree, and an owner that was frozen refuses what comes too late. Over a new connection the clock is asked for first.
-2. Commands may be repeated, so one whose connection ended without an answer is sent once more over a new one.
-3. An owner that refuses the connection is dead: its leases went back with its Kestrel connections.
+1. A command has its deadline by the owner's own clock, which the owner reports in each answer. So no two clocks need to
+   agree, and an owner that was frozen refuses late commands. On a new connection the clock is requested first.
+2. Commands may be repeated, so a command whose connection ended without an answer is sent once more over a new one.
+3. An owner that refuses the connection is dead: its jobs went back to their queues with its Kestrel connections.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ PATH: Final = "/cluster/orders"
 SEAL_HEADER: Final = "cluster-seal"
 MAX_MESSAGE: Final = 65536
 CONNECTIONS: Final = 16
-"""To one replica at once; further commands wait for one of them."""
+"""Connections to one replica at a time; further commands wait for one of them."""
 CONNECT_S: Final = 1.0
 IDLE_S: Final = 20.0
-"""Below the least keep-alive that makes sense, so that connections mostly end at this side."""
+"""Below the smallest sensible keep-alive time of a server, so that connections mostly end at this side."""
 
 _STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 _HEADER = re.compile(rb"\r\n(content-length|connection|cluster-seal): *([!-~]*) *(?=\r\n)", re.IGNORECASE)
 
 
-_SENT_BEFORE: Final = "the replica that holds the lease closed the connection, and cannot be asked any more"
+_SENT_BEFORE: Final = "the replica that holds the lease closed the connection, and cannot be asked again"
 
 
 class _Ended(Exception):
-    """The connection ended before the answer was whole. sent: the command had been sent by then."""
+    """The connection ended before the answer was complete. sent: whether the command had been sent by then."""
 
     def __init__(self, *, sent: bool) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class _Ended(Exception):
 
 
 class Replicas:
-    """The other replicas, by URL. tls: how https URLs are trusted."""
+    """The other replicas, by URL. tls: how https URLs are verified."""
 
     def __init__(self, seal: Seal, tls: ssl.SSLContext | None = None) -> None:
         self._seal = seal
@@ -83,7 +83,7 @@ class Replicas:
             raise OutcomeUnknown("the replica that holds the lease did not answer in time") from exc
 
     def receive(self, seal: str, body: bytes) -> LeaseCommand | None:
-        """The command that another replica sent; None where it asks for the clock only.
+        """The command that another replica sent; None if it asks only for the clock.
 
         Raises:
             Unauthenticated: it was not sealed with a secret of this cluster.
@@ -93,16 +93,16 @@ class Replicas:
             content = orjson.loads(body)["order"]
             return None if content is None else command_of(content)
         except (ValueError, KeyError, TypeError) as exc:
-            raise OwnerUnavailable("the command is not understood: the replicas have versions that differ") from exc
+            raise OwnerUnavailable("the command is not understood; run the same version on all replicas") from exc
 
     def answer(self, asked: str, result: Result | None) -> tuple[bytes, str]:
-        """The body that tells the result to the request sealed with `asked`, and its seal."""
+        """The body with the result for the request that was sealed with `asked`, and its seal."""
         content = None if result is None else result_content(result)
         body = orjson.dumps({"now_s": time.monotonic(), "result": content})
         return body, self._seal.answer(asked, body)
 
     def replace(self, secrets: Sequence[bytes]) -> None:
-        """From now on these are the cluster's secrets."""
+        """Uses these secrets of the cluster from now on."""
         self._seal.replace(secrets)
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class Replicas:
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """ahead_s: the owner's clock was at least so far ahead of ours when it last answered."""
+    """ahead_s: the owner's clock was at least this far ahead of ours at its last answer."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -145,7 +145,7 @@ class _Replica:
         return not self._users and not self._idle
 
     async def ask(self, command: LeaseCommand) -> Result:
-        """Raises as Replicas.ask. Cancelled: the owner may carry it out, up to its deadline."""
+        """Raises what Replicas.ask raises. Cancelled: the owner may execute it, until its deadline."""
         self._users += 1
         try:
             async with self._room:
@@ -159,7 +159,7 @@ class _Replica:
             self._users -= 1
 
     async def _repeat(self, command: LeaseCommand, *, sent: bool) -> Result:
-        """sent: the owner may have carried it out already; that it cannot be asked now does not undo that."""
+        """sent: the owner may already have executed the command, even if it cannot be reached now."""
         try:
             result = await self._exchange(await self._connect(), command)
         except OwnerUnavailable as exc:
@@ -184,11 +184,11 @@ class _Replica:
             raise
         self._put(connection)
         if result is None:
-            raise OutcomeUnknown("the replica that holds the lease answered another question")
+            raise OutcomeUnknown("the replica that holds the lease sent an unexpected reply")
         return result
 
     async def _send(self, connection: _Connection, command: LeaseCommand | None) -> Result | None:
-        """One request and its answer. Raises _Ended, OutcomeUnknown; the connection is of no use then."""
+        """One request and its answer. Raises _Ended, OutcomeUnknown; then the connection cannot be used again."""
         body = orjson.dumps({"nonce": secrets.token_hex(16), "order": command})
         seal = self._seal.request("POST", PATH, body)
         lines = b"%b%b: %b\r\ncontent-length: %d\r\n\r\n" % (self._head, SEAL_HEADER.encode(), seal.encode(), len(body))
@@ -212,17 +212,17 @@ class _Replica:
         except Unauthenticated as exc:
             raise self._unfit("its answer is not sealed with the cluster's secret") from exc
         except (ValueError, KeyError, TypeError) as exc:
-            raise self._unfit("its answer was not understood: another version?") from exc
+            raise self._unfit("its answer is not understood; run the same version on all replicas") from exc
         if headers.get(b"connection", b"").lower() == b"close":
             connection.writer.close()
         return result
 
     def _unfit(self, why: str) -> OutcomeUnknown:
         log.error("the replica at %s cannot be used: %s", self._url, why)
-        return OutcomeUnknown("the replica that holds the lease gave no answer that can be used")
+        return OutcomeUnknown("the replica that holds the lease sent an invalid answer")
 
     async def _connect(self) -> _Connection:
-        """A connection to the first of its addresses that takes one. Raises LeaseForgotten, OwnerUnavailable."""
+        """A connection to the first of its addresses that accepts one. Raises LeaseForgotten, OwnerUnavailable."""
         troubles: list[OSError] = []
         name = self._host if self._tls is not None else None
         try:
@@ -275,7 +275,7 @@ class _Replica:
 
 
 def _read_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
-    """Status and the headers that matter. Raises ValueError for what is no answer."""
+    """Status and the relevant headers. Raises ValueError if it is not an HTTP answer."""
     status = _STATUS.match(head)
     if status is None:
         raise ValueError("no status line")

@@ -1,6 +1,6 @@
-"""Where every command about a lease goes: to this worker's registry, or to the worker that owns the lease.
+"""Routes every command about a lease: to this worker's registry, or to the worker that owns the lease.
 
-A command leaves a replica at most once, for the owner's replica, and there goes to the owner's worker at most once.
+A command goes at most once to another replica, that of the owner, and there at most once to the owner's worker.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ForwardingStatistics:
-    """How many commands went to other workers here and to other replicas, and came from them.
+    """How many commands were sent to other workers and to other replicas, and received from them.
 
-    dead: went to an owner that is gone. unanswered: to one that could not be reached, or gave no answer in time.
+    dead: sent to an owner that is gone. unanswered: sent to one that could not be reached or did not answer in time.
     """
 
     to_workers: int = 0
@@ -44,9 +44,9 @@ class ForwardingStatistics:
 
 
 class LeaseRouter:
-    """Settles any lease of the cluster, whichever worker it was taken through, for its own tenant only.
+    """Settles any lease of the cluster, whichever worker holds it, only for its own tenant.
 
-    replicas: None where this gateway is the only one. limit_s: how long a command may take, forwarding included.
+    replicas: None if this gateway is the only one. limit_s: longest time of a command, forwarding included.
     count: reads this worker's figures.
     """
 
@@ -69,7 +69,7 @@ class LeaseRouter:
         self.statistics = ForwardingStatistics()
 
     async def ack(self, lease_id: str, tenant: str) -> LeaseRecord:
-        """The job is gone for good. Raises LeaseNotFound, OwnerUnavailable, and what Registry.ack raises."""
+        """Removes the job for good. Raises LeaseNotFound, OwnerUnavailable, and what Registry.ack raises."""
         owner = self._ids.owner(lease_id, tenant)
         if owner == self._ids.own:
             return await self._registry.ack(lease_id)
@@ -78,7 +78,7 @@ class LeaseRouter:
     async def nack(
         self, lease_id: str, tenant: str, *, asked: Place | None = None, delay_s: float = 0.0, reason: str = ""
     ) -> LeaseRecord:
-        """The job is back at the place that was asked for, or will be after the delay; None: by the queue's policy.
+        """Gives the job back to the requested place, now or after the delay. None: the place is by the queue's policy.
 
         Raises LeaseNotFound, OwnerUnavailable, and what Registry.nack raises.
         """
@@ -90,7 +90,8 @@ class LeaseRouter:
         return await self._forward(owner, command)
 
     async def reject(self, lease_id: str, tenant: str, *, reason: str = "") -> LeaseRecord:
-        """The job is a dead letter. Raises LeaseNotFound, OwnerUnavailable, and what Registry.reject raises."""
+        """Moves the job to the dead letters. Raises LeaseNotFound, OwnerUnavailable, and what Registry.reject
+        raises."""
         owner = self._ids.owner(lease_id, tenant)
         if owner == self._ids.own:
             return await self._registry.reject(lease_id, reason=reason)
@@ -118,20 +119,20 @@ class LeaseRouter:
         ended = await self._registry.drop_queue(key)
         deadline_s = time.monotonic() + self._limit_s
         for result in await self._worker_links.broadcast(LeaseCommand(Verb.DROP_QUEUE, key, deadline_s).passed_on()):
-            if not isinstance(result, LeaseForgotten):  # the socket of one that died earlier
+            if not isinstance(result, LeaseForgotten):  # the socket of a worker that died earlier
                 self.statistics.to_workers += 1
                 self._note(result)
             ended += result if isinstance(result, int) else 0
         return ended
 
     async def figures(self, within_s: float) -> list[WorkerFigures]:
-        """What this worker has counted, and each other one of this gateway that answers in time."""
+        """The figures of this worker, and of each other worker of this gateway that answers in time."""
         command = LeaseCommand(Verb.COUNT, "", time.monotonic() + within_s)
         answers = await self._worker_links.broadcast(command)
         return [self._count(), *(each for each in answers if isinstance(each, WorkerFigures))]
 
     async def execute(self, command: LeaseCommand) -> Result:
-        """Carries out another worker's command on this one's own leases; never raises, an error is the result."""
+        """Executes another worker's command on this worker's own leases. Never raises: an error is the result."""
         self.statistics.from_workers += command.hops > 0
         return await self._carry_out(command)
 
@@ -144,15 +145,15 @@ class LeaseRouter:
             return exc
 
     async def receive(self, command: LeaseCommand) -> Result:
-        """Carries out another replica's command on the leases of this one; never raises, an error is the result.
+        """Executes another replica's command on the leases of this one. Never raises: an error is the result.
 
-        The lease's id is checked again; a command that is for a third replica goes no further.
+        The lease id is checked again. A command for a third replica is refused.
         """
         self.statistics.from_replicas += 1
         try:
             owner = self._ids.owner(command.subject, command.tenant)
             if owner.instance != self._ids.own.instance:
-                log.error("a command for %s came here: do two replicas advertise one address?", owner.instance)
+                log.error("received a command for %s: do two replicas advertise the same URL?", owner.instance)
                 return OwnerUnavailable(
                     "another replica answers at the address of the one that holds the lease; "
                     "give each replica an --advertise of its own"
@@ -167,7 +168,7 @@ class LeaseRouter:
         return LeaseCommand(verb, lease_id, time.monotonic() + self._limit_s, tenant=tenant, **arguments)
 
     async def _forward(self, owner: Owner, command: LeaseCommand) -> LeaseRecord:
-        """The result of another worker or replica. Raises the error that it is."""
+        """The result of another worker or replica. Raises it if it is an error."""
         if owner.instance == self._ids.own.instance:
             result = await self._to_worker(owner.boot_id, command)
         else:
@@ -188,7 +189,7 @@ class LeaseRouter:
 
     async def _to_replica(self, instance: str, command: LeaseCommand) -> Result:
         if self._replicas is None:
-            raise LeaseForgotten("the lease belongs to a replica, and this gateway has none any more")
+            raise LeaseForgotten("the lease belongs to a replica, and this gateway no longer has replicas")
         self.statistics.to_replicas += 1
         try:
             return await self._replicas.ask(instance, command)
@@ -197,12 +198,12 @@ class LeaseRouter:
             raise
 
     def _note(self, outcome: object) -> None:
-        """Counts a command that its owner did not answer. An error that is an owner's answer is not meant."""
+        """Counts a command that its owner did not answer. An error in the owner's answer does not count."""
         self.statistics.dead += isinstance(outcome, LeaseForgotten)
         self.statistics.unanswered += isinstance(outcome, (OutcomeUnknown, OwnerUnavailable))
 
     async def _execute(self, command: LeaseCommand) -> LeaseRecord | WorkerFigures | int:
-        """Carries out a command that came from another worker or replica."""
+        """Executes a command from another worker or replica."""
         registry, lease_id = self._registry, command.subject
         match command.verb:
             case Verb.ACK:

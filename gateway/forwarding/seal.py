@@ -1,7 +1,8 @@
-"""The seal on what replicas say to one another: who said it, to which request, unchanged. Pure.
+"""The seal on messages between replicas: it proves the sender, the request it belongs to, and its content. Pure.
 
-HMAC-SHA256 (RFC 2104) under a key of the cluster's secret that is used for nothing else. A request's seal covers
-method, path and body; an answer's covers the request's seal and the body, so that no answer fits another request.
+HMAC-SHA256 (RFC 2104) with a key that is derived from the cluster's secret for this purpose only. A request's seal
+covers method, path and body. An answer's seal covers the request's seal and the body, so an answer fits only one
+request.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _REQUEST, _ANSWER = b"request", b"answer"
 
 
 def derived(secret: bytes, purpose: str) -> bytes:
-    """The key of one purpose, from which neither the secret nor another purpose's key follows."""
+    """The key for one purpose. It reveals neither the secret nor the key for another purpose."""
     return hmac.digest(secret, b"kestrel-gateway " + purpose.encode(), "sha256")
 
 
@@ -26,7 +27,7 @@ class Seal:
         self.replace(secrets)
 
     def replace(self, secrets: Sequence[bytes]) -> None:
-        """From now on these are the secrets."""
+        """Uses these secrets from now on."""
         self._keys = [derived(secret, "orders between replicas") for secret in secrets]
 
     def request(self, method: str, path: str, body: bytes) -> str:
@@ -34,7 +35,7 @@ class Seal:
         return _of(self._keys[0], _REQUEST, f"{method} {path}".encode(), body)
 
     def check_request(self, seal: str, method: str, path: str, body: bytes) -> None:
-        """Raises Unauthenticated where the request is not a replica's, word for word."""
+        """Raises Unauthenticated unless a replica sealed exactly this request."""
         self._check(seal, _REQUEST, f"{method} {path}".encode(), body)
 
     def answer(self, asked: str, body: bytes) -> str:
@@ -42,13 +43,13 @@ class Seal:
         return _of(self._keys[0], _ANSWER, asked.encode(), body)
 
     def check_answer(self, seal: str, asked: str, body: bytes) -> None:
-        """Raises Unauthenticated where this is no replica's answer to that request."""
+        """Raises Unauthenticated unless a replica sealed this answer to that request."""
         self._check(seal, _ANSWER, asked.encode(), body)
 
     def _check(self, seal: str, *parts: bytes) -> None:
         given = seal.encode("ascii", "replace")
         if not any(hmac.compare_digest(given, _of(key, *parts).encode()) for key in self._keys):
-            raise Unauthenticated("this is not sealed with the cluster's secret")
+            raise Unauthenticated("the message is not sealed with the cluster's secret")
 
 
 def _of(key: bytes, *parts: bytes) -> str:

@@ -1,10 +1,10 @@
 """Commands between the workers of one machine, over Unix sockets in a private directory. Knows no leases.
 
-Each worker listens on `{boot id}.sock`. A line of JSON is a command or its result; results come in any order and carry
-the command's number. One connection a link is opened when first needed and kept.
+Each worker listens on `{boot id}.sock`. A command or a result is one line of JSON; results come in any order and have
+the number of their command. A link has one connection, which is opened when it is first needed and kept.
 
-1. A command is sent to its owner only, once; a connection that ends fails every command that waits on it.
-2. A worker whose socket is gone or refuses is dead: its leases went back with its Kestrel connections.
+1. A command is sent only to its owner, once; a connection that ends fails every command that waits on it.
+2. A worker whose socket is gone or refuses is dead: its jobs went back to their queues with its Kestrel connections.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 MAX_LINE = 1 << 20
 MAX_UNSENT = 1 << 20
-"""Bytes that may wait for a worker that reads nothing; it is not given any more then."""
+"""Bytes that may wait for a worker that does not read; above it nothing more is sent to that worker."""
 SUFFIX = ".sock"
 
 
 class WorkerServer:
-    """This worker's socket: executes what the other workers send."""
+    """This worker's socket: executes the commands of the other workers."""
 
     def __init__(self, directory: Path, boot_id: str, execute: Callable[[LeaseCommand], Awaitable[Result]]) -> None:
         self._path = directory / (boot_id + SUFFIX)
@@ -43,7 +43,7 @@ class WorkerServer:
         self._path.chmod(0o600)
 
     async def close(self) -> None:
-        """No command is accepted any more; those under way are ended."""
+        """Accepts no more commands, and ends those in progress."""
         self._path.unlink(missing_ok=True)
         if self._server is not None:
             self._server.close()
@@ -88,7 +88,7 @@ class WorkerLinks:
         Raises:
             LeaseForgotten: the owner is dead.
             OutcomeUnknown: it did not answer by the command's deadline; it will not begin the command after that.
-            OwnerUnavailable: it reads nothing, and the command was not sent.
+            OwnerUnavailable: it does not read, and the command was not sent.
         """
         link = self._links.get(boot_id)
         if link is None or link.dead:
@@ -107,7 +107,7 @@ class WorkerLinks:
                 self._links.pop(boot_id, None)
 
     async def broadcast(self, command: LeaseCommand) -> list[Result | BaseException]:
-        """One result for every other worker that lives; an exception for one that does not answer."""
+        """One result for every other worker that is alive; an exception for one that does not answer."""
         others = [path.stem for path in self._directory.glob("*" + SUFFIX) if _is_boot_id(path.stem, self._own)]
         return await asyncio.gather(*(self.ask(other, command) for other in others), return_exceptions=True)
 
@@ -130,7 +130,7 @@ class _WorkerLink:
         self.dead = False
 
     async def ask(self, command: LeaseCommand) -> Result:
-        """Raises OSError when the connection cannot be made or ends before the result."""
+        """Raises OSError if the connection cannot be made, or ends before the result."""
         async with self._connecting:
             if self._writer is None:
                 try:
@@ -176,7 +176,7 @@ class _WorkerLink:
 
 
 def lives(directory: Path, boot_id: str) -> bool:
-    """Whether the worker of that boot id takes commands, by rule 2. Does not wait."""
+    """Whether the worker with the boot id accepts commands, by rule 2. Does not block."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:

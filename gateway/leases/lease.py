@@ -102,12 +102,12 @@ class LeaseRecord(NamedTuple):
 
     @property
     def as_asked(self) -> bool:
-        """Whether the job is where it was meant to go."""
+        """Whether the job is where the request wanted it."""
         return self.place is self.target
 
     @property
     def due_at_s(self) -> float | None:
-        """When a delayed nack is due; None for all else."""
+        """When a delayed nack is due; None for other leases."""
         return self.expires_at_s if self.state is State.DELAYED else None
 
 
@@ -174,7 +174,7 @@ class Lease:
         self.state = to
 
     def record(self) -> LeaseRecord:
-        """What is known of it now."""
+        """What is known of the lease now."""
         place = self.target if self.state is State.DELAYED else self.place
         return LeaseRecord(
             self.id, self.queue, self.job_id, self.attempt, self.expires_at_s, self.state, place, self.target

@@ -21,7 +21,7 @@ class Memory:
         return len(self._ended)
 
     def add(self, lease: Lease) -> None:
-        """The lease has ended, as its state says."""
+        """Remembers the lease, which has ended, with its state."""
         self._ended[lease.id] = lease.record()
         self._order.append((time.monotonic(), lease.id))
         self._forget()

@@ -50,7 +50,7 @@ class Held:
         self._bytes = 0
 
     async def turn(self, received: int = 0) -> None:
-        """Returns when the loop may work on more of a large request, of which so many bytes have just come."""
+        """Returns when the loop may continue with a large request, of which `received` bytes have just arrived."""
         turns = self._budget.turns
         if received:
             turns.time.charge_bytes(self._tenant, received)

@@ -58,7 +58,7 @@ class DeadLetterAdmin:
         return Covered(letter, least(found.coverage, peeked.coverage))
 
     async def delete(self, queue: Queue) -> Covered[int | GatewayError]:
-        """Removes them permanently; how many there were just before. Raises OutcomeUnknown; as `get`."""
+        """Removes them permanently; returns how many there were just before. Raises OutcomeUnknown; as `get`."""
         found = await self.get(queue)
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)

@@ -2,8 +2,8 @@
 
 1. A dead letter is put on its queue, seen stored, and only then confirmed. It is never lost, but may exist twice.
 2. If queues share their dead letters, those of other queues are set aside and then return to their places.
-3. A step that has begun ends before the next one, also when the request is cancelled: a dead letter returns to the
-   head, so the order in which they return is the order on the queue.
+3. A step that has begun ends before the next one, even if the request is cancelled: a dead letter returns to the head,
+   so the order of the returns is the order on the queue.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Redrive:
         self._tasks = tasks
 
     async def redrive(self, queue: Queue, limit: int) -> Covered[Redriven | GatewayError]:
-        """Moves up to `limit` dead letters back to the queue; servers that took no part may have more.
+        """Moves up to `limit` dead letters back to the queue; servers that did not take part may have more.
 
         QueueHasChildren: nothing is moved. QueueNotFound: the queue does not exist and has no dead letters. QueueFull,
         JobTooLarge, BackendUnavailable, OutcomeUnknown: none could be moved back. Raises BackendUnavailable.
@@ -91,9 +91,9 @@ class Redrive:
         return Covered(Redriven(run.redriven, run.expired, left), run.coverage)
 
     async def _has_children(self, key: str, stats: QueueStats | None) -> bool:
-        """Whether fanout children would get what is put on the queue, on any server.
+        """Whether fanout children would get items that are put on the queue, on any server.
 
-        A server tells them with the queue's own figures only. They outlive the queue, and exist before it does.
+        A server lists them only with the queue's own statistics. They may exist before the queue, and remain after it.
         Source: kestrel-wire.md, "Fanout".
         """
         if stats is not None and stats.children:
@@ -128,7 +128,7 @@ class Redrive:
         return stats.items - others - (run.redriven + run.expired - before)
 
     async def _completed(self, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` returns. Cancelled: returns when it has ended, so that the next step follows it."""
+        """The result of `work`. Cancelled: returns when `work` has ended, so that the next step follows it."""
         task = self._tasks.create_task(work)
         try:
             return await asyncio.shield(task)
@@ -154,7 +154,7 @@ class Redrive:
 
 
 async def _take(aside: list[OpenRead], waiter: Poll) -> OpenRead | GatewayError | None:
-    """The next dead letter, also set aside, or why there is none: raised, it would end the other tasks of the group."""
+    """The next dead letter, also set aside, or the error. A raised error would end the other tasks of the group."""
     try:
         read = await waiter.result()
     except GatewayError as error:

@@ -80,7 +80,7 @@ class Queues:
         return Covered(_not_found(queue) if stats is None else _info(queue.name, stats), survey.coverage)
 
     async def by_server(self, queue: Queue) -> Covered[tuple[QueueInfo, dict[str, QueueInfo]] | GatewayError]:
-        """As `get`, and the same by server."""
+        """Like `get`, and also by server."""
         survey = await self._backend.survey(queue.key)
         if queue.key not in survey.queues:
             return Covered(_not_found(queue), survey.coverage)
@@ -110,7 +110,7 @@ class Queues:
         return Covered(None, least(found.coverage, await self._backend.flush(queue.key)))
 
     async def delete(self, queue: Queue) -> Covered[int | GatewayError]:
-        """Removes the queue with all its jobs; the number of leases that ended with it. As `flush`."""
+        """Removes the queue with all its jobs; returns the number of leases that this ended. Errors as for `flush`."""
         found = await self.get(queue)
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
