@@ -20,7 +20,7 @@ from chaos.checker import Kind, Verdict
 from chaos.closing import PROGRAMS, present
 from chaos.faults import FAULTS
 from chaos.redelivery import Moment, Redelivery, of_consumers, of_gateways
-from chaos.schedule import Mood
+from chaos.schedule import FaultProfile
 from chaos.stage import Stage, StageError
 from chaos.storm import Plan, run
 
@@ -42,7 +42,7 @@ def faults(asked: argparse.Namespace) -> int:
     seed = asked.seed if asked.seed is not None else 1
     blind = []
     for name in FAULTS:
-        verdict = run(Plan(asked.directory / name, seed, FAULT_S, RAGE, f"chaos.faults:{name}", FAULT_CALM_S), _say)
+        verdict = run(Plan(asked.directory / name, seed, FAULT_S, INTENSE, f"chaos.faults:{name}", FAULT_CALM_S), _say)
         found = Counter(each.kind.value for each in verdict.violations)
         print(
             f"{name}: " + (", ".join(f"{count} {what}" for what, count in found.items()) or "NOT NOTICED"), flush=True
@@ -100,7 +100,7 @@ def closing(asked: argparse.Namespace) -> int:
     return 0 if kept else 1
 
 
-RAGE = Mood(pause_s=0.5, clients=0.0, workers=1.0, replicas=0.0, servers=0.0, kills=1.0)
+INTENSE = FaultProfile(pause_s=0.5, clients=0.0, workers=1.0, replicas=0.0, servers=0.0, kills=1.0)
 """Workers are killed all the time, nothing is frozen: what a fault needs to show itself."""
 FAULT_S = 4.0
 FAULT_CALM_S = 0.5
@@ -156,7 +156,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("command", nargs="?", default="storm", choices=COMMANDS, help="default: storm")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of blows (default: 60)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of faults (default: 60)")
     parser.add_argument("--rounds", type=int, default=400, help="of redelivery and closing (default: 400)")
     parser.add_argument("--seed", type=int, help="of the schedule and of every client's dice (default: a new one)")
     parser.add_argument("--directory", type=Path, help="for data, logs and ledgers, kept (default: a temporary one)")

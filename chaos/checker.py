@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from chaos.ledger import NO_ANSWER, NOT_SENT, Event, Odd, Poll, Stroke
-from chaos.story import STROKE_S, Job, Lease, Strokes, Unseen, jobs_of, told
+from chaos.history import STROKE_S, Faults, Job, Lease, Unseen, jobs_of, told
+from chaos.ledger import NO_ANSWER, NOT_SENT, Event, Fault, Odd, Poll
 
 CLOCK_S = 0.003
 """Lease instants are cut to a millisecond, and read by another clock than everything else."""
@@ -71,15 +71,15 @@ def check(events: Iterable[Event]) -> Verdict:
     events = list(events)
     jobs = jobs_of(events)
     odd = [Violation(Kind.ODD, event.who, event.what) for event in events if isinstance(event, Odd)]
-    strokes = Strokes(event for event in events if isinstance(event, Stroke))
+    faults = Faults(event for event in events if isinstance(event, Fault))
     unseen = Unseen(events)
     redelivered: Counter[str] = Counter()
     repeated: Counter[str] = Counter()
     violations = [*odd, *_odd_answers(jobs.values())]
     for job in jobs.values():
         violations += _missing(job)
-        violations += _repeats(job, strokes, unseen, repeated)
-        violations += _overlaps(job, strokes, unseen, redelivered)
+        violations += _repeats(job, faults, unseen, repeated)
+        violations += _overlaps(job, faults, unseen, redelivered)
     return Verdict(_figures(events, jobs), dict(redelivered), dict(repeated), violations)
 
 
@@ -92,11 +92,11 @@ def _missing(job: Job) -> Iterator[Violation]:
         yield Violation(kind, job.token, told(job))
 
 
-def _repeats(job: Job, strokes: Strokes, unseen: Unseen, repeated: Counter[str]) -> Iterator[Violation]:
+def _repeats(job: Job, faults: Faults, unseen: Unseen, repeated: Counter[str]) -> Iterator[Violation]:
     """Rule 2. Counts what explains the repeats that are explained."""
     if not any(lease.acked for lease in job.leases):
         return
-    copies = sorted(_copies(job, strokes), key=lambda copy: copy[0])
+    copies = sorted(_copies(job, faults), key=lambda copy: copy[0])
     found: list[Copy] = []
     holders = [(lease.delivery.opened, lease) for lease in job.leases]
     ends: list[tuple[float, Lease | None]] = [*holders, *((left.t, None) for left in job.left)]
@@ -110,13 +110,13 @@ def _repeats(job: Job, strokes: Strokes, unseen: Unseen, repeated: Counter[str])
             made.append(Copy.UNSEEN)
         if len(acked) <= len(made):
             repeated[made[len(acked) - 1].value] += 1
-        elif lease is not None and not lease.acked and strokes.thawed_late(lease.delivery):
+        elif lease is not None and not lease.acked and faults.thawed_late(lease.delivery):
             repeated["taken before the ack by a worker that was frozen"] += 1
         else:
             yield Violation(Kind.REPEATED, job.token, told(job))
 
 
-def _copies(job: Job, strokes: Strokes) -> Iterator[tuple[float, Copy]]:
+def _copies(job: Job, faults: Faults) -> Iterator[tuple[float, Copy]]:
     """Every event that may have made one more copy of the job, and when."""
     unknown = sorted(put.t for put in job.unknown_puts)
     for at in unknown if job.stored else unknown[1:]:
@@ -126,15 +126,15 @@ def _copies(job: Job, strokes: Strokes) -> Iterator[tuple[float, Copy]]:
             if each.settle.verb in ("nack-tail", "nack-delay", "reject"):
                 at = each.settle.t
                 over = (each.answer.t if each.answer else at) + each.settle.delay
-                if each.status not in (NOT_SENT, 200, 204) or strokes.between(at, over + STROKE_S, ""):
+                if each.status not in (NOT_SENT, 200, 204) or faults.between(at, over + STROKE_S, ""):
                     yield at, Copy.MOVE
         if not lease.settled:
             yield lease.deadline, Copy.EXPIRY
 
 
-def _overlaps(job: Job, strokes: Strokes, unseen: Unseen, redelivered: Counter[str]) -> Iterator[Violation]:
+def _overlaps(job: Job, faults: Faults, unseen: Unseen, redelivered: Counter[str]) -> Iterator[Violation]:
     """Rule 3, for leases that were not acked: those are rule 2's."""
-    copies = list(_copies(job, strokes))
+    copies = list(_copies(job, faults))
     for earlier, later in zip(job.leases, job.leases[1:], strict=False):
         if earlier.acked:
             continue
@@ -144,14 +144,14 @@ def _overlaps(job: Job, strokes: Strokes, unseen: Unseen, redelivered: Counter[s
             for each in earlier.asked
             if each.settle.verb != "extend" and each.status != NOT_SENT and each.settle.t < opened + CLOCK_S
         ]
-        stroke = strokes.between(earlier.delivery.opened, opened, earlier.delivery.who)
+        fault = faults.between(earlier.delivery.opened, opened, earlier.delivery.who)
         if asked:
             unconfirmed = " without a 204" if asked[0] == "ack" else ""
             redelivered[f"after {asked[0]}{unconfirmed}"] += 1
         elif earlier.deadline <= opened + CLOCK_S:
             redelivered["lease expired"] += 1
-        elif stroke is not None:
-            redelivered[f"{stroke.action} of a {stroke.target.partition('-')[0]}"] += 1
+        elif fault is not None:
+            redelivered[f"{fault.action} of a {fault.target.partition('-')[0]}"] += 1
         elif any(at <= opened for at, _ in copies) or unseen.take(job, earlier.delivery.opened):
             redelivered["another copy"] += 1
         else:
@@ -176,7 +176,7 @@ def _odd_answers(jobs: Iterable[Job]) -> Iterator[Violation]:
 def _figures(events: list[Event], jobs: dict[str, Job]) -> dict[str, int]:
     leases = [lease for job in jobs.values() for lease in job.leases]
     polls = sum(isinstance(event, Poll) for event in events)
-    strokes = [event for event in events if isinstance(event, Stroke)]
+    faults = [event for event in events if isinstance(event, Fault)]
     figures = {
         "jobs offered": sum(bool(job.puts) for job in jobs.values()),
         "jobs answered 201": sum(job.stored for job in jobs.values()),
@@ -190,7 +190,7 @@ def _figures(events: list[Event], jobs: dict[str, Job]) -> dict[str, int]:
     }
     for action in ("kill", "kill-parent", "freeze", "missed", "ended"):
         for kind in ("producer", "consumer", "worker", "replica", "server"):
-            count = sum(stroke.action == action and stroke.target.startswith(kind) for stroke in strokes)
+            count = sum(fault.action == action and fault.target.startswith(kind) for fault in faults)
             if count:
                 figures[f"{action} {kind}"] = count
     return figures

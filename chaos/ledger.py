@@ -119,7 +119,7 @@ class Odd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stroke:
+class Fault:
     """Something was killed or frozen at `t`; `end`: it was started again, or thawed. target: `worker-0.1`, `server-1`.
 
     action: kill, kill-parent, freeze; `missed` where there was nothing to hit; `ended` where it ended by itself.
@@ -141,10 +141,9 @@ class Left:
     server: int
 
 
-Event = Put | PutAnswer | Poll | PollAnswer | Delivery | Settle | SettleAnswer | Odd | Stroke | Left
+Event = Put | PutAnswer | Poll | PollAnswer | Delivery | Settle | SettleAnswer | Odd | Fault | Left
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (Put, PutAnswer, Poll, PollAnswer, Delivery, Settle, SettleAnswer, Odd, Stroke, Left)
+    kind.__name__: kind for kind in (Put, PutAnswer, Poll, PollAnswer, Delivery, Settle, SettleAnswer, Odd, Fault, Left)
 }
 
 

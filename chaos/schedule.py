@@ -1,4 +1,4 @@
-"""Who is struck when and how, for a whole run, out of a seed. Pure: the same seed makes the same schedule."""
+"""Which faults a run injects, where and when, from a seed. Pure: the same seed makes the same schedule."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ REPLICAS, WORKERS, SERVERS = 2, 2, 2
 PRODUCERS, CONSUMERS = 4, 8
 
 FIRST_S = 1.0
-"""Nothing is struck before."""
+"""No fault is injected before."""
 LONGEST_FREEZE_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Blow:
+class PlannedFault:
     """at_s: after the run's start. length_s: how long the target stays frozen, or down before it is started again.
 
     target: `producer-0`, `consumer-3`, `worker-1.0` (replica and place), `replica-1`, `server-0`. action: `kill` (-9),
@@ -28,8 +28,8 @@ class Blow:
 
 
 @dataclass(frozen=True, slots=True)
-class Mood:
-    """How a run strikes: the mean time between two blows, how often each kind is hit, the share of kills."""
+class FaultProfile:
+    """How a run injects faults: the mean time between two faults, how often each kind is hit, the share of kills."""
 
     pause_s: float = 0.8
     clients: float = 0.35
@@ -39,39 +39,39 @@ class Mood:
     kills: float = 0.55
 
 
-def make(seed: int, seconds: float, mood: Mood | None = None) -> list[Blow]:
-    """The blows of a run, in their order; the last one is over when the run is. None hits what is down already."""
-    mood = mood or Mood()
+def make(seed: int, seconds: float, profile: FaultProfile | None = None) -> list[PlannedFault]:
+    """The faults of a run, in their order; the last one is over when the run is. None hits what is down already."""
+    profile = profile or FaultProfile()
     chance = random.Random(f"schedule {seed}")
     busy_until_s: dict[str, float] = {}
-    blows: list[Blow] = []
+    faults: list[PlannedFault] = []
     at_s = FIRST_S
     while True:
-        at_s += chance.uniform(0.2, 1.8) * mood.pause_s
-        target = _target(chance, mood)
-        action = _action(chance, target, mood)
+        at_s += chance.uniform(0.2, 1.8) * profile.pause_s
+        target = _target(chance, profile)
+        action = _action(chance, target, profile)
         length_s = _length(chance, target, action)
         if at_s + length_s > seconds:
-            return blows
+            return faults
         if any(busy_until_s.get(each, 0.0) > at_s for each in _touched(target)):
             continue
         for each in _touched(target):
             busy_until_s[each] = at_s + length_s
-        blows.append(Blow(round(at_s, 3), target, action, round(length_s, 3)))
+        faults.append(PlannedFault(round(at_s, 3), target, action, round(length_s, 3)))
 
 
-def _target(chance: random.Random, mood: Mood) -> str:
+def _target(chance: random.Random, profile: FaultProfile) -> str:
     clients = [f"producer-{each}" for each in range(PRODUCERS)] + [f"consumer-{each}" for each in range(CONSUMERS)]
     workers = [f"worker-{replica}.{place}" for replica in range(REPLICAS) for place in range(WORKERS)]
     replicas = [f"replica-{each}" for each in range(REPLICAS)]
     servers = [f"server-{each}" for each in range(SERVERS)]
     kinds = [clients, workers, replicas, servers]
-    weights = [mood.clients, mood.workers, mood.replicas, mood.servers]
+    weights = [profile.clients, profile.workers, profile.replicas, profile.servers]
     return chance.choice(chance.choices(kinds, weights)[0])
 
 
-def _action(chance: random.Random, target: str, mood: Mood) -> str:
-    if chance.random() >= mood.kills:
+def _action(chance: random.Random, target: str, profile: FaultProfile) -> str:
+    if chance.random() >= profile.kills:
         return "freeze"
     return chance.choice(["kill", "kill-parent"]) if target.startswith("replica") else "kill"
 

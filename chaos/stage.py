@@ -1,4 +1,5 @@
-"""The processes of a run: servers, replicas with their workers, clients. Starts, strikes and ends them, by pid alone.
+"""The processes of a run: servers, replicas with their workers, clients. Starts and ends them and injects faults, by
+pid alone.
 
 Knows no schedule and judges nothing. Every process started here is ended here, also when the run fails.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from chaos.ledger import Left
-from chaos.schedule import Blow
+from chaos.schedule import PlannedFault
 from chaos.wire import HOST, Http, Memcache
 
 ROOT = Path(__file__).parent.parent
@@ -169,26 +170,26 @@ class Stage:
         actor.start()
         return actor
 
-    def begin(self, blow: Blow) -> bool:
+    def begin(self, fault: PlannedFault) -> bool:
         """Kills or freezes; False when there was nothing to hit."""
-        pids = self._pids(blow.target)
+        pids = self._pids(fault.target)
         if not pids:
             return False
-        if blow.action == "freeze":
-            self._frozen[blow.target] = [pid for pid in pids if _signal(pid, signal.SIGSTOP)]
-            return bool(self._frozen[blow.target])
-        if blow.target.startswith("worker"):
+        if fault.action == "freeze":
+            self._frozen[fault.target] = [pid for pid in pids if _signal(pid, signal.SIGSTOP)]
+            return bool(self._frozen[fault.target])
+        if fault.target.startswith("worker"):
             return _signal(pids[0], signal.SIGKILL)
-        actor = self.actor(blow.target)
-        if blow.action == "kill-parent":
+        actor = self.actor(fault.target)
+        if fault.action == "kill-parent":
             actor.kill_parent()
         else:
             actor.kill()
         return True
 
-    def finish(self, blow: Blow) -> None:
+    def finish(self, fault: PlannedFault) -> None:
         """Thaws what was frozen; a dead process that nobody else starts again is the caller's to start."""
-        for pid in self._frozen.pop(blow.target, []):
+        for pid in self._frozen.pop(fault.target, []):
             _signal(pid, signal.SIGCONT)
 
     def actor(self, target: str) -> Actor:

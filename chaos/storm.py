@@ -1,6 +1,6 @@
-"""One run: clients at work through replicas, blows as the schedule has them, then calm, and what is left is counted.
+"""One run: clients at work through replicas, faults as the schedule has them, then calm, and what is left is counted.
 
-Order: everything ready; clients start; blows; all is thawed and started again; consumers ack what there is; clients
+Order: everything ready; clients start; faults; all is thawed and started again; consumers ack what there is; clients
 and replicas end; the servers' queues are emptied into the ledger; the checker reads it.
 """
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos import ledger, schedule
-from chaos.books import imbalances
 from chaos.checker import Verdict, check
-from chaos.ledger import Ledger, Odd, Stroke
-from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, Blow, Mood
+from chaos.lease_counters import imbalances
+from chaos.ledger import Fault, Ledger, Odd
+from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, FaultProfile, PlannedFault
 from chaos.stage import CALL, ENVIRONMENT, Stage, left_behind, waiting
 from chaos.wire import HOST, Http
 
@@ -34,13 +34,13 @@ SECRET = "chaos-runs-on-loopback-and-keeps-no-secret"
 class Plan:
     """One run. directory: empty or new, holds everything. app: another application for the replicas' workers.
 
-    calm_s: how long consumers may take to empty the queues after the last blow.
+    calm_s: how long consumers may take to empty the queues after the last fault.
     """
 
     directory: Path
     seed: int
     seconds: float
-    mood: Mood | None = None
+    profile: FaultProfile | None = None
     app: str = ""
     calm_s: float = CALM_S
 
@@ -48,15 +48,15 @@ class Plan:
 def run(plan: Plan, say: Callable[[str], None]) -> Verdict:
     """Carries out the plan and judges it. Raises StageError where something did not come up at all."""
     flags = [*FLAGS, *cluster_flags(), *(["--app", plan.app] if plan.app else [])]
-    blows = schedule.make(plan.seed, plan.seconds, plan.mood)
-    books = plan.directory / "ledger"
+    faults = schedule.make(plan.seed, plan.seconds, plan.profile)
+    counters = plan.directory / "ledger"
     with Stage(plan.directory, servers=SERVERS, replicas=REPLICAS, workers=WORKERS, flags=flags) as stage:
-        storm = _Storm(plan, stage, Ledger(books / "storm.jsonl"), offers(stage.ports[0]))
-        say(f"{len(blows)} blows in {plan.seconds:g} s, seed {plan.seed}")
-        storm.strike(blows)
+        storm = _Storm(plan, stage, Ledger(counters / "storm.jsonl"), offers(stage.ports[0]))
+        say(f"{len(faults)} faults in {plan.seconds:g} s, seed {plan.seed}")
+        storm.inject(faults)
         say("calm")
         storm.calm()
-    return check(ledger.read(books))
+    return check(ledger.read(counters))
 
 
 def offers(port: int) -> frozenset[str]:
@@ -81,37 +81,37 @@ def cluster_flags() -> tuple[str, ...]:
 
 
 class _Storm:
-    def __init__(self, plan: Plan, stage: Stage, book: Ledger, offered: frozenset[str]) -> None:
+    def __init__(self, plan: Plan, stage: Stage, ledger: Ledger, offered: frozenset[str]) -> None:
         self._plan = plan
         self._stage = stage
-        self._book = book
+        self._ledger = ledger
         self._offered = offered
         self._lives: dict[str, int] = {}
         self._down: set[str] = set()
         self._began_s = time.monotonic()
 
-    def strike(self, blows: Sequence[Blow]) -> None:
-        """Starts the clients and carries out the blows; when it returns all that was hit is up again, or starting."""
+    def inject(self, faults: Sequence[PlannedFault]) -> None:
+        """Starts the clients and carries out the faults; when it returns all that was hit is up again, or starting."""
         names = [f"producer-{each}" for each in range(PRODUCERS)] + [f"consumer-{each}" for each in range(CONSUMERS)]
         self._began_s = time.monotonic()
         for name in names:
             self._start(name)
         order = itertools.count()
-        due: list[tuple[float, int, Blow, float]] = [(blow.at_s, next(order), blow, -1.0) for blow in blows]
+        due: list[tuple[float, int, PlannedFault, float]] = [(fault.at_s, next(order), fault, -1.0) for fault in faults]
         heapq.heapify(due)
         while due:
-            at_s, _, blow, struck = heapq.heappop(due)
+            at_s, _, fault, began_s = heapq.heappop(due)
             self._sleep_until(self._began_s + at_s)
-            if struck < 0:
+            if began_s < 0:
                 now = time.monotonic()
-                if self._stage.begin(blow):
-                    self._down.add(blow.target)
-                    heapq.heappush(due, (at_s + blow.length_s, next(order), blow, now))
+                if self._stage.begin(fault):
+                    self._down.add(fault.target)
+                    heapq.heappush(due, (at_s + fault.length_s, next(order), fault, now))
                 else:
-                    self._book.write(Stroke(t=now, end=now, target=blow.target, action="missed"))
+                    self._ledger.write(Fault(t=now, end=now, target=fault.target, action="missed"))
             else:
-                self._finish(blow)
-                self._book.write(Stroke(t=struck, end=time.monotonic(), target=blow.target, action=blow.action))
+                self._finish(fault)
+                self._ledger.write(Fault(t=began_s, end=time.monotonic(), target=fault.target, action=fault.action))
         self._sleep_until(self._calm_at)
 
     def calm(self) -> None:
@@ -125,36 +125,36 @@ class _Storm:
             time.sleep(0.3)
         for client in self._stage.clients.values():
             client.kill()
-        self._look_at_books()
+        self._check_counters()
         for replica in self._stage.replicas:
             replica.terminate()
         for replica in self._stage.replicas:
             replica.stop()
         for number, port in enumerate(self._stage.server_ports):
             for left in left_behind(port, number):
-                self._book.write(left)
+                self._ledger.write(left)
 
-    def _look_at_books(self) -> None:
-        """Whatever does not balance in the replicas' own ledgers of leases goes to this one."""
+    def _check_counters(self) -> None:
+        """Writes to the ledger what does not balance in the replicas' counters of leases."""
         for number, port in enumerate(self._stage.ports):
             http = Http(port, 10.0)
             for what in imbalances(http.ask("GET", "/metrics").body.decode()):
-                self._book.write(Odd(t=time.monotonic(), who=f"replica-{number}", what=what))
+                self._ledger.write(Odd(t=time.monotonic(), who=f"replica-{number}", what=what))
             http.close()
 
     @property
     def _calm_at(self) -> float:
         return self._began_s + self._plan.seconds
 
-    def _finish(self, blow: Blow) -> None:
-        self._stage.finish(blow)
-        self._down.discard(blow.target)
-        if not blow.action.startswith("kill") or blow.target.startswith("worker"):
+    def _finish(self, fault: PlannedFault) -> None:
+        self._stage.finish(fault)
+        self._down.discard(fault.target)
+        if not fault.action.startswith("kill") or fault.target.startswith("worker"):
             return
-        if blow.target.startswith(("producer", "consumer")):
-            self._start(blow.target)
+        if fault.target.startswith(("producer", "consumer")):
+            self._start(fault.target)
         else:
-            self._stage.actor(blow.target).start()
+            self._stage.actor(fault.target).start()
 
     def _start(self, name: str) -> None:
         life = self._lives[name] = self._lives.get(name, 0) + 1
@@ -175,4 +175,4 @@ class _Storm:
                 actor.kill()
                 actor.start()
                 now = time.monotonic()
-                self._book.write(Stroke(t=now, end=now, target=actor.name, action="ended"))
+                self._ledger.write(Fault(t=now, end=now, target=actor.name, action="ended"))

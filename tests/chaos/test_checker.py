@@ -9,6 +9,7 @@ from chaos.checker import Kind, check
 from chaos.ledger import (
     NOT_SENT,
     Delivery,
+    Fault,
     Ledger,
     Left,
     Odd,
@@ -18,7 +19,6 @@ from chaos.ledger import (
     PutAnswer,
     Settle,
     SettleAnswer,
-    Stroke,
     parse,
     read,
 )
@@ -51,8 +51,8 @@ def settle(at, name, verb="ack", status=204, *, number=0, code="", delay=0.0, ex
     return [asked] if status is None else [asked, answer]
 
 
-def stroke(at, end, target="server-0", action="kill"):
-    return [Stroke(t=at, end=end, target=target, action=action)]
+def fault(at, end, target="server-0", action="kill"):
+    return [Fault(t=at, end=end, target=target, action=action)]
 
 
 LEFT = [Left(t=99.0, token="j", queue="mail", server=0)]
@@ -80,8 +80,8 @@ FINE = {
     "extended, expired then": [
         put(), lease(1, "a", 2), settle(2, "a", "extend", 200, expires=7.0), lease(7.1, "b"), settle(8, "b"),
     ],
-    "server killed": [put(), lease(1, "a"), stroke(2, 3), lease(3, "b"), settle(4, "b")],
-    "its consumer killed": [put(), lease(1, "a"), stroke(2, 3, "consumer-0"), lease(3, "b"), settle(4, "b")],
+    "server killed": [put(), lease(1, "a"), fault(2, 3), lease(3, "b"), settle(4, "b")],
+    "its consumer killed": [put(), lease(1, "a"), fault(2, 3, "consumer-0"), lease(3, "b"), settle(4, "b")],
     "acked twice": [put(), lease(1, "a"), settle(2, "a"), settle(3, "a", number=1)],
     "enqueued twice, acked twice": [
         put(status=502), put(0.5, number=1), lease(1, "a"), settle(2, "a"), lease(3, "b"), settle(4, "b"),
@@ -91,11 +91,11 @@ FINE = {
         settle(6, "c"),
     ],
     "a move whose confirm a kill cut off, though its copy was told": [
-        put(), lease(1, "a"), settle(2, "a", "nack-tail"), stroke(2.005, 2.5), lease(3, "b"), settle(4, "b"),
+        put(), lease(1, "a"), settle(2, "a", "nack-tail"), fault(2.005, 2.5), lease(3, "b"), settle(4, "b"),
         lease(5, "c"), settle(6, "c"),
     ],
     "a delayed move that a kill interrupted": [
-        put(), lease(1, "a"), settle(2, "a", "nack-delay", delay=1.0), stroke(3, 3), lease(4, "b"), settle(5, "b"),
+        put(), lease(1, "a"), settle(2, "a", "nack-delay", delay=1.0), fault(3, 3), lease(4, "b"), settle(5, "b"),
         lease(6, "c"), settle(7, "c"),
     ],
     "an expired lease's move, interrupted": [
@@ -105,7 +105,7 @@ FINE = {
         put(), poll(0.5), lease(3, "a"), settle(4, "a"), lease(5, "b", attempt=2), settle(6, "b"),
     ],
     "taken by a worker that was frozen while the server died": [
-        put(), stroke(0.9, 4.0, "worker-1.0", "freeze"), stroke(1.5, 2.0), lease(2.5, "b"), settle(3, "b"),
+        put(), fault(0.9, 4.0, "worker-1.0", "freeze"), fault(1.5, 2.0), lease(2.5, "b"), settle(3, "b"),
         lease(4.01, "a", replica=1), settle(4.1, "a", status=410, code="lease-lost"),
     ],
 }  # fmt: skip
@@ -127,7 +127,7 @@ BROKEN = {
     "acked, delivered again": ([put(), lease(1, "a"), settle(2, "a"), lease(3, "b"), settle(4, "b")], Kind.REPEATED),
     "acked, and on a queue": ([put(), lease(1, "a"), settle(2, "a"), LEFT], Kind.REPEATED),
     "acked, delivered again as the server was killed": (
-        [put(), lease(1, "a"), settle(2, "a"), stroke(2.1, 2.5), lease(3, "b"), settle(4, "b")], Kind.REPEATED,
+        [put(), lease(1, "a"), settle(2, "a"), fault(2.1, 2.5), lease(3, "b"), settle(4, "b")], Kind.REPEATED,
     ),
     "one event, two further copies": (
         [put(status=502), put(0.5, number=1), lease(1, "a"), settle(2, "a"), lease(3, "b"), settle(4, "b"),
@@ -161,10 +161,10 @@ BROKEN = {
         [put(), lease(1, "a"), settle(2, "a", "nack-head", NOT_SENT), lease(3, "b"), settle(4, "b")], Kind.UNEXPLAINED,
     ),
     "another consumer's death explains nothing": (
-        [put(), lease(1, "a"), stroke(1.5, 1.6, "consumer-7"), lease(2, "b"), settle(3, "b")], Kind.UNEXPLAINED,
+        [put(), lease(1, "a"), fault(1.5, 1.6, "consumer-7"), lease(2, "b"), settle(3, "b")], Kind.UNEXPLAINED,
     ),
-    "a missed blow explains nothing": (
-        [put(), lease(1, "a"), stroke(1.5, 1.6, action="missed"), lease(2, "b"), settle(3, "b")], Kind.UNEXPLAINED,
+    "a missed fault explains nothing": (
+        [put(), lease(1, "a"), fault(1.5, 1.6, action="missed"), lease(2, "b"), settle(3, "b")], Kind.UNEXPLAINED,
     ),
     "extended, yet given to another": (
         [put(), lease(1, "a", 2), settle(2, "a", "extend", 200, expires=7.0), lease(4, "b"), settle(5, "b")],
@@ -202,7 +202,7 @@ def test_a_ledger_is_read_back_whole_but_for_half_a_line(tmp_path):
         *poll(0.5, 200),
         *lease(1, "a"),
         *settle(2, "a"),
-        *stroke(3, 4),
+        *fault(3, 4),
         Odd(t=5.0, who="x", what="y"),
         *LEFT,
     ]

@@ -1,4 +1,4 @@
-"""What a ledger tells, job by job: enqueues, leases with what was asked of them, what was left; and who was struck.
+"""What a ledger tells, job by job: enqueues, leases with what was asked of them, what was left, and the faults.
 
 Pure. Tells what happened and what may have happened; what is allowed is the checker's business.
 """
@@ -12,6 +12,7 @@ from chaos.ledger import (
     NO_ANSWER,
     Delivery,
     Event,
+    Fault,
     Left,
     Poll,
     PollAnswer,
@@ -19,17 +20,16 @@ from chaos.ledger import (
     PutAnswer,
     Settle,
     SettleAnswer,
-    Stroke,
 )
 
 PARKED_S = 10.0
 """A poll may have stood so long before a job came: its own time, and that of a freeze."""
 STROKE_S = 1.0
-"""A blow may show so long after it: what was on its way arrives, the dead are noticed."""
+"""A fault may show so long after it: what was on its way arrives, the dead are noticed."""
 
 
 @dataclass(slots=True)
-class Asked:
+class Settlement:
     """A settlement and its answer, if there was one."""
 
     settle: Settle
@@ -50,7 +50,7 @@ class Lease:
     """A delivery and all that was asked of its lease."""
 
     delivery: Delivery
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[Settlement] = field(default_factory=list)
 
     @property
     def acked(self) -> bool:
@@ -90,18 +90,18 @@ class Job:
         return [put for put, answer in self.puts.values() if answer is None or answer.status in (NO_ANSWER, 500, 502)]
 
 
-class Strokes:
-    """The blows of a run; those that missed were none."""
+class Faults:
+    """The faults of a run; those that missed were none."""
 
-    def __init__(self, strokes: Iterable[Stroke]) -> None:
-        self._strokes = [stroke for stroke in strokes if stroke.action != "missed"]
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self._strokes = [fault for fault in faults if fault.action != "missed"]
 
-    def between(self, start: float, end: float, who: str) -> Stroke | None:
-        """A blow that fell, or lasted, in that time, to a server, to anything of a gateway, or to that client."""
-        for stroke in self._strokes:
-            touches = not stroke.target.startswith(("producer", "consumer")) or stroke.target == who
-            if touches and stroke.t <= end and stroke.end + STROKE_S >= start:
-                return stroke
+    def between(self, start: float, end: float, who: str) -> Fault | None:
+        """A fault that fell, or lasted, in that time, to a server, to anything of a gateway, or to that client."""
+        for fault in self._strokes:
+            touches = not fault.target.startswith(("producer", "consumer")) or fault.target == who
+            if touches and fault.t <= end and fault.end + STROKE_S >= start:
+                return fault
         return None
 
     def thawed_late(self, lease: Delivery) -> bool:
@@ -160,7 +160,7 @@ def jobs_of(events: Iterable[Event]) -> dict[str, Job]:
                 lease = leases[event.lease] = Lease(event)
                 jobs.setdefault(event.token, Job(event.token)).leases.append(lease)
             case Settle():
-                leases[event.lease].asked.append(Asked(event))
+                leases[event.lease].asked.append(Settlement(event))
             case SettleAnswer():
                 next(each for each in leases[event.lease].asked if each.settle.number == event.number).answer = event
             case Left():
@@ -171,17 +171,17 @@ def jobs_of(events: Iterable[Event]) -> dict[str, Job]:
 
 
 def told(job: Job) -> str:
-    """The job's story, for people."""
-    story = [(put.t, f"enqueue: {answer.status if answer else 'unanswered'}") for put, answer in job.puts.values()]
-    story += [(left.t, f"left on {left.queue} of server {left.server}") for left in job.left]
+    """The job's history, for people."""
+    history = [(put.t, f"enqueue: {answer.status if answer else 'unanswered'}") for put, answer in job.puts.values()]
+    history += [(left.t, f"left on {left.queue} of server {left.server}") for left in job.left]
     for lease in job.leases:
         given = lease.delivery
         name = given.lease[-6:]
         what = f"{given.who} has lease {name} at replica {given.replica}, attempt {given.attempt}"
-        story.append((given.opened, what))
+        history.append((given.opened, what))
         for each in lease.asked:
             code = each.answer.code if each.answer else ""
-            story.append((each.settle.t, f"{each.settle.verb} {name}: {each.status} {code}".strip()))
-    story.sort()
-    start = story[0][0] if story else 0.0
-    return "; ".join(f"{at - start:+.3f} {what}" for at, what in story)
+            history.append((each.settle.t, f"{each.settle.verb} {name}: {each.status} {code}".strip()))
+    history.sort()
+    start = history[0][0] if history else 0.0
+    return "; ".join(f"{at - start:+.3f} {what}" for at, what in history)

@@ -12,14 +12,14 @@ _SERIES = re.compile(
 
 
 def imbalances(metrics: str) -> list[str]:
-    """The workers whose books do not balance, each with its figures; also the lack of any books."""
+    """The workers whose counters do not balance, each with its figures; also the lack of any counters."""
     counts: dict[str, Counter[str]] = {}
     for name, worker, value in _SERIES.findall(metrics):
         counts.setdefault(worker, Counter())[name] += int(float(value))
     found = [
-        f"worker {worker} delivered {books['delivered_total']} leases, of which {books['settled_total']} have ended "
-        f"and {books['open']} are open"
-        for worker, books in sorted(counts.items())
-        if books["delivered_total"] != books["settled_total"] + books["open"]
+        f"worker {worker} delivered {count['delivered_total']} leases, of which {count['settled_total']} have ended "
+        f"and {count['open']} are open"
+        for worker, count in sorted(counts.items())
+        if count["delivered_total"] != count["settled_total"] + count["open"]
     ]
-    return found if counts else ["there are no books"]
+    return found if counts else ["there are no counters"]
