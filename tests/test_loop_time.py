@@ -32,7 +32,8 @@ def test_a_tenant_pauses_as_long_as_its_work_took(clock):
     accounts = LoopTime(clock)
     accounts.asked("quiet")
     accounts.asked("busy")
-    work(accounts, clock, "busy", BURST_S)
+    while accounts.may_go_on("busy"):
+        work(accounts, clock, "busy", 0.001)
     for seconds in (0.001, 0.004, 0.02):
         clock.now_s += accounts.pause_s("busy")
         accounts.asked("quiet")
@@ -67,6 +68,21 @@ def test_callers_without_a_tenant_pause_beside_tenants(clock):
     assert accounts.may_go_on("quiet")
 
 
+def test_busy_tenants_take_turns_without_pauses(clock):
+    """Where every tenant uses more than its share, nobody is there for whom the loop would have to be free."""
+    accounts = LoopTime(clock)
+    for _ in range(100):
+        for tenant in ("busy", "busier"):
+            accounts.asked(tenant)
+            work(accounts, clock, tenant, 0.01)
+    assert accounts.may_go_on("busy")
+    assert accounts.may_go_on("busier")
+    accounts.asked("quiet")
+    assert not accounts.may_go_on("busy")
+    assert not accounts.may_go_on("busier")
+    assert accounts.may_go_on("quiet")
+
+
 def test_no_piece_of_work_stops_a_tenant_for_long(clock):
     """A minute of work by mistake is a pause of LONGEST_PAUSE_S."""
     accounts = LoopTime(clock)
@@ -89,7 +105,7 @@ def test_each_step_is_charged_to_whoever_is_known_after_it():
         async def request():
             known[0] = "busy"
             time.sleep(2 * BURST_S)  # noqa: ASYNC251 (work that holds the loop)
-            await asyncio.sleep(4 * BURST_S)
+            await asyncio.sleep(2 * BURST_S / SHARE)
             raise KeyError("as it was")
 
         with pytest.raises(KeyError, match="as it was"):

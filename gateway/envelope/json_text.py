@@ -261,7 +261,7 @@ def _readings(text: bytes) -> Iterator[bytes]:
 
 def has_surrogates(text: bytes) -> bool:
     """Whether a JSON text has escapes that may be lone surrogates."""
-    return b"\\ud" in text or b"\\uD" in text
+    return b"\\" in text and (b"\\ud" in text or b"\\uD" in text)  # the first is a hundred times as fast
 
 
 def _without_surrogates(text: bytes) -> bytes:

@@ -1,9 +1,11 @@
 """How much time of the event loop each tenant uses, and when a tenant that has used more than its share may continue.
 
 1. The time of work on the event loop is charged to the tenant that caused it.
-2. While another tenant sends requests, a tenant may use SHARE of the time: after each piece of work it pauses for as
-   long as the piece took. So the loop is free for other tenants, whose requests need several turns of it each.
-3. A tenant that is alone never pauses, and neither does one that uses little: it may save up BURST_S.
+2. A tenant that uses more than SHARE of the time pauses while another tenant that uses less sends requests: after each
+   piece of work it pauses until the piece is SHARE of the time. Then the loop is free for the other tenant, whose
+   requests need several turns of it each.
+3. Tenants that all use more than SHARE do not pause for each other; they take turns. A tenant that is alone never
+   pauses, and neither does one that uses little: it may save up BURST_S.
 4. Callers without a tenant count as one tenant, for which no other tenant pauses: a load balancer's probes slow
    nothing.
 Source of 2: a token bucket of time; Turner, "New directions in communications" (1986).
@@ -17,8 +19,8 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-SHARE: Final = 0.5
-BURST_S: Final = 0.01
+SHARE: Final = 0.25
+BURST_S: Final = 0.04
 LATELY_S: Final = 1.0
 BYTE_S: Final = 1e-9
 """The cost of a byte of a large body or item between the socket and its request: 1 ms per MiB (measured)."""
@@ -34,20 +36,23 @@ class LoopTime:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._free_at_s: dict[str, float] = {}
-        self._last = ""  # the tenant of the last request, and its time; the time of the last other tenant's request
+        # Of tenants that use less than SHARE: the tenant of the last request, and its time; the time of the last request
+        # of another one.
+        self._last = ""
         self._last_s = self._other_s = float("-inf")
 
     def asked(self, tenant: str) -> None:
         """The tenant sent a request."""
-        if not tenant:
+        now_s = self._clock()
+        if not tenant or self._free_at_s.get(tenant, 0.0) > now_s:
             return
         if tenant != self._last:
             self._other_s = self._last_s
             self._last = tenant
-        self._last_s = self._clock()
+        self._last_s = now_s
 
     def shared(self, tenant: str) -> bool:
-        """Whether another tenant has sent a request recently."""
+        """Whether another tenant that uses less than SHARE has sent a request recently."""
         other_s = self._other_s if tenant == self._last else self._last_s
         return other_s > self._clock() - LATELY_S
 

@@ -24,13 +24,13 @@ from typing import Any, Protocol, cast
 
 from gateway import logs
 from gateway.fairness.shares import Shares
-from gateway.process.allocator import return_large_blocks
+from gateway.process.allocator import return_free_memory, return_large_blocks
 from gateway.process.channel import ChildChannel, Message, ignore_group_signals
 from gateway.process.start_message import WorkerOrder
 
 log = logging.getLogger(__name__)
 
-_GC_THRESHOLDS = 2_000, 2, 100
+_GC_THRESHOLDS = 1_000, 1, 200
 """Requests leave almost no reference cycles, and a collection every 700 objects costs several percent of their time.
 
 A collection holds the loop for about 1 ms a thousand objects, so there are few in the first two generations.
@@ -90,6 +90,7 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
 
     channel.listen(asyncio.get_running_loop(), on_message)
     _spare_the_collector()
+    returning = asyncio.create_task(return_free_memory(), name="return of free memory")
     channel.tell({"event": "ready", "pid": os.getpid()})
     await _first(drain.wait(), _reload_each_time(application, reload))
     grace_ends = time.monotonic() + order.settings.grace_s
@@ -103,6 +104,7 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
     channel.tell({"event": "closed"})
     await _first(server.answered(max(0.0, grace_ends - time.monotonic())), stop.wait())
     await server.stop()
+    returning.cancel()
     return 0
 
 
