@@ -36,8 +36,8 @@ class LoopTime:
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._free_at_s: dict[str, float] = {}
-        # Of tenants that use less than SHARE: the tenant of the last request, and its time; the time of the last request
-        # of another one.
+        # Of tenants that use less than SHARE: the tenant of the last request and its time, and the time of the last
+        # request of another one.
         self._last = ""
         self._last_s = self._other_s = float("-inf")
 

@@ -1,0 +1,34 @@
+"""Freed memory returns to the system, also if it lies between memory that is in use."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import asyncio
+from gateway.process import allocator
+
+async def main():
+    allocator.return_large_blocks()
+    returning = asyncio.create_task(allocator.return_free_memory())
+    await asyncio.sleep(0)
+    before = allocator._resident_bytes()
+    pieces = [b"x" * 100_000 for _ in range(2000)]
+    kept = pieces[::10]
+    del pieces
+    grown = allocator._resident_bytes() - before
+    assert grown > 150 << 20, grown
+    async with asyncio.timeout(10):
+        while allocator._resident_bytes() - before > 60 << 20:
+            await asyncio.sleep(0.01)
+    assert all(piece == b"x" * 100_000 for piece in kept)
+    returning.cancel()
+
+allocator.RETURN_EVERY_S = 0.05
+asyncio.run(main())
+"""
+
+
+def test_memory_between_what_is_in_use_returns():
+    """200 MiB of jobs, of which every tenth stays."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
