@@ -25,6 +25,7 @@ check: install  ## lint, format, types, import layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict gateway
+	$(BIN)/mypy --cache-dir .mypy_cache/untyped
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 bench: install  ## measure, and print one table (ARGS="--quick" for less)

@@ -18,7 +18,7 @@ WAKE_RATIO = 1.5
 
 def measure(stage: Stage) -> Section:
     """One server, then three, each with fresh processes."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     base_ms = 0.0
     for count in (1, 3):
         stage.say(f"{POLLS:,} parked polls over {count} server(s)")

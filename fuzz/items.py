@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import orjson
 
@@ -23,7 +24,7 @@ from gateway.problem import problem_bytes  # noqa: F401 (its imports are instrum
 
 QUEUE = Queue("acme", "emails", "acme__emails")
 BURIAL = DeadLetterMarks(DeadReason.REJECTED, "emails", 3, 1_790_000_000.0, "it\r\nfailed \ud800")
-FORMS = (
+FORMS: tuple[dict[str, Any], ...] = (
     {},
     {"raw": True},
     {"accept": "application/cloudevents+json"},
@@ -82,7 +83,7 @@ def one(data: bytes) -> None:
 def shown(job: Job) -> None:
     """Every form is an answer that HTTP can carry."""
     for form in FORMS:
-        body, headers = render(job, QUEUE, job.attempt, **form)  # type: ignore[arg-type]
+        body, headers = render(job, QUEUE, job.attempt, **form)
         assert all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers), headers
         assert sum(len(name) + len(value) + 4 for name, value in headers) < MAX_ATTRIBUTE_BYTES + 2048
         assert len(headers) < MAX_ATTRIBUTES + 10

@@ -29,6 +29,7 @@ class Running:
     started: ClassVar[weakref.WeakSet[Running]] = weakref.WeakSet()
     start_s: float = START_S
     python: str = sys.executable
+    memcache_address: tuple[str, int] | None = None  # where memcache clients reach its broker, if they do
     folder: Path | None = None  # where it starts; None: here, so that it runs from the sources
 
     def __init__(self, data: Path, *flags: str, port: int | None = None) -> None:

@@ -36,7 +36,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
             each.kill()
 
 
-def leased(http: httpx.Client, **params: object) -> str:
+def leased(http: httpx.Client, **params: float) -> str:
     """A new job under a lease: the lease's path."""
     http.post("/queues/work/jobs", json="x")
     answer = http.get("/queues/work/next", params={"timeout": 5, **params})

@@ -1,6 +1,7 @@
 """The cap on a tenant's queues: what counts, when Kestrel is asked, and who goes first."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ class Keys:
 def with_quota(work, *keys: str, limit: int = 2):
     async def go():
         catalog = Catalog(Namespace())
-        there = Keys(*keys)
+        there: Any = Keys(*keys)
         quota = Quota(there, KnownQueues(there, catalog, Turns()), limit)
         await work(quota, there, lambda name: catalog.queue("", name))
 
@@ -149,7 +150,7 @@ def test_many_queues_of_others_cost_a_tenant_nothing():
 
     async def go():
         catalog = Catalog(Namespace(tenanted=True))
-        there = Many("a__one")
+        there: Any = Many("a__one")
         quota = Quota(there, KnownQueues(there, catalog, Turns()), 3)
         with await quota.room(catalog.queue("a", "one")):
             pass

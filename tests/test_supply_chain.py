@@ -28,7 +28,7 @@ def pins(root: Path, name: str) -> dict[str, Requirement]:
         assert all(re.fullmatch(r"[0-9a-f]{64} *", each) for each in hashes), entry
         pin = Requirement(requirement)
         assert re.fullmatch(r"==[^*,]+", str(pin.specifier)), entry
-        found[canonicalize_name(pin.name)] = pin
+        found[str(canonicalize_name(pin.name))] = pin
     return found
 
 
@@ -76,7 +76,7 @@ def test_the_sbom_tells_what_is_installed(root: Path, tmp_path: Path) -> None:
     document = json.loads((tmp_path / "sbom.json").read_text())
     assert document["bomFormat"] == "CycloneDX"
     assert document["metadata"]["component"]["name"] == "kestrel-gateway"
-    listed = {canonicalize_name(each["name"]): each["version"] for each in document["components"]}
+    listed = {str(canonicalize_name(each["name"])): each["version"] for each in document["components"]}
     environment = {name: str(value) for name, value in default_environment().items()}
     locked = {
         name: str(pin.specifier).removeprefix("==")

@@ -66,7 +66,7 @@ def typed(job: Any) -> Any:
     """The job with one payload and its media type, where the schema allows none or two, and any text as a type."""
     if not isinstance(job, dict):
         return job
-    kept = {"data": None} | job
+    kept: dict[str, Any] = {"data": None} | job
     if isinstance(kept.get("data_base64"), str):
         kept["data_base64"] = "AA=="
         kept.pop("data", None)

@@ -18,7 +18,7 @@ def limit(http, name):
 
 def test_the_limits_are_those_that_hold(tmp_path):
     """Each limit is what a request meets: at it the request passes, above it the request fails."""
-    flags = ("--max-timeout", "0.5", "--default-timeout", "0.1", "--max-lease", "90", "--default-lease", "30")
+    flags = ["--max-timeout", "0.5", "--default-timeout", "0.1", "--max-lease", "90", "--default-lease", "30"]
     flags += ("--max-job-bytes", "10", "--max-batch-jobs", "2", "--max-batch-bytes", "30")
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
         info = http.get("/").json()

@@ -236,8 +236,8 @@ def hooked(tmp_path_factory):
     data = tmp_path_factory.mktemp("hooked")
     keys = Keyring(data / "keys.toml")
     keys.add("shop")
-    flags = ("--keys", str(data / "keys.toml"), "--webhook-origins", "eventgrid.azure.net")
-    flags += ("--webhook-origins", "hooks.example.com")
+    granted = ("--webhook-origins", "eventgrid.azure.net", "--webhook-origins", "hooks.example.com")
+    flags = ("--keys", str(data / "keys.toml"), *granted)
     with running(data / "data", *flags) as gateway, gateway.client() as http:
         yield http, {"authorization": f"Bearer {keys.secrets['shop']}"}
 

@@ -53,7 +53,7 @@ def shared(keyring, tmp_path_factory):
     port = free_port()
     flags = ("--keys", str(keyring.path), "--workers", "2", "--broker-listen", f"127.0.0.1:{port}")
     with running(tmp_path_factory.mktemp("shared") / "data", *flags) as gateway:
-        gateway.memcache = ("127.0.0.1", port)
+        gateway.memcache_address = "127.0.0.1", port
         yield gateway
 
 
@@ -169,7 +169,7 @@ def test_keys_of_kestrel_say_whose_they_are(shared, a, b, queue):
     """On Kestrel a queue's key begins with its tenant; children and dead letters made there are shown to nobody."""
     a.post(f"/queues/{queue}/jobs", json=1)
     b.post(f"/queues/{queue}/jobs", json=2)
-    with socket.create_connection(shared.memcache) as memcache, memcache.makefile("rwb") as wire:
+    with socket.create_connection(shared.memcache_address) as memcache, memcache.makefile("rwb") as wire:
         for key in (f"a__{queue}__dead", f"a__{queue}+kid", f"a__{queue}__kid__subdead", queue, f"x__{queue}"):
             wire.write(b"set %b 0 0 1\r\n1\r\n" % key.encode())
             wire.flush()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -124,7 +126,7 @@ class QueueMachine(RuleBasedStateMachine):
         model = self.model
         while model.waiting and model.ready:
             session, mode, waiting = model.waiting.pop(0)
-            self._bring_until(lambda waiting=waiting: bool(waiting.got))
+            self._bring_until(partial(bool, waiting.got))
             (item, read, ticket) = waiting.got[0]
             assert item.data == model.ready[0]
             self._given(session, mode, item, read, ticket)
@@ -134,7 +136,7 @@ class QueueMachine(RuleBasedStateMachine):
             while self.steps.bring():
                 pass
 
-    def _bring_until(self, done: object) -> None:
+    def _bring_until(self, done: Callable[[], bool]) -> None:
         while not done():
             assert self.steps.bring(), "a waiter was not served although an item is there"
 

@@ -55,7 +55,9 @@ def test_waiters_are_served_in_order(broker: BrokerProcess, client: Client, name
         waiter.close()
     # Connections of one slice of fifty may have been read by the broker in another order than they were opened.
     for start in range(0, 200, 50):
-        assert sorted(got[start : start + 50]) == [b"%03d" % i for i in range(start, start + 50)]
+        assert sorted(each or b"" for each in got[start : start + 50]) == [
+            b"%03d" % i for i in range(start, start + 50)
+        ]
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -168,4 +168,4 @@ class Program:
 
     def __repr__(self) -> str:
         written = "\n".join([*self.output, "--", *self.errors])
-        return f"{self._process.args} {self._process.poll()}\n{written}"
+        return f"{self._process.args!r} {self._process.poll()}\n{written}"

@@ -84,7 +84,14 @@ def python_of_openapi_generator(folder: Path) -> None:
 
 
 def python_of_openapi_python_client(folder: Path) -> None:
-    generate = [toolchain.python("openapi-python-client"), "generate", "--path", CONTRACT, "--meta", "none"]
+    generate: list[str | Path] = [
+        toolchain.python("openapi-python-client"),
+        "generate",
+        "--path",
+        CONTRACT,
+        "--meta",
+        "none",
+    ]
     said = run(*generate, "--output-path", folder / "kestrel_gateway", cwd=folder)
     assert "Endpoint will not be generated" not in said, said
     typed(folder)
@@ -117,7 +124,7 @@ def go_of_openapi_generator(folder: Path) -> None:
 
 def go_of_oapi_codegen(folder: Path) -> None:
     (folder / "kestrel").mkdir()
-    generate = [toolchain.oapi_codegen(), "-package", "kestrel", "-generate", "types,client"]
+    generate: list[str | Path] = [toolchain.oapi_codegen(), "-package", "kestrel", "-generate", "types,client"]
     run(*generate, "-o", folder / "kestrel/kestrel.go", CONTRACT)
     go(folder)
 

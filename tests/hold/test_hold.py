@@ -167,7 +167,7 @@ def test_a_delivery_in_every_form(broker, http, quick, name):
     quick(request)
 
 
-LISTS = {
+LISTS: dict[str, list[tuple[str, str | int]]] = {
     "globs": [("filter", f"name~*{'a' * 60}b")] * 16,
     "stars": [("filter", "name~" + "*a" * 31)] * 16,
     "marks": [("filter", "name~*" + "a?" * 30 + "*")] * 16,

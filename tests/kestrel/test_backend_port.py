@@ -32,6 +32,11 @@ class Rig:
         self.stop = stop
 
 
+def kill(made: list[Broker]) -> None:
+    for each in made:
+        each.kill()
+
+
 def brokers(count: int) -> Opened:
     """Embedded brokers, each a process."""
 
@@ -43,7 +48,7 @@ def brokers(count: int) -> Opened:
                 (directory / str(number)).mkdir()
                 made.append(Broker(directory / str(number)))
             async with client(*(each.address for each in made), kestrel_connect_timeout_s=0.5) as backend:
-                yield Rig(backend, lambda: [each.kill() for each in made], in_order=count == 1, total=count)
+                yield Rig(backend, lambda: kill(made), in_order=count == 1, total=count)
         finally:
             for each in made:
                 if each.process.poll() is None:
@@ -84,7 +89,7 @@ BACKENDS = {
 }
 
 
-@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS.keys())
+@pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], contextlib.AbstractAsyncContextManager[Rig]]:
     """Opens one implementation; a test closes it."""
     return lambda: request.param(tmp_path)

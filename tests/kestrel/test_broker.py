@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import signal
+from functools import partial
 
 import pytest
 import uvloop
@@ -146,7 +147,7 @@ def test_a_killed_broker_gives_everything_back(own_broker):
             parked = asyncio.ensure_future(kestrel.wait("other", 20).result())
             lost = []
             for read in reads:
-                read.on_lost(lambda read=read: lost.append(read))
+                read.on_lost(partial(lost.append, read))
             await until(lambda: kestrel.statistics().standing_waits)
             await asyncio.to_thread(own_broker.kill)
             await until(lambda: len(lost) == 10)

@@ -222,11 +222,9 @@ def remembered(clients):
         clients.append(client)
         return look(self, client)
 
-    watching.Watch._look = noted
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watching.Watch, "_look", noted)
         yield
-    finally:
-        watching.Watch._look = look
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from typing import Any
 
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.leases.ids import LeaseIds
@@ -85,8 +86,8 @@ def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:
     return made
 
 
-def opened(leases: Registry, item: Item, length_s: float = 100, mover: ScriptedMover | None = None, **changes) -> Lease:
-    what = {"tenant": "", "queue": "q", "key": "q", "job_id": "1", "known_by": "1", "attempt": 1}
+def opened(leases: Registry, item: Any, length_s: float = 100, mover: ScriptedMover | None = None, **changes) -> Lease:
+    what: dict[str, Any] = {"tenant": "", "queue": "q", "key": "q", "job_id": "1", "known_by": "1", "attempt": 1}
     return leases.open(item, mover or ScriptedMover(), length_s=length_s, **what | changes)
 
 

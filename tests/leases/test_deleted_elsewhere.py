@@ -190,7 +190,7 @@ def test_each_server_tells_of_what_it_holds(broker: BrokerProcess, own_broker: B
         async with rig(address(broker), address(own_broker)) as made:
             for each in (broker, own_broker):
                 each.client().put("half", b'{"specversion":"1.0","id":"%d","source":"s","type":"t"}' % each.port)
-            taken = [each for _ in range(2) if (each := await made.take("half")) is not None]
+            taken = [job for _ in range(2) if (job := await made.take("half")) is not None]
             leases = {each.job.id: each.lease.id for each in taken}
             broker.client().ask(b"delete half\r\n")
             with pytest.raises(QueueDeleted):

@@ -61,6 +61,7 @@ def test_a_record_travels_whole(state, place, target):
     """Its state, its place, and whether that is where the job was meant to go."""
     record = LeaseRecord("lease", "q", "job", 2, 1.5, state, place, target)
     _, found = unpack_result(pack_result(7, record))
+    assert isinstance(found, LeaseRecord)
     assert found[:7] == record[:7]
     assert (found.as_asked, found.due_at_s) == (record.as_asked, record.due_at_s)
 

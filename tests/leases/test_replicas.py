@@ -217,7 +217,7 @@ def test_a_command_that_was_sent_before_may_be_carried_out(ends_at: str) -> None
             order = owner.receive(fields[SEAL_HEADER], await reader.readexactly(int(fields["content-length"])))
             if first and (order is not None or ends_at == "clock"):
                 return
-            body, own = owner.answer(fields[SEAL_HEADER], order and OwnerUnavailable("busy"))
+            body, own = owner.answer(fields[SEAL_HEADER], None if order is None else OwnerUnavailable("busy"))
             writer.write(b"HTTP/1.1 200 OK\r\n%b: %b\r\n" % (SEAL_HEADER.encode(), own.encode()))
             writer.write(b"content-length: %d\r\n\r\n%b" % (len(body), body))
 
@@ -342,7 +342,7 @@ def test_orders_are_taken_from_replicas_only(pair: list[Replica], queue: str) ->
             sealed(good, path="/leases"),
             {SEAL_HEADER: Seal([b"x" * 32]).request("POST", PATH, good)},
         ):
-            encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+            encoded = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
             assert here.post(PATH, content=good, headers=encoded).status_code in (400, 401), headers
         assert here.get(PATH).status_code == 405
         assert here.post(PATH, content=b"x" * 70_000, headers=sealed(b"x" * 70_000)).status_code == 413

@@ -59,6 +59,11 @@ class Client:
         self.reader = reader
         self.writer = writer
 
+    def pause(self) -> None:
+        """Reads nothing more from the socket."""
+        transport: Any = self.writer.transport
+        transport.pause_reading()
+
     def send(self, data: bytes) -> None:
         """Sends without waiting."""
         self.writer.write(data)

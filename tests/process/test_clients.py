@@ -400,7 +400,7 @@ def test_slow_reader_slows_the_application() -> None:
     async def test(server: Server) -> None:
         sent = 0
 
-        async def endless(scope: object, receive: object, send: object) -> None:
+        async def endless(scope: Any, receive: Any, send: Any) -> None:
             nonlocal sent
             await send({"type": "http.response.start", "status": 200, "headers": []})
             while True:
@@ -410,7 +410,7 @@ def test_slow_reader_slows_the_application() -> None:
 
         server.app.on_endless = endless
         async with server.client() as client:
-            client.writer.transport.pause_reading()
+            client.pause()
             client.send(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
             before = -1
             async with asyncio.timeout(10):
@@ -440,7 +440,7 @@ def test_stream_ends_when_its_slow_reader_goes() -> None:
 
         server.app.on_endless = endless
         async with server.client() as client:
-            client.writer.transport.pause_reading()
+            client.pause()
             client.send(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
             await until_paused(server)
             client.writer.write_eof()

@@ -60,7 +60,7 @@ def test_the_package_works(version: str, wheel: Path, root: Path, tmp_path: Path
     """Installed in an environment of its own: a job goes through every settlement, and the contract tests pass."""
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([UV, "venv", "--quiet", "--python", interpreter(version), tmp_path / "venv"], check=True, timeout=60)
-    install = [UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+    install: list[str | Path] = [UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
     subprocess.run([*install, "--require-hashes", "-r", "requirements.lock"], cwd=root, check=True, timeout=240)
     subprocess.run([*install, "--no-deps", wheel], check=True, timeout=60)
     tests = ["-c", "requirements-dev.lock", "pytest", "hypothesis", "httpx"]
@@ -85,8 +85,19 @@ def test_the_package_works(version: str, wheel: Path, root: Path, tmp_path: Path
         gateway.kill()
     assert "Traceback" not in gateway.log.read_text()
     timed = "tests/contract/test_json_text.py::test_a_large_text_is_scanned_and_not_built"
-    tests = [python, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract", "--deselect", timed]
-    done = subprocess.run(tests, cwd=root, capture_output=True, text=True, timeout=240)
+    pytest_: list[str | Path] = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "tests/contract",
+        "--deselect",
+        timed,
+    ]
+    done = subprocess.run(pytest_, cwd=root, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout
 
 

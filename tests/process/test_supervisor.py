@@ -91,11 +91,16 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
         one.end()
 
 
-ENDS: dict[str, Callable[[int], None]] = {
+def hang_up_and_terminate(group: int) -> None:
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        os.killpg(group, number)
+
+
+ENDS: dict[str, Callable[[int], object]] = {
     "kill -9 of the supervisor": lambda pid: os.kill(pid, signal.SIGKILL),
     "TERM to the group": lambda pid: os.killpg(pid, signal.SIGTERM),
     "Ctrl-C": lambda pid: os.killpg(pid, signal.SIGINT),
-    "HUP and TERM to the group": lambda pid: (os.killpg(pid, signal.SIGHUP), os.killpg(pid, signal.SIGTERM))[0],
+    "HUP and TERM to the group": hang_up_and_terminate,
 }
 
 
