@@ -10,7 +10,7 @@ SBOM   ?= build/sbom.json
 LOCK    = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
   --generate-hashes
 
-.PHONY: run test test-all check bench chaos fuzz structure contract-diff contract-baseline install lock sbom audit clean help
+.PHONY: run test test-all coverage check bench chaos fuzz structure contract-diff contract-baseline install lock sbom audit clean help
 
 run: install  ## serve on http://127.0.0.1:8080 with the embedded broker in ./data (ARGS="--port 9000" for more)
 	@exec $(BIN)/kestrel-gateway serve --data $(DATA) $(ARGS)
@@ -20,6 +20,12 @@ test: install  ## the tests but the slow ones, which it lists (ARGS="tests/broke
 
 test-all: install  ## every test, as CI runs them; outside programs come with .ci/install/*.sh
 	$(BIN)/python -m tests --all $(ARGS)
+
+coverage: install  ## which lines of gateway/ the tests run that are neither slow nor alone; processes that are killed do not count
+	rm -f .coverage .coverage.*
+	-$(BIN)/coverage run -m pytest -q -n 4 --dist loadfile -m "not slow and not alone" $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 check: install  ## lint, format, types, import layers
 	$(BIN)/ruff check
@@ -78,7 +84,7 @@ $(VENV)/.installed: pyproject.toml requirements-dev.lock
 	@touch $@
 
 clean:  ## remove what install and the tests made; ./data stays
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .coverage .coverage.* $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' $(MAKEFILE_LIST)

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What every example shares; sourced, not run. Prints each request and its answer, and ends the example with exit
 # code 1 when an answer is not the expected one.
 #

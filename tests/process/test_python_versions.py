@@ -85,19 +85,8 @@ def test_the_package_works(version: str, wheel: Path, root: Path, tmp_path: Path
         gateway.kill()
     assert "Traceback" not in gateway.log.read_text()
     timed = "tests/contract/test_json_text.py::test_a_large_text_is_scanned_and_not_built"
-    pytest_: list[str | Path] = [
-        python,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "tests/contract",
-        "--deselect",
-        timed,
-    ]
-    done = subprocess.run(pytest_, cwd=root, capture_output=True, text=True, timeout=240)
+    run = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract", "--deselect", timed]
+    done = subprocess.run([python, *run], cwd=root, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout
 
 
