@@ -20,7 +20,7 @@ from tests.lab import plain
 from tests.lab.ports import free_port
 from tests.lifeline import lifeline, tied
 
-START_S = 15.0
+START_S = 30.0
 
 
 class Running:

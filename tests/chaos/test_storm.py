@@ -10,12 +10,12 @@ from chaos.storm import Plan, run
 SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_CHAOS_SECONDS", "5"))
 
 
-@pytest.mark.parametrize("seconds", [2.0, pytest.param(SECONDS, marks=pytest.mark.slow)])
-def test_a_short_storm_breaks_no_promise(tmp_path, seconds):
+@pytest.mark.parametrize(("seconds", "acks"), [(2.0, 10), pytest.param(SECONDS, 100, marks=pytest.mark.slow)])
+def test_a_short_storm_breaks_no_promise(tmp_path, seconds, acks):
     """Everything is killed and frozen for a few seconds; the checker finds nothing, and there was something to find."""
     verdict = run(Plan(tmp_path, 7, seconds), print)
     assert verdict.violations == []
-    assert verdict.figures["acks answered 204"] > 20 * seconds
+    assert verdict.figures["acks answered 204"] > acks
     assert any(what.startswith(("kill", "freeze")) for what in verdict.figures)
 
 
