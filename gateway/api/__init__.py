@@ -1,1 +1,1 @@
-"""The HTTP edge: openapi.yaml, routes, parameters, negotiation, answers. The only layer that knows HTTP."""
+"""The HTTP edge: openapi.yaml, routes, parameters, negotiation, answers. Knows Starlette, but no sockets."""

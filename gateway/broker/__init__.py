@@ -1,7 +1,7 @@
 """The embedded broker: a server for Kestrel's memcache protocol on SQLite, reached over a socket like any Kestrel.
 
-It imports only one module of the rest of the gateway, gateway/wal.py, which knows SQLite's log; and nothing of the
-gateway imports the broker. Modules, from the bottom:
+It imports only one module of the rest of the gateway, gateway/wal.py, which knows SQLite's log. Only cli.py imports the
+broker, for the command `broker`. Modules, from the bottom:
 
     codec       bytes to commands, answers to bytes; no I/O
     config      the TOML file and the limits of a queue
@@ -22,5 +22,7 @@ gateway imports the broker. Modules, from the bottom:
     commands    what each command does
     stats       stats and dump_stats
     server      listeners, sweep, start and stop
+    check       examines a data directory; repair makes a sound file, check_command is the command line of both
+    logs        log lines in the format of the gateway's other processes
     __main__    the command, signals and the parent's channel
 """

@@ -1,1 +1,1 @@
-"""The files that an operator writes: keys, policies and secrets, read and checked as a whole. Knows no HTTP."""
+"""The files that an operator writes: keys, policies and secrets, read and validated as a whole. Knows no HTTP."""

@@ -1,1 +1,1 @@
-"""How tenants share limited resources: in turns and in parts. Pure functions and values, no I/O."""
+"""How tenants share limited resources: in turns, in parts, and by time of the event loop. No I/O."""

@@ -1,1 +1,1 @@
-"""The client side of Kestrel. The layers above use `cluster.Kestrel`, `waiting.Waiter` and `reads.OpenRead`."""
+"""The client side of Kestrel. The layers above use client.py, which implements gateway.delivery.backend."""

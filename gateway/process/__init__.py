@@ -1,1 +1,1 @@
-"""The processes: supervisor, workers, and the HTTP server inside a worker. Only cli.py imports it."""
+"""The processes of `serve`: supervisor, workers, and their channels. Only cli.py imports it."""

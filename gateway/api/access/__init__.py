@@ -1,1 +1,1 @@
-"""Who may ask, and when: callers, scopes, rates, budgets and turns."""
+"""Who may send requests, and when they begin: callers, scopes, rates, budgets and turns."""

@@ -1,1 +1,1 @@
-"""What a request says: parameters, headers and bodies, read and checked."""
+"""Reading and validating requests: parameters, headers and bodies."""

@@ -1,1 +1,1 @@
-"""What an answer says: jobs, lists and problems, written."""
+"""Writing answers: jobs, lists, cursors and explanations of problems."""

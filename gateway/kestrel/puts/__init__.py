@@ -1,1 +1,1 @@
-"""Puts: which server takes an item, and how puts travel together."""
+"""Puts: which server gets an item, and which items are sent together."""

@@ -1,1 +1,1 @@
-"""One Kestrel server: its connections, its state, and calls on it."""
+"""One Kestrel server: its connections, its state, and commands on it."""
