@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import ledger
-from tests.running import Running, running
+from tests.lab import ledger
+from tests.lab.gateway import Running, running
 
 _left_out: dict[str, list[str]] = defaultdict(list)
 """The slow tests that the command line leaves out, by their file."""

@@ -18,7 +18,7 @@ import pytest
 
 from tests.api.keyring import Keyring
 from tests.lab import plain
-from tests.running import Running, running
+from tests.lab.gateway import Running, running
 
 EXAMPLES = Path(__file__).parent.parent / "clients" / "curl-examples"
 CALLS = sorted(path.name for path in EXAMPLES.glob("*.sh") if path.name not in {"lib.sh", "consumer.sh"})

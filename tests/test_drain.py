@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import ledger
-from tests.lab import plain
-from tests.running import Running, group_lives
+from tests.lab import ledger, plain
+from tests.lab.gateway import Running
+from tests.lab.processes import group_lives
 
 FLAGS = ("--log-level", "info")
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.delivery.idempotency import ledger_file
 from gateway.delivery.idempotency.ledger import DamagedEntryError, Ledger, Reply
 from tests.lab import plain
-from tests.running import Running, running
+from tests.lab.gateway import Running, running
 
 FIELDS = ["state = 2", "fingerprint = x'00'", "seed = x'00'", "owner = 'x'", "claimed_s = 1.0", "status = 200",
           "body = x'00'", "checksum = checksum + 1", "checksum = NULL", "held_until_s = 1e12"]  # fmt: skip

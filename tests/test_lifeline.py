@@ -13,7 +13,7 @@ import pytest
 
 STARTS = {
     "broker": "from tests.broker.rig import BrokerProcess as Process",
-    "gateway": "from tests.running import Running as Process",
+    "gateway": "from tests.lab.gateway import Running as Process",
 }
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.running import Running, running
+from tests.lab.gateway import Running, running
 
 ROUNDS = int(os.environ.get("KESTREL_GATEWAY_TEST_KILL_ROUNDS", "6"))
 JOBS = int(os.environ.get("KESTREL_GATEWAY_TEST_JOBS", "10000"))

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from gateway.config.keys import new
-from tests.running import Running
+from tests.lab.gateway import Running
 
 
 class Keyring:

@@ -12,7 +12,8 @@ import pytest
 from tests.api.keyring import Keyring
 from tests.api.relay import Relay
 from tests.lab import plain
-from tests.running import Running, free_port, running
+from tests.lab.gateway import Running, running
+from tests.lab.ports import free_port
 
 ADDRESS = re.compile(r"127\.0\.0\.1|localhost|unix:|\.sock|:[0-9]{2,5}\b|/tmp|Errno")
 EVENTS = [{"specversion": "1.0", "id": name, "source": "/s", "type": "t"} for name in "ab"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.running import running
+from tests.lab.gateway import running
 
 BODIES = {
     "application/json": [b'\n{"a": 1}\n', b" 1.10\r\n", b'{"a":1,"a":2}\t', b'\n"\\ud800"\n'],

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.settings import Settings, SettingsError
 from tests.api.keyring import Keyring
-from tests.running import running
+from tests.lab.gateway import running
 
 APP = "https://app.example"
 PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}

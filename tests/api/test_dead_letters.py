@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.api.test_leases import take
-from tests.running import running
+from tests.lab.gateway import running
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.running import running
+from tests.lab.gateway import running
 
 
 def enqueue(http, queue, body, **headers):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.running import running
+from tests.lab.gateway import running
 
 GOOD_HOSTS = ["localhost", "localhost:8080", "127.0.0.1:1", "127.8.8.8", "[::1]:80", "[::1]", "LOCALHOST"]
 BAD_HOSTS = [

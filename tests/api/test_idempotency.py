@@ -20,7 +20,8 @@ from gateway.delivery.idempotency.ledger import Ledger, Reply
 from gateway.errors import IdempotencyInFlight, IdempotencyKeyReused, OutcomeUnknown, QueueFull
 from tests.api.keyring import Keyring
 from tests.api.relay import Relay
-from tests.running import Running, free_port, running
+from tests.lab.gateway import Running, running
+from tests.lab.ports import free_port
 
 KEY = "idempotency-key"
 

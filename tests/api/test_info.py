@@ -9,7 +9,7 @@ import gateway as package
 from gateway.errors import error_classes
 from tests.api.keyring import Keyring
 from tests.kestrel.standin import StandIn, darner
-from tests.running import running
+from tests.lab.gateway import running
 
 
 def limit(http, name):

@@ -21,7 +21,7 @@ from gateway.config.toml_file import MistakesError
 from gateway.errors import ForbiddenQueue, ForbiddenScope, RateLimited, Unauthenticated
 from tests.api.keyring import Keyring
 from tests.lab import plain
-from tests.running import running
+from tests.lab.gateway import running
 
 DIGEST = hashlib.sha256(b"secret").hexdigest()
 GOOD = f'[[keys]]\nname = "shop"\nsha256 = "{DIGEST}"\ntenant = "acme"\nscopes = ["produce"]\n'

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.running import running
+from tests.lab.gateway import running
 
 JOB_MEMBERS = ["id", "queue", "attempt", "enqueued_at", "content_type", "data", "attributes"]
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.api.test_jobs import wait_until
-from tests.running import running
+from tests.lab.gateway import running
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 

@@ -13,7 +13,7 @@ from gateway.api.response.cursor import Cursor
 from gateway.api.response.listing import FIELDS, Listing
 from gateway.errors import InvalidParameter
 from gateway.fairness.turns import Turns
-from tests.running import running
+from tests.lab.gateway import running
 
 
 def page(listing, queues):

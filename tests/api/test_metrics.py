@@ -14,8 +14,8 @@ from gateway.forwarding.commands import WorkerFigures, pack_result, unpack_resul
 from tests.api.keyring import Keyring
 from tests.api.test_jobs import wait_until
 from tests.api.test_leases import take
-from tests.ledger import assert_balanced, figures, total, workers
-from tests.running import running
+from tests.lab.gateway import running
+from tests.lab.ledger import assert_balanced, figures, total, workers
 
 PATH = "/metrics"
 TIMES = 40

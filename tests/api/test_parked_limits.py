@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.api.keyring import Keyring
-from tests.running import Running, running
+from tests.lab.gateway import Running, running
 
 
 def park(gateway: Running, queue: str, headers: dict[str, str]) -> socket.socket:

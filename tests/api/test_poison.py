@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fuzz import items
 from tests.broker.rig import BrokerProcess
-from tests.running import running
+from tests.lab.gateway import running
 
 NAMES = st.sampled_from(
     ['"a"', '"a"', r'"a\udc00"', '""', '"A b"', '"\u00e9"', '"data"', '"id"', f'"{"n" * 5000}"', r'"\u0000"']

@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 
 from tests.api.keyring import Keyring
-from tests.running import free_port, running
+from tests.lab.gateway import running
+from tests.lab.ports import free_port
 
 POLICIES = """
 [queues."raw*"]

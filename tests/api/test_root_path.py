@@ -6,8 +6,8 @@ import httpx
 import pytest
 import yaml
 
+from tests.lab.gateway import Running, running
 from tests.process.serving import parse_head
-from tests.running import Running, running
 
 ROOT = "/internal/jobs"
 

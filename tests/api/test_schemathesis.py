@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import running
+from tests.lab.gateway import running
 
 SHORT_WAITS = ("--max-timeout", "0.2", "--default-timeout", "0.05")
 """The contract that is served names these limits, so the generated waits keep to them."""

@@ -6,7 +6,7 @@ import pytest
 
 from tests.api.keyring import Keyring
 from tests.api.test_cloudevents import BATCH, EVENT, LINES, STRUCTURED, put, take
-from tests.running import running
+from tests.lab.gateway import running
 
 BOM = b"\xef\xbb\xbf"
 BINARY = {"ce-specversion": "1.0", "ce-id": "b-1", "ce-source": "/s", "ce-type": "t"}

@@ -11,8 +11,9 @@ from tests.api.keyring import Keyring
 from tests.api.test_jobs import wait_until
 from tests.api.test_leases import take
 from tests.lab import plain
-from tests.ledger import check, last_words
-from tests.running import Running, free_port, running
+from tests.lab.gateway import Running, running
+from tests.lab.ledger import check, last_words
+from tests.lab.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 

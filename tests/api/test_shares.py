@@ -11,7 +11,7 @@ import pytest
 
 from tests.api.keyring import Keyring
 from tests.lab import plain
-from tests.running import Running, running
+from tests.lab.gateway import Running, running
 
 MIB = 1 << 20
 FLAGS = (

@@ -14,7 +14,7 @@ from gateway.envelope.write import EnqueueContext, wrap_event
 from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidEvent, InvalidParameter, error_classes
 from gateway.settings import Settings
 from tests.contract_file.rules import resolve
-from tests.running import running
+from tests.lab.gateway import running
 
 METHODS = ("get", "post", "put", "delete", "options")
 EVERYWHERE = {400, 431}

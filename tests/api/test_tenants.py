@@ -8,7 +8,8 @@ import pytest
 
 from gateway.api.response.cursor import Cursor, mark
 from tests.api.keyring import Keyring
-from tests.running import free_port, running
+from tests.lab.gateway import running
+from tests.lab.ports import free_port
 
 QUEUE_CALLS = [
     ("POST", "/queues/{}/jobs"),

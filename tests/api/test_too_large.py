@@ -7,7 +7,7 @@ import pytest
 from gateway.errors import JobTooLarge, QueueFull
 from tests.kestrel.standin import StandIn, answer
 from tests.kestrel.support import client
-from tests.running import running
+from tests.lab.gateway import running
 
 LIMITS = """
 [queues.small]

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.api.test_jobs import wait_until, waiters
-from tests.running import running
+from tests.lab.gateway import running
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from tests.lifeline import lifeline, tied
+from tests.lab.lifeline import lifeline, tied
 
 
 class BrokerProcess:

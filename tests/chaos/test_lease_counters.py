@@ -1,7 +1,7 @@
 """The gateways' ledgers are judged by the storm, too."""
 
 from chaos.lease_counters import imbalances
-from tests.running import Running
+from tests.lab.gateway import Running
 
 
 def series(delivered, acked, nacked, still_open, worker=0):

@@ -15,7 +15,8 @@ from tests.api.relay import Relay
 from tests.clients.conftest import Run
 from tests.clients.languages import Language
 from tests.clients.looking import await_figures, lines
-from tests.running import Running, free_port, running
+from tests.lab.gateway import Running, running
+from tests.lab.ports import free_port
 
 JOBS = [
     {"to": "ada@example.org"},

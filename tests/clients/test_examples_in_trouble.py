@@ -14,9 +14,9 @@ import pytest
 from tests.clients.conftest import Run
 from tests.clients.languages import LANGUAGES, Language, Program
 from tests.clients.looking import await_figures, lines
+from tests.lab.gateway import Running, running
 from tests.leases.cluster import clustered
 from tests.proxies.proxy import proxied, shown
-from tests.running import Running, running
 
 JOBS = 20
 LIMIT_S = 40

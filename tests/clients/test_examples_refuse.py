@@ -12,7 +12,7 @@ import pytest
 from tests.clients.conftest import Run
 from tests.clients.languages import Language
 from tests.clients.looking import await_figures
-from tests.running import Running, running
+from tests.lab.gateway import Running, running
 
 URLS = (
     "127.0.0.1:8080",

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.api.keyring import Keyring
-from tests.running import running
+from tests.lab.gateway import running
 
 FOLDER = Path(os.environ.get("KESTREL_GATEWAY_TEST_LINTERS", Path.home() / ".cache/kestrel-gateway/linters"))
 RULES = Path(__file__).with_name("spectral.yaml")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Running, free_port, running
+from tests.lab.gateway import Running, running
+from tests.lab.ports import free_port
 
 
 class Shared:

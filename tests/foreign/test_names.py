@@ -6,7 +6,8 @@ import time
 from gateway.delivery.queues.catalog import Catalog
 from gateway.names.namespace import Namespace
 from tests.foreign.conftest import Wire
-from tests.running import free_port, running
+from tests.lab.gateway import running
+from tests.lab.ports import free_port
 
 ODD = ["shop__hello_world", "UPPER__", "ns:legacy", "-dash", "n" * 65, "dead"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.api.keyring import Keyring
 from tests.broker.rig import BrokerProcess
-from tests.running import Running, running
+from tests.lab.gateway import Running, running
 
 
 @dataclass(frozen=True, slots=True)

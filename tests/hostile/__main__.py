@@ -24,8 +24,10 @@ from tests.api.keyring import Keyring
 from tests.hostile.attacks import ATTACKS
 from tests.hostile.priority import step_forward
 from tests.hostile.victim import Tenant, WorkerFigures
-from tests.lifeline import lifeline, tied
-from tests.running import Running, children_of, free_port
+from tests.lab.gateway import Running
+from tests.lab.lifeline import lifeline, tied
+from tests.lab.ports import free_port
+from tests.lab.processes import children_of
 
 SLOWER = 3.0
 """The quiet tenant's 99th percentile may be so many times that of its time alone."""

@@ -19,8 +19,8 @@ from gateway.errors import BackendUnavailable, NotSupported
 from gateway.kestrel.health import Health
 from tests.kestrel.standin import Manners, StandIn, darner, siberite
 from tests.kestrel.support import client, until
-from tests.lifeline import lifeline
-from tests.running import free_port
+from tests.lab.lifeline import lifeline
+from tests.lab.ports import free_port
 
 
 def old_kestrel() -> Manners:

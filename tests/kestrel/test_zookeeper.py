@@ -19,7 +19,8 @@ from tests.kestrel import zookeeper
 from tests.kestrel.standin import StandIn
 from tests.kestrel.support import until
 from tests.kestrel.zookeeper import ZooKeeper, instance
-from tests.running import free_port, running
+from tests.lab.gateway import running
+from tests.lab.ports import free_port
 
 real = pytest.mark.skipif(zookeeper.missing() is not None, reason=str(zookeeper.missing()))
 _prefixes = itertools.count()

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from kazoo.client import KazooClient
 
-from tests.lifeline import lifeline
-from tests.running import free_port
+from tests.lab.lifeline import lifeline
+from tests.lab.ports import free_port
 
 JARS = Path(
     os.environ.get("KESTREL_GATEWAY_TEST_ZOOKEEPER") or Path.home() / ".cache" / "kestrel-gateway" / "zookeeper"

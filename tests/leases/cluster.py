@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests import ledger
-from tests.lifeline import lifeline, tied
-from tests.running import Running, free_port
+from tests.lab import ledger
+from tests.lab.gateway import Running
+from tests.lab.lifeline import lifeline, tied
+from tests.lab.ports import free_port
 
 SECRET = "a secret of more than thirty-two bytes"  # separators would split it in the variable, not in the flag
 

@@ -23,9 +23,9 @@ from gateway.forwarding.replicas import PATH, SEAL_HEADER, Replicas
 from gateway.forwarding.seal import Seal
 from tests.api.keyring import Keyring
 from tests.lab import plain
+from tests.lab.ledger import check, figures, total
+from tests.lab.processes import children_of
 from tests.leases.cluster import SECRET, Cluster, Replica, clustered
-from tests.ledger import check, figures, total
-from tests.running import children_of
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.rig import Broker
+from tests.lab.gateway import Running, running
+from tests.lab.processes import children_of
 from tests.process.test_supervisor import until
-from tests.running import Running, children_of, running
 
 JOBS = 20
 

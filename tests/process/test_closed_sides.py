@@ -12,8 +12,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from tests.lab.gateway import Running
 from tests.process.serving import Server, problem, serving
-from tests.running import Running
 
 ROUNDS = 50
 PARK = b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n"

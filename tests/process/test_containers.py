@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.lifeline import lifeline, tied
-from tests.running import free_port
+from tests.lab.lifeline import lifeline, tied
+from tests.lab.ports import free_port
 
 
 def image_variables(root: Path) -> dict[str, str]:

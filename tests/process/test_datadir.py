@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.process.datadir import KEY_BYTES, SOCKET_PATH_BYTES, DataDirectory, StartError
-from tests.running import running
+from tests.lab.gateway import running
 
 
 def mode(path: Path) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.lab.gateway import Running, running
 from tests.process.test_supervisor import until
-from tests.running import Running, running
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.gateway import running
 from tests.process.serving import Server, serving
-from tests.running import running
 
 SO_ATTACH_FILTER = 26  # Source: Linux include/uapi/asm-generic/socket.h
 

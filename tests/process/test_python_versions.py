@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Running
+from tests.lab.gateway import Running
 
 CACHE = Path.home() / ".cache" / "kestrel-gateway"
 UV = Path(sys.executable).with_name("uv")

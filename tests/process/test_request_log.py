@@ -12,8 +12,8 @@ import pytest
 from gateway.api.access.guard import Guard
 from gateway.api.edge import Edge
 from gateway.settings import Settings
+from tests.lab.gateway import Running, running
 from tests.process.serving import Server, problem, serving
-from tests.running import Running, running
 
 
 def test_lease_ids_are_not_logged(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.lab.gateway import Running
 from tests.process.test_tls import RunningTls, files, flags_of, trusting  # noqa: F401 (a fixture)
-from tests.running import Running
 
 MANY = int(os.environ.get("KESTREL_GATEWAY_TEST_SILENT", "2000"))
 """12000 is the long form."""

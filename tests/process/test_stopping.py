@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.lab.processes import group_lives
 from tests.process.test_supervisor import Serve, serve, until
-from tests.running import group_lives
 
 __all__ = ["serve"]  # the fixture
 

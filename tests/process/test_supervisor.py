@@ -17,8 +17,9 @@ import httpx
 import pytest
 
 from tests.lab import plain
-from tests.lifeline import lifeline, tied
-from tests.running import children_of, free_port, group_lives
+from tests.lab.lifeline import lifeline, tied
+from tests.lab.ports import free_port
+from tests.lab.processes import children_of, group_lives
 
 TINY = "tests.process.tiny_app:create_app"
 # Children do not look for modules in the working directory; the tiny application is to be found all the same.

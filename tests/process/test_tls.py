@@ -9,7 +9,7 @@ import sys
 import httpx
 import pytest
 
-from tests.running import Running
+from tests.lab.gateway import Running
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate")
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.lab import plain
-from tests.running import free_port
+from tests.lab.ports import free_port
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "proxies.md"
 HOST = "jobs.example"

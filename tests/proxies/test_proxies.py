@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from gateway.settings import Settings
+from tests.lab.gateway import Running, running
 from tests.proxies.proxy import HOST, Proxy, proxied, shown
-from tests.running import Running, running
 
 pytestmark = pytest.mark.slow  # an outside program
 

@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 import httpx
 
 from tests.lab import plain
+from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
-from tests.lifeline import lifeline, tied
+from tests.lab.processes import group_lives
 
 START_S = 30.0
 
@@ -102,30 +103,10 @@ class Running:
             return answer
 
 
-def group_lives(group: int) -> bool:
-    """Whether a process group has a process that is not a zombie."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                return True
-    return False
-
-
-def children_of(parent: int) -> dict[int, str]:
-    """The child processes of a process: number and command line."""
-    found = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(status.read_text().rpartition(")")[2].split()[1]) == parent:
-                found[int(status.parent.name)] = (status.parent / "cmdline").read_text().replace("\0", " ")
-    return found
-
-
 @contextlib.contextmanager
 def running(data: Path, *flags: str) -> Iterator[Running]:
     """A gateway that is killed in the end. Where nothing has failed, its ledger of leases balances then."""
-    from tests import ledger
+    from tests.lab import ledger
 
     gateway = Running(data, *flags)
     try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.running import Running
+from tests.lab.gateway import Running
 
 _LINE = re.compile(r"leases: delivered ([0-9]+) = ([a-z_0-9 +]+)")
 
