@@ -58,10 +58,10 @@ METRICS: Final = (
     Metric("leases_remembered", "ended leases that are still remembered"),
     Metric(
         "forwards_total",
-        "orders for leases sent to another worker or replica, or received from one",
+        "commands about leases sent to another worker or replica, or received from one",
         ("peer", "direction"),
     ),
-    Metric("forward_failures_total", "orders that the owner of the lease did not answer", ("reason",)),
+    Metric("forward_failures_total", "commands that the owner of the lease did not answer", ("reason",)),
     Metric("polls_parked", "polls that wait for a job"),
     Metric("draining", "1 while the worker drains and delivers no more jobs"),
     Metric("jobs_enqueued_total", "jobs stored for producers"),
