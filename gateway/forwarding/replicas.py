@@ -1,7 +1,7 @@
 """Commands between replicas, over HTTP: only to the signed owner of a lease, sealed, and with a deadline.
 
-Speaks HTTP/1.1 only to gateways of the same cluster: follows no redirect, uses no proxy, and sends nothing of the
-client's request (its key, its headers). Knows no leases.
+http_client.py speaks HTTP/1.1, only to gateways of the same cluster: it follows no redirect, uses no proxy, and sends
+nothing of the request of the client (its key, its headers). Knows no leases.
 
 1. A command has its deadline by the owner's own clock, which the owner reports in each answer. So no two clocks need to
    agree, and an owner that was frozen refuses late commands. On a new connection the clock is requested first.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import secrets
 import socket
 import ssl
@@ -28,6 +27,7 @@ import orjson
 
 from gateway.errors import LeaseForgotten, OutcomeUnknown, OwnerUnavailable, Unauthenticated
 from gateway.forwarding.commands import LeaseCommand, Result, command_of, result_content, result_of
+from gateway.forwarding.http_client import BadResponseError, ConnectionEndedError, HttpConnection
 from gateway.forwarding.seal import Seal
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,6 @@ CONNECTIONS: Final = 16
 CONNECT_S: Final = 1.0
 IDLE_S: Final = 20.0
 """Below the smallest sensible keep-alive time of a server, so that connections mostly end at this side."""
-
-_STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
-_HEADER = re.compile(rb"\r\n(content-length|connection|cluster-seal): *([!-~]*) *(?=\r\n)", re.IGNORECASE)
-
 
 _SENT_BEFORE: Final = "the replica that holds the lease closed the connection, and cannot be asked again"
 
@@ -113,16 +109,11 @@ class Replicas:
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """ahead_s: the owner's clock was at least this far ahead of ours at its last answer."""
+    """ahead_s: the owner's clock was at least so far ahead of ours when it last answered."""
 
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    http: HttpConnection
     ahead_s: float | None = None
     reaper: asyncio.TimerHandle | None = None
-
-    @property
-    def alive(self) -> bool:
-        return not self.reader.at_eof() and not self.writer.is_closing()
 
 
 class _Replica:
@@ -135,7 +126,7 @@ class _Replica:
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._seal = seal
-        self._head = f"POST {PATH} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n".encode()
+        self._headers = ((b"host", parts.netloc.encode()), (b"content-type", b"application/json"))
         self._room = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[_Connection] = []
         self._users = 0
@@ -191,30 +182,23 @@ class _Replica:
         """One request and its answer. Raises _Ended, OutcomeUnknown; then the connection cannot be used again."""
         body = orjson.dumps({"nonce": secrets.token_hex(16), "order": command})
         seal = self._seal.request("POST", PATH, body)
-        lines = b"%b%b: %b\r\ncontent-length: %d\r\n\r\n" % (self._head, SEAL_HEADER.encode(), seal.encode(), len(body))
         try:
-            connection.writer.write(lines + body)
-            status, headers = _read_head(await connection.reader.readuntil(b"\r\n\r\n"))
-            length = int(headers.get(b"content-length", b"0"))
-            if status == 200 and length <= MAX_MESSAGE:
-                answer = await connection.reader.readexactly(length)
-        except (OSError, asyncio.IncompleteReadError) as exc:
+            answer = await connection.http.post(PATH, [*self._headers, (SEAL_HEADER.encode(), seal.encode())], body)
+        except ConnectionEndedError as exc:
             raise _Ended(sent=command is not None) from exc
-        except (ValueError, asyncio.LimitOverrunError) as exc:
-            raise self._unfit("it does not speak HTTP") from exc
-        if status != 200 or length > MAX_MESSAGE:
-            raise self._unfit(f"it answered {status}, {length} bytes")
+        except BadResponseError as exc:
+            raise self._unfit(f"it does not answer as a replica ({exc})") from exc
+        if answer.status != 200:
+            raise self._unfit(f"it answered {answer.status}")
         try:
-            self._seal.check_answer(headers.get(SEAL_HEADER.encode(), b"").decode(), seal, answer)
-            content: Any = orjson.loads(answer)
+            self._seal.check_answer(answer.headers.get(SEAL_HEADER.encode(), b"").decode("latin-1"), seal, answer.body)
+            content: Any = orjson.loads(answer.body)
             connection.ahead_s = float(content["now_s"]) - time.monotonic()
             result = None if content["result"] is None else result_of(content["result"])
         except Unauthenticated as exc:
             raise self._unfit("its answer is not sealed with the cluster's secret") from exc
         except (ValueError, KeyError, TypeError) as exc:
             raise self._unfit("its answer is not understood; run the same version on all replicas") from exc
-        if headers.get(b"connection", b"").lower() == b"close":
-            connection.writer.close()
         return result
 
     def _unfit(self, why: str) -> OutcomeUnknown:
@@ -232,8 +216,8 @@ class _Replica:
                 for address in dict.fromkeys(str(each[4][0]) for each in found):
                     try:
                         return _Connection(
-                            *await asyncio.open_connection(
-                                address, self._port, ssl=self._tls, server_hostname=name, limit=MAX_MESSAGE
+                            await HttpConnection.open(
+                                address, self._port, tls=self._tls, name=name, limit_bytes=MAX_MESSAGE
                             )
                         )
                     except OSError as exc:
@@ -250,13 +234,13 @@ class _Replica:
             connection = self._idle.pop()
             if connection.reaper is not None:
                 connection.reaper.cancel()
-            if connection.alive:
+            if connection.http.usable:
                 return connection
             self._end(connection)
         return None
 
     def _put(self, connection: _Connection) -> None:
-        if connection.alive:
+        if connection.http.usable:
             self._idle.append(connection)
             connection.reaper = asyncio.get_running_loop().call_later(IDLE_S, self._reap, connection)
         else:
@@ -271,12 +255,4 @@ class _Replica:
     def _end(connection: _Connection) -> None:
         if connection.reaper is not None:
             connection.reaper.cancel()
-        connection.writer.transport.abort()
-
-
-def _read_head(head: bytes) -> tuple[int, dict[bytes, bytes]]:
-    """Status and the relevant headers. Raises ValueError if it is not an HTTP answer."""
-    status = _STATUS.match(head)
-    if status is None:
-        raise ValueError("no status line")
-    return int(status[1]), {name.lower(): value for name, value in _HEADER.findall(head)}
+        connection.http.abort()
