@@ -14,6 +14,9 @@ EXTENSION: Final = "kestrel_gateway.client"
 class ClientConnection(Protocol):
     """Reports at once that a request's client has disconnected, even while other requests are pipelined behind it."""
 
+    request_id: str
+    """Set by the application. The server's own answers to the request carry it too; if it is empty, a new one."""
+
     @property
     def head_bytes(self) -> int:
         """The size of the request's head."""

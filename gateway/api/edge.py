@@ -15,6 +15,7 @@ from gateway.api.access.guard import Guard
 from gateway.api.context import RequestContext
 from gateway.api.exchange import ClientDisconnected, problem_answer, respond
 from gateway.api.metrics.meter import Traffic
+from gateway.client_connection import EXTENSION, ClientConnection
 from gateway.errors import GatewayError, Internal
 from gateway.nonce import nonce
 
@@ -59,7 +60,8 @@ class Edge:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
         started_s = time.perf_counter()
-        request_id = scope["state"]["request_id"] = context.id  # also for answers of the server itself
+        client: ClientConnection = scope["extensions"][EXTENSION]
+        request_id = client.request_id = context.id
         root_path = self._root_path
         if root_path and (scope["path"] + "/").startswith(root_path + "/"):
             scope["path"] = scope["path"].removeprefix(root_path) or "/"

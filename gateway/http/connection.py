@@ -1,7 +1,7 @@
 """One client connection of the HTTP server: reads requests one after the other, and detects at once that a client left.
 
 Owns the connection's state, its deadlines and every answer that the server makes itself. Knows no routes, queues or
-leases. From uvicorn's httptools protocol it uses the constructor, the URL callback and the flow control of writes.
+leases.
 
 Invariants
 1. The parser gets one message at a time; bytes behind it are held, unparsed, until its response is complete.
@@ -23,24 +23,24 @@ import enum
 import logging
 import math
 import urllib.parse
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, cast
 
 import httptools
-from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr
-from uvicorn.server import ServerState
 
 from gateway.client_connection import EXTENSION
 from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal, RequestTimeout, Unavailable
 from gateway.http import tcp
 from gateway.http.cycle import STATUS_LINES, Cycle
+from gateway.http.flow import Flow
 from gateway.http.framing import CHUNKED, FRAMING_HEADERS, OWS, BlankLine, begins_request, framing
-from gateway.http.shared import DatedState, LimitedConfig, new_request_id
+from gateway.http.state import ServerState, new_request_id
 from gateway.problem import problem_bytes, problem_headers
 
 log = logging.getLogger(__name__)
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI 3 application."""
 
 MAX_HEADERS: Final = 250  # each is read several times; an event has at most 100 attributes
 HELD_BYTES: Final = 65536  # held behind a pending response
@@ -80,17 +80,27 @@ MOVES: Final = {
 }
 
 
-class GatewayProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits, deadlines, problem documents, and detection of clients that disconnect."""
+class GatewayProtocol(asyncio.Protocol):
+    """One client's connection, with limits, deadlines, problem documents, and detection of clients that disconnect.
 
-    config: LimitedConfig
-    server_state: DatedState
+    app: run for each request. app_state: what the application put into its lifespan's state; each request gets a copy.
+    """
 
-    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.limits = self.config.limits
+    def __init__(self, app: Application, server_state: ServerState, app_state: Mapping[str, Any], scheme: str) -> None:
+        # Process
+        self.app = app
+        self.app_state = app_state
+        self.scheme = scheme
+        self.server_state = server_state
+        self.limits = server_state.limits
+        self.loop = asyncio.get_running_loop()
 
         # Connection
+        self.transport: asyncio.Transport
+        self.flow: Flow
+        self.server: tuple[str, int | None] | None = None
+        self.client: tuple[str, int] | None = None
+        self.parser = self._new_parser()
         self.reading = IDLE
         self._held = bytearray()
         self._ended = False  # the client has closed its sending side
@@ -103,6 +113,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
         # Request
         self.current: Cycle | None = None
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
         self._task: asyncio.Task[None] | None = None
         self._framing_headers: list[tuple[bytes, bytes]] = []
         self._blank_line = BlankLine()
@@ -118,20 +130,20 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
-        self.flow = FlowControl(self.transport)
-        self.server = get_local_addr(self.transport)
-        self.client = get_remote_addr(self.transport)
-        self.scheme = "https" if self.config.is_ssl else "http"
-        tcp.tune(transport.get_extra_info("socket"), self.limits.tcp)
-        self.connections.add(self)
+        self.flow = Flow(self.transport)
+        sock = transport.get_extra_info("socket")
+        self.server, self.client = tcp.addresses(sock)
+        tcp.tune(sock, self.limits.tcp)
+        connections = self.server_state.connections
+        connections.add(self)
         idle = self.server_state.idle
-        if len(self.connections) > self.limits.connections and not idle.close_oldest():
+        if len(connections) > self.limits.connections and not idle.close_oldest():
             self.refuse(Unavailable(f"the gateway has reached its limit of {self.limits.connections} connections"))
         else:
             self._set_deadline(self.limits.header_timeout_s)
             idle.add(self)
 
-    def eof_received(self) -> bool:  # type: ignore[override] # asyncio's own type; uvicorn's is narrower
+    def eof_received(self) -> bool:
         """The client closed its sending side: it gets the answers to its complete requests, but its polls end."""
         self._ended = True
         if self.current is None:
@@ -279,10 +291,19 @@ class GatewayProtocol(HttpToolsProtocol):
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         head = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
         head += [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
-        self.parser = httptools.HttpRequestParser(self)
+        self.parser = self._new_parser()
         return self._feed(b"".join([*head, b"\r\n"]))
 
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # Source: llhttp, "lenient data after close": what follows a request with `Connection: close` is no error.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
     # Callbacks of the parser
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -325,8 +346,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._body_left = body_bytes
         self._move(BODY)
         self._task = self.loop.create_task(cycle.run(self.app, scope))
-        self.tasks.add(self._task)
-        self._task.add_done_callback(self.tasks.discard)
+        self.server_state.tasks.add(self._task)
+        self._task.add_done_callback(self.server_state.tasks.discard)
 
     def _scope(self, method: str, version: str, cycle: Cycle) -> dict[str, Any]:
         target = self.url
@@ -338,7 +359,7 @@ class GatewayProtocol(HttpToolsProtocol):
         path = raw_path.decode("ascii")
         return {
             "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": version,
             "server": self.server,
             "client": self.client,
@@ -349,7 +370,7 @@ class GatewayProtocol(HttpToolsProtocol):
             "raw_path": raw_path,
             "query_string": query,
             "headers": self.headers,
-            "state": self.app_state.copy(),
+            "state": dict(self.app_state),
             "extensions": {EXTENSION: cycle},
         }
 
@@ -379,11 +400,6 @@ class GatewayProtocol(HttpToolsProtocol):
     def body_taken(self) -> None:
         """The application has taken the body received so far."""
         self._body_untaken = 0
-
-    def request_id(self, scope: Any) -> str:
-        """The id that the application gave the request (`scope["state"]["request_id"]`), or a new one."""
-        state = scope.get("state") or {}
-        return str(state.get("request_id") or new_request_id())
 
     def response_complete(self, cycle: Cycle) -> None:
         """The response is written: the next request begins, or the connection ends."""
@@ -522,6 +538,12 @@ class GatewayProtocol(HttpToolsProtocol):
             self.transport.close()
 
     # Flow
+
+    def pause_writing(self) -> None:
+        self.flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.flow.resume_writing()
 
     def client_closed(self, *, ask: bool = False) -> bool:
         """Whether the client has closed its side. Asks the kernel with `ask`, and while reading is paused."""

@@ -18,13 +18,12 @@ import logging
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from gateway.errors import Internal
+from gateway.http.flow import Flow
+from gateway.http.state import ServerState, new_request_id
 from gateway.problem import problem_bytes, problem_headers
-
-if TYPE_CHECKING:
-    from gateway.http.connection import GatewayProtocol
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +38,35 @@ _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
+class CycleConnection(Protocol):
+    """What a cycle asks of the connection that its request came by."""
+
+    transport: asyncio.Transport
+    flow: Flow
+    server_state: ServerState
+
+    def want_body(self) -> None:
+        """The application waits for the body: read on."""
+
+    def body_taken(self) -> None:
+        """The application took what had come of the body."""
+
+    def client_closed(self, *, ask: bool = False) -> bool:
+        """Whether the client has closed its side; the kernel is asked with `ask`, and while reading is paused."""
+
+    def watch_closely(self, cycle: Cycle) -> None:
+        """The request waits for long, and its client's end must be seen."""
+
+    def give_up(self, cycle: Cycle) -> None:
+        """The response cannot be completed: the connection closes without pretending it was."""
+
+    def response_complete(self, cycle: Cycle) -> None:
+        """The response is written."""
+
+    async def drained(self) -> bool:
+        """Returns when next to nothing of the responses is unsent. False where the client did not read it."""
+
+
 class Cycle:
     """Runs the application for one request. Implements gateway.client_connection.ClientConnection."""
 
@@ -49,10 +77,10 @@ class Cycle:
         "_chunked",
         "_chunks",
         "_chunks_known",
+        "_connection",
         "_head",
         "_head_only",
         "_listening",
-        "_protocol",
         "_waiting_for_100",
         "_waits",
         "_wake",
@@ -62,12 +90,13 @@ class Cycle:
         "head_bytes",
         "keep_alive",
         "reached",
+        "request_id",
         "started",
     )
 
     def __init__(
         self,
-        protocol: GatewayProtocol,
+        connection: CycleConnection,
         *,
         head_only: bool,
         version: str,
@@ -75,8 +104,9 @@ class Cycle:
         continues: bool,
         head_bytes: int,
     ) -> None:
-        self._protocol = protocol
+        self._connection = connection
         self.head_bytes = head_bytes
+        self.request_id = ""
         self._head_only = head_only
         self._wake = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
@@ -104,7 +134,7 @@ class Cycle:
     def add_body(self, data: bytes) -> None:
         """Adds to the request's body. The body of a waiting request is not read."""
         if self._waits:
-            self._protocol.body_taken()
+            self._connection.body_taken()
             return
         self._chunks.append(data)
         self._wake.set()
@@ -155,10 +185,10 @@ class Cycle:
         """See ClientConnection.on_gone."""
         self._waits = True
         self._chunks.clear()
-        if self._protocol.client_closed():
-            self._protocol.give_up(self)
+        if self._connection.client_closed():
+            self._connection.give_up(self)
         else:
-            self._protocol.watch_closely(self)
+            self._connection.watch_closely(self)
         if self.gone:
             callback()
             return _nothing
@@ -177,18 +207,18 @@ class Cycle:
         try:
             await app(scope, self.receive, self.send)
         except asyncio.CancelledError:
-            self._protocol.give_up(self)
+            self._connection.give_up(self)
             raise
         except Exception as exc:
             if self.gone:  # applications end this way when their client disconnects
                 log.debug("ended after the client disconnected: %r", exc)
                 return
-            request_id = self._protocol.request_id(scope)
+            request_id = self.request_id or new_request_id()
             log.exception("the application failed", extra={"fields": {"request_id": request_id}})
             self._fail("the gateway failed; its log has the cause under this request id", request_id)
         else:
             if not self.complete and not self.gone:
-                request_id = self._protocol.request_id(scope)
+                request_id = self.request_id or new_request_id()
                 log.error("the application ended without a response", extra={"fields": {"request_id": request_id}})
                 self._fail("the gateway gave no answer; its log has the cause under this request id", request_id)
         finally:
@@ -196,7 +226,7 @@ class Cycle:
 
     def _fail(self, detail: str, request_id: str) -> None:
         if self.started or self.gone:
-            self._protocol.give_up(self)
+            self._connection.give_up(self)
             return
         error = Internal(detail)
         body = problem_bytes(error, request_id)
@@ -206,16 +236,16 @@ class Cycle:
 
     async def receive(self) -> dict[str, Any]:
         """The ASGI receive: the body in pieces; `http.disconnect` after the response and when the client is gone."""
-        protocol = self._protocol
+        connection = self._connection
         if self._waiting_for_100:
             self._waiting_for_100 = False
             if not self.body_complete and not self._chunks and not self.gone and not self.started:
-                protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self.gone and not self.complete:
-            protocol.want_body()
+            connection.want_body()
             self._listening = not self._wake.is_set()
-            if self._listening and self.body_complete and protocol.client_closed():
-                protocol.give_up(self)
+            if self._listening and self.body_complete and connection.client_closed():
+                connection.give_up(self)
             await self._wake.wait()
             self._wake.clear()
             self._listening = False
@@ -224,7 +254,7 @@ class Cycle:
         chunks = self._chunks
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
-        protocol.body_taken()
+        connection.body_taken()
         return {"type": "http.request", "body": body, "more_body": not self.body_complete}
 
     async def send(self, message: Any) -> None:
@@ -235,16 +265,16 @@ class Cycle:
         """
         kind = message["type"]
         if kind == "http.response.body":
-            flow = self._protocol.flow
+            flow = self._connection.flow
             if flow.write_paused and not self.gone:
-                await self._protocol.drained()
+                await self._connection.drained()
             if self._head is None and not self.started:
                 raise RuntimeError("http.response.body came before http.response.start")
             if self.complete:
                 raise RuntimeError("the response is already complete")
             if not self.gone:
                 self._body(message.get("body", b""), last=not message.get("more_body", False))
-                if self.complete and flow.write_paused and not await self._protocol.drained():
+                if self.complete and flow.write_paused and not await self._connection.drained():
                     self.reached = False
         elif kind == "http.response.start":
             if self._head is not None or self.started:
@@ -255,7 +285,7 @@ class Cycle:
 
     def _start(self, status: int, headers: Any) -> None:
         """Checks and formats the head. Raises RuntimeError, without a change, if a header is invalid."""
-        content = [STATUS_LINES[status], self._protocol.server_state.date_line]
+        content = [STATUS_LINES[status], self._connection.server_state.date_line]
         values: list[bytes] = []
         length: int | None = None
         chunked = closes = False
@@ -273,10 +303,10 @@ class Cycle:
             content += (name, b": ", value, b"\r\n")
         if _BAD_VALUE.search(b" ".join(values)):
             raise RuntimeError(f"a header value contains a control character: {values!r}")
-        if closes or not self.body_complete or self._protocol.server_state.draining:
+        if closes or not self.body_complete or self._connection.server_state.draining:
             self.keep_alive = False
         if self.keep_alive:
-            content.append(self._protocol.server_state.kept_lines)
+            content.append(self._connection.server_state.kept_lines)
         elif not closes:
             content.append(b"connection: close\r\n")
         bodyless = self._head_only or status in (204, 304)
@@ -303,9 +333,9 @@ class Cycle:
                 if self._bytes_left < 0 or (last and self._bytes_left):
                     raise RuntimeError("the response's body does not have its Content-Length")
             data = body
-        transport = self._protocol.transport
-        if transport.is_closing() or (self.waits_for_client and self._protocol.client_closed(ask=self._carries)):
-            self._protocol.give_up(self)
+        transport = self._connection.transport
+        if transport.is_closing() or (self.waits_for_client and self._connection.client_closed(ask=self._carries)):
+            self._connection.give_up(self)
             return
         if self._head is not None:
             head, self._head = self._head, None
@@ -319,7 +349,7 @@ class Cycle:
         if last:
             self.complete = self.reached = True
             self._wake.set()
-            self._protocol.response_complete(self)
+            self._connection.response_complete(self)
 
 
 def _nothing() -> None:

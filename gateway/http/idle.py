@@ -8,15 +8,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import Protocol
 
-from gateway.errors import TooManyBytes
+from gateway.errors import GatewayError, TooManyBytes
 from gateway.fairness.shares import Shares
 
-if TYPE_CHECKING:
-    from gateway.http.connection import GatewayProtocol
-
 NOBODY = ""
+
+
+class ServedConnection(Protocol):
+    """A client's connection, as what all of them share knows it."""
+
+    transport: asyncio.Transport
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answers with the error and closes."""
+
+    def shutdown(self) -> None:
+        """Closes after the response under way, if there is one."""
 
 
 class Idle:
@@ -24,15 +34,15 @@ class Idle:
 
     def __init__(self, buffers: Shares) -> None:
         self._buffers = buffers
-        self._connections: dict[GatewayProtocol, None] = {}
-        self._heads: dict[GatewayProtocol, None] = {}
+        self._connections: dict[ServedConnection, None] = {}
+        self._heads: dict[ServedConnection, None] = {}
         self.closed = 0
 
-    def add(self, connection: GatewayProtocol) -> None:
+    def add(self, connection: ServedConnection) -> None:
         """The connection has no request in progress."""
         self._connections[connection] = None
 
-    def remove(self, connection: GatewayProtocol) -> None:
+    def remove(self, connection: ServedConnection) -> None:
         """The connection has a request in progress, or is closed."""
         self._connections.pop(connection, None)
 
@@ -46,7 +56,7 @@ class Idle:
         oldest.transport.abort()
         return True
 
-    def hold(self, connection: GatewayProtocol, change: int, *, head: bool) -> bool:
+    def hold(self, connection: ServedConnection, change: int, *, head: bool) -> bool:
         """Changes the number of held bytes of unknown requests by `change`. Returns whether there is room for them.
 
         head: the bytes belong to a head. Others may be refused to make room (rule 2).

@@ -22,7 +22,7 @@ from gateway.http import tcp
 from gateway.http.connection import GatewayProtocol
 from gateway.http.cycle import Cycle
 from gateway.http.idle import Idle
-from gateway.http.shared import DatedState, LimitedConfig, Limits
+from gateway.http.state import Limits, ServerState
 from gateway.http.tls_listener import TlsListener
 from gateway.settings import Settings
 
@@ -39,11 +39,8 @@ class ApplicationStartError(Exception):
     """The application's start-up failed and was logged."""
 
 
-class GatewayServer(uvicorn.Server):
-    """A uvicorn server with `start` and `stop`. uvicorn's own run, serve and signal handling are not used."""
-
-    config: LimitedConfig
-    server_state: DatedState
+class GatewayServer:
+    """An HTTP server with `start` and `stop`. uvicorn makes the TLS context and runs the lifespan."""
 
     def __init__(self, app: Any, settings: Settings, buffers: Shares) -> None:
         """buffers: the memory that the application's requests, and the bytes before them, may use."""
@@ -55,27 +52,22 @@ class GatewayServer(uvicorn.Server):
             connections=settings.max_connections,
             tcp=tcp.options(settings.tcp_keepalive_s, settings.tcp_user_timeout_s),
         )
-        config = LimitedConfig(
+        self.config = uvicorn.Config(
             app,
-            limits,
-            http=GatewayProtocol,
+            http=GatewayProtocol,  # made here, not by uvicorn: so it loads no protocol of its own
             ws="none",
             lifespan="on",
             interface="asgi3",
             log_config=None,
-            access_log=False,
-            server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=max(1, round(settings.keep_alive_s)),
-            backlog=BACKLOG,
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
             ssl_keyfile_password=settings.ssl_keyfile_password or None,
             ssl_ca_certs=str(settings.ssl_ca_certs) if settings.ssl_ca_certs else None,
             ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
         )
-        super().__init__(config)
-        self.server_state = DatedState(Idle(buffers), settings.keep_alive_s)
+        self.server_state = ServerState(Idle(buffers), limits)
+        self._servers: list[asyncio.Server] = []
         self._clock: asyncio.TimerHandle | None = None
         self._tls: TlsListener | None = None
 
@@ -85,16 +77,19 @@ class GatewayServer(uvicorn.Server):
         self.lifespan = LifespanOn(self.config)
         self._tick()
         context = self.config.ssl
-        try:
-            await self.startup(sockets=[listener] if context is None else [])
-        except SystemExit as exc:
-            raise ApplicationStartError from exc
-        if context is not None:
-            self._tls = TlsListener(listener, context, self._protocol, self.server_state, self.config.limits)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise ApplicationStartError
+        if context is None:
+            loop = asyncio.get_running_loop()
+            self._servers.append(await loop.create_server(self._protocol, sock=listener, backlog=BACKLOG))
+        else:
+            self._tls = TlsListener(listener, context, self._protocol, self.server_state)
             self._tls.start()
 
     def _protocol(self) -> GatewayProtocol:
-        return GatewayProtocol(self.config, self.server_state, self.lifespan.state)
+        scheme = "https" if self._tls is not None else "http"
+        return GatewayProtocol(self.config.loaded_app, self.server_state, self.lifespan.state, scheme)
 
     def begin_drain(self) -> None:
         """From now on each answer is its connection's last, so that clients connect to another instance."""
@@ -102,7 +97,7 @@ class GatewayServer(uvicorn.Server):
 
     def close_listener(self) -> None:
         """Stops accepting connections."""
-        for server in self.servers:
+        for server in self._servers:
             server.close()
         if self._tls is not None:
             self._tls.close()

@@ -60,3 +60,14 @@ def peer_closed(sock: Any) -> bool:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _PEER_CLOSED
     except (OSError, ValueError):  # ValueError: uvloop's substitute for a closed socket
         return False
+
+
+def addresses(sock: Any) -> tuple[tuple[str, int | None] | None, tuple[str, int] | None]:
+    """Our address and the peer's, as ASGI has them; None where there is none. A Unix socket's is its path, and None."""
+    try:
+        own = sock.getsockname()
+        peer = sock.getpeername()
+    except OSError:  # it is gone already
+        return None, None
+    server = (str(own[0]), int(own[1])) if isinstance(own, tuple) else (own, None) if own else None
+    return server, (str(peer[0]), int(peer[1])) if isinstance(peer, tuple) else None

@@ -17,7 +17,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from gateway.http.shared import DatedState, Limits
+from gateway.http.state import ServerState
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +35,12 @@ class TlsListener:
         listener: socket.socket,
         context: ssl.SSLContext,
         protocol: Callable[[], asyncio.Protocol],
-        state: DatedState,
-        limits: Limits,
+        state: ServerState,
     ) -> None:
         self._listener = listener
         self._context = context
         self._protocol = protocol
         self._state = state
-        self._limits = limits
         self._handshakes: dict[asyncio.Task[None], None] = {}  # oldest first
         self._accepting: asyncio.Task[None] | None = None
 
@@ -72,7 +70,7 @@ class TlsListener:
                     await asyncio.sleep(RETRY_S)
                 continue
             count = len(self._state.connections) + len(self._handshakes)
-            if count < self._limits.connections or self._make_room():
+            if count < self._state.limits.connections or self._make_room():
                 handshake = loop.create_task(self._shake_hands(sock))
                 self._handshakes[handshake] = None
                 handshake.add_done_callback(self._ended)
@@ -95,7 +93,7 @@ class TlsListener:
     async def _shake_hands(self, sock: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._protocol, sock, ssl=self._context, ssl_handshake_timeout=self._limits.header_timeout_s
+                self._protocol, sock, ssl=self._context, ssl_handshake_timeout=self._state.limits.header_timeout_s
             )
         except OSError as exc:  # includes ssl.SSLError and the deadline
             log.debug("a TLS handshake failed: %s", exc)

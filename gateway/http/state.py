@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from uvicorn.config import Config
-from uvicorn.server import ServerState
-
-from gateway.http.idle import Idle
+from gateway.http.idle import Idle, ServedConnection
 from gateway.http.tcp import Options
 from gateway.nonce import nonce
-
-if TYPE_CHECKING:
-    from gateway.http.connection import GatewayProtocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,36 +22,29 @@ class Limits:
     tcp: Options
 
 
-class LimitedConfig(Config):
-    """uvicorn's Config with our limits. The server passes it to every protocol that it makes."""
+class ServerState:
+    """What the connections of one server share.
 
-    def __init__(self, app: Any, limits: Limits, **options: Any) -> None:
-        super().__init__(app, **options)
-        self.limits = limits
-
-
-class DatedState(ServerState):
-    """The shared state of one server's connections.
-
-    idle: connections without a request. date_line: the Date header of every answer. kept_lines: the headers of an
-    answer that is not its connection's last; they announce how long the connection may be idle. draining: every answer
-    is its connection's last.
+    idle: connections without a request. date_line: the Date header that every answer carries. kept_lines: the headers
+    of an answer that is not its connection's last; they tell how long the connection may be idle. draining: every
+    answer is its connection's last. connections, tasks: those that are open, and the requests under way.
     """
 
-    def __init__(self, idle: Idle, keep_alive_s: float) -> None:
-        super().__init__()
+    def __init__(self, idle: Idle, limits: Limits) -> None:
         self.idle = idle
+        self.limits = limits
         self.date_line = b""
-        self.kept_lines = b"connection: keep-alive\r\nkeep-alive: timeout=%d\r\n" % keep_alive_s
+        self.kept_lines = b"connection: keep-alive\r\nkeep-alive: timeout=%d\r\n" % limits.keep_alive_s
         self.draining = False
+        self.connections: set[ServedConnection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     def one_answered(self) -> None:
         """A response is complete."""
-        self.total_requests += 1
         self._changed.set()
 
-    def one_closed(self, connection: GatewayProtocol) -> None:
+    def one_closed(self, connection: ServedConnection) -> None:
         """A connection is lost."""
         self.connections.discard(connection)
         self.idle.remove(connection)
