@@ -18,7 +18,7 @@ USER kestrel
 VOLUME /data
 EXPOSE 8080 22133
 
-# A container's own loopback reaches nobody, so the gateway listens on every address of the container. Requests are not
+# No other host reaches a container's loopback, so the gateway listens on every address of the container. Requests are not
 # authenticated: publish the port to 127.0.0.1 or to an authenticating proxy only, and name the Hosts that clients use
 # in KESTREL_GATEWAY_ALLOWED_HOSTS. What runs is a variable, so that another role needs no other arguments; the role
 # `broker` wants KESTREL_GATEWAY_BROKER_NO_AUTH=true said where it is started, for memcache clients prove nothing.

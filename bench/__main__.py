@@ -1,7 +1,7 @@
 """`python -m bench [--quick] [--markdown FILE] [--directory DIR] [NAME...]`: one run, one table.
 
-`python -m bench --against REV [--rounds N] [--seconds S]`: CPU a request beside another commit's. Exit code 1 if it is
-more than allowed.
+`python -m bench --against REV [--rounds N] [--seconds S]`: CPU per request compared with another commit. Exit code 1 if
+it is more than allowed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
         default=Path(__file__).parent / "results",
         help="where the servers keep their data while they run; a real disk, for fsync's sake (default: bench/results)",
     )
-    beside = parser.add_argument_group("beside another commit, instead of the cases")
+    beside = parser.add_argument_group("comparison with another commit, instead of the cases")
     beside.add_argument("--against", metavar="REV", help="a commit, a tag or a branch of this repository")
     beside.add_argument("--rounds", type=int, metavar="N", help="with new processes each (default: 9; --quick: 3)")
     beside.add_argument(

@@ -1,4 +1,4 @@
-"""CPU a request beside another commit's: both run in turns, and that commit beside itself as a control.
+"""CPU per request compared with another commit: both run in turns, and that commit runs twice as a control.
 
 A round starts three gateways with new processes: `base` and `control` run the other commit, `this` the working tree.
 Each has a short turn at each call, several times, in an order that changes. A round's ratio is the median of its turns.
@@ -101,7 +101,7 @@ class Comparison:
 
 
 def measure(stage: Stage, revision: str, extent: Extent) -> Comparison:
-    """The working tree beside `revision`. Raises BenchError, also where there is no such commit."""
+    """Compares the working tree with `revision`. Raises BenchError, also if there is no such commit."""
     here = Path(__file__).parent.parent
     results = {call: Results() for call in CALLS}
     ends_s = time.monotonic() + extent.limit_s

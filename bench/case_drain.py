@@ -1,4 +1,4 @@
-"""How soon parked polls are answered when their gateway is told to end."""
+"""How soon waiting polls are answered when their gateway gets SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many leases open beside many parked polls, on one gateway of two workers: memory, idle CPU, time to settle."""
+"""Many open leases and many waiting polls, on one gateway of two workers: memory, idle CPU, time to settle."""
 
 from __future__ import annotations
 

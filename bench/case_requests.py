@@ -1,4 +1,4 @@
-"""CPU a request and requests a second: the gateway's calls beside a bare echo, in alternating rounds."""
+"""CPU per request and requests a second: the gateway's calls and a bare echo, in alternating rounds."""
 
 from __future__ import annotations
 

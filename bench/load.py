@@ -177,7 +177,7 @@ class Orders:
 
 
 async def obey() -> None:
-    """Runs orders until standard input ends. The loop stands still between two orders: nothing is measured then."""
+    """Runs orders until standard input ends. The loop does nothing between two orders: nothing is measured then."""
     orders = Orders()
     for line in sys.stdin:
         order = json.loads(line)

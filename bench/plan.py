@@ -16,8 +16,9 @@ class Plan:
     turns: rounds of the requests, short ones, for what else the machine does changes by the second. units: requests, or
     pairs of them, a contestant and turn. sets: items stored a connection count and round. polls:
     how many are parked. wakes: measured for each. backlog: jobs waiting when the broker starts. leases: open at once,
-    beside as many parked polls. settles: of them, one at a time. idle_s: how long nothing happens; a round of pings.
-    drained: polls that are parked when their gateway is told to end. drains: how often.
+    with as many waiting polls. settles: how many of them are settled, one at a time. idle_s: how long nothing happens;
+    a round of pings.
+    drained: polls that wait when their gateway gets SIGTERM. drains: how often.
     """
 
     directory: Path

@@ -30,7 +30,7 @@ POLLS_A_WORKER = 10_000
 WAITS = 8
 """--kestrel-waits."""
 LINE_GETS = 32
-"""At most so many gets stand for a queue in one worker."""
+"""The most waiting gets for a queue in one worker."""
 
 PEAK = 5
 """The busiest second has so many times the day's mean."""
@@ -56,7 +56,7 @@ def plan(jobs_a_day: int, polls: int) -> Plan:
     peak_s = jobs_a_day / 86_400 * PEAK
     workers = 1 + max(math.ceil(peak_s / GATEWAY_JOBS_S), math.ceil(polls / POLLS_A_WORKER))
     servers = 1 + math.ceil(peak_s / KESTREL_JOBS_S) if peak_s > 1 else 1
-    # A server's connections: gets that stand, one a lease, and a few idle ones, from every worker.
+    # A server's connections: waiting gets, one per lease, and a few idle ones, from every worker.
     share = WAITS if servers == 1 else max(1, min(WAITS, LINE_GETS // servers))
     standing = min(QUEUES * share, max(1, polls)) * workers
     connections = standing + math.ceil(peak_s * LEASE_S / servers) + 2 * workers
@@ -65,7 +65,8 @@ def plan(jobs_a_day: int, polls: int) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How jobs lie on servers: the fullest and the emptiest server's share of an even one, before and after a loss."""
+    """The distribution of jobs: the fullest and the emptiest server relative to an equal share, before and after a
+    loss."""
 
     name: str
     servers: int

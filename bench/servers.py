@@ -166,7 +166,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def connections_held(server: Server) -> int:
-    """How many connections the queue server has, beside the one that asks."""
+    """How many connections the queue server has, without the one that asks."""
     host, port = server.memcache.rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=5) as asking:
         asking.sendall(b"stats\r\n")
@@ -201,7 +201,7 @@ def fsync_ms(directory: Path, count: int = 200) -> float:
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on."""
+    """A TCP port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,12 +1,13 @@
 """Judges a run by its ledger: what was lost, what was repeated, and by which event each duplicate is explained. Pure.
 
-1. A job whose enqueue answered 201 is gone only by an ack (one that answered 204, or whose outcome nobody knows);
-   otherwise it lies on a queue when all is over. (LOST, VANISHED)
-2. After a lease whose ack answered 204 no later lease holds the job, but for one further copy an event that can make
+1. A job whose enqueue answered 201 is gone only by an ack (one that answered 204, or one with an unknown outcome);
+   otherwise it is on a queue at the end. (LOST, VANISHED)
+2. After a lease whose ack answered 204 no later lease holds the job, except one further copy for each event that can
+   make
    one: an unknown enqueue outcome, an interrupted move, an expired lease. One event explains one copy. (REPEATED)
 3. A job is under a second lease only when something ended the first: a settlement, its deadline, a killed or frozen
    process. (UNEXPLAINED)
-4. A job that nobody said might be stored is never delivered. (REFUSED)
+4. A job of which no answer said that it might be stored is never delivered. (REFUSED)
 5. No answer is outside of what the contract allows a well-behaved client to see. (ODD)
 
 "Later" is by the instants at which the gateway opened the leases, not by when a client, perhaps frozen, read of it: a

@@ -40,7 +40,7 @@ TRIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """What a client is told. offers: settlements of this gateway beyond ack, extend and a plain nack.
+    """The start message of a client. offers: settlements of this gateway beyond ack, extend and a plain nack.
 
     calm_at: monotonic; from then on producers stop, and consumers ack all they get. pause_s: between two jobs.
     """
@@ -73,7 +73,7 @@ class Client:
         self.ledger.write(Odd(t=time.monotonic(), who=self.role.name, what=what))
 
     def ask(self, replica: int, method: str, path: str, body: object = None, **headers: str) -> Answer:
-        """Status NO_ANSWER or NOT_SENT where none came. After a refusal a moment passes, so that nobody spins."""
+        """Status NO_ANSWER or NOT_SENT if no answer came. Waits a moment after a refusal, so that no client spins."""
         try:
             answer = self.replicas[replica].ask(method, path, body, **headers)
         except ConnectionRefusedError:
@@ -288,7 +288,7 @@ class Consumer(Client):
 
 
 def pad(token: str) -> str:
-    """What a job carries beside its token: of many sizes, and known to whoever knows the token."""
+    """The content of a job after its token: of many sizes, and derived from the token."""
     return token * (1 + hash_of(token) % 20)
 
 

@@ -1,6 +1,6 @@
 """Clients that close at awkward moments, in three programs' ways: Python's, Node's and curl's. No job may be stranded.
 
-A job is stranded when nobody can take it once the lease that its vanished client may hold has ended.
+A job is stranded if it cannot be taken after the lease that its disconnected client may hold has ended.
 """
 
 from __future__ import annotations

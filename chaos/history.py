@@ -117,7 +117,7 @@ class Faults:
 
 
 class Unseen:
-    """Polls whose answer nobody read: each may have left a lease that expired, and with it one copy of one job."""
+    """Polls whose answer was not read: each may have left a lease that expired, and with it one copy of one job."""
 
     def __init__(self, events: Iterable[Event]) -> None:
         polls = {(event.who, event.life, event.number): event for event in events if isinstance(event, Poll)}

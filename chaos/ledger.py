@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 NO_ANSWER = 0
-"""The status of a request whose connection ended first: it may have been carried out."""
+"""The status of a request whose connection ended first: it may have been executed."""
 NOT_SENT = -1
 """The status of a request whose connection was refused: it was not."""
 
@@ -56,7 +56,7 @@ class Poll:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollAnswer:
-    """Its whole answer was read; a poll that has none of these may have been given a job that nobody saw."""
+    """Its whole answer was read; a poll without one of these may have got a job that no client saw."""
 
     t: float
     who: str
@@ -165,7 +165,7 @@ class Ledger:
 
 
 def parse(lines: Iterable[str]) -> list[Event]:
-    """The events of a file; half a last line, of a process that was killed while it wrote, is none."""
+    """The events of a file. An incomplete last line, of a process that was killed while it wrote, does not count."""
     events: list[Event] = []
     for line in lines:
         if line.endswith("\n"):

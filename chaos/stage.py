@@ -188,7 +188,7 @@ class Stage:
         return True
 
     def finish(self, fault: PlannedFault) -> None:
-        """Thaws what was frozen; a dead process that nobody else starts again is the caller's to start."""
+        """Thaws a frozen process. The caller must restart a dead process that nothing else restarts."""
         for pid in self._frozen.pop(fault.target, []):
             _signal(pid, signal.SIGCONT)
 
@@ -226,7 +226,7 @@ class Stage:
 
 
 def left_behind(port: int, server: int) -> list[Left]:
-    """Takes all that lies on a server's queues."""
+    """Takes all items on a server's queues."""
     memcache = Memcache(port)
     found = []
     for key in memcache.queues():
@@ -248,7 +248,7 @@ def waiting(port: int) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports nobody listens on, all different."""
+    """Different TCP ports on which no process listens."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

@@ -164,7 +164,7 @@ class _Storm:
         self._stage.client(name, [*arguments, "--offers", ",".join(sorted(self._offered))])
 
     def _sleep_until(self, instant_s: float) -> None:
-        """Sleeps, and meanwhile starts again what ended by itself, as a service manager would."""
+        """Sleeps, and in the meantime restarts processes that end by themselves, as a service manager would."""
         while (left_s := instant_s - time.monotonic()) > 0:
             time.sleep(min(left_s, REVIVE_S))
             self._revive()

@@ -21,7 +21,7 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """A problem's stable code; empty where it is none."""
+        """A problem's stable code; empty if the answer is not a problem."""
         return str(self.json().get("code", "")) if "problem" in self.headers.get("content-type", "") else ""
 
     def json(self) -> Any:

@@ -6,6 +6,6 @@
     codec.py    the broker's memcache protocol
     http.py     the HTTP head and framing, over a real socket
 
-A target is a module with `SEEDS` and `one(data)`, which raises where something is wrong. What was found once lies in
-seeds/TARGET/ and is run by the tests.
+A target is a module with `SEEDS` and `one(data)`, which raises if something is wrong. Inputs that failed once are in
+seeds/TARGET/; the tests run them.
 """

@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def run(target: str, seconds: int, corpus: Path) -> None:
-    """Ends the process: with 0 after the time, with another code and the input beside the corpus where one fails."""
+    """Ends the process: with 0 after the time, with another code, and the input next to the corpus, if one fails."""
     import atheris
 
     with atheris.instrument_imports(include=["gateway"]):

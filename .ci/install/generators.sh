@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The client generators, and the libraries of the clients they make (tests/generated). Versions: tests/generated/tools.
-# A part whose registry lacks it is left out: the tests say so.
+# A part that its registry does not have is left out; the tests report that.
 set -eu
 cd "$(dirname "$0")/../.."
 pins=tests/generated/tools

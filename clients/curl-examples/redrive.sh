@@ -12,7 +12,7 @@ expect_status 200
 expect_in_body '"redriven":1'
 expect_in_body '"left":0'
 
-say "The job starts anew, and still says what was wrong"
+say "The job is a first attempt again, and still says what was wrong"
 request "$GATEWAY/queues/$QUEUE/next?timeout=5"
 expect_status 200
 expect_in_body "\"id\":\"$JOB\""
