@@ -262,21 +262,26 @@ class Decoder:
         if length is None:
             return self._finish(refusal(_range("length", fields[4], low=0)))
         expiry = _integer(fields[3])
+        silent = len(fields) > 5 and _is_silent(fields, 5)
         if expiry is None:
-            return self._finish(refusal(_range("expiry", fields[3])))
+            if not silent:
+                return self._finish(refusal(_range("expiry", fields[3])))
+            self._skip_item(length)
+            return SILENT
         if length > self._max_item_bytes:
-            return self._skip_item(fields, length)
+            self._skip_item(length)
+            return TooLarge(fields[1], silent)
         self._put = fields
         self._expiry = expiry
         self._need = self._position + length + 2
         return self._item(fields)
 
-    def _skip_item(self, fields: list[bytes], length: int) -> Command:
+    def _skip_item(self, length: int) -> None:
+        """The item's bytes are no command: those that are here, and those that are still to come."""
         have = len(self._buffer) - self._position
         self._position += min(have, length + 2)
         self._scanned = self._position
         self._skip = max(length + 2 - have, 0)
-        return TooLarge(fields[1], _is_silent(fields, 5))
 
     def _item(self, fields: list[bytes]) -> Command | None:
         buffer, start, need = self._buffer, self._position, self._need

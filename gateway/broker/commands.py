@@ -44,7 +44,9 @@ def execute(session: Session, command: Command) -> None:
     try:
         _HANDLERS[type(command)](session, command)
     except IllegalNameError:
-        session.end(_ILLEGAL_NAME)
+        # A client that reads no answer does not learn of a close, and would lose the items behind this one.
+        if not (isinstance(command, Put) and command.noreply):
+            session.end(_ILLEGAL_NAME)
     except OverflowError as exc:
         session.fail(str(exc))
 

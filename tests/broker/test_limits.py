@@ -93,6 +93,21 @@ def test_noreply(client: Client, other: Client, name: str) -> None:
     assert client.line() == b"VERSION 2.4.8\r\n"
 
 
+@pytest.mark.parametrize("wrong", [b"set a.b 0 0 7 noreply", b"set q~ 0 0 7 noreply", b"set q 0 never 7 noreply"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_noreply_set_that_cannot_be_stored_costs_no_other(
+    client: Client, name: str, wrong: bytes, *, at_once: bool
+) -> None:
+    """Its item is skipped whole, whatever is in it, and the sets behind it are stored."""
+    queue = name.encode()
+    pieces = [wrong + b"\r\nqui", b"t\r\nx\r\n", b"set %s 0 0 1 noreply\r\nb\r\nversion\r\n" % queue]
+    for piece in [b"".join(pieces)] if at_once else pieces:
+        client.send(piece)
+        time.sleep(0 if at_once else 0.02)
+    assert client.line().startswith(b"VERSION ")
+    assert client.get(name) == b"b"
+
+
 def test_noreply_of_flush_all_and_of_refused_items(tmp_path: Path) -> None:
     """Nothing is said where an item is not taken either: the queue is full, or the item too large."""
     config = "[queues.small]\nmax_items = 1\n"
