@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection to another replica: h11 over asyncio's streams. Knows no commands and no seals.
 
-It follows no redirect, asks no proxy and sends only the headers that it is given. One request is under way at a time.
+It follows no redirect, uses no proxy and sends only the given headers. One request is in progress at a time.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class ConnectionEndedError(Exception):
-    """The connection ended before the response was whole."""
+    """The connection ended before the response was complete."""
 
 
 class BadResponseError(Exception):
-    """What came is no HTTP/1.1 response, or one that is too large."""
+    """The answer is not an HTTP/1.1 response, or it is too large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """headers: by name in lower case; of several with one name the last."""
+    """headers: by lower-case name; the last of several with the same name."""
 
     status: int
     headers: dict[bytes, bytes]
@@ -48,7 +48,7 @@ class HttpConnection:
     async def open(
         cls, address: str, port: int, *, tls: ssl.SSLContext | None, name: str | None, limit_bytes: int
     ) -> HttpConnection:
-        """A new connection to that IP address. name: whom the certificate must be for, with `tls`. Raises OSError."""
+        """A new connection to the IP address. name: the host name that the certificate must have. Raises OSError."""
         reader, writer = await asyncio.open_connection(address, port, ssl=tls, server_hostname=name)
         return cls(reader, writer, limit_bytes)
 
@@ -58,13 +58,13 @@ class HttpConnection:
         return self._http.our_state is h11.IDLE and not self._reader.at_eof() and not self._writer.is_closing()
 
     def abort(self) -> None:
-        """Closes it at once."""
+        """Closes the connection at once."""
         self._writer.transport.abort()
 
     async def post(self, target: str, headers: Headers, body: bytes) -> Response:
         """Sends the request and returns its response, whatever its status.
 
-        Raises: ConnectionEndedError, BadResponseError; the connection is not usable then. Cancelled: the same.
+        Raises: ConnectionEndedError, BadResponseError; then the connection cannot be used again. Cancelled: the same.
         """
         length = (b"content-length", b"%d" % len(body))
         request = h11.Request(method="POST", target=target, headers=[*headers, length])

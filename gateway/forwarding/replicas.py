@@ -1,7 +1,7 @@
 """Commands between replicas, over HTTP: only to the signed owner of a lease, sealed, and with a deadline.
 
 http_client.py speaks HTTP/1.1, only to gateways of the same cluster: it follows no redirect, uses no proxy, and sends
-nothing of the request of the client (its key, its headers). Knows no leases.
+nothing of the client's request (its key, its headers). Knows no leases.
 
 1. A command has its deadline by the owner's own clock, which the owner reports in each answer. So no two clocks need to
    agree, and an owner that was frozen refuses late commands. On a new connection the clock is requested first.
@@ -109,7 +109,7 @@ class Replicas:
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """ahead_s: the owner's clock was at least so far ahead of ours when it last answered."""
+    """ahead_s: the owner's clock was at least this far ahead of ours at its last answer."""
 
     http: HttpConnection
     ahead_s: float | None = None

@@ -5,9 +5,10 @@ leases.
 
 Invariants
 1. The parser gets one message at a time; bytes behind it are held, unparsed, until its response is complete.
-2. While a response is pending the socket is read, so FIN and RST are noticed at once. Up to HELD_BYTES are held. Behind
-   a request that waits for long, up to DISCARD_BYTES more are discarded, and its response is the connection's last.
-   While reading is paused, the kernel is asked for the client's state every WATCH_S and before a response is written.
+2. While a response is pending the socket is read, so FIN and RST are detected at once. Up to HELD_BYTES are held.
+   Behind a request that waits for long, up to DISCARD_BYTES more are discarded, and its response is the connection's
+   last. While reading is paused, the kernel is asked for the client's state every WATCH_S and before a response is
+   written.
 3. A cycle that is not complete is informed of the connection's end exactly once.
 4. Every answer that the server makes itself is a problem document with `Connection: close`. After a connection's last
    answer the server reads for a moment, so that the client can read the answer.
@@ -296,7 +297,7 @@ class GatewayProtocol(asyncio.Protocol):
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
-        # Source: llhttp, "lenient data after close": what follows a request with `Connection: close` is no error.
+        # Source: llhttp, "lenient data after close": bytes after a request with `Connection: close` are not an error.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
@@ -449,7 +450,7 @@ class GatewayProtocol(asyncio.Protocol):
             self.transport.close()
 
     async def drained(self) -> bool:
-        """Returns when almost all of the responses is sent. False if the client did not read it.
+        """Returns when almost all bytes of the responses are sent. False if the client did not read them.
 
         The client must read READ_BYTES within the time limit for a body.
         """

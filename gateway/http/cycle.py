@@ -39,32 +39,32 @@ _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class CycleConnection(Protocol):
-    """What a cycle asks of the connection that its request came by."""
+    """What a cycle needs of the connection on which its request came."""
 
     transport: asyncio.Transport
     flow: Flow
     server_state: ServerState
 
     def want_body(self) -> None:
-        """The application waits for the body: read on."""
+        """The application waits for the body: reading continues."""
 
     def body_taken(self) -> None:
-        """The application took what had come of the body."""
+        """The application has taken the body received so far."""
 
     def client_closed(self, *, ask: bool = False) -> bool:
-        """Whether the client has closed its side; the kernel is asked with `ask`, and while reading is paused."""
+        """Whether the client has closed its side. Asks the kernel with `ask`, and while reading is paused."""
 
     def watch_closely(self, cycle: Cycle) -> None:
-        """The request waits for long, and its client's end must be seen."""
+        """The request waits for long, and the end of its client must be detected."""
 
     def give_up(self, cycle: Cycle) -> None:
-        """The response cannot be completed: the connection closes without pretending it was."""
+        """The response cannot be completed: closes the connection, so that it does not look complete."""
 
     def response_complete(self, cycle: Cycle) -> None:
         """The response is written."""
 
     async def drained(self) -> bool:
-        """Returns when next to nothing of the responses is unsent. False where the client did not read it."""
+        """Returns when almost all bytes of the responses are sent. False if the client did not read them."""
 
 
 class Cycle:

@@ -18,7 +18,7 @@ NOBODY = ""
 
 
 class ServedConnection(Protocol):
-    """A client's connection, as what all of them share knows it."""
+    """A client's connection, as the shared state sees it."""
 
     transport: asyncio.Transport
 
@@ -26,7 +26,7 @@ class ServedConnection(Protocol):
         """Answers with the error and closes."""
 
     def shutdown(self) -> None:
-        """Closes after the response under way, if there is one."""
+        """Closes after the response in progress, if there is one."""
 
 
 class Idle:

@@ -1,6 +1,7 @@
-"""uvicorn's server without its signals and polling: serves one inherited socket until it is stopped, in a fixed order.
+"""The HTTP server of one worker: serves one inherited socket until it is stopped, in a fixed order.
 
-Owns the listener and the connections' shared state. process/worker.py decides when to stop.
+Owns the listener and the connections' shared state. process/worker.py decides when to stop. Of uvicorn it uses the
+configuration, the TLS context and the lifespan.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class GatewayServer:
         )
         self.config = uvicorn.Config(
             app,
-            http=GatewayProtocol,  # made here, not by uvicorn: so it loads no protocol of its own
+            http=GatewayProtocol,  # the server makes it, so uvicorn loads no protocol of its own
             ws="none",
             lifespan="on",
             interface="asgi3",

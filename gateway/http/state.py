@@ -23,11 +23,11 @@ class Limits:
 
 
 class ServerState:
-    """What the connections of one server share.
+    """The shared state of one server's connections.
 
-    idle: connections without a request. date_line: the Date header that every answer carries. kept_lines: the headers
-    of an answer that is not its connection's last; they tell how long the connection may be idle. draining: every
-    answer is its connection's last. connections, tasks: those that are open, and the requests under way.
+    idle: connections without a request. date_line: the Date header of every answer. kept_lines: the headers of an
+    answer that is not its connection's last; they announce how long the connection may be idle. draining: every answer
+    is its connection's last. connections, tasks: the open connections, and the requests in progress.
     """
 
     def __init__(self, idle: Idle, limits: Limits) -> None:
