@@ -61,7 +61,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(WORKERS), key=KEYS, number=st.integers(0, 3))
     def settle(self, name, key, number):
-        """Only the claim's owner can; whoever lost it changes nothing."""
+        """Only the claim's owner can; a former owner changes nothing."""
         reply = Reply(201, b"%d" % number)
         self.run(self.ledgers[name].settle(("", "q", key), reply))
         if self.holds(name, key):

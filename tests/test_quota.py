@@ -14,7 +14,7 @@ from gateway.names.namespace import Namespace
 
 
 class Keys:
-    """The queues that there are. held: as long as it is clear, whoever asks gets no answer."""
+    """The existing queues. held: while it is clear, questions get no answer."""
 
     def __init__(self, *keys: str) -> None:
         self.names = set(keys)

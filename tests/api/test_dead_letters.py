@@ -51,7 +51,7 @@ def fail(http, queue, times, **body):
     ],
 )
 def test_a_job_has_as_many_attempts_as_its_queue_allows(http, name, answers):
-    """By policy or by default; the last nack says that the job is a dead letter, and a redrive begins anew."""
+    """By policy or by default; the last nack says that the job is a dead letter, and a redrive starts again."""
     http.post(f"/queues/{name}/jobs", json={"n": 1})
     for _ in range(2):
         assert fail(http, name, len(answers), reason="boom") == answers

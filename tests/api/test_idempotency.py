@@ -1,4 +1,4 @@
-"""Idempotency-Key: the same request stores once, whoever takes it, whatever is killed."""
+"""Idempotency-Key: the same request stores once, whichever worker gets it and whatever is killed."""
 
 import asyncio
 import json

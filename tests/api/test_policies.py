@@ -106,7 +106,7 @@ def test_a_raw_queue_keeps_bytes(http, memcache, body, content_type):
 
 
 def test_what_memcache_clients_put_on_a_raw_queue_is_delivered(http, memcache):
-    """An envelope that somebody else wrote is bytes there, too."""
+    """There an envelope of another program is bytes, too."""
     item = b'{"specversion":"1.0","id":"7","source":"s","type":"t","data":1}'
     command(memcache, b"set raw-foreign 0 0 %d\r\n%b\r\n" % (len(item), item))
     taken = http.get("/queues/raw-foreign/next").json()
@@ -181,7 +181,7 @@ def test_a_queue_with_a_key_of_its_own(http, memcache):
 
 
 def test_a_tenant_s_key_is_his(tmp_path):
-    """With tenants: the key belongs to one tenant's queue; the other's of the same name is his own."""
+    """With tenants: the key belongs to one tenant's queue; the other tenant's queue of the same name has its own."""
     ring = Keyring(tmp_path / "keys.toml")
     ring.add("a", "acme")
     ring.add("b", "bolt")

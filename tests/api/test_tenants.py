@@ -84,7 +84,7 @@ def body_of(call):
 
 
 def test_a_name_means_one_s_own_queue(a, b, queue):
-    """Two tenants use one name for two queues; each takes what he put."""
+    """Two tenants use one name for two queues; each takes only its own jobs."""
     a.post(f"/queues/{queue}/jobs", json="of a")
     b.post(f"/queues/{queue}/jobs", json="of b")
     assert (a.get(f"/queues/{queue}").json()["items"], b.get(f"/queues/{queue}").json()["items"]) == (1, 1)

@@ -1,4 +1,4 @@
-"""Damage of the data directory: what is damaged is never delivered, the rest is, and somebody is told. Real files."""
+"""Damage of the data directory: damaged jobs are never delivered, the others are, and the log says so. Real files."""
 
 from __future__ import annotations
 

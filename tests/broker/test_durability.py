@@ -149,7 +149,7 @@ def _killed_with(data: Path, count: int) -> Path:
 
 @pytest.mark.parametrize("lost", ["emptied", "removed"])
 def test_log_that_has_lost_its_database(tmp_path: Path, lost: str) -> None:
-    """SQLite would throw the log away and begin anew: refused in one line, and the log is left as it is."""
+    """SQLite would discard the log and begin a new one: refused in one line, and the log stays unchanged."""
     log = _killed_with(tmp_path / "data", 5)
     before = log.read_bytes()
     database = tmp_path / "data" / "broker.sqlite"
@@ -388,7 +388,7 @@ def _purge_of(number: int):
 
 
 def test_summary_heals_when_rows_were_gone(tmp_path: Path) -> None:
-    """Removing a row that is not there counts the queue anew instead of counting wrong."""
+    """Removing a row that does not exist recounts the queue instead of counting wrong."""
     home = _ItemOwner()
     database = Database(tmp_path, fsync=False)
     batch = Batch()

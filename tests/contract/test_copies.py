@@ -82,7 +82,7 @@ def test_a_dead_letter_says_why_when_how_often_and_from_where():
 
 @pytest.mark.parametrize("letter", [b"", b"{}", b"\xff", b"plain"])
 def test_what_is_no_dead_letter_comes_back_as_it_is(letter):
-    """Bytes of somebody else among the dead letters are not touched."""
+    """Bytes of another program among the dead letters are not changed."""
     assert (revived(letter).data, died_on(letter)) == (letter, None)
 
 

@@ -63,7 +63,7 @@ def test_any_body_of_any_type_comes_back(body, content_type):
 
 @given(st.binary(max_size=300))
 def test_any_item_can_be_opened(item):
-    """An item of somebody else is delivered byte for byte, whatever it is."""
+    """An item of another program is delivered byte for byte, whatever it is."""
     job = unwrap(item)
     assert job.id is not None or body_of(job) == item
 

@@ -61,7 +61,7 @@ class Siberite:
 
 
 class Given:
-    """A Kestrel that somebody has started."""
+    """A Kestrel that was started outside the tests."""
 
     def __init__(self, _directory: Path) -> None:
         self.address = os.environ["KESTREL_GATEWAY_TEST_KESTREL"]

@@ -25,7 +25,7 @@ START_S = 30.0
 
 
 class Running:
-    """One `serve`. Its whole process group is ended by `kill`. started: every one that somebody has still."""
+    """One `serve`. Its whole process group is ended by `kill`. started: every one that is still referenced."""
 
     started: ClassVar[weakref.WeakSet[Running]] = weakref.WeakSet()
     start_s: float = START_S

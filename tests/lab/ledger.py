@@ -67,7 +67,7 @@ def last_words(log: str) -> list[dict[str, int]]:
 
 
 def check(gateway: Running, operator: Mapping[str, str] | None = None) -> None:
-    """The books of a gateway that runs, and of its workers that have ended, balance. operator: headers with his key."""
+    """The lease counts of a running gateway and of its ended workers balance. operator: headers of an operator."""
     if gateway.process.poll() is None:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)) as connection:
             connection.request("GET", "/metrics", headers=operator or {})

@@ -1,4 +1,4 @@
-"""Dead letters over the embedded broker: who gets there, what is said of him, and the way back."""
+"""Dead letters over the embedded broker: which jobs become one, what it says, and the way back."""
 
 import asyncio
 
@@ -210,7 +210,7 @@ def test_dead_letters_of_a_queue_with_children_stay(broker):
 
 
 def test_children_of_a_deleted_queue_get_no_dead_letter_again(broker):
-    """They outlive their queue, and a put makes it anew: the letters stay until the children are gone."""
+    """They outlive their queue, and a put creates it again: the dead letters stay until the children are gone."""
 
     async def work(made):
         client = broker.client()

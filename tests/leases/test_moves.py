@@ -285,7 +285,7 @@ def test_the_policy_says_where_a_job_comes_back(broker, retry, place):
 
 
 def test_attempts_at_the_head_are_counted_in_memory_until_a_copy_says_them(broker):
-    """Head, head, tail: the copy is attempt 4, and the count begins anew from there."""
+    """Head, head, tail: the copy is attempt 4, and the count starts again from there."""
 
     async def work(made):
         await made.put("counted")

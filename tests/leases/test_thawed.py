@@ -27,7 +27,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.mark.parametrize("attempts", [1, 25], ids=["burials", "moves"])
 def test_a_thawed_worker_copies_nothing_that_went_back(tmp_path: Path, broker: Broker, attempts: int) -> None:
-    """Frozen past the leases' ends while the server starts anew: each job is there once, as its first attempt."""
+    """Frozen past the leases' ends while the server restarts: each job is there once, as its first attempt."""
     flags = ("--kestrel", broker.address, "--max-attempts", str(attempts))
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
         for number in range(JOBS):

@@ -327,7 +327,7 @@ def test_an_idle_connection_makes_room() -> None:
 
 
 def test_parts_of_heads_have_a_bound() -> None:
-    """Of all connections together: whose head began first is told 503, whoever sends one whole is served."""
+    """Of all connections together: the one whose head began first gets 503; one with a complete head is served."""
 
     async def test(server: Server) -> None:
         head = b"GET /seen HTTP/1.1\r\nHost: x\r\nfiller: " + b"x" * 30_000

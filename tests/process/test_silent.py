@@ -92,7 +92,7 @@ def test_a_handshake_may_come_in_pieces(tmp_path: Path, files: Path) -> None:  #
 
 @pytest.mark.parametrize("kind", ["tls", "plain"])
 def test_thousands_of_silent_connections_slow_nobody(tmp_path: Path, files: Path, kind: str) -> None:  # noqa: F811
-    """A normal client, which connects anew for each request, does not notice them."""
+    """A normal client, which makes a new connection for each request, is not affected."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     assert hard > MANY + 500, "too few descriptors for this test (ulimit -Hn)"

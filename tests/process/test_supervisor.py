@@ -320,7 +320,7 @@ def test_foreign_address_is_one_line(serve: Callable[..., Serve]) -> None:
 
 
 def test_data_not_writable_is_one_line(serve: Callable[..., Serve], tmp_path: Path) -> None:
-    """A path below a file cannot be made, whoever asks (a read-only directory would not stop root)."""
+    """A path below a file cannot be created by any user (a read-only directory would not stop root)."""
     (tmp_path / "file").write_text("")
     line = refused(serve(data=tmp_path / "file" / "data"))
     assert line == f"kestrel-gateway: data: {tmp_path}/file/data is not writable: Not a directory"

@@ -147,7 +147,7 @@ def test_a_body_that_is_too_large_is_refused_while_it_comes(proxy: Proxy, queue:
 
 
 def test_a_consumer_that_has_gone_takes_no_job(gateway: Running, proxy: Proxy, queue: str) -> None:
-    """The proxy closes its side when the client does, so the next job goes to somebody who is there."""
+    """The proxy closes its side when the client does, so the next job goes to another consumer."""
     before = parked(gateway)
     with proxy.connect() as connection:
         connection.sendall(
