@@ -92,7 +92,10 @@ class Edge:
             code = Internal.code
             if status:
                 raise
-            await respond(send_with_id, problem_answer(Internal("a defect of the gateway"), request_id))
+            await respond(
+                send_with_id,
+                problem_answer(Internal("the gateway failed; its log has the cause under this request id"), request_id),
+            )
         finally:
             traffic.answered[status // 100] += 1
             traffic.under_way -= 1

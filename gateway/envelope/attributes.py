@@ -141,8 +141,10 @@ def _check_text(name: str, value: str) -> None:
         try:
             instant(value)
         except ValueError as exc:
-            raise InvalidEvent(f"{name}: {value[:80]!r} is not an RFC 3339 timestamp") from exc
+            raise InvalidEvent(
+                f"{name}: {value[:80]!r} is not an RFC 3339 timestamp, such as 2026-01-31T12:00:00Z"
+            ) from exc
     elif name in ("source", "dataschema") and not _REFERENCE.fullmatch(value):
         raise InvalidEvent(f"{name}: {value[:80]!r} is not a URI reference")
     elif name == "datacontenttype" and not is_media_type(value):
-        raise InvalidEvent(f"{name}: {value[:80]!r} is not a media type")
+        raise InvalidEvent(f"{name}: {value[:80]!r} is not a media type, such as text/plain")

@@ -158,7 +158,7 @@ def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str
     if expires_s is None and isinstance(expires, str):
         expires_s = instant(expires)
         if expires_s <= stamp.now_s:
-            raise InvalidEvent(f"expires: {expires} is in the past")
+            raise InvalidEvent(f"expires: {expires} is in the past; send a future time")
         if expires_s >= YEAR_10000_S:
             raise InvalidEvent(f"expires: {expires} is after the year 9999 (in UTC)")
     trace = [attributes.pop(name, "") for name in _TRACE]

@@ -60,7 +60,7 @@ def _check_target(target: bytes, host: bytes) -> None:
         # Absolute form: its authority replaces Host (RFC 9112 section 3.2.2), so the two must not differ.
         authority = target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
         if authority.lower() != host.lower():
-            raise BadFraming("the request target names another host than the Host header")
+            raise BadFraming("the request target and the Host header name different hosts")
 
 
 def _body(version: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, bool]:

@@ -35,7 +35,7 @@ def without(name):
             "'bad_name' is not a valid attribute name: use 1 to 64 characters of a-z and 0-9",
         ),
         (b"", None, BINARY | {"ce-data": "x"}, "`data` is reserved; it cannot be an attribute"),
-        (b"", None, [*BINARY.items(), ("ce-id", "1"), ("ce-id", "2")], "the header ce-id is given twice"),
+        (b"", None, [*BINARY.items(), ("ce-id", "1"), ("ce-id", "2")], "the header ce-id is given twice; send it once"),
         (b"", None, BINARY | {"ce-id": b"\xff"}, "the header ce-id is not UTF-8"),
         (
             json.dumps(EVENT | {"expires": "2020-01-01T00:00:00Z"}),
@@ -127,4 +127,4 @@ def test_other_errors(http, queue):
     assert answer.json()["detail"] == "Content-Type: 'text/plain' is not supported on this path; send application/json"
     for body in (b"1", b"2"):
         answer = put(http, queue, body, None, {"idempotency-key": "k"})
-    assert answer.json()["detail"] == "this Idempotency-Key was already used for a different request"
+    assert answer.json()["detail"] == "this Idempotency-Key was already used for a different request; use a new key"

@@ -89,10 +89,13 @@ class Admission:
             return STRANGER
         key = keys.find(_secret(headers))
         if key is None:
-            raise Unauthenticated("the key is unknown", invalid=True)
+            raise Unauthenticated("the key is unknown; check its secret", invalid=True)
         holder = self._holders[key.digest]
         if holder.bucket is not None and (wait_s := holder.bucket.take(self._clock())):
-            raise RateLimited(f"this key allows {key.rate:g} requests a second", max(1, math.ceil(wait_s)))
+            raise RateLimited(
+                f"this key allows {key.rate:g} requests a second; send the next one after Retry-After",
+                max(1, math.ceil(wait_s)),
+            )
         if scope not in key.scopes:
             raise ForbiddenScope(f"this operation needs the scope {scope.value!r}, which the key lacks", scope.value)
         return holder.caller

@@ -69,7 +69,7 @@ class Guard:
         if host is None:
             raise BadRequest("the Host header is missing; HTTP/1.1 requires it")
         if not self._allowed(host):
-            raise ForbiddenHost(f"Host {host[:100]!r} is neither loopback nor allowed (--allowed-hosts)")
+            raise ForbiddenHost(f"Host {host[:100]!r} is neither loopback nor allowed; add it to --allowed-hosts")
         self._check_page(scope, host, found)
 
     def _check_page(self, scope: Scope, host: str, found: Mapping[bytes, str]) -> None:
@@ -81,9 +81,11 @@ class Guard:
         if origin is not None and origin in self._origins:
             return
         if origin is not None and origin != f"{scope['scheme']}://{host}":
-            raise ForbiddenOrigin(f"Origin {origin[:100]!r} is not allowed (--allowed-origins)")
+            raise ForbiddenOrigin(f"Origin {origin[:100]!r} is not allowed; add it to --allowed-origins")
         if site is not None and site not in _OWN_SITES:
-            raise ForbiddenOrigin(f"a {site[:100]} request from a web page is not allowed (--allowed-origins)")
+            raise ForbiddenOrigin(
+                f"a {site[:100]} request from a web page is not allowed; add its origin to --allowed-origins"
+            )
         if origin is None and site is None and scope["method"] == "GET" and scope["path"].endswith("/next"):
             agent = found.get(b"user-agent", "")
             if agent.startswith(_BROWSER) and not is_loopback(_bare(host.lower())):

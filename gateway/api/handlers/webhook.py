@@ -31,7 +31,9 @@ class Webhook:
         if origin is None:
             return Answer(200, headers=[_ALLOW, NO_STORE])
         if ANY not in self._origins and origin.lower() not in self._origins:
-            raise ForbiddenOrigin(f"WebHook-Request-Origin {origin[:100]!r} is not allowed (--webhook-origins)")
+            raise ForbiddenOrigin(
+                f"WebHook-Request-Origin {origin[:100]!r} is not allowed; add it to --webhook-origins"
+            )
         allowed = ANY if ANY in self._origins else origin
         return Answer(
             200,

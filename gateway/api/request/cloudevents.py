@@ -253,13 +253,13 @@ def _set_attributes(heading: Heading, headers: list[tuple[bytes, bytes]]) -> Non
     for raw_name, raw in headers:
         name = raw_name.decode("latin-1")
         if name in heading.attributes:
-            raise InvalidEvent(f"the header ce-{name[:80]} is given twice")
+            raise InvalidEvent(f"the header ce-{name[:80]} is given twice; send it once")
         heading.attributes[name] = from_header(name[:80], raw)
     stated = heading.attributes.pop("datacontenttype", None)
     if stated is None:
         return
     if not is_media_type(stated):
-        raise InvalidEvent(f"datacontenttype: {stated[:80]!r} is not a media type")
+        raise InvalidEvent(f"datacontenttype: {stated[:80]!r} is not a media type, such as text/plain")
     if heading.content_type is None:
         heading.content_type = stated
     elif contradict(heading.content_type, stated):

@@ -102,7 +102,9 @@ class Idempotency:
                 log.exception("the file of idempotency keys cannot be used")
                 raise Unavailable("idempotency keys cannot be stored at the moment; nothing was enqueued") from exc
             if entry.fingerprint != fingerprint:
-                raise IdempotencyKeyReused("this Idempotency-Key was already used for a different request")
+                raise IdempotencyKeyReused(
+                    "this Idempotency-Key was already used for a different request; use a new key"
+                )
             if entry.reply is not None:
                 return entry.reply, True
             if entry.mine:
