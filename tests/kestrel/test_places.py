@@ -44,6 +44,7 @@ def test_places_are_shared_and_a_queue_without_any_is_refused():
     async def main():
         async with StandIn() as server, client(server.address, max_waits=4) as kestrel:
             many = [kestrel.wait("a", 20) for _ in range(5)]
+            await until(lambda: standing(server, "a") == 2)
             single = [kestrel.wait(key, 20) for key in "bc"]
             await until(lambda: [standing(server, key) for key in "abc"] == [2, 1, 1])
             for timeout_s in (5, 0):
