@@ -16,7 +16,7 @@ from gateway.delivery.dead_letters.store import Stored, store
 from gateway.delivery.moves import Moves, job_of
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.rewrite import next_attempt
-from gateway.kestrel.reads import OpenRead
+from gateway.kestrel.polls.pinned_read import PinnedRead
 from gateway.leases.lease import Lease
 from gateway.settings import Settings
 
@@ -30,31 +30,31 @@ _tasks: set[asyncio.Task[None]] = set()
 
 def ack_before_confirm(settings: Settings, context: WorkerContext) -> Gateway:
     """Says that a job is gone, and asks Kestrel to remove it a moment later."""
-    confirm = OpenRead.confirm
+    confirm = PinnedRead.confirm
 
-    async def later(read: OpenRead) -> None:
+    async def later(read: PinnedRead) -> None:
         await asyncio.sleep(GAP_S)
         await confirm(read)
 
-    async def at_once(read: OpenRead) -> None:
+    async def at_once(read: PinnedRead) -> None:
         _begin(later(read))
 
-    _patch(OpenRead, "confirm", at_once)
+    _patch(PinnedRead, "confirm", at_once)
     return app.create_app(settings, context)
 
 
 def drop_instead_of_give_back(settings: Settings, context: WorkerContext) -> Gateway:
     """Removes a job that should go back to the head of its queue."""
-    give_back = OpenRead.give_back
+    give_back = PinnedRead.give_back
 
-    async def drop(read: OpenRead) -> None:
+    async def drop(read: PinnedRead) -> None:
         try:
             await read.confirm()
         finally:
             give_back(read)
 
-    _patch(OpenRead, "abort", OpenRead.confirm)
-    _patch(OpenRead, "give_back", lambda read: _begin(drop(read)))
+    _patch(PinnedRead, "abort", PinnedRead.confirm)
+    _patch(PinnedRead, "give_back", lambda read: _begin(drop(read)))
     return app.create_app(settings, context)
 
 

@@ -31,11 +31,11 @@ from gateway.kestrel.address import Address
 from gateway.kestrel.counters import Counters, Statistics, snapshot
 from gateway.kestrel.discovery.members import Members
 from gateway.kestrel.health import Health, ServerView
+from gateway.kestrel.polls.queues import PolledQueues
+from gateway.kestrel.polls.runner import LongPoll
 from gateway.kestrel.puts.batches import TenantOf, Writer
 from gateway.kestrel.puts.placement import Writes
 from gateway.kestrel.server.server import Server
-from gateway.kestrel.waiter import Waiter
-from gateway.kestrel.waiting import Lines
 from gateway.kestrel.wire.codec import Codecs, KestrelClient
 from gateway.kestrel.wire.connection import ConnectionLostError
 from gateway.kestrel.wire.failures import perhaps_done
@@ -81,12 +81,17 @@ class Kestrel:
         self._resolver: asyncio.Task[None] | None = None
         self._late = broadcast.LateAnswers()
         self._census = broadcast.QueueNames(self._late)
-        self._lines = self._make_lines()
+        self._polls = self._make_polls()
 
     async def start(self) -> None:
         """Begins connecting in the background; a server that cannot be reached is tried again and again."""
-        self._lines = self._make_lines()
-        self._writes = Writes(self._limit_s, self._settings.kestrel_max_item_bytes, tenant_of=self._tenant_of)
+        self._polls = self._make_polls()
+        self._writes = Writes(
+            self._limit_s,
+            self._settings.kestrel_max_item_bytes,
+            tenant_of=self._tenant_of,
+            stored=self._polls.stored,
+        )
         self._take_members()
         await self._members.start(self._take_members)
         self._resolver = asyncio.create_task(self._resolve_each_time(), name="resolver of Kestrel's names")
@@ -96,7 +101,7 @@ class Kestrel:
         if self._resolver is not None:
             self._resolver.cancel()
         watches = asyncio.create_task(self._members.close(), name="end of the watches")
-        self._lines.close(BackendUnavailable("the gateway is shutting down"))
+        self._polls.close(BackendUnavailable("the gateway is shutting down"))
         for task in self._leaving.values():
             task.cancel()
         await asyncio.gather(*self._leaving.values(), return_exceptions=True)
@@ -134,7 +139,7 @@ class Kestrel:
         if members == self._servers:
             return
         self._servers = members
-        self._lines.set_servers(members)
+        self._polls.set_servers(members)
         for writer in self._writes.set_servers(members):
             log.info("Kestrel at %s is no member any more", writer.server.address)
             self._leaving[writer.server] = asyncio.create_task(self._part_from(writer))
@@ -146,7 +151,7 @@ class Kestrel:
             self._codecs,
             self._counters,
             on_change=self._server_changed,
-            on_room=self._lines.room,
+            on_room=self._polls.room,
             share=self._share,
         )
         server.start()
@@ -193,7 +198,7 @@ class Kestrel:
         """
         return await self._writes.put_many(key, items, ordering_key, duplicates_ok) if items else []
 
-    def wait(self, key: str, timeout_s: float, tenant: str = "") -> Waiter:
+    def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll:
         """Joins those who wait for the queue's next item. `timeout_s` 0: asks each server once and answers at once.
 
         tenant: for whom gets and items are counted; all waits for a key name the same one.
@@ -201,7 +206,7 @@ class Kestrel:
         Whoever waits awaits `result` or calls `cancel`: an item that is his stays set aside until then, at the
         longest until his deadline.
         """
-        return self._lines.wait(key, timeout_s, tenant)
+        return self._polls.wait(key, timeout_s, tenant)
 
     async def peek(self, key: str) -> bytes | None:
         """The head item, left where it is, or None. Creates the queue. Raises: BackendUnavailable."""
@@ -296,13 +301,13 @@ class Kestrel:
             self._counters,
             connections=sum(sum(count.values()) for count in counts),
             pinned=sum(count.get("pinned", 0) for count in counts),
-            waiters=self._lines.waiters,
-            standing_waits=self._lines.standing,
-            waited_queues=len(self._lines),
+            waiters=self._polls.waiters,
+            standing_waits=self._polls.standing,
+            waited_queues=len(self._polls),
         )
 
     def _server_changed(self, server: Server) -> None:
-        self._lines.server_changed(server)
+        self._polls.server_changed(server)
         for other in self._servers if server.state is Health.UP and server.peer else ():
             if other is not server and other.answers and other.peer == server.peer:
                 log.warning(
@@ -310,5 +315,5 @@ class Kestrel:
                     other.address, server.address, server.peer,
                 )  # fmt: skip
 
-    def _make_lines(self) -> Lines:
-        return Lines(self._servers, self._settings.kestrel_waits, self._limit_s, self._counters)
+    def _make_polls(self) -> PolledQueues:
+        return PolledQueues(self._servers, self._settings.kestrel_waits, self._limit_s, self._counters)

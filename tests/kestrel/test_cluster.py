@@ -18,7 +18,7 @@ from gateway.errors import (
 )
 from gateway.kestrel.address import parse_address
 from gateway.kestrel.health import Health
-from gateway.kestrel.line import LINE_GETS
+from gateway.kestrel.polls.state import QUEUE_GETS
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up
 from tests.kestrel.support import client, until
 
@@ -395,10 +395,10 @@ def test_surplus_gets_are_kept_for_a_moment_and_then_closed():
 
 
 def test_more_servers_than_gets_take_turns_within_a_second():
-    """At most LINE_GETS gets stand; every server has been asked at most a second ago; an item anywhere is found."""
+    """At most QUEUE_GETS gets stand; every server has been asked at most a second ago; an item anywhere is found."""
 
     async def main():
-        count = LINE_GETS + 16
+        count = QUEUE_GETS + 16
         async with servers(count) as many, client(*addresses(many)) as kestrel:
             polls = [asyncio.ensure_future(kestrel.wait("q", 30).result()) for _ in range(60)]
             seen = {server: time.monotonic() for server in many}
@@ -415,7 +415,7 @@ def test_more_servers_than_gets_take_turns_within_a_second():
                         seen[server] = time.monotonic()
                     asked[server] = gets
                     assert time.monotonic() - seen[server] < 1.2
-                assert standing <= LINE_GETS
+                assert standing <= QUEUE_GETS
             for number, server in enumerate(many):
                 server.append("q", b"%d" % number)
             await until(lambda: sum(poll.done() for poll in polls) == count, 2)
@@ -654,7 +654,7 @@ def test_no_server_at_all_is_unavailable_and_one_that_comes_serves_who_waits():
 
 def test_one_poll_takes_one_item_and_servers_have_equal_chances(monkeypatch):
     """With items everywhere a poll that comes alone sets no second one aside; over many queues each server serves."""
-    monkeypatch.setattr("gateway.kestrel.line.STEP_S", 1.0)  # longer than a busy machine delays an answer
+    monkeypatch.setattr("gateway.kestrel.polls.state.STEP_S", 1.0)  # longer than a busy machine delays an answer
 
     async def main():
         async with servers() as many, client(*addresses(many)) as kestrel:

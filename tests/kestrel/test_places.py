@@ -38,8 +38,9 @@ def test_a_poll_stands_as_one_get_on_each_server():
     asyncio.run(main())
 
 
-def test_places_are_shared_and_a_queue_without_any_is_refused():
+def test_places_are_shared_and_a_queue_without_any_is_refused(monkeypatch):
     """Half of the places go to first gets only; who finds none is told so, parked or not, and has one when one ends."""
+    monkeypatch.setattr("gateway.kestrel.polls.link.WAIT_S", 30.0)  # a second get that ends may not begin again
 
     async def main():
         async with StandIn() as server, client(server.address, max_waits=4) as kestrel:

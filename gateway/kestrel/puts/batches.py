@@ -41,9 +41,10 @@ _STATUSES = ("readonly", "read-only", "read only", "quiescent")
 
 
 class Writer:
-    """Stores items on one server. tenant_of: whose a key is."""
+    """Stores items on one server. tenant_of: whose a key is. stored: is told the key and server of each stored item."""
 
-    def __init__(self, server: Server, tenant_of: TenantOf) -> None:
+    def __init__(self, server: Server, tenant_of: TenantOf, stored: Callable[[str, Server], None]) -> None:
+        self._stored = stored
         self._server = server
         self._tenant_of = tenant_of
         self._loop = asyncio.get_running_loop()
@@ -78,7 +79,7 @@ class Writer:
         tenant = self._tenant_of(key)
         lane = self._lanes.get(tenant)
         if lane is None:
-            lane = self._lanes[tenant] = _Lane(self._server, self._loop, lambda: self._lanes.pop(tenant))
+            lane = self._lanes[tenant] = _Lane(self._server, self._loop, lambda: self._lanes.pop(tenant), self._stored)
         lane.add((key, data, expiry), future)
         return future
 
@@ -101,9 +102,19 @@ class Writer:
 
 
 class _Lane:
-    """The puts of one tenant on one server. on_empty: called when nothing waits and every answer has come."""
+    """The puts of one tenant on one server. on_empty: called when nothing waits and every answer has come.
 
-    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop, on_empty: Callable[[], object]) -> None:
+    stored: see Writer.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        loop: asyncio.AbstractEventLoop,
+        on_empty: Callable[[], object],
+        stored: Callable[[str, Server], None],
+    ) -> None:
+        self._stored = stored
         self._server = server
         self._loop = loop
         self._on_empty = on_empty
@@ -172,7 +183,9 @@ class _Lane:
             failure = error
             raise
         finally:
-            for index, (_, future) in enumerate(waiting):
+            for index, (put, future) in enumerate(waiting):
+                if index < len(outcomes) and outcomes[index] is True:
+                    self._stored(put[0], self._server)
                 if future.done():
                     continue
                 trouble = _trouble(self._server.address, index, outcomes, sent[0], failure)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 
 from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, NotSupported, OutcomeUnknown, QueueFull
@@ -31,10 +31,19 @@ from gateway.kestrel.wire.codec import BATCH_BYTES, BATCH_ITEMS
 class Writes:
     """Stores items on the members. limit_s: for one item, over all servers that are tried.
 
-    max_item_bytes: what the servers take at most; 0: not known. tenant_of: whose a key is.
+    max_item_bytes: what the servers take at most; 0: not known. tenant_of: whose a key is. stored: is told the key and
+    the server of each item that was stored.
     """
 
-    def __init__(self, limit_s: float, max_item_bytes: int = 0, *, tenant_of: TenantOf) -> None:
+    def __init__(
+        self,
+        limit_s: float,
+        max_item_bytes: int = 0,
+        *,
+        tenant_of: TenantOf,
+        stored: Callable[[str, Server], None],
+    ) -> None:
+        self._stored = stored
         self._limit_s = limit_s
         self._max_item_bytes = max_item_bytes
         self._tenant_of = tenant_of
@@ -45,7 +54,8 @@ class Writes:
         """From now on these are written to; the writers of the others are returned, to be closed."""
         known = {writer.server: writer for writer in self._writers}
         self._writers = [
-            known.pop(server) if server in known else Writer(server, self._tenant_of) for server in servers
+            known.pop(server) if server in known else Writer(server, self._tenant_of, self._stored)
+            for server in servers
         ]
         return list(known.values())
 

@@ -43,7 +43,7 @@ MOVES: dict[Hold, frozenset[Hold]] = {
 }
 
 
-class OpenRead:
+class PinnedRead:
     """One item and the connection it is set aside on. The item goes back when that connection closes.
 
     number: grows from each item taken to the next. tenant: for whom it is set aside.
@@ -67,7 +67,7 @@ class OpenRead:
         server.hold(tenant)
 
     def __repr__(self) -> str:
-        return f"<OpenRead {self.key} {self._hold.value}>"
+        return f"<PinnedRead {self.key} {self._hold.value}>"
 
     @property
     def server(self) -> str:

@@ -1,0 +1,192 @@
+"""One queue on one memcache server: what its polls see of the server, and the gets that are sent there.
+
+Owns the connection of a get from the moment it is asked for until the answer. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from gateway.errors import BackendRefused, BackendUnavailable, TooManyLeases, TooManyWaiters, Unavailable
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.polls.pinned_read import PinnedRead
+from gateway.kestrel.polls.values import Get, Why
+from gateway.kestrel.server.server import Server
+from gateway.kestrel.wire.codec import KestrelClient
+from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.wire.failures import not_asked
+
+WAIT_S: Final = 1.0
+"""The longest wait. Real Kestrel may not wake a get for an item; the next get finds it. Source: kestrel-wire.md, "Lost
+wake-up"."""
+WAITS_A_SECOND: Final = 1000
+"""How many waits begin in a second at most, over all queues of a server: with more of them each lasts longer."""
+
+Sending = Callable[[Get], float]
+"""Is told that the get has a connection; returns its `t=` in seconds, 0 for a take."""
+Answered = Callable[[Get, PinnedRead | None, BackendUnavailable | None], None]
+"""Is told the item that the get has brought, None for none, or why there is no answer."""
+
+
+class QueueLink:
+    """A queue of a tenant on one server. Fulfils gateway.kestrel.polls.values.PolledServer."""
+
+    __slots__ = ("answered", "counters", "key", "sending", "server", "tenant")
+
+    def __init__(  # noqa: PLR0917 (one waiter)
+        self, server: Server, key: str, tenant: str, counters: Counters, sending: Sending, answered: Answered
+    ) -> None:
+        self.server = server
+        self.key = key
+        self.tenant = tenant
+        self.counters = counters
+        self.sending = sending
+        self.answered = answered
+
+    @property
+    def reads(self) -> bool:
+        return self.server.reads
+
+    @property
+    def heard_at(self) -> float:
+        return self.server.pulse.heard_at
+
+    @property
+    def full_at(self) -> float:
+        return self.server.full_at(self.tenant)
+
+    @property
+    def longest_wait_s(self) -> float:
+        server = self.server
+        return min(server.longest_wait_s, max(WAIT_S, server.waits.held / WAITS_A_SECOND))
+
+    def item_room(self) -> int:
+        room = self.server.items.room(self.tenant)
+        if room <= 0:
+            self.server.full(self.tenant)  # it says when there is room again
+        return room
+
+    def get_room(self, others: int) -> int:
+        return self.server.wait_room(self.tenant, others)
+
+    def trouble(self, why: Why, error: Exception | None) -> Unavailable:
+        """Why the server was not asked, as a fresh error to raise."""
+        server = self.server
+        if why is Why.DOWN:
+            return server.error
+        if why is Why.FULL:
+            return self._no_room()
+        if why is Why.CROWDED:
+            return self._no_place()
+        if why is Why.FAILED and isinstance(error, BackendUnavailable):
+            copy = type(error)(error.detail)
+            copy.__cause__ = error.__cause__
+            return copy
+        if why is Why.SILENT:
+            return BackendUnavailable(f"{server.address.marked} does not answer")
+        return BackendUnavailable(f"no connection to {server.address.marked} in time")
+
+    def _no_room(self) -> TooManyLeases:
+        items, marked = self.server.items, self.server.address.marked
+        if items.held >= items.limit:
+            return TooManyLeases(f"lease limit ({items.limit}) reached on {marked}")
+        held = items.of(self.tenant)
+        return TooManyLeases(f"the tenant has {held} open leases on {marked}, its share of the limit of {items.limit}")
+
+    def _no_place(self) -> TooManyWaiters:
+        waits, marked = self.server.waits, self.server.address.marked
+        if waits.held >= waits.limit:
+            return TooManyWaiters(f"limit of waiting gets ({waits.limit}) reached on {marked}")
+        held = waits.of(self.tenant)
+        return TooManyWaiters(
+            f"the tenant has {held} waiting gets on {marked}, its share of the limit of {waits.limit}"
+        )
+
+
+class PendingGet:
+    """A get that is about to be sent, or on its server. It has a place there until it ends.
+
+    The link's `sending` is called when it has a connection, and `answered` once unless it is closed before.
+    """
+
+    __slots__ = ("_connection", "_get", "_link", "_over", "_wanted")
+
+    def __init__(self, link: QueueLink, get: Get) -> None:
+        self._link = link
+        self._get = get
+        self._over = False
+        self._connection: Connection | None = None
+        self._wanted: asyncio.Future[Connection] | None = None
+        link.server.waits.take(link.tenant)
+
+    def start(self) -> None:
+        """Sends it as soon as there is a connection; perhaps it has its answer before this returns."""
+        connection = self._link.server.checkout()
+        if connection is not None:
+            self._use(connection)
+        else:
+            self._want()
+
+    def close(self) -> None:
+        """It brings nothing any more; what it was about to bring goes back."""
+        if self._over:
+            return
+        self._end()
+        if self._connection is not None:
+            self._connection.close(ConnectionLostError("nobody waits any more", ours=True))
+        elif self._wanted is not None:
+            self._wanted.cancel()
+
+    def _want(self) -> None:
+        self._wanted = self._link.server.want(self._link.tenant)
+        self._wanted.add_done_callback(self._granted)
+
+    def _granted(self, future: asyncio.Future[Connection]) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if self._over:
+            if error is None:
+                self._link.server.release(future.result())
+        elif error is not None:
+            assert isinstance(error, BackendUnavailable)
+            self._end()
+            self._link.answered(self._get, None, error)
+        elif future.result().state is State.IDLE:
+            self._use(future.result())
+        else:
+            self._want()
+
+    def _use(self, connection: Connection) -> None:
+        link = self._link
+        self._connection = connection
+        wait_s = link.sending(self._get)
+        wait_ms = max(1, int(wait_s * 1000)) if wait_s else 0
+        link.counters.waits_armed += bool(wait_ms)
+        connection.start(self._answered, wait_s + link.server.timeout_s, KestrelClient.take, link.key, wait_ms)
+
+    def _answered(self, data: bytes | None, error: BaseException | None) -> None:
+        if self._over:
+            return
+        self._end()
+        link, connection = self._link, self._connection
+        assert connection is not None
+        item: PinnedRead | None = None
+        cut: BackendUnavailable | None = None
+        if error is not None:
+            link.counters.waits_cut += 1
+            cut = not_asked(error, link.server.address)
+            if isinstance(cut, BackendRefused):
+                link.server.look()
+        elif data is None:
+            link.server.release(connection)
+        else:
+            link.counters.items_taken += 1
+            item = PinnedRead(link.server, connection, link.counters, link.key, data, link.tenant)
+        link.answered(self._get, item, cut)
+
+    def _end(self) -> None:
+        self._over = True
+        self._link.server.return_waits(self._link.tenant, 1)

@@ -1,0 +1,150 @@
+"""The queues that are polled. Owns which queue has a runner; a queue never has two.
+
+Room that comes on a full server is offered to those who wait in turns, OFFERS queues every STEP_S and tenant by tenant.
+Each may ask for as many items as there is room, and what comes beyond it goes back.
+
+A queue that nobody polls any more is kept for a moment: polls that answer at once come again, and what is known of the
+servers is of use to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.errors import BackendUnavailable
+from gateway.fairness.fair_queue import FairQueue
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.polls.runner import LongPoll, QueueRunner
+from gateway.kestrel.polls.state import PROOF_S, STEP_S
+from gateway.kestrel.server.server import Server
+
+KEPT_S: Final = 0.1
+OFFERS: Final = 3
+
+
+class PolledQueues:
+    """The queues that are polled. waits: gets with `t=` of a queue on a server at most.
+
+    patience_s: how long a poll that does not wait may take.
+    """
+
+    def __init__(self, servers: Sequence[Server], waits: int, patience_s: float, counters: Counters) -> None:
+        self._servers = servers
+        self._waits = waits
+        self._patience_s = patience_s
+        self._counters = counters
+        self._runners: dict[str, QueueRunner] = {}
+        self._unused: dict[QueueRunner, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._starving: FairQueue[QueueRunner] = FairQueue()
+        self._unoffered = 0
+        self._offer_timer: asyncio.TimerHandle | None = None
+        self._over: BackendUnavailable | None = None
+
+    def __len__(self) -> int:
+        return len(self._runners) - len(self._unused)
+
+    @property
+    def waiters(self) -> int:
+        """How many polls are in line, over all queues."""
+        return sum(len(runner) for runner in self._runners.values())
+
+    @property
+    def standing(self) -> int:
+        """How many gets with `t=` are on servers, over all queues."""
+        return sum(runner.standing for runner in self._runners.values())
+
+    def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll:
+        """A poll of `key`, a queue of `tenant`. `timeout_s` 0 asks each server and does not wait."""
+        runner = self._runners.get(key)
+        if runner is None:
+            runner = self._runners[key] = self._new(key, tenant)
+        elif runner in self._unused:
+            del self._unused[runner]
+        patience_s = PROOF_S if timeout_s > 0 else self._patience_s
+        poll = LongPoll(runner, runner.loop.time(), max(0.0, timeout_s), patience_s)
+        runner.came(poll)
+        return poll
+
+    def stored(self, key: str, server: Server) -> None:
+        """An item was stored there."""
+        if (runner := self._runners.get(key)) is not None:
+            runner.stored(server)
+
+    def set_servers(self, servers: Sequence[Server]) -> None:
+        """From now on these are asked, also for those who wait already."""
+        self._servers = servers
+        for runner in list(self._runners.values()):
+            runner.set_servers(servers)
+
+    def server_changed(self, server: Server) -> None:
+        """A server answers again, or gives nothing out any more."""
+        for runner in list(self._runners.values()):
+            runner.server_changed(server)
+
+    def room(self) -> None:
+        """A server that was full is not any more: each queue that waits for room is offered it once."""
+        self._unoffered = len(self._starving)
+        if self._offer_timer is None:
+            self._offer()
+
+    def close(self, error: BackendUnavailable) -> None:
+        """Ends every wait with `error`, also those that are to come."""
+        self._over = error
+        for timer in (self._timer, self._offer_timer):
+            if timer is not None:
+                timer.cancel()
+        for runner in self._unused:
+            del self._runners[runner.key]
+        self._unused.clear()
+        self._starving = FairQueue()
+        for runner in list(self._runners.values()):
+            runner.close(error)
+
+    def _new(self, key: str, tenant: str) -> QueueRunner:
+        runner = QueueRunner(
+            key,
+            tenant,
+            self._servers,
+            self._counters,
+            waits=self._waits,
+            patience_s=self._patience_s,
+            forget=self._forget,
+            starve=self._starve,
+        )
+        if self._over is not None:
+            runner.close(self._over)
+        return runner
+
+    def _starve(self, runner: QueueRunner) -> None:
+        self._starving.put(runner.tenant, runner)
+
+    def _offer(self) -> None:
+        self._offer_timer = None
+        self._unoffered = min(self._unoffered, len(self._starving))
+        for _ in range(min(OFFERS, self._unoffered)):
+            self._unoffered -= 1
+            self._starving.get().offer()  # behind the tenant's others, where it still starves
+        if self._unoffered:
+            self._offer_timer = asyncio.get_running_loop().call_later(STEP_S, self._offer)
+
+    def _forget(self, runner: QueueRunner) -> None:
+        """Nobody needs it."""
+        if self._over is not None:
+            self._runners.pop(runner.key, None)
+        elif runner not in self._unused:
+            self._unused[runner] = runner.loop.time()
+            if self._timer is None:
+                self._timer = runner.loop.call_later(KEPT_S, self._sweep, runner.loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        for runner, since in list(self._unused.items()):
+            if now - since < KEPT_S:
+                self._timer = loop.call_later(KEPT_S, self._sweep, loop)
+                break
+            del self._unused[runner], self._runners[runner.key]
+            self._starving.remove(runner.tenant, runner)

@@ -1,0 +1,334 @@
+"""The polls of one queue at work: events go to the state, and what it decides is done.
+
+Owns the timers, the gets under way and the futures of the waiters. Decides nothing itself: see
+gateway.kestrel.polls.state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from gateway.errors import BackendUnavailable, GatewayError
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.polls.link import PendingGet, QueueLink
+from gateway.kestrel.polls.pinned_read import PinnedRead
+from gateway.kestrel.polls.state import QueuePolls
+from gateway.kestrel.polls.values import (
+    Action,
+    Close,
+    End,
+    Get,
+    Give,
+    GiveBack,
+    HandBack,
+    Phase,
+    Send,
+    Source,
+    Waiter,
+    Why,
+)
+from gateway.kestrel.server.server import Server
+from gateway.survey import Coverage
+
+LATE_S, READ_S = 0.005, 0.02
+"""A timer that is so late runs before the answers that have come meanwhile are read: it waits READ_S for them."""
+
+
+class LongPoll(Waiter):
+    """One parked poll. `result` is awaited once. coverage: where it ended empty and not every server was asked."""
+
+    __slots__ = ("_error", "_future", "_runner", "_timer", "coverage")
+
+    def __init__(self, runner: QueueRunner, now: float, timeout_s: float, patience_s: float) -> None:
+        super().__init__(now, now + timeout_s, patience_s)
+        self.coverage: Coverage | None = None
+        self._runner = runner
+        self._error: GatewayError | None = None
+        self._future: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<LongPoll of {self._runner.key} {self.phase.value}>"
+
+    async def result(self) -> PinnedRead | None:
+        """The next item, or None when the wait ended and at least one server said that there is none.
+
+        Raises: BackendUnavailable when no server could be asked, TooManyLeases or TooManyWaiters when all that could
+        be asked have no room. Cancelled: it has left the line; its item went to the next or back to the queue.
+        """
+        runner = self._runner
+        while self.phase in (Phase.ASKING, Phase.WAITING, Phase.GIVEN):
+            if self.phase is not Phase.GIVEN:
+                self._future = runner.loop.create_future()
+                self.awaited = True
+                try:
+                    await self._future
+                except asyncio.CancelledError:
+                    self.cancel()
+                    raise
+                finally:
+                    self._future = None
+                    self.awaited = False
+                continue
+            item = self.item
+            assert isinstance(item, PinnedRead)
+            if item.lost and runner.loop.time() < self.deadline:
+                runner.lost(self)
+                continue
+            self._stop_timer()
+            runner.fetched(self)
+            return item
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def cancel(self) -> None:
+        """Ends the wait at once; `result` then returns None. Idempotent; does nothing once the item was fetched."""
+        if self.phase in (Phase.ASKING, Phase.WAITING, Phase.GIVEN):
+            self._stop_timer()
+            self._runner.left(self)
+            self.wake()
+
+    def time_from(self, at: float) -> None:
+        """Its time is over then."""
+        self._timer = self._runner.loop.call_at(at, self._runner.timed_out, self)
+
+    @property
+    def timed(self) -> bool:
+        """Whether its time ends by itself."""
+        return self._timer is not None
+
+    def end(self, error: GatewayError | None, coverage: Coverage | None) -> None:
+        """It has ended, so."""
+        self._error = error
+        self.coverage = coverage
+        self._stop_timer()
+        self.wake()
+
+    def wake(self) -> None:
+        """Whoever awaits the result goes on."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class QueueRunner:
+    """The polls of one queue. forget: is called when nobody needs it; starve: when some wait for room on a server."""
+
+    def __init__(
+        self,
+        key: str,
+        tenant: str,
+        servers: Sequence[Server],
+        counters: Counters,
+        *,
+        waits: int,
+        patience_s: float,
+        forget: Callable[[QueueRunner], None],
+        starve: Callable[[QueueRunner], None],
+    ) -> None:
+        self.key = key
+        self.tenant = tenant
+        self.loop = asyncio.get_running_loop()
+        self._counters = counters
+        self._forget = forget
+        self._starve = starve
+        self._links: dict[Server, QueueLink] = {}
+        self._state = QueuePolls(self._linked(servers), waits, patience_s)
+        self._gets: dict[Get, PendingGet] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._running = self._again = False
+        self._over: BackendUnavailable | None = None
+
+    def __len__(self) -> int:
+        return len(self._state.line)
+
+    @property
+    def standing(self) -> int:
+        """How many waits are on servers."""
+        return self._state.gets
+
+    # Events
+
+    def came(self, poll: LongPoll) -> None:
+        """A poll begins."""
+        if self._over is not None:
+            poll.move(Phase.ENDED)
+            poll.end(self._over, None)
+            return
+        self._state.came(poll, poll.joined_at)
+        if poll.deadline > poll.joined_at:
+            poll.time_from(poll.deadline)
+        self._run()
+
+    def timed_out(self, poll: LongPoll) -> None:
+        """Its deadline is over."""
+        self._state.timed_out(poll, self.loop.time())
+        self._run()
+
+    def left(self, poll: LongPoll) -> None:
+        """It has gone."""
+        self._state.left(poll, self.loop.time())
+        self._run()
+
+    def lost(self, poll: LongPoll) -> None:
+        """Its item was lost before it was fetched."""
+        self._state.lost(poll, self.loop.time())
+        self._run()
+
+    def fetched(self, poll: LongPoll) -> None:
+        """It has its item."""
+        self._state.fetched(poll)
+        self._tidy()
+
+    def set_servers(self, servers: Sequence[Server]) -> None:
+        """From now on these are asked."""
+        self._state.set_servers(self._linked(servers))
+        self._run()
+
+    def server_changed(self, server: Server) -> None:
+        """It gives out items again, or none any more."""
+        if (link := self._links.get(server)) is not None:
+            self._state.server_changed(link)
+            self._run()
+
+    def stored(self, server: Server) -> None:
+        """An item of the queue was stored there."""
+        link = self._links.get(server)
+        if link is not None and self._state.stored(link, self.loop.time()):
+            self._run()
+
+    def offer(self) -> None:
+        """There may be room on a server that was full."""
+        self._run()
+
+    def close(self, error: BackendUnavailable) -> None:
+        """Ends every wait with `error`, also those that are to come; items that nobody fetched go back."""
+        self._over = error
+        state, now = self._state, self.loop.time()
+        for waiter in [*state.line, *state.given]:
+            assert isinstance(waiter, LongPoll)
+            state.left(waiter, now)
+            waiter.end(error, None)
+        for action in state.close():
+            self._do(action)
+        self._tidy()
+
+    def _sending(self, get: Get) -> float:
+        return self._state.sent(get, self.loop.time())
+
+    def _answered(self, get: Get, item: PinnedRead | None, error: BackendUnavailable | None) -> None:
+        del self._gets[get]
+        now = self.loop.time()
+        if error is None:
+            self._state.answered(get, item, now)
+        else:
+            self._state.cut(get, error, now)
+        self._run()
+
+    def _handed_back(self, source: Source, seen: bool) -> None:
+        self._state.handed_back(source, seen=seen)
+        self._run()
+
+    # Actions
+
+    def _run(self) -> None:
+        """Does what the state decides, until nothing is left. An action may bring the next event before it returns."""
+        self._again = True
+        if self._running:
+            return
+        self._running = True
+        state = self._state
+        try:
+            while self._again:
+                self._again = False
+                for action in state.assign(self.loop.time()):
+                    self._do(action)
+        finally:
+            self._running = False
+        if state.starving:
+            self._starve(self)
+        if state.next_at < self._timer_at:
+            self._set_timer(state.next_at)
+        self._tidy()
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Send(get):
+                self._send(get)
+            case Give(waiter):
+                assert isinstance(waiter, LongPoll)
+                if not waiter.awaited and not waiter.timed:
+                    waiter.time_from(self.loop.time() + waiter.patience_s)
+                waiter.wake()
+            case End():
+                self._end(action)
+            case Close(get):
+                if (pending := self._gets.pop(get, None)) is not None:
+                    pending.close()
+            case HandBack(item, source):
+                assert isinstance(item, PinnedRead)
+                self._counters.given_back_unserved += 1
+                item.hand_back(partial(self._handed_back, source))
+            case GiveBack(item):
+                assert isinstance(item, PinnedRead)
+                self._counters.given_back_unserved += 1
+                item.give_back()
+
+    def _send(self, get: Get) -> None:
+        link = get.source.server
+        assert isinstance(link, QueueLink)
+        self._gets[get] = pending = PendingGet(link, get)
+        pending.start()
+
+    def _end(self, end: End) -> None:
+        poll, source = end.waiter, end.source
+        assert isinstance(poll, LongPoll)
+        error: GatewayError | None = None
+        coverage: Coverage | None = None
+        if end.why is Why.NO_SERVER:
+            error = BackendUnavailable("no Kestrel server is known yet")
+        elif source is not None:
+            assert isinstance(source.server, QueueLink)
+            error = source.server.trouble(end.why, source.error)
+        elif 0 < end.asked < end.total:
+            coverage = Coverage(end.asked, end.total)
+        poll.end(error, coverage)
+
+    # Timers
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self.loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        late_s = self.loop.time() - self._timer_at
+        self._timer, self._timer_at = None, math.inf
+        if late_s > LATE_S:
+            self._set_timer(self.loop.time() + READ_S)
+        else:
+            self._run()
+
+    def _linked(self, servers: Sequence[Server]) -> list[QueueLink]:
+        self._links = {
+            server: self._links.get(server)
+            or QueueLink(server, self.key, self.tenant, self._counters, self._sending, self._answered)
+            for server in servers
+        }
+        return list(self._links.values())
+
+    def _tidy(self) -> None:
+        if self._state.idle:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer, self._timer_at = None, math.inf
+            self._forget(self)

@@ -1,0 +1,245 @@
+"""What the state of a queue's polls consists of: waiters, gets, the queue on each server, and what is to be done.
+
+Plain values. What becomes of them is decided in gateway.kestrel.polls.state, which has the rules.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Protocol
+
+EARLY_ENDS: Final = 2
+"""Waits in a row that end before their time: the server does not wait."""
+
+
+class Item(Protocol):
+    """An item that is set aside for us. number: grows from each item to the next. lost: it went back by itself."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def lost(self) -> bool: ...
+
+
+class PolledServer(Protocol):
+    """What the polls of a queue see of a server. All figures are for the queue's tenant.
+
+    reads: it gives out items. heard_at: when it answered last, whatever it was asked. full_at: until when it was full
+    last; infinite while it is. longest_wait_s: of one wait. item_room: how many more items it may hold for us,
+    negative where it holds too many. get_room: how many more gets a queue may have there that has so many others.
+    """
+
+    @property
+    def reads(self) -> bool: ...
+    @property
+    def heard_at(self) -> float: ...
+    @property
+    def full_at(self) -> float: ...
+    @property
+    def longest_wait_s(self) -> float: ...
+    def item_room(self) -> int: ...
+    def get_room(self, others: int) -> int: ...
+
+
+class Phase(Enum):
+    """What a waiter does. GIVEN: an item is its own, but it has not fetched it."""
+
+    ASKING = "asking"
+    WAITING = "waiting"
+    GIVEN = "given"
+    SERVED = "served"
+    ENDED = "ended"
+
+    __hash__ = object.__hash__
+
+
+MOVES: dict[Phase, frozenset[Phase]] = {
+    Phase.ASKING: frozenset({Phase.WAITING, Phase.GIVEN, Phase.ENDED}),
+    Phase.WAITING: frozenset({Phase.ASKING, Phase.GIVEN, Phase.ENDED}),
+    Phase.GIVEN: frozenset({Phase.SERVED, Phase.ENDED, Phase.ASKING, Phase.WAITING}),
+    Phase.SERVED: frozenset(),
+    Phase.ENDED: frozenset(),
+}
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """One poll. patience_s: how long servers may be silent before it ends, where none has answered its takes.
+
+    awaited: somebody is about to fetch the item. since: number of the moment from which on takes are sent for it.
+    """
+
+    joined_at: float
+    deadline: float
+    patience_s: float
+    phase: Phase = Phase.ASKING
+    ending: bool = False
+    awaited: bool = False
+    since: int = 0
+    since_at: float = 0.0
+    alone_until: float = 0.0
+    item: Item | None = None
+    source: Source | None = None
+
+    def move(self, phase: Phase) -> None:
+        """Raises: RuntimeError where the table does not allow it."""
+        if phase not in MOVES[self.phase]:
+            raise RuntimeError(f"a waiter cannot go from {self.phase.value} to {phase.value}")
+        self.phase = phase
+
+
+@dataclass(slots=True, eq=False)
+class Get:
+    """One get for the queue: a take, or a wait of `wait_s`. number: grows from each to the next, as they are sent."""
+
+    source: Source
+    waits: bool
+    number: int
+    begun_at: float
+    sent_at: float = math.inf
+    wait_s: float = 0.0
+
+    @property
+    def sent(self) -> bool:
+        """Whether it is on the server; else it needs a connection."""
+        return self.sent_at < math.inf
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """The queue on one server. limit: of waits, and of takes at a time.
+
+    proved, failed: takes for waiters up to that number have found nothing, or were cut. empty: what the last answer
+    was. early: waits in a row that ended before their time. unseen: items that were stored and have not come.
+    """
+
+    server: PolledServer
+    limit: int
+    takes: dict[Get, None] = field(default_factory=dict)
+    waits: dict[Get, None] = field(default_factory=dict)
+    empty: bool = False
+    asked_at: float = -math.inf
+    answered_at: float = -math.inf
+    proved: int = 0
+    failed: int = 0
+    failures: int = 0
+    cut_number: int = 0
+    error: Exception | None = None
+    early: int = 0
+    retry_at: float = -math.inf
+    unseen: int = 0
+    stored_at: float = -math.inf
+    check_at: float = math.inf
+
+    @property
+    def done(self) -> int:
+        """Callers up to that number need no take any more."""
+        return max(self.proved, self.failed)
+
+    @property
+    def under_way(self) -> int:
+        """How many gets are on the server or about to be sent."""
+        return len(self.takes) + len(self.waits)
+
+    @property
+    def last_at(self) -> float:
+        """When it was last asked or has last answered."""
+        return max(self.asked_at, self.answered_at)
+
+    @property
+    def likely(self) -> bool:
+        """Whether a take may find something."""
+        return not self.empty and not self.waits
+
+    @property
+    def full(self) -> bool:
+        """Whether the server may hold no further item."""
+        return self.server.item_room() <= 0
+
+    @property
+    def shut(self) -> bool:
+        """Whether the server gives out items and may be sent no get for this queue, which has none there."""
+        return self.server.reads and (self.full or (not self.under_way and self.server.get_room(0) <= 0))
+
+    def wants(self, waiting: int, now: float) -> int:
+        """How many more waits it could be sent for so many waiters."""
+        missing = waiting - len(self.waits)
+        if self.retry_at > now or missing <= 0 or self.full:
+            return 0
+        limit = min(1 if self.early >= EARLY_ENDS else self.limit, self.server.item_room())
+        return max(0, min(missing, limit - self.under_way, self.server.get_room(self.under_way)))
+
+    def take_room(self) -> int:
+        """How many more takes it could be sent (rule 7)."""
+        places = self.server.get_room(self.under_way)
+        if places <= 0 and self.waits and not self.takes:
+            places = 1
+        return max(0, min(self.server.item_room() - len(self.takes), places))
+
+
+class Why(Enum):
+    """Why a call ends without an item. EMPTY: at least one server was asked."""
+
+    EMPTY = "empty"
+    NO_SERVER = "no server is known"
+    DOWN = "the server gives nothing out"
+    FULL = "the server holds as many items as it may"
+    CROWDED = "the server has no place for a get"
+    SILENT = "the server does not answer"
+    UNCONNECTED = "there was no connection in time"
+    FAILED = "the get was cut"
+
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """The get is to be sent; the source counts it."""
+
+    get: Get
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The get is to be closed, or not sent at all. Nothing more is heard of it."""
+
+    get: Get
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """The waiter is given the item."""
+
+    waiter: Waiter
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The call ends without an item. asked, total: servers. source: of which `why` tells."""
+
+    waiter: Waiter
+    why: Why
+    asked: int
+    total: int
+    source: Source | None
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """The item goes back to its queue; `handed_back` is the answer."""
+
+    item: Item
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """The item goes back with its connection, at once."""
+
+    item: Item
+
+
+Action = Send | Close | Give | End | HandBack | GiveBack
