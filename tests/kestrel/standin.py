@@ -20,8 +20,8 @@ from tests.kestrel.support import until
 class Manners:
     """How the server behaves.
 
-    `status`: empty where the command is unknown. `script` maps a command word to what happens instead, used up from
-    the left.
+    `status`: empty where the command is unknown. `lost_wakeups`: one stored item in so many wakes nobody; 0: none.
+    `script` maps a command word to what happens instead, used up from the left.
     """
 
     version: str = "2.4.8-SNAPSHOT"
@@ -32,6 +32,7 @@ class Manners:
     open_reads: int = 100
     frozen: bool = False
     chop: bool = False
+    lost_wakeups: int = 0
     script: dict[str, deque[Callable[[Session], None]]] = field(default_factory=dict)
 
     def once(self, word: str, action: Callable[[Session], None]) -> None:
@@ -259,6 +260,8 @@ class StandIn:
         self.accepted = 0
         self.running = False
         self.max_items = 1 << 30
+        self.appended = 0
+        self.stored_at: dict[bytes, float] = {}
         self.delay_s = 0.0
 
     async def __aenter__(self) -> Self:
@@ -297,7 +300,10 @@ class StandIn:
 
     def append(self, key: str, data: bytes) -> None:
         self.queues.setdefault(key, deque()).append(data)
-        self.feed(key)
+        self.appended += 1
+        self.stored_at[data] = self.loop.time()
+        if not self.manners.lost_wakeups or self.appended % self.manners.lost_wakeups:
+            self.feed(key)
 
     def back(self, key: str, data: bytes) -> None:
         self.queues.setdefault(key, deque()).appendleft(data)
