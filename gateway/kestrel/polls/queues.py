@@ -21,7 +21,7 @@ from gateway.kestrel.polls.state import PROOF_S, STEP_S
 from gateway.kestrel.server.server import Server
 
 KEPT_S: Final = 0.1
-OFFERS: Final = 3
+OFFERS: Final = 2
 
 
 class PolledQueues:
