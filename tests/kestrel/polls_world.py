@@ -32,6 +32,7 @@ class WorldServer:
 
     room: int = 100
     places: int = 100
+    taken: int = 0
     reads: bool = True
     heard_at: float = 0.0
     full_at: float = -math.inf
@@ -44,7 +45,15 @@ class WorldServer:
         return self.room - len(self.held)
 
     def get_room(self, others: int) -> int:
-        return self.places - others
+        return self.places - self.taken
+
+    def take_place(self):
+        self.taken += 1
+        assert self.taken <= self.places
+
+    def return_place(self):
+        self.taken -= 1
+        assert self.taken >= 0
 
 
 class World:

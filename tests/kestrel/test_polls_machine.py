@@ -25,14 +25,20 @@ PICK = st.integers(0, 1 << 16)
 class PollsMachine(RuleBasedStateMachine):
     """One queue on one to three servers."""
 
-    @initialize(servers=st.integers(1, 3), waits=st.integers(1, 4), room=st.sampled_from([1, 2, 100]))
-    def begin(self, servers, waits, room):
+    @initialize(
+        servers=st.integers(1, 3),
+        waits=st.integers(1, 4),
+        room=st.sampled_from([1, 2, 100]),
+        places=st.sampled_from([1, 3, 100]),
+    )
+    def begin(self, servers, waits, room, places):
         self.limit = waits
         self.stored = 0
         self.acked = 0
         self.world = World(servers, waits)
         for server in self.world.servers:
             server.room = room
+            server.places = places
 
     def pick(self, things, index):
         return things[index % len(things)]
@@ -158,7 +164,7 @@ class PollsMachine(RuleBasedStateMachine):
             world.leave(waiter)
         world.settle(3)
         assert world.polls.idle
-        assert not any(server.held or server.gets for server in world.servers)
+        assert not any(server.held or server.gets or server.taken for server in world.servers)
 
 
 def test_polls_keep_every_rule_in_any_order():

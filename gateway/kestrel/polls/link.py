@@ -71,6 +71,12 @@ class QueueLink:
     def get_room(self, others: int) -> int:
         return self.server.wait_room(self.tenant, others)
 
+    def take_place(self) -> None:
+        self.server.waits.take(self.tenant)
+
+    def return_place(self) -> None:
+        self.server.return_waits(self.tenant, 1)
+
     def trouble(self, why: Why, error: Exception | None) -> Unavailable:
         """Why the server was not asked, as a fresh error to raise."""
         server = self.server
@@ -106,7 +112,7 @@ class QueueLink:
 
 
 class PendingGet:
-    """A get that is about to be sent, or on its server. It has a place there until it ends.
+    """A get that is about to be sent, or on its server.
 
     The link's `sending` is called when it has a connection, and `answered` once unless it is closed before.
     """
@@ -119,7 +125,6 @@ class PendingGet:
         self._over = False
         self._connection: Connection | None = None
         self._wanted: asyncio.Future[Connection] | None = None
-        link.server.waits.take(link.tenant)
 
     def start(self) -> None:
         """Sends it as soon as there is a connection; perhaps it has its answer before this returns."""
@@ -133,7 +138,7 @@ class PendingGet:
         """It brings nothing any more; what it was about to bring goes back."""
         if self._over:
             return
-        self._end()
+        self._over = True
         if self._connection is not None:
             self._connection.close(ConnectionLostError("nobody waits any more", ours=True))
         elif self._wanted is not None:
@@ -152,7 +157,7 @@ class PendingGet:
                 self._link.server.release(future.result())
         elif error is not None:
             assert isinstance(error, BackendUnavailable)
-            self._end()
+            self._over = True
             self._link.answered(self._get, None, error)
         elif future.result().state is State.IDLE:
             self._use(future.result())
@@ -170,7 +175,7 @@ class PendingGet:
     def _answered(self, data: bytes | None, error: BaseException | None) -> None:
         if self._over:
             return
-        self._end()
+        self._over = True
         link, connection = self._link, self._connection
         assert connection is not None
         item: PinnedRead | None = None
@@ -186,7 +191,3 @@ class PendingGet:
             link.counters.items_taken += 1
             item = PinnedRead(link.server, connection, link.counters, link.key, data, link.tenant)
         link.answered(self._get, item, cut)
-
-    def _end(self) -> None:
-        self._over = True
-        self._link.server.return_waits(self._link.tenant, 1)

@@ -17,7 +17,7 @@ it waits, and gets with `t=`, waits, stay on the servers. At its deadline it ask
    do not take an item from every server: who was not read for UNREAD_S comes first, who was empty last, else the one
    whose last answer is the oldest. A waiter that asks has one server to itself for so long, unless all were empty.
 7. A server is left out that is full, or has no place for a get of this queue; a waiter that comes when all are so is
-   refused, one that waits goes on waiting. A queue that has a wait on a server needs no place for one take more.
+   refused, one that waits goes on waiting. A queue that has a wait on a server needs no place for one take.
 8. Items that come while nobody is in line are kept for the next waiter, for LINGER_S (with one server GATHER_S), and
    then go back, the newest of a server first and each after the one before. No wait of ours is left there then: it
    would be given them. What a full server gives goes back, too.
@@ -557,7 +557,10 @@ class QueuePolls:
 
     def _send(self, source: Source, now: float, *, waits: bool) -> None:
         self._number += 1
-        get = Get(source, waits, self._number, now)
+        placed = waits or source.server.get_room(source.under_way) > 0
+        if placed:
+            source.server.take_place()
+        get = Get(source, waits, placed, self._number, now)
         (source.waits if waits else source.takes)[get] = None
         source.asked_at = now
         self._actions.append(Send(get))
@@ -565,6 +568,8 @@ class QueuePolls:
     def _over(self, get: Get) -> Source:
         source = get.source
         del (source.waits if get.waits else source.takes)[get]
+        if get.placed:
+            source.server.return_place()
         return source
 
     def _close(self, gets: Sequence[Get]) -> None:

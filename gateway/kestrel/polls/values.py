@@ -29,6 +29,7 @@ class PolledServer(Protocol):
     reads: it gives out items. heard_at: when it answered last, whatever it was asked. full_at: until when it was full
     last; infinite while it is. longest_wait_s: of one wait. item_room: how many more items it may hold for us,
     negative where it holds too many. get_room: how many more gets a queue may have there that has so many others.
+    take_place, return_place: one get more, or less.
     """
 
     @property
@@ -41,6 +42,8 @@ class PolledServer(Protocol):
     def longest_wait_s(self) -> float: ...
     def item_room(self) -> int: ...
     def get_room(self, others: int) -> int: ...
+    def take_place(self) -> None: ...
+    def return_place(self) -> None: ...
 
 
 class Phase(Enum):
@@ -92,10 +95,14 @@ class Waiter:
 
 @dataclass(slots=True, eq=False)
 class Get:
-    """One get for the queue: a take, or a wait of `wait_s`. number: grows from each to the next, as they are sent."""
+    """One get for the queue: a take, or a wait of `wait_s`. number: grows from each to the next, as they are sent.
+
+    placed: it counts among the gets that may be on the server.
+    """
 
     source: Source
     waits: bool
+    placed: bool
     number: int
     begun_at: float
     sent_at: float = math.inf
