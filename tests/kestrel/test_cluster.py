@@ -530,7 +530,7 @@ def test_nobody_asks_in_vain_for_long():
             assert await kestrel.keys() == {"q", "new"}, "the only one is waited for"
 
     def late(session):
-        session.send(session.server.dump())
+        session.send(session.server.dump([]))
 
     asyncio.run(main())
 
