@@ -8,12 +8,13 @@ the flags from this table. docs/operations.md lists them; a test compares the tw
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from gateway.common.net import host_and_port, is_loopback
 
 
 class SettingsError(ValueError):
@@ -324,11 +325,11 @@ class Settings:
     def _check_broker_listen(self) -> None:
         if self.kestrel:
             raise SettingsError("broker-listen: there is no embedded broker with --kestrel; remove one of the two")
-        host, colon, port = self.broker_listen.rpartition(":")
         if self.broker_listen.startswith("unix:"):
             return
-        if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        if (found := host_and_port(self.broker_listen)) is None:
             raise SettingsError(f"broker-listen: {self.broker_listen!r} is not HOST:PORT")
+        host, _ = found
         if not self.no_auth and not is_loopback(host):
             raise SettingsError(
                 f"broker-listen: {host!r} is not a loopback address and the memcache protocol has no authentication; "
@@ -359,16 +360,6 @@ def check_secrets(name: str, secrets: Sequence[str]) -> None:
     for secret in secrets:
         if len(secret.encode()) < 32:
             raise SettingsError(f"{name}: a secret has {len(secret.encode())} bytes; at least 32 are needed")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _check(spec: dataclasses.Field[Any], value: Any) -> None:

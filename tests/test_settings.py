@@ -15,11 +15,12 @@ from gateway.api.handlers import leases
 from gateway.api.request import accept, idempotency, prefer
 from gateway.api.response import rendering
 from gateway.cli import default_text, range_text
+from gateway.common.net import is_loopback
 from gateway.delivery.dead_letters import redrive
 from gateway.envelope import attributes, json_text, media, read, rewrite
 from gateway.http import connection
 from gateway.names import namespace
-from gateway.settings import _OWN_PATHS, Settings, SettingsError, flag, is_loopback, variable
+from gateway.settings import _OWN_PATHS, Settings, SettingsError, flag, variable
 
 
 def rows(root: Path) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """The embedded broker: a server for Kestrel's memcache protocol on SQLite, reached over a socket like any Kestrel.
 
-It imports only one module of the rest of the gateway, gateway/wal.py, which knows SQLite's log. Only cli.py imports the
-broker, for the command `broker`. Modules, from the bottom:
+Of the rest of the gateway it imports only gateway/common/. Only cli.py imports the broker, for the command `broker`.
+Modules, from the bottom:
 
     codec       bytes to commands, answers to bytes; no I/O
     config      the TOML file and the limits of a queue
@@ -23,6 +23,6 @@ broker, for the command `broker`. Modules, from the bottom:
     stats       stats and dump_stats
     server      listeners, sweep, start and stop
     check       examines a data directory; repair makes a sound file, check_command is the command line of both
-    logs        log lines in the format of the gateway's other processes
+    limited_log log messages that clients can cause at will
     __main__    the command, signals and the parent's channel
 """

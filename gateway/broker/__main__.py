@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
-import json
 import logging
 import os
 import resource
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -29,7 +26,10 @@ try:
 except ImportError:
     uvloop = None  # type: ignore[assignment]
 
-from . import logs
+from gateway.common import logs
+from gateway.common.channel import ChildChannel, Message, ignore_group_signals
+from gateway.common.net import is_loopback
+
 from .broker import Broker, Options
 from .config import ConfigError
 from .reader import DatabaseError
@@ -161,7 +161,7 @@ def broker(
 
     `kestrel-gateway broker check DIR` examines a data directory that no broker uses.
     """
-    exposed = next((address for address in addresses if not _is_loopback(address)), None)
+    exposed = next((address for address in addresses if not (address.path or is_loopback(address.host))), None)
     if exposed is not None and not no_auth:
         raise click.UsageError(
             f"--listen: {exposed} is not a loopback address and the memcache protocol has no authentication; "
@@ -172,7 +172,11 @@ def broker(
             f"--max-buffered-bytes: {max_buffered_bytes} is below --max-item-bytes ({max_item_bytes}); "
             "an item of that size could not be sent; raise the first or lower the second"
         )
-    logs.set_up(log_format, log_level)
+    logs.set_up(log_format, log_level, "broker")
+    channel = None
+    if channel_fd is not None:
+        ignore_group_signals()
+        channel = ChildChannel(channel_fd)
     os.umask(0o077)  # only the user who runs the broker may read its files
     options = Options(
         data=data,
@@ -189,19 +193,10 @@ def broker(
     _raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(options, list(addresses), channel_fd))
+            runner.run(_serve(options, list(addresses), channel))
     except (AddressError, ConfigError, DatabaseError) as exc:
         click.echo(f"kestrel-gateway broker: {exc}", err=True)
         sys.exit(1)
-
-
-def _is_loopback(address: Address) -> bool:
-    if address.path or address.host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.host).is_loopback
-    except ValueError:
-        return False
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
@@ -213,14 +208,18 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(options: Options, addresses: list[Address], channel_fd: int | None) -> None:
+async def _serve(options: Options, addresses: list[Address], channel: ChildChannel | None) -> None:
     loop = asyncio.get_running_loop()
     made = Broker(options, loop)
     server = Server(made, addresses)
     try:
-        _handle_signals(loop, server, child=channel_fd is not None)
+        if channel is None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, server.stopping.set)
+            loop.add_signal_handler(signal.SIGHUP, made.reload)
+        else:
+            channel.listen(loop, lambda message: _obey(server, message))
         found = await server.start()
-        channel = None if channel_fd is None else _Channel(channel_fd, loop, server)
         log.info("%d queues in %s, fsync %s", len(made.queues), options.data, "always" if options.fsync else "off")
         log.info("listening on %s", ", ".join(found))
         if channel is not None:
@@ -231,44 +230,9 @@ async def _serve(options: Options, addresses: list[Address], channel_fd: int | N
         await server.stop()
 
 
-def _handle_signals(loop: asyncio.AbstractEventLoop, server: Server, *, child: bool) -> None:
-    ends = (signal.SIGINT, signal.SIGTERM)
-    if child:
-        for number in (*ends, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-    else:
-        for number in ends:
-            loop.add_signal_handler(number, server.stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, server.broker.reload)
-
-
-class _Channel:
-    """The child's end of the channel: lines of JSON in both directions. Its end ends the process."""
-
-    def __init__(self, descriptor: int, loop: asyncio.AbstractEventLoop, server: Server) -> None:
-        self._socket = socket.socket(fileno=descriptor)
-        self._socket.setblocking(False)
-        self._server = server
-        self._buffer = b""
-        loop.add_reader(self._socket, self._read)
-
-    def tell(self, message: dict[str, object]) -> None:
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def _read(self) -> None:
-        try:
-            data = self._socket.recv(4096)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            os._exit(0)
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
-            message = json.loads(line)
-            if message.get("command") == "stop":
-                self._server.stopping.set()
+def _obey(server: Server, message: Message) -> None:
+    if message.get("command") == "stop":
+        server.stopping.set()
 
 
 def run(arguments: list[str], prog_name: str) -> None:

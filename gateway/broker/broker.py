@@ -15,7 +15,7 @@ from .batch import Ticket
 from .collection import Queues
 from .committer import Committer
 from .database import Database
-from .logs import LimitedLog
+from .limited_log import LimitedLog
 from .memory import BufferLimit
 from .threads import Threads
 

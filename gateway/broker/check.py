@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway import wal
+from gateway.common import wal
 
 from . import schema
 from .batch import SEQUENCE_BITS

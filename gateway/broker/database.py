@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway import wal
+from gateway.common import wal
 
 from . import checksum, inventory, schema
 from .batch import Batch, Purge, Unchecked

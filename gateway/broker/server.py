@@ -12,6 +12,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.common import net
+
 from .broker import Broker
 from .commands import execute
 from .session import Session
@@ -42,7 +44,7 @@ class Address:
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return net.joined(self.host, self.port)
 
 
 def parse_address(text: str) -> Address:
@@ -51,14 +53,10 @@ def parse_address(text: str) -> Address:
         if not text[5:] or len(os.fsencode(text[5:])) > 107:
             raise ValueError(f"{text!r}: a Unix socket's path has 1 to 107 bytes")
         return Address(path=text[5:])
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{text!r}: write an IPv6 address in brackets, as in [::1]:22133")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ValueError(f"{text!r} is neither HOST:PORT nor unix:PATH")
-    return Address(host=host, port=int(port))
+    found = net.host_and_port(text)
+    if found is None:
+        raise ValueError(f"{text!r} is neither HOST:PORT, with an IPv6 address in brackets, nor unix:PATH")
+    return Address(host=found[0], port=found[1])
 
 
 class Server:

@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Protocol
 
+from gateway.common import net
+from gateway.common.states import check_move
+
 from .batch import Item, Ticket
 from .broker import Broker
 from .codec import END, NOT_STORED, Command, Decoder, value
@@ -31,13 +34,7 @@ HELD_ANSWERS = 2000
 _WRITE_BYTES = 256 << 10
 _LINGER_S = 1.0
 """A close with unread bytes is a reset, which can destroy the last answer."""
-_TCP_OPTIONS = (
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-)
+_TCP_OPTIONS = net.keepalive(idle_s=60, interval_s=10, probes=3)
 """A client whose host died gives its open reads back after 90 s, not after the kernel's two hours."""
 
 
@@ -209,8 +206,7 @@ class Session(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         self.is_local = sock.family == socket.AF_UNIX
         if not self.is_local:
-            for level, option, number in _TCP_OPTIONS:
-                sock.setsockopt(level, option, number)
+            net.set_options(sock, _TCP_OPTIONS)
         counters = self.broker.counters
         counters.curr_connections += 1
         counters.total_connections += 1
@@ -351,8 +347,7 @@ class Session(asyncio.Protocol):
         self.bar(command)
 
     def _move(self, state: State) -> None:
-        if state not in _MOVES[self._state]:
-            raise RuntimeError(f"{self._state.name} to {state.name}")
+        check_move("a session", _MOVES, self._state, state)
         self._state = state
 
     # Answers

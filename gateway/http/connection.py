@@ -30,6 +30,7 @@ from typing import Any, Final, cast
 import httptools
 
 from gateway.client_connection import EXTENSION
+from gateway.common.states import check_move
 from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal, RequestTimeout, Unavailable
 from gateway.http import tcp
 from gateway.http.cycle import STATUS_LINES, Cycle
@@ -176,8 +177,7 @@ class GatewayProtocol(asyncio.Protocol):
             self.flow.resume_writing()  # no one waits for a reader that is gone
 
     def _move(self, to: Reading) -> None:
-        if to not in MOVES[self.reading]:
-            raise RuntimeError(f"a connection cannot go from {self.reading.name} to {to.name}")
+        check_move("a connection", MOVES, self.reading, to)
         self.reading = to
 
     # Bytes come in

@@ -8,12 +8,14 @@ from __future__ import annotations
 import socket
 from typing import Any, Final
 
+from gateway.common import net
+
 KEEPALIVE_PROBES: Final = 3
 
 # Source: Linux include/net/tcp_states.h. In each of these states the peer has closed or reset its side.
 _PEER_CLOSED: Final = frozenset({6, 7, 8, 9, 11})  # TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
 
-Options = tuple[tuple[int, int, int], ...]
+Options = tuple[net.TcpOption, ...]
 
 
 def options(keepalive_s: float, user_timeout_s: float) -> Options:
@@ -23,18 +25,8 @@ def options(keepalive_s: float, user_timeout_s: float) -> Options:
     whole seconds of idle time.
     """
     idle_s = max(1, round(keepalive_s))
-    return tuple(
-        (level, getattr(socket, name), value)
-        for level, name, value in (
-            (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
-            (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
-            (socket.IPPROTO_TCP, "TCP_KEEPIDLE", idle_s),
-            (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, round(idle_s / KEEPALIVE_PROBES))),
-            (socket.IPPROTO_TCP, "TCP_KEEPCNT", KEEPALIVE_PROBES),
-            (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", round(user_timeout_s * 1000)),
-        )
-        if hasattr(socket, name)
-    )
+    interval_s = max(1, round(idle_s / KEEPALIVE_PROBES))
+    return (*net.keepalive(idle_s, interval_s, KEEPALIVE_PROBES), *net.user_timeout(user_timeout_s))
 
 
 def tune(sock: Any, wanted: Options) -> None:
@@ -43,8 +35,7 @@ def tune(sock: Any, wanted: Options) -> None:
     A socket that is not a TCP socket, or is already closed, stays unchanged.
     """
     try:
-        for level, option, value in wanted:
-            sock.setsockopt(level, option, value)
+        net.set_options(sock, wanted)
     except OSError:
         return
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.common.net import host_and_port, joined
 from gateway.settings import SettingsError
 
 
@@ -28,7 +29,7 @@ class Address:
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return joined(self.host, self.port)
 
 
 def parse_address(text: str) -> Address:
@@ -41,19 +42,8 @@ def parse_address(text: str) -> Address:
         if not path or "\0" in path:
             raise SettingsError(f"kestrel: {text!r} has no path of a socket; write unix:PATH")
         return Address("", 0, path)
-    if (found := host_and_port(text)) is None:
+    if (found := host_and_port(text, lowest_port=1)) is None:
         raise SettingsError(
             f"kestrel: {text!r} is not HOST:PORT (port 1 to 65535, an IPv6 address as in [::1]:22133) or unix:PATH"
         )
     return Address(*found)
-
-
-def host_and_port(text: str) -> tuple[str, int] | None:
-    """Reads `host:port` or `[v6]:port`; None for anything else."""
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        return None
-    valid = bool(colon and host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536
-    return None if not valid or any(c.isspace() for c in host) else (host, int(port))

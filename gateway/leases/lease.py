@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from gateway.common.states import check_move
 from gateway.errors import (
     GatewayError,
     LeaseConflict,
@@ -168,9 +169,8 @@ class Lease:
     target: Place | None = None
 
     def move(self, to: State) -> None:
-        """Makes one legal transition. An illegal one is a defect and raises ValueError."""
-        if to not in MOVES.get(self.state, ()):
-            raise ValueError(f"a lease cannot go from {self.state.value} to {to.value}")
+        """Makes one legal transition. An illegal one is a defect and raises IllegalMoveError."""
+        check_move("a lease", MOVES, self.state, to)
         self.state = to
 
     def record(self) -> LeaseRecord:

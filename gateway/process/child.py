@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from gateway.process.channel import GROUP_SIGNALS, encode
+from gateway.common.channel import GROUP_SIGNALS, encode
+from gateway.common.states import check_move
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +172,7 @@ class Child:
                     self._told[event].set()
 
     def _move(self, to: State) -> None:
-        if to not in MOVES[self.state]:
-            raise RuntimeError(f"{self.name} cannot go from {self.state.value} to {to.value}")
+        check_move(self.name, MOVES, self.state, to)
         self.state = to
 
 

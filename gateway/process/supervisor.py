@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import gateway
-from gateway import logs
+from gateway.common import logs
 from gateway.config.cluster_secret import secrets_of
 from gateway.config.keys import load
 from gateway.config.toml_file import MistakesError

@@ -22,10 +22,10 @@ import sys
 import time
 from typing import Any, Protocol, cast
 
-from gateway import logs
+from gateway.common import logs
+from gateway.common.channel import ChildChannel, Message, ignore_group_signals
 from gateway.fairness.shares import Shares
 from gateway.process.allocator import return_free_memory, return_large_blocks
-from gateway.process.channel import ChildChannel, Message, ignore_group_signals
 from gateway.process.start_message import WorkerOrder
 
 log = logging.getLogger(__name__)

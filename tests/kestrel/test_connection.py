@@ -6,9 +6,10 @@ import contextlib
 import pytest
 from pymemcache.exceptions import MemcacheError
 
+from gateway.common.states import IllegalMoveError
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.wire.codec import Codecs, KestrelClient
-from gateway.kestrel.wire.connection import MOVES, Connection, ConnectionLostError, IllegalMoveError, State
+from gateway.kestrel.wire.connection import MOVES, Connection, ConnectionLostError, State
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, reset, silence
 from tests.kestrel.support import cancel_after, until
 

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from gateway.common.states import IllegalMoveError
 from gateway.errors import BackendRefused, GatewayError, LeaseForgotten, LeaseLost, TooManyLeases
 from gateway.leases.lease import MOVES, Lease, State
 from gateway.leases.registry import LEDGER
@@ -232,7 +233,7 @@ def test_no_state_leads_back():
     assert {State.HELD, State.DELAYED, State.SETTLING} == set(MOVES)
     assert all(MOVES[state] <= ends | {State.SETTLING, State.DELAYED} for state in MOVES)
     assert set(LEDGER) == ends
-    with pytest.raises(ValueError, match="cannot go"):
+    with pytest.raises(IllegalMoveError, match="cannot go"):
         Lease("i", "", "q", "k", None, "", 1, 0, 0, 0, None, None, State.ACKED).move(State.HELD)
 
 

@@ -17,9 +17,10 @@ from functools import lru_cache
 
 from starlette.types import Scope
 
+from gateway.common.net import is_loopback
 from gateway.errors import BadRequest, ForbiddenHost, ForbiddenOrigin, InvalidName
 from gateway.forwarding.replicas import PATH
-from gateway.settings import Settings, is_loopback
+from gateway.settings import Settings
 
 _OPEN_PATHS = frozenset({"/livez", "/readyz", PATH})
 _OWN_SITES = frozenset({"same-origin", "none"})

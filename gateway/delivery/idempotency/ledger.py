@@ -24,7 +24,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from gateway import wal
+from gateway.common import wal
 from gateway.delivery.idempotency.ledger_file import SET_CHECKSUM, checksum, opened
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
 
-from gateway import wal
+from gateway.common import wal
 
 NAME: Final = "idempotency.db"
 FORMAT: Final = 1

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.common.net import host_and_port
 from gateway.config.toml_file import Mistake, MistakesError
 from gateway.files import read_trusted
-from gateway.kestrel.address import Address, host_and_port, parse_address
+from gateway.kestrel.address import Address, parse_address
 from gateway.kestrel.discovery.serverset import ZK, ServerSet, parse_server_set
 from gateway.kestrel.discovery.zookeeper import Watch
 from gateway.settings import SettingsError
@@ -103,7 +104,7 @@ def _parse(text: str) -> Source:
         return parse_server_set(text)
     if not text.startswith(DNS):
         return parse_address(text)
-    if (found := host_and_port(text.removeprefix(DNS))) is None:
+    if (found := host_and_port(text.removeprefix(DNS), lowest_port=1)) is None:
         raise SettingsError(f"kestrel: {text!r} is not dns:NAME:PORT (port 1 to 65535)")
     return HostName(*found)
 

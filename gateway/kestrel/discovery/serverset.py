@@ -18,7 +18,8 @@ from typing import Any
 
 import orjson
 
-from gateway.kestrel.address import Address, host_and_port
+from gateway.common.net import host_and_port
+from gateway.kestrel.address import Address
 from gateway.settings import SettingsError
 
 ZK = "zk:"
@@ -52,7 +53,7 @@ class Published:
 def parse_server_set(text: str) -> ServerSet:
     """Reads `zk:HOST:PORT[,HOST:PORT...]/PREFIX`. Raises SettingsError, also if kazoo is not installed."""
     hosts, slash, prefix = text.removeprefix(ZK).partition("/")
-    found = [host_and_port(host) for host in hosts.split(",")]
+    found = [host_and_port(host, lowest_port=1) for host in hosts.split(",")]
     addresses = [Address(*each) for each in found if each is not None]
     names = prefix.removesuffix("/").split("/") if prefix.removesuffix("/") else []
     bad = any(name in ("", ".", "..") or not name.isprintable() or " " in name for name in names)

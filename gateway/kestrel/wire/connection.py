@@ -16,12 +16,14 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, cast
 
+from gateway.common import net
+from gateway.common.states import check_move
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.wire.bridge import BridgeError, Phase
 from gateway.kestrel.wire.codec import Codecs, KestrelClient
 
 UNREAD_LIMIT_BYTES = 1 << 20
-KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 30, 10, 3
+_TCP_OPTIONS = net.keepalive(idle_s=30, interval_s=10, probes=3)
 
 
 class State(Enum):
@@ -43,10 +45,6 @@ MOVES: dict[State, frozenset[State]] = {
     State.PINNED: frozenset({State.BUSY, State.IDLE, State.CLOSED}),
     State.CLOSED: frozenset(),
 }
-
-
-class IllegalMoveError(RuntimeError):
-    """A connection was used in a state that does not allow it. A defect of the gateway."""
 
 
 class ConnectionLostError(Exception):
@@ -237,7 +235,7 @@ class Connection(asyncio.Protocol):
             return
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            _keep_alive(sock)
+            net.set_options(sock, _TCP_OPTIONS)
         self._move(State.IDLE)
 
     def data_received(self, data: bytes) -> None:
@@ -315,18 +313,5 @@ class Connection(asyncio.Protocol):
             raise ConnectionLostError("closed")
 
     def _move(self, state: State) -> None:
-        if state not in MOVES[self.state]:
-            raise IllegalMoveError(f"a connection cannot go from {self.state.value} to {state.value}")
+        check_move("a connection", MOVES, self.state, state)
         self.state = state
-
-
-def _keep_alive(sock: Any) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-    ):
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -1,0 +1,67 @@
+"""Addresses as people write them, and the TCP options that find a dead peer. Opens nothing, and resolves no name."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+TcpOption = tuple[int, int, int]
+"""Level, name and value, as setsockopt takes them."""
+
+
+def host_and_port(text: str, lowest_port: int = 0) -> tuple[str, int] | None:
+    """Reads `HOST:PORT` or `[v6]:PORT`, where the port is at most 65535; None for anything else."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        return None
+    if not (colon and host and port.isascii() and port.isdigit()) or any(char.isspace() for char in host):
+        return None
+    return (host, int(port)) if lowest_port <= int(port) < 65536 else None
+
+
+def joined(host: str, port: int) -> str:
+    """`HOST:PORT`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener on `host` can be reached only from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def keepalive(idle_s: int, interval_s: int, probes: int) -> tuple[TcpOption, ...]:
+    """No delay of small writes, and probes: a peer whose host vanished is noticed in `idle_s + interval_s * probes`.
+
+    Source: tcp(7). An option that this system does not have is left out.
+    """
+    return _options(
+        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", idle_s),
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", interval_s),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", probes),
+    )
+
+
+def user_timeout(seconds: float) -> tuple[TcpOption, ...]:
+    """A peer that leaves data unacknowledged, or reads nothing, for so long is gone. Source: tcp(7)."""
+    return _options((socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", round(seconds * 1000)))
+
+
+def set_options(sock: Any, options: Iterable[TcpOption]) -> None:
+    """Sets them on a socket, or on an event loop's substitute for one. Raises OSError if it is no open TCP socket."""
+    for level, name, value in options:
+        sock.setsockopt(level, name, value)
+
+
+def _options(*wanted: tuple[int, str, int]) -> tuple[TcpOption, ...]:
+    return tuple((level, getattr(socket, name), value) for level, name, value in wanted if hasattr(socket, name))
