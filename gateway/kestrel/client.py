@@ -1,11 +1,11 @@
-"""Kestrel as the layers above see it: queues by key, one server or several that do not know of one another.
+"""Kestrel for the layers above: queues by key, on one server or on several that do not know of each other.
 
-Owns the members: they come and go while it runs. What is written where, who waits for what, and how answers are
-merged have modules of their own (writes, waiting, broadcast). Knows no HTTP and no leases; of tenants it knows
-for whom it counts gets and items.
+Owns the members, which may change at run time. Other modules decide which server gets a put (puts), how polls wait
+(polls), and how answers are merged (broadcast). Knows no HTTP and no leases; it knows tenants only to count their gets
+and items.
 
-A server that is no member any more takes no writes and gets no new waits; what is set aside on it ends in its own
-time, and then its connections close.
+A server that is no longer a member gets no writes and no new polls; its open reads end in their own time, and then its
+connections close.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ log = logging.getLogger(__name__)
 
 
 def _nobody(_key: str) -> str:
-    """The tenant of every key where there are no tenants."""
+    """The tenant of every key in a deployment without tenants."""
     return ""
 
 
 class Kestrel:
-    """The client side of Kestrel. Made, started, used and closed on one event loop."""
+    """The client side of Kestrel. Created, started, used and closed on one event loop."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Kestrel:
         tenant_of: TenantOf = _nobody,
     ) -> None:
         """`addresses` and `file`: see gateway.kestrel.discovery.members.
-        share: the part of a server's limits that one tenant may use. tenant_of: whose a key is.
+        share: the part of a server's limits that one tenant may use. tenant_of: the tenant of a key.
 
         Raises: SettingsError, MistakesError.
         """
@@ -84,7 +84,7 @@ class Kestrel:
         self._polls = self._make_polls()
 
     async def start(self) -> None:
-        """Begins connecting in the background; a server that cannot be reached is tried again and again."""
+        """Starts connecting in the background. A server that cannot be reached is tried again and again."""
         self._polls = self._make_polls()
         self._writes = Writes(
             self._limit_s,
@@ -97,7 +97,7 @@ class Kestrel:
         self._resolver = asyncio.create_task(self._resolve_each_time(), name="resolver of Kestrel's names")
 
     async def close(self) -> None:
-        """Ends every wait with BackendUnavailable and closes every connection; open reads go back by that."""
+        """Ends every poll with BackendUnavailable and closes every connection; open reads go back by that."""
         if self._resolver is not None:
             self._resolver.cancel()
         watches = asyncio.create_task(self._members.close(), name="end of the watches")
@@ -115,21 +115,21 @@ class Kestrel:
     # Members
 
     async def reload(self) -> None:
-        """Reads the members' file again, looks every name up again, and lets servers come and go accordingly.
+        """Reads the file of members again, looks up every name again, and adds and removes servers accordingly.
 
-        Raises: MistakesError; the members stay then.
+        Raises MistakesError; then the members do not change.
         """
         await self._members.read()
         await self._members.resolve()
         self._take_members()
 
     def _take_members(self) -> None:
-        """Those that are known now; while names and sets stand for nobody, the servers known last stay."""
+        """Uses the members that are known now; while no name or set leads to a server, the last known servers stay."""
         if addresses := self._members.addresses:
             self.set_members(addresses, self._members.read_only)
 
     def set_members(self, addresses: Sequence[Address], read_only: Collection[Address] = ()) -> None:
-        """From now on these are the servers. read_only: those of them that should get no writes."""
+        """Uses these servers from now on. read_only: those of them that should get no writes."""
         known = {server.address: server for server in self._servers}
         members = [
             known.pop(address) if address in known else self._new(address) for address in dict.fromkeys(addresses)
@@ -141,7 +141,7 @@ class Kestrel:
         self._servers = members
         self._polls.set_servers(members)
         for writer in self._writes.set_servers(members):
-            log.info("Kestrel at %s is no member any more", writer.server.address)
+            log.info("Kestrel at %s is no longer a member", writer.server.address)
             self._leaving[writer.server] = asyncio.create_task(self._part_from(writer))
 
     def _new(self, address: Address) -> Server:
@@ -158,7 +158,7 @@ class Kestrel:
         return server
 
     async def _part_from(self, writer: Writer) -> None:
-        """Returns when nothing of ours is left on the writer's server."""
+        """Returns when the writer's server has no open read and no command of this worker."""
         await writer.close()
         await writer.server.leave()
         await writer.server.close()
@@ -175,12 +175,12 @@ class Kestrel:
     async def put(
         self, key: str, data: bytes, expiry: int = 0, *, ordering_key: str | None = None, duplicates_ok: bool = False
     ) -> None:
-        """The item is stored: a server answered STORED. `expiry` as on the wire: 0 never, else seconds.
+        """Stores the item: a server has answered STORED. `expiry` as on the wire: 0 never, otherwise seconds.
 
-        ordering_key: items with the same one go to the same server, and to no other when that is down. duplicates_ok:
-        where a server was sent the item and did not answer, another one is sent it too.
-        Raises: QueueFull, JobTooLarge; BackendUnavailable if nothing was sent, BackendRefused if the server said no;
-        OutcomeUnknown when it was sent and no clean answer came. Cancelled: it may have been stored.
+        ordering_key: items with the same key go to the same server, and to no other one if that server is down.
+        duplicates_ok: if a server got the item and did not answer, another server gets it, too.
+        Raises: QueueFull, JobTooLarge; BackendUnavailable if nothing was sent, BackendRefused if the server refused;
+        OutcomeUnknown if it was sent and no clean answer came. Cancelled: it may be stored.
         """
         await self._writes.put(key, data, expiry, ordering_key, duplicates_ok)
 
@@ -192,89 +192,89 @@ class Kestrel:
         ordering_key: str | None = None,
         duplicates_ok: bool = False,
     ) -> list[GatewayError | None]:
-        """Stores many items, each `(data, expiry)`, in order; one outcome each, None for stored, else as `put` raises.
+        """Stores many items, each `(data, expiry)`, in order. Returns one outcome each: None if stored, else an error.
 
-        Raises: BackendUnavailable when no server is known. Cancelled: any of them may have been stored.
+        Raises: BackendUnavailable if no server is known. Cancelled: any of them may be stored.
         """
         return await self._writes.put_many(key, items, ordering_key, duplicates_ok) if items else []
 
     def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll:
-        """Joins those who wait for the queue's next item. `timeout_s` 0: asks each server once and answers at once.
+        """Starts a poll for the queue's next item. `timeout_s` 0: asks each server once and does not wait.
 
-        tenant: for whom gets and items are counted; all waits for a key name the same one.
+        tenant: for which gets and items are counted; all polls of a key have the same one.
 
-        Whoever waits awaits `result` or calls `cancel`: an item that is his stays set aside until then, at the
-        longest until his deadline.
+        The caller awaits `result` or calls `cancel`. An item for this poll stays set aside until then, at most until
+        the poll's deadline.
         """
         return self._polls.wait(key, timeout_s, tenant)
 
     async def peek(self, key: str) -> bytes | None:
-        """The head item, left where it is, or None. Creates the queue. Raises: BackendUnavailable."""
+        """The head item, which stays in place, or None. Creates the queue. Raises BackendUnavailable."""
         return (await self.look(key)).data
 
     async def look(self, key: str) -> Peeked:
-        """As `peek`, with how many servers were asked."""
+        """Like `peek`, with the number of servers that were asked."""
         return await broadcast.peek(self._servers, self._late, key)
 
     # Queues
 
     async def keys(self) -> frozenset[str]:
-        """The key of every queue that is known of, without waiting for a server that is silent while another answers.
+        """The keys of all known queues. Does not wait for a silent server while another one answers.
 
-        Raises: BackendUnavailable when none answers.
+        Raises BackendUnavailable if no server answers.
         """
         return await self._census.keys(self._servers)
 
     async def queues(self) -> Mapping[str, QueueStats]:
-        """Every queue by its key, added up over the servers. Raises: BackendUnavailable when none answers."""
+        """Every queue by its key, the sum over the servers. Raises BackendUnavailable if no server answers."""
         return (await self.survey()).queues
 
     async def stats_of(self, key: str) -> QueueStats | None:
-        """One queue, added up over the servers; None when none of them has it. Creates none. Raises: as `queues`."""
+        """One queue, the sum over the servers; None if no server has it. Creates none. Raises what `queues` raises."""
         return (await self.survey(key)).queues.get(key)
 
     async def survey(self, *keys: str) -> Survey:
-        """As `queues`, also server by server, with how many answered in time. keys: where only these are wanted."""
+        """Like `queues`, also by server, with the number of servers that answered in time. keys: only these queues."""
         return await broadcast.survey(self._servers, self._late, *keys)
 
     async def may_have_dropped(self, key: str, server: str) -> bool:
-        """Whether the server named so may have deleted the queue after something of it was set aside, until just now.
+        """Whether the named server may have deleted the queue since an item of it was set aside.
 
-        It holds nothing of it for anyone; False also where that cannot be told.
+        Then the server has no open read of the queue. False also if that cannot be determined.
         """
         found = next((each for each in self._servers if each.address.name == server), None)
         return found is not None and await broadcast.may_have_dropped(found, key)
 
     async def flush(self, key: str) -> Coverage:
-        """The queue is empty but for what is set aside, on the servers that answer.
+        """Empties the queue, except open reads, on the servers that answer.
 
         Raises: BackendUnavailable, OutcomeUnknown.
         """
         return await broadcast.change(self._servers, KestrelClient.flush, key)
 
     async def delete(self, key: str) -> Coverage:
-        """The queue is gone, with its open reads, on the servers that answer.
+        """Deletes the queue, with its open reads, on the servers that answer.
 
         Raises: BackendUnavailable, OutcomeUnknown.
         """
         return await broadcast.change(self._servers, KestrelClient.drop, key)
 
-    # How it stands
+    # States of the servers
 
     @property
     def available(self) -> bool:
-        """Whether some server gives out items: one that takes no writes is enough."""
+        """Whether some server delivers items; it need not accept writes."""
         return any(server.reads for server in self._servers)
 
     def backends(self) -> list[ServerView]:
-        """Every server and how it stands, also those that we are parting from."""
+        """Every server and its state, including servers that are being removed."""
         return [server.backend() for server in [*self._servers, *self._leaving]]
 
     async def set_status(self, name: str, status: Health) -> ServerView:
-        """The member stands so from now on: UP, READONLY or QUIESCENT.
+        """Sets the status of the member: UP, READONLY or QUIESCENT.
 
-        Raises: ServerNotFound; NotSupported where it knows no `status`; BackendRefused; ServerUnavailable, where it was
-        not sent; OutcomeUnknown.
+        Raises: ServerNotFound; NotSupported if the server has no `status`; BackendRefused; ServerUnavailable if nothing
+        was sent; OutcomeUnknown.
         """
         for server in self._servers:
             if server.address.name == name:
@@ -282,7 +282,7 @@ class Kestrel:
         else:
             raise ServerNotFound(f"there is no server {name!r}")
         if server.answers and server.capabilities is not None and not server.capabilities.status:
-            raise NotSupported(f"{name} ({server.capabilities.software}) knows no status")
+            raise NotSupported(f"{name} ({server.capabilities.software}) has no status command")
         try:
             await server.set_status(status)
         except BackendRefused:
@@ -295,7 +295,7 @@ class Kestrel:
         return server.backend()
 
     def statistics(self) -> Statistics:
-        """What has been done so far, and what is under way."""
+        """Counts since the start, and current values."""
         counts = [server.connections() for server in [*self._servers, *self._leaving]]
         return snapshot(
             self._counters,
@@ -311,7 +311,7 @@ class Kestrel:
         for other in self._servers if server.state is Health.UP and server.peer else ():
             if other is not server and other.answers and other.peer == server.peer:
                 log.warning(
-                    "Kestrel at %s and at %s is the same, %s: it has two members' load, and every figure counts twice",
+                    "Kestrel at %s and at %s is one server, %s: it gets twice the load, and figures count it twice",
                     other.address, server.address, server.peer,
                 )  # fmt: skip
 

@@ -185,7 +185,7 @@ def test_a_set_comes_and_goes_with_the_members_file(shared, tmp_path, caplog):
                     await kestrel.reload()
                     await until(lambda: standing(kestrel) == {one.address: Health.UP})
                     await off(shared.has, before)
-                    assert f"Kestrel at {two.address} is no member any more" in caplog.text
+                    assert f"Kestrel at {two.address} is no longer a member" in caplog.text
                 finally:
                     await kestrel.close()
 

@@ -1,1 +1,1 @@
-"""Long polls: who waits for a queue, which gets are on which server for that, and what becomes of each item."""
+"""Long polls: the waiters of each queue, their gets on each server, and what happens to each item."""

@@ -1,6 +1,6 @@
 """One queue on one memcache server: what its polls see of the server, and the gets that are sent there.
 
-Owns the connection of a get from the moment it is asked for until the answer. Decides nothing.
+Owns the connection of a get from the request for it until the answer. Makes no decision.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from gateway.kestrel.wire.connection import Connection, ConnectionLostError, Sta
 from gateway.kestrel.wire.failures import not_asked
 
 WAIT_S: Final = 1.0
-"""The longest wait. Real Kestrel may not wake a get for an item; the next get finds it. Source: kestrel-wire.md, "Lost
-wake-up"."""
+"""The longest wait. Real Kestrel may not wake a get when an item arrives; the next get finds it. Source:
+kestrel-wire.md, "Lost wake-up"."""
 WAITS_A_SECOND: Final = 1000
-"""How many waits begin in a second at most, over all queues of a server: with more of them each lasts longer."""
+"""The most waits that begin in a second, over all queues of a server. With more queues each wait lasts longer."""
 
 Sending = Callable[[Get], float]
-"""Is told that the get has a connection; returns its `t=` in seconds, 0 for a take."""
+"""Called when the get has a connection; returns its `t=` in seconds, 0 for a take."""
 Answered = Callable[[Get, PinnedRead | None, BackendUnavailable | None], None]
-"""Is told the item that the get has brought, None for none, or why there is no answer."""
+"""Called with the item of the get, or None if there is none, or with the reason why there is no answer."""
 
 
 class QueueLink:
-    """A queue of a tenant on one server. Fulfils gateway.kestrel.polls.values.PolledServer."""
+    """A queue of a tenant on one server. Implements gateway.kestrel.polls.values.PolledServer."""
 
     __slots__ = ("answered", "counters", "key", "sending", "server", "tenant")
 
@@ -65,7 +65,7 @@ class QueueLink:
     def item_room(self) -> int:
         room = self.server.items.room(self.tenant)
         if room <= 0:
-            self.server.full(self.tenant)  # it says when there is room again
+            self.server.full(self.tenant)  # registers for the call when there is room again
         return room
 
     def get_room(self, others: int) -> int:
@@ -78,7 +78,7 @@ class QueueLink:
         self.server.return_waits(self.tenant, 1)
 
     def trouble(self, why: Why, error: Exception | None) -> Unavailable:
-        """Why the server was not asked, as a fresh error to raise."""
+        """Why the server was not asked, as a new error to raise."""
         server = self.server
         if why is Why.DOWN:
             return server.error
@@ -112,9 +112,9 @@ class QueueLink:
 
 
 class PendingGet:
-    """A get that is about to be sent, or on its server.
+    """A get that is about to be sent, or is on its server.
 
-    The link's `sending` is called when it has a connection, and `answered` once unless it is closed before.
+    Calls the link's `sending` when it has a connection, and `answered` once unless it is closed before.
     """
 
     __slots__ = ("_connection", "_get", "_link", "_over", "_wanted")
@@ -127,7 +127,7 @@ class PendingGet:
         self._wanted: asyncio.Future[Connection] | None = None
 
     def start(self) -> None:
-        """Sends it as soon as there is a connection; perhaps it has its answer before this returns."""
+        """Sends the get as soon as there is a connection. It may be answered before this returns."""
         connection = self._link.server.checkout()
         if connection is not None:
             self._use(connection)
@@ -135,12 +135,12 @@ class PendingGet:
             self._want()
 
     def close(self) -> None:
-        """It brings nothing any more; what it was about to bring goes back."""
+        """Ends the get: an item that it was about to bring goes back."""
         if self._over:
             return
         self._over = True
         if self._connection is not None:
-            self._connection.close(ConnectionLostError("nobody waits any more", ours=True))
+            self._connection.close(ConnectionLostError("no poll waits any more", ours=True))
         elif self._wanted is not None:
             self._wanted.cancel()
 

@@ -1,6 +1,6 @@
-"""An item set aside for us: one open read, which is one pinned connection.
+"""An item that is set aside: one open read, which is one pinned connection.
 
-Owns what becomes of that item: confirmed, handed back, or lost with its connection. Knows no leases and no deadlines.
+Owns the outcome of the item: confirmed, handed back, or lost with its connection. Knows no leases and no deadlines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LOST = "the connection that held the job was lost; the job is back on its queue
 
 
 class Hold(Enum):
-    """How an open read stands."""
+    """The states of an open read."""
 
     HELD = "held"
     SETTLING = "settling"
@@ -44,9 +44,9 @@ MOVES: dict[Hold, frozenset[Hold]] = {
 
 
 class PinnedRead:
-    """One item and the connection it is set aside on. The item goes back when that connection closes.
+    """One item and the connection on which it is set aside. The item goes back when that connection closes.
 
-    number: grows from each item taken to the next. tenant: for whom it is set aside.
+    number: grows from each item taken to the next. tenant: for which it is set aside.
     """
 
     __slots__ = ("_callbacks", "_connection", "_counters", "_hold", "_server", "data", "key", "number", "tenant")
@@ -71,7 +71,7 @@ class PinnedRead:
 
     @property
     def server(self) -> str:
-        """The server that has set it aside, by its name."""
+        """The name of the server that has set it aside."""
         return self._server.address.name
 
     @property
@@ -85,24 +85,26 @@ class PinnedRead:
         return self._server
 
     def on_lost(self, callback: Callable[[], None]) -> None:
-        """Calls back once when the item is lost with its connection; at once if it is already."""
+        """Calls `callback` once when the item is lost with its connection; at once if it is already lost."""
         if self._hold is Hold.LOST:
             callback()
         else:
             self._callbacks += (callback,)
 
     async def verify(self) -> None:
-        """The item is still set aside for us: its connection has answered just now.
+        """Returns if the item is still set aside: its connection has answered just now.
 
         Raises: LeaseLost. Cancelled: the connection is closed.
         """
         await self._hear(KestrelClient.ask_version)
 
     async def check(self) -> bool:
-        """Whether the item may be set aside still, as the server says on the connection that holds it.
+        """Whether the item may still be set aside, by the server's answer on the connection that holds it.
 
-        False: the server holds nothing of the queue, but has put something back since it was made: the item, perhaps.
-        Raises: QueueDeleted: it went with its queue, and the connection is closed; LeaseLost. Cancelled: as `verify`.
+        False: the server has no open read of the queue, but an item returned since the queue was created: maybe this
+        one.
+        Raises: QueueDeleted: it is gone with its queue, and the connection is closed; LeaseLost. Cancelled: as
+        `verify`.
         """
         aside = parse_aside(await self._hear(KestrelClient.dump_stats, self.key), self.key)
         if aside is None or aside.open_reads:
@@ -110,14 +112,14 @@ class PinnedRead:
         if aside.given_back:
             return False
         self.give_back()
-        raise QueueDeleted("the queue was deleted and the job with it")
+        raise QueueDeleted("the queue was deleted, and the job with it")
 
     async def confirm(self) -> None:
-        """The item is gone for good, and the server has said so. The connection is back in the pool.
+        """Removes the item for good; the server has confirmed it. The connection is back in the pool.
 
-        Raises: LeaseLost when the item is back on its queue; BackendRefused when it is because the server would not
-        confirm; OutcomeUnknown when the command was sent and no clean answer came. Cancelled: the connection is closed,
-        the outcome is unknown.
+        Raises: LeaseLost if the item is back on its queue; BackendRefused if it is back because the server refused to
+        confirm; OutcomeUnknown if the command was sent and no clean answer came. Cancelled: the connection is closed,
+        and the outcome is unknown.
         """
         self._begin()
         connection, server = self._connection, self._server
@@ -130,7 +132,7 @@ class PinnedRead:
                 server.timeout_s, KestrelClient.confirm if proves else KestrelClient.close_read, self.key
             )
         except MemcacheUnknownCommandError as error:
-            raise LeaseLost("Kestrel no longer held the job for us; it is back on its queue") from error
+            raise LeaseLost("Kestrel no longer held the job, so it is back on its queue") from error
         except MemcacheServerError as error:
             raise not_asked(error, server.address) from error
         except ConnectionLostError as error:
@@ -144,9 +146,9 @@ class PinnedRead:
         self._return()
 
     async def abort(self) -> None:
-        """The item is back at the head of its queue; on trouble because the connection is closed. Never raises.
+        """Puts the item back to the head of its queue, on trouble by closing the connection. Never raises.
 
-        Does nothing when it is settled or lost. Cancelled: the connection is closed.
+        Does nothing if it is settled or lost. Cancelled: the connection is closed.
         """
         if self._hold is not Hold.HELD:
             return
@@ -162,7 +164,8 @@ class PinnedRead:
         self._return()
 
     def hand_back(self, then: Callable[[bool], None]) -> None:
-        """Begins to put the item back by `abort`, keeping the connection; calls `then` with whether it was answered."""
+        """Starts putting the item back by `abort`, keeping the connection; calls `then` with whether it was
+        answered."""
         if self._hold is not Hold.HELD or self._connection.state is not State.PINNED:
             self.give_back()
             then(False)
@@ -171,7 +174,7 @@ class PinnedRead:
         self._connection.start(partial(self._handed_back, then), self._server.timeout_s, KestrelClient.abort, self.key)
 
     def give_back(self) -> None:
-        """Closes the connection at once; the server puts the item back. Does nothing when it is settled or lost."""
+        """Closes the connection at once; the server puts the item back. Does nothing if it is settled or lost."""
         if self._hold in (Hold.HELD, Hold.SETTLING):
             self._end()
             self._connection.disown()
@@ -183,7 +186,7 @@ class PinnedRead:
         then(error is None)
 
     async def _hear(self, command: Any, *args: Any) -> Any:
-        """What the server answers on the connection that holds the item. Raises and Cancelled: as `verify`."""
+        """The server's answer on the connection that holds the item. Raises and Cancelled: as `verify`."""
         value = None
         try:
             await self._calm()
@@ -196,7 +199,7 @@ class PinnedRead:
         return value
 
     def _begin(self) -> None:
-        """From here on the loss of the connection is the outcome of what was begun, no news for `on_lost`."""
+        """From here on a lost connection is an outcome of the command, and not reported to `on_lost`."""
         if self._hold is Hold.LOST:
             raise LeaseLost(_LOST)
         self._move(Hold.SETTLING)
@@ -215,7 +218,7 @@ class PinnedRead:
             self._server.let_go(self.tenant)
 
     async def _calm(self) -> None:
-        """Returns when no ping is under way. Cancelled: the connection is closed."""
+        """Returns when no ping is in progress. Cancelled: the connection is closed."""
         try:
             await self._connection.calm()
         except asyncio.CancelledError:

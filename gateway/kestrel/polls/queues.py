@@ -1,10 +1,10 @@
 """The queues that are polled. Owns which queue has a runner; a queue never has two.
 
-Room that comes on a full server is offered to those who wait in turns, OFFERS queues every STEP_S and tenant by tenant.
-Each may ask for as many items as there is room, and what comes beyond it goes back.
+When a full server has room again, waiting queues are offered it in turns: OFFERS queues every STEP_S, tenant by tenant.
+Each may ask for as many items as there is room; items beyond the limit go back.
 
-A queue that nobody polls any more is kept for a moment: polls that answer at once come again, and what is known of the
-servers is of use to the next.
+A queue without polls is kept for a moment, because polls that are answered at once come again and can use what is known
+of the servers.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ OFFERS: Final = 2
 
 
 class PolledQueues:
-    """The queues that are polled. waits: gets with `t=` of a queue on a server at most.
+    """The queues that are polled. waits: most gets with `t=` per queue and server.
 
-    patience_s: how long a poll that does not wait may take.
+    patience_s: the longest time of a poll that does not wait.
     """
 
     def __init__(self, servers: Sequence[Server], waits: int, patience_s: float, counters: Counters) -> None:
@@ -69,29 +69,29 @@ class PolledQueues:
         return poll
 
     def stored(self, key: str, server: Server) -> None:
-        """An item was stored there."""
+        """An item was stored on the server."""
         if (runner := self._runners.get(key)) is not None:
             runner.stored(server)
 
     def set_servers(self, servers: Sequence[Server]) -> None:
-        """From now on these are asked, also for those who wait already."""
+        """Uses these servers from now on, also for current polls."""
         self._servers = servers
         for runner in list(self._runners.values()):
             runner.set_servers(servers)
 
     def server_changed(self, server: Server) -> None:
-        """A server answers again, or gives nothing out any more."""
+        """A server answers again, or no longer delivers items."""
         for runner in list(self._runners.values()):
             runner.server_changed(server)
 
     def room(self) -> None:
-        """A server that was full is not any more: each queue that waits for room is offered it once."""
+        """A full server has room again: offers it once to each queue that waits for room."""
         self._unoffered = len(self._starving)
         if self._offer_timer is None:
             self._offer()
 
     def close(self, error: BackendUnavailable) -> None:
-        """Ends every wait with `error`, also those that are to come."""
+        """Ends every poll with `error`, also future ones."""
         self._over = error
         for timer in (self._timer, self._offer_timer):
             if timer is not None:
@@ -126,12 +126,12 @@ class PolledQueues:
         self._unoffered = min(self._unoffered, len(self._starving))
         for _ in range(min(OFFERS, self._unoffered)):
             self._unoffered -= 1
-            self._starving.get().offer()  # behind the tenant's others, where it still starves
+            self._starving.get().offer()  # goes behind the tenant's other queues if it still needs room
         if self._unoffered:
             self._offer_timer = asyncio.get_running_loop().call_later(STEP_S, self._offer)
 
     def _forget(self, runner: QueueRunner) -> None:
-        """Nobody needs it."""
+        """The runner is no longer needed."""
         if self._over is not None:
             self._runners.pop(runner.key, None)
         elif runner not in self._unused:

@@ -1,6 +1,6 @@
-"""The polls of one queue at work: events go to the state, and what it decides is done.
+"""Runs the polls of one queue: passes events to the state, and carries out its decisions.
 
-Owns the timers, the gets under way and the futures of the waiters. Decides nothing itself: see
+Owns the timers, the gets in progress and the futures of the waiters. Makes no decision itself: see
 gateway.kestrel.polls.state.
 """
 
@@ -34,11 +34,11 @@ from gateway.kestrel.server.server import Server
 from gateway.survey import Coverage
 
 LATE_S, READ_S = 0.005, 0.02
-"""A timer that is so late runs before the answers that have come meanwhile are read: it waits READ_S for them."""
+"""A timer that is this late runs before the answers that have arrived are read, so it waits READ_S for them."""
 
 
 class LongPoll(Waiter):
-    """One parked poll. `result` is awaited once. coverage: where it ended empty and not every server was asked."""
+    """One waiting poll. `result` is awaited once. coverage: set if it ended empty and not every server was asked."""
 
     __slots__ = ("_error", "_future", "_runner", "_timer", "coverage")
 
@@ -54,10 +54,10 @@ class LongPoll(Waiter):
         return f"<LongPoll of {self._runner.key} {self.phase.value}>"
 
     async def result(self) -> PinnedRead | None:
-        """The next item, or None when the wait ended and at least one server said that there is none.
+        """The next item, or None if the wait ended and at least one server answered that there is none.
 
-        Raises: BackendUnavailable when no server could be asked, TooManyLeases or TooManyWaiters when all that could
-        be asked have no room. Cancelled: it has left the line; its item went to the next or back to the queue.
+        Raises: BackendUnavailable if no server could be asked, TooManyLeases or TooManyWaiters if all that could be
+        asked have no room. Cancelled: it has left the line; its item went to the next poll or back to the queue.
         """
         runner = self._runner
         while self.phase in (Phase.ASKING, Phase.WAITING, Phase.GIVEN):
@@ -86,30 +86,30 @@ class LongPoll(Waiter):
         return None
 
     def cancel(self) -> None:
-        """Ends the wait at once; `result` then returns None. Idempotent; does nothing once the item was fetched."""
+        """Ends the wait at once; then `result` returns None. Idempotent; does nothing once the item was fetched."""
         if self.phase in (Phase.ASKING, Phase.WAITING, Phase.GIVEN):
             self._stop_timer()
             self._runner.left(self)
             self.wake()
 
     def time_from(self, at: float) -> None:
-        """Its time is over then."""
+        """Sets the time at which the poll's deadline is over."""
         self._timer = self._runner.loop.call_at(at, self._runner.timed_out, self)
 
     @property
     def timed(self) -> bool:
-        """Whether its time ends by itself."""
+        """Whether the poll has a timer."""
         return self._timer is not None
 
     def end(self, error: GatewayError | None, coverage: Coverage | None) -> None:
-        """It has ended, so."""
+        """Ends the poll with this result."""
         self._error = error
         self.coverage = coverage
         self._stop_timer()
         self.wake()
 
     def wake(self) -> None:
-        """Whoever awaits the result goes on."""
+        """Resumes the caller that awaits the result."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
@@ -119,7 +119,7 @@ class LongPoll(Waiter):
 
 
 class QueueRunner:
-    """The polls of one queue. forget: is called when nobody needs it; starve: when some wait for room on a server."""
+    """The polls of one queue. forget: called when it is not needed; starve: when some wait for room on a server."""
 
     def __init__(
         self,
@@ -169,38 +169,38 @@ class QueueRunner:
         self._run()
 
     def timed_out(self, poll: LongPoll) -> None:
-        """Its deadline is over."""
+        """The poll's deadline is over."""
         self._state.timed_out(poll, self.loop.time())
         self._run()
 
     def left(self, poll: LongPoll) -> None:
-        """It has gone."""
+        """The poll was cancelled."""
         self._state.left(poll, self.loop.time())
         self._run()
 
     def lost(self, poll: LongPoll) -> None:
-        """Its item was lost before it was fetched."""
+        """The poll's item was lost before it was fetched."""
         self._state.lost(poll, self.loop.time())
         self._run()
 
     def fetched(self, poll: LongPoll) -> None:
-        """It has its item."""
+        """The poll has its item."""
         self._state.fetched(poll)
         self._tidy()
 
     def set_servers(self, servers: Sequence[Server]) -> None:
-        """From now on these are asked."""
+        """Uses these servers from now on."""
         self._state.set_servers(self._linked(servers))
         self._run()
 
     def server_changed(self, server: Server) -> None:
-        """It gives out items again, or none any more."""
+        """The server delivers items again, or no longer."""
         if (link := self._links.get(server)) is not None:
             self._state.server_changed(link)
             self._run()
 
     def stored(self, server: Server) -> None:
-        """An item of the queue was stored there."""
+        """An item of the queue was stored on the server."""
         link = self._links.get(server)
         if link is not None and self._state.stored(link, self.loop.time()):
             self._run()
@@ -210,7 +210,7 @@ class QueueRunner:
         self._run()
 
     def close(self, error: BackendUnavailable) -> None:
-        """Ends every wait with `error`, also those that are to come; items that nobody fetched go back."""
+        """Ends every poll with `error`, also future ones; items that were not fetched go back."""
         self._over = error
         state, now = self._state, self.loop.time()
         for waiter in [*state.line, *state.given]:
@@ -240,7 +240,7 @@ class QueueRunner:
     # Actions
 
     def _run(self) -> None:
-        """Does what the state decides, until nothing is left. An action may bring the next event before it returns."""
+        """Carries out decisions until none is left. An action may cause the next event before it returns."""
         self._again = True
         if self._running:
             return

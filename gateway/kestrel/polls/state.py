@@ -2,32 +2,34 @@
 
 Owns every decision about the queue's waiters, gets and items. Does no I/O and has no clock: the time is an argument.
 
-A waiter first asks: each server is sent a get without `t=`, a take. Where all are empty and the waiter has time left,
-it waits, and gets with `t=`, waits, stay on the servers. At its deadline it asks once more.
+A waiter first asks: each server gets a get without `t=`, called a take. If all are empty and the waiter has time left,
+it waits, and gets with `t=`, called waits, stay on the servers. At its deadline it asks once more.
 
 1. The first in line is served first, whichever get brought the item. A waiter whose item was lost is first again.
 2. Takes run in parallel, each for its own item. An empty answer counts for every waiter that came before its take was
-   sent, and for no other. While a server's last answer is empty, one take at a time is on it.
+   sent, and for no other. While a server's last answer is empty, it has one take at a time.
 3. A waiter that comes while others wait, or while a wait is on a server, waits at once: there is nothing to take.
-4. A call ends empty only after a take that was sent at its end has found nothing. A server that has answered nothing
-   at all for PROOF_S is left out of that, and the answer says how many were asked; none is an error.
-5. As many waits are on a server as waiters wait, at most `limit`, and at most QUEUE_GETS in all. With more servers than
-   that they change places, so that each is read within a second.
+4. A call ends empty only after a take that was sent at its end has found nothing. A server that has answered nothing at
+   all for PROOF_S is left out, and the answer says how many servers were asked; none is an error.
+5. A server has as many waits as there are waiters, at most `limit`, and at most QUEUE_GETS in all. With more servers
+   than that the waits change places, so that each server is read within a second.
 6. With several servers, never more gets begin within STEP_S than there are waiters, so that a few polls on full queues
-   do not take an item from every server: who was not read for UNREAD_S comes first, who was empty last, else the one
-   whose last answer is the oldest. A waiter that asks has one server to itself for so long, unless all were empty.
-7. A server is left out that is full, or has no place for a get of this queue; a waiter that comes when all are so is
-   refused, one that waits goes on waiting. A queue that has a wait on a server needs no place for one take.
-8. Items that come while nobody is in line are kept for the next waiter, for LINGER_S (with one server GATHER_S), and
-   then go back, the newest of a server first and each after the one before. No wait of ours is left there then: it
-   would be given them. What a full server gives goes back, too.
-9. A get is closed only when nobody is in line any more, when items go back, and when its server leaves.
-10. A get that is cut is sent again, the first time at once, then after growing pauses; a take fails for its waiters the
-    second time. Gets that are cut together count once.
-11. A server that answers a wait before its time is over does not wait (Siberite), or the queue was deleted: from the
-    second time in a row one wait at a time is sent, in slices that grow, until an item comes or one waits to its end.
-12. A wait on a server that is silent CHECK_S after an item was stored there is not relied on: one take asks. Source:
-    kestrel-wire.md, "Lost wake-up". The server's `longest_wait_s` bounds what other writers' items can suffer.
+   do not take an item from every server. A server that was not read for UNREAD_S comes first, one that was empty last,
+   otherwise the one with the oldest answer. A waiter that asks has one server for itself for so long, unless all were
+   empty.
+7. A server that is full, or has no place for a get of this queue, is left out. If all servers are like that, new
+   waiters are refused and current ones keep waiting. A queue that has a wait on a server needs no place for one take.
+8. Items that arrive while no waiter is in line are kept for the next one for LINGER_S (with one server GATHER_S). Then
+   they go back, the newest of a server first and each after the one before. No wait of this queue is on the server
+   then, or it would get them. Items from a full server go back, too.
+9. A get is closed only when no waiter is in line, when items go back, and when its server is removed.
+10. A get whose connection ends is sent again, at first at once, then after growing pauses; a take fails for its waiters
+    the second time. Gets that end together count once.
+11. A server that answers a wait before its time is over does not support waiting (Siberite), or the queue was deleted.
+    From the second time in a row one wait at a time is sent, in growing slices, until an item comes or one waits to its
+    end.
+12. If a wait is silent CHECK_S after an item was stored on its server, it is not relied on: one take asks. Source:
+    kestrel-wire.md, "Lost wake-up". The server's `longest_wait_s` limits the delay of items from other writers.
 """
 
 from __future__ import annotations
@@ -70,9 +72,9 @@ FIRST_SLICE_S, LONGEST_SLICE_S, SLICE_GROWTH = 0.02, 0.25, 1.5
 
 
 class QueuePolls:
-    """The polls of one queue. waits: of a server at most. patience_s: the longest that takes are waited for.
+    """The polls of one queue. waits: most per server. patience_s: the longest time that takes are waited for.
 
-    next_at: when `assign` has to be called at the latest. starving: somebody waits for room on a full server.
+    next_at: the latest time for the next call of `assign`. starving: whether waiters wait for room on a full server.
     """
 
     def __init__(self, servers: Sequence[PolledServer], waits: int, patience_s: float) -> None:
@@ -99,7 +101,7 @@ class QueuePolls:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody needs the state any more."""
+        """Whether the state is no longer needed."""
         if self.line or self.given or self._items or self._going:
             return False
         return not any(source.waits or source.takes for source in self.sources)
@@ -112,7 +114,7 @@ class QueuePolls:
     # Events of servers
 
     def set_servers(self, servers: Sequence[PolledServer]) -> None:
-        """From now on these are asked; gets on others are closed."""
+        """Uses these servers from now on; gets on others are closed."""
         known = {source.server: source for source in self.sources}
         count = len(servers)
         limit = max(1, min(self._waits, QUEUE_GETS // count)) if count > 1 else self._waits
@@ -125,14 +127,14 @@ class QueuePolls:
             self._close([*source.waits, *source.takes])
 
     def server_changed(self, server: PolledServer) -> None:
-        """It gives out items again, or none any more."""
+        """The server delivers items again, or no longer."""
         for source in self.sources:
             if source.server is server and server.reads:
                 source.failures = 0
                 source.retry_at = -math.inf
 
     def stored(self, server: PolledServer, now: float) -> bool:
-        """An item was stored there. Whether that matters: a wait should bring it."""
+        """An item was stored on the server. Returns whether that matters: a wait should bring the item."""
         for source in self.sources:
             if source.server is server and source.waits and self.waiting:
                 source.unseen += 1
@@ -154,7 +156,7 @@ class QueuePolls:
         self._begin(waiter, now)
 
     def timed_out(self, waiter: Waiter, now: float) -> None:
-        """Its time is over."""
+        """The waiter's time is over."""
         if waiter.phase is Phase.GIVEN and not waiter.awaited:
             self._end(waiter, Why.EMPTY)
             self._return(waiter, now)
@@ -164,7 +166,7 @@ class QueuePolls:
             self._ask(waiter, now)
 
     def left(self, waiter: Waiter, now: float) -> None:
-        """It wants nothing any more; an item that it has not fetched goes to the next."""
+        """The waiter leaves; an item that it has not fetched goes to the next one."""
         if waiter.phase in (Phase.ASKING, Phase.WAITING):
             self._pause(waiter)
             del self.line[waiter]
@@ -174,13 +176,13 @@ class QueuePolls:
             self._return(waiter, now)
 
     def fetched(self, waiter: Waiter) -> None:
-        """It has its item."""
+        """The waiter has its item."""
         waiter.move(Phase.SERVED)
         waiter.item = waiter.source = None
         self.given.discard(waiter)
 
     def lost(self, waiter: Waiter, now: float) -> None:
-        """Its item was lost before it was fetched: it is the first in line again."""
+        """The waiter's item was lost before it was fetched: the waiter is the first in line again."""
         self.given.discard(waiter)
         waiter.item = waiter.source = None
         self.line[waiter] = None
@@ -200,7 +202,7 @@ class QueuePolls:
         return get.wait_s
 
     def answered(self, get: Get, item: Item | None, now: float) -> None:
-        """The get's answer: an item, or that there is none."""
+        """The get was answered: with an item, or empty."""
         source = self._over(get)
         source.answered_at = now
         source.failures = 0
@@ -213,7 +215,7 @@ class QueuePolls:
             if not source.unseen:
                 source.check_at = math.inf
             elif not get.waits:
-                source.check_at = now  # a wake-up was lost, perhaps more than one
+                source.check_at = now  # a wake-up was lost, and there may be more
             if source.server.item_room() < 0:
                 self._keep(item, source, now, 0.0)
             else:
@@ -233,7 +235,7 @@ class QueuePolls:
                 source.retry_at = now + min(LONGEST_SLICE_S, pause)
 
     def cut(self, get: Get, error: Exception, now: float) -> None:
-        """The get ended without an answer, or could have no connection."""
+        """The get ended without an answer, or could get no connection."""
         source = self._over(get)
         source.error = error
         if get.number <= source.cut_number:
@@ -246,7 +248,7 @@ class QueuePolls:
             source.retry_at = now + pause_s(source.failures - 1)
 
     def handed_back(self, source: Source, *, seen: bool) -> None:
-        """The item that went back is there; not `seen`: perhaps."""
+        """An item is back on its queue; not `seen`: it may be back."""
         self._going.discard(source)
         if not seen:
             for number, item, held_by in [each for each in self._items if each[2] is source]:
@@ -255,7 +257,7 @@ class QueuePolls:
         self._next_back(source)
 
     def close(self) -> list[Action]:
-        """Nobody is served any more: what is kept goes back at once, and every get is closed."""
+        """Ends all service: kept items go back at once, and every get is closed."""
         self._actions += [GiveBack(item) for _, item, _ in reversed(self._items)]
         self._items.clear()
         for source in self.sources:
@@ -266,7 +268,7 @@ class QueuePolls:
     # Decisions
 
     def assign(self, now: float) -> list[Action]:
-        """What is to be done now, in this order. It counts as done."""
+        """What to do now, in this order. The state counts it as done."""
         self.next_at = math.inf
         if self._items:
             self._match()
@@ -289,7 +291,7 @@ class QueuePolls:
         return actions
 
     def _match(self) -> None:
-        """Items to waiters (rule 1)."""
+        """Gives items to waiters (rule 1)."""
         for each in list(self._items):
             _, item, source = each
             if item.lost:
@@ -307,7 +309,7 @@ class QueuePolls:
             self._settling = False
 
     def _refuse(self) -> None:
-        """Ends the calls of those who came while no server may be asked (rule 7)."""
+        """Ends the calls of new waiters while no server may be asked (rule 7)."""
         arrived, self._arrived = self._arrived, []
         reading = [source for source in self.sources if source.server.reads]
         if reading and all(source.shut for source in reading):
@@ -316,7 +318,7 @@ class QueuePolls:
                     self._end(waiter, *self._trouble(reading[0]))
 
     def _conclude(self, now: float) -> None:
-        """What the takes have shown: waiters that have asked every server wait, or end (rules 3 and 4)."""
+        """Uses the results of takes: waiters that have asked every server wait, or end (rules 3 and 4)."""
         usable = [source for source in self._usable() if not source.shut]
         done = min((source.done for source in usable), default=self._number)
         while self.askers and (waiter := next(iter(self.askers))).since <= done:
@@ -334,7 +336,7 @@ class QueuePolls:
         self.next_at = min(self.next_at, self._silence_at)
 
     def _silent_at(self, waiter: Waiter, usable: Sequence[Source]) -> float:
-        """When the waiter need not wait for its takes any more."""
+        """The time from which the waiter need not wait for its takes."""
         proved = any(source.proved >= waiter.since for source in self.sources)
         patience_s = PROOF_S if proved else waiter.patience_s
         silent_at = max(
@@ -372,7 +374,7 @@ class QueuePolls:
         return (Why.SILENT if sent else Why.UNCONNECTED), source
 
     def _take(self, now: float) -> None:
-        """Gets without `t=` for those who ask (rules 2 and 6)."""
+        """Sends gets without `t=` for waiters that ask (rules 2 and 6)."""
         usable = self._usable()
         alone = 0
         if len(usable) > 1:
@@ -401,7 +403,7 @@ class QueuePolls:
             self._send(min(able, key=lambda each: each.last_at), now, waits=False)
 
     def _check(self, now: float) -> None:
-        """Takes where a wait should have brought an item by now (rule 12)."""
+        """Sends takes where a wait should have brought an item by now (rule 12)."""
         for source in self.sources:
             if source.check_at > now:
                 self.next_at = min(self.next_at, source.check_at)
@@ -414,7 +416,7 @@ class QueuePolls:
                 self._send(source, now, waits=False)
 
     def _wait(self, now: float) -> None:
-        """Gets with `t=` for those who wait (rules 5 and 6)."""
+        """Sends gets with `t=` for waiters that wait (rules 5 and 6)."""
         if self._furthest - now < STEP_S:
             return
         for source in self.sources:
@@ -446,7 +448,7 @@ class QueuePolls:
             self.next_at = min(self.next_at, now + STEP_S)
 
     def _rest(self, now: float) -> None:
-        """Nobody is in line (rule 9)."""
+        """No waiter is in line (rule 9)."""
         waits = False
         for source in self.sources:
             source.retry_at = -math.inf
@@ -466,7 +468,7 @@ class QueuePolls:
         self.next_at = min(self.next_at, self._quiet_at)
 
     def _back(self, now: float) -> None:
-        """Items that nobody may have go back when their time has come (rule 8)."""
+        """Sends kept items back when their time has come (rule 8)."""
         if now < self._back_at:
             self.next_at = min(self.next_at, self._back_at)
             return
@@ -488,11 +490,11 @@ class QueuePolls:
     # Changes of state
 
     def _usable(self) -> list[Source]:
-        """Those whose server gives out items; where none does, all that may be tried."""
+        """The sources whose server delivers items; if there is none, all that may be tried."""
         return [source for source in self.sources if source.server.reads] or self.sources
 
     def _begin(self, waiter: Waiter, now: float) -> None:
-        """Asks or waits (rule 3)."""
+        """Makes the waiter ask or wait (rule 3)."""
         if not waiter.ending and (self.waiting or any(source.waits for source in self.sources)):
             self._park(waiter)
         else:
@@ -515,7 +517,7 @@ class QueuePolls:
         self._furthest = max(self._furthest, waiter.deadline)
 
     def _pause(self, waiter: Waiter) -> None:
-        """It neither asks nor waits any more."""
+        """The waiter neither asks nor waits."""
         if waiter.phase is Phase.WAITING:
             self.waiting -= 1
             if not self.waiting:
@@ -531,7 +533,7 @@ class QueuePolls:
         self._actions.append(End(waiter, why, asked, len(self.sources), source))
 
     def _return(self, waiter: Waiter, now: float) -> None:
-        """The item of a waiter that does not want it is the next one's."""
+        """Passes on the item of a waiter that does not want it."""
         self.given.discard(waiter)
         item, source = waiter.item, waiter.source
         waiter.item = waiter.source = None
@@ -540,7 +542,7 @@ class QueuePolls:
         self._keep(item, source, now, TURN_S)
 
     def _keep(self, item: Item, source: Source, now: float, for_s: float) -> None:
-        """Keeps the item so long, and while a get may bring another one GATHER_S."""
+        """Keeps the item for this long, and for GATHER_S while a get may bring another one."""
         insort(self._items, (item.number, item, source), key=lambda each: each[0])
         if for_s < GATHER_S and any(get.sent for each in self.sources for get in [*each.takes, *each.waits]):
             for_s = GATHER_S
@@ -573,14 +575,14 @@ class QueuePolls:
         return source
 
     def _close(self, gets: Sequence[Get]) -> None:
-        """The newest first: what one was about to bring goes back to the head of its queue by that."""
+        """Closes the newest first: an item that a get was about to bring returns to the head of its queue."""
         for get in reversed(gets):
             self._over(get)
             self._actions.append(Close(get))
 
 
 def _rank(source: Source, now: float) -> tuple[int, float]:
-    """The lower, the sooner it is asked (rule 6)."""
+    """The rank: a lower one is asked earlier (rule 6)."""
     if not source.under_way and now - source.last_at > UNREAD_S:
         return 0, source.last_at
     return (2 if source.empty else 1), source.last_at

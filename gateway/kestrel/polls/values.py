@@ -1,6 +1,6 @@
-"""What the state of a queue's polls consists of: waiters, gets, the queue on each server, and what is to be done.
+"""The values in the state of a queue's polls: waiters, gets, the queue on each server, and actions.
 
-Plain values. What becomes of them is decided in gateway.kestrel.polls.state, which has the rules.
+Plain values. gateway.kestrel.polls.state has the rules and makes the decisions.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from enum import Enum
 from typing import Final, Protocol
 
 EARLY_ENDS: Final = 2
-"""Waits in a row that end before their time: the server does not wait."""
+"""Number of waits in a row that ended early, after which the server counts as one that does not wait."""
 
 
 class Item(Protocol):
-    """An item that is set aside for us. number: grows from each item to the next. lost: it went back by itself."""
+    """An item that is set aside. number: grows from each item to the next. lost: it went back by itself."""
 
     @property
     def number(self) -> int: ...
@@ -26,10 +26,10 @@ class Item(Protocol):
 class PolledServer(Protocol):
     """What the polls of a queue see of a server. All figures are for the queue's tenant.
 
-    reads: it gives out items. heard_at: when it answered last, whatever it was asked. full_at: until when it was full
-    last; infinite while it is. longest_wait_s: of one wait. item_room: how many more items it may hold for us,
-    negative where it holds too many. get_room: how many more gets a queue may have there that has so many others.
-    take_place, return_place: one get more, or less.
+    reads: whether it delivers items. heard_at: the time of its last answer, of any kind. full_at: the time until which
+    it was full last; infinite while it is full. longest_wait_s: of one wait. item_room: how many more items it may hold
+    for this worker; negative if it holds too many. get_room: how many more gets a queue with `others` gets may have.
+    take_place, return_place: count one get more, or less.
     """
 
     @property
@@ -47,7 +47,7 @@ class PolledServer(Protocol):
 
 
 class Phase(Enum):
-    """What a waiter does. GIVEN: an item is its own, but it has not fetched it."""
+    """The states of a waiter. GIVEN: it has an item, but has not fetched it."""
 
     ASKING = "asking"
     WAITING = "waiting"
@@ -69,9 +69,9 @@ MOVES: dict[Phase, frozenset[Phase]] = {
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """One poll. patience_s: how long servers may be silent before it ends, where none has answered its takes.
+    """One poll. patience_s: how long servers may be silent before it ends, if no server has answered its takes.
 
-    awaited: somebody is about to fetch the item. since: number of the moment from which on takes are sent for it.
+    awaited: a caller is about to fetch the item. since: number of the moment from which takes are sent for it.
     """
 
     joined_at: float
@@ -87,7 +87,7 @@ class Waiter:
     source: Source | None = None
 
     def move(self, phase: Phase) -> None:
-        """Raises: RuntimeError where the table does not allow it."""
+        """Raises RuntimeError if the table does not allow it."""
         if phase not in MOVES[self.phase]:
             raise RuntimeError(f"a waiter cannot go from {self.phase.value} to {phase.value}")
         self.phase = phase
@@ -95,7 +95,8 @@ class Waiter:
 
 @dataclass(slots=True, eq=False)
 class Get:
-    """One get for the queue: a take, or a wait of `wait_s`. number: grows from each to the next, as they are sent.
+    """One get for the queue: a take, or a wait of `wait_s`. number: grows from each to the next, in the order of
+    sending.
 
     placed: it counts among the gets that may be on the server.
     """
@@ -110,7 +111,7 @@ class Get:
 
     @property
     def sent(self) -> bool:
-        """Whether it is on the server; else it needs a connection."""
+        """Whether it is on the server; otherwise it needs a connection."""
         return self.sent_at < math.inf
 
 
@@ -118,8 +119,8 @@ class Get:
 class Source:
     """The queue on one server. limit: of waits, and of takes at a time.
 
-    proved, failed: takes for waiters up to that number have found nothing, or were cut. empty: what the last answer
-    was. early: waits in a row that ended before their time. unseen: items that were stored and have not come.
+    proved, failed: takes for waiters up to that number have found nothing, or were cut. empty: whether the last answer
+    was empty. early: waits in a row that ended before their time. unseen: items that were stored and have not arrived.
     """
 
     server: PolledServer
@@ -142,7 +143,7 @@ class Source:
 
     @property
     def done(self) -> int:
-        """Callers up to that number need no take any more."""
+        """Waiters up to that number need no take."""
         return max(self.proved, self.failed)
 
     @property
@@ -152,7 +153,7 @@ class Source:
 
     @property
     def last_at(self) -> float:
-        """When it was last asked or has last answered."""
+        """The time when it was last asked or last answered."""
         return max(self.asked_at, self.answered_at)
 
     @property
@@ -167,11 +168,11 @@ class Source:
 
     @property
     def shut(self) -> bool:
-        """Whether the server gives out items and may be sent no get for this queue, which has none there."""
+        """Whether the server delivers items, but has no place for a get of this queue, which has none there."""
         return self.server.reads and (self.full or (not self.under_way and self.server.get_room(0) <= 0))
 
     def wants(self, waiting: int, now: float) -> int:
-        """How many more waits it could be sent for so many waiters."""
+        """How many more waits may be sent for `waiting` waiters."""
         missing = waiting - len(self.waits)
         if self.retry_at > now or missing <= 0 or self.full:
             return 0
@@ -179,7 +180,7 @@ class Source:
         return max(0, min(missing, limit - self.under_way, self.server.get_room(self.under_way)))
 
     def take_room(self) -> int:
-        """How many more takes it could be sent (rule 7)."""
+        """How many more takes may be sent (rule 7)."""
         places = self.server.get_room(self.under_way)
         if places <= 0 and self.waits and not self.takes:
             places = 1
@@ -191,7 +192,7 @@ class Why(Enum):
 
     EMPTY = "empty"
     NO_SERVER = "no server is known"
-    DOWN = "the server gives nothing out"
+    DOWN = "the server delivers nothing"
     FULL = "the server holds as many items as it may"
     CROWDED = "the server has no place for a get"
     SILENT = "the server does not answer"
@@ -203,21 +204,21 @@ class Why(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """The get is to be sent; the source counts it."""
+    """Send the get; the source counts it."""
 
     get: Get
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The get is to be closed, or not sent at all. Nothing more is heard of it."""
+    """Close the get, or do not send it. It causes no further event."""
 
     get: Get
 
 
 @dataclass(frozen=True, slots=True)
 class Give:
-    """The waiter is given the item."""
+    """Give the item to the waiter."""
 
     waiter: Waiter
     item: Item
@@ -225,7 +226,7 @@ class Give:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The call ends without an item. asked, total: servers. source: of which `why` tells."""
+    """End the call without an item. asked, total: numbers of servers. source: the server to which `why` refers."""
 
     waiter: Waiter
     why: Why
@@ -236,7 +237,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class HandBack:
-    """The item goes back to its queue; `handed_back` is the answer."""
+    """Put the item back on its queue; `handed_back` is the answer."""
 
     item: Item
     source: Source
@@ -244,7 +245,7 @@ class HandBack:
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """The item goes back with its connection, at once."""
+    """Give the item back at once, by closing its connection."""
 
     item: Item
 

@@ -1,19 +1,19 @@
-"""The puts of one server, gathered: those that come in the same turn of the event loop travel together.
+"""The puts of one server, in batches: puts that come in the same turn of the event loop are sent together.
 
-Under load a turn brings many requests. One connection, one write and one read for all of them cost a third of what
-they cost one by one, and the server commits them together. A put that comes alone goes alone.
+Under load one turn has many requests. One connection, one write and one read for all of them cost a third of what they
+cost separately, and the server commits them together. A single put is sent alone.
 
 A batch has at most BATCH_ITEMS puts and, unless it is one put, BATCH_BYTES. While the server stores UNDER_WAY batches
-of a tenant, what comes is gathered further, until one of them is answered but no longer than GATHER_S: one batch is
-being stored, one lies ready behind it, and a third would only be smaller.
+of a tenant, further puts are collected until one of them is answered, but at most for GATHER_S: one batch is being
+stored, one is ready behind it, and a third would only be smaller.
 
-1. Puts of one tenant are sent in the order they came; each has an outcome of its own. Tenants do not share batches and
-   do not wait for one another's: one that brings a mountain of puts delays the next one's by a batch of the server.
-2. When the connection breaks, a put that was surely not sent is BackendUnavailable, any other OutcomeUnknown.
-3. A server that refuses closes its connection. What was sent behind a refused put may be stored all the same, by
-   another commit than the one that failed; it was surely refused only where the server's status was the reason, since
-   that is looked at before every put.
-4. A server that loses or changes empty items is sent none, nor is one that has not said yet what it is.
+1. Puts of one tenant are sent in order; each has its own outcome. Tenants do not share batches and do not wait for each
+   other's: a tenant with very many puts delays another one's by one batch.
+2. When the connection breaks, a put that was certainly not sent is BackendUnavailable, any other OutcomeUnknown.
+3. A server that refuses closes its connection. Puts that were sent after a refused one may be stored, by another commit
+   than the one that failed. They were certainly refused only if the server's status was the reason, because the server
+   checks that before every put.
+4. A server that loses or changes empty items gets none; neither does one that has not yet told what it is.
 Source of 3: kestrel-wire.md, "Names and errors": SERVER_ERROR [X]. Of 4: "Servers that imitate it", 0-byte item.
 """
 
@@ -41,7 +41,8 @@ _STATUSES = ("readonly", "read-only", "read only", "quiescent")
 
 
 class Writer:
-    """Stores items on one server. tenant_of: whose a key is. stored: is told the key and server of each stored item."""
+    """Stores items on one server. tenant_of: the tenant of a key. stored: called with key and server of a stored
+    item."""
 
     def __init__(self, server: Server, tenant_of: TenantOf, stored: Callable[[str, Server], None]) -> None:
         self._stored = stored
@@ -53,19 +54,19 @@ class Writer:
 
     @property
     def server(self) -> Server:
-        """Whose writer it is."""
+        """The server of the writer."""
         return self._server
 
     @property
     def stalled(self) -> bool:
-        """Whether an answer is missing for longer than a server that is well would take."""
+        """Whether an answer is missing for longer than a healthy server would take."""
         return any(lane.longest_s > STALLED_S for lane in self._lanes.values())
 
     def put(self, key: str, data: bytes, expiry: int) -> asyncio.Future[None]:
         """A future that is done when the item is stored.
 
-        Its exception: QueueFull; BackendUnavailable when nothing was sent, BackendRefused when the server said no;
-        NotSupported when it keeps no such item; JobTooLarge; OutcomeUnknown. Cancelled: the item may be stored.
+        Its exception: QueueFull; BackendUnavailable if nothing was sent, BackendRefused if the server refused;
+        NotSupported if it cannot store such an item; JobTooLarge; OutcomeUnknown. Cancelled: the item may be stored.
         """
         future: asyncio.Future[None] = self._loop.create_future()
         if self._leaving:
@@ -84,7 +85,7 @@ class Writer:
         return future
 
     def _no_empty_items(self) -> GatewayError | None:
-        """Why the server is not sent an empty item; None where it may be (rule 4)."""
+        """Why the server gets no empty item; None if it may (rule 4)."""
         capabilities = self._server.capabilities
         if capabilities is None:
             return self._server.error
@@ -95,14 +96,14 @@ class Writer:
         )
 
     async def close(self) -> None:
-        """Takes no more puts, and returns when every one has its outcome."""
+        """Accepts no more puts, and returns when each has its outcome."""
         self._leaving = True
         while self._lanes:
             await asyncio.gather(*(lane.next_answer() for lane in self._lanes.values()))
 
 
 class _Lane:
-    """The puts of one tenant on one server. on_empty: called when nothing waits and every answer has come.
+    """The puts of one tenant on one server. on_empty: called when no put waits and every answer has come.
 
     stored: see Writer.
     """
@@ -124,16 +125,16 @@ class _Lane:
 
     @property
     def longest_s(self) -> float:
-        """How long the answer that is due first has been missing."""
+        """How long the oldest answer has been missing."""
         return next((self._loop.time() - began_s for began_s in self._sending.values()), 0.0)
 
     def add(self, put: Put, future: asyncio.Future[None]) -> None:
-        """The put travels with the tenant's next batch that has room for it."""
+        """Adds the put to the tenant's next batch that has room for it."""
         self._waiting.append((put, future))
         self._gather()
 
     async def next_answer(self) -> None:
-        """Returns when a batch that is under way has its answer, or one may have begun."""
+        """Returns when a batch in progress has its answer, or when one may have begun."""
         await asyncio.gather(*self._sending, return_exceptions=True)
         await asyncio.sleep(0)
 
@@ -153,7 +154,7 @@ class _Lane:
             self._gather()
 
     def _batch(self) -> list[tuple[Put, asyncio.Future[None]]]:
-        """What is sent at once: as much as waits, up to the codec's limits."""
+        """The next batch: all waiting puts, up to the codec's limits."""
         batch: list[tuple[Put, asyncio.Future[None]]] = []
         size = 0
         while self._waiting and len(batch) < BATCH_ITEMS:
@@ -205,16 +206,16 @@ def _trouble(
     sent: int,
     failure: BaseException | None,
 ) -> GatewayError | None:
-    """What became of the put at `index`; None: it is stored."""
+    """The error of the put at `index`; None if it is stored."""
     if index < len(outcomes):
         outcome = outcomes[index]
         if outcome is True:
             return None
         if outcome is False:
-            return QueueFull("Kestrel did not store the job: the queue is full, or the job too large for it")
+            return QueueFull("Kestrel did not store the job: the queue is full, or the job is too large for it")
         assert isinstance(outcome, MemcacheServerError)
         if says_too_large(outcome):
-            return JobTooLarge("the job is larger than the largest item that its queue takes (max_item_bytes)")
+            return JobTooLarge("the job is above the largest item of its queue (max_item_bytes)")
         return not_asked(outcome, address)
     if failure is None:
         return OutcomeUnknown(f"the job was sent to {address.marked}, but no valid answer came")
@@ -228,6 +229,6 @@ def _trouble(
 
 
 def _by_status(refusal: MemcacheServerError) -> bool:
-    """Whether the server refused because of how it stands, and not because of what it was sent (rule 3)."""
+    """Whether the server refused because of its status, not because of the item (rule 3)."""
     words = str(refusal.args[0] if refusal.args else "").lower()
     return any(status in words for status in _STATUSES)

@@ -1,16 +1,16 @@
-"""Which server takes an item, and which is tried next when it does not.
+"""Which server gets an item, and which one is tried next if it does not store it.
 
-Owns a writer a server and the order in which they are tried. Does not know what an item is.
+Owns one writer per server and the order in which they are tried. Does not know what an item is.
 
-1. An item goes to a server that is up, at random; one that leaves an answer waiting comes after the others.
-2. Where it was surely not stored, the next one is tried, within one deadline for all of them: servers that are not up
-   only when no other could be asked. A queue is full when every server that could be asked said so.
-3. An item whose outcome is unknown is tried elsewhere only where duplicates are fine. It is the same item, with the
-   same id; when no other server takes it either, its outcome stays unknown.
-4. Items with an ordering key all go to one member, whether it is up or not: rendezvous hashing of its address with the
-   keys. A member that comes or goes moves only the ordering keys that it gets or had. Source: Thaler and Ravishankar,
-   "A name-based mapping scheme for rendezvous" (1996).
-5. An item that is larger than any server takes is sent to none.
+1. An item goes to a server that is up, at random; a server that leaves an answer waiting comes after the others.
+2. If it was certainly not stored, the next server is tried, within one deadline for all of them. Servers that are not
+   up are tried only if no other could be asked. A queue is full if every server that could be asked is full.
+3. An item with an unknown outcome is tried elsewhere only if duplicates are allowed. It is the same item, with the same
+   id. If no other server stores it either, its outcome stays unknown.
+4. Items with an ordering key go to one member, whether it is up or not: rendezvous hashing of its address with the
+   keys. A member that is added or removed moves only its own ordering keys. Source: Thaler and Ravishankar, "A
+   name-based mapping scheme for rendezvous" (1996).
+5. An item above the limit of all servers is not sent.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from gateway.kestrel.wire.codec import BATCH_BYTES, BATCH_ITEMS
 class Writes:
     """Stores items on the members. limit_s: for one item, over all servers that are tried.
 
-    max_item_bytes: what the servers take at most; 0: not known. tenant_of: whose a key is. stored: is told the key and
-    the server of each item that was stored.
+    max_item_bytes: the largest item of the servers; 0: unknown. tenant_of: the tenant of a key. stored: called with the
+    key and the server of each stored item.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Writes:
         self._writers: list[Writer] = []
 
     def set_servers(self, servers: Sequence[Server]) -> list[Writer]:
-        """From now on these are written to; the writers of the others are returned, to be closed."""
+        """Writes to these servers from now on; returns the writers of removed servers, to be closed."""
         known = {writer.server: writer for writer in self._writers}
         self._writers = [
             known.pop(server) if server in known else Writer(server, self._tenant_of, self._stored)
@@ -60,7 +60,7 @@ class Writes:
         return list(known.values())
 
     async def put(self, key: str, data: bytes, expiry: int, ordering_key: str | None, duplicates_ok: bool) -> None:
-        """Raises as Kestrel.put."""
+        """Raises what Kestrel.put raises."""
         if (too_large := self._too_large(data)) is not None:
             raise too_large
         writers = self._order(key, ordering_key)
@@ -88,7 +88,7 @@ class Writes:
     async def put_many(
         self, key: str, items: Sequence[tuple[bytes, int]], ordering_key: str | None, duplicates_ok: bool
     ) -> list[GatewayError | None]:
-        """One outcome an item, in their order; what one server surely did not store, the next is asked to."""
+        """One outcome per item, in order. Items that one server certainly did not store go to the next."""
         outcomes: list[GatewayError | None] = [self._too_large(data) for data, _ in items]
         left = [i for i, outcome in enumerate(outcomes) if outcome is None]
         first = True
@@ -113,7 +113,7 @@ class Writes:
             await writer.close()
 
     def _too_large(self, data: bytes) -> JobTooLarge | None:
-        """Why no server is sent the item (rule 5)."""
+        """Why no server gets the item (rule 5)."""
         limit = self._max_item_bytes
         if not limit or len(data) <= limit:
             return None
@@ -123,7 +123,7 @@ class Writes:
         )
 
     def _order(self, key: str, ordering_key: str | None) -> list[Writer]:
-        """Who is tried, first to last."""
+        """The writers in the order in which they are tried."""
         writers = self._writers
         if not writers:
             raise BackendUnavailable("no Kestrel server is known yet")
@@ -137,14 +137,15 @@ class Writes:
 
 
 def weight(address: Address, key: str, ordering_key: str) -> bytes:
-    """How much a member wants a queue's ordering key; the heaviest has it."""
+    """The weight of a member for a queue's ordering key; the heaviest member has the key."""
     return blake2b(f"{address}\0{key}\0{ordering_key}".encode(), digest_size=16).digest()
 
 
 async def _put_in_order(writer: Writer, key: str, items: Sequence[tuple[bytes, int]]) -> list[GatewayError | None]:
-    """One outcome an item. A batch is sent when the one before it is answered: two under way could overtake each other.
+    """One outcome per item. A batch is sent when the one before it is answered: two at a time could overtake each
+    other.
 
-    What comes behind a batch whose connection ended is not sent.
+    Items after a batch whose connection ended are not sent.
     """
     outcomes: list[GatewayError | None] = []
     while len(outcomes) < len(items):
@@ -163,13 +164,13 @@ async def _put_in_order(writer: Writer, key: str, items: Sequence[tuple[bytes, i
         if ended is not None:
             rest = len(items) - len(outcomes)
             outcomes += [
-                BackendUnavailable(f"not sent, as a job before it failed: {ended.detail}") for _ in range(rest)
+                BackendUnavailable(f"not sent, because an earlier job failed: {ended.detail}") for _ in range(rest)
             ]
     return outcomes
 
 
 def _tries(writers: Sequence[Writer], duplicates_ok: bool) -> Iterator[Writer]:
-    """Each once; a single one twice where duplicates are fine, for what it may not have stored."""
+    """Each writer once; a single one twice if duplicates are allowed, for items that it may not have stored."""
     yield from writers
     if duplicates_ok and len(writers) == 1:
         yield writers[0]
@@ -181,14 +182,14 @@ def _goes_on(failure: GatewayError | None, duplicates_ok: bool) -> bool:
 
 
 def _worth(writer: Writer, failure: GatewayError | None) -> bool:
-    """Whether that server is worth a try after `failure`: one that is not up only when none could be asked."""
+    """Whether the server is worth a try after `failure`: one that is not up only if none could be asked."""
     return writer.server.state is Health.UP or not isinstance(failure, (QueueFull, OutcomeUnknown))
 
 
 def _both(one: GatewayError | None, other: GatewayError) -> GatewayError:
-    """What is told of an item that two servers did not store: the less certain, then what is not known to be full.
+    """The error for an item that two servers did not store: the less certain one, then one that is not "full".
 
-    That one of them keeps no such item is told only where the other one does not either.
+    An error that a server cannot store such an item is used only if the other server cannot either.
     """
     if one is None or isinstance(one, (JobTooLarge, NotSupported)):
         return other

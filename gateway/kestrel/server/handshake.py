@@ -1,7 +1,7 @@
-"""Getting to know a server on a fresh connection: its version, what it can do, and how it stands.
+"""The first questions to a server on a new connection: its version, what it supports, and its status.
 
-Owns the questions and what their answers mean. Where a question ends the connection, as imitators do with commands
-that they do not know, the next is asked on another one.
+Owns the questions and the meaning of their answers. If a question ends the connection, as with imitators that do not
+know a command, the next one is asked on another connection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostE
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """What was learnt, and an idle connection."""
+    """The results, and an idle connection."""
 
     connection: Connection
     version: str
@@ -28,9 +28,9 @@ class Introduction:
 
 
 async def introduce(connect: Callable[[], Awaitable[Connection]], timeout_s: float) -> Introduction:
-    """Asks a server who it is.
+    """Asks a server for its version, its features and its status.
 
-    Raises: BackendUnavailable, ConnectionLostError or a MemcacheError; no connection is left then.
+    Raises: BackendUnavailable, ConnectionLostError or a MemcacheError; then no connection is left.
     """
     connection = await connect()
     version = await connection.call(timeout_s, KestrelClient.ask_version)
@@ -61,7 +61,7 @@ async def _answers(connection: Connection, timeout_s: float, command: Command) -
 
 
 def _raise_if_final(error: Exception) -> None:
-    """Raises what says more of the server than of the command: it is silent, or it refuses us."""
+    """Raises errors that concern the server and not the command: it is silent, or it refuses the client."""
     if isinstance(error, MemcacheServerError) or (isinstance(error, ConnectionLostError) and error.timed_out):
         raise error
 

@@ -1,10 +1,10 @@
-"""Looking at one server again and again: how it stands, and by that whether it answers at all.
+"""Asks one server for its status at intervals, and so detects whether it answers at all.
 
-Owns when it is looked at, and the deadline of each look. What an answer, or none, means is the server's to say.
+Owns the times of the questions, and the deadline of each. The server decides what an answer, or a missing one, means.
 
-A server that freezes between two looks is found out by the next one, also where nobody uses it: LOOK_PART of the
-command timeout until that begins, and as long for its answer, are less than the command timeout. Blocked gets could not
-tell: to them a frozen server is an empty queue.
+A server that freezes between two questions is detected by the next one, even if it is not used: the time until the next
+question (LOOK_PART of the command timeout) and the time for its answer are together below the command timeout. Blocked
+gets cannot detect it: a frozen server looks like an empty queue.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from gateway.kestrel.wire.connection import Connection, State
 LOOK_PART: Final = 0.45
 EVERY_S: Final = 5.0
 AGAIN_S: Final = 1.0
-"""While it answers and is not UP."""
+"""The interval while it answers and is not UP."""
 SOON_S: Final = 0.02
-"""After a look without an answer, while it counts as answering."""
+"""The interval after a question without an answer, while it counts as answering."""
 
 
 class Lender(Protocol):
@@ -42,7 +42,7 @@ class Lender(Protocol):
 
 
 class Look:
-    """Asks for `status`, or for `version` where there is none. said: is told what the server says, each time."""
+    """Asks for `status`, or for `version` on servers without it. said: called with each answer."""
 
     def __init__(self, server: Lender, command_timeout_s: float, said: Callable[[Health], None]) -> None:
         self._server = server
@@ -53,17 +53,17 @@ class Look:
         self._looking = False
 
     def later(self) -> None:
-        """The next look is due in its time; again whenever the server stands in another way."""
+        """Schedules the next question; called again at each change of the server's state."""
         unwell = self._server.answers and self._server.state is not Health.UP
         self._in(max(SOON_S, min(AGAIN_S if unwell else EVERY_S, self._part_s)))
 
     def close(self) -> None:
-        """Looks no more."""
+        """Asks no more."""
         if self._timer is not None:
             self._timer.cancel()
 
     def now(self) -> None:
-        """Looks at once, unless a look is under way. Nobody waits for the answer."""
+        """Asks at once, unless a question is in progress. The caller does not wait for the answer."""
         if self._looking or not self._server.answers:
             return
         self._looking = True

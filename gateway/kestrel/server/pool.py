@@ -1,12 +1,12 @@
-"""The connections of one server that nobody owns, and those under way. Lends, takes back, opens more.
+"""The idle connections of one server, and those being opened. Lends, takes back, opens more.
 
-Owns which connection is handed to whom. Does not know commands, addresses or leases.
+Owns which caller gets which connection. Does not know commands, addresses or leases.
 
-1. The connection used last is lent first, so that the surplus stays idle.
-2. At most CONNECTS_IN_FLIGHT connections are being opened; callers that want one share them: tenants in turns, each
-   tenant's in order of arrival.
-3. A small reserve stays ready, so that an item that pins a connection does not make the next caller wait. It is
-   kept beside the `size` idle connections: else it would be closed and opened again under load.
+1. The connection used last is lent first, so that surplus connections stay idle.
+2. At most CONNECTS_IN_FLIGHT connections are being opened; waiting callers share them: tenants in turns, each tenant's
+   callers in order of arrival.
+3. A small reserve stays ready, so that an item that pins a connection does not make the next caller wait. It is kept in
+   addition to the `size` idle connections; otherwise it would be closed and opened again under load.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Pool:
 
     @property
     def idle(self) -> int:
-        """How many connections are ready."""
+        """How many connections are idle."""
         return len(self._idle)
 
     @property
@@ -47,7 +47,7 @@ class Pool:
         return len(self._opening)
 
     def checkout(self) -> Connection | None:
-        """An idle connection, now the caller's, or None when there is none at hand."""
+        """An idle connection, which is now the caller's, or None."""
         if not self._idle:
             return None
         connection, _ = self._idle.popitem()
@@ -56,13 +56,13 @@ class Pool:
         return connection
 
     def remove(self, connection: Connection) -> bool:
-        """Whether that very connection was idle; it is the caller's then, or gone."""
+        """Removes the connection if it is idle. Returns whether it was; then it is the caller's."""
         return self._idle.pop(connection, connection) is None
 
     def want(self, tenant: str = "") -> asyncio.Future[Connection]:
-        """A future of a connection, for the tenant's turn. Whoever gets it owns it; a cancelled future gets none.
+        """A future of a connection, at the tenant's turn. Its caller owns the connection; a cancelled future gets none.
 
-        Its exception: BackendUnavailable when connections cannot be opened. The connection may have closed since.
+        Its exception: BackendUnavailable if connections cannot be opened. The connection may have closed since.
         """
         future: asyncio.Future[Connection] = self._loop.create_future()
         self._wanted.put(tenant, future)
@@ -70,7 +70,7 @@ class Pool:
         return future
 
     def release(self, connection: Connection) -> None:
-        """Takes a connection back: for the next who wants one, else into the reserve; closed ones are forgotten."""
+        """Takes a connection back: for the next waiting caller, otherwise as a reserve. Closed ones are forgotten."""
         if connection.state is not State.IDLE:
             connection.close()
             return
@@ -85,21 +85,21 @@ class Pool:
             connection.close()
 
     def suspend(self) -> None:
-        """Opens none until `resume`: the server is down, and its keeper tries it."""
+        """Opens none until `resume`: the server is down, and its keeper tries to reach it."""
         self._suspended = True
 
     def resume(self) -> None:
-        """Opens connections for those who want one."""
+        """Opens connections for waiting callers."""
         self._suspended = False
         self._open_more()
 
     def empty(self) -> None:
-        """Keeps no connection from now on: what is released is closed. The idle ones are their server's to close."""
+        """Keeps no connection from now on: released ones are closed. The server closes the idle ones."""
         self._size = 0
         self.suspend()
 
     def fail(self, error: BackendUnavailable) -> None:
-        """Tells all who want a connection that there is none."""
+        """Refuses all waiting callers."""
         wanted, self._wanted = self._wanted, FairQueue()
         while wanted:
             future = wanted.get()
@@ -107,7 +107,7 @@ class Pool:
                 future.set_exception(_copy(error))
 
     async def close(self, error: BackendUnavailable) -> None:
-        """Stops opening, refuses who waits. Idle connections are closed by their server."""
+        """Stops opening, and refuses waiting callers. The server closes idle connections."""
         self.suspend()
         opening = list(self._opening)
         for task in opening:
@@ -146,7 +146,7 @@ class Pool:
 
 
 def _copy(error: BackendUnavailable) -> BackendUnavailable:
-    """The same refusal for one more caller: a raised exception collects tracebacks."""
+    """A copy of the error for one more caller: a raised exception collects tracebacks."""
     copy = type(error)(error.detail)
     copy.__cause__ = error.__cause__
     return copy

@@ -1,7 +1,7 @@
-"""When a server has answered last, and the question that finds out whether it still does.
+"""The time of a server's last answer, and the question that finds out whether it still answers.
 
-Owns that question: one at a time, whoever wants to know shares it. It has the time of any command, so that a server
-that is frozen is found DOWN by it. Does not know what an answer proves.
+Owns that question: one at a time, which all callers share. It has the time limit of any command, so a frozen server
+becomes DOWN by it. Does not know what an answer proves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Asked(Protocol):
 
 
 class Pulse:
-    """heard_at: the loop time of the server's last clean answer, of whatever kind."""
+    """heard_at: the loop time of the server's last clean answer, of any kind."""
 
     __slots__ = ("_asking", "_listeners", "_loop", "_server", "heard_at")
 
@@ -40,7 +40,7 @@ class Pulse:
         self._asking = False
 
     def beat(self, now: float) -> None:
-        """The server has answered something."""
+        """The server has answered."""
         self.heard_at = now
         if self._listeners:
             listeners, self._listeners = self._listeners, {}
@@ -48,7 +48,8 @@ class Pulse:
                 self._loop.call_soon(listener)
 
     def ask(self, then: Callable[[], None]) -> None:
-        """Calls `then` once the server has answered something after this; asks it. The same `then` is called once."""
+        """Asks the server, and calls `then` when it has answered something after this call. Each `then` is called
+        once."""
         self._listeners[then] = None
         if self._asking:
             return

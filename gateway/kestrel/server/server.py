@@ -1,19 +1,19 @@
-"""One Kestrel server: whether it answers, what it can do, and calls on its connections.
+"""One Kestrel server: whether it answers, what it supports, and commands on its connections.
 
-Owns its pool, the keeper that (re)connects and the pings. Does not know queues, waiters or other servers.
+Owns its pool, the keeper that connects and reconnects, and the pings. Does not know queues, polls or other servers.
 
-1. UP, READONLY, QUIESCENT: a connection was made and answered, and `status` says which. It is asked again and again
-   (gateway.kestrel.server.look), sooner after a refusal. DOWN: the last connection went (other than by a refusal, which
-   is an answer), or an answer did not come in time; the keeper then tries a fresh connection, at once and after that
-   with growing pauses. Each change is one line of the log.
+1. UP, READONLY, QUIESCENT: a connection was made and answered, and `status` says which. It is asked again at intervals
+   (gateway.kestrel.server.look), sooner after a refusal. DOWN: the last connection ended (except by a refusal, which is
+   an answer), or an answer did not come in time. Then the keeper tries a new connection, first at once and later after
+   growing pauses. Each change is one log line.
 2. While it is DOWN nothing is sent to it: callers share the keeper's attempt and its error.
-3. Commands of the pool use at most as many connections as the pool keeps; the others wait for their turn.
-4. Connections that are quiet are asked for the version before Kestrel's own limit for quiet connections is over.
-5. A server that holds as many items for a tenant as it may is `full` for it: it is asked for none of the tenant's until
-   there is room.
-6. At most `max_waits` gets are on it, all queues together. A queue's second get and all beyond it take
-   places of one half of the tenant's only, so that many queues still have one each.
-7. Whoever is refused by 5 or 6 is told of room: `on_room` is called soon after there is some again.
+3. Commands of the pool use at most as many connections as the pool keeps; others wait for their turn.
+4. Idle connections are asked for the version before Kestrel's own limit for idle connections is over.
+5. A server that holds as many items for a tenant as it may is `full` for that tenant: no item is taken for the tenant
+   until there is room.
+6. It has at most `max_waits` gets, for all queues together. A queue's second get and all further ones use only one half
+   of the tenant's places, so that many queues still have one each.
+7. A caller that was refused by 5 or 6 is informed of room: `on_room` is called soon after there is some again.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ PING_AFTER_S = 30.0
 
 
 class Server:
-    """Calls on one server's connections.
+    """Commands on one server's connections.
 
-    on_change: is told whenever it stands in another way. on_room: see rule 7. share: of items and gets, for one tenant.
-    items: those that it holds for us. waits: gets that are on it. peer: who answers there, see Connection.peer.
+    on_change: called at each change of its state. on_room: see rule 7. share: of items and gets, for one tenant.
+    items: those that it holds for this worker. waits: its gets. peer: the address that answers, see Connection.peer.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Server:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._due: deque[Connection] = deque()
         self._pinging = 0
-        # looks at `status`
+        # questions for `status`
         self._look = Look(self, self.timeout_s, self._now_stands)
         self._said = Health.CONNECTING
         self._spared = False
@@ -120,13 +120,13 @@ class Server:
 
     @property
     def error(self) -> BackendUnavailable:
-        """Why it does not answer, as a fresh error to raise."""
+        """Why it does not answer, as a new error to raise."""
         error = type(self._error)(self._error.detail)
         error.__cause__ = self._error.__cause__
         return error
 
     def backend(self) -> ServerView:
-        """How it stands."""
+        """Its state, as `/backends` shows it."""
         return ServerView(
             server=self.address.name,
             address=str(self.address),
@@ -141,20 +141,20 @@ class Server:
         )
 
     def connections(self) -> dict[str, int]:
-        """How many connections are in which state."""
+        """The number of connections by state."""
         counts = {State.CONNECTING.value: self._pool.opening}
         for connection in self._connections:
             counts[connection.state.value] = counts.get(connection.state.value, 0) + 1
         return counts
 
     def start(self) -> None:
-        """Begins connecting in the background."""
+        """Starts connecting in the background."""
         self._keeper = self._loop.create_task(self._keep(), name=f"keeper of {self.address}")
         self._sweep_later()
         self._look.later()
 
     async def leave(self) -> None:
-        """Returns when nothing of ours is left on it: it gets no new commands, open reads end in their own time.
+        """Returns when the server has no open read: it gets no new commands, and open reads end in their own time.
 
         Cancelled: `close` ends them.
         """
@@ -182,7 +182,7 @@ class Server:
         for connection in list(self._connections):
             connection.close(ConnectionLostError("the gateway is shutting down"))
 
-    # Items that it holds for us
+    # Items that it holds for this worker
 
     def full(self, tenant: str) -> bool:
         """Whether it may hold no further item for the tenant (rules 5 and 7)."""
@@ -192,16 +192,16 @@ class Server:
         return True
 
     def full_at(self, tenant: str) -> float:
-        """The loop time until which it was full for the tenant last; infinite while it is."""
+        """The loop time until which it was full for the tenant last; infinite while it is full."""
         return math.inf if self.full(tenant) else self._full_until.get(tenant, -math.inf)
 
     def hold(self, tenant: str) -> None:
-        """One more is set aside."""
+        """One more item is set aside."""
         self.items.take(tenant)
         self.full(tenant)
 
     def let_go(self, tenant: str) -> None:
-        """One less is."""
+        """One item less is set aside."""
         self.items.give_back(tenant)
         if self._full:
             relieved = [each for each in self._full if self.items.room(each) > 0]
@@ -211,7 +211,7 @@ class Server:
             if relieved:
                 self._loop.call_soon(self._on_room)
 
-    # Gets that are on it
+    # Gets on the server
 
     def crowded(self, tenant: str) -> bool:
         """Whether no further get of the tenant may be on it (rules 6 and 7)."""
@@ -221,14 +221,14 @@ class Server:
         return True
 
     def wait_room(self, tenant: str, others: int) -> int:
-        """How many more gets a queue of the tenant may have that has so many others."""
+        """How many more gets a queue of the tenant may have that already has `others`."""
         if self.crowded(tenant):
             return 0
         shared = self.waits.room(tenant) - self.waits.allowance(tenant) // 2
         return max(shared, 0 if others else 1)
 
     def return_waits(self, tenant: str, count: int) -> None:
-        """So many less are."""
+        """`count` gets less are on it."""
         if not count:
             return
         self.waits.give_back(tenant, count)
@@ -241,11 +241,11 @@ class Server:
     # Lending connections
 
     def checkout(self) -> Connection | None:
-        """An idle connection at hand, now the caller's, or None."""
+        """An idle connection, which is now the caller's, or None."""
         return self._pool.checkout() if self.answers else None
 
     def want(self, tenant: str = "") -> asyncio.Future[Connection]:
-        """A future of a connection; see Pool.want. Refused at once when the server was just tried in vain."""
+        """A future of a connection; see Pool.want. Refused at once if an attempt to connect has just failed."""
         if not self.answers and not self._try_now():
             future: asyncio.Future[Connection] = self._loop.create_future()
             future.set_exception(self.error)
@@ -253,9 +253,9 @@ class Server:
         return self._pool.want(tenant)
 
     async def acquire(self) -> Connection:
-        """An idle connection, now the caller's.
+        """An idle connection, which is now the caller's.
 
-        Raises: BackendUnavailable; nothing was sent. Cancelled: a connection that was coming stays in the pool.
+        Raises: BackendUnavailable; nothing was sent. Cancelled: a connection that was being opened stays in the pool.
         """
         while True:
             if (connection := self.checkout()) is not None:
@@ -276,14 +276,14 @@ class Server:
             timer.cancel()
 
     def release(self, connection: Connection) -> None:
-        """Takes an idle (or closed) connection back."""
+        """Takes an idle or closed connection back."""
         self._pool.release(connection)
 
     async def run(self, command: Command, *args: Any) -> Any:
         """Runs a KestrelClient method on a connection of the pool.
 
-        Raises: BackendUnavailable when nothing was sent; ConnectionLostError or a MemcacheError after that.
-        Cancelled: the connection is closed, the command may have happened.
+        Raises: BackendUnavailable if nothing was sent; ConnectionLostError or a MemcacheError after that.
+        Cancelled: the connection is closed; the command may have taken effect.
         """
         if not self.answers:
             return await self._run(command, args)
@@ -297,9 +297,9 @@ class Server:
         return value
 
     async def ask(self, command: Command, *args: Any) -> Any:
-        """Like `run` for a command that can be repeated: tried again once when its connection turns out to be dead.
+        """Like `run` for a command that can be repeated: it is tried once more if its connection turns out to be dead.
 
-        Raises: BackendUnavailable.
+        Raises BackendUnavailable.
         """
         for again in (True, False):
             try:
@@ -314,7 +314,7 @@ class Server:
     # Whether it answers
 
     def _try_now(self) -> bool:
-        """Whether an attempt to reach it is under way or could be begun."""
+        """Whether an attempt to reach it is in progress or could be started."""
         if self.state is Health.CLOSED or self._leaving or self._keeper is None:
             return False
         if self._failed_at is not None:
@@ -358,7 +358,7 @@ class Server:
         self._failed_at = None
 
     async def _introduce(self) -> tuple[Connection, Health]:
-        """A fresh connection that has answered, and how the server stands. Raises: BackendUnavailable."""
+        """A new connection that has answered, and the server's state. Raises BackendUnavailable."""
         try:
             known = await introduce(self._connect, self.timeout_s)
         except (ConnectionLostError, MemcacheError) as error:
@@ -387,14 +387,14 @@ class Server:
         self._since = time.time()
         self._look.later()
 
-    # How it stands while it answers
+    # Its state while it answers
 
     def look(self) -> None:
-        """Asks how it stands, soon after it has refused something. Nobody waits for the answer."""
+        """Asks for its status, soon after it has refused something. The caller does not wait for the answer."""
         self._look.now()
 
     async def set_status(self, status: Health) -> None:
-        """It stands so from now on, as it has said. Raises: BackendRefused when it does not; as `run`."""
+        """Sets its status. Raises: BackendRefused if it keeps another one; what `run` raises."""
         await self.run(KestrelClient.set_status, status.value)
         said = BY_STATUS[await self.ask(KestrelClient.ask_status)]
         self._now_stands(said)
@@ -402,7 +402,7 @@ class Server:
             raise BackendRefused(f"{self.address.marked} stays {said.value}: an earlier change is still in progress")
 
     def spare_writes(self, spared: bool) -> None:
-        """Whether it is not to be written to though it would take items: it counts as READONLY then."""
+        """Whether it must not be written to although it accepts items: then it counts as READONLY."""
         if spared is not self._spared:
             self._spared = spared
             self._now_stands(self._said)
@@ -412,7 +412,7 @@ class Server:
         return Health.READONLY if self._spared and said is Health.UP else said
 
     def _why(self, state: Health) -> str:
-        return ": it is published for reading only" if state is not self._said else ""
+        return ": it is registered for reading only" if state is not self._said else ""
 
     def _now_stands(self, said: Health) -> None:
         state = self._as_said(said)
@@ -423,7 +423,7 @@ class Server:
     # Connections
 
     async def _connect(self) -> Connection:
-        """A new idle connection. Raises: BackendUnavailable. Cancelled: it is closed."""
+        """A new idle connection. Raises BackendUnavailable. Cancelled: it is closed."""
         connection = Connection(self._loop, self._codecs, self._counters, self._closed, self.pulse.beat)
         address = self.address
         try:
@@ -493,5 +493,5 @@ class Server:
 
 
 def _says_nothing(error: BaseException) -> bool:
-    """Whether a connection that ended so leaves open how the server is: we ended it, or it answered by refusing."""
+    """Whether the end of a connection tells nothing about the server: this worker ended it, or the server refused."""
     return isinstance(error, MemcacheServerError) or (isinstance(error, ConnectionLostError) and error.ours)
