@@ -29,7 +29,7 @@ from chaos.ledger import (
     Settle,
     SettleAnswer,
 )
-from chaos.wire import Answer, Http
+from tests.lab.http import HttpAnswer, HttpClient
 
 QUEUES = ("mail", "thumbs")
 ANSWER_S = 8.0
@@ -63,7 +63,7 @@ class Client:
         self.role = role
         self.chance = random.Random(f"{role.seed} {role.name} {role.life}")
         self.ledger = Ledger(role.ledger / f"{role.name}-{role.life}.jsonl")
-        self.replicas = [Http(port, ANSWER_S) for port in role.ports]
+        self.replicas = [HttpClient(port, ANSWER_S) for port in role.ports]
 
     @property
     def calm(self) -> bool:
@@ -72,16 +72,16 @@ class Client:
     def odd(self, what: str) -> None:
         self.ledger.write(Odd(t=time.monotonic(), who=self.role.name, what=what))
 
-    def ask(self, replica: int, method: str, path: str, body: object = None, **headers: str) -> Answer:
+    def ask(self, replica: int, method: str, path: str, body: object = None, **headers: str) -> HttpAnswer:
         """Status NO_ANSWER or NOT_SENT if no answer came. Waits a moment after a refusal, so that no client spins."""
         try:
             answer = self.replicas[replica].ask(method, path, body, **headers)
         except ConnectionRefusedError:
             time.sleep(REFUSED_PAUSE_S)
-            return Answer(NOT_SENT, {}, b"")
+            return HttpAnswer(NOT_SENT, {}, b"")
         except (OSError, ValueError):
             time.sleep(REFUSED_PAUSE_S)
-            return Answer(NO_ANSWER, {}, b"")
+            return HttpAnswer(NO_ANSWER, {}, b"")
         if answer.status == 503:
             time.sleep(REFUSED_PAUSE_S)
         return answer
@@ -169,7 +169,7 @@ class Consumer(Client):
             done = answer.headers.get("lease-acked") == "true"
             self._write_answer(acked, 204 if done else answer.status, "" if done else answer.code)
             if not done and answer.status in (409, 410, 502):
-                answer = Answer(204, {}, b"")  # the ack failed, and no job was taken
+                answer = HttpAnswer(204, {}, b"")  # the ack failed, and no job was taken
         if answer.status != NO_ANSWER:
             told = PollAnswer(
                 t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, status=answer.status
@@ -209,7 +209,7 @@ class Consumer(Client):
 
     def _vanish(self, replica: int) -> None:
         """Asks for a job and closes the connection before an answer was read."""
-        connection = Http(self.role.ports[replica], ANSWER_S)
+        connection = HttpClient(self.role.ports[replica], ANSWER_S)
         queue = self.chance.choice(QUEUES)
         self._poll(queue)
         try:

@@ -20,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from chaos.wire import HOST, Http
+from tests.lab.http import HttpClient
+from tests.lab.ports import HOST
 
 AT_ONCE = 8
 LEASE_S = 2
@@ -53,7 +54,7 @@ class Closer:
         producer.join()
 
     def _enqueue(self, number: int) -> None:
-        producer = Http(self.port, 30)
+        producer = HttpClient(self.port, 30)
         answer = producer.ask("POST", self.jobs, {"number": number})
         producer.close()
         if answer.status == 201:
@@ -62,7 +63,7 @@ class Closer:
     def _ack(self, job: dict[str, object]) -> None:
         lease = job["lease"]
         assert isinstance(lease, dict)
-        consumer = Http(self.port, 30)
+        consumer = HttpClient(self.port, 30)
         if consumer.ask("POST", f"{lease['url']}/ack").status == 204:
             self.acked.append(str(job["id"]))
         consumer.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from chaos.closer import AT_ONCE, LEASE_S, Closer
 from chaos.stage import ENVIRONMENT, Stage
-from chaos.wire import Http
+from tests.lab.http import HttpClient
 
 HERE = Path(__file__).parent
 LIMIT_S = 600.0
@@ -88,7 +88,7 @@ def _run(stage: Stage, queue: str, command: list[str], rounds: int, seed: int) -
 def _judged(port: int, queue: str, stored: list[str], acked: list[str], read: int) -> Closing:
     """Takes what is on the queue until everything is accounted for, or must have come."""
     missing = set(stored) - set(acked)
-    http = Http(port, 30.0)
+    http = HttpClient(port, 30.0)
     began_s = time.monotonic()
     came_s: list[float] = []
     again = 0

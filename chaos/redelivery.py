@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from chaos.stage import Stage
-from chaos.wire import Http
+from tests.lab.http import HttpClient
 
 QUEUE = "/queues/orphans"
 LEASE_S = 1.0
@@ -50,7 +50,7 @@ class Redelivery:
 
 def of_consumers(port: int, moment: Moment, rounds: int, chance: random.Random) -> Redelivery:
     """Kills a consumer a round while another one is parked behind it, all at one gateway of one worker."""
-    producer = Http(port, ANSWER_S)
+    producer = HttpClient(port, ANSWER_S)
     took_ms: list[float] = []
     at_lease_end = lost = 0
     for number in range(rounds):
@@ -81,7 +81,7 @@ def of_gateways(stage: Stage, rounds: int) -> Redelivery:
     lost = 0
     for number in range(rounds):
         victim, other = number % 2, 1 - number % 2
-        holder = Http(stage.ports[victim], ANSWER_S)
+        holder = HttpClient(stage.ports[victim], ANSWER_S)
         holder.ask("POST", QUEUE + "/jobs", {"number": number})
         taken = holder.ask("GET", f"{QUEUE}/next?timeout=5&lease=60")
         holder.close()
@@ -99,9 +99,9 @@ def of_gateways(stage: Stage, rounds: int) -> Redelivery:
 
 
 @contextmanager
-def _parked(port: int) -> Iterator[Http]:
+def _parked(port: int) -> Iterator[HttpClient]:
     """A connection whose poll the gateway has read: it answers in order what it reads."""
-    poll, control = Http(port, ANSWER_S), Http(port, ANSWER_S)
+    poll, control = HttpClient(port, ANSWER_S), HttpClient(port, ANSWER_S)
     control.ask("GET", "/livez")
     poll.send("GET", f"{QUEUE}/next?timeout={WAIT_S}&lease={LEASE_S}")
     control.ask("GET", "/livez")
@@ -137,7 +137,7 @@ def _kill(pid: int) -> float:
     return time.monotonic()
 
 
-def _reached(poll: Http) -> float | None:
+def _reached(poll: HttpClient) -> float | None:
     """When the poll's job was there, which is then acked; None where none came."""
     answer = poll.answer()
     reached_s = time.monotonic()

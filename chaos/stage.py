@@ -20,7 +20,9 @@ from typing import Self
 
 from chaos.ledger import Left
 from chaos.schedule import PlannedFault
-from chaos.wire import HOST, Http, Memcache
+from tests.lab.http import HttpClient
+from tests.lab.memcache import MemcacheClient
+from tests.lab.ports import HOST
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -227,7 +229,7 @@ class Stage:
 
 def left_behind(port: int, server: int) -> list[Left]:
     """Takes all items on a server's queues."""
-    memcache = Memcache(port)
+    memcache = MemcacheClient(f"{HOST}:{port}", 10)
     found = []
     for key in memcache.queues():
         for item in memcache.take_all(key):
@@ -240,7 +242,7 @@ def left_behind(port: int, server: int) -> list[Left]:
 
 def waiting(port: int) -> int:
     """Jobs on a server's queues, dead letters aside, and open reads of any."""
-    memcache = Memcache(port)
+    memcache = MemcacheClient(f"{HOST}:{port}", 10)
     queues = memcache.queues()
     memcache.close()
     items = sum(figures["items"] for key, figures in queues.items() if not key.endswith("dead"))
@@ -273,7 +275,7 @@ def _listens(port: int) -> bool:
 
 
 def _ready(port: int) -> bool:
-    http = Http(port, 2.0)
+    http = HttpClient(port, 2.0)
     try:
         return http.ask("GET", "/readyz").status == 200
     except OSError:

@@ -22,7 +22,8 @@ from chaos.lease_counters import imbalances
 from chaos.ledger import Fault, Ledger, Odd
 from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, FaultProfile, PlannedFault
 from chaos.stage import CALL, ENVIRONMENT, Stage, left_behind, waiting
-from chaos.wire import HOST, Http
+from tests.lab.http import HttpClient
+from tests.lab.ports import HOST
 
 CALM_S = 40.0
 REVIVE_S = 0.25
@@ -61,7 +62,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> Verdict:
 
 def offers(port: int) -> frozenset[str]:
     """What this gateway can do beyond the least: `tail`, `reject`, `settle`, `ack-next`, `keys`, `cluster`."""
-    http = Http(port, 10.0)
+    http = HttpClient(port, 10.0)
     contract = http.ask("GET", "/openapi.json").json()
     http.close()
     text = json.dumps(contract)
@@ -137,7 +138,7 @@ class _Storm:
     def _check_counters(self) -> None:
         """Writes to the ledger what does not balance in the replicas' counters of leases."""
         for number, port in enumerate(self._stage.ports):
-            http = Http(port, 10.0)
+            http = HttpClient(port, 10.0)
             for what in imbalances(http.ask("GET", "/metrics").body.decode()):
                 self._ledger.write(Odd(t=time.monotonic(), who=f"replica-{number}", what=what))
             http.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 STARTS = {
-    "broker": "from tests.broker.rig import BrokerProcess as Process",
+    "broker": "from tests.lab.broker import BrokerProcess as Process",
     "gateway": "from tests.lab.gateway import Running as Process",
 }
 

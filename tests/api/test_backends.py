@@ -49,20 +49,20 @@ def test_a_server_is_taken_out_drained_and_put_back(pair):
     one, two = many
     for i in range(20):
         http.post("/queues/drain/jobs", content=b"%d" % i)
-    kept = one.figure("queue_drain_items")
+    kept = one.stat("queue_drain_items")
     assert 0 < kept < 20
     answer = http.put(f"/backends/{one.address}/status", json={"status": "readonly"})
     assert (answer.status_code, answer.json()["status"]) == (200, "readonly")
     assert one.ask("status") == "READONLY"
     for i in range(20):
         assert http.post("/queues/drain/jobs", content=b"%d" % i).status_code == 201
-    assert one.figure("queue_drain_items") == kept
+    assert one.stat("queue_drain_items") == kept
     assert http.get("/readyz").status_code == 200
     for _ in range(40):
         job = http.get("/queues/drain/next?timeout=2")
         assert job.status_code == 200
         assert http.post(f"/leases/{job.headers['lease-id']}/ack").status_code == 204
-    assert one.figure("queue_drain_items") == two.figure("queue_drain_items") == 0
+    assert one.stat("queue_drain_items") == two.stat("queue_drain_items") == 0
     assert http.put(f"/backends/{one.address}/status", json={"status": "quiescent"}).status_code == 200
     empty = http.get("/queues/drain/next?timeout=0")
     assert (empty.status_code, empty.headers["queue-coverage"]) == (204, "1/2")
@@ -80,7 +80,7 @@ def test_a_status_that_somebody_else_set_is_noticed(pair):
         for i in range(10):
             assert http.post("/queues/telnet/jobs", content=b"%d" % i).status_code == 201
         until(lambda: shown(http)[one.address]["status"] == "readonly")
-        assert one.figure("queue_telnet_items") == 0
+        assert one.stat("queue_telnet_items") == 0
     finally:
         one.ask("status up")
     until(lambda: shown(http)[one.address]["status"] == "up")
@@ -105,7 +105,7 @@ def test_jobs_of_one_ordering_key_stay_together(pair):
     ndjson = b"\n".join(b"%d" % i for i in range(30, 40))
     headers = {"Ordering-Key": "customer-4711", "Content-Type": "application/x-ndjson"}
     assert http.post("/queues/order/jobs", content=ndjson, headers=headers).status_code == 201
-    assert sorted(broker.figure("queue_order_items") for broker in many) == [0, 40]
+    assert sorted(broker.stat("queue_order_items") for broker in many) == [0, 40]
     for i in range(40):
         job = http.get("/queues/order/next?timeout=1")
         assert job.json()["data"] == i
@@ -122,7 +122,7 @@ def test_a_server_s_own_figures(pair):
         http.post("/queues/detail/jobs", content=b"%d" % i)
     queue = http.get("/queues/detail?detail=servers").json()
     assert {each["server"]: each["items"] for each in queue["servers"]} == {
-        broker.address: broker.figure("queue_detail_items") for broker in many
+        broker.address: broker.stat("queue_detail_items") for broker in many
     }
     assert sum(each["items"] for each in queue["servers"]) == queue["items"] == 20
     assert "servers" not in http.get("/queues/detail").json()
@@ -174,7 +174,7 @@ def test_a_redrive_says_whose_letters_it_has_brought_back(tmp_path):
         for _ in range(12):
             lease = http.get("/queues/q/next?timeout=1").headers["lease-id"]
             assert http.post(f"/leases/{lease}/reject").status_code == 204
-        at_first = many[1].figure("queue_q__dead_items")
+        at_first = many[1].stat("queue_q__dead_items")
         assert 0 < at_first < 12
         many[0].kill()
         until(lambda: shown(http)[many[0].address]["status"] == "down")
@@ -233,4 +233,4 @@ def test_members_change_under_parked_polls(tmp_path):
         assert answers[0].json()["data"] == 2
         until(lambda: set(shown(http)) == {new.address})
         until(lambda: old.connections() == 0)
-        assert old.figure("queue_q_items") == old.figure("queue_q_open_transactions") == 0
+        assert old.stat("queue_q_items") == old.stat("queue_q_open_transactions") == 0

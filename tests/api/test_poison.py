@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuzz import items
-from tests.broker.rig import BrokerProcess
+from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import running
 
 NAMES = st.sampled_from(

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.broker.rig import BrokerProcess, Client
+from tests.lab.broker import BrokerProcess
+from tests.lab.memcache import MemcacheClient
 
 _names = itertools.count()
 
@@ -20,14 +21,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
 
 
 @pytest.fixture
-def client(broker: BrokerProcess) -> Iterator[Client]:
+def client(broker: BrokerProcess) -> Iterator[MemcacheClient]:
     connected = broker.client()
     yield connected
     connected.close()
 
 
 @pytest.fixture
-def other(broker: BrokerProcess) -> Iterator[Client]:
+def other(broker: BrokerProcess) -> Iterator[MemcacheClient]:
     connected = broker.client()
     yield connected
     connected.close()

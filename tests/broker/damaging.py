@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.broker.rig import BrokerProcess
+from tests.lab.broker import BrokerProcess
 
 COMMAND = [sys.executable, "-m", "gateway.broker"]
 

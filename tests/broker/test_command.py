@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.rig import BrokerProcess
+from tests.lab.broker import BrokerProcess
 
 
 class Child:

@@ -21,9 +21,9 @@ from gateway.broker.inventory import lowest_id
 from gateway.broker.reader import DatabaseError
 from tests.broker import damaging
 from tests.broker.damaging import check, copy, execute, fill, serve, unlike
-from tests.broker.rig import BrokerProcess
 from tests.broker.steps import Steps
 from tests.broker.test_durability import _item, _ItemOwner
+from tests.lab.broker import BrokerProcess
 
 FLIPS = int(os.environ.get("KESTREL_GATEWAY_TEST_FLIPS", "40"))
 """500 is the long form."""

@@ -21,7 +21,7 @@ from gateway.broker.batch import Batch, Item
 from gateway.broker.database import PURGE_ROWS, Database
 from gateway.broker.inventory import Stored, lowest_id
 from gateway.broker.reader import DatabaseError
-from tests.broker.rig import BrokerProcess
+from tests.lab.broker import BrokerProcess
 
 ROUNDS = int(os.environ.get("KESTREL_GATEWAY_KILL_ROUNDS", "4"))
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.memory import BufferLimit
-from tests.broker.rig import BrokerProcess, Client
+from tests.lab.broker import BrokerProcess
+from tests.lab.memcache import MemcacheClient
 
 MEBIBYTE = 1 << 20
 
@@ -64,23 +65,23 @@ def test_a_number_out_of_range_is_refused_alone(broker: BrokerProcess, name: str
         (b"confirm %s 2147483647\r\n", [b"ERROR\r\n"]),
     ],
 )
-def test_numbers_at_the_edge(client: Client, name: str, command: bytes, answers: list[bytes]) -> None:
+def test_numbers_at_the_edge(client: MemcacheClient, name: str, command: bytes, answers: list[bytes]) -> None:
     """The last numbers that Kestrel takes are taken; a flag beyond is CLIENT_ERROR, and the connection goes on."""
     client.send(command % name.encode())
     assert [client.line() for _ in answers] == answers
 
 
-def test_the_longest_waits(client: Client, name: str) -> None:
+def test_the_longest_waits(client: MemcacheClient, name: str) -> None:
     """A get and a monitor may wait for the largest number there is; an item ends both waits."""
     for command in (b"get %s/t=2147483647\r\n", b"monitor %s 2147483647 1\r\n"):
         client.send(command % name.encode())
-        other = Client(client.socket.getpeername()[1])
+        other = MemcacheClient("{}:{}".format(*client.socket.getpeername()))
         assert other.put(name, b"x") == b"STORED\r\n"
         assert client.value() == b"x"
         other.close()
 
 
-def test_noreply(client: Client, other: Client, name: str) -> None:
+def test_noreply(client: MemcacheClient, other: MemcacheClient, name: str) -> None:
     """`set`, `delete` and `flush_all` with `noreply` are done and not answered: later answers do not shift."""
     queue = name.encode()
     client.send(b"set %s 0 0 1 noreply\r\na\r\nset %s 0 0 1\r\nb\r\n" % (queue, queue))
@@ -171,7 +172,7 @@ def test_a_tls_client_is_told_at_once(broker: BrokerProcess) -> None:
 
 
 @pytest.mark.parametrize("line", [b"GET q\r\n", b"GET q/open/t=1 \r\n", b"DELETE q\r\n", b"PROXYQUEUE\r\n"])
-def test_upper_case_commands_are_no_http(client: Client, line: bytes) -> None:
+def test_upper_case_commands_are_no_http(client: MemcacheClient, line: bytes) -> None:
     """Commands in upper case stay commands."""
     client.send(line)
     assert client.line() in (b"END\r\n", b"DELETED\r\n", b"CLIENT_ERROR\r\n")

@@ -8,10 +8,11 @@ import time
 
 import pytest
 
-from tests.broker.rig import BrokerProcess, Client
+from tests.lab.broker import BrokerProcess
+from tests.lab.memcache import MemcacheClient
 
 
-def test_reads_its_own_writes(client: Client, name: str) -> None:
+def test_reads_its_own_writes(client: MemcacheClient, name: str) -> None:
     """Commands pipelined in one write see each other, in order, although sets wait for their commit."""
     key = name.encode()
     client.send(
@@ -22,7 +23,7 @@ def test_reads_its_own_writes(client: Client, name: str) -> None:
     assert client.read(len(wanted)) == wanted
 
 
-def test_many_pipelined_commands(client: Client, name: str) -> None:
+def test_many_pipelined_commands(client: MemcacheClient, name: str) -> None:
     """Thousands of sets, then gets, in one stream: every answer, in order."""
     count = 3000
     client.send(b"".join(b"set %b 0 0 4\r\n%04d\r\n" % (name.encode(), i) for i in range(count)))
@@ -32,7 +33,7 @@ def test_many_pipelined_commands(client: Client, name: str) -> None:
     assert client.get(name) is None
 
 
-def test_wait_is_precise(client: Client, name: str) -> None:
+def test_wait_is_precise(client: MemcacheClient, name: str) -> None:
     """A wait ends with END at its time: not before, and not much later."""
     for wait_ms in (1, 20, 150):
         start = time.monotonic()
@@ -41,7 +42,7 @@ def test_wait_is_precise(client: Client, name: str) -> None:
         assert wait_ms - 1.5 <= took_ms < wait_ms + 60
 
 
-def test_waiters_are_served_in_order(broker: BrokerProcess, client: Client, name: str) -> None:
+def test_waiters_are_served_in_order(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """Two hundred blocked gets get two hundred items in the order in which they came."""
     waiters = []
     for _ in range(200):
@@ -62,7 +63,7 @@ def test_waiters_are_served_in_order(broker: BrokerProcess, client: Client, name
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("behind", [b"", b"version\r\n", b"x" * 200_000])
-def test_vanished_waiter(broker: BrokerProcess, client: Client, name: str, reset: bool, behind: bytes) -> None:
+def test_vanished_waiter(broker: BrokerProcess, client: MemcacheClient, name: str, reset: bool, behind: bytes) -> None:
     """A blocked client that goes is no waiter any more, also with commands behind its get; the next item is kept."""
     gone = broker.client()
     gone.send(f"get {name}/t=20000\r\n".encode())
@@ -74,7 +75,9 @@ def test_vanished_waiter(broker: BrokerProcess, client: Client, name: str, reset
     assert client.get(name) == b"kept"
 
 
-def test_open_read_of_a_vanishing_client_is_never_lost(broker: BrokerProcess, client: Client, name: str) -> None:
+def test_open_read_of_a_vanishing_client_is_never_lost(
+    broker: BrokerProcess, client: MemcacheClient, name: str
+) -> None:
     """A hundred clients go at the instant their item arrives: each item is there for the next reader."""
     for i in range(100):
         gone = broker.client()
@@ -87,7 +90,7 @@ def test_open_read_of_a_vanishing_client_is_never_lost(broker: BrokerProcess, cl
         assert client.get(f"{name}/t=2000") == b"%03d" % i
 
 
-def test_disconnect_gives_back_in_reverse(broker: BrokerProcess, client: Client, name: str) -> None:
+def test_disconnect_gives_back_in_reverse(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """Several open reads of one connection go back to the head, the last one first."""
     for data in (b"1", b"2", b"3", b"4"):
         client.put(name, data)
@@ -108,7 +111,7 @@ def test_half_closed_client_gets_its_answers(broker: BrokerProcess, name: str) -
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_vanished_monitor(broker: BrokerProcess, client: Client, name: str, reset: bool) -> None:
+def test_vanished_monitor(broker: BrokerProcess, client: MemcacheClient, name: str, reset: bool) -> None:
     """A client that goes during its monitor is noticed at once; its items come back. Better than Kestrel (6f, 6f2)."""
     client.put(name, b"1")
     gone = broker.client()
@@ -120,7 +123,7 @@ def test_vanished_monitor(broker: BrokerProcess, client: Client, name: str, rese
     assert client.get(name) == b"1"
 
 
-def test_slow_reader_is_not_buffered_for(broker: BrokerProcess, client: Client, name: str) -> None:
+def test_slow_reader_is_not_buffered_for(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """A client that asks for much and reads nothing is not served on; others are, and it gets all of it later."""
     body = b"x" * 500_000
     client.put(name, body)
@@ -137,7 +140,7 @@ def test_slow_reader_is_not_buffered_for(broker: BrokerProcess, client: Client, 
     slow.close()
 
 
-def test_slow_reader_that_goes_is_noticed(broker: BrokerProcess, client: Client, name: str) -> None:
+def test_slow_reader_that_goes_is_noticed(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """An open read of a client that read nothing and then went comes back, though the broker was not reading it."""
     client.put(name, b"y" * 20_000_000)
     slow = broker.client()
@@ -147,14 +150,14 @@ def test_slow_reader_that_goes_is_noticed(broker: BrokerProcess, client: Client,
     broker.wait_for_stat(f"queue_{name}_items", 1)
 
 
-def test_line_without_end(client: Client) -> None:
+def test_line_without_end(client: MemcacheClient) -> None:
     """A line of more than 64 KiB is refused, not collected."""
     with contextlib.suppress(ConnectionError):
         client.send(b"x" * 1_000_000)
     assert client.read_all() in (b"CLIENT_ERROR line too long\r\n", b"")
 
 
-def test_item_sizes(broker: BrokerProcess, client: Client, name: str) -> None:
+def test_item_sizes(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """Empty to large, binary: each comes back as it was; over the server's limit it is not stored, and skipped."""
     for body in (b"", b"\r\n", b"END\r\n", bytes(range(256)) * 40, b"z" * 5_000_000):
         assert client.put(name, body) == b"STORED\r\n"
@@ -166,7 +169,7 @@ def test_item_sizes(broker: BrokerProcess, client: Client, name: str) -> None:
     assert client.line() == b"VERSION 2.4.8\r\n"
 
 
-def test_old_clients(client: Client, name: str) -> None:
+def test_old_clients(client: MemcacheClient, name: str) -> None:
     """What Ruby's kestrel-client and pykestrel send: trailing spaces, upper case, LF alone."""
     key = name.encode()
     assert client.ask(b"VERSION\n") == b"VERSION 2.4.8\r\n"
@@ -261,7 +264,7 @@ def test_fanout_child_outlives_a_kill(tmp_path_factory: pytest.TempPathFactory) 
         assert client.stats().get("queue_q+child_items") is None
 
 
-def test_backlog_larger_than_the_window(broker: BrokerProcess, client: Client, name: str) -> None:
+def test_backlog_larger_than_the_window(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """Items that are only on disk come in order, and a reader that does not wait gets them, too."""
     count = 5000
     client.send(b"".join(b"set %b 0 0 6\r\n%06d\r\n" % (name.encode(), i) for i in range(count)))
@@ -274,7 +277,9 @@ def test_backlog_larger_than_the_window(broker: BrokerProcess, client: Client, n
     assert client.get(name) is None
 
 
-def test_flush_and_delete_of_a_backlog(broker: BrokerProcess, client: Client, other: Client, name: str) -> None:
+def test_flush_and_delete_of_a_backlog(
+    broker: BrokerProcess, client: MemcacheClient, other: MemcacheClient, name: str
+) -> None:
     """Both take what is only on disk along, leave what comes after, and count to nothing."""
     for command, answer in ((b"flush", b"END\r\n"), (b"delete", b"DELETED\r\n")):
         client.send(b"set %b 0 0 1\r\nx\r\n" % name.encode() * 7000)
@@ -316,7 +321,7 @@ def test_expired_backlog_moves_after_a_restart(tmp_path_factory: pytest.TempPath
         assert client.stats()["queue_jobs_items"] == "0"
 
 
-def test_thousands_of_connections(broker: BrokerProcess, client: Client, name: str) -> None:
+def test_thousands_of_connections(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """Thousands of parked readers (as many as this machine's descriptors allow): each gets its item."""
     count = 2000
     waiters = []

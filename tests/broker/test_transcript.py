@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.broker import transcript
-from tests.broker.rig import BrokerProcess
 from tests.broker.transcript import Replay, Section, Step
+from tests.lab.broker import BrokerProcess
 
 # Which broker a section was recorded on. What is not named ran on the first one, in order.
 LIMITED = """

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.broker.rig import BrokerProcess, Client
+from tests.lab.broker import BrokerProcess
+from tests.lab.memcache import MemcacheClient
 
 FILE = Path(__file__).with_name("kestrel-2.4.8-transcript.txt")
 _LINE = re.compile(r"\[([\w-]+)\] (>>|<<|--) (.*)", re.DOTALL)
@@ -89,7 +90,7 @@ class Replay:
         self._stat_differs = stat_differs
         self._pause_before = pause_before
         self._closing = closing  # commands after which this broker closes although the recorded one did not
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, MemcacheClient] = {}
         self._closed: set[str] = set()
         self._sent: dict[str, bytes] = {}
 
@@ -104,7 +105,7 @@ class Replay:
             time.sleep(self._pause_before(section.name, step))
             getattr(self, _PLAYERS[step.kind])(section.name, step, following)
 
-    def _client(self, name: str) -> Client:
+    def _client(self, name: str) -> MemcacheClient:
         if name not in self._clients:
             self._clients[name] = self.broker.client(10)
         return self._clients[name]
@@ -143,7 +144,7 @@ class Replay:
                 return
             self.mismatches[section].append(f"[{name}] is not closed after {self._sent.get(name, b'')[:80]!r}")
 
-    def _read(self, client: Client, step: Step, expected: bytes) -> bytes:
+    def _read(self, client: MemcacheClient, step: Step, expected: bytes) -> bytes:
         """As many bytes as recorded; all there is where the server is to close, or where the length may differ."""
         if step.closed or self._sent.get(step.connection) in self._closing:
             return client.read_all()

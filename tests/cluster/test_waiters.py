@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from tests.cluster.rig import Http, before, brokers
+from tests.cluster.rig import before, brokers
+from tests.lab.http import AsyncHttp
 
 POLLS, JOBS = 1000, 200
 WAITS = 8
@@ -18,7 +19,7 @@ async def wakes(port: int, broker, jobs: int) -> list[float]:
     came: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
     async def poll() -> None:
-        http = Http(port)
+        http = AsyncHttp(port)
         try:
             status, _, body = await http.ask("GET", "/queues/w/next?timeout=45&format=raw&lease=1000")
             assert status == 200
@@ -57,7 +58,7 @@ def test_jobs_at_one_of_three_servers_wake_as_fast_as_with_one(tmp_path):
             with before(tmp_path, servers, "--log-level", "warning") as gateway:
                 took = asyncio.run(wakes(gateway.port, servers[0], JOBS))
                 figures[name] = statistics.median(took) * 1000
-                canceled = servers[0].figure("queue_w_canceled_transactions")
+                canceled = servers[0].stat("queue_w_canceled_transactions")
                 held = [broker.connections() for broker in servers]
             (tmp_path / "gateway").rename(tmp_path / f"gateway-{name}")
             print(f"{name}: p50 {figures[name]:.2f} ms, connections {held}, given back {canceled}")

@@ -12,7 +12,7 @@ import pytest
 from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheError
 
-from tests.broker.rig import BrokerProcess
+from tests.lab.broker import BrokerProcess
 
 PROGRAMS = Path(__file__).with_name("memcache")
 INSTALLED = Path.home() / ".cache" / "kestrel-gateway" / "memcache"

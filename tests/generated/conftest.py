@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.api.keyring import Keyring
-from tests.broker.rig import BrokerProcess
+from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
 
 

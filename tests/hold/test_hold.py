@@ -9,9 +9,9 @@ import time
 import httpx
 import pytest
 
-from tests.broker.rig import BrokerProcess
 from tests.hold.worker import Worker, reference_s
 from tests.lab import plain
+from tests.lab.broker import BrokerProcess
 
 MIB = 1 << 20
 EMPTIES = b"[" + b"[]," * ((MIB - 4) // 3 - 1) + b"[]]"

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from bench.table import percentile
-from chaos.wire import Answer, Http
+from tests.lab.http import HttpAnswer, HttpClient
 
 PACE_S = 0.025
 HELD = 5
@@ -54,7 +54,7 @@ class Tenant:
         return self.figures
 
     def _run(self, work) -> None:
-        http = Http(self._port, WITHIN_S)
+        http = HttpClient(self._port, WITHIN_S)
         try:
             work(http)
         except Exception as error:  # noqa: BLE001 (whatever it is, it is a fault)
@@ -62,7 +62,7 @@ class Tenant:
         finally:
             http.close()
 
-    def _ask(self, http: Http, method: str, path: str, wanted: int, body: object = None) -> Answer:
+    def _ask(self, http: HttpClient, method: str, path: str, wanted: int, body: object = None) -> HttpAnswer:
         answer = http.ask(method, path, body, **self._headers)
         if answer.status != wanted:
             self.figures.faults.append(
@@ -71,14 +71,14 @@ class Tenant:
         return answer
 
     def _timed(  # noqa: PLR0917 (as _ask)
-        self, call: str, http: Http, method: str, path: str, wanted: int, body: object = None
-    ) -> Answer:
+        self, call: str, http: HttpClient, method: str, path: str, wanted: int, body: object = None
+    ) -> HttpAnswer:
         began = time.perf_counter()
         answer = self._ask(http, method, path, wanted, body)
         self.figures.times_s[call].append(time.perf_counter() - began)
         return answer
 
-    def _flow(self, http: Http) -> None:
+    def _flow(self, http: HttpClient) -> None:
         """A job is enqueued, taken and acked."""
         number = 0
         while not self._ends.is_set():
@@ -93,7 +93,7 @@ class Tenant:
                 self.figures.jobs += 1
             self._ends.wait(max(0.0, due - time.monotonic()))
 
-    def _hold(self, http: Http) -> None:
+    def _hold(self, http: HttpClient) -> None:
         """Leases of 3 s are extended each second; none expires."""
         leases = []
         for _ in range(HELD):
@@ -106,9 +106,9 @@ class Tenant:
         for lease in leases:
             self._ask(http, "POST", f"{lease}/ack", 204)
 
-    def _wait(self, http: Http) -> None:
+    def _wait(self, http: HttpClient) -> None:
         """A poll waits, and is served soon after the job is there."""
-        producer = Http(self._port, WITHIN_S)
+        producer = HttpClient(self._port, WITHIN_S)
         while not self._ends.is_set():
             http.send("GET", "/queues/waited/next?timeout=10", **self._headers)
             self._ends.wait(0.2)

@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.lab.broker import BrokerProcess
 
-class Broker:
-    """A broker process on a Unix socket in a directory of its own; `start` and `kill` may alternate."""
 
-    def __init__(self, directory: Path) -> None:
-        self.data = directory / "data"
-        self.listen = f"unix:{directory / 'broker.sock'}"
-        self.address = self.listen
-        self.start()
-
-    def start(self) -> None:
-        """Starts it and returns when it is ready."""
-        self.channel, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "gateway.broker", "--listen", self.listen, "--data", str(self.data)]
-        with theirs:
-            flags = ["--fsync", "off", "--log-level", "error", "--channel-fd", str(theirs.fileno())]
-            self.process = subprocess.Popen([*command, *flags], pass_fds=[theirs.fileno()])
-        with self.channel.makefile() as lines:
-            line = lines.readline()
-        assert line, "the broker ended before it was ready"
-        assert json.loads(line)["event"] == "ready"
-
-    def kill(self) -> None:
-        """Ends it at once."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
-        self.channel.close()
+def on_a_socket(directory: Path) -> BrokerProcess:
+    """A broker on a Unix socket, both in this directory."""
+    return BrokerProcess(directory / "data", "--fsync", "off", listen=f"unix:{directory / 'broker.sock'}")
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     """A broker that tests leave alive; each uses queues of its own."""
-    broker = Broker(tmp_path_factory.mktemp("broker"))
-    yield broker
-    broker.kill()
+    with on_a_socket(tmp_path_factory.mktemp("broker")) as broker:
+        yield broker
 
 
 @pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
+def own_broker(tmp_path: Path) -> Iterator[BrokerProcess]:
     """A broker that the test may kill."""
-    broker = Broker(tmp_path)
-    yield broker
-    broker.kill()
+    with on_a_socket(tmp_path) as broker:
+        yield broker

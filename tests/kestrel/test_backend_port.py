@@ -15,9 +15,10 @@ import pytest
 
 from gateway.delivery.backend import Backend
 from gateway.errors import BackendUnavailable, LeaseLost
-from tests.kestrel.conftest import Broker
+from tests.kestrel.conftest import on_a_socket
 from tests.kestrel.standin import Manners, StandIn, darner, siberite
 from tests.kestrel.support import client
+from tests.lab.broker import BrokerProcess
 
 Opened = Callable[[Path], contextlib.AbstractAsyncContextManager["Rig"]]
 
@@ -32,7 +33,7 @@ class Rig:
         self.stop = stop
 
 
-def kill(made: list[Broker]) -> None:
+def kill(made: list[BrokerProcess]) -> None:
     for each in made:
         each.kill()
 
@@ -46,13 +47,12 @@ def brokers(count: int) -> Opened:
         try:
             for number in range(count):
                 (directory / str(number)).mkdir()
-                made.append(Broker(directory / str(number)))
+                made.append(on_a_socket(directory / str(number)))
             async with client(*(each.address for each in made), kestrel_connect_timeout_s=0.5) as backend:
                 yield Rig(backend, lambda: kill(made), in_order=count == 1, total=count)
         finally:
             for each in made:
-                if each.process.poll() is None:
-                    each.kill()
+                each.close()
 
     return opened
 

@@ -5,46 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.lab import ledger
+from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running
-from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
 
 SECRET = "a secret of more than thirty-two bytes"  # separators would split it in the variable, not in the flag
 
 
-class Broker:
-    """A broker that outlives the gateways."""
-
-    def __init__(self, data: Path) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
-        self.process = subprocess.Popen(
-            tied("gateway.broker", "--listen", self.address, "--data", str(data), "--log-level", "error"),
-            stdin=lifeline(),
-        )
-        host, _, port = self.address.partition(":")
-        deadline_s = time.monotonic() + 15
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 2):
-                return
-            assert time.monotonic() < deadline_s
-            time.sleep(0.01)
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-
 class Replica(Running):
     """One gateway that says where the others reach it."""
 
-    def __init__(self, data: Path, broker: Broker, *flags: str, secrets: tuple[str, ...], host: str) -> None:
+    def __init__(self, data: Path, broker: BrokerProcess, *flags: str, secrets: tuple[str, ...], host: str) -> None:
         port = free_port()
         own = ["--kestrel", broker.address, "--advertise", f"http://{host}:{port}"]
         own += [part for secret in secrets for part in ("--cluster-secret", secret)]
@@ -63,7 +38,7 @@ class Cluster:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.broker = Broker(directory / "broker")
+        self.broker = BrokerProcess(directory / "broker")
         self.replicas: list[Replica] = []
 
     def start(self, *flags: str, secrets: tuple[str, ...] = (SECRET,), host: str = "127.0.0.1") -> Replica:
@@ -75,7 +50,7 @@ class Cluster:
     def end(self) -> None:
         for each in self.replicas:
             each.kill()
-        self.broker.end()
+        self.broker.close()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.broker.rig import BrokerProcess
+from tests.lab.broker import BrokerProcess
 
 LIMITS = """
 [queues.small]

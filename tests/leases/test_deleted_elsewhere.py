@@ -12,9 +12,9 @@ import pytest
 from gateway.config.policies import Policy
 from gateway.errors import LeaseLost, QueueDeleted
 from gateway.leases.lease import Place, State
-from tests.broker.rig import BrokerProcess
 from tests.kestrel.standin import StandIn, answer
 from tests.kestrel.support import until
+from tests.lab.broker import BrokerProcess
 from tests.leases.cluster import Replica, clustered
 from tests.leases.rig import rig
 

@@ -10,9 +10,9 @@ from gateway.config.policies import Policy, Retry
 from gateway.envelope.read import unwrap
 from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.leases.lease import Place, State
-from tests.broker.rig import BrokerProcess
 from tests.kestrel.standin import StandIn, silence
 from tests.kestrel.support import until
+from tests.lab.broker import BrokerProcess
 from tests.leases.rig import rig
 
 FOREIGN = b'{"specversion":"1.0","id":"f","source":"s","type":"t","data":1}'

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.rig import Broker
+from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
 from tests.lab.processes import children_of
 from tests.process.test_supervisor import until
@@ -19,14 +19,14 @@ JOBS = 20
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    one = Broker(tmp_path / "broker")
+def broker(tmp_path: Path) -> Iterator[BrokerProcess]:
+    one = BrokerProcess(tmp_path / "broker", "--fsync", "off")
     yield one
-    one.kill()
+    one.close()
 
 
 @pytest.mark.parametrize("attempts", [1, 25], ids=["burials", "moves"])
-def test_a_thawed_worker_copies_nothing_that_went_back(tmp_path: Path, broker: Broker, attempts: int) -> None:
+def test_a_thawed_worker_copies_nothing_that_went_back(tmp_path: Path, broker: BrokerProcess, attempts: int) -> None:
     """Frozen past the leases' ends while the server restarts: each job is there once, as its first attempt."""
     flags = ("--kestrel", broker.address, "--max-attempts", str(attempts))
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
@@ -41,8 +41,8 @@ def test_a_thawed_worker_copies_nothing_that_went_back(tmp_path: Path, broker: B
         broker.start()
         os.kill(worker, signal.SIGCONT)
         until(lambda: not {http.get(url).json()["state"] for url in leases} & {"held", "settling"}, 10)
-        assert (broker.figure("queue_q_items"), broker.figure("queue_q__dead_items")) == (JOBS, 0)
-        assert broker.figure("queue_q_total_items") == JOBS
+        assert (broker.stat("queue_q_items"), broker.stat("queue_q__dead_items")) == (JOBS, 0)
+        assert broker.stat("queue_q_total_items") == JOBS
 
 
 def worker_of(gateway: Running) -> int:

@@ -1,18 +1,18 @@
-"""The smallest blocking clients that tell how far a request got: one of HTTP, one of the memcache protocol."""
+"""The smallest HTTP clients that tell how far a request got: a blocking one, and one for an event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-HOST = "127.0.0.1"
+from tests.lab.ports import HOST
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """A complete HTTP answer."""
 
     status: int
@@ -28,7 +28,7 @@ class Answer:
         return json.loads(self.body)
 
 
-class Http:
+class HttpClient:
     """One keep-alive connection, opened when it is needed. Every method raises OSError when it ends too early."""
 
     def __init__(self, port: int, timeout_s: float) -> None:
@@ -36,7 +36,7 @@ class Http:
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> HttpAnswer:
         """Sends a request and returns its whole answer; a failed connection is not tried again."""
         try:
             self.send(method, path, body, **headers)
@@ -57,7 +57,7 @@ class Http:
             lines += [f"Content-Length: {len(content)}"]
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode() + content)
 
-    def answer(self) -> Answer:
+    def answer(self) -> HttpAnswer:
         assert self._socket is not None
         received = b""
         while b"\r\n\r\n" not in received:
@@ -70,7 +70,7 @@ class Http:
             body += self._more()
         if headers.get("connection", "").lower() == "close":
             self.close()
-        return Answer(int(status_line.split()[1]), headers, body)
+        return HttpAnswer(int(status_line.split()[1]), headers, body)
 
     def close(self) -> None:
         """Closes it, whatever is under way."""
@@ -86,47 +86,32 @@ class Http:
         return chunk
 
 
-class Memcache:
-    """One connection to a Kestrel-protocol server."""
+class AsyncHttp:
+    """One keep-alive connection: a request at a time, answers with a length."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection((HOST, port), 10)
-        self._file = self._socket.makefile("rb")
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    def queues(self) -> dict[str, dict[str, int]]:
-        """Every queue's figures, by its key."""
-        self._socket.sendall(b"dump_stats\r\n")
-        found: dict[str, dict[str, int]] = {}
-        name = ""
-        while (line := self._line()) != "END":
-            if line.startswith("queue '"):
-                name = line.split("'")[1]
-                found[name] = {}
-            elif "=" in line:
-                figure, _, value = line.strip().partition("=")
-                if value.lstrip("-").isdigit():
-                    found[name][figure] = int(value)
-        return found
-
-    def take_all(self, key: str) -> Iterator[bytes]:
-        """Takes item after item until the queue is empty."""
-        while True:
-            self._socket.sendall(f"get {key}\r\n".encode())
-            line = self._line()
-            if line == "END":
-                return
-            size = int(line.split()[3])
-            item = self._file.read(size + 2)[:size]
-            if self._line() != "END":
-                raise ValueError("an item without its end")
-            yield item
+    async def ask(
+        self, method: str, path: str, body: bytes = b"", headers: str = ""
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers in lower case, body."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        writer.write(
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode()
+            + body
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        found = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+        content = await reader.readexactly(int(found.get("content-length", "0")))
+        if found.get("connection") == "close":
+            self.close()
+        return int(head[0].split(" ")[1]), found, content
 
     def close(self) -> None:
-        self._file.close()
-        self._socket.close()
-
-    def _line(self) -> str:
-        line = self._file.readline()
-        if not line:
-            raise ConnectionResetError("the server closed the connection")
-        return line.decode("latin-1").rstrip("\r\n")
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
