@@ -97,7 +97,7 @@ def test_noreply(client: MemcacheClient, other: MemcacheClient, name: str) -> No
 @pytest.mark.parametrize("wrong", [b"set a.b 0 0 7 noreply", b"set q~ 0 0 7 noreply", b"set q 0 never 7 noreply"])
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_noreply_set_that_cannot_be_stored_costs_no_other(
-    client: Client, name: str, wrong: bytes, *, at_once: bool
+    client: MemcacheClient, name: str, wrong: bytes, *, at_once: bool
 ) -> None:
     """Its item is skipped whole, whatever is in it, and the sets behind it are stored."""
     queue = name.encode()

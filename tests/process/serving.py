@@ -28,6 +28,11 @@ class Server:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
 
+    @property
+    def connections(self) -> list[Any]:
+        """The server's ends of its connections."""
+        return list(self.server.server_state.connections)
+
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
         """A new connection."""

@@ -59,7 +59,7 @@ def test_vanished_client_is_noticed_behind_more_than_is_held(how: str) -> None:
         async with server.client() as client:
             client.send(PARK + b"x" * (DISCARD_BYTES + 3 * HELD_BYTES))
             await server.counted("parked", 1)
-            (connection,) = server.server.server_state.connections
+            (connection,) = server.connections
             async with asyncio.timeout(5):
                 while not connection.flow.read_paused:
                     await asyncio.sleep(0.001)
@@ -79,7 +79,7 @@ def test_held_bytes_are_bounded() -> None:
         async with server.client() as client:
             client.send(PARK)
             await server.counted("parked", 1)
-            (connection,) = server.server.server_state.connections
+            (connection,) = server.connections
             for _ in range(400):
                 client.send(b"x" * 65536)
             async with asyncio.timeout(5):
@@ -117,7 +117,7 @@ def test_more_than_is_held_is_not_served() -> None:
         async with server.client() as client:
             client.send(PARK + ECHO * (3 * HELD_BYTES // len(ECHO)))
             await server.counted("parked", 1)
-            (connection,) = server.server.server_state.connections
+            (connection,) = server.connections
             async with asyncio.timeout(5):
                 while connection.reading is not DISCARDING:
                     await asyncio.sleep(0.001)
@@ -194,7 +194,7 @@ def test_complete_large_body_does_not_blind_the_server() -> None:
             client.send(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000)
             await client.writer.drain()
             await server.counted("parked", 1)
-            (connection,) = server.server.server_state.connections
+            (connection,) = server.connections
             async with asyncio.timeout(5):
                 while connection.reading is not PENDING:
                     await asyncio.sleep(0.001)
@@ -293,7 +293,7 @@ def test_connections_have_a_bound() -> None:
             assert problem(answer)["code"] == "unavailable"
             assert b"retry-after: 1\r\n" in answer
         async with asyncio.timeout(5):
-            while server.server.server_state.connections:
+            while server.connections:
                 await asyncio.sleep(0.001)
         async with server.client() as client:
             client.send(ECHO)
@@ -417,7 +417,7 @@ def test_slow_reader_slows_the_application() -> None:
                 while sent != before:
                     before = sent
                     await asyncio.sleep(0.2)
-            (connection,) = server.server.server_state.connections
+            (connection,) = server.connections
             assert connection.transport.get_write_buffer_size() < 300_000
             (task,) = server.server.server_state.tasks
             task.cancel()
@@ -452,7 +452,7 @@ def test_stream_ends_when_its_slow_reader_goes() -> None:
 async def until_paused(server: Server) -> None:
     """Waits until the one connection's client has stopped reading."""
     async with asyncio.timeout(5):
-        while not any(connection.flow.write_paused for connection in server.server.server_state.connections):
+        while not any(connection.flow.write_paused for connection in server.connections):
             await asyncio.sleep(0.001)
 
 
@@ -485,7 +485,7 @@ def test_states_have_one_table() -> None:
         async with server.client() as client:
             client.send(ECHO)
             await client.response()
-            (connection,) = server.server.server_state.connections
+            (connection,) = server.connections
             assert connection.reading is IDLE
             connection._move(LINGERING)
             with pytest.raises(RuntimeError):
