@@ -134,4 +134,4 @@ def test_a_server_that_is_named_twice_is_told(caplog):
     spellings = asyncio.run(main())[:2]
     (told,) = [record.getMessage() for record in caplog.records]
     assert all(f"at {each} " in told for each in spellings)
-    assert "counts twice" in told
+    assert "figures count it twice" in told
