@@ -22,6 +22,7 @@ class SettingsError(ValueError):
 
 
 SHORTEST_LEASE_S = 1.0
+"""The contract's minimum of `lease_seconds`; a test compares the two."""
 
 _NAMESPACE = re.compile(r"(?=.{1,32}\Z)[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 

@@ -17,7 +17,7 @@ from .repair import repair
 
 _SHOWN_DAMAGES = 10
 _BAR_WIDTH = 30
-_EVERY_S = 0.2
+_EVERY_S = 0.2  # between two drawings of the progress bar
 _ADVICE = """\
 The broker delivers sound jobs and never delivers damaged ones. What to do:
 1. Copy the directory, and find out what is wrong with the disk or the memory.

@@ -52,7 +52,7 @@ UNSENT_BYTES: Final = 8192  # of a response that counts as sent
 READ_BYTES: Final = 65536
 WATCH_S: Final = 1.0
 IDLE_MARGIN_S: Final = 1.0  # beyond the announced time: a request at its last moment is still served
-LINGER_S: Final = 2.0
+LINGER_S: Final = 2.0  # for a client to read the last answer before unread bytes reset the connection (RFC 9112, 9.6)
 LINGER_BYTES: Final = 32 << 20  # many clients send a whole body before they read an answer
 _WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 

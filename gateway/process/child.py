@@ -23,6 +23,7 @@ from gateway.common.states import check_move
 
 log = logging.getLogger(__name__)
 
+# A child that dies once is back at once; one that dies each time costs little CPU and few log lines.
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MOST_S: Final = 5.0
 # A child that dies this many times before it was ever ready is not started again.

@@ -212,7 +212,7 @@ def test_a_thousand_puts_at_once_share_a_bounded_pool():
 
 def test_puts_gather_behind_two_batches_but_not_for_ever(monkeypatch):
     """While the server stores two batches the next puts join a third; it goes though neither is answered."""
-    monkeypatch.setattr("gateway.kestrel.puts.batches.GATHER_S", 0.3)
+    monkeypatch.setattr("gateway.kestrel.puts.batches.BATCH_WAIT_S", 0.3)
 
     async def main():
         async with StandIn() as server, client(server.address, kestrel_command_timeout_s=5) as kestrel:
@@ -231,7 +231,7 @@ def test_puts_gather_behind_two_batches_but_not_for_ever(monkeypatch):
 
 def test_gathered_puts_go_as_soon_as_a_batch_is_answered(monkeypatch):
     """An answer makes room: what was gathered does not wait for its time."""
-    monkeypatch.setattr("gateway.kestrel.puts.batches.GATHER_S", 60)
+    monkeypatch.setattr("gateway.kestrel.puts.batches.BATCH_WAIT_S", 60)
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
@@ -283,7 +283,7 @@ def test_several_servers_share_the_puts_and_one_that_fails_is_passed_over():
 
 def test_a_mountain_of_puts_delays_another_tenant_by_a_batch(monkeypatch):
     """Each tenant's puts travel in bounded batches of its own; a single put does not wait behind ten thousand."""
-    monkeypatch.setattr("gateway.kestrel.puts.batches.GATHER_S", 60)
+    monkeypatch.setattr("gateway.kestrel.puts.batches.BATCH_WAIT_S", 60)
 
     async def main():
         async with StandIn() as server, client(server.address, tenant_of=lambda key: key[0]) as kestrel:

@@ -26,9 +26,14 @@ log = logging.getLogger(__name__)
 _kazoo_log = logging.getLogger(f"{__name__}.client")
 
 SESSION_S = 10.0
+"""The session's time-out that is asked for. Source: ZooKeeper allows 2 to 20 ticks of, by default, 2 s."""
 ANSWER_S = 5.0
+"""For one answer of a server that is connected: half a session."""
 PATIENCE_S, RETRY_S, RENEW_S = 2.0, 1.0, 60.0
+"""How long the start waits for a first reading; the pause between readings while there is no connection; how long a
+client without a connection is kept before a new one takes its place."""
 CLOSE_S = 1.0
+"""How long the shutdown waits for kazoo's threads."""
 # kazoo's pauses between its attempts to connect.
 _RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 5.0}
 

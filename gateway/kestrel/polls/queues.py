@@ -20,7 +20,7 @@ from gateway.kestrel.polls.runner import LongPoll, QueueRunner
 from gateway.kestrel.polls.state import PROOF_S, STEP_S
 from gateway.kestrel.server.server import Server
 
-KEPT_S: Final = 0.1
+KEPT_S: Final = 0.1  # for the next poll of a consumer that asks again at once
 OFFERS: Final = 2
 
 

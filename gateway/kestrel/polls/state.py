@@ -65,10 +65,13 @@ QUEUE_GETS: Final = 32
 STEP_S = 0.005
 LINGER_S, QUIET_S = 0.05, 1.0
 GATHER_S, SETTLE_S, TURN_S = 0.005, 0.005, 0.0005
+"""Answers of several gets to one event come within GATHER_S; items that go back have SETTLE_S until the next get may
+find them; TURN_S is a turn of the event loop. LINGER_S and QUIET_S: how long a wait outlives its last waiter with
+several servers, and with one."""
 UNREAD_S: Final = 0.5
 PROOF_S: Final = 0.25
 CHECK_S: Final = 0.05
-FIRST_SLICE_S, LONGEST_SLICE_S, SLICE_GROWTH = 0.02, 0.25, 1.5
+FIRST_SLICE_S, LONGEST_SLICE_S, SLICE_GROWTH = 0.02, 0.25, 1.5  # rule 11
 
 
 class QueuePolls:

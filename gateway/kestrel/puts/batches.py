@@ -4,7 +4,7 @@ Under load one turn has many requests. One connection, one write and one read fo
 cost separately, and the server commits them together. A single put is sent alone.
 
 A batch has at most BATCH_ITEMS puts and, unless it is one put, BATCH_BYTES. While the server stores UNDER_WAY batches
-of a tenant, further puts are collected until one of them is answered, but at most for GATHER_S: one batch is being
+of a tenant, further puts are collected until one of them is answered, but at most for BATCH_WAIT_S: one batch is being
 stored, one is ready behind it, and a third would only be smaller.
 
 1. Puts of one tenant are sent in order; each has its own outcome. Tenants do not share batches and do not wait for each
@@ -34,8 +34,10 @@ from gateway.kestrel.wire.connection import ConnectionLostError
 from gateway.kestrel.wire.failures import not_asked, perhaps_done, says_too_large
 
 STALLED_S = 0.25
+"""A server that leaves an answer waiting for so long is tried after the others (placement, rule 1)."""
 UNDER_WAY = 2
-GATHER_S = 0.002
+BATCH_WAIT_S = 0.002
+"""A batch that is ready waits for more puts at most so long; the server stores another one meanwhile."""
 TenantOf: TypeAlias = Callable[[str], str]
 _STATUSES = ("readonly", "read-only", "read only", "quiescent")
 
@@ -141,7 +143,9 @@ class _Lane:
     def _gather(self) -> None:
         if self._gathered is None:
             full = len(self._sending) >= UNDER_WAY
-            self._gathered = self._loop.call_later(GATHER_S, self._flush) if full else self._loop.call_soon(self._flush)
+            self._gathered = (
+                self._loop.call_later(BATCH_WAIT_S, self._flush) if full else self._loop.call_soon(self._flush)
+            )
 
     def _flush(self) -> None:
         assert self._gathered is not None
