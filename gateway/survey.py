@@ -23,12 +23,6 @@ class QueueStats:
     total_items: int = 0
     expired_items: int = 0
     discarded: int = 0
-    transactions: int = 0
-    canceled_transactions: int = 0
-    total_flushes: int = 0
-    mem_items: int = 0
-    mem_bytes: int = 0
-    logsize: int = 0
     children: int = 0
 
     def __add__(self, other: QueueStats) -> QueueStats:

@@ -38,7 +38,6 @@ class Committer:
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: DiskThreads, trouble: str | None = None) -> None:
         """`trouble`: why nothing can be put, if that is known at the start."""
         self.trouble: str | None = None
-        self.commits = 0
         self._loop = loop
         self._threads = threads
         self._retry_at = 0.0
@@ -130,7 +129,6 @@ class Committer:
 
     def _committed(self, batch: Batch, outcome: Outcome) -> None:
         self._writing = False
-        self.commits += 1
         self._batch.purges += outcome.unfinished
         self._batch.unchecked += outcome.unchecked
         if self._scheduled or outcome.unfinished or outcome.unchecked:

@@ -22,25 +22,15 @@ class Counters:
     lost_reads: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """Totals since the start, and current values."""
+@dataclass(slots=True)
+class Statistics(Counters):
+    """The totals at one moment, and what is the case then."""
 
-    connects: int
-    connect_failures: int
-    commands: int
-    command_failures: int
-    pings: int
-    waits_armed: int
-    waits_cut: int
-    items_taken: int
-    given_back_unserved: int
-    lost_reads: int
-    connections: int
-    pinned: int
-    waiters: int
-    standing_waits: int
-    waited_queues: int
+    connections: int = 0
+    pinned: int = 0
+    waiters: int = 0
+    standing_waits: int = 0
+    waited_queues: int = 0
 
 
 def snapshot(counters: Counters, **now: int) -> Statistics:

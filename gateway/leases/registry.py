@@ -71,10 +71,6 @@ class RegistryStatistics:
     remembered: int
     ended: dict[str, int]
 
-    @property
-    def balanced(self) -> bool:
-        return self.delivered == self.open + sum(self.ended.values())
-
     def __str__(self) -> str:
         ways = " + ".join(f"{way} {count}" for way, count in self.ended.items())
         return f"delivered {self.delivered} = {ways} + open {self.open}"
