@@ -316,7 +316,7 @@ def test_port_taken_is_one_line(serve: Callable[..., Serve], tmp_path: Path) -> 
 def test_foreign_address_is_one_line(serve: Callable[..., Serve]) -> None:
     """An address that is not this machine's."""
     assert "cannot listen on 192.0.2.1" in refused(serve("--host", "192.0.2.1", "--no-auth"))
-    assert "no address of this machine" in refused(serve("--host", "nowhere.invalid", "--no-auth"))
+    assert "not an address of this machine" in refused(serve("--host", "nowhere.invalid", "--no-auth"))
 
 
 def test_data_not_writable_is_one_line(serve: Callable[..., Serve], tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_application_that_cannot_start_is_fatal(serve: Callable[..., Serve]) -> 
     one = serve("--app", "tests.process.tiny_app:create_broken_app", *NOBODY)
     assert one.process.wait(20) == 1
     assert one.text().count("ERROR supervisor: worker-0 could not start (exit code 1), 5 times in a row\n") == 1
-    assert one.text().count("the application cannot be made") == 5
+    assert one.text().count("the application cannot be created") == 5
     assert not group_lives(one.process.pid)
 
 
