@@ -1,7 +1,10 @@
-"""`python -m tests.hostile [--seconds 60] [--only filters ...]`: a quiet tenant alone, then beside a hostile one.
+"""`python -m tests.hostile [--scopes admin] [--seconds 60] [--only filters ...]`: a quiet tenant beside a hostile one.
 
-Prints its latencies in both, what was refused to the hostile tenant, and the memory of each process before, meanwhile
-and after. Exit status: 0 the quiet tenant did not notice; 1 it did, or memory was above its bound or did not come back.
+The quiet tenant works alone first, then beside the attack, in the same way and at the same pace. Prints its latencies in
+both, what the hostile tenant was answered, and the memory of each process before, during and after the attack. Exit
+status: 0 the quiet tenant did not notice; 1 it did, or memory was above its bound or was not returned.
+
+The tenants share the gateway's processors; priority.py says how.
 """
 
 from __future__ import annotations
@@ -15,14 +18,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.settings import Settings
 from tests.api.keyring import Keyring
 from tests.hostile.attacks import ATTACKS
-from tests.hostile.priority import step_forward
+from tests.hostile.priority import going_first
 from tests.hostile.victim import Tenant, WorkerFigures
 from tests.lab.gateway import Running
 from tests.lab.lifeline import lifeline, tied
@@ -118,14 +121,14 @@ class Run:
 
 
 @contextlib.contextmanager
-def attacking(gateway: Running, keys: Keyring, seconds: float, scale: float, names: list[str]) -> Iterator[list[bytes]]:
+def attacking(gateway: Running, secret: str, seconds: float, scale: float, names: list[str]) -> Iterator[list[bytes]]:
     """A hostile tenant in a process of its own; what it prints is in the list at the end."""
     command = ["--port", str(gateway.port), "--memcache", str(memcache_port(gateway)), "--seconds", str(seconds)]
     process = subprocess.Popen(
         [*tied("tests.hostile.attacks", *command), "--scale", str(scale), "--only", *names],
         stdin=lifeline(),
         stdout=subprocess.PIPE,
-        env=os.environ | {"HOSTILE_CONSUMER": keys.secrets["hostile"], "HOSTILE_ADMIN": keys.secrets["hostile-admin"]},
+        env=os.environ | {"HOSTILE_KEY": secret},
     )
     printed: list[bytes] = []
     try:
@@ -142,27 +145,36 @@ def memcache_port(gateway: Running) -> int:
     return int(flags[flags.index("--broker-listen") + 1].rpartition(":")[2]) if "--broker-listen" in flags else 0
 
 
-def run(directory: Path, *, alone_s: float, seconds: float, scale: float, names: list[str], back_s: float) -> Run:
-    """A gateway with its defaults; the quiet tenant alone, then beside the hostile one."""
+def run(
+    directory: Path,
+    *,
+    scopes: str,
+    alone_s: float,
+    seconds: float,
+    scale: float = 1.0,
+    names: Sequence[str] = tuple(ATTACKS),
+    back_s: float = BACK_S,
+) -> Run:
+    """A gateway with its defaults; the quiet tenant alone, then beside the hostile one, whose key has `scopes`."""
     keys = Keyring(directory / "keys.toml")
     keys.add("quiet", tenant="quiet")
-    keys.add("hostile", tenant="hostile", scopes="produce consume")
+    keys.add("hostile", tenant="hostile", scopes=scopes)
     keys.add("hostile-admin", tenant="hostile", scopes="admin")
     listen = f"127.0.0.1:{free_port()}"
     flags = ("--keys", str(keys.path), "--broker-listen", listen, "--log-level", "warning")
     gateway = Running(directory / "data", *flags)
-    step_forward()
     memory = Memory(gateway)
     try:
-        quiet = Tenant(gateway.port, keys.secrets["quiet"])
-        time.sleep(alone_s)
-        alone = quiet.stop()
-        before = memory.now()
-        with attacking(gateway, keys, seconds + 3, scale, names) as printed:
-            time.sleep(3)
-            victim = Tenant(gateway.port, keys.secrets["quiet"])
-            time.sleep(seconds - 3)
-            beside = victim.stop()
+        with going_first():
+            quiet = Tenant(gateway.port, keys.secrets["quiet"])
+            time.sleep(alone_s)
+            alone = quiet.stop()
+            before = memory.now()
+            with attacking(gateway, keys.secrets["hostile"], seconds + 3, scale, list(names)) as printed:
+                time.sleep(3)
+                victim = Tenant(gateway.port, keys.secrets["quiet"])
+                time.sleep(seconds)
+                beside = victim.stop()
         with keys.client(gateway, "hostile-admin") as http:
             http.delete("/queues/hoard")  # and its leases of 12 hours
         ends = time.monotonic() + back_s
@@ -177,8 +189,9 @@ def run(directory: Path, *, alone_s: float, seconds: float, scale: float, names:
 def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
+    parser.add_argument("--scopes", default="produce consume", help="of the hostile tenant's key")
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--alone", type=float, default=20, help="seconds without the hostile tenant")
+    parser.add_argument("--alone", type=float, default=30, help="seconds without the hostile tenant")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of hostile connections")
     parser.add_argument("--slower", type=float, default=SLOWER, help="times the p99 alone")
     parser.add_argument("--only", nargs="*", default=list(ATTACKS), choices=list(ATTACKS), help="these attacks")
@@ -186,12 +199,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         result = run(
             Path(directory),
+            scopes=asked.scopes,
             alone_s=asked.alone,
             seconds=asked.seconds,
             scale=asked.scale,
             names=asked.only,
-            back_s=BACK_S,
         )
+    print(f"a hostile tenant with {asked.scopes}, {asked.seconds:g} s")
     print(result.report())
     faults = result.faults(asked.slower)
     print("\n".join(faults) or "the quiet tenant did not notice")

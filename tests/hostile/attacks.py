@@ -1,8 +1,7 @@
 """What a hostile tenant does, everything at once, to a gateway on this machine: `python -m tests.hostile.attacks`.
 
-Each attack is a coroutine that goes on until it is cancelled. It never sends faster than its answers come, and runs at
-the lowest priority of the system, so that it takes the processor from the gateway's callers only where the gateway
-works for it.
+Each attack is a coroutine that goes on until it is cancelled. It never sends faster than its answers come, and steps
+back for the gateway and for the other tenant (priority.py).
 """
 
 from __future__ import annotations
@@ -34,11 +33,10 @@ HOST = "127.0.0.1"
 
 @dataclass(slots=True)
 class Target:
-    """Where it goes, and the keys that the hostile tenant has. answers: how many of which status each attack got."""
+    """Where it goes, and the hostile tenant's key. answers: how many of which status each attack got."""
 
     port: int
-    consumer: str
-    admin: str
+    secret: str
     memcache: int = 0
     answers: dict[str, Counter[str]] = field(default_factory=dict)
     scale: float = 1.0
@@ -51,9 +49,9 @@ class Target:
 class Caller:
     """One connection of the hostile tenant, made again whenever it ends."""
 
-    def __init__(self, target: Target, name: str, secret: str = "") -> None:
+    def __init__(self, target: Target, name: str) -> None:
         self._port = target.port
-        self._secret = secret or target.consumer
+        self._secret = target.secret
         self._counts = target.answers.setdefault(name, Counter())
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -71,8 +69,12 @@ class Caller:
         if kind:
             lines.append(f"Content-Type: {kind}")
         writer = self._streams[1]
-        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
-        await writer.drain()
+        try:
+            writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+            await writer.drain()
+        except RuntimeError as error:  # uvloop's, where the gateway has closed the connection
+            self.close()
+            raise ConnectionResetError from error
 
     async def answer(self) -> bytes:
         assert self._streams is not None
@@ -104,11 +106,9 @@ class Caller:
 Attack = Callable[[Target], Awaitable[None]]
 
 
-async def over_and_over(
-    target: Target, name: str, lines: Callable[[], tuple[str, bytes, str]], secret: str = ""
-) -> None:
+async def over_and_over(target: Target, name: str, lines: Callable[[], tuple[str, bytes, str]]) -> None:
     """One request after the other on one connection."""
-    caller = Caller(target, name, secret)
+    caller = Caller(target, name)
     while True:
         with contextlib.suppress(OSError):
             await caller.ask(*lines())
@@ -116,12 +116,11 @@ async def over_and_over(
         await asyncio.sleep(0.1)
 
 
-def several(count: int, name: str, make: Callable[[], tuple[str, bytes, str]], *, admin: bool = False) -> Attack:
+def several(count: int, name: str, make: Callable[[], tuple[str, bytes, str]]) -> Attack:
     """The same request on so many connections."""
 
     async def attack(target: Target) -> None:
-        secret = target.admin if admin else target.consumer
-        await asyncio.gather(*(over_and_over(target, name, make, secret) for _ in range(target.many(count))))
+        await asyncio.gather(*(over_and_over(target, name, make) for _ in range(target.many(count))))
 
     return attack
 
@@ -189,7 +188,7 @@ async def slow_readers(target: Target) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             try:
                 await loop.sock_connect(connection, (HOST, target.port))
-                head = f"GET /queues/large/peek HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {target.admin}\r\n\r\n"
+                head = f"GET /queues/large/peek HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {target.secret}\r\n\r\n"
                 await loop.sock_sendall(connection, head.encode() * 3)
                 while await loop.sock_recv(connection, 100):
                     await asyncio.sleep(5)
@@ -254,7 +253,7 @@ async def bad_numbers(target: Target) -> None:
 
 
 ATTACKS: dict[str, Attack] = {
-    "filters": several(2, "filters", lambda: (f"GET /queues?limit=1&{FILTERS}", b"", ""), admin=True),
+    "filters": several(2, "filters", lambda: (f"GET /queues?limit=1&{FILTERS}", b"", "")),
     "newlines": several(2, "newlines", lambda: ("POST /queues/q/jobs", NEWLINES, "application/x-ndjson")),
     "blanks": several(
         2, "blanks", lambda: ("POST /queues/q/jobs", BLANKS, "application/cloudevents-batch+json")
@@ -268,7 +267,7 @@ ATTACKS: dict[str, Attack] = {
     "new queues": several(
         2, "new queues", lambda: (f"POST /queues/{next(NEW):05d}{'a' * 50}b/jobs", b"1", "application/json")
     ),
-    "peeks": several(2, "peeks", lambda: ("GET /queues/q/peek", b"", ""), admin=True),
+    "peeks": several(2, "peeks", lambda: ("GET /queues/q/peek", b"", "")),
     "polls": parked_polls,
     "leases": leases,
     "half-sent bodies": half_bodies,
@@ -297,9 +296,7 @@ def main() -> None:
     asked = parser.parse_args()
     step_back()
     limit_descriptors()
-    target = Target(
-        asked.port, os.environ["HOSTILE_CONSUMER"], os.environ["HOSTILE_ADMIN"], asked.memcache, scale=asked.scale
-    )
+    target = Target(asked.port, os.environ["HOSTILE_KEY"], asked.memcache, scale=asked.scale)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(attack(target, asked.only, asked.seconds))
     sys.stdout.write(orjson.dumps(target.answers).decode())

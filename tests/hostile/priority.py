@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _REAL_TIME = {os.SCHED_RR, os.SCHED_FIFO}
@@ -28,10 +29,19 @@ def step_back() -> None:
         Path("/proc/self/autogroup").write_text(str(_LOWER))
 
 
-def step_forward() -> None:
-    """From now on this process goes first, where it may."""
+@contextlib.contextmanager
+def going_first() -> Iterator[None]:
+    """Meanwhile this process goes before those that it has started, where it may."""
+    policy = os.sched_getscheduler(0)
+    priority = os.sched_getparam(0).sched_priority
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(PermissionError):
-        if os.sched_getscheduler(0) in _REAL_TIME:
-            os.sched_setparam(0, os.sched_param(os.sched_getparam(0).sched_priority + 1))
+        if policy in _REAL_TIME:
+            os.sched_setparam(0, os.sched_param(priority + 1))
         else:
             os.nice(-5)
+    try:
+        yield
+    finally:
+        os.sched_setparam(0, os.sched_param(priority))
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
