@@ -133,9 +133,7 @@ class GatewayProtocol(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
         self.flow = Flow(self.transport)
-        sock = transport.get_extra_info("socket")
-        self.server, self.client = tcp.addresses(sock)
-        tcp.tune(sock, self.limits.tcp)
+        self.server, self.client = tcp.addresses(transport.get_extra_info("socket"))
         connections = self.server_state.connections
         connections.add(self)
         idle = self.server_state.idle

@@ -23,8 +23,8 @@ from gateway.http import tcp
 from gateway.http.connection import GatewayProtocol
 from gateway.http.cycle import Cycle
 from gateway.http.idle import Idle
+from gateway.http.listener import Listener
 from gateway.http.state import Limits, ServerState
-from gateway.http.tls_listener import TlsListener
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -68,28 +68,22 @@ class GatewayServer:
             ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
         )
         self.server_state = ServerState(Idle(buffers), limits)
-        self._servers: list[asyncio.Server] = []
         self._clock: asyncio.TimerHandle | None = None
-        self._tls: TlsListener | None = None
+        self._listener: Listener | None = None
 
     async def start(self, listener: socket.socket) -> None:
         """Starts the application, then serves `listener`. Raises ApplicationStartError."""
         self.config.load()
         self.lifespan = LifespanOn(self.config)
         self._tick()
-        context = self.config.ssl
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise ApplicationStartError
-        if context is None:
-            loop = asyncio.get_running_loop()
-            self._servers.append(await loop.create_server(self._protocol, sock=listener, backlog=BACKLOG))
-        else:
-            self._tls = TlsListener(listener, context, self._protocol, self.server_state)
-            self._tls.start()
+        self._listener = Listener(listener, self.config.ssl, self._protocol, self.server_state)
+        self._listener.start(BACKLOG)
 
     def _protocol(self) -> GatewayProtocol:
-        scheme = "https" if self._tls is not None else "http"
+        scheme = "https" if self.config.ssl is not None else "http"
         return GatewayProtocol(self.config.loaded_app, self.server_state, self.lifespan.state, scheme)
 
     def begin_drain(self) -> None:
@@ -98,10 +92,8 @@ class GatewayServer:
 
     def close_listener(self) -> None:
         """Stops accepting connections."""
-        for server in self._servers:
-            server.close()
-        if self._tls is not None:
-            self._tls.close()
+        if self._listener is not None:
+            self._listener.close()
 
     async def answered(self, within_s: float) -> None:
         """Returns when the requests in progress are answered, or when the time is over.

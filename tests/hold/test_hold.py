@@ -21,6 +21,7 @@ EVENTS = {"Content-Type": "application/cloudevents+json"}
 BATCH = {"Content-Type": "application/cloudevents-batch+json"}
 LINES = {"Content-Type": "application/x-ndjson"}
 MANY = 5000
+FLOOD = 600
 TRIES = 3
 TAKE = {"timeout": 5, "lease_seconds": 600}
 NUMBERS = itertools.count()
@@ -343,5 +344,24 @@ def test_leases_that_end_together(worker, quick):
             while http.get("/queues/expiring").json()["items"] < 300:
                 time.sleep(0.05)
             assert http.delete("/queues/expiring").status_code == 200
+
+    quick(request)
+
+
+def test_a_flood_of_connections(worker, quick):
+    """Hundreds that come at one instant: a few are accepted in each turn of the loop."""
+
+    def request():
+        clients = [socket.socket() for _ in range(FLOOD)]
+        try:
+            worker.loop.call_soon_threadsafe(time.sleep, 0.2)  # meanwhile they gather; it takes none of its time
+            for client in clients:
+                client.setblocking(False)
+                client.connect_ex(("127.0.0.1", worker.port))
+            with plain.client(base_url=worker.url, timeout=60) as http:
+                assert http.get("/livez").status_code == 200
+        finally:
+            for client in clients:
+                client.close()
 
     quick(request)

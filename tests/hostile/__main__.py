@@ -1,8 +1,8 @@
 """`python -m tests.hostile [--scopes admin] [--seconds 60] [--only filters ...]`: a quiet tenant beside a hostile one.
 
-The quiet tenant works alone first, then beside the attack, in the same way and at the same pace. Prints its latencies in
-both, what the hostile tenant was answered, and the memory of each process before, during and after the attack. Exit
-status: 0 the quiet tenant did not notice; 1 it did, or memory was above its bound or was not returned.
+The quiet tenant works alone first, then beside the attack, in the same way and at the same pace. Prints its latencies
+in both, what the hostile tenant was answered, and the memory of each process before, during and after the attack.
+Exit status: 0 the quiet tenant did not notice; 1 it did, or memory was above its bound or was not returned.
 
 The tenants share the gateway's processors; priority.py says how.
 """
