@@ -1,23 +1,26 @@
-"""The short form of `python -m tests.hostile`: a tenant with valid keys does its worst and breaks nothing of others."""
+"""The short form of `python -m tests.hostile`: a tenant with a valid key does its worst, and another hardly notices."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.hostile.__main__ import run
-from tests.hostile.attacks import ATTACKS
+from tests.hostile.__main__ import CALLS, run
+
+NOTICED_MS = 250.0
+"""On a busy machine the disk alone makes some calls as slow. Without shares of the loop's time they take a second."""
 
 
-@pytest.mark.skipif(
-    "KESTREL_GATEWAY_TEST_HOSTILE" not in os.environ,
-    reason="KESTREL_GATEWAY_TEST_HOSTILE is not set: stalls above 2 s, which end a lease of 3 s, are known",
-)
-def test_a_hostile_tenant_breaks_nothing_of_another_one(tmp_path: Path) -> None:
-    """No call of another tenant is refused, no lease of its expires, its jobs flow; memory stays within its bound.
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize("scopes", ["produce consume", "produce consume admin"])
+def test_a_hostile_tenant_breaks_nothing_of_another_one(tmp_path: Path, scopes: str) -> None:
+    """No call of another tenant is refused or slow, no lease of its expires, and memory stays within its bound.
 
-    How much slower its calls are, and whether memory comes back, the long form says: it takes a machine that is quiet.
+    How much slower its calls are than without the attack, and whether memory is returned, the long form tells.
     """
-    result = run(tmp_path, alone_s=3, seconds=12, scale=0.1, names=list(ATTACKS), back_s=0)
+    result = run(tmp_path, scopes=scopes, alone_s=2, seconds=10, back_s=0)
     faults = result.broken()
+    for call in CALLS:
+        if result.beside.p99_ms(call) > max(NOTICED_MS, 3 * result.quiet.p99_ms(call)):
+            faults.append(f"{call}: p99 {result.beside.p99_ms(call):.0f} ms")
     assert not faults, "\n".join([*faults, result.report()])
