@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import against, case_broker, case_cluster, case_drain, case_leases, case_parked, case_requests
+from bench import against, case_broker, case_cluster, case_drain, case_idle, case_leases, case_parked, case_requests
 from bench.plan import Plan, Stage, quick
 from bench.servers import BenchError, Load
 from bench.table import Section
@@ -22,6 +22,7 @@ from bench.table import Section
 CASES: dict[str, Callable[[Stage], Section]] = {
     "requests": case_requests.measure,
     "parked": case_parked.measure,
+    "idle": case_idle.measure,
     "leases": case_leases.measure,
     "drain": case_drain.measure,
     "cluster": case_cluster.measure,

@@ -19,11 +19,12 @@ Answered = Callable[[HttpConnection, bytes, bytes], None]
 class Parking:
     """Connections with one poll under way each, and one more for everything else.
 
-    poll, wake: paths; wake is a POST of the benchmark's job. ack: whether an answered poll brings a lease to settle.
+    poll, wake: paths; `{number}` in poll differs from poll to poll; wake is a POST of the benchmark's job. ack: whether an answered poll brings a lease to settle.
     """
 
     def __init__(self, address: str, poll: str, wake: str, ack: bool) -> None:
         self._address = address
+        self._path = poll
         self._poll = http_request("GET", poll, address)
         self._wake = http_request("POST", wake, address, JOB)
         self._alive = http_request("GET", "/livez", address)
@@ -39,7 +40,8 @@ class Parking:
         while len(self._polls) < count:
             for _ in range(min(OPENED_AT_ONCE, count - len(self._polls))):
                 connection = await self._connect(self._answered)
-                connection.write(self._poll)
+                number = str(len(self._polls))
+                connection.write(http_request("GET", self._path.replace("{number}", number), self._address))
                 self._polls.append(connection)
             await self._ask(self._alive, b"200")
 
