@@ -34,5 +34,5 @@ def measure(stage: Stage) -> Section:
         "Idle (one waiting poll a queue, nothing happens)",
         ("polled queues", "worker % of a core", "target", "broker % of a core"),
         rows,
-        "A get waits on the broker for a second, with more than 1,000 of them for longer: see docs/scale.md, Reads.",
+        "A get waits on the broker for a second, with more than 500 of them for longer: see docs/scale.md, Reads.",
     )

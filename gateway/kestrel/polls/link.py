@@ -21,7 +21,7 @@ from gateway.kestrel.wire.failures import not_asked
 WAIT_S: Final = 1.0
 """The longest wait. Real Kestrel may not wake a get when an item arrives; the next get finds it. Source:
 kestrel-wire.md, "Lost wake-up"."""
-WAITS_A_SECOND: Final = 1000
+WAITS_A_SECOND: Final = 500
 """The most waits that begin in a second, over all queues of a server. With more queues each wait lasts longer."""
 
 Sending = Callable[[Get], float]
