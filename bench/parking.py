@@ -19,7 +19,8 @@ Answered = Callable[[HttpConnection, bytes, bytes], None]
 class Parking:
     """Connections with one poll under way each, and one more for everything else.
 
-    poll, wake: paths; `{number}` in poll differs from poll to poll; wake is a POST of the benchmark's job. ack: whether an answered poll brings a lease to settle.
+    poll, wake: paths; `{number}` in poll differs from poll to poll. wake: a POST of the benchmark's job. ack: whether
+    an answered poll brings a lease to settle.
     """
 
     def __init__(self, address: str, poll: str, wake: str, ack: bool) -> None:

@@ -28,9 +28,9 @@ class WorldItem:
 
 @dataclass(eq=False)
 class WorldServer:
-    """One queue on one server. room: items that it may hold for us; places: gets that may be on it."""
+    """One queue on one server. item_limit: items that it may hold for us; places: gets that may be on it."""
 
-    room: int = 100
+    item_limit: int = 100
     places: int = 100
     taken: int = 0
     reads: bool = True
@@ -41,11 +41,8 @@ class WorldServer:
     held: list[WorldItem] = field(default_factory=list)
     gets: dict[Get, None] = field(default_factory=dict)
 
-    def item_room(self) -> int:
-        return self.room - len(self.held)
-
-    def get_room(self, others: int) -> int:
-        return self.places - self.taken
+    def figures(self, others: int) -> tuple[bool, int, int]:
+        return self.reads, self.item_limit - len(self.held), self.places - self.taken
 
     def take_place(self):
         self.taken += 1
@@ -217,7 +214,7 @@ class World:
     def leave(self, waiter):
         if waiter in self.line:
             self.line.remove(waiter)
-        self.polls.left(waiter, self.now)
+        self.polls.left(waiter)
         self.run()
 
     def fetch(self, waiter):

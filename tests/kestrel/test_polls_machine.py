@@ -37,7 +37,7 @@ class PollsMachine(RuleBasedStateMachine):
         self.acked = 0
         self.world = World(servers, waits)
         for server in self.world.servers:
-            server.room = room
+            server.item_limit = room
             server.places = places
 
     def pick(self, things, index):
@@ -118,7 +118,7 @@ class PollsMachine(RuleBasedStateMachine):
         world.settle(3)  # the longest pause after cuts
         world.settle(LONGEST_WAIT_S + 0.1)
         for server in world.servers:
-            if server.reads and server.item_room() > 0 and world.line:
+            if server.reads and server.figures(0)[1] > 0 and world.line:
                 assert not server.queue, "somebody waits, and an item lies there"
 
     # What holds

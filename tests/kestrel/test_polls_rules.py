@@ -200,7 +200,7 @@ def test_rule_6_waits_begin_one_after_the_other():
 
 def test_rule_7_a_full_server_is_left_out_and_who_comes_is_refused():
     """Full or without a place: refused at once, and no get is sent; who waits already waits on."""
-    for limit, why in (("room", Why.FULL), ("places", Why.CROWDED)):
+    for limit, why in (("item_limit", Why.FULL), ("places", Why.CROWDED)):
         world = World()
         setattr(world.servers[0], limit, 0)
         for timeout_s in (0, 10):
@@ -209,11 +209,11 @@ def test_rule_7_a_full_server_is_left_out_and_who_comes_is_refused():
     world = World()
     waiter = world.come(10)
     world.settle()
-    world.servers[0].room = 0
+    world.servers[0].item_limit = 0
     world.settle(2)
     assert waiter.phase is Phase.WAITING
     assert world.polls.starving
-    world.servers[0].room = 1
+    world.servers[0].item_limit = 1
     world.run()
     assert len(world.waits) == 1
 

@@ -46,10 +46,6 @@ class QueueLink:
         self.answered = answered
 
     @property
-    def reads(self) -> bool:
-        return self.server.reads
-
-    @property
     def heard_at(self) -> float:
         return self.server.pulse.heard_at
 
@@ -62,14 +58,12 @@ class QueueLink:
         server = self.server
         return min(server.longest_wait_s, max(WAIT_S, server.waits.held / WAITS_A_SECOND))
 
-    def item_room(self) -> int:
-        room = self.server.items.room(self.tenant)
-        if room <= 0:
-            self.server.full(self.tenant)  # registers for the call when there is room again
-        return room
-
-    def get_room(self, others: int) -> int:
-        return self.server.wait_room(self.tenant, others)
+    def figures(self, others: int) -> tuple[bool, int, int]:
+        server = self.server
+        items = server.items.room(self.tenant)
+        if items <= 0:
+            server.full(self.tenant)  # registers for the call when there is room again
+        return server.reads, items, server.wait_room(self.tenant, others)
 
     def take_place(self) -> None:
         self.server.waits.take(self.tenant)

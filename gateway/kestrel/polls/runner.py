@@ -78,7 +78,8 @@ class LongPoll(Waiter):
             if item.lost and runner.loop.time() < self.deadline:
                 runner.lost(self)
                 continue
-            self._stop_timer()
+            if self._timer is not None:
+                self._timer.cancel()
             runner.fetched(self)
             return item
         if self._error is not None:
@@ -175,7 +176,7 @@ class QueueRunner:
 
     def left(self, poll: LongPoll) -> None:
         """The poll was cancelled."""
-        self._state.left(poll, self.loop.time())
+        self._state.left(poll)
         self._run()
 
     def lost(self, poll: LongPoll) -> None:
@@ -212,10 +213,10 @@ class QueueRunner:
     def close(self, error: BackendUnavailable) -> None:
         """Ends every poll with `error`, also future ones; items that were not fetched go back."""
         self._over = error
-        state, now = self._state, self.loop.time()
+        state = self._state
         for waiter in [*state.line, *state.given]:
             assert isinstance(waiter, LongPoll)
-            state.left(waiter, now)
+            state.left(waiter)
             waiter.end(error, None)
         for action in state.close():
             self._do(action)
@@ -257,12 +258,16 @@ class QueueRunner:
             self._starve(self)
         if state.next_at < self._timer_at:
             self._set_timer(state.next_at)
-        self._tidy()
+        if not (state.line or state.given):
+            self._tidy()
 
     def _do(self, action: Action) -> None:
         match action:
             case Send(get):
-                self._send(get)
+                link = get.source.server
+                assert isinstance(link, QueueLink)
+                self._gets[get] = sent = PendingGet(link, get)
+                sent.start()
             case Give(waiter):
                 assert isinstance(waiter, LongPoll)
                 if not waiter.awaited and not waiter.timed:
@@ -281,12 +286,6 @@ class QueueRunner:
                 assert isinstance(item, PinnedRead)
                 self._counters.given_back_unserved += 1
                 item.give_back()
-
-    def _send(self, get: Get) -> None:
-        link = get.source.server
-        assert isinstance(link, QueueLink)
-        self._gets[get] = pending = PendingGet(link, get)
-        pending.start()
 
     def _end(self, end: End) -> None:
         poll, source = end.waiter, end.source

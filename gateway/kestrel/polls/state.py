@@ -91,6 +91,7 @@ class QueuePolls:
         self._waits = waits
         self._patience_s = patience_s
         self._number = 0
+        self._under_way = 0
         self._furthest = 0.0
         self._arrived: list[Waiter] = []
         self._actions: list[Action] = []
@@ -98,6 +99,7 @@ class QueuePolls:
         self._quiet_at = math.inf
         self._items: list[tuple[int, Item, Source]] = []
         self._back_at = math.inf
+        self._keep_s: float | None = None
         self._settling = False
         self._going: set[Source] = set()
         self.set_servers(servers)
@@ -105,9 +107,7 @@ class QueuePolls:
     @property
     def idle(self) -> bool:
         """Whether the state is no longer needed."""
-        if self.line or self.given or self._items or self._going:
-            return False
-        return not any(source.waits or source.takes for source in self.sources)
+        return not (self.line or self.given or self._items or self._going or self._under_way)
 
     @property
     def gets(self) -> int:
@@ -126,15 +126,18 @@ class QueuePolls:
         ]
         for source in self.sources:
             source.limit = limit
+            source.look()
         for source in known.values():
             self._close([*source.waits, *source.takes])
 
     def server_changed(self, server: PolledServer) -> None:
         """The server delivers items again, or no longer."""
         for source in self.sources:
-            if source.server is server and server.reads:
-                source.failures = 0
-                source.retry_at = -math.inf
+            if source.server is server:
+                source.look()
+                if source.reads:
+                    source.failures = 0
+                    source.retry_at = -math.inf
 
     def stored(self, server: PolledServer, now: float) -> bool:
         """An item was stored on the server. Returns whether that matters: a wait should bring the item."""
@@ -162,13 +165,13 @@ class QueuePolls:
         """The waiter's time is over."""
         if waiter.phase is Phase.GIVEN and not waiter.awaited:
             self._end(waiter, Why.EMPTY)
-            self._return(waiter, now)
+            self._return(waiter)
         elif waiter.phase in (Phase.WAITING, Phase.ASKING) and not waiter.ending:
             self._pause(waiter)
             waiter.ending = True
             self._ask(waiter, now)
 
-    def left(self, waiter: Waiter, now: float) -> None:
+    def left(self, waiter: Waiter) -> None:
         """The waiter leaves; an item that it has not fetched goes to the next one."""
         if waiter.phase in (Phase.ASKING, Phase.WAITING):
             self._pause(waiter)
@@ -176,7 +179,7 @@ class QueuePolls:
             waiter.move(Phase.ENDED)
         elif waiter.phase is Phase.GIVEN:
             waiter.move(Phase.ENDED)
-            self._return(waiter, now)
+            self._return(waiter)
 
     def fetched(self, waiter: Waiter) -> None:
         """The waiter has its item."""
@@ -219,12 +222,10 @@ class QueuePolls:
                 source.check_at = math.inf
             elif not get.waits:
                 source.check_at = now  # a wake-up was lost, and there may be more
-            if source.server.item_room() < 0:
-                self._keep(item, source, now, 0.0)
-            else:
-                self._keep(item, source, now, GATHER_S if self.line or len(self.sources) == 1 else LINGER_S)
+            self._keep(item, source, GATHER_S if self.line or len(self.sources) == 1 else LINGER_S)
         elif not get.waits:
             source.proved = max(source.proved, get.number)
+            source.done = max(source.done, get.number)
             source.unseen = 0
             source.check_at = math.inf
             if len(self.sources) > 1:
@@ -247,7 +248,7 @@ class QueuePolls:
         source.cut_number = self._number
         source.failures += 1
         if source.failures > 1:
-            source.failed = self._number
+            source.done = self._number
             source.retry_at = now + pause_s(source.failures - 1)
 
     def handed_back(self, source: Source, *, seen: bool) -> None:
@@ -273,33 +274,38 @@ class QueuePolls:
     def assign(self, now: float) -> list[Action]:
         """What to do now, in this order. The state counts it as done."""
         self.next_at = math.inf
-        if self._items:
-            self._match()
-        if self._arrived:
-            self._refuse()
-        if self.askers:
-            self._conclude(now)
         self.starving = False
-        if self.line:
+        reads = False
+        for source in self.sources:
+            source.look()
+            reads = reads or source.reads
+        if self._items:
+            self._match(now)
+        if self._arrived or self.askers:
+            able = [source for source in self.sources if (source.reads or not reads) and not source.shut]
+            if not able:
+                self._refuse()
+            self._arrived.clear()
             if self.askers:
-                self._take(now)
-            if self.waiting:
-                self._check(now)
-                self._wait(now)
-        else:
+                self._conclude(now, able)
+                self._take(now, able)
+        if self.waiting:
+            self._check(now)
+            self._wait(now)
+        if not self.line:
             self._rest(now)
         if self._items:
             self._back(now)
         actions, self._actions = self._actions, []
         return actions
 
-    def _match(self) -> None:
+    def _match(self, now: float) -> None:
         """Gives items to waiters (rule 1)."""
         for each in list(self._items):
             _, item, source = each
             if item.lost:
                 self._items.remove(each)
-            elif self.line and source.server.item_room() >= 0:
+            elif self.line and source.items >= 0:
                 self._items.remove(each)
                 waiter, _ = self.line.popitem(last=False)
                 self._pause(waiter)
@@ -310,20 +316,27 @@ class QueuePolls:
         if not self._items:
             self._back_at = math.inf
             self._settling = False
+        elif self._keep_s is not None:
+            keep_s = self._keep_s if any(source.items >= 0 for _, _, source in self._items) else 0.0
+            if keep_s < GATHER_S and any(get.sent for each in self.sources for get in [*each.takes, *each.waits]):
+                keep_s = GATHER_S
+            self._back_at = now + keep_s
+        self._keep_s = None
 
     def _refuse(self) -> None:
-        """Ends the calls of new waiters while no server may be asked (rule 7)."""
-        arrived, self._arrived = self._arrived, []
-        reading = [source for source in self.sources if source.server.reads]
-        if reading and all(source.shut for source in reading):
-            for waiter in arrived:
-                if waiter in self.line:
-                    self._end(waiter, *self._trouble(reading[0]))
+        """Ends the calls of new waiters while every server that delivers items is shut (rule 7)."""
+        for source in self.sources:
+            if source.reads:
+                for waiter in self._arrived:
+                    if waiter in self.line:
+                        self._end(waiter, *self._trouble(source))
+                return
 
-    def _conclude(self, now: float) -> None:
+    def _conclude(self, now: float, able: Sequence[Source]) -> None:
         """Uses the results of takes: waiters that have asked every server wait, or end (rules 3 and 4)."""
-        usable = [source for source in self._usable() if not source.shut]
-        done = min((source.done for source in usable), default=self._number)
+        done = self._number
+        for source in able:
+            done = min(done, source.done)
         while self.askers and (waiter := next(iter(self.askers))).since <= done:
             self._asked(waiter)
         if now < self._silence_at:
@@ -331,19 +344,19 @@ class QueuePolls:
             return
         self._silence_at = math.inf
         for waiter in list(self.askers):
-            due = self._silent_at(waiter, usable)
+            due = self._silent_at(waiter, able)
             if now >= due:
                 self._asked(waiter)
             else:
                 self._silence_at = min(self._silence_at, due)
         self.next_at = min(self.next_at, self._silence_at)
 
-    def _silent_at(self, waiter: Waiter, usable: Sequence[Source]) -> float:
+    def _silent_at(self, waiter: Waiter, able: Sequence[Source]) -> float:
         """The time from which the waiter need not wait for its takes."""
         proved = any(source.proved >= waiter.since for source in self.sources)
         patience_s = PROOF_S if proved else waiter.patience_s
         silent_at = max(
-            (source.server.heard_at for source in usable if source.done < waiter.since), default=waiter.since_at
+            (source.server.heard_at for source in able if source.done < waiter.since), default=waiter.since_at
         )
         return min(max(silent_at, waiter.since_at) + patience_s, waiter.since_at + self._patience_s)
 
@@ -361,13 +374,13 @@ class QueuePolls:
         if not self.sources:
             return Why.NO_SERVER, None
         for source in self.sources:
-            if source.server.reads and source.server.full_at >= waiter.joined_at:
+            if source.reads and source.server.full_at >= waiter.joined_at:
                 return Why.FULL, source
         return self._trouble(next((source for source in self.sources if source.shut), self.sources[0]))
 
     @staticmethod
     def _trouble(source: Source) -> tuple[Why, Source]:
-        if not source.server.reads:
+        if not source.reads:
             return Why.DOWN, source
         if source.shut:
             return (Why.FULL if source.full else Why.CROWDED), source
@@ -376,19 +389,18 @@ class QueuePolls:
         sent = any(get.sent for get in [*source.takes, *source.waits])
         return (Why.SILENT if sent else Why.UNCONNECTED), source
 
-    def _take(self, now: float) -> None:
+    def _take(self, now: float, able: Sequence[Source]) -> None:
         """Sends gets without `t=` for waiters that ask (rules 2 and 6)."""
-        usable = self._usable()
         alone = 0
-        if len(usable) > 1:
-            heard = max(source.done for source in usable)
+        if len(able) > 1:
+            heard = max(source.done for source in able)
             for waiter in reversed(self.askers):
                 if waiter.since <= heard or waiter.alone_until <= now:
                     break
                 alone += 1
                 self.next_at = min(self.next_at, waiter.alone_until)
         under_way = 0
-        for source in usable:
+        for source in able:
             limit = 1 if source.empty else source.limit
             need = 0
             for waiter in islice(reversed(self.askers), alone, None):
@@ -400,10 +412,10 @@ class QueuePolls:
                     self._send(source, now, waits=False)
             under_way += len(source.takes)
         for _ in range(alone - under_way):
-            able = [each for each in usable if each.likely and len(each.takes) < each.limit and each.take_room()]
-            if not able:
+            likely = [each for each in able if each.likely and len(each.takes) < each.limit and each.take_room()]
+            if not likely:
                 break
-            self._send(min(able, key=lambda each: each.last_at), now, waits=False)
+            self._send(min(likely, key=lambda each: each.last_at), now, waits=False)
 
     def _check(self, now: float) -> None:
         """Sends takes where a wait should have brought an item by now (rule 12)."""
@@ -457,7 +469,7 @@ class QueuePolls:
             source.retry_at = -math.inf
             source.check_at = math.inf
             source.unseen = 0
-            if source.under_way:
+            if source.takes or source.waits:
                 self._close([get for get in [*source.takes, *source.waits] if not get.sent])
                 waits = waits or bool(source.waits)
         if not waits:
@@ -494,11 +506,14 @@ class QueuePolls:
 
     def _usable(self) -> list[Source]:
         """The sources whose server delivers items; if there is none, all that may be tried."""
-        return [source for source in self.sources if source.server.reads] or self.sources
+        return [source for source in self.sources if source.reads] or self.sources
 
     def _begin(self, waiter: Waiter, now: float) -> None:
         """Makes the waiter ask or wait (rule 3)."""
-        if not waiter.ending and (self.waiting or any(source.waits for source in self.sources)):
+        waits = self.waiting > 0
+        for source in self.sources:
+            waits = waits or bool(source.waits)
+        if waits and not waiter.ending:
             self._park(waiter)
         else:
             self._ask(waiter, now)
@@ -535,21 +550,19 @@ class QueuePolls:
         waiter.move(Phase.ENDED)
         self._actions.append(End(waiter, why, asked, len(self.sources), source))
 
-    def _return(self, waiter: Waiter, now: float) -> None:
+    def _return(self, waiter: Waiter) -> None:
         """Passes on the item of a waiter that does not want it."""
         self.given.discard(waiter)
         item, source = waiter.item, waiter.source
         waiter.item = waiter.source = None
         assert item is not None
         assert source is not None
-        self._keep(item, source, now, TURN_S)
+        self._keep(item, source, TURN_S)
 
-    def _keep(self, item: Item, source: Source, now: float, for_s: float) -> None:
+    def _keep(self, item: Item, source: Source, for_s: float) -> None:
         """Keeps the item for this long, and for GATHER_S while a get may bring another one."""
-        insort(self._items, (item.number, item, source), key=lambda each: each[0])
-        if for_s < GATHER_S and any(get.sent for each in self.sources for get in [*each.takes, *each.waits]):
-            for_s = GATHER_S
-        self._back_at = now + for_s
+        insort(self._items, (item.number, item, source))
+        self._keep_s = for_s
 
     def _next_back(self, source: Source) -> None:
         for each in reversed(self._items):
@@ -562,9 +575,11 @@ class QueuePolls:
 
     def _send(self, source: Source, now: float, *, waits: bool) -> None:
         self._number += 1
-        placed = waits or source.server.get_room(source.under_way) > 0
+        placed = waits or source.places > 0
         if placed:
+            source.places -= 1
             source.server.take_place()
+        self._under_way += 1
         get = Get(source, waits, placed, self._number, now)
         (source.waits if waits else source.takes)[get] = None
         source.asked_at = now
@@ -573,6 +588,7 @@ class QueuePolls:
     def _over(self, get: Get) -> Source:
         source = get.source
         del (source.waits if get.waits else source.takes)[get]
+        self._under_way -= 1
         if get.placed:
             source.server.return_place()
         return source

@@ -26,22 +26,19 @@ class Item(Protocol):
 class PolledServer(Protocol):
     """What the polls of a queue see of a server. All figures are for the queue's tenant.
 
-    reads: whether it delivers items. heard_at: the time of its last answer, of any kind. full_at: the time until which
-    it was full last; infinite while it is full. longest_wait_s: of one wait. item_room: how many more items it may hold
-    for this worker; negative if it holds too many. get_room: how many more gets a queue with `others` gets may have.
+    heard_at: the time of its last answer, of any kind. full_at: the time until which it was full last; infinite while
+    it is full. longest_wait_s: of one wait. figures: whether it delivers items; how many more items it may hold for
+    this worker, negative if it holds too many; and how many more gets a queue with `others` gets may have.
     take_place, return_place: count one get more, or less.
     """
 
-    @property
-    def reads(self) -> bool: ...
     @property
     def heard_at(self) -> float: ...
     @property
     def full_at(self) -> float: ...
     @property
     def longest_wait_s(self) -> float: ...
-    def item_room(self) -> int: ...
-    def get_room(self, others: int) -> int: ...
+    def figures(self, others: int) -> tuple[bool, int, int]: ...
     def take_place(self) -> None: ...
     def return_place(self) -> None: ...
 
@@ -119,19 +116,23 @@ class Get:
 class Source:
     """The queue on one server. limit: of waits, and of takes at a time.
 
-    proved, failed: takes for waiters up to that number have found nothing, or were cut. empty: whether the last answer
-    was empty. early: waits in a row that ended before their time. unseen: items that were stored and have not arrived.
+    reads, items, places: the server's figures at the last look. proved: takes for waiters up to that number have found
+    nothing. done: the same, or their takes were cut. empty: whether the last answer was empty. early: waits in a row
+    that ended before their time. unseen: items that were stored and have not arrived.
     """
 
     server: PolledServer
     limit: int
     takes: dict[Get, None] = field(default_factory=dict)
     waits: dict[Get, None] = field(default_factory=dict)
+    reads: bool = False
+    items: int = 0
+    places: int = 0
     empty: bool = False
     asked_at: float = -math.inf
     answered_at: float = -math.inf
     proved: int = 0
-    failed: int = 0
+    done: int = 0
     failures: int = 0
     cut_number: int = 0
     error: Exception | None = None
@@ -141,10 +142,9 @@ class Source:
     stored_at: float = -math.inf
     check_at: float = math.inf
 
-    @property
-    def done(self) -> int:
-        """Waiters up to that number need no take."""
-        return max(self.proved, self.failed)
+    def look(self) -> None:
+        """Asks the server for its figures."""
+        self.reads, self.items, self.places = self.server.figures(len(self.takes) + len(self.waits))
 
     @property
     def under_way(self) -> int:
@@ -164,27 +164,25 @@ class Source:
     @property
     def full(self) -> bool:
         """Whether the server may hold no further item."""
-        return self.server.item_room() <= 0
+        return self.items <= 0
 
     @property
     def shut(self) -> bool:
-        """Whether the server delivers items, but has no place for a get of this queue, which has none there."""
-        return self.server.reads and (self.full or (not self.under_way and self.server.get_room(0) <= 0))
+        """Whether the server gives out items and may be sent no get for this queue, which has none there."""
+        return self.reads and (self.items <= 0 or (self.places <= 0 and not self.under_way))
 
     def wants(self, waiting: int, now: float) -> int:
         """How many more waits may be sent for `waiting` waiters."""
         missing = waiting - len(self.waits)
-        if self.retry_at > now or missing <= 0 or self.full:
+        if self.retry_at > now or missing <= 0:
             return 0
-        limit = min(1 if self.early >= EARLY_ENDS else self.limit, self.server.item_room())
-        return max(0, min(missing, limit - self.under_way, self.server.get_room(self.under_way)))
+        limit = min(1 if self.early >= EARLY_ENDS else self.limit, self.items)
+        return max(0, min(missing, limit - self.under_way, self.places))
 
     def take_room(self) -> int:
-        """How many more takes may be sent (rule 7)."""
-        places = self.server.get_room(self.under_way)
-        if places <= 0 and self.waits and not self.takes:
-            places = 1
-        return max(0, min(self.server.item_room() - len(self.takes), places))
+        """How many more takes it could be sent (rule 7)."""
+        places = 1 if self.places <= 0 and self.waits and not self.takes else self.places
+        return max(0, min(self.items - len(self.takes), places))
 
 
 class Why(Enum):

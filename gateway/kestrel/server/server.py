@@ -216,18 +216,13 @@ class Server:
 
     # Gets on the server
 
-    def crowded(self, tenant: str) -> bool:
-        """Whether no further get of the tenant may be on it (rules 6 and 7)."""
-        if self.waits.room(tenant) > 0:
-            return False
-        self._crowded.add(tenant)
-        return True
-
     def wait_room(self, tenant: str, others: int) -> int:
-        """How many more gets a queue of the tenant may have that already has `others`."""
-        if self.crowded(tenant):
+        """How many more gets a queue of the tenant may have that has so many others (rules 6 and 7)."""
+        room = self.waits.room(tenant)
+        if room <= 0:
+            self._crowded.add(tenant)
             return 0
-        shared = self.waits.room(tenant) - self.waits.allowance(tenant) // 2
+        shared = room - (room + self.waits.of(tenant)) // 2
         return max(shared, 0 if others else 1)
 
     def return_waits(self, tenant: str, count: int) -> None:
