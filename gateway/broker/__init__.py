@@ -18,6 +18,8 @@ Modules, from the bottom:
     committer   group commit: collects changes for the disk, and settles their tickets
     threads     the writer and the reader, which block on the disk
     broker      state that all sessions share: queues, status, counters
+    answers     the answers of one connection, in order
+    waits       gets and monitors that wait for items
     session     one connection: reads bytes, keeps answers in order
     commands    what each command does
     stats       stats and dump_stats

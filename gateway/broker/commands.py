@@ -140,8 +140,7 @@ def _read(session: Session, get: Get) -> None:
     elif queue.starved:
         session.wait(queue, mode, None)
     else:
-        broker.counters.get_misses += 1
-        session.answer(END)
+        session.miss()
 
 
 def _monitor(session: Session, monitor: Monitor) -> None:

@@ -22,15 +22,15 @@ from typing import Any, Protocol
 from gateway.common import net
 from gateway.common.states import check_move
 
+from .answers import Answers
 from .batch import Item, Ticket
 from .broker import Broker
-from .codec import END, NOT_STORED, Command, Decoder, value
+from .codec import END, Command, Decoder, value
 from .memory import SMALL_BYTES
 from .queue import Mode, OpenRead, Queue
+from .waits import Monitoring, Wait
 
 READ_LIMIT = 65536
-HELD_BYTES = 1 << 20
-HELD_ANSWERS = 2000
 _WRITE_BYTES = 256 << 10
 _LINGER_S = 1.0
 """A close with unread bytes is a reset, which can destroy the last answer."""
@@ -62,71 +62,6 @@ _MOVES = {
 }
 
 
-class Wait:
-    """A get that waits: for an item if `patient`, otherwise only for items on disk."""
-
-    __slots__ = ("mode", "patient", "queue", "session", "timer")
-
-    def __init__(self, session: Session, queue: Queue, mode: Mode, *, patient: bool) -> None:
-        self.session = session
-        self.queue = queue
-        self.mode = mode
-        self.patient = patient
-        self.timer: asyncio.TimerHandle | None = None
-
-    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
-        session = self.session
-        session.finish_wait()
-        session.deliver(self.queue, item, read, ticket)
-        session.resume()
-
-    def nothing(self, error: str | None) -> None:
-        session = self.session
-        session.finish_wait()
-        if error is None:
-            session.broker.counters.get_misses += 1
-            session.answer(END)
-            session.resume()
-        else:
-            session.fail(error)
-
-    def time_out(self) -> None:
-        self.queue.leave(self)
-        self.nothing(None)
-
-
-class Monitoring:
-    """A monitor: items as they arrive, each an open read, until `left` is used up or the time is over."""
-
-    __slots__ = ("left", "mode", "patient", "queue", "session", "timer")
-
-    def __init__(self, session: Session, queue: Queue, left: int) -> None:
-        self.mode = Mode.OPEN
-        self.patient = True
-        self.session = session
-        self.queue = queue
-        self.left = left
-        self.timer: asyncio.TimerHandle | None = None
-
-    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
-        self.take(item, read, ticket)
-        self.session.go_on()
-
-    def take(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
-        self.left -= 1
-        self.session.deliver(self.queue, item, read, ticket)
-
-    def nothing(self, error: str | None) -> None:
-        if error is None:
-            self.session.finish_monitor()
-        else:
-            self.session.fail(error)
-
-    def time_out(self) -> None:
-        self.queue.leave(self)
-        self.session.finish_monitor()
-
-
 class Host(Protocol):
     """Keeps the sessions. It is informed when a connection begins and ends."""
 
@@ -141,17 +76,13 @@ class Session(asyncio.Protocol):
     """One client. `execute` runs a command on it (commands.py)."""
 
     __slots__ = (
-        "_choked",
+        "_answers",
         "_decoder",
         "_ended",
         "_execute",
-        "_held",
-        "_held_bytes",
         "_host",
         "_kept",
         "_last_put",
-        "_out",
-        "_out_bytes",
         "_parked",
         "_parts",
         "_paused",
@@ -162,6 +93,7 @@ class Session(asyncio.Protocol):
         "_wait",
         "active_s",
         "broker",
+        "choked",
         "is_local",
         "reads",
         "transport",
@@ -179,12 +111,9 @@ class Session(asyncio.Protocol):
         self.active_s = broker.loop.time()
         self._state = State.READY
         self._decoder = Decoder(broker.options.max_item_bytes)
-        self._held: deque[tuple[Ticket | None, int, bytes]] = deque()  # ticket, the item's id or 0, answer
-        self._held_bytes = 0
-        self._out: list[bytes] = []
-        self._out_bytes = 0
+        self._answers = Answers()
         self._last_put: Ticket | None = None
-        self._choked = False  # the client does not read its answers
+        self.choked = False  # the client does not read its answers
         self._paused = False  # the client is not read
         self._resuming = False
         self._refused = False  # it ends because of its bytes, and the client may still be sending
@@ -197,7 +126,7 @@ class Session(asyncio.Protocol):
         self._wait: Wait | Monitoring | None = None
 
     def __repr__(self) -> str:
-        return f"<Session {self._state.name} held={len(self._held)} reads={sum(map(len, self.reads.values()))}>"
+        return f"<Session {self._state.name} held={len(self._answers)} reads={sum(map(len, self.reads.values()))}>"
 
     # Called by the transport
 
@@ -224,7 +153,7 @@ class Session(asyncio.Protocol):
         self.broker.counters.bytes_read += len(data)
         self.active_s = self.broker.loop.time()
         self._decoder.feed(data)
-        if self._state is State.READY and not self._choked:
+        if self._state is State.READY and not self.choked:
             self._work()
         elif self._decoder.buffered > READ_LIMIT:
             self._pause()
@@ -236,7 +165,7 @@ class Session(asyncio.Protocol):
         if self._state is State.STREAMING:
             self._ended = True
             return True
-        if self._held and self._state in (State.READY, State.BARRED):
+        if self._answers and self._state in (State.READY, State.BARRED):
             self._move(State.ENDING)
             return True
         self._close()
@@ -244,23 +173,24 @@ class Session(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._close()
-        self._choked = False
+        self.choked = False
         self._decoder.close()
         self._count()
         self._host.lost(self)
         self.broker.counters.curr_connections -= 1
 
     def pause_writing(self) -> None:
-        self._choked = True
+        self.choked = True
         self._pause()
         self.broker.loop.call_soon(self._count)  # inside a write: unsent bytes are not in the buffer yet
 
     def resume_writing(self) -> None:
-        self._choked = False
+        self.choked = False
         self._count()
         self.resume()
         if self._state is State.MONITORING:
-            self.go_on()
+            assert isinstance(self._wait, Monitoring)
+            self._wait.go_on()
         elif self._state is State.STREAMING:
             self._next_part()
 
@@ -274,7 +204,7 @@ class Session(asyncio.Protocol):
     def _count(self) -> None:
         """Reports the bytes that are buffered for this client, which has just sent or read something."""
         size = self._decoder.buffered
-        if self._choked:
+        if self.choked:
             size += self.transport.get_write_buffer_size()
         kept = size if size > SMALL_BYTES and not self.is_local else 0
         if kept or self._kept:
@@ -286,7 +216,7 @@ class Session(asyncio.Protocol):
         not."""
         self._kept = 0
         self.broker.tell_dropped(self.peer)
-        half_sent = self._state is not State.CLOSED and not self._choked
+        half_sent = self._state is not State.CLOSED and not self.choked
         self._decoder.close()
         if half_sent:
             self.fail("out of memory for incomplete items; send it again later")
@@ -297,7 +227,8 @@ class Session(asyncio.Protocol):
     # Parsing and running
 
     def _work(self) -> None:
-        while self._state is State.READY and not self._choked:
+        answers = self._answers
+        while self._state is State.READY and not self.choked:
             command = self._parked
             if command is None:
                 command = self._decoder.next()
@@ -309,18 +240,17 @@ class Session(asyncio.Protocol):
                 self._spoke = True
                 self._host.spoke(self)
             self._execute(self, command)
-            if self._out_bytes > _WRITE_BYTES:
-                self._write()
-            if self._held_bytes > HELD_BYTES or len(self._held) > HELD_ANSWERS:
+            self.write_if_many()
+            if answers.full:
                 self.bar(None)
-        self._write()
-        if self._paused and self._state is State.READY and not self._choked:
+        self.write()
+        if self._paused and self._state is State.READY and not self.choked:
             self._paused = False
             self.transport.resume_reading()
 
     def resume(self) -> None:
         """Continues with what the client has sent, when its turn comes; never while a queue serves waiters."""
-        self._write()
+        self.write()
         if not self._resuming and (self._decoder.buffered or self._parked is not None or self._paused):
             self._resuming = True
             self.broker.loop.call_soon(self._resumed)
@@ -334,7 +264,7 @@ class Session(asyncio.Protocol):
         """Runs nothing more until the held answers are sent; then runs `command`."""
         if self._state is State.READY:
             self._parked = command
-            if self._held:
+            if self._answers:
                 self._move(State.BARRED)
 
     @property
@@ -343,7 +273,7 @@ class Session(asyncio.Protocol):
 
     def bar_on(self, ticket: Ticket, command: Command) -> None:
         """Runs `command` when the ticket is settled."""
-        self._held_until(ticket, b"")
+        self._answers.hold(ticket, b"", self)
         self.bar(command)
 
     def _move(self, state: State) -> None:
@@ -354,12 +284,7 @@ class Session(asyncio.Protocol):
 
     def answer(self, data: bytes) -> None:
         """Sends the data after the held answers."""
-        if self._held:
-            self._held.append((None, 0, data))
-            self._held_bytes += len(data)
-        elif data:
-            self._out.append(data)
-            self._out_bytes += len(data)
+        self._answers.add(data)
 
     def stream(self, parts: Iterator[bytes]) -> None:
         """Answers with the parts. Each part is made and sent in its own turn of the loop; others run in between."""
@@ -368,12 +293,12 @@ class Session(asyncio.Protocol):
         self.broker.loop.call_soon(self._next_part)
 
     def _next_part(self) -> None:
-        if self._state is not State.STREAMING or self._choked:
+        if self._state is not State.STREAMING or self.choked:
             return
         part = next(self._parts, None)
         if part is not None:
             self.answer(part)
-            self._write()
+            self.write()
             self.broker.loop.call_soon(self._next_part)
             return
         self._move(State.READY)
@@ -389,13 +314,13 @@ class Session(asyncio.Protocol):
         `item_id`: of the item in the answer; NOT_STORED if the disk could not store just that item.
         """
         if ticket is None:
-            self.answer(data)
+            self._answers.add(data)
         elif ticket.done and ticket.error is not None:
             self.fail(ticket.error)
         elif ticket.done:
-            self.answer(_outcome(ticket, item_id, data))
+            self._answers.add_settled(ticket, data, item_id)
         else:
-            self._held_until(ticket, data, item_id)
+            self._answers.hold(ticket, data, self, item_id)
 
     def hold_put(self, ticket: Ticket | None, data: bytes, item_id: int) -> None:
         """Like `hold`; reads of this connection wait for it."""
@@ -403,45 +328,31 @@ class Session(asyncio.Protocol):
             self._last_put = ticket
         self.hold(ticket, data, item_id)
 
-    def _held_until(self, ticket: Ticket, data: bytes, item_id: int = 0) -> None:
-        self._held.append((ticket, item_id, data))
-        self._held_bytes += len(data)
-        ticket.holders[self] = None
-
     def release(self) -> None:
         """A ticket was settled: sends the answers that waited for it."""
-        held = self._held
-        while held:
-            ticket, item_id, data = held[0]
-            if ticket is not None:
-                if not ticket.done:
-                    break
-                if ticket.error is not None:
-                    held.clear()
-                    self.fail(ticket.error)
-                    return
-            held.popleft()
-            self._held_bytes -= len(data)
-            if ticket is not None and ticket.refused:
-                data = _outcome(ticket, item_id, data)
-            if data:
-                self._out.append(data)
-                self._out_bytes += len(data)
-        self._write()
-        if self._state is State.ENDING and not held:
+        error = self._answers.release()
+        if error is not None:
+            self.fail(error)
+            return
+        self.write()
+        if self._state is State.ENDING and not self._answers:
             self._close(linger=self._refused)
-        elif self._state is State.BARRED and not held:
+        elif self._state is State.BARRED and not self._answers:
             self._move(State.READY)
             self.resume()
 
-    def _write(self) -> None:
-        if self._out and self._state is not State.CLOSED:
-            data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-            self._out.clear()
-            self._out_bytes = 0
+    def write(self) -> None:
+        """Writes the answers that wait for nothing."""
+        if self._answers.ready_bytes and self._state is not State.CLOSED:
+            data = self._answers.take()
             self.broker.counters.bytes_written += len(data)
             self.active_s = self.broker.loop.time()
             self.transport.write(data)
+
+    def write_if_many(self) -> None:
+        """Writes the answers if they are many, so that a client that does not read them is noticed."""
+        if self._answers.ready_bytes > _WRITE_BYTES:
+            self.write()
 
     def deliver(self, queue: Queue, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
         """Gives the item to this client: records an open read, and sends the item."""
@@ -461,11 +372,11 @@ class Session(asyncio.Protocol):
         """The last answer: closes the connection after the held answers. Further commands are not run."""
         if data:
             self.answer(data)
-        if self._held and self._state in (State.READY, State.BARRED):
+        if self._answers and self._state in (State.READY, State.BARRED):
             self._refused = bool(data)
             self._move(State.ENDING)
         else:
-            self._write()
+            self.write()
             self._close(linger=bool(data))
 
     def _close(self, *, linger: bool = False) -> None:
@@ -479,8 +390,7 @@ class Session(asyncio.Protocol):
                 self._wait.timer.cancel()
             self._wait = None
         self._state = State.CLOSED
-        self._held.clear()
-        self._out.clear()
+        self._answers.clear()
         self._parked = None
         reads, self.reads = self.reads, {}
         for of_queue in reads.values():
@@ -508,7 +418,7 @@ class Session(asyncio.Protocol):
             self._pause()
 
     def finish_wait(self) -> None:
-        """The get has its answer."""
+        """The get, or the monitor, is over."""
         assert self._wait is not None
         if self._wait.timer is not None:
             self._wait.timer.cancel()
@@ -521,36 +431,23 @@ class Session(asyncio.Protocol):
         self._wait = monitoring
         self._move(State.MONITORING)
         monitoring.timer = self.broker.loop.call_later(seconds, monitoring.time_out)
-        self.go_on()
+        monitoring.go_on()
         if self._state is State.MONITORING and self._decoder.buffered:
-            self._out.clear()
+            self._answers.forget_ready()
             self._close()
 
-    def go_on(self) -> None:
-        """The monitor takes ready items and waits for more; it ends when its limit is reached."""
-        monitoring = self._wait
-        assert isinstance(monitoring, Monitoring)
-        queue = monitoring.queue
-        while not self._choked:
-            if monitoring.left <= 0 or len(self.reads.get(queue.name, ())) >= self.broker.options.max_open_reads:
-                self.finish_monitor()
-                return
-            found = None if queue.waiters else queue.read(Mode.OPEN)
-            if found is None:
-                queue.join(monitoring)
-                break
-            monitoring.take(*found)
-            if self._out_bytes > _WRITE_BYTES:
-                self._write()
-        self._write()
+    def may_open(self, queue: Queue) -> bool:
+        """Whether it may have a further open read of the queue."""
+        return len(self.reads.get(queue.name, ())) < self.broker.options.max_open_reads
+
+    def miss(self) -> None:
+        """The answer of a get that found nothing."""
+        self.broker.counters.get_misses += 1
+        self.answer(END)
 
     def finish_monitor(self) -> None:
         """Ends the monitor."""
-        assert self._wait is not None
-        if self._wait.timer is not None:
-            self._wait.timer.cancel()
-        self._wait = None
-        self._move(State.READY)
+        self.finish_wait()
         self.answer(END)
         self.resume()
 
@@ -570,12 +467,7 @@ class Session(asyncio.Protocol):
 
     def stop(self) -> None:
         """The server stops: sends the held answers first."""
-        if self._state in (State.READY, State.BARRED) and self._held:
+        if self._state in (State.READY, State.BARRED) and self._answers:
             self._move(State.ENDING)
         elif self._state is not State.ENDING:
             self._close()
-
-
-def _outcome(ticket: Ticket | None, item_id: int, data: bytes) -> bytes:
-    """The answer after the ticket is settled; `data` if it succeeded."""
-    return NOT_STORED if data and ticket is not None and item_id in ticket.refused else data

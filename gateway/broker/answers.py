@@ -1,0 +1,100 @@
+"""The answers of one connection, in the order of its commands. Does no I/O.
+
+1. An answer that depends on a commit leaves after the commit, and so do all answers behind it.
+2. What has left is collected, so that the answers of many commands are one write.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from .batch import Holder, Ticket
+from .codec import NOT_STORED
+
+HELD_BYTES = 1 << 20
+HELD_ANSWERS = 2000
+
+
+class Answers:
+    """Answers that wait for a commit, and those that may be written. ready_bytes: the size of the latter."""
+
+    __slots__ = ("_held", "_held_bytes", "_ready", "ready_bytes")
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[Ticket | None, int, bytes]] = deque()  # ticket, the item's id or 0, answer
+        self._held_bytes = 0
+        self._ready: list[bytes] = []
+        self.ready_bytes = 0
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._held)
+
+    @property
+    def full(self) -> bool:
+        """Whether so many wait that no further command should run."""
+        return self._held_bytes > HELD_BYTES or len(self._held) > HELD_ANSWERS
+
+    def add(self, data: bytes) -> None:
+        """An answer that waits for no commit itself."""
+        if self._held:
+            self._held.append((None, 0, data))
+            self._held_bytes += len(data)
+        elif data:
+            self._ready.append(data)
+            self.ready_bytes += len(data)
+
+    def add_settled(self, ticket: Ticket, data: bytes, item_id: int) -> None:
+        """The answer of a command whose commit is over. item_id: of the item that it stored, or 0."""
+        self.add(_outcome(ticket, item_id, data))
+
+    def hold(self, ticket: Ticket, data: bytes, holder: Holder, item_id: int = 0) -> None:
+        """Keeps the answer until the ticket is settled, when `holder` is released."""
+        self._held.append((ticket, item_id, data))
+        self._held_bytes += len(data)
+        ticket.holders[holder] = None
+
+    def release(self) -> str | None:
+        """Moves on what waits no more. Returns why a commit failed; then nothing behind it may be answered."""
+        held = self._held
+        while held:
+            ticket, item_id, data = held[0]
+            if ticket is not None:
+                if not ticket.done:
+                    break
+                if ticket.error is not None:
+                    self._held.clear()
+                    self._held_bytes = 0
+                    return ticket.error
+            held.popleft()
+            self._held_bytes -= len(data)
+            if ticket is not None and ticket.refused:
+                data = _outcome(ticket, item_id, data)
+            if data:
+                self._ready.append(data)
+                self.ready_bytes += len(data)
+        return None
+
+    def take(self) -> bytes:
+        """What may be written, once; empty if there is nothing."""
+        ready = self._ready
+        if not ready:
+            return b""
+        data = ready[0] if len(ready) == 1 else b"".join(ready)
+        self.forget_ready()
+        return data
+
+    def forget_ready(self) -> None:
+        self._ready.clear()
+        self.ready_bytes = 0
+
+    def clear(self) -> None:
+        """Nothing is answered any more."""
+        self._held.clear()
+        self._held_bytes = 0
+        self.forget_ready()
+
+
+def _outcome(ticket: Ticket, item_id: int, data: bytes) -> bytes:
+    """The answer after the ticket is settled; NOT_STORED if the disk could not store just that item."""
+    return NOT_STORED if data and item_id in ticket.refused else data

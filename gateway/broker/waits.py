@@ -1,0 +1,123 @@
+"""Commands that wait for items: a blocked get, and a monitor. Knows its client only as an interface."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from .batch import Item, Ticket
+from .queue import Mode, OpenRead, Queue
+
+
+class WaitingClient(Protocol):
+    """The connection whose command waits."""
+
+    @property
+    def choked(self) -> bool:
+        """Whether the client does not read its answers."""
+
+    def may_open(self, queue: Queue) -> bool:
+        """Whether it may have a further open read of the queue."""
+
+    def deliver(self, queue: Queue, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+        """Gives the item to the client."""
+
+    def write_if_many(self) -> None:
+        """Writes the answers if they are many, so that a client that does not read them is noticed."""
+
+    def write(self) -> None:
+        """Writes the answers that wait for nothing."""
+
+    def finish_wait(self) -> None:
+        """The command is over; its last answer follows."""
+
+    def resume(self) -> None:
+        """Continues with the next command."""
+
+    def miss(self) -> None:
+        """The answer of a get that found nothing."""
+
+    def finish_monitor(self) -> None:
+        """The monitor is over."""
+
+    def fail(self, why: str) -> None:
+        """Sends SERVER_ERROR and closes the connection."""
+
+
+class Wait:
+    """A get that waits: for an item if `patient`, otherwise only for items on disk."""
+
+    __slots__ = ("_client", "mode", "patient", "queue", "timer")
+
+    def __init__(self, client: WaitingClient, queue: Queue, mode: Mode, *, patient: bool) -> None:
+        self._client = client
+        self.queue = queue
+        self.mode = mode
+        self.patient = patient
+        self.timer: asyncio.TimerHandle | None = None
+
+    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+        client = self._client
+        client.finish_wait()
+        client.deliver(self.queue, item, read, ticket)
+        client.resume()
+
+    def nothing(self, error: str | None) -> None:
+        client = self._client
+        client.finish_wait()
+        if error is None:
+            client.miss()
+            client.resume()
+        else:
+            client.fail(error)
+
+    def time_out(self) -> None:
+        self.queue.leave(self)
+        self.nothing(None)
+
+
+class Monitoring:
+    """A monitor: items as they arrive, each an open read, until `left` is used up or the time is over."""
+
+    __slots__ = ("_client", "left", "mode", "patient", "queue", "timer")
+
+    def __init__(self, client: WaitingClient, queue: Queue, left: int) -> None:
+        self.mode = Mode.OPEN
+        self.patient = True
+        self._client = client
+        self.queue = queue
+        self.left = left
+        self.timer: asyncio.TimerHandle | None = None
+
+    def go_on(self) -> None:
+        """Takes ready items and waits for more; ends when its limit is reached."""
+        client, queue = self._client, self.queue
+        while not client.choked:
+            if self.left <= 0 or not client.may_open(queue):
+                client.finish_monitor()
+                return
+            found = None if queue.waiters else queue.read(Mode.OPEN)
+            if found is None:
+                queue.join(self)
+                break
+            self._take(*found)
+            client.write_if_many()
+        client.write()
+
+    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+        self._take(item, read, ticket)
+        self.go_on()
+
+    def _take(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+        self.left -= 1
+        self._client.deliver(self.queue, item, read, ticket)
+
+    def nothing(self, error: str | None) -> None:
+        if error is None:
+            self._client.finish_monitor()
+        else:
+            self._client.fail(error)
+
+    def time_out(self) -> None:
+        self.queue.leave(self)
+        self._client.finish_monitor()
