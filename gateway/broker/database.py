@@ -146,7 +146,7 @@ class Database:
         path = self.path.with_name(f"{FILE}-wal")
         try:
             if wal.last_commit(path) and (not self.path.exists() or not self.path.stat().st_size):
-                raise DatabaseError(f"{self.path}: is empty or missing, but the log beside it ({path.name}) holds jobs")
+                raise DatabaseError(f"{self.path}: is empty or missing, but its log ({path.name}) contains jobs")
             return wal.expected(self.path)
         except OSError as exc:
             raise DatabaseError(f"{path}: {exc.strerror or exc}") from exc

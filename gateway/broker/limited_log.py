@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 _EVERY_S = 10.0
-"""Between two lines of one kind: 8,640 lines a day at most, whatever clients do."""
+"""The interval between two lines of one kind: at most 8,640 lines a day, whatever clients do."""
 
 
 class LimitedLog:

@@ -1,4 +1,4 @@
-"""Addresses as people write them, and the TCP options that find a dead peer. Opens nothing, and resolves no name."""
+"""Addresses as people write them, and TCP options that detect a dead peer. Opens nothing, and resolves no name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def is_loopback(host: str) -> bool:
 
 
 def keepalive(idle_s: int, interval_s: int, probes: int) -> tuple[TcpOption, ...]:
-    """No delay of small writes, and probes: a peer whose host vanished is noticed in `idle_s + interval_s * probes`.
+    """No delay of small writes, and probes: a peer whose host is gone is detected in `idle_s + interval_s * probes`.
 
     Source: tcp(7). An option that this system does not have is left out.
     """
@@ -53,7 +53,7 @@ def keepalive(idle_s: int, interval_s: int, probes: int) -> tuple[TcpOption, ...
 
 
 def user_timeout(seconds: float) -> tuple[TcpOption, ...]:
-    """A peer that leaves data unacknowledged, or reads nothing, for so long is gone. Source: tcp(7)."""
+    """A peer counts as gone after this long without acknowledging or reading data. Source: tcp(7)."""
     return _options((socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", round(seconds * 1000)))
 
 

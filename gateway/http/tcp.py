@@ -54,7 +54,7 @@ def peer_closed(sock: Any) -> bool:
 
 
 def addresses(sock: Any) -> tuple[tuple[str, int | None] | None, tuple[str, int] | None]:
-    """Our address and the peer's, as ASGI has them; None where there is none. A Unix socket's is its path, and None."""
+    """The own address and the peer's, as in ASGI; None if there is none. For a Unix socket: its path, and None."""
     try:
         own = sock.getsockname()
         peer = sock.getpeername()

@@ -46,7 +46,7 @@ def _to_kestrel(settings: Settings) -> int:
 
 
 def _servers(settings: Settings) -> int:
-    """The number of named servers. A name or set that may stand for many servers counts as one."""
+    """The number of named servers. A name or set for many servers counts as one."""
     sources = set(parse_sources(settings.kestrel))
     if settings.kestrel_file is not None:
         sources.update(read_file(settings.kestrel_file))

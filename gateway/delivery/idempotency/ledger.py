@@ -38,8 +38,8 @@ SEED_BYTES: Final = 16
 SWEEP_EVERY_S: Final = 30.0
 SWEEP_EVERY_CLAIMS: Final = 1000
 SWEEP_ROWS: Final = 2000
-"""Old entries are removed at most so often, after so many new ones at the latest, and so many at a time: a sweep holds
-the file for some milliseconds."""
+"""Old entries are removed at this interval, or earlier after this many new ones, and at most this many at a time: a
+sweep locks the file for some milliseconds."""
 
 
 _PLACE: Final = "tenant = ? AND queue = ? AND key = ?"

@@ -34,10 +34,10 @@ from gateway.kestrel.wire.connection import ConnectionLostError
 from gateway.kestrel.wire.failures import not_asked, perhaps_done, says_too_large
 
 STALLED_S = 0.25
-"""A server that leaves an answer waiting for so long is tried after the others (placement, rule 1)."""
+"""A server whose answer is missing for this long is tried after the others (placement, rule 1)."""
 UNDER_WAY = 2
 BATCH_WAIT_S = 0.002
-"""A batch that is ready waits for more puts at most so long; the server stores another one meanwhile."""
+"""A batch that is ready waits at most this long for more puts, while the server stores another one."""
 TenantOf: TypeAlias = Callable[[str], str]
 _STATUSES = ("readonly", "read-only", "read only", "quiescent")
 

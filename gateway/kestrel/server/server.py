@@ -47,12 +47,12 @@ from gateway.settings import Settings
 log = logging.getLogger(__name__)
 
 LEAST_PAUSE_S = 0.1
-"""After a failed attempt a request does not cause another one for so long."""
+"""For this long after a failed attempt to connect, requests do not cause another attempt."""
 PINGS_AT_ONCE = 32
 LONGEST_WAIT_S = 30.0
 PING_AFTER_S = 30.0
-"""Where --kestrel-idle-timeout is 0 or long: NATs and firewalls forget connections that are silent for minutes. Source:
-RFC 5382, REQ-5 (124 min, which many do not keep)."""
+"""Used if --kestrel-idle-timeout is 0 or long: NATs and firewalls forget connections that are silent for minutes.
+Source: RFC 5382, REQ-5 (124 min, which many do not keep)."""
 
 
 class Server:
