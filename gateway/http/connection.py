@@ -188,9 +188,7 @@ class GatewayProtocol(asyncio.Protocol):
             if self._discarded_bytes > DISCARD_BYTES:
                 self._pause()
         elif self.reading is LINGERING:
-            self._discarded_bytes += len(data)
-            if self._discarded_bytes > LINGER_BYTES:
-                self.transport.close()
+            self._discard(len(data))
         elif self.reading is not CLOSED:
             self._read(data)
 
@@ -502,6 +500,18 @@ class GatewayProtocol(asyncio.Protocol):
         if halves:
             self.transport.write_eof()
         self._set_deadline(LINGER_S)
+
+    def _discard(self, count: int) -> None:
+        self._discarded_bytes += count
+        if self._discarded_bytes > LINGER_BYTES:
+            self.transport.close()
+        elif self._discarded_bytes > READ_BYTES:
+            self.flow.pause_reading()
+            self.loop.call_later(self.server_state.discard(count, self.loop.time()), self._discard_more)
+
+    def _discard_more(self) -> None:
+        if self.reading is LINGERING and not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """The server stops: an idle connection closes; a pending response is the connection's last."""

@@ -2,10 +2,12 @@
 
 import asyncio
 import http.client
+import time
 
 import pytest
 
 from gateway.http.connection import LINGER_S
+from gateway.http.state import DISCARDED_A_SECOND
 from tests.process.serving import Server, problem, serving
 
 GET = b"GET /echo HTTP/1.1\r\nHost: a\r\n"
@@ -299,6 +301,31 @@ def test_an_early_answer_reaches_a_client_that_sends_first_and_reads_then() -> N
             return answer.status, answer.read()
 
         assert await asyncio.to_thread(post) == (413, b"too large")
+
+    serving(test)
+
+
+def test_refused_uploads_are_discarded_slowly_together() -> None:
+    """What many clients go on sending after a refusal takes a bounded part of the loop's time, and all get answers."""
+
+    async def test(server: Server) -> None:
+        upload = b"POST /echo HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n" + bytes(24 << 20)
+
+        async def send(*, ends: asyncio.Event) -> None:
+            async with server.client() as client:
+                client.send(upload)
+                assert (await client.response())[0] == 400
+                await ends.wait()
+
+        ends = asyncio.Event()
+        began_s = time.monotonic()
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(8):
+                clients.create_task(send(ends=ends))
+            await asyncio.sleep(0.5)
+            discarded = sum(each._discarded_bytes for each in server.server.server_state.connections)  # type: ignore[attr-defined]
+            assert 0 < discarded < 1.5 * DISCARDED_A_SECOND * (time.monotonic() - began_s)
+            ends.set()
 
     serving(test)
 
