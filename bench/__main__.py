@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import against, case_broker, case_cluster, case_drain, case_idle, case_leases, case_parked, case_requests
-from bench.plan import Plan, Stage, quick
+from bench.plan import BenchPlan, Run, quick
 from bench.servers import BenchError, Load
 from bench.table import Section
 
-CASES: dict[str, Callable[[Stage], Section]] = {
+CASES: dict[str, Callable[[Run], Section]] = {
     "requests": case_requests.measure,
     "parked": case_parked.measure,
     "idle": case_idle.measure,
@@ -38,17 +38,17 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     asked.directory.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=asked.directory))
-    plan = quick(directory) if asked.quick else Plan(directory)
+    plan = quick(directory) if asked.quick else BenchPlan(directory)
     sections: list[Section] = []
     passes = True
     try:
         with Load() as load:
             if asked.against:
-                compared = against.measure(Stage(plan, load), asked.against, asked.extent)
+                compared = against.measure(Run(plan, load), asked.against, asked.extent)
                 print(compared.section.text(), flush=True)
                 sections, passes = [compared.section], compared.passes
             for name in asked.names:
-                sections.append(CASES[name](Stage(plan, load)))
+                sections.append(CASES[name](Run(plan, load)))
                 print(f"{sections[-1].text()}\n", flush=True)
     except BenchError as exc:
         print(f"bench: {exc}", file=sys.stderr)

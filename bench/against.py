@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Final
 
-from bench.plan import Stage
-from bench.servers import BenchError, Server, cpu_s, descendants, gateway_of
+from bench.plan import Run
+from bench.servers import BenchError, MeasuredServer, cpu_s, descendants, gateway_of
 from bench.table import Section
 
 BASE, CONTROL, THIS = "base", "control", "this"
@@ -44,7 +44,7 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class MeasuredCall:
     """One row. The calls of a turn leave the queue as they found it."""
 
     name: str
@@ -55,9 +55,9 @@ class Call:
 
 
 CALLS: Final = (
-    Call("enqueue", "POST", "/queues/bench/jobs", "201"),
-    Call("next + ack (2 requests)", "GET", "/queues/bench/next?timeout=0", "200", ack=True),
-    Call("next, empty", "GET", "/queues/bench-empty/next?timeout=0", "204"),
+    MeasuredCall("enqueue", "POST", "/queues/bench/jobs", "201"),
+    MeasuredCall("next + ack (2 requests)", "GET", "/queues/bench/next?timeout=0", "200", ack=True),
+    MeasuredCall("next, empty", "GET", "/queues/bench-empty/next?timeout=0", "204"),
 )
 
 
@@ -100,17 +100,17 @@ class Comparison:
     passes: bool
 
 
-def measure(stage: Stage, revision: str, extent: Extent) -> Comparison:
+def measure(run: Run, revision: str, extent: Extent) -> Comparison:
     """Compares the working tree with `revision`. Raises BenchError, also if there is no such commit."""
     here = Path(__file__).parent.parent
     results = {call: Results() for call in CALLS}
     ends_s = time.monotonic() + extent.limit_s
-    with checkout(here, revision, stage.plan.directory / "revision") as base:
+    with checkout(here, revision, run.plan.directory / "revision") as base:
         for number in range(extent.rounds):
             if time.monotonic() > ends_s and number >= 2:
                 break
-            stage.say(f"against {revision}, round {number + 1} of {extent.rounds}")
-            _round(stage, extent, {BASE: base, CONTROL: base, THIS: here}, number, results)
+            run.say(f"against {revision}, round {number + 1} of {extent.rounds}")
+            _round(run, extent, {BASE: base, CONTROL: base, THIS: here}, number, results)
     return Comparison(_section(results, _described(here, revision)), all(each.passes for each in results.values()))
 
 
@@ -124,39 +124,39 @@ def checkout(repository: Path, revision: str, folder: Path) -> Iterator[Path]:
         _git(repository, "worktree", "remove", "--force", str(folder))
 
 
-def _round(stage: Stage, extent: Extent, roots: dict[str, Path], number: int, results: dict[Call, Results]) -> None:
+def _round(run: Run, extent: Extent, roots: dict[str, Path], number: int, results: dict[MeasuredCall, Results]) -> None:
     with contextlib.ExitStack() as stack:
         gateways = {
             name: stack.enter_context(
-                gateway_of(root, stage.plan.directory / f"{number}-{name}", "--log-level", "warning")
+                gateway_of(root, run.plan.directory / f"{number}-{name}", "--log-level", "warning")
             )
             for name, root in roots.items()
         }
-        turns: dict[Call, dict[str, list[float]]] = {call: defaultdict(list) for call in CALLS}
+        turns: dict[MeasuredCall, dict[str, list[float]]] = {call: defaultdict(list) for call in CALLS}
         for turn in range(-1, extent.turns):  # the first one connects and fills caches, and does not count
             names = list(gateways)
             names = names[turn % 3 :] + names[: turn % 3]
             for call in CALLS:
                 for name in names:
-                    us = _turn(stage, gateways[name], call, extent.units)
+                    us = _turn(run, gateways[name], call, extent.units)
                     if turn >= 0:
                         turns[call][name].append(us)
         for call in CALLS:
             results[call].add(turns[call])
 
 
-def _turn(stage: Stage, server: Server, call: Call, units: int) -> float:
+def _turn(run: Run, server: MeasuredServer, call: MeasuredCall, units: int) -> float:
     """CPU microseconds a unit, of all processes of the gateway, its broker among them."""
     request = {"method": call.method, "path": call.path, "body": call.method == "POST"}
-    stage.load.ask(
-        "open", kind="http", address=server.address, connections=stage.plan.connections, request=request,
+    run.load.ask(
+        "open", kind="http", address=server.address, connections=run.plan.connections, request=request,
         status=call.status, ack=call.ack,
     )  # fmt: skip
     pids = [server.pid, *descendants(server.pid)]
     before_s = sum(map(cpu_s, pids))
-    stage.load.ask("run", units=units)
+    run.load.ask("run", units=units)
     spent_s = sum(map(cpu_s, pids)) - before_s
-    stage.load.ask("close")
+    run.load.ask("close")
     return spent_s / units * 1e6
 
 
@@ -164,7 +164,7 @@ def _ratio(mine: Sequence[float], other: Sequence[float]) -> float:
     return median(one / another for one, another in zip(mine, other, strict=True))
 
 
-def _section(results: dict[Call, Results], described: str) -> Section:
+def _section(results: dict[MeasuredCall, Results], described: str) -> Section:
     rounds = len(next(iter(results.values())).ratios)
     return Section(
         f"The working tree against {described} (gateway and broker, {rounds} rounds)",

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from bench.plan import Stage
+from bench.plan import Run
 from bench.servers import broker, cpu_s, fsync_ms, resident_bytes
 from bench.table import Section, against, middle
 
 MEBIBYTE = 1 << 20
 
 
-def sets(stage: Stage) -> Section:
+def sets(run: Run) -> Section:
     """Sets a second with fsync on; the connection counts take turns."""
-    plan = stage.plan
+    plan = run.plan
     samples: dict[int, list[tuple[float, float]]] = defaultdict(list)
     with broker(plan.directory / "sets") as server:
         for number in range(plan.rounds + 1):
-            stage.say(f"broker sets, round {number} of {plan.rounds}" if number else "broker sets, warming up")
+            run.say(f"broker sets, round {number} of {plan.rounds}" if number else "broker sets, warming up")
             for count in plan.store_connections:
                 units = max(plan.sets // 4, 2 * count) if count == 1 or not number else plan.sets
                 request = {"queue": "bench"}
-                stage.load.ask(
+                run.load.ask(
                     "open", kind="memcache", address=server.memcache, connections=count, request=request,
                     status="STORED",
                 )  # fmt: skip
                 before_s = cpu_s(server.pid)
-                ran = stage.load.ask("run", units=units)
+                ran = run.load.ask("run", units=units)
                 spent_s = cpu_s(server.pid) - before_s
-                stage.load.ask("close")
+                run.load.ask("close")
                 if number:
                     samples[count].append((spent_s / units * 1e6, units / ran["seconds"]))
     return Section(
@@ -46,17 +46,17 @@ def sets(stage: Stage) -> Section:
     )
 
 
-def backlog(stage: Stage) -> Section:
+def backlog(run: Run) -> Section:
     """Time from starting the process to ready, and its memory then, with jobs waiting."""
-    plan = stage.plan
+    plan = run.plan
     directory = plan.directory / "backlog"
-    stage.say(f"filling a queue with {plan.backlog:,} jobs")
+    run.say(f"filling a queue with {plan.backlog:,} jobs")
     with broker(directory) as server:
         empty_ready_s, empty_bytes = server.ready_s, resident_bytes(server.pid)
-        filled_s = stage.load.ask("fill", address=server.memcache, queue="bench", count=plan.backlog)["seconds"]
+        filled_s = run.load.ask("fill", address=server.memcache, queue="bench", count=plan.backlog)["seconds"]
     ready, resident = [], []
     for _ in range(plan.starts):
-        stage.say("starting on it")
+        run.say("starting on it")
         with broker(directory) as server:
             ready.append(server.ready_s)
             resident.append(resident_bytes(server.pid) / MEBIBYTE)

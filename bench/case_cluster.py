@@ -6,8 +6,8 @@ import contextlib
 import time
 
 from bench.case_parked import PAUSE_S
-from bench.plan import Stage
-from bench.servers import Server, broker, connections_held, cpu_s, gateway_before, settle
+from bench.plan import Run
+from bench.servers import MeasuredServer, broker, connections_held, cpu_s, gateway_before, settle
 from bench.table import Section, against, middle, percentile
 
 QUEUE = "/queues/parked"
@@ -16,19 +16,19 @@ IDLE_PERCENT = 2
 WAKE_RATIO = 1.5
 
 
-def measure(stage: Stage) -> Section:
+def measure(run: Run) -> Section:
     """One server, then three, each with fresh processes."""
     rows: list[tuple[str, ...]] = []
     base_ms = 0.0
     for count in (1, 3):
-        stage.say(f"{POLLS:,} parked polls over {count} server(s)")
-        directory = stage.plan.directory / f"cluster-{count}"
+        run.say(f"{POLLS:,} parked polls over {count} server(s)")
+        directory = run.plan.directory / f"cluster-{count}"
         with contextlib.ExitStack() as stack:
             many = [stack.enter_context(broker(directory / f"broker-{n}")) for n in range(count)]
             addresses = ",".join(each.memcache for each in many)
             flags = ("--kestrel", addresses, "--max-timeout", "600", "--log-level", "warning")
             server = stack.enter_context(gateway_before(directory, *flags))
-            idle, broker_idle, held, took_ms = _figures(stage, server, many)
+            idle, broker_idle, held, took_ms = _figures(run, server, many)
         base_ms = base_ms or middle(took_ms)
         rows.append(
             (
@@ -46,19 +46,21 @@ def measure(stage: Stage) -> Section:
         f"Several servers ({POLLS:,} polls parked on one queue, fsync on)",
         ("", "gateway idle %", "target", "brokers idle %", "Kestrel conns", "wake p50 ms", "target", "wake p99 ms"),
         rows,
-        f"idle: CPU of one core over {stage.plan.idle_s:g} s without a job; all brokers together.",
+        f"idle: CPU of one core over {run.plan.idle_s:g} s without a job; all brokers together.",
     )
 
 
-def _figures(stage: Stage, server: Server, many: list[Server]) -> tuple[float, float, list[int], list[float]]:
+def _figures(
+    run: Run, server: MeasuredServer, many: list[MeasuredServer]
+) -> tuple[float, float, list[int], list[float]]:
     poll = f"{QUEUE}/next?timeout=600"
-    stage.load.ask("park", address=server.address, poll=poll, wake=f"{QUEUE}/jobs", count=POLLS, ack=True)
+    run.load.ask("park", address=server.address, poll=poll, wake=f"{QUEUE}/jobs", count=POLLS, ack=True)
     settle(server.pid, *(each.pid for each in many))
     before = [cpu_s(server.pid), sum(cpu_s(each.pid) for each in many)]
-    time.sleep(stage.plan.idle_s)
+    time.sleep(run.plan.idle_s)
     after = [cpu_s(server.pid), sum(cpu_s(each.pid) for each in many)]
-    idle, broker_idle = ((b - a) / stage.plan.idle_s * 100 for a, b in zip(before, after, strict=True))
+    idle, broker_idle = ((b - a) / run.plan.idle_s * 100 for a, b in zip(before, after, strict=True))
     held = [connections_held(each) for each in many]
-    took_ms = stage.load.ask("wake", count=stage.plan.wakes, pause_s=PAUSE_S)["ms"]
-    stage.load.ask("leave")
+    took_ms = run.load.ask("wake", count=run.plan.wakes, pause_s=PAUSE_S)["ms"]
+    run.load.ask("leave")
     return idle, broker_idle, held, took_ms

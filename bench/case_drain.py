@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.plan import Stage
+from bench.plan import Run
 from bench.servers import family, gateway, settle
 from bench.table import Section, against, middle, percentile
 
@@ -11,22 +11,22 @@ WAKE = "/queues/parked/jobs"
 LIMIT_MS = 300.0
 
 
-def measure(stage: Stage) -> Section:
+def measure(run: Run) -> Section:
     """The table, for one worker and for two; a fresh gateway for each run."""
-    plan = stage.plan
+    plan = run.plan
     rows = []
     for workers in (1, 2):
         runs: list[list[float]] = []
-        for run in range(plan.drains):
-            stage.say(f"{plan.drained:,} parked polls of {workers} worker(s), SIGTERM, run {run + 1}")
-            directory = plan.directory / f"drain-{workers}-{run}"
+        for drain in range(plan.drains):
+            run.say(f"{plan.drained:,} parked polls of {workers} worker(s), SIGTERM, run {drain + 1}")
+            directory = plan.directory / f"drain-{workers}-{drain}"
             with gateway(directory, "--workers", str(workers), "--log-level", "warning") as server:
-                stage.load.ask("park", address=server.address, poll=POLL, wake=WAKE, count=plan.drained, ack=True)
+                run.load.ask("park", address=server.address, poll=POLL, wake=WAKE, count=plan.drained, ack=True)
                 settle(*family(server))
-                runs.append(stage.load.ask("drain", limit_s=30, pid=family(server)[0])["ms"])
-                stage.load.ask("leave")
-        together = [each for run in runs for each in run]
-        last = [max(run) for run in runs]
+                runs.append(run.load.ask("drain", limit_s=30, pid=family(server)[0])["ms"])
+                run.load.ask("leave")
+        together = [each for drain in runs for each in drain]
+        last = [max(drain) for drain in runs]
         figures = (percentile(together, 50), percentile(together, 99), middle(last), max(last))
         rows.append((f"{workers} worker(s)", *(f"{each:.0f}" for each in figures), against(max(last), LIMIT_MS, " ms")))
     return Section(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import quantiles
 from typing import Any
 
-from bench.plan import Stage
-from bench.servers import Server, cpu_s, echo, gateway
+from bench.plan import Run
+from bench.servers import MeasuredServer, cpu_s, echo, gateway
 from bench.table import Section, against, middle
 
 POST_ECHO, GET_ECHO = "echo, POST", "echo, GET"
@@ -25,7 +25,7 @@ class Contestant:
     """One call. yardstick: the echo's calls that a unit of it is compared with. limit: the target for that ratio."""
 
     name: str
-    server: Server
+    server: MeasuredServer
     method: str
     path: str
     status: str
@@ -54,9 +54,9 @@ class Sample:
     per_s: float
 
 
-def measure(stage: Stage) -> Section:
+def measure(run: Run) -> Section:
     """The table of requests."""
-    plan = stage.plan
+    plan = run.plan
     base = plan.directory / "requests"
     base.mkdir(parents=True, exist_ok=True)
     policies = base / "queues.toml"
@@ -80,11 +80,11 @@ def measure(stage: Stage) -> Section:
         ]  # fmt: skip
         samples: dict[str, list[Sample]] = defaultdict(list)
         for each in contestants:
-            _round(stage, each, plan.units)
+            _round(run, each, plan.units)
         for number in range(plan.turns):
-            stage.say(f"requests, round {number + 1} of {plan.turns}")
+            run.say(f"requests, round {number + 1} of {plan.turns}")
             for each in contestants:
-                samples[each.name].append(_round(stage, each, plan.units))
+                samples[each.name].append(_round(run, each, plan.units))
     return Section(
         "Requests (32 keep-alive connections, 200-byte JSON jobs, fsync on)",
         ("call", "gateway us", "broker us", "a second", "x echo", "target"),
@@ -95,12 +95,12 @@ def measure(stage: Stage) -> Section:
     )
 
 
-def _round(stage: Stage, each: Contestant, units: int) -> Sample:
-    stage.load.ask("open", **each.order(stage.plan.connections))
+def _round(run: Run, each: Contestant, units: int) -> Sample:
+    run.load.ask("open", **each.order(run.plan.connections))
     before_s, broker_before_s = cpu_s(each.server.pid), cpu_s(each.server.broker)
-    ran = stage.load.ask("run", units=units)
+    ran = run.load.ask("run", units=units)
     spent_s, broker_spent_s = cpu_s(each.server.pid) - before_s, cpu_s(each.server.broker) - broker_before_s
-    stage.load.ask("close")
+    run.load.ask("close")
     return Sample(spent_s / units * 1e6, broker_spent_s / units * 1e6, units / ran["seconds"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bench.wire import HttpConnection, LoadError, http_request, split_address
+from bench.wire import LoadConnection, LoadError, http_request, split_address
 
 
 class Holding:
@@ -18,7 +18,7 @@ class Holding:
         self._address = address
         self._take = http_request("GET", take, address)
         self._count = connections
-        self._connections: list[HttpConnection] = []
+        self._connections: list[LoadConnection] = []
         self._leases: list[str] = []
         self._wanted = 0  # leases still to be asked for
         self._goal = 0
@@ -32,7 +32,7 @@ class Holding:
         self._said = asyncio.get_running_loop().create_future()
         for _ in range(self._count):
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: HttpConnection(self._taken, self._lost), *split_address(self._address)
+                lambda: LoadConnection(self._taken, self._lost), *split_address(self._address)
             )
             self._connections.append(connection)
             self._ask(connection)
@@ -43,7 +43,7 @@ class Holding:
         """Milliseconds each, from writing an ack to its 204, one at a time."""
         took_ms: list[float] = []
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: HttpConnection(self._settled, self._lost), *split_address(self._address)
+            lambda: LoadConnection(self._settled, self._lost), *split_address(self._address)
         )
         for lease in [self._leases.pop() for _ in range(count)]:
             await asyncio.sleep(pause_s)
@@ -60,12 +60,12 @@ class Holding:
         for connection in self._connections:
             connection.close()
 
-    def _ask(self, connection: HttpConnection) -> None:
+    def _ask(self, connection: LoadConnection) -> None:
         if self._wanted:
             self._wanted -= 1
             connection.write(self._take)
 
-    def _taken(self, connection: HttpConnection, status: bytes, answer: bytes) -> None:
+    def _taken(self, connection: LoadConnection, status: bytes, answer: bytes) -> None:
         if status == b"204":
             connection.write(self._take)  # the other worker's reads had it set aside for a moment
             return
@@ -78,13 +78,13 @@ class Holding:
         if len(self._leases) == self._goal and not self._said.done():
             self._said.set_result(status)
 
-    def _settled(self, connection: HttpConnection, status: bytes, answer: bytes) -> None:
+    def _settled(self, connection: LoadConnection, status: bytes, answer: bytes) -> None:
         if status != b"204":
             self._fail(f"an ack was answered with {answer[:300]!r}")
         elif not self._said.done():
             self._said.set_result(status)
 
-    def _lost(self, connection: HttpConnection) -> None:
+    def _lost(self, connection: LoadConnection) -> None:
         self._fail("the server closed a connection")
 
     def _fail(self, why: str) -> None:

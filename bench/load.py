@@ -20,9 +20,9 @@ import uvloop
 from bench.holding import Holding
 from bench.memcache import Fill, StoreConnection, set_command
 from bench.parking import Parking
-from bench.wire import JOB, HttpConnection, LoadError, http_request, limit_descriptors, split_address
+from bench.wire import JOB, LoadConnection, LoadError, http_request, limit_descriptors, split_address
 
-Connection = HttpConnection | StoreConnection
+Connection = LoadConnection | StoreConnection
 
 
 class Loop:
@@ -44,7 +44,7 @@ class Loop:
 
     async def open(self, kind: str, host: str, port: int, count: int) -> None:
         """Opens the connections, a few at a time."""
-        make = HttpConnection if kind == "http" else StoreConnection
+        make = LoadConnection if kind == "http" else StoreConnection
         loop = asyncio.get_running_loop()
         for _ in range(count):
             _, connection = await loop.create_connection(lambda: make(self._answered, self._lost), host, port)

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from bench.wire import JOB, HttpConnection, LoadError, http_request, split_address
+from bench.wire import JOB, LoadConnection, LoadError, http_request, split_address
 
 OPENED_AT_ONCE = 50
 T = TypeVar("T")
-Answered = Callable[[HttpConnection, bytes, bytes], None]
+Answered = Callable[[LoadConnection, bytes, bytes], None]
 
 
 class Parking:
@@ -30,8 +30,8 @@ class Parking:
         self._wake = http_request("POST", wake, address, JOB)
         self._alive = http_request("GET", "/livez", address)
         self._ack = ack
-        self._polls: list[HttpConnection] = []
-        self._woken: asyncio.Queue[tuple[HttpConnection, bytes, float] | LoadError] = asyncio.Queue()
+        self._polls: list[LoadConnection] = []
+        self._woken: asyncio.Queue[tuple[LoadConnection, bytes, float] | LoadError] = asyncio.Queue()
         self._said: asyncio.Queue[bytes | LoadError] = asyncio.Queue()
         self._drained: list[float] | None = None  # once the server was told to end: when each poll was answered
 
@@ -78,13 +78,13 @@ class Parking:
         for connection in [*self._polls, self._control]:
             connection.close()
 
-    async def _connect(self, answered: Answered) -> HttpConnection:
+    async def _connect(self, answered: Answered) -> LoadConnection:
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: HttpConnection(answered, self._lost), *split_address(self._address)
+            lambda: LoadConnection(answered, self._lost), *split_address(self._address)
         )
         return connection
 
-    def _answered(self, connection: HttpConnection, status: bytes, answer: bytes) -> None:
+    def _answered(self, connection: LoadConnection, status: bytes, answer: bytes) -> None:
         if self._drained is not None:
             if status != b"204" or b"\r\nconnection: close\r\n" not in answer.lower():
                 self._fail(f"a poll was answered with {answer[:300]!r} in the drain")
@@ -96,7 +96,7 @@ class Parking:
             self._fail(f"a parked poll was answered with {answer[:300]!r}")
         self._woken.put_nowait((connection, answer, time.perf_counter()))
 
-    def _lost(self, connection: HttpConnection) -> None:
+    def _lost(self, connection: LoadConnection) -> None:
         if self._drained is None:
             self._fail("the server closed a connection")
 

@@ -10,7 +10,7 @@ from bench.servers import Load
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """directory: where the servers keep their data; its file system is what fsync is measured on.
 
     turns: rounds of the requests, short ones, for what else the machine does changes by the second. units: requests, or
@@ -39,9 +39,9 @@ class Plan:
     drains: int = 5
 
 
-def quick(directory: Path) -> Plan:
+def quick(directory: Path) -> BenchPlan:
     """Small enough to run while working: under a minute."""
-    return Plan(
+    return BenchPlan(
         directory,
         rounds=3,
         turns=9,
@@ -59,10 +59,10 @@ def quick(directory: Path) -> Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Run:
     """What every group of cases is handed."""
 
-    plan: Plan
+    plan: BenchPlan
     load: Load
 
     def say(self, what: str) -> None:

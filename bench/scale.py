@@ -40,7 +40,7 @@ LEASE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ScalePlan:
     """What one load needs."""
 
     jobs_a_day: int
@@ -51,7 +51,7 @@ class Plan:
     connections: int
 
 
-def plan(jobs_a_day: int, polls: int) -> Plan:
+def plan(jobs_a_day: int, polls: int) -> ScalePlan:
     """The smallest deployment that carries the peak with one worker and one server lost."""
     peak_s = jobs_a_day / 86_400 * PEAK
     workers = 1 + max(math.ceil(peak_s / GATEWAY_JOBS_S), math.ceil(polls / POLLS_A_WORKER))
@@ -60,7 +60,7 @@ def plan(jobs_a_day: int, polls: int) -> Plan:
     share = WAITS if servers == 1 else max(1, min(WAITS, LINE_GETS // servers))
     standing = min(QUEUES * share, max(1, polls)) * workers
     connections = standing + math.ceil(peak_s * LEASE_S / servers) + 2 * workers
-    return Plan(jobs_a_day, polls, peak_s, workers, servers, connections)
+    return ScalePlan(jobs_a_day, polls, peak_s, workers, servers, connections)
 
 
 @dataclass(frozen=True, slots=True)

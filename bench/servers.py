@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tests.lab.ports import free_port
+
 READY_S = 30.0
 STOP_S = 10.0
 
@@ -27,7 +29,7 @@ class BenchError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class MeasuredServer:
     """A server that runs. address: HOST:PORT. pid: the process that serves. broker: its queue server, where it has one.
 
     memcache: HOST:PORT of that queue server.
@@ -41,16 +43,16 @@ class Server:
 
 
 @contextlib.contextmanager
-def echo(directory: Path) -> Iterator[Server]:
+def echo(directory: Path) -> Iterator[MeasuredServer]:
     """The bare Starlette echo."""
     port = free_port()
     with _spawn(["-m", "bench.echo", str(port)], directory / "echo.log") as process:
         _until_ready(process, port, "/livez", directory / "echo.log")
-        yield Server(f"127.0.0.1:{port}", process.pid)
+        yield MeasuredServer(f"127.0.0.1:{port}", process.pid)
 
 
 @contextlib.contextmanager
-def gateway(directory: Path, *flags: str) -> Iterator[Server]:
+def gateway(directory: Path, *flags: str) -> Iterator[MeasuredServer]:
     """`serve` with its embedded broker, one worker, its data in `directory`."""
     port, broker_port = free_port(), free_port()
     log = directory / "gateway.log"
@@ -60,31 +62,31 @@ def gateway(directory: Path, *flags: str) -> Iterator[Server]:
     with _spawn(command, log) as process:
         _until_ready(process, port, "/readyz", log)
         worker, broker = _child(process.pid, "gateway.process.worker"), _child(process.pid, "gateway.broker")
-        yield Server(f"127.0.0.1:{port}", worker, broker, f"127.0.0.1:{broker_port}")
+        yield MeasuredServer(f"127.0.0.1:{port}", worker, broker, f"127.0.0.1:{broker_port}")
 
 
 @contextlib.contextmanager
-def gateway_of(root: Path, directory: Path, *flags: str) -> Iterator[Server]:
+def gateway_of(root: Path, directory: Path, *flags: str) -> Iterator[MeasuredServer]:
     """`serve` of another source tree, with its embedded broker, one worker. pid: the process that was started."""
     port, log = free_port(), directory / "gateway.log"
     command = ["-P", "-m", "gateway", "serve", "--port", str(port), "--data", str(directory / "data"), *flags]
     with _spawn(command, log, root=root) as process:
         _until_ready(process, port, "/readyz", log)
-        yield Server(f"127.0.0.1:{port}", process.pid)
+        yield MeasuredServer(f"127.0.0.1:{port}", process.pid)
 
 
 @contextlib.contextmanager
-def gateway_before(directory: Path, *flags: str) -> Iterator[Server]:
+def gateway_before(directory: Path, *flags: str) -> Iterator[MeasuredServer]:
     """`serve` before servers that `flags` name, one worker."""
     port, log = free_port(), directory / "gateway.log"
     command = ["-m", "gateway", "serve", "--port", str(port), "--data", str(directory / "data"), *flags]
     with _spawn(command, log) as process:
         _until_ready(process, port, "/readyz", log)
-        yield Server(f"127.0.0.1:{port}", _child(process.pid, "gateway.process.worker"))
+        yield MeasuredServer(f"127.0.0.1:{port}", _child(process.pid, "gateway.process.worker"))
 
 
 @contextlib.contextmanager
-def broker(directory: Path) -> Iterator[Server]:
+def broker(directory: Path) -> Iterator[MeasuredServer]:
     """The broker alone. ready_s: from starting the process until it said it is ready."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "broker.log"
@@ -100,7 +102,7 @@ def broker(directory: Path) -> Iterator[Server]:
         except (OSError, ValueError) as exc:
             raise BenchError(f"the broker did not become ready:\n{_tail(log)}") from exc
         ready_s = time.perf_counter() - started_s
-        yield Server("", process.pid, process.pid, said["listen"][0], ready_s)
+        yield MeasuredServer("", process.pid, process.pid, said["listen"][0], ready_s)
         ours.sendall(b'{"command":"stop"}\n')
         process.wait(STOP_S)
 
@@ -147,7 +149,7 @@ def cpu_s(pid: int | None) -> float:
     return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
-def family(server: Server) -> list[int]:
+def family(server: MeasuredServer) -> list[int]:
     """The server's supervisor and all that it started: every worker, and the broker."""
     parent = int(Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[1])
     return [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
@@ -165,7 +167,7 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def connections_held(server: Server) -> int:
+def connections_held(server: MeasuredServer) -> int:
     """How many connections the queue server has, without the one that asks."""
     host, port = server.memcache.rsplit(":", 1)
     with socket.create_connection((host, int(port)), timeout=5) as asking:
@@ -198,14 +200,6 @@ def fsync_ms(directory: Path, count: int = 200) -> float:
             os.fsync(probe.fileno())
             took_s.append(time.perf_counter() - started_s)
     return statistics.median(took_s) * 1000
-
-
-def free_port() -> int:
-    """A TCP port on which no process listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

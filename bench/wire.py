@@ -36,7 +36,7 @@ def limit_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-class HttpConnection(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """One connection. answered(connection, status, answer): called once an answer is complete."""
 
     def __init__(self, answered: Callable[[Any, bytes, bytes], None], lost: Callable[[Any], None]) -> None:

@@ -19,16 +19,16 @@ from bench.table import percentile
 from chaos.checker import Kind, Verdict
 from chaos.closing import PROGRAMS, present
 from chaos.faults import FAULTS
+from chaos.processes import ProcessError, Processes
 from chaos.redelivery import Moment, Redelivery, of_consumers, of_gateways
 from chaos.schedule import FaultProfile
-from chaos.stage import Stage, StageError
-from chaos.storm import Plan, run
+from chaos.storm import StormPlan, run
 
 
 def storm(asked: argparse.Namespace) -> int:
     """Everything is killed and frozen while jobs pass; the checker judges."""
     seed = asked.seed if asked.seed is not None else random.randrange(1_000_000)
-    verdict = run(Plan(asked.directory, seed, asked.seconds, app=asked.app), _say)
+    verdict = run(StormPlan(asked.directory, seed, asked.seconds, app=asked.app), _say)
     print(report(verdict, seed, asked.seconds))
     return 1 if verdict.violations else 0
 
@@ -42,7 +42,9 @@ def faults(asked: argparse.Namespace) -> int:
     seed = asked.seed if asked.seed is not None else 1
     blind = []
     for name in FAULTS:
-        verdict = run(Plan(asked.directory / name, seed, FAULT_S, INTENSE, f"chaos.faults:{name}", FAULT_CALM_S), _say)
+        verdict = run(
+            StormPlan(asked.directory / name, seed, FAULT_S, INTENSE, f"chaos.faults:{name}", FAULT_CALM_S), _say
+        )
         found = Counter(each.kind.value for each in verdict.violations)
         print(
             f"{name}: " + (", ".join(f"{count} {what}" for what, count in found.items()) or "NOT NOTICED"), flush=True
@@ -56,12 +58,12 @@ def redelivery(asked: argparse.Namespace) -> int:
     """How soon the job of a dead consumer, or of a dead gateway, reaches the next consumer."""
     seed = asked.seed if asked.seed is not None else random.randrange(1_000_000)
     kept = True
-    with Stage(asked.directory / "consumers", servers=1, replicas=1, workers=1) as stage:
+    with Processes(asked.directory / "consumers", servers=1, replicas=1, workers=1) as processes:
         for moment in Moment:
-            measured = of_consumers(stage.ports[0], moment, asked.rounds, random.Random(seed))
+            measured = of_consumers(processes.ports[0], moment, asked.rounds, random.Random(seed))
             kept &= _told(f"consumer killed {moment.value}", measured, 20.0)
-    with Stage(asked.directory / "gateways", servers=1, replicas=2, workers=2) as stage:
-        kept &= _told("gateway killed with kill -9", of_gateways(stage, max(3, asked.rounds // 20)), 1000.0)
+    with Processes(asked.directory / "gateways", servers=1, replicas=2, workers=2) as processes:
+        kept &= _told("gateway killed with kill -9", of_gateways(processes, max(3, asked.rounds // 20)), 1000.0)
     print(f"seed {seed}")
     return 0 if kept else 1
 
@@ -83,12 +85,12 @@ def closing(asked: argparse.Namespace) -> int:
     """Clients of three programs close at awkward moments: nothing may be stranded."""
     seed = asked.seed if asked.seed is not None else random.randrange(1_000_000)
     kept = True
-    with Stage(asked.directory, servers=1, replicas=1, workers=2) as stage:
+    with Processes(asked.directory, servers=1, replicas=1, workers=2) as processes:
         for name, measure in PROGRAMS.items():
             if not present(name):
                 print(f"{name}: is not on this machine")
                 continue
-            found = measure(stage, asked.rounds, seed)
+            found = measure(processes, asked.rounds, seed)
             kept &= not found.stranded and not found.again
             print(
                 f"{name}: {asked.rounds} polls, {found.stored} jobs: {found.read} answers read whole, {found.acked} "
@@ -140,7 +142,7 @@ def main() -> int:
     status = 2
     try:
         status = COMMANDS[asked.command](asked)
-    except StageError as exc:
+    except ProcessError as exc:
         print(f"chaos: {exc}", file=sys.stderr)
     except KeyboardInterrupt:
         status = 130

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from chaos.history import STROKE_S, Faults, Job, Lease, Unseen, jobs_of, told
-from chaos.ledger import NO_ANSWER, NOT_SENT, Event, Fault, Odd, Poll
+from chaos.history import STROKE_S, Faults, JobHistory, LeaseHistory, Unseen, jobs_of, told
+from chaos.ledger import NO_ANSWER, NOT_SENT, Event, Fault, Odd, PollEvent
 
 CLOCK_S = 0.003
 """Lease instants are cut to a millisecond, and read by another clock than everything else."""
@@ -84,7 +84,7 @@ def check(events: Iterable[Event]) -> Verdict:
     return Verdict(_figures(events, jobs), dict(redelivered), dict(repeated), violations)
 
 
-def _missing(job: Job) -> Iterator[Violation]:
+def _missing(job: JobHistory) -> Iterator[Violation]:
     found = job.leases or job.left
     if found and not job.stored and not job.unknown_puts:
         yield Violation(Kind.REFUSED, job.token, f"{len(job.puts)} enqueues, each of them refused")
@@ -93,14 +93,14 @@ def _missing(job: Job) -> Iterator[Violation]:
         yield Violation(kind, job.token, told(job))
 
 
-def _repeats(job: Job, faults: Faults, unseen: Unseen, repeated: Counter[str]) -> Iterator[Violation]:
+def _repeats(job: JobHistory, faults: Faults, unseen: Unseen, repeated: Counter[str]) -> Iterator[Violation]:
     """Rule 2. Counts what explains the repeats that are explained."""
     if not any(lease.acked for lease in job.leases):
         return
     copies = sorted(_copies(job, faults), key=lambda copy: copy[0])
     found: list[Copy] = []
     holders = [(lease.delivery.opened, lease) for lease in job.leases]
-    ends: list[tuple[float, Lease | None]] = [*holders, *((left.t, None) for left in job.left)]
+    ends: list[tuple[float, LeaseHistory | None]] = [*holders, *((left.t, None) for left in job.left)]
     for opened, lease in ends:
         acked = [each for each in job.leases if each.acked and each.delivery.opened + CLOCK_S < opened]
         made = [cause for at, cause in copies if at <= opened + CLOCK_S] + found
@@ -117,7 +117,7 @@ def _repeats(job: Job, faults: Faults, unseen: Unseen, repeated: Counter[str]) -
             yield Violation(Kind.REPEATED, job.token, told(job))
 
 
-def _copies(job: Job, faults: Faults) -> Iterator[tuple[float, Copy]]:
+def _copies(job: JobHistory, faults: Faults) -> Iterator[tuple[float, Copy]]:
     """Every event that may have made one more copy of the job, and when."""
     unknown = sorted(put.t for put in job.unknown_puts)
     for at in unknown if job.stored else unknown[1:]:
@@ -133,7 +133,7 @@ def _copies(job: Job, faults: Faults) -> Iterator[tuple[float, Copy]]:
             yield lease.deadline, Copy.EXPIRY
 
 
-def _overlaps(job: Job, faults: Faults, unseen: Unseen, redelivered: Counter[str]) -> Iterator[Violation]:
+def _overlaps(job: JobHistory, faults: Faults, unseen: Unseen, redelivered: Counter[str]) -> Iterator[Violation]:
     """Rule 3, for leases that were not acked: those are rule 2's."""
     copies = list(_copies(job, faults))
     for earlier, later in zip(job.leases, job.leases[1:], strict=False):
@@ -159,7 +159,7 @@ def _overlaps(job: Job, faults: Faults, unseen: Unseen, redelivered: Counter[str
             yield Violation(Kind.UNEXPLAINED, job.token, told(job))
 
 
-def _odd_answers(jobs: Iterable[Job]) -> Iterator[Violation]:
+def _odd_answers(jobs: Iterable[JobHistory]) -> Iterator[Violation]:
     """Rule 5."""
     for job in jobs:
         for _, answer in job.puts.values():
@@ -174,9 +174,9 @@ def _odd_answers(jobs: Iterable[Job]) -> Iterator[Violation]:
                     yield Violation(Kind.ODD, job.token, f"{each.settle.verb} was answered {each.status} {code}")
 
 
-def _figures(events: list[Event], jobs: dict[str, Job]) -> dict[str, int]:
+def _figures(events: list[Event], jobs: dict[str, JobHistory]) -> dict[str, int]:
     leases = [lease for job in jobs.values() for lease in job.leases]
-    polls = sum(isinstance(event, Poll) for event in events)
+    polls = sum(isinstance(event, PollEvent) for event in events)
     faults = [event for event in events if isinstance(event, Fault)]
     figures = {
         "jobs offered": sum(bool(job.puts) for job in jobs.values()),

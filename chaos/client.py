@@ -19,11 +19,11 @@ from typing import Any
 from chaos.ledger import (
     NO_ANSWER,
     NOT_SENT,
-    Delivery,
-    Ledger,
+    DeliveryEvent,
+    EventFile,
     Odd,
-    Poll,
     PollAnswer,
+    PollEvent,
     Put,
     PutAnswer,
     Settle,
@@ -62,7 +62,7 @@ class Client:
     def __init__(self, role: Role) -> None:
         self.role = role
         self.chance = random.Random(f"{role.seed} {role.name} {role.life}")
-        self.ledger = Ledger(role.ledger / f"{role.name}-{role.life}.jsonl")
+        self.ledger = EventFile(role.ledger / f"{role.name}-{role.life}.jsonl")
         self.replicas = [HttpClient(port, ANSWER_S) for port in role.ports]
 
     @property
@@ -124,8 +124,8 @@ class Consumer(Client):
     def __init__(self, role: Role) -> None:
         super().__init__(role)
         self._polls = itertools.count()
-        self._to_ack: Delivery | None = None
-        self._ways: list[tuple[float, str, Callable[[Delivery], None]]] = [
+        self._to_ack: DeliveryEvent | None = None
+        self._ways: list[tuple[float, str, Callable[[DeliveryEvent], None]]] = [
             (50, "", lambda job: self._settle(job, "ack")),
             (8, "", self._hold_and_ack),
             (6, "", self._extend_and_ack),
@@ -154,7 +154,7 @@ class Consumer(Client):
             ways = [(weight, way) for weight, needs, way in self._ways if not needs or needs in self.role.offers]
             self.chance.choices([way for _, way in ways], [weight for weight, _ in ways])[0](job)
 
-    def _take(self, replica: int) -> Delivery | None:
+    def _take(self, replica: int) -> DeliveryEvent | None:
         lease_s = 10.0 if self.calm else round(self.chance.choice([1.0, 1.5, self.chance.uniform(1.0, 5.0)]), 2)
         queue = self.chance.choice(QUEUES)
         timeout_s = self.chance.choice([0, 0.3, 1.5])
@@ -186,7 +186,7 @@ class Consumer(Client):
         if job["data"].get("pad") != pad(token):
             self.odd(f"the data of {token} came back changed")
         expires = monotonic(job["lease"]["expires_at"])
-        delivery = Delivery(
+        delivery = DeliveryEvent(
             t=read_at,
             who=self.role.name,
             token=token,
@@ -204,7 +204,9 @@ class Consumer(Client):
     def _poll(self, queue: str) -> int:
         """Writes down that a poll is sent; returns its number."""
         number = next(self._polls)
-        self.ledger.write(Poll(t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, queue=queue))
+        self.ledger.write(
+            PollEvent(t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, queue=queue)
+        )
         return number
 
     def _vanish(self, replica: int) -> None:
@@ -220,23 +222,23 @@ class Consumer(Client):
         finally:
             connection.close()
 
-    def _hold_and_ack(self, job: Delivery) -> None:
+    def _hold_and_ack(self, job: DeliveryEvent) -> None:
         time.sleep(self.chance.uniform(0.0, 1.5))
         self._settle(job, "ack")
 
-    def _extend_and_ack(self, job: Delivery) -> None:
+    def _extend_and_ack(self, job: DeliveryEvent) -> None:
         self._settle(job, "extend")
         self._settle(job, "ack", number=1)
 
-    def _ack_twice(self, job: Delivery) -> None:
+    def _ack_twice(self, job: DeliveryEvent) -> None:
         self._settle(job, "ack")
         self._settle(job, "ack", number=1)
 
-    def _ack_with_the_next(self, job: Delivery) -> None:
+    def _ack_with_the_next(self, job: DeliveryEvent) -> None:
         self._to_ack = job
 
     def _settle(
-        self, job: Delivery, verb: str, number: int = 0, delay: float = 0.0, *, among_many: bool = False
+        self, job: DeliveryEvent, verb: str, number: int = 0, delay: float = 0.0, *, among_many: bool = False
     ) -> None:
         """Where replicas forward to one another any of them is asked, else the one that gave the lease."""
         anywhere = "cluster" in self.role.offers and self.chance.random() < 0.5
@@ -254,7 +256,7 @@ class Consumer(Client):
         expires = monotonic(answer.json()["expires_at"]) if verb == "extend" and answer.status == 200 else 0.0
         self._write_answer(job, answer.status, answer.code, number, expires)
 
-    def _write_settle(self, job: Delivery, verb: str, replica: int, number: int = 0, delay: float = 0.0) -> None:
+    def _write_settle(self, job: DeliveryEvent, verb: str, replica: int, number: int = 0, delay: float = 0.0) -> None:
         asked = Settle(
             t=time.monotonic(),
             who=self.role.name,
@@ -266,7 +268,7 @@ class Consumer(Client):
         )
         self.ledger.write(asked)
 
-    def _write_answer(self, job: Delivery, status: int, code: str, number: int = 0, expires: float = 0.0) -> None:
+    def _write_answer(self, job: DeliveryEvent, status: int, code: str, number: int = 0, expires: float = 0.0) -> None:
         told = SettleAnswer(
             t=time.monotonic(), lease=job.lease, number=number, status=status, code=code, expires=expires
         )

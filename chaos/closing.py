@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.closer import AT_ONCE, LEASE_S, Closer
-from chaos.stage import ENVIRONMENT, Stage
+from chaos.processes import ENVIRONMENT, Processes
 from tests.lab.http import HttpClient
 
 HERE = Path(__file__).parent
@@ -39,26 +39,26 @@ class Closing:
     again: int
 
 
-def of_python(stage: Stage, rounds: int, seed: int) -> Closing:
+def of_python(processes: Processes, rounds: int, seed: int) -> Closing:
     """httpx, urllib and http.client."""
-    return _run(stage, "python", [sys.executable, "-P", "-m", "chaos.closer"], rounds, seed)
+    return _run(processes, "python", [sys.executable, "-P", "-m", "chaos.closer"], rounds, seed)
 
 
-def of_node(stage: Stage, rounds: int, seed: int) -> Closing:
+def of_node(processes: Processes, rounds: int, seed: int) -> Closing:
     """fetch and http.request."""
-    return _run(stage, "node", ["node", str(HERE / "closer.mjs")], rounds, seed)
+    return _run(processes, "node", ["node", str(HERE / "closer.mjs")], rounds, seed)
 
 
-def of_curl(stage: Stage, rounds: int, seed: int) -> Closing:
+def of_curl(processes: Processes, rounds: int, seed: int) -> Closing:
     """curl with --max-time, a process a poll."""
-    closer = Closer(stage.ports[0], "curl")
+    closer = Closer(processes.ports[0], "curl")
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for each in [pool.submit(closer.round, number, seed, _curl) for number in range(rounds)]:
             each.result()
-    return _judged(stage.ports[0], "curl", closer.stored, closer.acked, closer.read)
+    return _judged(processes.ports[0], "curl", closer.stored, closer.acked, closer.read)
 
 
-PROGRAMS: dict[str, Callable[[Stage, int, int], Closing]] = {"python": of_python, "node": of_node, "curl": of_curl}
+PROGRAMS: dict[str, Callable[[Processes, int, int], Closing]] = {"python": of_python, "node": of_node, "curl": of_curl}
 
 
 def present(program: str) -> bool:
@@ -72,8 +72,8 @@ def _curl(closer: Closer, limit_s: float) -> str | None:
     return ended.stdout.decode() if ended.returncode == 0 else None
 
 
-def _run(stage: Stage, queue: str, command: list[str], rounds: int, seed: int) -> Closing:
-    arguments = [str(stage.ports[0]), queue, str(rounds), str(seed)]
+def _run(processes: Processes, queue: str, command: list[str], rounds: int, seed: int) -> Closing:
+    arguments = [str(processes.ports[0]), queue, str(rounds), str(seed)]
     ended = subprocess.run(
         [*command, *arguments],
         stdout=subprocess.PIPE,
@@ -82,7 +82,7 @@ def _run(stage: Stage, queue: str, command: list[str], rounds: int, seed: int) -
         env=ENVIRONMENT,
     )
     told = json.loads(ended.stdout)
-    return _judged(stage.ports[0], queue, told["stored"], told["acked"], told["read"])
+    return _judged(processes.ports[0], queue, told["stored"], told["acked"], told["read"])
 
 
 def _judged(port: int, queue: str, stored: list[str], acked: list[str], read: int) -> Closing:

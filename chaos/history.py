@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from chaos.ledger import (
     NO_ANSWER,
-    Delivery,
+    DeliveryEvent,
     Event,
     Fault,
     Left,
-    Poll,
     PollAnswer,
+    PollEvent,
     Put,
     PutAnswer,
     Settle,
@@ -46,10 +46,10 @@ class Settlement:
 
 
 @dataclass(slots=True)
-class Lease:
+class LeaseHistory:
     """A delivery and all that was asked of its lease."""
 
-    delivery: Delivery
+    delivery: DeliveryEvent
     asked: list[Settlement] = field(default_factory=list)
 
     @property
@@ -73,12 +73,12 @@ class Lease:
 
 
 @dataclass(slots=True)
-class Job:
+class JobHistory:
     """All that is known of one job."""
 
     token: str
     puts: dict[int, tuple[Put, PutAnswer | None]] = field(default_factory=dict)
-    leases: list[Lease] = field(default_factory=list)
+    leases: list[LeaseHistory] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
 
     @property
@@ -104,7 +104,7 @@ class Faults:
                 return fault
         return None
 
-    def thawed_late(self, lease: Delivery) -> bool:
+    def thawed_late(self, lease: DeliveryEvent) -> bool:
         """Whether its worker was frozen with the job in hand while a server was killed, which put the job back."""
         for freeze in self._strokes:
             place = freeze.target.partition("-")[2].partition(".")[0]
@@ -120,7 +120,7 @@ class Unseen:
     """Polls whose answer was not read: each may have left a lease that expired, and with it one copy of one job."""
 
     def __init__(self, events: Iterable[Event]) -> None:
-        polls = {(event.who, event.life, event.number): event for event in events if isinstance(event, Poll)}
+        polls = {(event.who, event.life, event.number): event for event in events if isinstance(event, PollEvent)}
         for event in events:
             if isinstance(event, PollAnswer):
                 polls.pop((event.who, event.life, event.number), None)
@@ -129,7 +129,7 @@ class Unseen:
     def __len__(self) -> int:
         return len(self._polls)
 
-    def take(self, job: Job, before: float) -> bool:
+    def take(self, job: JobHistory, before: float) -> bool:
         """Finds the latest of them that can have held the job before that instant; it explains nothing else then.
 
         What a move copied says so by its attempt.
@@ -145,32 +145,32 @@ class Unseen:
         return False
 
 
-def jobs_of(events: Iterable[Event]) -> dict[str, Job]:
+def jobs_of(events: Iterable[Event]) -> dict[str, JobHistory]:
     """Every job by its token, its leases in the order in which they were opened."""
-    jobs: dict[str, Job] = {}
-    leases: dict[str, Lease] = {}
+    jobs: dict[str, JobHistory] = {}
+    leases: dict[str, LeaseHistory] = {}
     for event in events:
         match event:
             case Put():
-                jobs.setdefault(event.token, Job(event.token)).puts[event.number] = (event, None)
+                jobs.setdefault(event.token, JobHistory(event.token)).puts[event.number] = (event, None)
             case PutAnswer():
                 job = jobs[event.token]
                 job.puts[event.number] = (job.puts[event.number][0], event)
-            case Delivery():
-                lease = leases[event.lease] = Lease(event)
-                jobs.setdefault(event.token, Job(event.token)).leases.append(lease)
+            case DeliveryEvent():
+                lease = leases[event.lease] = LeaseHistory(event)
+                jobs.setdefault(event.token, JobHistory(event.token)).leases.append(lease)
             case Settle():
                 leases[event.lease].asked.append(Settlement(event))
             case SettleAnswer():
                 next(each for each in leases[event.lease].asked if each.settle.number == event.number).answer = event
             case Left():
-                jobs.setdefault(event.token, Job(event.token)).left.append(event)
+                jobs.setdefault(event.token, JobHistory(event.token)).left.append(event)
     for job in jobs.values():
         job.leases.sort(key=lambda lease: lease.delivery.opened)
     return jobs
 
 
-def told(job: Job) -> str:
+def told(job: JobHistory) -> str:
     """The job's history, for people."""
     history = [(put.t, f"enqueue: {answer.status if answer else 'unanswered'}") for put, answer in job.puts.values()]
     history += [(left.t, f"left on {left.queue} of server {left.server}") for left in job.left]

@@ -44,7 +44,7 @@ class PutAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Poll:
+class PollEvent:
     """A `next` is about to be sent. number: counts the polls of one consumer's life."""
 
     t: float
@@ -66,7 +66,7 @@ class PollAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class DeliveryEvent:
     """A consumer has read a job whole. opened, expires: of its lease, by the gateway's own clock, exact to 1 ms."""
 
     t: float
@@ -141,13 +141,14 @@ class Left:
     server: int
 
 
-Event = Put | PutAnswer | Poll | PollAnswer | Delivery | Settle | SettleAnswer | Odd | Fault | Left
+Event = Put | PutAnswer | PollEvent | PollAnswer | DeliveryEvent | Settle | SettleAnswer | Odd | Fault | Left
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Put, PutAnswer, Poll, PollAnswer, Delivery, Settle, SettleAnswer, Odd, Fault, Left)
+    kind.__name__: kind
+    for kind in (Put, PutAnswer, PollEvent, PollAnswer, DeliveryEvent, Settle, SettleAnswer, Odd, Fault, Left)
 }
 
 
-class Ledger:
+class EventFile:
     """The file of one process' life."""
 
     def __init__(self, path: Path) -> None:

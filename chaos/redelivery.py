@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
-from chaos.stage import Stage
+from chaos.processes import Processes
 from tests.lab.http import HttpClient
 
 QUEUE = "/queues/orphans"
@@ -75,26 +75,26 @@ def of_consumers(port: int, moment: Moment, rounds: int, chance: random.Random) 
     return Redelivery(took_ms, at_lease_end, lost)
 
 
-def of_gateways(stage: Stage, rounds: int) -> Redelivery:
+def of_gateways(processes: Processes, rounds: int) -> Redelivery:
     """Kills the replica that leased, and all its workers, while a consumer is parked at the other one."""
     took_ms: list[float] = []
     lost = 0
     for number in range(rounds):
         victim, other = number % 2, 1 - number % 2
-        holder = HttpClient(stage.ports[victim], ANSWER_S)
+        holder = HttpClient(processes.ports[victim], ANSWER_S)
         holder.ask("POST", QUEUE + "/jobs", {"number": number})
         taken = holder.ask("GET", f"{QUEUE}/next?timeout=5&lease=60")
         holder.close()
-        with _parked(stage.ports[other]) as survivor:
+        with _parked(processes.ports[other]) as survivor:
             began_s = time.monotonic()
-            stage.replicas[victim].kill()
+            processes.replicas[victim].kill()
             reached_s = _reached(survivor) if taken.status == 200 else None
             if reached_s is None:
                 lost += 1
             else:
                 took_ms.append((reached_s - began_s) * 1000)
-        stage.replicas[victim].start()
-        stage.until_ready()
+        processes.replicas[victim].start()
+        processes.until_ready()
     return Redelivery(took_ms, lost=lost)
 
 

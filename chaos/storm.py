@@ -19,9 +19,9 @@ from pathlib import Path
 from chaos import ledger, schedule
 from chaos.checker import Verdict, check
 from chaos.lease_counters import imbalances
-from chaos.ledger import Fault, Ledger, Odd
+from chaos.ledger import EventFile, Fault, Odd
+from chaos.processes import CALL, ENVIRONMENT, Processes, left_behind, waiting
 from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, FaultProfile, PlannedFault
-from chaos.stage import CALL, ENVIRONMENT, Stage, left_behind, waiting
 from tests.lab.http import HttpClient
 from tests.lab.ports import HOST
 
@@ -32,7 +32,7 @@ SECRET = "chaos-runs-on-loopback-and-keeps-no-secret"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StormPlan:
     """One run. directory: empty or new, holds everything. app: another application for the replicas' workers.
 
     calm_s: how long consumers may take to empty the queues after the last fault.
@@ -46,13 +46,13 @@ class Plan:
     calm_s: float = CALM_S
 
 
-def run(plan: Plan, say: Callable[[str], None]) -> Verdict:
-    """Carries out the plan and judges it. Raises StageError where something did not come up at all."""
+def run(plan: StormPlan, say: Callable[[str], None]) -> Verdict:
+    """Carries out the plan and judges it. Raises ProcessError where something did not come up at all."""
     flags = [*FLAGS, *cluster_flags(), *(["--app", plan.app] if plan.app else [])]
     faults = schedule.make(plan.seed, plan.seconds, plan.profile)
     counters = plan.directory / "ledger"
-    with Stage(plan.directory, servers=SERVERS, replicas=REPLICAS, workers=WORKERS, flags=flags) as stage:
-        storm = _Storm(plan, stage, Ledger(counters / "storm.jsonl"), offers(stage.ports[0]))
+    with Processes(plan.directory, servers=SERVERS, replicas=REPLICAS, workers=WORKERS, flags=flags) as processes:
+        storm = _Storm(plan, processes, EventFile(counters / "storm.jsonl"), offers(processes.ports[0]))
         say(f"{len(faults)} faults in {plan.seconds:g} s, seed {plan.seed}")
         storm.inject(faults)
         say("calm")
@@ -82,9 +82,9 @@ def cluster_flags() -> tuple[str, ...]:
 
 
 class _Storm:
-    def __init__(self, plan: Plan, stage: Stage, ledger: Ledger, offered: frozenset[str]) -> None:
+    def __init__(self, plan: StormPlan, processes: Processes, ledger: EventFile, offered: frozenset[str]) -> None:
         self._plan = plan
-        self._stage = stage
+        self._stage = processes
         self._ledger = ledger
         self._offered = offered
         self._lives: dict[str, int] = {}

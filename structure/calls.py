@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from io import BufferedRWPair
 from pathlib import Path
 
+from tests.lab.ports import free_port
+
 READY_S = 30.0
 QUIET_S = 0.05
 """A request has ended when its answer is read and nothing has been called for so long."""
@@ -125,11 +127,9 @@ def _round(client: http.client.HTTPConnection, probe: Probe) -> list[Trace]:
 @contextlib.contextmanager
 def _traced_gateway(root: Path) -> Iterator[tuple[http.client.HTTPConnection, Probe]]:
     root = root.resolve()
-    with tempfile.TemporaryDirectory(prefix="structure-") as name, socket.socket() as free:
+    with tempfile.TemporaryDirectory(prefix="structure-") as name:
         directory = Path(name)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+        port = free_port()
         environment = os.environ | {
             "PYTHONPATH": f"{root}:{Path(__file__).parent / 'probe'}",
             "STRUCTURE_PROBE_ROOT": str(root / "gateway"),

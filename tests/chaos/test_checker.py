@@ -8,13 +8,13 @@ import pytest
 from chaos.checker import Kind, check
 from chaos.ledger import (
     NOT_SENT,
-    Delivery,
+    DeliveryEvent,
+    EventFile,
     Fault,
-    Ledger,
     Left,
     Odd,
-    Poll,
     PollAnswer,
+    PollEvent,
     Put,
     PutAnswer,
     Settle,
@@ -32,7 +32,7 @@ def put(at=0.0, status=201, number=0):
 
 def lease(at, name, length=5.0, *, who="consumer-0", replica=0, attempt=1):
     return [
-        Delivery(
+        DeliveryEvent(
             t=at + 0.001, who=who, token="j", job="id", attempt=attempt, lease=name, replica=replica, opened=at,
             expires=at + length, queue="mail",
         )
@@ -40,7 +40,7 @@ def lease(at, name, length=5.0, *, who="consumer-0", replica=0, attempt=1):
 
 
 def poll(at, status=None, number=0, queue="mail"):
-    sent = Poll(t=at, who="consumer-1", life=1, number=number, queue=queue)
+    sent = PollEvent(t=at, who="consumer-1", life=1, number=number, queue=queue)
     told = PollAnswer(t=at + 0.1, who="consumer-1", life=1, number=number, status=status or 0)
     return [sent] if status is None else [sent, told]
 
@@ -207,7 +207,7 @@ def test_a_ledger_is_read_back_whole_but_for_half_a_line(tmp_path):
         *LEFT,
     ]
     for number, event in enumerate(reversed(events)):
-        book = Ledger(tmp_path / f"{number}.jsonl")
+        book = EventFile(tmp_path / f"{number}.jsonl")
         book.write(event)
         book.close()
     with (tmp_path / "0.jsonl").open("a") as file:

@@ -6,24 +6,24 @@ import random
 import pytest
 
 from chaos.closing import PROGRAMS, present
+from chaos.processes import Processes
 from chaos.redelivery import Moment, of_consumers, of_gateways
-from chaos.stage import Stage
 
 ROUNDS = int(os.environ.get("KESTREL_GATEWAY_TEST_CLOSING_ROUNDS", "100"))
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory):
-    with Stage(tmp_path_factory.mktemp("closing"), servers=1, replicas=1, workers=2) as shared:
+def processes(tmp_path_factory):
+    with Processes(tmp_path_factory.mktemp("closing"), servers=1, replicas=1, workers=2) as shared:
         yield shared
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_clients_that_close_at_awkward_moments_strand_nothing(stage, program):
+def test_clients_that_close_at_awkward_moments_strand_nothing(processes, program):
     """Every job of polls that ended anywhere is acked or takeable again, and none that was acked comes back."""
     if not present(program):
         pytest.skip(f"{program} is not on this machine")
-    found = PROGRAMS[program](stage, ROUNDS, 1)
+    found = PROGRAMS[program](processes, ROUNDS, 1)
     assert found.stored == ROUNDS
     assert 0 < found.read < ROUNDS
     assert found.acked > 0
@@ -33,8 +33,8 @@ def test_clients_that_close_at_awkward_moments_strand_nothing(stage, program):
 
 def test_a_dead_consumers_job_is_the_next_ones(tmp_path):
     """A parked consumer is killed: the next job goes past it, at once and every time."""
-    with Stage(tmp_path, servers=1, replicas=1, workers=1) as stage:
-        measured = of_consumers(stage.ports[0], Moment.PARKED, 50, random.Random(1))
+    with Processes(tmp_path, servers=1, replicas=1, workers=1) as processes:
+        measured = of_consumers(processes.ports[0], Moment.PARKED, 50, random.Random(1))
     assert (len(measured.took_ms), measured.at_lease_end, measured.lost) == (50, 0, 0)
     assert max(measured.took_ms) < 250
 
@@ -42,7 +42,7 @@ def test_a_dead_consumers_job_is_the_next_ones(tmp_path):
 @pytest.mark.parametrize("rounds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_dead_gateways_jobs_are_the_next_ones(tmp_path, rounds):
     """A replica that holds a lease of a minute is killed: its job reaches the other replica within a second."""
-    with Stage(tmp_path, servers=1, replicas=2, workers=2) as stage:
-        measured = of_gateways(stage, rounds)
+    with Processes(tmp_path, servers=1, replicas=2, workers=2) as processes:
+        measured = of_gateways(processes, rounds)
     assert len(measured.took_ms) == rounds
     assert max(measured.took_ms) < 1000

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from chaos.__main__ import EXPECTED, FAULT_CALM_S, FAULT_S, INTENSE
-from chaos.storm import Plan, run
+from chaos.storm import StormPlan, run
 
 SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_CHAOS_SECONDS", "5"))
 
@@ -13,7 +13,7 @@ SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_CHAOS_SECONDS", "5"))
 @pytest.mark.parametrize(("seconds", "acks"), [(2.0, 10), pytest.param(SECONDS, 100, marks=pytest.mark.slow)])
 def test_a_short_storm_breaks_no_promise(tmp_path, seconds, acks):
     """Everything is killed and frozen for a few seconds; the checker finds nothing, and there was something to find."""
-    verdict = run(Plan(tmp_path, 7, seconds), print)
+    verdict = run(StormPlan(tmp_path, 7, seconds), print)
     assert verdict.violations == []
     assert verdict.figures["acks answered 204"] > acks
     assert any(what.startswith(("kill", "freeze")) for what in verdict.figures)
@@ -23,5 +23,5 @@ def test_a_short_storm_breaks_no_promise(tmp_path, seconds, acks):
 @pytest.mark.parametrize("fault", EXPECTED)
 def test_a_planted_fault_is_found(tmp_path, fault):
     """A gateway that breaks its promise is reported as what it is within half a minute."""
-    verdict = run(Plan(tmp_path, 1, FAULT_S, INTENSE, f"chaos.faults:{fault}", FAULT_CALM_S), print)
+    verdict = run(StormPlan(tmp_path, 1, FAULT_S, INTENSE, f"chaos.faults:{fault}", FAULT_CALM_S), print)
     assert EXPECTED[fault] in {each.kind for each in verdict.violations}

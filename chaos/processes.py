@@ -22,7 +22,8 @@ from chaos.ledger import Left
 from chaos.schedule import PlannedFault
 from tests.lab.http import HttpClient
 from tests.lab.memcache import MemcacheClient
-from tests.lab.ports import HOST
+from tests.lab.ports import HOST, free_port
+from tests.lab.processes import group_lives
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -31,7 +32,7 @@ CALL = ("-P", "-m")
 TOKEN = re.compile(rb'"token":\s*"([^"]+)"')
 
 
-class StageError(Exception):
+class ProcessError(Exception):
     """A process did not come up, or did not end."""
 
 
@@ -93,9 +94,9 @@ class Actor:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
         deadline_s = time.monotonic() + 10
-        while _group_lives(self._process.pid):
+        while group_lives(self._process.pid):
             if time.monotonic() > deadline_s:
-                raise StageError(f"{self.name} outlives its SIGKILL")
+                raise ProcessError(f"{self.name} outlives its SIGKILL")
             time.sleep(0.005)
 
     def kill_parent(self) -> None:
@@ -117,7 +118,7 @@ class Actor:
         self.kill()
 
 
-class Stage:
+class Processes:
     """All actors of a run. Use as a context manager; leaving it ends whatever lives."""
 
     def __init__(
@@ -125,8 +126,8 @@ class Stage:
     ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self.server_ports = free_ports(servers)
-        self.ports = free_ports(replicas)
+        self.server_ports = [free_port() for _ in range(servers)]
+        self.ports = [free_port() for _ in range(replicas)]
         self.servers = [self._server(number) for number in range(servers)]
         self.replicas = [self._replica(number, workers, flags) for number in range(replicas)]
         self.clients: dict[str, Actor] = {}
@@ -151,7 +152,7 @@ class Stage:
             actor.kill()
 
     def until_ready(self, seconds: float = READY_S) -> None:
-        """Every server listens and every replica says that it is ready. Raises StageError."""
+        """Every server listens and every replica says that it is ready. Raises ProcessError."""
         deadline_s = time.monotonic() + seconds
         for actor, port in [
             *zip(self.servers, self.server_ports, strict=True),
@@ -159,7 +160,7 @@ class Stage:
         ]:
             while not (_listens(port) if actor in self.servers else _ready(port)):
                 if time.monotonic() > deadline_s or not actor.running:
-                    raise StageError(f"{actor.name} is not ready:\n{self.log(actor.name)}")
+                    raise ProcessError(f"{actor.name} is not ready:\n{self.log(actor.name)}")
                 time.sleep(0.02)
 
     def log(self, name: str) -> str:
@@ -249,15 +250,6 @@ def waiting(port: int) -> int:
     return items + sum(figures["open_transactions"] for figures in queues.values())
 
 
-def free_ports(count: int) -> list[int]:
-    """Different TCP ports on which no process listens."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 def _signal(pid: int, number: int) -> bool:
     try:
         os.kill(pid, number)
@@ -282,13 +274,3 @@ def _ready(port: int) -> bool:
         return False
     finally:
         http.close()
-
-
-def _group_lives(group: int) -> bool:
-    """Whether a process group has a process that is not a zombie."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                return True
-    return False
