@@ -26,7 +26,8 @@ class Connection:
 def test_answers_leave_in_order_and_none_before_its_commit(steps, settled, between):
     """Any mix of answers with and without commits, which are settled in any order at any time."""
     answers, tickets, connection = Answers(), [Ticket() for _ in range(5)], Connection()
-    wanted, written = [], b""
+    wanted: list[tuple[Ticket | None, bytes]] = []
+    written = b""
     waiting = sorted(zip(between, settled, strict=True))
     for place in range(41):
         while waiting and waiting[0][0] <= place:
