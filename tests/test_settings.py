@@ -18,7 +18,7 @@ from gateway.cli import default_text, range_text
 from gateway.common.net import is_loopback
 from gateway.delivery.dead_letters import redrive
 from gateway.envelope import attributes, json_text, media, read, rewrite
-from gateway.http import connection
+from gateway.http import request_parser
 from gateway.names import namespace
 from gateway.settings import _OWN_PATHS, Settings, SettingsError, flag, variable
 
@@ -49,7 +49,7 @@ def test_fixed_limits_are_the_code(root: Path) -> None:
     table = (root / "docs" / "operations.md").read_text().split("<!-- fixed limits -->")[1]
     shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in table.strip().splitlines()[2:]]
     assert shown == [
-        ["headers of a request", f"{connection.MAX_HEADERS}"],
+        ["headers of a request", f"{request_parser.MAX_HEADERS}"],
         ["length of a queue's name", f"{namespace.MAX_NAME} characters"],
         ["length of a Content-Type", f"{media.MAX_LENGTH} characters"],
         ["length of an `Idempotency-Key`", f"{idempotency.MAX_KEY} characters"],

@@ -31,11 +31,12 @@ import httptools
 
 from gateway.client_connection import EXTENSION
 from gateway.common.states import check_move
-from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal, RequestTimeout, Unavailable
+from gateway.errors import BadFraming, GatewayError, RequestTimeout, Unavailable
 from gateway.http import tcp
 from gateway.http.cycle import STATUS_LINES, Cycle
 from gateway.http.flow import Flow
-from gateway.http.framing import CHUNKED, FRAMING_HEADERS, OWS, BlankLine, begins_request, framing
+from gateway.http.framing import begins_request
+from gateway.http.request_parser import RequestHead, RequestParser
 from gateway.http.state import ServerState, new_request_id
 from gateway.problem import problem_bytes, problem_headers
 
@@ -44,7 +45,6 @@ log = logging.getLogger(__name__)
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI 3 application."""
 
-MAX_HEADERS: Final = 250  # each is read several times; an event has at most 100 attributes
 HELD_BYTES: Final = 65536  # held behind a pending response
 DISCARD_BYTES: Final = 4 << 20  # read behind a request that waits for long
 BODY_HIGH_WATER: Final = 65536  # of a body that the application has not yet taken
@@ -54,7 +54,6 @@ WATCH_S: Final = 1.0
 IDLE_MARGIN_S: Final = 1.0  # beyond the announced time: a request at its last moment is still served
 LINGER_S: Final = 2.0  # for a client to read the last answer before unread bytes reset the connection (RFC 9112, 9.6)
 LINGER_BYTES: Final = 32 << 20  # many clients send a whole body before they read an answer
-_WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
 class Reading(enum.IntEnum):
@@ -102,7 +101,7 @@ class GatewayProtocol(asyncio.Protocol):
         self.flow: Flow
         self.server: tuple[str, int | None] | None = None
         self.client: tuple[str, int] | None = None
-        self.parser = self._new_parser()
+        self._parser = RequestParser(self, self.limits.header_bytes)
         self.reading = IDLE
         self._held = bytearray()
         self._ended = False  # the client has closed its sending side
@@ -115,17 +114,9 @@ class GatewayProtocol(asyncio.Protocol):
 
         # Request
         self.current: Cycle | None = None
-        self.url = b""
-        self.headers: list[tuple[bytes, bytes]] = []
         self._task: asyncio.Task[None] | None = None
-        self._framing_headers: list[tuple[bytes, bytes]] = []
-        self._blank_line = BlankLine()
-        self._head_bytes = 0
         self._counted_bytes = 0  # of requests without a known tenant, as Idle counts them
-        self._body_left = 0
         self._body_untaken = 0
-        self._chunk_overhead = 0
-        self._upgrade_asked = False
 
     # The connection begins and ends
 
@@ -166,7 +157,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._timer = self._watch = None
         self._held.clear()
         self._hold_bytes(0)
-        del self.parser  # it refers back to us
+        self._parser.close()  # it refers back to us
 
     def _vanished(self) -> None:
         if self.current is not None:
@@ -196,8 +187,14 @@ class GatewayProtocol(asyncio.Protocol):
         """Feeds the parser up to the end of one message and holds the rest."""
         before = self.reading
         while data and self.reading <= BODY:
-            taken = self._feed_body(data) if self.reading is BODY else self._feed_head(data)
+            try:
+                taken = self._parser.feed(data)
+            except GatewayError as error:
+                self.refuse(error)
+                break
             data = data[taken:] if taken < len(data) else b""
+            if self.reading is IDLE and self._parser.begun:
+                self._move(HEAD)
         now = self.reading
         if now is not before:
             if now is PENDING:
@@ -207,20 +204,14 @@ class GatewayProtocol(asyncio.Protocol):
             elif now is BODY:
                 self._set_deadline(self.limits.body_timeout_s)
         if data and now is PENDING:
-            if self._bodyless_post() and not begins_request(data):
+            if self._parser.bodyless_post and not begins_request(data):
                 assert self._task is not None
                 self._task.cancel()  # started in this turn of the loop, so it has not run
                 self.refuse(BadFraming("the body has neither a Content-Length nor Transfer-Encoding: chunked"))
             else:
                 self._hold(data)
         elif now is HEAD or self._counted_bytes:
-            self._hold_bytes(self._head_bytes if now is HEAD else 0)
-
-    def _bodyless_post(self) -> bool:
-        """Whether the request that was just read should have a body, but announced none."""
-        return self.parser.get_method() in _WITH_BODY and not any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in self._framing_headers
-        )
+            self._hold_bytes(self._parser.head_bytes if now is HEAD else 0)
 
     def _hold(self, data: bytes) -> None:
         self._held += data
@@ -236,118 +227,29 @@ class GatewayProtocol(asyncio.Protocol):
         change, self._counted_bytes = count - self._counted_bytes, count
         return self.server_state.idle.hold(self, change, head=self.reading is HEAD and count > 0)
 
-    def _feed_head(self, data: bytes) -> int:
-        """Gives the parser bytes of the head, at least one. Returns how many."""
-        end = self._blank_line.end_in(data)
-        piece = data[:end] if 0 < end < len(data) else data
-        self._head_bytes += len(piece)
-        if self._head_bytes > self.limits.header_bytes:
-            self.refuse(HeadersTooLarge(f"request line and headers are above {self.limits.header_bytes} bytes"))
-        elif self._feed(piece) and self.reading is IDLE and piece.strip(b"\r\n"):
-            self._move(HEAD)
-        return len(piece)
+    # Called by the parser
 
-    def _feed_body(self, data: bytes) -> int:
-        """Gives the parser bytes of the body, at least one. Returns how many."""
-        left = self._body_left
-        end = left if left != CHUNKED else self._blank_line.end_in(data)
-        piece = data[:end] if 0 < end < len(data) else data
-        if left != CHUNKED:
-            self._body_left -= len(piece)
-            self._feed(piece)
-            return len(piece)
-        self._chunk_overhead += len(piece)
-        if self._feed(piece) and self._chunk_overhead > self.limits.header_bytes:
-            self.refuse(HeadersTooLarge(f"chunk extensions or trailers are above {self.limits.header_bytes} bytes"))
-        return len(piece)
-
-    def _feed(self, piece: bytes) -> bool:
-        """Gives `piece` to the parser. False if the request was refused."""
-        try:
-            self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade:
-            pass
-        except httptools.HttpParserError as exc:
-            self.refuse(self._reason(exc))
-            return False
-        else:
-            return True
-        return self._feed_without_upgrade()  # outside the handler, so that its errors get no context
-
-    def _reason(self, exc: httptools.HttpParserError) -> GatewayError:
-        cause = exc.__context__
-        if isinstance(cause, GatewayError):
-            return cause
-        if isinstance(exc, httptools.HttpParserCallbackError) and not isinstance(cause, httptools.HttpParserError):
-            log.error("reading a request failed", exc_info=exc)
-            return Internal("the gateway failed to read the request; its log has the cause under this request id")
-        return BadFraming(f"{exc or 'this is not an HTTP request'}")
-
-    def _feed_without_upgrade(self) -> bool:
-        """Reads the head again without its Upgrade header: the gateway offers no upgrade, and llhttp skips the body."""
-        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
-        head = [b"%b %b HTTP/%b\r\n" % (method, self.url, version)]
-        head += [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
-        self.parser = self._new_parser()
-        return self._feed(b"".join([*head, b"\r\n"]))
-
-    def _new_parser(self) -> httptools.HttpRequestParser:
-        parser = httptools.HttpRequestParser(self)
-        # Source: llhttp, "lenient data after close": bytes after a request with `Connection: close` are not an error.
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        return parser
-
-    # Callbacks of the parser
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_message_begin(self) -> None:
-        self.url = b""
-        self.headers = []
-        self._framing_headers = []
-        self._upgrade_asked = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.reading is BODY:
-            return  # a trailer
-        name, value = name.lower(), value.strip(OWS)
-        self.headers.append((name, value))
-        if len(self.headers) > MAX_HEADERS:
-            raise HeadersTooLarge(f"the request has more than the maximum of {MAX_HEADERS} headers")
-        if name in FRAMING_HEADERS:
-            self._framing_headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        parser = self.parser
-        method = parser.get_method().decode("ascii")
-        if method == "CONNECT":
-            raise BadFraming("CONNECT is not supported: the gateway is not a forward proxy")
-        if parser.should_upgrade():
-            self._upgrade_asked = True
-            return
-        version = parser.get_http_version()
-        body_bytes, continues = framing(version, self.url, self._framing_headers)
+    def on_request(self, head: RequestHead) -> None:
+        """A head is complete: its request starts."""
         cycle = Cycle(
             self,
-            head_only=method == "HEAD",
-            version=version,
-            keep_alive=parser.should_keep_alive(),
-            continues=continues,
-            head_bytes=self._head_bytes,
+            head_only=head.method == "HEAD",
+            version=head.version,
+            keep_alive=head.keep_alive,
+            continues=head.continues,
+            head_bytes=head.size,
         )
         self.server_state.idle.remove(self)
-        scope = self._scope(method, version, cycle)
+        scope = self._scope(head, cycle)
         self.current = cycle
-        self._head_bytes = self._chunk_overhead = self._body_untaken = 0
-        self._body_left = body_bytes
+        self._body_untaken = 0
         self._move(BODY)
         self._task = self.loop.create_task(cycle.run(self.app, scope))
         self.server_state.tasks.add(self._task)
         self._task.add_done_callback(self.server_state.tasks.discard)
 
-    def _scope(self, method: str, version: str, cycle: Cycle) -> dict[str, Any]:
-        target = self.url
+    def _scope(self, head: RequestHead, cycle: Cycle) -> dict[str, Any]:
+        target = head.target
         if target.startswith(b"/"):
             raw_path, _, query = target.partition(b"?")
         else:
@@ -357,31 +259,30 @@ class GatewayProtocol(asyncio.Protocol):
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": version,
+            "http_version": head.version,
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme,
-            "method": method,
+            "method": head.method,
             "root_path": "",
             "path": urllib.parse.unquote(path) if "%" in path else path,
             "raw_path": raw_path,
             "query_string": query,
-            "headers": self.headers,
+            "headers": head.headers,
             "state": dict(self.app_state),
             "extensions": {EXTENSION: cycle},
         }
 
-    def on_body(self, body: bytes) -> None:
-        self._chunk_overhead = 0
+    def on_request_body(self, body: bytes) -> None:
+        """More of the body."""
         self._body_untaken += len(body)
         if self.current is not None:
             self.current.add_body(body)
         if self._body_untaken > BODY_HIGH_WATER:
             self._pause()
 
-    def on_message_complete(self) -> None:
-        if self._upgrade_asked:
-            return
+    def on_request_end(self) -> None:
+        """The request is complete."""
         self._move(PENDING)
         self._resume()  # a large body may have paused it
         if self.current is not None:
