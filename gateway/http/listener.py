@@ -1,9 +1,9 @@
-"""Accepts connections, a few in a turn of the event loop. A TLS handshake has a deadline, and counts as a connection.
+"""Accepts connections, one in a turn of the event loop. A TLS handshake has a deadline, and counts as a connection.
 
 asyncio's own server accepts all waiting connections at once, so a flood of them would block the loop. It reports a TLS
 connection only after its handshake, so silent connections would escape every limit.
 
-1. After ACCEPTED_AT_ONCE new connections other work on the event loop runs.
+1. After each new connection, which takes about 0.5 ms, other work on the event loop runs.
 2. TLS handshakes and connections together stay within the limit. For a new one above the limit, the handshake that
    began first is ended, otherwise the connection that has been idle longest, otherwise the new one. Without TLS the
    protocol keeps the limit, because it can send an answer.
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NOT_LISTENING: Final = frozenset({errno.EBADF, errno.EINVAL})
 RETRY_S: Final = 0.1
-ACCEPTED_AT_ONCE: Final = 4
-"""A new connection takes about 0.2 ms."""
 
 
 class Listener:
@@ -71,13 +69,6 @@ class Listener:
         while True:
             try:
                 sock, _ = await loop.sock_accept(self._listener)
-                self._accepted(sock)
-                for _ in range(ACCEPTED_AT_ONCE - 1):
-                    sock, _ = self._listener.accept()
-                    sock.setblocking(False)
-                    self._accepted(sock)
-            except BlockingIOError:
-                pass
             except OSError as exc:
                 if exc.errno in _NOT_LISTENING:
                     return
@@ -85,6 +76,7 @@ class Listener:
                     log.warning("no connection can be accepted: %s", exc.strerror)
                     await asyncio.sleep(RETRY_S)
                 continue
+            self._accepted(sock)
             await asyncio.sleep(0)
 
     def _accepted(self, sock: socket.socket) -> None:

@@ -349,7 +349,7 @@ def test_leases_that_end_together(worker, quick):
 
 
 def test_a_flood_of_connections(worker, quick):
-    """Hundreds that come at one instant: a few are accepted in each turn of the loop."""
+    """Hundreds that come at one instant: one is accepted in each turn of the loop."""
 
     def request():
         clients = [socket.socket() for _ in range(FLOOD)]
