@@ -71,11 +71,11 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def new_queue() -> Callable[[], str]:
-    """Makes queue names nobody has used."""
+    """Makes unused queue names."""
     return lambda: f"q{next(_numbers)}"
 
 
 @pytest.fixture
 def queue(new_queue: Callable[[], str]) -> str:
-    """A queue nobody has used."""
+    """The name of an unused queue."""
     return new_queue()

@@ -58,7 +58,7 @@ def yes_man() -> Iterator[str]:
 
 @pytest.fixture
 def closed_port() -> Iterator[str]:
-    """An address where nobody listens, and nobody can while the test runs."""
+    """An address on which no process listens, or can listen, while the test runs."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -108,7 +108,7 @@ def test_example_works_twice_at_once(example: str, gateway: Running, http: httpx
 
 @pytest.mark.parametrize("example", CALLS)
 def test_example_fails_without_a_gateway(example: str, closed_port: str, tmp_path: Path) -> None:
-    """Where nobody listens, every example ends with an exit code other than 0."""
+    """If no server listens, every example ends with an exit code other than 0."""
     code, written = finish(start(example, gateway=closed_port, files=tmp_path))
     assert code != 0, written
     assert list(tmp_path.iterdir()) == []

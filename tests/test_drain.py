@@ -109,7 +109,7 @@ def test_the_grace_ends_and_held_jobs_go_back(start: Callable[..., Running], wor
 
 
 def test_a_delayed_nack_is_not_waited_for(start: Callable[..., Running]) -> None:
-    """Its job is nobody's: the gateway ends at once, and the job is there afterwards."""
+    """No client holds its job: the gateway ends at once, and the job is there after the next start."""
     gateway = start("--workers", "2")
     with gateway.client() as http:
         paths = [leased(http) for _ in range(4)]
@@ -141,7 +141,7 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., Running], workers:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_with_no_lease_ends_at_once(start: Callable[..., Running], workers: str) -> None:
-    """Nothing is waited for where nobody holds a job, whatever the grace is."""
+    """The gateway ends at once if no client holds a job, however long the grace is."""
     gateway = start("--workers", workers, "--grace", "60")
     with gateway.client() as http:
         http.post(leased(http) + "/ack")

@@ -71,7 +71,7 @@ def breaches(importer: str, imported: set[str]) -> set[tuple[str, str]]:
 
 
 def test_every_import_points_downwards(root: Path) -> None:
-    """No file of the package imports from a layer that stands on it."""
+    """No file of the package imports from a layer above its own."""
     found = {}
     for path in sorted((root / "gateway").rglob("*.py")):
         module = ".".join(path.relative_to(root).with_suffix("").parts)

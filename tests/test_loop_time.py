@@ -58,7 +58,7 @@ def test_a_tenant_alone_never_pauses(clock):
 
 
 def test_callers_without_a_tenant_pause_beside_tenants(clock):
-    """A flood without keys delays nobody who has one."""
+    """A flood of requests without keys delays no request with a key."""
     accounts = LoopTime(clock)
     accounts.asked("quiet")
     for _ in range(10):
@@ -69,7 +69,7 @@ def test_callers_without_a_tenant_pause_beside_tenants(clock):
 
 
 def test_busy_tenants_take_turns_without_pauses(clock):
-    """Where every tenant uses more than its share, nobody is there for whom the loop would have to be free."""
+    """Where every tenant uses more than its share, there is no tenant for which the loop would have to be free."""
     accounts = LoopTime(clock)
     for _ in range(100):
         for tenant in ("busy", "busier"):
@@ -94,7 +94,7 @@ def test_no_piece_of_work_stops_a_tenant_for_long(clock):
 
 
 def test_each_step_is_charged_to_whoever_is_known_after_it():
-    """Values, errors and cancellation pass through; the time between steps is nobody's."""
+    """Values, errors and cancellation pass through; the time between steps is charged to no tenant."""
 
     async def main():
         accounts = LoopTime()
@@ -135,7 +135,7 @@ def test_each_step_is_charged_to_whoever_is_known_after_it():
 
 
 def test_turns_pass_over_a_tenant_that_pauses():
-    """The others go on at once, and it goes on when its pause is over, though nobody else has work."""
+    """The others go on at once, and it goes on when its pause is over, even if no other tenant has work."""
 
     async def main():
         accounts = LoopTime()

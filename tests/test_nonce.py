@@ -1,4 +1,4 @@
-"""Random bits for ids: nobody is given another's, in no thread and no child."""
+"""Random bits for ids: they never repeat, in any thread or child process."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -153,7 +153,7 @@ TENANT_KEYS = [
 
 @pytest.mark.parametrize(("text", "expected"), TENANT_KEYS)
 def test_a_key_never_reaches_another_tenant(tmp_path, text, expected):
-    """A queue's own key is nobody else's."""
+    """A queue's `key` cannot be that of another tenant's queue."""
     (found,) = mistakes(tmp_path, text, TENANTED)
     assert expected in found
 

@@ -173,7 +173,7 @@ def test_many_queues_of_others_cost_a_tenant_nothing():
 
 
 def test_what_is_known_is_corrected_in_the_background():
-    """What was deleted elsewhere makes room soon; what was learnt meanwhile stays, what was deleted here does not."""
+    """Queues deleted elsewhere make room soon; those learnt during the look stay, those deleted here do not."""
 
     async def go():
         catalog = Catalog(Namespace())

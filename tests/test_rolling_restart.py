@@ -79,7 +79,7 @@ class Load:
                 self._settle(http, choice, answer.json()["lease"]["url"], number)
 
     def _settle(self, http: httpx.Client, choice: random.Random, path: str, number: int) -> None:
-        """Acks through any replica, again until it is told what became of it."""
+        """Acks through any replica, and repeats it until there is a definite answer."""
         for _ in range(200):
             try:
                 answer = http.post(choice.choice(self._urls) + path + "/ack")

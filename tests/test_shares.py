@@ -1,4 +1,4 @@
-"""Shares of a limit: nobody takes everything, the limit holds, and what is given back is there for all."""
+"""Shares of a limit: no tenant takes everything, the limit holds, and what is given back is free for all."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ def test_without_tenants_the_limit_is_the_share():
 
 
 def test_a_limit_of_one_is_of_use():
-    """Somebody has it, whoever comes first."""
+    """The first one who asks has it."""
     shares = Shares(1, 0.5)
     assert (greedy(shares, "a"), greedy(shares, "b")) == (1, 0)
     shares.give_back("a")
@@ -42,7 +42,7 @@ def test_a_limit_of_one_is_of_use():
     steps=st.lists(st.tuples(st.sampled_from("abc"), st.integers(-9, 60)), max_size=60),
 )
 def test_the_limit_and_the_shares_hold(limit, share, steps):
-    """Against a plain model, whatever is taken and given back: who is admitted holds its share of the rest at most."""
+    """Compared with a plain model, for any order: a tenant that is admitted holds at most its share of the rest."""
     shares, model = Shares(limit, share), dict.fromkeys("abc", 0)
     for tenant, step in steps:
         amount = max(step, -model[tenant])

@@ -1,4 +1,4 @@
-"""Where the Kestrel servers are is told to operators only."""
+"""Only operators see the addresses of the Kestrel servers."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def asked(http: httpx.Client) -> list[httpx.Response]:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "unix:{folder}/gone.sock", "localhost:{port}"])
 def test_a_server_that_is_away_is_not_named(tmp_path: Path, keyring: Keyring, address: str) -> None:
-    """Every 503 names it to an operator, and to nobody else; the log names it."""
+    """Every 503 to an operator names it, those to others do not; the log names it."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        taken.bind(("127.0.0.1", 0))  # no process listens there
         target = address.format(port=taken.getsockname()[1], folder=tmp_path)
         gateway = Unready(tmp_path / "data", "--keys", str(keyring.path), "--kestrel", target)
         try:

@@ -1,4 +1,4 @@
-"""The servers behind the gateway, over HTTP: how they stand, taking one out, and answers of some of them only."""
+"""The servers behind the gateway, over HTTP: their states, taking one out, and answers of only some of them."""
 
 import threading
 import time

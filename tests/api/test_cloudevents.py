@@ -316,7 +316,7 @@ def test_trace_context_travels_with_the_job(http, queue):
 
 
 def test_ttl_becomes_expires(http, queue):
-    """`ttl` is told as `expires`, in fractions of a second, and outranks the event's own."""
+    """`ttl` is shown as `expires`, in fractions of a second, and overrides the event's own."""
     before = time.time()
     put_event(http, queue, EVENT | {"expires": "2099-01-01T00:00:00+01:00"})
     put_event(http, queue, EVENT | {"expires": "2099-01-01T00:00:00Z"}, ttl="60.5")
@@ -432,7 +432,7 @@ def test_every_binary_event_round_trips(http, event, extensions, body, kind):
 @BRIEF
 @given(event=EVENTS, extensions=EXTENSIONS, payload=PAYLOADS)
 def test_structured_and_binary_tell_the_same(http, event, extensions, payload):
-    """An event put in a batch and delivered in binary mode, then put again as it came, is the same event."""
+    """An event put in a batch and delivered in binary mode, then put again unchanged, is the same event."""
     put(http, "mixed", json.dumps([event | extensions | payload]), BATCH)
     answer = take(http, "mixed", format="raw")
     headers = {name: value for name, value in answer.headers.items() if name.startswith("ce-")}

@@ -95,7 +95,7 @@ def test_dead_letters_on_a_queue_of_their_own_are_jobs_like_others(http):
 
 
 def test_a_job_whose_time_is_over_is_dropped_on_the_way_back(http):
-    """It is told as expired, not as redriven."""
+    """It is counted as expired, not as redriven."""
     http.post("/queues/brief/jobs?ttl=0.3", json=1)
     http.post(take(http, "brief")["lease"]["url"] + "/reject")
     time.sleep(0.35)

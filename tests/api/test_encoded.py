@@ -104,7 +104,7 @@ def test_accept_is_read_as_a_list(http, queue):
 
 
 def test_two_ordering_keys_are_none(http, queue):
-    """A header with one value that is given twice is told, and nothing is stored."""
+    """A header that may have one value and has two is an error, and nothing is stored."""
     headers = [("ordering-key", "a"), ("ordering-key", "b")]
     answer = http.post(f"/queues/{queue}/jobs", content=b"1", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")

@@ -81,7 +81,7 @@ def test_a_request_that_goes_away_takes_no_turn():
 
 
 def test_requests_of_a_tenant_that_pauses_begin_later():
-    """The other tenant's begin meanwhile; those of the paused one begin when its pause is over."""
+    """The other tenant's requests begin during the pause; those of the paused tenant begin after it."""
 
     async def main():
         gate = Gate()

@@ -242,7 +242,7 @@ def test_a_large_body_is_compared_whole(http, queue):
 
 
 def test_keys_outlive_restart_and_kill(tmp_path):
-    """After a stop and after kill -9 the first answer is given again. No file where nobody used a key."""
+    """After a stop and after kill -9 the first answer is given again. No file if no key was used."""
     with running(tmp_path / "data") as gateway, gateway.client() as http:
         http.post("/queues/q/jobs", content=b"1")
         assert not list((tmp_path / "data").glob("idempotency*"))

@@ -1,4 +1,4 @@
-"""Keys: the file and its mistakes, who is let in to what, how often, and how the file is read again while it runs."""
+"""Keys: the file and its mistakes, what each key may do and how often, and reading the file again at run time."""
 
 import asyncio
 import contextlib
@@ -287,7 +287,7 @@ def test_a_key_for_some_queues(keyed, keyring):
 
 
 def test_a_rate_is_kept(keyed, keyring):
-    """Beyond its rate a key gets 429 and is told when to come again; other keys are not slowed down."""
+    """Beyond its rate a key gets 429 with the time after which to retry; other keys are not slowed down."""
     with keyring.client(keyed, "slow") as slow, keyring.client(keyed, "all") as http:
         assert slow.get("/queues").status_code == 200
         answer = slow.get("/queues")

@@ -20,7 +20,7 @@ def lease(http, queue, **body):
 
 
 def test_a_job_and_its_lease(http, queue):
-    """The job as `next` shows it, the lease beside it; the lease settles."""
+    """The job as `next` shows it, together with its lease; the lease can be settled."""
     stored = http.post(f"/queues/{queue}/jobs", content=b'{"n":  1.50}', headers={"content-type": "application/json"})
     answer = http.post(f"/queues/{queue}/leases", json={"timeout": 5, "lease_seconds": 30})
     taken = answer.json()
@@ -46,7 +46,7 @@ def test_bytes_and_text(http, queue):
 
 
 def test_it_waits(http, queue):
-    """A job that is enqueued meanwhile ends the wait."""
+    """A job that is enqueued during the wait ends it."""
     producer = threading.Timer(0.5, http.post, [f"/queues/{queue}/jobs"], {"json": 1})
     producer.start()
     began_s = time.monotonic()

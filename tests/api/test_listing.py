@@ -168,7 +168,7 @@ def test_a_broken_cursor_is_refused_or_read(cursor, data):
 
 @pytest.mark.parametrize("cursor", ["", "xyz", "A", "AAAA", "!", "A" * 5000])
 def test_what_is_no_cursor_is_refused(cursor):
-    """It is told, not read as the first page."""
+    """It is an error, and not read as the first page."""
     with pytest.raises(InvalidParameter, match="cursor"):
         names(cursor=cursor)
 

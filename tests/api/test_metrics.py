@@ -169,7 +169,7 @@ def test_figures_travel_between_workers_as_they_are():
 
 
 def test_a_worker_is_never_told_twice():
-    """Should one answer beside its successor, the scrape has one series of each name still."""
+    """If a worker answers as well as its successor, the scrape still has one series of each name."""
     told = [WorkerFigures(0, (("leases_open", (), number),)) for number in (1, 2)]
     found = figures(Exposition(told, 1).text().decode())
     assert total(found, "leases_open") == 2

@@ -31,7 +31,7 @@ CAPS = {
 
 @pytest.mark.parametrize(("flags", "detail", "refused"), CAPS.values(), ids=CAPS)
 def test_one_more_than_the_cap_is_told(tmp_path: Path, flags, detail, refused):
-    """503 `too-many-waiters` to whom the cap is for, nobody else; when one goes the next may wait, and none is lost."""
+    """503 `too-many-waiters` only where the limit is reached; when one ends the next may wait, and no job is lost."""
     keys = Keyring(tmp_path / "keys.toml")
     keys.add("one", tenant="acme")
     keys.add("two", tenant="other")

@@ -212,7 +212,7 @@ def workers(log):
 
 
 def test_sighup_changes_the_policies_of_every_worker(tmp_path):
-    """After SIGHUP both workers go by the new file; one with mistakes is told, and the old policies stay."""
+    """After SIGHUP both workers use the new file; an invalid file is reported, and the old policies stay."""
     file = tmp_path / "queues.toml"
     file.write_text("[queues.q]\nmax_bytes = 1\n")
     with running(tmp_path / "data", "--workers", "2", "--queues", str(file)) as gateway:

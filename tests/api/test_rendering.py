@@ -1,4 +1,4 @@
-"""Rendering: whatever lies on a queue and whatever Accept says, the answer is one that HTTP can carry."""
+"""Rendering: whatever is on a queue and whatever Accept says, the answer is valid HTTP."""
 
 import json
 import re

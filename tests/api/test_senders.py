@@ -1,4 +1,4 @@
-"""The habits of real senders: headers beside an event, other names of NDJSON, answers that must be empty, web hooks."""
+"""The habits of real senders: more headers than an event's, other names of NDJSON, empty answers, web hooks."""
 
 import json
 

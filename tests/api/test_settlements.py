@@ -18,7 +18,7 @@ from tests.lab.ports import free_port
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
 BRIEF = ("--grace", "0.3")
-"""For leases that stand when the gateway stops: nobody settles them here."""
+"""For leases that are open when the gateway stops: these tests do not settle them."""
 
 
 def balanced(gateway: Running) -> dict[str, int]:
@@ -77,7 +77,7 @@ def enqueue(http, queue, *jobs):
 
 
 def test_a_nack_puts_the_job_behind_the_others(http, queue):
-    """By itself, and where it says so; the reason stands with the job, and the nack may be repeated."""
+    """Without options and with them; the job carries the reason, and the nack may be repeated."""
     enqueue(http, queue, 1, 2)
     first = take(http, queue)
     for _ in range(2):
@@ -426,7 +426,7 @@ def test_a_server_at_its_cap_is_told_and_gives_jobs_again(tmp_path):
 
 
 def parked_polls(http, queue):
-    """How many gets stand on the queue."""
+    """How many gets wait on the queue."""
     answer = http.get(f"/queues/{queue}")
     return answer.json()["waiters"] if answer.status_code == 200 else 0
 

@@ -164,7 +164,7 @@ def test_the_document_is_served_as_it_is(gateway, root):
 
 
 def test_the_document_states_the_deployment_s_limits(tmp_path):
-    """Limits that the operator changed stand in the served contract, and hold."""
+    """Limits that the operator changed are in the served contract, and apply."""
     flags = ("--max-timeout", "5", "--default-timeout", "1", "--max-lease", "90", "--max-job-bytes", "10")
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
         parameters = yaml.safe_load(http.get("/openapi.yaml").text)["components"]["parameters"]

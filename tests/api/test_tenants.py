@@ -96,7 +96,7 @@ def test_a_name_means_one_s_own_queue(a, b, queue):
 
 @pytest.mark.parametrize(("method", "path"), [each for each in QUEUE_CALLS if "jobs" not in each[1]])
 def test_another_s_queue_is_no_queue(a, b, new_queue, method, path):
-    """Every call on a name that only B has is answered as on a name nobody has, and leaves B's job where it is."""
+    """Every call on a name that only B has is answered like one on an unused name, and leaves B's job where it is."""
     theirs, nobodys = new_queue(), new_queue()
     nobodys = nobodys.ljust(len(theirs), "x")
     b.post(f"/queues/{theirs}/jobs", json=1)

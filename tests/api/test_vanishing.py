@@ -1,4 +1,4 @@
-"""Clients that go away: no job is taken for nobody, none is stranded."""
+"""Clients that disconnect: no job is taken for a client that is gone, and none is lost."""
 
 import contextlib
 import socket

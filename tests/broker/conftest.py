@@ -36,5 +36,5 @@ def other(broker: BrokerProcess) -> Iterator[MemcacheClient]:
 
 @pytest.fixture
 def name() -> str:
-    """A queue nobody else uses."""
+    """The name of a queue that no other test uses."""
     return f"queue{next(_names)}"

@@ -70,7 +70,7 @@ def test_a_damaged_row_is_set_aside_and_the_others_flow(whole: Path, tmp_path: P
     assert code == 1
     assert f"\n{queue}: place " in said
     assert "DAMAGED: 1 jobs or places cannot be delivered" in said
-    # It stays in the file, and is told again.
+    # It stays in the file, and is reported again.
     again = serve(tmp_path / "served", [*JOBS])
     assert not any(again.delivered.values())
     assert any("is not delivered" in line for line in again.errors)

@@ -70,7 +70,7 @@ def _produce(broker: BrokerProcess, name: bytes, stored: set[bytes]) -> None:
 
 
 def _consume(broker: BrokerProcess, confirmed: set[bytes], asked: set[bytes]) -> None:
-    """`asked`: what became of these confirms nobody knows, for their answer did not come."""
+    """`asked`: confirms whose outcome is unknown, because their answer did not come."""
     with contextlib.suppress(OSError, EOFError):
         client = broker.client()
         while True:

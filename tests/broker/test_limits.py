@@ -38,7 +38,7 @@ BAD_NUMBERS = [
 
 @pytest.mark.parametrize("command", BAD_NUMBERS)
 def test_a_number_out_of_range_is_refused_alone(broker: BrokerProcess, name: str, command: bytes) -> None:
-    """The client that sends it is told and closed; sets of others that share its commit are stored, and it stays UP."""
+    """The client that sends it gets an error and is closed; sets in the same commit are stored, and it stays UP."""
     innocent, wrong = broker.client(), broker.client()
     for number in range(5):
         innocent.send(b"set %s 0 0 1\r\n%d\r\n" % (name.encode(), number))
@@ -203,7 +203,7 @@ def test_buffer_limit_drops_who_stalls() -> None:
 
 
 def test_half_sent_items_are_bounded(tmp_path: Path) -> None:
-    """Twelve clients that each send almost 64 MiB stay below the limit; who stalls is told; the memory goes back."""
+    """Twelve clients with nearly 64 MiB each stay below the limit; a stalled one gets an error, memory is freed."""
     with BrokerProcess(tmp_path / "data", "--fsync", "off") as broker:
         normal = broker.client()
         assert normal.put("q", b"x" * MEBIBYTE) == b"STORED\r\n"
@@ -252,7 +252,7 @@ def test_answers_that_nobody_reads_are_bounded(tmp_path: Path) -> None:
 
 
 def test_silent_connections_make_room(tmp_path: Path) -> None:
-    """At the limit the oldest that never sent a command goes. Those that did may be idle; then a new one is told."""
+    """At the limit the oldest that never sent a command is closed. If all did, a new one gets an error."""
     with BrokerProcess(tmp_path / "data", "--fsync", "off", "--max-connections", "20") as broker:
         idle = [broker.client() for _ in range(5)]
         for client in idle:

@@ -223,7 +223,7 @@ def test_refusal_is_readable_while_sending(tmp_path_factory: pytest.TempPathFact
 
 
 def test_shutdown(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`shutdown` ends the process with 0: waiters get END, who is connected is served for a moment, nobody new is."""
+    """`shutdown` ends the process with 0: waiters get END, connected clients are served briefly, new ones are not."""
     with BrokerProcess(tmp_path_factory.mktemp("shutdown") / "data", "--fsync", "off") as broker:
         waiter, idle, asker = broker.client(), broker.client(), broker.client()
         waiter.send(b"get q/t=20000\r\n")
@@ -309,7 +309,7 @@ def test_limits_of_a_ring_hold_after_a_restart(tmp_path_factory: pytest.TempPath
 
 
 def test_expired_backlog_moves_after_a_restart(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`expire_to_queue` moves what expired while nobody ran, without anybody touching the queue."""
+    """`expire_to_queue` moves items that expired while no broker ran, without a command on the queue."""
     data = tmp_path_factory.mktemp("expire") / "data"
     with BrokerProcess(data, "--fsync", "off") as broker:
         for i in range(5):

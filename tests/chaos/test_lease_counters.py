@@ -14,7 +14,7 @@ def series(delivered, acked, nacked, still_open, worker=0):
 
 
 def test_each_worker_s_counters_are_judged():
-    """One lease too few in one worker's counters is told, though another has one too many; so is a lack of counters."""
+    """One lease too few in one worker is reported, though another worker has one too many; so are missing counters."""
     assert imbalances(series("6.0", "3.0", "2.0", "1.0") + series("1.1e+06", "1.1e+06", "0.0", "0.0", 1)) == []
     (found,) = imbalances(series(6, 3, 2, 1) + series(7, 3, 2, 1, 1))
     assert found == "worker 1 delivered 7 leases, of which 5 have ended and 1 are open"

@@ -1,4 +1,4 @@
-"""Jobs pass while servers are killed, frozen and added: every 201 is delivered, and nobody waits for the sick ones."""
+"""Servers are killed, frozen and added: every job of a 201 is delivered, and no client waits for an ill server."""
 
 import asyncio
 import contextlib

@@ -271,5 +271,5 @@ def test_whatever_is_copied_is_read_back(body, content_type, error, attempt):
 @settings(deadline=None)
 @given(body=SPACED_JSON, content_type=st.sampled_from(JSON_TYPES))
 def test_any_json_keeps_its_bytes_through_every_copy(body, content_type):
-    """Whatever white space stands around it."""
+    """Whatever white space is around it."""
     assert_kept(stored(body, content_type), body)

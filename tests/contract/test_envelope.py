@@ -1,4 +1,4 @@
-"""The envelope gives every body back as it came, and opens whatever lies on a queue."""
+"""The envelope gives every body back unchanged, and opens whatever is on a queue."""
 
 import contextlib
 import json
@@ -107,7 +107,7 @@ def test_json_may_be_nested_so_deep(leaf):
 
 
 def test_a_foreign_event_in_any_order_is_an_envelope():
-    """An event whose data stands first and whose members are spaced out is opened, its data cut out untouched."""
+    """An event with its data first and white space between members is opened, and its data is cut out unchanged."""
     job = unwrap(b'{ "data" : {"n": 1.10} , "specversion":"1.0", "id":"7","source":"s","type":"t","subject":"x"}')
     assert (job.id, body_of(job), job.attributes["subject"]) == ("7", b'{"n": 1.10}', "x")
 

@@ -81,7 +81,7 @@ def test_two_names_never_share_a_key(one, other):
 
 @given(st.text(alphabet="ab_+-", max_size=20))
 def test_a_key_is_read_only_as_what_makes_it(key):
-    """Whatever lies on the server: it is nobody's, or exactly the key of what it is read as."""
+    """Any name on the server is either no queue of the gateway or exactly the key of the name it is read as."""
     for space in (PLAIN, PREFIXED, TENANTS, BOTH):
         name = space.read(key)
         assert name is None or space.key(name) == key

@@ -22,7 +22,7 @@ def load(name: str) -> dict:
 
 
 def given(case: dict, name: str) -> bytes:
-    """The bytes that stand in a vector as text, or as base64 where they are no printable text."""
+    """The bytes of a vector, which it has as text, or as base64 if they are not printable."""
     return base64.b64decode(case[f"{name}_base64"]) if f"{name}_base64" in case else case[name].encode()
 
 

@@ -74,7 +74,7 @@ def portable_patterns(document: Document) -> Iterator[str]:
 
 
 def a_reference_is_alone(document: Document) -> Iterator[str]:
-    """What is beside a `$ref` is dropped by some tools and merged by others."""
+    """Some tools drop the members next to a `$ref`, and others merge them."""
     for node in walk(document):
         if isinstance(node.value, dict) and "$ref" in node.value and len(node.value) > 1:
             yield node.where

@@ -68,7 +68,7 @@ def merged(document, path, change):
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_file_keeps_to_the_rule(document, rule):
-    """Each rule stands for a construct that broke a generator or a linter."""
+    """Each rule is about a construct that broke a generator or a linter."""
     assert list(rule(document)) == []
 
 

@@ -106,7 +106,7 @@ class Node(NamedTuple):
 
 
 def walk(value: Any, kind: str = "document", path: tuple[str, ...] = ()) -> Iterator[Node]:
-    """The object and all that it holds; what has a keyword that nobody knows is not looked into any further there."""
+    """The object and everything in it, except the members of a schema with an unknown keyword."""
     if kind == "schema or bool":
         kind = DATA if isinstance(value, bool) else "schema"
     if kind.startswith("["):

@@ -135,7 +135,7 @@ def test_a_plain_socket(http, queue, wire):
 
 @pytest.mark.parametrize("case", VECTORS, ids=[each["name"] for each in VECTORS])
 def test_every_vector_on_a_live_queue(http, queue, wire, case):
-    """Whatever lies on a queue is shown, delivered in both forms and acked, as docs/vectors/delivery.json says."""
+    """Whatever is on a queue is shown, delivered in both forms and acked, as docs/vectors/delivery.json says."""
     item = base64.b64decode(case["item_base64"]) if "item_base64" in case else case["item"].encode()
     payload = base64.b64decode(case["bytes_base64"]) if "bytes_base64" in case else case["bytes"].encode()
     wire.put(queue, item)

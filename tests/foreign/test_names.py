@@ -13,7 +13,7 @@ ODD = ["shop__hello_world", "UPPER__", "ns:legacy", "-dash", "n" * 65, "dead"]
 
 
 def test_names_of_memcache_clients(tmp_path):
-    """Each is told once in the log and flagged in the list; `key` in a policy reaches its jobs."""
+    """Each is logged once and flagged in the list; `key` in a policy reaches its jobs."""
     port, policies = free_port(), tmp_path / "queues.toml"
     policies.write_text("")
     flags = ("--broker-listen", f"127.0.0.1:{port}", "--queues", str(policies))

@@ -354,7 +354,7 @@ def test_a_flood_of_connections(worker, quick):
     def request():
         clients = [socket.socket() for _ in range(FLOOD)]
         try:
-            worker.loop.call_soon_threadsafe(time.sleep, 0.2)  # meanwhile they gather; it takes none of its time
+            worker.loop.call_soon_threadsafe(time.sleep, 0.2)  # they gather during this; it takes none of its time
             for client in clients:
                 client.setblocking(False)
                 client.connect_ex(("127.0.0.1", worker.port))

@@ -1,4 +1,4 @@
-"""`python -m tests.hostile [--scopes admin] [--seconds 60] [--only filters ...]`: a quiet tenant beside a hostile one.
+"""`python -m tests.hostile [--scopes admin] [--seconds 60] [--only filters ...]`: a quiet tenant next to a hostile one.
 
 The quiet tenant works alone first, then beside the attack, in the same way and at the same pace. Prints its latencies
 in both, what the hostile tenant was answered, and the memory of each process before, during and after the attack.
@@ -157,7 +157,7 @@ def run(
     names: Sequence[str] = tuple(ATTACKS),
     back_s: float = BACK_S,
 ) -> Run:
-    """A gateway with its defaults; the quiet tenant alone, then beside the hostile one, whose key has `scopes`."""
+    """A gateway with its defaults; the quiet tenant alone, then with the hostile one, whose key has `scopes`."""
     keys = Keyring(directory / "keys.toml")
     keys.add("quiet", tenant="quiet")
     keys.add("hostile", tenant="hostile", scopes=scopes)

@@ -290,7 +290,7 @@ class StandIn:
         return f"127.0.0.1:{self.port}"
 
     def thaw(self) -> None:
-        """Ends the frost: whatever came meanwhile is worked on."""
+        """Ends the freeze: commands that came during it are handled."""
         self.manners.frozen = False
         for session in list(self.sessions):
             unsent, session.unsent = session.unsent, b""

@@ -192,7 +192,7 @@ def test_a_put_wakes_who_waits(opened):
 
 
 def test_a_poll_that_leaves_takes_nothing_along(opened):
-    """Cancelled before or beside the put that would have woken it: the next one gets the item."""
+    """Cancelled before or during the put that would have woken it: the next one gets the item."""
 
     async def main():
         async with opened() as rig:

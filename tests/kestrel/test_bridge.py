@@ -78,7 +78,7 @@ def test_a_greenlet_that_dies_in_a_call_raises():
 
 
 def test_only_a_waiting_greenlet_is_resumed_or_interrupted():
-    """Resuming what does not wait is a defect and is told."""
+    """Resuming a bridge that does not wait is a defect and raises an error."""
     bridge = Bridge()
     with pytest.raises(BridgeError):
         bridge.resume()

@@ -27,7 +27,7 @@ _names = itertools.count()
 
 
 def new_key():
-    """A queue nobody has used."""
+    """The name of an unused queue."""
     return f"k{next(_names)}"
 
 
@@ -192,7 +192,7 @@ def test_items_of_any_bytes_come_back_unchanged(broker):
 
 
 def test_what_came_for_polls_that_left_goes_back_in_order(broker):
-    """Eight polls leave, twelve items come: whoever asks then, soon or late, gets them in their order."""
+    """Eight polls leave, twelve items come: later polls, soon or late, get them in their order."""
 
     async def main():
         async with client(broker.address) as kestrel:
@@ -269,7 +269,7 @@ async def until_back(kestrel, key, count):
 
 
 def freeze(broker):
-    """Returns when it stands still."""
+    """Returns when it no longer changes."""
     broker.process.send_signal(signal.SIGSTOP)
     os.waitpid(broker.process.pid, os.WUNTRACED)
 

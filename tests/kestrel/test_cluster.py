@@ -27,7 +27,7 @@ FEW = 3
 
 @contextlib.asynccontextmanager
 async def servers(count=FEW, manners=Manners):
-    """That many stand-ins."""
+    """So many stand-ins."""
     async with contextlib.AsyncExitStack() as stack:
         yield [await stack.enter_async_context(StandIn(manners())) for _ in range(count)]
 
@@ -129,7 +129,7 @@ def test_a_status_is_set_where_it_can_be():
 
 
 def test_a_frozen_server_is_down_within_its_deadline_and_delays_nobody_else():
-    """Parked polls are served by the others meanwhile, puts after the first few go to the others."""
+    """Parked polls are served by the other servers, and puts go there after the first few."""
 
     async def main():
         async with (
@@ -371,7 +371,7 @@ def test_few_polls_on_full_queues_take_no_more_than_they_need():
 
 
 def test_surplus_gets_are_kept_for_a_moment_and_then_closed():
-    """An item that comes between two polls serves the second; when nobody comes it goes back, and no get is left."""
+    """An item that comes between two polls serves the second; without a second it goes back, and no get is left."""
 
     async def main():
         async with servers() as many, client(*addresses(many)) as kestrel:
@@ -395,7 +395,7 @@ def test_surplus_gets_are_kept_for_a_moment_and_then_closed():
 
 
 def test_more_servers_than_gets_take_turns_within_a_second():
-    """At most QUEUE_GETS gets stand; every server has been asked at most a second ago; an item anywhere is found."""
+    """At most QUEUE_GETS gets are open; every server was asked at most a second ago; an item on any server is found."""
 
     async def main():
         count = QUEUE_GETS + 16
@@ -536,7 +536,7 @@ def test_nobody_asks_in_vain_for_long():
 
 
 def test_a_late_answer_is_remembered_and_a_cancelled_question_leaves_nothing():
-    """Whoever asks for keys next has what came too late for the one before; nobody holds a connection for ever."""
+    """The next one who asks for keys gets what came too late for the one before; no connection is held for ever."""
 
     async def main():
         async with servers(2) as (one, two), client(one.address, two.address) as kestrel:

@@ -74,7 +74,7 @@ def test_a_whole_answer_in_pieces_of_any_size(case, piece):
 
 @pytest.mark.parametrize("case", ANSWERS)
 def test_an_answer_cut_anywhere_is_no_answer(case):
-    """Whatever the cut, a closed connection is told as such and never as a value."""
+    """Wherever the data is cut, a closed connection is reported as such and never as a value."""
     answer, method, args, _, _ = case
     for length in range(len(answer)):
         with pytest.raises(MemcacheUnexpectedCloseError):

@@ -1,4 +1,4 @@
-"""A server at its cap on leases: it is asked for nothing, others go on, and who waits gets the room that comes."""
+"""A server at its limit of leases: it is asked for nothing, others go on, and a waiting poll gets the next room."""
 
 import asyncio
 
@@ -176,7 +176,7 @@ def test_an_item_that_is_lost_makes_room():
 
 @pytest.mark.alone
 def test_servers_that_are_full_in_turns_are_never_called_unreachable():
-    """Room comes and goes while several ask: each gets an item, an empty answer, or hears that there is no room."""
+    """Room comes and goes while several ask: each gets an item, an empty answer, or an error that there is no room."""
 
     async def main():
         async with (
@@ -209,7 +209,7 @@ def test_servers_that_are_full_in_turns_are_never_called_unreachable():
 
 
 def test_a_server_is_full_for_one_tenant_and_not_for_another():
-    """Whose share is under lease gets no more, parked or not; the other one's jobs flow, and room serves who waits."""
+    """A tenant with its share under lease gets no more, parked or not; the other gets jobs, and room serves waiters."""
 
     async def main():
         async with StandIn() as server, client(server.address, max_server_leases=4, share=0.5) as kestrel:

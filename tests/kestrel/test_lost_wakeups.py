@@ -1,4 +1,4 @@
-"""Real Kestrel sometimes wakes nobody when an item is stored: no poll ends empty for that, no job waits for long."""
+"""Real Kestrel sometimes wakes no waiter for a new item: no poll ends empty for that, no job waits for long."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ LATEST_S = 1.5
 
 
 def test_no_poll_ends_empty_with_a_job_there_and_no_job_waits_for_long():
-    """One set in ten wakes nobody; half of the jobs come from another client. Each poll waits up to three seconds."""
+    """One set in ten wakes no waiter; half of the jobs come from another client. A poll waits up to three seconds."""
     took, early, empty = [], [], 0
 
     async def main():

@@ -33,7 +33,7 @@ def test_bad_members_are_told(text):
     "text", ["dns:foo", "dns:a:99999", "dns:unix:/x", "zk:foo", "zk:foo/jobs", "zk:", "zk:unix:/x/jobs"]
 )
 def test_what_is_wrong_is_named_with_its_prefix_and_its_form(text):
-    """Not a part of it that nobody wrote, and not another form's."""
+    """Not a part of it that was not written, and not another form's."""
     form = "dns:NAME:PORT" if text.startswith("dns:") else "zk:HOST:PORT"
     with pytest.raises(SettingsError, match=f"^kestrel: '{text}' is not {form}"):
         parse_sources([text])

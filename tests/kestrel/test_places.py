@@ -1,4 +1,4 @@
-"""How many gets stand: as many as there are polls, and never more on a server than it has places for."""
+"""How many gets are open: as many as there are polls, and never more on a server than it has places for."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ def test_a_poll_stands_as_one_get_on_each_server():
 
 
 def test_places_are_shared_and_a_queue_without_any_is_refused(monkeypatch):
-    """Half of the places go to first gets only; who finds none is told so, parked or not, and has one when one ends."""
+    """Half of the places are for first gets; a poll that finds none gets an error, and has one when another ends."""
     monkeypatch.setattr("gateway.kestrel.polls.link.WAIT_S", 30.0)  # a second get that ends may not begin again
 
     async def main():
@@ -65,7 +65,7 @@ def test_places_are_shared_and_a_queue_without_any_is_refused(monkeypatch):
 
 
 def test_a_server_without_a_place_is_left_out_of_the_coverage():
-    """One of two was asked, and that is said; a poll that waits stands there too as soon as a place is free."""
+    """One of two was asked, and the answer says so; a waiting poll asks the other, too, once a place is free."""
 
     async def main():
         async with (

@@ -112,7 +112,7 @@ class PollsMachine(RuleBasedStateMachine):
 
     @rule()
     def nothing_lies_there_for_long(self):
-        """With servers that answer, whoever waits is served within a wait's time, whatever wake-ups were lost."""
+        """With servers that answer, each poll is served within a wait's time, whatever wake-ups were lost."""
         world = self.world
         world.connects = True
         world.settle(3)  # the longest pause after cuts
@@ -153,7 +153,7 @@ class PollsMachine(RuleBasedStateMachine):
         assert waits <= QUEUE_GETS
 
     def teardown(self):
-        """Every poll ends, every item that nobody has is back, and nothing is kept."""
+        """Every poll ends, every item that no poll has is back, and nothing is kept."""
         if not hasattr(self, "world"):
             return
         world = self.world

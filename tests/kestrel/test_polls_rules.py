@@ -22,7 +22,7 @@ def test_the_phases_end_and_an_illegal_move_raises():
 
 
 def test_rule_1_the_first_in_line_is_served_whichever_get_brought_the_item():
-    """The take of the last one who came serves the one who waits; the answer to it serves nobody else."""
+    """The get of the last poll serves the one that waits longest; its answer serves no other."""
     world = World()
     first = world.come(10)
     world.settle()
@@ -125,7 +125,7 @@ def test_rule_4_a_wait_ends_empty_only_after_a_take_that_was_sent_at_its_end():
 
 
 def test_rule_4_who_is_silent_is_left_out_after_its_time():
-    """One of two answers: 1/2. None: an error. One that answers others meanwhile is waited for."""
+    """One of two answers: 1/2. None: an error. A server that answers others at the time is waited for."""
     world = World(servers=2)
     waiter = world.come(0)
     world.wait(STEP_S)
@@ -189,7 +189,7 @@ def test_rule_6_few_waiters_do_not_take_an_item_from_every_server():
 
 
 def test_rule_6_waits_begin_one_after_the_other():
-    """One who waits has a get on each of three servers, and never two that began within STEP_S."""
+    """A poll that waits has a get on each of three servers, and never two that began within STEP_S."""
     world = World(servers=3)
     world.come(10)
     world.settle(0.1)
@@ -199,7 +199,7 @@ def test_rule_6_waits_begin_one_after_the_other():
 
 
 def test_rule_7_a_full_server_is_left_out_and_who_comes_is_refused():
-    """Full or without a place: refused at once, and no get is sent; who waits already waits on."""
+    """Full or without a place: refused at once, and no get is sent; a poll that already waits goes on."""
     for limit, why in (("item_limit", Why.FULL), ("places", Why.CROWDED)):
         world = World()
         setattr(world.servers[0], limit, 0)
@@ -331,7 +331,7 @@ def test_rule_10_cut_gets_come_again_after_growing_pauses():
 
 
 def test_rule_10_a_take_that_is_cut_twice_fails_for_its_waiters():
-    """It is repeated once; then who asked only once hears why, and who has time left waits."""
+    """It is repeated once; then a poll that asked only once gets the reason, and one with time left waits."""
     world = World()
     once, patient = world.come(0), world.come(10)
     world.cut(world.takes[0])

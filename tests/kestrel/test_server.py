@@ -242,7 +242,7 @@ def test_bad_addresses_are_told(text):
 
 
 def test_each_change_is_one_line_of_the_log(caplog):
-    """Lost and back again: a warning and an info with the address, once each, however often it is tried meanwhile."""
+    """Lost and back again: a warning and an info with the address, once each, however often it is tried in between."""
     caplog.set_level(logging.INFO, "gateway.kestrel")
 
     async def main():
@@ -317,7 +317,7 @@ def open_connections(kestrel):
     ("said", "stands"), [("WRITEAVOID", Health.READONLY), ("DOWN", Health.QUIESCENT), ("READONLY", Health.READONLY)]
 )
 def test_every_status_that_kestrel_knows_is_understood(said, stands):
-    """From the start, and when it comes later; a change that the server does not make is told."""
+    """From the start, and when it comes later; a change that the server does not make is an error."""
 
     async def main():
         async with (

@@ -96,7 +96,7 @@ def test_a_hundred_questions_at_once_use_few_connections():
 
 
 def test_parked_polls_share_few_gets_and_are_served_in_order():
-    """Hundreds of polls stand on at most `kestrel_waits` gets, and the n-th item goes to the n-th poll."""
+    """Hundreds of polls share at most `kestrel_waits` gets, and the n-th item goes to the n-th poll."""
 
     async def main():
         async with StandIn() as server, client(server.address, kestrel_waits=4) as kestrel:
@@ -251,7 +251,7 @@ def test_an_item_lost_before_it_was_fetched_does_not_end_the_poll():
 
 
 def test_a_waiter_whose_item_was_lost_is_first_again():
-    """The next item is his, although somebody stands behind him in the line."""
+    """The next item is its own, although another poll waits behind it."""
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
@@ -459,7 +459,7 @@ def test_a_deleted_queue_does_not_end_the_polls():
 
 
 def test_waits_stay_below_the_idle_limit():
-    """No get stands longer than half of the server's limit for quiet connections."""
+    """No get waits longer than half of the server's limit for quiet connections."""
 
     async def main():
         async with StandIn() as server, client(server.address, kestrel_idle_timeout_s=0.4) as kestrel:
@@ -509,7 +509,7 @@ def test_no_queue_leaves_anything_behind():
 
 
 def test_those_who_ask_at_the_same_time_share_an_answer():
-    """An END answers everybody who came before its get was sent, and nobody who came later."""
+    """An END answers every poll that came before its get was sent, and none that came later."""
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
@@ -529,7 +529,7 @@ def test_those_who_ask_at_the_same_time_share_an_answer():
 
 
 def test_one_who_asks_behind_a_poll_that_left_gets_the_item():
-    """The get of a poll that vanished still stands: its item goes to the one who only asks, never to nobody."""
+    """The get of a vanished poll is still pending: its item goes to a poll without a wait, and is not lost."""
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:

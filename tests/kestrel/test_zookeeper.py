@@ -1,4 +1,4 @@
-"""Servers that publish themselves in a real ZooKeeper: they come, stand, go, and ZooKeeper itself goes and comes."""
+"""Servers that publish themselves in a real ZooKeeper: they come, stay and go; ZooKeeper stops and starts."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ def own(tmp_path):
 
 @contextlib.contextmanager
 def session(server):
-    """The session in which servers publish themselves, and a prefix nobody has used."""
+    """The session in which servers publish themselves, and an unused prefix."""
     kestrels = server.client()
     try:
         yield kestrels, f"/kestrel/jobs-{next(_prefixes)}"
@@ -55,7 +55,7 @@ def session(server):
 
 @contextlib.asynccontextmanager
 async def reached(server, prefix, *others, resolve_s=3600.0):
-    """A gateway's client with the members of that prefix. No look at the clock helps it, unless it is told to."""
+    """A gateway's client with the members of that prefix. By default it looks only on a change."""
     threads = set(threading.enumerate())
     kestrel = Kestrel([f"zk:{server.address}{prefix}", *others], Settings(kestrel_resolve_s=resolve_s))
     await kestrel.start()
@@ -72,7 +72,7 @@ def pooled(thread):
 
 
 def standing(kestrel):
-    """Who is a member, and how it stands."""
+    """The members, and the state of each."""
     return {each.address: each.state for each in kestrel.backends() if not each.leaving}
 
 
@@ -138,7 +138,7 @@ def test_a_name_in_the_settings_outweighs(shared):
 @pytest.mark.slow
 @real
 def test_an_empty_set_takes_nobody_out(shared, caplog):
-    """All gone at once is said, and changes nothing; whoever comes first then is the only one."""
+    """All gone at once is logged, and changes nothing; the first that comes afterwards is then the only one."""
     caplog.set_level(logging.INFO)
 
     async def main():
@@ -204,7 +204,7 @@ def test_an_expired_session_loses_no_news(shared, caplog):
                 await off(kestrels.join, f"{prefix}/write", one.address)
                 await until(lambda: standing(kestrel) == {one.address: Health.UP})
                 before = clients[-1].client_id
-                await off(lambda: shared.client(before).close())  # whoever has the id may end the session
+                await off(lambda: shared.client(before).close())  # any client with the id may end the session
                 await until(lambda: clients[-1].connected and clients[-1].client_id[0] != before[0], 10)
                 await off(kestrels.join, f"{prefix}/write", two.address)
                 await until(lambda: set(standing(kestrel)) == {one.address, two.address}, 10)
@@ -231,7 +231,7 @@ def remembered(clients):
 @pytest.mark.slow
 @real
 def test_a_zookeeper_that_is_away_stops_nothing(own, caplog):
-    """Not there at first; killed, with members that stay and work; there again, with what has changed meanwhile."""
+    """Absent at first; killed, while the members stay and work; there again, with what has changed since."""
     caplog.set_level(logging.INFO)
 
     async def main():
@@ -260,7 +260,7 @@ def test_a_zookeeper_that_is_away_stops_nothing(own, caplog):
 @pytest.mark.slow
 @real
 def test_a_client_that_reaches_nobody_is_made_anew_and_one_that_does_is_kept(own, monkeypatch):
-    """However long it is quiet, a session is kept; a client that finds nobody for long is given up for a new one."""
+    """A quiet session is kept however long; a client that reaches no server for long is replaced by a new one."""
     monkeypatch.setattr(watching, "PATIENCE_S", 0.1)
     monkeypatch.setattr(watching, "RETRY_S", 0.02)
     monkeypatch.setattr(watching, "RENEW_S", 0.2)

@@ -72,7 +72,7 @@ class ZooKeeper:
         return False
 
     def connections(self) -> int:
-        """How many clients it has, beside the one that asks."""
+        """How many clients it has, without the one that asks."""
         line = next(line for line in self.figures().splitlines() if line.startswith("Connections: "))
         return int(line.split()[1]) - 1
 

@@ -98,7 +98,7 @@ class BrokerProcess:
         return self.stat(f"queue_{key}_waiters")
 
     def connections(self) -> int:
-        """How many clients it has, beside the one that asks."""
+        """How many clients it has, without the one that asks."""
         return self.stat("curr_connections") - 1
 
     def wait_for_stat(self, key: str, wanted: int, timeout_s: float = 5) -> None:

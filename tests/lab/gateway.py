@@ -70,7 +70,7 @@ class Running:
             time.sleep(0.01)
 
     def ready(self) -> bool:
-        """Whether it says that it can serve. Raises httpx.TransportError while nobody listens."""
+        """Whether it says that it can serve. Raises httpx.TransportError while no process listens."""
         return plain.get(self.url + "/readyz", timeout=2).status_code == 200
 
     def stop(self) -> int:

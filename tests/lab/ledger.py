@@ -18,7 +18,7 @@ Labels = frozenset[tuple[str, str]]
 
 
 def figures(text: str) -> dict[tuple[str, Labels], float]:
-    """Every series of a scrape. Fails where one stands in it twice."""
+    """Every series of a scrape. Fails if one is in it twice."""
     found: dict[tuple[str, Labels], float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

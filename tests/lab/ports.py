@@ -29,7 +29,7 @@ _next = _candidates()
 
 
 def free_port() -> int:
-    """A port on which nobody listens at this moment. It is given once by this process."""
+    """A port on which no process listens at this moment. This process gives each port once."""
     for port in _next:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind((HOST, port))

@@ -26,7 +26,7 @@ class Replica(Running):
         super().__init__(data, *own, *flags, port=port)
 
     def freeze(self) -> None:
-        """Every process of it stands still; the kernel goes on accepting connections for it."""
+        """Every process of it is stopped; the kernel goes on accepting connections for it."""
         os.killpg(self.process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:

@@ -110,7 +110,7 @@ async def rig(
                 made.registry.close()
         books = made.registry.statistics()
         assert (balanced(books), books.open, books.delayed) == (True, 0, 0), str(books)
-        # A connection that nobody owns would be pinned still.
+        # A connection without an owner would still be pinned.
         await until(lambda: kestrel.statistics().pinned == 0)
     finally:
         await kestrel.close()

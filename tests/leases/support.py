@@ -15,7 +15,7 @@ TROUBLE = {"lost": LeaseLost, "unknown": OutcomeUnknown, "refused": BackendRefus
 
 
 class Item:
-    """An open read that ends as it is told to: done, lost, refused, or without an answer."""
+    """An open read that ends as the test says: done, lost, refused, or without an answer."""
 
     def __init__(self) -> None:
         self.data = b""

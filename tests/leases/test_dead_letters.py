@@ -16,7 +16,7 @@ THREE = Policy(max_attempts=3)
 
 
 def test_a_rejected_job_is_a_dead_letter(broker):
-    """With why, when, how often and from where; a repeated reject is told the same."""
+    """With the reason, time, attempts and queue; a repeated reject gets the same answer."""
 
     async def work(made):
         item = await made.put("r")

@@ -137,7 +137,7 @@ def test_a_deletion_is_seen_right_after_another_job_was_copied(broker: BrokerPro
 
 
 def test_many_at_once_ask_once(broker: BrokerProcess) -> None:
-    """One question for all of them, and each is told; not one copy."""
+    """One question for all of them, and each gets its answer; there is not one copy."""
 
     async def go() -> None:
         async with rig(address(broker)) as made:
@@ -162,7 +162,7 @@ def test_many_at_once_ask_once(broker: BrokerProcess) -> None:
 
 
 def test_what_the_server_has_perhaps_put_back_goes_to_the_head(tmp_path) -> None:
-    """Kestrel's own timeout gave it back behind our back: no copy, and nobody is told that the queue was deleted."""
+    """Kestrel's own timeout put it back unnoticed: no copy, and no lease is said to be of a deleted queue."""
     with BrokerProcess(
         tmp_path / "data", "--fsync", "off", config="[default]\nopen_transaction_timeout = 0.05"
     ) as broker:
@@ -217,7 +217,7 @@ AGED = b"STAT queue_expires %d\r\nEND\r\n"
 
 @pytest.mark.parametrize("doubt", DOUBTFUL)
 def test_in_doubt_the_job_is_copied(doubt: str) -> None:
-    """An answer that is none, or from a server that is no Kestrel: as if nobody had asked."""
+    """No valid answer, or one from a server that is no Kestrel: the same as without the question."""
 
     async def go() -> None:
         async with StandIn() as server, rig(server.address) as made:
@@ -233,7 +233,7 @@ def test_in_doubt_the_job_is_copied(doubt: str) -> None:
 
 
 def test_a_server_that_drops_old_queues_itself_is_not_believed() -> None:
-    """`maxQueueAge` takes open reads along, too; a job that nobody deleted must survive that."""
+    """`maxQueueAge` deletes open reads, too; a job that no client deleted must survive it."""
 
     async def go() -> None:
         async with StandIn() as server, rig(server.address) as made:

@@ -85,7 +85,7 @@ def test_a_bounded_number_is_dropped_at_once():
 
 
 def test_a_server_s_cap_does_not_end_a_poll_that_drops():
-    """Room for one: what is being dropped takes it, and the poll waits for that; a lease that takes it is told."""
+    """Room for one: a job being dropped takes it, and the poll waits for it; if a lease takes it, that is an error."""
 
     async def go():
         async with StandIn() as server, rig(server.address, max_server_leases=1) as made:

@@ -67,7 +67,7 @@ def test_a_record_travels_whole(state, place, target):
 
 
 def test_a_dead_owner_is_known_at_once(tmp_path):
-    """No socket, or one that nobody answers at: the lease's outcome is not known any more."""
+    """No socket, or one on which no worker answers: the lease's outcome is unknown."""
 
     async def work(worker_links, worker_server):
         with pytest.raises(LeaseForgotten):

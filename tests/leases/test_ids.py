@@ -1,4 +1,4 @@
-"""Lease ids: who made them, for whom, and that nobody else can."""
+"""Lease ids: which worker made them, for which tenant, and that they cannot be forged."""
 
 import base64
 import re

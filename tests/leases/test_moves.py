@@ -215,7 +215,7 @@ def test_a_server_that_stands_still_gets_no_copy(own_broker):
 
 
 def test_a_server_that_is_gone_takes_the_lease_along(own_broker):
-    """Killed: the lease is lost, and a nack is told so."""
+    """It is killed: the lease is lost, and a nack raises LeaseLost."""
 
     async def work(made):
         await made.put("q")
@@ -230,7 +230,7 @@ def test_a_server_that_is_gone_takes_the_lease_along(own_broker):
 
 
 def test_a_deleted_queue_gets_no_copy(broker):
-    """Deleted while a nack waits for its delay: the nack's repetition is told, and the queue stays gone."""
+    """Deleted while a nack waits for its delay: the nack's repetition says so, and the queue stays deleted."""
 
     async def work(made):
         await made.put("doomed")
@@ -248,7 +248,7 @@ def test_a_deleted_queue_gets_no_copy(broker):
 
 
 def test_an_expired_lease_is_an_attempt_and_a_move(broker):
-    """The job is at the tail, and says what happened; the old lease is told."""
+    """The job is at the tail, and says what happened; the old lease is known to have expired."""
 
     async def work(made):
         await made.put("slow")
@@ -324,7 +324,7 @@ def test_a_confirm_that_is_not_answered_is_a_move_all_the_same(own_broker):
 
 @pytest.mark.parametrize("question", ["may_have_dropped", "stats_of"])
 def test_what_is_lost_before_its_copy_gets_none(broker, question):
-    """The connection ends while the queue's figures are asked for: the job is at the head, once, and that is told."""
+    """The connection ends during the question for the queue's figures: the job is once at the head, the lease lost."""
 
     async def work(made):
         await made.put("early-end")

@@ -145,7 +145,7 @@ TestBooks = Books.TestCase
 
 
 def test_two_settlements_at_once_give_one_answer_each():
-    """Ack and nack in the same instant: the first one wins, the second one hears so."""
+    """Ack and nack at the same moment: the first one wins, and the second one's error says so."""
 
     async def work(tasks):
         leases = registry(tasks)
@@ -238,7 +238,7 @@ def test_no_state_leads_back():
 
 
 def test_a_refused_ack_says_so_once_and_the_lease_is_lost():
-    """Kestrel's no is told as it is, not as an unknown outcome; the job is back, which is what a repetition hears."""
+    """Kestrel's refusal is reported as one, not as an unknown outcome; a repetition learns that the job is back."""
 
     async def main():
         async with asyncio.TaskGroup() as tasks:

@@ -444,7 +444,7 @@ def test_proxies_of_the_environment_are_not_asked(
 
 
 def test_many_settlements_at_once_share_a_few_connections(pair: list[Replica], queue: str) -> None:
-    """100 leases, twenty at a time, through the wrong replica: every one is told 204."""
+    """100 leases, twenty at a time, through the wrong replica: every ack is 204."""
     owner, other = pair
     with owner.client() as here:
         paths = [take(here, queue)["url"] for _ in range(100)]

@@ -1,4 +1,4 @@
-"""Freed memory returns to the system, also if it lies between memory that is in use."""
+"""Freed memory returns to the system, even if it is between memory that is in use."""
 
 import subprocess
 import sys

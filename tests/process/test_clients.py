@@ -282,7 +282,7 @@ def test_idle_connection_is_kept_and_then_closed() -> None:
 
 
 def test_connections_have_a_bound() -> None:
-    """While requests are under way on all, one more is told 503 at once; when one goes, the next is served."""
+    """While requests are under way on all, one more gets 503 at once; when one ends, the next is served."""
 
     async def test(server: Server) -> None:
         async with server.client() as first, server.client() as second:
@@ -395,7 +395,7 @@ def test_a_response_that_nobody_reads_is_not_delivered() -> None:
 
 
 def test_slow_reader_slows_the_application() -> None:
-    """A response that nobody reads is not piled up in memory."""
+    """A response that the client does not read does not accumulate in memory."""
 
     async def test(server: Server) -> None:
         sent = 0

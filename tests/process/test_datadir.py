@@ -149,7 +149,7 @@ def test_stale_sockets_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("over", [False, True])
 def test_run_directory_is_as_near_as_a_socket_allows(tmp_path: Path, over: bool) -> None:
-    """Exactly up to the bound it lies in the data directory, one byte more and it is a temporary one."""
+    """It is in the data directory up to the longest possible path; one byte more, and it is a temporary directory."""
     bound = SOCKET_PATH_BYTES - len("/run/0123456789abcdef.sock") - 1
     root = Path("/tmp") / f"kg{os.getpid()}"
     path = root / ("d" * (bound - len(str(root)) - 1 + over))

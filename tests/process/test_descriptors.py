@@ -26,7 +26,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def look(connections: int) -> list[str]:
-    """What a process with a hard limit of 1,500 files is told."""
+    """What a process with a hard limit of 1,500 files prints."""
     command = [sys.executable, "-c", LOOK, str(connections)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
@@ -50,7 +50,7 @@ def test_every_server_that_is_named_counts(tmp_path: Path) -> None:
 
 
 def test_documentation_has_the_number(root: Path) -> None:
-    """The need of the defaults stands in docs/operations.md."""
+    """docs/operations.md says how many files the defaults need."""
     assert f"{of_worker(Settings()):,} with the" in (root / "docs" / "operations.md").read_text()
 
 

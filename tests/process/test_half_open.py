@@ -25,7 +25,7 @@ def cut_off(sock: socket.socket) -> None:
 
 @pytest.mark.parametrize("path", [b"/park", b"/park_plain"])
 def test_a_parked_client_that_is_cut_off_is_found(path: bytes) -> None:
-    """Keep-alive probes that nobody answers end the poll, in two seconds where one is the setting."""
+    """Unanswered keep-alive probes end the poll, in two seconds where one is the setting."""
 
     async def test(server: Server) -> None:
         with socket.create_connection(server.address) as client:
@@ -76,7 +76,7 @@ def test_a_client_that_reads_nothing_is_given_up() -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_cut_off_consumer_costs_no_job(tmp_path: Path, workers: str) -> None:
-    """Ten polls of a host that died take no job: once it is found, jobs go to who is left."""
+    """Ten polls of a host that died take no job: once that is noticed, jobs go to the other polls."""
     flags = ("--workers", workers, "--tcp-keepalive", "1", "--tcp-user-timeout", "1")
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
         polls = [socket.create_connection(("127.0.0.1", gateway.port), 10) for _ in range(10)]

@@ -59,7 +59,7 @@ def test_compressed_bodies_are_refused(http: httpx.Client, queue: str, coding: s
 
 
 def test_two_content_types_are_refused(gateway: Running, http: httpx.Client, queue: str) -> None:
-    """Which of them was meant nobody knows: 400, and nothing is stored."""
+    """It is unclear which of them was meant: 400, and nothing is stored."""
     head = f"POST /queues/{queue}/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nConnection: close\r\n"
     answer = gateway.raw(f"{head}Content-Type: text/plain\r\nContent-Type: application/json\r\n\r\n1".encode())
     assert answer.startswith(b"HTTP/1.1 400 ")

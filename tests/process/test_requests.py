@@ -248,7 +248,7 @@ def test_long_target_counts_as_header_block() -> None:
 
 @pytest.mark.parametrize("tail", [b"0\r\n" + b"X: y\r\n" * 50_000, b"1;" + b"e" * 300_000])
 def test_trailers_and_chunk_extensions_have_a_bound(tail: bytes) -> None:
-    """What a chunked body carries beside its bytes is bounded as a header block is."""
+    """A chunked body's extensions and trailers have the same limit as a header block."""
 
     async def test(server: Server) -> None:
         async with server.client() as client:

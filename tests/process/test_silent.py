@@ -1,4 +1,4 @@
-"""Clients that connect and say nothing, over TLS and plain: they have a deadline, a bound, and slow nobody down."""
+"""Clients that connect and send nothing, with TLS and without: a deadline and a limit apply, others are not slowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: within 2 s everything is gone, whatever clients and children do meanwhile."""
+"""SIGTERM and Ctrl-C: all processes end within 2 s, whatever clients and children do at the time."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def test_signal_cannot_kill_a_child_that_just_started(serve: Callable[..., Serve
 
 
 def test_broker_does_not_inherit_the_port(serve: Callable[..., Serve]) -> None:
-    """Only workers hold the listening socket, and settings and key stand in nobody's arguments or environment."""
+    """Only workers hold the listening socket; settings and key are in no process's arguments or environment."""
     one = serve().ready()
     listening = next(
         line.split()[9]
