@@ -1,7 +1,7 @@
 """The answers of one connection, in the order of its commands. Does no I/O.
 
 1. An answer that depends on a commit leaves after the commit, and so do all answers behind it.
-2. What has left is collected, so that the answers of many commands are one write.
+2. Answers that may be written are collected, so that those of many commands are one write.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Answers:
         self.ready_bytes = 0
 
     def __len__(self) -> int:
-        """How many wait."""
+        """How many answers wait."""
         return len(self._held)
 
     @property
     def full(self) -> bool:
-        """Whether so many wait that no further command should run."""
+        """Whether so many answers wait that no further command should run."""
         return self._held_bytes > HELD_BYTES or len(self._held) > HELD_ANSWERS
 
     def add(self, data: bytes) -> None:
@@ -55,7 +55,7 @@ class Answers:
         ticket.holders[holder] = None
 
     def release(self) -> str | None:
-        """Moves on what waits no more. Returns why a commit failed; then nothing behind it may be answered."""
+        """Makes settled answers ready to write. Returns why a commit failed; nothing after it may be answered then."""
         held = self._held
         while held:
             ticket, item_id, data = held[0]
@@ -76,7 +76,7 @@ class Answers:
         return None
 
     def take(self) -> bytes:
-        """What may be written, once; empty if there is nothing."""
+        """The answers that may be written, each returned once; empty if there are none."""
         ready = self._ready
         if not ready:
             return b""
@@ -89,7 +89,7 @@ class Answers:
         self.ready_bytes = 0
 
     def clear(self) -> None:
-        """Nothing is answered any more."""
+        """Drops all answers."""
         self._held.clear()
         self._held_bytes = 0
         self.forget_ready()

@@ -1,9 +1,9 @@
-"""From a connection's bytes to requests: heads, bodies and their ends. Does no I/O; what it finds goes to a handler.
+"""Parses a connection's bytes into requests: heads, bodies and their ends. Does no I/O; calls a handler.
 
 llhttp (httptools) reads each message; framing.py decides where a message ends and which heads are refused.
 
-1. At most one message is read by one call of `feed`: what is behind it was not looked at.
-2. A head, and the chunk extensions and trailers of a body, are limited while they come.
+1. One call of `feed` reads at most one message. It does not look at the bytes after it.
+2. The limit of a head, and of a body's chunk extensions and trailers, applies while they arrive.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Headers = list[tuple[bytes, bytes]]
 class RequestHead:
     """A request's head. headers: names in lower case. continues: whether the client waits for a 100 before its body.
 
-    size: in bytes, as it came.
+    size: in bytes, as received.
     """
 
     method: str
@@ -42,7 +42,7 @@ class RequestHead:
 
 
 class RequestHandler(Protocol):
-    """Takes what the parser finds."""
+    """Receives what the parser has read."""
 
     def on_request(self, head: RequestHead) -> None:
         """A head is complete; its body follows, or its end."""
@@ -57,7 +57,7 @@ class RequestHandler(Protocol):
 class RequestParser:
     """Reads one request after another. limit_bytes: of a head, and of a body's chunk extensions or trailers.
 
-    head_bytes: how much has come of a head that is not complete. begun: whether more than empty lines has.
+    head_bytes: how much of an incomplete head has arrived. begun: whether more than empty lines has arrived.
     """
 
     def __init__(self, handler: RequestHandler, limit_bytes: int) -> None:
@@ -77,7 +77,7 @@ class RequestParser:
         self._upgrade_asked = False
 
     def close(self) -> None:
-        """It reads nothing any more, and refers to nothing that refers to it."""
+        """Ends all reading, and breaks the reference cycle with llhttp."""
         del self._http
 
     @property
@@ -90,7 +90,7 @@ class RequestParser:
     def feed(self, data: bytes) -> int:
         """Reads at least one byte, up to the end of a head or of a body. Returns how many.
 
-        Raises GatewayError for what is refused; nothing more may be fed then.
+        Raises GatewayError if the request is refused; after that, `feed` must not be called again.
         """
         return self._feed_body(data) if self._in_body else self._feed_head(data)
 

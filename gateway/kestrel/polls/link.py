@@ -1,4 +1,4 @@
-"""One queue on one memcache server: what its polls see of the server, and the gets that are sent there.
+"""One queue on one memcache server: the server's figures for its polls, and the gets that are sent there.
 
 Owns the connection of a get from the request for it until the answer. Makes no decision.
 """
