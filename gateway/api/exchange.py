@@ -175,22 +175,23 @@ class Operation:
         self._admission = admission
         self._catalog = catalog
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = RequestContext.of(scope)
+    async def run(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request. Raises GatewayError."""
         caller = context.caller = self._admission.admit(scope["headers"], self.spec.scope)
         await self._budget.gate.enter(caller.tenant)
         held = self._budget.admit(caller.tenant) if self.spec.scope is not None else Held(self._budget, caller.tenant)
         try:
-            await self._run(scope, receive, send, caller, held)
+            await self._run(context, scope, receive, send, caller, held)
         finally:
             held.end()
 
-    async def _run(self, scope: Scope, receive: Receive, send: Send, caller: Caller, held: Held) -> None:
+    async def _run(  # noqa: PLR0917 (as ASGI, and what `run` has found out)
+        self, context: RequestContext, scope: Scope, receive: Receive, send: Send, caller: Caller, held: Held
+    ) -> None:
         query = self.spec.query(scope["query_string"])
         client: ClientConnection = scope["extensions"][EXTENSION]
         if client.head_bytes > SMALL_BYTES:
             held.more(client.head_bytes)
-        context = RequestContext.of(scope)
         call = Call(scope, context, receive, self.spec, query, client, caller, self._catalog, held, self._admission)
         answer = await self._handler(call)
         reached = False
@@ -224,12 +225,13 @@ class Resource:
         return frozenset(self._operations)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = RequestContext.of(scope)
         operation = self._operations.get(scope["method"])
         if operation is None:
-            hint = elsewhere(scope["method"], self.template, RequestContext.of(scope).url_root)
+            hint = elsewhere(scope["method"], self.template, context.url_root)
             raise MethodNotAllowed(f"this path accepts only {self.allow}{'; ' if hint else ''}{hint}", self.allow)
-        RequestContext.of(scope).operation = operation.spec.id
-        await operation(scope, receive, send)
+        context.operation = operation.spec.id
+        await operation.run(context, scope, receive, send)
 
 
 async def respond(send: Send, answer: Answer, held: Held | None = None) -> None:
