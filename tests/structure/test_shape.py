@@ -1,0 +1,24 @@
+"""The shape of the sources: a class name is defined once, and no class has more than 25 methods."""
+
+from structure import classes, sources
+
+PROGRAMS = ("bench", "chaos", "fuzz", "stability", "structure")
+STILL_LARGE = {
+    "Database", "GatewayProtocol", "Kestrel", "KestrelClient", "Queue", "QueuePolls", "Registry", "Server", "Session",
+}  # fmt: skip
+"""Classes that are to be split. None may be added."""
+STILL_REPEATED = {"Item", "Phase"}
+"""Names that are to be told apart. None may be added."""
+
+
+def test_a_class_name_is_defined_once(root):
+    """In the gateway and the programs beside it. The broker has names of its own, and each state machine its State."""
+    found = classes.shapes(sources.modules(root, "gateway", *PROGRAMS))
+    assert len(found) > 300
+    assert {name: files for name, files in classes.repeated(found).items() if name not in STILL_REPEATED} == {}
+
+
+def test_no_class_is_too_large(root):
+    """At most 25 methods."""
+    found = classes.shapes(sources.modules(root, "gateway", *PROGRAMS))
+    assert [each for each in classes.large(found) if each.name not in STILL_LARGE] == []
