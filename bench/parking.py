@@ -33,7 +33,7 @@ class Parking:
         self._polls: list[LoadConnection] = []
         self._woken: asyncio.Queue[tuple[LoadConnection, bytes, float] | LoadError] = asyncio.Queue()
         self._said: asyncio.Queue[bytes | LoadError] = asyncio.Queue()
-        self._drained: list[float] | None = None  # once the server was told to end: when each poll was answered
+        self._drained: list[float] | None = None  # after the server was asked to end: when each poll was answered
 
     async def open(self, count: int) -> None:
         """Returns when the server has read every poll."""

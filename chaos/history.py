@@ -1,4 +1,4 @@
-"""What a ledger tells, job by job: enqueues, leases with what was asked of them, what was left, and the faults.
+"""What a ledger says, job by job: enqueues, leases with what was asked of them, what was left, and the faults.
 
 Pure. Tells what happened and what may have happened; what is allowed is the checker's business.
 """

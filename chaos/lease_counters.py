@@ -1,4 +1,4 @@
-"""The gateways' own ledgers of leases, as `/metrics` tells them: what was delivered has ended, or is open. Pure."""
+"""The gateways' own counters of leases in `/metrics`: each lease that was delivered has ended or is open. Pure."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutAnswer:
-    """What the enqueue was told. job: its id, where it was stored."""
+    """The answer to the enqueue. job: its id, if it was stored."""
 
     t: float
     token: str
@@ -99,7 +99,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettleAnswer:
-    """What the settlement was told. expires: the lease's new end, of an extension."""
+    """The answer to the settlement. expires: the lease's new end, of an extension."""
 
     t: float
     lease: str

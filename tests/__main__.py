@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     with_slow = "--all" in arguments
     arguments = [each for each in arguments if each != "--all"]
     chosen = "" if with_slow else " and not slow"
-    # Sockets lie below this folder, and a socket's path holds about 100 bytes.
+    # Sockets are below this folder, and a socket's path holds about 100 bytes.
     folder = Path(tempfile.mkdtemp(prefix="kg", dir="/tmp"))
     together = ["-n", WORKERS, "--dist", "loadfile", "-m", f"not alone{chosen}"]
     codes = [

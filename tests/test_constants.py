@@ -63,7 +63,7 @@ def _touch(one: ast.stmt, other: ast.stmt) -> bool:
 
 
 def test_every_timing_constant_says_why(root: Path) -> None:
-    """A number of seconds without a reason cannot be changed by anybody."""
+    """Without a reason nobody can judge whether a number of seconds may be changed."""
     found = {
         f"{path.relative_to(root)}: {name}": comment
         for path in sorted((root / "gateway").rglob("*.py"))

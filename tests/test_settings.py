@@ -107,7 +107,7 @@ def test_every_flag_that_is_named_exists(root: Path) -> None:
 
 
 def test_compose_file_is_what_it_says(root: Path) -> None:
-    """A foreign image gets no command of ours; the gateway is told where Kestrel is; only loopback is published."""
+    """A foreign image gets no command of ours; the gateway gets Kestrel's address; only loopback is published."""
     compose: dict[str, Any] = yaml.safe_load((root / "docker-compose.yml").read_text())
     kestrel, gateway = compose["services"]["kestrel"], compose["services"]["gateway"]
     assert kestrel["image"] == "${KESTREL_IMAGE:-kestrel-gateway}"
@@ -208,7 +208,7 @@ def test_the_advertised_url_has_one_form() -> None:
 
 
 def test_the_secret_may_lie_in_a_file(tmp_path: Path) -> None:
-    """One a line, blank lines aside; what cannot be used is told with the file's name."""
+    """One per line, blank lines are ignored; an unusable entry is an error with the file's name."""
     from gateway.config.cluster_secret import secrets_of
 
     path = tmp_path / "secret"

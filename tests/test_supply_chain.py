@@ -1,4 +1,4 @@
-"""What is installed is locked with hashes and is what pyproject.toml asks for; the SBOM tells all of it."""
+"""Installed packages are locked with hashes and are what pyproject.toml requires; the SBOM lists all of them."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_wrong_orders_are_told(pair):
 
 
 def test_jobs_of_one_ordering_key_stay_together(pair):
-    """All of a key on one server, in order; bad keys are told."""
+    """All of a key on one server, in order; bad keys are errors."""
     many, http = pair
     for i in range(30):
         answer = http.post("/queues/order/jobs", content=b"%d" % i, headers={"Ordering-Key": "customer-4711"})

@@ -71,7 +71,7 @@ def test_white_space_alone_is_an_absent_body(http, queue, body):
 
 
 def test_the_length_of_a_lease_has_its_former_name_here_too(http, queue):
-    """`lease`, as in the query of `next` and when a lease is extended; two that differ are told."""
+    """`lease`, as in the query of `next` and when a lease is extended; two that differ are an error."""
     http.post(f"/queues/{queue}/jobs", json=1)
     differ = post(http, f"/queues/{queue}/leases", '{"lease": 500, "lease_seconds": 6}')
     assert differ.json()["detail"] == "lease and lease_seconds differ; send only lease_seconds"

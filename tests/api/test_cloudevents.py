@@ -51,7 +51,7 @@ def test_a_structured_event_is_stored_as_it_is(http, queue):
 
 
 def test_missing_id_and_time_are_filled_in(http, queue):
-    """An event without them gets them, and the receipt tells the id."""
+    """An event without them gets them, and the receipt has the id."""
     stored = put_event(http, queue, {"specversion": "1.0", "source": "/s", "type": "t"}).json()
     event = take(http, queue, STRUCTURED).json()
     assert event["id"] == stored["id"]
@@ -177,7 +177,7 @@ def test_what_is_no_batch_is_told(http, queue, body):
 
 
 def test_many_are_bounded(http, queue):
-    """More jobs than allowed, or one that is too large, are told; the others of a bounded request are stored."""
+    """Too many jobs are an error, and so is one that is too large; the others of an allowed request are stored."""
     assert put(http, queue, b"1\n" * 1001, LINES).status_code == 413
     big = json.dumps("x" * (1 << 20))
     results = put(http, queue, f"1\n{big}\n2", LINES).json()["results"]

@@ -1,4 +1,4 @@
-"""CORS: off unless origins are listed; then their pages, and no others, are told that they may."""
+"""CORS: off unless origins are listed; then their pages, and no others, are allowed."""
 
 import pytest
 
@@ -94,7 +94,7 @@ def test_every_header_of_a_delivery_can_be_read(listed, keyring, queue):
     "origin", ["https://evil.example", "null", "https://app.example.evil", "http://app.example", ""]
 )
 def test_other_pages_are_told_nothing(listed, keyring, origin):
-    """No preflight is answered and no answer is marked; caches are told that origins matter."""
+    """No preflight is answered and no answer is marked; `Vary` tells caches that the origin matters."""
     with keyring.client(listed, "page") as http:
         assert http.options("/queues", headers={"origin": origin, **PREFLIGHT}).status_code == 405
         answer = http.get("/queues", headers={"origin": origin})

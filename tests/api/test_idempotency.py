@@ -172,7 +172,7 @@ def test_keys_are_kept_a_queue(http, new_queue):
 
 
 def test_keys_are_kept_a_tenant(tmp_path):
-    """The same key of another tenant is another key, and tells nothing of the first."""
+    """The same key of another tenant is another key, and reveals nothing of the first."""
     ring = Keyring(tmp_path / "keys.toml")
     ring.add("a", "acme")
     ring.add("b", "bolt")
@@ -350,7 +350,7 @@ def test_kill_9_while_keys_are_used(tmp_path):
 
 
 def send_all(gateway, keys, answers, unanswered, half):
-    """Sends each key once; tells when a third of them is through."""
+    """Sends each key once; reports when a third of them is done."""
     with gateway.client() as http:
         for number, key in enumerate(keys):
             if number >= len(keys) // 3:

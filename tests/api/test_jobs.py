@@ -93,7 +93,7 @@ def test_an_empty_wait_ends_on_time(http, queue):
 
 
 def test_prefer_wait_is_used_where_no_timeout_is_given(http, queue):
-    """RFC 7240: `Prefer: wait=0` waits as told and is said to be applied; `timeout` outranks it."""
+    """RFC 7240: `Prefer: wait=0` is applied and the answer says so; `timeout` overrides it."""
     answer = http.get(f"/queues/{queue}/next", headers={"prefer": "respond-async, wait=0"})
     assert (answer.status_code, answer.headers["preference-applied"]) == (204, "wait=0")
     answer = http.get(f"/queues/{queue}/next?timeout=0", headers={"prefer": "wait=50"})

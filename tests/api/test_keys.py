@@ -419,7 +419,7 @@ def test_keys_change_without_a_restart(tmp_path):
     flags = ("--keys", str(ring.path), "--workers", "2")
 
     async def busy(gateway, stop):
-        """Asks over connections that spread over both workers, until told; every answer must be a 200."""
+        """Asks over connections to both workers, until stopped; every answer must be a 200."""
         count = 0
         async with plain.async_client(base_url=gateway.url, headers=ring.bearer("stays")) as http:
             while not stop.is_set():
@@ -473,7 +473,7 @@ def test_keys_change_without_a_restart(tmp_path):
 
 
 def test_a_bad_file_changes_nothing(tmp_path):
-    """A file with mistakes, none, and one that changes whether there are tenants: told, and the old keys stay."""
+    """A file with mistakes, no file, and one that adds or removes tenants: an error, and the old keys stay."""
     ring = Keyring(tmp_path / "keys.toml")
     ring.add("good", "acme")
     content = ring.path.read_text()

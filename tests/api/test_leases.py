@@ -141,7 +141,7 @@ def test_a_bad_nack_is_told(http, leased, body):
 
 
 def test_no_id_can_be_made_up(http, leased):
-    """Changed in any one place, or of the wrong shape, an id is a 404 that tells nothing."""
+    """Changed in any one place, or of the wrong shape, an id is a 404 that reveals nothing."""
     good = leased["lease"]["id"]
     for at in range(0, len(good), 5):
         changed = good[:at] + ("A" if good[at] != "A" else "B") + good[at + 1 :]
@@ -205,7 +205,7 @@ def test_any_worker_settles_any_lease(tmp_path):
 
 
 def test_deleting_a_queue_ends_leases_of_every_worker(tmp_path):
-    """With two workers, a queue deleted through one takes the other's leases along."""
+    """With two workers, a queue deleted through one ends the other's leases, too."""
     with running(tmp_path / "data", "--workers", "2") as gateway, gateway.client() as keep:
         urls = []
         for number in range(12):

@@ -76,7 +76,7 @@ def test_one_scrape_answers_for_all_workers(many, queue):
 
 
 def test_a_deleted_queue_s_orders_are_hops_too(many, queue):
-    """The worker that deletes it tells each other one: sent once, received once."""
+    """The worker that deletes it informs each other one: sent once, received once."""
     count, http = many
     assert http.post(f"/queues/{queue}/jobs", json=1).status_code == 201
     before = scrape(http)

@@ -1,4 +1,4 @@
-"""Makes data directories, damages them, and tells what a broker then does. No test logic."""
+"""Makes data directories, damages them, and reports what a broker then does. No test logic."""
 
 from __future__ import annotations
 

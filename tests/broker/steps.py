@@ -1,4 +1,4 @@
-"""Hands that work when told to: the real committer, queues and database, with every interleaving in the test's hand."""
+"""Threads that work on demand: the real committer, queues and database, with interleavings chosen by the test."""
 
 from __future__ import annotations
 

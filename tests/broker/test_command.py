@@ -47,7 +47,7 @@ def _ask(path: Path, data: bytes) -> bytes:
 
 
 def test_child_is_ready_ignores_signals_and_stops_when_told(tmp_path: Path) -> None:
-    """A child tells where it listens, lets signals pass, and ends with 0 on command."""
+    """A child reports where it listens, ignores signals, and ends with 0 on command."""
     path = tmp_path / "broker.sock"
     child = Child(tmp_path / "data", f"unix:{path}", "127.0.0.1:0")
     try:

@@ -301,7 +301,7 @@ def test_the_end_of_a_log_that_is_damaged_is_told(tmp_path: Path, damage: str) -
     assert any("broker.sqlite-wal is damaged: " in line for line in found.errors) or not found.started
     if found.started:
         assert "the log is damaged: " in said
-        assert not serve(data, [*JOBS]).errors  # told once
+        assert not serve(data, [*JOBS]).errors  # reported once
 
 
 def test_a_sound_log_is_not_complained_of(tmp_path: Path) -> None:

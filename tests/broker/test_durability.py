@@ -265,7 +265,7 @@ def _fill(broker: BrokerProcess) -> list[bytes]:
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_restart_on_a_full_disk(tmp_path: Path, end: str) -> None:
-    """Stopped or killed when full, and the rest of the disk then taken by somebody else: it starts, says READONLY, and
+    """Stopped or killed when full, and the rest of the disk taken by another process: it starts, says READONLY, and
     serves reads and acks; nothing STORED is lost."""
     disk = tmp_path / "disk"
     with _mounted(disk, "size=24m"):

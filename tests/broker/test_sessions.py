@@ -211,7 +211,7 @@ def test_status(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def test_refusal_is_readable_while_sending(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whoever sends much in one go still reads why it was refused: no reset takes the answer along."""
+    """A client that sends much at once can still read why it was refused: no reset destroys the answer."""
     with BrokerProcess(tmp_path_factory.mktemp("refusal") / "data", "--fsync", "off") as broker:
         assert broker.client().ask(b"status readonly\r\n") == b"END\r\n"
         for _ in range(10):
@@ -280,7 +280,7 @@ def test_backlog_larger_than_the_window(broker: BrokerProcess, client: MemcacheC
 def test_flush_and_delete_of_a_backlog(
     broker: BrokerProcess, client: MemcacheClient, other: MemcacheClient, name: str
 ) -> None:
-    """Both take what is only on disk along, leave what comes after, and count to nothing."""
+    """Both include items that are only on disk, leave later ones, and the counters end at zero."""
     for command, answer in ((b"flush", b"END\r\n"), (b"delete", b"DELETED\r\n")):
         client.send(b"set %b 0 0 1\r\nx\r\n" % name.encode() * 7000)
         client.read(8 * 7000)

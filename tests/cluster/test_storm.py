@@ -60,7 +60,7 @@ async def produce(
 
 
 async def consume(http: AsyncHttp, ledger: Ledger, over: asyncio.Event) -> None:
-    """Takes and acks until told to stop."""
+    """Takes and acks until stopped."""
     while not over.is_set():
         status, headers, body = await http.ask(
             "GET", "/queues/storm/next?timeout=1&format=raw", headers="Accept: application/json\r\n"

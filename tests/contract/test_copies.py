@@ -95,7 +95,7 @@ def test_an_event_that_looks_like_a_wrapped_raw_item_is_none():
 
 
 def test_the_ttl_is_known_only_where_the_envelope_tells():
-    """`expires`, or the gateway's own `enqueued` without one; a broken `expires` tells nothing."""
+    """`expires`, or the gateway's own `enqueued` without one; a broken `expires` gives none."""
     ours, mortal = stored(), stored(expires_s=NOW_S)
     assert has_known_ttl(unwrap(ours), ours)
     assert has_known_ttl(unwrap(mortal), mortal)

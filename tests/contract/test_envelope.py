@@ -92,7 +92,7 @@ def nested(levels: int, leaf: bytes = b"1") -> bytes:
 
 @pytest.mark.parametrize("leaf", [b"1", b'"\\ud800"'])
 def test_json_may_be_nested_so_deep(leaf):
-    """MAX_DEPTH levels are taken, as a body and in an event, and can be copied; of far more the message tells that."""
+    """MAX_DEPTH levels are taken, as a body and in an event, and can be copied; far more are an error that says so."""
     body = nested(MAX_DEPTH, leaf)
     item = stored(body, "application/json")
     assert body_of(unwrap(item)) == body

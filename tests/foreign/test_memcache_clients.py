@@ -198,7 +198,7 @@ def test_attempts_of_raw_items_are_counted(http, queue, wire):
 
 
 def test_an_event_that_is_over_is_dropped(http, queue, wire):
-    """The envelope's `expires` counts where Kestrel was not told, and the wait goes on to the next job."""
+    """The envelope's `expires` applies where Kestrel was given no expiry, and the wait goes on to the next job."""
     for expires in ("2020-01-01T00:00:00Z", "2020-01-01T00:00:00+00:00", "2099-01-01T00:00:00Z"):
         wire.put(queue, json.dumps(EVENT | {"expires": expires}).encode())
     assert take(http, queue)["attributes"]["expires"] == "2099-01-01T00:00:00Z"

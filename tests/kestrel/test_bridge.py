@@ -10,7 +10,7 @@ from gateway.kestrel.wire.bridge import Bridge, BridgeError, Phase
 
 
 def test_a_value_and_an_exception_come_back_by_their_own_marks():
-    """A call's value and its exception are told apart, and the greenlet serves the next call."""
+    """A call's value and its exception are distinguished, and the greenlet serves the next call."""
     bridge = Bridge()
     assert bridge.start(lambda a: a + 1, (1,))
     assert (bridge.value, bridge.error) == (2, None)
@@ -102,7 +102,7 @@ def test_an_interrupted_call_ends_with_that_error():
 
 
 def test_a_call_that_swallows_its_interruption_can_be_ended():
-    """`end` stops even a call that goes on waiting whatever it is told."""
+    """`end` stops even a call that catches its interruption and waits again."""
     bridge = Bridge()
 
     def stubborn():

@@ -110,7 +110,7 @@ def test_five_thousand_parked_polls_use_few_connections_and_are_served_in_order(
 
 
 def test_vanishing_polls_lose_nothing(broker):
-    """200 polls that go away around the moment their job comes: each job is delivered once to somebody else."""
+    """200 polls that go away around the moment their job comes: each job is delivered once to another poll."""
 
     async def main():
         key = new_key()

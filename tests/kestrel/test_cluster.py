@@ -107,7 +107,7 @@ def test_a_quiescent_server_is_asked_for_nothing_and_its_leases_end():
 
 
 def test_a_status_is_set_where_it_can_be():
-    """No such server, one that knows no status, and one that is away are told apart."""
+    """No such server, one without `status`, and one that does not answer have different errors."""
 
     async def main():
         async with (

@@ -58,7 +58,7 @@ def test_an_age_that_kestrel_does_not_know_is_none():
 
 
 def test_what_is_set_aside_is_told_of_the_queue_that_was_asked_for_or_not_at_all():
-    """A queue that is not there holds nothing; whatever else does not say so tells nothing."""
+    """An absent queue holds nothing; any other answer without the figure proves nothing."""
     group = DUMP[: DUMP.index("}") + 1]
     assert parse_aside(group.splitlines(), "p") == Aside(open_reads=5, given_back=6)
     assert parse_aside(["queue 'gone' {", "  ", "}"], "gone") == Aside()

@@ -424,7 +424,7 @@ def test_a_stale_connection_costs_a_question_nothing():
 
 @pytest.mark.parametrize("manners", [siberite(), Manners(version="9.9-unheard-of", waits=False)])
 def test_a_server_that_ignores_the_wait_is_asked_in_slices(manners):
-    """Siberite, or anybody who answers END at once, is polled gently; the item still comes soon."""
+    """Siberite, or any server that answers END at once, is polled slowly; the item still comes soon."""
 
     async def main():
         async with StandIn(manners) as server, client(server.address) as kestrel:

@@ -114,7 +114,7 @@ def running(data: Path, *flags: str) -> Iterator[Running]:
         if gateway.is_open:
             ledger.check(gateway)
     finally:
-        if "COVERAGE_PROCESS_CONFIG" in os.environ:  # `make coverage`: what is killed tells nothing
+        if "COVERAGE_PROCESS_CONFIG" in os.environ:  # `make coverage`: a killed process reports nothing
             with contextlib.suppress(subprocess.TimeoutExpired):
                 gateway.stop()
         gateway.kill()

@@ -79,7 +79,7 @@ def check(gateway: Running, operator: Mapping[str, str] | None = None) -> None:
 
 
 def check_all() -> None:
-    """The books of every gateway that runs at this moment and tells anyone."""
+    """The counters of every gateway that runs at this moment and gives them."""
     for gateway in Running.started:
         if gateway.is_open and gateway.process.poll() is None:
             check(gateway)

@@ -1,4 +1,4 @@
-"""What /proc tells of processes."""
+"""What /proc says about processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of leases share: items and ways that end as they are told to."""
+"""Shared by the tests of leases: items and ways that end as the test says."""
 
 import asyncio
 from collections import deque

@@ -16,7 +16,7 @@ from tests.leases.support import LIMIT, Item, balanced, opened, registry, within
 
 
 class Books(RuleBasedStateMachine):
-    """Takes, settles, loses, expires and repeats in any order; the model is what each lease was first told."""
+    """Takes, settles, loses, expires and repeats in any order; the model is each lease's first answer."""
 
     leases = Bundle("leases")
 

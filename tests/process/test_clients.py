@@ -53,7 +53,7 @@ def test_vanished_client_is_noticed_at_once(how: str, behind: bytes) -> None:
 
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 def test_vanished_client_is_noticed_behind_more_than_is_held(how: str) -> None:
-    """Where reading had to pause, the kernel's state of the connection tells it within a watch's interval."""
+    """While reading is paused, the kernel's state of the connection shows it within a watch's interval."""
 
     async def test(server: Server) -> None:
         async with server.client() as client:

@@ -1,4 +1,4 @@
-"""Descriptors: what the limits need is reckoned as documented, the soft limit raised, a shortage told with numbers."""
+"""Descriptors: the need is computed as documented, the soft limit raised, and a shortage reported with numbers."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def problem(answer: httpx.Response, status: int) -> str:
 
 
 def test_what_cannot_be_written_is_refused_and_nothing_is_unknown(gateway: Running) -> None:
-    """No byte more: enqueue and ack are 503 backend-refused, never 502; the lease's end is told; the job is back.
+    """No byte more: enqueue and ack are 503 backend-refused, never 502; the lease's end is reported; the job is back.
 
     The gateway stays ready: reads go on, and so do acks where the disk is merely full."""
     pid = broker_pid(gateway)

@@ -1,4 +1,4 @@
-"""A small ASGI application for the tests of the HTTP server and of the processes: what it saw, it tells at /seen."""
+"""A small ASGI application for the tests of the HTTP server and of the processes. /seen shows what it has seen."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TinyApp:
         self.draining.set()
 
     async def reload(self) -> None:
-        """Counts how often it was told."""
+        """Counts how often it was called."""
         self.count("reloads")
 
     async def drained(self) -> None:
@@ -54,7 +54,7 @@ class TinyApp:
             await asyncio.sleep(0.005)
 
     def count(self, name: str) -> None:
-        """Adds one to what /seen tells."""
+        """Adds one to a count that /seen shows."""
         self.counts[name] = self.counts.get(name, 0) + 1
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
