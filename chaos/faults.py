@@ -16,7 +16,7 @@ from gateway.delivery.dead_letters.store import Stored, store
 from gateway.delivery.moves import Moves, job_of
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.rewrite import next_attempt
-from gateway.kestrel.polls.pinned_read import PinnedRead
+from gateway.kestrel.server.pinned_read import PinnedRead
 from gateway.leases.lease import Lease
 from gateway.settings import Settings
 

@@ -99,3 +99,19 @@ def test_breaches_are_found(tmp_path: Path, importer: str, source: str) -> None:
     path = tmp_path / "module.py"
     path.write_text(source)
     assert breaches(importer, imports(path, importer))
+
+
+BELOW_THE_LINK = ("gateway.kestrel.server", "gateway.kestrel.wire")
+ABOVE_THE_LINK = ("polls/", "puts/", "broadcast.py")
+
+
+def test_what_is_above_the_port_to_a_server_knows_no_protocol(root: Path) -> None:
+    """Placement, polls and coverage import the link's Protocol, and no module that speaks to a server."""
+    kestrel = root / "gateway" / "kestrel"
+    files = [path for path in kestrel.rglob("*.py") if str(path.relative_to(kestrel)).startswith(ABOVE_THE_LINK)]
+    assert len(files) > 6
+    for path in files:
+        module = ".".join(path.relative_to(root).with_suffix("").parts)
+        below = {each for each in imports(path, module) if each.startswith(BELOW_THE_LINK)}
+        assert below == set(), f"{module} imports {below}"
+        assert "pymemcache" not in path.read_text(), module

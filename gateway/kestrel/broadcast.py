@@ -8,28 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
-from pymemcache.exceptions import MemcacheClientError, MemcacheError, MemcacheUnknownCommandError
-
 from gateway.errors import BackendUnavailable, OutcomeUnknown
-from gateway.kestrel.server.server import Server
-from gateway.kestrel.wire.codec import KestrelClient
-from gateway.kestrel.wire.connection import ConnectionLostError
-from gateway.kestrel.wire.failures import not_asked, perhaps_done
-from gateway.kestrel.wire.stats import names_in_stats, parse_aside, parse_dump, parse_stats
+from gateway.kestrel.link import ServerLink
 from gateway.survey import Coverage, Peeked, QueueStats, Survey
 
 PATIENCE_S: Final = 1.0
 """After the first answer to a question, the other servers are waited for this long."""
 HURRY_S: Final = 0.25
 """The same, for a question that every user of a new queue waits for."""
-
-
-KEYS_BYTES: Final = 2048
-"""Bytes of names in one question for statistics: about a hundred queues."""
 
 
 class LateAnswers:
@@ -61,24 +50,24 @@ class QueueNames:
 
     def __init__(self, late: LateAnswers) -> None:
         self._late = late
-        self._named: dict[Server, frozenset[str]] = {}
+        self._named: dict[ServerLink, frozenset[str]] = {}
 
-    async def keys(self, servers: Sequence[Server]) -> frozenset[str]:
+    async def keys(self, servers: Sequence[ServerLink]) -> frozenset[str]:
         """The keys of every queue, as far as is known. Raises BackendUnavailable if no server answers."""
         await _ask(servers, self._name, self._late, HURRY_S)
         self._named = {server: keys for server, keys in self._named.items() if server in servers}
         return frozenset().union(*self._named.values())
 
-    async def _name(self, server: Server) -> None:
-        self._named[server] = frozenset(await _names(server))
+    async def _name(self, server: ServerLink) -> None:
+        self._named[server] = frozenset(await server.names())
 
 
-async def survey(servers: Sequence[Server], late: LateAnswers, *keys: str) -> Survey:
+async def survey(servers: Sequence[ServerLink], late: LateAnswers, *keys: str) -> Survey:
     """All queues, or only those with the keys if servers can be asked for some.
 
     Raises BackendUnavailable if no server answers.
     """
-    answers, coverage = await _ask(servers, partial(_stats, keys), late)
+    answers, coverage = await _ask(servers, lambda server: server.stats(keys), late)
     total: dict[str, QueueStats] = {}
     for _, queues in answers:
         for key, stats in queues.items():
@@ -86,54 +75,30 @@ async def survey(servers: Sequence[Server], late: LateAnswers, *keys: str) -> Su
     return Survey(total, {server.address.name: queues for server, queues in answers}, coverage)
 
 
-async def peek(servers: Sequence[Server], late: LateAnswers, key: str) -> Peeked:
+async def peek(servers: Sequence[ServerLink], late: LateAnswers, key: str) -> Peeked:
     """The head item of one server that has one. Raises BackendUnavailable if no server answers."""
     answers, coverage = await _ask(
-        [each for each in servers if each.reads] or servers, lambda server: server.ask(KestrelClient.peek, key), late
+        [each for each in servers if each.reads] or servers, lambda server: server.peek(key), late
     )
-    data = next((bytes(item) for _, item in answers if item is not None), None)
+    data = next((item for _, item in answers if item is not None), None)
     return Peeked(data, Coverage(coverage.asked, len(servers)))
 
 
-async def change(servers: Sequence[Server], command: Any, key: str) -> Coverage:
-    """Runs a command that changes the queue on every server that answers.
+async def change(servers: Sequence[ServerLink], command: Callable[[ServerLink], Coroutine[Any, Any, Any]]) -> Coverage:
+    """Runs a command that changes a queue on every server that answers.
 
     Raises BackendUnavailable if no server did it, OutcomeUnknown if one got the command and did not answer.
     """
-
-    async def run(server: Server) -> None:
-        try:
-            await server.run(command, key)
-        except (ConnectionLostError, MemcacheError) as error:
-            raise perhaps_done(error, server.address) from error
-
-    _, coverage = await _ask(servers, run)
+    _, coverage = await _ask(servers, command)
     return coverage
 
 
-async def may_have_dropped(server: Server, key: str) -> bool:
-    """Whether a `delete` may have removed open reads of the queue: the server has no open read of it now.
-
-    False if the server does not tell, or has deleted queues by itself (`maxQueueAge`), because it does not say which.
-    """
-    if not server.answers or server.capabilities is None or not server.capabilities.dump_stats:
-        return False
-    try:
-        aside = parse_aside(await server.run(KestrelClient.dump_stats, key), key)
-        if aside is None or aside.open_reads:
-            return False
-        aged_out: str | None = await server.run(KestrelClient.stat, "queue_expires")
-        return aged_out == "0"
-    except (BackendUnavailable, ConnectionLostError, MemcacheError, ValueError):
-        return False
-
-
 async def _ask(
-    servers: Sequence[Server],
-    question: Callable[[Server], Coroutine[Any, Any, Any]],
+    servers: Sequence[ServerLink],
+    question: Callable[[ServerLink], Coroutine[Any, Any, Any]],
     late: LateAnswers | None = None,
     patience_s: float = PATIENCE_S,
-) -> tuple[list[tuple[Server, Any]], Coverage]:
+) -> tuple[list[tuple[ServerLink, Any]], Coverage]:
     """The answers. All servers are asked at the same time, servers that are known to be down only if all are.
 
     late: once one server has answered, questions without an answer after `patience_s` are left there; None: all are
@@ -152,7 +117,7 @@ async def _ask(
         raise
     if late is not None:
         late.add(pending)
-    good: list[tuple[Server, Any]] = []
+    good: list[tuple[ServerLink, Any]] = []
     failure: BackendUnavailable = BackendUnavailable("no Kestrel server is known yet")
     unknown: OutcomeUnknown | None = None
     for task, server in asked.items():
@@ -185,50 +150,3 @@ async def _answered(asked: Collection[asyncio.Task[Any]], patience_s: float | No
         if patience_s is not None and until_s is math.inf and any(task.exception() is None for task in done):
             until_s = loop.time() + patience_s
     return pending
-
-
-async def _names(server: Server) -> Collection[str]:
-    """The name of every queue on the server. Raises BackendUnavailable."""
-    try:
-        if server.capabilities is None or server.capabilities.dump_stats:
-            try:
-                names: list[str] = await server.run(KestrelClient.queue_names)
-            except (MemcacheUnknownCommandError, MemcacheClientError):
-                pass
-            else:
-                return names
-        return names_in_stats(await server.ask(KestrelClient.all_stats))
-    except (ConnectionLostError, MemcacheError) as error:
-        raise not_asked(error, server.address) from error
-
-
-async def _stats(keys: Sequence[str], server: Server) -> dict[str, QueueStats]:
-    """The statistics of these queues, or of all. If the server can be asked for some, the questions have KEYS_BYTES of
-    names at a time, so that no answer is long."""
-    capabilities = server.capabilities
-    try:
-        if capabilities is None or capabilities.dump_stats:
-            try:
-                found: dict[str, QueueStats] = {}
-                for some in _some(keys):
-                    found |= parse_dump(await server.run(KestrelClient.dump_stats, *some))
-            except (MemcacheUnknownCommandError, MemcacheClientError):
-                pass
-            else:
-                return found
-        return parse_stats(await server.ask(KestrelClient.all_stats), keys)
-    except (ConnectionLostError, MemcacheError, ValueError) as error:
-        raise not_asked(error, server.address) from error
-
-
-def _some(keys: Sequence[str]) -> Iterator[list[str]]:
-    """The keys in groups of KEYS_BYTES; one empty group if there are none, which asks for all queues."""
-    group: list[str] = []
-    size = 0
-    for key in keys:
-        if group and size + len(key) > KEYS_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(key)
-        size += len(key) + 1
-    yield group

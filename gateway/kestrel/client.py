@@ -15,15 +15,11 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from pymemcache.exceptions import MemcacheError
-
 from gateway.errors import (
-    BackendRefused,
     BackendUnavailable,
     GatewayError,
     NotSupported,
     ServerNotFound,
-    ServerUnavailable,
 )
 from gateway.fairness.shares import WHOLE
 from gateway.kestrel import broadcast
@@ -31,14 +27,13 @@ from gateway.kestrel.address import Address
 from gateway.kestrel.counters import Counters, Statistics, snapshot
 from gateway.kestrel.discovery.members import Members
 from gateway.kestrel.health import Health, ServerView
+from gateway.kestrel.link import ServerLink
 from gateway.kestrel.polls.queues import PolledQueues
 from gateway.kestrel.polls.runner import LongPoll
 from gateway.kestrel.puts.batches import TenantOf, Writer
 from gateway.kestrel.puts.placement import Writes
-from gateway.kestrel.server.server import Server
-from gateway.kestrel.wire.codec import Codecs, KestrelClient
-from gateway.kestrel.wire.connection import ConnectionLostError
-from gateway.kestrel.wire.failures import perhaps_done
+from gateway.kestrel.server.memcache_link import MemcacheLink
+from gateway.kestrel.wire.codec import Codecs
 from gateway.settings import Settings
 from gateway.survey import Coverage, Peeked, QueueStats, Survey
 
@@ -76,8 +71,8 @@ class Kestrel:
         self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
         self._codecs = Codecs()
-        self._servers: list[Server] = []
-        self._leaving: dict[Server, asyncio.Task[None]] = {}
+        self._servers: list[ServerLink] = []
+        self._leaving: dict[ServerLink, asyncio.Task[None]] = {}
         self._resolver: asyncio.Task[None] | None = None
         self._late = broadcast.LateAnswers()
         self._census = broadcast.QueueNames(self._late)
@@ -144,13 +139,13 @@ class Kestrel:
             log.info("Kestrel at %s is no longer a member", writer.server.address)
             self._leaving[writer.server] = asyncio.create_task(self._part_from(writer))
 
-    def _new(self, address: Address) -> Server:
-        server = Server(
+    def _new(self, address: Address) -> ServerLink:
+        server: ServerLink = MemcacheLink(
             address,
             self._settings,
             self._codecs,
             self._counters,
-            on_change=self._server_changed,
+            on_change=lambda _: self._server_changed(server),
             on_room=self._polls.room,
             share=self._share,
         )
@@ -243,21 +238,21 @@ class Kestrel:
         Then the server has no open read of the queue. False also if that cannot be determined.
         """
         found = next((each for each in self._servers if each.address.name == server), None)
-        return found is not None and await broadcast.may_have_dropped(found, key)
+        return found is not None and await found.may_have_dropped(key)
 
     async def flush(self, key: str) -> Coverage:
         """Empties the queue, except open reads, on the servers that answer.
 
         Raises: BackendUnavailable, OutcomeUnknown.
         """
-        return await broadcast.change(self._servers, KestrelClient.flush, key)
+        return await broadcast.change(self._servers, lambda server: server.flush(key))
 
     async def delete(self, key: str) -> Coverage:
         """Deletes the queue, with its open reads, on the servers that answer.
 
         Raises: BackendUnavailable, OutcomeUnknown.
         """
-        return await broadcast.change(self._servers, KestrelClient.drop, key)
+        return await broadcast.change(self._servers, lambda server: server.delete(key))
 
     # States of the servers
 
@@ -283,15 +278,7 @@ class Kestrel:
             raise ServerNotFound(f"there is no server {name!r}")
         if server.answers and server.capabilities is not None and not server.capabilities.status:
             raise NotSupported(f"{name} ({server.capabilities.software}) has no status command")
-        try:
-            await server.set_status(status)
-        except BackendRefused:
-            raise
-        except (BackendUnavailable, ConnectionLostError, MemcacheError) as error:
-            trouble = perhaps_done(error, server.address)
-            if type(trouble) is BackendUnavailable:
-                trouble = ServerUnavailable(trouble.detail)
-            raise trouble from error
+        await server.set_status(status)
         return server.backend()
 
     def statistics(self) -> Statistics:
@@ -306,7 +293,7 @@ class Kestrel:
             waited_queues=len(self._polls),
         )
 
-    def _server_changed(self, server: Server) -> None:
+    def _server_changed(self, server: ServerLink) -> None:
         self._polls.server_changed(server)
         for other in self._servers if server.state is Health.UP and server.peer else ():
             if other is not server and other.answers and other.peer == server.peer:

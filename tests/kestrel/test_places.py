@@ -40,7 +40,7 @@ def test_a_poll_stands_as_one_get_on_each_server():
 
 def test_places_are_shared_and_a_queue_without_any_is_refused(monkeypatch):
     """Half of the places are for first gets; a poll that finds none gets an error, and has one when another ends."""
-    monkeypatch.setattr("gateway.kestrel.polls.link.WAIT_S", 30.0)  # a second get that ends may not begin again
+    monkeypatch.setattr("gateway.kestrel.server.queue_gets.WAIT_S", 30.0)  # a second get that ends may not begin again
 
     async def main():
         async with StandIn() as server, client(server.address, max_waits=4) as kestrel:

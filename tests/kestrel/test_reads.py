@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown
-from gateway.kestrel.polls.pinned_read import MOVES, Hold
+from gateway.kestrel.server.pinned_read import MOVES, Hold
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, reset, siberite, silence
 from tests.kestrel.support import cancel_after, client, until
 

@@ -568,7 +568,9 @@ def test_those_who_keep_asking_gather():
 
 def test_waits_that_end_at_the_same_time_cost_one_command_each(monkeypatch):
     """Gets that wait prove nothing by themselves: each queue is asked once more, and all waits end in their time."""
-    monkeypatch.setattr("gateway.kestrel.polls.link.WAIT_S", 30.0)  # all two hundred gets are there at one moment
+    monkeypatch.setattr(
+        "gateway.kestrel.server.queue_gets.WAIT_S", 30.0
+    )  # all two hundred gets are there at one moment
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:

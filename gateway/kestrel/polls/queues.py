@@ -16,9 +16,9 @@ from typing import Final
 from gateway.errors import BackendUnavailable
 from gateway.fairness.fair_queue import FairQueue
 from gateway.kestrel.counters import Counters
+from gateway.kestrel.link import ServerLink
 from gateway.kestrel.polls.runner import LongPoll, QueueRunner
 from gateway.kestrel.polls.state import PROOF_S, STEP_S
-from gateway.kestrel.server.server import Server
 
 KEPT_S: Final = 0.1  # for the next poll of a consumer that asks again at once
 OFFERS: Final = 2
@@ -30,7 +30,7 @@ class PolledQueues:
     patience_s: the longest time of a poll that does not wait.
     """
 
-    def __init__(self, servers: Sequence[Server], waits: int, patience_s: float, counters: Counters) -> None:
+    def __init__(self, servers: Sequence[ServerLink], waits: int, patience_s: float, counters: Counters) -> None:
         self._servers = servers
         self._waits = waits
         self._patience_s = patience_s
@@ -68,18 +68,18 @@ class PolledQueues:
         runner.came(poll)
         return poll
 
-    def stored(self, key: str, server: Server) -> None:
+    def stored(self, key: str, server: ServerLink) -> None:
         """An item was stored on the server."""
         if (runner := self._runners.get(key)) is not None:
             runner.stored(server)
 
-    def set_servers(self, servers: Sequence[Server]) -> None:
+    def set_servers(self, servers: Sequence[ServerLink]) -> None:
         """Uses these servers from now on, also for current polls."""
         self._servers = servers
         for runner in list(self._runners.values()):
             runner.set_servers(servers)
 
-    def server_changed(self, server: Server) -> None:
+    def server_changed(self, server: ServerLink) -> None:
         """A server answers again, or no longer delivers items."""
         for runner in list(self._runners.values()):
             runner.server_changed(server)

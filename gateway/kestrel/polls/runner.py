@@ -10,11 +10,11 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 from gateway.errors import BackendUnavailable, GatewayError
 from gateway.kestrel.counters import Counters
-from gateway.kestrel.polls.link import PendingGet, QueueLink
-from gateway.kestrel.polls.pinned_read import PinnedRead
+from gateway.kestrel.link import PendingGet, QueueLink, ServerLink, TakenItem
 from gateway.kestrel.polls.state import QueuePolls
 from gateway.kestrel.polls.values import (
     Action,
@@ -30,7 +30,6 @@ from gateway.kestrel.polls.values import (
     Waiter,
     Why,
 )
-from gateway.kestrel.server.server import Server
 from gateway.survey import Coverage
 
 LATE_S, READ_S = 0.005, 0.02
@@ -53,7 +52,7 @@ class LongPoll(Waiter):
     def __repr__(self) -> str:
         return f"<LongPoll of {self._runner.key} {self.phase.value}>"
 
-    async def result(self) -> PinnedRead | None:
+    async def result(self) -> TakenItem | None:
         """The next item, or None if the wait ended and at least one server answered that there is none.
 
         Raises: BackendUnavailable if no server could be asked, TooManyLeases or TooManyWaiters if all that could be
@@ -73,8 +72,7 @@ class LongPoll(Waiter):
                     self._future = None
                     self.awaited = False
                 continue
-            item = self.item
-            assert isinstance(item, PinnedRead)
+            item = cast(TakenItem, self.item)
             if item.lost and runner.loop.time() < self.deadline:
                 runner.lost(self)
                 continue
@@ -126,7 +124,7 @@ class QueueRunner:
         self,
         key: str,
         tenant: str,
-        servers: Sequence[Server],
+        servers: Sequence[ServerLink],
         counters: Counters,
         *,
         waits: int,
@@ -140,7 +138,7 @@ class QueueRunner:
         self._counters = counters
         self._forget = forget
         self._starve = starve
-        self._links: dict[Server, QueueLink] = {}
+        self._links: dict[ServerLink, QueueLink] = {}
         self._state = QueuePolls(self._linked(servers), waits, patience_s)
         self._gets: dict[Get, PendingGet] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -189,18 +187,18 @@ class QueueRunner:
         self._state.fetched(poll)
         self._tidy()
 
-    def set_servers(self, servers: Sequence[Server]) -> None:
+    def set_servers(self, servers: Sequence[ServerLink]) -> None:
         """Uses these servers from now on."""
         self._state.set_servers(self._linked(servers))
         self._run()
 
-    def server_changed(self, server: Server) -> None:
+    def server_changed(self, server: ServerLink) -> None:
         """The server delivers items again, or no longer."""
         if (link := self._links.get(server)) is not None:
             self._state.server_changed(link)
             self._run()
 
-    def stored(self, server: Server) -> None:
+    def stored(self, server: ServerLink) -> None:
         """An item of the queue was stored on the server."""
         link = self._links.get(server)
         if link is not None and self._state.stored(link, self.loop.time()):
@@ -225,7 +223,7 @@ class QueueRunner:
     def _sending(self, get: Get) -> float:
         return self._state.sent(get, self.loop.time())
 
-    def _answered(self, get: Get, item: PinnedRead | None, error: BackendUnavailable | None) -> None:
+    def _answered(self, get: Get, item: TakenItem | None, error: BackendUnavailable | None) -> None:
         del self._gets[get]
         now = self.loop.time()
         if error is None:
@@ -264,9 +262,7 @@ class QueueRunner:
     def _do(self, action: Action) -> None:
         match action:
             case Send(get):
-                link = get.source.server
-                assert isinstance(link, QueueLink)
-                self._gets[get] = sent = PendingGet(link, get)
+                self._gets[get] = sent = cast(QueueLink, get.source.server).get(get)
                 sent.start()
             case Give(waiter):
                 assert isinstance(waiter, LongPoll)
@@ -279,13 +275,11 @@ class QueueRunner:
                 if (pending := self._gets.pop(get, None)) is not None:
                     pending.close()
             case HandBack(item, source):
-                assert isinstance(item, PinnedRead)
                 self._counters.given_back_unserved += 1
-                item.hand_back(partial(self._handed_back, source))
+                cast(TakenItem, item).hand_back(partial(self._handed_back, source))
             case GiveBack(item):
-                assert isinstance(item, PinnedRead)
                 self._counters.given_back_unserved += 1
-                item.give_back()
+                cast(TakenItem, item).give_back()
 
     def _end(self, end: End) -> None:
         poll, source = end.waiter, end.source
@@ -295,8 +289,7 @@ class QueueRunner:
         if end.why is Why.NO_SERVER:
             error = BackendUnavailable("no Kestrel server is known yet")
         elif source is not None:
-            assert isinstance(source.server, QueueLink)
-            error = source.server.trouble(end.why, source.error)
+            error = cast(QueueLink, source.server).trouble(end.why, source.error)
         elif 0 < end.asked < end.total:
             coverage = Coverage(end.asked, end.total)
         poll.end(error, coverage)
@@ -317,10 +310,9 @@ class QueueRunner:
         else:
             self._run()
 
-    def _linked(self, servers: Sequence[Server]) -> list[QueueLink]:
+    def _linked(self, servers: Sequence[ServerLink]) -> list[QueueLink]:
         self._links = {
-            server: self._links.get(server)
-            or QueueLink(server, self.key, self.tenant, self._counters, self._sending, self._answered)
+            server: self._links.get(server) or server.queue(self.key, self.tenant, self._sending, self._answered)
             for server in servers
         }
         return list(self._links.values())

@@ -23,9 +23,8 @@ from hashlib import blake2b
 from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, NotSupported, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health
+from gateway.kestrel.link import ServerLink
 from gateway.kestrel.puts.batches import TenantOf, Writer
-from gateway.kestrel.server.server import Server
-from gateway.kestrel.wire.codec import BATCH_BYTES, BATCH_ITEMS
 
 
 class Writes:
@@ -41,7 +40,7 @@ class Writes:
         max_item_bytes: int = 0,
         *,
         tenant_of: TenantOf,
-        stored: Callable[[str, Server], None],
+        stored: Callable[[str, ServerLink], None],
     ) -> None:
         self._stored = stored
         self._limit_s = limit_s
@@ -50,7 +49,7 @@ class Writes:
         self._loop = asyncio.get_running_loop()
         self._writers: list[Writer] = []
 
-    def set_servers(self, servers: Sequence[Server]) -> list[Writer]:
+    def set_servers(self, servers: Sequence[ServerLink]) -> list[Writer]:
         """Writes to these servers from now on; returns the writers of removed servers, to be closed."""
         known = {writer.server: writer for writer in self._writers}
         self._writers = [
@@ -151,9 +150,9 @@ async def _put_in_order(writer: Writer, key: str, items: Sequence[tuple[bytes, i
     while len(outcomes) < len(items):
         puts: list[asyncio.Future[None]] = []
         size = 0
-        for data, expiry in items[len(outcomes) : len(outcomes) + BATCH_ITEMS]:
+        for data, expiry in items[len(outcomes) : len(outcomes) + writer.server.batch_items]:
             size += len(data)
-            if puts and size > BATCH_BYTES:
+            if puts and size > writer.server.batch_bytes:
                 break
             puts.append(writer.put(key, data, expiry))
         for outcome in await asyncio.gather(*puts, return_exceptions=True):

@@ -6,13 +6,13 @@ Owns the connection of a get from the request for it until the answer. Makes no 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from gateway.errors import BackendRefused, BackendUnavailable, TooManyLeases, TooManyWaiters, Unavailable
 from gateway.kestrel.counters import Counters
-from gateway.kestrel.polls.pinned_read import PinnedRead
+from gateway.kestrel.link import Answered, Sending
 from gateway.kestrel.polls.values import Get, Why
+from gateway.kestrel.server.pinned_read import PinnedRead
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
@@ -24,14 +24,9 @@ kestrel-wire.md, "Lost wake-up"."""
 WAITS_A_SECOND: Final = 500
 """The most waits that begin in a second, over all queues of a server. With more queues each wait lasts longer."""
 
-Sending = Callable[[Get], float]
-"""Called when the get has a connection; returns its `t=` in seconds, 0 for a take."""
-Answered = Callable[[Get, PinnedRead | None, BackendUnavailable | None], None]
-"""Called with the item of the get, or None if there is none, or with the reason why there is no answer."""
 
-
-class QueueLink:
-    """A queue of a tenant on one server. Implements gateway.kestrel.polls.values.PolledServer."""
+class QueueGets:
+    """A queue of a tenant on one server. Implements gateway.kestrel.link.QueueLink."""
 
     __slots__ = ("answered", "counters", "key", "sending", "server", "tenant")
 
@@ -44,6 +39,9 @@ class QueueLink:
         self.counters = counters
         self.sending = sending
         self.answered = answered
+
+    def get(self, get: Get) -> MemcacheGet:
+        return MemcacheGet(self, get)
 
     @property
     def heard_at(self) -> float:
@@ -105,15 +103,15 @@ class QueueLink:
         )
 
 
-class PendingGet:
-    """A get that is about to be sent, or is on its server.
+class MemcacheGet:
+    """A get that is about to be sent, or is on its server. Implements gateway.kestrel.link.PendingGet.
 
     Calls the link's `sending` when it has a connection, and `answered` once unless it is closed before.
     """
 
     __slots__ = ("_connection", "_get", "_link", "_over", "_wanted")
 
-    def __init__(self, link: QueueLink, get: Get) -> None:
+    def __init__(self, link: QueueGets, get: Get) -> None:
         self._link = link
         self._get = get
         self._over = False

@@ -1,0 +1,135 @@
+"""The port to one Kestrel server: what the cluster needs of it, whatever connection is behind it.
+
+Placement, polls, coverage and statistics are above this port and exist once. `server.memcache_link.MemcacheLink` is the
+link that speaks the memcache protocol. A link is created once per member and keeps itself connected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from gateway.errors import BackendUnavailable, GatewayError, Unavailable
+from gateway.kestrel.address import Address
+from gateway.kestrel.health import Health, ServerView
+from gateway.kestrel.polls.values import Get, Item, PolledServer, Why
+from gateway.kestrel.wire.capabilities import Capabilities
+from gateway.survey import QueueStats
+
+Put: TypeAlias = tuple[str, bytes, int]
+"""Key, item, and expiry in seconds; 0: never."""
+
+Report: TypeAlias = Callable[[int, GatewayError | None], None]
+"""Called once for each put with its place in the batch and its error; None: it is stored."""
+Sending: TypeAlias = Callable[[Get], float]
+"""Called when the get has a connection; returns its `t=` in seconds, 0 for a take."""
+Answered: TypeAlias = Callable[[Get, "TakenItem | None", BackendUnavailable | None], None]
+"""Called with the item of the get, None if there was none, or with the reason why there is no answer."""
+
+
+class TakenItem(Item, Protocol):
+    """An item that the server has set aside. It goes back if the link to it ends. See leases.lease.OpenRead."""
+
+    data: bytes
+    key: str
+
+    @property
+    def server(self) -> str: ...
+    def on_lost(self, callback: Callable[[], None]) -> None: ...
+    async def verify(self) -> None: ...
+    async def check(self) -> bool: ...
+    async def confirm(self) -> None: ...
+    async def abort(self) -> None: ...
+    def give_back(self) -> None:
+        """Returns at once; the server puts the item back."""
+
+    def hand_back(self, then: Callable[[bool], None]) -> None:
+        """Puts the item back; calls `then` with whether the server answered."""
+
+
+class PendingGet(Protocol):
+    """A get from its start until its answer, which comes through `Answered` unless it is closed before."""
+
+    def start(self) -> None:
+        """May be answered before this returns."""
+
+    def close(self) -> None:
+        """Ends the get: an item that it was about to bring goes back."""
+
+
+class QueueLink(PolledServer, Protocol):
+    """One queue of a tenant on one server."""
+
+    def get(self, get: Get) -> PendingGet:
+        """The get, to be started."""
+
+    def trouble(self, why: Why, error: Exception | None) -> Unavailable:
+        """Why the server was not asked, as a new error to raise."""
+
+
+class ServerLink(Protocol):
+    """One server. `state` is what it does now; `error` is why it does not answer, as a new error to raise.
+
+    answers, reads: of `state`. peer: the address that answers. capabilities: None until it has answered once.
+    batch_items, batch_bytes: the most that one `store` takes; one put alone may have more bytes.
+    """
+
+    address: Address
+    state: Health
+    answers: bool
+    reads: bool
+    peer: str
+    capabilities: Capabilities | None
+    batch_items: int
+    batch_bytes: int
+
+    @property
+    def error(self) -> BackendUnavailable: ...
+
+    # Lifetime
+    def start(self) -> None:
+        """Connects in the background, again and again if need be."""
+
+    async def leave(self) -> None:
+        """Returns when no item is set aside on it. It gets no new commands. Cancelled: `close` ends them."""
+
+    async def close(self) -> None:
+        """Ends everything at once; items that are set aside go back."""
+
+    # Health
+    def look(self) -> None:
+        """Asks for its status soon. The caller does not wait for the answer."""
+
+    async def set_status(self, status: Health) -> None:
+        """Raises: ServerUnavailable if nothing was sent, BackendRefused if it keeps another status, OutcomeUnknown."""
+
+    def spare_writes(self, spared: bool) -> None:
+        """Whether it must not be written to although it accepts items."""
+
+    def backend(self) -> ServerView: ...
+    def connections(self) -> Mapping[str, int]: ...
+
+    # Commands
+    async def store(self, puts: Sequence[Put], report: Report) -> None:
+        """Stores the items in order. Each put is reported before this returns, also if it is cancelled."""
+
+    def queue(self, key: str, tenant: str, sending: Sending, answered: Answered) -> QueueLink:
+        """The queue as its polls use it: takes and waits, and how many of them the server has room for."""
+
+    async def peek(self, key: str) -> bytes | None:
+        """The head item; it stays there. Raises BackendUnavailable."""
+
+    async def names(self) -> Collection[str]:
+        """The key of every queue on it. Raises BackendUnavailable."""
+
+    async def stats(self, keys: Sequence[str]) -> Mapping[str, QueueStats]:
+        """The statistics of these queues; of all if `keys` is empty. Raises BackendUnavailable."""
+
+    async def may_have_dropped(self, key: str) -> bool:
+        """Whether a `delete` may have removed open reads of the queue. False if the server does not tell."""
+
+    async def flush(self, key: str) -> Any:
+        """The queue is empty except for open reads. Raises: BackendUnavailable, OutcomeUnknown."""
+
+    async def delete(self, key: str) -> Any:
+        """The queue is gone, with its open reads. Raises: BackendUnavailable, OutcomeUnknown."""
