@@ -205,7 +205,7 @@ def test_buffer_limit_drops_who_stalls() -> None:
 def test_half_sent_items_are_bounded(tmp_path: Path) -> None:
     """Twelve clients with nearly 64 MiB each stay below the limit; a stalled one gets an error, memory is freed."""
     with BrokerProcess(tmp_path / "data", "--fsync", "off") as broker:
-        normal = broker.client()
+        normal = broker.client(30)
         assert normal.put("q", b"x" * MEBIBYTE) == b"STORED\r\n"
         assert normal.get("q") is not None
         quiet_bytes = broker.rss_bytes()

@@ -1,7 +1,7 @@
 """TCP ports for servers that are started later, or again on the same port.
 
 They lie below the range that the kernel takes the ports of outgoing connections from, so that no client of another
-test gets one meanwhile. Processes that run at the same time begin at places of their own.
+test gets one meanwhile, and neither does another worker of pytest-xdist.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from typing import Final
 
 HOST: Final = "127.0.0.1"
 FIRST: Final = 10_000
-LAST: Final = 32_000
-"""Linux takes 32768 to 60999 for outgoing connections. Source: ip(7), ip_local_port_range."""
+SLOT: Final = 2_000
+SLOTS: Final = 11
+"""They end at 32,000. Linux takes 32768 to 60999 for outgoing connections. Source: ip(7), ip_local_port_range."""
 
 
 def _candidates() -> Iterator[int]:
-    begin = random.Random(f"{os.getpid()} {os.environ.get('PYTEST_XDIST_WORKER')}").randrange(FIRST, LAST)
-    return itertools.chain(range(begin, LAST), itertools.cycle(range(FIRST, LAST)))
+    """The ports of this process's slot: each worker of pytest-xdist has its own, and whatever is no worker the last."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    slot = int(worker) % (SLOTS - 1) if worker.isdigit() else SLOTS - 1
+    ports = range(FIRST + slot * SLOT, FIRST + (slot + 1) * SLOT)
+    begin = random.Random(os.getpid()).randrange(SLOT)  # another run may be in the same slot
+    return itertools.chain(ports[begin:], itertools.cycle(ports))
 
 
 _next = _candidates()
