@@ -8,18 +8,14 @@ import asyncio
 class Flow:
     """Pauses and resumes a transport's reading, and lets writers wait while too much is unsent."""
 
-    __slots__ = ("_transport", "_writable", "read_paused")
+    __slots__ = ("_transport", "_writable", "read_paused", "write_paused")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._writable = asyncio.Event()
         self._writable.set()
         self.read_paused = False
-
-    @property
-    def write_paused(self) -> bool:
-        """Whether more is unsent than the transport should hold."""
-        return not self._writable.is_set()
+        self.write_paused = False  # more is unsent than the transport should hold
 
     async def drain(self) -> None:
         """Returns when writing is not paused."""
@@ -36,7 +32,9 @@ class Flow:
             self._transport.resume_reading()
 
     def pause_writing(self) -> None:
+        self.write_paused = True
         self._writable.clear()
 
     def resume_writing(self) -> None:
+        self.write_paused = False
         self._writable.set()
