@@ -1,4 +1,4 @@
-"""The port to one Kestrel server: what the cluster needs of it, whatever connection is behind it.
+"""The port to one Kestrel server: what the cluster needs of it, whatever its protocol.
 
 Placement, polls, coverage and statistics are above this port and exist once. `server.memcache_link.MemcacheLink` is the
 link that speaks the memcache protocol. A link is created once per member and keeps itself connected.
@@ -20,11 +20,11 @@ Put: TypeAlias = tuple[str, bytes, int]
 """Key, item, and expiry in seconds; 0: never."""
 
 Report: TypeAlias = Callable[[int, GatewayError | None], None]
-"""Called once for each put with its place in the batch and its error; None: it is stored."""
+"""Called once for each put with its place in the batch, and with its error or None if it is stored."""
 Sending: TypeAlias = Callable[[Get], float]
 """Called when the get has a connection; returns its `t=` in seconds, 0 for a take."""
 Answered: TypeAlias = Callable[[Get, "TakenItem | None", BackendUnavailable | None], None]
-"""Called with the item of the get, None if there was none, or with the reason why there is no answer."""
+"""Called with the item of the get, or None if there was none, and with the reason if there is no answer."""
 
 
 class TakenItem(Item, Protocol):
@@ -61,7 +61,7 @@ class QueueLink(PolledServer, Protocol):
     """One queue of a tenant on one server."""
 
     def get(self, get: Get) -> PendingGet:
-        """The get, to be started."""
+        """A get that `start` sends."""
 
     def trouble(self, why: Why, error: Exception | None) -> Unavailable:
         """Why the server was not asked, as a new error to raise."""
@@ -88,7 +88,7 @@ class ServerLink(Protocol):
 
     # Lifetime
     def start(self) -> None:
-        """Connects in the background, again and again if need be."""
+        """Connects in the background, and again after each failure."""
 
     async def leave(self) -> None:
         """Returns when no item is set aside on it. It gets no new commands. Cancelled: `close` ends them."""
@@ -104,20 +104,20 @@ class ServerLink(Protocol):
         """Raises: ServerUnavailable if nothing was sent, BackendRefused if it keeps another status, OutcomeUnknown."""
 
     def spare_writes(self, spared: bool) -> None:
-        """Whether it must not be written to although it accepts items."""
+        """With `spared` it counts as READONLY although it accepts items."""
 
     def backend(self) -> ServerView: ...
     def connections(self) -> Mapping[str, int]: ...
 
     # Commands
     async def store(self, puts: Sequence[Put], report: Report) -> None:
-        """Stores the items in order. Each put is reported before this returns, also if it is cancelled."""
+        """Stores the items in order. Each put is reported before this returns, even if it is cancelled."""
 
     def queue(self, key: str, tenant: str, sending: Sending, answered: Answered) -> QueueLink:
         """The queue as its polls use it: takes and waits, and how many of them the server has room for."""
 
     async def peek(self, key: str) -> bytes | None:
-        """The head item; it stays there. Raises BackendUnavailable."""
+        """The head item, which stays on the queue; None if there is none. Raises BackendUnavailable."""
 
     async def names(self) -> Collection[str]:
         """The key of every queue on it. Raises BackendUnavailable."""
@@ -126,10 +126,10 @@ class ServerLink(Protocol):
         """The statistics of these queues; of all if `keys` is empty. Raises BackendUnavailable."""
 
     async def may_have_dropped(self, key: str) -> bool:
-        """Whether a `delete` may have removed open reads of the queue. False if the server does not tell."""
+        """Whether a `delete` may have removed open reads of the queue. False if the server does not say."""
 
     async def flush(self, key: str) -> Any:
-        """The queue is empty except for open reads. Raises: BackendUnavailable, OutcomeUnknown."""
+        """Removes every item that is not set aside. Raises: BackendUnavailable, OutcomeUnknown."""
 
     async def delete(self, key: str) -> Any:
-        """The queue is gone, with its open reads. Raises: BackendUnavailable, OutcomeUnknown."""
+        """Deletes the queue with its open reads. Raises: BackendUnavailable, OutcomeUnknown."""

@@ -1,9 +1,9 @@
 """The link that speaks the memcache protocol: the commands of one server, with the gateway's own errors.
 
 1. If the connection breaks, a put that was certainly not sent is BackendUnavailable, any other is OutcomeUnknown.
-2. A server that refuses a put closes its connection. Puts that were sent behind it may be stored all the same, by
-   another commit than the one that failed. They were certainly refused only if the status of the server was the reason,
-   because the server checks its status before every put.
+2. A server that refuses a put closes its connection. Puts that were sent after it may be stored nevertheless, by
+   another commit than the one that failed. They are certainly refused only if the reason was the server's status, which
+   it checks before every put.
 Source of 2: kestrel-wire.md, "Names and errors": SERVER_ERROR [X].
 """
 

@@ -164,8 +164,8 @@ class PinnedRead:
         self._return()
 
     def hand_back(self, then: Callable[[bool], None]) -> None:
-        """Starts putting the item back by `abort`, keeping the connection; calls `then` with whether it was
-        answered."""
+        """Starts putting the item back by `abort`, keeping the connection; calls `then` with whether the
+        server answered."""
         if self._hold is not Hold.HELD or self._connection.state is not State.PINNED:
             self.give_back()
             then(False)
