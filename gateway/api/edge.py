@@ -28,8 +28,11 @@ LOGGED_PATH: Final = 1024
 _QUIET = frozenset({"livez", "readyz"})
 
 
-READ_S: Final = 0.0002
-"""The cost of reading a request and writing its answer, outside the steps that are charged to its tenant (measured)."""
+READ_S: Final = 0.0004
+"""The charge for reading a request and writing its answer, in no step that is charged to its tenant.
+
+Measured: 0.2 ms on a connection that is kept, 0.7 ms on a new one.
+"""
 
 
 class Edge:
