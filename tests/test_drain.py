@@ -93,6 +93,7 @@ def test_leases_are_settled_while_it_drains(start: Callable[..., Running], worke
         assert http.get("/queues/work/next?timeout=0").status_code == 204
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_the_grace_ends_and_held_jobs_go_back(start: Callable[..., Running], workers: str) -> None:
     """A consumer that does not settle holds it up for the grace and no longer; the job is at the head again."""
@@ -150,6 +151,7 @@ def test_ctrl_c_with_no_lease_ends_at_once(start: Callable[..., Running], worker
         assert gone_in_s(gateway, began) < 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_thousand_parked_polls_are_answered(start: Callable[..., Running], workers: str) -> None:
     """Each gets its 204 that closes, all within 300 ms of the signal on an idle machine."""

@@ -134,6 +134,7 @@ def test_each_step_is_charged_to_whoever_is_known_after_it():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_turns_pass_over_a_tenant_that_pauses():
     """The others go on at once, and it goes on when its pause is over, even if no other tenant has work."""
 

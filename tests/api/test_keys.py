@@ -382,6 +382,7 @@ def test_admission_swaps_its_keys(tmp_path):
     assert admit("kept").name == "kept"
 
 
+@pytest.mark.alone
 def test_patterns_are_of_linear_cost():
     """A pattern made to be slow is not."""
     caller = Caller("k", "", frozenset(), ("*a" * 31 + "b",))

@@ -67,6 +67,7 @@ def test_child_is_ready_ignores_signals_and_stops_when_told(tmp_path: Path) -> N
         child.close()
 
 
+@pytest.mark.alone
 def test_child_ends_with_its_parent(tmp_path: Path) -> None:
     """The end of the channel is the parent's end: the child is gone at once, what it answered is kept."""
     path = tmp_path / "broker.sock"

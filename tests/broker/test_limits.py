@@ -159,6 +159,7 @@ def test_the_proxy_protocol_of_version_1(broker: BrokerProcess) -> None:
     assert client.read_all().endswith(b", not the PROXY protocol\r\n")
 
 
+@pytest.mark.alone
 def test_a_tls_client_is_told_at_once(broker: BrokerProcess) -> None:
     """A handshake fails at once, and does not wait for a time-out."""
     context = ssl.create_default_context()
@@ -283,6 +284,7 @@ def _version(broker: BrokerProcess) -> bytes:
         return client.line()
 
 
+@pytest.mark.alone
 def test_twelve_thousand_silent_connections(tmp_path: Path) -> None:
     """A client that works does not notice them: its worst round trips stay as they were, and its reads are served."""
     count = 12_000

@@ -33,6 +33,7 @@ def test_many_pipelined_commands(client: MemcacheClient, name: str) -> None:
     assert client.get(name) is None
 
 
+@pytest.mark.alone
 def test_wait_is_precise(client: MemcacheClient, name: str) -> None:
     """A wait ends with END at its time: not before, and not much later."""
     for wait_ms in (1, 20, 150):

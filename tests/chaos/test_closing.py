@@ -31,6 +31,7 @@ def test_clients_that_close_at_awkward_moments_strand_nothing(processes, program
     assert (found.stranded, found.again) == (0, 0)
 
 
+@pytest.mark.alone
 def test_a_dead_consumers_job_is_the_next_ones(tmp_path):
     """A parked consumer is killed: the next job goes past it, at once and every time."""
     with Processes(tmp_path, servers=1, replicas=1, workers=1) as processes:
@@ -39,6 +40,7 @@ def test_a_dead_consumers_job_is_the_next_ones(tmp_path):
     assert max(measured.took_ms) < 250
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("rounds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_dead_gateways_jobs_are_the_next_ones(tmp_path, rounds):
     """A replica that holds a lease of a minute is killed: its job reaches the other replica within a second."""

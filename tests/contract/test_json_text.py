@@ -174,6 +174,7 @@ def took_s(work, *args) -> float:
     return min(times)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("element", [b"[]", b"{}", b"1", b'""', rb'"\ud800"', b'{"a":[]}', b"[[[1]]]"])
 def test_a_large_text_is_scanned_and_not_built(element):
     """In a small part of the time that a copying parser takes for as many empty arrays, in this very process."""

@@ -216,6 +216,7 @@ def test_a_job_that_is_over_is_not_shown(http, queue, wire):
     assert http.get(f"/queues/{queue}/peek").json()["id"] == EVENT["id"]
 
 
+@pytest.mark.alone
 def test_many_jobs_that_are_over_do_not_hold_a_short_poll(http, queue, wire):
     """`timeout=0` answers after a second of dropping at most; longer polls drop as long as they wait."""
     over = json.dumps(EVENT | {"expires": "2020-01-01T00:00:00Z"}).encode()

@@ -128,6 +128,7 @@ def test_a_status_is_set_where_it_can_be():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_a_frozen_server_is_down_within_its_deadline_and_delays_nobody_else():
     """Parked polls are served by the other servers, and puts go there after the first few."""
 
@@ -164,6 +165,7 @@ def test_a_frozen_server_is_down_within_its_deadline_and_delays_nobody_else():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_a_frozen_server_that_nobody_uses_is_down_within_the_command_timeout():
     """Frozen just after it was looked at, the worst moment: with `status`, without it, and with leases on it."""
 
@@ -394,6 +396,7 @@ def test_surplus_gets_are_kept_for_a_moment_and_then_closed():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_more_servers_than_gets_take_turns_within_a_second():
     """At most QUEUE_GETS gets are open; every server was asked at most a second ago; an item on any server is found."""
 
@@ -452,6 +455,7 @@ def test_an_empty_wait_says_how_many_were_asked(timeout_s):
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_a_straggler_does_not_hold_up_who_asks_once():
     """A server that does not answer, and is not known to be down yet, is left out after a quarter of a second."""
 
@@ -504,6 +508,7 @@ def test_what_is_asked_of_all_says_how_many_took_part():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_nobody_asks_in_vain_for_long():
     """Figures and peeks wait a second for a frozen server, keys a quarter of one; alone it is waited for."""
 

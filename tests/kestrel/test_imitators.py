@@ -214,6 +214,7 @@ def test_a_vanished_consumer_s_job_comes_back(kind, tmp_path):
     asyncio.run(main())
 
 
+@pytest.mark.alone
 @every_kind
 def test_parked_polls_get_what_comes(kind, tmp_path):
     """Twenty polls wait, twenty jobs come: each gets one, soon, also where `t=` is ignored; none waits for nothing."""

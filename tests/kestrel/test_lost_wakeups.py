@@ -5,6 +5,8 @@ import os
 import random
 import time
 
+import pytest
+
 from tests.kestrel.standin import Manners, StandIn
 from tests.kestrel.support import client, until
 
@@ -13,6 +15,7 @@ QUEUES = 50
 LATEST_S = 1.5
 
 
+@pytest.mark.alone
 def test_no_poll_ends_empty_with_a_job_there_and_no_job_waits_for_long():
     """One set in ten wakes no waiter; half of the jobs come from another client. A poll waits up to three seconds."""
     took, early, empty = [], [], 0
@@ -59,6 +62,7 @@ def test_no_poll_ends_empty_with_a_job_there_and_no_job_waits_for_long():
     assert len(took) > POLLS / 2
 
 
+@pytest.mark.alone
 def test_our_own_job_is_asked_for_when_nobody_wakes():
     """Every wake-up is lost: our job comes after about 50 ms, another client's with the next get."""
 

@@ -31,6 +31,7 @@ def test_a_server_that_starts_late_is_found():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_a_caller_speeds_up_the_next_attempt():
     """While the pauses are long, a put makes the keeper try again at once."""
 
@@ -136,6 +137,7 @@ def test_a_frozen_server_is_down_and_nothing_more_is_sent():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_idle_connections_are_kept_alive_below_the_limit():
     """A server that drops connections quiet for 0.3 s drops none of ours."""
 

@@ -32,6 +32,7 @@ def test_an_item_at_hand_takes_one_question():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_an_empty_wait_ends_in_its_time_and_was_really_asked():
     """None comes at the deadline, not before and not much later; the server saw a get of about that length."""
 
@@ -422,6 +423,7 @@ def test_a_stale_connection_costs_a_question_nothing():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("manners", [siberite(), Manners(version="9.9-unheard-of", waits=False)])
 def test_a_server_that_ignores_the_wait_is_asked_in_slices(manners):
     """Siberite, or any server that answers END at once, is polled slowly; the item still comes soon."""
@@ -546,6 +548,7 @@ def test_one_who_asks_behind_a_poll_that_left_gets_the_item():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_those_who_keep_asking_gather():
     """Thirty who ask again and again share gets: far fewer are sent than polls answered; one alone never waits."""
 

@@ -141,6 +141,7 @@ def test_ack_and_next_and_settle_reach_both(pair: list[Replica], queue: str) -> 
         assert {here.get(f"/leases/{each}").json()["state"] for each in ids[:40]} == {"acked"}
 
 
+@pytest.mark.alone
 def test_a_dead_owner_is_told_within_a_second(cluster: Cluster, queue: str) -> None:
     """`kill -9` of the owner: 410 `outcome-unknown` at once, also on a warm connection; the job is the other's."""
     owner, other = cluster.start("--workers", "2"), cluster.start()
@@ -160,6 +161,7 @@ def test_a_dead_owner_is_told_within_a_second(cluster: Cluster, queue: str) -> N
         assert (answer.status_code, answer.json()["code"]) == (410, "outcome-unknown")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_a_frozen_owner_is_given_up_and_acts_no_more(cluster: Cluster, queue: str, warm: bool) -> None:
     """502 `outcome-unknown` by the deadline; thawed, it refuses what came too late, and the lease is as it was."""

@@ -28,6 +28,7 @@ ECHO = b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n"
 POST_ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: "
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 @pytest.mark.parametrize("behind", [b"", ECHO, PARK[:20], b"\x00nonsense", ECHO * 800])
 def test_vanished_client_is_noticed_at_once(how: str, behind: bytes) -> None:
@@ -203,6 +204,7 @@ def test_complete_large_body_does_not_blind_the_server() -> None:
     serving(test)
 
 
+@pytest.mark.alone
 def test_slow_header_is_answered_408() -> None:
     """A header block that drips past its time is refused, and each byte does not buy more of it."""
 

@@ -305,6 +305,7 @@ def test_an_early_answer_reaches_a_client_that_sends_first_and_reads_then() -> N
     serving(test)
 
 
+@pytest.mark.alone
 def test_refused_uploads_are_discarded_slowly_together() -> None:
     """What many clients go on sending after a refusal takes a bounded part of the loop's time, and all get answers."""
 

@@ -158,6 +158,7 @@ def test_term_drains(serve: Callable[..., Serve]) -> None:
         assert one.process.wait(3) == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_stops_at_once(serve: Callable[..., Serve], second: signal.Signals) -> None:
     """A drain that has to wait is cut short, with exit code 0 still."""
