@@ -73,7 +73,7 @@ LINKS: dict[str, Opened] = {
 }
 
 
-@pytest.fixture(params=LINKS.values(), ids=LINKS.keys())
+@pytest.fixture(params=list(LINKS.values()), ids=list(LINKS))
 def opened(request: pytest.FixtureRequest, tmp_path: Path):
     """Opens one implementation; a test closes it."""
     return lambda: request.param(tmp_path)
