@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from gateway.kestrel.polls.state import QueuePolls
-from gateway.kestrel.polls.values import Close, End, Get, Give, GiveBack, HandBack, Phase, Send, Waiter
+from gateway.kestrel.polls.values import Close, End, Get, Give, GiveBack, HandBack, Send, Waiter, WaiterPhase
 
 PATIENCE_S = 7.0
 LONGEST_WAIT_S = 1.0
@@ -270,7 +270,7 @@ class World:
                     self.count += 1
                     self.closing[waiter] = self.count
                     self.polls.timed_out(waiter, self.now)
-                    if waiter.phase is Phase.ENDED and waiter in self.line:
+                    if waiter.phase is WaiterPhase.ENDED and waiter in self.line:
                         self.line.remove(waiter)
             self.run()
             yield self.now
@@ -302,4 +302,4 @@ class World:
                 return
 
 
-TIMED = (Phase.ASKING, Phase.WAITING, Phase.GIVEN)
+TIMED = (WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN)

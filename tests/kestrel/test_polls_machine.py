@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from gateway.kestrel.polls.state import QUEUE_GETS
-from gateway.kestrel.polls.values import Phase
+from gateway.kestrel.polls.values import WaiterPhase
 from tests.kestrel.polls_world import LONGEST_WAIT_S, World
 
 PICK = st.integers(0, 1 << 16)
@@ -55,7 +55,7 @@ class PollsMachine(RuleBasedStateMachine):
         self.world.leave(self.pick(self.world.line, index))
 
     def given(self):
-        return [waiter for waiter in self.world.waiters if waiter.phase is Phase.GIVEN]
+        return [waiter for waiter in self.world.waiters if waiter.phase is WaiterPhase.GIVEN]
 
     @precondition(lambda self: self.given())
     @rule(index=PICK, how=st.sampled_from(["fetch", "fetch", "leave", "lose"]))
@@ -136,8 +136,8 @@ class PollsMachine(RuleBasedStateMachine):
             return
         world, polls = self.world, self.world.polls
         assert list(polls.line) == world.line
-        assert polls.waiting == sum(waiter.phase is Phase.WAITING for waiter in world.line)
-        assert set(polls.askers) == {waiter for waiter in world.line if waiter.phase is Phase.ASKING}
+        assert polls.waiting == sum(waiter.phase is WaiterPhase.WAITING for waiter in world.line)
+        assert set(polls.askers) == {waiter for waiter in world.line if waiter.phase is WaiterPhase.ASKING}
         assert polls.given == set(self.given())
 
     @invariant()

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from gateway.kestrel.polls.state import CHECK_S, LINGER_S, PROOF_S, QUEUE_GETS, STEP_S
-from gateway.kestrel.polls.values import MOVES, Close, End, Give, GiveBack, HandBack, Phase, Send, Waiter, Why
+from gateway.kestrel.polls.values import MOVES, Close, End, Give, GiveBack, HandBack, Send, Waiter, WaiterPhase, Why
 from tests.kestrel.polls_world import LONGEST_WAIT_S, World
 
 
@@ -15,10 +15,10 @@ def told(world, kind):
 
 def test_the_phases_end_and_an_illegal_move_raises():
     """Nothing follows a fetched item or an ended wait."""
-    assert MOVES[Phase.SERVED] == MOVES[Phase.ENDED] == frozenset()
+    assert MOVES[WaiterPhase.SERVED] == MOVES[WaiterPhase.ENDED] == frozenset()
     waiter = Waiter(0.0, 1.0, 1.0)
     with pytest.raises(RuntimeError):
-        waiter.move(Phase.SERVED)
+        waiter.move(WaiterPhase.SERVED)
 
 
 def test_rule_1_the_first_in_line_is_served_whichever_get_brought_the_item():
@@ -29,7 +29,7 @@ def test_rule_1_the_first_in_line_is_served_whichever_get_brought_the_item():
     world.put(world.servers[0], wakes=False)
     second = world.come(0)
     world.settle()
-    assert (first.phase, second.phase) == (Phase.GIVEN, Phase.ENDED)
+    assert (first.phase, second.phase) == (WaiterPhase.GIVEN, WaiterPhase.ENDED)
 
 
 def test_rule_1_who_lost_an_item_is_first_again():
@@ -40,8 +40,8 @@ def test_rule_1_who_lost_an_item_is_first_again():
     world.put(world.servers[0])
     world.lose(first)
     world.settle(0.1)
-    assert first.phase is Phase.GIVEN
-    assert second.phase is Phase.WAITING
+    assert first.phase is WaiterPhase.GIVEN
+    assert second.phase is WaiterPhase.WAITING
 
 
 def test_rule_2_takes_run_in_parallel_each_for_its_own_item():
@@ -63,13 +63,13 @@ def test_rule_2_an_empty_answer_counts_for_those_who_came_before_its_take_and_fo
     others = [world.come(0) for _ in range(100)]
     (take,) = world.takes
     world.answer(take)
-    assert first.phase is Phase.ENDED
-    assert not any(other.phase is Phase.ENDED for other in others)
+    assert first.phase is WaiterPhase.ENDED
+    assert not any(other.phase is WaiterPhase.ENDED for other in others)
     (take,) = world.takes
     late = world.come(0)
     world.answer(take)
-    assert all(other.phase is Phase.ENDED for other in others)
-    assert late.phase is Phase.ASKING
+    assert all(other.phase is WaiterPhase.ENDED for other in others)
+    assert late.phase is WaiterPhase.ASKING
     world.settle()
     assert world.ends[late].why is Why.EMPTY
 
@@ -96,7 +96,7 @@ def test_rule_3_who_comes_while_a_wait_is_there_waits_at_once():
     world.settle()
     assert len(world.waits) == 1
     second = world.come(10)
-    assert second.phase is Phase.WAITING
+    assert second.phase is WaiterPhase.WAITING
     assert not world.takes
 
 
@@ -106,7 +106,7 @@ def test_rule_3_empty_and_time_left_joins_the_waiters():
         world = World()
         waiter = world.come(timeout_s)
         world.settle()
-        assert waiter.phase is Phase.WAITING
+        assert waiter.phase is WaiterPhase.WAITING
         assert [get.wait_s for get in world.waits] == [pytest.approx(wait_s)]
 
 
@@ -117,11 +117,11 @@ def test_rule_4_a_wait_ends_empty_only_after_a_take_that_was_sent_at_its_end():
     world.settle()
     world.put(world.servers[0], wakes=False)
     world.wait(0.499)
-    assert waiter.phase is Phase.WAITING
+    assert waiter.phase is WaiterPhase.WAITING
     world.wait(0.002)
-    assert waiter.phase is Phase.ASKING
+    assert waiter.phase is WaiterPhase.ASKING
     world.settle()
-    assert waiter.phase is Phase.GIVEN
+    assert waiter.phase is WaiterPhase.GIVEN
 
 
 def test_rule_4_who_is_silent_is_left_out_after_its_time():
@@ -144,7 +144,7 @@ def test_rule_4_who_is_silent_is_left_out_after_its_time():
     for _ in range(5):
         busy.servers[0].heard_at = busy.now
         busy.wait(PROOF_S * 0.9)
-    assert waiter.phase is Phase.ASKING
+    assert waiter.phase is WaiterPhase.ASKING
     busy.settle()
     assert busy.ends[waiter].why is Why.EMPTY
 
@@ -211,7 +211,7 @@ def test_rule_7_a_full_server_is_left_out_and_who_comes_is_refused():
     world.settle()
     world.servers[0].item_limit = 0
     world.settle(2)
-    assert waiter.phase is Phase.WAITING
+    assert waiter.phase is WaiterPhase.WAITING
     assert world.polls.starving
     world.servers[0].item_limit = 1
     world.run()
@@ -335,11 +335,11 @@ def test_rule_10_a_take_that_is_cut_twice_fails_for_its_waiters():
     world = World()
     once, patient = world.come(0), world.come(10)
     world.cut(world.takes[0])
-    assert once.phase is Phase.ASKING
+    assert once.phase is WaiterPhase.ASKING
     while world.takes:
         world.cut(world.takes[0])
     assert world.ends[once].why is Why.FAILED
-    assert patient.phase is Phase.WAITING
+    assert patient.phase is WaiterPhase.WAITING
 
 
 def test_rule_11_a_server_that_does_not_wait_is_asked_in_slices_that_grow():
@@ -365,15 +365,15 @@ def test_rule_12_a_silent_wait_is_not_relied_on_after_our_own_put():
     world.settle()
     world.put(world.servers[0], wakes=False, ours=True)
     world.settle(CHECK_S * 0.9)
-    assert waiter.phase is Phase.WAITING
+    assert waiter.phase is WaiterPhase.WAITING
     world.settle(CHECK_S * 0.2)
-    assert waiter.phase is Phase.GIVEN
+    assert waiter.phase is WaiterPhase.GIVEN
     world.fetch(waiter)
     other = world.come(10)
     world.settle(0.1)
     began = world.now
     world.put(world.servers[0], wakes=False)
-    while other.phase is Phase.WAITING:
+    while other.phase is WaiterPhase.WAITING:
         world.settle(0.01)
     assert world.now - began < LONGEST_WAIT_S + 0.02
     assert not told(world, End)
@@ -389,4 +389,4 @@ def test_rule_12_a_wake_up_that_came_costs_no_take():
     sent = len(told(world, Send))
     world.settle(CHECK_S * 2)
     assert len(told(world, Send)) == sent
-    assert [waiter.phase for waiter in waiters] == [Phase.GIVEN] * 3 + [Phase.WAITING]
+    assert [waiter.phase for waiter in waiters] == [WaiterPhase.GIVEN] * 3 + [WaiterPhase.WAITING]

@@ -7,14 +7,14 @@ import time
 import pytest
 
 from gateway.errors import BackendRefused, BackendUnavailable
-from gateway.kestrel.polls.values import MOVES, Phase
+from gateway.kestrel.polls.values import MOVES, WaiterPhase
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, siberite
 from tests.kestrel.support import client, until
 
 
 def test_the_table_ends_where_the_wait_ends():
     """Nothing follows an ended wait or a fetched item."""
-    assert MOVES[Phase.SERVED] == MOVES[Phase.ENDED] == frozenset()
+    assert MOVES[WaiterPhase.SERVED] == MOVES[WaiterPhase.ENDED] == frozenset()
 
 
 def test_an_item_at_hand_takes_one_question():

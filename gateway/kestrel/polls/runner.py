@@ -24,10 +24,10 @@ from gateway.kestrel.polls.values import (
     Give,
     GiveBack,
     HandBack,
-    Phase,
     Send,
     Source,
     Waiter,
+    WaiterPhase,
     Why,
 )
 from gateway.survey import Coverage
@@ -59,8 +59,8 @@ class LongPoll(Waiter):
         asked have no room. Cancelled: it has left the line; its item went to the next poll or back to the queue.
         """
         runner = self._runner
-        while self.phase in (Phase.ASKING, Phase.WAITING, Phase.GIVEN):
-            if self.phase is not Phase.GIVEN:
+        while self.phase in (WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN):
+            if self.phase is not WaiterPhase.GIVEN:
                 self._future = runner.loop.create_future()
                 self.awaited = True
                 try:
@@ -86,7 +86,7 @@ class LongPoll(Waiter):
 
     def cancel(self) -> None:
         """Ends the wait at once; then `result` returns None. Idempotent; does nothing once the item was fetched."""
-        if self.phase in (Phase.ASKING, Phase.WAITING, Phase.GIVEN):
+        if self.phase in (WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN):
             self._stop_timer()
             self._runner.left(self)
             self.wake()
@@ -159,7 +159,7 @@ class QueueRunner:
     def came(self, poll: LongPoll) -> None:
         """A poll begins."""
         if self._over is not None:
-            poll.move(Phase.ENDED)
+            poll.move(WaiterPhase.ENDED)
             poll.end(self._over, None)
             return
         self._state.came(poll, poll.joined_at)

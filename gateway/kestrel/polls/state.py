@@ -52,12 +52,12 @@ from gateway.kestrel.polls.values import (
     Give,
     GiveBack,
     HandBack,
-    Item,
-    Phase,
     PolledServer,
     Send,
     Source,
+    TakenItem,
     Waiter,
+    WaiterPhase,
     Why,
 )
 
@@ -97,7 +97,7 @@ class QueuePolls:
         self._actions: list[Action] = []
         self._silence_at = math.inf
         self._quiet_at = math.inf
-        self._items: list[tuple[int, Item, Source]] = []
+        self._items: list[tuple[int, TakenItem, Source]] = []
         self._back_at = math.inf
         self._keep_s: float | None = None
         self._settling = False
@@ -163,27 +163,27 @@ class QueuePolls:
 
     def timed_out(self, waiter: Waiter, now: float) -> None:
         """The waiter's time is over."""
-        if waiter.phase is Phase.GIVEN and not waiter.awaited:
+        if waiter.phase is WaiterPhase.GIVEN and not waiter.awaited:
             self._end(waiter, Why.EMPTY)
             self._return(waiter)
-        elif waiter.phase in (Phase.WAITING, Phase.ASKING) and not waiter.ending:
+        elif waiter.phase in (WaiterPhase.WAITING, WaiterPhase.ASKING) and not waiter.ending:
             self._pause(waiter)
             waiter.ending = True
             self._ask(waiter, now)
 
     def left(self, waiter: Waiter) -> None:
         """The waiter leaves; an item that it has not fetched goes to the next one."""
-        if waiter.phase in (Phase.ASKING, Phase.WAITING):
+        if waiter.phase in (WaiterPhase.ASKING, WaiterPhase.WAITING):
             self._pause(waiter)
             del self.line[waiter]
-            waiter.move(Phase.ENDED)
-        elif waiter.phase is Phase.GIVEN:
-            waiter.move(Phase.ENDED)
+            waiter.move(WaiterPhase.ENDED)
+        elif waiter.phase is WaiterPhase.GIVEN:
+            waiter.move(WaiterPhase.ENDED)
             self._return(waiter)
 
     def fetched(self, waiter: Waiter) -> None:
         """The waiter has its item."""
-        waiter.move(Phase.SERVED)
+        waiter.move(WaiterPhase.SERVED)
         waiter.item = waiter.source = None
         self.given.discard(waiter)
 
@@ -207,7 +207,7 @@ class QueuePolls:
             get.wait_s = max(0.001, min(self._furthest - now, longest_s, get.source.server.longest_wait_s))
         return get.wait_s
 
-    def answered(self, get: Get, item: Item | None, now: float) -> None:
+    def answered(self, get: Get, item: TakenItem | None, now: float) -> None:
         """The get was answered: with an item, or empty."""
         source = self._over(get)
         source.answered_at = now
@@ -309,7 +309,7 @@ class QueuePolls:
                 self._items.remove(each)
                 waiter, _ = self.line.popitem(last=False)
                 self._pause(waiter)
-                waiter.move(Phase.GIVEN)
+                waiter.move(WaiterPhase.GIVEN)
                 waiter.item, waiter.source = item, source
                 self.given.add(waiter)
                 self._actions.append(Give(waiter, item))
@@ -519,8 +519,8 @@ class QueuePolls:
             self._ask(waiter, now)
 
     def _ask(self, waiter: Waiter, now: float) -> None:
-        if waiter.phase is not Phase.ASKING:
-            waiter.move(Phase.ASKING)
+        if waiter.phase is not WaiterPhase.ASKING:
+            waiter.move(WaiterPhase.ASKING)
         self._number += 1
         waiter.since = self._number
         waiter.since_at = now
@@ -530,13 +530,13 @@ class QueuePolls:
         self._silence_at = min(self._silence_at, now + min(PROOF_S, waiter.patience_s))
 
     def _park(self, waiter: Waiter) -> None:
-        waiter.move(Phase.WAITING)
+        waiter.move(WaiterPhase.WAITING)
         self.waiting += 1
         self._furthest = max(self._furthest, waiter.deadline)
 
     def _pause(self, waiter: Waiter) -> None:
         """The waiter neither asks nor waits."""
-        if waiter.phase is Phase.WAITING:
+        if waiter.phase is WaiterPhase.WAITING:
             self.waiting -= 1
             if not self.waiting:
                 self._furthest = 0.0
@@ -547,7 +547,7 @@ class QueuePolls:
         if waiter in self.line:
             self._pause(waiter)
             del self.line[waiter]
-        waiter.move(Phase.ENDED)
+        waiter.move(WaiterPhase.ENDED)
         self._actions.append(End(waiter, why, asked, len(self.sources), source))
 
     def _return(self, waiter: Waiter) -> None:
@@ -559,7 +559,7 @@ class QueuePolls:
         assert source is not None
         self._keep(item, source, TURN_S)
 
-    def _keep(self, item: Item, source: Source, for_s: float) -> None:
+    def _keep(self, item: TakenItem, source: Source, for_s: float) -> None:
         """Keeps the item for this long, and for GATHER_S while a get may bring another one."""
         insort(self._items, (item.number, item, source))
         self._keep_s = for_s

@@ -14,7 +14,7 @@ EARLY_ENDS: Final = 2
 """Number of waits in a row that ended early, after which the server counts as one that does not wait."""
 
 
-class Item(Protocol):
+class TakenItem(Protocol):
     """An item that is set aside. number: grows from each item to the next. lost: it went back by itself."""
 
     @property
@@ -43,7 +43,7 @@ class PolledServer(Protocol):
     def return_place(self) -> None: ...
 
 
-class Phase(Enum):
+class WaiterPhase(Enum):
     """The states of a waiter. GIVEN: it has an item, but has not fetched it."""
 
     ASKING = "asking"
@@ -55,12 +55,12 @@ class Phase(Enum):
     __hash__ = object.__hash__
 
 
-MOVES: dict[Phase, frozenset[Phase]] = {
-    Phase.ASKING: frozenset({Phase.WAITING, Phase.GIVEN, Phase.ENDED}),
-    Phase.WAITING: frozenset({Phase.ASKING, Phase.GIVEN, Phase.ENDED}),
-    Phase.GIVEN: frozenset({Phase.SERVED, Phase.ENDED, Phase.ASKING, Phase.WAITING}),
-    Phase.SERVED: frozenset(),
-    Phase.ENDED: frozenset(),
+MOVES: dict[WaiterPhase, frozenset[WaiterPhase]] = {
+    WaiterPhase.ASKING: frozenset({WaiterPhase.WAITING, WaiterPhase.GIVEN, WaiterPhase.ENDED}),
+    WaiterPhase.WAITING: frozenset({WaiterPhase.ASKING, WaiterPhase.GIVEN, WaiterPhase.ENDED}),
+    WaiterPhase.GIVEN: frozenset({WaiterPhase.SERVED, WaiterPhase.ENDED, WaiterPhase.ASKING, WaiterPhase.WAITING}),
+    WaiterPhase.SERVED: frozenset(),
+    WaiterPhase.ENDED: frozenset(),
 }
 
 
@@ -74,16 +74,16 @@ class Waiter:
     joined_at: float
     deadline: float
     patience_s: float
-    phase: Phase = Phase.ASKING
+    phase: WaiterPhase = WaiterPhase.ASKING
     ending: bool = False
     awaited: bool = False
     since: int = 0
     since_at: float = 0.0
     alone_until: float = 0.0
-    item: Item | None = None
+    item: TakenItem | None = None
     source: Source | None = None
 
-    def move(self, phase: Phase) -> None:
+    def move(self, phase: WaiterPhase) -> None:
         """Raises RuntimeError if the table does not allow it."""
         if phase not in MOVES[self.phase]:
             raise RuntimeError(f"a waiter cannot go from {self.phase.value} to {phase.value}")
@@ -219,7 +219,7 @@ class Give:
     """Give the item to the waiter."""
 
     waiter: Waiter
-    item: Item
+    item: TakenItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ class End:
 class HandBack:
     """Put the item back on its queue; `handed_back` is the answer."""
 
-    item: Item
+    item: TakenItem
     source: Source
 
 
@@ -245,7 +245,7 @@ class HandBack:
 class GiveBack:
     """Give the item back at once, by closing its connection."""
 
-    item: Item
+    item: TakenItem
 
 
 Action = Send | Close | Give | End | HandBack | GiveBack

@@ -45,7 +45,7 @@ class QueueGets:
 
     @property
     def heard_at(self) -> float:
-        return self.server.pulse.heard_at
+        return self.server.heard_at
 
     @property
     def full_at(self) -> float:

@@ -1,14 +1,13 @@
 """One Kestrel server: whether it answers, what it supports, and commands on its connections.
 
-Owns its pool, the keeper that connects and reconnects, and the pings. Does not know queues, polls or other servers.
+Owns its pool and its state. When it is asked, pinged and tried again, its Liveness says. Does not know queues, polls or
+other servers.
 
-1. UP, READONLY, QUIESCENT: a connection was made and answered, and `status` says which. It is asked again at intervals
-   (gateway.kestrel.server.look), sooner after a refusal. DOWN: the last connection ended (except by a refusal, which is
-   an answer), or an answer did not come in time. Then the keeper tries a new connection, first at once and later after
-   growing pauses. Each change is one log line.
-2. While it is DOWN nothing is sent to it: callers share the keeper's attempt and its error.
+1. UP, READONLY, QUIESCENT: a connection was made and answered, and `status` says which. DOWN: the last connection ended
+   (except by a refusal, which is an answer), or an answer did not come in time. Each change is one log line.
+2. While it is DOWN nothing is sent to it: callers share the attempt to connect and its error.
 3. Commands of the pool use at most as many connections as the pool keeps; others wait for their turn.
-4. Idle connections are asked for the version before Kestrel's own limit for idle connections is over.
+4. `heard_at` is the loop time of its last complete answer, of any kind, on any connection.
 5. A server that holds as many items for a tenant as it may is `full` for that tenant: no item is taken for the tenant
    until there is room.
 6. It has at most `max_waits` gets, for all queues together. A queue's second get and all further ones use only one half
@@ -22,8 +21,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError
@@ -31,13 +29,11 @@ from pymemcache.exceptions import MemcacheError, MemcacheServerError
 from gateway.errors import BackendRefused, BackendUnavailable
 from gateway.fairness.shares import WHOLE, Shares
 from gateway.kestrel.address import Address
-from gateway.kestrel.backoff import pause_s
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.health import BY_STATUS, Health, ServerView
 from gateway.kestrel.server.handshake import introduce
-from gateway.kestrel.server.look import Look
+from gateway.kestrel.server.liveness import PING_AFTER_S, Liveness
 from gateway.kestrel.server.pool import Pool
-from gateway.kestrel.server.pulse import Pulse
 from gateway.kestrel.wire.capabilities import Capabilities
 from gateway.kestrel.wire.codec import Codecs, KestrelClient
 from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, State
@@ -46,13 +42,8 @@ from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LEAST_PAUSE_S = 0.1
-"""For this long after a failed attempt to connect, requests do not cause another attempt."""
-PINGS_AT_ONCE = 32
 LONGEST_WAIT_S = 30.0
-PING_AFTER_S = 30.0
-"""Used if --kestrel-idle-timeout is 0 or long: NATs and firewalls forget connections that are silent for minutes.
-Source: RFC 5382, REQ-5 (124 min, which many do not keep)."""
+"""The longest wait of a get, however many queues are polled; half of the idle timeout if that is less."""
 
 
 class Server:
@@ -85,7 +76,7 @@ class Server:
         self._on_change = on_change
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
-        self.pulse = Pulse(self, self._loop)
+        self.heard_at = -math.inf
         self._pool = Pool(self._loop, settings.kestrel_pool_size, self._connect)
         self._pool.suspend()
         self._turns = asyncio.Semaphore(settings.kestrel_pool_size)
@@ -98,24 +89,13 @@ class Server:
         self._version = ""
         self._since = time.time()
         self._error = BackendUnavailable(f"{address.marked} has not answered yet")
-        # the keeper
-        self._keeper: asyncio.Task[None] | None = None
-        self._trouble = asyncio.Event()
-        self._nudge = asyncio.Event()
-        self._failed_at: float | None = None
-        # pings
-        self._sweep_timer: asyncio.TimerHandle | None = None
-        self._due: deque[Connection] = deque()
-        self._pinging = 0
-        # questions for `status`
-        self._look = Look(self, self.timeout_s, self._now_stands)
         self._said = Health.CONNECTING
         self._spared = False
         # the end
         self._leaving = False
         self._left = asyncio.Event()
         idle_s = settings.kestrel_idle_timeout_s
-        self._ping_after_s = min(PING_AFTER_S, idle_s / 3) if idle_s else PING_AFTER_S
+        self._liveness = Liveness(self, counters, min(PING_AFTER_S, idle_s / 3) if idle_s else PING_AFTER_S)
         self.longest_wait_s = min(LONGEST_WAIT_S, idle_s / 2) if idle_s else LONGEST_WAIT_S
 
     def __repr__(self) -> str:
@@ -152,9 +132,7 @@ class Server:
 
     def start(self) -> None:
         """Starts connecting in the background."""
-        self._keeper = self._loop.create_task(self._keep(), name=f"keeper of {self.address}")
-        self._sweep_later()
-        self._look.later()
+        self._liveness.start(f"liveness of {self.address}")
 
     async def leave(self) -> None:
         """Returns when the server has no open read: it gets no new commands, and open reads end in their own time.
@@ -162,8 +140,7 @@ class Server:
         Cancelled: `close` ends them.
         """
         self._leaving = True
-        if self._keeper is not None:
-            self._keeper.cancel()
+        self._liveness.connect_no_more()
         self._pool.empty()
         for connection in [each for each in self._connections if each.state is State.IDLE]:
             connection.close()
@@ -175,12 +152,7 @@ class Server:
         self.state = Health.CLOSED
         self.answers = self.reads = False
         self._error = BackendUnavailable("the gateway is shutting down")
-        self._look.close()
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._liveness.close()
         await self._pool.close(self._error)
         for connection in list(self._connections):
             connection.close(ConnectionLostError("the gateway is shutting down"))
@@ -244,7 +216,7 @@ class Server:
 
     def want(self, tenant: str = "") -> asyncio.Future[Connection]:
         """A future of a connection; see Pool.want. Refused at once if an attempt to connect has just failed."""
-        if not self.answers and not self._try_now():
+        if not self.answers and not self._liveness.try_now():
             future: asyncio.Future[Connection] = self._loop.create_future()
             future.set_exception(self.error)
             return future
@@ -272,6 +244,15 @@ class Server:
             raise
         finally:
             timer.cancel()
+
+    @property
+    def open_connections(self) -> Collection[Connection]:
+        """Every connection to it, whoever uses it."""
+        return self._connections
+
+    def checkout_this(self, connection: Connection) -> bool:
+        """Whether that very connection was idle and is now the caller's."""
+        return connection.state is State.IDLE and self._pool.remove(connection)
 
     def release(self, connection: Connection) -> None:
         """Takes an idle or closed connection back."""
@@ -311,49 +292,23 @@ class Server:
 
     # Whether it answers
 
-    def _try_now(self) -> bool:
-        """Whether an attempt to reach it is in progress or could be started."""
-        if self.state is Health.CLOSED or self._leaving or self._keeper is None:
-            return False
-        if self._failed_at is not None:
-            if self._loop.time() - self._failed_at < LEAST_PAUSE_S:
-                return False
-            self._nudge.set()
-        return True
-
     def _give_up(self, future: asyncio.Future[Connection]) -> None:
         if not future.done():
             error = None if self.answers else self.error
             future.set_exception(error or BackendUnavailable(f"no connection to {self.address.marked} in time"))
 
-    async def _keep(self) -> None:
-        failures = 0
-        while True:
-            try:
-                connection, health = await self._introduce()
-            except BackendUnavailable as error:
-                self._go_down(error)
-                self._pool.fail(error)
-                failures += 1
-                await self._pause(failures)
-                continue
-            failures = 0
-            self._trouble.clear()
-            self._pool.resume()
-            self._set_state(self._as_said(health))
-            self._pool.release(connection)
-            self._on_change(self)
-            await self._trouble.wait()
-
-    async def _pause(self, failures: int) -> None:
-        self._nudge.clear()
-        self._failed_at = self._loop.time()
+    async def try_connect(self) -> None:
+        """The server is reached, its state known. Raises BackendUnavailable. Called by its Liveness."""
         try:
-            async with asyncio.timeout(pause_s(failures)):
-                await self._nudge.wait()
-        except TimeoutError:
-            pass
-        self._failed_at = None
+            connection, health = await self._introduce()
+        except BackendUnavailable as error:
+            self._go_down(error)
+            self._pool.fail(error)
+            raise
+        self._pool.resume()
+        self._set_state(self._as_said(health))
+        self._pool.release(connection)
+        self._on_change(self)
 
     async def _introduce(self) -> tuple[Connection, Health]:
         """A new connection that has answered, and the server's state. Raises BackendUnavailable."""
@@ -367,7 +322,6 @@ class Server:
     def _go_down(self, error: BackendUnavailable) -> None:
         self._error = error
         self._pool.suspend()
-        self._trouble.set()
         if self.state is not Health.DOWN:
             self._set_state(Health.DOWN)
             self._on_change(self)
@@ -383,19 +337,19 @@ class Server:
         self.state = state
         self.answers, self.reads = state.answers, state.reads
         self._since = time.time()
-        self._look.later()
+        self._liveness.changed()
 
     # Its state while it answers
 
     def look(self) -> None:
         """Asks for its status, soon after it has refused something. The caller does not wait for the answer."""
-        self._look.now()
+        self._liveness.now()
 
     async def set_status(self, status: Health) -> None:
         """Sets its status. Raises: BackendRefused if it keeps another one; what `run` raises."""
         await self.run(KestrelClient.set_status, status.value)
         said = BY_STATUS[await self.ask(KestrelClient.ask_status)]
-        self._now_stands(said)
+        self.has_said(said)
         if said is not status:
             raise BackendRefused(f"{self.address.marked} stays {said.value}: an earlier change is still in progress")
 
@@ -403,7 +357,7 @@ class Server:
         """Whether it must not be written to although it accepts items: then it counts as READONLY."""
         if spared is not self._spared:
             self._spared = spared
-            self._now_stands(self._said)
+            self.has_said(self._said)
 
     def _as_said(self, said: Health) -> Health:
         self._said = said
@@ -412,7 +366,8 @@ class Server:
     def _why(self, state: Health) -> str:
         return ": it is registered for reading only" if state is not self._said else ""
 
-    def _now_stands(self, said: Health) -> None:
+    def has_said(self, said: Health) -> None:
+        """The server's answer to `status`."""
         state = self._as_said(said)
         if self.answers and self.state is not state:
             self._set_state(state)
@@ -422,7 +377,7 @@ class Server:
 
     async def _connect(self) -> Connection:
         """A new idle connection. Raises BackendUnavailable. Cancelled: it is closed."""
-        connection = Connection(self._loop, self._codecs, self._counters, self._closed, self.pulse.beat)
+        connection = Connection(self._loop, self._codecs, self._counters, self._closed, self._heard)
         address = self.address
         try:
             async with asyncio.timeout(self._settings.kestrel_connect_timeout_s):
@@ -446,6 +401,9 @@ class Server:
         self._connections.add(connection)
         return connection
 
+    def _heard(self, now: float) -> None:
+        self.heard_at = now
+
     def _closed(self, connection: Connection, error: BaseException) -> None:
         if connection not in self._connections:
             return
@@ -458,36 +416,6 @@ class Server:
         timed_out = isinstance(error, ConnectionLostError) and error.timed_out
         if timed_out or (not self._connections and not _says_nothing(error)):
             self._go_down(not_asked(error, self.address))
-
-    # Pings
-
-    def _sweep_later(self) -> None:
-        self._sweep_timer = self._loop.call_later(self._ping_after_s / 4, self._sweep)
-
-    def _sweep(self) -> None:
-        self._sweep_later()
-        now = self._loop.time()
-        quiet = [c for c in self._connections if now - c.quiet_since >= self._ping_after_s]
-        self._due = deque(c for c in quiet if c.state in (State.IDLE, State.PINNED))
-        self._ping_next()
-
-    def _ping_next(self) -> None:
-        while self._due and self._pinging < PINGS_AT_ONCE:
-            connection = self._due.popleft()
-            if connection.state is State.PINNED or (connection.state is State.IDLE and self._pool.remove(connection)):
-                self._pinging += 1
-                self._counters.pings += 1
-                connection.start(
-                    lambda _value, _error, connection=connection: self._pinged(connection),  # type: ignore[misc]
-                    self.timeout_s,
-                    KestrelClient.ask_version,
-                )
-
-    def _pinged(self, connection: Connection) -> None:
-        self._pinging -= 1
-        if connection.state is State.IDLE:
-            self._pool.release(connection)
-        self._ping_next()
 
 
 def _says_nothing(error: BaseException) -> bool:

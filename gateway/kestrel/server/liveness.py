@@ -1,0 +1,186 @@
+"""Whether one server answers: one task asks it again and again, and connects to it while it does not answer.
+
+Owns when the server is asked and tried, and the deadline of each question. The server owns the consequences.
+
+1. While it answers, it is asked for `status` (`version` if it has no `status`): LOOK_PART of the command timeout after
+   the last question or change of state, and at once after `now`. The answer has as long. So a server that freezes is
+   found within the command timeout, also if nobody uses it. Blocked gets could not tell: a frozen server looks like an
+   empty queue.
+2. A connection that is quiet for `ping_after_s` is asked for the version, before Kestrel's limit for idle connections.
+3. While it does not answer, one connection at a time is tried: at once, then after growing pauses. `try_now` ends a
+   pause that has lasted LEAST_PAUSE_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, Final, Protocol
+
+from pymemcache.exceptions import MemcacheError
+
+from gateway.errors import BackendUnavailable
+from gateway.kestrel.backoff import pause_s
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.health import BY_STATUS, Health
+from gateway.kestrel.wire.capabilities import Capabilities
+from gateway.kestrel.wire.codec import KestrelClient
+from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
+
+LOOK_PART: Final = 0.45
+"""Two of them, for the time until a question and for its answer, are less than the command timeout."""
+EVERY_S: Final = 5.0
+"""The longest time between two questions; with the default command timeout it is 2.25 s."""
+AGAIN_S: Final = 1.0
+"""The time between two questions while the server answers and is not UP, so that it is used again soon."""
+SOON_S: Final = 0.02
+"""The time to the next question after one without an answer, while the server counts as answering."""
+LEAST_PAUSE_S: Final = 0.1
+"""The time between two attempts to connect, however many callers want one."""
+PING_AFTER_S: Final = 30.0
+"""The default quiet time of a connection. Firewalls forget connections after minutes: RFC 5382, REQ-5."""
+PINGS_AT_ONCE: Final = 32
+"""The most pings in flight, so that thousands of open reads are not asked in one turn of the loop."""
+
+
+class CheckedServer(Protocol):
+    """The server. try_connect: makes a connection and learns what the server is; raises BackendUnavailable."""
+
+    timeout_s: float
+    capabilities: Capabilities | None
+
+    @property
+    def answers(self) -> bool: ...
+    @property
+    def state(self) -> Health: ...
+    @property
+    def open_connections(self) -> Iterable[Connection]: ...
+    async def try_connect(self) -> None: ...
+    async def acquire(self) -> Connection: ...
+    def checkout_this(self, connection: Connection) -> bool: ...
+    def release(self, connection: Connection) -> None: ...
+    def has_said(self, said: Health) -> None: ...
+
+
+class Liveness:
+    """The task that asks one server. ping_after_s: see rule 2."""
+
+    def __init__(self, server: CheckedServer, counters: Counters, ping_after_s: float) -> None:
+        self._server = server
+        self._counters = counters
+        self._ping_after_s = ping_after_s
+        self._part_s = LOOK_PART * server.timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._ask_at = 0.0
+        self._ping_at = 0.0
+        self._failed_at: float | None = None
+        self._quiet: deque[Connection] = deque()
+        self._pinging = 0
+        self._connects = True
+
+    def start(self, name: str) -> None:
+        """Starts with an attempt to connect."""
+        self._task = self._loop.create_task(self._run(), name=name)
+
+    def connect_no_more(self) -> None:
+        """The server leaves: it is asked while it answers, and an attempt to connect ends."""
+        self._connects = False
+        if self._task is not None and not self._server.answers:
+            self._task.cancel()
+
+    async def close(self) -> None:
+        """Asks no more."""
+        self._connects = False
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def changed(self) -> None:
+        """The server's state has changed: the next question has its time from now on, and a lost server is tried."""
+        unwell = self._server.answers and self._server.state is not Health.UP
+        self._ask_at = self._loop.time() + max(SOON_S, min(AGAIN_S if unwell else EVERY_S, self._part_s))
+        self._wake.set()
+
+    def now(self) -> None:
+        """Asks at once. The caller does not wait for the answer."""
+        self._ask_at = 0.0
+        self._wake.set()
+
+    def try_now(self) -> bool:
+        """Whether an attempt to connect is in progress or could be started."""
+        if not self._connects or self._task is None:
+            return False
+        if self._failed_at is not None:
+            if self._loop.time() - self._failed_at < LEAST_PAUSE_S:
+                return False
+            self._wake.set()
+        return True
+
+    async def _run(self) -> None:
+        failures = 0
+        while self._server.answers or self._connects:
+            if not self._server.answers:
+                try:
+                    await self._server.try_connect()
+                except BackendUnavailable:
+                    failures += 1
+                    self._failed_at = self._loop.time()
+                    await self._sleep_until(self._failed_at + pause_s(failures))
+                    self._failed_at = None
+                    continue
+                failures = 0
+            await self._sleep_until(min(self._ask_at, self._ping_at))
+            now = self._loop.time()
+            if now >= self._ping_at:
+                self._ping_at = now + self._ping_after_s / 4
+                self._ping_quiet(now)
+            if self._server.answers and now >= self._ask_at:
+                await self._ask()
+
+    async def _sleep_until(self, at: float) -> None:
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(at):
+                await self._wake.wait()
+
+    async def _ask(self) -> None:
+        capabilities = self._server.capabilities
+        by_status = capabilities is None or capabilities.status
+        self.changed()
+        try:
+            async with asyncio.timeout(self._part_s):
+                connection = await self._server.acquire()
+            command = KestrelClient.ask_status if by_status else KestrelClient.ask_version
+            answer = await connection.call(self._part_s, command)
+        except (BackendUnavailable, ConnectionLostError, MemcacheError, TimeoutError):
+            # a server that refuses closes the connection that was used last
+            self._ask_at = min(self._ask_at, self._loop.time() + SOON_S)
+            return
+        self._server.release(connection)
+        if by_status:
+            self._server.has_said(BY_STATUS[answer])
+
+    def _ping_quiet(self, now: float) -> None:
+        quiet = (each for each in self._server.open_connections if now - each.quiet_since >= self._ping_after_s)
+        self._quiet = deque(each for each in quiet if each.state in (State.IDLE, State.PINNED))
+        self._ping_next()
+
+    def _ping_next(self) -> None:
+        while self._quiet and self._pinging < PINGS_AT_ONCE:
+            connection = self._quiet.popleft()
+            if connection.state is State.PINNED or self._server.checkout_this(connection):
+                self._pinging += 1
+                self._counters.pings += 1
+                then = partial(self._pinged, connection)
+                connection.start(then, self._server.timeout_s, KestrelClient.ask_version)
+
+    def _pinged(self, connection: Connection, _value: Any, _error: BaseException | None) -> None:
+        self._pinging -= 1
+        if connection.state is State.IDLE:
+            self._server.release(connection)
+        self._ping_next()
