@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 from gateway.errors import BackendUnavailable, GatewayError, Unavailable
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health, ServerView
-from gateway.kestrel.polls.values import Get, Item, PolledServer, Why
+from gateway.kestrel.polls.values import Get, PolledItem, PolledServer, Why
 from gateway.kestrel.wire.capabilities import Capabilities
 from gateway.survey import QueueStats
 
@@ -27,7 +27,7 @@ Answered: TypeAlias = Callable[[Get, "TakenItem | None", BackendUnavailable | No
 """Called with the item of the get, or None if there was none, and with the reason if there is no answer."""
 
 
-class TakenItem(Item, Protocol):
+class TakenItem(PolledItem, Protocol):
     """An item that the server has set aside. It goes back if the link to it ends. See leases.lease.OpenRead."""
 
     data: bytes

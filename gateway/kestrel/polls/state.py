@@ -52,10 +52,10 @@ from gateway.kestrel.polls.values import (
     Give,
     GiveBack,
     HandBack,
+    PolledItem,
     PolledServer,
     Send,
     Source,
-    TakenItem,
     Waiter,
     WaiterPhase,
     Why,
@@ -97,7 +97,7 @@ class QueuePolls:
         self._actions: list[Action] = []
         self._silence_at = math.inf
         self._quiet_at = math.inf
-        self._items: list[tuple[int, TakenItem, Source]] = []
+        self._items: list[tuple[int, PolledItem, Source]] = []
         self._back_at = math.inf
         self._keep_s: float | None = None
         self._settling = False
@@ -207,7 +207,7 @@ class QueuePolls:
             get.wait_s = max(0.001, min(self._furthest - now, longest_s, get.source.server.longest_wait_s))
         return get.wait_s
 
-    def answered(self, get: Get, item: TakenItem | None, now: float) -> None:
+    def answered(self, get: Get, item: PolledItem | None, now: float) -> None:
         """The get was answered: with an item, or empty."""
         source = self._over(get)
         source.answered_at = now
@@ -559,7 +559,7 @@ class QueuePolls:
         assert source is not None
         self._keep(item, source, TURN_S)
 
-    def _keep(self, item: TakenItem, source: Source, for_s: float) -> None:
+    def _keep(self, item: PolledItem, source: Source, for_s: float) -> None:
         """Keeps the item for this long, and for GATHER_S while a get may bring another one."""
         insort(self._items, (item.number, item, source))
         self._keep_s = for_s

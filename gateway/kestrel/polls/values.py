@@ -14,7 +14,7 @@ EARLY_ENDS: Final = 2
 """Number of waits in a row that ended early, after which the server counts as one that does not wait."""
 
 
-class TakenItem(Protocol):
+class PolledItem(Protocol):
     """An item that is set aside. number: grows from each item to the next. lost: it went back by itself."""
 
     @property
@@ -80,7 +80,7 @@ class Waiter:
     since: int = 0
     since_at: float = 0.0
     alone_until: float = 0.0
-    item: TakenItem | None = None
+    item: PolledItem | None = None
     source: Source | None = None
 
     def move(self, phase: WaiterPhase) -> None:
@@ -219,7 +219,7 @@ class Give:
     """Give the item to the waiter."""
 
     waiter: Waiter
-    item: TakenItem
+    item: PolledItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ class End:
 class HandBack:
     """Put the item back on its queue; `handed_back` is the answer."""
 
-    item: TakenItem
+    item: PolledItem
     source: Source
 
 
@@ -245,7 +245,7 @@ class HandBack:
 class GiveBack:
     """Give the item back at once, by closing its connection."""
 
-    item: TakenItem
+    item: PolledItem
 
 
 Action = Send | Close | Give | End | HandBack | GiveBack
