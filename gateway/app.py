@@ -1,4 +1,4 @@
-"""The composition root: builds one worker's gateway from its parts, and shuts it down in order.
+"""The composition root: builds the application of one worker from its parts, and shuts it down in order.
 
 The order of the shutdown; each step relies on the ones before it:
 1. waiting polls are answered empty and no job is delivered; 2. leases are settled until none is left or the grace ends;

@@ -47,7 +47,7 @@ class Attempts:
         return self._returns.pop((key, known_by), 0)
 
     def ended(self, lease: Lease) -> None:
-        """A listener of the registry: counts leases that ended without a settlement that counts itself."""
+        """A listener of the registry: counts leases that ended without a settlement that counts the attempt itself."""
         if lease.state in _DONE:
             self.forget(lease.key, lease.known_by)
         elif lease.settlement is None or lease.state not in _LEFT_OUR_WAY:

@@ -27,7 +27,7 @@ from gateway.leases.registry import Registry
 from gateway.survey import Covered
 
 PASSING_S = 1.0
-"""How long a poll with a timeout of 0 may continue past jobs that are not delivered."""
+"""How long a poll with a timeout of 0 may skip jobs that are expired or dead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ BYTE_S: Final = 3e-9
 Measured: 1 to 2 ms. The rest makes up for what arrives before the tenant pauses.
 """
 LONGEST_PAUSE_S: Final = 0.25
-"""A single piece of work delays its tenant at most this long, however long it was by mistake."""
+"""A single piece of work delays its tenant at most this long, even if it was far too long."""
 
 
 class LoopTime:

@@ -24,7 +24,7 @@ class Counters:
 
 @dataclass(slots=True)
 class Statistics(Counters):
-    """The totals at one moment, and what is the case then."""
+    """The totals at one moment, and the current gauges."""
 
     connections: int = 0
     pinned: int = 0

@@ -44,7 +44,7 @@ WORDS: Final[Mapping[str, str]] = {
 """Words of other queues and services for that segment of a path."""
 
 _GENERATED: Final = frozenset({"/queues/{queue}/jobs/batch", "/queues/{queue}/leases"})
-"""Paths for generated clients, which do not mistype them. A person who writes a path by hand means another one."""
+"""Paths for generated clients, which do not mistype them. They are never suggested to a person."""
 
 _PREFIXES: Final = frozenset({"api", "v1", "v2", "rest", "kestrel"})
 

@@ -1,6 +1,6 @@
 """Idempotent enqueues: a request with a key that was used before gets the first answer; nothing is stored again.
 
-Owns which request waits for which in this worker; the ledger remembers keys. Knows no HTTP.
+In one worker, a duplicate request waits for the first one in this worker; the ledger remembers keys. Knows no HTTP.
 
 1. Of several requests with the same key at the same time, one stores; the others wait for it and get its reply.
 2. What was certainly not stored is forgotten, so the next request stores. What may be stored is stored again under the

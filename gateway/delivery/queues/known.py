@@ -1,6 +1,6 @@
 """The queues of each tenant, as far as this worker knows: learned from requests, corrected in the background.
 
-Kestrel lists its queues only all together, for every tenant. So no request asks for that list: requests use what is
+Kestrel can only list all queues at once, for every tenant. So no request asks for that list: requests use what is
 known, and one correction at a time asks for all queues.
 
 1. Corrections are PAUSE_S apart, plus PAUSE_A_QUEUE_S per queue, so they take a small, constant part of the event loop

@@ -6,10 +6,10 @@ A waiter first asks: each server gets a get without `t=`, called a take. If all 
 it waits, and gets with `t=`, called waits, stay on the servers. At its deadline it asks once more.
 
 1. The first in line is served first, whichever get brought the item. A waiter whose item was lost is first again.
-2. Takes run in parallel, each for its own item. An empty answer counts for every waiter that came before its take was
-   sent, and for no other. While a server's last answer is empty, it has one take at a time.
+2. Takes run in parallel, each for its own item. An empty answer counts for each waiter that came before its take was
+   sent. While a server's last answer is empty, it has one take at a time.
 3. A waiter that comes while others wait, or while a wait is on a server, waits at once: there is nothing to take.
-4. A call ends empty only after a take that was sent at its end has found nothing. A server that has answered nothing at
+4. A poll ends empty only if a final take, sent at its end, has found nothing. A server that has answered nothing at
    all for PROOF_S is left out, and the answer says how many servers were asked; none is an error.
 5. A server has as many waits as there are waiters, at most `limit`, and at most QUEUE_GETS in all. With more servers
    than that the waits change places, so that each server is read within a second.
@@ -18,7 +18,8 @@ it waits, and gets with `t=`, called waits, stay on the servers. At its deadline
    otherwise the one with the oldest answer. A waiter that asks has one server for itself for so long, unless all were
    empty.
 7. A server that is full, or has no place for a get of this queue, is left out. If all servers are like that, new
-   waiters are refused and current ones keep waiting. A queue that has a wait on a server needs no place for one take.
+   waiters are refused and current ones keep waiting. A queue that has a wait on a server may send one take there even
+   without a free place.
 8. Items that arrive while no waiter is in line are kept for the next one for LINGER_S (with one server GATHER_S). Then
    they go back, the newest of a server first and each after the one before. No wait of this queue is on the server
    then, or it would get them. Items from a full server go back, too.

@@ -68,7 +68,7 @@ MOVES: dict[WaiterPhase, frozenset[WaiterPhase]] = {
 class Waiter:
     """One poll. patience_s: how long servers may be silent before it ends, if no server has answered its takes.
 
-    awaited: a caller is about to fetch the item. since: number of the moment from which takes are sent for it.
+    awaited: a caller is about to fetch the item. since: a sequence number; only takes with later numbers count for it.
     """
 
     joined_at: float

@@ -147,7 +147,7 @@ class _Lane:
             self._gather()
 
     def _batch(self) -> list[tuple[Put, asyncio.Future[None]]]:
-        """The next batch: all waiting puts, up to the codec's limits."""
+        """The next batch: all waiting puts, up to the limits of the link."""
         batch: list[tuple[Put, asyncio.Future[None]]] = []
         size = 0
         while self._waiting and len(batch) < self._server.batch_items:

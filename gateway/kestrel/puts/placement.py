@@ -2,7 +2,7 @@
 
 Owns one writer per server and the order in which they are tried. Does not know what an item is.
 
-1. An item goes to a server that is up, at random; a server that leaves an answer waiting comes after the others.
+1. An item goes to a server that is up, at random; servers with an overdue answer are tried last.
 2. If it was certainly not stored, the next server is tried, within one deadline for all of them. Servers that are not
    up are tried only if no other could be asked. A queue is full if every server that could be asked is full.
 3. An item with an unknown outcome is tried elsewhere only if duplicates are allowed. It is the same item, with the same

@@ -23,8 +23,8 @@ _FIELDS = {field.name for field in dataclasses.fields(QueueStats)} - set(_WIRE_N
 
 _OF_A_QUEUE = "STAT queue_"
 NO_AGE_MS = 1_000_000_000_000
-"""An age that means "unknown": 31 years. Kestrel counts a queue that was never read from 1970. Source: Kestrel
-2.4.8."""
+"""An age that means "unknown": 31 years. For a queue that was never read, Kestrel reports the age since 1970.
+Source: Kestrel 2.4.8."""
 
 
 def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
