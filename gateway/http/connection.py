@@ -386,7 +386,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Closes the sending side and reads for a moment: a reset could reach the client before it has read the answer."""
+        """Closes the sending side and reads for a moment: a reset could come before the client has read the answer."""
         complete = self.reading is PENDING and not self._held
         self._move(LINGERING)
         self._held.clear()
