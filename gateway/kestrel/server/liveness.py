@@ -1,14 +1,14 @@
-"""Whether one server answers: one task asks it again and again, and connects to it while it does not answer.
+"""Whether one server answers: a task asks it at intervals, and tries to connect to it while it does not answer.
 
-Owns when the server is asked and tried, and the deadline of each question. The server owns the consequences.
+Owns the times of questions and attempts, and the deadline of each question. The server decides what follows.
 
 1. While it answers, it is asked for `status` (`version` if it has no `status`): LOOK_PART of the command timeout after
-   the last question or change of state, and at once after `now`. The answer has as long. So a server that freezes is
-   found within the command timeout, also if nobody uses it. Blocked gets could not tell: a frozen server looks like an
-   empty queue.
+   the last question or change of state, and at once after `now`. The answer must come within the same time. So a server
+   that freezes is detected within the command timeout, even if it is not used. Blocked gets cannot detect it: a frozen
+   server looks like an empty queue.
 2. A connection that is quiet for `ping_after_s` is asked for the version, before Kestrel's limit for idle connections.
-3. While it does not answer, one connection at a time is tried: at once, then after growing pauses. `try_now` ends a
-   pause that has lasted LEAST_PAUSE_S.
+3. While it does not answer, the task tries to connect: at once, then after growing pauses, one connection at a time.
+   `try_now` ends a pause that has lasted LEAST_PAUSE_S.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EVERY_S: Final = 5.0
 AGAIN_S: Final = 1.0
 """The time between two questions while the server answers and is not UP, so that it is used again soon."""
 SOON_S: Final = 0.02
-"""The time to the next question after one without an answer, while the server counts as answering."""
+"""The time until the next question after one without an answer, while the server counts as answering."""
 LEAST_PAUSE_S: Final = 0.1
 """The time between two attempts to connect, however many callers want one."""
 PING_AFTER_S: Final = 30.0
@@ -88,20 +88,20 @@ class Liveness:
         self._task = self._loop.create_task(self._run(), name=name)
 
     def connect_no_more(self) -> None:
-        """The server leaves: it is asked while it answers, and an attempt to connect ends."""
+        """The server leaves: it is asked as long as it answers, and an attempt to connect is cancelled."""
         self._connects = False
         if self._task is not None and not self._server.answers:
             self._task.cancel()
 
     async def close(self) -> None:
-        """Asks no more."""
+        """Ends all questions and attempts."""
         self._connects = False
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def changed(self) -> None:
-        """The server's state has changed: the next question has its time from now on, and a lost server is tried."""
+        """The server's state has changed: the time until the next question starts anew, and a lost server is tried."""
         unwell = self._server.answers and self._server.state is not Health.UP
         self._ask_at = self._loop.time() + max(SOON_S, min(AGAIN_S if unwell else EVERY_S, self._part_s))
         self._wake.set()

@@ -85,7 +85,7 @@ class Pool:
             connection.close()
 
     def suspend(self) -> None:
-        """Opens none until `resume`: the server is down, and its keeper tries to reach it."""
+        """Opens none until `resume`: the server is down, and its Liveness tries to reach it."""
         self._suspended = True
 
     def resume(self) -> None:

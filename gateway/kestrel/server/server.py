@@ -1,7 +1,7 @@
 """One Kestrel server: whether it answers, what it supports, and commands on its connections.
 
-Owns its pool and its state. When it is asked, pinged and tried again, its Liveness says. Does not know queues, polls or
-other servers.
+Owns its pool and its state. Its Liveness decides when it is asked, pinged and tried again. Does not know queues, polls
+or other servers.
 
 1. UP, READONLY, QUIESCENT: a connection was made and answered, and `status` says which. DOWN: the last connection ended
    (except by a refusal, which is an answer), or an answer did not come in time. Each change is one log line.
@@ -189,7 +189,7 @@ class Server:
     # Gets on the server
 
     def wait_room(self, tenant: str, others: int) -> int:
-        """How many more gets a queue of the tenant may have that has so many others (rules 6 and 7)."""
+        """How many more gets a queue of the tenant may have if it has `others` now (rules 6 and 7)."""
         room = self.waits.room(tenant)
         if room <= 0:
             self._crowded.add(tenant)
@@ -247,11 +247,11 @@ class Server:
 
     @property
     def open_connections(self) -> Collection[Connection]:
-        """Every connection to it, whoever uses it."""
+        """Every connection to it, idle or in use."""
         return self._connections
 
     def checkout_this(self, connection: Connection) -> bool:
-        """Whether that very connection was idle and is now the caller's."""
+        """Takes this connection for the caller. Returns False if it was not idle."""
         return connection.state is State.IDLE and self._pool.remove(connection)
 
     def release(self, connection: Connection) -> None:
@@ -298,7 +298,7 @@ class Server:
             future.set_exception(error or BackendUnavailable(f"no connection to {self.address.marked} in time"))
 
     async def try_connect(self) -> None:
-        """The server is reached, its state known. Raises BackendUnavailable. Called by its Liveness."""
+        """Connects, and learns the server's state. Raises BackendUnavailable. Called by its Liveness."""
         try:
             connection, health = await self._introduce()
         except BackendUnavailable as error:
