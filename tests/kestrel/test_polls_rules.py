@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from gateway.kestrel.polls.state import CHECK_S, LINGER_S, PROOF_S, QUEUE_GETS, STEP_S
+from gateway.kestrel.polls.state import CHECK_S, GATHER_S, LINGER_S, PROOF_S, QUEUE_GETS, SETTLE_S, STEP_S
 from gateway.kestrel.polls.values import MOVES, Close, End, Give, GiveBack, HandBack, Send, Waiter, WaiterPhase, Why
 from tests.kestrel.polls_world import LONGEST_WAIT_S, World
 
@@ -250,21 +250,23 @@ def test_rule_8_what_nobody_wants_serves_the_next_or_goes_back_the_newest_first(
     assert world.polls.idle
 
 
-def test_rule_8_waits_are_closed_before_items_go_back():
+@pytest.mark.parametrize(("servers", "keep_s"), [(1, GATHER_S), (2, LINGER_S)])
+def test_rule_8_waits_are_closed_before_items_go_back(servers, keep_s):
     """Else they would be given them."""
-    world = World(servers=2)
+    world = World(servers)
     waiters = [world.come(10) for _ in range(2)]
     world.settle(0.1)
     for waiter in waiters:
         world.leave(waiter)
     world.put(world.servers[0])
-    world.settle(LINGER_S * 0.9)
+    world.settle(keep_s * 0.9)
     assert not told(world, Close)
-    world.settle(LINGER_S)
-    actions = [type(action) for action in world.told if isinstance(action, (Close, HandBack))]
-    assert actions[-1] is HandBack
-    assert len(actions) > 1
-    assert [len(server.queue) for server in world.servers] == [1, 0]
+    world.settle(keep_s * 0.1 + SETTLE_S * 0.5)
+    assert told(world, Close)
+    assert not told(world, HandBack), "the server is given time to notice"
+    world.settle(keep_s)
+    assert len(told(world, HandBack)) == 1
+    assert [len(server.queue) for server in world.servers] == [1, 0][:servers]
 
 
 def test_rule_8_an_item_that_may_not_be_back_lets_the_others_go_with_their_connections():
@@ -354,7 +356,7 @@ def test_rule_11_a_server_that_does_not_wait_is_asked_in_slices_that_grow():
         for get in world.waits:
             world.expire(get)
         world.wait(0.001)
-        assert len(world.waits) <= 3
+        assert len(world.waits) <= (1 if world.now > until - 0.45 else 3)
     assert 3 < len(told(world, Send)) - sent < 20
 
 

@@ -481,6 +481,9 @@ class QueuePolls:
             self._quiet_at = math.inf
             for source in self.sources:
                 self._close(list(source.waits))
+            if self._items:
+                self._settling = True
+                self._back_at = max(self._back_at, now + SETTLE_S)
         self.next_at = min(self.next_at, self._quiet_at)
 
     def _back(self, now: float) -> None:
