@@ -12,7 +12,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Self
 from chaos.ledger import Left
 from chaos.schedule import PlannedFault
 from tests.lab.http import HttpClient
+from tests.lab.lifeline import lifeline, tied
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import HOST, free_port
 from tests.lab.processes import group_lives
@@ -28,7 +28,6 @@ from tests.lab.processes import group_lives
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 READY_S = 30.0
-CALL = ("-P", "-m")
 TOKEN = re.compile(rb'"token":\s*"([^"]+)"')
 
 
@@ -57,14 +56,14 @@ class Actor:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, *self._arguments]
+        return tied(*self._arguments)
 
     def start(self) -> None:
         """Starts it; returns before it is ready."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command,
-                stdin=subprocess.DEVNULL,
+                stdin=lifeline(),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -216,12 +215,12 @@ class Processes:
     def _server(self, number: int) -> Actor:
         name = f"server-{number}"
         address = f"{HOST}:{self.server_ports[number]}"
-        arguments = [*CALL, "gateway", "broker", "--listen", address, "--data", str(self.directory / name)]
+        arguments = ["gateway", "broker", "--listen", address, "--data", str(self.directory / name)]
         return Actor(name, [*arguments, "--log-level", "warning"], self.directory / f"{name}.log")
 
     def _replica(self, number: int, workers: int, flags: Sequence[str]) -> Actor:
         name = f"replica-{number}"
-        arguments = [*CALL, "gateway", "serve", "--port", str(self.ports[number]), "--workers", str(workers)]
+        arguments = ["gateway", "serve", "--port", str(self.ports[number]), "--workers", str(workers)]
         arguments += ["--data", str(self.directory / name), "--log-level", "warning"]
         arguments += [part for port in self.server_ports for part in ("--kestrel", f"{HOST}:{port}")]
         own = [flag.replace("{port}", str(self.ports[number])) for flag in flags]

@@ -20,7 +20,7 @@ from chaos import ledger, schedule
 from chaos.checker import Verdict, check
 from chaos.lease_counters import imbalances
 from chaos.ledger import EventFile, Fault, Odd
-from chaos.processes import CALL, ENVIRONMENT, Processes, left_behind, waiting
+from chaos.processes import ENVIRONMENT, Processes, left_behind, waiting
 from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, FaultProfile, PlannedFault
 from tests.lab.http import HttpClient
 from tests.lab.ports import HOST
@@ -74,7 +74,7 @@ def offers(port: int) -> frozenset[str]:
 
 def cluster_flags() -> tuple[str, ...]:
     """What makes replicas forward to one another, where this gateway can."""
-    command = [sys.executable, *CALL, "gateway", "serve", "--help"]
+    command = [sys.executable, "-P", "-m", "gateway", "serve", "--help"]
     told = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=True).stdout
     if "--advertise" not in told or "--cluster-secret" not in told:
         return ()
@@ -159,7 +159,7 @@ class _Storm:
 
     def _start(self, name: str) -> None:
         life = self._lives[name] = self._lives.get(name, 0) + 1
-        arguments = ["-P", "-m", "chaos.client", name.partition("-")[0], "--name", name, "--life", str(life)]
+        arguments = ["chaos.client", name.partition("-")[0], "--name", name, "--life", str(life)]
         arguments += ["--seed", str(self._plan.seed), "--ports", ",".join(map(str, self._stage.ports))]
         arguments += ["--ledger", str(self._plan.directory / "ledger"), "--calm-at", repr(self._calm_at)]
         self._stage.client(name, [*arguments, "--offers", ",".join(sorted(self._offered))])
