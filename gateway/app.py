@@ -105,7 +105,7 @@ class Gateway:
         self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
         self.buffers = Shares(settings.max_buffer_bytes, share)
-        turns = Turns(LoopTime())
+        turns = Turns(LoopTime(tenanted=context.tenanted))
         budget = Budget(self.buffers, Shares(settings.max_connections, share), turns)
         self._namespace = namespace = Namespace(settings.namespace, self._tenanted)
         self._kestrel = Kestrel(

@@ -154,3 +154,20 @@ def test_turns_pass_over_a_tenant_that_pauses():
         assert time.perf_counter() - began > 0.03
 
     asyncio.run(main())
+
+
+def test_without_tenants_nothing_is_measured():
+    """The work itself is awaited, no account grows and no caller pauses."""
+    accounts = LoopTime(tenanted=False)
+
+    async def work():
+        return 1
+
+    coroutine = work()
+    charged = accounts.charged(coroutine, lambda: "")
+    assert charged is coroutine
+    assert asyncio.run(charged) == 1
+    accounts.asked("")
+    accounts.charge("", 10.0)
+    assert accounts.pause_s("") == 0
+    assert not accounts.shared("")

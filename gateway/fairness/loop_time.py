@@ -32,12 +32,16 @@ LONGEST_PAUSE_S: Final = 0.25
 
 
 class LoopTime:
-    """The accounts of all tenants. clock: seconds, monotonic."""
+    """The accounts of all tenants. clock: seconds, monotonic.
 
-    __slots__ = ("_clock", "_free_at_s", "_last", "_last_s", "_other_s")
+    tenanted: whether the deployment has tenants. Without them nothing is measured, and no caller pauses.
+    """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    __slots__ = ("_clock", "_free_at_s", "_last", "_last_s", "_other_s", "_tenanted")
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, *, tenanted: bool = True) -> None:
         self._clock = clock
+        self._tenanted = tenanted
         self._free_at_s: dict[str, float] = {}
         # Of tenants that use less than SHARE: the tenant of the last request and its time, and the time of the last
         # request of another one.
@@ -46,8 +50,10 @@ class LoopTime:
 
     def asked(self, tenant: str) -> None:
         """The tenant sent a request."""
+        if not tenant:
+            return
         now_s = self._clock()
-        if not tenant or self._free_at_s.get(tenant, 0.0) > now_s:
+        if self._free_at_s.get(tenant, 0.0) > now_s:
             return
         if tenant != self._last:
             self._other_s = self._last_s
@@ -61,6 +67,8 @@ class LoopTime:
 
     def charge(self, tenant: str, used_s: float) -> None:
         """The tenant has used `used_s` of the loop's time, until now."""
+        if not self._tenanted:
+            return
         now_s = self._clock()
         free_at_s = max(self._free_at_s.get(tenant, 0.0), now_s - used_s - BURST_S) + used_s / SHARE
         self._free_at_s[tenant] = min(free_at_s, now_s + LONGEST_PAUSE_S)
@@ -82,7 +90,7 @@ class LoopTime:
 
     def charged(self, work: Awaitable[T], tenant: Callable[[], str]) -> Awaitable[T]:
         """Does the work. Each step is charged to the tenant that `tenant` returns after the step."""
-        return _Charged(work.__await__(), self, tenant)
+        return _Charged(work.__await__(), self, tenant) if self._tenanted else work
 
 
 class _Charged(Generator[Any, Any, T]):
