@@ -28,7 +28,7 @@ _KEPT_DAMAGES = 1000
 _TREE_ERRORS = 100
 
 Progress = Callable[[int, int], None]
-"""Called with the number of rows that were read, and their total according to the counters."""
+"""Called with the number of rows that were read, and their total according to the counters, which can be wrong."""
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ def _check_queues(report: Report, connection: sqlite3.Connection, progress: Prog
         if queue.name:
             for window_rows in _check_rows(queue, reader, Source(queue.number, seed(queue.name), unchecked)):
                 done += window_rows
-                progress(done, max(total, done))
+                progress(done, total)
             report.queues.append(queue)
     for number in _numbers(connection):
         if number not in known:
@@ -182,6 +182,8 @@ def _numbers(connection: sqlite3.Connection) -> Iterator[int]:
     after = -(2**63)
     with contextlib.suppress(sqlite3.DatabaseError):  # the check of the tree reports the place
         while (row := connection.execute("SELECT id FROM items WHERE id > ? LIMIT 1", (after,)).fetchone()) is not None:
+            if row[0] <= after:  # so does a search in a damaged tree
+                return
             number = row[0] >> SEQUENCE_BITS
             after = highest_id(number)
             yield number

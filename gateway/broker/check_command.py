@@ -118,7 +118,7 @@ class _Bar:
         if self._quiet or (now_s - self._shown_s < every_s and not (self._terminal and done == total)):
             return
         self._shown_s = now_s
-        filled = _BAR_WIDTH * done // max(total, 1)
+        filled = min(_BAR_WIDTH * done // max(total, 1), _BAR_WIDTH)
         text = f"{self._what} [{'#' * filled}{'-' * (_BAR_WIDTH - filled)}] {done:,} of {total:,} jobs"
         text += f", {now_s - self._began_s:.0f} s"
         click.echo(f"\r{text}\x1b[K" if self._terminal else text, err=True, nl=not self._terminal or done == total)

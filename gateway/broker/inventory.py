@@ -102,9 +102,14 @@ def _last_id(connection: sqlite3.Connection, path: Path, number: int, name: byte
     except sqlite3.Error as exc:
         if not schema.is_damage(exc):
             raise
-        log.error("%s: the part of the file with the newest jobs of queue %r is damaged; %s", path, name, schema.CHECK)  # noqa: TRY400
-        return lowest_id(number) + (1 << (SEQUENCE_BITS - 1))  # above every id that was used
-    return int(row[0] or lowest_id(number))
+        row = None
+    else:
+        if row[0] is None:
+            return span[0]
+    if row is not None and span[0] <= row[0] <= span[1]:  # a search in a damaged tree can give a row from outside
+        return int(row[0])
+    log.error("%s: the part of the file with the newest jobs of queue %r is damaged; %s", path, name, schema.CHECK)
+    return span[0] + (1 << (SEQUENCE_BITS - 1))  # above every id that was used
 
 
 def _sound_counts(
@@ -124,6 +129,9 @@ def _orphans(connection: sqlite3.Connection, path: Path, known: set[int]) -> set
     after = _BEFORE_EVERY_ID
     try:
         while (row := connection.execute(_FIRST_ID, (after,)).fetchone()) is not None:
+            if row[0] <= after:
+                log.error("%s: a part of the jobs cannot be read: its rows are out of order; %s", path, schema.CHECK)
+                break
             number = row[0] >> SEQUENCE_BITS
             after = highest_id(number)
             if number not in known:

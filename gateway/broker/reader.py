@@ -1,7 +1,9 @@
 """Reads the rows of a queue in order, and leaves out damaged ones. One connection, for one thread; never writes.
 
 A row whose checksum fails is left out and reported. So is a place in the tree that SQLite cannot read, up to the next
-one that it can read. Nothing is removed: damaged rows stay in the file, for `broker check` and for a repair.
+one that it can read. A damaged tree can also lead SQLite back to rows that it has returned: at the first id that is not
+above the one before, the reader stops and searches again above the highest. So it reads each id at most once. Nothing
+is removed: damaged rows stay in the file, for `broker check` and for a repair.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from . import checksum, schema
 from .batch import SEQUENCE_BITS, Item
 
 _ROWS = "SELECT id, added_ms, expires_ms, data, {} FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+_OUT_OF_ORDER = "the tree is damaged: its rows are out of order"
 _NEXT_ID = "SELECT id FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT 1"
 
 
@@ -74,6 +77,7 @@ class Reader:
     def read(self, source: Source, after: int, upto: int, max_items: int, max_bytes: int) -> Window:
         """The rows above `after` and up to `upto`: at least one if there is one, and as many as the limits allow.
 
+        Their ids increase, and the window's `upto` is above `after`: reading on from there ends, whatever is damaged.
         Raises DatabaseError if the disk cannot be read. Damage is not an error.
         """
         items: list[Item] = []
@@ -83,20 +87,27 @@ class Reader:
         try:
             rows = self._connection.execute(self._statement, (after, upto, max_items))
             for id_, added_ms, expires_ms, data, stored in rows:
+                if id_ <= last:
+                    rows.close()
+                    resume = self._next_search(after, last, upto)
+                    damaged.append(Damage(last + 1, max(last + 1, resume), _OUT_OF_ORDER))
+                    return Window(items, damaged, resume, unchecked)
                 try:
                     found = of_item(seed, id_, added_ms, expires_ms, data)
                 except (TypeError, error):  # a field has another type
                     found = None
-                if found is not None and found == stored and id_ > last:
+                if found is not None and found == stored:
                     items.append(Item(id_, added_ms, expires_ms, data, found))
                     size += len(data)
-                elif found is not None and stored is None and last < id_ <= source.unchecked:
+                elif found is not None and stored is None and id_ <= source.unchecked:
                     items.append(Item(id_, added_ms, expires_ms, data, found))
                     size += len(data)
                     unchecked += 1
                 else:
-                    damaged.append(Damage(id_, id_, _fault(found, id_, last)))
-                last = max(last, id_)
+                    damaged.append(
+                        Damage(id_, id_, "its checksum fails" if found is not None else "its fields are damaged")
+                    )
+                last = id_
                 count += 1
                 if size >= max_bytes or count == max_items:
                     rows.close()
@@ -116,10 +127,21 @@ class Reader:
             one = self._connection.execute(_NEXT_ID, (after, upto)).fetchone()
         except sqlite3.Error:
             return Damage(after + 1, self._next_readable(after, upto), why)
-        return Damage(one[0], one[0], why) if one is not None else Damage(after + 1, upto, why)
+        if one is None:
+            return Damage(after + 1, upto, why)
+        if one[0] <= after:
+            return Damage(after + 1, self._next_readable(after, upto), _OUT_OF_ORDER)
+        return Damage(one[0], one[0], why)
+
+    def _next_search(self, after: int, last: int, upto: int) -> int:
+        """From where to read on, if a walk that began above `after` goes back behind `last`. Above `after`."""
+        return last if last > after and self._is_readable(last, upto) else self._next_readable(last, upto)
 
     def _next_readable(self, after: int, upto: int) -> int:
-        """The lowest id from which the tree can be read again, or `upto`. Found in steps that double, then halve."""
+        """An id above `after` from which the tree can be read again, or `upto`.
+
+        Found in steps that double, then halve.
+        """
         low, step = after, 1
         while not self._is_readable(low + step, upto):
             low += step
@@ -136,18 +158,12 @@ class Reader:
         return min(high, upto)
 
     def _is_readable(self, after: int, upto: int) -> bool:
+        """Whether a search for the first id above `after` finds one that is, or that there is none."""
         try:
-            self._connection.execute(_NEXT_ID, (after, upto)).fetchone()
+            one = self._connection.execute(_NEXT_ID, (after, upto)).fetchone()
         except sqlite3.Error:
             return False
-        return True
+        return one is None or one[0] > after
 
     def close(self) -> None:
         self._connection.close()
-
-
-def _fault(found: int | None, id_: int, last: int) -> str:
-    """What is wrong with a row. found: the checksum of its fields; last: the highest id before it."""
-    if found is None:
-        return "its fields are damaged"
-    return "it is out of order" if id_ <= last else "its checksum fails"

@@ -72,7 +72,7 @@ def _copy(source: sqlite3.Connection, path: Path, target: sqlite3.Connection, pr
             queue.jobs += len(window.items)
             queue.bytes += sum(len(item.data) for item in window.items)
             done += len(window.items)
-            progress(done, max(done, total))
+            progress(done, total)
         put = ever if type(ever) is int and 0 <= ever < 2**62 else queue.jobs
         target.execute(
             "INSERT INTO queues (number, name, items, bytes, ever, unchecked, checksum) VALUES (?, ?, ?, ?, ?, 0, ?)",

@@ -16,9 +16,10 @@ import pytest
 from gateway.broker.batch import SEQUENCE_BITS, Batch, Item
 from gateway.broker.check import check as examine
 from gateway.broker.check import locked
+from gateway.broker.checksum import seed
 from gateway.broker.database import Database
 from gateway.broker.inventory import lowest_id
-from gateway.broker.reader import DatabaseError
+from gateway.broker.reader import DatabaseError, Reader, Source
 from tests.broker import damaging
 from tests.broker.damaging import check, copy, execute, fill, serve, unlike
 from tests.broker.steps import Steps
@@ -178,6 +179,115 @@ def test_a_page_that_cannot_be_read(tmp_path: Path, damage: bytes) -> None:
     assert all(line.startswith("long: ") for line in lost)
     assert any("queue b'long': a job is damaged and is not delivered: place " in line for line in found.errors)
     assert found.delivered["long"] == sorted(found.delivered["long"])
+
+
+POINTERS = {f"d{queue}": [b"job-%05d-" % i * 30 for i in range(queue, 300, 3)] for queue in range(3)}
+"""300 jobs of 300 bytes in three queues: about a dozen to a page."""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that a stopped broker has left, with POINTERS."""
+    data = tmp_path_factory.mktemp("pages") / "data"
+    fill(data, POINTERS)
+    return data
+
+
+def _pointers(data: Path) -> list[tuple[int, int]]:
+    """Of each page that holds nothing but items: the place of its cell pointers in the file, and their number."""
+    content = (data / "broker.sqlite").read_bytes()
+    found = [
+        (at + 8, int.from_bytes(content[at + 3 : at + 5], "big"))
+        for at in range(4096, len(content), 4096)
+        if content[at] == 13 and b"job-" in content[at : at + 4096]
+    ]
+    assert len(found) > 20
+    return found
+
+
+def _redirect(data: Path, array: int, cell: int, to: int) -> None:
+    """Makes the pointer to a cell point to another one of the same page, so that its row comes twice."""
+    with (data / "broker.sqlite").open("r+b") as file:
+        file.seek(array + 2 * to)
+        pointer = file.read(2)
+        file.seek(array + 2 * cell)
+        file.write(pointer)
+
+
+REPEATS = {"first": [0], "fifth": [4], "last": [-1], "all": range(1, 99), "upper half": range(6, 99)}
+"""The pointers of one page that are made to point to an earlier row, or for the first one to the last row."""
+
+
+@pytest.mark.parametrize("which", REPEATS)
+def test_a_page_whose_rows_repeat(pages: Path, tmp_path: Path, which: str) -> None:
+    """`check` ends and says so; each job comes at most once, the log names the place once; a repaired file is sound."""
+    data = copy(pages, tmp_path / "data")
+    array, count = _pointers(data)[10]
+    for cell in sorted({cell % count for cell in REPEATS[which] if cell < count}):
+        _redirect(data, array, cell, count - 1 if cell == 0 else 1 if cell > 1 else 0)
+    code, said = check(data)
+    assert (code, "DAMAGED: " in said) == (1, True), said
+    found = serve(copy(data, tmp_path / "served"), [*POINTERS])
+    wrong, lost = unlike(found.delivered, POINTERS)
+    assert wrong == []  # also none that comes a second time
+    assert len(lost) <= count + 1
+    assert all(jobs == sorted(jobs) for jobs in found.delivered.values())
+    assert any("the tree is damaged: its rows are out of order" in line for line in found.errors), found.log
+    assert len(found.errors) == len(set(found.errors)) <= 2 * count + 10
+    assert check(data, "--repair")[0] == 0
+    assert unlike(serve(data, [*POINTERS]).delivered, POINTERS)[0] == []
+
+
+@pytest.mark.parametrize("cell", [1, 4, 7])
+def test_a_pointer_to_no_row(pages: Path, tmp_path: Path, cell: int) -> None:
+    """A search ends at an earlier row, and a read fails: `check` ends, no acked job comes again, the log is short."""
+    data = copy(pages, tmp_path / "data")
+    array, count = _pointers(data)[0]
+    with (data / "broker.sqlite").open("r+b") as file:
+        file.seek(array + 2 * cell)
+        high = file.read(1)[0]
+        file.seek(array + 2 * cell)
+        file.write(bytes([high ^ 1]))
+    code, said = check(data)
+    assert (code, "DAMAGED: " in said) == (1, True), said
+    found = serve(copy(data, tmp_path / "served"), [*POINTERS])
+    wrong, lost = unlike(found.delivered, POINTERS)
+    assert wrong == []  # also none that comes a second time
+    assert 0 < len(lost) <= count + 1
+    assert 0 < len(found.errors) == len(set(found.errors)) <= 2 * count
+    assert check(data, "--repair")[0] == 0
+    assert unlike(serve(data, [*POINTERS]).delivered, POINTERS) == ([], lost)
+
+
+@pytest.mark.parametrize("step", [23, pytest.param(3, marks=pytest.mark.slow)])
+def test_one_flipped_bit_of_the_pointers(pages: Path, tmp_path: Path, step: int) -> None:
+    """`check` ends, and so does a reader: every id comes at most once, and each read goes forward."""
+    whole = (pages / "broker.sqlite").read_bytes()
+    data = copy(pages, tmp_path / "data")
+    places = [place for array, count in _pointers(pages) for place in range(array - 8, array + 2 * count)]
+    damaged = 0
+    for place in places[::step]:
+        for bit in (1, 2, 16):
+            content = bytearray(whole)
+            content[place] ^= bit
+            (data / "broker.sqlite").write_bytes(content)
+            with contextlib.closing(sqlite3.connect(data / "broker.sqlite")) as connection:
+                reader = Reader(connection, data)
+                for number, name in enumerate(POINTERS, 1):
+                    ids = _read_all(reader, Source(number, seed(name.encode()), 0))
+                    assert ids == sorted(set(ids)), f"{place} ^ {bit}"
+            damaged += _check(data)
+    assert damaged > len(places[::step])
+
+
+def _read_all(reader: Reader, source: Source) -> list[int]:
+    after, upto, ids = lowest_id(source.number), lowest_id(source.number) + 1000, []
+    while after < upto:
+        window = reader.read(source, after, upto, 1000, 1 << 20)
+        assert window.upto > after, window.damaged
+        after = window.upto
+        ids += [item.id for item in window.items]
+    return ids
 
 
 def test_repair_keeps_what_is_sound(tmp_path: Path) -> None:
