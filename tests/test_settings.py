@@ -50,6 +50,10 @@ def test_fixed_limits_are_the_code(root: Path) -> None:
     shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in table.strip().splitlines()[2:]]
     assert shown == [
         ["headers of a request", f"{request_parser.MAX_HEADERS}"],
+        [
+            "sizes, extensions and trailers of a chunked body, beyond the length of its data",
+            f"{request_parser.CHUNK_FRAMING_BYTES:,} bytes",
+        ],
         ["length of a queue's name", f"{namespace.MAX_NAME} characters"],
         ["length of a Content-Type", f"{media.MAX_LENGTH} characters"],
         ["length of an `Idempotency-Key`", f"{idempotency.MAX_KEY} characters"],

@@ -53,6 +53,7 @@ READ_BYTES: Final = 65536
 WATCH_S: Final = 1.0
 IDLE_MARGIN_S: Final = 1.0  # beyond the announced time: a request at its last moment is still served
 LINGER_S: Final = 2.0  # for a client to read the last answer before unread bytes reset the connection (RFC 9112, 9.6)
+CHUNKS_A_TURN: Final = 2000  # of a body, in one turn of the loop: at most 3 ms
 LINGER_BYTES: Final = 32 << 20  # many clients send a whole body before they read an answer
 
 
@@ -117,6 +118,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._counted_bytes = 0  # of requests without a known tenant, as Idle counts them
         self._body_untaken = 0
+        self._reading_on: asyncio.Handle | None = None
 
     # The connection begins and ends
 
@@ -174,6 +176,8 @@ class GatewayProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.reading is PENDING:
             self._hold(data)
+        elif self.reading is BODY and self._held:
+            self._held += data
         elif self.reading is DISCARDING:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > DISCARD_BYTES:
@@ -184,8 +188,11 @@ class GatewayProtocol(asyncio.Protocol):
             self._read(data)
 
     def _read(self, data: bytes) -> None:
-        """Feeds the parser up to the end of one message and holds the rest."""
-        before = self.reading
+        """Feeds the parser up to the end of one message and holds the rest.
+
+        Of a body in many small chunks it also holds the rest until the application asks for more.
+        """
+        before, chunks = self.reading, self._parser.chunks if self.reading is BODY else 0
         while data and self.reading <= BODY:
             try:
                 taken = self._parser.feed(data)
@@ -195,6 +202,10 @@ class GatewayProtocol(asyncio.Protocol):
             data = data[taken:] if taken < len(data) else b""
             if self.reading is IDLE and self._parser.begun:
                 self._move(HEAD)
+            elif data and self.reading is BODY and self._parser.chunks - chunks > CHUNKS_A_TURN:
+                self._held += data
+                self._pause()
+                break
         now = self.reading
         if now is not before:
             if now is PENDING:
@@ -292,8 +303,21 @@ class GatewayProtocol(asyncio.Protocol):
 
     def want_body(self) -> None:
         """The application waits for the body: reading continues."""
-        if self.reading is BODY:
+        if self.reading is not BODY:
+            return
+        if not self._held:
             self._resume()
+        elif not self._body_untaken and self._reading_on is None:
+            self._reading_on = self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """Reads more of a body in small chunks, which is held."""
+        self._reading_on = None
+        if self.reading is BODY and self._held:
+            held, self._held = bytes(self._held), bytearray()
+            self._read(held)
+            if self._ended:
+                self._read_last()
 
     def body_taken(self) -> None:
         """The application has taken the body received so far."""
@@ -322,6 +346,8 @@ class GatewayProtocol(asyncio.Protocol):
 
     def _read_last(self) -> None:
         """Reads what the client sent before it closed its side; an incomplete request is never completed."""
+        if self.reading is BODY and self._held:
+            return  # `_read_on` reads the rest
         if self.current is not None:
             self.current.half_close(last=not self._held)
             if not self.current.gone:

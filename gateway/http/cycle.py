@@ -159,7 +159,8 @@ class Cycle:
     @property
     def waits_for_client(self) -> bool:
         """Whether the response is useless to a client that has closed its side."""
-        return self._waits or self.started or (self._listening and self.body_complete)
+        # With `_wake` set, the application has not yet taken the end of the body.
+        return self._waits or self.started or (self._listening and self.body_complete and not self._wake.is_set())
 
     @property
     def is_ours(self) -> bool:

@@ -286,15 +286,18 @@ def test_targets(worker, quick, name):
     quick(request)
 
 
-@pytest.mark.parametrize("size", [1, 7])
-def test_a_body_in_small_chunks(worker, quick, size):
-    """Each costs the parser a callback."""
+@pytest.mark.parametrize(
+    ("size", "data", "status"), [(1, b"x", 400), (1, b"\n", 400), (5, b"x", 201), (400_000, b"\r\n", 201)]
+)
+def test_a_body_in_small_chunks(worker, quick, size, data, status):
+    """Each costs the parser a callback, and so does a blank line. Framing that is longer than the data is refused."""
 
     def request():
         head = b"POST /queues/chunks/jobs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         head += b"Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
-        body = (b"%x\r\n%b\r\n" % (size, b"x" * size)) * (400_000 // size) + b"0\r\n\r\n"
-        assert worker.raw(head + body).startswith(b"HTTP/1.1 201")
+        data_of = (data * size)[:size]
+        body = (b"%x\r\n%b\r\n" % (size, data_of)) * (400_000 // size) + b"0\r\n\r\n"
+        assert worker.raw(head + body).startswith(b"HTTP/1.1 %d" % status)
 
     quick(request)
 

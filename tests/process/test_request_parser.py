@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.errors import BadFraming, HeadersTooLarge
-from gateway.http.request_parser import MAX_HEADERS, RequestParser
+from gateway.http.request_parser import CHUNK_FRAMING_BYTES, MAX_HEADERS, PIECE_BYTES, RequestParser
 
 LIMIT_BYTES = 2000
 GET = b"GET /a?b HTTP/1.1\r\nHost: h\r\nX-Y:  z \r\n\r\n"
@@ -84,23 +84,74 @@ def test_requests_behind_one_another_are_read_one_by_one(piece):
     [
         (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"y" * LIMIT_BYTES, HeadersTooLarge),
         (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"a:\r\n" * (MAX_HEADERS + 1) + b"\r\n", HeadersTooLarge),
-        (CHUNKED.replace(b"ext=1", b"e" * 2 * LIMIT_BYTES), HeadersTooLarge),
-        (CHUNKED.replace(b"Trailer: t", b"T: " + b"t" * 2 * LIMIT_BYTES), HeadersTooLarge),
+        (CHUNKED.replace(b"ext=1", b"e" * CHUNK_FRAMING_BYTES), BadFraming),
+        (CHUNKED.replace(b"Trailer: t", b"T: " + b"t" * CHUNK_FRAMING_BYTES), BadFraming),
+        (CHUNKED.replace(b"2;", b"1\r\n\n\r\n" * 5000 + b"2;"), BadFraming),
+        (
+            CHUNKED.replace(b"2;", b"%x\r\n%b\r\n" % (60_000, b"x" * 60_000) + b"1;a=b\r\nx\r\n" * 5000 + b"2;"),
+            BadFraming,
+        ),
         (b"NONSENSE\r\n\r\n", BadFraming),
         (b"CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n", BadFraming),
         (GET.replace(b"Host: h", b"Host: h\r\nHost: i"), BadFraming),
         (POST.replace(b"5", b"x"), BadFraming),
     ],
-    ids=["long head", "many headers", "extension", "trailer", "nonsense", "connect", "two hosts", "length"],
+    ids=[
+        "long head",
+        "many headers",
+        "extension",
+        "trailer",
+        "chunks",
+        "late chunks",
+        "nonsense",
+        "connect",
+        "two hosts",
+        "length",
+    ],
 )
 def test_what_is_refused_raises(data, error, piece):
-    """While it comes. Extensions and trailers that came whole, in one read, take no memory any more."""
-    if b"chunked" in data and piece > len(data):
-        assert read(data, piece)[0].bodies == [b"hello"]
-        return
+    """While it comes, however it is cut. A large body before does not make up for the framing behind it."""
     with pytest.raises(error) as raised:
         read(data, piece)
     assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize("size", [5, 20, 100, 16384])
+def test_chunks_of_a_clients_writes_are_accepted(size):
+    """As many as there are: their framing is not longer than the body."""
+    chunks = b"%x\r\n%b\r\n" % (size, b"x" * size) * (400_000 // size)
+    data = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    found, _ = read(data, 100_000)
+    assert (len(found.bodies[0]), found.ends) == (400_000 // size * size, 1)
+
+
+def test_small_chunks_are_refused_early():
+    """Soon after the allowance is used, and no call reads more than a piece."""
+    parser, taken = RequestParser(Recorder(), LIMIT_BYTES), []
+    chunks = b"1\r\nx\r\n" * 100_000
+    parser.feed(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    def feed_all(left):
+        while left:
+            taken.append(parser.feed(left))
+            left = left[taken[-1] :]
+
+    with pytest.raises(BadFraming, match=f"chunks are too small: their .* {CHUNK_FRAMING_BYTES} bytes"):
+        feed_all(chunks)
+    assert max(taken) <= PIECE_BYTES
+    assert sum(taken) < 2 * CHUNK_FRAMING_BYTES
+
+
+@pytest.mark.parametrize("piece", [1, 100_000])
+@pytest.mark.parametrize("blanks", [b"", b" ", b"\t", b" \t", b"\t \t "])
+def test_white_space_around_the_coding_is_no_part_of_it(blanks, piece):
+    """RFC 9110, section 5.5. Also with an upgrade, and with the head's size as it came."""
+    for more in (b"", b"Connection: upgrade\r\nUpgrade: h2c\r\n"):
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:%bchunked%b\r\n%b\r\n" % (blanks, blanks, more)
+        found, _ = read(head + b"5\r\nhello\r\n0\r\n\r\n" + GET, piece)
+        assert (found.bodies, found.ends) == ([b"hello", b""], 2)
+        assert found.heads[0].size == len(head)
+        assert (b"transfer-encoding", b"chunked") in found.heads[0].headers
 
 
 def test_a_post_without_a_length_is_known():

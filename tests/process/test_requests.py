@@ -19,6 +19,7 @@ GOOD = {
     "content-length": (POST + b"Content-Length: 5\r\n" + CLOSE + b"a\r\n\r\n", b"a\r\n\r\n"),
     "padded length": (POST + b"Content-Length: 2 \r\n" + CLOSE + b"ab", b"ab"),
     "chunks": (POST + b"Transfer-Encoding: CHUNKED\r\n" + CLOSE + b"1\r\na\r\n2;x=y\r\nbc\r\n0\r\n\r\n", b"abc"),
+    "padded coding": (POST + b"Transfer-Encoding: chunked \t\r\n" + CLOSE + b"1\r\na\r\n0\r\n\r\n", b"a"),
     "chunk of blank lines": (
         POST + b"Transfer-Encoding: chunked\r\n" + CLOSE + b"8\r\n\r\n\r\n\r\n\r\n\r\n0\r\n\r\n",
         b"\r\n\r\n\r\n\r\n",
@@ -246,14 +247,37 @@ def test_long_target_counts_as_header_block() -> None:
     serving(test)
 
 
-@pytest.mark.parametrize("tail", [b"0\r\n" + b"X: y\r\n" * 50_000, b"1;" + b"e" * 300_000])
-def test_trailers_and_chunk_extensions_have_a_bound(tail: bytes) -> None:
-    """A chunked body's extensions and trailers have the same limit as a header block."""
+@pytest.mark.parametrize(
+    "tail",
+    [b"0\r\n" + b"X: y\r\n" * 50_000, b"1;" + b"e" * 300_000, b"1\r\nx\r\n" * 50_000, b"1;a=b\r\n\n\r\n" * 50_000],
+    ids=["trailers", "extension", "chunks", "extensions"],
+)
+def test_the_framing_of_chunks_has_a_bound(tail: bytes) -> None:
+    """Small chunks, extensions and trailers are one limit."""
 
     async def test(server: Server) -> None:
         async with server.client() as client:
             client.send(CHUNKS + b"1\r\na\r\n" + tail)
-            assert problem(await client.rest())["code"] == "headers-too-large"
+            assert problem(await client.rest())["code"] == "bad-framing"
+
+    serving(test)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_body_in_many_small_chunks_is_read_in_slices(half: bool) -> None:
+    """The body and the request behind it are complete, also if the client has closed its sending side."""
+
+    async def test(server: Server) -> None:
+        body = bytes(range(256)) * 800
+        chunks = b"".join(b"5\r\n%b\r\n" % body[start : start + 5] for start in range(0, len(body), 5))
+        one = CHUNKS + chunks + b"0\r\n\r\n"
+        async with server.client() as client:
+            client.send(GET + b"\r\n" + one + one + GET + (b"\r\n" if half else CLOSE))
+            if half:
+                client.writer.write_eof()
+            answers = await client.rest()
+            assert answers.count(b"HTTP/1.1 200 ") == 4
+            assert answers.count(body) == 2
 
     serving(test)
 
