@@ -126,9 +126,10 @@ def test_a_consumer_that_dies_with_a_lease_costs_its_lease_only(gateway, http, q
 
 @pytest.mark.parametrize("total", [30, pytest.param(150, marks=pytest.mark.slow)])
 def test_many_polls_come_and_go(gateway, http, queue, total):
-    """Polls that come and go from many threads while jobs flow: every job is delivered exactly once.
+    """Polls that come and go from many threads while jobs flow: every job is delivered exactly once, or is dead.
 
-    A job whose answer was on its way when its poll ended comes back with the lease, after 5 seconds.
+    A job whose answer was on its way when its poll ended comes back with the lease, after 5 seconds. After the most
+    attempts it is among the dead letters.
     """
     stop = threading.Event()
 
@@ -161,4 +162,12 @@ def test_many_polls_come_and_go(gateway, http, queue, total):
         if answer.status_code == 200:
             seen.append(answer.json()["data"])
             http.post(answer.json()["lease"]["url"] + "/ack")
-    assert sorted(seen) == list(range(total))
+    dead = []
+    if len(seen) < total:
+        letter = http.get(f"/queues/{queue}/dead-letters/peek").json()
+        assert letter["attributes"]["deadreason"] == "max-attempts"
+        for _ in range(http.post(f"/queues/{queue}/redrive").json()["redriven"]):
+            answer = http.get(f"/queues/{queue}/next?timeout=1").json()
+            dead.append(answer["data"])
+            http.post(answer["lease"]["url"] + "/ack")
+    assert sorted(seen + dead) == list(range(total))

@@ -68,6 +68,7 @@ def test_silent_connections_count_and_end(tmp_path: Path, files: Path, kind: str
         gateway.kill()
 
 
+@pytest.mark.alone
 def test_a_handshake_may_come_in_pieces(tmp_path: Path, files: Path) -> None:  # noqa: F811
     """A slow client is served as long as its handshake is over in time; one that stops in its middle is not."""
     gateway, http = started(tmp_path / "data", "tls", files, "--header-timeout", "2")
