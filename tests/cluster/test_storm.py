@@ -12,6 +12,8 @@ from tests.cluster.rig import before, brokers
 from tests.lab.broker import BrokerProcess
 from tests.lab.http import AsyncHttp
 
+pytestmark = pytest.mark.alone
+
 JOBS = int(os.environ.get("KESTREL_GATEWAY_TEST_CLUSTER_JOBS", "4000"))
 PRODUCERS, CONSUMERS = 4, 6
 FLAGS = ("--kestrel-command-timeout", "1", "--kestrel-connect-timeout", "0.5", "--log-level", "warning")

@@ -13,6 +13,8 @@ from tests.hold.worker import Worker, reference_s
 from tests.lab import plain
 from tests.lab.broker import BrokerProcess
 
+pytestmark = pytest.mark.alone
+
 MIB = 1 << 20
 EMPTIES = b"[" + b"[]," * ((MIB - 4) // 3 - 1) + b"[]]"
 EVENT = b'{"specversion":"1.0","id":"1","source":"s","type":"t"%b}'

@@ -60,8 +60,9 @@ def _until_parked(http: httpx.Client, queue: str) -> None:
 
 
 def _half_closed(port: int, request: bytes) -> bytes:
-    """Sends, closes the sending side, and reads to the end."""
+    """Sends, closes the sending side, and reads to the end. The request and the end travel in one segment."""
     with socket.create_connection(("127.0.0.1", port), 5) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         client.sendall(request)
         client.shutdown(socket.SHUT_WR)
         answer = b""
