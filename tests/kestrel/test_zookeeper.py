@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -323,7 +324,11 @@ def test_a_gateway_as_users_run_it(shared, tmp_path):
         before = shared.connections()
         with running(tmp_path / "gateway", "--kestrel", f"zk:{shared.address}{prefix}", "--workers", "2") as gateway:
             with gateway.client() as http:
-                assert http.post("/queues/q/jobs", content=b"x").status_code == 201
+                deadline_s = time.monotonic() + 10  # a worker that does not know a member yet answers 503
+                while (status := http.post("/queues/q/jobs", content=b"x").status_code) == 503:
+                    assert time.monotonic() < deadline_s
+                    time.sleep(0.05)
+                assert status == 201
                 assert [each["server"] for each in http.get("/backends").json()["backends"]] == [address]
             shared.has(before + 2)
             assert gateway.stop() == 0
