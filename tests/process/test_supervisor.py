@@ -217,7 +217,7 @@ def test_a_child_that_is_killed_in_its_first_start_is_started_again(serve: Calla
     assert "ready:" not in one.text()
     one.ready()
     assert "died (signal 9); restarting it in 0.1 s" in one.text()
-    until(lambda: one.get("/readyz").status_code == 200)  # the worker that started again asks Kestrel, too
+    until(lambda: one.get("/readyz").status_code == 200, 5)  # the worker that started again asks Kestrel, too
     one.process.terminate()
     assert one.process.wait(5) == 0
 
