@@ -55,7 +55,7 @@ final class Stopped extends Exception
 }
 
 /**
- * The JSON of the answer, null if there is none. Tries again while that can help.
+ * The JSON body of the answer; null if the body is empty. Tries again while that can help.
  *
  * @param ?string $json the body
  * @param string[] $headers such as 'Idempotency-Key: 17'

@@ -55,7 +55,7 @@ class Failed(Exception):
 
 
 def call(method: str, path: str, *, give_up_s: float = math.inf, **options) -> dict | None:
-    """The JSON of the answer, None if there is none. options: httpx's json, content, headers. Raises Failed."""
+    """The JSON body; None if the answer has no body. options: httpx's json, content, headers. Raises Failed."""
     give_up = time.monotonic() + give_up_s
     attempt = 0
     while True:

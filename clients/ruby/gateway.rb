@@ -51,7 +51,7 @@ module Gateway
     def retryable? = @retryable
   end
 
-  # The JSON of the answer, nil if there is none. Tries again while that can help. Raises Failed.
+  # The JSON body of the answer; nil if the body is empty. Tries again while that can help. Raises Failed.
   def self.call(request, give_up_s: Float::INFINITY)
     give_up = now_s + give_up_s
     (0..).each do |attempt|

@@ -48,7 +48,7 @@ export interface Options {
   signal?: AbortSignal; // ends the call at once; it throws an AbortError then
 }
 
-/** The JSON of the answer, undefined if there is none. Throws Failed. */
+/** The JSON body of the answer; undefined if the body is empty. Throws Failed. */
 export async function call<T>(method: string, path: string, options: Options = {}): Promise<T | undefined> {
   const giveUp = performance.now() + (options.giveUpS ?? Infinity) * 1000;
   for (let attempt = 0; ; attempt++) {

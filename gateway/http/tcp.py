@@ -54,7 +54,7 @@ def peer_closed(sock: Any) -> bool:
 
 
 def addresses(sock: Any) -> tuple[tuple[str, int | None] | None, tuple[str, int] | None]:
-    """The own address and the peer's, as in ASGI; None if there is none. For a Unix socket: its path, and None."""
+    """The local address and the peer's, as in ASGI; None if unknown. For a Unix socket: its path, and None."""
     try:
         own = sock.getsockname()
         peer = sock.getpeername()
