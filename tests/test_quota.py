@@ -117,6 +117,31 @@ def test_callers_leave_in_the_order_they_came():
     with_quota(work)
 
 
+def test_a_thousand_callers_for_a_new_queue_leave_in_a_few_turns_of_the_loop():
+    """Those who wait while one of them asks all leave after its answer, not one a turn."""
+
+    async def work(quota, there, queue):
+        left = []
+
+        async def come(number):
+            with await quota.room(queue("q")):
+                left.append(number)
+
+        there.held.clear()
+        callers = [asyncio.create_task(come(number)) for number in range(1000)]
+        while not there.asked:
+            await asyncio.sleep(0)
+        there.held.set()
+        turns = 0
+        while len(left) < len(callers):
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns < 20
+        assert left == list(range(1000))
+
+    with_quota(work)
+
+
 def test_where_nobody_can_be_asked_whatever_comes_next_tells():
     """No refusal, and the next caller asks again."""
 

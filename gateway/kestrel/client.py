@@ -11,9 +11,11 @@ connections close.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from gateway.errors import (
     BackendUnavailable,
@@ -38,6 +40,9 @@ from gateway.settings import Settings
 from gateway.survey import Coverage, Peeked, QueueStats, Survey
 
 log = logging.getLogger(__name__)
+
+FIRST_TRIES_S: Final = 1.0
+"""How long the start waits for servers that neither answer nor refuse a connection."""
 
 
 def _nobody(_key: str) -> str:
@@ -79,7 +84,11 @@ class Kestrel:
         self._polls = self._make_polls()
 
     async def start(self) -> None:
-        """Starts connecting in the background. A server that cannot be reached is tried again and again."""
+        """Starts connecting. A server that cannot be reached is tried again and again in the background.
+
+        Returns when each server was tried once, at most FIRST_TRIES_S later: then a gateway whose servers answer is
+        ready.
+        """
         self._polls = self._make_polls()
         self._writes = Writes(
             self._limit_s,
@@ -90,6 +99,10 @@ class Kestrel:
         self._take_members()
         await self._members.start(self._take_members)
         self._resolver = asyncio.create_task(self._resolve_each_time(), name="resolver of Kestrel's names")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_TRIES_S):
+                for server in list(self._servers):
+                    await server.tried()
 
     async def close(self) -> None:
         """Ends every poll with BackendUnavailable and closes every connection; open reads go back by that."""

@@ -90,6 +90,9 @@ class ServerLink(Protocol):
     def start(self) -> None:
         """Connects in the background, and again after each failure."""
 
+    async def tried(self) -> None:
+        """Returns when the first attempt to connect has ended, well or not."""
+
     async def leave(self) -> None:
         """Returns when no item is set aside on it. It gets no new commands. Cancelled: `close` ends them."""
 

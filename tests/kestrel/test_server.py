@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import time
 
 import pytest
@@ -27,6 +28,26 @@ def test_a_server_that_starts_late_is_found():
                 await until(lambda: kestrel.available, 3)
                 await kestrel.put("q", b"x")
                 assert kestrel.backends()[0].last_error == ""
+
+    asyncio.run(main())
+
+
+def test_a_started_client_has_tried_its_servers():
+    """It can be used at once; a server that is silent delays the start by a limited time."""
+
+    async def main():
+        async with (
+            StandIn() as one,
+            StandIn() as other,
+            client(one.address, other.address, ready=False) as kestrel,
+        ):
+            assert [each.state for each in kestrel.backends()] == [Health.UP, Health.UP]
+        silent = socket.create_server(("127.0.0.1", 0))
+        with silent:
+            began_s = time.monotonic()
+            async with client(f"127.0.0.1:{silent.getsockname()[1]}", ready=False) as kestrel:
+                assert not kestrel.available
+                assert time.monotonic() - began_s < 4
 
     asyncio.run(main())
 

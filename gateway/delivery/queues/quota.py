@@ -39,11 +39,20 @@ class Quota:
         Callers for one queue leave in the order in which they came, so polls keep their order. If no server can be
         asked, the queue may be used, too: the next step reports the error itself.
         """
-        if queue.key not in self._lines and self._known.has(queue):
+        known = self._known
+        if queue.key not in self._lines and known.has(queue):
             return _THERE
         with self._line(queue.key) as line:
-            async with line.first:
+            while line.asking is not None or known.has(queue):
+                await line.answered()
+                if known.has(queue):
+                    return _THERE
+            line.asking = asyncio.Event()
+            try:
                 return await self._room(queue, time.monotonic())
+            finally:
+                line.asking.set()
+                line.asking = None
 
     async def _room(self, queue: Queue, came_s: float) -> AbstractContextManager[None]:
         known = self._known
@@ -84,10 +93,17 @@ class Quota:
 
 
 class _Line:
-    """The callers that wait for one queue. first: held by the caller whose turn it is. length: all of them."""
+    """The callers for one queue. asking: set when the caller that asks Kestrel has its answer. length: all callers."""
 
-    __slots__ = ("first", "length")
+    __slots__ = ("asking", "length")
 
     def __init__(self) -> None:
-        self.first = asyncio.Lock()
+        self.asking: asyncio.Event | None = None
         self.length = 0
+
+    async def answered(self) -> None:
+        """Returns when the answer is there, in the order of the callers: all of them in one turn of the loop."""
+        if self.asking is None:
+            await asyncio.sleep(0)  # those who waited go first
+        else:
+            await self.asking.wait()

@@ -82,6 +82,8 @@ class Liveness:
         self._quiet: deque[Connection] = deque()
         self._pinging = 0
         self._connects = True
+        self.tried = asyncio.Event()
+        """Set when the first attempt to connect has ended."""
 
     def start(self, name: str) -> None:
         """Starts with an attempt to connect."""
@@ -128,11 +130,13 @@ class Liveness:
                 try:
                     await self._server.try_connect()
                 except BackendUnavailable:
+                    self.tried.set()
                     failures += 1
                     self._failed_at = self._loop.time()
                     await self._sleep_until(self._failed_at + pause_s(failures))
                     self._failed_at = None
                     continue
+                self.tried.set()
                 failures = 0
             await self._sleep_until(min(self._ask_at, self._ping_at))
             now = self._loop.time()

@@ -134,6 +134,10 @@ class Server:
         """Starts connecting in the background."""
         self._liveness.start(f"liveness of {self.address}")
 
+    async def tried(self) -> None:
+        """Returns when the first attempt to connect has ended, well or not."""
+        await self._liveness.tried.wait()
+
     async def leave(self) -> None:
         """Returns when the server has no open read: it gets no new commands, and open reads end in their own time.
 
