@@ -306,7 +306,9 @@ _PORT = b"this port speaks the memcache protocol of Kestrel"
 def other_protocol(begin: bytes) -> Foreign | None:
     """The other protocol to which a connection's first bytes belong; None if they may be a command.
 
-    Bytes that begin no command are reported at once: such a client waits for an answer and sends no line end.
+    Bytes that begin no command are reported at once: such a client waits for an answer and sends no line end. Version 2
+    of the PROXY protocol begins with an empty line, so it is recognized only where more than that line has arrived;
+    otherwise the line is refused like any empty command.
     """
     first = begin[0]
     if first == 0x80:
