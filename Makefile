@@ -1,5 +1,5 @@
-# What a newcomer needs: make run, make test, make check. CI (.ci/run) runs the same.
-# Needs make and Python 3.11 or newer; PYTHON names another one: make run PYTHON=python3.12
+# Start here: make run, make test, make check. CI (.ci/run) runs the same commands.
+# Needs make and Python 3.11 or newer. Choose another Python with PYTHON: make run PYTHON=python3.12
 
 PYTHON ?= python3
 VENV   := .venv
@@ -15,48 +15,48 @@ LOCK    = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --
 run: install  ## serve on http://127.0.0.1:8080 with the embedded broker in ./data (ARGS="--port 9000" for more)
 	@exec $(BIN)/kestrel-gateway serve --data $(DATA) $(ARGS)
 
-test: install  ## the tests but the slow ones, which it lists (ARGS="tests/broker -k name" for some)
+test: install  ## run the tests, except the slow ones, which it lists (ARGS="tests/broker -k name" selects some)
 	$(BIN)/python -m tests $(ARGS)
 
-test-all: install  ## every test, as CI runs them; outside programs come with .ci/install/*.sh
+test-all: install  ## run every test, as CI does; .ci/install/*.sh install the outside programs
 	$(BIN)/python -m tests --all $(ARGS)
 
-coverage: install  ## which lines of gateway/ the tests run that are neither slow nor alone; processes that are killed do not count
+coverage: install  ## measure which lines of gateway/ the tests run (without slow and alone tests, and without killed processes)
 	rm -f .coverage .coverage.*
 	-$(BIN)/coverage run -m pytest -q -n 4 --dist loadfile -m "not slow and not alone" $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-check: install  ## lint, format, types, import layers
+check: install  ## lint, and check format, types and import layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict gateway
 	$(BIN)/mypy --cache-dir .mypy_cache/untyped
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
-bench: install  ## measure, and print one table (ARGS="--quick" for less)
+bench: install  ## measure speed and memory, and print one table (ARGS="--quick" for a short run)
 	$(BIN)/python -m bench $(ARGS)
 
-fuzz: install  ## give what reads strangers' bytes whatever breaks it (ARGS="--seconds 600")
+fuzz: install  ## fuzz everything that reads bytes from clients (ARGS="--seconds 600")
 	$(BIN)/python -m fuzz $(ARGS)
 
-chaos: install  ## kill and freeze everything while jobs pass, and judge (ARGS="--seconds 180 --seed 7")
+chaos: install  ## kill and freeze processes under load, and check the promises (ARGS="--seconds 180 --seed 7")
 	$(BIN)/python -m chaos $(ARGS)
 
-structure: install  ## count what a request calls, large classes, repeated names (ARGS="--root DIR" for a checkout)
+structure: install  ## count calls per request, large classes and repeated names (ARGS="--root DIR" for another checkout)
 	@$(BIN)/python -m structure $(ARGS)
 
-contract-diff: install  ## name what openapi.yaml breaks for the clients of the last release
+contract-diff: install  ## list what in openapi.yaml breaks clients of the last release
 	@$(BIN)/python -m stability
 
-contract-baseline: install  ## for a release: make today's openapi.yaml the one that contract-diff compares with
+contract-baseline: install  ## for a release: make the current openapi.yaml the base of contract-diff
 	@$(BIN)/python -m stability --renew
 
-lock: install  ## renew requirements.lock and requirements-dev.lock (ARGS="--upgrade" for newer versions)
+lock: install  ## update requirements.lock and requirements-dev.lock (ARGS="--upgrade" for newer versions)
 	$(LOCK) --extra zookeeper --extra build --output-file requirements.lock $(ARGS) pyproject.toml
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock $(ARGS) pyproject.toml
 
-sbom: install  ## what the image's environment consists of, as CycloneDX JSON in $(SBOM)
+sbom: install  ## write the software bill of materials of the image to $(SBOM), as CycloneDX JSON
 	@mkdir -p $(dir $(SBOM))
 	$(BIN)/uv venv --quiet --clear $(SBOM).venv --python $(BIN)/python
 	$(BIN)/uv pip install --quiet --python $(SBOM).venv --require-hashes -r requirements.lock
@@ -65,16 +65,16 @@ sbom: install  ## what the image's environment consists of, as CycloneDX JSON in
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o $(SBOM) $(SBOM).venv
 	@rm -rf $(SBOM).venv
 
-audit: install  ## known vulnerabilities of what is locked; needs a database: KESTREL_GATEWAY_AUDIT=1
+audit: install  ## look up known vulnerabilities of the locked packages (needs a database: KESTREL_GATEWAY_AUDIT=1)
 	@if [ -z "$$KESTREL_GATEWAY_AUDIT" ]; then \
-	  echo "audit: skipped, no database of vulnerabilities is at hand; set KESTREL_GATEWAY_AUDIT=1 where one is"; \
+	  echo "audit: skipped, set KESTREL_GATEWAY_AUDIT=1 where a database of vulnerabilities can be reached"; \
 	else $(BIN)/uv tool run pip-audit --require-hashes --disable-pip -r requirements.lock; fi
 
-install: $(VENV)/.installed  ## .venv with everything that is locked in it, made again when that or pyproject.toml is newer
+install: $(VENV)/.installed  ## create .venv with the locked packages; update it when they or pyproject.toml change
 
 $(VENV)/.installed: pyproject.toml requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "kestrel-gateway needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	  { echo "kestrel-gateway needs Python 3.11 or newer; choose one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) has no venv with pip; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -83,8 +83,8 @@ $(VENV)/.installed: pyproject.toml requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-clean:  ## remove what install and the tests made; ./data stays
+clean:  ## remove what install and the tests created, but not ./data
 	rm -rf .coverage .coverage.* $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-help:  ## this list
+help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' $(MAKEFILE_LIST)

@@ -64,20 +64,22 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)}; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure: {', '.join(CASES)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, polls and jobs: under a minute")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there as markdown, too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table to FILE, as Markdown")
     parser.add_argument(
         "--directory",
         type=Path,
         default=Path(__file__).parent / "results",
-        help="where the servers keep their data while they run; a real disk, for fsync's sake (default: bench/results)",
+        help="directory for the servers' data, on a real disk because of fsync (default: bench/results)",
     )
     beside = parser.add_argument_group("comparison with another commit, instead of the cases")
     beside.add_argument("--against", metavar="REV", help="a commit, a tag or a branch of this repository")
-    beside.add_argument("--rounds", type=int, metavar="N", help="with new processes each (default: 9; --quick: 3)")
     beside.add_argument(
-        "--seconds", type=float, metavar="S", default=300.0, help="no round begins later (default: 300)"
+        "--rounds", type=int, metavar="N", help="number of rounds, each with new processes (default: 9; --quick: 3)"
+    )
+    beside.add_argument(
+        "--seconds", type=float, metavar="S", default=300.0, help="start no round after S seconds (default: 300)"
     )
     asked = parser.parse_args()
     if asked.against and asked.names:

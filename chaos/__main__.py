@@ -1,6 +1,6 @@
-"""`python -m chaos [storm|faults|redelivery|closing] [...]`: tries the promises, prints figures and seed.
+"""`python -m chaos [storm|faults|redelivery|closing] [...]`: checks the promises; prints figures and the seed.
 
-Exit status: 0 all promises kept, 1 one was broken, 2 the run could not be made.
+Exit status: 0 all promises were kept, 1 one was broken, 2 the run failed.
 """
 
 from __future__ import annotations
@@ -158,11 +158,17 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("command", nargs="?", default="storm", choices=COMMANDS, help="default: storm")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of faults (default: 60)")
-    parser.add_argument("--rounds", type=int, default=400, help="of redelivery and closing (default: 400)")
-    parser.add_argument("--seed", type=int, help="of the schedule and of every client's dice (default: a new one)")
-    parser.add_argument("--directory", type=Path, help="for data, logs and ledgers, kept (default: a temporary one)")
-    parser.add_argument("--app", default="", help="another application for the workers, as chaos.faults has them")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the storm lasts (default: 60)")
+    parser.add_argument("--rounds", type=int, default=400, help="rounds of redelivery and of closing (default: 400)")
+    parser.add_argument(
+        "--seed", type=int, help="seed of the schedule and of every client's random choices (default: a new one)"
+    )
+    parser.add_argument(
+        "--directory", type=Path, help="where to keep data, logs and ledgers (default: a temporary directory)"
+    )
+    parser.add_argument(
+        "--app", default="", help="application for the workers instead of the gateway, such as one of chaos.faults"
+    )
     return parser.parse_args()
 
 

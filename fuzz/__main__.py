@@ -1,4 +1,4 @@
-"""Runs every target for its share of the time, each in its own process. The exit code is 1 where one has failed."""
+"""Runs every target for its share of the time, each in its own process. The exit code is 1 if one failed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ HERE = Path(__file__).parent
 def main() -> int:
     """Either all targets for `--seconds` together, or the one that is named, in this process."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("target", nargs="?", choices=TARGETS, help="one target alone, in this process")
-    parser.add_argument("--seconds", type=int, default=60, help="how long, all targets together")
-    parser.add_argument("--corpus", type=Path, help="a folder that keeps what was found worth trying")
+    parser.add_argument("target", nargs="?", choices=TARGETS, help="run only this target, in this process")
+    parser.add_argument("--seconds", type=int, default=60, help="time for all targets together (default: 60)")
+    parser.add_argument(
+        "--corpus", type=Path, help="directory that keeps the inputs worth trying again (default: a temporary one)"
+    )
     given = parser.parse_args()
     corpus = given.corpus or Path(tempfile.mkdtemp(prefix="fuzz-"))
     if given.target:

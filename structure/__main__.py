@@ -19,9 +19,13 @@ PROGRAMS = ("bench", "chaos", "fuzz", "stability", "structure")
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m structure", description=__doc__.partition("\n\n")[2])
     parser.add_argument(
-        "--root", type=Path, default=Path(__file__).parent.parent, metavar="DIR", help="the source tree (default: this)"
+        "--root",
+        type=Path,
+        default=Path(__file__).parent.parent,
+        metavar="DIR",
+        help="the source tree to count (default: this one)",
     )
-    parser.add_argument("--list", action="store_true", help="print every call, too")
+    parser.add_argument("--list", action="store_true", help="also print every call")
     asked = parser.parse_args()
     if not (asked.root / "gateway" / "__init__.py").exists():
         parser.error(f"--root: {asked.root} has no package gateway; name the root of a checkout")
