@@ -45,14 +45,8 @@ class CycleConnection(Protocol):
     flow: Flow
     server_state: ServerState
 
-    def want_body(self) -> None:
+    def want_body(self, cycle: Cycle) -> None:
         """The application waits for the body: reading continues."""
-
-    def body_taken(self) -> None:
-        """The application has taken the body received so far."""
-
-    def client_closed(self, *, ask: bool = False) -> bool:
-        """Whether the client has closed its side. Asks the kernel with `ask`, and while reading is paused."""
 
     def watch_closely(self, cycle: Cycle) -> None:
         """The request waits for long, and the end of its client must be detected."""
@@ -62,9 +56,6 @@ class CycleConnection(Protocol):
 
     def response_complete(self, cycle: Cycle) -> None:
         """The response is written."""
-
-    async def drained(self) -> bool:
-        """Returns when almost all bytes of the responses are sent. False if the client did not read them."""
 
 
 class Cycle:
@@ -92,6 +83,7 @@ class Cycle:
         "reached",
         "request_id",
         "started",
+        "untaken_bytes",
     )
 
     def __init__(
@@ -112,6 +104,7 @@ class Cycle:
         self._callbacks: list[Callable[[], None]] = []
         # Request
         self._chunks: list[bytes] = []
+        self.untaken_bytes = 0  # of the body, which the application has not received yet
         self._waiting_for_100 = continues
         self.body_complete = False
         # Response
@@ -134,9 +127,9 @@ class Cycle:
     def add_body(self, data: bytes) -> None:
         """Adds to the request's body. The body of a waiting request is not read."""
         if self._waits:
-            self._connection.body_taken()
             return
         self._chunks.append(data)
+        self.untaken_bytes += len(data)
         self._wake.set()
 
     def end_body(self) -> None:
@@ -186,7 +179,8 @@ class Cycle:
         """See ClientConnection.on_gone."""
         self._waits = True
         self._chunks.clear()
-        if self._connection.client_closed():
+        self.untaken_bytes = 0
+        if self._connection.flow.client_closed():
             self._connection.give_up(self)
         else:
             self._connection.watch_closely(self)
@@ -243,9 +237,9 @@ class Cycle:
             if not self.body_complete and not self._chunks and not self.gone and not self.started:
                 connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self.gone and not self.complete:
-            connection.want_body()
+            connection.want_body(self)
             self._listening = not self._wake.is_set()
-            if self._listening and self.body_complete and connection.client_closed():
+            if self._listening and self.body_complete and connection.flow.client_closed():
                 connection.give_up(self)
             await self._wake.wait()
             self._wake.clear()
@@ -255,7 +249,7 @@ class Cycle:
         chunks = self._chunks
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
-        connection.body_taken()
+        self.untaken_bytes = 0
         return {"type": "http.request", "body": body, "more_body": not self.body_complete}
 
     async def send(self, message: Any) -> None:
@@ -268,14 +262,14 @@ class Cycle:
         if kind == "http.response.body":
             flow = self._connection.flow
             if flow.write_paused and not self.gone:
-                await self._connection.drained()
+                await self._drained()
             if self._head is None and not self.started:
                 raise RuntimeError("http.response.body came before http.response.start")
             if self.complete:
                 raise RuntimeError("the response is already complete")
             if not self.gone:
                 self._body(message.get("body", b""), last=not message.get("more_body", False))
-                if self.complete and flow.write_paused and not await self._connection.drained():
+                if self.complete and flow.write_paused and not await self._drained():
                     self.reached = False
         elif kind == "http.response.start":
             if self._head is not None or self.started:
@@ -283,6 +277,9 @@ class Cycle:
             self._start(message["status"], message.get("headers", ()))
         else:
             raise RuntimeError(f"{kind} is not a message of a response")
+
+    async def _drained(self) -> bool:
+        return await self._connection.flow.drained(self._connection.server_state.limits.body_timeout_s)
 
     def _start(self, status: int, headers: Any) -> None:
         """Checks and formats the head. Raises RuntimeError, without a change, if a header is invalid."""
@@ -335,7 +332,7 @@ class Cycle:
                     raise RuntimeError("the response's body does not have its Content-Length")
             data = body
         transport = self._connection.transport
-        if transport.is_closing() or (self.waits_for_client and self._connection.client_closed(ask=self._carries)):
+        if transport.is_closing() or (self.waits_for_client and self._connection.flow.client_closed(ask=self._carries)):
             self._connection.give_up(self)
             return
         if self._head is not None:

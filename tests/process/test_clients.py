@@ -9,17 +9,9 @@ import orjson
 import pytest
 
 from gateway.client_connection import EXTENSION
-from gateway.http.connection import (
-    DISCARD_BYTES,
-    DISCARDING,
-    HELD_BYTES,
-    IDLE,
-    LINGERING,
-    MOVES,
-    PENDING,
-    WATCH_S,
-    Reading,
-)
+from gateway.http.connection import DISCARDING, IDLE, LINGERING, MOVES, PENDING, Reading
+from gateway.http.flow import WATCH_S
+from gateway.http.read_buffer import DISCARD_BYTES, HELD_BYTES
 from tests.process.serving import Server, problem, serving
 
 PARK = b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -86,7 +78,7 @@ def test_held_bytes_are_bounded() -> None:
             async with asyncio.timeout(5):
                 while not connection.flow.read_paused:
                     await asyncio.sleep(0.001)
-            assert len(connection._held) < HELD_BYTES + 300_000
+            assert len(connection._buffer.data) < HELD_BYTES + 300_000
             await client.reset()
             await server.counted("gone", 1)
 

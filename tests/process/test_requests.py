@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gateway.http.connection import LINGER_S
+from gateway.http.lingering import LINGER_S
 from gateway.http.state import DISCARDED_A_SECOND
 from tests.process.serving import Server, problem, serving
 
@@ -348,7 +348,8 @@ def test_refused_uploads_are_discarded_slowly_together() -> None:
             for _ in range(8):
                 clients.create_task(send(ends=ends))
             await asyncio.sleep(0.5)
-            discarded = sum(each._discarded_bytes for each in server.server.server_state.connections)  # type: ignore[attr-defined]
+            lingering = [each._lingering for each in server.connections if each._lingering is not None]
+            discarded = sum(each.discarded_bytes for each in lingering)
             assert 0 < discarded < 1.5 * DISCARDED_A_SECOND * (time.monotonic() - began_s)
             ends.set()
 
