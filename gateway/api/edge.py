@@ -16,6 +16,7 @@ from gateway.api.context import RequestContext
 from gateway.api.exchange import ClientDisconnected, problem_answer, respond
 from gateway.api.metrics.meter import Traffic
 from gateway.client_connection import EXTENSION, ClientConnection
+from gateway.common import logs
 from gateway.errors import GatewayError, Internal
 from gateway.nonce import nonce
 
@@ -130,7 +131,7 @@ def _tell(scope: Scope, context: RequestContext, status: int, code: str, started
         fields["key"] = context.caller.name
     if code:
         fields["code"] = code
-    log.info("request", extra={"fields": fields})
+    logs.info(log, "request", fields)
 
 
 def _without_secrets(path: str) -> str:

@@ -1,14 +1,19 @@
 """Sets up logging for every process of the gateway: one line per record on standard error, as text or as JSON.
 
-Owns only the format. Records carry their fields in `extra={"fields": {...}}`; fields never hold bodies or keys.
+Owns only the format; line_writer.py writes the lines. Records carry their fields in `extra={"fields": {...}}`. Fields
+never hold bodies or keys.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
-import os
 import time
-from typing import Any, Final
+from collections.abc import Mapping
+from functools import partial
+from typing import Final, Protocol
+
+from gateway.common.line_writer import LineWriter
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -17,16 +22,20 @@ LEVELS: Final = {
     "error": logging.ERROR,
 }
 
+_FORMATTER: Final = logging.Formatter()
+_output: StandardError | None = None
+"""Where the lines of this process go, after `set_up`."""
+
 
 def set_up(log_format: str, log_level: str, process: str) -> None:
     """Writes every record of `log_level` or above to standard error, each as one line that names `process`.
 
     `log_format` is `text` or `json`. May be called again; the last call counts.
     """
-    handler = StandardError()
-    handler.setFormatter(JsonLines(process) if log_format == "json" else TextLines(process))
+    global _output  # noqa: PLW0603 (like logging's own handlers)
+    _output = StandardError(JsonLines(process) if log_format == "json" else TextLines(process))
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [_output]
     root.setLevel(LEVELS[log_level])
     # A line names neither thread nor caller. Not looking them up halves the cost of a record.
     # Source: docs.python.org/3/howto/logging.html, "Optimization".
@@ -37,8 +46,22 @@ def set_up(log_format: str, log_level: str, process: str) -> None:
     logging.getLogger("asyncio").setLevel(max(logging.WARNING, LEVELS[log_level]))
 
 
+def info(logger: logging.Logger, message: str, fields: Mapping[str, object]) -> None:
+    """Like `logger.info(message, extra={"fields": fields})`, at a third of its time: for a line per request."""
+    if _output is None:
+        logger.info(message, extra={"fields": fields})
+    elif logger.isEnabledFor(logging.INFO):
+        _output.writer.add(_output.lines.line(time.time(), "INFO", logger.name, message, fields))
+
+
 class StandardError(logging.Handler):
-    """Writes each line with one system call and no lock, so that lines of threads and processes do not mix."""
+    """Writes each record as one line. Lines below a warning leave at the end of the event loop's turn."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__()
+        self.lines = lines
+        self.writer = LineWriter(2, self._dropped)
+        atexit.register(self.writer.close)
 
     def handle(self, record: logging.LogRecord) -> bool:
         if self.filter(record):
@@ -48,61 +71,87 @@ class StandardError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            left = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
-            while left:
-                left = left[os.write(2, left) :]
-        except OSError:
-            pass  # The reader of standard error is gone; the work continues.
+            self.writer.add(self.format(record), urgent=record.levelno >= logging.WARNING)
         except Exception:  # noqa: BLE001 (a record that cannot be written must not stop the work)
             self.handleError(record)
 
+    def format(self, record: logging.LogRecord) -> bytes:  # type: ignore[override]
+        """The record's line."""
+        fields = getattr(record, "fields", None)
+        return self.lines.line(
+            record.created,
+            record.levelname,
+            record.name,
+            record.getMessage(),
+            fields if isinstance(fields, dict) else {},
+            exception=_FORMATTER.formatException(record.exc_info) if record.exc_info else "",
+        )
 
-class TextLines(logging.Formatter):
+    def _dropped(self, count: int) -> bytes:
+        message = f"{count} log lines were dropped: nothing read standard error"
+        return self.lines.line(time.time(), "WARNING", __name__, message, {})
+
+
+class Lines(Protocol):
+    """A format of log lines."""
+
+    def line(
+        self, unix_s: float, level: str, logger: str, message: str, fields: Mapping[str, object], *, exception: str = ""
+    ) -> bytes:
+        """One line with its LF. exception: a traceback, or empty."""
+
+
+class TextLines:
     r"""`2026-01-31T12:00:00.123Z INFO worker-0: message key=value`; a line break in a message appears as `\n`."""
 
     def __init__(self, process: str) -> None:
-        super().__init__()
         self._process = process
         self._clock = _Clock()
 
-    def format(self, record: logging.LogRecord) -> str:
-        fields = _fields(record)
-        tail = "".join(f" {name}={_bare(value)}" for name, value in fields.items())
-        text = f"{self._clock.text(record.created)} {record.levelname} {self._process}: {record.getMessage()}{tail}"
+    def line(
+        self,
+        unix_s: float,
+        level: str,
+        _logger: str,
+        message: str,
+        fields: Mapping[str, object],
+        *,
+        exception: str = "",
+    ) -> bytes:
+        """See Lines."""
+        tail = "".join([f" {name}={_bare(value)}" for name, value in fields.items()])
         # A message may contain a client's bytes, so line breaks are escaped. Only a traceback has several lines.
-        line = _one_line(text)
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line
+        line = _one_line(f"{self._clock.text(unix_s)} {level} {self._process}: {message}{tail}")
+        if exception:
+            line += "\n" + exception
+        return line.encode("utf-8", "backslashreplace") + b"\n"
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object per record: time, level, process, logger, message, then the record's fields."""
+class JsonLines:
+    """One JSON object per line: time, level, process, logger, message, then the fields."""
 
     def __init__(self, process: str) -> None:
-        super().__init__()
+        import orjson  # noqa: PLC0415 (only this format needs it; `--help` stays quick)
+
+        self._dumps = partial(orjson.dumps, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
         self._process = process
         self._clock = _Clock()
 
-    def format(self, record: logging.LogRecord) -> str:
-        import orjson  # noqa: PLC0415 (only this format needs it; `--help` stays quick)
-
-        line: dict[str, Any] = {
-            "time": self._clock.text(record.created),
-            "level": record.levelname.lower(),
+    def line(
+        self, unix_s: float, level: str, logger: str, message: str, fields: Mapping[str, object], *, exception: str = ""
+    ) -> bytes:
+        """See Lines."""
+        line = {
+            "time": self._clock.text(unix_s),
+            "level": level.lower(),
             "process": self._process,
-            "logger": record.name,
-            "message": record.getMessage(),
+            "logger": logger,
+            "message": message,
+            **fields,
         }
-        line.update(_fields(record))
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-
-
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    fields = getattr(record, "fields", None)
-    return fields if isinstance(fields, dict) else {}
+        if exception:
+            line["exception"] = exception
+        return self._dumps(line)
 
 
 class _Clock:
@@ -120,8 +169,8 @@ class _Clock:
         return f"{text}.{int((unix_s - second) * 1000):03d}Z"
 
 
-def _bare(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+def _bare(value: object) -> str:
+    text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else str(value)
     return repr(text) if " " in text or not text else text
 
 
