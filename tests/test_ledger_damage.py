@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+import random
 import sqlite3
 
 import pytest
@@ -60,11 +62,135 @@ def test_from_the_outside(tmp_path):
             assert (answer.status_code, answer.json()["code"]) == (502, "outcome-unknown")
             assert "use another key" in answer.json()["detail"]
             assert put(http, "good").content == first.content
+            assert [put(http, "bad").status_code for _ in range(20)] == [502] * 20
             assert http.get("/queues/q").json()["items"] == 2
         log = gateway.log.read_text()
+        assert log.count("the entry of an idempotency key is damaged") == 1
         assert "1 idempotency keys are damaged" in log
         assert "the entry of an idempotency key is damaged (queue 'q', key 'bad')" in log
         assert "Traceback" not in log
+
+
+def test_a_flipped_byte_hides_no_entry(tmp_path):
+    """Wherever in the file it is: each retry gets its first answer or an error; none is stored again."""
+    path, keys = tmp_path / ledger_file.NAME, [f"key-{number}" for number in range(80)]
+    damage = random.Random(7)
+
+    async def claimed(key):
+        return await ledger.claim(("", "q", key), b"f", 60)
+
+    async def filled():
+        for key in keys:
+            await claimed(key)
+            await ledger.settle(("", "q", key), Reply(201, key.encode()))
+        await ledger.close()
+
+    async def retried():
+        found = [await asyncio.gather(claimed(key), return_exceptions=True) for key in keys]
+        await ledger.close()
+        return [each for (each,) in found]
+
+    ledger = Ledger(path, "a", lambda _: True, window_s=60, limit=100, synced=False)
+    asyncio.run(filled())
+    sound = path.read_bytes()
+    for _ in range(100):
+        content = bytearray(sound)
+        at = damage.randrange(len(content))
+        content[at] ^= 1 << damage.randrange(8)
+        for each in tmp_path.iterdir():
+            each.unlink()
+        path.write_bytes(content)
+        ledger = Ledger(path, "b", lambda _: True, window_s=60, limit=100, synced=False)
+        for key, found in zip(keys, asyncio.run(retried()), strict=True):
+            if isinstance(found, BaseException):
+                assert isinstance(found, sqlite3.Error | ledger_file.UnknownFormatError | DamagedEntryError), (
+                    at,
+                    found,
+                )
+            else:
+                assert found.reply == Reply(201, key.encode()), at
+
+
+def test_a_damaged_schema_is_an_error_of_the_file(tmp_path):
+    """Also where SQLite's own message is not UTF-8."""
+    path = tmp_path / ledger_file.NAME
+    ledger_file.opened(path, synced=False).close()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"held_until_s REAL", b"held_\xffntil_s RE\xffL"))
+    with pytest.raises(sqlite3.DatabaseError, match="schema") as raised:
+        ledger_file.opened(path, synced=False)
+    assert "move idempotency.db* out of the data directory" in ledger_file.explained(raised.value)
+    with pytest.raises(sqlite3.DatabaseError, match="schema"):
+        list(ledger_file.damages(path))
+
+
+def test_a_damaged_time_forgets_no_entry(tmp_path):
+    """The sweep removes only entries whose checksum says that their time is right."""
+    path = tmp_path / ledger_file.NAME
+
+    async def run():
+        ledger = Ledger(path, "a", lambda _: True, window_s=60, limit=100)
+        await ledger.claim(("", "q", "bad"), b"f", 60)
+        await ledger.close()
+        execute(tmp_path, "UPDATE entries SET claimed_s = 1.0, held_until_s = 1.0")
+        ledger = Ledger(path, "b", lambda _: True, window_s=60, limit=100)
+        await ledger.claim(("", "q", "other"), b"f", 60)  # its transaction also sweeps
+        with pytest.raises(DamagedEntryError):
+            await ledger.claim(("", "q", "bad"), b"f", 60)
+        await ledger.close()
+
+    asyncio.run(run())
+
+
+def test_a_sweep_that_fails_fails_no_request(tmp_path, caplog):
+    """An old entry that cannot be removed is told once, and what to do; new keys are stored."""
+    path = tmp_path / ledger_file.NAME
+    _format_0(path)
+    with contextlib.closing(ledger_file.opened(path, synced=False)) as file:
+        file.execute("UPDATE entries SET claimed_s = 1.0, held_until_s = 1.0")
+        file.execute(ledger_file.SET_CHECKSUM + "true")
+        (root,) = file.execute("SELECT rootpage FROM sqlite_schema WHERE name LIKE 'sqlite_autoindex%'").fetchone()
+    content = bytearray(path.read_bytes())
+    at = content.index(b"qk", (root - 1) * 4096)
+    content[at + 1] ^= 0x20
+    path.write_bytes(content)
+
+    async def run():
+        ledger = Ledger(path, "a", lambda _: True, window_s=60, limit=100)
+        for key in ("one", "two"):
+            assert (await ledger.claim(("", "q", key), b"f", 60)).fresh
+            ledger._swept_s = 0.0
+        await ledger.close()
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(run())
+    (told,) = caplog.messages
+    assert "old keys cannot be removed: database disk image is malformed: the file is damaged; stop the gateway" in told
+
+
+def test_a_damaged_page_is_one_line(tmp_path):
+    """Each request with a key is 503 and stores nothing; the log says once what to do, and has no traceback."""
+    with running(tmp_path / "data") as gateway:
+        with gateway.client() as http:
+            assert put(http, "first").status_code == 201
+        assert gateway.stop() == 0
+        path = tmp_path / "data" / ledger_file.NAME
+        content = bytearray(path.read_bytes())
+        for page in range(4096, len(content), 4096):
+            content[page] = 0xFF
+        path.write_bytes(content)
+        gateway.start()
+        with gateway.client() as http:
+            for number in range(50):
+                answer = put(http, f"key-{number}")
+                assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+                assert "nothing was enqueued" in answer.json()["detail"]
+            assert http.post("/queues/q/jobs", content=b"1").status_code == 201
+            assert http.get("/queues/q").json()["items"] == 2
+        told = gateway.log.read_text()
+        assert told.count("idempotency.db cannot be used: database disk image is malformed") == 1
+        assert "move idempotency.db* out of the data directory" in told
+        assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("where", ["middle", "last", "removed"])

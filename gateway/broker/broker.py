@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from gateway.common.limited_log import LimitedLog
+
 from . import config as configuration
 from .batch import Ticket
 from .collection import Queues
 from .committer import Committer
 from .database import Database
-from .limited_log import LimitedLog
 from .memory import BufferLimit
 from .threads import Threads
 

@@ -71,7 +71,7 @@ def _prepare_keys(path: Path) -> None:
     except ledger_file.UnknownFormatError as exc:
         raise StartError(f"data: {exc}") from exc
     except (sqlite3.Error, OSError) as exc:
-        log.error("%s: %s; requests with an Idempotency-Key are refused until it is removed", path, exc)  # noqa: TRY400
+        log.error("%s cannot be used: %s", path, ledger_file.explained(exc))  # noqa: TRY400
         return
     if lost is not None:
         log.error(lost)
@@ -84,7 +84,7 @@ def _tell_damages(path: Path) -> None:
         for each in ledger_file.damages(path):
             log.error(each)
     except sqlite3.Error as exc:
-        log.error("%s is damaged: %s; a retry may store its job again", path, exc)  # noqa: TRY400
+        log.error("%s cannot be read: %s", path, ledger_file.explained(exc))  # noqa: TRY400
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.common.limited_log import LimitedLog
+from gateway.delivery.idempotency import ledger_file
 from gateway.delivery.idempotency.ledger import DamagedEntryError, Entry, Ledger, Place, Reply
 from gateway.delivery.idempotency.ledger_file import UnknownFormatError
 from gateway.errors import (
@@ -60,6 +62,7 @@ class Idempotency:
         self._wait_s = wait_s
         self._hold_s = hold_s
         self._flights: dict[Place, _Flight] = {}
+        self._limited = LimitedLog()
 
     async def once(self, place: Place, fingerprint: bytes, store: Store) -> tuple[Reply, bool]:
         """The reply of `store`, from now or from an earlier run; True if it is from an earlier run.
@@ -93,13 +96,14 @@ class Idempotency:
             try:
                 entry = await self._ledger.claim(place, fingerprint, self._hold_s + SLACK_S)
             except DamagedEntryError as exc:
-                log.error("the entry of an idempotency key is damaged (queue %r, key %r)", place[1], place[2])  # noqa: TRY400
+                if (more := self._limited.count("entry")) is not None:
+                    log.error("the entry of an idempotency key is damaged (queue %r, key %r)%s", *place[1:], more)  # noqa: TRY400
                 raise OutcomeUnknown(
                     "the record of this Idempotency-Key is damaged, so the gateway cannot know whether its request was "
                     "stored; use another key to store it"
                 ) from exc
             except (sqlite3.Error, UnknownFormatError) as exc:
-                log.exception("the file of idempotency keys cannot be used")
+                self._tell("used", exc)
                 raise Unavailable("idempotency keys cannot be stored at the moment; nothing was enqueued") from exc
             if entry.fingerprint != fingerprint:
                 raise IdempotencyKeyReused(
@@ -119,17 +123,29 @@ class Idempotency:
             async with asyncio.timeout(self._hold_s):
                 reply = await store(ids(entry.seed))
         except TimeoutError as exc:
-            await _noted(self._ledger.leave(place))
+            await self._noted(self._ledger.leave(place))
             raise OutcomeUnknown("storing took too long; the jobs may or may not be stored") from exc
         except GatewayError as exc:
             surely_not = entry.fresh and not isinstance(exc, OutcomeUnknown | PartlyRefused | PartlyStored)
-            await _noted(self._ledger.release(place) if surely_not else self._ledger.leave(place))
+            await self._noted(self._ledger.release(place) if surely_not else self._ledger.leave(place))
             raise
         except Exception:
-            await _noted(self._ledger.leave(place))
+            await self._noted(self._ledger.leave(place))
             raise
-        await _noted(self._ledger.settle(place, reply))
+        await self._noted(self._ledger.settle(place, reply))
         return reply
+
+    async def _noted(self, note: Awaitable[None]) -> None:
+        """Returns when it is on disk or failed. After a failure the entry stays claimed and is taken over with its
+        ids, or is damaged and refused."""
+        try:
+            await note
+        except (sqlite3.Error, DamagedEntryError) as exc:
+            self._tell("written", exc)
+
+    def _tell(self, what: str, error: Exception) -> None:
+        if (more := self._limited.count(what)) is not None:
+            log.error("%s cannot be %s: %s%s", ledger_file.NAME, what, ledger_file.explained(error), more)
 
 
 def ids(seed: bytes) -> NewId:
@@ -154,11 +170,3 @@ async def _landed(flight: _Flight, deadline_s: float) -> Reply | None:
 
 def _in_flight() -> IdempotencyInFlight:
     return IdempotencyInFlight("a request with this Idempotency-Key is in progress; its outcome is not known yet")
-
-
-async def _noted(note: Awaitable[None]) -> None:
-    """Returns when it is on disk or failed. After a failure the entry stays claimed and is taken over with its ids."""
-    try:
-        await note
-    except sqlite3.Error:
-        log.exception("the file of idempotency keys cannot be written")

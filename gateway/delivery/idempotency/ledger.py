@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
 import sqlite3
@@ -25,7 +26,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from gateway.common import wal
-from gateway.delivery.idempotency.ledger_file import SET_CHECKSUM, checksum, opened
+from gateway.common.limited_log import LimitedLog
+from gateway.delivery.idempotency.ledger_file import FOUND, SET_CHECKSUM, explained, is_sound, number_of, opened
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ sweep locks the file for some milliseconds."""
 
 
 _PLACE: Final = "tenant = ? AND queue = ? AND key = ?"
+_NUMBER: Final = "number = ?"
 
 
 class State(IntEnum):
@@ -111,6 +114,7 @@ class Ledger:
         self._pending: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
         self._claims = 0
         self._swept_s = 0.0
+        self._limited = LimitedLog()
 
     async def claim(self, place: Place, fingerprint: bytes, hold_s: float) -> Entry:
         """The entry at `place`: created if missing, taken over if its owner is dead or its outcome unknown.
@@ -142,27 +146,23 @@ class Ledger:
 
     def _claim(self, file: sqlite3.Connection, place: Place, fingerprint: bytes, hold_s: float) -> Entry:
         now_s = time.time()
-        row = file.execute(
-            "SELECT state, fingerprint, seed, owner, claimed_s, held_until_s, status, body, checksum FROM entries "
-            "WHERE tenant = ? AND queue = ? AND key = ?",
-            place,
-        ).fetchone()
-        if row is not None and row[8] != checksum(*place, *row[:8]):
-            raise DamagedEntryError("the entry of this Idempotency-Key is damaged")
-        if row is not None and max(row[4] + self._window_s, row[5]) <= now_s:
-            file.execute("DELETE FROM entries WHERE tenant = ? AND queue = ? AND key = ?", place)
+        row = self._found(file, place)
+        if row is not None and max(row[8] + self._window_s, row[9]) <= now_s:
+            file.execute("DELETE FROM entries WHERE number = ?", row[:1])
             row = None
         if row is None:
             self._claims += 1
             seed = secrets.token_bytes(SEED_BYTES)
+            number = number_of(*place)
             file.execute(
-                "INSERT INTO entries (tenant, queue, key, state, fingerprint, seed, owner, claimed_s, held_until_s) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*place, State.CLAIMED, fingerprint, seed, self._owner, now_s, now_s + hold_s),
+                "INSERT INTO entries "
+                "(number, tenant, queue, key, state, fingerprint, seed, owner, claimed_s, held_until_s) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (number, *place, State.CLAIMED, fingerprint, seed, self._owner, now_s, now_s + hold_s),
             )
-            file.execute(SET_CHECKSUM + _PLACE, place)
+            file.execute(SET_CHECKSUM + _NUMBER, (number,))
             return Entry(seed, fingerprint, mine=True, fresh=True)
-        state, known, seed, owner, _, held_until_s, status, body, _ = row
+        number, _, _, _, state, known, seed, owner, _, held_until_s, status, body, _ = row
         if known != fingerprint or state == State.DONE:
             reply = Reply(status, body) if state == State.DONE else None
             return Entry(seed, known, mine=False, reply=reply)
@@ -172,43 +172,51 @@ class Ledger:
             return Entry(seed, known, mine=False)
         assert State.CLAIMED in MOVES[State(state)]
         file.execute(
-            "UPDATE entries SET state = ?, owner = ?, held_until_s = ? WHERE tenant = ? AND queue = ? AND key = ?",
-            (State.CLAIMED, self._owner, now_s + hold_s, *place),
+            "UPDATE entries SET state = ?, owner = ?, held_until_s = ? WHERE number = ?",
+            (State.CLAIMED, self._owner, now_s + hold_s, number),
         )
-        file.execute(SET_CHECKSUM + _PLACE, place)
+        file.execute(SET_CHECKSUM + _NUMBER, (number,))
         return Entry(seed, known, mine=True)
 
+    def _found(self, file: sqlite3.Connection, place: Place) -> tuple[Any, ...] | None:
+        """The row of FOUND at `place`. Raises DamagedEntryError."""
+        row = file.execute(FOUND + _NUMBER, (number_of(*place),)).fetchone()
+        if row is None:
+            row = file.execute(FOUND + _PLACE, place).fetchone()
+        if row is not None and not (row[1:4] == place and is_sound(row)):
+            raise DamagedEntryError("the entry of this Idempotency-Key is damaged")
+        found: tuple[Any, ...] | None = row
+        return found
+
     def _move(self, file: sqlite3.Connection, place: Place, to: State, reply: Reply | None) -> None:
+        """Changes the caller's claim; raises DamagedEntryError, so that a damaged entry gets no new checksum."""
         assert to in MOVES[State.CLAIMED]
-        status, body = (reply.status, reply.body) if reply is not None else (None, None)
-        file.execute(
-            "UPDATE entries SET state = ?, status = ?, body = ? "
-            "WHERE tenant = ? AND queue = ? AND key = ? AND state = ? AND owner = ?",
-            (to, status, body, *place, State.CLAIMED, self._owner),
-        )
-        file.execute(SET_CHECKSUM + _PLACE, place)
+        row = self._found(file, place)
+        if row is not None and self._is_mine(row):
+            status, body = (reply.status, reply.body) if reply is not None else (None, None)
+            file.execute(
+                "UPDATE entries SET state = ?, status = ?, body = ? WHERE number = ?", (to, status, body, row[0])
+            )
+            file.execute(SET_CHECKSUM + _NUMBER, row[:1])
 
     def _remove(self, file: sqlite3.Connection, place: Place) -> None:
-        file.execute(
-            "DELETE FROM entries WHERE tenant = ? AND queue = ? AND key = ? AND state = ? AND owner = ?",
-            (*place, State.CLAIMED, self._owner),
-        )
+        row = self._found(file, place)
+        if row is not None and self._is_mine(row):
+            file.execute("DELETE FROM entries WHERE number = ?", row[:1])
+
+    def _is_mine(self, row: tuple[Any, ...]) -> bool:
+        return bool(row[4] == State.CLAIMED and row[7] == self._owner)
 
     def _sweep(self, file: sqlite3.Connection) -> None:
-        """Removes expired entries, and the oldest ones above the limit; a bounded number at a time."""
+        """Removes expired entries, and the oldest ones above the limit; a bounded number at a time.
+
+        Damaged entries stay: their time may be wrong, and a key that is forgotten early is stored twice.
+        """
         now_s = time.time()
-        over = file.execute(
-            "DELETE FROM entries WHERE number IN "
-            "(SELECT number FROM entries WHERE claimed_s <= ? AND held_until_s <= ? ORDER BY claimed_s LIMIT ?)",
-            (now_s - self._window_s, now_s, SWEEP_ROWS),
-        ).rowcount
+        over = _remove_oldest(file, "claimed_s <= ? AND held_until_s <= ?", (now_s - self._window_s, now_s), SWEEP_ROWS)
         excess = file.execute("SELECT count(*) FROM entries").fetchone()[0] - self._limit
         if excess > 0:
-            file.execute(
-                "DELETE FROM entries WHERE number IN "
-                "(SELECT number FROM entries WHERE state = ? ORDER BY claimed_s LIMIT ?)",
-                (State.DONE, min(excess, SWEEP_ROWS)),
-            )
+            _remove_oldest(file, "state = ?", (State.DONE,), min(excess, SWEEP_ROWS))
             log.warning("idempotency: above the limit of %d keys; forgetting the %d oldest early", self._limit, excess)
         if over < SWEEP_ROWS and excess < SWEEP_ROWS:
             self._claims, self._swept_s = 0, time.monotonic()
@@ -252,7 +260,7 @@ class Ledger:
         try:
             results = [action(file) for action in actions]
             if self._claims >= SWEEP_EVERY_CLAIMS or time.monotonic() - self._swept_s > SWEEP_EVERY_S:
-                self._sweep(file)
+                self._try_to_sweep(file)
             file.execute("COMMIT")
         except BaseException:
             if file.in_transaction:
@@ -262,6 +270,18 @@ class Ledger:
         if self._mark is not None:
             self._mark.write()
         return results
+
+    def _try_to_sweep(self, file: sqlite3.Connection) -> None:
+        """A sweep that fails, because of damage that no request meets, is undone and fails no request."""
+        file.execute("SAVEPOINT sweep")
+        try:
+            self._sweep(file)
+        except sqlite3.Error as exc:
+            file.execute("ROLLBACK TO sweep")
+            self._claims, self._swept_s = 0, time.monotonic()
+            if (more := self._limited.count("sweep")) is not None:
+                log.error("%s: old keys cannot be removed: %s%s", self._path, explained(exc), more)  # noqa: TRY400
+        file.execute("RELEASE sweep")
 
     def _open(self) -> sqlite3.Connection:
         self._file = opened(self._path, synced=self._synced)
@@ -279,6 +299,14 @@ class Ledger:
             self._mark = None
             with contextlib.suppress(OSError):
                 wal.forget(self._path)
+
+
+def _remove_oldest(file: sqlite3.Connection, where: str, values: tuple[float, ...], limit: int) -> int:
+    """Removes the oldest sound entries, at most `limit`. Returns their number."""
+    rows = file.execute(f"{FOUND} {where} ORDER BY claimed_s", values)
+    numbers = [row[:1] for row in itertools.islice(filter(is_sound, rows), limit)]
+    file.executemany("DELETE FROM entries WHERE number = ?", numbers)
+    return len(numbers)
 
 
 @dataclass(frozen=True, slots=True)

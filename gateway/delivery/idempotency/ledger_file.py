@@ -3,13 +3,15 @@
 `PRAGMA user_version` is its format. 0: entries without checksums, from earlier versions. 1: each entry has a CRC-32
 over all its fields except its number. A change of format is one transaction.
 
-A damaged entry is never used. If entries cannot be found (a damaged index, a log that lost commits), a retry may store
-twice; `prepare` and `damages` report that.
+A damaged entry is never used. An entry is found in two ways, by its number, which is a hash of its key, and by the
+index: damage of one of the two trees hides no entry. (Earlier versions counted the numbers; the index alone finds these
+entries.) If both are damaged, or the log lost commits, a retry may store twice; `prepare` and `damages` report that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -45,6 +47,24 @@ CREATE TABLE entries (
 FIELDS: Final = "tenant, queue, key, state, fingerprint, seed, owner, claimed_s, held_until_s, status, body"
 SET_CHECKSUM: Final = f"UPDATE entries SET checksum = entry_checksum({FIELDS}) WHERE "  # noqa: S608 - the fields are the constants above
 """Run after every change of an entry, in its transaction."""
+FOUND: Final = f"SELECT number, {FIELDS}, checksum FROM entries WHERE "  # noqa: S608 - as above
+MOVE_AWAY: Final = (
+    f"the file is damaged; stop the gateway, move {NAME}* out of the data directory and start it again: all keys are "
+    "forgotten then, and a repeated request stores its jobs again"
+)
+_NOT_DAMAGE: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PERM,
+    }
+)
+"""Errors of the disk, of rights and of other programs: the file itself is not damaged."""
 
 
 class UnknownFormatError(Exception):
@@ -56,6 +76,33 @@ def checksum(*fields: Any) -> int:
     return crc32(repr(fields).encode())
 
 
+def number_of(tenant: str, queue: str, key: str) -> int:
+    """The number of a new entry, 0 to 2**62: two keys have the same one with a probability of 2**-62."""
+    digest = hashlib.blake2b(repr((tenant, queue, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2
+
+
+def is_sound(row: tuple[Any, ...]) -> bool:
+    """Whether a row of FOUND has its checksum."""
+    return bool(row[-1] == checksum(*row[1:-1]))
+
+
+def explained(error: Exception) -> str:
+    """The error, and what an operator does if the file itself is damaged."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    damaged = isinstance(error, sqlite3.DatabaseError) and code & 0xFF not in _NOT_DAMAGE
+    return f"{error}: {MOVE_AWAY}" if damaged else str(error)
+
+
+@contextlib.contextmanager
+def _decoded_errors() -> Iterator[None]:
+    """Python cannot raise an error of SQLite whose text is not UTF-8, which it quotes from a damaged schema."""
+    try:
+        yield
+    except UnicodeDecodeError as exc:
+        raise sqlite3.DatabaseError("malformed database schema") from exc
+
+
 def opened(path: Path, *, synced: bool) -> sqlite3.Connection:
     """The file in the current format, created if it is missing. Waits for another worker that is creating it.
 
@@ -65,10 +112,13 @@ def opened(path: Path, *, synced: bool) -> sqlite3.Connection:
     while True:
         file = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            file.execute("PRAGMA journal_mode = WAL")  # SQLite does not wait here while another worker does the same
-            file.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+            file.text_factory = _readable
             file.create_function("entry_checksum", -1, checksum, deterministic=True)
-            _bring_up_to_date(file, path)
+            with _decoded_errors():
+                # SQLite does not wait here while another worker does the same.
+                file.execute("PRAGMA journal_mode = WAL")
+                file.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+                _bring_up_to_date(file, path)
         except sqlite3.OperationalError as exc:
             file.close()
             if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
@@ -104,25 +154,24 @@ def damages(path: Path) -> Iterator[str]:
     """Reads the whole file while it is in use; yields a sentence for each damage. Raises sqlite3.Error."""
     if not path.exists():
         return
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
-        file.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    with (
+        _decoded_errors(),
+        contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file,
+    ):
+        file.text_factory = _readable
         lines = [
             line for (text,) in file.execute(f"PRAGMA integrity_check({_MOST_NAMED})") for line in text.splitlines()
         ]
         if lines != ["ok"]:
-            yield f"{path} is damaged; a retry may store its job again: {'; '.join(lines[:_MOST_NAMED])}"
-        bad = 0
-        for *fields, stored in file.execute(f"SELECT {FIELDS}, checksum FROM entries"):  # noqa: S608 - as above
-            bad += stored != _checksum_of_any(fields)
+            yield f"{path} is damaged; a retry may store its job again: {'; '.join(lines[:_MOST_NAMED])}: {MOVE_AWAY}"
+        bad = sum(not is_sound(row) for row in file.execute(FOUND + "true"))
         if bad:
-            yield f"{path}: {bad} idempotency keys are damaged: requests with them are refused until their time is over"
+            yield f"{path}: {bad} idempotency keys are damaged: requests with them are refused; use other keys"
 
 
-def _checksum_of_any(fields: list[Any]) -> int | None:
-    try:
-        return checksum(*fields)
-    except UnicodeEncodeError:
-        return None
+def _readable(text: bytes) -> str:
+    """The text of a field, which damage may have made invalid."""
+    return text.decode("utf-8", "surrogateescape")
 
 
 def _bring_up_to_date(file: sqlite3.Connection, path: Path) -> None:
