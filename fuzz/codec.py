@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.broker.codec import CLIENT_ERROR, MAX_LINE_BYTES, Command, Decoder, Foreign, Refused
+from gateway.broker.memcache.codec import CLIENT_ERROR, MAX_LINE_BYTES, Command, Decoder, Foreign, Refused
 
 MAX_ITEM = 4096
 PROXY_V2 = b"\r\n\r\n\x00"

@@ -12,8 +12,6 @@ from structure.sources import Module
 MOST_METHODS = 25
 REPEATABLE = frozenset({"State"})
 """Names that several modules may define: each state machine has its states."""
-APART = "gateway/broker/"
-"""The broker imports nothing of the gateway and is imported by nothing of it: it has names of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +42,9 @@ def large(found: Sequence[ClassShape]) -> list[ClassShape]:
 
 
 def repeated(found: Sequence[ClassShape]) -> dict[str, list[str]]:
-    """The files of each name that is defined more than once, without those of REPEATABLE and APART."""
+    """The files of each name that is defined more than once, without those of REPEATABLE."""
     files = defaultdict(list)
     for each in found:
-        if not each.file.startswith(APART) and each.name not in REPEATABLE:
+        if each.name not in REPEATABLE:
             files[each.name].append(each.file)
     return {name: where for name, where in sorted(files.items()) if len(where) > 1}

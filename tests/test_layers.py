@@ -87,7 +87,7 @@ def test_every_import_points_downwards(root: Path) -> None:
         ("gateway.kestrel.server.pool", "from gateway.api.handlers.jobs import Jobs"),
         ("gateway.kestrel.server.pool", "def f():\n    import gateway.leases.ids"),
         ("gateway.broker.queue", "from gateway.errors import QueueFull"),
-        ("gateway.common.net", "from gateway.broker.queue import Queue"),
+        ("gateway.common.net", "from gateway.broker.queues.queue import Queue"),
         ("gateway.common.net", "from gateway.errors import QueueFull"),
         ("gateway.app", "from gateway.broker import Broker"),
         ("gateway.names.namespace", "from ..kestrel import pool"),
@@ -99,6 +99,32 @@ def test_breaches_are_found(tmp_path: Path, importer: str, source: str) -> None:
     path = tmp_path / "module.py"
     path.write_text(source)
     assert breaches(importer, imports(path, importer))
+
+
+BROKER_RANKS: dict[str, int] = {
+    "__main__": 6,
+    "server": 5,
+    "memcache": 4,
+    "broker": 3,
+    "queues": 2,
+    "check": 2,
+    "storage": 1,
+    "config": 0,
+    "memory": 0,
+}
+
+
+def test_the_broker_has_layers_of_its_own(root: Path) -> None:
+    """The disk knows no queue in memory, queues know no protocol, and what connections share knows no connection."""
+    wrong = []
+    for path in sorted((root / "gateway" / "broker").rglob("*.py")):
+        module = ".".join(path.relative_to(root).with_suffix("").parts)
+        own = module.split(".")[2]
+        for each in imports(path, module) if own != "__init__" else ():
+            target = [*each.split("."), ""][2] if each.startswith("gateway.broker.") else own
+            if target != own and BROKER_RANKS[target] >= BROKER_RANKS[own]:
+                wrong.append((module, each))
+    assert wrong == []
 
 
 BELOW_THE_LINK = ("gateway.kestrel.server", "gateway.kestrel.wire")

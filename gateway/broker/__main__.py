@@ -1,4 +1,4 @@
-"""The command `broker`: flags, signals, and the parent's channel if it runs as a child. check_command.py has `check`.
+"""The command `broker`: flags, signals, and the parent's channel if it runs as a child. check/command.py has `check`.
 
 With `--channel-fd` the broker is a child: one line of JSON tells the parent that it is ready, `{"command": "stop"}`
 stops it in order, and the end of the channel means that the parent is dead. Then the process exits at once, because
@@ -26,14 +26,13 @@ try:
 except ImportError:
     uvloop = None  # type: ignore[assignment]
 
+from gateway.broker.broker import Broker, Options
+from gateway.broker.config import ConfigError
+from gateway.broker.server import AddressError, BrokerServer, ListenAddress, parse_address
+from gateway.broker.storage.reader import DatabaseError
 from gateway.common import logs
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
 from gateway.common.net import is_loopback
-
-from .broker import Broker, Options
-from .config import ConfigError
-from .reader import DatabaseError
-from .server import Address, AddressError, Server, parse_address
 
 log = logging.getLogger("gateway.broker")
 
@@ -45,11 +44,13 @@ _GC_THRESHOLDS = 5_000, 2, 100
 """Items and answers have no reference cycles: a collection every 700 objects, or of many at once, only adds latency."""
 
 
-class _AddressType(click.ParamType[Address]):
+class _AddressType(click.ParamType[ListenAddress]):
     name = "ADDR"
 
-    def convert(self, value: str | Address, param: click.Parameter | None, ctx: click.Context | None) -> Address:
-        if isinstance(value, Address):
+    def convert(
+        self, value: str | ListenAddress, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ListenAddress:
+        if isinstance(value, ListenAddress):
             return value
         try:
             return parse_address(value)
@@ -144,7 +145,7 @@ def _variable(name: str) -> str:
 )
 def broker(
     *,
-    addresses: tuple[Address, ...],
+    addresses: tuple[ListenAddress, ...],
     data: Path,
     config: Path | None,
     fsync: str,
@@ -208,10 +209,10 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(options: Options, addresses: list[Address], channel: ChildChannel | None) -> None:
+async def _serve(options: Options, addresses: list[ListenAddress], channel: ChildChannel | None) -> None:
     loop = asyncio.get_running_loop()
     made = Broker(options, loop)
-    server = Server(made, addresses)
+    server = BrokerServer(made, addresses)
     try:
         if channel is None:
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -230,7 +231,7 @@ async def _serve(options: Options, addresses: list[Address], channel: ChildChann
         await server.stop()
 
 
-def _obey(server: Server, message: Message) -> None:
+def _obey(server: BrokerServer, message: Message) -> None:
     if message.get("command") == "stop":
         server.stopping.set()
 
@@ -238,9 +239,9 @@ def _obey(server: Server, message: Message) -> None:
 def run(arguments: list[str], prog_name: str) -> None:
     """Serves, or examines a data directory if the first argument is `check`. Raises click exceptions."""
     if arguments[:1] == ["check"]:
-        from . import check_command  # noqa: PLC0415 (only when asked for)
+        from gateway.broker.check import command  # noqa: PLC0415 (only when asked for)
 
-        check_command.main(arguments[1:], prog_name)
+        command.main(arguments[1:], prog_name)
     else:
         broker.main(arguments, prog_name=prog_name, standalone_mode=False)
 

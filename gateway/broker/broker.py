@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from gateway.broker import config as configuration
+from gateway.broker.memory import BufferLimit
+from gateway.broker.queues.collection import QueueCollection
+from gateway.broker.storage.batch import Ticket
+from gateway.broker.storage.committer import Committer
+from gateway.broker.storage.database import Database
+from gateway.broker.storage.threads import Threads
 from gateway.common.limited_log import LimitedLog
-
-from . import config as configuration
-from .batch import Ticket
-from .collection import Queues
-from .committer import Committer
-from .database import Database
-from .memory import BufferLimit
-from .threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ class Status(IntEnum):
 
 
 @dataclass(slots=True)
-class Counters:
+class BrokerCounters:
     """Counts since the start, as `stats` shows them."""
 
     curr_connections: int = 0
@@ -72,7 +71,7 @@ class Broker:
     def __init__(self, options: Options, loop: asyncio.AbstractEventLoop) -> None:
         self.options = options
         self.loop = loop
-        self.counters = Counters()
+        self.counters = BrokerCounters()
         self.started_s = time.monotonic()
         self.on_shutdown: Callable[[], None] = lambda: None
         self.config = configuration.load(options.config)
@@ -87,7 +86,7 @@ class Broker:
             database.close()
             raise
         self.committer = Committer(loop, self._threads, database.trouble)
-        self.queues = Queues(self.committer, self.config, inventory)
+        self.queues = QueueCollection(self.committer, self.config, inventory)
         self._sweeping: asyncio.TimerHandle = loop.call_later(1, self._sweep)
 
     # Actions of clients that an operator should know, one log line each

@@ -31,7 +31,7 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QueueLimits:
     """Limits of one queue. Durations in seconds; 0 means no limit."""
 
     max_items: int = UNLIMITED
@@ -49,10 +49,10 @@ class Config:
     """The whole file. `limits(name)` are the limits of one queue."""
 
     client_timeout: float = 0.0
-    default: Limits = Limits()
+    default: QueueLimits = QueueLimits()
     queues: dict[bytes, dict[str, Any]] = field(default_factory=dict)
 
-    def limits(self, name: bytes) -> Limits:
+    def limits(self, name: bytes) -> QueueLimits:
         """The limits of `name`: the default, then its parent's if it is a fanout child, then its own."""
         found = dataclasses.replace(self.default, **self.queues.get(name.partition(b"+")[0], {}))
         return dataclasses.replace(found, **self.queues.get(name, {})) if b"+" in name else found
@@ -75,7 +75,7 @@ def load(path: Path | None) -> Config:
         if not _NAME.match(name):
             raise ConfigError(f"{path}: queues.{name!r} is not a queue name")
         queues[name.encode()] = _limits(path, f"queues.{name}", entry)
-    default = Limits(**_limits(path, "default", table.get("default", {})))
+    default = QueueLimits(**_limits(path, "default", table.get("default", {})))
     return Config(client_timeout=timeout, default=default, queues=queues)
 
 
@@ -86,7 +86,7 @@ def _table(path: Path, key: str, entry: Any) -> dict[str, Any]:
 
 
 def _limits(path: Path, key: str, entry: Any) -> dict[str, Any]:
-    known = {spec.name: type(spec.default) for spec in dataclasses.fields(Limits)}
+    known = {spec.name: type(spec.default) for spec in dataclasses.fields(QueueLimits)}
     found = _table(path, key, entry)
     for name in found:
         if name not in known:

@@ -12,11 +12,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.broker.broker import Broker
+from gateway.broker.memcache.commands import execute
+from gateway.broker.memcache.session import Session
 from gateway.common import net
-
-from .broker import Broker
-from .commands import execute
-from .session import Session
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class AddressError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ListenAddress:
     """A listening address: the path of a Unix socket, or host and port."""
 
     path: str = ""
@@ -47,22 +46,22 @@ class Address:
         return net.joined(self.host, self.port)
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str) -> ListenAddress:
     """`HOST:PORT`, `[v6]:PORT` or `unix:PATH`. Raises ValueError."""
     if text.startswith("unix:"):
         if not text[5:] or len(os.fsencode(text[5:])) > 107:
             raise ValueError(f"{text!r}: a Unix socket's path has 1 to 107 bytes")
-        return Address(path=text[5:])
+        return ListenAddress(path=text[5:])
     found = net.host_and_port(text)
     if found is None:
         raise ValueError(f"{text!r} is neither HOST:PORT, with an IPv6 address in brackets, nor unix:PATH")
-    return Address(host=found[0], port=found[1])
+    return ListenAddress(host=found[0], port=found[1])
 
 
-class Server:
+class BrokerServer:
     """Serves one broker on some addresses until it is stopped."""
 
-    def __init__(self, broker: Broker, addresses: list[Address]) -> None:
+    def __init__(self, broker: Broker, addresses: list[ListenAddress]) -> None:
         self.broker = broker
         self.stopping = asyncio.Event()
         self._addresses = addresses
@@ -87,7 +86,7 @@ class Server:
                     found.append(f"unix:{address.path}")
                 else:
                     self._listeners.append(await loop.create_server(self._session, sock=sock, backlog=BACKLOG))
-                    found.append(str(Address(host=sock.getsockname()[0], port=sock.getsockname()[1])))
+                    found.append(str(ListenAddress(host=sock.getsockname()[0], port=sock.getsockname()[1])))
         self._limit = self._connection_limit()
         self.broker.on_shutdown = self._shut_down
         self._watch()
@@ -136,7 +135,7 @@ class Server:
         if not self._sessions:
             self._deserted.set()
 
-    async def _bind(self, address: Address) -> list[socket.socket]:
+    async def _bind(self, address: ListenAddress) -> list[socket.socket]:
         """Bound sockets. A name may have several addresses, which then share the port."""
         try:
             if address.path:

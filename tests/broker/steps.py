@@ -7,12 +7,12 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.broker.batch import Batch
-from gateway.broker.collection import Queues
-from gateway.broker.committer import Committer
 from gateway.broker.config import Config
-from gateway.broker.database import Database, Outcome
-from gateway.broker.queue import Queue
+from gateway.broker.queues.collection import QueueCollection
+from gateway.broker.storage.batch import Batch
+from gateway.broker.storage.committer import Committer
+from gateway.broker.storage.database import Database, Outcome
+from gateway.broker.storage.reader import WindowOwner
 
 
 class Steps:
@@ -29,9 +29,9 @@ class Steps:
         self.database = Database(self.directory, fsync=False)
         self.reader = self.database.reader()
         self.writes: list[tuple[Batch, Callable[[Batch, Outcome], None]]] = []
-        self.reads: list[tuple[Queue, int, int, int]] = []
+        self.reads: list[tuple[WindowOwner, int, int, int]] = []
         self.committer = Committer(self.loop, self)
-        self.queues = Queues(self.committer, self.config, self.database.inventory())
+        self.queues = QueueCollection(self.committer, self.config, self.database.inventory())
 
     def crash(self) -> None:
         """Everything in memory is gone, also what was not committed."""
@@ -54,8 +54,8 @@ class Steps:
     def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None:
         self.writes.append((batch, done))
 
-    def read(self, queue: Queue, generation: int, after: int, upto: int) -> None:
-        self.reads.append((queue, generation, after, upto))
+    def read(self, owner: WindowOwner, generation: int, after: int, upto: int) -> None:
+        self.reads.append((owner, generation, after, upto))
 
     # What the test does with them
 
@@ -88,6 +88,6 @@ class Steps:
         """Brings what was asked to be read ahead; whether there was something."""
         if not self.reads:
             return False
-        queue, generation, after, upto = self.reads.pop(0)
-        queue.loaded(generation, self.reader.read(queue.source, after, upto, self.window, 1 << 20))
+        owner, generation, after, upto = self.reads.pop(0)
+        owner.loaded(generation, self.reader.read(owner.source, after, upto, self.window, 1 << 20))
         return True

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.broker.answers import HELD_ANSWERS, Answers
-from gateway.broker.batch import Ticket
-from gateway.broker.codec import NOT_STORED, STORED
+from gateway.broker.memcache.answers import HELD_ANSWERS, Answers
+from gateway.broker.memcache.codec import NOT_STORED, STORED
+from gateway.broker.storage.batch import Ticket
 
 
 class Connection:

@@ -6,54 +6,54 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.broker.codec import (
+from gateway.broker.memcache.codec import (
     MALFORMED,
     MAX_LINE_BYTES,
     MISSING_ARGUMENT,
     Command,
-    Confirm,
+    ConfirmCommand,
     Decoder,
-    DumpStats,
-    Get,
-    Monitor,
-    OnQueue,
-    Plain,
-    Put,
+    DumpStatsCommand,
+    GetCommand,
+    MonitorCommand,
+    PlainCommand,
+    PutCommand,
+    QueueCommand,
     Refused,
-    Status,
+    StatusCommand,
     TooLarge,
     value,
 )
 
 CASES: list[tuple[bytes, Command]] = [
-    (b"set q 0 0 5\r\nhello\r\n", Put(b"q", 0, b"hello")),
-    (b"SET q 42 -1 0\r\n\r\n", Put(b"q", -1, b"")),
+    (b"set q 0 0 5\r\nhello\r\n", PutCommand(b"q", 0, b"hello")),
+    (b"SET q 42 -1 0\r\n\r\n", PutCommand(b"q", -1, b"")),
     (
         b"set q 0 1795418892 10 noreply\r\na\r\nEND\r\n\x00\xff\r\n",
-        Put(b"q", 1795418892, b"a\r\nEND\r\n\x00\xff", noreply=True),
+        PutCommand(b"q", 1795418892, b"a\r\nEND\r\n\x00\xff", noreply=True),
     ),
-    (b"get q\r\n", Get(b"q")),
-    (b"get q\n", Get(b"q")),
-    (b"gets q zz\r\n", Get(b"q")),
-    (b"get q/open/t=10 \r\n", Get(b"q", 10, open=True)),
-    (b"get q/t=0/close/open\r\n", Get(b"q", 0, open=True, close=True)),
-    (b"get q/t=-5\r\n", Get(b"q", -5)),
-    (b"get k//peek\r\n", Get(b"k", peek=True)),
-    (b"get k/OPEN/t\r\n", Get(b"k")),
-    (b"get \xc3\xa9/abort\r\n", Get("é".encode(), abort=True)),
-    (b"monitor q 1\r\n", Monitor(b"q", 1, None)),
-    (b"monitor q 1 5\r\n", Monitor(b"q", 1, 5)),
-    (b"confirm q 2\r\n", Confirm(b"q", 2)),
-    (b"FLUSH q\r\n", OnQueue(b"flush", b"q")),
-    (b"delete q \r\n", OnQueue(b"delete", b"q")),
-    (b"flush_expired q\r\n", OnQueue(b"flush_expired", b"q")),
-    (b"DUMP_STATS a b\r\n", DumpStats((b"a", b"b"))),
-    (b"dump_stats\r\n", DumpStats(())),
-    (b"status\r\n", Status(None)),
-    (b"status ReadOnly\r\n", Status(b"readonly")),
-    (b"STATS\n", Plain(b"stats")),
-    (b"stats foo\r\n", Plain(b"stats")),
-    (b"quit\r\n", Plain(b"quit")),
+    (b"get q\r\n", GetCommand(b"q")),
+    (b"get q\n", GetCommand(b"q")),
+    (b"gets q zz\r\n", GetCommand(b"q")),
+    (b"get q/open/t=10 \r\n", GetCommand(b"q", 10, open=True)),
+    (b"get q/t=0/close/open\r\n", GetCommand(b"q", 0, open=True, close=True)),
+    (b"get q/t=-5\r\n", GetCommand(b"q", -5)),
+    (b"get k//peek\r\n", GetCommand(b"k", peek=True)),
+    (b"get k/OPEN/t\r\n", GetCommand(b"k")),
+    (b"get \xc3\xa9/abort\r\n", GetCommand("é".encode(), abort=True)),
+    (b"monitor q 1\r\n", MonitorCommand(b"q", 1, None)),
+    (b"monitor q 1 5\r\n", MonitorCommand(b"q", 1, 5)),
+    (b"confirm q 2\r\n", ConfirmCommand(b"q", 2)),
+    (b"FLUSH q\r\n", QueueCommand(b"flush", b"q")),
+    (b"delete q \r\n", QueueCommand(b"delete", b"q")),
+    (b"flush_expired q\r\n", QueueCommand(b"flush_expired", b"q")),
+    (b"DUMP_STATS a b\r\n", DumpStatsCommand((b"a", b"b"))),
+    (b"dump_stats\r\n", DumpStatsCommand(())),
+    (b"status\r\n", StatusCommand(None)),
+    (b"status ReadOnly\r\n", StatusCommand(b"readonly")),
+    (b"STATS\n", PlainCommand(b"stats")),
+    (b"stats foo\r\n", PlainCommand(b"stats")),
+    (b"quit\r\n", PlainCommand(b"quit")),
     (b"set big 0 0 100001\r\n" + b"x" * 100001 + b"\r\n", TooLarge(b"big")),
     (b"get\r\n", MISSING_ARGUMENT),
     (b"get /\r\n", MISSING_ARGUMENT),
@@ -85,7 +85,7 @@ def test_command(data: bytes, command: Command) -> None:
     assert decode(data) == [command]
     assert decode(*(data[i : i + 1] for i in range(min(len(data), 200))), data[200:]) == [command]
     assert decode(data + b"get q") == [command]
-    assert decode(data + b"version\r\n") == [command, Plain(b"version")]
+    assert decode(data + b"version\r\n") == [command, PlainCommand(b"version")]
 
 
 @pytest.mark.parametrize("data", BAD)
@@ -130,7 +130,7 @@ def test_any_bytes(data: bytes) -> None:
 @given(st.binary(max_size=300))
 def test_item_round_trip(data: bytes) -> None:
     """Any bytes can be an item, and are sent back as they are."""
-    assert decode(b"set k 0 0 %d\r\n%b\r\n" % (len(data), data)) == [Put(b"k", 0, data)]
+    assert decode(b"set k 0 0 %d\r\n%b\r\n" % (len(data), data)) == [PutCommand(b"k", 0, data)]
     assert value(b"k", data) == b"VALUE k 0 %d\r\n%b\r\nEND\r\n" % (len(data), data)
 
 
@@ -144,4 +144,4 @@ def test_large_item_keeps_no_copy_of_what_was_skipped() -> None:
         assert decoder.next() is None
         assert decoder.buffered == 0
     decoder.feed(b"\r\nversion\r\n")
-    assert decoder.next() == Plain(b"version")
+    assert decoder.next() == PlainCommand(b"version")

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.broker.batch import SEQUENCE_BITS, Batch, Item
-from gateway.broker.check import check as examine
-from gateway.broker.check import locked
-from gateway.broker.checksum import seed
-from gateway.broker.database import Database
-from gateway.broker.inventory import lowest_id
-from gateway.broker.reader import DatabaseError, Reader, Source
+from gateway.broker.check.examine import examine, locked
+from gateway.broker.storage.batch import SEQUENCE_BITS, Batch, StoredItem
+from gateway.broker.storage.checksum import seed
+from gateway.broker.storage.database import Database
+from gateway.broker.storage.inventory import lowest_id
+from gateway.broker.storage.reader import DatabaseError, QueueRows, Reader
 from tests.broker import damaging
 from tests.broker.damaging import check, copy, execute, fill, serve, unlike
 from tests.broker.steps import Steps
@@ -274,13 +273,13 @@ def test_one_flipped_bit_of_the_pointers(pages: Path, tmp_path: Path, step: int)
             with contextlib.closing(sqlite3.connect(data / "broker.sqlite")) as connection:
                 reader = Reader(connection, data)
                 for number, name in enumerate(POINTERS, 1):
-                    ids = _read_all(reader, Source(number, seed(name.encode()), 0))
+                    ids = _read_all(reader, QueueRows(number, seed(name.encode()), 0))
                     assert ids == sorted(set(ids)), f"{place} ^ {bit}"
             damaged += _check(data)
     assert damaged > len(places[::step])
 
 
-def _read_all(reader: Reader, source: Source) -> list[int]:
+def _read_all(reader: Reader, source: QueueRows) -> list[int]:
     after, upto, ids = lowest_id(source.number), lowest_id(source.number) + 1000, []
     while after < upto:
         window = reader.read(source, after, upto, 1000, 1 << 20)
@@ -347,11 +346,11 @@ def test_an_item_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
     home, batch = _ItemOwner(), Batch()
     batch.create(home, 1, b"q")
     good = [_item(b"q", lowest_id(1) + place, b"good") for place in (1, 2, 4)]
-    wrong = Item(lowest_id(1) + 3, 1, 2**70, b"bad", 0)
+    wrong = StoredItem(lowest_id(1) + 3, 1, 2**70, b"bad", 0)
     taken = _item(b"q", lowest_id(1) + 1, b"twice")
     for item in (*good[:2], wrong, good[2], taken):  # `taken` has the place of the first
         batch.put(home, item)
-    removal_of_nothing = Item(lowest_id(1) + 9, 1, 0, b"", 0)
+    removal_of_nothing = StoredItem(lowest_id(1) + 9, 1, 0, b"", 0)
     batch.remove(home, removal_of_nothing)
     found = database.write(batch)
     assert (found.puts, found.removals) == (None, None)

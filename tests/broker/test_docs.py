@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from gateway.broker import __main__ as command
-from gateway.broker import codec
-from gateway.broker.config import Limits, load
+from gateway.broker.config import QueueLimits, load
+from gateway.broker.memcache import codec
 
 DOCS = (Path(__file__).parents[2] / "docs" / "broker.md").read_text("utf-8")
 
@@ -23,7 +23,9 @@ def test_flags() -> None:
 def test_limits() -> None:
     """The table of limits is the dataclass, and the example can be read."""
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (?:none|false) \|", DOCS, re.MULTILINE)
-    assert {name for row in rows for name in re.findall(r"\w+", row)} == {f.name for f in dataclasses.fields(Limits)}
+    assert {name for row in rows for name in re.findall(r"\w+", row)} == {
+        f.name for f in dataclasses.fields(QueueLimits)
+    }
 
 
 def test_example(tmp_path: Path) -> None:
@@ -31,8 +33,8 @@ def test_example(tmp_path: Path) -> None:
     text = "\n".join(re.findall(r"^    (.*)$", DOCS, re.MULTILINE))
     (tmp_path / "broker.toml").write_text(text)
     config = load(tmp_path / "broker.toml")
-    assert config.limits(b"emails+audit") == Limits(max_items=1000, max_age=3600.0, expire_to_queue="late")
-    assert config.limits(b"other") == Limits(max_items=1000000)
+    assert config.limits(b"emails+audit") == QueueLimits(max_items=1000, max_age=3600.0, expire_to_queue="late")
+    assert config.limits(b"other") == QueueLimits(max_items=1000000)
 
 
 def test_commands() -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.broker import checksum
-from gateway.broker.batch import Batch, Item
-from gateway.broker.database import PURGE_ROWS, Database
-from gateway.broker.inventory import Stored, lowest_id
-from gateway.broker.reader import DatabaseError
+from gateway.broker.storage import checksum
+from gateway.broker.storage.batch import Batch, StoredItem
+from gateway.broker.storage.database import PURGE_ROWS, Database
+from gateway.broker.storage.inventory import StoredQueue, lowest_id
+from gateway.broker.storage.reader import DatabaseError
 from tests.lab.broker import BrokerProcess
 
 ROUNDS = int(os.environ.get("KESTREL_GATEWAY_KILL_ROUNDS", "4"))
@@ -336,8 +336,8 @@ def test_start_with_a_large_backlog(tmp_path: Path) -> None:
         assert broker.rss_bytes() < 100_000_000
 
 
-def _item(queue: bytes, id_: int, data: bytes) -> Item:
-    return Item(id_, 1, 0, data, checksum.of_item(checksum.seed(queue), id_, 1, 0, data))
+def _item(queue: bytes, id_: int, data: bytes) -> StoredItem:
+    return StoredItem(id_, 1, 0, data, checksum.of_item(checksum.seed(queue), id_, 1, 0, data))
 
 
 class _ItemOwner:
@@ -345,9 +345,9 @@ class _ItemOwner:
 
     def created(self) -> None: ...
     def checked(self) -> None: ...
-    def placed(self, item: Item) -> None: ...
-    def not_placed(self, item: Item) -> None: ...
-    def not_removed(self, item: Item) -> None: ...
+    def placed(self, item: StoredItem) -> None: ...
+    def not_placed(self, item: StoredItem) -> None: ...
+    def not_removed(self, item: StoredItem) -> None: ...
     def serve(self) -> None: ...
 
 
@@ -367,7 +367,7 @@ def test_database_drops_in_slices_and_over_restarts(tmp_path: Path) -> None:
     database.close()
 
     database = Database(tmp_path, fsync=False)
-    kept = Stored(2, b"q2", PURGE_ROWS + 99, PURGE_ROWS + 99, PURGE_ROWS + 99, lowest_id(2) + PURGE_ROWS + 99)
+    kept = StoredQueue(2, b"q2", PURGE_ROWS + 99, PURGE_ROWS + 99, PURGE_ROWS + 99, lowest_id(2) + PURGE_ROWS + 99)
     found = database.inventory()
     assert found.queues == [kept]
     (again,) = found.dropped
@@ -382,7 +382,7 @@ def test_database_drops_in_slices_and_over_restarts(tmp_path: Path) -> None:
 
 
 def _purge_of(number: int):
-    from gateway.broker.batch import Purge
+    from gateway.broker.storage.batch import Purge
 
     return Purge(number, [(lowest_id(number), lowest_id(number + 1) - 1)], drop=True)
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from gateway.broker import queue as queue_module
-from gateway.broker.batch import Item, Ticket
-from gateway.broker.queue import Mode, OpenRead
+from gateway.broker.queues import queue as queue_module
+from gateway.broker.queues.queue import OpenItem, ReadMode
+from gateway.broker.storage.batch import StoredItem, Ticket
 from tests.broker.steps import Steps
 
 SESSIONS = st.integers(0, 2)
@@ -25,13 +25,13 @@ SESSIONS = st.integers(0, 2)
 class Waiting:
     """A waiter that remembers what it got."""
 
-    def __init__(self, mode: Mode, *, patient: bool) -> None:
+    def __init__(self, mode: ReadMode, *, patient: bool) -> None:
         self.mode = mode
         self.patient = patient
-        self.got: list[tuple[Item, OpenRead | None, Ticket | None]] = []
+        self.got: list[tuple[StoredItem, OpenItem | None, Ticket | None]] = []
         self.ended = False
 
-    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+    def receive(self, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None:
         self.got.append((item, read, ticket))
 
     def nothing(self, error: str | None) -> None:
@@ -46,7 +46,7 @@ class Model:
     ready: list[bytes] = field(default_factory=list)
     open: dict[int, list[bytes]] = field(default_factory=lambda: {0: [], 1: [], 2: []})
     stored: list[bytes] = field(default_factory=list)  # on disk, oldest first
-    waiting: list[tuple[int, Mode, Waiting]] = field(default_factory=list)
+    waiting: list[tuple[int, ReadMode, Waiting]] = field(default_factory=list)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -58,7 +58,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.steps = Steps(self.directory)
         self.model = Model()
         self.count = 0
-        self.reads: dict[int, list[OpenRead]] = {0: [], 1: [], 2: []}
+        self.reads: dict[int, list[OpenItem]] = {0: [], 1: [], 2: []}
         self.changes: list[tuple[str, bytes, Ticket]] = []
 
     def teardown(self) -> None:
@@ -66,7 +66,7 @@ class QueueMachine(RuleBasedStateMachine):
         shutil.rmtree(self.directory)
 
     @property
-    def queue(self) -> queue_module.Queue:
+    def queue(self) -> queue_module.PersistentQueue:
         return self.steps.queues.get(b"q")
 
     # Writing
@@ -95,7 +95,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(session=SESSIONS, count=st.integers(1, 6))
     def open_some(self, session: int, count: int) -> None:
         for _ in range(count):
-            self.read(session, Mode.OPEN)
+            self.read(session, ReadMode.OPEN)
 
     @rule(removals_too=st.booleans())
     def fail(self, removals_too: bool) -> None:
@@ -140,14 +140,16 @@ class QueueMachine(RuleBasedStateMachine):
         while not done():
             assert self.steps.bring(), "a waiter was not served although an item is there"
 
-    def _given(self, session: int, mode: Mode, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+    def _given(
+        self, session: int, mode: ReadMode, item: StoredItem, read: OpenItem | None, ticket: Ticket | None
+    ) -> None:
         model = self.model
-        if mode is Mode.PEEK:
+        if mode is ReadMode.PEEK:
             assert read is None
             assert ticket is None
             return
         model.ready.pop(0)
-        if mode is Mode.OPEN:
+        if mode is ReadMode.OPEN:
             assert read is not None
             model.open[session].append(item.data)
             self.reads[session].append(read)
@@ -157,8 +159,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Reading
 
-    @rule(session=SESSIONS, mode=st.sampled_from(Mode))
-    def read(self, session: int, mode: Mode) -> None:
+    @rule(session=SESSIONS, mode=st.sampled_from(ReadMode))
+    def read(self, session: int, mode: ReadMode) -> None:
         if self.queue.waiters:
             return
         found = self.queue.read(mode)
@@ -172,8 +174,8 @@ class QueueMachine(RuleBasedStateMachine):
             assert found[0].data == self.model.ready[0]
             self._given(session, mode, *found)
 
-    @rule(session=SESSIONS, mode=st.sampled_from(Mode))
-    def wait(self, session: int, mode: Mode) -> None:
+    @rule(session=SESSIONS, mode=st.sampled_from(ReadMode))
+    def wait(self, session: int, mode: ReadMode) -> None:
         if not self.model.ready:
             waiting = Waiting(mode, patient=True)
             self.queue.join(waiting)

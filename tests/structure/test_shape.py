@@ -4,7 +4,7 @@ from structure import classes, sources
 
 PROGRAMS = ("bench", "chaos", "fuzz", "stability", "structure")
 STILL_LARGE = {
-    "Database", "Kestrel", "KestrelClient", "Queue", "QueuePolls", "Registry", "Server", "Session",
+    "Database", "Kestrel", "KestrelClient", "PersistentQueue", "QueuePolls", "Registry", "Server", "Session",
 }  # fmt: skip
 """Classes that are to be split. None may be added."""
 STILL_REPEATED: set[str] = set()
@@ -12,7 +12,7 @@ STILL_REPEATED: set[str] = set()
 
 
 def test_a_class_name_is_defined_once(root):
-    """In the gateway and the programs beside it. The broker has names of its own, and each state machine its State."""
+    """In the gateway, its broker and the programs beside it. Only State is repeated: each state machine has one."""
     found = classes.shapes(sources.modules(root, "gateway", *PROGRAMS))
     assert len(found) > 300
     assert {name: files for name, files in classes.repeated(found).items() if name not in STILL_REPEATED} == {}

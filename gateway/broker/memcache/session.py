@@ -19,16 +19,15 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, Protocol
 
+from gateway.broker.broker import Broker
+from gateway.broker.memcache.answers import Answers
+from gateway.broker.memcache.codec import END, Command, Decoder, value
+from gateway.broker.memcache.waits import Monitoring, WaitingGet
+from gateway.broker.memory import SMALL_BYTES
+from gateway.broker.queues.queue import OpenItem, PersistentQueue, ReadMode
+from gateway.broker.storage.batch import StoredItem, Ticket
 from gateway.common import net
 from gateway.common.states import check_move
-
-from .answers import Answers
-from .batch import Item, Ticket
-from .broker import Broker
-from .codec import END, Command, Decoder, value
-from .memory import SMALL_BYTES
-from .queue import Mode, OpenRead, Queue
-from .waits import Monitoring, Wait
 
 READ_LIMIT = 65536
 _WRITE_BYTES = 256 << 10
@@ -38,7 +37,7 @@ _TCP_OPTIONS = net.keepalive(idle_s=60, interval_s=10, probes=3)
 """A client whose host died gives its open reads back after 90 s, not after the kernel's two hours."""
 
 
-class State(Enum):
+class SessionState(Enum):
     """READY parses; WAITING in a get; MONITORING; BARRED until a commit; ENDING writes held answers, then closes;
     STREAMING writes a long answer."""
 
@@ -52,13 +51,20 @@ class State(Enum):
 
 
 _MOVES = {
-    State.READY: {State.WAITING, State.MONITORING, State.BARRED, State.STREAMING, State.ENDING, State.CLOSED},
-    State.STREAMING: {State.READY, State.CLOSED},
-    State.WAITING: {State.READY, State.CLOSED},
-    State.MONITORING: {State.READY, State.CLOSED},
-    State.BARRED: {State.READY, State.ENDING, State.CLOSED},
-    State.ENDING: {State.CLOSED},
-    State.CLOSED: set(),
+    SessionState.READY: {
+        SessionState.WAITING,
+        SessionState.MONITORING,
+        SessionState.BARRED,
+        SessionState.STREAMING,
+        SessionState.ENDING,
+        SessionState.CLOSED,
+    },
+    SessionState.STREAMING: {SessionState.READY, SessionState.CLOSED},
+    SessionState.WAITING: {SessionState.READY, SessionState.CLOSED},
+    SessionState.MONITORING: {SessionState.READY, SessionState.CLOSED},
+    SessionState.BARRED: {SessionState.READY, SessionState.ENDING, SessionState.CLOSED},
+    SessionState.ENDING: {SessionState.CLOSED},
+    SessionState.CLOSED: set(),
 }
 
 
@@ -107,9 +113,9 @@ class Session(asyncio.Protocol):
         # connection
         self.transport: Any = None
         self.is_local = False  # a Unix socket: the gateway, or a client of this user; not limited
-        self.reads: dict[bytes, deque[OpenRead]] = {}
+        self.reads: dict[bytes, deque[OpenItem]] = {}
         self.active_s = broker.loop.time()
-        self._state = State.READY
+        self._state = SessionState.READY
         self._decoder = Decoder(broker.options.max_item_bytes)
         self._answers = Answers()
         self._last_put: Ticket | None = None
@@ -123,7 +129,7 @@ class Session(asyncio.Protocol):
         self._parked: Command | None = None
         self._parts: Iterator[bytes] = iter(())
         self._ended = False  # the client sends no more, and a long answer is being written
-        self._wait: Wait | Monitoring | None = None
+        self._wait: WaitingGet | Monitoring | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self._state.name} held={len(self._answers)} reads={sum(map(len, self.reads.values()))}>"
@@ -148,12 +154,12 @@ class Session(asyncio.Protocol):
         return f"{found[0]}:{found[1]}" if isinstance(found, tuple) else "a Unix socket"
 
     def data_received(self, data: bytes) -> None:
-        if self._state is State.CLOSED:
+        if self._state is SessionState.CLOSED:
             return
         self.broker.counters.bytes_read += len(data)
         self.active_s = self.broker.loop.time()
         self._decoder.feed(data)
-        if self._state is State.READY and not self.choked:
+        if self._state is SessionState.READY and not self.choked:
             self._work()
         elif self._decoder.buffered > READ_LIMIT:
             self._pause()
@@ -162,11 +168,11 @@ class Session(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A client that only shut down its sending side still gets the answers to its commands, but its waits end."""
-        if self._state is State.STREAMING:
+        if self._state is SessionState.STREAMING:
             self._ended = True
             return True
-        if self._answers and self._state in (State.READY, State.BARRED):
-            self._move(State.ENDING)
+        if self._answers and self._state in (SessionState.READY, SessionState.BARRED):
+            self._move(SessionState.ENDING)
             return True
         self._close()
         return False
@@ -188,14 +194,14 @@ class Session(asyncio.Protocol):
         self.choked = False
         self._count()
         self.resume()
-        if self._state is State.MONITORING:
+        if self._state is SessionState.MONITORING:
             assert isinstance(self._wait, Monitoring)
             self._wait.go_on()
-        elif self._state is State.STREAMING:
+        elif self._state is SessionState.STREAMING:
             self._next_part()
 
     def _pause(self) -> None:
-        if not self._paused and self._state is not State.CLOSED:
+        if not self._paused and self._state is not SessionState.CLOSED:
             self._paused = True
             self.transport.pause_reading()
 
@@ -216,7 +222,7 @@ class Session(asyncio.Protocol):
         not."""
         self._kept = 0
         self.broker.tell_dropped(self.peer)
-        half_sent = self._state is not State.CLOSED and not self.choked
+        half_sent = self._state is not SessionState.CLOSED and not self.choked
         self._decoder.close()
         if half_sent:
             self.fail("out of memory for incomplete items; send it again later")
@@ -228,7 +234,7 @@ class Session(asyncio.Protocol):
 
     def _work(self) -> None:
         answers = self._answers
-        while self._state is State.READY and not self.choked:
+        while self._state is SessionState.READY and not self.choked:
             command = self._parked
             if command is None:
                 command = self._decoder.next()
@@ -244,7 +250,7 @@ class Session(asyncio.Protocol):
             if answers.full:
                 self.bar(None)
         self.write()
-        if self._paused and self._state is State.READY and not self.choked:
+        if self._paused and self._state is SessionState.READY and not self.choked:
             self._paused = False
             self.transport.resume_reading()
 
@@ -257,15 +263,15 @@ class Session(asyncio.Protocol):
 
     def _resumed(self) -> None:
         self._resuming = False
-        if self._state is State.READY:
+        if self._state is SessionState.READY:
             self._work()
 
     def bar(self, command: Command | None) -> None:
         """Runs nothing more until the held answers are sent; then runs `command`."""
-        if self._state is State.READY:
+        if self._state is SessionState.READY:
             self._parked = command
             if self._answers:
-                self._move(State.BARRED)
+                self._move(SessionState.BARRED)
 
     @property
     def has_uncommitted_puts(self) -> bool:
@@ -276,7 +282,7 @@ class Session(asyncio.Protocol):
         self._answers.hold(ticket, b"", self)
         self.bar(command)
 
-    def _move(self, state: State) -> None:
+    def _move(self, state: SessionState) -> None:
         check_move("a session", _MOVES, self._state, state)
         self._state = state
 
@@ -289,11 +295,11 @@ class Session(asyncio.Protocol):
     def stream(self, parts: Iterator[bytes]) -> None:
         """Answers with the parts. Each part is made and sent in its own turn of the loop; others run in between."""
         self._parts = parts
-        self._move(State.STREAMING)
+        self._move(SessionState.STREAMING)
         self.broker.loop.call_soon(self._next_part)
 
     def _next_part(self) -> None:
-        if self._state is not State.STREAMING or self.choked:
+        if self._state is not SessionState.STREAMING or self.choked:
             return
         part = next(self._parts, None)
         if part is not None:
@@ -301,7 +307,7 @@ class Session(asyncio.Protocol):
             self.write()
             self.broker.loop.call_soon(self._next_part)
             return
-        self._move(State.READY)
+        self._move(SessionState.READY)
         if self._ended:
             self._work()
             self.eof_received()
@@ -335,15 +341,15 @@ class Session(asyncio.Protocol):
             self.fail(error)
             return
         self.write()
-        if self._state is State.ENDING and not self._answers:
+        if self._state is SessionState.ENDING and not self._answers:
             self._close(linger=self._refused)
-        elif self._state is State.BARRED and not self._answers:
-            self._move(State.READY)
+        elif self._state is SessionState.BARRED and not self._answers:
+            self._move(SessionState.READY)
             self.resume()
 
     def write(self) -> None:
         """Writes the answers that wait for nothing."""
-        if self._answers.ready_bytes and self._state is not State.CLOSED:
+        if self._answers.ready_bytes and self._state is not SessionState.CLOSED:
             data = self._answers.take()
             self.broker.counters.bytes_written += len(data)
             self.active_s = self.broker.loop.time()
@@ -354,7 +360,7 @@ class Session(asyncio.Protocol):
         if self._answers.ready_bytes > _WRITE_BYTES:
             self.write()
 
-    def deliver(self, queue: Queue, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+    def deliver(self, queue: PersistentQueue, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None:
         """Gives the item to this client: records an open read, and sends the item."""
         self.broker.counters.get_hits += 1
         if read is not None:
@@ -372,9 +378,9 @@ class Session(asyncio.Protocol):
         """The last answer: closes the connection after the held answers. Further commands are not run."""
         if data:
             self.answer(data)
-        if self._answers and self._state in (State.READY, State.BARRED):
+        if self._answers and self._state in (SessionState.READY, SessionState.BARRED):
             self._refused = bool(data)
-            self._move(State.ENDING)
+            self._move(SessionState.ENDING)
         else:
             self.write()
             self._close(linger=bool(data))
@@ -382,14 +388,14 @@ class Session(asyncio.Protocol):
     def _close(self, *, linger: bool = False) -> None:
         """Ends its wait and gives open reads back now. With `linger` the client may finish sending, to read the
         reason."""
-        if self._state is State.CLOSED:
+        if self._state is SessionState.CLOSED:
             return
         if self._wait is not None:
             self._wait.queue.leave(self._wait)
             if self._wait.timer is not None:
                 self._wait.timer.cancel()
             self._wait = None
-        self._state = State.CLOSED
+        self._state = SessionState.CLOSED
         self._answers.clear()
         self._parked = None
         reads, self.reads = self.reads, {}
@@ -406,13 +412,13 @@ class Session(asyncio.Protocol):
 
     # Waiting
 
-    def wait(self, queue: Queue, mode: Mode, wait_s: float | None) -> None:
+    def wait(self, queue: PersistentQueue, mode: ReadMode, wait_s: float | None) -> None:
         """Blocks until the queue has an item, at most `wait_s`; with None only until it is certain that it has none."""
-        wait = Wait(self, queue, mode, patient=wait_s is not None)
+        wait = WaitingGet(self, queue, mode, patient=wait_s is not None)
         if wait_s is not None:
             wait.timer = self.broker.loop.call_later(wait_s, wait.time_out)
         self._wait = wait
-        self._move(State.WAITING)
+        self._move(SessionState.WAITING)
         queue.join(wait)
         if self._decoder.buffered > READ_LIMIT:
             self._pause()
@@ -423,20 +429,20 @@ class Session(asyncio.Protocol):
         if self._wait.timer is not None:
             self._wait.timer.cancel()
         self._wait = None
-        self._move(State.READY)
+        self._move(SessionState.READY)
 
-    def monitor(self, queue: Queue, left: int, seconds: float) -> None:
+    def monitor(self, queue: PersistentQueue, left: int, seconds: float) -> None:
         """Runs a monitor. A command that was sent together with it ends the connection. Source: transcript 6d."""
         monitoring = Monitoring(self, queue, left)
         self._wait = monitoring
-        self._move(State.MONITORING)
+        self._move(SessionState.MONITORING)
         monitoring.timer = self.broker.loop.call_later(seconds, monitoring.time_out)
         monitoring.go_on()
-        if self._state is State.MONITORING and self._decoder.buffered:
+        if self._state is SessionState.MONITORING and self._decoder.buffered:
             self._answers.forget_ready()
             self._close()
 
-    def may_open(self, queue: Queue) -> bool:
+    def may_open(self, queue: PersistentQueue) -> bool:
         """Whether it may have a further open read of the queue."""
         return len(self.reads.get(queue.name, ())) < self.broker.options.max_open_reads
 
@@ -455,7 +461,7 @@ class Session(asyncio.Protocol):
 
     def check(self, quiet_since_s: float | None) -> None:
         """Called regularly: closes if the client disconnected while it was not read, or was idle for too long."""
-        if self._state is State.CLOSED:
+        if self._state is SessionState.CLOSED:
             return
         if quiet_since_s is not None and self.active_s < quiet_since_s:
             self._close()
@@ -467,7 +473,7 @@ class Session(asyncio.Protocol):
 
     def stop(self) -> None:
         """The server stops: sends the held answers first."""
-        if self._state in (State.READY, State.BARRED) and self._answers:
-            self._move(State.ENDING)
-        elif self._state is not State.ENDING:
+        if self._state in (SessionState.READY, SessionState.BARRED) and self._answers:
+            self._move(SessionState.ENDING)
+        elif self._state is not SessionState.ENDING:
             self._close()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from .broker import VERSION, Broker
-from .queue import Queue
+from gateway.broker.broker import VERSION, Broker
+from gateway.broker.queues.queue import PersistentQueue
 
 AT_ONCE = 50
 """Queues in one part of an answer; a part is made without a pause."""
@@ -66,7 +66,7 @@ def dump_stats(broker: Broker, names: Sequence[bytes]) -> Iterator[bytes]:
     yield b"".join([*out, b"END\r\n"] if names else [b"\r\n", b"END\r\n"])
 
 
-def queue_stats(queue: Queue, children: list[bytes]) -> list[tuple[bytes, bytes]]:
+def queue_stats(queue: PersistentQueue, children: list[bytes]) -> list[tuple[bytes, bytes]]:
     """One queue's counters in Kestrel's order. `logsize` is the size of its rows, open reads included."""
     counts = {
         b"items": queue.items,
@@ -92,7 +92,7 @@ def queue_stats(queue: Queue, children: list[bytes]) -> list[tuple[bytes, bytes]
     return found
 
 
-def _age_ms(queue: Queue) -> int:
+def _age_ms(queue: PersistentQueue) -> int:
     """How long ago the last read item was added, as Kestrel counts; before a first read the head's age; empty: 0."""
     if not queue.bytes:
         return 0

@@ -18,8 +18,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from . import checksum
-from .batch import SEQUENCE_BITS
+from gateway.broker.storage import checksum
+from gateway.broker.storage.batch import SEQUENCE_BITS
 
 log = logging.getLogger(__name__)
 

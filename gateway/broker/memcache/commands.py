@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import stats
-from .batch import Ticket
-from .broker import VERSION
-from .codec import (
+from gateway.broker.broker import VERSION
+from gateway.broker.memcache import stats
+from gateway.broker.memcache.codec import (
     CLIENT_ERROR,
     DELETED,
     END,
@@ -18,21 +17,22 @@ from .codec import (
     STORED,
     TOO_LARGE,
     Command,
-    Confirm,
-    DumpStats,
+    ConfirmCommand,
+    DumpStatsCommand,
     Foreign,
-    Get,
-    Monitor,
-    OnQueue,
-    Plain,
-    Put,
+    GetCommand,
+    MonitorCommand,
+    PlainCommand,
+    PutCommand,
+    QueueCommand,
     Refused,
-    Status,
+    StatusCommand,
     TooLarge,
 )
-from .collection import IllegalNameError
-from .queue import Mode
-from .session import Session
+from gateway.broker.memcache.session import Session
+from gateway.broker.queues.collection import IllegalNameError
+from gateway.broker.queues.queue import ReadMode
+from gateway.broker.storage.batch import Ticket
 
 _ABSOLUTE_FROM = 1_000_000
 """From this value on an expiry is seconds since the epoch. Source: kestrel-wire.md, Set."""
@@ -45,13 +45,13 @@ def execute(session: Session, command: Command) -> None:
         _HANDLERS[type(command)](session, command)
     except IllegalNameError:
         # A client that reads no answer does not learn of a close, and would lose the items behind this one.
-        if not (isinstance(command, Put) and command.noreply):
+        if not (isinstance(command, PutCommand) and command.noreply):
             session.end(_ILLEGAL_NAME)
     except OverflowError as exc:
         session.fail(str(exc))
 
 
-def _put(session: Session, put: Put) -> None:
+def _put(session: Session, put: PutCommand) -> None:
     broker = session.broker
     broker.counters.cmd_set += 1
     why = broker.blocks_writes or broker.committer.refusal
@@ -84,7 +84,7 @@ def _refusal(session: Session, *, too_large: bool) -> bytes:
     return TOO_LARGE if too_large and session.is_local else NOT_STORED
 
 
-def _get(session: Session, get: Get) -> None:
+def _get(session: Session, get: GetCommand) -> None:
     key = get.key
     if get.abort:
         reads = session.reads.get(key)
@@ -112,7 +112,7 @@ def _settle(session: Session, key: bytes) -> Ticket | None:
     return read.queue.confirm(read)
 
 
-def _read(session: Session, get: Get) -> None:
+def _read(session: Session, get: GetCommand) -> None:
     broker = session.broker
     opened = len(session.reads.get(get.key, ()))
     if opened and not get.peek and not get.open:
@@ -131,7 +131,7 @@ def _read(session: Session, get: Get) -> None:
     queue = broker.queues.get(get.key)
     if queue.creation is not None and not queue.creation.done and queue.is_child:
         session.hold(queue.creation, b"")
-    mode = Mode.PEEK if get.peek else Mode.OPEN if get.open else Mode.TAKE
+    mode = ReadMode.PEEK if get.peek else ReadMode.OPEN if get.open else ReadMode.TAKE
     found = None if queue.waiters else queue.read(mode)
     if found is not None:
         session.deliver(queue, *found)
@@ -143,7 +143,7 @@ def _read(session: Session, get: Get) -> None:
         session.miss()
 
 
-def _monitor(session: Session, monitor: Monitor) -> None:
+def _monitor(session: Session, monitor: MonitorCommand) -> None:
     broker = session.broker
     if session.has_uncommitted_puts:
         session.bar(monitor)
@@ -159,7 +159,7 @@ def _monitor(session: Session, monitor: Monitor) -> None:
         session.monitor(queue, limit if limit > 0 else broker.options.max_open_reads, monitor.seconds)
 
 
-def _confirm(session: Session, confirm: Confirm) -> None:
+def _confirm(session: Session, confirm: ConfirmCommand) -> None:
     reads = session.reads.get(confirm.key, ())
     if not 0 < confirm.reads <= len(reads):
         session.answer(ERROR)
@@ -170,7 +170,7 @@ def _confirm(session: Session, confirm: Confirm) -> None:
     session.hold(ticket, END)
 
 
-def _on_queue(session: Session, command: OnQueue) -> None:
+def _on_queue(session: Session, command: QueueCommand) -> None:
     broker = session.broker
     why = broker.blocks_writes
     if why is not None:
@@ -189,7 +189,7 @@ def _on_queue(session: Session, command: OnQueue) -> None:
         session.answer(b"%d\r\n" % (0 if queue is None else queue.drop_expired()))
 
 
-def _dump_stats(session: Session, command: DumpStats) -> None:
+def _dump_stats(session: Session, command: DumpStatsCommand) -> None:
     if session.has_uncommitted_puts:
         session.bar(command)
     else:
@@ -200,7 +200,7 @@ def _dump_stats(session: Session, command: DumpStats) -> None:
             session.stream(parts)
 
 
-def _status(session: Session, command: Status) -> None:
+def _status(session: Session, command: StatusCommand) -> None:
     if command.value is None:
         session.answer(session.broker.status.name.encode() + b"\r\n")
         return
@@ -211,22 +211,22 @@ def _status(session: Session, command: Status) -> None:
         session.hold(ticket, END)
 
 
-def _plain(session: Session, command: Plain) -> None:
+def _plain(session: Session, command: PlainCommand) -> None:
     _PLAIN[command.verb](session, command)
 
 
-def _version(session: Session, _: Plain) -> None:
+def _version(session: Session, _: PlainCommand) -> None:
     session.answer(b"VERSION " + VERSION + b"\r\n")
 
 
-def _stats(session: Session, command: Plain) -> None:
+def _stats(session: Session, command: PlainCommand) -> None:
     if session.has_uncommitted_puts:
         session.bar(command)
     else:
         session.stream(stats.stats(session.broker))
 
 
-def _flush_all(session: Session, command: Plain) -> None:
+def _flush_all(session: Session, command: PlainCommand) -> None:
     broker = session.broker
     why = broker.blocks_writes
     if why is not None:
@@ -240,11 +240,11 @@ def _flush_all(session: Session, command: Plain) -> None:
     session.answer(b"" if command.noreply else b"Flushed all queues.\r\n")
 
 
-def _flush_all_expired(session: Session, _: Plain) -> None:
+def _flush_all_expired(session: Session, _: PlainCommand) -> None:
     session.answer(b"%d\r\n" % session.broker.queues.drop_expired())
 
 
-def _reload(session: Session, _: Plain) -> None:
+def _reload(session: Session, _: PlainCommand) -> None:
     why = session.broker.reload()
     if why is None:
         session.answer(b"Reloaded config.\r\n")
@@ -252,12 +252,12 @@ def _reload(session: Session, _: Plain) -> None:
         session.answer(b"SERVER_ERROR " + why.replace("\n", " ").encode() + b"\r\n")
 
 
-def _shutdown(session: Session, _: Plain) -> None:
+def _shutdown(session: Session, _: PlainCommand) -> None:
     session.broker.on_shutdown()
     session.end(b"")
 
 
-def _quit(session: Session, _: Plain) -> None:
+def _quit(session: Session, _: PlainCommand) -> None:
     session.end(b"")
 
 
@@ -273,7 +273,7 @@ def _foreign(session: Session, command: Foreign) -> None:
     session.end(command.answer)
 
 
-_PLAIN: dict[bytes, Callable[[Session, Plain], None]] = {
+_PLAIN: dict[bytes, Callable[[Session, PlainCommand], None]] = {
     b"version": _version,
     b"stats": _stats,
     b"flush_all": _flush_all,
@@ -283,14 +283,14 @@ _PLAIN: dict[bytes, Callable[[Session, Plain], None]] = {
     b"quit": _quit,
 }
 _HANDLERS: dict[type, Callable[[Session, Any], None]] = {
-    Put: _put,
-    Get: _get,
-    Monitor: _monitor,
-    Confirm: _confirm,
-    OnQueue: _on_queue,
-    DumpStats: _dump_stats,
-    Status: _status,
-    Plain: _plain,
+    PutCommand: _put,
+    GetCommand: _get,
+    MonitorCommand: _monitor,
+    ConfirmCommand: _confirm,
+    QueueCommand: _on_queue,
+    DumpStatsCommand: _dump_stats,
+    StatusCommand: _status,
+    PlainCommand: _plain,
     TooLarge: _too_large,
     Refused: _refused,
     Foreign: _foreign,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from .batch import Item, Ticket
-from .queue import Mode, OpenRead, Queue
+from gateway.broker.queues.queue import OpenItem, PersistentQueue, ReadMode
+from gateway.broker.storage.batch import StoredItem, Ticket
 
 
 class WaitingClient(Protocol):
@@ -16,10 +16,10 @@ class WaitingClient(Protocol):
     def choked(self) -> bool:
         """Whether the client does not read its answers."""
 
-    def may_open(self, queue: Queue) -> bool:
+    def may_open(self, queue: PersistentQueue) -> bool:
         """Whether it may have a further open read of the queue."""
 
-    def deliver(self, queue: Queue, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+    def deliver(self, queue: PersistentQueue, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None:
         """Gives the item to the client."""
 
     def write_if_many(self) -> None:
@@ -44,19 +44,19 @@ class WaitingClient(Protocol):
         """Sends SERVER_ERROR and closes the connection."""
 
 
-class Wait:
+class WaitingGet:
     """A get that waits: for an item if `patient`, otherwise only for items on disk."""
 
     __slots__ = ("_client", "mode", "patient", "queue", "timer")
 
-    def __init__(self, client: WaitingClient, queue: Queue, mode: Mode, *, patient: bool) -> None:
+    def __init__(self, client: WaitingClient, queue: PersistentQueue, mode: ReadMode, *, patient: bool) -> None:
         self._client = client
         self.queue = queue
         self.mode = mode
         self.patient = patient
         self.timer: asyncio.TimerHandle | None = None
 
-    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+    def receive(self, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None:
         client = self._client
         client.finish_wait()
         client.deliver(self.queue, item, read, ticket)
@@ -81,8 +81,8 @@ class Monitoring:
 
     __slots__ = ("_client", "left", "mode", "patient", "queue", "timer")
 
-    def __init__(self, client: WaitingClient, queue: Queue, left: int) -> None:
-        self.mode = Mode.OPEN
+    def __init__(self, client: WaitingClient, queue: PersistentQueue, left: int) -> None:
+        self.mode = ReadMode.OPEN
         self.patient = True
         self._client = client
         self.queue = queue
@@ -96,7 +96,7 @@ class Monitoring:
             if self.left <= 0 or not client.may_open(queue):
                 client.finish_monitor()
                 return
-            found = None if queue.waiters else queue.read(Mode.OPEN)
+            found = None if queue.waiters else queue.read(ReadMode.OPEN)
             if found is None:
                 queue.join(self)
                 break
@@ -104,11 +104,11 @@ class Monitoring:
             client.write_if_many()
         client.write()
 
-    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+    def receive(self, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None:
         self._take(item, read, ticket)
         self.go_on()
 
-    def _take(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None:
+    def _take(self, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None:
         self.left -= 1
         self._client.deliver(self.queue, item, read, ticket)
 

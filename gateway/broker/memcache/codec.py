@@ -34,7 +34,7 @@ DELETED = b"DELETED\r\n"
 CLIENT_ERROR = b"CLIENT_ERROR\r\n"
 
 
-class Put(NamedTuple):
+class PutCommand(NamedTuple):
     """`set`: `expiry` as sent; seconds from now if below 1,000,000, otherwise seconds since the epoch; 0 means never.
 
     `noreply`: the client reads no answer, here as in the commands below.
@@ -46,7 +46,7 @@ class Put(NamedTuple):
     noreply: bool = False
 
 
-class Get(NamedTuple):
+class GetCommand(NamedTuple):
     """`get` with its options; `wait_ms` is None without `t=`."""
 
     key: bytes
@@ -57,7 +57,7 @@ class Get(NamedTuple):
     peek: bool = False
 
 
-class Monitor(NamedTuple):
+class MonitorCommand(NamedTuple):
     """`monitor`: at most `limit` items (None: as many as may be open) within `seconds`."""
 
     key: bytes
@@ -65,12 +65,12 @@ class Monitor(NamedTuple):
     limit: int | None
 
 
-class Confirm(NamedTuple):
+class ConfirmCommand(NamedTuple):
     key: bytes
     reads: int
 
 
-class OnQueue(NamedTuple):
+class QueueCommand(NamedTuple):
     """`flush`, `flush_expired` or `delete`; only `delete` has a `noreply`."""
 
     verb: bytes
@@ -78,19 +78,19 @@ class OnQueue(NamedTuple):
     noreply: bool = False
 
 
-class DumpStats(NamedTuple):
+class DumpStatsCommand(NamedTuple):
     """`dump_stats`: of these queues, or of all if there are none."""
 
     keys: tuple[bytes, ...]
 
 
-class Status(NamedTuple):
+class StatusCommand(NamedTuple):
     """`status`: asks, or sets it to `value` (lower case)."""
 
     value: bytes | None
 
 
-class Plain(NamedTuple):
+class PlainCommand(NamedTuple):
     """A command without arguments: version, stats, flush_all, flush_all_expired, reload, shutdown, quit.
 
     Only `flush_all` has a `noreply`.
@@ -122,7 +122,19 @@ class Foreign(NamedTuple):
     answer: bytes
 
 
-Command: TypeAlias = Put | Get | Monitor | Confirm | OnQueue | DumpStats | Status | Plain | TooLarge | Refused | Foreign
+Command: TypeAlias = (
+    PutCommand
+    | GetCommand
+    | MonitorCommand
+    | ConfirmCommand
+    | QueueCommand
+    | DumpStatsCommand
+    | StatusCommand
+    | PlainCommand
+    | TooLarge
+    | Refused
+    | Foreign
+)
 
 MALFORMED = Refused(CLIENT_ERROR, close=True)
 MISSING_ARGUMENT = Refused(CLIENT_ERROR, close=False)
@@ -295,7 +307,7 @@ class Decoder:
         silent = len(fields) > 5 and _is_silent(fields, 5)
         if not fields[1] or _integer(fields[2], high=MAX_FLAGS) is None:
             return SILENT if silent else MISSING_ARGUMENT
-        return Put(fields[1], self._expiry, data, silent)
+        return PutCommand(fields[1], self._expiry, data, silent)
 
 
 _HTTP = re.compile(rb"[A-Z]{1,16} \S+ HTTP/[0-9]")
@@ -350,7 +362,7 @@ def _is_silent(fields: list[bytes], arguments: int) -> bool:
 
 def _parse(verb: bytes, fields: list[bytes]) -> Command:
     if verb in _PLAIN:
-        return Plain(verb, verb == b"flush_all" and _is_silent(fields, 1))
+        return PlainCommand(verb, verb == b"flush_all" and _is_silent(fields, 1))
     parser = _PARSERS.get(verb)
     return MALFORMED if parser is None else parser(verb, fields)
 
@@ -371,7 +383,7 @@ def _get(_: bytes, fields: list[bytes]) -> Command:
     aborting, peeking = b"abort" in parts[1:], b"peek" in parts[1:]
     if not parts[0] or ((peeking or aborting) and (opening or closing)) or (peeking and aborting):
         return MALFORMED
-    return Get(parts[0], wait_ms, opening, closing, aborting, peeking)
+    return GetCommand(parts[0], wait_ms, opening, closing, aborting, peeking)
 
 
 def _monitor(_: bytes, fields: list[bytes]) -> Command:
@@ -383,28 +395,28 @@ def _monitor(_: bytes, fields: list[bytes]) -> Command:
     limit = _integer(fields[3]) if len(fields) > 3 else None
     if len(fields) > 3 and limit is None:
         return refusal(_range("number of items", fields[3]))
-    return Monitor(fields[1], seconds, limit)
+    return MonitorCommand(fields[1], seconds, limit)
 
 
 def _confirm(_: bytes, fields: list[bytes]) -> Command:
     if len(fields) < 3:
         return MISSING_ARGUMENT
     count = _integer(fields[2])
-    return refusal(_range("number of reads", fields[2])) if count is None else Confirm(fields[1], count)
+    return refusal(_range("number of reads", fields[2])) if count is None else ConfirmCommand(fields[1], count)
 
 
 def _on_queue(verb: bytes, fields: list[bytes]) -> Command:
     if len(fields) < 2:
         return MISSING_ARGUMENT
-    return OnQueue(verb, fields[1], verb == b"delete" and _is_silent(fields, 2))
+    return QueueCommand(verb, fields[1], verb == b"delete" and _is_silent(fields, 2))
 
 
 def _dump_stats(_: bytes, fields: list[bytes]) -> Command:
-    return DumpStats(tuple(fields[1:]))
+    return DumpStatsCommand(tuple(fields[1:]))
 
 
 def _status(_: bytes, fields: list[bytes]) -> Command:
-    return Status(fields[1].lower() if len(fields) > 1 else None)
+    return StatusCommand(fields[1].lower() if len(fields) > 1 else None)
 
 
 _PLAIN = frozenset((b"version", b"stats", b"flush_all", b"flush_all_expired", b"reload", b"shutdown", b"quit"))

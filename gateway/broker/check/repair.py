@@ -11,11 +11,11 @@ import sqlite3
 import time
 from pathlib import Path
 
-from . import schema
-from .check import Progress, opened, queue_rows
-from .checksum import of_queue, seed
-from .inventory import highest_id, lowest_id
-from .reader import DatabaseError, Reader, Source
+from gateway.broker.check.examine import Progress, opened, queue_rows
+from gateway.broker.storage import schema
+from gateway.broker.storage.checksum import of_queue, seed
+from gateway.broker.storage.inventory import highest_id, lowest_id
+from gateway.broker.storage.reader import DatabaseError, QueueRows, Reader
 
 _WINDOW_ROWS = 2000
 _WINDOW_BYTES = 8 << 20
@@ -59,7 +59,7 @@ def _copy(source: sqlite3.Connection, path: Path, target: sqlite3.Connection, pr
     done = 0
     for queue, unchecked, ever in rows:
         after, upto = lowest_id(queue.number), highest_id(queue.number)
-        from_ = Source(queue.number, seed(queue.name), unchecked)
+        from_ = QueueRows(queue.number, seed(queue.name), unchecked)
         while after < upto:
             window = reader.read(from_, after, upto, _WINDOW_ROWS, _WINDOW_BYTES)
             after = window.upto

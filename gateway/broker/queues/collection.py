@@ -10,11 +10,11 @@ import logging
 import time
 from collections.abc import Iterator
 
-from .batch import Item, Purge, Ticket, Unchecked
-from .committer import Committer
-from .config import Config
-from .inventory import LAST_NUMBER, Inventory
-from .queue import Queue
+from gateway.broker.config import Config
+from gateway.broker.queues.queue import PersistentQueue
+from gateway.broker.storage.batch import Purge, StoredItem, Ticket, Unchecked
+from gateway.broker.storage.committer import Committer
+from gateway.broker.storage.inventory import LAST_NUMBER, Inventory
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class IllegalNameError(Exception):
     """A queue cannot have this name. Source: transcript 12b."""
 
 
-class Queues:
+class QueueCollection:
     """The queues, and their journal: it passes their changes to the committer."""
 
     def __init__(self, committer: Committer, config: Config, inventory: Inventory) -> None:
@@ -34,7 +34,7 @@ class Queues:
         self.config = config
         self.creates = 0
         self.deletes = 0
-        self._queues: dict[bytes, Queue] = {}
+        self._queues: dict[bytes, PersistentQueue] = {}
         self._children: dict[bytes, dict[bytes, None]] = {}
         self._reserved = inventory.reserved
         numbers = [found.number for found in inventory.queues] + [purge.number for purge in inventory.dropped]
@@ -47,17 +47,17 @@ class Queues:
         for purge in inventory.dropped:
             committer.purge(purge)
 
-    def __iter__(self) -> Iterator[Queue]:
+    def __iter__(self) -> Iterator[PersistentQueue]:
         return iter(list(self._queues.values()))
 
     def __len__(self) -> int:
         return len(self._queues)
 
-    def find(self, name: bytes) -> Queue | None:
+    def find(self, name: bytes) -> PersistentQueue | None:
         """The queue, if it exists."""
         return self._queues.get(name)
 
-    def get(self, name: bytes) -> Queue:
+    def get(self, name: bytes) -> PersistentQueue:
         """The queue, created if it does not exist. Raises IllegalNameError."""
         queue = self._queues.get(name)
         if queue is None:
@@ -76,14 +76,14 @@ class Queues:
     def children(self, name: bytes) -> list[bytes]:
         return list(self._children.get(name, ()))
 
-    def _add(self, name: bytes, number: int) -> Queue:
-        queue = self._queues[name] = Queue(name, number, self.config.limits(name), self)
+    def _add(self, name: bytes, number: int) -> PersistentQueue:
+        queue = self._queues[name] = PersistentQueue(name, number, self.config.limits(name), self)
         self.creates += 1
         if queue.is_child:
             self._children.setdefault(name.partition(b"+")[0], {})[name] = None
         return queue
 
-    def _announce(self, queue: Queue) -> None:
+    def _announce(self, queue: PersistentQueue) -> None:
         queue.creation = self.committer.create(queue, queue.number, queue.name)
 
     def put(self, name: bytes, data: bytes, expires_ms: int) -> tuple[bool, Ticket | None, int]:
@@ -152,29 +152,29 @@ class Queues:
 
     # The journal of the queues
 
-    def put_item(self, queue: Queue, item: Item) -> Ticket:
+    def put_item(self, queue: PersistentQueue, item: StoredItem) -> Ticket:
         if not queue.stored:
             self._announce(queue)
         return self.committer.put(queue, item)
 
-    def remove(self, queue: Queue, item: Item) -> Ticket:
+    def remove(self, queue: PersistentQueue, item: StoredItem) -> Ticket:
         return self.committer.remove(queue, item)
 
-    def discard(self, item: Item) -> None:
+    def discard(self, item: StoredItem) -> None:
         self.committer.sweep(item)
 
-    def recount(self, queue: Queue) -> None:
+    def recount(self, queue: PersistentQueue) -> None:
         self.committer.recount(queue.number)
 
-    def purge(self, queue: Queue, spans: list[tuple[int, int]], *, drop: bool) -> Ticket | None:
+    def purge(self, queue: PersistentQueue, spans: list[tuple[int, int]], *, drop: bool) -> Ticket | None:
         if not spans or (not queue.stored and queue.creation is None):
             return None
         return self.committer.purge(Purge(queue.number, spans, drop=drop))
 
-    def read_ahead(self, queue: Queue, generation: int, after: int, upto: int) -> None:
+    def read_ahead(self, queue: PersistentQueue, generation: int, after: int, upto: int) -> None:
         self.committer.read_ahead(queue, generation, after, upto)
 
-    def expire(self, queue: Queue, item: Item) -> bool:
+    def expire(self, queue: PersistentQueue, item: StoredItem) -> bool:
         """Moves an expired item to its queue's `expire_to_queue`; False if that queue does not accept it."""
         target = self.get(queue.limits.expire_to_queue.encode())
         if target.refuses(len(item.data)):

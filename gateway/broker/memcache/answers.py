@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from .batch import Holder, Ticket
-from .codec import NOT_STORED
+from gateway.broker.memcache.codec import NOT_STORED
+from gateway.broker.storage.batch import Holder, Ticket
 
 HELD_BYTES = 1 << 20
 HELD_ANSWERS = 2000

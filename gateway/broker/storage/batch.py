@@ -20,7 +20,7 @@ SEQUENCE_BITS = 40
 B-tree."""
 
 
-class Item:
+class StoredItem:
     """One stored item. Immutable by convention; a plain slotted class because a hundred thousand are made per second.
 
     `added_ms` and `expires_ms` are wall-clock milliseconds; `expires_ms` 0 means never. `checksum`: checksum.of_item.
@@ -36,7 +36,7 @@ class Item:
         self.checksum = checksum
 
     def __repr__(self) -> str:
-        return f"<Item {self.id >> SEQUENCE_BITS}:{self.id & ((1 << SEQUENCE_BITS) - 1)} {len(self.data)} bytes>"
+        return f"<StoredItem {self.id >> SEQUENCE_BITS}:{self.id & ((1 << SEQUENCE_BITS) - 1)} {len(self.data)} bytes>"
 
 
 class Holder(Protocol):
@@ -50,9 +50,9 @@ class ItemOwner(Protocol):
 
     def created(self) -> None: ...
     def checked(self) -> None: ...
-    def placed(self, item: Item) -> None: ...
-    def not_placed(self, item: Item) -> None: ...
-    def not_removed(self, item: Item) -> None: ...
+    def placed(self, item: StoredItem) -> None: ...
+    def not_placed(self, item: StoredItem) -> None: ...
+    def not_removed(self, item: StoredItem) -> None: ...
     def serve(self) -> None: ...
 
 
@@ -134,17 +134,17 @@ class Batch:
         self.created: dict[int, tuple[bytes, ItemOwner]] = {}
         self.rows: list[int | bytes] = []  # id, added_ms, expires_ms, data, checksum; id, ...
         self.put_bytes = 0
-        self.placed: list[tuple[ItemOwner, Item]] = []
+        self.placed: list[tuple[ItemOwner, StoredItem]] = []
         self.moves: list[tuple[int, int, int, int, int]] = []  # new id, added_ms, expires_ms, checksum, old id
-        self.moved: list[tuple[ItemOwner, Item, ItemOwner, Item]] = []
+        self.moved: list[tuple[ItemOwner, StoredItem, ItemOwner, StoredItem]] = []
         self.meta: dict[str, str] = {}
         self.put_counts: dict[int, list[int]] = {}  # queue number -> items, bytes, items ever
         self.unchecked: list[Unchecked] = []
         self.recounts: set[int] = set()  # numbers of queues
         # removals
         self.removed_ids: list[int] = []
-        self.removed: list[tuple[ItemOwner, Item]] = []  # given back to their owner if they fail
-        self.chores: list[Item] = []  # tried again if they fail
+        self.removed: list[tuple[ItemOwner, StoredItem]] = []  # given back to their owner if they fail
+        self.chores: list[StoredItem] = []  # tried again if they fail
         self.purges: list[Purge] = []
         self.removal_counts: dict[int, list[int]] = {}
 
@@ -161,7 +161,7 @@ class Batch:
         self.created[number] = (name, owner)
         return self.puts
 
-    def put(self, owner: ItemOwner, item: Item) -> Ticket:
+    def put(self, owner: ItemOwner, item: StoredItem) -> Ticket:
         """Adds the item."""
         self.rows += (item.id, item.added_ms, item.expires_ms, item.data, item.checksum)
         self.placed.append((owner, item))
@@ -170,22 +170,22 @@ class Batch:
         self._count(self.put_counts, item.id >> SEQUENCE_BITS, 1, size, 1)
         return self.puts
 
-    def remove(self, owner: ItemOwner, item: Item) -> Ticket:
+    def remove(self, owner: ItemOwner, item: StoredItem) -> Ticket:
         """Removes the item's row; if that fails, the item is given back to its owner."""
         self.removed.append((owner, item))
         return self._remove(item)
 
-    def sweep(self, item: Item) -> None:
+    def sweep(self, item: StoredItem) -> None:
         """Removes the item's row with this batch or a later one."""
         self.chores.append(item)
         self._remove(item)
 
-    def _remove(self, item: Item) -> Ticket:
+    def _remove(self, item: StoredItem) -> Ticket:
         self.removed_ids.append(item.id)
         self._count(self.removal_counts, item.id >> SEQUENCE_BITS, -1, -len(item.data), 0)
         return self.removals
 
-    def move(self, source: ItemOwner, old: Item, target: ItemOwner, new: Item) -> None:
+    def move(self, source: ItemOwner, old: StoredItem, target: ItemOwner, new: StoredItem) -> None:
         """Changes the row of `old` to `new`, in another queue, in one step."""
         self.moves.append((new.id, new.added_ms, new.expires_ms, new.checksum, old.id))
         self.moved.append((source, old, target, new))

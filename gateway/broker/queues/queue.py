@@ -16,21 +16,19 @@ from collections import OrderedDict, deque
 from enum import Enum
 from typing import Protocol
 
-from . import checksum
-from .batch import Item, Ticket
-from .config import Limits
-from .inventory import Stored, highest_id, lowest_id
-from .reader import Source, Window
+from gateway.broker.config import QueueLimits
+from gateway.broker.storage import checksum
+from gateway.broker.storage.batch import StoredItem, Ticket
+from gateway.broker.storage.inventory import StoredQueue, highest_id, lowest_id
+from gateway.broker.storage.reader import WINDOW_BYTES, WINDOW_ITEMS, QueueRows, Window
 
 log = logging.getLogger(__name__)
 
-WINDOW_ITEMS = 1024
-WINDOW_BYTES = 1 << 20
 _LOW_ITEMS = WINDOW_ITEMS // 2
 _DAMAGE_LINES = 5
 
 
-class Mode(Enum):
+class ReadMode(Enum):
     """What a reader does with the item: removes it, holds it open, or peeks at it."""
 
     TAKE = 1
@@ -38,45 +36,45 @@ class Mode(Enum):
     PEEK = 3
 
 
-class OpenRead:
+class OpenItem:
     """One item set aside for one session. `live` until it is settled, timed out, or its queue is deleted."""
 
     __slots__ = ("item", "live", "opened_s", "queue")
 
-    def __init__(self, queue: Queue, item: Item, opened_s: float) -> None:
+    def __init__(self, queue: PersistentQueue, item: StoredItem, opened_s: float) -> None:
         self.queue = queue
         self.item = item
         self.opened_s = opened_s
         self.live = True
 
 
-class Waiter(Protocol):
+class WaitingRead(Protocol):
     """Waits for an item. `patient`: waits for items to arrive; otherwise it waits only for the disk."""
 
-    mode: Mode
+    mode: ReadMode
     patient: bool
 
-    def receive(self, item: Item, read: OpenRead | None, ticket: Ticket | None) -> None: ...
+    def receive(self, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None: ...
     def nothing(self, error: str | None) -> None: ...
 
 
 class Journal(Protocol):
     """What a queue needs of the disk and of the other queues."""
 
-    def put_item(self, queue: Queue, item: Item) -> Ticket: ...
-    def remove(self, queue: Queue, item: Item) -> Ticket: ...
-    def discard(self, item: Item) -> None: ...
-    def recount(self, queue: Queue) -> None: ...
-    def purge(self, queue: Queue, spans: list[tuple[int, int]], *, drop: bool) -> Ticket | None: ...
-    def read_ahead(self, queue: Queue, generation: int, after: int, upto: int) -> None: ...
-    def expire(self, queue: Queue, item: Item) -> bool: ...
+    def put_item(self, queue: PersistentQueue, item: StoredItem) -> Ticket: ...
+    def remove(self, queue: PersistentQueue, item: StoredItem) -> Ticket: ...
+    def discard(self, item: StoredItem) -> None: ...
+    def recount(self, queue: PersistentQueue) -> None: ...
+    def purge(self, queue: PersistentQueue, spans: list[tuple[int, int]], *, drop: bool) -> Ticket | None: ...
+    def read_ahead(self, queue: PersistentQueue, generation: int, after: int, upto: int) -> None: ...
+    def expire(self, queue: PersistentQueue, item: StoredItem) -> bool: ...
     def now(self) -> float: ...
 
 
-class Queue:
+class PersistentQueue:
     """A queue by name. `number` is its key on disk."""
 
-    def __init__(self, name: bytes, number: int, limits: Limits, journal: Journal) -> None:
+    def __init__(self, name: bytes, number: int, limits: QueueLimits, journal: Journal) -> None:
         self.name = name
         self.number = number
         self.journal = journal
@@ -94,11 +92,11 @@ class Queue:
         self.generation = 0  # a read-ahead from an older generation is dropped
         self.loading = False
         # in memory
-        self.ready: deque[Item] = deque()
+        self.ready: deque[StoredItem] = deque()
         self.ready_bytes = 0
-        self.open_reads: dict[OpenRead, None] = {}
+        self.open_reads: dict[OpenItem, None] = {}
         self.open_bytes = 0
-        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self.waiters: OrderedDict[WaitingRead, None] = OrderedDict()
         # counts
         self.items = 0
         self.bytes = 0
@@ -114,9 +112,10 @@ class Queue:
         self.age_reference_ms = 0
 
     def __repr__(self) -> str:
-        return f"<Queue {self.name!r} items={self.items} open={len(self.open_reads)} waiters={len(self.waiters)}>"
+        counts = f"items={self.items} open={len(self.open_reads)} waiters={len(self.waiters)}"
+        return f"<PersistentQueue {self.name!r} {counts}>"
 
-    def restore(self, found: Stored) -> None:
+    def restore(self, found: StoredQueue) -> None:
         """Sets the state that a start found on disk, without reading items."""
         self.stored = True
         self.items, self.bytes, self.total_items = found.items, found.bytes, found.ever
@@ -124,10 +123,10 @@ class Queue:
         self.unchecked = found.unchecked
 
     @property
-    def source(self) -> Source:
-        return Source(self.number, self.seed, self.unchecked)
+    def source(self) -> QueueRows:
+        return QueueRows(self.number, self.seed, self.unchecked)
 
-    def configure(self, limits: Limits) -> None:
+    def configure(self, limits: QueueLimits) -> None:
         """Sets new limits; they apply to existing items, too."""
         self.limits = limits
         self.max_age_ms = int(limits.max_age * 1000)
@@ -153,7 +152,7 @@ class Queue:
             return False
         return self.items + self.pending >= limits.max_items or self.bytes + self.pending_bytes >= limits.max_bytes
 
-    def make(self, data: bytes, expires_ms: int) -> Item:
+    def make(self, data: bytes, expires_ms: int) -> StoredItem:
         """A new item with the next id, on its way to disk. Raises OverflowError after 2**40 items."""
         if self.last_id >= highest_id(self.number):
             raise OverflowError(f"queue {self.name!r} has used up its ids")
@@ -162,7 +161,7 @@ class Queue:
         self.pending_bytes += len(data)
         added_ms = int(self.journal.now() * 1000)
         sum_ = checksum.of_item(self.seed, self.last_id, added_ms, expires_ms, data)
-        return Item(self.last_id, added_ms, expires_ms, data, sum_)
+        return StoredItem(self.last_id, added_ms, expires_ms, data, sum_)
 
     def put(self, data: bytes, expires_ms: int) -> Ticket:
         """Adds to the tail; the ticket is settled when it is on disk. The caller has called `refuses`."""
@@ -176,7 +175,7 @@ class Queue:
         """Every item on disk has a checksum."""
         self.unchecked = 0
 
-    def placed(self, item: Item) -> None:
+    def placed(self, item: StoredItem) -> None:
         """The item is on disk and can be read from now on."""
         if self.deleted:
             return
@@ -195,11 +194,11 @@ class Queue:
         if self.limits.discard_old_when_full:
             self._discard_oldest(len(item.data))
 
-    def not_placed(self, item: Item) -> None:
+    def not_placed(self, item: StoredItem) -> None:
         """The item did not reach the disk; its `set` gets an error."""
         self._settle_pending(item)
 
-    def _settle_pending(self, item: Item) -> None:
+    def _settle_pending(self, item: StoredItem) -> None:
         self.pending -= 1
         self.pending_bytes -= len(item.data)
 
@@ -214,7 +213,7 @@ class Queue:
 
     # Reading
 
-    def head(self) -> Item | None:
+    def head(self) -> StoredItem | None:
         """The first ready item after dropping expired ones; None if memory has none. Reads ahead if there are few."""
         if self.max_age_ms or (self.ready and self.ready[0].expires_ms):
             self.drop_expired()
@@ -226,25 +225,25 @@ class Queue:
     def _low(self) -> bool:
         return len(self.ready) < _LOW_ITEMS and self.ready_bytes < WINDOW_BYTES // 2
 
-    def read(self, mode: Mode) -> tuple[Item, OpenRead | None, Ticket | None] | None:
+    def read(self, mode: ReadMode) -> tuple[StoredItem, OpenItem | None, Ticket | None] | None:
         """The head, read as `mode` says, or None. Only for the first in order: waiters come before."""
-        if self.limits.open_transaction_timeout and self.items and mode is not Mode.PEEK:
+        if self.limits.open_transaction_timeout and self.items and mode is not ReadMode.PEEK:
             self._time_out_oldest_read()
         item = self.head()
         if item is None:
             return None
-        if mode is Mode.PEEK:
+        if mode is ReadMode.PEEK:
             return item, None, None
         self._pop()
-        if mode is Mode.TAKE:
+        if mode is ReadMode.TAKE:
             return item, None, self.journal.remove(self, item)
         self.transactions += 1
-        read = OpenRead(self, item, self.journal.now())
+        read = OpenItem(self, item, self.journal.now())
         self.open_reads[read] = None
         self.open_bytes += len(item.data)
         return item, read, None
 
-    def _pop(self) -> Item:
+    def _pop(self) -> StoredItem:
         item = self.ready.popleft()
         size = len(item.data)
         self.ready_bytes -= size
@@ -302,11 +301,11 @@ class Queue:
         """Whether the disk is being read while memory is empty: an answer now could be wrong."""
         return self.loading and not self.ready
 
-    def join(self, waiter: Waiter) -> None:
+    def join(self, waiter: WaitingRead) -> None:
         """Waits behind all current waiters, until served or until `leave`."""
         self.waiters[waiter] = None
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, waiter: WaitingRead) -> None:
         self.waiters.pop(waiter, None)
 
     def serve(self) -> None:
@@ -333,14 +332,14 @@ class Queue:
 
     # Settling
 
-    def confirm(self, read: OpenRead) -> Ticket | None:
+    def confirm(self, read: OpenItem) -> Ticket | None:
         """Removes the item; the ticket is settled when its row is gone. None if the read is no longer live."""
         if not read.live:
             return None
         self._close(read)
         return self.journal.remove(self, read.item)
 
-    def give_back(self, read: OpenRead) -> None:
+    def give_back(self, read: OpenItem) -> None:
         """Makes the item the head again, and gives it to a waiter at once. Does nothing if the read is not live."""
         if not read.live:
             return
@@ -349,20 +348,20 @@ class Queue:
         self._return(read.item)
         self.serve()
 
-    def not_removed(self, item: Item) -> None:
+    def not_removed(self, item: StoredItem) -> None:
         """The removal failed: the item is the head again."""
         if not self.deleted:
             self._return(item)
             self.serve()
 
-    def _return(self, item: Item) -> None:
+    def _return(self, item: StoredItem) -> None:
         self.ready.appendleft(item)
         size = len(item.data)
         self.ready_bytes += size
         self.items += 1
         self.bytes += size
 
-    def _close(self, read: OpenRead) -> None:
+    def _close(self, read: OpenItem) -> None:
         read.live = False
         del self.open_reads[read]
         self.open_bytes -= len(read.item.data)
@@ -377,7 +376,7 @@ class Queue:
 
     # Expiry and emptying
 
-    def _is_expired(self, item: Item, now_ms: float) -> bool:
+    def _is_expired(self, item: StoredItem, now_ms: float) -> bool:
         expires_ms = item.expires_ms
         if self.max_age_ms:
             limit = item.added_ms + self.max_age_ms

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from .check import QueueReport, Report, check, locked
-from .reader import DatabaseError
-from .repair import repair
+from gateway.broker.check.examine import QueueReport, Report, examine, locked
+from gateway.broker.check.repair import repair
+from gateway.broker.storage.reader import DatabaseError
 
 _SHOWN_DAMAGES = 10
 _BAR_WIDTH = 30
@@ -33,13 +33,13 @@ def command(directory: Path, *, repairs: bool, quiet: bool) -> None:
     """Examine the broker's data directory DIR. The broker must be stopped."""
     try:
         with locked(directory) as path:
-            report = check(path, _Bar("checking", quiet=quiet))
+            report = examine(path, _Bar("checking", quiet=quiet))
             _print(report)
             if report.is_sound or not repairs:
                 _print_advice(report, directory)
                 sys.exit(0 if report.is_sound else 1)
             kept = repair(path, _Bar("repairing", quiet=quiet))
-            again = check(path, _Bar("checking", quiet=quiet))
+            again = examine(path, _Bar("checking", quiet=quiet))
             click.echo(f"repaired: {_total(again):,} jobs are kept. The damaged file is {kept}")
             sys.exit(0 if again.is_sound else 1)
     except DatabaseError as exc:

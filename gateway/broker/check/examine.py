@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.broker.storage import schema
+from gateway.broker.storage.batch import SEQUENCE_BITS
+from gateway.broker.storage.checksum import seed
+from gateway.broker.storage.database import FILE, LOCK
+from gateway.broker.storage.inventory import highest_id, is_sound, lowest_id
+from gateway.broker.storage.reader import Damage, DatabaseError, QueueRows, Reader
 from gateway.common import wal
-
-from . import schema
-from .batch import SEQUENCE_BITS
-from .checksum import seed
-from .database import FILE, LOCK
-from .inventory import highest_id, is_sound, lowest_id
-from .reader import Damage, DatabaseError, Reader, Source
 
 _WINDOW_ROWS = 2000
 _WINDOW_BYTES = 8 << 20
@@ -95,7 +94,7 @@ def locked(directory: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def check(path: Path, progress: Progress) -> Report:
+def examine(path: Path, progress: Progress) -> Report:
     """Examines the file at `path`, which is locked. Raises DatabaseError if it cannot be examined at all."""
     try:
         expected = wal.expected(path)
@@ -156,7 +155,7 @@ def _check_queues(report: Report, connection: sqlite3.Connection, progress: Prog
             continue
         known.add(queue.number)
         if queue.name:
-            for window_rows in _check_rows(queue, reader, Source(queue.number, seed(queue.name), unchecked)):
+            for window_rows in _check_rows(queue, reader, QueueRows(queue.number, seed(queue.name), unchecked)):
                 done += window_rows
                 progress(done, total)
             report.queues.append(queue)
@@ -165,7 +164,7 @@ def _check_queues(report: Report, connection: sqlite3.Connection, progress: Prog
             report.errors.append(f"there are jobs of queue number {number}, but no such queue")
 
 
-def _check_rows(queue: QueueReport, reader: Reader, source: Source) -> Iterator[int]:
+def _check_rows(queue: QueueReport, reader: Reader, source: QueueRows) -> Iterator[int]:
     after, upto = lowest_id(source.number), highest_id(source.number)
     while after < upto:
         window = reader.read(source, after, upto, _WINDOW_ROWS, _WINDOW_BYTES)

@@ -12,15 +12,14 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeAlias
 
-from .batch import Batch
-from .database import Database, Outcome
-from .queue import WINDOW_BYTES, WINDOW_ITEMS, Queue
-from .reader import DatabaseError, Source
+from gateway.broker.storage.batch import Batch
+from gateway.broker.storage.database import Database, Outcome
+from gateway.broker.storage.reader import WINDOW_BYTES, WINDOW_ITEMS, DatabaseError, QueueRows, WindowOwner
 
 log = logging.getLogger(__name__)
 
 _Write: TypeAlias = tuple[Batch, Callable[[Batch, Outcome], None]]
-_Read: TypeAlias = tuple[Queue, Source, int, int, int]
+_Read: TypeAlias = tuple[WindowOwner, QueueRows, int, int, int]
 
 
 class Threads:
@@ -43,9 +42,9 @@ class Threads:
         """Writes the batch after those before it, then calls `done`."""
         self._writes.put((batch, done))
 
-    def read(self, queue: Queue, generation: int, after: int, upto: int) -> None:
-        """Passes a window of rows above `after` to `queue.loaded`, or an error to `queue.not_loaded`."""
-        self._reads.put((queue, queue.source, generation, after, upto))
+    def read(self, owner: WindowOwner, generation: int, after: int, upto: int) -> None:
+        """Passes a window of rows above `after` to `owner.loaded`, or an error to `owner.not_loaded`."""
+        self._reads.put((owner, owner.source, generation, after, upto))
 
     def _write_batches(self) -> None:
         while (work := self._writes.get()) is not None:
@@ -60,17 +59,17 @@ class Threads:
 
     def _read_ahead(self) -> None:
         while (work := self._reads.get()) is not None:
-            queue, source, generation, after, upto = work
+            owner, source, generation, after, upto = work
             try:
                 window = self._reader.read(source, after, upto, WINDOW_ITEMS, WINDOW_BYTES)
             except DatabaseError as exc:
                 log.error("cannot read ahead: %s", exc)  # noqa: TRY400 - one line is enough for a full disk
-                called = self._call(queue.not_loaded, str(exc))
+                called = self._call(owner.not_loaded, str(exc))
             except Exception as exc:  # top of a thread: there must be a result
                 log.exception("cannot read ahead")
-                called = self._call(queue.not_loaded, str(exc))
+                called = self._call(owner.not_loaded, str(exc))
             else:
-                called = self._call(queue.loaded, generation, window)
+                called = self._call(owner.loaded, generation, window)
             if not called:
                 return
 

@@ -12,10 +12,14 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from struct import error
+from typing import Protocol
 
-from . import checksum, schema
-from .batch import SEQUENCE_BITS, Item
+from gateway.broker.storage import checksum, schema
+from gateway.broker.storage.batch import SEQUENCE_BITS, StoredItem
 
+WINDOW_ITEMS = 1024
+WINDOW_BYTES = 1 << 20
+"""How much of a queue is read ahead at once."""
 _ROWS = "SELECT id, added_ms, expires_ms, data, {} FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
 _OUT_OF_ORDER = "the tree is damaged: its rows are out of order"
 _NEXT_ID = "SELECT id FROM items WHERE id > ? AND id <= ? ORDER BY id LIMIT 1"
@@ -26,7 +30,7 @@ class DatabaseError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class QueueRows:
     """What to read: the rows of the queue with this number and these values from its row in the file."""
 
     number: int
@@ -57,10 +61,19 @@ class Window:
     `unchecked`: the number of items without a checksum.
     """
 
-    items: list[Item]
+    items: list[StoredItem]
     damaged: list[Damage]
     upto: int
     unchecked: int = 0
+
+
+class WindowOwner(Protocol):
+    """Has its rows read ahead; the result is given to it."""
+
+    @property
+    def source(self) -> QueueRows: ...
+    def loaded(self, generation: int, window: Window) -> None: ...
+    def not_loaded(self, error: str) -> None: ...
 
 
 class Reader:
@@ -74,13 +87,13 @@ class Reader:
         connection.execute("PRAGMA query_only=1")
         connection.text_factory = bytes  # a value with a damaged type is compared, not decoded
 
-    def read(self, source: Source, after: int, upto: int, max_items: int, max_bytes: int) -> Window:
+    def read(self, source: QueueRows, after: int, upto: int, max_items: int, max_bytes: int) -> Window:
         """The rows above `after` and up to `upto`: at least one if there is one, and as many as the limits allow.
 
         Their ids increase, and the window's `upto` is above `after`: reading on from there ends, whatever is damaged.
         Raises DatabaseError if the disk cannot be read. Damage is not an error.
         """
-        items: list[Item] = []
+        items: list[StoredItem] = []
         damaged: list[Damage] = []
         last, count, size, unchecked = after, 0, 0, 0
         seed, of_item = source.seed, checksum.of_item
@@ -97,10 +110,10 @@ class Reader:
                 except (TypeError, error):  # a field has another type
                     found = None
                 if found is not None and found == stored:
-                    items.append(Item(id_, added_ms, expires_ms, data, found))
+                    items.append(StoredItem(id_, added_ms, expires_ms, data, found))
                     size += len(data)
                 elif found is not None and stored is None and id_ <= source.unchecked:
-                    items.append(Item(id_, added_ms, expires_ms, data, found))
+                    items.append(StoredItem(id_, added_ms, expires_ms, data, found))
                     size += len(data)
                     unchecked += 1
                 else:

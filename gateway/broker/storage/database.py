@@ -22,14 +22,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.broker.storage import checksum, inventory, schema
+from gateway.broker.storage.batch import Batch, Purge, Unchecked
+from gateway.broker.storage.inventory import Inventory, highest_id, lowest_id
+from gateway.broker.storage.reader import DatabaseError, Reader
+from gateway.broker.storage.reserve import BYTES as RESERVE_BYTES
+from gateway.broker.storage.reserve import Reserve
 from gateway.common import wal
-
-from . import checksum, inventory, schema
-from .batch import Batch, Purge, Unchecked
-from .inventory import Inventory, highest_id, lowest_id
-from .reader import DatabaseError, Reader
-from .reserve import BYTES as RESERVE_BYTES
-from .reserve import Reserve
 
 log = logging.getLogger(__name__)
 

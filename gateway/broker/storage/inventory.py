@@ -11,8 +11,8 @@ import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import checksum, schema
-from .batch import SEQUENCE_BITS, Purge
+from gateway.broker.storage import checksum, schema
+from gateway.broker.storage.batch import SEQUENCE_BITS, Purge
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _BEFORE_EVERY_ID = -(2**63)
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredQueue:
     """A queue as stored in the file. `last_id` is its highest row, or one below its range.
 
     Rows up to `unchecked` may have no checksum.
@@ -42,7 +42,7 @@ class Stored:
 class Inventory:
     """The queues; the deletions in progress; the numbers that no new queue may get."""
 
-    queues: list[Stored]
+    queues: list[StoredQueue]
     dropped: list[Purge]
     reserved: set[int] = field(default_factory=set)
 
@@ -58,7 +58,7 @@ def highest_id(number: int) -> int:
 
 def take(connection: sqlite3.Connection, path: Path) -> Inventory:
     """Raises sqlite3.Error if the table of queues cannot be read."""
-    found: dict[bytes, Stored] = {}
+    found: dict[bytes, StoredQueue] = {}
     dropped: list[Purge] = []
     reserved: set[int] = set()
     rows = connection.execute(
@@ -79,7 +79,7 @@ def take(connection: sqlite3.Connection, path: Path) -> Inventory:
             dropped.append(Purge(older.number, [(lowest_id(older.number), highest_id(older.number))], drop=True))
         last_id = _last_id(connection, path, number, name)
         items, size, ever = _sound_counts(connection, path, number, name, counts)
-        found[name] = Stored(number, name, items, size, ever, last_id, unchecked)
+        found[name] = StoredQueue(number, name, items, size, ever, last_id, unchecked)
     known = {queue.number for queue in found.values()} | {purge.number for purge in dropped} | reserved
     reserved |= _orphans(connection, path, known)
     return Inventory(list(found.values()), dropped, reserved)

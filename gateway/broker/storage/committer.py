@@ -15,9 +15,9 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from .batch import Batch, Item, ItemOwner, Purge, Ticket, Unchecked
-from .database import Outcome
-from .queue import Queue
+from gateway.broker.storage.batch import Batch, ItemOwner, Purge, StoredItem, Ticket, Unchecked
+from gateway.broker.storage.database import Outcome
+from gateway.broker.storage.reader import WindowOwner
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class DiskThreads(Protocol):
     """Does the blocking work in threads, and calls back on the loop."""
 
     def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None: ...
-    def read(self, queue: Queue, generation: int, after: int, upto: int) -> None: ...
+    def read(self, owner: WindowOwner, generation: int, after: int, upto: int) -> None: ...
 
 
 class Committer:
@@ -44,7 +44,7 @@ class Committer:
         self._batch = Batch()
         self._writing = False
         self._scheduled = False
-        self._later: list[Item] = []
+        self._later: list[StoredItem] = []
         self._purges_later: list[Purge] = []
         self._unchecked_later: list[Unchecked] = []
         self._idle: asyncio.Event = asyncio.Event()
@@ -70,19 +70,19 @@ class Committer:
         self._touch()
         return self._batch.create(owner, number, name)
 
-    def put(self, owner: ItemOwner, item: Item) -> Ticket:
+    def put(self, owner: ItemOwner, item: StoredItem) -> Ticket:
         self._touch()
         return self._batch.put(owner, item)
 
-    def remove(self, owner: ItemOwner, item: Item) -> Ticket:
+    def remove(self, owner: ItemOwner, item: StoredItem) -> Ticket:
         self._touch()
         return self._batch.remove(owner, item)
 
-    def sweep(self, item: Item) -> None:
+    def sweep(self, item: StoredItem) -> None:
         self._touch()
         self._batch.sweep(item)
 
-    def move(self, source: ItemOwner, old: Item, target: ItemOwner, new: Item) -> None:
+    def move(self, source: ItemOwner, old: StoredItem, target: ItemOwner, new: StoredItem) -> None:
         self._touch()
         self._batch.move(source, old, target, new)
 
@@ -106,9 +106,9 @@ class Committer:
         self._batch.meta[key] = value
         return self._batch.puts
 
-    def read_ahead(self, queue: Queue, generation: int, after: int, upto: int) -> None:
-        """Passes rows above `after` to `queue.loaded`, as many as fit a window."""
-        self._threads.read(queue, generation, after, upto)
+    def read_ahead(self, owner: WindowOwner, generation: int, after: int, upto: int) -> None:
+        """Passes rows above `after` to `owner.loaded`, as many as fit a window."""
+        self._threads.read(owner, generation, after, upto)
 
     # When batches are written
 

@@ -1,0 +1,1 @@
+"""The memcache protocol of Kestrel: connections, their commands and answers."""
