@@ -88,8 +88,8 @@ class RequestParser:
         self._parts: list[bytes] = []
 
     def close(self) -> None:
-        """Ends all reading, and breaks the reference cycle with llhttp."""
-        del self._http
+        """Ends all reading, and breaks the reference cycles with llhttp and with the handler."""
+        del self._http, self._handler
 
     @property
     def bodyless_post(self) -> bool:
@@ -166,7 +166,10 @@ class RequestParser:
             if not self._again:
                 reason = _reason(exc)
         if reason is not None:
-            raise reason  # outside the handler, so that it gets no context
+            try:
+                raise reason  # outside the handler, so that it gets no context
+            finally:
+                del reason  # its traceback has this frame
         if self._again:
             self._parse_again()
 

@@ -24,6 +24,7 @@ BATCH = {"Content-Type": "application/cloudevents-batch+json"}
 LINES = {"Content-Type": "application/x-ndjson"}
 MANY = 5000
 FLOOD = 600
+POLLS = 400
 TRIES = 3
 TAKE = {"timeout": 5, "lease_seconds": 600}
 NUMBERS = itertools.count()
@@ -349,6 +350,27 @@ def test_leases_that_end_together(worker, quick):
             while http.get("/queues/expiring").json()["items"] < 300:
                 time.sleep(0.05)
             assert http.delete("/queues/expiring").status_code == 200
+
+    quick(request)
+
+
+def test_polls_that_end_together(worker, quick):
+    """Hundreds, each on a queue of its own, whose time is over at one instant."""
+
+    def request():
+        clients = [socket.create_connection(("127.0.0.1", worker.port), 60) for _ in range(POLLS)]
+        try:
+            for number, client in enumerate(clients):
+                head = b"GET /queues/together-%d/next?timeout=2 HTTP/1.1\r\nHost: localhost\r\n\r\n" % number
+                client.sendall(head)
+                time.sleep(0.001)
+            time.sleep(1.3)
+            worker.loop.call_soon_threadsafe(time.sleep, 1.5)  # all end during this; it takes none of its time
+            for client in clients:
+                assert client.recv(65536).startswith(b"HTTP/1.1 204 ")
+        finally:
+            for client in clients:
+                client.close()
 
     quick(request)
 

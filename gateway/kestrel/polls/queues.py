@@ -15,6 +15,7 @@ from typing import Final
 
 from gateway.errors import BackendUnavailable
 from gateway.fairness.fair_queue import FairQueue
+from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import ServerLink
 from gateway.kestrel.polls.runner import LongPoll, QueueRunner
@@ -35,6 +36,7 @@ class PolledQueues:
         self._waits = waits
         self._patience_s = patience_s
         self._counters = counters
+        self._paced = PacedCalls()
         self._runners: dict[str, QueueRunner] = {}
         self._unused: dict[QueueRunner, float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -111,6 +113,7 @@ class PolledQueues:
             self._counters,
             waits=self._waits,
             patience_s=self._patience_s,
+            paced=self._paced,
             forget=self._forget,
             starve=self._starve,
         )
@@ -133,7 +136,8 @@ class PolledQueues:
     def _forget(self, runner: QueueRunner) -> None:
         """The runner is no longer needed."""
         if self._over is not None:
-            self._runners.pop(runner.key, None)
+            if self._runners.pop(runner.key, None) is not None:
+                runner.end()
         elif runner not in self._unused:
             self._unused[runner] = runner.loop.time()
             if self._timer is None:
@@ -147,4 +151,5 @@ class PolledQueues:
                 self._timer = loop.call_later(KEPT_S, self._sweep, loop)
                 break
             del self._unused[runner], self._runners[runner.key]
+            runner.end()
             self._starving.remove(runner.tenant, runner)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import cast
 
 from gateway.errors import BackendUnavailable, GatewayError
+from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import PendingGet, QueueLink, ServerLink, TakenItem
 from gateway.kestrel.polls.state import QueuePolls
@@ -93,7 +94,7 @@ class LongPoll(Waiter):
 
     def time_from(self, at: float) -> None:
         """Sets the time at which the poll's deadline is over."""
-        self._timer = self._runner.loop.call_at(at, self._runner.timed_out, self)
+        self._timer = self._runner.loop.call_at(at, self._runner.due, self)
 
     @property
     def timed(self) -> bool:
@@ -118,7 +119,10 @@ class LongPoll(Waiter):
 
 
 class QueueRunner:
-    """The polls of one queue. forget: called when it is not needed; starve: when some wait for room on a server."""
+    """The polls of one queue. forget: called when it is not needed; starve: when some wait for room on a server.
+
+    paced: very many waits and polls may end at one instant, so their ends wait there for their turn.
+    """
 
     def __init__(
         self,
@@ -129,6 +133,7 @@ class QueueRunner:
         *,
         waits: int,
         patience_s: float,
+        paced: PacedCalls,
         forget: Callable[[QueueRunner], None],
         starve: Callable[[QueueRunner], None],
     ) -> None:
@@ -136,6 +141,7 @@ class QueueRunner:
         self.tenant = tenant
         self.loop = asyncio.get_running_loop()
         self._counters = counters
+        self._paced = paced
         self._forget = forget
         self._starve = starve
         self._links: dict[ServerLink, QueueLink] = {}
@@ -167,10 +173,14 @@ class QueueRunner:
             poll.time_from(poll.deadline)
         self._run()
 
-    def timed_out(self, poll: LongPoll) -> None:
+    def due(self, poll: LongPoll) -> None:
         """The poll's deadline is over."""
-        self._state.timed_out(poll, self.loop.time())
-        self._run()
+        self._paced.add(self.tenant, partial(self._timed_out, poll))
+
+    def _timed_out(self, poll: LongPoll) -> None:
+        if poll.phase in (WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN):
+            self._state.timed_out(poll, self.loop.time())
+            self._run()
 
     def left(self, poll: LongPoll) -> None:
         """The poll was cancelled."""
@@ -220,11 +230,23 @@ class QueueRunner:
             self._do(action)
         self._tidy()
 
+    def end(self) -> None:
+        """Breaks the reference cycles of a runner that is forgotten."""
+        self._links.clear()
+        self._state.set_servers(())
+
     def _sending(self, get: Get) -> float:
         return self._state.sent(get, self.loop.time())
 
     def _answered(self, get: Get, item: TakenItem | None, error: BackendUnavailable | None) -> None:
-        del self._gets[get]
+        if get.waits and item is None and error is None:
+            self._paced.add(self.tenant, partial(self._ended, get, None, None))
+        else:
+            self._ended(get, item, error)
+
+    def _ended(self, get: Get, item: TakenItem | None, error: BackendUnavailable | None) -> None:
+        if self._gets.pop(get, None) is None:
+            return  # closed while its end waited for its turn
         now = self.loop.time()
         if error is None:
             self._state.answered(get, item, now)
