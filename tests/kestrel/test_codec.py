@@ -24,9 +24,6 @@ class Tape:
     def sendall(self, data):
         self.sent += data
 
-    def more_time(self):
-        pass
-
     def recv(self, size):
         data, self.answer = self.answer[: self.piece], self.answer[self.piece :]
         self.received += len(data)
@@ -166,7 +163,7 @@ def test_many_sets_keep_the_answers_that_came():
     assert outcomes[:2] == [True, False]
     assert isinstance(outcomes[2], MemcacheServerError)
     assert len(outcomes) == 63
-    assert sent == [64]
+    assert sent == [100]
 
 
 def test_the_codec_never_connects():

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.errors import BackendRefused, BackendUnavailable, OutcomeUnknown, QueueFull
-from gateway.kestrel.wire.codec import BATCH_ITEMS
+from gateway.kestrel.server.memcache_link import BATCH_ITEMS
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, reset, silence
 from tests.kestrel.support import cancel_after, client, until
 

@@ -34,12 +34,14 @@ from gateway.kestrel.health import Health
 from gateway.kestrel.link import Answered, Put, Report, Sending
 from gateway.kestrel.server.queue_gets import QueueGets
 from gateway.kestrel.server.server import Server
-from gateway.kestrel.wire.codec import BATCH_BYTES, BATCH_ITEMS, KestrelClient
+from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import Command, ConnectionLostError
 from gateway.kestrel.wire.failures import not_asked, perhaps_done, says_too_large
 from gateway.kestrel.wire.stats import names_in_stats, parse_aside, parse_dump, parse_stats
 from gateway.survey import QueueStats
 
+BATCH_ITEMS: Final = 64
+BATCH_BYTES: Final = 256 * 1024
 KEYS_BYTES: Final = 2048
 """Bytes of names in one question for statistics: about a hundred queues."""
 _STATUSES = ("readonly", "read-only", "read only", "quiescent")

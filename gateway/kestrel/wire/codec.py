@@ -1,105 +1,31 @@
-"""Kestrel's commands on top of pymemcache: bytes out, one checked answer in.
+"""Kestrel's commands, on top of pymemcache. Owns what is sent, and which answers each command may have.
 
-Owns what is sent and what counts as a clean answer. Never connects, keeps no state between calls, and knows the
-connection only as a socket (`Wire`). Its methods block, so they run inside a Bridge.
-
-A clean answer is complete, is for the requested queue, and has no bytes after it: unread bytes would be read as the
-answer to the next call.
+The methods block, so they run inside a Bridge.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, Protocol
+from collections.abc import Sequence
 
-from pymemcache.client.base import Client, _readline, _readvalue
-from pymemcache.exceptions import (
-    MemcacheIllegalInputError,
-    MemcacheServerError,
-    MemcacheUnexpectedCloseError,
-    MemcacheUnknownError,
-)
+from pymemcache.client.base import _readline
+from pymemcache.exceptions import MemcacheServerError, MemcacheUnknownError
 
 from gateway.kestrel.wire.bridge import Bridge
+from gateway.kestrel.wire.checked_client import CheckedClient
 
-BATCH_BYTES = 256 * 1024
-BATCH_ITEMS = 64
-
-Put = tuple[str, bytes, int]
-"""Key, data and expiry as on the wire."""
-
-_KEY = re.compile(rb"[\x21-\x2e\x30-\x7e\x80-\xff][\x21-\x7e\x80-\xff]*")
 _NAME = re.compile(rb"(?:\A|\n)queue '([^'\r\n]*)' \{\r")
 _SETTLED = (b"END",)
 _DELETED = (b"DELETED", b"END")
 _STATUSES = (b"UP", b"WRITEAVOID", b"READONLY", b"QUIESCENT", b"DOWN")
 
 
-class Wire(Protocol):
-    """What the codec needs of a connection. `received` counts the bytes returned since the call began.
-
-    `more_time` restarts the call's time limit, after a complete answer to a part of it.
-    """
-
-    received: int
-
-    def sendall(self, data: bytes) -> None: ...
-    def recv(self, size: int) -> bytes: ...
-    def more_time(self) -> None: ...
-
-
-class KestrelClient(Client):  # type: ignore[misc]
-    """pymemcache's client with Kestrel's options and answers, and the greenlet in which its calls run."""
-
-    sock: Any
+class KestrelClient(CheckedClient):
+    """Kestrel's commands, and the greenlet in which their calls run."""
 
     def __init__(self, bridge: Bridge) -> None:
-        super().__init__("unix:unused", default_noreply=False)
+        super().__init__()
         self.bridge = bridge
-        self._read = 0
-
-    def _connect(self) -> NoReturn:
-        raise MemcacheUnknownError("the connection is closed")
-
-    def close(self) -> None:
-        """Only forgets the connection, which closes itself on every error of a call."""
-        self.sock = None
-
-    def check_key(self, key: str | bytes, key_prefix: bytes) -> bytes:  # noqa: ARG002  (pymemcache's signature)
-        """The key as bytes, options included: pymemcache's limit of 250 bytes would count them."""
-        data = key.encode() if isinstance(key, str) else key
-        if not _KEY.fullmatch(data):
-            raise MemcacheIllegalInputError("the key is empty, or contains a space or a control byte")
-        return data
-
-    def _extract_value(
-        self,
-        expect_cas: bool,  # noqa: ARG002  (pymemcache's signature)
-        line: bytes,
-        buf: bytes,
-        remapped_keys: dict[bytes, Any],
-        prefixed_keys: list[bytes],
-    ) -> tuple[Any, bytes, bytes]:
-        """One VALUE block. Kestrel answers `get q/open` with `VALUE q`, but pymemcache looks for the key it sent."""
-        sent = prefixed_keys[0]
-        name, size = _value_line(line)
-        if self._read or name not in (sent.partition(b"/")[0], sent):
-            raise MemcacheUnknownError("a second value, or a value of another queue")
-        buf, value = _readvalue(self.sock, buf, size)
-        self._read += len(line) + size + 4
-        return remapped_keys[sent], value, buf
-
-    def _clean(self, length: int) -> None:
-        """Raises MemcacheUnknownError unless exactly `length` bytes were received in this call."""
-        if self.sock.received != length:
-            raise MemcacheUnknownError("more bytes than the answer")
-
-    def _line(self, command: bytes) -> bytes:
-        """Sends a command with an answer of one line, and returns that line. Raises on an error line."""
-        line: bytes = self._misc_cmd([command + b"\r\n"], command.partition(b" ")[0], False)[0]
-        self._clean(len(line) + 2)
-        return line
 
     def store(self, key: str, data: bytes, expiry: int) -> bool | None:
         """True only for STORED, False for NOT_STORED."""
@@ -107,35 +33,33 @@ class KestrelClient(Client):  # type: ignore[misc]
         self._clean(8 if stored is True else 12)
         return stored
 
-    def store_many(self, puts: Sequence[Put], outcomes: list[bool | MemcacheServerError], sent: list[int]) -> None:
-        """Pipelined sets. Their answers are appended to `outcomes`; `sent[0]` is how many were sent at all.
+    def store_many(
+        self, puts: Sequence[tuple[str, bytes, int]], outcomes: list[bool | MemcacheServerError], sent: list[int]
+    ) -> None:
+        """Pipelined sets of key, data and expiry. Their answers are appended to `outcomes`.
 
-        If it raises, the items after len(outcomes) and before sent[0] have no answer. A single item uses pymemcache's
-        own method, whose `_store_cmd` supports one item per key.
+        `sent[0]` becomes the number of items when they are sent. If it raises, the items after len(outcomes) and before
+        sent[0] have no answer. A single item uses pymemcache's own method, whose `_store_cmd` supports one item per
+        key.
         """
         if len(puts) == 1:
             sent[0] = 1
             outcomes.append(self._store_one(puts[0]))
             return
-        while sent[0] < len(puts):
-            batch: list[bytes] = []
-            size = 0
-            for key, data, expiry in puts[sent[0] : sent[0] + BATCH_ITEMS]:
-                if batch and size + len(data) > BATCH_BYTES:
-                    break
-                batch.append(b"set %b 0 %d %d\r\n%b\r\n" % (self.check_key(key, b""), expiry, len(data), data))
-                size += len(data)
-            sent[0] += len(batch)
-            self.sock.sendall(b"".join(batch))
-            rest = b""
-            for _ in batch:
-                rest, line = _readline(self.sock, rest)
-                outcomes.append(self._stored(line))
-            if rest:
-                raise MemcacheUnknownError("more bytes than the answers")
-            self.sock.more_time()
+        commands = [
+            b"set %b 0 %d %d\r\n%b\r\n" % (self.check_key(key, b""), expiry, len(data), data)
+            for key, data, expiry in puts
+        ]
+        sent[0] = len(puts)
+        self.sock.sendall(b"".join(commands))
+        rest = b""
+        for _ in puts:
+            rest, line = _readline(self.sock, rest)
+            outcomes.append(self._stored(line))
+        if rest:
+            raise MemcacheUnknownError("more bytes than the answers")
 
-    def _store_one(self, put: Put) -> bool | MemcacheServerError:
+    def _store_one(self, put: tuple[str, bytes, int]) -> bool | MemcacheServerError:
         try:
             return self.store(*put) is True
         except MemcacheServerError as refusal:
@@ -159,12 +83,6 @@ class KestrelClient(Client):  # type: ignore[misc]
     def peek(self, key: str) -> bytes | None:
         """The head item, which stays in place, or None."""
         return self._get(f"{key}/peek")
-
-    def _get(self, key: str) -> bytes | None:
-        self._read = 0
-        value: bytes | None = self.get(key)
-        self._clean(self._read + 5)
-        return value
 
     def confirm(self, key: str) -> None:
         """Removes the item of one open read of this connection for good; the answer proves it."""
@@ -228,53 +146,6 @@ class KestrelClient(Client):  # type: ignore[misc]
         line = re.compile(rb"(?:\A|\n)STAT %b (.*)\r" % re.escape(name.encode()))
         found = [match for part in self._parts(b"stats") for match in line.findall(part)]
         return found[0].decode("utf-8", "replace") if found else None
-
-    def _lines(self, command: bytes) -> list[str]:
-        lines: list[str] = []
-        for part in self._parts(command):
-            lines += part.decode("utf-8", "replace").split("\r\n")[:-1]
-        return lines
-
-    def _parts(self, command: bytes) -> Iterator[bytes]:
-        """The answer without its END, in parts of whole lines with line ends: as many as were received together.
-
-        One turn of the loop reads only one part, however long the answer is.
-        """
-        self.sock.sendall(command + b"\r\n")
-        rest = b""
-        first = True
-        while True:
-            data = self.sock.recv(BATCH_BYTES)
-            if not data:
-                raise MemcacheUnexpectedCloseError
-            text, end, rest = (rest + data).rpartition(b"\r\n")
-            if not end:
-                continue
-            if first:
-                self._raise_errors(text.partition(b"\r\n")[0], command)
-                first = False
-            lines = b"\r\n" + text + end
-            over = lines.find(b"\r\nEND\r\n")
-            if over < 0:
-                yield lines[2:]
-                continue
-            if rest or over + 7 < len(lines):
-                raise MemcacheUnknownError("more bytes than the answer")
-            if over:
-                yield lines[2 : over + 2]
-            return
-
-    def _expect(self, command: bytes, answers: tuple[bytes, ...]) -> None:
-        line = self._line(command)
-        if line not in answers:
-            raise MemcacheUnknownError(line[:32])
-
-
-def _value_line(line: bytes) -> tuple[bytes, int]:
-    fields = line.split(b" ")
-    if len(fields) != 4 or fields[0] != b"VALUE" or not fields[3].isdigit():
-        raise MemcacheUnknownError(line[:32])
-    return fields[1], int(fields[3])
 
 
 class Codecs:

@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_calm", "_client", "_codecs", "_counters", "_deadline", "_loop", "_on_answer", "_on_closed", "_on_lost",
-        "_paused", "_rest", "_then", "_timeout_s", "_transport", "_unread", "quiet_since", "received", "state",
+        "_paused", "_rest", "_then", "_transport", "_unread", "quiet_since", "received", "state",
     )  # fmt: skip
 
     def __init__(
@@ -98,7 +98,6 @@ class Connection(asyncio.Protocol):
         self._client: KestrelClient | None = None
         self._then: Then | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._timeout_s = 0.0
         self._rest = State.IDLE
         self._calm: asyncio.Future[None] | None = None
         self.received = 0
@@ -127,7 +126,6 @@ class Connection(asyncio.Protocol):
         self._counters.commands += 1
         client = self._client = self._codecs.lend()
         client.sock = self
-        self._timeout_s = timeout_s
         self._deadline = self._loop.call_later(timeout_s, self._time_out)
         self._step(client, client.bridge.start, command, (client, *args))
 
@@ -219,12 +217,6 @@ class Connection(asyncio.Protocol):
         data, self._unread = self._unread, b""
         self.received += len(data)
         return data
-
-    def more_time(self) -> None:
-        """Restarts the time limit of the running call."""
-        assert self._deadline is not None
-        self._deadline.cancel()
-        self._deadline = self._loop.call_later(self._timeout_s, self._time_out)
 
     # Called by the transport
 
