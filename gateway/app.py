@@ -202,8 +202,8 @@ class Gateway:
             traffic=self._edge.traffic,
             shares={
                 "waiters": parked.shares,
-                "leases": self._registry.shares,
-                "lease_bytes": self._registry.bytes,
+                "leases": self._registry.limits.shares,
+                "lease_bytes": self._registry.limits.bytes,
                 "buffer_bytes": budget.bytes,
                 "connections": budget.connections,
             },

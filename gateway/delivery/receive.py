@@ -88,7 +88,7 @@ class Receiver:
         left_s = timeout_s
         dropping = Dropping(self._tasks)
         while True:
-            self._registry.check_room(queue.tenant)
+            self._registry.limits.check_room(queue.tenant)
             try:
                 taken = await self._take(queue, left_s, on_gone)
             except TooManyLeases:  # possibly because of jobs that are being dropped
@@ -150,7 +150,7 @@ class Receiver:
             read = await waiter.result()
             return Covered(read, waiter.coverage if read is None else None)
         except TooManyLeases as full:  # the limit is per server, which cannot tell when a lease ends
-            raise TooManyLeases(full.detail, self._registry.retry_after()) from full
+            raise TooManyLeases(full.detail, self._registry.limits.retry_after()) from full
         finally:
             forget()
             self._parked.remove(queue, waiter)

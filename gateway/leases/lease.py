@@ -173,6 +173,12 @@ class Lease:
         check_move("a lease", MOVES, self.state, to)
         self.state = to
 
+    def plan(self, disposition: Disposition) -> None:
+        """Sets how the lease ends without an ack, and the place that its job should get."""
+        assert self.mover is not None
+        self.disposition = disposition
+        self.target = self.mover.target(disposition)
+
     def record(self) -> LeaseRecord:
         """What is known of the lease now."""
         place = self.target if self.state is State.DELAYED else self.place

@@ -26,19 +26,16 @@ from gateway.errors import (
     LeaseLost,
     OutcomeUnknown,
     QueueDeleted,
-    TooManyLeases,
 )
-from gateway.fairness.shares import WHOLE, Shares
+from gateway.fairness.shares import WHOLE
 from gateway.leases.deadlines import Deadlines
 from gateway.leases.ids import LeaseIds
 from gateway.leases.lease import Disposition, Lease, LeaseRecord, Mover, OpenRead, Place, State, answer_of
+from gateway.leases.limits import LeaseLimits
 from gateway.leases.memory import Memory
 
 log = logging.getLogger(__name__)
 
-LONGEST_RETRY_S = 30.0
-"""A lease may last for hours, but most are settled long before that."""
-LOOK_EVERY_S = 1.0
 DROPPED_AT_ONCE = 16
 LATE_S = 0.1
 """A lease is noticed this long after its deadline only if the process was stopped (frozen, suspended, starved). Then
@@ -79,8 +76,7 @@ class RegistryStatistics:
 class Registry:
     """Owns every open read that has been handed to a consumer.
 
-    tasks: the lifespan's group, to which settlements belong. limit, tenant_limit: open leases at a time. limit_bytes:
-    size of their items together. share: the part of limit and limit_bytes that one tenant may take.
+    tasks: the lifespan's group, to which settlements belong. limit, tenant_limit, limit_bytes, share: see LeaseLimits.
     longest_s: no lease lasts longer in all, extensions and delays included; 0: no such limit.
     memory_s, memory_limit: how long, and how many, ended leases are remembered.
     """
@@ -100,14 +96,13 @@ class Registry:
     ) -> None:
         self._ids = ids
         self._tasks = tasks
-        self.shares = Shares(limit, share)
-        self.bytes = Shares(limit_bytes, share)
-        self._tenant_limit = tenant_limit
         self._longest_s = longest_s
         self._open: dict[str, Lease] = {}
         self._memory = Memory(memory_s=memory_s, limit=memory_limit)
         self._deadlines = Deadlines(self._open, self._due)
-        self._first_ends: dict[str, tuple[float, float]] = {}  # by tenant: when that was looked up, and when it is
+        self.limits = LeaseLimits(
+            self._open, self._deadlines, limit=limit, tenant_limit=tenant_limit, limit_bytes=limit_bytes, share=share
+        )
         self._delivered = 0
         self._delayed = 0
         self._outcomes: Counter[State] = Counter()
@@ -122,44 +117,6 @@ class Registry:
     def statistics(self) -> RegistryStatistics:
         ended = {way: self._outcomes[state] for state, way in LEDGER.items()}
         return RegistryStatistics(self._delivered, len(self._open), self._delayed, len(self._memory), ended)
-
-    def check_room(self, tenant: str, size: int = 0) -> None:
-        """Raises TooManyLeases, with the time until one ends, if no further lease may be opened for the tenant.
-
-        size: of its item, in bytes.
-        """
-        held = self.shares.of(tenant)
-        if held >= self._tenant_limit:
-            raise TooManyLeases(
-                f"the tenant has {self._tenant_limit} open leases on this worker, its limit", self._retry_after(tenant)
-            )
-        if not self.shares.admits(tenant):
-            limit = self.shares.limit
-            if self.shares.held >= limit:
-                raise TooManyLeases(f"{limit} leases are open on this worker, its limit", self.retry_after())
-            raise TooManyLeases(
-                f"the tenant has {held} open leases on this worker, its share of the limit of {limit}",
-                self._retry_after(tenant),
-            )
-        if not self.bytes.admits(tenant, max(1, size)):
-            raise TooManyLeases(
-                f"the tenant's leased jobs hold {self.bytes.of(tenant)} bytes on this worker; the next job would "
-                f"exceed its share of the limit of {self.bytes.limit} bytes",
-                self._retry_after(tenant),
-            )
-
-    def retry_after(self) -> int:
-        """Whole seconds until the first of all leases ends, at least 1."""
-        return _retry_after(self._deadlines.first_s())
-
-    def _retry_after(self, tenant: str) -> int:
-        """Whole seconds until the tenant's first lease ends, at least 1. Computed at most once a second."""
-        now_s = time.monotonic()
-        looked_s, first_s = self._first_ends.get(tenant, (-math.inf, 0.0))
-        if now_s - looked_s > LOOK_EVERY_S:
-            first_s = min((each.deadline_s for each in self._open.values() if each.tenant == tenant), default=math.inf)
-            self._first_ends[tenant] = now_s, first_s
-        return _retry_after(first_s)
 
     def open(
         self,
@@ -176,7 +133,7 @@ class Registry:
     ) -> Lease:
         """A new lease over `read`, HELD for `length_s` seconds. Raises TooManyLeases; then the caller keeps the
         read."""
-        self.check_room(tenant, len(read.data))
+        self.limits.check_room(tenant, len(read.data))
         now_s = time.monotonic()
         lease = Lease(
             id=self._ids.new(tenant),
@@ -193,8 +150,8 @@ class Registry:
             mover=mover,
         )
         self._open[lease.id] = lease
-        self.shares.take(tenant)
-        self.bytes.take(tenant, len(read.data))
+        self.limits.shares.take(tenant)
+        self.limits.bytes.take(tenant, len(read.data))
         self._delivered += 1
         self._deadlines.set(lease)
         read.on_lost(lambda: self._lost(lease))
@@ -244,7 +201,7 @@ class Registry:
             if delay_s and not lease.mover.is_last(lease):
                 self._postpone(lease, disposition, delay_s)
             else:
-                self._leave(lease, disposition)
+                self._begin_move(lease, disposition)
         record = await self._settled(lease, State.NACKED, mine=mine)
         return record if asked is None else record._replace(target=asked)
 
@@ -254,7 +211,7 @@ class Registry:
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
-            self._leave(lease, Disposition(State.REJECTED, Place.DEAD, reason))
+            self._begin_move(lease, Disposition(State.REJECTED, Place.DEAD, reason))
         return await self._settled(lease, State.REJECTED, mine=mine)
 
     async def extend(self, lease_id: str, length_s: float) -> LeaseRecord:
@@ -311,9 +268,9 @@ class Registry:
         lease.move(State.SETTLING)
         lease.settlement = self._tasks.create_task(self._finish(lease, wanted, work))
 
-    def _leave(self, lease: Lease, disposition: Disposition, *, late: bool = False) -> None:
-        self._set_target(lease, disposition)
-        self._settle(lease, disposition.state, partial(self._part, lease, disposition, late=late))
+    def _begin_move(self, lease: Lease, disposition: Disposition, *, late: bool = False) -> None:
+        lease.plan(disposition)
+        self._settle(lease, disposition.state, partial(_move_job, lease, disposition, late=late))
 
     async def _settled(self, lease: Lease | LeaseRecord, wanted: State, *, mine: bool) -> LeaseRecord:
         """The lease, settled as `wanted`; raises any other outcome. mine: this call has started the settlement."""
@@ -328,13 +285,6 @@ class Registry:
         if mine and lease.state is State.UNKNOWN:
             raise OutcomeUnknown("the settlement was sent to Kestrel, but no answer came")
         raise error
-
-    async def _part(self, lease: Lease, disposition: Disposition, *, late: bool) -> None:
-        """late: the job may have been back at the head for a while, and a copy would be its second."""
-        assert lease.mover is not None
-        if late and lease.read is not None:
-            await lease.read.verify()
-        lease.place = await lease.mover.move(lease, disposition)
 
     async def _finish(
         self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, None]]
@@ -370,13 +320,8 @@ class Registry:
     def _postpone(self, lease: Lease, disposition: Disposition, delay_s: float) -> None:
         self._set_deadline(lease, delay_s)
         lease.move(State.DELAYED)
-        self._set_target(lease, disposition)
+        lease.plan(disposition)
         self._delayed += 1
-
-    def _set_target(self, lease: Lease, disposition: Disposition) -> None:
-        assert lease.mover is not None
-        lease.disposition = disposition
-        lease.target = lease.mover.target(disposition)
 
     def _due(self, lease: Lease) -> None:
         """The lease has expired, or its delay is over."""
@@ -384,9 +329,9 @@ class Registry:
         if lease.state is State.DELAYED:
             assert lease.disposition is not None
             self._delayed -= 1
-            self._leave(lease, lease.disposition, late=late)
+            self._begin_move(lease, lease.disposition, late=late)
         else:
-            self._leave(lease, Disposition(State.EXPIRED, reason="the lease expired"), late=late)
+            self._begin_move(lease, Disposition(State.EXPIRED, reason="the lease expired"), late=late)
 
     def _lost(self, lease: Lease) -> None:
         if lease.state is State.HELD:
@@ -416,8 +361,8 @@ class Registry:
         lease.move(outcome)
         lease.read = lease.mover = lease.disposition = None
         del self._open[lease.id]
-        self.shares.give_back(lease.tenant)
-        self.bytes.give_back(lease.tenant, len(read.data))
+        self.limits.shares.give_back(lease.tenant)
+        self.limits.bytes.give_back(lease.tenant, len(read.data))
         self._outcomes[outcome] += 1
         self._memory.add(lease)
         for listener in self._listeners:
@@ -434,14 +379,16 @@ def _droppable(lease: Lease) -> bool:
     return lease.state is not State.SETTLING or lease.disposition is not None
 
 
-def _retry_after(first_s: float | None) -> int:
-    """Whole seconds until that instant, at least 1."""
-    left_s = LONGEST_RETRY_S if first_s is None else min(first_s - time.monotonic(), LONGEST_RETRY_S)
-    return max(1, math.ceil(left_s))
-
-
 def _ended_error(state: State, wanted: State) -> GatewayError:
     return answer_of(state, wanted) or LeaseForgotten("the outcome of the lease is unknown")
+
+
+async def _move_job(lease: Lease, disposition: Disposition, *, late: bool) -> None:
+    """late: the job may have been back at the head for a while, and a copy would be its second."""
+    assert lease.mover is not None
+    if late and lease.read is not None:
+        await lease.read.verify()
+    lease.place = await lease.mover.move(lease, disposition)
 
 
 async def _abort(read: OpenRead) -> None:

@@ -111,7 +111,7 @@ def test_no_tenant_takes_all_leases_nor_all_memory():
         await leases.ack(first.id)
         opened(leases, small, tenant="a")
         leases.close()
-        assert (leases.bytes.held, leases.shares.held) == (0, 0)
+        assert (leases.limits.bytes.held, leases.limits.shares.held) == (0, 0)
 
     within(work)
 
@@ -129,18 +129,18 @@ def test_too_many_leases_say_when_to_come_again():
         third = opened(leases, Item(), 3, tenant="b")
         opened(leases, Item(), 9000, tenant="b")
         with pytest.raises(TooManyLeases) as full:
-            leases.check_room("c")
+            leases.limits.check_room("c")
         assert full.value.retry_after_s == 3
         await leases.ack(third.id)
         await leases.ack(first.id)
         opened(leases, Item(), 9000, tenant="b")
         with pytest.raises(TooManyLeases) as full:
-            leases.check_room("b")
+            leases.limits.check_room("b")
         assert full.value.retry_after_s == 30
-        leases.check_room("a")
+        leases.limits.check_room("a")
         leases.close()
         assert leases.statistics().ended["drained"] == 3
-        leases.check_room("b")
+        leases.limits.check_room("b")
 
     within(work)
 

@@ -1,0 +1,88 @@
+"""How many leases may be open, in all and per tenant, and how many bytes their items may have. Ends no lease."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+from gateway.errors import TooManyLeases
+from gateway.fairness.shares import WHOLE, Shares
+from gateway.leases.deadlines import Deadlines
+from gateway.leases.lease import Lease
+
+LONGEST_RETRY_S = 30.0
+"""A lease may last for hours, but most are settled long before that."""
+LOOK_EVERY_S = 1.0
+"""The open leases are searched for a tenant's first end at most once in this time."""
+
+
+class LeaseLimits:
+    """Refuses a lease above a limit, with the time until one ends. The registry counts in `shares` and `bytes`.
+
+    limit, tenant_limit: open leases at a time. limit_bytes: size of their items together. share: the part of limit and
+    limit_bytes that one tenant may take. leases: the open ones, by id.
+    """
+
+    def __init__(
+        self,
+        leases: Mapping[str, Lease],
+        deadlines: Deadlines,
+        *,
+        limit: int,
+        tenant_limit: int,
+        limit_bytes: int,
+        share: float = WHOLE,
+    ) -> None:
+        self._leases = leases
+        self._deadlines = deadlines
+        self._tenant_limit = tenant_limit
+        self._first_ends: dict[str, tuple[float, float]] = {}  # by tenant: when that was looked up, and when it is
+        self.shares = Shares(limit, share)
+        self.bytes = Shares(limit_bytes, share)
+
+    def check_room(self, tenant: str, size: int = 0) -> None:
+        """Raises TooManyLeases, with the time until one ends, if no further lease may be opened for the tenant.
+
+        size: of its item, in bytes.
+        """
+        held = self.shares.of(tenant)
+        if held >= self._tenant_limit:
+            raise TooManyLeases(
+                f"the tenant has {self._tenant_limit} open leases on this worker, its limit", self._retry_after(tenant)
+            )
+        if not self.shares.admits(tenant):
+            limit = self.shares.limit
+            if self.shares.held >= limit:
+                raise TooManyLeases(f"{limit} leases are open on this worker, its limit", self.retry_after())
+            raise TooManyLeases(
+                f"the tenant has {held} open leases on this worker, its share of the limit of {limit}",
+                self._retry_after(tenant),
+            )
+        if not self.bytes.admits(tenant, max(1, size)):
+            raise TooManyLeases(
+                f"the tenant's leased jobs hold {self.bytes.of(tenant)} bytes on this worker; the next job would "
+                f"exceed its share of the limit of {self.bytes.limit} bytes",
+                self._retry_after(tenant),
+            )
+
+    def retry_after(self) -> int:
+        """Whole seconds until the first of all leases ends, at least 1."""
+        return _seconds_until(self._deadlines.first_s())
+
+    def _retry_after(self, tenant: str) -> int:
+        """Whole seconds until the tenant's first lease ends, at least 1. Computed at most once a second."""
+        now_s = time.monotonic()
+        looked_s, first_s = self._first_ends.get(tenant, (-math.inf, 0.0))
+        if now_s - looked_s > LOOK_EVERY_S:
+            first_s = min(
+                (each.deadline_s for each in self._leases.values() if each.tenant == tenant), default=math.inf
+            )
+            self._first_ends[tenant] = now_s, first_s
+        return _seconds_until(first_s)
+
+
+def _seconds_until(first_s: float | None) -> int:
+    """Whole seconds until that instant, at least 1."""
+    left_s = LONGEST_RETRY_S if first_s is None else min(first_s - time.monotonic(), LONGEST_RETRY_S)
+    return max(1, math.ceil(left_s))
