@@ -1,6 +1,6 @@
 """Kestrel for the layers above: queues by key, on one server or on several that do not know of each other.
 
-Owns the members, which may change at run time. Other modules decide which server gets a put (puts), how polls wait
+The members may change at run time (servers). Other modules decide which server gets a put (puts), how polls wait
 (polls), and how answers are merged (broadcast). Knows no HTTP and no leases; it knows tenants only to count their gets
 and items.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,9 +32,10 @@ from gateway.kestrel.health import Health, ServerView
 from gateway.kestrel.link import ServerLink
 from gateway.kestrel.polls.queues import PolledQueues
 from gateway.kestrel.polls.runner import LongPoll
-from gateway.kestrel.puts.batches import TenantOf, Writer
-from gateway.kestrel.puts.placement import Writes
+from gateway.kestrel.puts.batches import TenantOf
+from gateway.kestrel.puts.placement import Placement
 from gateway.kestrel.server.memcache_link import MemcacheLink
+from gateway.kestrel.servers import Servers
 from gateway.kestrel.wire.codec import Codecs
 from gateway.settings import Settings
 from gateway.survey import Coverage, Peeked, QueueStats, Survey
@@ -69,18 +70,16 @@ class Kestrel:
         """
         if not addresses and file is None:
             raise ValueError("no Kestrel server is named")
-        self._members = Members(addresses, file)
+        self._members = Members(addresses, file, settings.kestrel_resolve_s)
         self._settings = settings
         self._share = share
         self._tenant_of = tenant_of
         self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
         self._codecs = Codecs()
-        self._servers: list[ServerLink] = []
-        self._leaving: dict[ServerLink, asyncio.Task[None]] = {}
-        self._resolver: asyncio.Task[None] | None = None
+        self._servers = Servers(self._connect)
         self._late = broadcast.LateAnswers()
-        self._census = broadcast.QueueNames(self._late)
+        self._names = broadcast.QueueNames(self._late)
         self._polls = self._make_polls()
 
     async def start(self) -> None:
@@ -90,7 +89,7 @@ class Kestrel:
         ready.
         """
         self._polls = self._make_polls()
-        self._writes = Writes(
+        self._placement = Placement(
             self._limit_s,
             self._settings.kestrel_max_item_bytes,
             tenant_of=self._tenant_of,
@@ -98,25 +97,19 @@ class Kestrel:
         )
         self._take_members()
         await self._members.start(self._take_members)
-        self._resolver = asyncio.create_task(self._resolve_each_time(), name="resolver of Kestrel's names")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_TRIES_S):
-                for server in list(self._servers):
+                for server in list(self._servers.members):
                     await server.tried()
 
     async def close(self) -> None:
         """Ends every poll with BackendUnavailable and closes every connection; open reads go back by that."""
-        if self._resolver is not None:
-            self._resolver.cancel()
         watches = asyncio.create_task(self._members.close(), name="end of the watches")
         self._polls.close(BackendUnavailable("the gateway is shutting down"))
-        for task in self._leaving.values():
-            task.cancel()
-        await asyncio.gather(*self._leaving.values(), return_exceptions=True)
+        await self._servers.stop_leaving()
         await self._late.close()
-        for server in [*self._servers, *self._leaving]:
-            await server.close()
-        await self._writes.close()
+        await self._servers.close()
+        await self._placement.close()
         self._codecs.close()
         await watches
 
@@ -138,21 +131,12 @@ class Kestrel:
 
     def set_members(self, addresses: Sequence[Address], read_only: Collection[Address] = ()) -> None:
         """Uses these servers from now on. read_only: those of them that should get no writes."""
-        known = {server.address: server for server in self._servers}
-        members = [
-            known.pop(address) if address in known else self._new(address) for address in dict.fromkeys(addresses)
-        ]
-        for server in members:
-            server.spare_writes(server.address in read_only)
-        if members == self._servers:
-            return
-        self._servers = members
-        self._polls.set_servers(members)
-        for writer in self._writes.set_servers(members):
-            log.info("Kestrel at %s is no longer a member", writer.server.address)
-            self._leaving[writer.server] = asyncio.create_task(self._part_from(writer))
+        if self._servers.set_members(addresses, read_only):
+            self._polls.set_servers(self._servers.members)
+            for writer in self._placement.set_servers(self._servers.members):
+                self._servers.part_from(writer)
 
-    def _new(self, address: Address) -> ServerLink:
+    def _connect(self, address: Address) -> ServerLink:
         server: ServerLink = MemcacheLink(
             address,
             self._settings,
@@ -164,19 +148,6 @@ class Kestrel:
         )
         server.start()
         return server
-
-    async def _part_from(self, writer: Writer) -> None:
-        """Returns when the writer's server has no open read and no command of this worker."""
-        await writer.close()
-        await writer.server.leave()
-        await writer.server.close()
-        del self._leaving[writer.server]
-
-    async def _resolve_each_time(self) -> None:
-        while True:
-            await self._members.resolve()
-            self._take_members()
-            await asyncio.sleep(self._settings.kestrel_resolve_s)
 
     # Jobs
 
@@ -190,7 +161,7 @@ class Kestrel:
         Raises: QueueFull, JobTooLarge; BackendUnavailable if nothing was sent, BackendRefused if the server refused;
         OutcomeUnknown if it was sent and no clean answer came. Cancelled: it may be stored.
         """
-        await self._writes.put(key, data, expiry, ordering_key, duplicates_ok)
+        await self._placement.put(key, data, expiry, ordering_key, duplicates_ok)
 
     async def put_many(
         self,
@@ -204,7 +175,7 @@ class Kestrel:
 
         Raises: BackendUnavailable if no server is known. Cancelled: any of them may be stored.
         """
-        return await self._writes.put_many(key, items, ordering_key, duplicates_ok) if items else []
+        return await self._placement.put_many(key, items, ordering_key, duplicates_ok) if items else []
 
     def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll:
         """Starts a poll for the queue's next item. `timeout_s` 0: asks each server once and does not wait.
@@ -216,13 +187,9 @@ class Kestrel:
         """
         return self._polls.wait(key, timeout_s, tenant)
 
-    async def peek(self, key: str) -> bytes | None:
-        """The head item, which stays in place, or None. Creates the queue. Raises BackendUnavailable."""
-        return (await self.look(key)).data
-
-    async def look(self, key: str) -> Peeked:
-        """Like `peek`, with the number of servers that were asked."""
-        return await broadcast.peek(self._servers, self._late, key)
+    async def peek(self, key: str) -> Peeked:
+        """The head item, which stays in place. Creates the queue. Raises BackendUnavailable."""
+        return await broadcast.peek(self._servers.members, self._late, key)
 
     # Queues
 
@@ -231,26 +198,22 @@ class Kestrel:
 
         Raises BackendUnavailable if no server answers.
         """
-        return await self._census.keys(self._servers)
-
-    async def queues(self) -> Mapping[str, QueueStats]:
-        """Every queue by its key, the sum over the servers. Raises BackendUnavailable if no server answers."""
-        return (await self.survey()).queues
+        return await self._names.keys(self._servers.members)
 
     async def stats_of(self, key: str) -> QueueStats | None:
-        """One queue, the sum over the servers; None if no server has it. Creates none. Raises what `queues` raises."""
+        """One queue, the sum over the servers; None if no server has it. Creates none. Raises what `survey` raises."""
         return (await self.survey(key)).queues.get(key)
 
     async def survey(self, *keys: str) -> Survey:
-        """Like `queues`, also by server, with the number of servers that answered in time. keys: only these queues."""
-        return await broadcast.survey(self._servers, self._late, *keys)
+        """Every queue, or only those with these keys. Raises BackendUnavailable if no server answers."""
+        return await broadcast.survey(self._servers.members, self._late, *keys)
 
     async def may_have_dropped(self, key: str, server: str) -> bool:
         """Whether the named server may have deleted the queue since an item of it was set aside.
 
         Then the server has no open read of the queue. False also if that cannot be determined.
         """
-        found = next((each for each in self._servers if each.address.name == server), None)
+        found = self._servers.member(server)
         return found is not None and await found.may_have_dropped(key)
 
     async def flush(self, key: str) -> Coverage:
@@ -258,25 +221,25 @@ class Kestrel:
 
         Raises: BackendUnavailable, OutcomeUnknown.
         """
-        return await broadcast.change(self._servers, lambda server: server.flush(key))
+        return await broadcast.change(self._servers.members, lambda server: server.flush(key))
 
     async def delete(self, key: str) -> Coverage:
         """Deletes the queue, with its open reads, on the servers that answer.
 
         Raises: BackendUnavailable, OutcomeUnknown.
         """
-        return await broadcast.change(self._servers, lambda server: server.delete(key))
+        return await broadcast.change(self._servers.members, lambda server: server.delete(key))
 
     # States of the servers
 
     @property
     def available(self) -> bool:
         """Whether some server delivers items; it need not accept writes."""
-        return any(server.reads for server in self._servers)
+        return any(server.reads for server in self._servers.members)
 
     def backends(self) -> list[ServerView]:
         """Every server and its state, including servers that are being removed."""
-        return [server.backend() for server in [*self._servers, *self._leaving]]
+        return [server.backend() for server in self._servers]
 
     async def set_status(self, name: str, status: Health) -> ServerView:
         """Sets the status of the member: UP, READONLY or QUIESCENT.
@@ -284,10 +247,7 @@ class Kestrel:
         Raises: ServerNotFound; NotSupported if the server has no `status`; BackendRefused; ServerUnavailable if nothing
         was sent; OutcomeUnknown.
         """
-        for server in self._servers:
-            if server.address.name == name:
-                break
-        else:
+        if (server := self._servers.member(name)) is None:
             raise ServerNotFound(f"there is no server {name!r}")
         if server.answers and server.capabilities is not None and not server.capabilities.status:
             raise NotSupported(f"{name} ({server.capabilities.software}) has no status command")
@@ -296,7 +256,7 @@ class Kestrel:
 
     def statistics(self) -> Statistics:
         """Counts since the start, and current values."""
-        counts = [server.connections() for server in [*self._servers, *self._leaving]]
+        counts = [server.connections() for server in self._servers]
         return snapshot(
             self._counters,
             connections=sum(sum(count.values()) for count in counts),
@@ -308,12 +268,7 @@ class Kestrel:
 
     def _server_changed(self, server: ServerLink) -> None:
         self._polls.server_changed(server)
-        for other in self._servers if server.state is Health.UP and server.peer else ():
-            if other is not server and other.answers and other.peer == server.peer:
-                log.warning(
-                    "Kestrel at %s and at %s is one server, %s: it gets twice the load, and figures count it twice",
-                    other.address, server.address, server.peer,
-                )  # fmt: skip
+        self._servers.warn_of_twins(server)
 
     def _make_polls(self) -> PolledQueues:
-        return PolledQueues(self._servers, self._settings.kestrel_waits, self._limit_s, self._counters)
+        return PolledQueues(self._servers.members, self._settings.kestrel_waits, self._limit_s, self._counters)

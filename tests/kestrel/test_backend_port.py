@@ -222,7 +222,7 @@ def test_figures_peeks_and_changes_name_how_many_servers_took_part(opened):
             survey = await rig.backend.survey("q")
             assert (survey.queues["q"].items, str(survey.coverage)) == (1, f"{rig.total}/{rig.total}")
             assert "q" in await rig.backend.keys()
-            peeked = await rig.backend.look("q")
+            peeked = await rig.backend.peek("q")
             assert (peeked.data, peeked.coverage.partial) == (b"1", False)
             assert not (await rig.backend.flush("q")).partial
             assert await take(rig.backend, 0) is None

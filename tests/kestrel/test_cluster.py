@@ -492,7 +492,7 @@ def test_what_is_asked_of_all_says_how_many_took_part():
             await until(lambda: states(kestrel)[2] is Health.DOWN)
             survey = await kestrel.survey()
             assert (survey.queues["q"].items, str(survey.coverage)) == (3, "2/3")
-            assert str((await kestrel.look("q")).coverage) == "2/3"
+            assert str((await kestrel.peek("q")).coverage) == "2/3"
             assert str(await kestrel.flush("q")) == "2/3"
             assert str(await kestrel.delete("q")) == "2/3"
             many[0].manners.once("flush", hang_up)
@@ -501,7 +501,7 @@ def test_what_is_asked_of_all_says_how_many_took_part():
             for server in many[:2]:
                 await server.stop()
             await until(lambda: states(kestrel) == [Health.DOWN] * 3)
-            for call in (kestrel.survey(), kestrel.look("q"), kestrel.flush("q"), kestrel.delete("q")):
+            for call in (kestrel.survey(), kestrel.peek("q"), kestrel.flush("q"), kestrel.delete("q")):
                 with pytest.raises(BackendUnavailable):
                     await call
 
@@ -524,7 +524,7 @@ def test_nobody_asks_in_vain_for_long():
             assert await kestrel.keys() == {"q", "frozen", "new"}, "a silent server has what it had"
             assert time.monotonic() - began < 0.9
             began = time.monotonic()
-            survey, peeked = await asyncio.gather(kestrel.survey(), kestrel.look("q"))
+            survey, peeked = await asyncio.gather(kestrel.survey(), kestrel.peek("q"))
             assert time.monotonic() - began < 2
             assert (str(survey.coverage), survey.queues["q"].items, str(peeked.coverage)) == ("2/3", 2, "2/3")
             kestrel.set_members([parse_address(server.address) for server in many[1:]])
@@ -553,7 +553,7 @@ def test_a_late_answer_is_remembered_and_a_cancelled_question_leaves_nothing():
             await until(lambda: not kestrel.backends()[0].connections.get("busy"))
             one.manners.frozen = True
             assert await kestrel.keys() == {"slow", "quick"}
-            for question in (kestrel.keys(), kestrel.survey(), kestrel.look("slow")):
+            for question in (kestrel.keys(), kestrel.survey(), kestrel.peek("slow")):
                 asked = asyncio.ensure_future(question)
                 await asyncio.sleep(0.01)
                 asked.cancel()
@@ -645,7 +645,7 @@ def test_no_server_at_all_is_unavailable_and_one_that_comes_serves_who_waits():
             with pytest.raises(BackendUnavailable):
                 await kestrel.wait("q", 0.05).result()
             with pytest.raises(BackendUnavailable):
-                await kestrel.queues()
+                await kestrel.survey()
             poll = asyncio.ensure_future(kestrel.wait("q", 5).result())
             await asyncio.sleep(0)
             server.append("q", b"x")
@@ -705,7 +705,7 @@ def test_puts_avoid_a_server_that_leaves_an_answer_waiting():
         async with servers(2) as (one, two), client(one.address, two.address) as kestrel:
             one.manners.frozen = True
             first = [asyncio.ensure_future(kestrel.put("q", b"x")) for _ in range(20)]
-            await until(lambda: any(writer.stalled for writer in kestrel._writes._writers))
+            await until(lambda: any(writer.stalled for writer in kestrel._placement._writers))
             assert states(kestrel) == [Health.UP, Health.UP]
             async with asyncio.timeout(0.5):
                 for _ in range(30):

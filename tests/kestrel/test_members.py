@@ -59,7 +59,7 @@ def test_names_are_looked_up_and_a_failure_keeps_what_was_known():
     """Every address of the name; a name that is not known has none and hurts no other."""
 
     async def main():
-        members = Members(["dns:localhost:22133,dns:no-such-host.invalid:1,a:1"])
+        members = Members(["dns:localhost:22133,dns:no-such-host.invalid:1,a:1"], None, 60.0)
         assert members.addresses == (Address("a", 1),)
         await members.resolve()
         found = set(members.addresses)
@@ -127,7 +127,7 @@ def test_a_server_that_is_named_twice_is_told(caplog):
             named = [one.address, f"localhost:{one.port}", two.address]
             async with client(*named) as kestrel:
                 one.append("q", b"x")
-                assert (await kestrel.queues())["q"].items == 2
+                assert (await kestrel.survey()).queues["q"].items == 2
             return named
 
     caplog.set_level("WARNING", "gateway.kestrel")

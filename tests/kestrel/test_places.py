@@ -73,7 +73,7 @@ def test_a_server_without_a_place_is_left_out_of_the_coverage():
             StandIn() as two,
             client(one.address, two.address, max_waits=2) as kestrel,
         ):
-            busy = kestrel._servers[0]
+            busy = kestrel._servers.members[0]
             busy.waits.take("", 2)
             server = one if str(busy.address) == one.address else two
             waiter = kestrel.wait("q", 0.1)

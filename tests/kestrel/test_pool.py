@@ -107,7 +107,7 @@ def test_a_connection_granted_to_a_cancelled_caller_is_not_lost():
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
-            one = kestrel._servers[0]
+            one = kestrel._servers.members[0]
             await until(lambda: one._pool.idle == 3 and not one._pool.opening)
             one._pool.suspend()
             held = []

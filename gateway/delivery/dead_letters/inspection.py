@@ -53,7 +53,7 @@ class DeadLetterAdmin:
         empty = QueueEmpty(f"{queue.name!r} has no dead letters")
         if not found.result.items:
             return Covered(empty, found.coverage)
-        peeked = await self._backend.look(own_key(queue))
+        peeked = await self._backend.peek(own_key(queue))
         letter = empty if peeked.data is None else unwrap(peeked.data)
         return Covered(letter, least(found.coverage, peeked.coverage))
 

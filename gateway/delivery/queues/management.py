@@ -97,7 +97,7 @@ class Queues:
         found = await self.get(queue)
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
-        peeked = await self._backend.look(queue.key)
+        peeked = await self._backend.peek(queue.key)
         if peeked.data is not None:
             await self._turns.for_item(peeked.data, queue.tenant)
         return Covered(_head(queue, peeked.data), least(found.coverage, peeked.coverage))

@@ -39,10 +39,10 @@ class HostName:
     port: int
 
 
-Source = Address | HostName | ServerSet
+MemberSource = Address | HostName | ServerSet
 
 
-def parse_sources(texts: Sequence[str]) -> tuple[Source, ...]:
+def parse_sources(texts: Sequence[str]) -> tuple[MemberSource, ...]:
     """Reads the values of `--kestrel`. Raises SettingsError."""
     sources = [_parse(part) for part in _parts(texts)]
     if texts and not sources:
@@ -50,10 +50,10 @@ def parse_sources(texts: Sequence[str]) -> tuple[Source, ...]:
     return tuple(dict.fromkeys(sources))
 
 
-def read_file(path: Path) -> tuple[Source, ...]:
+def read_file(path: Path) -> tuple[MemberSource, ...]:
     """The sources in the file. Raises MistakesError with every mistake and its line."""
     mistakes: list[Mistake] = []
-    sources: list[Source] = []
+    sources: list[MemberSource] = []
     try:
         lines = read_trusted(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
@@ -99,7 +99,7 @@ def _parts(texts: Sequence[str]) -> Iterator[str]:
         yield hosts
 
 
-def _parse(text: str) -> Source:
+def _parse(text: str) -> MemberSource:
     if text.startswith(ZK):
         return parse_server_set(text)
     if not text.startswith(DNS):
@@ -110,9 +110,14 @@ def _parse(text: str) -> Source:
 
 
 class Members:
-    """The addresses of a deployment. Raises: SettingsError, MistakesError."""
+    """The addresses of a deployment. resolve_s: names are looked up this often.
 
-    def __init__(self, texts: Sequence[str], file: Path | None = None) -> None:
+    Raises: SettingsError, MistakesError.
+    """
+
+    def __init__(self, texts: Sequence[str], file: Path | None, resolve_s: float) -> None:
+        self._resolve_s = resolve_s
+        self._resolver: asyncio.Task[None] | None = None
         self._settings = parse_sources(texts)
         self._file = file
         self._listed = read_file(file) if file is not None else ()
@@ -134,12 +139,15 @@ class Members:
         return found.difference(named, *(frozenset(each.addresses) - each.read_only for each in sets))
 
     async def start(self, on_change: Callable[[], None]) -> None:
-        """Starts watching. Calls `on_change` each time a watch has found other addresses."""
+        """Starts watching and looking up names. Calls `on_change` each time the addresses may have changed."""
         self._on_change = on_change
         await self._watch()
+        self._resolver = asyncio.create_task(self._resolve_each_time(on_change), name="resolver of Kestrel's names")
 
     async def close(self) -> None:
-        """Ends every watch."""
+        """Ends every watch and lookup."""
+        if self._resolver is not None:
+            self._resolver.cancel()
         self._on_change = None
         await self._watch()
 
@@ -163,11 +171,17 @@ class Members:
             self._resolved[name] = tuple(dict.fromkeys(Address(str(each[4][0]), name.port) for each in found))
         self._resolved = {name: self._resolved[name] for name in names if name in self._resolved}
 
+    async def _resolve_each_time(self, on_change: Callable[[], None]) -> None:
+        while True:
+            await self.resolve()
+            on_change()
+            await asyncio.sleep(self._resolve_s)
+
     @property
-    def _sources(self) -> tuple[Source, ...]:
+    def _sources(self) -> tuple[MemberSource, ...]:
         return self._settings + self._listed
 
-    def _of(self, source: Source) -> tuple[Address, ...]:
+    def _of(self, source: MemberSource) -> tuple[Address, ...]:
         """The addresses of a source, as far as they are known."""
         if isinstance(source, Address):
             return (source,)

@@ -27,7 +27,7 @@ from gateway.kestrel.link import ServerLink
 from gateway.kestrel.puts.batches import TenantOf, Writer
 
 
-class Writes:
+class Placement:
     """Stores items on the members. limit_s: for one item, over all servers that are tried.
 
     max_item_bytes: the largest item of the servers; 0: unknown. tenant_of: the tenant of a key. stored: called with the
