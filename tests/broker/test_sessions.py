@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import time
 
@@ -242,6 +243,16 @@ def test_a_broker_without_a_queue_has_nothing_to_dump(tmp_path_factory: pytest.T
         client = broker.client()
         client.send(b"dump_stats\r\n")
         assert client.read_until(b"END\r\n") == b"\r\nEND\r\n"
+
+
+def test_a_repeated_name_is_dumped_once(client: MemcacheClient, name: str) -> None:
+    """A line of 64 KB cannot ask for the same figures 20,000 times; each name keeps its place."""
+    client.put(name, b"1")
+    names = f"{name} nosuch " * 2500
+    client.send(f"dump_stats {names}\r\n".encode())
+    answer = client.read_until(b"END\r\n")
+    assert re.findall(rb"queue '(.*)' {", answer) == [name.encode(), b"nosuch"]
+    assert answer.count(b"  items=1\r\n") == 1
 
 
 def test_fanout_child_outlives_a_kill(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -51,10 +51,11 @@ def dump_stats(broker: Broker, names: Sequence[bytes]) -> Iterator[bytes]:
     """The counters grouped by queue, in parts; of all queues if no names are given; an empty group for an unknown
     queue.
 
-    Without any queue, a blank line, like Kestrel 2.4.8.
+    A name that is repeated is answered once, unlike Kestrel: a line of 60 KB would take a second of CPU. Without any
+    queue, a blank line, like Kestrel 2.4.8.
     """
     out: list[bytes] = []
-    names = names or [queue.name for queue in broker.queues]
+    names = list(dict.fromkeys(names)) or [queue.name for queue in broker.queues]
     for number, name in enumerate(names, 1):
         queue = broker.queues.find(name)
         found = [] if queue is None else queue_stats(queue, broker.queues.children(name))
