@@ -8,8 +8,9 @@ import pytest
 
 from gateway.config.policies import Policy, Retry
 from gateway.envelope.read import unwrap
-from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted
+from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted, QueueHasChildren
 from gateway.leases.lease import Place, State
+from gateway.survey import QueueStats
 from tests.kestrel.standin import StandIn, silence
 from tests.kestrel.support import until
 from tests.lab.broker import BrokerProcess
@@ -128,6 +129,36 @@ def test_where_a_copy_is_not_safe_the_job_stays_at_the_head(broker, why, arrange
         await left(made, name)
 
     over(broker, work)
+
+
+def test_children_on_a_server_without_their_parent_get_no_copy(tmp_path):
+    """They may exist before the queue or remain after it, and a copy that is put there creates it again."""
+    with BrokerProcess(tmp_path / "a") as first, BrokerProcess(tmp_path / "b") as second:
+
+        async def go():
+            async with rig(address(first), address(second)) as made:
+                await made.put("parent")
+                taken = await made.take("parent")
+                survey = await made.kestrel.survey("parent")
+                elsewhere = next(
+                    each
+                    for each in (first, second)
+                    if survey.servers[address(each)].get("parent", QueueStats()).open_reads == 0
+                )
+                client = elsewhere.client()
+                client.ask(b"delete parent\r\n")
+                client.get("parent+child/peek")
+                assert (await made.registry.nack(taken.lease.id)).place is Place.HEAD
+                assert made.moves.statistics().kept == {"children": 1}
+                again = await made.take("parent")
+                await made.registry.reject(again.lease.id)
+                client.ask(b"delete parent\r\n")
+                with pytest.raises(QueueHasChildren):
+                    await made.redrive(made.queue("parent"), 10)
+                assert await left(made, "parent+child") == []
+                assert len(await left(made, "parent__dead")) == 1
+
+        asyncio.run(go())
 
 
 def test_a_job_whose_time_is_over_is_not_copied(broker):
@@ -322,7 +353,7 @@ def test_a_confirm_that_is_not_answered_is_a_move_all_the_same(own_broker):
     over(own_broker, work, kestrel_command_timeout_s=0.15)
 
 
-@pytest.mark.parametrize("question", ["may_have_dropped", "stats_of"])
+@pytest.mark.parametrize("question", ["may_have_dropped", "survey"])
 def test_what_is_lost_before_its_copy_gets_none(broker, question):
     """The connection ends during the question for the queue's figures: the job is once at the head, the lease lost."""
 

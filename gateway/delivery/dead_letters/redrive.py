@@ -17,12 +17,12 @@ from typing import Any, Final, TypeVar
 from gateway.delivery.backend import Backend, Poll
 from gateway.delivery.dead_letters.store import DeadLetters
 from gateway.delivery.queues.catalog import Queue
+from gateway.delivery.queues.copy_safety import has_children
 from gateway.envelope.rewrite import died_on, revived
 from gateway.envelope.times import wire_expiry
 from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
 from gateway.leases.lease import OpenRead
-from gateway.names.namespace import FANOUT
-from gateway.survey import Coverage, Covered, QueueStats, least
+from gateway.survey import Coverage, Covered, least
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class Redrive:
         """
         survey = await self._backend.survey(queue.key)
         stats = survey.queues.get(queue.key)
-        if await self._has_children(queue.key, stats):
+        if await has_children(self._backend, queue.key, survey):
             error = QueueHasChildren(f"{queue.name!r} has fanout children, and each of them would get the jobs again")
             return Covered(error, survey.coverage)
         run = _Run(queue, limit, time.monotonic() + LONGEST_S, [], coverage=survey.coverage)
@@ -89,16 +89,6 @@ class Redrive:
             missing = QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
             return Covered(missing, run.coverage)
         return Covered(Redriven(run.redriven, run.expired, left), run.coverage)
-
-    async def _has_children(self, key: str, stats: QueueStats | None) -> bool:
-        """Whether fanout children would get items that are put on the queue, on any server.
-
-        A server lists them only with the queue's own statistics. They may exist before the queue, and remain after it.
-        Source: kestrel-wire.md, "Fanout".
-        """
-        if stats is not None and stats.children:
-            return True
-        return any(each.startswith(key + FANOUT) for each in await self._backend.keys())
 
     async def _bring_back(self, run: _Run, key: str) -> int:
         """Goes once through the dead letters that exist at the start; returns how many of the queue's may be left."""

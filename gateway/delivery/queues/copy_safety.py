@@ -2,7 +2,10 @@
 
 Kestrel has no command that shows a queue's configuration. A queue with `discard_old_when_full` can be recognized only
 after it has discarded an item, so one that was never full is not recognized; `retry = "head"` in its policy declares
-it. Fanout children are in the queue's statistics. Source: kestrel-wire.md, "Set"; transcript 7 and 16c.
+it. Source: kestrel-wire.md, "Set"; transcript 7 and 16c.
+
+A server lists fanout children only with the queue's own statistics. They may exist before the queue and remain after
+it, so where the queue is missing, the names of all queues tell. Source: kestrel-wire.md, "Fanout".
 
 A queue may be deleted through another replica, or by a memcache client, while one of its jobs is leased here. A copy
 would bring that job back. `delete` removes open reads, too, so a server that has no open read of the queue does not
@@ -19,6 +22,8 @@ from typing import Final
 from gateway.delivery.backend import Backend
 from gateway.errors import BackendUnavailable
 from gateway.leases.lease import OpenRead
+from gateway.names.namespace import FANOUT
+from gateway.survey import Survey
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +82,28 @@ class CopySafety:
 
     async def _ask(self, key: str) -> str:
         try:
-            stats = await self._backend.stats_of(key)
+            survey = await self._backend.survey(key)
+            stats = survey.queues.get(key)
+            if stats is None:
+                return "unknown"
+            if await has_children(self._backend, key, survey):
+                return "children"
         except BackendUnavailable:
             return "unknown"
         except Exception:
             log.exception("asking for the statistics of a queue failed")
             return "unknown"
-        if stats is None:
-            return "unknown"
-        return "children" if stats.children else "ring" if stats.discarded else ""
+        return "ring" if stats.discarded else ""
+
+
+async def has_children(backend: Backend, key: str, survey: Survey) -> bool:
+    """Whether fanout children would get items that are put on the queue, on any server. survey: of the queue.
+
+    Raises BackendUnavailable.
+    """
+    stats = survey.queues.get(key)
+    if stats is not None and stats.children:
+        return True
+    if not survey.coverage.partial and all(key in queues for queues in survey.servers.values()):
+        return False  # each server has listed its children
+    return any(each.startswith(key + FANOUT) for each in await backend.keys())
