@@ -6,6 +6,9 @@ llhttp (httptools) reads each message; framing.py decides where a message ends a
 2. The limits of a head and of a chunked body's framing apply while they arrive.
 3. The framing of a chunked body (chunk sizes, extensions, line ends, trailers) is at most as long as the body itself,
    plus CHUNK_FRAMING_BYTES. The smallest chunk takes as much time as a large one.
+4. A chunk that is larger than the rest of the body's limit is refused when that many bytes have come, not by the size
+   that it announces: llhttp's Python interface does not tell the size, and a second parser of chunk lines, which must
+   agree with llhttp on every byte, would be a risk of its own. Nothing is reserved for an announced size.
 """
 
 from __future__ import annotations

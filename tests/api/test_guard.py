@@ -4,7 +4,19 @@ import pytest
 
 from tests.lab.gateway import running
 
-GOOD_HOSTS = ["localhost", "localhost:8080", "127.0.0.1:1", "127.8.8.8", "[::1]:80", "[::1]", "LOCALHOST"]
+GOOD_HOSTS = [
+    "localhost",
+    "localhost:8080",
+    "127.0.0.1:1",
+    "127.8.8.8",
+    "[::1]:80",
+    "[::1]",
+    "LOCALHOST",
+    "127.0.0.1:65535",
+    "localhost:00080",
+    "127.0.0.1:",
+    "[::1]:",
+]
 BAD_HOSTS = [
     "evil.example",
     "evil.example:8080",
@@ -26,6 +38,14 @@ BAD_HOSTS = [
 def test_loopback_hosts_are_served(http, host):
     """Whatever name of this machine is used, with or without a port."""
     assert http.get("/queues", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:65536", "localhost:99999", f"[::1]:{'9' * 5000}", "evil.example:99999"])
+def test_a_port_that_does_not_exist_is_a_bad_request(http, host):
+    """The message says which port is too large, whatever the host is."""
+    answer = http.get("/queues", headers={"host": host})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad-request")
+    assert "the port is above the maximum of 65535" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("host", BAD_HOSTS)

@@ -25,7 +25,8 @@ from gateway.settings import Settings
 _OPEN_PATHS = frozenset({"/livez", "/readyz", PATH})
 _OWN_SITES = frozenset({"same-origin", "none"})
 """Accepted origins of a request: the page's own site, or a URL that the reader typed. Unknown values are refused."""
-_HOST = re.compile(r"([^\s:/?#@\[\]]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\])(?::[0-9]*)?")
+_HOST = re.compile(r"([^\s:/?#@\[\]]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\])(?::(?:0*([0-9]*))?)?")
+_LARGEST_PORT = 65535
 _BROWSER = "Mozilla/"
 """The User-Agent of every browser begins with this; a page cannot remove it."""
 _LOOKED_AT = frozenset({b"host", b"origin", b"sec-fetch-site", b"user-agent"})
@@ -42,6 +43,8 @@ class Guard:
         @lru_cache(maxsize=256)
         def allowed(host: str) -> bool:
             name = host.lower()
+            if not _has_valid_port(name):
+                return False
             bare = _bare(name)
             return "*" in hosts or name in hosts or (bare != "" and bare in hosts) or is_loopback(bare)
 
@@ -52,7 +55,8 @@ class Guard:
 
         Raises:
             ForbiddenHost, ForbiddenOrigin: the request comes from a host or page that is not allowed.
-            BadRequest: no Host, or several. InvalidName: an encoded slash or control character in the path.
+            BadRequest: no Host, several, or an invalid port.
+            InvalidName: an encoded slash or control character in the path.
         """
         path, raw_path = scope["path"], scope["raw_path"]
         if b"%" in raw_path and (b"%2f" in raw_path.lower() or not path.isprintable()):
@@ -70,6 +74,8 @@ class Guard:
         if host is None:
             raise BadRequest("the Host header is missing; HTTP/1.1 requires it")
         if not self._allowed(host):
+            if not _has_valid_port(host):
+                raise BadRequest(f"Host {host[:100]!r}: the port is above the maximum of {_LARGEST_PORT}")
             raise ForbiddenHost(f"Host {host[:100]!r} is neither loopback nor allowed; add it to --allowed-hosts")
         self._check_page(scope, host, found)
 
@@ -100,3 +106,10 @@ def _bare(host: str) -> str:
     """The host name without its port; empty if the value is not a valid host."""
     found = _HOST.fullmatch(host)
     return found[1] if found is not None else ""
+
+
+def _has_valid_port(host: str) -> bool:
+    """False only if the port of a valid host is too large. A port may be empty (RFC 3986, section 3.2.3)."""
+    found = _HOST.fullmatch(host)
+    port = (found[2] or "0") if found is not None else "0"
+    return len(port) <= len(str(_LARGEST_PORT)) and int(port) <= _LARGEST_PORT
