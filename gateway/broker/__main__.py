@@ -219,7 +219,7 @@ async def _serve(options: Options, addresses: list[ListenAddress], channel: Chil
                 loop.add_signal_handler(number, server.stopping.set)
             loop.add_signal_handler(signal.SIGHUP, made.reload)
         else:
-            channel.listen(loop, lambda message: _obey(server, message))
+            channel.listen(loop, lambda message: _obey(server, channel, message))
         found = await server.start()
         log.info("%d queues in %s, fsync %s", len(made.queues), options.data, "always" if options.fsync else "off")
         log.info("listening on %s", ", ".join(found))
@@ -231,7 +231,10 @@ async def _serve(options: Options, addresses: list[ListenAddress], channel: Chil
         await server.stop()
 
 
-def _obey(server: BrokerServer, message: Message) -> None:
+def _obey(server: BrokerServer, channel: ChildChannel, message: Message) -> None:
+    """A `drain` is only answered, which shows that this process is alive: the workers still need its queues."""
+    if message.get("command") == "drain":
+        channel.tell({"event": "draining"})
     if message.get("command") == "stop":
         server.stopping.set()
 

@@ -42,10 +42,12 @@ APP: Final = "gateway.app:create_app"
 BACKLOG: Final = 4096
 # A worker that has not begun to drain by then is frozen; its leases are not waited for.
 ANSWER_S: Final = 1.0
-# The time that workers get after the grace, or after a second signal, before they are killed; then the same for the
-# broker. With the default grace all have ended within docker stop's 10 s. Everything that was answered is on disk.
+# The time that workers get after the grace, or after a second signal, before they are killed. With the default grace
+# and a disk that is not slow, all have ended within docker stop's 10 s. Everything that was answered is on disk.
 END_S: Final = 0.8
-BROKER_END_S: Final = 0.3
+# Then the broker writes its log into its database. One that has not reacted since the signal is frozen.
+BROKER_ANSWER_S: Final = 0.3
+BROKER_END_S: Final = 5.0
 
 
 def serve(settings: Settings, app: str = APP) -> int:
@@ -231,6 +233,8 @@ class Supervisor:
     async def _stop(self) -> None:
         loop = asyncio.get_running_loop()
         grace_ends = loop.time() + self._settings.grace_s
+        if self._broker is not None:
+            self._broker.tell("drain")
         for worker in self._workers:
             worker.end("drain")
         workers = [life for life in self._lives if life.get_name() != "broker"]
@@ -246,10 +250,17 @@ class Supervisor:
                 worker.tell("stop")
             await _ended_or_killed(workers, self._workers, END_S if self._stop_now.is_set() else 0)
         if self._broker is not None:
-            self._broker.end("stop")
-            lives = [life for life in self._lives if life.get_name() == "broker"]
-            await _ended_or_killed(lives, [self._broker], BROKER_END_S)
+            await self._end(self._broker)
         log.info("stopped")
+
+    async def _end(self, broker: Child) -> None:
+        """Returns when the broker is gone, in order or killed."""
+        broker.end("stop")
+        lives = [life for life in self._lives if life.get_name() == "broker"]
+        await _first_of(broker.draining.wait(), *lives, within_s=BROKER_ANSWER_S)
+        if broker.draining.is_set():
+            await _first_of(self._stop_now.wait(), *lives, within_s=BROKER_END_S)
+        await _ended_or_killed(lives, [broker], END_S if self._stop_now.is_set() else 0)
 
     async def _ended(self, workers: list[asyncio.Task[None]]) -> None:
         """Returns when the workers are gone. Closes the listener once no worker accepts connections.

@@ -6,11 +6,15 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 
 import pytest
 
+from tests.lab import plain
+from tests.lab.memcache import MemcacheClient
+from tests.lab.ports import free_port
 from tests.lab.processes import group_lives
 from tests.process.test_supervisor import Serve, serve, until
 
@@ -52,3 +56,24 @@ def test_frozen_children_do_not_hold_up_the_stop(serve: Callable[..., Serve], fr
         os.kill(one.child(name), signal.SIGSTOP)
     assert stopped_in_s(one, signal.SIGTERM) < 2
     assert one.text().count("did not end in time; killing it") == len(names)
+
+
+def test_a_slow_broker_has_its_own_time_after_the_grace(serve: Callable[..., Serve]) -> None:
+    """A lease uses the whole grace; a broker that then does nothing for a second is not killed, and stops in order."""
+    port = free_port()
+    one = serve("--grace", "1", "--broker-listen", f"127.0.0.1:{port}").ready()
+    broker, url = one.child("gateway.broker"), f"http://127.0.0.1:{one.port}"
+    plain.post(f"{url}/queues/q/jobs", json=1, timeout=5)
+    assert plain.get(f"{url}/queues/q/next", timeout=5).status_code == 200
+    with contextlib.closing(MemcacheClient(f"127.0.0.1:{port}")) as client:
+        one.process.terminate()
+        until(lambda: "draining, at most" in one.text(), 2)
+        for _ in range(100):  # turns of the broker's loop, in one of which it reads its channel
+            assert client.ask(b"version\r\n").startswith(b"VERSION")
+    os.kill(broker, signal.SIGSTOP)
+    until(lambda: not any("gateway.process.worker" in each for each in one.children().values()), 5)
+    with pytest.raises(subprocess.TimeoutExpired):
+        one.process.wait(1)
+    os.kill(broker, signal.SIGCONT)
+    assert one.process.wait(3) == 0
+    assert "broker did not end in time" not in one.text()
