@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
 
 from gateway.kestrel.polls.state import QueuePolls
 from gateway.kestrel.polls.values import Close, End, Get, Give, GiveBack, HandBack, Send, Waiter, WaiterPhase
@@ -56,7 +58,8 @@ class WorldServer:
 class World:
     """A QueuePolls whose actions are done at once; the world's events are called by the test.
 
-    told: every action in order. emptied: for each server, when the takes were sent that found nothing.
+    told: every action in order. joined: how many polls caused no decision. emptied: for each server, when the takes
+    were sent that found nothing.
     """
 
     def __init__(self, servers=1, waits=8):
@@ -72,7 +75,7 @@ class World:
         self.unsent: list[Get] = []
         self.ready: list[Get] = []  # waits that found an item when they were sent
         self.connects = True
-        self.count = self.taken = self.orders = 0
+        self.count = self.taken = self.orders = self.joined = 0
         self.sent_at: dict[Get, int] = {}
         self.emptied: dict[WorldServer, list[int]] = {server: [] for server in self.servers}
 
@@ -207,8 +210,15 @@ class World:
         self.count += 1
         if not timeout_s:
             self.closing[waiter] = self.count
-        self.polls.came(waiter, self.now)
-        self.run()
+        decided, waiters = copy.deepcopy((self.polls, self.waiters))
+        if self.polls.joins(waiter, self.now):
+            self.joined += 1
+            decided.came(waiters[-1], self.now)
+            assert decided.assign(self.now) == [], "a poll that joins needs no decision"
+            assert record(decided, waiters) == record(self.polls, self.waiters), "what the decision would have left"
+        else:
+            self.polls.came(waiter, self.now)
+            self.run()
         return waiter
 
     def leave(self, waiter):
@@ -276,6 +286,10 @@ class World:
             yield self.now
         self.now = to
 
+    def lag(self, for_s):
+        """Time passes, and no timer runs yet."""
+        self.now += for_s
+
     def wait(self, for_s):
         """Time passes and servers answer nothing but what runs out."""
         for _ in self.advance(self.now + for_s):
@@ -303,3 +317,31 @@ class World:
 
 
 TIMED = (WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN)
+
+
+def record(polls, waiters):
+    """Everything that the state holds, as plain values that are equal to those of an equal state."""
+    gets = [get for source in polls.sources for get in [*source.takes, *source.waits]]
+    parts = [*waiters, *polls.sources, *gets]
+    numbers = {id(part): f"#{number}" for number, part in enumerate(parts)}
+
+    def plain(value):
+        if isinstance(value, WorldServer):
+            return None
+        if isinstance(value, WorldItem):
+            return value.order
+        if isinstance(value, dict):
+            return [(plain(key), plain(each)) for key, each in value.items()]
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        if isinstance(value, set):
+            return sorted(map(plain, value))
+        if isinstance(value, Enum | Exception):
+            return repr(value)
+        return numbers.get(id(value)) or (of(value) if hasattr(value, "__dict__") or is_dataclass(value) else value)
+
+    def of(part):
+        names = [each.name for each in fields(part)] if is_dataclass(part) else vars(part)
+        return {name: plain(getattr(part, name)) for name in names}
+
+    return [of(part) for part in [polls, *parts]]

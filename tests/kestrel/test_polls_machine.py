@@ -49,6 +49,11 @@ class PollsMachine(RuleBasedStateMachine):
     def come(self, timeout_s):
         self.world.come(timeout_s)
 
+    @rule(timeouts_s=st.lists(st.sampled_from([0, 0, 2]), min_size=2, max_size=4))
+    def come_together(self, timeouts_s):
+        for timeout_s in timeouts_s:
+            self.world.come(timeout_s)
+
     @precondition(lambda self: self.world.line)
     @rule(index=PICK)
     def leave(self, index):
@@ -95,6 +100,14 @@ class PollsMachine(RuleBasedStateMachine):
     def change(self, index, reads):
         self.world.set_reads(self.pick(self.world.servers, index), reads)
 
+    @rule(index=PICK, room=st.sampled_from([0, 1, 100]))
+    def other_queues_hold(self, index, room):
+        """The server holds items for other queues, or no longer; only room is reported."""
+        server = self.pick(self.world.servers, index)
+        before, server.item_limit = server.item_limit, room
+        if room > before:
+            self.world.run()
+
     @precondition(lambda self: self.world.going)
     @rule(index=PICK, seen=st.booleans())
     def go_back(self, index, seen):
@@ -105,6 +118,10 @@ class PollsMachine(RuleBasedStateMachine):
     @rule(for_s=st.sampled_from([0.001, 0.006, 0.06, 0.3]))
     def wait(self, for_s):
         self.world.wait(for_s)
+
+    @rule(for_s=st.sampled_from([0.006, 0.3]))
+    def lag(self, for_s):
+        self.world.lag(for_s)
 
     @rule(for_s=st.sampled_from([0.0, 0.006, 0.06, 0.3]))
     def settle(self, for_s):
@@ -158,6 +175,9 @@ class PollsMachine(RuleBasedStateMachine):
             return
         world = self.world
         world.connects = True
+        for server in world.servers:
+            server.item_limit = 100
+        world.run()
         world.settle(40)
         assert not [waiter for waiter in world.line if waiter.deadline < world.now - 8]
         for waiter in [*world.line, *self.given()]:

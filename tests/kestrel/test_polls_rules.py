@@ -6,7 +6,7 @@ import pytest
 
 from gateway.kestrel.polls.state import CHECK_S, GATHER_S, LINGER_S, PROOF_S, QUEUE_GETS, SETTLE_S, STEP_S
 from gateway.kestrel.polls.values import MOVES, Close, End, Give, GiveBack, HandBack, Send, Waiter, WaiterPhase, Why
-from tests.kestrel.polls_world import LONGEST_WAIT_S, World
+from tests.kestrel.polls_world import LONGEST_WAIT_S, PATIENCE_S, World, WorldItem
 
 
 def told(world, kind):
@@ -86,6 +86,43 @@ def test_rule_2_an_empty_queue_has_one_take_at_a_time():
         world.put(world.servers[0])
     world.answer(world.takes[0])
     assert len(world.takes) == 4
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_rule_2_polls_that_only_await_a_take_need_no_decision(servers):
+    """Those that come while the take of an empty queue is under way share its answer. The model compares the state."""
+    world = World(servers)
+    world.come(0)
+    world.settle()
+    waiters = [world.come(timeout_s) for timeout_s in (0, 0, 10, 0)]
+    assert world.joined == 3
+    world.settle()
+    assert [waiter.phase for waiter in waiters[:2]] == [WaiterPhase.ENDED, WaiterPhase.ENDED]
+    assert waiters[2].phase is WaiterPhase.WAITING
+
+
+def test_rule_2_a_kept_item_is_for_the_next_poll_though_a_take_is_under_way():
+    """Three takes bring an item, nothing, and no answer yet, when every poll has left."""
+    world = World()
+    for waiter in [world.come(0) for _ in range(3)]:
+        world.leave(waiter)
+    world.servers[0].queue.append(WorldItem(1, world.servers[0]))
+    world.answer(world.takes[0])
+    world.answer(world.takes[0])
+    assert len(world.takes) == 1
+    assert world.come(0).phase is WaiterPhase.GIVEN
+    assert world.joined == 0
+
+
+def test_rule_4_a_poll_that_comes_when_a_take_is_overdue_ends_it():
+    """The timer is late; the poll that waited too long is not kept for another one's sake."""
+    world = World()
+    world.come(0)
+    world.settle()
+    first = world.come(0)
+    world.lag(PATIENCE_S)
+    world.come(0)
+    assert first.phase is WaiterPhase.ENDED
 
 
 def test_rule_3_who_comes_while_a_wait_is_there_waits_at_once():

@@ -88,7 +88,8 @@ class LongPoll(Waiter):
     def cancel(self) -> None:
         """Ends the wait at once; then `result` returns None. Idempotent; does nothing once the item was fetched."""
         if self.phase in (WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN):
-            self._stop_timer()
+            if self._timer is not None:
+                self._timer.cancel()
             self._runner.left(self)
             self.wake()
 
@@ -105,17 +106,14 @@ class LongPoll(Waiter):
         """Ends the poll with this result."""
         self._error = error
         self.coverage = coverage
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.cancel()
         self.wake()
 
     def wake(self) -> None:
         """Resumes the caller that awaits the result."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
 
 
 class QueueRunner:
@@ -168,10 +166,14 @@ class QueueRunner:
             poll.move(WaiterPhase.ENDED)
             poll.end(self._over, None)
             return
-        self._state.came(poll, poll.joined_at)
-        if poll.deadline > poll.joined_at:
+        state, now = self._state, poll.joined_at
+        if poll.deadline > now:
             poll.time_from(poll.deadline)
-        self._run()
+        if self._running or not state.joins(poll, now):
+            state.came(poll, now)
+            self._run()
+        elif state.next_at < self._timer_at:
+            self._set_timer(state.next_at)
 
     def due(self, poll: LongPoll) -> None:
         """The poll's deadline is over."""

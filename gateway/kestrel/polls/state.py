@@ -153,6 +153,33 @@ class QueuePolls:
 
     # Events of waiters
 
+    def joins(self, waiter: Waiter, now: float) -> bool:
+        """A poll begins that only awaits the takes under way, so that there is nothing to decide. Returns whether that
+        is so; if not, call `came`.
+
+        The state is then the same as after `came` and `assign`. No other event may be undecided.
+        """
+        silence_at = min(self._silence_at, now + min(PROOF_S, waiter.patience_s))
+        sources = self.sources
+        if self.waiting or self._items or silence_at <= now or not sources:
+            return False
+        for source in sources:
+            limit = 1 if source.empty else source.limit
+            if source.waits or len(source.takes) < limit or (not source.empty and len(sources) > 1):
+                return False
+        for source in sources:
+            source.look()
+            if not source.reads or source.full:
+                return False
+        if waiter.deadline <= now:
+            waiter.ending = True
+        self._number += 1
+        waiter.since = self._number
+        waiter.since_at = waiter.alone_until = now
+        self.line[waiter] = self.askers[waiter] = None
+        self._silence_at = self.next_at = silence_at
+        return True
+
     def came(self, waiter: Waiter, now: float) -> None:
         """A poll begins."""
         self.line[waiter] = None
@@ -366,7 +393,10 @@ class QueuePolls:
             self._pause(waiter)
             self._park(waiter)
             return
-        asked = sum(source.proved >= waiter.since for source in self.sources)
+        asked = 0
+        for source in self.sources:
+            if source.proved >= waiter.since:
+                asked += 1
         why: tuple[Why, Source | None] = (Why.EMPTY, None) if asked else self._unasked(waiter)
         self._end(waiter, *why, asked=asked)
 
