@@ -47,7 +47,8 @@ class RequestContext:
 
     def covered_by(self, coverage: Coverage | None) -> None:
         """Notes how many servers took part in a step; None means all of them."""
-        self.coverage = least(self.coverage, coverage)
+        if coverage is not None:
+            self.coverage = least(self.coverage, coverage)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers of every answer to the request, including errors."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -53,12 +53,16 @@ class Edge:
         self._on_idle = on_idle
         self.traffic = Traffic()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         context = RequestContext(_request_id(scope["headers"]), self._root_path)
         context.put_into(scope)
+        served = self._serve(scope, receive, send, context)
+        return self._charged(served, context) if self._gate.time.tenanted else served
+
+    async def _charged(self, served: Awaitable[None], context: RequestContext) -> None:
         loop_time = self._gate.time
         try:
-            await loop_time.charged(self._serve(scope, receive, send, context), lambda: context.tenant)
+            await loop_time.charged(served, lambda: context.tenant)
         finally:
             loop_time.charge(context.tenant, READ_S)
 

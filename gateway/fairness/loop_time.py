@@ -37,11 +37,11 @@ class LoopTime:
     tenanted: whether the deployment has tenants. Without them nothing is measured, and no caller pauses.
     """
 
-    __slots__ = ("_clock", "_free_at_s", "_last", "_last_s", "_other_s", "_tenanted")
+    __slots__ = ("_clock", "_free_at_s", "_last", "_last_s", "_other_s", "tenanted")
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, *, tenanted: bool = True) -> None:
         self._clock = clock
-        self._tenanted = tenanted
+        self.tenanted = tenanted
         self._free_at_s: dict[str, float] = {}
         # Of tenants that use less than SHARE: the tenant of the last request and its time, and the time of the last
         # request of another one.
@@ -67,7 +67,7 @@ class LoopTime:
 
     def charge(self, tenant: str, used_s: float) -> None:
         """The tenant has used `used_s` of the loop's time, until now."""
-        if not self._tenanted:
+        if not self.tenanted:
             return
         now_s = self._clock()
         free_at_s = max(self._free_at_s.get(tenant, 0.0), now_s - used_s - BURST_S) + used_s / SHARE
@@ -90,7 +90,7 @@ class LoopTime:
 
     def charged(self, work: Awaitable[T], tenant: Callable[[], str]) -> Awaitable[T]:
         """Does the work. Each step is charged to the tenant that `tenant` returns after the step."""
-        return _Charged(work.__await__(), self, tenant) if self._tenanted else work
+        return _Charged(work.__await__(), self, tenant) if self.tenanted else work
 
 
 class _Charged(Generator[Any, Any, T]):

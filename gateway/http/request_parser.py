@@ -241,7 +241,8 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         if not self._again:
-            self._pass_body()
+            if self._body_left or self._parts:
+                self._pass_body()
             self._in_body = False
             self._handler.on_request_end()
 

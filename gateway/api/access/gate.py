@@ -32,16 +32,20 @@ class Gate:
     async def enter(self, tenant: str) -> None:
         """Returns when a request of the tenant may begin. Cancelled: the request never begins."""
         loop = asyncio.get_running_loop()
-        self.time.asked(tenant)
         if not self._turning:
             self._turning = True
             loop.call_soon(self._turn, loop)
-        if self._begun < self._most(tenant) and self.time.may_go_on(tenant):
+        if self._admits(tenant) if self.time.tenanted else self._begun < ALONE:
             self._begun += 1
             return
         begin = loop.create_future()
         self._waiting.put(tenant, begin)
         await begin
+
+    def _admits(self, tenant: str) -> bool:
+        """Whether a request of the tenant, which has just come, may begin in this turn of the loop."""
+        self.time.asked(tenant)
+        return self._begun < self._most(tenant) and self.time.may_go_on(tenant)
 
     def _most(self, *tenants: str) -> int:
         return TOGETHER if any(map(self.time.shared, tenants)) else ALONE
@@ -52,6 +56,9 @@ class Gate:
             self._pausing.cancel()
             self._pausing = None
         self._begun = 0
+        if not self._waiting:
+            self._turning = False
+            return
         most = self._most(*self._waiting.tenants)
         while self._begun < most and (begin := self._waiting.next(self.time.may_go_on)) is not None:
             if not begin.done():
