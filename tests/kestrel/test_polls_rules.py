@@ -114,6 +114,17 @@ def test_rule_2_a_kept_item_is_for_the_next_poll_though_a_take_is_under_way():
     assert world.joined == 0
 
 
+def test_rule_7_who_comes_when_the_server_has_become_full_is_refused_though_a_take_is_under_way():
+    """Other queues hold all its items now."""
+    world = World()
+    world.come(0)
+    world.settle()
+    world.come(0)
+    world.servers[0].item_limit = 0
+    refused = world.come(0)
+    assert (world.ends[refused].why, world.joined) == (Why.FULL, 0)
+
+
 def test_rule_4_a_poll_that_comes_when_a_take_is_overdue_ends_it():
     """The timer is late; the poll that waited too long is not kept for another one's sake."""
     world = World()
