@@ -8,6 +8,7 @@ import re
 import socket
 from typing import Any
 
+from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import Shares
 from gateway.http.server import GatewayServer
 from gateway.settings import Settings
@@ -50,7 +51,7 @@ class _Server:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         settings = Settings(header_timeout_s=5, body_timeout_s=5)
-        self._server = GatewayServer(_application, settings, Shares(1 << 30, 1.0))
+        self._server = GatewayServer(_application, settings, Shares(1 << 30, 1.0), LoopTime(tenanted=False))
         listener = socket.create_server(("127.0.0.1", 0))
         self._address = listener.getsockname()
         self.loop.run_until_complete(self._server.start(listener))

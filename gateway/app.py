@@ -92,7 +92,7 @@ class WorkerContext:
 
 
 class Gateway:
-    """One worker's ASGI application. buffers: the memory that its requests hold.
+    """One worker's ASGI application. buffers: the memory that its requests hold. loop_time: what its tenants use.
 
     Raises MistakesError if a file of keys or policies cannot be used.
     """
@@ -105,7 +105,8 @@ class Gateway:
         self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
         self.buffers = Shares(settings.max_buffer_bytes, share)
-        turns = Turns(LoopTime(tenanted=context.tenanted))
+        self.loop_time = LoopTime(tenanted=context.tenanted)
+        turns = Turns(self.loop_time)
         budget = Budget(self.buffers, Shares(settings.max_connections, share), turns)
         self._namespace = namespace = Namespace(settings.namespace, self._tenanted)
         self._kestrel = Kestrel(

@@ -17,6 +17,9 @@ class ClientConnection(Protocol):
     request_id: str
     """Set by the application. The server's own answers to the request carry it too; if it is empty, a new one."""
 
+    tenant: str
+    """Set by the application when it answers; empty: unknown. The next request of the connection counts as its."""
+
     @property
     def head_bytes(self) -> int:
         """The size of the request's head."""

@@ -14,7 +14,7 @@ class Turns:
     def __init__(self, of_slice: float) -> None:
         self.now_s = 0.0
         self.by_turn: list[list[str]] = []
-        self.calls = PacedCalls(lambda: self.now_s)
+        self.calls = PacedCalls(clock=lambda: self.now_s)
         self._call_s = SLICE_S * of_slice
 
     def add(self, tenant: str, name: str) -> None:

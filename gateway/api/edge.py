@@ -80,6 +80,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                client.tenant = context.tenant
                 message["headers"] += context.headers()
             await send(message)
 

@@ -1,8 +1,10 @@
 """Short callbacks of which very many can be due at one instant, such as the ends of a thousand waits.
 
-1. One turn of the event loop runs such calls for SLICE_S; other work runs before the next ones.
+1. One turn of the event loop runs such calls for a slice of time; other work runs before the next ones.
 2. Tenants take turns, however many calls each of them has. The calls of one tenant run in order.
 3. A call runs in a later turn than the one in which it was added, so answers that have arrived are read before it.
+4. With the accounts of the loop's time, the calls of a tenant that pauses (gateway.fairness.loop_time) wait until it
+   may continue. Calls for no tenant never pause: nobody knows yet whose they are.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from gateway.fairness.fair_queue import FairQueue
+from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.turns import SLICE_S
 
 Call: TypeAlias = Callable[[], None]
@@ -21,12 +24,21 @@ Call: TypeAlias = Callable[[], None]
 class PacedCalls:
     """Calls that wait for their turn. Used by one event loop. clock: seconds, monotonic."""
 
-    __slots__ = ("_clock", "_running", "_waiting")
+    __slots__ = ("_clock", "_loop_time", "_pausing", "_running", "_slice_s", "_waiting")
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        loop_time: LoopTime | None = None,
+        *,
+        slice_s: float = SLICE_S,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._loop_time = loop_time
+        self._slice_s = slice_s
         self._clock = clock
         self._waiting: FairQueue[Call] = FairQueue()
         self._running = False
+        self._pausing: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -34,18 +46,32 @@ class PacedCalls:
     def add(self, tenant: str, call: Call) -> None:
         """Makes the call in a later turn of the loop. A call that cannot be made any more must do nothing."""
         self._waiting.put(tenant, call)
+        self._run_soon()
+
+    def _run_soon(self) -> None:
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
         if not self._running:
             self._running = True
             asyncio.get_running_loop().call_soon(self._run)
 
     def _run(self) -> None:
-        ends_s = self._clock() + SLICE_S
+        self._running = False
+        ends_s = self._clock() + self._slice_s
+        call: Call | None = None
         try:
-            while self._waiting:
-                self._waiting.get()()
+            while (call := self._waiting.next(self._may_go_on)) is not None:
+                call()
                 if self._clock() > ends_s:
                     break
         finally:
-            self._running = bool(self._waiting)
-            if self._running:
-                asyncio.get_running_loop().call_soon(self._run)
+            if self._waiting and call is not None:
+                self._run_soon()
+            elif self._waiting and not self._running:
+                assert self._loop_time is not None
+                pause_s = min(map(self._loop_time.pause_s, self._waiting.tenants))
+                self._pausing = asyncio.get_running_loop().call_later(pause_s, self._run_soon)
+
+    def _may_go_on(self, tenant: str) -> bool:
+        return self._loop_time is None or not tenant or self._loop_time.may_go_on(tenant)

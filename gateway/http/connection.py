@@ -99,6 +99,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._buffer = ReadBuffer(self, server_state.idle)
         self._deadline = Deadline(self.loop, self._timed_out)  # of the current state
         self._lingering: Lingering | None = None
+        self._tenant = ""  # of the last request
         self.reading = IDLE
 
         # Request
@@ -126,7 +127,7 @@ class GatewayProtocol(asyncio.Protocol):
         """The client closed its sending side: it gets the answers to its complete requests, but its polls end."""
         self.flow.read_ended = True
         if self.current is None:
-            return False
+            return self._waits_to_read
         self.current.half_close(last=not self._buffer.data)
         if self.current.gone:
             self._vanished()
@@ -165,8 +166,30 @@ class GatewayProtocol(asyncio.Protocol):
                 self.flow.pause_reading()
         elif self._lingering is not None:
             self._lingering.discard(len(data))
+        elif self.reading is IDLE and (self._buffer.data or not self.server_state.starts.may_read(self._tenant)):
+            self._read_later(data)
         elif self.reading is not CLOSED:
             self._read(data)
+
+    @property
+    def _waits_to_read(self) -> bool:
+        """Whether its next request has arrived, and waits for a turn to be read."""
+        return self.reading is IDLE and bool(self._buffer.data)
+
+    def _read_later(self, data: bytes) -> None:
+        """Holds the start of a request until there is a turn to read it. Until then the request is in progress."""
+        if not self._buffer.data:
+            self._deadline.clear()
+            self.server_state.idle.remove(self)
+            self.server_state.starts.later(self._tenant, self._read_now)
+        self._hold(data)
+
+    def _read_now(self) -> None:
+        if self._waits_to_read and not self.transport.is_closing():
+            self._deadline.set(self.limits.header_timeout_s)
+            self.server_state.idle.add(self)
+            self.flow.resume_reading()
+            self._read_held()
 
     def _read(self, data: bytes) -> None:
         """Feeds the parser up to the end of one message and holds the rest.
@@ -275,6 +298,7 @@ class GatewayProtocol(asyncio.Protocol):
         """The response is written: the next request begins, or the connection ends."""
         self.server_state.one_answered()
         self.current = None
+        self._tenant = cycle.tenant
         if self.transport.is_closing():
             return
         if not cycle.keep_alive:

@@ -83,6 +83,7 @@ class Cycle:
         "reached",
         "request_id",
         "started",
+        "tenant",
         "untaken_bytes",
     )
 
@@ -99,6 +100,7 @@ class Cycle:
         self._connection = connection
         self.head_bytes = head_bytes
         self.request_id = ""
+        self.tenant = ""
         self._head_only = head_only
         self._wake = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []

@@ -18,12 +18,14 @@ from typing import Any, Final, cast
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
+from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import Shares
 from gateway.http import tcp
 from gateway.http.connection import GatewayProtocol
 from gateway.http.cycle import Cycle
 from gateway.http.idle import Idle
 from gateway.http.listener import Listener
+from gateway.http.starts import RequestStarts
 from gateway.http.state import Limits, ServerState
 from gateway.settings import Settings
 
@@ -43,8 +45,9 @@ class ApplicationStartError(Exception):
 class GatewayServer:
     """An HTTP server with `start` and `stop`. uvicorn makes the TLS context and runs the lifespan."""
 
-    def __init__(self, app: Any, settings: Settings, buffers: Shares) -> None:
-        """buffers: the memory that the application's requests, and the bytes before them, may use."""
+    def __init__(self, app: Any, settings: Settings, buffers: Shares, loop_time: LoopTime) -> None:
+        """buffers: the memory that the application's requests, and the bytes before them, may use. loop_time: of the
+        tenants."""
         limits = Limits(
             header_bytes=settings.max_header_bytes,
             header_timeout_s=settings.header_timeout_s,
@@ -67,7 +70,7 @@ class GatewayServer:
             ssl_ca_certs=str(settings.ssl_ca_certs) if settings.ssl_ca_certs else None,
             ssl_cert_reqs=ssl.CERT_REQUIRED if settings.ssl_ca_certs else ssl.CERT_NONE,
         )
-        self.server_state = ServerState(Idle(buffers), limits)
+        self.server_state = ServerState(Idle(buffers), RequestStarts(loop_time), limits)
         self._clock: asyncio.TimerHandle | None = None
         self._listener: Listener | None = None
 

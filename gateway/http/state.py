@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.http.idle import Idle, ServedConnection
+from gateway.http.starts import RequestStarts
 from gateway.http.tcp import Options
 from gateway.nonce import nonce
 
@@ -29,13 +30,15 @@ class Limits:
 class ServerState:
     """The shared state of one server's connections.
 
-    idle: connections without a request. date_line: the Date header of every answer. kept_lines: the headers of an
-    answer that is not its connection's last; they announce how long the connection may be idle. draining: every answer
-    is its connection's last. connections, tasks: the open connections, and the requests in progress.
+    idle: connections without a request. starts: when each reads its next one. date_line: the Date header of every
+    answer. kept_lines: the headers of an answer that is not its connection's last; they announce how long the
+    connection may be idle. draining: every answer is its connection's last. connections, tasks: the open connections,
+    and the requests in progress.
     """
 
-    def __init__(self, idle: Idle, limits: Limits) -> None:
+    def __init__(self, idle: Idle, starts: RequestStarts, limits: Limits) -> None:
         self.idle = idle
+        self.starts = starts
         self.limits = limits
         self.date_line = b""
         self.kept_lines = b"connection: keep-alive\r\nkeep-alive: timeout=%d\r\n" % limits.keep_alive_s

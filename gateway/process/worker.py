@@ -24,25 +24,30 @@ from typing import Any, Protocol, cast
 
 from gateway.common import logs
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
+from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import Shares
 from gateway.process.allocator import return_free_memory, return_large_blocks
 from gateway.process.start_message import WorkerOrder
 
 log = logging.getLogger(__name__)
 
-_GC_THRESHOLDS = 1_000, 1, 1_000
+_GC_THRESHOLDS = 5_000, 1, 200
 """Requests, connections and polls leave no reference cycles (tests/hold/test_cycles.py), and a collection every 700
 objects costs several percent of their time.
 
-A collection holds the loop for about 1 ms a thousand objects. So there are few objects in the first two generations,
-and a full collection, of all parked polls and open connections, is rare.
+A collection holds the loop for about 1 ms a thousand objects. With these thresholds the objects of requests in progress
+rarely start one, it takes at most 10 ms, and a full one, of all parked polls and open connections, is rare.
 """
 
 
 class Application(Protocol):
-    """What a worker needs of the application, in addition to ASGI with lifespan. buffers: memory of its requests."""
+    """What a worker needs of the application, in addition to ASGI with lifespan. buffers: memory of its requests.
+
+    loop_time: what its tenants use of the event loop.
+    """
 
     buffers: Shares
+    loop_time: LoopTime
 
     def begin_drain(self) -> None:
         """The application is no longer ready: it answers waiting polls and gives no new lease."""
@@ -78,7 +83,7 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
     except Exception:
         log.exception("the application cannot be created")
         return 1
-    server = GatewayServer(application, order.settings, application.buffers)
+    server = GatewayServer(application, order.settings, application.buffers, application.loop_time)
     try:
         await server.start(socket.socket(fileno=order.listener_fd))
     except ApplicationStartError:

@@ -24,7 +24,7 @@ class Server:
 
     def __init__(self, **settings: Any) -> None:
         self.app = TinyApp(Settings(**settings), None)
-        self.server = GatewayServer(self.app, Settings(**settings), self.app.buffers)
+        self.server = GatewayServer(self.app, Settings(**settings), self.app.buffers, self.app.loop_time)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.client_connection import EXTENSION
+from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import Shares
 
 
@@ -35,6 +36,7 @@ class TinyApp:
     def __init__(self, settings: Any, context: Any) -> None:
         self.settings = settings
         self.buffers = Shares(settings.max_buffer_bytes)
+        self.loop_time = LoopTime(tenanted=False)
         self.context = context
         self.draining = asyncio.Event()
         self.parked = 0
