@@ -11,6 +11,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from gateway.broker import config as configuration
+from gateway.broker.counters import BrokerCounters
 from gateway.broker.memory import BufferLimit
 from gateway.broker.queues.collection import QueueCollection
 from gateway.broker.storage.batch import Ticket
@@ -32,23 +33,6 @@ class Status(IntEnum):
     WRITEAVOID = 2
     READONLY = 3
     QUIESCENT = 4
-
-
-@dataclass(slots=True)
-class BrokerCounters:
-    """Counts since the start, as `stats` shows them."""
-
-    curr_connections: int = 0
-    total_connections: int = 0
-    total_items: int = 0
-    cmd_get: int = 0
-    cmd_set: int = 0
-    cmd_peek: int = 0
-    get_hits: int = 0
-    get_misses: int = 0
-    bytes_read: int = 0
-    bytes_written: int = 0
-    queue_expires: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

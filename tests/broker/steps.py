@@ -12,7 +12,7 @@ from gateway.broker.queues.collection import QueueCollection
 from gateway.broker.storage.batch import Batch
 from gateway.broker.storage.committer import Committer
 from gateway.broker.storage.database import Database, Outcome
-from gateway.broker.storage.reader import WindowOwner
+from gateway.broker.storage.reader import QueueRows, WindowOwner
 
 
 class Steps:
@@ -29,7 +29,7 @@ class Steps:
         self.database = Database(self.directory, fsync=False)
         self.reader = self.database.reader()
         self.writes: list[tuple[Batch, Callable[[Batch, Outcome], None]]] = []
-        self.reads: list[tuple[WindowOwner, int, int, int]] = []
+        self.reads: list[tuple[WindowOwner, QueueRows, int, int, int]] = []
         self.committer = Committer(self.loop, self)
         self.queues = QueueCollection(self.committer, self.config, self.database.inventory())
 
@@ -54,8 +54,8 @@ class Steps:
     def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None:
         self.writes.append((batch, done))
 
-    def read(self, owner: WindowOwner, generation: int, after: int, upto: int) -> None:
-        self.reads.append((owner, generation, after, upto))
+    def read(self, owner: WindowOwner, rows: QueueRows, generation: int, after: int, upto: int) -> None:
+        self.reads.append((owner, rows, generation, after, upto))
 
     # What the test does with them
 
@@ -88,6 +88,6 @@ class Steps:
         """Brings what was asked to be read ahead; whether there was something."""
         if not self.reads:
             return False
-        owner, generation, after, upto = self.reads.pop(0)
-        owner.loaded(generation, self.reader.read(owner.source, after, upto, self.window, 1 << 20))
+        owner, rows, generation, after, upto = self.reads.pop(0)
+        owner.loaded(generation, self.reader.read(rows, after, upto, self.window, 1 << 20))
         return True

@@ -375,8 +375,8 @@ def test_only_its_sender_hears_of_an_item_that_cannot_be_written(tmp_path: Path)
     assert (same is ticket, ticket.error, set(ticket.refused), bad) == (True, None, {place}, place)
     assert steps.committer.trouble is None
     queue = steps.queues.get(b"q")
-    assert [item.id for item in queue.ready] == [lowest_id(1) + 1, second, last]
-    assert (queue.items, queue.pending) == (3, 0)
+    assert [item.id for item in queue.backlog.ready] == [lowest_id(1) + 1, second, last]
+    assert (queue.backlog.items, queue.pending) == (3, 0)
     steps.close()
 
 

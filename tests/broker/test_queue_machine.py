@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from gateway.broker.queues import queue as queue_module
-from gateway.broker.queues.queue import OpenItem, ReadMode
+from gateway.broker.queues import backlog as backlog_module
+from gateway.broker.queues.queue import PersistentQueue
+from gateway.broker.queues.reads import OpenItem, ReadMode
 from gateway.broker.storage.batch import StoredItem, Ticket
 from tests.broker.steps import Steps
 
@@ -66,7 +67,7 @@ class QueueMachine(RuleBasedStateMachine):
         shutil.rmtree(self.directory)
 
     @property
-    def queue(self) -> queue_module.PersistentQueue:
+    def queue(self) -> PersistentQueue:
         return self.steps.queues.get(b"q")
 
     # Writing
@@ -164,7 +165,7 @@ class QueueMachine(RuleBasedStateMachine):
         if self.queue.waiters:
             return
         found = self.queue.read(mode)
-        while found is None and self.queue.starved:
+        while found is None and self.queue.backlog.starved:
             assert self.steps.bring()
             found = self.queue.read(mode)
         if found is None:
@@ -178,14 +179,14 @@ class QueueMachine(RuleBasedStateMachine):
     def wait(self, session: int, mode: ReadMode) -> None:
         if not self.model.ready:
             waiting = Waiting(mode, patient=True)
-            self.queue.join(waiting)
+            self.queue.waiters.join(waiting)
             self.model.waiting.append((session, mode, waiting))
 
     @precondition(lambda self: self.model.waiting)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         _, _, waiting = self.model.waiting.pop(data.draw(st.integers(0, len(self.model.waiting) - 1)))
-        self.queue.leave(waiting)
+        self.queue.waiters.leave(waiting)
 
     @rule()
     def bring(self) -> None:
@@ -242,8 +243,8 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def counts(self) -> None:
         queue = self.queue
-        assert queue.items == len(self.model.ready)
-        assert queue.bytes == sum(map(len, self.model.ready))
+        assert queue.backlog.items == len(self.model.ready)
+        assert queue.backlog.bytes == sum(map(len, self.model.ready))
         assert len(queue.open_reads) == sum(map(len, self.model.open.values()))
         assert len(queue.waiters) == len(self.model.waiting)
         assert queue.pending == sum(kind == "put" for kind, _, _ in self.changes)
@@ -251,8 +252,8 @@ class QueueMachine(RuleBasedStateMachine):
 
 def test_queue_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens in whatever order, the queue is what the model is, and so is what a restart finds."""
-    monkeypatch.setattr(queue_module, "WINDOW_ITEMS", 4)
-    monkeypatch.setattr(queue_module, "_LOW_ITEMS", 2)
+    monkeypatch.setattr(backlog_module, "WINDOW_ITEMS", 4)
+    monkeypatch.setattr(backlog_module, "_LOW_ITEMS", 2)
     run_state_machine_as_test(
         QueueMachine,
         settings=settings(

@@ -3,6 +3,7 @@ answers."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,7 @@ from gateway.broker.memcache.codec import (
 )
 from gateway.broker.memcache.session import Session
 from gateway.broker.queues.collection import IllegalNameError
-from gateway.broker.queues.queue import ReadMode
+from gateway.broker.queues.reads import ReadMode
 from gateway.broker.storage.batch import Ticket
 
 _ABSOLUTE_FROM = 1_000_000
@@ -65,7 +66,7 @@ def _put(session: Session, put: PutCommand) -> None:
         return
     expires_ms = 0
     if put.expiry:
-        base_s = broker.queues.now() if put.expiry < _ABSOLUTE_FROM else 0
+        base_s = time.time() if put.expiry < _ABSOLUTE_FROM else 0
         expires_ms = max(int((base_s + put.expiry) * 1000), 1)
     stored, ticket, item_id = broker.queues.put(put.key, put.data, expires_ms)
     if stored:
@@ -132,12 +133,12 @@ def _read(session: Session, get: GetCommand) -> None:
     if queue.creation is not None and not queue.creation.done and queue.is_child:
         session.hold(queue.creation, b"")
     mode = ReadMode.PEEK if get.peek else ReadMode.OPEN if get.open else ReadMode.TAKE
-    found = None if queue.waiters else queue.read(mode)
+    found = queue.read(mode)
     if found is not None:
         session.deliver(queue, *found)
     elif get.wait_ms is not None and get.wait_ms > 0:
         session.wait(queue, mode, get.wait_ms / 1000)
-    elif queue.starved:
+    elif queue.backlog.starved:
         session.wait(queue, mode, None)
     else:
         session.miss()

@@ -24,7 +24,8 @@ from gateway.broker.memcache.answers import Answers
 from gateway.broker.memcache.codec import END, Command, Decoder, value
 from gateway.broker.memcache.waits import Monitoring, WaitingGet
 from gateway.broker.memory import SMALL_BYTES
-from gateway.broker.queues.queue import OpenItem, PersistentQueue, ReadMode
+from gateway.broker.queues.queue import PersistentQueue
+from gateway.broker.queues.reads import OpenItem, ReadMode
 from gateway.broker.storage.batch import StoredItem, Ticket
 from gateway.common import net
 from gateway.common.states import check_move
@@ -391,7 +392,7 @@ class Session(asyncio.Protocol):
         if self._state is SessionState.CLOSED:
             return
         if self._wait is not None:
-            self._wait.queue.leave(self._wait)
+            self._wait.queue.waiters.leave(self._wait)
             if self._wait.timer is not None:
                 self._wait.timer.cancel()
             self._wait = None
@@ -419,7 +420,7 @@ class Session(asyncio.Protocol):
             wait.timer = self.broker.loop.call_later(wait_s, wait.time_out)
         self._wait = wait
         self._move(SessionState.WAITING)
-        queue.join(wait)
+        queue.waiters.join(wait)
         if self._decoder.buffered > READ_LIMIT:
             self._pause()
 

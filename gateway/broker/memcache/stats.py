@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from gateway.broker.broker import VERSION, Broker
+from gateway.broker.queues.backlog import Backlog
 from gateway.broker.queues.queue import PersistentQueue
 
 AT_ONCE = 50
@@ -20,9 +21,9 @@ def stats(broker: Broker) -> Iterator[bytes]:
         ("uptime", int(time.monotonic() - broker.started_s)),
         ("time", int(time.time())),
         ("version", VERSION.decode()),
-        ("curr_items", sum(queue.items for queue in queues)),
+        ("curr_items", sum(queue.backlog.items for queue in queues)),
         ("total_items", counters.total_items),
-        ("bytes", sum(queue.bytes for queue in queues)),
+        ("bytes", sum(queue.backlog.bytes for queue in queues)),
         ("reserved_memory_ratio", "0.000"),
         ("curr_connections", counters.curr_connections),
         ("total_connections", counters.total_connections),
@@ -69,21 +70,22 @@ def dump_stats(broker: Broker, names: Sequence[bytes]) -> Iterator[bytes]:
 
 def queue_stats(queue: PersistentQueue, children: list[bytes]) -> list[tuple[bytes, bytes]]:
     """One queue's counters in Kestrel's order. `logsize` is the size of its rows, open reads included."""
+    backlog, counters = queue.backlog, queue.counters
     counts = {
-        b"items": queue.items,
-        b"bytes": queue.bytes,
-        b"total_items": queue.total_items,
-        b"logsize": queue.bytes + queue.open_bytes,
-        b"expired_items": queue.expired_items,
-        b"mem_items": len(queue.ready),
-        b"mem_bytes": queue.ready_bytes,
-        b"age": _age_ms(queue),
-        b"discarded": queue.discarded,
+        b"items": backlog.items,
+        b"bytes": backlog.bytes,
+        b"total_items": counters.total_items,
+        b"logsize": backlog.bytes + queue.open_reads.bytes,
+        b"expired_items": counters.expired_items,
+        b"mem_items": len(backlog.ready),
+        b"mem_bytes": backlog.ready_bytes,
+        b"age": _age_ms(backlog),
+        b"discarded": counters.discarded,
         b"waiters": len(queue.waiters),
         b"open_transactions": len(queue.open_reads),
-        b"transactions": queue.transactions,
-        b"canceled_transactions": queue.canceled_transactions,
-        b"total_flushes": queue.total_flushes,
+        b"transactions": counters.transactions,
+        b"canceled_transactions": counters.canceled_transactions,
+        b"total_flushes": counters.total_flushes,
         b"journal_rewrites": 0,
         b"journal_rotations": 0,
     }
@@ -93,9 +95,9 @@ def queue_stats(queue: PersistentQueue, children: list[bytes]) -> list[tuple[byt
     return found
 
 
-def _age_ms(queue: PersistentQueue) -> int:
+def _age_ms(backlog: Backlog) -> int:
     """How long ago the last read item was added, as Kestrel counts; before a first read the head's age; empty: 0."""
-    if not queue.bytes:
+    if not backlog.bytes:
         return 0
-    reference_ms = queue.age_reference_ms or (queue.ready[0].added_ms if queue.ready else 0)
+    reference_ms = backlog.age_reference_ms or (backlog.ready[0].added_ms if backlog.ready else 0)
     return max(int(time.time() * 1000) - reference_ms, 0) if reference_ms else 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from gateway.broker.queues.queue import OpenItem, PersistentQueue, ReadMode
+from gateway.broker.queues.queue import PersistentQueue
+from gateway.broker.queues.reads import OpenItem, ReadMode
 from gateway.broker.storage.batch import StoredItem, Ticket
 
 
@@ -72,7 +73,7 @@ class WaitingGet:
             client.fail(error)
 
     def time_out(self) -> None:
-        self.queue.leave(self)
+        self.queue.waiters.leave(self)
         self.nothing(None)
 
 
@@ -96,9 +97,9 @@ class Monitoring:
             if self.left <= 0 or not client.may_open(queue):
                 client.finish_monitor()
                 return
-            found = None if queue.waiters else queue.read(ReadMode.OPEN)
+            found = queue.read(ReadMode.OPEN)
             if found is None:
-                queue.join(self)
+                queue.waiters.join(self)
                 break
             self._take(*found)
             client.write_if_many()
@@ -119,5 +120,5 @@ class Monitoring:
             self._client.fail(error)
 
     def time_out(self) -> None:
-        self.queue.leave(self)
+        self.queue.waiters.leave(self)
         self._client.finish_monitor()

@@ -7,14 +7,13 @@ fanout child (a child must get every later `set` of its parent, also after a res
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 
 from gateway.broker.config import Config
 from gateway.broker.queues.queue import PersistentQueue
-from gateway.broker.storage.batch import Purge, StoredItem, Ticket, Unchecked
+from gateway.broker.storage.batch import StoredItem, Ticket, Unchecked
 from gateway.broker.storage.committer import Committer
-from gateway.broker.storage.inventory import LAST_NUMBER, Inventory
+from gateway.broker.storage.inventory import LAST_NUMBER, Inventory, StoredQueue
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ class IllegalNameError(Exception):
 
 
 class QueueCollection:
-    """The queues, and their journal: it passes their changes to the committer."""
+    """The queues by name."""
 
     def __init__(self, committer: Committer, config: Config, inventory: Inventory) -> None:
         self.committer = committer
@@ -40,10 +39,9 @@ class QueueCollection:
         numbers = [found.number for found in inventory.queues] + [purge.number for purge in inventory.dropped]
         self._next_number = 1 + max(numbers, default=0)
         for found in inventory.queues:
-            queue = self._add(found.name, found.number)
-            queue.restore(found)
+            queue = self._add(found.name, found.number, found)
             if found.unchecked:
-                committer.add_checksums(Unchecked(queue, queue.number, queue.name, 0))
+                committer.add_checksums(Unchecked(queue.backlog, queue.number, queue.name, 0))
         for purge in inventory.dropped:
             committer.purge(purge)
 
@@ -70,21 +68,19 @@ class QueueCollection:
             queue = self._add(name, self._next_number)
             self._next_number += 1
         if not queue.stored and queue.is_child and (queue.creation is None or queue.creation.done):
-            self._announce(queue)
+            queue.create()
         return queue
 
     def children(self, name: bytes) -> list[bytes]:
         return list(self._children.get(name, ()))
 
-    def _add(self, name: bytes, number: int) -> PersistentQueue:
-        queue = self._queues[name] = PersistentQueue(name, number, self.config.limits(name), self)
+    def _add(self, name: bytes, number: int, found: StoredQueue | None = None) -> PersistentQueue:
+        queue = PersistentQueue(name, number, self.config.limits(name), self.committer, self._move_expired, found=found)
+        self._queues[name] = queue
         self.creates += 1
         if queue.is_child:
             self._children.setdefault(name.partition(b"+")[0], {})[name] = None
         return queue
-
-    def _announce(self, queue: PersistentQueue) -> None:
-        queue.creation = self.committer.create(queue, queue.number, queue.name)
 
     def put(self, name: bytes, data: bytes, expires_ms: int) -> tuple[bool, Ticket | None, int]:
         """Adds to every child and then to the queue itself; a full child gets no copy.
@@ -104,7 +100,7 @@ class QueueCollection:
         if queue.refuses(len(data)):
             return False, ticket, 0
         ticket = queue.put(data, expires_ms)
-        return True, ticket, queue.last_id
+        return True, ticket, queue.backlog.last_id
 
     def never_takes(self, name: bytes, size: int) -> bool:
         """Whether the queue accepts no item of that size, however empty it is."""
@@ -131,7 +127,7 @@ class QueueCollection:
         """Sets new limits for existing and future queues."""
         self.config = config
         for queue in self._queues.values():
-            queue.configure(config.limits(queue.name))
+            queue.limits = config.limits(queue.name)
 
     def drop_expired(self) -> int:
         """Removes expired items from the heads of all queues; returns how many."""
@@ -140,50 +136,23 @@ class QueueCollection:
     def sweep(self) -> None:
         """Once a second: removes expired items, and wakes queues whose head was never read since the start."""
         for queue in self:
-            if queue.ready:
+            if queue.backlog.ready:
                 queue.drop_expired()
-            if queue.behind and (queue.limits.expire_to_queue or queue.max_age_ms):
+            if queue.backlog.behind and (queue.limits.expire_to_queue or queue.limits.max_age):
                 queue.head()
 
     def evict(self) -> None:
         """Ends every wait on every queue without an item."""
         for queue in self:
-            queue.evict()
+            queue.waiters.evict()
 
-    # The journal of the queues
-
-    def put_item(self, queue: PersistentQueue, item: StoredItem) -> Ticket:
-        if not queue.stored:
-            self._announce(queue)
-        return self.committer.put(queue, item)
-
-    def remove(self, queue: PersistentQueue, item: StoredItem) -> Ticket:
-        return self.committer.remove(queue, item)
-
-    def discard(self, item: StoredItem) -> None:
-        self.committer.sweep(item)
-
-    def recount(self, queue: PersistentQueue) -> None:
-        self.committer.recount(queue.number)
-
-    def purge(self, queue: PersistentQueue, spans: list[tuple[int, int]], *, drop: bool) -> Ticket | None:
-        if not spans or (not queue.stored and queue.creation is None):
-            return None
-        return self.committer.purge(Purge(queue.number, spans, drop=drop))
-
-    def read_ahead(self, queue: PersistentQueue, generation: int, after: int, upto: int) -> None:
-        self.committer.read_ahead(queue, generation, after, upto)
-
-    def expire(self, queue: PersistentQueue, item: StoredItem) -> bool:
+    def _move_expired(self, queue: PersistentQueue, item: StoredItem) -> bool:
         """Moves an expired item to its queue's `expire_to_queue`; False if that queue does not accept it."""
         target = self.get(queue.limits.expire_to_queue.encode())
         if target.refuses(len(item.data)):
             log.warning("an expired item of %r is dropped: %r is full", queue.name, target.name)
             return False
         if not target.stored:
-            self._announce(target)
+            target.create()
         self.committer.move(queue, item, target, target.make(item.data, 0))
         return True
-
-    def now(self) -> float:
-        return time.time()

@@ -49,11 +49,16 @@ class ItemOwner(Protocol):
     """The owner of an item. It is informed of what happened to the item on disk."""
 
     def created(self) -> None: ...
-    def checked(self) -> None: ...
     def placed(self, item: StoredItem) -> None: ...
     def not_placed(self, item: StoredItem) -> None: ...
     def not_removed(self, item: StoredItem) -> None: ...
     def serve(self) -> None: ...
+
+
+class ChecksumOwner(Protocol):
+    """The owner of rows without checksums. It is informed when every row has one."""
+
+    def checked(self) -> None: ...
 
 
 class Ticket:
@@ -97,7 +102,7 @@ class Unchecked:
 
     __slots__ = ("after", "name", "number", "owner")
 
-    def __init__(self, owner: ItemOwner, number: int, name: bytes, after: int) -> None:
+    def __init__(self, owner: ChecksumOwner, number: int, name: bytes, after: int) -> None:
         self.owner = owner
         self.number = number
         self.name = name
@@ -175,7 +180,7 @@ class Batch:
         self.removed.append((owner, item))
         return self._remove(item)
 
-    def sweep(self, item: StoredItem) -> None:
+    def discard(self, item: StoredItem) -> None:
         """Removes the item's row with this batch or a later one."""
         self.chores.append(item)
         self._remove(item)
@@ -218,7 +223,7 @@ class Batch:
             yield new.id, piece
         for item in [item for _, item in self.removed] + self.chores:
             piece = Batch()
-            piece.sweep(item)
+            piece.discard(item)
             yield item.id, piece
         for purge in self.purges:
             piece = Batch()

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from gateway.broker.storage.batch import Batch, ItemOwner, Purge, StoredItem, Ticket, Unchecked
 from gateway.broker.storage.database import Outcome
-from gateway.broker.storage.reader import WindowOwner
+from gateway.broker.storage.reader import QueueRows, WindowOwner
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class DiskThreads(Protocol):
     """Does the blocking work in threads, and calls back on the loop."""
 
     def write(self, batch: Batch, done: Callable[[Batch, Outcome], None]) -> None: ...
-    def read(self, owner: WindowOwner, generation: int, after: int, upto: int) -> None: ...
+    def read(self, owner: WindowOwner, rows: QueueRows, generation: int, after: int, upto: int) -> None: ...
 
 
 class Committer:
@@ -78,9 +78,9 @@ class Committer:
         self._touch()
         return self._batch.remove(owner, item)
 
-    def sweep(self, item: StoredItem) -> None:
+    def discard(self, item: StoredItem) -> None:
         self._touch()
-        self._batch.sweep(item)
+        self._batch.discard(item)
 
     def move(self, source: ItemOwner, old: StoredItem, target: ItemOwner, new: StoredItem) -> None:
         self._touch()
@@ -106,9 +106,9 @@ class Committer:
         self._batch.meta[key] = value
         return self._batch.puts
 
-    def read_ahead(self, owner: WindowOwner, generation: int, after: int, upto: int) -> None:
+    def read_ahead(self, owner: WindowOwner, rows: QueueRows, generation: int, after: int, upto: int) -> None:
         """Passes rows above `after` to `owner.loaded`, as many as fit a window."""
-        self._threads.read(owner, generation, after, upto)
+        self._threads.read(owner, rows, generation, after, upto)
 
     # When batches are written
 
@@ -210,7 +210,7 @@ class Committer:
     def sweep_chores(self) -> None:
         """Once a second: tries failed removals again, and probes a disk in trouble."""
         for item in self._later:
-            self.sweep(item)
+            self.discard(item)
         self._later = []
         for purge in self._purges_later:
             self.purge(purge)

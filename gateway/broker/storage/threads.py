@@ -42,9 +42,9 @@ class Threads:
         """Writes the batch after those before it, then calls `done`."""
         self._writes.put((batch, done))
 
-    def read(self, owner: WindowOwner, generation: int, after: int, upto: int) -> None:
+    def read(self, owner: WindowOwner, rows: QueueRows, generation: int, after: int, upto: int) -> None:
         """Passes a window of rows above `after` to `owner.loaded`, or an error to `owner.not_loaded`."""
-        self._reads.put((owner, owner.source, generation, after, upto))
+        self._reads.put((owner, rows, generation, after, upto))
 
     def _write_batches(self) -> None:
         while (work := self._writes.get()) is not None:
@@ -59,9 +59,9 @@ class Threads:
 
     def _read_ahead(self) -> None:
         while (work := self._reads.get()) is not None:
-            owner, source, generation, after, upto = work
+            owner, rows, generation, after, upto = work
             try:
-                window = self._reader.read(source, after, upto, WINDOW_ITEMS, WINDOW_BYTES)
+                window = self._reader.read(rows, after, upto, WINDOW_ITEMS, WINDOW_BYTES)
             except DatabaseError as exc:
                 log.error("cannot read ahead: %s", exc)  # noqa: TRY400 - one line is enough for a full disk
                 called = self._call(owner.not_loaded, str(exc))

@@ -1,0 +1,149 @@
+"""Reads of items, independent of the client's protocol: the modes, and the open reads of a queue and of a connection.
+
+An open read sets an item aside for one client until the client confirms it or gives it back. Kestrel calls it an open
+transaction. The queue keeps its open reads (`OpenReads`), and so does each connection (`ClientReads`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+from gateway.broker.storage.batch import StoredItem, Ticket
+
+
+class ReadMode(Enum):
+    """What a reader does with the item: removes it, holds it open, or peeks at it."""
+
+    TAKE = 1
+    OPEN = 2
+    PEEK = 3
+
+
+class Settler(Protocol):
+    """The queue of an open read, which settles it."""
+
+    @property
+    def name(self) -> bytes: ...
+    def confirm(self, read: OpenItem) -> Ticket | None: ...
+    def give_back(self, read: OpenItem) -> None: ...
+
+
+class OpenItem:
+    """One open read. `live` until it is settled, timed out, or its queue is deleted."""
+
+    __slots__ = ("item", "live", "opened_s", "queue")
+
+    def __init__(self, queue: Settler, item: StoredItem, opened_s: float) -> None:
+        self.queue = queue
+        self.item = item
+        self.opened_s = opened_s
+        self.live = True
+
+
+Delivery: TypeAlias = tuple[StoredItem, OpenItem | None, Ticket | None]
+"""The item; its open read, in mode OPEN; the ticket to wait for before the item is sent, in mode TAKE."""
+
+
+class OpenReads:
+    """The open reads of one queue, oldest first. `bytes`: the size of their items."""
+
+    __slots__ = ("_reads", "bytes")
+
+    def __init__(self) -> None:
+        self._reads: dict[OpenItem, None] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._reads)
+
+    def add(self, read: OpenItem) -> None:
+        self._reads[read] = None
+        self.bytes += len(read.item.data)
+
+    def close(self, read: OpenItem) -> None:
+        """The read is settled."""
+        read.live = False
+        del self._reads[read]
+        self.bytes -= len(read.item.data)
+
+    def overdue(self, before_s: float) -> OpenItem | None:
+        """The oldest read, if it was opened before that time."""
+        read = next(iter(self._reads), None)
+        return read if read is not None and read.opened_s < before_s else None
+
+    def void(self) -> None:
+        """The queue is deleted: nothing is left to settle."""
+        for read in self._reads:
+            read.live = False
+        self._reads.clear()
+        self.bytes = 0
+
+    def ids(self) -> list[int]:
+        """The ids of their items, in order of the ids."""
+        return sorted(read.item.id for read in self._reads)
+
+
+class ClientReads:
+    """The open reads of one client connection, by queue, in the order in which it took the items.
+
+    limit: how many may be open per queue. The connection gives all of them back when it ends.
+    """
+
+    __slots__ = ("_by_queue", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._by_queue: dict[bytes, OrderedDict[OpenItem, None]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_queue.values()))
+
+    def count(self, name: bytes) -> int:
+        """How many are open on the queue with this name."""
+        return len(self._by_queue.get(name, ()))
+
+    def may_open(self, name: bytes) -> bool:
+        """Whether a further one may be opened on the queue."""
+        return len(self._by_queue.get(name, ())) < self.limit
+
+    def add(self, read: OpenItem) -> None:
+        name = read.queue.name
+        reads = self._by_queue.get(name)
+        if reads is None:
+            reads = self._by_queue[name] = OrderedDict()
+        reads[read] = None
+
+    def confirm_oldest(self, name: bytes) -> Ticket | None:
+        """Confirms the oldest read of the queue, if there is one. The ticket is settled when the item's row is gone;
+        None if nothing is to be removed."""
+        reads = self._by_queue.get(name)
+        if not reads:
+            return None
+        read, _ = reads.popitem(last=False)
+        return read.queue.confirm(read)
+
+    def abort_oldest(self, name: bytes) -> None:
+        """Gives the oldest read of the queue back, if there is one."""
+        reads = self._by_queue.get(name)
+        if reads:
+            read, _ = reads.popitem(last=False)
+            read.queue.give_back(read)
+
+    def confirm(self, read: OpenItem) -> Ticket | None:
+        """Confirms this read, in any order. Raises KeyError if it is not one of this connection."""
+        del self._by_queue[read.queue.name][read]
+        return read.queue.confirm(read)
+
+    def abort(self, read: OpenItem) -> None:
+        """Gives this read back, in any order. Raises KeyError if it is not one of this connection."""
+        del self._by_queue[read.queue.name][read]
+        read.queue.give_back(read)
+
+    def give_back_all(self) -> None:
+        """The connection is over: gives everything back, of each queue in the order of taking."""
+        by_queue, self._by_queue = self._by_queue, {}
+        for reads in by_queue.values():
+            for read in reads:
+                read.queue.give_back(read)

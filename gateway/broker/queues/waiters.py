@@ -1,0 +1,50 @@
+"""The reads that wait for an item of one queue, in order of arrival. Any kind of connection can wait."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Protocol
+
+from gateway.broker.queues.reads import OpenItem, ReadMode
+from gateway.broker.storage.batch import StoredItem, Ticket
+
+
+class WaitingRead(Protocol):
+    """A read that waits. `patient`: for items to arrive; otherwise only for items that are on disk.
+
+    It gets one of the two calls, once, and no longer waits then.
+    """
+
+    mode: ReadMode
+    patient: bool
+
+    def receive(self, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None:
+        """The item, as `reads.Delivery` describes it."""
+
+    def nothing(self, error: str | None) -> None:
+        """There is no item. error: why the disk could not be read, or None."""
+
+
+class Waiters(OrderedDict[WaitingRead, None]):
+    """Those that wait for one queue; the first is served first."""
+
+    def join(self, waiter: WaitingRead) -> None:
+        """Waits behind all others, until it is served or leaves."""
+        self[waiter] = None
+
+    def leave(self, waiter: WaitingRead) -> None:
+        """Waits no longer, if it still did."""
+        self.pop(waiter, None)
+
+    def dismiss_impatient(self, error: str | None) -> None:
+        """Ends the waits of those that only wait for the disk."""
+        for waiter in [waiter for waiter in self if not waiter.patient]:
+            del self[waiter]
+            waiter.nothing(error)
+
+    def evict(self) -> None:
+        """Ends every wait without an item."""
+        waiters = list(self)
+        self.clear()
+        for waiter in waiters:
+            waiter.nothing(None)
