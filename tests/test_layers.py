@@ -109,6 +109,10 @@ BROKER_RANKS: dict[str, int] = {
     "queues": 2,
     "check": 2,
     "storage": 1,
+    "connections": 1,
+    "listening": 0,
+    "client_log": 0,
+    "counters": 0,
     "config": 0,
     "memory": 0,
 }

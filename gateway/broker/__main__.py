@@ -28,7 +28,8 @@ except ImportError:
 
 from gateway.broker.broker import Broker, Options
 from gateway.broker.config import ConfigError
-from gateway.broker.server import AddressError, BrokerServer, ListenAddress, parse_address
+from gateway.broker.listening import AddressError, ListenAddress, parse_address
+from gateway.broker.server import BrokerServer
 from gateway.broker.storage.reader import DatabaseError
 from gateway.common import logs
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals

@@ -1,4 +1,8 @@
-"""The running broker without its sockets: queues, committer, status, limits and counters, shared by all sessions."""
+"""The running broker without its sockets: its state, and what a client can do with items.
+
+`put` and `read` need no connection of a particular protocol: the caller says which open reads are its client's
+(`reads.ClientReads`, which also confirms and aborts), and waits, if it wants to, as a `waiters.WaitingRead`.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,35 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from pathlib import Path
 
 from gateway.broker import config as configuration
 from gateway.broker.counters import BrokerCounters
+from gateway.broker.client_log import ClientLog
 from gateway.broker.memory import BufferLimit
 from gateway.broker.queues.collection import QueueCollection
+from gateway.broker.queues.queue import PersistentQueue
+from gateway.broker.queues.reads import ClientReads, Delivery, ReadMode
 from gateway.broker.storage.batch import Ticket
 from gateway.broker.storage.committer import Committer
 from gateway.broker.storage.database import Database
 from gateway.broker.storage.threads import Threads
-from gateway.common.limited_log import LimitedLog
 
 log = logging.getLogger(__name__)
 
 VERSION = b"2.4.8"
 """Only digits and dots, because old clients accept nothing else. Source: kestrel-wire.md."""
+_ABSOLUTE_FROM = 1_000_000
+"""From this value on an expiry is seconds since the epoch. Source: kestrel-wire.md, Set."""
+
+
+class UnavailableError(Exception):
+    """The status or the disk allows no such operation at the moment. The message says why, for the client."""
+
+
+class TooManyReadsError(Exception):
+    """The client's connection has as many open reads of the queue as it may have."""
 
 
 class Status(IntEnum):
@@ -33,6 +49,16 @@ class Status(IntEnum):
     WRITEAVOID = 2
     READONLY = 3
     QUIESCENT = 4
+
+
+class PutOutcome(Enum):
+    """ACCEPTED: stored when the ticket is settled. FULL and TOO_LARGE: the queue itself gets no item, but children may;
+    TOO_LARGE: it would not even if it were empty. CONGESTED: nothing was done; try again when the ticket is settled."""
+
+    ACCEPTED = 1
+    FULL = 2
+    TOO_LARGE = 3
+    CONGESTED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +82,11 @@ class Broker:
         self.options = options
         self.loop = loop
         self.counters = BrokerCounters()
+        self.client_log = ClientLog()
         self.started_s = time.monotonic()
         self.on_shutdown: Callable[[], None] = lambda: None
         self.config = configuration.load(options.config)
         self.memory = BufferLimit(options.max_buffered_bytes)
-        self._sparing = LimitedLog()
         database = Database(options.data, fsync=options.fsync, lock_wait_s=options.lock_wait_s)
         try:
             inventory = database.inventory()
@@ -73,25 +99,62 @@ class Broker:
         self.queues = QueueCollection(self.committer, self.config, inventory)
         self._sweeping: asyncio.TimerHandle = loop.call_later(1, self._sweep)
 
-    # Actions of clients that an operator should know, one log line each
+    # Items
 
-    def tell_foreign(self, protocol: str, peer: str) -> None:
-        """A client of another protocol was disconnected."""
-        if (more := self._sparing.count(protocol)) is not None:
-            log.warning(
-                "%s disconnected: sent %s; only the text protocol of memcache is supported%s", peer, protocol, more
-            )
+    def put(self, name: bytes, data: bytes, expiry: int) -> tuple[PutOutcome, Ticket | None, int]:
+        """Adds an item to the queue and to its fanout children.
 
-    def tell_dropped(self, peer: str) -> None:
-        """A client was disconnected because of the bytes that were buffered for it."""
-        if (more := self._sparing.count("memory")) is not None:
-            limit = self.options.max_buffered_bytes
-            log.warning("%s is disconnected: incomplete items and unread answers reach %d bytes%s", peer, limit, more)
+        expiry: seconds from now if below 1,000,000, otherwise seconds since the epoch; 0 means never. Returns the
+        outcome, the ticket to wait for before the answer, and the id of the queue's own item, or 0: if the ticket
+        refuses that id, the disk could not store just this item. Raises IllegalNameError, UnavailableError, and
+        OverflowError if no id is left.
+        """
+        counters, committer = self.counters, self.committer
+        counters.cmd_set += 1
+        self.require_writable()
+        if committer.trouble is not None and (why := committer.refusal) is not None:
+            raise UnavailableError(why)
+        congested = committer.congested
+        if congested is not None:
+            counters.cmd_set -= 1
+            return PutOutcome.CONGESTED, congested, 0
+        expires_ms = 0
+        if expiry:
+            base_s = time.time() if expiry < _ABSOLUTE_FROM else 0
+            expires_ms = max(int((base_s + expiry) * 1000), 1)
+        accepted, ticket, item_id = self.queues.put(name, data, expires_ms)
+        if accepted:
+            counters.total_items += 1
+            return PutOutcome.ACCEPTED, ticket, item_id
+        return PutOutcome.TOO_LARGE if self.queues.never_takes(name, len(data)) else PutOutcome.FULL, ticket, item_id
 
-    def tell_crowded(self, what: str, limit: int) -> None:
-        """There are too many connections; `what` happened to one."""
-        if (more := self._sparing.count("connections")) is not None:
-            log.warning("connection limit (%d) reached: %s%s", limit, what, more)
+    def read(self, name: bytes, mode: ReadMode, reads: ClientReads) -> tuple[PersistentQueue, Delivery | None]:
+        """Reads the first item of the queue; in mode OPEN the open read is added to `reads`.
+
+        None instead of the item: there is none, or others wait for it. Then the caller may join `queue.waiters`, and
+        must do so if `queue.backlog.starved`: the disk is being read. The caller counts hits and misses. Raises
+        IllegalNameError, UnavailableError, TooManyReadsError.
+        """
+        if self._status is Status.QUIESCENT:
+            raise UnavailableError("quiescent")
+        if mode is ReadMode.OPEN and not reads.may_open(name):
+            raise TooManyReadsError
+        if mode is ReadMode.PEEK:
+            self.counters.cmd_peek += 1
+        else:
+            self.counters.cmd_get += 1
+        queue = self.queues.get(name)
+        return queue, queue.read(mode, reads)
+
+    def require_readable(self) -> None:
+        """Raises UnavailableError if the status allows no reads."""
+        if self._status is Status.QUIESCENT:
+            raise UnavailableError("quiescent")
+
+    def require_writable(self) -> None:
+        """Raises UnavailableError if the status allows no puts, flushes and deletes."""
+        if self._status >= Status.READONLY:
+            raise UnavailableError(self._status.name.lower())
 
     # Status
 
@@ -110,15 +173,6 @@ class Broker:
         log.warning("status set to %s", status.name)
         self._status = status
         return self.committer.set_meta("status", status.name)
-
-    @property
-    def blocks_reads(self) -> bool:
-        return self._status is Status.QUIESCENT
-
-    @property
-    def blocks_writes(self) -> str | None:
-        """Why the status forbids sets, flushes and deletes, or None."""
-        return self._status.name.lower() if self._status >= Status.READONLY else None
 
     # Configuration and end
 

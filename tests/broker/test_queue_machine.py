@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gateway.broker.queues import backlog as backlog_module
 from gateway.broker.queues.queue import PersistentQueue
-from gateway.broker.queues.reads import OpenItem, ReadMode
+from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode
 from gateway.broker.storage.batch import StoredItem, Ticket
 from tests.broker.steps import Steps
 
@@ -26,9 +26,10 @@ SESSIONS = st.integers(0, 2)
 class Waiting:
     """A waiter that remembers what it got."""
 
-    def __init__(self, mode: ReadMode, *, patient: bool) -> None:
+    def __init__(self, mode: ReadMode, reads: ClientReads, *, patient: bool) -> None:
         self.mode = mode
         self.patient = patient
+        self.reads = reads
         self.got: list[tuple[StoredItem, OpenItem | None, Ticket | None]] = []
         self.ended = False
 
@@ -59,7 +60,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.steps = Steps(self.directory)
         self.model = Model()
         self.count = 0
-        self.reads: dict[int, list[OpenItem]] = {0: [], 1: [], 2: []}
+        self.reads = {session: ClientReads(100) for session in range(3)}
         self.changes: list[tuple[str, bytes, Ticket]] = []
 
     def teardown(self) -> None:
@@ -153,7 +154,6 @@ class QueueMachine(RuleBasedStateMachine):
         if mode is ReadMode.OPEN:
             assert read is not None
             model.open[session].append(item.data)
-            self.reads[session].append(read)
         else:
             assert ticket is not None
             self.changes.append(("remove", item.data, ticket))
@@ -164,10 +164,10 @@ class QueueMachine(RuleBasedStateMachine):
     def read(self, session: int, mode: ReadMode) -> None:
         if self.queue.waiters:
             return
-        found = self.queue.read(mode)
+        found = self.queue.read(mode, self.reads[session])
         while found is None and self.queue.backlog.starved:
             assert self.steps.bring()
-            found = self.queue.read(mode)
+            found = self.queue.read(mode, self.reads[session])
         if found is None:
             assert not self.model.ready
         else:
@@ -178,7 +178,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(session=SESSIONS, mode=st.sampled_from(ReadMode))
     def wait(self, session: int, mode: ReadMode) -> None:
         if not self.model.ready:
-            waiting = Waiting(mode, patient=True)
+            waiting = Waiting(mode, self.reads[session], patient=True)
             self.queue.waiters.join(waiting)
             self.model.waiting.append((session, mode, waiting))
 
@@ -194,32 +194,31 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Settling
 
-    @precondition(lambda self: any(self.reads.values()))
+    @precondition(lambda self: any(self.model.open.values()))
     @rule(data=st.data())
     def confirm(self, data: st.DataObject) -> None:
         session = self._session_with_reads(data)
-        read = self.reads[session].pop(0)
-        ticket = self.queue.confirm(read)
+        ticket = self.reads[session].confirm_oldest(b"q")
         assert ticket is not None
         self.changes.append(("remove", self.model.open[session].pop(0), ticket))
 
-    @precondition(lambda self: any(self.reads.values()))
+    @precondition(lambda self: any(self.model.open.values()))
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
         session = self._session_with_reads(data)
         self.model.ready.insert(0, self.model.open[session].pop(0))
-        self.queue.give_back(self.reads[session].pop(0))
+        self.reads[session].abort_oldest(b"q")
         self._serve()
 
     @rule(session=SESSIONS)
     def disconnect(self, session: int) -> None:
-        while self.reads[session]:
+        self.reads[session].give_back_all()
+        for _ in range(len(self.model.open[session])):
             self.model.ready.insert(0, self.model.open[session].pop(0))
-            self.queue.give_back(self.reads[session].pop(0))
             self._serve()
 
     def _session_with_reads(self, data: st.DataObject) -> int:
-        return data.draw(st.sampled_from([session for session, reads in self.reads.items() if reads]))
+        return data.draw(st.sampled_from([session for session, opened in self.model.open.items() if opened]))
 
     # Emptying, crashing
 
@@ -237,7 +236,7 @@ class QueueMachine(RuleBasedStateMachine):
     def crash(self) -> None:
         self.steps.crash()
         self.model = Model(ready=list(self.model.stored), stored=self.model.stored)
-        self.reads = {0: [], 1: [], 2: []}
+        self.reads = {session: ClientReads(100) for session in range(3)}
         self.changes = []
 
     @invariant()
@@ -246,6 +245,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert queue.backlog.items == len(self.model.ready)
         assert queue.backlog.bytes == sum(map(len, self.model.ready))
         assert len(queue.open_reads) == sum(map(len, self.model.open.values()))
+        assert {session: len(reads) for session, reads in self.reads.items()} == {
+            session: len(opened) for session, opened in self.model.open.items()
+        }
         assert len(queue.waiters) == len(self.model.waiting)
         assert queue.pending == sum(kind == "put" for kind, _, _ in self.changes)
 

@@ -18,27 +18,27 @@ HELD_ANSWERS = 2000
 class Answers:
     """Answers that wait for a commit, and those that may be written. ready_bytes: the size of the latter."""
 
-    __slots__ = ("_held", "_held_bytes", "_ready", "ready_bytes")
+    __slots__ = ("_held_bytes", "_ready", "held", "ready_bytes")
 
     def __init__(self) -> None:
-        self._held: deque[tuple[Ticket | None, int, bytes]] = deque()  # ticket, the item's id or 0, answer
+        self.held: deque[tuple[Ticket | None, int, bytes]] = deque()  # ticket, the item's id or 0, answer
         self._held_bytes = 0
         self._ready: list[bytes] = []
         self.ready_bytes = 0
 
     def __len__(self) -> int:
         """How many answers wait."""
-        return len(self._held)
+        return len(self.held)
 
     @property
     def full(self) -> bool:
         """Whether so many answers wait that no further command should run."""
-        return self._held_bytes > HELD_BYTES or len(self._held) > HELD_ANSWERS
+        return self._held_bytes > HELD_BYTES or len(self.held) > HELD_ANSWERS
 
     def add(self, data: bytes) -> None:
         """An answer that waits for no commit itself."""
-        if self._held:
-            self._held.append((None, 0, data))
+        if self.held:
+            self.held.append((None, 0, data))
             self._held_bytes += len(data)
         elif data:
             self._ready.append(data)
@@ -50,20 +50,20 @@ class Answers:
 
     def hold(self, ticket: Ticket, data: bytes, holder: Holder, item_id: int = 0) -> None:
         """Keeps the answer until the ticket is settled, when `holder` is released."""
-        self._held.append((ticket, item_id, data))
+        self.held.append((ticket, item_id, data))
         self._held_bytes += len(data)
         ticket.holders[holder] = None
 
     def release(self) -> str | None:
         """Makes settled answers ready to write. Returns why a commit failed; nothing after it may be answered then."""
-        held = self._held
+        held = self.held
         while held:
             ticket, item_id, data = held[0]
             if ticket is not None:
                 if not ticket.done:
                     break
                 if ticket.error is not None:
-                    self._held.clear()
+                    self.held.clear()
                     self._held_bytes = 0
                     return ticket.error
             held.popleft()
@@ -81,7 +81,8 @@ class Answers:
         if not ready:
             return b""
         data = ready[0] if len(ready) == 1 else b"".join(ready)
-        self.forget_ready()
+        ready.clear()
+        self.ready_bytes = 0
         return data
 
     def forget_ready(self) -> None:
@@ -90,7 +91,7 @@ class Answers:
 
     def clear(self) -> None:
         """Drops all answers."""
-        self._held.clear()
+        self.held.clear()
         self._held_bytes = 0
         self.forget_ready()
 

@@ -20,7 +20,7 @@ from typing import Protocol, TypeAlias
 from gateway.broker.config import QueueLimits
 from gateway.broker.counters import QueueCounters
 from gateway.broker.queues.backlog import Backlog
-from gateway.broker.queues.reads import Delivery, OpenItem, OpenReads, ReadMode
+from gateway.broker.queues.reads import ClientReads, Delivery, OpenItem, OpenReads, ReadMode
 from gateway.broker.queues.waiters import Waiters
 from gateway.broker.storage.batch import ItemOwner, Purge, StoredItem, Ticket
 from gateway.broker.storage.inventory import StoredQueue, highest_id, lowest_id
@@ -168,11 +168,14 @@ class PersistentQueue:
             self.journal.read_ahead(self, backlog.rows, backlog.generation, backlog.cursor, backlog.visible_id)
         return ready[0] if ready else None
 
-    def read(self, mode: ReadMode) -> Delivery | None:
-        """The head, read as `mode` says. None if there is none at the moment, or if others wait for it."""
-        return None if self.waiters else self._read(mode)
+    def read(self, mode: ReadMode, reads: ClientReads) -> Delivery | None:
+        """The head, read as `mode` says; an open read is added to `reads`, those of the client's connection.
 
-    def _read(self, mode: ReadMode) -> Delivery | None:
+        None if there is no item at the moment, or if others wait for it.
+        """
+        return None if self.waiters else self._read(mode, reads)
+
+    def _read(self, mode: ReadMode, reads: ClientReads) -> Delivery | None:
         timeout_s = self.limits.open_transaction_timeout
         if timeout_s and self.backlog.items and mode is not ReadMode.PEEK:
             self._time_out_oldest(timeout_s)
@@ -187,6 +190,7 @@ class PersistentQueue:
         self.counters.transactions += 1
         read = OpenItem(self, item, time.time())
         self.open_reads.add(read)
+        reads.add(read)
         return item, read, None
 
     def serve(self) -> None:
@@ -194,7 +198,7 @@ class PersistentQueue:
         waiters = self.waiters
         while waiters:
             waiter = next(iter(waiters))
-            found = self._read(waiter.mode)
+            found = self._read(waiter.mode, waiter.reads)
             if found is None:
                 break
             waiters.popitem(last=False)

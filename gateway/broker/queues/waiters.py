@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Protocol
 
-from gateway.broker.queues.reads import OpenItem, ReadMode
+from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode
 from gateway.broker.storage.batch import StoredItem, Ticket
 
 
 class WaitingRead(Protocol):
     """A read that waits. `patient`: for items to arrive; otherwise only for items that are on disk.
 
-    It gets one of the two calls, once, and no longer waits then.
+    It gets one of the two calls, once, and no longer waits then. An open read is added to `reads` first, those of its
+    connection.
     """
 
     mode: ReadMode
     patient: bool
+    reads: ClientReads
 
     def receive(self, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None:
         """The item, as `reads.Delivery` describes it."""
