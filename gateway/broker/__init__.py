@@ -4,29 +4,39 @@ Of the rest of the gateway it imports only gateway/common/. Only cli.py imports 
 Packages and modules, from the bottom; tests/test_layers.py holds the order:
 
     config       the TOML file and the limits of a queue
+    counters     what `stats` and `dump_stats` count
     memory       the limit for incomplete items and unread answers
+    client_log   log lines about clients
+    connections  how many connections there may be, and who goes
+    listening    addresses, and sockets bound to them
     storage/     the disk; knows no queue in memory
-        batch        the changes of one transaction, and the tickets that answers wait for
-        checksum     the checksums of rows
-        schema       the layout of the SQLite file, and upgrades of older layouts
-        inventory    the content of the file at the start
-        reader       reads rows, and leaves out damaged ones
-        reserve      disk space that is reserved for removals
-        database     the SQLite file: write a batch, recover
-        committer    group commit: collects changes for the disk, and settles their tickets
-        threads      the writer and the reader, which block on the disk
-    check/       the command `check`: examine reads a data directory, repair makes a sound file, command is both
+        batch         the changes of one transaction, and the tickets that answers wait for
+        checksum      the checksums of rows
+        schema        the layout of the SQLite file, and upgrades of older layouts
+        inventory     the content of the file at the start
+        reader        reads rows, and leaves out damaged ones
+        reserve       disk space that is reserved for removals
+        opening       locks the directory and opens the file
+        batch_writer  writes a batch in one transaction
+        database      the directory: what happens when a batch cannot be written
+        committer     group commit: collects changes for the disk, and settles their tickets
+        threads       the writer and the reader, which block on the disk
+    check/       the command `check`: examine reads a data directory, repair makes a sound file, command prints
     queues/      the queues in memory; knows no protocol
-        queue        one FIFO: items, open reads, waiters, limits; no I/O
-        collection   all queues: names, fanout children, expiry
-    broker       what all connections share: queues, status, counters
+        backlog       the items that nobody has read, in order
+        reads         modes of reading, and the open reads of a queue and of a client's connection
+        waiters       the reads that wait
+        queue         one FIFO: who gets which item, limits, expiry; no I/O
+        collection    all queues: names, fanout children, moves of expired items
+    broker       what a client can do with items, whatever its protocol; status, configuration
     memcache/    Kestrel's memcache protocol
-        codec        bytes to commands, answers to bytes; no I/O
-        answers      the answers of one connection, in order
-        waits        gets and monitors that wait for items
-        session      one connection: reads bytes, keeps answers in order
-        commands     what each command does
-        stats        stats and dump_stats
-    server       listeners, start and stop
+        codec         bytes to commands, answers to bytes; no I/O
+        answers       the answers of one connection, in order
+        session       the commands of one connection, in order; no sockets
+        long_commands gets that wait, monitors, answers in parts
+        commands      what each command does
+        stats         stats and dump_stats
+        connection    the socket of one client: buffers, silence, the end
+    server       listens, stops in order
     __main__     the command, signals and the parent's channel
 """

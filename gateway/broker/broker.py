@@ -15,8 +15,8 @@ from enum import Enum, IntEnum
 from pathlib import Path
 
 from gateway.broker import config as configuration
-from gateway.broker.counters import BrokerCounters
 from gateway.broker.client_log import ClientLog
+from gateway.broker.counters import BrokerCounters
 from gateway.broker.memory import BufferLimit
 from gateway.broker.queues.collection import QueueCollection
 from gateway.broker.queues.queue import PersistentQueue

@@ -10,8 +10,9 @@ from pathlib import Path
 from gateway.broker.config import Config
 from gateway.broker.queues.collection import QueueCollection
 from gateway.broker.storage.batch import Batch
+from gateway.broker.storage.batch_writer import Outcome
 from gateway.broker.storage.committer import Committer
-from gateway.broker.storage.database import Database, Outcome
+from gateway.broker.storage.database import Database
 from gateway.broker.storage.reader import QueueRows, WindowOwner
 
 
@@ -81,7 +82,7 @@ class Steps:
         if removals_too or not batch.has_removals:
             done(batch, Outcome("disk full", "disk full" if batch.has_removals else None))
         else:
-            done(batch, dataclasses.replace(self.database._transaction(batch, puts=False), puts="disk full"))
+            done(batch, dataclasses.replace(self.database.writer.write(batch, puts=False), puts="disk full"))
         return True
 
     def bring(self) -> bool:

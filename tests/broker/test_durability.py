@@ -18,7 +18,8 @@ import pytest
 
 from gateway.broker.storage import checksum
 from gateway.broker.storage.batch import Batch, StoredItem
-from gateway.broker.storage.database import PURGE_ROWS, Database
+from gateway.broker.storage.batch_writer import PURGE_ROWS
+from gateway.broker.storage.database import Database
 from gateway.broker.storage.inventory import StoredQueue, lowest_id
 from gateway.broker.storage.reader import DatabaseError
 from tests.lab.broker import BrokerProcess

@@ -16,8 +16,8 @@ from pathlib import Path
 from gateway.broker.storage import schema
 from gateway.broker.storage.batch import SEQUENCE_BITS
 from gateway.broker.storage.checksum import seed
-from gateway.broker.storage.database import FILE, LOCK
 from gateway.broker.storage.inventory import highest_id, is_sound, lowest_id
+from gateway.broker.storage.opening import FILE, LOCK
 from gateway.broker.storage.reader import Damage, DatabaseError, QueueRows, Reader
 from gateway.common import wal
 

@@ -20,7 +20,7 @@ from typing import Protocol, TypeAlias
 from gateway.broker.config import QueueLimits
 from gateway.broker.counters import QueueCounters
 from gateway.broker.queues.backlog import Backlog
-from gateway.broker.queues.reads import ClientReads, Delivery, OpenItem, OpenReads, ReadMode
+from gateway.broker.queues.reads import Delivery, OpenItem, OpenReads, ReadMode, ReadOwner
 from gateway.broker.queues.waiters import Waiters
 from gateway.broker.storage.batch import ItemOwner, Purge, StoredItem, Ticket
 from gateway.broker.storage.inventory import StoredQueue, highest_id, lowest_id
@@ -168,14 +168,14 @@ class PersistentQueue:
             self.journal.read_ahead(self, backlog.rows, backlog.generation, backlog.cursor, backlog.visible_id)
         return ready[0] if ready else None
 
-    def read(self, mode: ReadMode, reads: ClientReads) -> Delivery | None:
-        """The head, read as `mode` says; an open read is added to `reads`, those of the client's connection.
+    def read(self, mode: ReadMode, reads: ReadOwner) -> Delivery | None:
+        """The head, read as `mode` says; an open read is added to `reads`, those of the connection.
 
         None if there is no item at the moment, or if others wait for it.
         """
         return None if self.waiters else self._read(mode, reads)
 
-    def _read(self, mode: ReadMode, reads: ClientReads) -> Delivery | None:
+    def _read(self, mode: ReadMode, reads: ReadOwner) -> Delivery | None:
         timeout_s = self.limits.open_transaction_timeout
         if timeout_s and self.backlog.items and mode is not ReadMode.PEEK:
             self._time_out_oldest(timeout_s)

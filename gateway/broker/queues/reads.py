@@ -30,6 +30,13 @@ class Settler(Protocol):
     def give_back(self, read: OpenItem) -> None: ...
 
 
+class ReadOwner(Protocol):
+    """The connection whose reads they are."""
+
+    def add(self, read: OpenItem) -> None:
+        """A further read was opened for it. It must confirm the read or give it back, at the latest when it ends."""
+
+
 class OpenItem:
     """One open read. `live` until it is settled, timed out, or its queue is deleted."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Protocol
 
-from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode
+from gateway.broker.queues.reads import OpenItem, ReadMode, ReadOwner
 from gateway.broker.storage.batch import StoredItem, Ticket
 
 
@@ -18,7 +18,9 @@ class WaitingRead(Protocol):
 
     mode: ReadMode
     patient: bool
-    reads: ClientReads
+
+    @property
+    def reads(self) -> ReadOwner: ...
 
     def receive(self, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None:
         """The item, as `reads.Delivery` describes it."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.broker.storage.batch import Batch, ItemOwner, Purge, StoredItem, Ticket, Unchecked
-from gateway.broker.storage.database import Outcome
+from gateway.broker.storage.batch_writer import Outcome
 from gateway.broker.storage.reader import QueueRows, WindowOwner
 
 log = logging.getLogger(__name__)

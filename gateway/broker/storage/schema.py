@@ -98,6 +98,11 @@ def is_damage(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def with_advice(error: BaseException) -> str:
+    """The error, and what to do if the file is damaged."""
+    return f"{error}; {CHECK}" if is_damage(error) else str(error)
+
+
 def _roots_differ(found: list[tuple[str, int, str]]) -> bool:
     return len({root for _, root, _ in found}) == len(found)
 

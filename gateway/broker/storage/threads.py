@@ -13,7 +13,8 @@ from queue import SimpleQueue
 from typing import TypeAlias
 
 from gateway.broker.storage.batch import Batch
-from gateway.broker.storage.database import Database, Outcome
+from gateway.broker.storage.batch_writer import Outcome
+from gateway.broker.storage.database import Database
 from gateway.broker.storage.reader import WINDOW_BYTES, WINDOW_ITEMS, DatabaseError, QueueRows, WindowOwner
 
 log = logging.getLogger(__name__)
