@@ -10,7 +10,7 @@ from gateway.broker.client_log import ClientLog
 from gateway.broker.counters import BrokerCounters
 
 
-class ServedConnection(Protocol):
+class BrokerConnection(Protocol):
     """One client's connection."""
 
     @property
@@ -41,8 +41,8 @@ class Connections:
         self.limit = 0
         self._counters = counters
         self._client_log = client_log
-        self._open: set[ServedConnection] = set()
-        self._silent: OrderedDict[ServedConnection, None] = OrderedDict()  # TCP, without a command; oldest first
+        self._open: set[BrokerConnection] = set()
+        self._silent: OrderedDict[BrokerConnection, None] = OrderedDict()  # TCP, without a command; oldest first
         self._remote = 0  # TCP connections
         self._deserted = asyncio.Event()
         self._deserted.set()
@@ -50,7 +50,7 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def opened(self, connection: ServedConnection) -> None:
+    def opened(self, connection: BrokerConnection) -> None:
         """Counts a new connection. Above the limit the oldest silent one is closed; otherwise the new one is
         refused."""
         self._counters.curr_connections += 1
@@ -71,11 +71,11 @@ class Connections:
                 self._client_log.crowded(f"{oldest.peer}, which has sent no command yet, is disconnected", self.limit)
                 oldest.disconnect()
 
-    def spoke(self, connection: ServedConnection) -> None:
+    def spoke(self, connection: BrokerConnection) -> None:
         """Its first command was complete."""
         self._silent.pop(connection, None)
 
-    def lost(self, connection: ServedConnection) -> None:
+    def lost(self, connection: BrokerConnection) -> None:
         """It is over."""
         self._counters.curr_connections -= 1
         self._open.discard(connection)
