@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from gateway.envelope.media import is_media_type
+from gateway.envelope.media import charset_fault, is_media_type
 from gateway.envelope.times import instant
 from gateway.errors import InvalidEvent
 
@@ -146,5 +146,8 @@ def _check_text(name: str, value: str) -> None:
             ) from exc
     elif name in ("source", "dataschema") and not _REFERENCE.fullmatch(value):
         raise InvalidEvent(f"{name}: {value[:80]!r} is not a URI reference")
-    elif name == "datacontenttype" and not is_media_type(value):
-        raise InvalidEvent(f"{name}: {value[:80]!r} is not a media type, such as text/plain")
+    elif name == "datacontenttype":
+        if not is_media_type(value):
+            raise InvalidEvent(f"{name}: {value[:80]!r} is not a media type, such as text/plain")
+        if fault := charset_fault(value):
+            raise InvalidEvent(f"{name}: {fault}")

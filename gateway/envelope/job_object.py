@@ -12,7 +12,15 @@ from typing import Final
 
 from gateway.envelope.attributes import take_payload
 from gateway.envelope.json_text import TooManyMembers, load_string, members
-from gateway.envelope.media import BYTES_TYPE, JSON_TYPE, is_json_type, is_media_type, media_type_fault
+from gateway.envelope.media import (
+    BYTES_TYPE,
+    JSON_TYPE,
+    charset_fault,
+    foreign_charset,
+    is_json_type,
+    is_media_type,
+    media_type_fault,
+)
 from gateway.errors import InvalidBody
 
 _MEMBERS: Final = ("data", "data_base64", "content_type")
@@ -53,6 +61,11 @@ def payload_of(text: bytes) -> tuple[bytes, str]:
     if member == "data" and is_json_type(content_type or JSON_TYPE):
         return payload, content_type or JSON_TYPE
     if member == "data" and payload != b"null":
+        if charset := foreign_charset(content_type):
+            raise InvalidBody(
+                f"content_type: the text in data is stored in UTF-8, not in {charset[:40]!r}; send the charset utf-8, "
+                "or the encoded text in data_base64"
+            )
         return _text("data", payload).encode(), content_type
     raise InvalidBody("a job needs a payload in data (JSON, or a string of text) or in data_base64; both are missing")
 
@@ -64,6 +77,8 @@ def _type(value: bytes) -> str:
     text = _text("content_type", value)
     if not is_media_type(text):
         raise InvalidBody(f"content_type: {media_type_fault(text)}")
+    if fault := charset_fault(text):
+        raise InvalidBody(f"content_type: {fault}")
     return text
 
 

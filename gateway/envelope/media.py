@@ -112,6 +112,17 @@ def foreign_charset(content_type: str) -> str:
     return charset[1] if charset is not None and charset[1].lower() not in _UTF8 else ""
 
 
+def charset_fault(content_type: str, *, is_json: bool = False) -> str:
+    """What is wrong with a type of JSON whose charset is not UTF-8 (RFC 8259, section 8.1); otherwise empty.
+
+    is_json: the type has another name, but means JSON.
+    """
+    charset = foreign_charset(content_type)
+    if not charset or not (is_json or is_json_type(content_type)):
+        return ""
+    return f"JSON in the charset {charset[:40]!r} is not supported; send it in UTF-8"
+
+
 def essence(content_type: str) -> str:
     """The type without its parameters, in lower case: `text/plain`."""
     return content_type.partition(";")[0].strip().lower()

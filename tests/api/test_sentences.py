@@ -103,6 +103,43 @@ def test_json_is_utf_8(http, queue, body, content_type):
     assert put(http, queue, body, "text/plain; charset=latin1").status_code == 201
 
 
+LATIN = "application/json; charset=latin1"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "content_type", "headers", "named"),
+    [
+        ("jobs", EVENT | {"datacontenttype": LATIN, "data": 1}, STRUCTURED, {}, "datacontenttype"),
+        ("jobs", [EVENT | {"datacontenttype": LATIN, "data": 1}], BATCH, {}, "datacontenttype"),
+        ("jobs", [EVENT | {"datacontenttype": LATIN, "data_base64": "MQ=="}], BATCH, {}, "datacontenttype"),
+        ("jobs", 1, None, BINARY | {"ce-datacontenttype": LATIN}, "datacontenttype"),
+        ("jobs", 1, "application/json", BINARY | {"ce-datacontenttype": LATIN}, "datacontenttype"),
+        ("jobs/batch", {"jobs": [{"data": 1, "content_type": LATIN}]}, None, {}, "content_type"),
+        ("jobs/batch", {"jobs": [{"data_base64": "MQ==", "content_type": LATIN}]}, None, {}, "content_type"),
+    ],
+)  # fmt: skip
+def test_json_is_utf_8_wherever_its_type_is_named(http, queue, path, body, content_type, headers, named):  # noqa: PLR0917
+    """An attribute, a `ce-` header, a job in a batch: a 400 that names the place."""
+    given = headers if content_type is None else headers | {"content-type": content_type}
+    answer = http.post(f"/queues/{queue}/{path}", content=json.dumps(body), headers=given)
+    assert answer.status_code == 400
+    assert f"{named}: JSON in the charset 'latin1' is not supported; send it in UTF-8" in answer.text
+    assert http.get(f"/queues/{queue}/next").status_code == 204
+
+
+def test_text_in_a_batch_is_utf_8(http, queue):
+    """A consumer would decode it wrongly; as bytes it is taken in any charset."""
+    for job, status in (
+        ({"data": "\u00e9", "content_type": "text/plain; charset=latin1"}, 400),
+        ({"data_base64": "6Q==", "content_type": "text/plain; charset=latin1"}, 201),
+        ({"data": "\u00e9", "content_type": "text/plain; charset=UTF-8"}, 201),
+    ):
+        answer = http.post(f"/queues/{queue}/jobs/batch", json={"jobs": [job]})
+        assert answer.status_code == status, answer.text
+        if status == 400:
+            assert "the text in data is stored in UTF-8, not in 'latin1'; send the charset utf-8" in answer.text
+
+
 @pytest.mark.parametrize(
     ("query", "detail"),
     [

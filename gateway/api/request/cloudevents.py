@@ -25,10 +25,9 @@ from gateway.envelope.media import (
     JSON_TYPE,
     LINES_TYPE,
     STRUCTURED_TYPE,
+    charset_fault,
     contradict,
     essence,
-    foreign_charset,
-    is_json_type,
     is_lines_type,
     is_media_type,
     is_unread_type,
@@ -178,9 +177,8 @@ def many_items(
 def _check_charset(heading: Heading) -> None:
     """JSON is UTF-8 (RFC 8259, section 8.1). Raises UnsupportedType if the Content-Type names another charset."""
     content_type = heading.content_type or ""
-    charset = foreign_charset(content_type)
-    if charset and (heading.mode is Mode.LINES or is_json_type(content_type)):
-        raise UnsupportedType(f"Content-Type: JSON in the charset {charset[:40]!r} is not supported; send it in UTF-8")
+    if fault := charset_fault(content_type, is_json=heading.mode is Mode.LINES):
+        raise UnsupportedType(f"Content-Type: {fault}")
 
 
 def _check_size(job: bytes, limit_bytes: int) -> None:
@@ -260,6 +258,8 @@ def _set_attributes(heading: Heading, headers: list[tuple[bytes, bytes]]) -> Non
         return
     if not is_media_type(stated):
         raise InvalidEvent(f"datacontenttype: {stated[:80]!r} is not a media type, such as text/plain")
+    if fault := charset_fault(stated):
+        raise InvalidEvent(f"datacontenttype: {fault}")
     if heading.content_type is None:
         heading.content_type = stated
     elif contradict(heading.content_type, stated):
