@@ -8,7 +8,7 @@ from typing import Final
 from starlette.types import Scope
 
 from gateway.api.access.caller import Caller
-from gateway.survey import Coverage, least
+from gateway.coverage import Coverage, least
 
 _KEY: Final = "kestrel_gateway.request"
 

@@ -21,11 +21,11 @@ from gateway.api.request.hints import elsewhere
 from gateway.api.request.parameters import Values
 from gateway.api.specification import OperationSpec
 from gateway.client_connection import EXTENSION, ClientConnection
+from gateway.coverage import Covered
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed
 from gateway.fairness.turns import LARGE_BYTES
 from gateway.problem import problem_bytes, problem_headers
-from gateway.survey import Covered
 
 T = TypeVar("T")
 
@@ -155,7 +155,7 @@ class Call:
             if size > LARGE_BYTES:
                 await self.held.turn(len(chunk))
 
-    async def order(self, limit_bytes: int = MAX_CONTROL_BYTES) -> dict[str, Any]:
+    async def json(self, limit_bytes: int = MAX_CONTROL_BYTES) -> dict[str, Any]:
         """The body as a valid JSON object of the contract. Raises InvalidBody, BodyTooLarge."""
         return self.spec.body(await self.read(limit_bytes))
 

@@ -77,8 +77,8 @@ class OperationSpec:
             self._validator.validate(value)
         except jsonschema_rs.ValidationError as error:
             raise InvalidBody(told(error, self._document, self._schema)) from error
-        order: dict[str, Any] = value
-        return order
+        checked: dict[str, Any] = value
+        return checked
 
     def _absent(self) -> dict[str, Any]:
         if self._body_required:

@@ -50,7 +50,7 @@ class Moves:
         self.dead_letters = DeadLetters(backend, catalog)
         self.attempts = Attempts()
         self._backend = backend
-        self._facts = CopySafety(backend, tasks)
+        self._copy_safety = CopySafety(backend, tasks)
         self._max_attempts = max_attempts
         self._moved = 0
         self._buried = 0
@@ -83,7 +83,7 @@ class Moves:
 
     async def may_copy(self, lease: Lease) -> bool:
         """Whether the job may be copied; if not, it must go back. Raises: QueueDeleted, LeaseLost."""
-        if await self._facts.still_aside(_here(lease)):
+        if await self._copy_safety.still_open(_here(lease)):
             return True
         self._keep("perhaps-back")
         return False
@@ -103,7 +103,7 @@ class Moves:
         now_s = time.time()
         if copy.expires_s is not None and copy.expires_s <= now_s:
             return self._keep("expired")
-        against = await self._facts.against_copy(queue.key)
+        against = await self._copy_safety.against_copy(queue.key)
         if against:
             return self._keep(against)
         _here(lease)

@@ -10,10 +10,11 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
+from gateway.coverage import Covered
 from gateway.delivery.attempts import identity
 from gateway.delivery.backend import Backend, OnGone
 from gateway.delivery.dead_letters.store import Stored
-from gateway.delivery.dropping import Dropping
+from gateway.delivery.expired_jobs import ExpiredJobs
 from gateway.delivery.moves import Moves, job_of
 from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.queues.catalog import Queue
@@ -24,7 +25,6 @@ from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, 
 from gateway.fairness.turns import Turns
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
-from gateway.survey import Covered
 
 PASSING_S = 1.0
 """How long a poll with a timeout of 0 may skip jobs that are expired or dead."""
@@ -86,18 +86,18 @@ class Receiver:
             raise Draining("the gateway is shutting down and delivers no more jobs")
         began_s = time.monotonic()
         left_s = timeout_s
-        dropping = Dropping(self._tasks)
+        expired = ExpiredJobs(self._tasks)
         while True:
             self._registry.limits.check_room(queue.tenant)
             try:
                 taken = await self._take(queue, left_s, on_gone)
             except TooManyLeases:  # possibly because of jobs that are being dropped
-                if not await dropping.one_ended():
+                if not await expired.one_ended():
                     raise
             else:
                 if taken.result is None:
                     return Covered(None, taken.coverage)
-                delivery = await self._deliver(queue, taken.result, lease_s, dropping)
+                delivery = await self._deliver(queue, taken.result, lease_s, expired)
                 if delivery is not None:
                     return Covered(delivery, None)
             gone_s = time.monotonic() - began_s
@@ -105,7 +105,7 @@ class Receiver:
                 return Covered(None, None)
             left_s = max(0.0, timeout_s - gone_s)
 
-    async def _deliver(self, queue: Queue, read: OpenRead, lease_s: float, dropping: Dropping) -> Delivery | None:
+    async def _deliver(self, queue: Queue, read: OpenRead, lease_s: float, expired: ExpiredJobs) -> Delivery | None:
         """The item under a lease; None if it must not be delivered, and was dropped or became a dead letter.
 
         Raises: TooManyLeases; the item is back. Cancelled: it is back, or becomes a dead letter.
@@ -115,7 +115,7 @@ class Receiver:
             await self._turns.for_item(read.data, queue.tenant)
             job = job_of(queue, read)
             if job.expires_s is not None and job.expires_s <= time.time():
-                await dropping.drop(read)
+                await expired.drop(read)
                 return None
             known_by = identity(job.id, read.data)
             attempt = self._moves.attempts.of(queue.key, known_by, job.attempt)

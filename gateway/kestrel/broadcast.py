@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
+from gateway.coverage import Coverage, Covered
 from gateway.errors import BackendUnavailable, OutcomeUnknown
 from gateway.kestrel.link import ServerLink
-from gateway.survey import Coverage, Peeked, QueueStats, Survey
+from gateway.queue_stats import MergedStats, QueueStats
 
 PATIENCE_S: Final = 1.0
 """After the first answer to a question, the other servers are waited for this long."""
@@ -62,7 +63,7 @@ class QueueNames:
         self._named[server] = frozenset(await server.names())
 
 
-async def survey(servers: Sequence[ServerLink], late: LateAnswers, *keys: str) -> Survey:
+async def queue_stats(servers: Sequence[ServerLink], late: LateAnswers, *keys: str) -> MergedStats:
     """All queues, or only those with the keys if servers can be asked for some.
 
     Raises BackendUnavailable if no server answers.
@@ -72,16 +73,16 @@ async def survey(servers: Sequence[ServerLink], late: LateAnswers, *keys: str) -
     for _, queues in answers:
         for key, stats in queues.items():
             total[key] = total[key] + stats if key in total else stats
-    return Survey(total, {server.address.name: queues for server, queues in answers}, coverage)
+    return MergedStats(total, {server.address.name: queues for server, queues in answers}, coverage)
 
 
-async def peek(servers: Sequence[ServerLink], late: LateAnswers, key: str) -> Peeked:
+async def peek(servers: Sequence[ServerLink], late: LateAnswers, key: str) -> Covered[bytes | None]:
     """The head item of one server that has one. Raises BackendUnavailable if no server answers."""
     answers, coverage = await _ask(
         [each for each in servers if each.reads] or servers, lambda server: server.peek(key), late
     )
     data = next((item for _, item in answers if item is not None), None)
-    return Peeked(data, Coverage(coverage.asked, len(servers)))
+    return Covered(data, Coverage(coverage.asked, len(servers)))
 
 
 async def change(servers: Sequence[ServerLink], command: Callable[[ServerLink], Coroutine[Any, Any, Any]]) -> Coverage:

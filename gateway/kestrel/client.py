@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
+from gateway.coverage import Coverage, Covered
 from gateway.errors import (
     BackendUnavailable,
     GatewayError,
@@ -37,8 +38,8 @@ from gateway.kestrel.puts.placement import Placement
 from gateway.kestrel.server.memcache_link import MemcacheLink
 from gateway.kestrel.servers import Servers
 from gateway.kestrel.wire.codec import Codecs
+from gateway.queue_stats import MergedStats, QueueStats
 from gateway.settings import Settings
-from gateway.survey import Coverage, Peeked, QueueStats, Survey
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ class Kestrel:
         """
         return self._polls.wait(key, timeout_s, tenant)
 
-    async def peek(self, key: str) -> Peeked:
+    async def peek(self, key: str) -> Covered[bytes | None]:
         """The head item, which stays in place. Creates the queue. Raises BackendUnavailable."""
         return await broadcast.peek(self._servers.members, self._late, key)
 
@@ -201,12 +202,12 @@ class Kestrel:
         return await self._names.keys(self._servers.members)
 
     async def stats_of(self, key: str) -> QueueStats | None:
-        """One queue, the sum over the servers; None if no server has it. Creates none. Raises what `survey` raises."""
-        return (await self.survey(key)).queues.get(key)
+        """One queue, the sum over the servers; None if no server has it. Creates none. Raises as `queue_stats`."""
+        return (await self.queue_stats(key)).queues.get(key)
 
-    async def survey(self, *keys: str) -> Survey:
+    async def queue_stats(self, *keys: str) -> MergedStats:
         """Every queue, or only those with these keys. Raises BackendUnavailable if no server answers."""
-        return await broadcast.survey(self._servers.members, self._late, *keys)
+        return await broadcast.queue_stats(self._servers.members, self._late, *keys)
 
     async def may_have_dropped(self, key: str, server: str) -> bool:
         """Whether the named server may have deleted the queue since an item of it was set aside.

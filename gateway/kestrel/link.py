@@ -14,7 +14,7 @@ from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health, ServerView
 from gateway.kestrel.polls.values import Get, PolledItem, PolledServer, Why
 from gateway.kestrel.wire.capabilities import Capabilities
-from gateway.survey import QueueStats
+from gateway.queue_stats import QueueStats
 
 Put: TypeAlias = tuple[str, bytes, int]
 """Key, item, and expiry in seconds; 0: never."""

@@ -219,11 +219,11 @@ def test_figures_peeks_and_changes_name_how_many_servers_took_part(opened):
         async with opened() as rig:
             assert await rig.backend.stats_of("q") is None
             await rig.backend.put("q", b"1")
-            survey = await rig.backend.survey("q")
-            assert (survey.queues["q"].items, str(survey.coverage)) == (1, f"{rig.total}/{rig.total}")
+            merged = await rig.backend.queue_stats("q")
+            assert (merged.queues["q"].items, str(merged.coverage)) == (1, f"{rig.total}/{rig.total}")
             assert "q" in await rig.backend.keys()
             peeked = await rig.backend.peek("q")
-            assert (peeked.data, peeked.coverage.partial) == (b"1", False)
+            assert (peeked.result, peeked.coverage.partial) == (b"1", False)
             assert not (await rig.backend.flush("q")).partial
             assert await take(rig.backend, 0) is None
             assert not (await rig.backend.delete("q")).partial

@@ -40,21 +40,21 @@ def test_all_commands(broker):
             assert kestrel.backends()[0].capabilities.missing == ()
             await kestrel.put(key, b"one")
             await kestrel.put(key, b"two", 3600)
-            assert (await kestrel.peek(key)).data == b"one"
+            assert (await kestrel.peek(key)).result == b"one"
             read = await kestrel.wait(key, 1).result()
             assert read.data == b"one"
             await read.abort()
             read = await kestrel.wait(key, 0).result()
             assert read.data == b"one"
-            stats = (await kestrel.survey()).queues[key]
+            stats = (await kestrel.queue_stats()).queues[key]
             assert (stats.items, stats.open_reads, stats.total_items) == (1, 1, 2)
             await read.confirm()
             await kestrel.flush(key)
             assert await kestrel.wait(key, 0).result() is None
             assert await kestrel.put_many(key, [(b"%d" % i, 0) for i in range(500)]) == [None] * 500
-            assert (await kestrel.survey()).queues[key].items == 500
+            assert (await kestrel.queue_stats()).queues[key].items == 500
             await kestrel.delete(key)
-            assert key not in (await kestrel.survey()).queues
+            assert key not in (await kestrel.queue_stats()).queues
 
     run(main)
 
@@ -99,8 +99,8 @@ def test_five_thousand_parked_polls_use_few_connections_and_are_served_in_order(
             )
             for start in range(0, count, 200):
                 await asyncio.gather(*(read.confirm() for read in reads[start : start + 200]))
-            assert (await kestrel.survey()).queues[key].items == 0
-            assert (await kestrel.survey()).queues[key].open_reads == 0
+            assert (await kestrel.queue_stats()).queues[key].items == 0
+            assert (await kestrel.queue_stats()).queues[key].open_reads == 0
             assert kestrel.statistics().connections <= 64 + 32
         del reads, tasks, waiters
 
@@ -130,7 +130,7 @@ def test_vanishing_polls_lose_nothing(broker):
                         read = await kestrel.wait(key, 5).result()
                 assert read.data == b"%d" % i
                 await read.confirm()
-            stats = (await kestrel.survey()).queues[key]
+            stats = (await kestrel.queue_stats()).queues[key]
             assert (stats.items, stats.open_reads) == (0, 0)
 
     run(main)
@@ -264,7 +264,7 @@ def test_a_client_that_closes_gives_back_in_order(own_broker):
 async def until_back(kestrel, key, count):
     """Returns when so many items wait on the queue."""
     async with asyncio.timeout(5):
-        while (await kestrel.survey()).queues[key].items < count:
+        while (await kestrel.queue_stats()).queues[key].items < count:
             await asyncio.sleep(0.002)
 
 

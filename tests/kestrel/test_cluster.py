@@ -483,15 +483,15 @@ def test_what_is_asked_of_all_says_how_many_took_part():
             for number, server in enumerate(many):
                 for _ in range(number + 1):
                     server.append("q", b"%d" % number)
-            survey = await kestrel.survey()
-            assert (survey.queues["q"].items, str(survey.coverage)) == (6, "3/3")
-            assert {name: queues["q"].items for name, queues in survey.servers.items()} == {
+            merged = await kestrel.queue_stats()
+            assert (merged.queues["q"].items, str(merged.coverage)) == (6, "3/3")
+            assert {name: queues["q"].items for name, queues in merged.servers.items()} == {
                 server.address: number + 1 for number, server in enumerate(many)
             }
             await many[2].stop()
             await until(lambda: states(kestrel)[2] is Health.DOWN)
-            survey = await kestrel.survey()
-            assert (survey.queues["q"].items, str(survey.coverage)) == (3, "2/3")
+            merged = await kestrel.queue_stats()
+            assert (merged.queues["q"].items, str(merged.coverage)) == (3, "2/3")
             assert str((await kestrel.peek("q")).coverage) == "2/3"
             assert str(await kestrel.flush("q")) == "2/3"
             assert str(await kestrel.delete("q")) == "2/3"
@@ -501,7 +501,7 @@ def test_what_is_asked_of_all_says_how_many_took_part():
             for server in many[:2]:
                 await server.stop()
             await until(lambda: states(kestrel) == [Health.DOWN] * 3)
-            for call in (kestrel.survey(), kestrel.peek("q"), kestrel.flush("q"), kestrel.delete("q")):
+            for call in (kestrel.queue_stats(), kestrel.peek("q"), kestrel.flush("q"), kestrel.delete("q")):
                 with pytest.raises(BackendUnavailable):
                     await call
 
@@ -524,9 +524,9 @@ def test_nobody_asks_in_vain_for_long():
             assert await kestrel.keys() == {"q", "frozen", "new"}, "a silent server has what it had"
             assert time.monotonic() - began < 0.9
             began = time.monotonic()
-            survey, peeked = await asyncio.gather(kestrel.survey(), kestrel.peek("q"))
+            merged, peeked = await asyncio.gather(kestrel.queue_stats(), kestrel.peek("q"))
             assert time.monotonic() - began < 2
-            assert (str(survey.coverage), survey.queues["q"].items, str(peeked.coverage)) == ("2/3", 2, "2/3")
+            assert (str(merged.coverage), merged.queues["q"].items, str(peeked.coverage)) == ("2/3", 2, "2/3")
             kestrel.set_members([parse_address(server.address) for server in many[1:]])
             assert await kestrel.keys() == {"q", "new"}, "of one that is no member any more nothing counts"
             many[0].thaw()
@@ -553,7 +553,7 @@ def test_a_late_answer_is_remembered_and_a_cancelled_question_leaves_nothing():
             await until(lambda: not kestrel.backends()[0].connections.get("busy"))
             one.manners.frozen = True
             assert await kestrel.keys() == {"slow", "quick"}
-            for question in (kestrel.keys(), kestrel.survey(), kestrel.peek("slow")):
+            for question in (kestrel.keys(), kestrel.queue_stats(), kestrel.peek("slow")):
                 asked = asyncio.ensure_future(question)
                 await asyncio.sleep(0.01)
                 asked.cancel()
@@ -645,7 +645,7 @@ def test_no_server_at_all_is_unavailable_and_one_that_comes_serves_who_waits():
             with pytest.raises(BackendUnavailable):
                 await kestrel.wait("q", 0.05).result()
             with pytest.raises(BackendUnavailable):
-                await kestrel.survey()
+                await kestrel.queue_stats()
             poll = asyncio.ensure_future(kestrel.wait("q", 5).result())
             await asyncio.sleep(0)
             server.append("q", b"x")

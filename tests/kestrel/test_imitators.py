@@ -123,7 +123,7 @@ def test_a_job_is_stored_taken_and_acked(kind, tmp_path):
                 assert read.data == item
                 await read.confirm()
             assert await kestrel.wait("q", 0).result() is None
-            stats = (await kestrel.survey()).queues
+            stats = (await kestrel.queue_stats()).queues
             assert stats["q"].items == stats["q"].open_reads == 0
 
     asyncio.run(main())
@@ -165,7 +165,7 @@ def test_an_empty_item_goes_to_a_server_that_keeps_it(kind):
                 for _ in range(20):
                     await kestrel.put("q", b"")
                     assert await kestrel.put_many("q", [(b"", 0)]) == [None]
-                assert (await kestrel.survey()).queues["q"].items == 40
+                assert (await kestrel.queue_stats()).queues["q"].items == 40
                 assert len(beside.queues["q"]) == 40
             async with client(imitator.address, "127.0.0.1:1", ready=False) as kestrel:
                 await until(lambda: any(each.state is Health.UP for each in kestrel.backends()), 10)
@@ -268,7 +268,7 @@ def test_a_mixed_cluster_is_one_queue(kind, tmp_path):
             reads = await asyncio.gather(*polls)
             assert sorted(int(read.data) for read in reads) == list(range(40))
             await asyncio.gather(*(read.confirm() for read in reads))
-            assert (await kestrel.survey()).queues["q"].items == 0
+            assert (await kestrel.queue_stats()).queues["q"].items == 0
             assert 0 < len(beside.confirmed) < 41
 
     asyncio.run(main())

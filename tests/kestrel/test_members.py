@@ -127,7 +127,7 @@ def test_a_server_that_is_named_twice_is_told(caplog):
             named = [one.address, f"localhost:{one.port}", two.address]
             async with client(*named) as kestrel:
                 one.append("q", b"x")
-                assert (await kestrel.survey()).queues["q"].items == 2
+                assert (await kestrel.queue_stats()).queues["q"].items == 2
             return named
 
     caplog.set_level("WARNING", "gateway.kestrel")

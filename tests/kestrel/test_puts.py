@@ -98,7 +98,7 @@ def test_a_cancelled_put_never_answers_the_next_one(chop):
                 with pytest.raises(QueueFull):
                     await kestrel.put("full", b"x")
                 server.max_items = 1 << 30
-                assert (await kestrel.peek("nothing")).data is None
+                assert (await kestrel.peek("nothing")).result is None
             assert kestrel.statistics().pinned == 0
 
     asyncio.run(main())
@@ -254,7 +254,7 @@ def test_a_thousand_questions_at_once_share_a_bounded_pool():
     async def main():
         async with StandIn() as server, client(server.address, kestrel_pool_size=8) as kestrel:
             peeked = await asyncio.gather(*(kestrel.peek("q") for _ in range(1000)))
-            assert [each.data for each in peeked] == [None] * 1000
+            assert [each.result for each in peeked] == [None] * 1000
             assert server.accepted <= 8 * 3
 
     asyncio.run(main())

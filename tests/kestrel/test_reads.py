@@ -159,7 +159,7 @@ def test_a_cancelled_settlement_closes_its_connection(chop):
                     await until(lambda: kestrel.statistics().pinned == 0)
                     await until(lambda: not any(session.held for session in server.sessions))
                     server.queues["q"].clear()
-                    assert (await kestrel.peek("q")).data is None
+                    assert (await kestrel.peek("q")).result is None
 
     asyncio.run(main())
 

@@ -118,7 +118,7 @@ def test_what_a_server_can_do_is_learnt_before_it_is_relied_on(manners, software
             server.append("q", b"x")
             await (await kestrel.wait("q", 1).result()).confirm()
             assert server.confirmed == [("q", b"x")]
-            assert (await kestrel.survey()).queues["q"].items == 0
+            assert (await kestrel.queue_stats()).queues["q"].items == 0
 
     asyncio.run(main())
 
@@ -130,7 +130,7 @@ def test_a_server_without_dump_stats_is_asked_for_stats():
         async with StandIn(Manners(dump_stats=False)) as server, client(server.address) as kestrel:
             server.append("a_total", b"x")
             server.append("b", b"x")
-            queues = (await kestrel.survey()).queues
+            queues = (await kestrel.queue_stats()).queues
             assert {key: stats.items for key, stats in queues.items()} == {"a_total": 1, "b": 1}
 
     asyncio.run(main())
@@ -223,11 +223,11 @@ def test_several_servers_are_added_up():
             one.append("q", b"x")
             two.append("q", b"y")
             two.append("only", b"z")
-            queues = (await kestrel.survey()).queues
+            queues = (await kestrel.queue_stats()).queues
             assert {key: stats.items for key, stats in queues.items()} == {"q": 2, "only": 1}
-            assert (await kestrel.peek("only")).data == b"z"
+            assert (await kestrel.peek("only")).result == b"z"
             await kestrel.flush("q")
-            assert (await kestrel.survey()).queues["only"].items == 1
+            assert (await kestrel.queue_stats()).queues["only"].items == 1
             await kestrel.delete("only")
             assert "only" not in two.queues
 

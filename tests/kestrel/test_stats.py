@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.kestrel.wire.stats import Aside, names_in_stats, parse_aside, parse_dump, parse_stats
-from gateway.survey import QueueStats
+from gateway.kestrel.wire.stats import OpenReadCounts, names_in_stats, parse_dump, parse_open_reads, parse_stats
+from gateway.queue_stats import QueueStats
 
 DUMP = """queue 'p' {
   items=3
@@ -60,13 +60,15 @@ def test_an_age_that_kestrel_does_not_know_is_none():
 def test_what_is_set_aside_is_told_of_the_queue_that_was_asked_for_or_not_at_all():
     """An absent queue holds nothing; any other answer without the figure proves nothing."""
     group = DUMP[: DUMP.index("}") + 1]
-    assert parse_aside(group.splitlines(), "p") == Aside(open_reads=5, given_back=6)
-    assert parse_aside(["queue 'gone' {", "  ", "}"], "gone") == Aside()
+    assert parse_open_reads(group.splitlines(), "p") == OpenReadCounts(open_reads=5, given_back=6)
+    assert parse_open_reads(["queue 'gone' {", "  ", "}"], "gone") == OpenReadCounts()
     silent = ["queue 'p' {", "  items=0", "}"]
     odd = ["queue 'p' {", "  open_transactions=x", "  canceled_transactions=0", "}"]
     for lines in ([], [""], ["queue 'p' {"], ["queue 'p' {", "}"], ["queue 'q' {", "  ", "}"], silent, odd):
-        assert parse_aside(lines, "p") is None, lines
-    assert parse_aside(DUMP.splitlines(), "nosuch") is None, "a server that names all queues does not know the question"
+        assert parse_open_reads(lines, "p") is None, lines
+    assert parse_open_reads(DUMP.splitlines(), "nosuch") is None, (
+        "a server that names all queues does not know the question"
+    )
 
 
 def test_names_and_some_queues_alone_are_what_all_figures_say():

@@ -418,7 +418,7 @@ def test_a_stale_connection_costs_a_question_nothing():
             assert read.data == b"x"
             await read.confirm()
             server.manners.once("get", hang_up)
-            assert (await kestrel.peek("q")).data is None
+            assert (await kestrel.peek("q")).result is None
 
     asyncio.run(main())
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from gateway.config.policies import Policy
-from gateway.delivery import dropping
+from gateway.delivery import expired_jobs
 from gateway.envelope.read import unwrap
 from gateway.leases.lease import Place
 from tests.kestrel.standin import StandIn
@@ -87,7 +87,7 @@ def test_a_cancelled_poll_holds_no_job(broker):
 
 def test_a_cancelled_poll_that_drops_jobs_loses_no_other(broker, monkeypatch):
     """Cancelled on its way past jobs whose time is over, also while it waits for one of them: the next poll gets on."""
-    monkeypatch.setattr(dropping, "AT_ONCE", 2)
+    monkeypatch.setattr(expired_jobs, "AT_ONCE", 2)
     over = b'{"specversion":"1.0","id":"%d","source":"s","type":"t","expires":"2020-01-01T00:00:00Z","data":1}'
 
     async def go():

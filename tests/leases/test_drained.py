@@ -19,7 +19,7 @@ def test_leases_left_at_the_end_go_back_in_order(broker):
             async with client(address(broker)) as kestrel:
                 await until(lambda: made.kestrel.statistics().pinned == 0)
                 async with asyncio.timeout(5):
-                    while (await kestrel.survey()).queues["drained"].items < 10:
+                    while (await kestrel.queue_stats()).queues["drained"].items < 10:
                         await asyncio.sleep(0.002)
                 reads = [await kestrel.wait("drained", 5).result() for _ in range(10)]
                 assert [bytes(read.data) for read in reads] == [bytes(item) for item in items]

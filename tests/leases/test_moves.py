@@ -10,7 +10,7 @@ from gateway.config.policies import Policy, Retry
 from gateway.envelope.read import unwrap
 from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted, QueueHasChildren
 from gateway.leases.lease import Place, State
-from gateway.survey import QueueStats
+from gateway.queue_stats import QueueStats
 from tests.kestrel.standin import StandIn, silence
 from tests.kestrel.support import until
 from tests.lab.broker import BrokerProcess
@@ -139,11 +139,11 @@ def test_children_on_a_server_without_their_parent_get_no_copy(tmp_path):
             async with rig(address(first), address(second)) as made:
                 await made.put("parent")
                 taken = await made.take("parent")
-                survey = await made.kestrel.survey("parent")
+                merged = await made.kestrel.queue_stats("parent")
                 elsewhere = next(
                     each
                     for each in (first, second)
-                    if survey.servers[address(each)].get("parent", QueueStats()).open_reads == 0
+                    if merged.servers[address(each)].get("parent", QueueStats()).open_reads == 0
                 )
                 client = elsewhere.client()
                 client.ask(b"delete parent\r\n")
@@ -353,7 +353,7 @@ def test_a_confirm_that_is_not_answered_is_a_move_all_the_same(own_broker):
     over(own_broker, work, kestrel_command_timeout_s=0.15)
 
 
-@pytest.mark.parametrize("question", ["may_have_dropped", "survey"])
+@pytest.mark.parametrize("question", ["may_have_dropped", "queue_stats"])
 def test_what_is_lost_before_its_copy_gets_none(broker, question):
     """The connection ends during the question for the queue's figures: the job is once at the head, the lease lost."""
 

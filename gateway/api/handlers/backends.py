@@ -18,8 +18,8 @@ class Backends:
         return json_answer({"backends": [_shown(each) for each in self._kestrel.backends()]})
 
     async def set_status(self, call: Call) -> Answer:
-        order = await call.order()
-        return json_answer(_shown(await self._kestrel.set_status(call.path("backend"), Health(order["status"]))))
+        body = await call.json()
+        return json_answer(_shown(await self._kestrel.set_status(call.path("backend"), Health(body["status"]))))
 
 
 def _shown(backend: ServerView) -> dict[str, object]:

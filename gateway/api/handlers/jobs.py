@@ -163,15 +163,15 @@ class Jobs:
 
     async def lease(self, call: Call) -> Answer:
         """Like `next`, with the parameters in the body, and a body in every answer: some clients cannot read a 204."""
-        order = await call.order()
+        wanted = await call.json()
         queue = call.queue()
-        if "ack" in order:
-            await self._ack_first(call, order["ack"])
+        if "ack" in wanted:
+            await self._ack_first(call, wanted["ack"])
         delivery = call.result(
             await self._receiver.next(
                 queue,
-                timeout_s=float(order.get("timeout", self._default_timeout_s)),
-                lease_s=float(order.get("lease_seconds", self._default_lease(queue))),
+                timeout_s=float(wanted.get("timeout", self._default_timeout_s)),
+                lease_s=float(wanted.get("lease_seconds", self._default_lease(queue))),
                 on_gone=call.client.on_gone,
             )
         )

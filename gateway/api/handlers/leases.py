@@ -44,24 +44,24 @@ class Leases:
         return await self._lease_router.ack(lease_id, call.caller.tenant)
 
     async def nack(self, call: Call) -> Answer:
-        return _left(call, await self._nack(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
+        return _left(call, await self._nack(call, call.path("lease"), await call.json(MAX_SETTLE_BYTES)))
 
     async def reject(self, call: Call) -> Answer:
-        return _left(call, await self._reject(call, call.path("lease"), await call.order(MAX_SETTLE_BYTES)))
+        return _left(call, await self._reject(call, call.path("lease"), await call.json(MAX_SETTLE_BYTES)))
 
     async def extend(self, call: Call) -> Answer:
-        order = await call.order()
+        body = await call.json()
         await self._check_queue(call, call.path("lease"))
-        length_s = float(order["lease_seconds"])
+        length_s = float(body["lease_seconds"])
         return _shown(await self._lease_router.extend(call.path("lease"), call.caller.tenant, length_s))
 
     async def settle(self, call: Call) -> Answer:
         """Each settlement runs by itself, AT_ONCE at a time. One result each, in the order of the body."""
-        order = await call.order(MAX_SETTLE_BYTES)
+        body = await call.json(MAX_SETTLE_BYTES)
         work: list[tuple[str, Callable[[], Awaitable[LeaseRecord]]]] = []
-        work += [(each, partial(self.ack_first, call, each)) for each in order.get("acks", ())]
-        work += [(each["lease"], partial(self._nack, call, each["lease"], each)) for each in order.get("nacks", ())]
-        work += [(each["lease"], partial(self._reject, call, each["lease"], each)) for each in order.get("rejects", ())]
+        work += [(each, partial(self.ack_first, call, each)) for each in body.get("acks", ())]
+        work += [(each["lease"], partial(self._nack, call, each["lease"], each)) for each in body.get("nacks", ())]
+        work += [(each["lease"], partial(self._reject, call, each["lease"], each)) for each in body.get("rejects", ())]
         room = asyncio.Semaphore(AT_ONCE)
         settled: list[asyncio.Task[dict[str, Any]]] = []
         async with asyncio.TaskGroup() as tasks:
@@ -71,19 +71,19 @@ class Leases:
         results = [each.result() for each in settled]
         return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
 
-    async def _nack(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseRecord:
+    async def _nack(self, call: Call, lease_id: str, body: dict[str, Any]) -> LeaseRecord:
         await self._check_queue(call, lease_id)
         return await self._lease_router.nack(
             lease_id,
             call.caller.tenant,
-            asked=Place(order["position"]) if "position" in order else None,
-            delay_s=float(order.get("delay", 0)),
-            reason=plain(order.get("reason", "")),
+            asked=Place(body["position"]) if "position" in body else None,
+            delay_s=float(body.get("delay", 0)),
+            reason=plain(body.get("reason", "")),
         )
 
-    async def _reject(self, call: Call, lease_id: str, order: dict[str, Any]) -> LeaseRecord:
+    async def _reject(self, call: Call, lease_id: str, body: dict[str, Any]) -> LeaseRecord:
         await self._check_queue(call, lease_id)
-        return await self._lease_router.reject(lease_id, call.caller.tenant, reason=plain(order.get("reason", "")))
+        return await self._lease_router.reject(lease_id, call.caller.tenant, reason=plain(body.get("reason", "")))
 
     async def _own(self, call: Call, lease_id: str) -> LeaseRecord:
         """The lease, if the caller may use its queue. Raises LeaseNotFound, and what LeaseRouter.inspect raises."""

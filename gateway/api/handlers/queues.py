@@ -67,5 +67,5 @@ class QueueAdmin:
         return json_answer({"queue": queue.name, "deleted": call.result(await self._dead_letters.delete(queue))})
 
     async def redrive(self, call: Call) -> Answer:
-        order = await call.order()
-        return json_answer(call.result(await self._redrive.redrive(call.queue(), order.get("max", DEFAULT_REDRIVE))))
+        body = await call.json()
+        return json_answer(call.result(await self._redrive.redrive(call.queue(), body.get("max", DEFAULT_REDRIVE))))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.coverage import Covered, least
 from gateway.delivery.backend import Backend
 from gateway.delivery.dead_letters.store import own_key
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.read import Job, unwrap
 from gateway.errors import GatewayError, QueueEmpty, QueueNotFound
-from gateway.survey import Covered, QueueStats, least
+from gateway.queue_stats import QueueStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,14 @@ class DeadLetterAdmin:
     async def get(self, queue: Queue) -> Covered[DeadLetterFigures | GatewayError]:
         """Their figures, or QueueNotFound if neither the queue nor a dead letter exists. Raises BackendUnavailable."""
         key = own_key(queue)
-        survey = await self._backend.survey(queue.key, key)
-        stats = survey.queues.get(key)
-        if stats is None and queue.key not in survey.queues:
+        merged = await self._backend.queue_stats(queue.key, key)
+        stats = merged.queues.get(key)
+        if stats is None and queue.key not in merged.queues:
             error = QueueNotFound(f"there is no queue {queue.name!r}, and it has no dead letters")
-            return Covered(error, survey.coverage)
+            return Covered(error, merged.coverage)
         stats = stats or QueueStats()
         figures = DeadLetterFigures(queue.name, stats.items, stats.bytes, stats.age_ms / 1000, queue.policy.dead_letter)
-        return Covered(figures, survey.coverage)
+        return Covered(figures, merged.coverage)
 
     async def peek(self, queue: Queue) -> Covered[Job | GatewayError]:
         """The oldest dead letter, which stays in place, or QueueEmpty; as `get`."""
@@ -54,7 +55,7 @@ class DeadLetterAdmin:
         if not found.result.items:
             return Covered(empty, found.coverage)
         peeked = await self._backend.peek(own_key(queue))
-        letter = empty if peeked.data is None else unwrap(peeked.data)
+        letter = empty if peeked.result is None else unwrap(peeked.result)
         return Covered(letter, least(found.coverage, peeked.coverage))
 
     async def delete(self, queue: Queue) -> Covered[int | GatewayError]:

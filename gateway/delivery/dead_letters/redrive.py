@@ -1,7 +1,7 @@
 """Redrive: moves dead letters back to the queue they come from, as first attempts. Knows no leases.
 
 1. A dead letter is put on its queue, seen stored, and only then confirmed. It is never lost, but may exist twice.
-2. If queues share their dead letters, those of other queues are set aside and then return to their places.
+2. If queues share their dead letters, those of other queues are skipped: taken, and then given back to their places.
 3. A step that has begun ends before the next one, even if the request is cancelled: a dead letter returns to the head,
    so the order of the returns is the order on the queue.
 """
@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from gateway.coverage import Coverage, Covered, least
 from gateway.delivery.backend import Backend, Poll
 from gateway.delivery.dead_letters.store import DeadLetters
 from gateway.delivery.queues.catalog import Queue
@@ -22,13 +23,12 @@ from gateway.envelope.rewrite import died_on, revived
 from gateway.envelope.times import wire_expiry
 from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
 from gateway.leases.lease import OpenRead
-from gateway.survey import Coverage, Covered, least
 
 T = TypeVar("T")
 
 LONGEST_S: Final = 20.0
 """Many proxies do not wait longer for a request. The answer says how many are left."""
-MAX_ASIDE: Final = 100
+MAX_SKIPPED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class Redriven:
 
 @dataclass(slots=True)
 class _Run:
-    """One redrive in progress. aside: dead letters of other queues, in order."""
+    """One redrive in progress. skipped: dead letters of other queues, in order."""
 
     queue: Queue
     limit: int
     until_s: float
-    aside: list[OpenRead]
+    skipped: list[OpenRead]
     coverage: Coverage | None
     redriven: int = 0
     expired: int = 0
@@ -55,7 +55,7 @@ class _Run:
 
     @property
     def over(self) -> bool:
-        done = self.redriven + self.expired >= self.limit or len(self.aside) >= MAX_ASIDE
+        done = self.redriven + self.expired >= self.limit or len(self.skipped) >= MAX_SKIPPED
         return done or self.trouble is not None or time.monotonic() > self.until_s
 
 
@@ -74,12 +74,12 @@ class Redrive:
         JobTooLarge, BackendUnavailable, OutcomeUnknown: none could be moved back. Raises BackendUnavailable.
         Cancelled: what was started is finished, the others stay.
         """
-        survey = await self._backend.survey(queue.key)
-        stats = survey.queues.get(queue.key)
-        if await has_children(self._backend, queue.key, survey):
+        merged = await self._backend.queue_stats(queue.key)
+        stats = merged.queues.get(queue.key)
+        if await has_children(self._backend, queue.key, merged):
             error = QueueHasChildren(f"{queue.name!r} has fanout children, and each of them would get the jobs again")
-            return Covered(error, survey.coverage)
-        run = _Run(queue, limit, time.monotonic() + LONGEST_S, [], coverage=survey.coverage)
+            return Covered(error, merged.coverage)
+        run = _Run(queue, limit, time.monotonic() + LONGEST_S, [], coverage=merged.coverage)
         left = 0
         for key in self._dead_letters.keys(queue):
             left += await self._bring_back(run, key)
@@ -92,9 +92,9 @@ class Redrive:
 
     async def _bring_back(self, run: _Run, key: str) -> int:
         """Goes once through the dead letters that exist at the start; returns how many of the queue's may be left."""
-        survey = await self._backend.survey(key)
-        run.coverage = least(run.coverage, survey.coverage)
-        stats = survey.queues.get(key)
+        merged = await self._backend.queue_stats(key)
+        run.coverage = least(run.coverage, merged.coverage)
+        stats = merged.queues.get(key)
         if stats is None:
             return 0
         before = run.redriven + run.expired
@@ -104,17 +104,17 @@ class Redrive:
                 if run.over:
                     break
                 waiter = self._backend.wait(key, 0, run.queue.tenant)
-                read = await self._completed(_take(run.aside, waiter))
+                read = await self._completed(_take(run.skipped, waiter))
                 if isinstance(read, GatewayError):
                     raise read
                 if read is None:
                     run.coverage = least(run.coverage, waiter.coverage)
                     break
                 if not mine_only or died_on(read.data) == run.queue.name:
-                    await self._completed(self._one(run, run.aside.pop()))
-            others = len(run.aside)
+                    await self._completed(self._one(run, run.skipped.pop()))
+            others = len(run.skipped)
         finally:
-            await self._completed(_put_back(run.aside))
+            await self._completed(_put_back(run.skipped))
         return stats.items - others - (run.redriven + run.expired - before)
 
     async def _completed(self, work: Coroutine[Any, Any, T]) -> T:
@@ -143,18 +143,18 @@ class Redrive:
             await read.abort()
 
 
-async def _take(aside: list[OpenRead], waiter: Poll) -> OpenRead | GatewayError | None:
-    """The next dead letter, also set aside, or the error. A raised error would end the other tasks of the group."""
+async def _take(skipped: list[OpenRead], waiter: Poll) -> OpenRead | GatewayError | None:
+    """The next dead letter, put into `skipped`, or the error. A raised error would end the other tasks of the group."""
     try:
         read = await waiter.result()
     except GatewayError as error:
         return error
     if read is not None:
-        aside.append(read)
+        skipped.append(read)
     return read
 
 
-async def _put_back(aside: list[OpenRead]) -> None:
+async def _put_back(skipped: list[OpenRead]) -> None:
     """Gives them back in reverse order, because each goes to the head."""
-    while aside:
-        await aside.pop().abort()
+    while skipped:
+        await skipped.pop().abort()

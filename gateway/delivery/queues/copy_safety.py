@@ -23,7 +23,7 @@ from gateway.delivery.backend import Backend
 from gateway.errors import BackendUnavailable
 from gateway.leases.lease import OpenRead
 from gateway.names.namespace import FANOUT
-from gateway.survey import Survey
+from gateway.queue_stats import MergedStats
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class CopySafety:
             self._asked[key] = (now_s, task)
         return await asyncio.shield(task)
 
-    async def still_aside(self, read: OpenRead) -> bool:
+    async def still_open(self, read: OpenRead) -> bool:
         """Whether the item is still set aside, as far as its server can tell.
 
         Asks each time; callers in the same turn of the loop share the question. False: the server may have put the item
@@ -82,11 +82,11 @@ class CopySafety:
 
     async def _ask(self, key: str) -> str:
         try:
-            survey = await self._backend.survey(key)
-            stats = survey.queues.get(key)
+            merged = await self._backend.queue_stats(key)
+            stats = merged.queues.get(key)
             if stats is None:
                 return "unknown"
-            if await has_children(self._backend, key, survey):
+            if await has_children(self._backend, key, merged):
                 return "children"
         except BackendUnavailable:
             return "unknown"
@@ -96,14 +96,14 @@ class CopySafety:
         return "ring" if stats.discarded else ""
 
 
-async def has_children(backend: Backend, key: str, survey: Survey) -> bool:
-    """Whether fanout children would get items that are put on the queue, on any server. survey: of the queue.
+async def has_children(backend: Backend, key: str, merged: MergedStats) -> bool:
+    """Whether fanout children would get items that are put on the queue, on any server. merged: of the queue.
 
     Raises BackendUnavailable.
     """
-    stats = survey.queues.get(key)
+    stats = merged.queues.get(key)
     if stats is not None and stats.children:
         return True
-    if not survey.coverage.partial and all(key in queues for queues in survey.servers.values()):
+    if not merged.coverage.partial and all(key in queues for queues in merged.servers.values()):
         return False  # each server has listed its children
     return any(each.startswith(key + FANOUT) for each in await backend.keys())

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.coverage import Covered, least
 from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
@@ -14,7 +15,7 @@ from gateway.envelope.read import Job, raw, unwrap
 from gateway.errors import GatewayError, QueueEmpty, QueueNotFound
 from gateway.fairness.turns import Turns
 from gateway.forwarding.router import LeaseRouter
-from gateway.survey import Covered, QueueStats, least
+from gateway.queue_stats import QueueStats
 
 ASKED_AT_ONCE: Final = 200
 """Queues per question to Kestrel in a list. One turn of the loop reads their figures."""
@@ -62,9 +63,9 @@ class Queues:
         await self._known.corrected_if_soon(time.monotonic())
         keys = self._known.keys(tenant) or [NOBODYS_KEY]
         for start in range(0, len(keys), ASKED_AT_ONCE):
-            survey = await self._backend.survey(*keys[start : start + ASKED_AT_ONCE])
-            shown = (self._shown(tenant, key, stats) for key, stats in survey.queues.items())
-            yield Covered([each for each in shown if each is not None], survey.coverage)
+            merged = await self._backend.queue_stats(*keys[start : start + ASKED_AT_ONCE])
+            shown = (self._shown(tenant, key, stats) for key, stats in merged.queues.items())
+            yield Covered([each for each in shown if each is not None], merged.coverage)
 
     def _shown(self, tenant: str, key: str, stats: QueueStats) -> QueueInfo | None:
         """The queue as it appears in the tenant's list; None if it is not the tenant's."""
@@ -75,19 +76,19 @@ class Queues:
 
     async def get(self, queue: Queue) -> Covered[QueueInfo | GatewayError]:
         """Its figures, or QueueNotFound. Raises BackendUnavailable."""
-        survey = await self._backend.survey(queue.key)
-        stats = survey.queues.get(queue.key)
-        return Covered(_not_found(queue) if stats is None else _info(queue.name, stats), survey.coverage)
+        merged = await self._backend.queue_stats(queue.key)
+        stats = merged.queues.get(queue.key)
+        return Covered(_not_found(queue) if stats is None else _info(queue.name, stats), merged.coverage)
 
     async def by_server(self, queue: Queue) -> Covered[tuple[QueueInfo, dict[str, QueueInfo]] | GatewayError]:
         """Like `get`, and also by server."""
-        survey = await self._backend.survey(queue.key)
-        if queue.key not in survey.queues:
-            return Covered(_not_found(queue), survey.coverage)
+        merged = await self._backend.queue_stats(queue.key)
+        if queue.key not in merged.queues:
+            return Covered(_not_found(queue), merged.coverage)
         servers = {
-            name: _info(queue.name, queues[queue.key]) for name, queues in survey.servers.items() if queue.key in queues
+            name: _info(queue.name, queues[queue.key]) for name, queues in merged.servers.items() if queue.key in queues
         }
-        return Covered((_info(queue.name, survey.queues[queue.key]), servers), survey.coverage)
+        return Covered((_info(queue.name, merged.queues[queue.key]), servers), merged.coverage)
 
     async def peek(self, queue: Queue) -> Covered[Job | GatewayError]:
         """The job at the head, which stays in place, or QueueNotFound or QueueEmpty. Raises BackendUnavailable.
@@ -98,9 +99,9 @@ class Queues:
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
         peeked = await self._backend.peek(queue.key)
-        if peeked.data is not None:
-            await self._turns.for_item(peeked.data, queue.tenant)
-        return Covered(_head(queue, peeked.data), least(found.coverage, peeked.coverage))
+        if peeked.result is not None:
+            await self._turns.for_item(peeked.result, queue.tenant)
+        return Covered(_head(queue, peeked.result), least(found.coverage, peeked.coverage))
 
     async def flush(self, queue: Queue) -> Covered[GatewayError | None]:
         """Removes every waiting job; leased jobs stay with their consumers. QueueNotFound, and raises, as `get`."""

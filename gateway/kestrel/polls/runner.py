@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
+from gateway.coverage import Coverage
 from gateway.errors import BackendUnavailable, GatewayError
 from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
@@ -31,7 +32,6 @@ from gateway.kestrel.polls.values import (
     WaiterPhase,
     Why,
 )
-from gateway.survey import Coverage
 
 LATE_S, READ_S = 0.005, 0.02
 """A timer that is this late runs before the answers that have arrived are read, so it waits READ_S for them."""

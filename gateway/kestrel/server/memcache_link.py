@@ -37,8 +37,8 @@ from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import Command, ConnectionLostError
 from gateway.kestrel.wire.failures import not_asked, perhaps_done, says_too_large
-from gateway.kestrel.wire.stats import names_in_stats, parse_aside, parse_dump, parse_stats
-from gateway.survey import QueueStats
+from gateway.kestrel.wire.stats import names_in_stats, parse_dump, parse_open_reads, parse_stats
+from gateway.queue_stats import QueueStats
 
 BATCH_ITEMS: Final = 64
 BATCH_BYTES: Final = 256 * 1024
@@ -119,8 +119,8 @@ class MemcacheLink(Server):
         if not self.answers or self.capabilities is None or not self.capabilities.dump_stats:
             return False
         try:
-            aside = parse_aside(await self.run(KestrelClient.dump_stats, key), key)
-            if aside is None or aside.open_reads:
+            counts = parse_open_reads(await self.run(KestrelClient.dump_stats, key), key)
+            if counts is None or counts.open_reads:
                 return False
             aged_out: str | None = await self.run(KestrelClient.stat, "queue_expires")
             return aged_out == "0"

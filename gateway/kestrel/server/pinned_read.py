@@ -19,7 +19,7 @@ from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
 from gateway.kestrel.wire.failures import not_asked
-from gateway.kestrel.wire.stats import parse_aside
+from gateway.kestrel.wire.stats import parse_open_reads
 
 _LOST = "the connection that held the job was lost; the job is back on its queue"
 
@@ -71,7 +71,7 @@ class PinnedRead:
 
     @property
     def server(self) -> str:
-        """The name of the server that has set it aside."""
+        """The name of the server that has set it counts."""
         return self._server.address.name
 
     @property
@@ -81,7 +81,7 @@ class PinnedRead:
 
     @property
     def held_by(self) -> Server:
-        """The server that has set it aside."""
+        """The server that has set it counts."""
         return self._server
 
     def on_lost(self, callback: Callable[[], None]) -> None:
@@ -106,10 +106,10 @@ class PinnedRead:
         Raises: QueueDeleted: it is gone with its queue, and the connection is closed; LeaseLost. Cancelled: as
         `verify`.
         """
-        aside = parse_aside(await self._hear(KestrelClient.dump_stats, self.key), self.key)
-        if aside is None or aside.open_reads:
+        counts = parse_open_reads(await self._hear(KestrelClient.dump_stats, self.key), self.key)
+        if counts is None or counts.open_reads:
             return True
-        if aside.given_back:
+        if counts.given_back:
             return False
         self.give_back()
         raise QueueDeleted("the queue was deleted, and the job with it")

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gateway.survey import QueueStats
+from gateway.queue_stats import QueueStats
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
+class OpenReadCounts:
     """The open reads of one queue, of all clients. given_back: how often an item returned since the queue was
     created."""
 
@@ -57,7 +57,7 @@ def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
     return queues
 
 
-def parse_aside(lines: Iterable[str], key: str) -> Aside | None:
+def parse_open_reads(lines: Iterable[str], key: str) -> OpenReadCounts | None:
     """Reads the lines of `dump_stats key`. None if they do not tell.
 
     A queue that does not exist has no open reads; only a group with its name and one blank line shows that.
@@ -67,10 +67,10 @@ def parse_aside(lines: Iterable[str], key: str) -> Aside | None:
     if told[:1] != [f"queue '{key}' {{"] or told[-1] != "}":
         return None
     if told[1:-1] == [""]:
-        return Aside()
+        return OpenReadCounts()
     try:
         values = dict(line.split("=", 1) for line in told[1:-1])
-        return Aside(int(values["open_transactions"]), int(values["canceled_transactions"]))
+        return OpenReadCounts(int(values["open_transactions"]), int(values["canceled_transactions"]))
     except (KeyError, ValueError):
         return None
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.delivery.dropping import AT_ONCE
+from gateway.delivery.expired_jobs import AT_ONCE
 from gateway.errors import TooManyLeases
 from tests.kestrel.standin import StandIn, silence
 from tests.kestrel.support import until

@@ -20,8 +20,8 @@ AT_ONCE: Final = 32
 """Kestrel writes commands that arrive together at once; more connections gain little."""
 
 
-class Dropping:
-    """The jobs that one poll drops. tasks: the lifespan's group."""
+class ExpiredJobs:
+    """The expired jobs that one poll has met. tasks: the lifespan's group."""
 
     __slots__ = ("_tasks", "_under_way")
 

@@ -1,0 +1,41 @@
+"""The statistics of queues, as their servers report them, and merged. Pure values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.coverage import Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """One queue as its server counts it; figures that a server does not report are 0. children: their number.
+
+    age_ms: of the oldest item; Kestrel reports it only after the queue was read from for the first time.
+    """
+
+    items: int = 0
+    bytes: int = 0
+    age_ms: int = 0
+    waiters: int = 0
+    open_reads: int = 0
+    total_items: int = 0
+    expired_items: int = 0
+    discarded: int = 0
+    children: int = 0
+
+    def __add__(self, other: QueueStats) -> QueueStats:
+        """The same queue on two servers together, with the greater age."""
+        total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)}
+        return QueueStats(**(total | {"age_ms": max(self.age_ms, other.age_ms)}))
+
+
+@dataclass(frozen=True, slots=True)
+class MergedStats:
+    """Queues by key: the sum over the servers, and the figures by server."""
+
+    queues: Mapping[str, QueueStats]
+    servers: Mapping[str, Mapping[str, QueueStats]]
+    coverage: Coverage
