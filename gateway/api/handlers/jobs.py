@@ -37,6 +37,7 @@ from gateway.leases.registry import Registry
 from gateway.settings import Settings
 
 _WAIT = re.compile(r"[0-9]{1,9}")
+_PURPOSE = frozenset({b"sec-purpose", b"purpose"})
 _ORDERING_KEY = re.compile(r"[!-~]{1,256}")
 
 
@@ -146,8 +147,7 @@ class Jobs:
         return json_answer({"queue": queue.name, "results": results}, 207 if failures else 201)
 
     async def next(self, call: Call) -> Answer:
-        purpose = ",".join([*call.headers(b"sec-purpose"), *call.headers(b"purpose")]).lower()
-        if "prefetch" in purpose or "prerender" in purpose:
+        if _is_prefetch(call.scope["headers"]):
             raise ForbiddenPrefetch("a prefetch does not take a job; send the request without Sec-Purpose: prefetch")
         timeout_s, preference = self._timeout(call)
         queue = call.queue()
@@ -234,6 +234,14 @@ class Jobs:
                 wait_s = min(float(wait), self._max_timeout_s)
                 return wait_s, [(b"preference-applied", b"wait=%d" % wait_s)]
         return call.query["timeout"], []
+
+
+def _is_prefetch(headers: Headers) -> bool:
+    """Whether a browser sent the request before its reader asked for the page."""
+    for name, value in headers:
+        if name in _PURPOSE and any(word in value.lower() for word in (b"prefetch", b"prerender")):
+            return True
+    return False
 
 
 def _result(

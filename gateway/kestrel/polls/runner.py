@@ -19,6 +19,7 @@ from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import PendingGet, QueueLink, ServerLink, TakenItem
 from gateway.kestrel.polls.state import QueuePolls
 from gateway.kestrel.polls.values import (
+    OPEN_PHASES,
     Action,
     Close,
     End,
@@ -60,7 +61,7 @@ class LongPoll(Waiter):
         asked have no room. Cancelled: it has left the line; its item went to the next poll or back to the queue.
         """
         runner = self._runner
-        while self.phase in (WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN):
+        while self.phase in OPEN_PHASES:
             if self.phase is not WaiterPhase.GIVEN:
                 self._future = runner.loop.create_future()
                 self.awaited = True
@@ -87,7 +88,7 @@ class LongPoll(Waiter):
 
     def cancel(self) -> None:
         """Ends the wait at once; then `result` returns None. Idempotent; does nothing once the item was fetched."""
-        if self.phase in (WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN):
+        if self.phase in OPEN_PHASES:
             if self._timer is not None:
                 self._timer.cancel()
             self._runner.left(self)
@@ -180,7 +181,7 @@ class QueueRunner:
         self._paced.add(self.tenant, partial(self._timed_out, poll))
 
     def _timed_out(self, poll: LongPoll) -> None:
-        if poll.phase in (WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN):
+        if poll.phase in OPEN_PHASES:
             self._state.timed_out(poll, self.loop.time())
             self._run()
 

@@ -55,6 +55,9 @@ class WaiterPhase(Enum):
     __hash__ = object.__hash__
 
 
+OPEN_PHASES: Final = frozenset({WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN})
+"""The phases of a poll that has no result yet."""
+
 MOVES: dict[WaiterPhase, frozenset[WaiterPhase]] = {
     WaiterPhase.ASKING: frozenset({WaiterPhase.WAITING, WaiterPhase.GIVEN, WaiterPhase.ENDED}),
     WaiterPhase.WAITING: frozenset({WaiterPhase.ASKING, WaiterPhase.GIVEN, WaiterPhase.ENDED}),
