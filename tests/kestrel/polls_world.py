@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from gateway.kestrel.polls.decision import assign, joins
+from gateway.kestrel.polls.kept import KeptItems
 from gateway.kestrel.polls.state import QueuePolls
 from gateway.kestrel.polls.values import Close, End, Get, Give, GiveBack, HandBack, Send, Waiter, WaiterPhase
 
@@ -82,7 +84,7 @@ class World:
     # What the state decides
 
     def run(self):
-        actions = self.polls.assign(self.now)
+        actions = assign(self.polls, self.now)
         self.told += actions
         for action in actions:
             self.count += 1
@@ -211,10 +213,10 @@ class World:
         if not timeout_s:
             self.closing[waiter] = self.count
         decided, waiters = copy.deepcopy((self.polls, self.waiters))
-        if self.polls.joins(waiter, self.now):
+        if joins(self.polls, waiter, self.now):
             self.joined += 1
             decided.came(waiters[-1], self.now)
-            assert decided.assign(self.now) == [], "a poll that joins needs no decision"
+            assert assign(decided, self.now) == [], "a poll that joins needs no decision"
             assert record(decided, waiters) == record(self.polls, self.waiters), "what the decision would have left"
         else:
             self.polls.came(waiter, self.now)
@@ -338,10 +340,10 @@ def record(polls, waiters):
             return sorted(map(plain, value))
         if isinstance(value, Enum | Exception):
             return repr(value)
-        return numbers.get(id(value)) or (of(value) if hasattr(value, "__dict__") or is_dataclass(value) else value)
+        return numbers.get(id(value)) or (of(value) if isinstance(value, KeptItems) else value)
 
     def of(part):
-        names = [each.name for each in fields(part)] if is_dataclass(part) else vars(part)
+        names = getattr(part, "__slots__", None) or vars(part)
         return {name: plain(getattr(part, name)) for name in names}
 
     return [of(part) for part in [polls, *parts]]

@@ -18,7 +18,7 @@ from gateway.errors import (
 )
 from gateway.kestrel.address import parse_address
 from gateway.kestrel.health import Health
-from gateway.kestrel.polls.state import QUEUE_GETS
+from gateway.kestrel.polls.rules import QUEUE_GETS
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up
 from tests.kestrel.support import client, until
 
@@ -659,7 +659,8 @@ def test_no_server_at_all_is_unavailable_and_one_that_comes_serves_who_waits():
 
 def test_one_poll_takes_one_item_and_servers_have_equal_chances(monkeypatch):
     """With items everywhere a poll that comes alone sets no second one aside; over many queues each server serves."""
-    monkeypatch.setattr("gateway.kestrel.polls.state.STEP_S", 1.0)  # longer than a busy machine delays an answer
+    for module in ("state", "decision"):  # longer than a busy machine delays an answer
+        monkeypatch.setattr(f"gateway.kestrel.polls.{module}.STEP_S", 1.0)
 
     async def main():
         async with servers() as many, client(*addresses(many)) as kestrel:

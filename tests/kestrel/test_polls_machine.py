@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from gateway.kestrel.polls.state import QUEUE_GETS
+from gateway.kestrel.polls.rules import QUEUE_GETS
 from gateway.kestrel.polls.values import WaiterPhase
 from tests.kestrel.polls_world import LONGEST_WAIT_S, World
 

@@ -1,10 +1,10 @@
-"""Each numbered rule of gateway.kestrel.polls.state, by name, without a socket or a clock."""
+"""Each numbered rule of gateway.kestrel.polls.rules, by name, without a socket or a clock."""
 
 import itertools
 
 import pytest
 
-from gateway.kestrel.polls.state import CHECK_S, GATHER_S, LINGER_S, PROOF_S, QUEUE_GETS, SETTLE_S, STEP_S
+from gateway.kestrel.polls.rules import CHECK_S, GATHER_S, LINGER_S, PROOF_S, QUEUE_GETS, SETTLE_S, STEP_S
 from gateway.kestrel.polls.values import MOVES, Close, End, Give, GiveBack, HandBack, Send, Waiter, WaiterPhase, Why
 from tests.kestrel.polls_world import LONGEST_WAIT_S, PATIENCE_S, World, WorldItem
 

@@ -18,8 +18,8 @@ from gateway.fairness.fair_queue import FairQueue
 from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import ServerLink
+from gateway.kestrel.polls.rules import PROOF_S, STEP_S
 from gateway.kestrel.polls.runner import LongPoll, QueueRunner
-from gateway.kestrel.polls.state import PROOF_S, STEP_S
 
 KEPT_S: Final = 0.1  # for the next poll of a consumer that asks again at once
 OFFERS: Final = 2

@@ -1,7 +1,7 @@
 """Runs the polls of one queue: passes events to the state, and carries out its decisions.
 
 Owns the timers, the gets in progress and the futures of the waiters. Makes no decision itself: see
-gateway.kestrel.polls.state.
+gateway.kestrel.polls.decision.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gateway.errors import BackendUnavailable, GatewayError
 from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import PendingGet, QueueLink, ServerLink, TakenItem
+from gateway.kestrel.polls.decision import assign, joins
 from gateway.kestrel.polls.state import QueuePolls
 from gateway.kestrel.polls.values import (
     OPEN_PHASES,
@@ -170,7 +171,7 @@ class QueueRunner:
         state, now = self._state, poll.joined_at
         if poll.deadline > now:
             poll.time_from(poll.deadline)
-        if self._running or not state.joins(poll, now):
+        if self._running or not joins(state, poll, now):
             state.came(poll, now)
             self._run()
         elif state.next_at < self._timer_at:
@@ -273,7 +274,7 @@ class QueueRunner:
         try:
             while self._again:
                 self._again = False
-                for action in state.assign(self.loop.time()):
+                for action in assign(state, self.loop.time()):
                     self._do(action)
         finally:
             self._running = False
@@ -294,8 +295,9 @@ class QueueRunner:
                 if not waiter.awaited and not waiter.timed:
                     waiter.time_from(self.loop.time() + waiter.patience_s)
                 waiter.wake()
-            case End():
-                self._end(action)
+            case End(waiter):
+                assert isinstance(waiter, LongPoll)
+                waiter.end(*_outcome(action))
             case Close(get):
                 if (pending := self._gets.pop(get, None)) is not None:
                     pending.close()
@@ -305,19 +307,6 @@ class QueueRunner:
             case GiveBack(item):
                 self._counters.given_back_unserved += 1
                 cast(TakenItem, item).give_back()
-
-    def _end(self, end: End) -> None:
-        poll, source = end.waiter, end.source
-        assert isinstance(poll, LongPoll)
-        error: GatewayError | None = None
-        coverage: Coverage | None = None
-        if end.why is Why.NO_SERVER:
-            error = BackendUnavailable("no Kestrel server is known yet")
-        elif source is not None:
-            error = cast(QueueLink, source.server).trouble(end.why, source.error)
-        elif 0 < end.asked < end.total:
-            coverage = Coverage(end.asked, end.total)
-        poll.end(error, coverage)
 
     # Timers
 
@@ -348,3 +337,12 @@ class QueueRunner:
                 self._timer.cancel()
                 self._timer, self._timer_at = None, math.inf
             self._forget(self)
+
+
+def _outcome(end: End) -> tuple[GatewayError | None, Coverage | None]:
+    """The error or the coverage with which the poll ends."""
+    if end.why is Why.NO_SERVER:
+        return BackendUnavailable("no Kestrel server is known yet"), None
+    if end.source is not None:
+        return cast(QueueLink, end.source.server).trouble(end.why, end.source.error), None
+    return None, Coverage(end.asked, end.total) if 0 < end.asked < end.total else None

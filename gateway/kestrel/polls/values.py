@@ -1,11 +1,12 @@
 """The values in the state of a queue's polls: waiters, gets, the queue on each server, and actions.
 
-Plain values. gateway.kestrel.polls.state has the rules and makes the decisions.
+Plain values. gateway.kestrel.polls.decision makes the decisions.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
@@ -186,6 +187,11 @@ class Source:
         """How many more takes it could be sent (rule 7)."""
         places = 1 if self.places <= 0 and self.waits and not self.takes else self.places
         return max(0, min(self.items - len(self.takes), places))
+
+
+def usable(sources: Sequence[Source]) -> Sequence[Source]:
+    """The sources whose server delivers items; if there is none, all that may be tried."""
+    return [source for source in sources if source.reads] or sources
 
 
 class Why(Enum):
