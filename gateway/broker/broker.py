@@ -135,8 +135,7 @@ class Broker:
         must do so if `queue.backlog.starved`: the disk is being read. The caller counts hits and misses. Raises
         IllegalNameError, UnavailableError, TooManyReadsError.
         """
-        if self._status is Status.QUIESCENT:
-            raise UnavailableError("quiescent")
+        self.require_readable()
         if mode is ReadMode.OPEN and not reads.may_open(name):
             raise TooManyReadsError
         if mode is ReadMode.PEEK:
