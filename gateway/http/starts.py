@@ -31,7 +31,7 @@ class RequestStarts:
 
     def may_read(self, tenant: str) -> bool:
         """Whether a connection of the tenant may read its next request now. Counts it if so."""
-        if not self._time.shared(tenant):
+        if not (self._time.tenanted and self._time.shared(tenant)):
             return True
         if self._begun >= AT_ONCE or (tenant and not self._time.may_go_on(tenant)):
             return False

@@ -30,7 +30,7 @@ def joins(polls: QueuePolls, waiter: Waiter, now: float) -> bool:
             return False
     for source in sources:
         source.look()
-        if not source.reads or source.full:
+        if not source.reads or source.items <= 0:
             return False
     if waiter.deadline <= now:
         waiter.ending = True
