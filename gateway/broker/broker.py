@@ -90,7 +90,7 @@ class Broker:
         database = Database(options.data, fsync=options.fsync, lock_wait_s=options.lock_wait_s)
         try:
             inventory = database.inventory()
-            self._status = Status.__members__.get(database.meta("status") or "", Status.UP)
+            self._status = Status[database.settings().get("status", Status.UP.name)]
             self._threads = Threads(database, loop)
         except BaseException:
             database.close()

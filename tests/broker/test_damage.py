@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.broker.broker import Status
 from gateway.broker.check.examine import examine, locked
+from gateway.broker.storage import schema
 from gateway.broker.storage.batch import SEQUENCE_BITS, Batch, StoredItem
 from gateway.broker.storage.checksum import seed
 from gateway.broker.storage.database import Database
@@ -74,6 +76,65 @@ def test_a_damaged_row_is_set_aside_and_the_others_flow(whole: Path, tmp_path: P
     again = serve(tmp_path / "served", [*JOBS])
     assert not any(again.delivered.values())
     assert any("is not delivered" in line for line in again.errors)
+
+
+def test_a_header_that_allows_no_writes(whole: Path, tmp_path: Path) -> None:
+    """The broker would serve and store nothing: it does not start, `check` says so, and `--repair` mends it."""
+    data = copy(whole, tmp_path / "data")
+    content = bytearray((data / "broker.sqlite").read_bytes())
+    content[18] ^= 0x04
+    (data / "broker.sqlite").write_bytes(content)
+    code, said = check(data)
+    assert code == 1
+    assert "the file is damaged: its header has the write version 6, so that SQLite does not write it" in said
+    found = serve(copy(data, tmp_path / "served"), [])
+    assert not found.started
+    assert "write version 6" in found.log
+    check(data, "--repair")
+    assert check(data)[0] == 0
+    assert serve(data, [*JOBS]).delivered == JOBS
+
+
+STATUS = {
+    "its value": "UPDATE meta SET value = 'RE@DONLY' WHERE key = 'status'",
+    "its text": "UPDATE meta SET value = CAST(x'5245c1444f4e4c59' AS TEXT) WHERE key = 'status'",
+    "its key": "UPDATE meta SET key = 'stauts' WHERE key = 'status'",
+}
+
+
+@pytest.mark.parametrize("what", STATUS)
+def test_a_damaged_status_is_told(whole: Path, tmp_path: Path, what: str) -> None:
+    """It has no checksum: the log and `check` say that it is damaged, the broker is UP, and `--repair` drops it."""
+    data = copy(whole, tmp_path / "data")
+    execute(data, "INSERT INTO meta VALUES ('status', 'READONLY')", STATUS[what])
+    code, said = check(data)
+    assert code == 1
+    assert ("the stored setting 'stauts' is unknown" if what == "its key" else "the stored status 'RE") in said
+    found = serve(copy(data, tmp_path / "served"), [*JOBS])
+    assert found.delivered == JOBS
+    assert any("the stored s" in line for line in found.errors)
+    check(data, "--repair")
+    assert check(data)[0] == 0
+
+
+HARMLESS = [*range(24, 28), *range(40, 44), *range(48, 52), *range(72, 100)]
+
+
+def test_what_check_does_not_look_at_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    """Counters and spare bytes of the header, and the free part of a page: `check` is right to call the file sound."""
+    for at in (*HARMLESS[::5], 50, 4096 + 100):
+        data = copy(whole, tmp_path / "data")
+        content = bytearray((data / "broker.sqlite").read_bytes())
+        content[at] ^= 0x40
+        (data / "broker.sqlite").write_bytes(content)
+        with locked(data) as path:
+            assert examine(path, lambda *_: None).is_sound, at
+    assert serve(data, [*JOBS]).delivered == JOBS
+
+
+def test_the_names_of_a_status_are_those_of_the_file() -> None:
+    """The file's layer does not know the broker's."""
+    assert set(Status.__members__) == schema.STATUSES
 
 
 def test_a_row_that_is_gone_is_reported(whole: Path, tmp_path: Path) -> None:

@@ -107,7 +107,9 @@ def examine(path: Path, progress: Progress) -> Report:
             report.frames_lost = max(expected - report.frames, 0)
             if report.format == 0:  # nothing was ever stored, or all of it was in the log
                 return report
+            _check_header(report, path)
             _check_queues(report, connection, progress)
+            _check_settings(report, connection)
             _check_tree(report, connection)
     except (OSError, schema.SchemaError, sqlite3.Error) as exc:
         raise DatabaseError(f"{path}: {exc}") from exc
@@ -141,6 +143,18 @@ def queue_rows(connection: sqlite3.Connection, format_: int) -> Iterator[tuple[Q
         counted, counted_bytes = (count if type(count) is int else -1 for count in (items, size))
         mark = unchecked if format_ > 1 else highest_id(number)
         yield QueueReport(number, name or b"", counted=counted, counted_bytes=counted_bytes), mark, ever, sound
+
+
+def _check_header(report: Report, path: Path) -> None:
+    try:
+        schema.check_header(path)
+    except schema.SchemaError as exc:
+        report.errors.append(f"the file {exc}")
+
+
+def _check_settings(report: Report, connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.DatabaseError):  # the check of the tree reports the place
+        report.errors += schema.settings(connection)[1]
 
 
 def _check_queues(report: Report, connection: sqlite3.Connection, progress: Progress) -> None:

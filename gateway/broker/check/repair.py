@@ -51,7 +51,7 @@ def _fold_log(path: Path) -> None:
 def _copy(source: sqlite3.Connection, path: Path, target: sqlite3.Connection, progress: Progress) -> None:
     format_ = schema.inspect(source)
     with contextlib.suppress(sqlite3.DatabaseError):  # it contains one or two settings, and no job
-        for pair in source.execute("SELECT key, value FROM meta").fetchall():
+        for pair in schema.settings(source)[0].items():
             target.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", pair)
     reader = Reader(source, path, has_checksums=format_ > 1)
     rows = [(queue, mark, ever) for queue, mark, ever, sound in queue_rows(source, format_) if sound and queue.name]

@@ -80,13 +80,15 @@ class Database:
         except sqlite3.Error as exc:
             raise DatabaseError(f"{self.path}: {schema.with_advice(exc)}") from exc
 
-    def meta(self, key: str) -> str | None:
-        """A stored setting. Raises DatabaseError."""
+    def settings(self) -> dict[str, str]:
+        """The stored settings; logs those that are damaged. Raises DatabaseError."""
         try:
-            row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            found, faults = schema.settings(self._connection)
         except sqlite3.Error as exc:
-            raise DatabaseError(f"{self.path}: {exc}") from exc
-        return None if row is None else str(row[0])
+            raise DatabaseError(f"{self.path}: {schema.with_advice(exc)}") from exc
+        for fault in faults:
+            log.error("%s: %s", self.path, fault)
+        return found
 
     def write(self, batch: Batch) -> Outcome:
         """Writes the whole batch in one transaction; if that fails, the part that can be written. No sqlite3.Error.

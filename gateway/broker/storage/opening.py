@@ -54,7 +54,8 @@ def open_file(path: Path, *, fsync: bool) -> tuple[sqlite3.Connection, wal.Mark]
     try:
         connection = connect(path)
         try:
-            schema.inspect(connection)
+            if schema.inspect(connection):
+                schema.check_header(path)
             connection.execute("PRAGMA journal_mode=WAL").fetchone()
             _tell_lost_commits(connection, path, frames)
             connection.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")

@@ -44,6 +44,14 @@ _FORMAT_2: Final = (
     "ALTER TABLE items ADD COLUMN checksum INTEGER",
 )
 
+STATUSES: Final = frozenset({"UP", "WRITEAVOID", "READONLY", "QUIESCENT"})
+"""What `meta` holds under `status`: the names of broker.Status."""
+_PROBE: Final = "probe"
+"""The key of the row with which a full disk is tried."""
+_WRITE_VERSION_AT: Final = 18
+_NEWEST_WRITE_VERSION: Final = 2
+"""Source: https://www.sqlite.org/fileformat2.html#file_format_version_numbers. SQLite only reads a file above it."""
+
 
 class SchemaError(Exception):
     """The broker cannot use the file. The message says why."""
@@ -90,6 +98,36 @@ def inspect(connection: sqlite3.Connection) -> int:
     if version < 1 or {name: sql for name, _, sql in found} != _tables(version) or not _roots_differ(found):
         raise SchemaError(f"is damaged: its tables are not those of format {version}; restore it from a backup")
     return version
+
+
+def check_header(path: Path) -> None:
+    """Raises SchemaError if SQLite would open the file at `path` only for reading; OSError."""
+    with path.open("rb") as file:
+        header = file.read(_WRITE_VERSION_AT + 1)
+    version = header[-1] if len(header) > _WRITE_VERSION_AT else 0
+    if version > _NEWEST_WRITE_VERSION:
+        raise SchemaError(
+            f"is damaged: its header has the write version {version}, so that SQLite does not write it; "
+            "`kestrel-gateway broker check --repair` makes a sound file"
+        )
+
+
+def settings(connection: sqlite3.Connection) -> tuple[dict[str, str], list[str]]:
+    """The rows of `meta`, and a sentence for each that is damaged and left out. They have no checksum, so each value is
+    compared with the values that it may have. Raises sqlite3.Error."""
+    found: dict[str, str] = {}
+    faults: list[str] = []
+    for row in connection.execute("SELECT CAST(key AS BLOB), CAST(value AS BLOB) FROM meta"):
+        key, value = (bytes(each).decode("utf-8", "backslashreplace") for each in row)
+        if key == "status" and value not in STATUSES:
+            faults.append(
+                f"the stored status {value[:40]!r} is damaged; without it the broker starts with the status UP"
+            )
+        elif key not in ("status", _PROBE):
+            faults.append(f"the stored setting {key[:40]!r} is unknown")
+        else:
+            found[key] = value
+    return found, faults
 
 
 def is_damage(error: BaseException) -> bool:
