@@ -23,6 +23,7 @@ def run(main):
         return runner.run(main())
 
 
+GETS = 8  # the default of --kestrel-waits
 _names = itertools.count()
 
 
@@ -77,22 +78,28 @@ def test_one_queue_alone_is_asked_for(broker):
     run(main)
 
 
-def test_five_thousand_parked_polls_use_few_connections_and_are_served_in_order(broker):
-    """At most 32 connections while they wait; the n-th job goes to the n-th poll; then nothing is left of them."""
+@pytest.mark.parametrize("count", [1000, pytest.param(5000, marks=pytest.mark.slow)])
+def test_thousands_of_parked_polls_use_few_connections_and_are_served_in_order(broker, count):
+    """At most 32 connections while they wait; the n-th job goes to the n-th poll, or to a neighbour where several come
+    at one instant; then nothing is left of them."""
 
     async def main():
-        key, count = new_key(), 5000
+        key = new_key()
         async with client(broker.address) as kestrel:
             waiters = [kestrel.wait(key, 60) for _ in range(count)]
             tasks = [asyncio.ensure_future(waiter.result()) for waiter in waiters]
-            await until(lambda: kestrel.statistics().standing_waits == 8)
+            await until(lambda: kestrel.statistics().standing_waits == GETS)
             assert kestrel.statistics().connections <= 32
             jobs = [(b"%d" % i, 0) for i in range(count)]
             for start in range(0, count, 500):
                 assert await kestrel.put_many(key, jobs[start : start + 500]) == [None] * 500
             async with asyncio.timeout(30):
                 reads = await asyncio.gather(*tasks)
-            assert [read.data for read in reads] == [data for data, _ in jobs]
+            # Sockets that become readable at one instant are read in any order: each job may change places with those
+            # of the other gets, and with no other.
+            numbers = [int(read.data) for read in reads]
+            assert sorted(numbers) == list(range(count))
+            assert max(abs(number - place) for place, number in enumerate(numbers)) < GETS
             assert kestrel.statistics().pinned == count
             assert sum(type(item) is Bridge for item in gc.get_objects()) <= 100, (
                 "a pinned connection holds no greenlet"
