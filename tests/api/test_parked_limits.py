@@ -11,7 +11,7 @@ from tests.lab.gateway import Running, running
 
 def park(gateway: Running, queue: str, headers: dict[str, str]) -> socket.socket:
     """A poll that waits."""
-    connection = socket.create_connection(("127.0.0.1", gateway.port), 10)
+    connection = gateway.connect()
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     connection.sendall(f"GET /queues/{queue}/next?timeout=45 HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
     return connection
@@ -53,5 +53,3 @@ def test_one_more_than_the_cap_is_told(tmp_path: Path, flags, detail, refused):
             assert answer.status_code == 204
             assert one.post("/queues/a/jobs", json="x").status_code == 201
             assert b"200 OK" in polls[0].recv(65536)
-            for poll in polls:
-                poll.close()

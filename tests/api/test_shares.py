@@ -39,7 +39,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, keys: Keyring) -> Iterator[
 
 def send(gateway: Running, keys: Keyring, line: str, more: bytes = b"", headers: str = "") -> socket.socket:
     """A connection on which the greedy tenant has sent so much of a request."""
-    connection = socket.create_connection(("127.0.0.1", gateway.port), 10)
+    connection = gateway.connect()
     head = f"{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {keys.secrets['greedy']}\r\n{headers}\r\n"
     connection.sendall(head.encode() + more)
     return connection

@@ -14,10 +14,6 @@ from tests.lab.gateway import running
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
 
-def connect(gateway) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", gateway.port), 10)
-
-
 def park(connection: socket.socket, queue: str, behind: bytes = b"", query: str = "timeout=30") -> None:
     """Sends a poll, and bytes behind it."""
     connection.sendall(f"GET /queues/{queue}/next?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() + behind)
@@ -45,7 +41,7 @@ def test_a_poll_that_vanished_strands_no_job(gateway, http, queue, close, behind
     """100 times: a client parks, goes away, a job is enqueued; the next consumer has it within 100 ms."""
     slow = []
     for number in range(100):
-        connection = connect(gateway)
+        connection = gateway.connect()
         park(connection, queue, behind)
         if number % 2:
             wait_until(lambda: waiters(http, queue) >= 1)
@@ -66,7 +62,7 @@ def test_a_poll_that_vanished_strands_no_job(gateway, http, queue, close, behind
 @pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
 def test_the_gateway_sees_a_client_leave_whatever_it_sent(gateway, http, queue, close, behind):
     """Also with a request, half of one or a flood pipelined behind the poll, the poll ends with its client."""
-    connection = connect(gateway)
+    connection = gateway.connect()
     connection.settimeout(0.5)
     with contextlib.suppress(TimeoutError):
         park(connection, queue, behind)
@@ -88,7 +84,7 @@ def test_parked_polls_are_served_in_order(tmp_path):
     with running(tmp_path / "data") as gateway, gateway.client() as http:
         polls = []
         for number in range(count):
-            connection = connect(gateway)
+            connection = gateway.connect()
             park(connection, "q")
             polls.append(connection)
             if number % 50 == 49:
@@ -106,7 +102,7 @@ def test_parked_polls_are_served_in_order(tmp_path):
 def test_a_half_sent_job_is_never_stored(gateway, http, queue):
     """A producer that dies in the middle of its body has stored nothing."""
     for close in CLOSERS.values():
-        connection = connect(gateway)
+        connection = gateway.connect()
         connection.sendall(
             f"POST /queues/{queue}/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf".encode()
         )
@@ -117,7 +113,7 @@ def test_a_half_sent_job_is_never_stored(gateway, http, queue):
 def test_a_consumer_that_dies_with_a_lease_costs_its_lease_only(gateway, http, queue):
     """A client that vanishes after the answer keeps its lease until it ends, then the job is the next one's."""
     http.post(f"/queues/{queue}/jobs", json="x")
-    connection = connect(gateway)
+    connection = gateway.connect()
     connection.sendall(f"GET /queues/{queue}/next?lease=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert b"200 OK" in connection.recv(65536)
     connection.close()
@@ -135,7 +131,7 @@ def test_many_polls_come_and_go(gateway, http, queue, total):
 
     def flicker():
         while not stop.is_set():
-            connection = connect(gateway)
+            connection = gateway.connect()
             park(connection, queue, query="timeout=30&lease=5")
             reset(connection)
 

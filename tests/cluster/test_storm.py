@@ -112,19 +112,21 @@ def test_one_killed_one_frozen_one_added(tmp_path, jobs):
             gateway.process.send_signal(signal.SIGHUP)
 
         connections = [AsyncHttp(gateway.port) for _ in range(PRODUCERS + CONSUMERS)]
-        consumers = [asyncio.create_task(consume(each, ledger, over)) for each in connections[PRODUCERS:]]
-        async with asyncio.timeout(60):
-            await asyncio.gather(blow(), *(produce(each, ledger, numbers, steps) for each in connections[:PRODUCERS]))
-        assert many[3].ask("stats"), "the added one answers"
-        await asyncio.to_thread(killed.start)
-        frozen.thaw()
-        async with asyncio.timeout(30):
-            while ledger.missing():
-                await asyncio.sleep(0.05)
-        over.set()
-        await asyncio.gather(*consumers)
-        for each in connections:
-            each.close()
+        producers, consumers = connections[:PRODUCERS], connections[PRODUCERS:]
+        with contextlib.ExitStack() as stack:
+            for each in connections:
+                stack.callback(each.close)
+            consuming = [asyncio.create_task(consume(each, ledger, over)) for each in consumers]
+            async with asyncio.timeout(60):
+                await asyncio.gather(blow(), *(produce(each, ledger, numbers, steps) for each in producers))
+            assert many[3].ask("stats"), "the added one answers"
+            await asyncio.to_thread(killed.start)
+            frozen.thaw()
+            async with asyncio.timeout(30):
+                while ledger.missing():
+                    await asyncio.sleep(0.05)
+            over.set()
+            await asyncio.gather(*consuming)
 
     with brokers(tmp_path, 3) as many, before(tmp_path, many, *FLAGS) as gateway:
         asyncio.run(main(gateway, many))

@@ -1,6 +1,7 @@
 """A thousand parked polls over three servers, with jobs at one of them only."""
 
 import asyncio
+import contextlib
 import statistics
 import time
 
@@ -29,6 +30,16 @@ async def wakes(port: int, broker, jobs: int) -> list[float]:
 
     polls = [asyncio.create_task(poll()) for _ in range(POLLS)]
     reader, writer = await asyncio.open_connection(host, int(broker_port))
+    with contextlib.closing(writer):
+        took = await jobs_taken(broker, jobs, reader, writer, came)
+    for each in polls:
+        each.cancel()
+    await asyncio.gather(*polls, return_exceptions=True)
+    return took
+
+
+async def jobs_taken(broker, jobs: int, reader, writer, came: "asyncio.Queue[tuple[float, bytes]]") -> list[float]:
+    """Stores the items; seconds until each reached its poll."""
     while broker.waiters("w") < WAITS:
         await asyncio.sleep(0.02)
     await asyncio.sleep(1.0)  # the polls behind the first few join the line: nothing shows it from outside
@@ -42,10 +53,6 @@ async def wakes(port: int, broker, jobs: int) -> list[float]:
         assert got == body, "each job once, and in order"
         took.append(at - began)
     assert came.empty(), "no job is delivered twice"
-    for each in polls:
-        each.cancel()
-    await asyncio.gather(*polls, return_exceptions=True)
-    writer.close()
     return took
 
 

@@ -39,6 +39,7 @@ class Running:
         self.port = port or free_port()
         self.url = f"{'https' if '--ssl-certfile' in flags else 'http'}://127.0.0.1:{self.port}"
         self.log = data.parent / f"{data.name}-{self.port}.log"
+        self._connections: list[socket.socket] = []
         self.start()
         self.started.add(self)
 
@@ -83,6 +84,9 @@ class Running:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
         deadline_s = time.monotonic() + 5
         while group_lives(self.process.pid):
             assert time.monotonic() < deadline_s, "a process outlives its SIGKILL"
@@ -91,6 +95,11 @@ class Running:
     def client(self, **options: Any) -> httpx.Client:
         make = plain.client if self.url.startswith("http:") else httpx.Client
         return make(base_url=self.url, timeout=30, **options)
+
+    def connect(self) -> socket.socket:
+        """A new connection, closed when the gateway is killed if the test has not closed it."""
+        self._connections.append(socket.create_connection(("127.0.0.1", self.port), 10))
+        return self._connections[-1]
 
     def raw(self, request: bytes) -> bytes:
         """What the server answers to these very bytes, until it closes the connection."""

@@ -79,7 +79,7 @@ def test_a_cut_off_consumer_costs_no_job(tmp_path: Path, workers: str) -> None:
     """Ten polls of a host that died take no job: once that is noticed, jobs go to the other polls."""
     flags = ("--workers", workers, "--tcp-keepalive", "1", "--tcp-user-timeout", "1")
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
-        polls = [socket.create_connection(("127.0.0.1", gateway.port), 10) for _ in range(10)]
+        polls = [gateway.connect() for _ in range(10)]
         for poll in polls:
             poll.sendall(b"GET /queues/q/next?timeout=45 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         for _ in range(5):
@@ -95,5 +95,3 @@ def test_a_cut_off_consumer_costs_no_job(tmp_path: Path, workers: str) -> None:
             answer = http.get("/queues/q/next?timeout=5")
             assert (answer.json()["data"], answer.json()["attempt"]) == (number, 1)
             http.post(answer.json()["lease"]["url"] + "/ack")
-        for poll in polls:
-            poll.close()

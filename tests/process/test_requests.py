@@ -1,6 +1,7 @@
 """The HTTP server reads good requests however they are cut, and refuses bad ones with a problem document."""
 
 import asyncio
+import contextlib
 import http.client
 import time
 
@@ -319,10 +320,10 @@ def test_an_early_answer_reaches_a_client_that_sends_first_and_reads_then() -> N
         host, port = server.address
 
         def post() -> tuple[int, bytes]:
-            connection = http.client.HTTPConnection(host, port, timeout=10)
-            connection.request("POST", "/early", b"x" * 9_000_000, {"content-type": "application/octet-stream"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            with contextlib.closing(http.client.HTTPConnection(host, port, timeout=10)) as connection:
+                connection.request("POST", "/early", b"x" * 9_000_000, {"content-type": "application/octet-stream"})
+                answer = connection.getresponse()
+                return answer.status, answer.read()
 
         assert await asyncio.to_thread(post) == (413, b"too large")
 

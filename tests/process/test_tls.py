@@ -1,5 +1,6 @@
 """HTTPS: served with a certificate, and clients asked for one; files that are wrong are refused at the start."""
 
+import contextlib
 import http.client as http_client
 import shutil
 import ssl
@@ -61,15 +62,18 @@ def test_https_is_served(tmp_path, files):
             assert delivery["data"].encode() == body
             assert http.post(delivery["lease"]["url"] + "/ack").status_code == 204
             assert http.get("/queues", headers={"origin": gateway.url}).status_code == 200
+            brief = httpx.Timeout(10, read=0.5)  # the handshake has its time
             with pytest.raises(httpx.ReadTimeout):
-                httpx.get(gateway.url + "/queues/q/next?timeout=20", verify=gateway.verify, timeout=0.5)
+                httpx.get(gateway.url + "/queues/q/next?timeout=20", verify=gateway.verify, timeout=brief)
             http.post("/queues/q/jobs", content=b"1")
             delivery = http.get("/queues/q/next?timeout=5").json()
             assert delivery["data"] == 1
             assert http.post(delivery["lease"]["url"] + "/ack").status_code == 204
-        connection = http_client.HTTPSConnection("127.0.0.1", gateway.port, timeout=10, context=gateway.verify)
-        connection.request("POST", "/queues/q/jobs", b"x" * 9_000_000)
-        assert connection.getresponse().status == 413
+        with contextlib.closing(
+            http_client.HTTPSConnection("127.0.0.1", gateway.port, timeout=10, context=gateway.verify)
+        ) as connection:
+            connection.request("POST", "/queues/q/jobs", b"x" * 9_000_000)
+            assert connection.getresponse().status == 413
         assert "Traceback" not in gateway.log.read_text()
         with pytest.raises(httpx.HTTPError):
             httpx.get(gateway.url.replace("https", "http") + "/livez")
