@@ -124,8 +124,7 @@ def test_a_delayed_nack_is_not_waited_for(start: Callable[..., Running]) -> None
         assert [http.get("/queues/work/next?timeout=0").status_code for _ in paths] == [200] * 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(("workers", "number"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
 def test_a_second_signal_ends_it_at_once(start: Callable[..., Running], workers: str, number: signal.Signals) -> None:
     """Open leases do not count any more; their jobs go back, exit code 0."""
     gateway = start("--workers", workers, "--grace", "60")

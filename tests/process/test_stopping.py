@@ -32,8 +32,7 @@ def stopped_in_s(one: Serve, number: signal.Signals) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("workers", "number"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
 def test_half_sent_bodies_do_not_hold_up_the_stop(
     serve: Callable[..., Serve], workers: str, number: signal.Signals
 ) -> None:
