@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 
 from tests.lab import ledger
 from tests.lab.gateway import Running, running
+
+hypothesis.settings.register_profile("tests", deadline=None)  # the machine is shared: an example's time says nothing
+hypothesis.settings.load_profile("tests")
 
 _left_out: dict[str, list[str]] = defaultdict(list)
 """The slow tests that the command line leaves out, by their file."""

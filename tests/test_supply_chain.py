@@ -68,6 +68,7 @@ def test_the_image_has_what_the_tests_have(root: Path) -> None:
     assert "!requirements.lock" in (root / ".dockerignore").read_text().splitlines()
 
 
+@pytest.mark.slow  # asks the registry of packages
 def test_the_sbom_tells_what_is_installed(root: Path, tmp_path: Path) -> None:
     """`make sbom` installs what is locked and lists just that, with the gateway itself at the root."""
     subprocess.run(

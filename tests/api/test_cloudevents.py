@@ -394,7 +394,7 @@ PAYLOADS = st.one_of(
     ),
     st.just({"data_base64": "WzEuMTBd", "datacontenttype": "application/json"}),
 )
-BRIEF = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BRIEF = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def canonical(value) -> str:

@@ -258,7 +258,5 @@ def test_queue_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog_module, "_LOW_ITEMS", 2)
     run_state_machine_as_test(
         QueueMachine,
-        settings=settings(
-            max_examples=80, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=80, stateful_step_count=50, suppress_health_check=list(HealthCheck)),
     )

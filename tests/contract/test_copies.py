@@ -2,7 +2,7 @@
 
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.envelope.json_text import MAX_DEPTH
@@ -243,7 +243,6 @@ def test_a_copy_does_not_read_the_payload_again():
     assert_kept(stored(body, "application/json"), body)
 
 
-@settings(deadline=None)
 @given(
     body=st.binary(max_size=60) | SPACED_JSON,
     content_type=st.sampled_from([None, "text/plain", "application/octet-stream", 'text/plain; of=":"']),
@@ -268,7 +267,6 @@ def test_whatever_is_copied_is_read_back(body, content_type, error, attempt):
     assert body_of(unwrap(item)) == body
 
 
-@settings(deadline=None)
 @given(body=SPACED_JSON, content_type=st.sampled_from(JSON_TYPES))
 def test_any_json_keeps_its_bytes_through_every_copy(body, content_type):
     """Whatever white space is around it."""

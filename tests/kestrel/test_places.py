@@ -15,8 +15,9 @@ def standing(server, key=None):
     return sum(len(waiters) for each, waiters in server.waiters.items() if key in (None, each))
 
 
-def test_a_poll_stands_as_one_get_on_each_server():
+def test_a_poll_stands_as_one_get_on_each_server(monkeypatch):
     """One poll on three servers: three gets; four: twelve; forty: as many as are allowed."""
+    monkeypatch.setattr("gateway.kestrel.server.queue_gets.WAIT_S", 30.0)  # none ends and begins again meanwhile
 
     async def main():
         async with (

@@ -191,7 +191,5 @@ def test_polls_keep_every_rule_in_any_order():
     """80 runs of up to 40 steps."""
     run_state_machine_as_test(
         PollsMachine,
-        settings=settings(
-            max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=80, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
     )

@@ -67,7 +67,7 @@ def test_a_bounded_number_is_dropped_at_once():
     """Where no confirm is answered the poll stops taking."""
 
     async def go():
-        async with StandIn() as server, rig(server.address, kestrel_command_timeout_s=0.5) as made:
+        async with StandIn() as server, rig(server.address, kestrel_command_timeout_s=1.5) as made:
             overs(server, 2 * AT_ONCE)
             for _ in range(AT_ONCE):
                 server.manners.once("confirm", silence)
@@ -77,7 +77,7 @@ def test_a_bounded_number_is_dropped_at_once():
             most = 0
             while not poll.done() and server.queues["q"]:
                 most = max(most, server.held("q"))
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
             assert most <= AT_ONCE + 1
             poll.cancel()
 

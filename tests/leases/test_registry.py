@@ -140,7 +140,7 @@ class Books(RuleBasedStateMachine):
             assert self.registry.find(lease).state is state
 
 
-Books.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Books.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestBooks = Books.TestCase
 
 

@@ -15,7 +15,7 @@ from tests.lab.gateway import Running, running
 from tests.lab.processes import children_of
 from tests.process.test_supervisor import until
 
-JOBS = 20
+JOBS, LEASE_S = 5, 4.0
 
 
 @pytest.fixture
@@ -32,11 +32,11 @@ def test_a_thawed_worker_copies_nothing_that_went_back(tmp_path: Path, broker: B
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
         for number in range(JOBS):
             assert http.post("/queues/q/jobs", json=number).status_code == 201
-        leases = [http.get("/queues/q/next?lease=1").json()["lease"]["url"] for _ in range(JOBS)]
-        over_s = time.monotonic() + 1.2
+        leases = [http.get(f"/queues/q/next?lease={LEASE_S:g}").json()["lease"]["url"] for _ in range(JOBS)]
+        over_s = time.monotonic() + LEASE_S + 0.2
         worker = worker_of(gateway)
         os.kill(worker, signal.SIGSTOP)
-        until(lambda: time.monotonic() > over_s, 5)
+        until(lambda: time.monotonic() > over_s, LEASE_S + 5)
         broker.kill()
         broker.start()
         os.kill(worker, signal.SIGCONT)

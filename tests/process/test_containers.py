@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.lab.gateway import START_S
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
 
@@ -69,7 +70,7 @@ def test_both_roles_start_with_the_variables_of_the_image(root: Path, tmp_path: 
 
 def until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Waits for /readyz."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + START_S
     while True:
         try:
             if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
