@@ -25,7 +25,7 @@ coverage: install  ## measure which lines of gateway/ the tests run (without slo
 	rm -f .coverage .coverage.*
 	-$(BIN)/coverage run -m pytest -q -n 4 --dist loadfile -m "not slow and not alone" $(ARGS)
 	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	$(BIN)/coverage report --show-missing
 
 check: install  ## lint, and check format, types and import layers
 	$(BIN)/ruff check
