@@ -48,7 +48,7 @@ def test_a_damaged_entry_fails_alone(tmp_path, damage):
     assert "1 idempotency keys are damaged" in told
 
 
-def test_from_the_outside(tmp_path):
+def test_a_retry_with_a_damaged_key_is_told(tmp_path):
     """A retry with a damaged key is 502 outcome-unknown and stores nothing; the log says it, at the start as well."""
     with running(tmp_path / "data") as gateway:
         with gateway.client() as http:

@@ -97,7 +97,7 @@ def test_what_is_no_event_is_told(http, queue, text, code):
     assert put(http, queue, text, STRUCTURED).json()["code"] == code
 
 
-def test_binary_mode(http, queue):
+def test_in_binary_mode_headers_are_the_attributes(http, queue):
     """`ce-` headers are the attributes, percent-decoded and unquoted; the body is the data, by its own bytes."""
     headers = {
         "ce-specversion": "1.0",
@@ -176,7 +176,7 @@ def test_what_is_no_batch_is_told(http, queue, body):
     assert put(http, queue, body, BATCH).status_code == 400
 
 
-def test_many_are_bounded(http, queue):
+def test_a_request_has_a_limit_of_jobs(http, queue):
     """Too many jobs are an error, and so is one that is too large; the others of an allowed request are stored."""
     assert put(http, queue, b"1\n" * 1001, LINES).status_code == 413
     big = json.dumps("x" * (1 << 20))

@@ -111,7 +111,7 @@ def test_a_strange_preflight_breaks_nothing(listed):
     assert "access-control-allow-headers" not in answer.headers
 
 
-def test_off_by_default(http):
+def test_it_is_off_by_default(http):
     """Without a list no answer mentions CORS, and OPTIONS is a method like any other that is not there."""
     assert http.options("/queues", headers={"sec-fetch-site": "same-origin", **PREFLIGHT}).status_code == 405
     answer = http.get("/queues")

@@ -37,7 +37,7 @@ def taken(http, queue):
         (b'{"data_base64": "WzFd", "content_type": "application/json"}', b"[1]", "application/json"),
     ],
 )  # fmt: skip
-def test_one_of_each_kind(http, queue, job, content, content_type):
+def test_the_payload_of_each_kind_comes_back_unchanged(http, queue, job, content, content_type):
     """The payload comes back byte for byte, under its type."""
     answer = enqueue(http, queue, b' { "jobs" : [ %b ] } ' % job)
     assert answer.status_code == 201, answer.text

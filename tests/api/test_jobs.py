@@ -213,7 +213,7 @@ def test_peek_leaves_the_job(http, queue):
     assert http.get(f"/queues/{queue}/peek").json()["code"] == "queue-empty"
 
 
-def test_flush_and_delete(http, queue):
+def test_flush_empties_and_delete_removes(http, queue):
     """Flush empties, delete removes; both know an unknown queue."""
     http.post(f"/queues/{queue}/jobs", json=1)
     assert http.post(f"/queues/{queue}/flush").status_code == 204

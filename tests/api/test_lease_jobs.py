@@ -34,7 +34,7 @@ def test_a_job_and_its_lease(http, queue):
     assert lease(http, queue, timeout=0) == {"jobs": []}
 
 
-def test_bytes_and_text(http, queue):
+def test_bytes_and_text_are_in_the_member_of_next(http, queue):
     """The payload is in the member where `next` has it."""
     for content, content_type in ((b"\xff\x00", "image/png"), ("ä".encode(), "text/plain")):
         http.post(f"/queues/{queue}/jobs", content=content, headers={"content-type": content_type})
@@ -45,7 +45,7 @@ def test_bytes_and_text(http, queue):
     ]
 
 
-def test_it_waits(http, queue):
+def test_it_waits_for_a_job(http, queue):
     """A job that is enqueued during the wait ends it."""
     producer = threading.Timer(0.5, http.post, [f"/queues/{queue}/jobs"], {"json": 1})
     producer.start()
@@ -55,7 +55,7 @@ def test_it_waits(http, queue):
     producer.join()
 
 
-def test_ack_first(http, queue):
+def test_the_job_in_hand_is_acked_first(http, queue):
     """As `next?ack=`: the job in hand is acked, and where that fails no job is taken."""
     for number in (1, 2):
         http.post(f"/queues/{queue}/jobs", json=number)

@@ -67,7 +67,7 @@ def names(*filters, sort="name", limit=1000, cursor=None):
         (["items>100", "items<100"], []),
     ],
 )
-def test_filters(filters, expected):
+def test_every_filter_must_hold(filters, expected):
     """Each comparison does what it says; several must all hold."""
     assert names(*filters) == expected
 
@@ -112,7 +112,7 @@ def test_a_filter_that_is_none_says_what_is_wrong(text, message):
         names(text)
 
 
-def test_order():
+def test_any_field_orders_the_list():
     """By any field, up or down; equal ones by name, in the same direction."""
     assert names(sort="items") == ["emails", "img-small", "pdf", "img-big"]
     assert names(sort="-items") == ["img-big", "pdf", "img-small", "emails"]
@@ -256,7 +256,7 @@ def test_a_queue_that_comes_moves_no_other():
     assert [each.queue for each in (*first, *second)] == ["emails", "img-big", "img-small", "pdf"]
 
 
-def test_over_http(tmp_path):
+def test_filters_order_and_pages_work_over_http(tmp_path):
     """Filters, order and pages as URLs; `next` leads from page to page with the same question."""
     with running(tmp_path / "data") as gateway, gateway.client() as http:
         for number, count in enumerate([3, 1, 2, 2]):

@@ -154,7 +154,7 @@ def test_a_query_that_is_refused(http, queue, query, detail):
     assert (answer.status_code, answer.json()["detail"]) == (400, detail)
 
 
-def test_other_errors(http, queue):
+def test_other_errors_are_sentences(http, queue):
     """Each as a sentence that is read once."""
     answer = http.get("/livez?timeout=1")
     assert answer.json()["detail"] == "unknown query parameter 'timeout'; this path accepts none"

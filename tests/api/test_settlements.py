@@ -306,7 +306,7 @@ def test_contrary_settlements_of_one_lease_in_one_request(http, lease):
     assert [each["status"] for each in answer.json()["results"]] == [204, 409, 409]
 
 
-def test_five_hundred_at_once(http, queue):
+def test_five_hundred_are_settled_at_once(http, queue):
     """As many as the largest request takes without strain; every job is gone."""
     for _ in range(5):
         http.post(

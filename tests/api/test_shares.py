@@ -75,7 +75,7 @@ def refusal(answer: httpx.Response) -> str:
     return str(answer.json()["code"])
 
 
-def test_polls_on_many_queues(shared, keys):
+def test_polls_on_many_queues_leave_others_room(shared, keys):
     """One tenant waits wherever it may; another's `next` works with a job there, parked and with timeout=0."""
     with (
         keys.client(shared, "greedy") as greedy,
@@ -93,7 +93,7 @@ def test_polls_on_many_queues(shared, keys):
     assert held(shared, keys, "waiters") == 0
 
 
-def test_leases_and_their_bytes(shared, keys):
+def test_leases_and_their_bytes_leave_others_room(shared, keys):
     """One tenant takes all leases it may, first many, then large ones; another takes and acks."""
     with keys.client(shared, "greedy") as greedy, keys.client(shared, "other") as other:
         for size, taken in ((10, 10), (MIB, 4)):
@@ -129,7 +129,7 @@ def test_bodies_that_never_come_whole(shared, keys):
     until(lambda: held(shared, keys, "buffer_bytes") == 0)
 
 
-def test_answers_that_nobody_reads(shared, keys):
+def test_answers_that_nobody_reads_leave_others_room(shared, keys):
     """They count until they are read: above the share the job stays on its queue; others take large ones."""
     with (
         keys.client(shared, "greedy") as greedy,
@@ -156,7 +156,7 @@ def test_answers_that_nobody_reads(shared, keys):
     until(lambda: held(shared, keys, "buffer_bytes") == 0)
 
 
-def test_connections(shared, keys):
+def test_connections_leave_others_room(shared, keys):
     """A tenant's requests take a share of the connections; silent ones, and the tenant's own idle ones, make room."""
     with keys.client(shared, "other") as other, contextlib.ExitStack() as stack:
         polls = [stack.enter_context(send(shared, keys, "GET /queues/q/next?timeout=40")) for _ in range(30)]

@@ -80,7 +80,7 @@ def decode(*pieces: bytes) -> list[Command]:
 
 
 @pytest.mark.parametrize(("data", "command"), CASES)
-def test_command(data: bytes, command: Command) -> None:
+def test_a_command_is_the_same_however_it_arrives(data: bytes, command: Command) -> None:
     """A command is the same whole, byte by byte, and with bytes of the next behind it."""
     assert decode(data) == [command]
     assert decode(*(data[i : i + 1] for i in range(min(len(data), 200))), data[200:]) == [command]
@@ -89,7 +89,7 @@ def test_command(data: bytes, command: Command) -> None:
 
 
 @pytest.mark.parametrize("data", BAD)
-def test_refused_and_closed(data: bytes) -> None:
+def test_what_cannot_be_read_ends_the_connection(data: bytes) -> None:
     """What cannot be read ends the connection: nothing behind it is run."""
     (found,) = decode(data + b"version\r\n")
     assert isinstance(found, Refused)
@@ -100,14 +100,14 @@ def test_refused_and_closed(data: bytes) -> None:
     assert again == found
 
 
-def test_refusal_without_text() -> None:
+def test_a_refusal_has_no_text_where_kestrel_has_none() -> None:
     """Where Kestrel says CLIENT_ERROR and no more, so do we."""
     assert decode(b"bogus\r\n") == [MALFORMED]
     assert MALFORMED.answer == b"CLIENT_ERROR\r\n"
 
 
 @given(st.data())
-def test_cut_anywhere(data: st.DataObject) -> None:
+def test_a_stream_may_be_cut_anywhere(data: st.DataObject) -> None:
     """However a stream of commands is cut, the commands are the same."""
     cases = data.draw(st.lists(st.sampled_from(CASES[:25]), max_size=12))
     stream = b"".join(case[0] for case in cases)
@@ -117,7 +117,7 @@ def test_cut_anywhere(data: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes(data: bytes) -> None:
+def test_no_bytes_raise(data: bytes) -> None:
     """No bytes raise, and no more is kept than was fed."""
     decoder = Decoder(100_000)
     decoder.feed(data)
@@ -128,7 +128,7 @@ def test_any_bytes(data: bytes) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_item_round_trip(data: bytes) -> None:
+def test_any_bytes_can_be_an_item(data: bytes) -> None:
     """Any bytes can be an item, and are sent back as they are."""
     assert decode(b"set k 0 0 %d\r\n%b\r\n" % (len(data), data)) == [PutCommand(b"k", 0, data)]
     assert value(b"k", data) == b"VALUE k 0 %d\r\n%b\r\nEND\r\n" % (len(data), data)

@@ -87,7 +87,7 @@ def test_child_ends_with_its_parent(tmp_path: Path) -> None:
         again.close()
 
 
-def test_address_taken(tmp_path: Path) -> None:
+def test_an_address_that_is_taken_is_one_line(tmp_path: Path) -> None:
     """A port or a living broker's socket that is taken: one line, exit code 1."""
     with BrokerProcess(tmp_path / "one") as broker:
         found = _fail(tmp_path / "two", "--listen", f"127.0.0.1:{broker.port}")
@@ -110,7 +110,7 @@ def _fail(data: Path, *flags: str, code: int = 1) -> str:
 @pytest.mark.parametrize(
     "address", ["nowhere", "host:", ":1", "host:99999", "::1:5", "unix:", "host:1_0", "unix:" + "x" * 200]
 )
-def test_bad_address(tmp_path: Path, address: str) -> None:
+def test_a_bad_address_is_wrong_usage(tmp_path: Path, address: str) -> None:
     """An address that is none is wrong usage: exit code 2."""
     assert "--listen" in _fail(tmp_path / "data", "--listen", address, code=2)
 
@@ -130,7 +130,7 @@ def test_bad_address(tmp_path: Path, address: str) -> None:
         ("[broken", "Expected ']'"),
     ],
 )
-def test_bad_configuration(tmp_path: Path, text: str, wanted: str) -> None:
+def test_a_bad_configuration_is_one_line(tmp_path: Path, text: str, wanted: str) -> None:
     """A bad value names file, key and what is allowed; one line, exit code 1."""
     path = tmp_path / "broker.toml"
     path.write_text(text)
@@ -140,7 +140,7 @@ def test_bad_configuration(tmp_path: Path, text: str, wanted: str) -> None:
     assert found.count("\n") == 1
 
 
-def test_reload(tmp_path: Path) -> None:
+def test_a_reload_reads_the_limits_again(tmp_path: Path) -> None:
     """SIGHUP and `reload` read the limits again; a bad file keeps the old ones."""
     with BrokerProcess(tmp_path / "data", "--fsync", "off", config="[queues.q]\nmax_items = 1\n") as broker:
         client = broker.client()
@@ -158,7 +158,7 @@ def test_reload(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ends_in_order(tmp_path: Path, number: int) -> None:
+def test_it_ends_in_order(tmp_path: Path, number: int) -> None:
     """Alone, SIGTERM and SIGINT end it with 0: waiters get END, sets that were under way are answered or unknown."""
     with BrokerProcess(tmp_path / "data") as broker:
         waiter, client = broker.client(), broker.client()

@@ -533,7 +533,7 @@ def _flip(path: Path, chance: random.Random) -> str:
 
 
 @pytest.mark.parametrize("flips", [6, pytest.param(FLIPS, marks=pytest.mark.slow)])
-def test_one_flipped_byte_anywhere(tmp_path: Path, flips: int) -> None:
+def test_one_flipped_byte_anywhere_is_reported(tmp_path: Path, flips: int) -> None:
     """At random places of each file, once with and once without a log: no wrong job comes, none is lost unsaid."""
     stored = {
         "emails": [b'{"to": "user-%d@example.org"}' % i for i in range(400)],

@@ -13,14 +13,14 @@ from gateway.broker.memcache import codec
 DOCS = (Path(__file__).parents[2] / "docs" / "broker.md").read_text("utf-8")
 
 
-def test_flags() -> None:
+def test_the_table_of_flags_is_the_command_s() -> None:
     """The table of flags is the command's."""
     assert set(re.findall(r"^\| `(--[\w-]+)` \|", DOCS, re.MULTILINE)) == {
         option for parameter in command.broker.params for option in parameter.opts
     }
 
 
-def test_limits() -> None:
+def test_the_table_of_limits_is_the_dataclass() -> None:
     """The table of limits is the dataclass, and the example can be read."""
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (?:none|false) \|", DOCS, re.MULTILINE)
     assert {name for row in rows for name in re.findall(r"\w+", row)} == {
@@ -28,7 +28,7 @@ def test_limits() -> None:
     }
 
 
-def test_example(tmp_path: Path) -> None:
+def test_the_example_is_a_configuration(tmp_path: Path) -> None:
     """The example configuration is one."""
     text = "\n".join(re.findall(r"^    (.*)$", DOCS, re.MULTILINE))
     (tmp_path / "broker.toml").write_text(text)
@@ -37,7 +37,7 @@ def test_example(tmp_path: Path) -> None:
     assert config.limits(b"other") == QueueLimits(max_items=1000000)
 
 
-def test_commands() -> None:
+def test_the_table_has_every_command() -> None:
     """Every command of the codec is in the table."""
     table = DOCS.split("## Commands")[1].split("## Flags")[0]
     named = set(re.findall(r"`([a-z_]+)", table))

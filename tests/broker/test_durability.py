@@ -28,7 +28,7 @@ ROUNDS = int(os.environ.get("KESTREL_GATEWAY_KILL_ROUNDS", "4"))
 
 
 @pytest.mark.parametrize("fsync", ["always", "off"])
-def test_kill_9(tmp_path: Path, fsync: str) -> None:
+def test_kill_9_loses_and_repeats_nothing(tmp_path: Path, fsync: str) -> None:
     """Killed at random moments: nothing that was answered STORED is missing, nothing confirmed comes back."""
     data = tmp_path / "data"
     stored: set[bytes] = set()
@@ -115,7 +115,7 @@ def _start_and_fail(data: Path, *flags: str, code: int = 1) -> str:
 @pytest.mark.parametrize(
     "damage", [b"this is no database, and never was. " * 40, b"SQLite format 3\x00" + b"\xff" * 4096]
 )
-def test_damaged_file(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_file_is_left_as_it_is(tmp_path: Path, damage: bytes) -> None:
     """A file that is no database is left as it is, and one line says so."""
     data = tmp_path / "data"
     data.mkdir()
@@ -126,7 +126,7 @@ def test_damaged_file(tmp_path: Path, damage: bytes) -> None:
     assert (data / "broker.sqlite").read_bytes() == damage
 
 
-def test_foreign_database(tmp_path: Path) -> None:
+def test_a_foreign_database_is_not_touched(tmp_path: Path) -> None:
     """Somebody else's SQLite file is not touched."""
     data = tmp_path / "data"
     data.mkdir()
@@ -217,7 +217,7 @@ def _mounted(path: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", str(path)], check=True)
 
 
-def test_read_only_directory(tmp_path: Path) -> None:
+def test_a_read_only_directory_is_one_line(tmp_path: Path) -> None:
     """A directory on a read-only file system: one line, exit code 1."""
     with _mounted(tmp_path / "disk", "size=4m"):
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
@@ -226,7 +226,7 @@ def test_read_only_directory(tmp_path: Path) -> None:
     assert found.count("\n") == 1
 
 
-def test_disk_full(tmp_path: Path) -> None:
+def test_a_full_disk_makes_it_read_only(tmp_path: Path) -> None:
     """Full: SERVER_ERROR and READONLY, reads and acks go on; with room it writes again; nothing STORED is lost."""
     with _mounted(tmp_path / "disk", "size=24m"), BrokerProcess(tmp_path / "disk" / "data") as broker:
         stored = _fill(broker)

@@ -65,13 +65,13 @@ def test_a_number_out_of_range_is_refused_alone(broker: BrokerProcess, name: str
         (b"confirm %s 2147483647\r\n", [b"ERROR\r\n"]),
     ],
 )
-def test_numbers_at_the_edge(client: MemcacheClient, name: str, command: bytes, answers: list[bytes]) -> None:
+def test_numbers_at_the_edge_are_taken(client: MemcacheClient, name: str, command: bytes, answers: list[bytes]) -> None:
     """The last numbers that Kestrel takes are taken; a flag beyond is CLIENT_ERROR, and the connection goes on."""
     client.send(command % name.encode())
     assert [client.line() for _ in answers] == answers
 
 
-def test_the_longest_waits(client: MemcacheClient, name: str) -> None:
+def test_the_longest_waits_are_taken(client: MemcacheClient, name: str) -> None:
     """A get and a monitor may wait for the largest number there is; an item ends both waits."""
     for command in (b"get %s/t=2147483647\r\n", b"monitor %s 2147483647 1\r\n"):
         client.send(command % name.encode())
@@ -81,7 +81,7 @@ def test_the_longest_waits(client: MemcacheClient, name: str) -> None:
         other.close()
 
 
-def test_noreply(client: MemcacheClient, other: MemcacheClient, name: str) -> None:
+def test_noreply_is_not_answered(client: MemcacheClient, other: MemcacheClient, name: str) -> None:
     """`set`, `delete` and `flush_all` with `noreply` are done and not answered: later answers do not shift."""
     queue = name.encode()
     client.send(b"set %s 0 0 1 noreply\r\na\r\nset %s 0 0 1\r\nb\r\n" % (queue, queue))
@@ -285,7 +285,7 @@ def _version(broker: BrokerProcess) -> bytes:
 
 
 @pytest.mark.alone
-def test_twelve_thousand_silent_connections(tmp_path: Path) -> None:
+def test_twelve_thousand_silent_connections_slow_nobody_down(tmp_path: Path) -> None:
     """A client that works does not notice them: its worst round trips stay as they were, and its reads are served."""
     count = 12_000
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -252,7 +252,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert queue.pending == sum(kind == "put" for kind, _, _ in self.changes)
 
 
-def test_queue_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_is_what_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens in whatever order, the queue is what the model is, and so is what a restart finds."""
     monkeypatch.setattr(backlog_module, "WINDOW_ITEMS", 4)
     monkeypatch.setattr(backlog_module, "_LOW_ITEMS", 2)

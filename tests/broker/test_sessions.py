@@ -13,7 +13,7 @@ from tests.lab.broker import BrokerProcess
 from tests.lab.memcache import MemcacheClient
 
 
-def test_reads_its_own_writes(client: MemcacheClient, name: str) -> None:
+def test_a_connection_reads_its_own_writes(client: MemcacheClient, name: str) -> None:
     """Commands pipelined in one write see each other, in order, although sets wait for their commit."""
     key = name.encode()
     client.send(
@@ -24,7 +24,7 @@ def test_reads_its_own_writes(client: MemcacheClient, name: str) -> None:
     assert client.read(len(wanted)) == wanted
 
 
-def test_many_pipelined_commands(client: MemcacheClient, name: str) -> None:
+def test_many_pipelined_commands_are_answered_in_order(client: MemcacheClient, name: str) -> None:
     """Thousands of sets, then gets, in one stream: every answer, in order."""
     count = 3000
     client.send(b"".join(b"set %b 0 0 4\r\n%04d\r\n" % (name.encode(), i) for i in range(count)))
@@ -35,7 +35,7 @@ def test_many_pipelined_commands(client: MemcacheClient, name: str) -> None:
 
 
 @pytest.mark.alone
-def test_wait_is_precise(client: MemcacheClient, name: str) -> None:
+def test_a_wait_ends_at_its_time(client: MemcacheClient, name: str) -> None:
     """A wait ends with END at its time: not before, and not much later."""
     for wait_ms in (1, 20, 150):
         start = time.monotonic()
@@ -65,7 +65,9 @@ def test_waiters_are_served_in_order(broker: BrokerProcess, client: MemcacheClie
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("behind", [b"", b"version\r\n", b"x" * 200_000])
-def test_vanished_waiter(broker: BrokerProcess, client: MemcacheClient, name: str, reset: bool, behind: bytes) -> None:
+def test_a_vanished_waiter_takes_nothing(
+    broker: BrokerProcess, client: MemcacheClient, name: str, reset: bool, behind: bytes
+) -> None:
     """A blocked client that goes is no waiter any more, also with commands behind its get; the next item is kept."""
     gone = broker.client()
     gone.send(f"get {name}/t=20000\r\n".encode())
@@ -113,7 +115,9 @@ def test_half_closed_client_gets_its_answers(broker: BrokerProcess, name: str) -
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_vanished_monitor(broker: BrokerProcess, client: MemcacheClient, name: str, reset: bool) -> None:
+def test_the_items_of_a_vanished_monitor_come_back(
+    broker: BrokerProcess, client: MemcacheClient, name: str, reset: bool
+) -> None:
     """A client that goes during its monitor is noticed at once; its items come back. Better than Kestrel (6f, 6f2)."""
     client.put(name, b"1")
     gone = broker.client()
@@ -152,14 +156,14 @@ def test_slow_reader_that_goes_is_noticed(broker: BrokerProcess, client: Memcach
     broker.wait_for_stat(f"queue_{name}_items", 1)
 
 
-def test_line_without_end(client: MemcacheClient) -> None:
+def test_a_line_without_end_is_refused(client: MemcacheClient) -> None:
     """A line of more than 64 KiB is refused, not collected."""
     with contextlib.suppress(ConnectionError):
         client.send(b"x" * 1_000_000)
     assert client.read_all() in (b"CLIENT_ERROR line too long\r\n", b"")
 
 
-def test_item_sizes(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
+def test_items_of_every_size_come_back(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """Empty to large, binary: each comes back as it was; over the server's limit it is not stored, and skipped."""
     for body in (b"", b"\r\n", b"END\r\n", bytes(range(256)) * 40, b"z" * 5_000_000):
         assert client.put(name, body) == b"STORED\r\n"
@@ -171,7 +175,7 @@ def test_item_sizes(broker: BrokerProcess, client: MemcacheClient, name: str) ->
     assert client.line() == b"VERSION 2.4.8\r\n"
 
 
-def test_old_clients(client: MemcacheClient, name: str) -> None:
+def test_old_clients_are_understood(client: MemcacheClient, name: str) -> None:
     """What Ruby's kestrel-client and pykestrel send: trailing spaces, upper case, LF alone."""
     key = name.encode()
     assert client.ask(b"VERSION\n") == b"VERSION 2.4.8\r\n"
@@ -187,7 +191,7 @@ def test_old_clients(client: MemcacheClient, name: str) -> None:
     assert client.ask(b"delete %b \r\n" % key) == b"DELETED\r\n"
 
 
-def test_status(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_each_status_refuses_what_it_should(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Read-only and quiescent refuse what they should, still let clients settle, and hold after a restart."""
     data = tmp_path_factory.mktemp("status") / "data"
     with BrokerProcess(data, "--fsync", "off") as broker:
@@ -224,7 +228,7 @@ def test_refusal_is_readable_while_sending(tmp_path_factory: pytest.TempPathFact
             client.close()
 
 
-def test_shutdown(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_shutdown_ends_the_process(tmp_path_factory: pytest.TempPathFactory) -> None:
     """`shutdown` ends the process with 0: waiters get END, connected clients are served briefly, new ones are not."""
     with BrokerProcess(tmp_path_factory.mktemp("shutdown") / "data", "--fsync", "off") as broker:
         waiter, idle, asker = broker.client(), broker.client(), broker.client()
@@ -333,7 +337,7 @@ def test_expired_backlog_moves_after_a_restart(tmp_path_factory: pytest.TempPath
         assert client.stats()["queue_jobs_items"] == "0"
 
 
-def test_thousands_of_connections(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
+def test_thousands_of_connections_each_get_their_item(broker: BrokerProcess, client: MemcacheClient, name: str) -> None:
     """Thousands of parked readers (as many as this machine's descriptors allow): each gets its item."""
     count = 2000
     waiters = []

@@ -211,7 +211,7 @@ def _replay(name: str, part: list[Section], directory: Path) -> dict[str, list[s
 
 
 @pytest.mark.parametrize("name", [s.name for s in transcript.sections(_edit) if s.name not in SKIPPED])
-def test_section(name: str, replays: dict[str, list[str]]) -> None:
+def test_each_exchange_has_the_recorded_answer(name: str, replays: dict[str, list[str]]) -> None:
     """Each exchange of the section has the recorded answer."""
     assert not replays[name], "\n".join(replays[name])
 

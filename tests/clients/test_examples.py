@@ -62,7 +62,7 @@ def test_sigterm_finishes_the_job_in_hand(
     assert http.get(f"/queues/{queue}/peek").json()["data"] == {"to": "never"}
 
 
-def test_sigterm_between_two_tries(language: Language, run: Run, queue: str) -> None:
+def test_sigterm_between_two_tries_ends_it_at_once(language: Language, run: Run, queue: str) -> None:
     """A consumer that finds no gateway tries on; SIGTERM ends it at once, with 0."""
     consumer = run(language, "consumer", f"http://127.0.0.1:{free_port()}", queue)
     consumer.await_error("no-answer")
@@ -99,7 +99,9 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, K
         yield gateway, keyring
 
 
-def test_lost_answers(language: Language, run: Run, gateway: Running, http: httpx.Client, queue: str) -> None:
+def test_what_has_lost_its_answer_is_sent_again(
+    language: Language, run: Run, gateway: Running, http: httpx.Client, queue: str
+) -> None:
     """An enqueue whose answer is lost is sent again and stores once; an ack whose answer is lost is sent again, too."""
     with Relay(gateway.port, answer=b"201 Created") as relay:
         relay.lose = 1
@@ -134,7 +136,7 @@ def test_a_rate_limit_is_honoured(language: Language, run: Run, keyed: tuple[Run
         assert float(line.split("next try in ")[1].split()[0]) >= 1
 
 
-def test_errors_of_a_proxy(language: Language, run: Run, queue: str, proxy: str) -> None:
+def test_errors_of_a_proxy_are_told_apart(language: Language, run: Run, queue: str, proxy: str) -> None:
     """An error that is no problem document is a proxy's: a 502 is tried again, a 404 ends the program."""
     producer = run(language, "producer", f"{proxy}/flaky", queue)
     producer.feed(*lines({"to": "a"}))

@@ -128,7 +128,7 @@ def await_dead_letter(http: httpx.Client, queue: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_replicas_behind_nginx(languages: list[Language], run: Run, tmp_path: Path) -> None:
+def test_two_replicas_behind_nginx_lose_no_job(languages: list[Language], run: Run, tmp_path: Path) -> None:
     """One replica is killed, then the other one stopped, while jobs pass through nginx: each job is finished."""
     with clustered(tmp_path) as cluster:
         first, second = cluster.start(), cluster.start()

@@ -100,7 +100,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield gateway
 
 
-def test_jobs_of_other_types(language: Language, run: Run, impatient: Running, queue: str) -> None:
+def test_jobs_of_other_types_fail_alone(language: Language, run: Run, impatient: Running, queue: str) -> None:
     """A job that is text, bytes, or JSON of another shape fails with a reason; the consumer goes on with the next."""
     with impatient.client() as http:
         for content_type, body in NO_MAILS:

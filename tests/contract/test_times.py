@@ -25,7 +25,7 @@ NOW_S = 1_769_860_800.123
         (-5, 1),
     ],
 )
-def test_the_wire_s_expiry(left_s, expiry):
+def test_the_wire_s_expiry_is_rounded_up(left_s, expiry):
     """Whole seconds rounded up, at least one; absolute from a million on; never where the field is too small."""
     assert wire_expiry(NOW_S + left_s, NOW_S) == expiry
 

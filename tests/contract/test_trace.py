@@ -8,7 +8,7 @@ GOOD = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @pytest.mark.parametrize("text", [GOOD, "cc" + GOOD[2:], "cc" + GOOD[2:] + "-more"])
-def test_traceparents(text):
+def test_traceparents_of_later_versions_are_read(text):
     """Version 00, and later ones with more behind."""
     assert is_traceparent(text)
 
@@ -25,7 +25,7 @@ def test_what_is_no_traceparent(text):
 
 
 @pytest.mark.parametrize("text", ["a=1", "a=1, b=2 ,c=x y", "1t@vendor=x", "a=1,,b=2", "a*/-_=~!"])
-def test_tracestates(text):
+def test_tracestates_may_have_empty_members(text):
     """Lists of vendors with their values, empty members passed over."""
     assert is_tracestate(text)
 

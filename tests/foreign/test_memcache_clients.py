@@ -74,7 +74,7 @@ def test_php_reads_what_http_put(http, queue, php_client, options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settle", ["close", "abort"])
-def test_php_as_documented(shared, http, queue, php, settle):
+def test_php_works_as_documented(shared, http, queue, php, settle):
     """The code of docs/contract.md puts a job and takes it reliably."""
     code = re.search(r"```php\n(.*?)```", CONTRACT, re.DOTALL)[1]
     assert "$queue->get('emails/close')" in code
@@ -87,7 +87,7 @@ def test_php_as_documented(shared, http, queue, php, settle):
     assert http.get(f"/queues/{queue}").json()["items"] == 0
 
 
-def test_pymemcache_as_it_comes(shared, http, queue):
+def test_pymemcache_works_as_it_comes(shared, http, queue):
     """Envelope and raw bytes in, the same job and bytes out; HTTP's jobs parse to the same value."""
     client = Client(("127.0.0.1", shared.port), timeout=10)
     assert client.set(queue, envelope(), noreply=False)
@@ -101,7 +101,7 @@ def test_pymemcache_as_it_comes(shared, http, queue):
 
 
 @pytest.mark.parametrize("settle", ["close", "abort"])
-def test_pymemcache_as_documented(shared, http, queue, settle):
+def test_pymemcache_works_as_documented(shared, http, queue, settle):
     """The code of docs/contract.md takes a job reliably; stock pymemcache cannot."""
     code = re.search(r"```python\n(.*?)```", CONTRACT, re.DOTALL)[1]
     assert 'queues.get("emails/close")' in code
@@ -121,7 +121,7 @@ def test_pymemcache_as_documented(shared, http, queue, settle):
     assert take(http, queue)["id"] == job_id
 
 
-def test_a_plain_socket(http, queue, wire):
+def test_a_plain_socket_is_enough(http, queue, wire):
     """The same with nothing but a socket and reliable reads."""
     wire.put(queue, envelope())
     wire.put(queue, b"END\r\n\x00")

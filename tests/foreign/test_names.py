@@ -12,7 +12,7 @@ from tests.lab.ports import free_port
 ODD = ["shop__hello_world", "UPPER__", "ns:legacy", "-dash", "n" * 65, "dead"]
 
 
-def test_names_of_memcache_clients(tmp_path):
+def test_names_of_memcache_clients_are_flagged(tmp_path):
     """Each is logged once and flagged in the list; `key` in a policy reaches its jobs."""
     port, policies = free_port(), tmp_path / "queues.toml"
     policies.write_text("")
@@ -45,7 +45,7 @@ def test_names_of_memcache_clients(tmp_path):
         wire.close()
 
 
-def test_whose_they_are():
+def test_a_tenant_s_names_are_its_own():
     """With tenants, what begins with a tenant's name is that tenant's; with a namespace, the rest is others'."""
     tenanted = Catalog(Namespace("", tenanted=True))
     assert tenanted.unreachable_for("shop__a__b") == "shop"

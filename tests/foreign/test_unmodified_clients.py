@@ -75,7 +75,7 @@ def test_a_client_puts_takes_and_deletes(shared, http, queue, name):
     assert http.get(f"/queues/{queue}").status_code == 404
 
 
-def test_pymemcache_with_its_defaults(shared, http, queue):
+def test_pymemcache_works_with_its_defaults(shared, http, queue):
     """It reads no answer to its sets and deletes (`default_noreply`): no answer shifts, and no job vanishes."""
     client = Client(("127.0.0.1", shared.port), timeout=10)
     for n in range(1000):

@@ -25,7 +25,7 @@ def test_seeds_and_what_was_found_once(target):
 
 
 @pytest.mark.slow
-def test_some_seconds_of_fuzzing(tmp_path):
+def test_some_seconds_of_fuzzing_find_nothing(tmp_path):
     """The short form of `make fuzz`."""
     if "CI" not in os.environ:
         pytest.importorskip("atheris", reason="atheris, the fuzzer, is not installed")

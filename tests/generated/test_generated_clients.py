@@ -45,7 +45,7 @@ def produce_and_consume(client: Client, url: str, queue: str, key: str, count: i
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
-def test_a_generated_client(client: Client, served: Served, queue: str):
+def test_a_generated_client_can_do_everything(client: Client, served: Served, queue: str):
     """JSON, text, bytes; next, ack, ack-and-next, nack, reject, extend, settle; an empty poll, a problem; many jobs."""
     produce_and_consume(client, served.gateway.url, queue, served.key, count=1000)
 

@@ -95,7 +95,7 @@ def test_a_job_that_is_taken_and_acked(worker, garbage):
 
 
 @pytest.mark.parametrize("kind", ENDED)
-def test_connections_that_end(worker, garbage, kind):
+def test_connections_that_end_leave_no_cycles(worker, garbage, kind):
     """By the client, before or after its answer, or by a refusal."""
 
     def act(number):

@@ -117,7 +117,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_an_enqueue(http, quick, name):
+def test_no_enqueue_holds_the_loop(http, quick, name):
     """Bodies that are long to read, in every form."""
 
     def request():
@@ -127,7 +127,7 @@ def test_an_enqueue(http, quick, name):
     quick(request)
 
 
-def test_an_enqueue_with_a_key(http, quick):
+def test_no_enqueue_with_a_key_holds_the_loop(http, quick):
     """A body of many jobs is hashed, too."""
 
     def request():
@@ -150,7 +150,7 @@ ITEMS = {
 
 
 @pytest.mark.parametrize("name", ITEMS)
-def test_a_delivery_in_every_form(broker, http, quick, name):
+def test_no_form_of_a_delivery_holds_the_loop(broker, http, quick, name):
     """Items as a memcache client may put them: peeked at, taken, copied, buried, brought back."""
 
     def request():
@@ -181,7 +181,7 @@ LISTS: dict[str, list[tuple[str, str | int]]] = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_list(http, quick, name):
+def test_no_list_holds_the_loop(http, quick, name):
     """Of thousands of queues, by filters that are long to compare."""
 
     def request():
@@ -193,7 +193,7 @@ def test_a_list(http, quick, name):
     quick(request)
 
 
-def test_a_new_queue(http, quick):
+def test_no_new_queue_holds_the_loop(http, quick):
     """Where there are thousands: no request reads the names of all, and what does read them reads in slices."""
 
     def request():
@@ -215,7 +215,7 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("name", ORDERS)
-def test_an_order(http, quick, name):
+def test_no_order_holds_the_loop(http, quick, name):
     """Settlements that are long to read or many."""
 
     def request():
@@ -224,7 +224,7 @@ def test_an_order(http, quick, name):
     quick(request)
 
 
-def test_many_settlements(http, quick):
+def test_many_settlements_do_not_hold_the_loop(http, quick):
     """Each is a command of Kestrel."""
 
     def request():
@@ -257,7 +257,7 @@ HEADERS = {
 
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("line", [b"GET /queues/warm/peek", b"POST /queues/warm/jobs"])
-def test_headers(worker, quick, name, line):
+def test_no_headers_hold_the_loop(worker, quick, name, line):
     """As many and as long as fit into a head."""
 
     def request():
@@ -279,7 +279,7 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_targets(worker, quick, name):
+def test_no_target_holds_the_loop(worker, quick, name):
     """Paths and queries as long as a head may be."""
 
     def request():
@@ -292,7 +292,7 @@ def test_targets(worker, quick, name):
 @pytest.mark.parametrize(
     ("size", "data", "status"), [(1, b"x", 400), (1, b"\n", 400), (5, b"x", 201), (400_000, b"\r\n", 201)]
 )
-def test_a_body_in_small_chunks(worker, quick, size, data, status):
+def test_no_body_in_small_chunks_holds_the_loop(worker, quick, size, data, status):
     """Each costs the parser a callback, and so does a blank line. Framing that is longer than the data is refused."""
 
     def request():
@@ -305,7 +305,7 @@ def test_a_body_in_small_chunks(worker, quick, size, data, status):
     quick(request)
 
 
-def test_pipelined_requests(worker, quick):
+def test_pipelined_requests_do_not_hold_the_loop(worker, quick):
     """As many as come together."""
 
     def request():
@@ -320,7 +320,7 @@ def test_pipelined_requests(worker, quick):
     quick(request)
 
 
-def test_metrics(http, quick):
+def test_metrics_do_not_hold_the_loop(http, quick):
     """Every worker's figures."""
 
     def request():
@@ -329,7 +329,7 @@ def test_metrics(http, quick):
     quick(request)
 
 
-def test_leases_that_end_together(worker, quick):
+def test_leases_that_end_together_do_not_hold_the_loop(worker, quick):
     """Many leases whose time is over at one instant, and many that end with their queue."""
     lines = b"".join(b"%d\n" % number for number in range(300))
 
@@ -354,7 +354,7 @@ def test_leases_that_end_together(worker, quick):
     quick(request)
 
 
-def test_polls_that_end_together(worker, quick):
+def test_polls_that_end_together_do_not_hold_the_loop(worker, quick):
     """Hundreds, each on a queue of its own, whose time is over at one instant."""
 
     def request():
@@ -375,7 +375,7 @@ def test_polls_that_end_together(worker, quick):
     quick(request)
 
 
-def test_a_flood_of_connections(worker, quick):
+def test_a_flood_of_connections_does_not_hold_the_loop(worker, quick):
     """Hundreds that come at one instant: one is accepted in each turn of the loop."""
 
     def request():

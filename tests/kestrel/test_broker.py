@@ -32,7 +32,7 @@ def new_key():
     return f"k{next(_names)}"
 
 
-def test_all_commands(broker):
+def test_all_commands_work(broker):
     """Put, peek, take, abort, take again, confirm, statistics, flush and delete."""
 
     async def main():

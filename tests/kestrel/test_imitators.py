@@ -176,7 +176,7 @@ def test_an_empty_item_goes_to_a_server_that_keeps_it(kind):
 
 
 @every_kind
-def test_several_leases_at_once(kind, tmp_path):
+def test_several_leases_may_be_open_at_once(kind, tmp_path):
     """Where a connection has one open read, each lease has a connection of its own; they settle in any order."""
 
     async def main():

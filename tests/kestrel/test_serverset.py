@@ -81,14 +81,14 @@ def test_a_member_that_is_cut_short_is_refused():
             decode(whole[:end])
 
 
-def test_who_reads_only():
+def test_a_member_of_one_set_only_reads():
     """In both sets: a member. For reading only: it gets no writes. In none: no member."""
     assert published([A, B, B], [A, C]) == Published((A, B, C), frozenset([B]))
     assert published([B, A], []) == Published((A, B), frozenset([A, B]))
     assert published([], []) == Published()
 
 
-def test_the_spelling():
+def test_hosts_are_separated_by_commas():
     """Hosts of one ZooKeeper are separated by commas, as servers are: they end with the path."""
     one = ServerSet(("z1:2181",), "/kestrel/jobs")
     two = ServerSet(("z1:2181", "[::1]:2182"), "/kestrel")

@@ -102,6 +102,6 @@ def test_underscores_in_names_are_told_from_statistics():
     assert queues["a"].total_items == queues["a"].age_ms == queues["a"].open_reads == 1
 
 
-def test_two_servers_together():
+def test_the_figures_of_two_servers_are_added():
     """Counts are added, the older age counts."""
     assert QueueStats(items=1, age_ms=5) + QueueStats(items=2, age_ms=3) == QueueStats(items=3, age_ms=5)

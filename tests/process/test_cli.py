@@ -133,7 +133,7 @@ def test_bad_variable_is_one_line() -> None:
     assert result.stderr == "kestrel-gateway: Invalid value for '--port': 'x' is not a whole number\n"
 
 
-def test_version_and_help() -> None:
+def test_version_and_help_are_quick() -> None:
     """They are quick in code too: neither imports the server, the application or the broker."""
     assert run("--version").stdout == f"kestrel-gateway {__version__}\n"
     assert "serve" in run("--help").stdout
