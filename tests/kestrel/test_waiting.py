@@ -569,6 +569,7 @@ def test_those_who_keep_asking_gather():
     asyncio.run(main())
 
 
+@pytest.mark.alone
 def test_waits_that_end_at_the_same_time_cost_one_command_each(monkeypatch):
     """Gets that wait prove nothing by themselves: each queue is asked once more, and all waits end in their time."""
     monkeypatch.setattr(

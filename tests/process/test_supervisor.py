@@ -32,6 +32,7 @@ class Serve:
 
     def __init__(self, logs: Path, data: Path, *flags: str, port: int | None = None) -> None:
         self.port = port or free_port()
+        self.data = data
         self.log = logs / f"serve-{self.port}-{time.monotonic_ns()}.log"
         command = tied("gateway", "serve", "--port", str(self.port), "--data", str(data), *flags)
         with self.log.open("wb") as log:
@@ -89,6 +90,17 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
 
     yield start
     for one in started:
+        one.end()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """One with its defaults, for tests that leave it alive."""
+    folder = tmp_path_factory.mktemp("shared")
+    one = Serve(folder, folder / "data")
+    try:
+        yield one.ready()
+    finally:
         one.end()
 
 
@@ -197,9 +209,9 @@ def test_dead_worker_is_replaced(serve: Callable[..., Serve]) -> None:
     assert "worker-0 died (signal 9); restarting it in 0.1 s" in one.text()
 
 
-def test_dead_broker_is_replaced(serve: Callable[..., Serve]) -> None:
+def test_dead_broker_is_replaced(shared: Serve) -> None:
     """A job enqueued before is there afterwards, from the same worker."""
-    one = serve().ready()
+    one = shared
     worker = one.child("gateway.process.worker")
     job = plain.post(f"http://127.0.0.1:{one.port}/queues/q/jobs", content=b"x", timeout=5)
     assert job.status_code == 201
@@ -222,9 +234,9 @@ def test_a_child_that_is_killed_in_its_first_start_is_started_again(serve: Calla
     assert one.process.wait(5) == 0
 
 
-def test_children_ignore_the_group_signals(serve: Callable[..., Serve]) -> None:
+def test_children_ignore_the_group_signals(shared: Serve) -> None:
     """SIGTERM, SIGINT and SIGHUP to a worker or the broker change nothing; SIGHUP to the supervisor reloads."""
-    one = serve().ready()
+    one = shared
     children = one.children()
     for pid in children:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -244,9 +256,9 @@ def test_signal_cannot_kill_a_child_that_just_started(serve: Callable[..., Serve
     one.ready()
 
 
-def test_broker_does_not_inherit_the_port(serve: Callable[..., Serve]) -> None:
+def test_broker_does_not_inherit_the_port(shared: Serve) -> None:
     """Only workers hold the listening socket; settings and key are in no process's arguments or environment."""
-    one = serve().ready()
+    one = shared
     listening = next(
         line.split()[9]
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
@@ -304,14 +316,13 @@ def refused(one: Serve) -> str:
     return lines[0]
 
 
-def test_port_taken_is_one_line(serve: Callable[..., Serve], tmp_path: Path) -> None:
+def test_port_taken_is_one_line(serve: Callable[..., Serve], shared: Serve) -> None:
     """Somebody else's port: exit code 1 and what is wrong."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = refused(serve(port=port))
         assert line == f"kestrel-gateway: port: cannot listen on 127.0.0.1:{port}: Address already in use"
-    first = serve().ready()
-    assert "Address already in use" in refused(serve(port=first.port, data=tmp_path / "other"))
+    assert "Address already in use" in refused(serve(port=shared.port))
 
 
 def test_foreign_address_is_one_line(serve: Callable[..., Serve]) -> None:
@@ -327,12 +338,11 @@ def test_data_not_writable_is_one_line(serve: Callable[..., Serve], tmp_path: Pa
     assert line == f"kestrel-gateway: data: {tmp_path}/file/data is not writable: Not a directory"
 
 
-def test_data_in_use_is_one_line(serve: Callable[..., Serve]) -> None:
+def test_data_in_use_is_one_line(serve: Callable[..., Serve], shared: Serve) -> None:
     """A second gateway on the same directory names the first."""
-    first = serve().ready()
-    line = refused(serve())
-    assert line.endswith(f"data is in use by another kestrel-gateway (pid {first.process.pid})")
-    assert first.get("/livez").status_code == 200
+    line = refused(serve(data=shared.data))
+    assert line.endswith(f"data is in use by another kestrel-gateway (pid {shared.process.pid})")
+    assert shared.get("/livez").status_code == 200
 
 
 def test_broker_that_cannot_start_is_fatal(serve: Callable[..., Serve]) -> None:
