@@ -50,7 +50,6 @@ says whether the same call may succeed later without a change. A test compares t
 from __future__ import annotations
 
 import re
-from typing import ClassVar
 
 _SERVER = re.compile(r"server <[^>]*>")
 
@@ -63,10 +62,10 @@ class GatewayError(Exception):
     `detail` writes the address of a Kestrel server as `server <ADDRESS>`. Only operators see addresses: see `told`.
     """
 
-    code: ClassVar[str] = "internal"
-    status: ClassVar[int] = 500
-    title: ClassVar[str] = "Internal error"
-    retryable: ClassVar[bool] = False
+    code: str = "internal"
+    status: int = 500
+    title: str = "Internal error"
+    retryable: bool = False
     retry_after_s: int | None = None
     challenge: str = ""  # the WWW-Authenticate header of the answer (RFC 6750)
 

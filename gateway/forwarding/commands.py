@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -65,6 +65,9 @@ class WorkerFigures:
     samples: tuple[Sample, ...]
 
 
+_NEWER_THAN_0_1: Final = frozenset({"OwnerUnavailable"})
+"""Classes of errors that version 0.1.0 does not know."""
+
 Result = LeaseRecord | WorkerFigures | int | GatewayError
 
 
@@ -77,7 +80,7 @@ def result_content(result: Result) -> dict[str, object]:
     """A result in its JSON form."""
     match result:
         case GatewayError():
-            return {"error": type(result).__name__, "detail": result.detail}
+            return _error_content(result)
         case int():
             return {"count": result}
         case WorkerFigures():
@@ -89,13 +92,44 @@ def result_content(result: Result) -> dict[str, object]:
 def result_of(content: Any) -> Result:
     """The result in its JSON form. Raises what `command_of` raises."""
     if "error" in content:
-        return error_classes().get(content["error"], Internal)(content["detail"])
+        return _error_of(content)
     if "count" in content:
         return int(content["count"])
     if "figures" in content:
         samples = ((name, tuple(labels), value) for name, labels, value in content["figures"]["samples"])
         return WorkerFigures(content["figures"]["worker"], tuple(samples))
     return _record_of(content["lease"])
+
+
+def _error_content(error: GatewayError) -> dict[str, object]:
+    """`error` is a class that version 0.1.0 knows, which reads only that and `detail`: the nearest one above a newer
+    class. Later versions read `code`, and the other members where they do not know the code."""
+    known = next(each for each in type(error).__mro__ if each.__name__ not in _NEWER_THAN_0_1)
+    return {
+        "error": known.__name__,
+        "detail": error.detail,
+        "code": error.code,
+        "status": error.status,
+        "title": error.title,
+        "retryable": error.retryable,
+        "retry_after_s": error.retry_after_s,
+    }
+
+
+def _error_of(content: Any) -> GatewayError:
+    """The error with its code, also with a code of a newer version: its status says what a client may do."""
+    classes = error_classes()
+    named = classes.get(content["error"], Internal)
+    if "code" not in content:  # from version 0.1.0
+        return named(content["detail"])
+    says = content["code"], content["status"]
+    for each in (named, *classes.values()):
+        if (each.code, each.status) == says:
+            return each(content["detail"])
+    error = GatewayError(content["detail"])
+    error.code, error.status, error.title = str(content["code"]), int(content["status"]), str(content["title"])
+    error.retryable, error.retry_after_s = bool(content["retryable"]), content["retry_after_s"]
+    return error
 
 
 def _record_content(record: LeaseRecord) -> dict[str, object]:

@@ -1,14 +1,16 @@
 """Orders between workers: over real sockets, to the owner only, in time or not at all."""
 
 import asyncio
+import json
 import time
 
 import pytest
 
-from gateway.errors import LeaseConflict, LeaseForgotten, OutcomeUnknown, OwnerUnavailable
+from gateway.errors import Internal, LeaseConflict, LeaseForgotten, OutcomeUnknown, OwnerUnavailable, error_classes
 from gateway.forwarding.commands import LeaseCommand, Verb, pack_result, unpack_result
 from gateway.forwarding.workers import WorkerLinks, WorkerServer
 from gateway.leases.lease import LeaseRecord, Place, State
+from gateway.problem import problem_bytes, problem_headers
 
 OWNER, OTHER = "aa" * 8, "bb" * 8
 VIEW = LeaseRecord("lease", "q", None, 1, 1.5, State.ACKED)
@@ -51,6 +53,61 @@ def test_results_and_errors_come_back_as_they_are(tmp_path):
         conflict = await worker_links.ask(OWNER, LeaseCommand(Verb.NACK, "x", time.monotonic() + 5))
         assert (type(conflict), conflict.detail) == (LeaseConflict, "it was acked already")
         assert await worker_links.broadcast(LeaseCommand(Verb.DROP_QUEUE, "q", time.monotonic() + 5)) == [7]
+
+    between(tmp_path, execute, work)
+
+
+KNOWN_TO_0_1 = frozenset(
+    """
+    BackendRefused BackendUnavailable BadFraming BadRequest BodyTooLarge Draining ForbiddenHost ForbiddenOrigin
+    ForbiddenPrefetch ForbiddenQueue ForbiddenScope GatewayError HeadersTooLarge IdempotencyInFlight
+    IdempotencyKeyReused Internal InvalidBody InvalidEvent InvalidName InvalidParameter JobTooLarge
+    LeaseConflict LeaseExpired LeaseForgotten LeaseGone LeaseLost LeaseNotFound MethodNotAllowed NotFound
+    NotSupported OutcomeUnknown PartlyRefused PartlyStored QueueDeleted QueueEmpty QueueFull QueueHasChildren
+    QueueNotFound RateLimited RequestTimeout ServerNotFound ServerUnavailable TooManyBytes TooManyConnections
+    TooManyLeases TooManyQueues TooManyWaiters Unauthenticated Unavailable UnsupportedEncoding UnsupportedType
+    """.split()  # noqa: SIM905 (one line a name is longer)
+)
+
+
+@pytest.mark.parametrize("name", sorted(error_classes()))
+def test_each_error_has_its_status_at_a_replica_of_version_0_1(name):
+    """That version reads a class and a detail; a class that it does not know would be a 500."""
+    known = error_classes()
+    error = known[name]("why")
+    content = json.loads(pack_result(1, error))["result"]
+    assert content["error"] in KNOWN_TO_0_1
+    assert (known[content["error"]].status, content["detail"]) == (error.status, "why")
+    _, again = unpack_result(pack_result(1, error))
+    assert type(again) is type(error)
+
+
+def test_an_error_of_version_0_1_is_read():
+    """It is a class and a detail; without a known class it is a 500."""
+    for name, expected in (("LeaseForgotten", LeaseForgotten), ("Nothing", Internal)):
+        _, error = unpack_result(json.dumps({"n": 1, "result": {"error": name, "detail": "why"}}).encode())
+        assert (type(error), error.detail) == (expected, "why")
+
+
+def test_an_error_of_a_newer_version_is_passed_on_as_it_is(tmp_path):
+    """Code, status, title and what they say of a retry reach the client, also through another worker."""
+    newer = {
+        "error": "LeaseConflict", "detail": "why", "code": "lease-frozen", "status": 423, "title": "Frozen",
+        "retryable": True, "retry_after_s": 7,
+    }  # fmt: skip
+    _, received = unpack_result(json.dumps({"n": 1, "result": newer}).encode())
+
+    async def execute(_):
+        return received
+
+    async def work(worker_links, worker_server):
+        error = await worker_links.ask(OWNER, order())
+        body = problem_bytes(error, "id")
+        assert json.loads(body) | {"request_id": ""} == {
+            "type": "urn:kestrel-gateway:problem:lease-frozen", "title": "Frozen", "status": 423, "detail": "why",
+            "code": "lease-frozen", "retryable": True, "request_id": "",
+        }  # fmt: skip
+        assert (b"retry-after", b"7") in problem_headers(error, body)
 
     between(tmp_path, execute, work)
 
