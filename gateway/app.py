@@ -115,6 +115,7 @@ class Gateway:
             settings.kestrel_file,
             share=share,
             tenant_of=lambda key: namespace.tenant_of(key) or "",
+            loop_time=self.loop_time,
         )
         self._ids = LeaseIds(
             _lease_keys(context.cluster_secrets) or [context.lease_key], context.boot_id, settings.instance

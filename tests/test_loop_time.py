@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gateway.fairness.loop_time import BURST_S, LATELY_S, LONGEST_PAUSE_S, SHARE, LoopTime
+from gateway.fairness.loop_time import BURST_S, LATELY_S, LONGEST_PAUSE_S, REFUSED, REFUSED_SHARE, SHARE, LoopTime
 from gateway.fairness.turns import Turns
 
 
@@ -65,6 +65,21 @@ def test_callers_without_a_tenant_pause_beside_tenants(clock):
         accounts.asked("")
         work(accounts, clock, "", 0.01)
     assert not accounts.may_go_on("")
+    assert accounts.may_go_on("quiet")
+
+
+def test_refused_requests_have_a_small_share_of_their_own(clock):
+    """They delay neither a probe nor a tenant, and no one pauses for them."""
+    accounts = LoopTime(clock)
+    accounts.asked("quiet")
+    accounts.asked(REFUSED)
+    assert not accounts.shared("quiet")
+    while accounts.may_go_on(REFUSED):
+        work(accounts, clock, REFUSED, 0.001)
+    clock.now_s += accounts.pause_s(REFUSED)
+    work(accounts, clock, REFUSED, 0.004)
+    assert accounts.pause_s(REFUSED) == pytest.approx(0.004 / REFUSED_SHARE - 0.004)
+    assert accounts.may_go_on("")
     assert accounts.may_go_on("quiet")
 
 

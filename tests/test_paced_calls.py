@@ -1,9 +1,11 @@
 """Callbacks that are due at one instant run a few in a turn of the loop, and the tenants take turns."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
+from gateway.fairness.loop_time import BURST_S, LoopTime
 from gateway.fairness.paced_calls import PacedCalls
 from gateway.fairness.turns import SLICE_S
 
@@ -68,6 +70,41 @@ def test_tenants_take_turns():
             turns.add("many", f"many {number}")
         turns.add("few", "few")
         assert (await turns.run(3))[:2] == [["many 0"], ["few"]]
+
+    asyncio.run(main())
+
+
+def test_calls_are_charged_and_pause():
+    """A tenant whose calls use more than its share pauses; the calls of another one and of nobody do not."""
+
+    async def main() -> None:
+        now_s = [100.0]
+        loop_time = LoopTime(lambda: now_s[0])
+        calls = PacedCalls(loop_time, slice_s=10.0, clock=lambda: now_s[0])
+        loop_time.asked("quiet")
+        ran: list[str] = []
+
+        def call(tenant: str, used_s: float) -> None:
+            now_s[0] += used_s
+            ran.append(tenant)
+
+        for _ in range(5):
+            calls.add("busy", partial(call, "busy", BURST_S))
+        calls.add("quiet", partial(call, "quiet", 0.0))
+        calls.add("", partial(call, "", BURST_S))
+        await asyncio.sleep(0)
+        assert ran == ["busy", "quiet", ""]
+        assert loop_time.pause_s("busy") > 0
+        assert loop_time.may_go_on("")
+        now_s[0] += loop_time.pause_s("busy")
+        loop_time.asked("quiet")
+        async with asyncio.timeout(5):
+            while len(ran) < 4:
+                await asyncio.sleep(0.001)
+        assert ran[3:] == ["busy"]
+        calls.add("quiet", partial(call, "quiet", 0.0))  # also while only a tenant that pauses has others
+        await asyncio.sleep(0)
+        assert ran[4:] == ["quiet"]
 
     asyncio.run(main())
 

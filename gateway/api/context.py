@@ -9,6 +9,7 @@ from starlette.types import Scope
 
 from gateway.api.access.caller import Caller
 from gateway.coverage import Coverage, least
+from gateway.fairness.loop_time import REFUSED
 
 _KEY: Final = "kestrel_gateway.request"
 
@@ -18,7 +19,8 @@ class RequestContext:
     """One request. The outermost callable creates it; inner ones add what they find out.
 
     id: as in answers and logs. url_root: the prefix of the path in every URL of an answer.
-    operation: the operationId; empty until the path is known. caller: None until it is known.
+    operation: the operationId; empty until the path is known. caller: None until it is admitted.
+    account: the one that the loop's time is charged to, see gateway.fairness.loop_time.
     lease_acked: whether the `ack` of this request is done, whatever happens to the rest.
     coverage: how many servers took part, if not all did.
     """
@@ -27,12 +29,13 @@ class RequestContext:
     url_root: str
     operation: str = ""
     caller: Caller | None = None
+    account: str = REFUSED
     lease_acked: bool = False
     coverage: Coverage | None = None
 
     @property
     def tenant(self) -> str:
-        """The caller's tenant; empty without tenants, and until the caller is known."""
+        """The caller's tenant; empty without tenants, and until the caller is admitted."""
         return self.caller.tenant if self.caller is not None else ""
 
     @classmethod

@@ -39,7 +39,7 @@ Measured: 0.2 ms on a connection that is kept, 0.7 ms on a new one.
 class Edge:
     """Wraps the router. on_idle: called each time no request is in progress any more.
 
-    gate: answers to unauthenticated callers wait there for their turn. root_path: the path under which a proxy
+    gate: answers to callers that are not admitted wait there for their turn. root_path: the path under which a proxy
     publishes the gateway. The proxy may pass it on or remove it; if it is passed on, it is removed here.
     """
 
@@ -62,9 +62,9 @@ class Edge:
     async def _charged(self, served: Awaitable[None], context: RequestContext) -> None:
         loop_time = self._gate.time
         try:
-            await loop_time.charged(served, lambda: context.tenant)
+            await loop_time.charged(served, lambda: context.account)
         finally:
-            loop_time.charge(context.tenant, READ_S)
+            loop_time.charge(context.account, READ_S)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
         started_s = time.perf_counter()
@@ -80,7 +80,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                client.tenant = context.tenant
+                client.tenant = context.account
                 message["headers"] += context.headers()
             await send(message)
 
@@ -94,7 +94,7 @@ class Edge:
         except GatewayError as exc:
             code = exc.code
             if context.caller is None:
-                await self._gate.enter("")
+                await self._gate.enter(context.account)
             await respond(send_with_id, problem_answer(exc, request_id, context.caller))
         except Exception:
             log.exception("request %s failed", request_id)

@@ -177,7 +177,10 @@ class Operation:
 
     async def run(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises GatewayError."""
-        caller = context.caller = self._admission.admit(scope["headers"], self.spec.scope)
+        caller = self._admission.identify(scope["headers"], self.spec.scope)
+        context.account = caller.tenant
+        self._admission.admit(caller, self.spec.scope)
+        context.caller = caller
         await self._budget.gate.enter(caller.tenant)
         held = self._budget.admit(caller.tenant) if self.spec.scope is not None else Held(self._budget, caller.tenant)
         try:

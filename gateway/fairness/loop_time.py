@@ -7,7 +7,8 @@
 3. Tenants that all use more than SHARE do not pause for each other; they take turns. A tenant that is alone never
    pauses, and neither does one that uses little: it may save up BURST_S.
 4. Callers without a tenant count as one tenant, for which no other tenant pauses: a load balancer's probes slow
-   nothing.
+   nothing. Requests that are refused before their tenant is known have an account of their own, REFUSED, and use at
+   most REFUSED_SHARE: they delay no probe.
 Source of 2: a token bucket of time; Turner, "New directions in communications" (1986).
 """
 
@@ -20,6 +21,8 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 SHARE: Final = 0.25
+REFUSED: Final = "\0refused"
+REFUSED_SHARE: Final = 0.1
 BURST_S: Final = 0.04
 LATELY_S: Final = 1.0
 BYTE_S: Final = 3e-9
@@ -50,7 +53,7 @@ class LoopTime:
 
     def asked(self, tenant: str) -> None:
         """The tenant sent a request."""
-        if not tenant:
+        if not tenant or tenant == REFUSED:
             return
         now_s = self._clock()
         if self._free_at_s.get(tenant, 0.0) > now_s:
@@ -70,7 +73,8 @@ class LoopTime:
         if not self.tenanted:
             return
         now_s = self._clock()
-        free_at_s = max(self._free_at_s.get(tenant, 0.0), now_s - used_s - BURST_S) + used_s / SHARE
+        share = REFUSED_SHARE if tenant == REFUSED else SHARE
+        free_at_s = max(self._free_at_s.get(tenant, 0.0), now_s - used_s - BURST_S) + used_s / share
         self._free_at_s[tenant] = min(free_at_s, now_s + LONGEST_PAUSE_S)
 
     def charge_bytes(self, tenant: str, count: int) -> None:

@@ -3,8 +3,9 @@
 1. One turn of the event loop runs such calls for a slice of time; other work runs before the next ones.
 2. Tenants take turns, however many calls each of them has. The calls of one tenant run in order.
 3. A call runs in a later turn than the one in which it was added, so answers that have arrived are read before it.
-4. With the accounts of the loop's time, the calls of a tenant that pauses (gateway.fairness.loop_time) wait until it
-   may continue. Calls for no tenant never pause: nobody knows yet whose they are.
+4. With the accounts of the loop's time (gateway.fairness.loop_time), each call is charged to its tenant, and the calls
+   of a tenant that pauses wait until it may continue. Calls for no tenant are free and never pause: nobody knows yet
+   whose they are.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class PacedCalls:
         self._loop_time = loop_time
         self._slice_s = slice_s
         self._clock = clock
-        self._waiting: FairQueue[Call] = FairQueue()
+        self._waiting: FairQueue[tuple[str, Call]] = FairQueue()
         self._running = False
         self._pausing: asyncio.TimerHandle | None = None
 
@@ -45,7 +46,7 @@ class PacedCalls:
 
     def add(self, tenant: str, call: Call) -> None:
         """Makes the call in a later turn of the loop. A call that cannot be made any more must do nothing."""
-        self._waiting.put(tenant, call)
+        self._waiting.put(tenant, (tenant, call))
         self._run_soon()
 
     def _run_soon(self) -> None:
@@ -58,15 +59,18 @@ class PacedCalls:
 
     def _run(self) -> None:
         self._running = False
-        ends_s = self._clock() + self._slice_s
-        call: Call | None = None
+        now_s = self._clock()
+        ends_s = now_s + self._slice_s
+        next_call: tuple[str, Call] | None = None
         try:
-            while (call := self._waiting.next(self._may_go_on)) is not None:
+            while now_s <= ends_s and (next_call := self._waiting.next(self._may_go_on)) is not None:
+                tenant, call = next_call
                 call()
-                if self._clock() > ends_s:
-                    break
+                began_s, now_s = now_s, self._clock()
+                if tenant and self._loop_time is not None:
+                    self._loop_time.charge(tenant, now_s - began_s)
         finally:
-            if self._waiting and call is not None:
+            if self._waiting and next_call is not None:
                 self._run_soon()
             elif self._waiting and not self._running:
                 assert self._loop_time is not None

@@ -24,6 +24,7 @@ from gateway.errors import (
     NotSupported,
     ServerNotFound,
 )
+from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import WHOLE
 from gateway.kestrel import broadcast
 from gateway.kestrel.address import Address
@@ -63,9 +64,11 @@ class Kestrel:
         *,
         share: float = WHOLE,
         tenant_of: TenantOf = _nobody,
+        loop_time: LoopTime | None = None,
     ) -> None:
         """`addresses` and `file`: see gateway.kestrel.discovery.members.
-        share: the part of a server's limits that one tenant may use. tenant_of: the tenant of a key.
+        share: the part of a server's limits that one tenant may use. tenant_of: the tenant of a key. loop_time: what
+        tenants use of the event loop.
 
         Raises: SettingsError, MistakesError.
         """
@@ -75,6 +78,7 @@ class Kestrel:
         self._settings = settings
         self._share = share
         self._tenant_of = tenant_of
+        self._loop_time = loop_time
         self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
         self._codecs = Codecs()
@@ -272,4 +276,6 @@ class Kestrel:
         self._servers.warn_of_twins(server)
 
     def _make_polls(self) -> PolledQueues:
-        return PolledQueues(self._servers.members, self._settings.kestrel_waits, self._limit_s, self._counters)
+        return PolledQueues(
+            self._servers.members, self._settings.kestrel_waits, self._limit_s, self._counters, self._loop_time
+        )

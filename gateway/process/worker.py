@@ -31,12 +31,12 @@ from gateway.process.start_message import WorkerOrder
 
 log = logging.getLogger(__name__)
 
-_GC_THRESHOLDS = 5_000, 1, 200
+_GC_THRESHOLDS = 1_000, 1, 1_000
 """Requests, connections and polls leave no reference cycles (tests/hold/test_cycles.py), and a collection every 700
 objects costs several percent of their time.
 
-A collection holds the loop for about 1 ms a thousand objects. With these thresholds the objects of requests in progress
-rarely start one, it takes at most 10 ms, and a full one, of all parked polls and open connections, is rare.
+A collection holds the loop for 1 to 3 ms a thousand objects. So there are few objects in the first two generations, and
+a full collection, of all parked polls and open connections, is rare.
 """
 
 

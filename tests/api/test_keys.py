@@ -362,7 +362,9 @@ def test_admission_swaps_its_keys(tmp_path):
     admission = Admission(load(ring.path), lambda: now[0])
 
     def admit(name, scope=Scope.ADMIN):
-        return admission.admit([(b"authorization", b"Bearer " + ring.secrets[name].encode())], scope)
+        caller = admission.identify([(b"authorization", b"Bearer " + ring.secrets[name].encode())], scope)
+        admission.admit(caller, scope)
+        return caller
 
     assert admit("gone") == Caller("gone", "", frozenset({Scope.PRODUCE, Scope.CONSUME, Scope.ADMIN}))
     admit("kept")

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from gateway.fairness.loop_time import REFUSED
 from tests.api.keyring import Keyring
 from tests.hold.worker import Worker, reference_s
 from tests.lab.broker import BrokerProcess
@@ -48,3 +49,27 @@ def test_a_flood_of_requests_of_one_tenant(tmp_path):
             if held[0] < tries[-1][1]:
                 return
         raise AssertionError(f"the loop was held for {tries} s: what it was held, and what 20 ms are here")
+
+
+def test_who_is_charged_for_a_refused_request(tmp_path):
+    """The tenant of its key. Without a valid key it is nobody who sends probes, so these do not wait for it."""
+    keys = Keyring(tmp_path / "keys.toml")
+    keys.add("consumer", "many", "consume")
+    with BrokerProcess(tmp_path / "broker", "--fsync", "off") as broker, contextlib.ExitStack() as stack:
+        worker = Worker(tmp_path / "worker", f"127.0.0.1:{broker.port}", log_level="error", keys=keys.path)
+        stack.callback(worker.close)
+
+        def charged(*accounts: str) -> bool:
+            """Whether these have used time of the loop; a step is charged just after its answer is sent."""
+            for _ in range(500):
+                if set(worker.loop_time._free_at_s) == set(accounts):
+                    return True
+                time.sleep(0.01)
+            return False
+
+        with worker.client() as http:
+            wrong = http.get("/queues/q/peek", headers={"Authorization": "Bearer wrong"})
+            assert wrong.status_code == 401
+            assert charged(REFUSED)
+            assert http.get("/queues/q/peek", headers=keys.bearer("consumer")).status_code == 403
+            assert charged(REFUSED, "many")

@@ -118,6 +118,7 @@ class Worker:
         )
         application = Gateway(self.settings, context)
         self.registry = application._registry
+        self.loop_time = application.loop_time
         server = GatewayServer(application, self.settings, application.buffers, application.loop_time)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]

@@ -22,6 +22,7 @@ def crowded(monkeypatch):
 
     def run(test: Callable[[Server], Awaitable[None]], **settings: object) -> None:
         async def among_others(server: Server) -> None:
+            server.app.loop_time.tenanted = True
             server.app.loop_time.asked("another tenant")
             await test(server)
 

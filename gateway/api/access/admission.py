@@ -77,10 +77,10 @@ class Admission:
         self._keys, self._holders = keys, holders
         self._buckets = {each.key.name: each.bucket for each in holders.values() if each.bucket is not None}
 
-    def admit(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope | None) -> Caller:
-        """The caller, who has `scope`. Where no scope is needed, every caller is admitted, whatever key it sends.
+    def identify(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope | None) -> Caller:
+        """The caller of an operation that needs `scope`. Where it needs none, the key is not looked at.
 
-        Raises: Unauthenticated, RateLimited, ForbiddenScope.
+        Raises Unauthenticated.
         """
         keys = self._keys
         if keys is None:
@@ -90,15 +90,18 @@ class Admission:
         key = keys.find(_secret(headers))
         if key is None:
             raise Unauthenticated("the key is unknown; check its secret", invalid=True)
-        holder = self._holders[key.digest]
-        if holder.bucket is not None and (wait_s := holder.bucket.take(self._clock())):
+        return self._holders[key.digest].caller
+
+    def admit(self, caller: Caller, scope: Scope | None) -> None:
+        """Counts a request of the caller. Raises RateLimited, ForbiddenScope."""
+        bucket = self._buckets.get(caller.name) if caller.name else None
+        if bucket is not None and (wait_s := bucket.take(self._clock())):
             raise RateLimited(
-                f"this key allows {key.rate:g} requests a second; send the next one after Retry-After",
+                f"this key allows {bucket.rate:g} requests a second; send the next one after Retry-After",
                 max(1, math.ceil(wait_s)),
             )
-        if scope not in key.scopes:
+        if scope is not None and scope not in caller.scopes:
             raise ForbiddenScope(f"this operation needs the scope {scope.value!r}, which the key lacks", scope.value)
-        return holder.caller
 
     def charge(self, caller: Caller, requests: int) -> None:
         """Counts a request of the caller's key as `requests` more."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from gateway.errors import BackendUnavailable
 from gateway.fairness.fair_queue import FairQueue
+from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import ServerLink
@@ -28,15 +29,22 @@ OFFERS: Final = 2
 class PolledQueues:
     """The queues that are polled. waits: most gets with `t=` per queue and server.
 
-    patience_s: the longest time of a poll that does not wait.
+    patience_s: the longest time of a poll that does not wait. loop_time: what tenants use; the ends of waits count.
     """
 
-    def __init__(self, servers: Sequence[ServerLink], waits: int, patience_s: float, counters: Counters) -> None:
+    def __init__(
+        self,
+        servers: Sequence[ServerLink],
+        waits: int,
+        patience_s: float,
+        counters: Counters,
+        loop_time: LoopTime | None = None,
+    ) -> None:
         self._servers = servers
         self._waits = waits
         self._patience_s = patience_s
         self._counters = counters
-        self._paced = PacedCalls()
+        self._paced = PacedCalls(loop_time)
         self._runners: dict[str, QueueRunner] = {}
         self._unused: dict[QueueRunner, float] = {}
         self._timer: asyncio.TimerHandle | None = None
