@@ -112,7 +112,7 @@ class GatewayProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
-        self.flow = Flow(self.transport, self._client_lost)
+        self.flow = Flow(self.transport, self._vanished)
         self.server, self.client = tcp.addresses(transport.get_extra_info("socket"))
         connections = self.server_state.connections
         connections.add(self)
@@ -127,7 +127,7 @@ class GatewayProtocol(asyncio.Protocol):
         """The client closed its sending side: it gets the answers to its complete requests, but its polls end."""
         self.flow.read_ended = True
         if self.current is None:
-            return self._waits_to_read
+            return self.reading is IDLE and bool(self._buffer.data)  # a request that waits for its turn to be read
         self.current.half_close(last=not self._buffer.data)
         if self.current.gone:
             self._vanished()
@@ -171,25 +171,13 @@ class GatewayProtocol(asyncio.Protocol):
         elif self.reading is not CLOSED:
             self._read(data)
 
-    @property
-    def _waits_to_read(self) -> bool:
-        """Whether its next request has arrived, and waits for a turn to be read."""
-        return self.reading is IDLE and bool(self._buffer.data)
-
     def _read_later(self, data: bytes) -> None:
         """Holds the start of a request until there is a turn to read it. Until then the request is in progress."""
         if not self._buffer.data:
             self._deadline.clear()
             self.server_state.idle.remove(self)
-            self.server_state.starts.later(self._tenant, self._read_now)
+            self.server_state.starts.later(self._tenant, self._read_on)
         self._hold(data)
-
-    def _read_now(self) -> None:
-        if self._waits_to_read and not self.transport.is_closing():
-            self._deadline.set(self.limits.header_timeout_s)
-            self.server_state.idle.add(self)
-            self.flow.resume_reading()
-            self._read_held()
 
     def _read(self, data: bytes) -> None:
         """Feeds the parser up to the end of one message and holds the rest.
@@ -289,9 +277,16 @@ class GatewayProtocol(asyncio.Protocol):
             self._reading_on = self.loop.call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        """Reads more of a body in small chunks, which is held."""
+        """Reads what is held, when it is its turn: more of a body in small chunks, or the start of a request."""
         self._reading_on = None
-        if self.reading is BODY and self._buffer.data:
+        if not self._buffer.data or self.transport.is_closing():
+            return
+        if self.reading is IDLE:
+            self._deadline.set(self.limits.header_timeout_s)
+            self.server_state.idle.add(self)
+            self.flow.resume_reading()
+            self._read_held()
+        elif self.reading is BODY:
             self._read_held()
 
     def response_complete(self, cycle: Cycle) -> None:
@@ -395,14 +390,10 @@ class GatewayProtocol(asyncio.Protocol):
         else:
             self.transport.close()
 
-    # Called by the transport and by its flow
+    # Called by the transport
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()
 
     def resume_writing(self) -> None:
         self.flow.resume_writing()
-
-    def _client_lost(self) -> None:
-        self._vanished()
-        self.transport.abort()

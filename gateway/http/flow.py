@@ -20,8 +20,8 @@ PROGRESS_BYTES: Final = 65536
 class Flow:
     """Pauses and resumes a transport's reading, and lets writers wait while too much is unsent.
 
-    client_lost: called if the client is gone while reading is paused. read_ended: the client has closed its sending
-    side. write_paused: more is unsent than the transport should hold.
+    client_lost: called if the client is gone while reading is paused; the connection is then aborted. read_ended: the
+    client has closed its sending side. write_paused: more is unsent than the transport should hold.
     """
 
     __slots__ = (
@@ -77,6 +77,7 @@ class Flow:
         if tcp.peer_closed(self._transport.get_extra_info("socket")):
             self._watch = None
             self._client_lost()
+            self._transport.abort()
         else:
             self._watch = self._loop.call_later(WATCH_S, self._look)
 

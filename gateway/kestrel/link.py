@@ -43,7 +43,7 @@ class TakenItem(PolledItem, Protocol):
     def give_back(self) -> None:
         """Returns at once; the server puts the item back."""
 
-    def hand_back(self, then: Callable[[bool], None]) -> None:
+    def start_abort(self, then: Callable[[bool], None]) -> None:
         """Puts the item back; calls `then` with whether the server answered."""
 
 

@@ -11,7 +11,7 @@ from enum import Enum
 from gateway.kestrel.polls.decision import assign, joins
 from gateway.kestrel.polls.kept import KeptItems
 from gateway.kestrel.polls.state import QueuePolls
-from gateway.kestrel.polls.values import Close, End, Get, Give, GiveBack, HandBack, Send, Waiter, WaiterPhase
+from gateway.kestrel.polls.values import Abort, Close, End, Get, Give, GiveBack, Send, Waiter, WaiterPhase
 
 PATIENCE_S = 7.0
 LONGEST_WAIT_S = 1.0
@@ -73,7 +73,7 @@ class World:
         self.closing: dict[Waiter, int] = {}
         self.told: list[object] = []
         self.ends: dict[Waiter, End] = {}
-        self.going: list[HandBack] = []
+        self.going: list[Abort] = []
         self.unsent: list[Get] = []
         self.ready: list[Get] = []  # waits that found an item when they were sent
         self.connects = True
@@ -100,7 +100,7 @@ class World:
                     assert not item.lost
                 case End(waiter):
                     self.ended(waiter, action)
-                case HandBack():
+                case Abort():
                     self.going.append(action)
                 case GiveBack(item):
                     self.back(item)
@@ -194,7 +194,7 @@ class World:
     def go_back(self, action, *, seen=True):
         self.going.remove(action)
         self.back(action.item)
-        self.polls.handed_back(action.source, seen=seen)
+        self.polls.aborted(action.source, seen=seen)
         self.run()
 
     def set_reads(self, server, reads):

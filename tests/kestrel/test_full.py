@@ -199,7 +199,7 @@ def test_servers_that_are_full_in_turns_are_never_called_unreachable():
                         await asyncio.sleep(0)
                     else:
                         if read is not None:
-                            read.hand_back(lambda _: None)
+                            read.start_abort(lambda _: None)
 
             async with asyncio.timeout(20):
                 await asyncio.gather(*(ask(key, wait_s) for key in "abc" for wait_s in (0, 0, 0.001, 0.005, 0.02)))

@@ -163,7 +163,7 @@ def test_a_wait_gets_the_item_that_comes_and_a_closed_one_leaves_it(opened):
 
 
 def test_an_item_goes_back_to_the_head(opened):
-    """By `abort` before it returns, by `hand_back` before it calls back, by `give_back` soon."""
+    """By `abort` before it returns, by `start_abort` before it calls back, by `give_back` soon."""
 
     async def main():
         async with opened() as (link, _):
@@ -172,7 +172,7 @@ def test_an_item_goes_back_to_the_head(opened):
             item = await take(link)
             assert item.data == b"1"
             done = asyncio.get_running_loop().create_future()
-            item.hand_back(done.set_result)
+            item.start_abort(done.set_result)
             assert await asyncio.wait_for(done, 5)
             item = await take(link)
             assert item.data == b"1"

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from gateway.kestrel.polls.rules import CHECK_S, GATHER_S, LINGER_S, PROOF_S, QUEUE_GETS, SETTLE_S, STEP_S
-from gateway.kestrel.polls.values import MOVES, Close, End, Give, GiveBack, HandBack, Send, Waiter, WaiterPhase, Why
+from gateway.kestrel.polls.values import MOVES, Abort, Close, End, Give, GiveBack, Send, Waiter, WaiterPhase, Why
 from tests.kestrel.polls_world import LONGEST_WAIT_S, PATIENCE_S, World, WorldItem
 
 
@@ -293,7 +293,7 @@ def test_rule_8_what_nobody_wants_serves_the_next_or_goes_back_the_newest_first(
     world.wait(0.1)
     assert [action.item.order for action in world.going] == [3]
     world.settle(0.1)
-    assert [action.item.order for action in told(world, HandBack)] == [3, 2, 1]
+    assert [action.item.order for action in told(world, Abort)] == [3, 2, 1]
     assert [item.order for item in world.servers[0].queue] == [1, 2, 3]
     assert world.polls.idle
 
@@ -311,9 +311,9 @@ def test_rule_8_waits_are_closed_before_items_go_back(servers, keep_s):
     assert not told(world, Close)
     world.settle(keep_s * 0.1 + SETTLE_S * 0.5)
     assert told(world, Close)
-    assert not told(world, HandBack), "the server is given time to notice"
+    assert not told(world, Abort), "the server is given time to notice"
     world.settle(keep_s)
-    assert len(told(world, HandBack)) == 1
+    assert len(told(world, Abort)) == 1
     assert [len(server.queue) for server in world.servers] == [1, 0][:servers]
 
 

@@ -79,7 +79,7 @@ def test_a_reserve_stays_ready_beside_what_is_lent():
             pool, opened = pool_of(server)
             await pool.want()
             for _ in range(5):
-                await until(lambda: pool.idle == 2 and not pool.opening)
+                await until(lambda: len(pool._idle) == 2 and not pool.opening)
                 assert pool.checkout() is not None
             await until(lambda: not pool.opening)
             await close(pool, opened)
@@ -108,7 +108,7 @@ def test_a_connection_granted_to_a_cancelled_caller_is_not_lost():
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
             one = kestrel._servers.members[0]
-            await until(lambda: one._pool.idle == 3 and not one._pool.opening)
+            await until(lambda: len(one._pool._idle) == 3 and not one._pool.opening)
             one._pool.suspend()
             held = []
             while (connection := one.checkout()) is not None:

@@ -1,4 +1,4 @@
-"""Open reads: confirmed with proof, handed back, or lost with their connection."""
+"""Open reads: confirmed with proof, given back, or lost with their connection."""
 
 import asyncio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 
-from gateway.kestrel.polls.values import HandBack, PolledItem, Source
+from gateway.kestrel.polls.values import Abort, PolledItem, Source
 
 
 class KeptItems:
@@ -35,12 +35,12 @@ class KeptItems:
         self.items = [each for each in self.items if each[2] is not source]
         return [item for _, item, _ in dropped]
 
-    def next_back(self, source: Source) -> list[HandBack]:
-        """Removes the newest item of the source and hands it back; nothing if there is none."""
+    def next_back(self, source: Source) -> list[Abort]:
+        """Removes the newest item of the source and aborts its read; nothing if there is none."""
         for each in reversed(self.items):
             if each[2] is source:
                 self.items.remove(each)
                 if not each[1].lost:
                     self.going.add(source)
-                    return [HandBack(each[1], source)]
+                    return [Abort(each[1], source)]
         return []

@@ -21,13 +21,13 @@ from gateway.kestrel.polls.decision import assign, joins
 from gateway.kestrel.polls.state import QueuePolls
 from gateway.kestrel.polls.values import (
     OPEN_PHASES,
+    Abort,
     Action,
     Close,
     End,
     Get,
     Give,
     GiveBack,
-    HandBack,
     Send,
     Source,
     Waiter,
@@ -258,8 +258,8 @@ class QueueRunner:
             self._state.cut(get, error, now)
         self._run()
 
-    def _handed_back(self, source: Source, seen: bool) -> None:
-        self._state.handed_back(source, seen=seen)
+    def _aborted(self, source: Source, seen: bool) -> None:
+        self._state.aborted(source, seen=seen)
         self._run()
 
     # Actions
@@ -301,9 +301,9 @@ class QueueRunner:
             case Close(get):
                 if (pending := self._gets.pop(get, None)) is not None:
                     pending.close()
-            case HandBack(item, source):
+            case Abort(item, source):
                 self._counters.given_back_unserved += 1
-                cast(TakenItem, item).hand_back(partial(self._handed_back, source))
+                cast(TakenItem, item).start_abort(partial(self._aborted, source))
             case GiveBack(item):
                 self._counters.given_back_unserved += 1
                 cast(TakenItem, item).give_back()

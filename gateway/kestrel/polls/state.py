@@ -220,7 +220,7 @@ class QueuePolls:
             source.done = self.number
             source.retry_at = now + pause_s(source.failures - 1)
 
-    def handed_back(self, source: Source, *, seen: bool) -> None:
+    def aborted(self, source: Source, *, seen: bool) -> None:
         """An item is back on its queue; not `seen`: it may be back."""
         self.kept.going.discard(source)
         if not seen:

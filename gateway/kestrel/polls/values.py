@@ -243,8 +243,8 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
-class HandBack:
-    """Put the item back on its queue; `handed_back` is the answer."""
+class Abort:
+    """Put the item back on its queue by a command; `aborted` is called with the answer."""
 
     item: PolledItem
     source: Source
@@ -257,4 +257,4 @@ class GiveBack:
     item: PolledItem
 
 
-Action = Send | Close | Give | End | HandBack | GiveBack
+Action = Send | Close | Give | End | Abort | GiveBack

@@ -1,6 +1,6 @@
 """An item that is set aside: one open read, which is one pinned connection.
 
-Owns the outcome of the item: confirmed, handed back, or lost with its connection. Knows no leases and no deadlines.
+Owns the outcome of the item: confirmed, given back, or lost with its connection. Knows no leases and no deadlines.
 """
 
 from __future__ import annotations
@@ -71,18 +71,13 @@ class PinnedRead:
 
     @property
     def server(self) -> str:
-        """The name of the server that has set it counts."""
+        """The name of the server that has set it aside."""
         return self._server.address.name
 
     @property
     def lost(self) -> bool:
         """Whether the item went back with its connection."""
         return self._hold is Hold.LOST
-
-    @property
-    def held_by(self) -> Server:
-        """The server that has set it counts."""
-        return self._server
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once when the item is lost with its connection; at once if it is already lost."""
@@ -163,7 +158,7 @@ class PinnedRead:
             self._end()
         self._return()
 
-    def hand_back(self, then: Callable[[bool], None]) -> None:
+    def start_abort(self, then: Callable[[bool], None]) -> None:
         """Starts putting the item back by `abort`, keeping the connection; calls `then` with whether the
         server answered."""
         if self._hold is not Hold.HELD or self._connection.state is not State.PINNED:
@@ -171,7 +166,7 @@ class PinnedRead:
             then(False)
             return
         self._begin()
-        self._connection.start(partial(self._handed_back, then), self._server.timeout_s, KestrelClient.abort, self.key)
+        self._connection.start(partial(self._aborted, then), self._server.timeout_s, KestrelClient.abort, self.key)
 
     def give_back(self) -> None:
         """Closes the connection at once; the server puts the item back. Does nothing if it is settled or lost."""
@@ -180,7 +175,7 @@ class PinnedRead:
             self._connection.disown()
             self._connection.close(ConnectionLostError("the item was given back", ours=True))
 
-    def _handed_back(self, then: Callable[[bool], None], _value: Any, error: BaseException | None) -> None:
+    def _aborted(self, then: Callable[[bool], None], _value: Any, error: BaseException | None) -> None:
         self._end()
         self._return()
         then(error is None)

@@ -37,11 +37,6 @@ class Pool:
         self._suspended = False
 
     @property
-    def idle(self) -> int:
-        """How many connections are idle."""
-        return len(self._idle)
-
-    @property
     def opening(self) -> int:
         """How many connections are being opened."""
         return len(self._opening)
