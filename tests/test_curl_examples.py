@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from tests.api.keyring import Keyring
 from tests.lab import plain
@@ -214,6 +216,35 @@ def test_consumer_encodes_the_queue(
     assert code == 1, written
     assert "invalid-name" in written
     assert http.get(f"/queues/{queue}").json()["items"] == 1
+
+
+def requests_of(script: str) -> set[tuple[str, str]]:
+    """Method and path of each request that curl sends for a script."""
+    lines = re.findall(r"(?:^|[ $(])(?:request|curl) (.*)", script.replace("\\\n", " "), re.MULTILINE)
+    found = set()
+    for line in lines:
+        if path := re.search(r"\$GATEWAY(/[^\"\s?]*)", line):
+            method = re.search(r"-X (\w+)", line)
+            has_body = re.search(r" (?:-d|--data-binary) ", line) is not None
+            found.add((method[1] if method else "POST" if has_body else "GET", path[1]))
+    return found
+
+
+def test_every_operation_has_an_example(root: Path) -> None:
+    """A script sends a request to each method and path of openapi.yaml."""
+    sent = set[tuple[str, str]]().union(*(requests_of((EXAMPLES / name).read_text()) for name in CALLS + ["lib.sh"]))
+    paths = yaml.safe_load((root / "openapi.yaml").read_text())["paths"]
+    missing = [
+        operation["operationId"]
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+        if method in {"get", "post", "put", "delete", "options"}
+        and not any(
+            verb == method.upper() and re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)), used)
+            for verb, used in sent
+        )
+    ]
+    assert missing == []
 
 
 def test_readme_lists_every_example() -> None:

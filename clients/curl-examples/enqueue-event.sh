@@ -19,6 +19,13 @@ request "$GATEWAY/queues/$QUEUE/jobs?receipt=none" -H 'Content-Type: application
   -d '{"specversion":"1.0","id":"19","source":"/web","type":"org.example.signup","data":{"user":"bob"}}'
 expect_status 204
 
+say "The path of events accepts nothing else"
+request "$GATEWAY/queues/$QUEUE/events" -H 'Content-Type: application/cloudevents+json' \
+  -d '{"specversion":"1.0","id":"20","source":"/web","type":"org.example.signup","data":{"user":"eve"}}'
+expect_status 201
+request "$GATEWAY/queues/$QUEUE/events" -H 'Content-Type: application/json' -d '{"user":"eve"}'
+expect_status 415
+
 say "Take the first as the stored event"
 request "$GATEWAY/queues/$QUEUE/next?timeout=5" -H 'Accept: application/cloudevents+json'
 expect_status 200

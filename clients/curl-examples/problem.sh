@@ -12,3 +12,8 @@ say "A wait that is no number of seconds"
 request "$GATEWAY/queues/$QUEUE/next?timeout=soon"
 expect_status 400
 expect_in_body '"code":"invalid-parameter"'
+
+say "What a code means, for people and programs"
+request "$GATEWAY/problems/queue-full"
+expect_status 200
+expect_in_body '"status":503'
