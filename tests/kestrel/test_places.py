@@ -75,7 +75,7 @@ def test_a_server_without_a_place_is_left_out_of_the_coverage():
             client(one.address, two.address, max_waits=2) as kestrel,
         ):
             busy = kestrel._servers.members[0]
-            busy.waits.take("", 2)
+            busy.room.waits.take("", 2)
             server = one if str(busy.address) == one.address else two
             waiter = kestrel.wait("q", 0.1)
             assert await waiter.result() is None
@@ -83,7 +83,7 @@ def test_a_server_without_a_place_is_left_out_of_the_coverage():
             parked = kestrel.wait("q", 20)
             await until(lambda: standing(one) + standing(two) == 1)
             assert not standing(server)
-            busy.return_waits("", 2)
+            busy.room.return_waits("", 2)
             await until(lambda: standing(server) == 1)
             parked.cancel()
 

@@ -64,7 +64,7 @@ class PinnedRead:
         self._hold = Hold.HELD
         self._callbacks: tuple[Callable[[], None], ...] = ()
         connection.pin(self._connection_closed)
-        server.hold(tenant)
+        server.room.hold(tenant)
 
     def __repr__(self) -> str:
         return f"<PinnedRead {self.key} {self._hold.value}>"
@@ -210,7 +210,7 @@ class PinnedRead:
             raise RuntimeError(f"an open read that is {self._hold.value} cannot become {hold.value}")
         self._hold = hold
         if not MOVES[hold]:
-            self._server.let_go(self.tenant)
+            self._server.room.let_go(self.tenant)
 
     async def _calm(self) -> None:
         """Returns when no ping is in progress. Cancelled: the connection is closed."""

@@ -49,25 +49,25 @@ class QueueGets:
 
     @property
     def full_at(self) -> float:
-        return self.server.full_at(self.tenant)
+        return self.server.room.full_at(self.tenant)
 
     @property
     def longest_wait_s(self) -> float:
         server = self.server
-        return min(server.longest_wait_s, max(WAIT_S, server.waits.held / WAITS_A_SECOND))
+        return min(server.longest_wait_s, max(WAIT_S, server.room.waits.held / WAITS_A_SECOND))
 
     def figures(self, others: int) -> tuple[bool, int, int]:
         server = self.server
-        items = server.items.room(self.tenant)
+        items = server.room.items.room(self.tenant)
         if items <= 0:
-            server.full(self.tenant)  # registers for the call when there is room again
-        return server.reads, items, server.wait_room(self.tenant, others)
+            server.room.full(self.tenant)  # registers for the call when there is room again
+        return server.reads, items, server.room.wait_room(self.tenant, others)
 
     def take_place(self) -> None:
-        self.server.waits.take(self.tenant)
+        self.server.room.waits.take(self.tenant)
 
     def return_place(self) -> None:
-        self.server.return_waits(self.tenant, 1)
+        self.server.room.return_waits(self.tenant, 1)
 
     def trouble(self, why: Why, error: Exception | None) -> Unavailable:
         """Why the server was not asked, as a new error to raise."""
@@ -87,14 +87,14 @@ class QueueGets:
         return BackendUnavailable(f"no connection to {server.address.marked} in time")
 
     def _no_room(self) -> TooManyLeases:
-        items, marked = self.server.items, self.server.address.marked
+        items, marked = self.server.room.items, self.server.address.marked
         if items.held >= items.limit:
             return TooManyLeases(f"lease limit ({items.limit}) reached on {marked}")
         held = items.of(self.tenant)
         return TooManyLeases(f"the tenant has {held} open leases on {marked}, its share of the limit of {items.limit}")
 
     def _no_place(self) -> TooManyWaiters:
-        waits, marked = self.server.waits, self.server.address.marked
+        waits, marked = self.server.room.waits, self.server.address.marked
         if waits.held >= waits.limit:
             return TooManyWaiters(f"limit of waiting gets ({waits.limit}) reached on {marked}")
         held = waits.of(self.tenant)

@@ -8,11 +8,6 @@ or other servers.
 2. While it is DOWN nothing is sent to it: callers share the attempt to connect and its error.
 3. Commands of the pool use at most as many connections as the pool keeps; others wait for their turn.
 4. `heard_at` is the loop time of its last complete answer, of any kind, on any connection.
-5. A server that holds as many items for a tenant as it may is `full` for that tenant: no item is taken for the tenant
-   until there is room.
-6. It has at most `max_waits` gets, for all queues together. A queue's second get and all further ones use only one half
-   of the tenant's places, so that many queues still have one each.
-7. A caller that was refused by 5 or 6 is informed of room: `on_room` is called soon after there is some again.
 """
 
 from __future__ import annotations
@@ -27,13 +22,14 @@ from typing import Any
 from pymemcache.exceptions import MemcacheError, MemcacheServerError
 
 from gateway.errors import BackendRefused, BackendUnavailable
-from gateway.fairness.shares import WHOLE, Shares
+from gateway.fairness.shares import WHOLE
 from gateway.kestrel.address import Address
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.health import BY_STATUS, Health, ServerView
 from gateway.kestrel.server.handshake import introduce
 from gateway.kestrel.server.liveness import PING_AFTER_S, Liveness
 from gateway.kestrel.server.pool import Pool
+from gateway.kestrel.server.room import ServerRoom
 from gateway.kestrel.wire.capabilities import Capabilities
 from gateway.kestrel.wire.codec import Codecs, KestrelClient
 from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, State
@@ -49,8 +45,8 @@ LONGEST_WAIT_S = 30.0
 class Server:
     """Commands on one server's connections.
 
-    on_change: called at each change of its state. on_room: see rule 7. share: of items and gets, for one tenant.
-    items: those that it holds for this worker. waits: its gets. peer: the address that answers, see Connection.peer.
+    on_change: called at each change of its state. on_room, share: see ServerRoom. peer: the address that answers, see
+    Connection.peer.
     """
 
     def __init__(
@@ -74,18 +70,13 @@ class Server:
         self._codecs = codecs
         self._counters = counters
         self._on_change = on_change
-        self._on_room = on_room
         self._loop = asyncio.get_running_loop()
         self.heard_at = -math.inf
         self._pool = Pool(self._loop, settings.kestrel_pool_size, self._connect)
         self._pool.suspend()
         self._turns = asyncio.Semaphore(settings.kestrel_pool_size)
         self._connections: set[Connection] = set()
-        self.items = Shares(settings.max_server_leases, share)
-        self.waits = Shares(settings.max_waits, share)
-        self._full: set[str] = set()  # tenants that were refused, and have not had room since
-        self._full_until: dict[str, float] = {}
-        self._crowded: set[str] = set()
+        self.room = ServerRoom(settings.max_server_leases, settings.max_waits, share, on_room)
         self._version = ""
         self._since = time.time()
         self._error = BackendUnavailable(f"{address.marked} has not answered yet")
@@ -120,7 +111,7 @@ class Server:
             connections=self.connections(),
             last_error=self._error.detail if self.state is not Health.UP else "",
             leaving=self._leaving,
-            full=bool(self._full),
+            full=self.room.full_for_any,
         )
 
     def connections(self) -> dict[str, int]:
@@ -160,57 +151,6 @@ class Server:
         await self._pool.close(self._error)
         for connection in list(self._connections):
             connection.close(ConnectionLostError("the gateway is shutting down"))
-
-    # Items that it holds for this worker
-
-    def full(self, tenant: str) -> bool:
-        """Whether it may hold no further item for the tenant (rules 5 and 7)."""
-        if self.items.room(tenant) > 0:
-            return False
-        self._full.add(tenant)
-        return True
-
-    def full_at(self, tenant: str) -> float:
-        """The loop time until which it was full for the tenant last; infinite while it is full."""
-        return math.inf if self.full(tenant) else self._full_until.get(tenant, -math.inf)
-
-    def hold(self, tenant: str) -> None:
-        """One more item is set aside."""
-        self.items.take(tenant)
-        self.full(tenant)
-
-    def let_go(self, tenant: str) -> None:
-        """One item less is set aside."""
-        self.items.give_back(tenant)
-        if self._full:
-            relieved = [each for each in self._full if self.items.room(each) > 0]
-            self._full.difference_update(relieved)
-            for each in relieved:
-                self._full_until[each] = self._loop.time()
-            if relieved:
-                self._loop.call_soon(self._on_room)
-
-    # Gets on the server
-
-    def wait_room(self, tenant: str, others: int) -> int:
-        """How many more gets a queue of the tenant may have if it has `others` now (rules 6 and 7)."""
-        room = self.waits.room(tenant)
-        if room <= 0:
-            self._crowded.add(tenant)
-            return 0
-        shared = room - (room + self.waits.of(tenant)) // 2
-        return max(shared, 0 if others else 1)
-
-    def return_waits(self, tenant: str, count: int) -> None:
-        """`count` gets less are on it."""
-        if not count:
-            return
-        self.waits.give_back(tenant, count)
-        if self._crowded:
-            relieved = [each for each in self._crowded if self.waits.room(each) > 0]
-            self._crowded.difference_update(relieved)
-            if relieved:
-                self._loop.call_soon(self._on_room)
 
     # Lending connections
 

@@ -1,0 +1,84 @@
+"""How many items one server may hold for this worker, and how many gets may be on it. Counts; sends nothing.
+
+1. A server that holds as many items for a tenant as it may is `full` for that tenant: no item is taken for the tenant
+   until there is room.
+2. It has at most `max_waits` gets, for all queues together. A queue's second get and all further ones use only one half
+   of the tenant's places, so that many queues still have one each.
+3. A caller that was refused by 1 or 2 is informed of room: `on_room` is called soon after there is some again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+
+from gateway.fairness.shares import Shares
+
+
+class ServerRoom:
+    """The places of one server. share: of items and gets, for one tenant. on_room: see rule 3.
+
+    items: those that the server holds for this worker. waits: its gets.
+    """
+
+    def __init__(self, max_items: int, max_waits: int, share: float, on_room: Callable[[], None]) -> None:
+        self._on_room = on_room
+        self._loop = asyncio.get_running_loop()
+        self._full: set[str] = set()  # tenants that were refused, and have not had room since
+        self._full_until: dict[str, float] = {}
+        self._crowded: set[str] = set()
+        self.items = Shares(max_items, share)
+        self.waits = Shares(max_waits, share)
+
+    @property
+    def full_for_any(self) -> bool:
+        """Whether some tenant was refused and has not had room since."""
+        return bool(self._full)
+
+    def full(self, tenant: str) -> bool:
+        """Whether the server may hold no further item for the tenant (rules 1 and 3)."""
+        if self.items.room(tenant) > 0:
+            return False
+        self._full.add(tenant)
+        return True
+
+    def full_at(self, tenant: str) -> float:
+        """The loop time until which it was full for the tenant last; infinite while it is full."""
+        return math.inf if self.full(tenant) else self._full_until.get(tenant, -math.inf)
+
+    def hold(self, tenant: str) -> None:
+        """One more item is set aside."""
+        self.items.take(tenant)
+        self.full(tenant)
+
+    def let_go(self, tenant: str) -> None:
+        """One item less is set aside."""
+        self.items.give_back(tenant)
+        if self._full:
+            relieved = [each for each in self._full if self.items.room(each) > 0]
+            self._full.difference_update(relieved)
+            for each in relieved:
+                self._full_until[each] = self._loop.time()
+            if relieved:
+                self._loop.call_soon(self._on_room)
+
+    def wait_room(self, tenant: str, others: int) -> int:
+        """How many more gets a queue of the tenant may have if it has `others` now (rules 2 and 3)."""
+        room = self.waits.room(tenant)
+        if room <= 0:
+            self._crowded.add(tenant)
+            return 0
+        shared = room - (room + self.waits.of(tenant)) // 2
+        return max(shared, 0 if others else 1)
+
+    def return_waits(self, tenant: str, count: int) -> None:
+        """`count` gets less are on it."""
+        if not count:
+            return
+        self.waits.give_back(tenant, count)
+        if self._crowded:
+            relieved = [each for each in self._crowded if self.waits.room(each) > 0]
+            self._crowded.difference_update(relieved)
+            if relieved:
+                self._loop.call_soon(self._on_room)
