@@ -1,8 +1,8 @@
 """Kestrel for the layers above: queues by key, on one server or on several that do not know of each other.
 
-The members may change at run time (servers). Other modules decide which server gets a put (puts), how polls wait
-(polls), and how answers are merged (broadcast). Knows no HTTP and no leases; it knows tenants only to count their gets
-and items.
+Puts the parts together: the links to the servers, which may change at run time (servers), which server gets a put
+(puts), how polls wait (polls), and how answers are merged (broadcast). Knows no HTTP and no leases; it knows tenants
+only to count their gets and items.
 
 A server that is no longer a member gets no writes and no new polls; its open reads end in their own time, and then its
 connections close.
@@ -18,12 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.coverage import Coverage, Covered
-from gateway.errors import (
-    BackendUnavailable,
-    GatewayError,
-    NotSupported,
-    ServerNotFound,
-)
+from gateway.errors import BackendUnavailable, GatewayError, NotSupported, ServerNotFound
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import WHOLE
 from gateway.kestrel import broadcast

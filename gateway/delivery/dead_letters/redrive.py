@@ -2,8 +2,8 @@
 
 1. A dead letter is put on its queue, seen stored, and only then confirmed. It is never lost, but may exist twice.
 2. If queues share their dead letters, those of other queues are skipped: taken, and then given back to their places.
-3. A step that has begun ends before the next one, even if the request is cancelled: a dead letter returns to the head,
-   so the order of the returns is the order on the queue.
+3. A step that has begun ends before the next one, even if the request is cancelled. Dead letters that are given back go
+   to the head of their queue, so they keep their order only if they are given back one after the other.
 """
 
 from __future__ import annotations

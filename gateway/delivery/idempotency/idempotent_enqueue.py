@@ -1,6 +1,7 @@
 """Idempotent enqueues: a request with a key that was used before gets the first answer; nothing is stored again.
 
-In one worker, a duplicate request waits for the first one in this worker; the ledger remembers keys. Knows no HTTP.
+A duplicate request waits for the first one if both are in the same worker; the ledger has the keys of all workers.
+Knows no HTTP.
 
 1. Of several requests with the same key at the same time, one stores; the others wait for it and get its reply.
 2. What was certainly not stored is forgotten, so the next request stores. What may be stored is stored again under the

@@ -1,6 +1,6 @@
 """Kestrel's commands, on top of pymemcache. Owns what is sent, and which answers each command may have.
 
-The methods block, so they run inside a Bridge.
+The methods block, so each call runs in a greenlet (bridge.py).
 """
 
 from __future__ import annotations
