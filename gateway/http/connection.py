@@ -97,7 +97,7 @@ class GatewayProtocol(asyncio.Protocol):
         self.client: tuple[str, int] | None = None
         self._parser = RequestParser(self, self.limits.header_bytes)
         self._buffer = ReadBuffer(self, server_state.idle)
-        self._deadline = Deadline(self.loop, self._timed_out)  # of the current state
+        self._deadline = Deadline(self.loop, server_state.expiries, self._timed_out)  # of the current state
         self._lingering: Lingering | None = None
         self._tenant = ""  # of the last request
         self.reading = IDLE

@@ -1,4 +1,7 @@
-"""The time limit of what a connection waits for. Knows nothing of what happens when it is over."""
+"""The time limit of what a connection waits for. Knows nothing of what happens when it is over.
+
+Thousands of connections that were opened together expire together, so each waits for its turn.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,20 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from gateway.fairness.paced_calls import PacedCalls
+
+_NOBODY: Final = ""
 _EARLY_S: Final = 0.001  # uvloop's timers are in whole milliseconds
 
 
 class Deadline:
     """Calls `expired` when the time set last is over. Has one timer, which moves only if it would fire too late."""
 
-    __slots__ = ("_at", "_expired", "_loop", "_timer", "_timer_at")
+    __slots__ = ("_at", "_expired", "_loop", "_paced", "_timer", "_timer_at")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, paced: PacedCalls, expired: Callable[[], None]) -> None:
         self._loop = loop
+        self._paced = paced
         self._expired = expired
         self._at = math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -40,6 +47,7 @@ class Deadline:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.clear()
         del self._expired  # it refers back to the connection
 
     def _fire(self) -> None:
@@ -50,4 +58,8 @@ class Deadline:
         if left_s > _EARLY_S:
             self.set(left_s)
         else:
+            self._paced.add(_NOBODY, self._expire)
+
+    def _expire(self) -> None:
+        if self._at - self._loop.time() <= _EARLY_S:  # it may have been set again, or cleared, in the meantime
             self._expired()

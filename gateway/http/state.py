@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.fairness.paced_calls import PacedCalls
 from gateway.http.idle import Idle, ServedConnection
 from gateway.http.starts import RequestStarts
 from gateway.http.tcp import Options
@@ -13,6 +14,9 @@ from gateway.nonce import nonce
 
 DISCARDED_A_SECOND: Final = 64 << 20
 """Bytes. A block of 256 KiB costs about 0.2 ms to read, so discarding takes 5 % of the time."""
+
+EXPIRY_SLICE_S: Final = 0.0005
+"""The time in each turn of the loop for connections whose time is over. Their end takes as much in the next turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +34,16 @@ class Limits:
 class ServerState:
     """The shared state of one server's connections.
 
-    idle: connections without a request. starts: when each reads its next one. date_line: the Date header of every
-    answer. kept_lines: the headers of an answer that is not its connection's last; they announce how long the
-    connection may be idle. draining: every answer is its connection's last. connections, tasks: the open connections,
-    and the requests in progress.
+    idle: connections without a request. starts: when each reads its next one. expiries: of the connections' deadlines.
+    date_line: the Date header of every answer. kept_lines: the headers of an answer that is not its connection's last;
+    they announce how long the connection may be idle. draining: every answer is its connection's last. connections,
+    tasks: the open connections, and the requests in progress.
     """
 
     def __init__(self, idle: Idle, starts: RequestStarts, limits: Limits) -> None:
         self.idle = idle
         self.starts = starts
+        self.expiries = PacedCalls(slice_s=EXPIRY_SLICE_S)
         self.limits = limits
         self.date_line = b""
         self.kept_lines = b"connection: keep-alive\r\nkeep-alive: timeout=%d\r\n" % limits.keep_alive_s

@@ -5,6 +5,7 @@ import itertools
 import json
 import socket
 import time
+from functools import partial
 
 import httpx
 import pytest
@@ -25,6 +26,7 @@ LINES = {"Content-Type": "application/x-ndjson"}
 MANY = 5000
 FLOOD = 600
 POLLS = 400
+HEADER_S = 2
 TRIES = 3
 TAKE = {"timeout": 5, "lease_seconds": 600}
 NUMBERS = itertools.count()
@@ -51,12 +53,28 @@ def worker(broker, tmp_path_factory):
     started.close()
 
 
-@pytest.fixture
-def quick(worker):
-    """Runs what is given to it, and fails where that held the loop for longer than the reference. What other processes
-    do to the caches only ever adds to the time, so the shortest of some tries counts."""
+@pytest.fixture(scope="module")
+def hurried(broker, tmp_path_factory):
+    """A worker whose connections have little time to send a head."""
+    started = Worker(
+        tmp_path_factory.mktemp("hurried"), f"127.0.0.1:{broker.port}", log_level="error", header_timeout_s=HEADER_S
+    )
+    yield started
+    started.close()
 
-    def run(request):
+
+@pytest.fixture
+def quick(worker, quick_of):
+    """`quick_of` the worker of this module."""
+    return partial(quick_of, worker)
+
+
+@pytest.fixture
+def quick_of():
+    """Runs what is given to it, and fails where that held the worker's loop for longer than the reference. What other
+    processes do to the caches only ever adds to the time, so the shortest of some tries counts."""
+
+    def run(worker, request):
         tries = []
         for _ in range(TRIES):
             with worker.held() as held:
@@ -373,6 +391,26 @@ def test_polls_that_end_together_do_not_hold_the_loop(worker, quick):
                 client.close()
 
     quick(request)
+
+
+def test_connections_that_expire_together_do_not_hold_the_loop(hurried, quick_of):
+    """Hundreds that send half a head, and whose time is over at one instant."""
+
+    def request():
+        clients = [socket.create_connection(("127.0.0.1", hurried.port), 60) for _ in range(FLOOD)]
+        try:
+            for client in clients:
+                client.sendall(b"GET / HTTP/1.1\r\n")
+            time.sleep(HEADER_S - 0.5)
+            hurried.loop.call_soon_threadsafe(time.sleep, 1)  # all expire during this; it takes none of its time
+            for client in clients:
+                while client.recv(65536):
+                    pass
+        finally:
+            for client in clients:
+                client.close()
+
+    quick_of(hurried, request)
 
 
 def test_a_flood_of_connections_does_not_hold_the_loop(worker, quick):
