@@ -27,7 +27,7 @@ from typing import Any, Final, TypeVar
 
 from gateway.common import wal
 from gateway.common.limited_log import LimitedLog
-from gateway.delivery.idempotency.ledger_file import FOUND, SET_CHECKSUM, explained, is_sound, number_of, opened
+from gateway.delivery.idempotency.ledger_file import FOUND, SET_CHECKSUM, Row, explained, number_of, opened
 
 log = logging.getLogger(__name__)
 
@@ -146,9 +146,9 @@ class Ledger:
 
     def _claim(self, file: sqlite3.Connection, place: Place, fingerprint: bytes, hold_s: float) -> Entry:
         now_s = time.time()
-        row = self._found(file, place)
-        if row is not None and max(row[8] + self._window_s, row[9]) <= now_s:
-            file.execute("DELETE FROM entries WHERE number = ?", row[:1])
+        row = _found(file, place)
+        if row is not None and max(row.claimed_s + self._window_s, row.held_until_s) <= now_s:
+            _delete(file, row)
             row = None
         if row is None:
             self._claims += 1
@@ -162,50 +162,38 @@ class Ledger:
             )
             file.execute(SET_CHECKSUM + _NUMBER, (number,))
             return Entry(seed, fingerprint, mine=True, fresh=True)
-        number, _, _, _, state, known, seed, owner, _, held_until_s, status, body, _ = row
-        if known != fingerprint or state == State.DONE:
-            reply = Reply(status, body) if state == State.DONE else None
-            return Entry(seed, known, mine=False, reply=reply)
+        if row.fingerprint != fingerprint or row.state == State.DONE:
+            return Entry(row.seed, row.fingerprint, mine=False, reply=_reply(row))
         # A claim of this worker that is claimed again was abandoned: no request is still storing for it.
-        held = state == State.CLAIMED and owner != self._owner and now_s < held_until_s
-        if held and self._alive(owner):
-            return Entry(seed, known, mine=False)
-        assert State.CLAIMED in MOVES[State(state)]
+        held = row.state == State.CLAIMED and row.owner != self._owner and now_s < row.held_until_s
+        if held and self._alive(row.owner):
+            return Entry(row.seed, row.fingerprint, mine=False)
+        assert State.CLAIMED in MOVES[State(row.state)]
         file.execute(
             "UPDATE entries SET state = ?, owner = ?, held_until_s = ? WHERE number = ?",
-            (State.CLAIMED, self._owner, now_s + hold_s, number),
+            (State.CLAIMED, self._owner, now_s + hold_s, row.number),
         )
-        file.execute(SET_CHECKSUM + _NUMBER, (number,))
-        return Entry(seed, known, mine=True)
-
-    def _found(self, file: sqlite3.Connection, place: Place) -> tuple[Any, ...] | None:
-        """The row of FOUND at `place`. Raises DamagedEntryError."""
-        row = file.execute(FOUND + _NUMBER, (number_of(*place),)).fetchone()
-        if row is None:
-            row = file.execute(FOUND + _PLACE, place).fetchone()
-        if row is not None and not (row[1:4] == place and is_sound(row)):
-            raise DamagedEntryError("the entry of this Idempotency-Key is damaged")
-        found: tuple[Any, ...] | None = row
-        return found
+        file.execute(SET_CHECKSUM + _NUMBER, (row.number,))
+        return Entry(row.seed, row.fingerprint, mine=True)
 
     def _move(self, file: sqlite3.Connection, place: Place, to: State, reply: Reply | None) -> None:
         """Changes the caller's claim; raises DamagedEntryError, so that a damaged entry gets no new checksum."""
         assert to in MOVES[State.CLAIMED]
-        row = self._found(file, place)
-        if row is not None and self._is_mine(row):
+        if (row := self._claimed(file, place)) is not None:
             status, body = (reply.status, reply.body) if reply is not None else (None, None)
             file.execute(
-                "UPDATE entries SET state = ?, status = ?, body = ? WHERE number = ?", (to, status, body, row[0])
+                "UPDATE entries SET state = ?, status = ?, body = ? WHERE number = ?", (to, status, body, row.number)
             )
-            file.execute(SET_CHECKSUM + _NUMBER, row[:1])
+            file.execute(SET_CHECKSUM + _NUMBER, (row.number,))
 
     def _remove(self, file: sqlite3.Connection, place: Place) -> None:
-        row = self._found(file, place)
-        if row is not None and self._is_mine(row):
-            file.execute("DELETE FROM entries WHERE number = ?", row[:1])
+        if (row := self._claimed(file, place)) is not None:
+            _delete(file, row)
 
-    def _is_mine(self, row: tuple[Any, ...]) -> bool:
-        return bool(row[4] == State.CLAIMED and row[7] == self._owner)
+    def _claimed(self, file: sqlite3.Connection, place: Place) -> Row | None:
+        """This worker's claim; None if it has none, or another worker has taken it over. Raises DamagedEntryError."""
+        row = _found(file, place)
+        return row if row is not None and row.state == State.CLAIMED and row.owner == self._owner else None
 
     def _sweep(self, file: sqlite3.Connection) -> None:
         """Removes expired entries, and the oldest ones above the limit; a bounded number at a time.
@@ -301,10 +289,35 @@ class Ledger:
                 wal.forget(self._path)
 
 
+def _found(file: sqlite3.Connection, place: Place) -> Row | None:
+    """The entry at `place`, found by its number or by the index. Raises DamagedEntryError."""
+    found = file.execute(FOUND + _NUMBER, (number_of(*place),)).fetchone()
+    if found is None:
+        found = file.execute(FOUND + _PLACE, place).fetchone()
+    if found is None:
+        return None
+    row = Row(*found)
+    if (row.tenant, row.queue, row.key) != place or not row.is_sound:
+        raise DamagedEntryError("the entry of this Idempotency-Key is damaged")
+    return row
+
+
+def _reply(row: Row) -> Reply | None:
+    if row.state != State.DONE:
+        return None
+    assert row.status is not None
+    assert row.body is not None
+    return Reply(row.status, row.body)
+
+
+def _delete(file: sqlite3.Connection, row: Row) -> None:
+    file.execute("DELETE FROM entries WHERE number = ?", (row.number,))
+
+
 def _remove_oldest(file: sqlite3.Connection, where: str, values: tuple[float, ...], limit: int) -> int:
     """Removes the oldest sound entries, at most `limit`. Returns their number."""
-    rows = file.execute(f"{FOUND} {where} ORDER BY claimed_s", values)
-    numbers = [row[:1] for row in itertools.islice(filter(is_sound, rows), limit)]
+    rows = itertools.starmap(Row, file.execute(f"{FOUND} {where} ORDER BY claimed_s", values))
+    numbers = [(row.number,) for row in itertools.islice((row for row in rows if row.is_sound), limit)]
     file.executemany("DELETE FROM entries WHERE number = ?", numbers)
     return len(numbers)
 

@@ -16,7 +16,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from gateway.common import wal
@@ -82,9 +82,27 @@ def number_of(tenant: str, queue: str, key: str) -> int:
     return int.from_bytes(digest, "big") >> 2
 
 
-def is_sound(row: tuple[Any, ...]) -> bool:
-    """Whether a row of FOUND has its checksum."""
-    return bool(row[-1] == checksum(*row[1:-1]))
+class Row(NamedTuple):
+    """A row as FOUND selects it. Damage can change any field, also its type."""
+
+    number: int
+    tenant: str
+    queue: str
+    key: str
+    state: int
+    fingerprint: bytes
+    seed: bytes
+    owner: str
+    claimed_s: float
+    held_until_s: float
+    status: int | None
+    body: bytes | None
+    checksum: int | None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it has its checksum."""
+        return self.checksum == checksum(*self[1:-1])
 
 
 def explained(error: Exception) -> str:
@@ -164,7 +182,7 @@ def damages(path: Path) -> Iterator[str]:
         ]
         if lines != ["ok"]:
             yield f"{path} is damaged; a retry may store its job again: {'; '.join(lines[:_MOST_NAMED])}: {MOVE_AWAY}"
-        bad = sum(not is_sound(row) for row in file.execute(FOUND + "true"))
+        bad = sum(not Row(*each).is_sound for each in file.execute(FOUND + "true"))
         if bad:
             yield f"{path}: {bad} idempotency keys are damaged: requests with them are refused; use other keys"
 
