@@ -111,7 +111,7 @@ class Edge:
             if not traffic.under_way:
                 self._on_idle()
             if log.isEnabledFor(logging.INFO) and context.operation not in _QUIET:
-                _tell(scope, context, status, code, started_s)
+                _log_request(scope, context, status, code, started_s)
 
 
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -123,7 +123,7 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return found.decode() if _REQUEST_ID.fullmatch(found) else nonce()[:8].hex()
 
 
-def _tell(scope: Scope, context: RequestContext, status: int, code: str, started_s: float) -> None:
+def _log_request(scope: Scope, context: RequestContext, status: int, code: str, started_s: float) -> None:
     """Writes the canonical line: the request and its outcome; never a body, and no lease id."""
     fields: dict[str, object] = {
         "id": context.id,

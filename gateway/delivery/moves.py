@@ -33,12 +33,12 @@ from gateway.leases.lease import Disposition, Lease, OpenRead, Place, State
 
 @dataclass(frozen=True, slots=True)
 class MoveStatistics:
-    """moved: copies to the tail. buried: copies to the dead letters. kept: jobs that stayed at the head although they
-    were to move, by reason. doubled: moves whose original may still be on its queue, in addition to its copy.
+    """moved: copies to the tail. dead_letters: copies to the dead letters. kept: jobs that stayed at the head although
+    they were to move, by reason. doubled: moves whose original may still be on its queue, in addition to its copy.
     """
 
     moved: int
-    buried: int
+    dead_letters: int
     kept: dict[str, int]
     doubled: int
 
@@ -53,7 +53,7 @@ class Moves:
         self._copy_safety = CopySafety(backend, tasks)
         self._max_attempts = max_attempts
         self._moved = 0
-        self._buried = 0
+        self._dead_lettered = 0
         self._doubled = 0
         self._kept: Counter[str] = Counter()
 
@@ -66,9 +66,11 @@ class Moves:
         return queue.policy.max_attempts or self._max_attempts
 
     def statistics(self) -> MoveStatistics:
-        return MoveStatistics(self._moved, self._buried, dict(self._kept), self._doubled)
+        return MoveStatistics(self._moved, self._dead_lettered, dict(self._kept), self._doubled)
 
-    async def bury(self, queue: Queue, read: OpenRead, *, death: DeadReason, attempts: int, error: str = "") -> Stored:
+    async def to_dead_letters(
+        self, queue: Queue, read: OpenRead, *, death: DeadReason, attempts: int, error: str = ""
+    ) -> Stored:
         """Moves the job to the dead letters. YES: it is there and off its queue; otherwise it is still set aside.
 
         Raises what `OpenRead.confirm` raises: the dead letter exists, and the job may still be on its queue.
@@ -78,7 +80,7 @@ class Moves:
         stored = await self.dead_letters.add(queue, job, read.data, death=death, attempts=attempts, error=error)
         if stored is Stored.YES:
             await self._confirm(read)
-            self._buried += 1
+            self._dead_lettered += 1
         return stored
 
     async def may_copy(self, lease: Lease) -> bool:
@@ -91,7 +93,7 @@ class Moves:
     async def to_tail(self, queue: Queue, lease: Lease, reason: str) -> Stored:
         """Moves the job to the tail as its next attempt. YES: it is there; otherwise it is still set aside.
 
-        Raises: QueueDeleted; LeaseLost if no copy was made. Cancelled: as for `bury`.
+        Raises: QueueDeleted; LeaseLost if no copy was made. Cancelled: as for `to_dead_letters`.
         """
         read = _held(lease)
         job = job_of(queue, read)
@@ -167,12 +169,12 @@ class QueueMover:
     async def _copy(self, lease: Lease, disposition: Disposition) -> Place:
         """Where the job is now; HEAD means that it is still set aside."""
         target = self.target(disposition)
-        buried = target is Place.DEAD or self.is_last(lease)
+        dies = target is Place.DEAD or self.is_last(lease)
         stored = Stored.NO
-        if (target is Place.HEAD and not buried) or not await self._moves.may_copy(lease):
+        if (target is Place.HEAD and not dies) or not await self._moves.may_copy(lease):
             return Place.HEAD
-        if buried:
-            stored = await self._bury(lease, disposition)
+        if dies:
+            stored = await self._to_dead_letters(lease, disposition)
             if stored is Stored.YES:
                 self._moves.attempts.forget(lease.key, lease.known_by)
                 return Place.DEAD
@@ -183,11 +185,11 @@ class QueueMover:
                 return Place.TAIL
         return Place.HEAD
 
-    async def _bury(self, lease: Lease, disposition: Disposition) -> Stored:
+    async def _to_dead_letters(self, lease: Lease, disposition: Disposition) -> Stored:
         death = DeadReason.REJECTED if disposition.state is State.REJECTED else DeadReason.MAX_ATTEMPTS
         read = _here(lease)
         try:
-            stored = await self._moves.bury(
+            stored = await self._moves.to_dead_letters(
                 self._queue, read, death=death, attempts=lease.attempt, error=disposition.reason
             )
         except (LeaseLost, BackendRefused, OutcomeUnknown):

@@ -120,9 +120,9 @@ class Receiver:
             known_by = identity(job.id, read.data)
             attempt = self._moves.attempts.of(queue.key, known_by, job.attempt)
             if attempt > self._moves.max_attempts(queue):
-                marks = self._tasks.create_task(self._bury(queue, read, attempt - 1))
-                done = partial(marks.add_done_callback, lambda _: read.give_back())
-                if await asyncio.shield(marks):
+                moved = self._tasks.create_task(self._to_dead_letters(queue, read, attempt - 1))
+                done = partial(moved.add_done_callback, lambda _: read.give_back())
+                if await asyncio.shield(moved):
                     self._moves.attempts.forget(queue.key, known_by)
                     return None
             return Delivery(job, self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s))
@@ -130,13 +130,16 @@ class Receiver:
             done()
             raise
 
-    async def _bury(self, queue: Queue, read: OpenRead, attempts: int) -> bool:
+    async def _to_dead_letters(self, queue: Queue, read: OpenRead, attempts: int) -> bool:
         """Whether the job is a dead letter now; otherwise the dead letters refused it and it is still set aside.
 
         It runs as a task of its own: a poll that is cancelled must not leave the job in both places.
         """
         try:
-            return await self._moves.bury(queue, read, death=DeadReason.MAX_ATTEMPTS, attempts=attempts) is Stored.YES
+            return (
+                await self._moves.to_dead_letters(queue, read, death=DeadReason.MAX_ATTEMPTS, attempts=attempts)
+                is Stored.YES
+            )
         except (LeaseLost, BackendRefused, OutcomeUnknown):
             return True
 

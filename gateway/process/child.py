@@ -70,7 +70,7 @@ class Child:
         self.draining = asyncio.Event()  # it has begun to drain, or has ended
         self.drained = asyncio.Event()  # it has no lease left, or has ended
         self.closed = asyncio.Event()  # it no longer accepts connections, or has ended
-        self._told = {"draining": self.draining, "drained": self.drained, "closed": self.closed}
+        self._reported = {"draining": self.draining, "drained": self.drained, "closed": self.closed}
         self._command = command
         self._inherited = inherited
         self.order = order
@@ -99,7 +99,7 @@ class Child:
                 await asyncio.wait_for(self._ending.wait(), backoff_s)
             backoff_s = min(BACKOFF_MOST_S, backoff_s * 2)
         self._move(State.STOPPED)
-        for event in self._told.values():
+        for event in self._reported.values():
             event.set()
 
     def tell(self, command: str) -> None:
@@ -169,8 +169,8 @@ class Child:
                 if event == "ready" and self.state is State.STARTING:
                     self._move(State.READY)
                     self.ready.set()
-                elif event in self._told:
-                    self._told[event].set()
+                elif event in self._reported:
+                    self._reported[event].set()
 
     def _move(self, to: State) -> None:
         check_move(self.name, MOVES, self.state, to)

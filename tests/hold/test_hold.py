@@ -169,7 +169,7 @@ ITEMS = {
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_no_form_of_a_delivery_holds_the_loop(broker, http, quick, name):
-    """Items as a memcache client may put them: peeked at, taken, copied, buried, brought back."""
+    """Items as a memcache client may put them: peeked at, taken, copied, made dead letters, brought back."""
 
     def request():
         queue = f"items-{name}"

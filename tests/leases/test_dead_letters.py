@@ -35,7 +35,7 @@ def test_a_rejected_job_is_a_dead_letter(broker):
         assert unwrap(revived(letter).data).id == unwrap(item).id
         assert await left(made, "r") == []
         assert made.registry.statistics().ended["rejected"] == 1
-        assert made.moves.statistics().buried == 1
+        assert made.moves.statistics().dead_letters == 1
 
     over(broker, work)
 
@@ -83,7 +83,7 @@ def test_a_job_that_kills_its_consumers_does_not_block_the_queue(broker):
     over(broker, work, policies={"k": Policy(max_attempts=3, retry=Retry.HEAD)})
 
 
-def test_jobs_whose_attempts_nobody_settled_are_buried_on_the_way(broker):
+def test_jobs_whose_attempts_nobody_settled_are_dead_letters_on_the_way(broker):
     """Given back by vanished clients time and again, the job is passed by at its next delivery."""
 
     async def work(made):

@@ -25,7 +25,7 @@ def broker(tmp_path: Path) -> Iterator[BrokerProcess]:
     one.close()
 
 
-@pytest.mark.parametrize("attempts", [1, 25], ids=["burials", "moves"])
+@pytest.mark.parametrize("attempts", [1, 25], ids=["dead letters", "moves"])
 def test_a_thawed_worker_copies_nothing_that_went_back(tmp_path: Path, broker: BrokerProcess, attempts: int) -> None:
     """Frozen past the leases' ends while the server restarts: each job is there once, as its first attempt."""
     flags = ("--kestrel", broker.address, "--max-attempts", str(attempts))

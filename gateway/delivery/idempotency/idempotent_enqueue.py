@@ -104,7 +104,7 @@ class Idempotency:
                     "stored; use another key to store it"
                 ) from exc
             except (sqlite3.Error, UnknownFormatError) as exc:
-                self._tell("used", exc)
+                self._log_failure("used", exc)
                 raise Unavailable("idempotency keys cannot be stored at the moment; nothing was enqueued") from exc
             if entry.fingerprint != fingerprint:
                 raise IdempotencyKeyReused(
@@ -142,9 +142,9 @@ class Idempotency:
         try:
             await note
         except (sqlite3.Error, DamagedEntryError) as exc:
-            self._tell("written", exc)
+            self._log_failure("written", exc)
 
-    def _tell(self, what: str, error: Exception) -> None:
+    def _log_failure(self, what: str, error: Exception) -> None:
         if (more := self._limited.count(what)) is not None:
             log.error("%s cannot be %s: %s%s", ledger_file.NAME, what, ledger_file.explained(error), more)
 

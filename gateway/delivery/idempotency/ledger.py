@@ -234,7 +234,7 @@ class Ledger:
             busy = isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
             alone = len(pending) > 1 and self._file is not None and not busy
             results = [self._alone(action) if alone else Failure(exc) for action, _ in pending]
-        loop.call_soon_threadsafe(_tell, [done for _, done in pending], results)
+        loop.call_soon_threadsafe(_resolve, [done for _, done in pending], results)
 
     def _alone(self, action: Callable[[sqlite3.Connection], Any]) -> object:
         try:
@@ -329,7 +329,7 @@ class Failure:
     error: Exception
 
 
-def _tell(waiting: list[asyncio.Future[Any]], results: list[object]) -> None:
+def _resolve(waiting: list[asyncio.Future[Any]], results: list[object]) -> None:
     for done, result in zip(waiting, results, strict=True):
         if done.done():
             continue  # the waiting caller was cancelled

@@ -5,7 +5,7 @@ after it has discarded an item, so one that was never full is not recognized; `r
 it. Source: kestrel-wire.md, "Set"; transcript 7 and 16c.
 
 A server lists fanout children only with the queue's own statistics. They may exist before the queue and remain after
-it, so where the queue is missing, the names of all queues tell. Source: kestrel-wire.md, "Fanout".
+it, so if a server does not have the queue, the names of all queues are read. Source: kestrel-wire.md, "Fanout".
 
 A queue may be deleted through another replica, or by a memcache client, while one of its jobs is leased here. A copy
 would bring that job back. `delete` removes open reads, too, so a server that has no open read of the queue does not
@@ -97,7 +97,7 @@ class CopySafety:
 
 
 async def has_children(backend: Backend, key: str, merged: MergedStats) -> bool:
-    """Whether fanout children would get items that are put on the queue, on any server. merged: of the queue.
+    """Whether fanout children would get items that are put on the queue, on any server. merged: its statistics.
 
     Raises BackendUnavailable.
     """

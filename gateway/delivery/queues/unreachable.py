@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 
 FIRST_LOOK_S: Final = 2.0
 LOOK_EVERY_S: Final = 60.0
-MOST_TOLD: Final = 100
+MOST_LOGGED: Final = 100
 """The first look comes when servers are connected; later ones are rare, because each costs the names of all queues."""
 
 
 class UnreachableQueues:
-    """Logs each queue once. At most MOST_TOLD queues, so that a client that invents names cannot fill the log."""
+    """Logs each queue once. At most MOST_LOGGED queues, so that a client that invents names cannot fill the log."""
 
     def __init__(self, backend: Backend, catalog: Catalog, turns: Turns) -> None:
         self._backend = backend
         self._catalog = catalog
         self._turns = turns
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     async def watch(self) -> None:
         """Runs until it is cancelled. Cancelled: nothing is left behind."""
@@ -44,12 +44,12 @@ class UnreachableQueues:
     async def look(self) -> None:
         """Logs every such queue. Raises BackendUnavailable."""
         async for key in self._turns.slices(await self._backend.keys()):
-            if len(self._told) < MOST_TOLD and key not in self._told and self._catalog.is_unreachable(key):
-                self._told.add(key)
+            if len(self._logged) < MOST_LOGGED and key not in self._logged and self._catalog.is_unreachable(key):
+                self._logged.add(key)
                 log.warning(
                     "queue %r: HTTP cannot reach it, because no request can name it; "
                     "give it a name with `key` in a policy (docs/policies.md)",
                     key,
                 )
-                if len(self._told) == MOST_TOLD:
-                    log.warning("%d queues have such names; further ones are not logged", MOST_TOLD)
+                if len(self._logged) == MOST_LOGGED:
+                    log.warning("%d queues have such names; further ones are not logged", MOST_LOGGED)

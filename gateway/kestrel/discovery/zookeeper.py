@@ -85,9 +85,9 @@ class Watch:
             except Exception:
                 log.exception("ZooKeeper at %s: the watch failed and starts again", self._set)
                 self._news.wait(RETRY_S)
-        self._tell(self._ended.set)
+        self._call_soon(self._ended.set)
 
-    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
+    def _call_soon(self, callback: Callable[..., None], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, so the callback is not needed
             self._loop.call_soon_threadsafe(callback, *args)
 
@@ -148,7 +148,7 @@ class Watch:
         if found != self._known or self._trouble:
             log.info("Kestrel: %s lists %s", self._set, found)
             self._known, self._trouble = found, ""
-            self._tell(self._take, found)
+            self._call_soon(self._take, found)
         return True
 
     def _members(self, client: Any, leaf: str) -> list[Address]:
