@@ -38,7 +38,7 @@
          |   +- BackendRefused   the server refuses (read-only, quiescent, out of disk)
          |   +- ServerUnavailable   the named server does not answer
          +- QueueFull
-         +- OwnerUnavailable    who holds the lease took no command; nothing became of it
+         +- OwnerUnavailable    the lease's owner did not execute the command, and will not
          +- TooManyWaiters, TooManyLeases, TooManyConnections, TooManyBytes
          +- PartlyStored      some jobs of the request are stored, a retry may store the others
          +- Draining

@@ -7,7 +7,7 @@ Packages and modules, from the bottom; tests/test_layers.py holds the order:
     counters     what `stats` and `dump_stats` count
     memory       the limit for incomplete items and unread answers
     client_log   log lines about clients
-    connections  how many connections there may be, and who goes
+    connections  how many connections there may be, and which one is closed at the limit
     listening    addresses, and sockets bound to them
     storage/     the disk; knows no queue in memory
         batch         the changes of one transaction, and the tickets that answers wait for

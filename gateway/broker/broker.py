@@ -1,7 +1,7 @@
 """The running broker without its sockets: its state, and what a client can do with items.
 
-`put` and `read` need no connection of a particular protocol: the caller says which open reads are its client's
-(`reads.ClientReads`, which also confirms and aborts), and waits, if it wants to, as a `waiters.WaitingRead`.
+`put` and `read` need no connection of a particular protocol: the caller passes its client's open reads
+(`reads.ClientReads`, which also confirms and aborts). To wait, it passes a `waiters.WaitingRead`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The connections of clients, of whatever protocol: how many there may be, and who goes when there are too many."""
+"""The connections of clients, of whatever protocol: how many there may be, and which one is closed at the limit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Limits the memory for clients' incomplete items and unread answers.
 
-Each may be as large as the largest item, so there is a limit for all of them. Above it the client without progress for
-the longest time is disconnected, until the rest fits: a client that stalls makes room for those that continue.
+Each may be as large as the largest item, so there is a limit for all of them. Above it clients are
+disconnected, the one that has stalled longest first, until the others fit: it makes room for those that continue.
 """
 
 from __future__ import annotations

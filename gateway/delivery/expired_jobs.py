@@ -1,6 +1,6 @@
-"""Drops expired jobs while the poll that met them continues with the next job.
+"""Drops expired jobs while the poll that found them continues with the next job.
 
-1. Each job is confirmed by itself, after it was read: no job is confirmed that has not expired.
+1. Each job is read and confirmed separately, so only expired jobs are removed.
 2. At most AT_ONCE are in progress for one poll; then it waits for one of them.
 3. They are tasks of the lifespan's group: a poll that ends leaves none of them incomplete.
 """

@@ -2,8 +2,8 @@
 
 1. The time of work on the event loop is charged to the tenant that caused it.
 2. A tenant that uses more than SHARE of the time pauses while another tenant that uses less sends requests: after each
-   piece of work it pauses until the piece is SHARE of the time. Then the loop is free for the other tenant, whose
-   requests need several turns of it each.
+   piece of work it pauses until work and pause together took work / SHARE. Then the loop is free for the other tenant,
+   whose requests need several turns of it each.
 3. Tenants that all use more than SHARE do not pause for each other; they take turns. A tenant that is alone never
    pauses, and neither does one that uses little: it may save up BURST_S.
 4. Callers without a tenant count as one tenant, for which no other tenant pauses: a load balancer's probes slow

@@ -1,8 +1,8 @@
 """When a connection reads its next request: if several tenants send requests, a few in each turn of the event loop.
 
 A tenant may send a request on each of a thousand connections at one instant. To read them all in one turn would hold
-the loop before any limit of the tenant is looked at. A connection counts for the tenant of its last request; a new one
-for nobody.
+the loop before any limit of the tenant is looked at. A connection is charged to the tenant of its last request; a new
+connection has no tenant.
 """
 
 from __future__ import annotations

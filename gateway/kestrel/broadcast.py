@@ -100,7 +100,7 @@ async def _ask(
     late: LateAnswers | None = None,
     patience_s: float = PATIENCE_S,
 ) -> tuple[list[tuple[ServerLink, Any]], Coverage]:
-    """The answers. All servers are asked at the same time, servers that are known to be down only if all are.
+    """The answers. Asks all servers at once. Servers known to be down are asked only if every server is down.
 
     late: once one server has answered, questions without an answer after `patience_s` are left there; None: all are
     waited for. Cancelled: every question is cancelled.

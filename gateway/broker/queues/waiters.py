@@ -12,8 +12,8 @@ from gateway.broker.storage.batch import StoredItem, Ticket
 class WaitingRead(Protocol):
     """A read that waits. `patient`: for items to arrive; otherwise only for items that are on disk.
 
-    It gets one of the two calls, once, and no longer waits then. An open read is added to `reads` first, those of its
-    connection.
+    Exactly one of `receive` and `nothing` is called, once; that ends the wait. An open read is added to `reads` first,
+    those of its connection.
     """
 
     mode: ReadMode

@@ -1,11 +1,10 @@
 """Idempotent enqueues: a request with a key that was used before gets the first answer; nothing is stored again.
 
-A duplicate request waits for the first one if both are in the same worker; the ledger has the keys of all workers.
-Knows no HTTP.
+A duplicate in the same worker waits in memory; one in another worker polls the ledger. Knows no HTTP.
 
 1. Of several requests with the same key at the same time, one stores; the others wait for it and get its reply.
-2. What was certainly not stored is forgotten, so the next request stores. What may be stored is stored again under the
-   same id.
+2. A key whose jobs were certainly not stored is forgotten. If the outcome is unknown, the next request stores the jobs
+   again, under the same ids.
 """
 
 from __future__ import annotations

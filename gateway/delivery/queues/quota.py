@@ -1,4 +1,4 @@
-"""The limit of queues for a tenant. Kestrel creates every queue that is asked for, so asking counts.
+"""The limit on a tenant's queues. Kestrel creates a queue when a command first names it, so requests are checked first.
 
 A new queue counts from its first request, although Kestrel does not list it yet: the limit is exact within one worker.
 Several workers that create queues at the same time may exceed it, each by the queues that the others created since the
@@ -36,7 +36,7 @@ class Quota:
     async def room(self, queue: Queue) -> AbstractContextManager[None]:
         """Within the returned context the queue may be used: it exists or is being created. Raises TooManyQueues.
 
-        Callers for one queue leave in the order in which they came, so polls keep their order. If no server can be
+        Callers for one queue continue in order of arrival, so polls keep their order. If no server can be
         asked, the queue may be used, too: the next step reports the error itself.
         """
         known = self._known

@@ -1,6 +1,6 @@
 """What to do after an event of a queue's polls: `assign` is the one decision function, and carries out nothing.
 
-Changes the state only in so far as it counts a decision as done. The rules: gateway.kestrel.polls.rules.
+It changes the state only to record its decisions. The rules: gateway.kestrel.polls.rules.
 """
 
 from __future__ import annotations

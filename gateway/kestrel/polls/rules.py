@@ -8,19 +8,19 @@ it waits, and gets with `t=`, called waits, stay on the servers. At its deadline
    sent. While a server's last answer is empty, it has one take at a time.
 3. A waiter that comes while others wait, or while a wait is on a server, waits at once: there is nothing to take.
 4. A poll ends empty only if a final take, sent at its end, has found nothing. A server that has answered nothing at
-   all for PROOF_S is left out, and the answer says how many servers were asked; none is an error.
-5. A server has as many waits as there are waiters, at most `limit`, and at most QUEUE_GETS in all. With more servers
-   than that the waits change places, so that each server is read within a second.
+   all for PROOF_S is left out, and the answer says how many servers were asked; if none was asked, the poll fails.
+5. Each server has one wait for each waiter, up to `limit`. All servers together have at most QUEUE_GETS; with more
+   servers than that the waits move between them, so that each server is read within a second.
 6. With several servers, never more gets begin within STEP_S than there are waiters, so that a few polls on full queues
    do not take an item from every server. A server that was not read for UNREAD_S comes first, one that was empty last,
-   otherwise the one with the oldest answer. A waiter that asks has one server for itself for so long, unless all were
-   empty.
+   otherwise the one with the oldest answer. For its first STEP_S a waiter that asks uses only one server, unless all
+   were empty.
 7. A server that is full, or has no place for a get of this queue, is left out. If all servers are like that, new
    waiters are refused and current ones keep waiting. A queue that has a wait on a server may send one take there even
    without a free place.
 8. Items that arrive while no waiter is in line are kept for the next one for LINGER_S (with one server GATHER_S). Then
-   they go back, the newest of a server first and each after the one before. No wait of this queue is on the server
-   then, or it would get them. Items from a full server go back, too.
+   they go back: for each server one at a time, the newest first. No wait of this queue is on the server then, or it
+   would get them. Items from a full server go back, too.
 9. A get is closed only when no waiter is in line, when items go back, and when its server is removed.
 10. A get whose connection ends is sent again, at first at once, then after growing pauses; a take fails for its waiters
     the second time. Gets that end together count once.

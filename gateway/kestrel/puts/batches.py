@@ -8,8 +8,8 @@ UNDER_WAY batches of a tenant, further puts are collected until one of them is a
 one batch is being stored, one is ready behind it, and a third would only be smaller.
 
 1. Puts of one tenant are sent in order; each has its own outcome. Tenants do not share batches and do not wait for each
-   other's: a tenant with very many puts delays another one's by one batch.
-2. A server that loses or changes empty items gets none; neither does one that has not yet told what it is.
+   other's: a tenant with very many puts delays another tenant's puts by at most one batch.
+2. A server that loses or changes empty items gets none; neither does one that has not yet been identified.
 Source of 2: kestrel-wire.md, "Servers that imitate it", 0-byte item.
 """
 

@@ -103,7 +103,7 @@ class Liveness:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def changed(self) -> None:
-        """The server's state has changed: the time until the next question starts anew, and a lost server is tried."""
+        """The server's state has changed: the time until the next question restarts, and a lost server is tried."""
         unwell = self._server.answers and self._server.state is not Health.UP
         self._ask_at = self._loop.time() + max(SOON_S, min(AGAIN_S if unwell else EVERY_S, self._part_s))
         self._wake.set()
