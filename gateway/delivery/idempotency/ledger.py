@@ -27,7 +27,7 @@ from typing import Any, Final, TypeVar
 
 from gateway.common import wal
 from gateway.common.limited_log import LimitedLog
-from gateway.delivery.idempotency.ledger_file import FOUND, SET_CHECKSUM, Row, explained, number_of, opened
+from gateway.delivery.idempotency.ledger_file import ADD, CHANGE, FOUND, Row, explained, number_of, opened
 
 log = logging.getLogger(__name__)
 
@@ -153,14 +153,21 @@ class Ledger:
         if row is None:
             self._claims += 1
             seed = secrets.token_bytes(SEED_BYTES)
-            number = number_of(*place)
             file.execute(
-                "INSERT INTO entries "
-                "(number, tenant, queue, key, state, fingerprint, seed, owner, claimed_s, held_until_s) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (number, *place, State.CLAIMED, fingerprint, seed, self._owner, now_s, now_s + hold_s),
+                ADD,
+                Row(
+                    number=number_of(*place),
+                    tenant=place[0],
+                    queue=place[1],
+                    key=place[2],
+                    state=State.CLAIMED.value,
+                    fingerprint=fingerprint,
+                    seed=seed,
+                    owner=self._owner,
+                    claimed_s=now_s,
+                    held_until_s=now_s + hold_s,
+                ).sealed(),
             )
-            file.execute(SET_CHECKSUM + _NUMBER, (number,))
             return Entry(seed, fingerprint, mine=True, fresh=True)
         if row.fingerprint != fingerprint or row.state == State.DONE:
             return Entry(row.seed, row.fingerprint, mine=False, reply=_reply(row))
@@ -169,11 +176,7 @@ class Ledger:
         if held and self._alive(row.owner):
             return Entry(row.seed, row.fingerprint, mine=False)
         assert State.CLAIMED in MOVES[State(row.state)]
-        file.execute(
-            "UPDATE entries SET state = ?, owner = ?, held_until_s = ? WHERE number = ?",
-            (State.CLAIMED, self._owner, now_s + hold_s, row.number),
-        )
-        file.execute(SET_CHECKSUM + _NUMBER, (row.number,))
+        _change(file, row._replace(state=State.CLAIMED.value, owner=self._owner, held_until_s=now_s + hold_s))
         return Entry(row.seed, row.fingerprint, mine=True)
 
     def _move(self, file: sqlite3.Connection, place: Place, to: State, reply: Reply | None) -> None:
@@ -181,10 +184,7 @@ class Ledger:
         assert to in MOVES[State.CLAIMED]
         if (row := self._claimed(file, place)) is not None:
             status, body = (reply.status, reply.body) if reply is not None else (None, None)
-            file.execute(
-                "UPDATE entries SET state = ?, status = ?, body = ? WHERE number = ?", (to, status, body, row.number)
-            )
-            file.execute(SET_CHECKSUM + _NUMBER, (row.number,))
+            _change(file, row._replace(state=to.value, status=status, body=body))
 
     def _remove(self, file: sqlite3.Connection, place: Place) -> None:
         if (row := self._claimed(file, place)) is not None:
@@ -308,6 +308,11 @@ def _reply(row: Row) -> Reply | None:
     assert row.status is not None
     assert row.body is not None
     return Reply(row.status, row.body)
+
+
+def _change(file: sqlite3.Connection, row: Row) -> None:
+    row = row.sealed()
+    file.execute(CHANGE, (row.state, row.owner, row.held_until_s, row.status, row.body, row.checksum, row.number))
 
 
 def _delete(file: sqlite3.Connection, row: Row) -> None:

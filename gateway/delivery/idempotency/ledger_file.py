@@ -46,8 +46,12 @@ CREATE TABLE entries (
 """
 FIELDS: Final = "tenant, queue, key, state, fingerprint, seed, owner, claimed_s, held_until_s, status, body"
 SET_CHECKSUM: Final = f"UPDATE entries SET checksum = entry_checksum({FIELDS}) WHERE "  # noqa: S608 - the fields are the constants above
-"""Run after every change of an entry, in its transaction."""
+"""Sets the checksums of entries that have none yet."""
 FOUND: Final = f"SELECT number, {FIELDS}, checksum FROM entries WHERE "  # noqa: S608 - as above
+ADD: Final = f"INSERT INTO entries (number, {FIELDS}, checksum) VALUES ({', '.join('?' * 13)})"  # noqa: S608 - as above
+CHANGE: Final = (
+    "UPDATE entries SET state = ?, owner = ?, held_until_s = ?, status = ?, body = ?, checksum = ? WHERE number = ?"
+)
 MOVE_AWAY: Final = (
     f"the file is damaged; stop the gateway, move {NAME}* out of the data directory and start it again: all keys are "
     "forgotten then, and a repeated request stores its jobs again"
@@ -95,14 +99,18 @@ class Row(NamedTuple):
     owner: str
     claimed_s: float
     held_until_s: float
-    status: int | None
-    body: bytes | None
-    checksum: int | None
+    status: int | None = None
+    body: bytes | None = None
+    checksum: int | None = None
 
     @property
     def is_sound(self) -> bool:
         """Whether it has its checksum."""
         return self.checksum == checksum(*self[1:-1])
+
+    def sealed(self) -> Row:
+        """The same row with its checksum."""
+        return self._replace(checksum=checksum(*self[1:-1]))
 
 
 def explained(error: Exception) -> str:
