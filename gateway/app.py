@@ -26,7 +26,7 @@ from gateway.api.access.guard import Guard
 from gateway.api.cors import Cors
 from gateway.api.edge import Edge
 from gateway.api.handlers.backends import Backends
-from gateway.api.handlers.health import Service
+from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
@@ -63,7 +63,7 @@ from gateway.forwarding.commands import LeaseCommand, Result, WorkerFigures
 from gateway.forwarding.replicas import Replicas
 from gateway.forwarding.router import LeaseRouter
 from gateway.forwarding.seal import Seal, derived
-from gateway.forwarding.workers import WorkerLinks, WorkerServer, lives
+from gateway.forwarding.workers import WorkerLinks, WorkerServer, is_alive
 from gateway.kestrel.client import Kestrel
 from gateway.leases.ids import LeaseIds
 from gateway.leases.registry import Registry
@@ -178,7 +178,7 @@ class Gateway:
             queues=QueueAdmin(
                 queues, DeadLetterAdmin(self._kestrel), Redrive(self._kestrel, moves.dead_letters, self._tasks), turns
             ),
-            service=Service(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
+            health=HealthHandlers(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel),
             metrics=Metrics(self._lease_router.figures, settings.workers),
             webhook=Webhook(settings.webhook_origins),
@@ -335,7 +335,7 @@ def _idempotency(settings: Settings, context: WorkerContext) -> Idempotency:
     ledger = Ledger(
         settings.data / ledger_file.NAME,
         context.boot_id,
-        lambda boot_id: lives(context.run_dir, boot_id),
+        lambda boot_id: is_alive(context.run_dir, boot_id),
         window_s=settings.idempotency_window_s,
         limit=settings.max_idempotency_keys,
         synced=settings.fsync == "always",

@@ -59,7 +59,7 @@ REALM = 'Bearer realm="kestrel-gateway"'
 class GatewayError(Exception):
     """An error that the caller gets. `detail` is a sentence for people; it holds no payload and no secret.
 
-    `detail` writes the address of a Kestrel server as `server <ADDRESS>`. Only operators see addresses: see `told`.
+    `detail` writes the address of a Kestrel server as `server <ADDRESS>`. Only operators see it: `detail_for`.
     """
 
     code: str = "internal"
@@ -73,7 +73,7 @@ class GatewayError(Exception):
         super().__init__(detail)
         self.detail = detail
 
-    def told(self, *, operator: bool) -> str:
+    def detail_for(self, *, operator: bool) -> str:
         """The detail for a caller. Only operators see the addresses of servers."""
         return self.detail if operator else _SERVER.sub("a Kestrel server", self.detail)
 

@@ -23,7 +23,7 @@ def problem_bytes(error: GatewayError, request_id: str, *, operator: bool = Fals
             "type": TYPE_PREFIX + error.code,
             "title": error.title,
             "status": error.status,
-            "detail": error.told(operator=operator),
+            "detail": error.detail_for(operator=operator),
             "code": error.code,
             "request_id": request_id,
             "retryable": error.retryable,

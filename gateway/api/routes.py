@@ -10,7 +10,7 @@ from gateway.api.access.budget import Budget
 from gateway.api.context import RequestContext
 from gateway.api.exchange import Handler, Operation, Resource
 from gateway.api.handlers.backends import Backends
-from gateway.api.handlers.health import Service
+from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
@@ -32,7 +32,7 @@ def router(
     jobs: Jobs,
     leases: Leases,
     queues: QueueAdmin,
-    service: Service,
+    health: HealthHandlers,
     backends: Backends,
     metrics: Metrics,
     webhook: Webhook,
@@ -81,12 +81,12 @@ def router(
             Route("/backends", Resource(get=run("listBackends", backends.list))),
             Route("/backends/{backend}/status", Resource(put=run("setBackendStatus", backends.set_status))),
             Route("/metrics", Resource(get=run("metrics", metrics.scrape))),
-            Route("/livez", Resource(get=run("livez", service.livez), options=run("livez", service.probe_live))),
-            Route("/readyz", Resource(get=run("readyz", service.readyz), options=run("readyz", service.probe_ready))),
-            Route("/", Resource(get=run("getInfo", info.show), options=run("readyz", service.probe_ready))),
-            Route("/problems/{code}", Resource(get=run("explainProblem", service.explain_problem))),
-            Route("/openapi.yaml", Resource(get=run("contractYaml", service.contract_yaml))),
-            Route("/openapi.json", Resource(get=run("contractJson", service.contract_json))),
+            Route("/livez", Resource(get=run("livez", health.livez), options=run("livez", health.probe_live))),
+            Route("/readyz", Resource(get=run("readyz", health.readyz), options=run("readyz", health.probe_ready))),
+            Route("/", Resource(get=run("getInfo", info.show), options=run("readyz", health.probe_ready))),
+            Route("/problems/{code}", Resource(get=run("explainProblem", health.explain_problem))),
+            Route("/openapi.yaml", Resource(get=run("contractYaml", health.contract_yaml))),
+            Route("/openapi.json", Resource(get=run("contractJson", health.contract_json))),
         ],
         redirect_slashes=False,
     )

@@ -14,7 +14,7 @@ import orjson
 import yaml
 
 from gateway.api.request.parameters import Query, Values
-from gateway.api.request.violations import object_expected, resolve, told
+from gateway.api.request.violations import describe, object_expected, resolve
 from gateway.api.response.explanations import explanations
 from gateway.config.keys import Scope
 from gateway.envelope.json_text import BOM, has_more_values, load_lenient
@@ -76,7 +76,7 @@ class OperationSpec:
         try:
             self._validator.validate(value)
         except jsonschema_rs.ValidationError as error:
-            raise InvalidBody(told(error, self._document, self._schema)) from error
+            raise InvalidBody(describe(error, self._document, self._schema)) from error
         checked: dict[str, Any] = value
         return checked
 

@@ -175,7 +175,7 @@ class _WorkerLink:
                     waiting.set_exception(ConnectionResetError("the worker is gone"))
 
 
-def lives(directory: Path, boot_id: str) -> bool:
+def is_alive(directory: Path, boot_id: str) -> bool:
     """Whether the worker with the boot id accepts commands, by rule 2. Does not block."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)

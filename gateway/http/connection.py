@@ -222,7 +222,7 @@ class GatewayProtocol(asyncio.Protocol):
         if not self._buffer.hold(data):
             self.flow.pause_reading()
             if self.current is not None and self.current.parked:
-                self.watch_closely(self.current)
+                self.discard_pipelined(self.current)
 
     # Called by the parser
 
@@ -319,7 +319,7 @@ class GatewayProtocol(asyncio.Protocol):
             self._vanished()
         self.transport.close()
 
-    def watch_closely(self, cycle: Cycle) -> None:
+    def discard_pipelined(self, cycle: Cycle) -> None:
         """The request waits for long: bytes behind it that exceed the limit are discarded, because unread bytes would
         hide the client's end."""
         if self.current is cycle and self.reading is PENDING and self._buffer.is_full:

@@ -48,7 +48,7 @@ class CycleConnection(Protocol):
     def want_body(self, cycle: Cycle) -> None:
         """The application waits for the body: reading continues."""
 
-    def watch_closely(self, cycle: Cycle) -> None:
+    def discard_pipelined(self, cycle: Cycle) -> None:
         """The request waits for long, and the end of its client must be detected."""
 
     def give_up(self, cycle: Cycle) -> None:
@@ -185,7 +185,7 @@ class Cycle:
         if self._connection.flow.client_closed():
             self._connection.give_up(self)
         else:
-            self._connection.watch_closely(self)
+            self._connection.discard_pipelined(self)
         if self.gone:
             callback()
             return _nothing

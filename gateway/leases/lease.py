@@ -187,7 +187,7 @@ class Lease:
         )
 
 
-def answer_of(state: State, wanted: State) -> GatewayError | None:
+def settlement_error(state: State, wanted: State) -> GatewayError | None:
     """The error for a settlement `wanted` of a lease that has ended as `state`; None: it is already done."""
     if state is wanted or (state is State.DELAYED and wanted is State.NACKED):
         return None

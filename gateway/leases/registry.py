@@ -29,10 +29,10 @@ from gateway.errors import (
 )
 from gateway.fairness.shares import WHOLE
 from gateway.leases.deadlines import Deadlines
+from gateway.leases.ended import EndedLeases
 from gateway.leases.ids import LeaseIds
-from gateway.leases.lease import Disposition, Lease, LeaseRecord, Mover, OpenRead, Place, State, answer_of
+from gateway.leases.lease import Disposition, Lease, LeaseRecord, Mover, OpenRead, Place, State, settlement_error
 from gateway.leases.limits import LeaseLimits
-from gateway.leases.memory import Memory
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ LATE_S = 0.1
 its connection may be dead without being noticed yet.
 """
 
-LEDGER = {
+OUTCOME_NAMES = {
     State.ACKED: "acked",
     State.NACKED: "nacked",
     State.REJECTED: "rejected",
@@ -58,8 +58,8 @@ LEDGER = {
 
 @dataclass(frozen=True, slots=True)
 class RegistryStatistics:
-    """delivered: every lease that was handed out here. ended: how many ended in which way (LEDGER). open: leases that
-    have not ended; delayed: open leases that are nacked and wait until they are due.
+    """delivered: every lease that was handed out here. ended: how many ended in which way (OUTCOME_NAMES). open: leases
+    that have not ended; delayed: open leases that are nacked and wait until they are due.
     """
 
     delivered: int
@@ -98,7 +98,7 @@ class Registry:
         self._tasks = tasks
         self._longest_s = longest_s
         self._open: dict[str, Lease] = {}
-        self._memory = Memory(memory_s=memory_s, limit=memory_limit)
+        self._ended = EndedLeases(memory_s=memory_s, limit=memory_limit)
         self._deadlines = Deadlines(self._open, self._due)
         self.limits = LeaseLimits(
             self._open, self._deadlines, limit=limit, tenant_limit=tenant_limit, limit_bytes=limit_bytes, share=share
@@ -115,8 +115,8 @@ class Registry:
         return f"<Registry {self.statistics()}>"
 
     def statistics(self) -> RegistryStatistics:
-        ended = {way: self._outcomes[state] for state, way in LEDGER.items()}
-        return RegistryStatistics(self._delivered, len(self._open), self._delayed, len(self._memory), ended)
+        ended = {way: self._outcomes[state] for state, way in OUTCOME_NAMES.items()}
+        return RegistryStatistics(self._delivered, len(self._open), self._delayed, len(self._ended), ended)
 
     def open(
         self,
@@ -159,7 +159,7 @@ class Registry:
 
     def find(self, lease_id: str) -> Lease | LeaseRecord:
         """The lease, open or remembered. Raises LeaseForgotten."""
-        found = self._open.get(lease_id) or self._memory.get(lease_id)
+        found = self._open.get(lease_id) or self._ended.get(lease_id)
         if found is None:
             raise LeaseForgotten("the lease ended so long ago that its outcome is forgotten")
         return found
@@ -277,7 +277,7 @@ class Registry:
         refusal = None
         if isinstance(lease, Lease) and lease.settlement is not None:
             refusal = await asyncio.shield(lease.settlement)
-        error = answer_of(lease.state, wanted)
+        error = settlement_error(lease.state, wanted)
         if error is None:
             return _record(lease)
         if mine and refusal is not None:
@@ -364,7 +364,7 @@ class Registry:
         self.limits.shares.give_back(lease.tenant)
         self.limits.bytes.give_back(lease.tenant, len(read.data))
         self._outcomes[outcome] += 1
-        self._memory.add(lease)
+        self._ended.add(lease)
         for listener in self._listeners:
             listener(lease)
         lease.settlement = None
@@ -380,7 +380,7 @@ def _droppable(lease: Lease) -> bool:
 
 
 def _ended_error(state: State, wanted: State) -> GatewayError:
-    return answer_of(state, wanted) or LeaseForgotten("the outcome of the lease is unknown")
+    return settlement_error(state, wanted) or LeaseForgotten("the outcome of the lease is unknown")
 
 
 async def _move_job(lease: Lease, disposition: Disposition, *, late: bool) -> None:

@@ -60,10 +60,10 @@ class Child:
         command: Callable[[int], list[str]],
         *,
         inherited: tuple[int, ...] = (),
-        order: dict[str, Any] | None = None,
+        first_message: dict[str, Any] | None = None,
     ) -> None:
         """`command` makes the argument vector from the number of the channel's descriptor. `inherited` are further
-        descriptors for the child. `order` is the first message of each life."""
+        descriptors for the child. `first_message` is the first message of each life."""
         self.name = name
         self.state = State.DOWN
         self.ready = asyncio.Event()  # set when it is ready for the first time
@@ -73,7 +73,7 @@ class Child:
         self._reported = {"draining": self.draining, "drained": self.drained, "closed": self.closed}
         self._command = command
         self._inherited = inherited
-        self.order = order
+        self.first_message = first_message
         self._ending = asyncio.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -132,8 +132,8 @@ class Child:
                 return f"not started: {exc.strerror}"
         reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
-            if self.order is not None:
-                self._writer.write(encode(self.order))
+            if self.first_message is not None:
+                self._writer.write(encode(self.first_message))
             if self._ending.is_set():
                 self.tell("stop")  # the command came before the child could receive it
             await self._listen(reader)

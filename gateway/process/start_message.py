@@ -12,7 +12,7 @@ from gateway.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerOrder:
+class StartMessage:
     """Everything a worker needs to start: its number, its settings and its sockets."""
 
     index: int
@@ -26,7 +26,7 @@ class WorkerOrder:
     cluster_secrets: tuple[bytes, ...] = ()
 
     def message(self) -> dict[str, Any]:
-        """The order as a message of the channel."""
+        """As a message of the channel."""
         return {
             "command": "start",
             "index": self.index,
@@ -41,8 +41,8 @@ class WorkerOrder:
         }
 
     @classmethod
-    def of(cls, message: dict[str, Any]) -> WorkerOrder:
-        """The order in a message of the channel."""
+    def of(cls, message: dict[str, Any]) -> StartMessage:
+        """The start message in a message of the channel."""
         kinds = {field.name: str(field.type) for field in dataclasses.fields(Settings)}
         values = {name: _typed(kinds[name], value) for name, value in message["settings"].items()}
         return cls(

@@ -33,7 +33,7 @@ from gateway.files import PRIVATE_UMASK
 from gateway.process import descriptors
 from gateway.process.child import Child
 from gateway.process.datadir import DataDirectory, StartError
-from gateway.process.start_message import WorkerOrder
+from gateway.process.start_message import StartMessage
 from gateway.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -122,13 +122,13 @@ class Supervisor:
         self._broker = self._make_broker(data) if embedded else None
         kestrel = settings.kestrel if not embedded else (f"unix:{data.run_dir / 'broker.sock'}",)
         tenanted, secrets = _tenanted(settings), _cluster_secrets(settings)
-        self._orders = [
-            WorkerOrder(
+        self._start_messages = [
+            StartMessage(
                 index, settings, kestrel, data.run_dir, data.lease_key, listener.fileno(), app, tenanted, secrets
             )
             for index in range(settings.workers)
         ]
-        self._workers = [self._make_worker(order, data) for order in self._orders]
+        self._workers = [self._make_worker(start, data) for start in self._start_messages]
         self._listener = listener
         self._address = _url(listener, "https" if settings.ssl_certfile else "http")
         self._lives: list[asyncio.Task[None]] = []
@@ -191,12 +191,12 @@ class Supervisor:
             inherited=(data.children_lock_fd,),
         )
 
-    def _make_worker(self, order: WorkerOrder, data: DataDirectory) -> Child:
+    def _make_worker(self, start: StartMessage, data: DataDirectory) -> Child:
         return Child(
-            f"worker-{order.index}",
+            f"worker-{start.index}",
             lambda fd: [sys.executable, "-P", "-m", "gateway.process.worker", "--channel-fd", str(fd)],
-            inherited=(order.listener_fd, data.children_lock_fd),
-            order=order.message(),
+            inherited=(start.listener_fd, data.children_lock_fd),
+            first_message=start.message(),
         )
 
     # Signals
@@ -225,8 +225,8 @@ class Supervisor:
         """Workers that start from now on get the new secrets, which the running workers read themselves."""
         with contextlib.suppress(SettingsError):  # the workers log the error
             secrets = secrets_of(self._settings)
-            for worker, order in zip(self._workers, self._orders, strict=True):
-                worker.order = dataclasses.replace(order, cluster_secrets=secrets).message()
+            for worker, start in zip(self._workers, self._start_messages, strict=True):
+                worker.first_message = dataclasses.replace(start, cluster_secrets=secrets).message()
 
     # Stop
 

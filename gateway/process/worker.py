@@ -27,7 +27,7 @@ from gateway.common.channel import ChildChannel, Message, ignore_group_signals
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import Shares
 from gateway.process.allocator import return_free_memory, return_large_blocks
-from gateway.process.start_message import WorkerOrder
+from gateway.process.start_message import StartMessage
 
 log = logging.getLogger(__name__)
 
@@ -66,26 +66,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="gateway.process.worker")
     parser.add_argument("--channel-fd", type=int, required=True)
     channel = ChildChannel(parser.parse_args().channel_fd)
-    order = WorkerOrder.of(channel.first())
-    logs.set_up(order.settings.log_format, order.settings.log_level, f"worker-{order.index}")
+    start = StartMessage.of(channel.first())
+    logs.set_up(start.settings.log_format, start.settings.log_level, f"worker-{start.index}")
     import uvloop  # noqa: PLC0415 (the channel must be watched first)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(order, channel))
+        return runner.run(serve(start, channel))
 
 
-async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
+async def serve(start: StartMessage, channel: ChildChannel) -> int:
     """Serves until the channel says `finish` or `stop`."""
     from gateway.http.server import ApplicationStartError, GatewayServer  # noqa: PLC0415 (see main)
 
     try:
-        application = make_application(order)
+        application = make_application(start)
     except Exception:
         log.exception("the application cannot be created")
         return 1
-    server = GatewayServer(application, order.settings, application.buffers, application.loop_time)
+    server = GatewayServer(application, start.settings, application.buffers, application.loop_time)
     try:
-        await server.start(socket.socket(fileno=order.listener_fd))
+        await server.start(socket.socket(fileno=start.listener_fd))
     except ApplicationStartError:
         return 1
     drain, finish, stop, reload = (asyncio.Event() for _ in range(4))
@@ -100,7 +100,7 @@ async def serve(order: WorkerOrder, channel: ChildChannel) -> int:
     returning = asyncio.create_task(return_free_memory(), name="return of free memory")
     channel.tell({"event": "ready", "pid": os.getpid()})
     await _first(drain.wait(), _reload_each_time(application, reload))
-    grace_ends = time.monotonic() + order.settings.grace_s
+    grace_ends = time.monotonic() + start.settings.grace_s
     channel.tell({"event": "draining"})
     server.begin_drain()
     application.begin_drain()
@@ -122,20 +122,20 @@ def _spare_the_collector() -> None:
     gc.set_threshold(*_GC_THRESHOLDS)
 
 
-def make_application(order: WorkerOrder) -> Application:
-    """The application from the factory that the order names, with this process's context."""
-    module_name, _, factory = order.app.partition(":")
+def make_application(start: StartMessage) -> Application:
+    """The application from the factory that the start message names, with this process's context."""
+    module_name, _, factory = start.app.partition(":")
     module = importlib.import_module(module_name)
     context = module.WorkerContext(
-        index=order.index,
+        index=start.index,
         boot_id=secrets.token_hex(8),
-        run_dir=order.run_dir,
-        lease_key=order.lease_key,
-        kestrel=order.kestrel,
-        tenanted=order.tenanted,
-        cluster_secrets=order.cluster_secrets,
+        run_dir=start.run_dir,
+        lease_key=start.lease_key,
+        kestrel=start.kestrel,
+        tenanted=start.tenanted,
+        cluster_secrets=start.cluster_secrets,
     )
-    return cast("Application", getattr(module, factory)(order.settings, context))
+    return cast("Application", getattr(module, factory)(start.settings, context))
 
 
 async def _reload_each_time(application: Application, asked: asyncio.Event) -> None:

@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from gateway.common.states import IllegalMoveError
 from gateway.errors import BackendRefused, GatewayError, LeaseForgotten, LeaseLost, TooManyLeases
 from gateway.leases.lease import MOVES, Lease, State
-from gateway.leases.registry import LEDGER
+from gateway.leases.registry import OUTCOME_NAMES
 from tests.leases.support import LIMIT, Item, balanced, opened, registry, within
 
 
@@ -232,7 +232,7 @@ def test_no_state_leads_back():
     ends = set(State) - set(MOVES)
     assert {State.HELD, State.DELAYED, State.SETTLING} == set(MOVES)
     assert all(MOVES[state] <= ends | {State.SETTLING, State.DELAYED} for state in MOVES)
-    assert set(LEDGER) == ends
+    assert set(OUTCOME_NAMES) == ends
     with pytest.raises(IllegalMoveError, match="cannot go"):
         Lease("i", "", "q", "k", None, "", 1, 0, 0, 0, None, None, State.ACKED).move(State.HELD)
 

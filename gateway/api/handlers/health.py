@@ -9,7 +9,7 @@ from gateway.api.specification import Specification
 from gateway.errors import BackendUnavailable, Draining, NotFound
 
 
-class Service:
+class HealthHandlers:
     """Handlers for the gateway itself. available, draining: called at each readiness check."""
 
     def __init__(

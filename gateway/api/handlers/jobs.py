@@ -254,7 +254,7 @@ def _result(
     return {
         "status": outcome.status,
         "code": outcome.code,
-        "detail": outcome.told(operator=operator),
+        "detail": outcome.detail_for(operator=operator),
         "retryable": outcome.retryable,
     }
 

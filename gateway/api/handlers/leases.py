@@ -109,7 +109,7 @@ async def _result(
             "lease": lease_id,
             "status": exc.status,
             "code": exc.code,
-            "detail": exc.told(operator=operator),
+            "detail": exc.detail_for(operator=operator),
             "retryable": exc.retryable,
         }
     finally:

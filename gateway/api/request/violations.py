@@ -14,7 +14,7 @@ MAX_LENGTH: Final = 300
 _MAX_NAME: Final = 80
 
 
-def told(error: jsonschema_rs.ValidationError, document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+def describe(error: jsonschema_rs.ValidationError, document: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """One sentence. document: resolves the references of `schema`, which is the schema of the whole body."""
     if not error.instance_path and error.kind.name == "type":
         return object_expected(schema)

@@ -8,7 +8,7 @@ from collections import deque
 from gateway.leases.lease import Lease, LeaseRecord
 
 
-class Memory:
+class EndedLeases:
     """Remembers at most `limit` ended leases, each for `memory_s` seconds; the oldest is forgotten first."""
 
     def __init__(self, *, memory_s: float, limit: int) -> None:
