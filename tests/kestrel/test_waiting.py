@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import time
+from itertools import pairwise
 
 import pytest
 
 from gateway.errors import BackendRefused, BackendUnavailable
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.polls.queues import SWEPT, PolledQueues
 from gateway.kestrel.polls.values import MOVES, WaiterPhase
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, siberite
 from tests.kestrel.support import client, until
@@ -588,5 +591,40 @@ def test_waits_that_end_at_the_same_time_cost_one_command_each(monkeypatch):
             assert len([line for line in server.log[asked:] if "t=" not in line]) <= 100 + 2
             for each in longer:
                 each.cancel()
+
+    asyncio.run(main())
+
+
+def test_queues_without_polls_are_forgotten_a_few_in_a_turn():
+    """A thousand that were polled together."""
+
+    async def main():
+        polled = PolledQueues((), 1, 1.0, Counters())
+        for number in range(4 * SWEPT):
+            with pytest.raises(BackendUnavailable):
+                await polled.wait(str(number), 0).result()
+        left = [len(polled._runners)]
+        assert left == [4 * SWEPT]
+        async with asyncio.timeout(10):
+            while left[-1]:
+                await asyncio.sleep(0)
+                left.append(len(polled._runners))
+        assert max(before - after for before, after in pairwise(left)) == SWEPT
+
+    asyncio.run(main())
+
+
+def test_statistics_of_many_queues_are_asked_in_small_questions():
+    """No answer takes long to read."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            keys = [f"{number:064}" for number in range(100)]
+            for key in keys:
+                server.append(key, b"x")
+            assert set((await kestrel.queue_stats(*keys)).queues) == set(keys)
+            asked = [line.split()[1:] for line in server.log if line.startswith("dump_stats ")]
+            assert sorted(key for question in asked for key in question) == keys
+            assert max(map(len, asked)) <= 8
 
     asyncio.run(main())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from gateway.errors import BackendUnavailable
@@ -23,6 +24,7 @@ from gateway.kestrel.polls.rules import PROOF_S, STEP_S
 from gateway.kestrel.polls.runner import LongPoll, QueueRunner
 
 KEPT_S: Final = 0.1  # for the next poll of a consumer that asks again at once
+SWEPT: Final = 50  # queues that are forgotten in one turn of the event loop: 1 ms
 OFFERS: Final = 2
 
 
@@ -154,9 +156,9 @@ class PolledQueues:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         now = loop.time()
-        for runner, since in list(self._unused.items()):
-            if now - since < KEPT_S:
-                self._timer = loop.call_later(KEPT_S, self._sweep, loop)
+        for count, (runner, since) in enumerate(list(islice(self._unused.items(), SWEPT + 1))):
+            if count == SWEPT or now - since < KEPT_S:
+                self._timer = loop.call_later(STEP_S if count == SWEPT else KEPT_S, self._sweep, loop)
                 break
             del self._unused[runner], self._runners[runner.key]
             runner.end()

@@ -42,8 +42,8 @@ from gateway.queue_stats import QueueStats
 
 BATCH_ITEMS: Final = 64
 BATCH_BYTES: Final = 256 * 1024
-KEYS_BYTES: Final = 2048
-"""Bytes of names in one question for statistics: about a hundred queues."""
+KEYS_BYTES: Final = 512
+"""Bytes of names in one question for statistics: ten to fifty queues, whose answer takes about 1 ms to read."""
 _STATUSES = ("readonly", "read-only", "read only", "quiescent")
 
 
