@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from tests.lab import ledger, plain
+from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running
 from tests.lab.processes import group_lives
 
@@ -42,6 +44,12 @@ def leased(http: httpx.Client, **params: float) -> str:
     answer = http.get("/queues/work/next", params={"timeout": 5, **params})
     assert answer.status_code == 200, answer.text
     return str(answer.json()["lease"]["url"])
+
+
+def left(gateway: Running) -> list[bytes]:
+    """The jobs on the queue that the next start of the broker finds; the gateway has ended."""
+    with BrokerProcess(gateway.data, "--fsync", "off") as broker:
+        return list(broker.client().take_all("work"))
 
 
 def drain(gateway: Running) -> None:
@@ -87,10 +95,7 @@ def test_leases_are_settled_while_it_drains(start: Callable[..., Running], worke
             assert plain.post(gateway.url + path + "/ack").status_code == 204
         acked = time.monotonic()
     assert gone_in_s(gateway, acked) < 4
-    gateway.start()
-    with gateway.client() as http:
-        assert http.get("/queues/work/next?timeout=0").status_code == 200
-        assert http.get("/queues/work/next?timeout=0").status_code == 204
+    assert len(left(gateway)) == 1
 
 
 @pytest.mark.alone
@@ -104,9 +109,7 @@ def test_the_grace_ends_and_held_jobs_go_back(start: Callable[..., Running], wor
         drain(gateway)
         took_s = gone_in_s(gateway, began)
     assert 1.4 < took_s < 3.5
-    gateway.start()
-    with gateway.client() as http:
-        assert http.get("/queues/work/next?timeout=0").status_code == 200
+    assert len(left(gateway)) == 1
 
 
 def test_a_delayed_nack_is_not_waited_for(start: Callable[..., Running]) -> None:
@@ -119,9 +122,7 @@ def test_a_delayed_nack_is_not_waited_for(start: Callable[..., Running]) -> None
         for path in paths:
             assert plain.post(gateway.url + path + "/nack", json={"delay": 600}).status_code == 200
     assert gone_in_s(gateway, began) < 4
-    gateway.start()
-    with gateway.client() as http:
-        assert [http.get("/queues/work/next?timeout=0").status_code for _ in paths] == [200] * 4
+    assert len(left(gateway)) == 4
 
 
 @pytest.mark.parametrize(("workers", "number"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
@@ -134,9 +135,7 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., Running], workers:
         began = time.monotonic()
         gateway.process.send_signal(number)
         assert gone_in_s(gateway, began) < 2
-    gateway.start()
-    with gateway.client() as http:
-        assert http.get("/queues/work/next?timeout=0").status_code == 200
+    assert len(left(gateway)) == 1
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -217,9 +216,8 @@ def test_an_enqueue_under_way_outlives_the_port(start: Callable[..., Running], w
         assert slow.recv(65536).startswith(b"HTTP/1.1 201 ")
     assert gone_in_s(gateway, began) < 3
     assert "error" not in gateway.log.read_text()
-    gateway.start()
-    with gateway.client() as http:
-        assert http.get("/queues/work/next?timeout=0&format=raw").content == b"abcd"
+    (job,) = left(gateway)
+    assert base64.b64encode(b"abcd") in job
 
 
 def test_a_worker_that_dies_in_the_drain_ends_it_no_later(start: Callable[..., Running]) -> None:
