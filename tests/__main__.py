@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     chosen = "" if with_slow else " and not slow"
     # Sockets are below this folder, and a socket's path holds about 100 bytes.
     folder = Path(tempfile.mkdtemp(prefix="kg", dir="/tmp"))
-    together = ["-n", WORKERS, "--dist", "loadfile", "-m", f"not alone{chosen}"]
+    together = ["-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder", "-m", f"not alone{chosen}"]
     codes = [
         _run(folder / "t", [*together, *arguments]),
         _run(folder / "a", ["-m", f"alone{chosen}", *arguments, "-n", "0"]),

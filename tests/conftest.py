@@ -21,6 +21,27 @@ _left_out: dict[str, list[str]] = defaultdict(list)
 """The slow tests that the command line leaves out, by their file."""
 
 
+LONGEST = (
+    "process/test_supervisor.py",
+    "leases/test_replicas.py",
+    "broker/test_damage.py",
+    "test_drain.py",
+    "broker/test_durability.py",
+    "test_ledger_damage.py",
+    "api/test_idempotency.py",
+    "api/test_settlements.py",
+    "api/test_keys.py",
+    "api/test_tenants.py",
+    "api/test_schemathesis.py",
+)
+"""The files that take longest. Workers begin with them, so that none is still busy with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {f"tests/{name}": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.location[0], len(LONGEST)))
+
+
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow"):

@@ -24,6 +24,8 @@ from tests.lab.gateway import Running, running
 
 EXAMPLES = Path(__file__).parent.parent / "clients" / "curl-examples"
 CALLS = sorted(path.name for path in EXAMPLES.glob("*.sh") if path.name not in {"lib.sh", "consumer.sh"})
+SOME = [*CALLS[:3], *(pytest.param(each, marks=pytest.mark.slow) for each in CALLS[3:])]
+"""All of them; those that are slow need an outside program, as the first three do."""
 LIMIT_S = 60
 
 
@@ -108,7 +110,7 @@ def test_example_works_twice_at_once(example: str, gateway: Running, http: httpx
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("example", CALLS)
+@pytest.mark.parametrize("example", SOME)
 def test_example_fails_without_a_gateway(example: str, closed_port: str, tmp_path: Path) -> None:
     """If no server listens, every example ends with an exit code other than 0."""
     code, written = finish(start(example, gateway=closed_port, files=tmp_path))
@@ -116,7 +118,7 @@ def test_example_fails_without_a_gateway(example: str, closed_port: str, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("example", CALLS)
+@pytest.mark.parametrize("example", SOME)
 def test_example_fails_on_wrong_answers(example: str, yes_man: str, tmp_path: Path) -> None:
     """A server that says 200 to everything is not enough for any example."""
     code, written = finish(start(example, gateway=yes_man, files=tmp_path))

@@ -138,10 +138,9 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., Running], workers:
     assert len(left(gateway)) == 1
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_with_no_lease_ends_at_once(start: Callable[..., Running], workers: str) -> None:
+def test_ctrl_c_with_no_lease_ends_at_once(start: Callable[..., Running]) -> None:
     """The gateway ends at once if no client holds a job, however long the grace is."""
-    gateway = start("--workers", workers, "--grace", "60")
+    gateway = start("--grace", "60")
     with gateway.client() as http:
         http.post(leased(http) + "/ack")
         began = time.monotonic()
@@ -199,10 +198,9 @@ def test_enqueues_under_way_finish(start: Callable[..., Running]) -> None:
         assert http.get("/queues/work/next?timeout=0").status_code == 204
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_an_enqueue_under_way_outlives_the_port(start: Callable[..., Running], workers: str) -> None:
+def test_an_enqueue_under_way_outlives_the_port(start: Callable[..., Running]) -> None:
     """Nobody can connect any more, and a job whose last byte is still to come is stored and answered."""
-    gateway = start("--workers", workers)
+    gateway = start("--workers", "2")
     with socket.create_connection(("127.0.0.1", gateway.port), 10) as slow:
         slow.sendall(b"POST /queues/work/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nabc")
         for _ in range(10):  # both have read what was sent to them

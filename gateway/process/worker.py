@@ -63,6 +63,7 @@ def main() -> int:
     """Runs one worker. Returns its exit code: 0 ended on command, 1 could not start."""
     ignore_group_signals()
     return_large_blocks()
+    gc.disable()  # until it serves: collections take an eighth of the time of its imports, and find nothing
     parser = argparse.ArgumentParser(prog="gateway.process.worker")
     parser.add_argument("--channel-fd", type=int, required=True)
     channel = ChildChannel(parser.parse_args().channel_fd)
@@ -116,9 +117,10 @@ async def serve(start: StartMessage, channel: ChildChannel) -> int:
 
 
 def _spare_the_collector() -> None:
-    """Exempts the objects that exist now from garbage collection, and makes collections less frequent."""
+    """Starts garbage collection, less frequent than by default and without the objects that exist now."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(*_GC_THRESHOLDS)
 
 

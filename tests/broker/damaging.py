@@ -99,7 +99,11 @@ def fill(data: Path, stored: dict[str, list[bytes]], *, end: str = "stop") -> No
         client = broker.client()
         for queue, jobs in stored.items():
             for job in jobs:
-                assert client.put(queue, job) == b"STORED\r\n"
+                client.send(b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(job), job))
+                if end == "kill":  # each is a commit of its own
+                    assert client.line() == b"STORED\r\n"
+            if end == "stop":
+                assert all(client.line() == b"STORED\r\n" for _ in jobs)
         if end == "stop":
             assert broker.stop() == 0
         else:

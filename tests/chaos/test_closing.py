@@ -18,7 +18,9 @@ def processes(tmp_path_factory):
         yield shared
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    "program", [each if each == "python" else pytest.param(each, marks=pytest.mark.slow) for each in PROGRAMS]
+)
 def test_clients_that_close_at_awkward_moments_strand_nothing(processes, program):
     """Every job of polls that ended anywhere is acked or takeable again, and none that was acked comes back."""
     if not present(program):

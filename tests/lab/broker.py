@@ -15,6 +15,7 @@ from typing import Self
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import HOST, free_port
+from tests.lab.processes import START_S
 
 
 class BrokerProcess:
@@ -51,7 +52,7 @@ class BrokerProcess:
         arguments = tied("gateway.broker", "--listen", self.address, "--data", str(self.data), *self.flags)
         self.process = subprocess.Popen(arguments, bufsize=0, stdin=lifeline(), stderr=subprocess.PIPE, env=self.env)
         try:
-            self.wait_for_log(r"listening on \S")
+            self.wait_for_log(r"listening on \S", START_S)
         except BaseException:
             self.close()
             raise

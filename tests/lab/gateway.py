@@ -19,9 +19,7 @@ import httpx
 from tests.lab import plain
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
-from tests.lab.processes import group_lives
-
-START_S = 30.0
+from tests.lab.processes import START_S, group_lives
 
 
 class Running:

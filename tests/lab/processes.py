@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Final
+
+START_S: Final = 30.0
+"""The limit of a start, for a test that would wait for ever otherwise: alone it takes less than a second."""
 
 
 def group_lives(group: int) -> bool:

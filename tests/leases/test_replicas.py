@@ -32,11 +32,11 @@ pytestmark = pytest.mark.usefixtures("ledger_balances")
 SHORT = ("--kestrel-command-timeout", "0.5")  # an order may take twice that
 
 
-@pytest.fixture(scope="module", params=["1", "2"], ids=["1 worker", "2 workers"])
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Replica]]:
-    """Two replicas that stay alive."""
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Replica]]:
+    """Two replicas that stay alive: one of two workers, and one of one."""
     with clustered(tmp_path_factory.mktemp("pair")) as cluster:
-        yield [cluster.start("--workers", request.param) for _ in range(2)]
+        yield [cluster.start("--workers", workers) for workers in ("2", "1")]
 
 
 @pytest.fixture

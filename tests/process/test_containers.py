@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.lab.gateway import START_S
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
+from tests.lab.processes import START_S
 
 
 def image_variables(root: Path) -> dict[str, str]:

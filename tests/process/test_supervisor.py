@@ -19,7 +19,7 @@ import pytest
 from tests.lab import plain
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
-from tests.lab.processes import children_of, group_lives
+from tests.lab.processes import START_S, children_of, group_lives
 
 TINY = "tests.process.tiny_app:create_app"
 # Children do not look for modules in the working directory; the tiny application is to be found all the same.
@@ -42,7 +42,7 @@ class Serve:
 
     def ready(self) -> Serve:
         """Returns when every child serves."""
-        until(lambda: "ready: http://" in self.text() or self.process.poll() is not None, 15)
+        until(lambda: "ready: http://" in self.text() or self.process.poll() is not None, START_S)
         assert self.process.poll() is None, self.text()
         return self
 

@@ -1,5 +1,7 @@
 """The shape of the sources: a class name is defined once, and no class has more than 25 methods."""
 
+import pytest
+
 from structure import classes, sources
 
 PROGRAMS = ("bench", "chaos", "fuzz", "stability", "structure")
@@ -9,14 +11,18 @@ STILL_REPEATED: set[str] = set()
 """Names that are to be told apart. None may be added."""
 
 
-def test_a_class_name_is_defined_once(root):
-    """In the gateway, its broker and the programs beside it. Only State is repeated: each state machine has one."""
-    found = classes.shapes(sources.modules(root, "gateway", *PROGRAMS))
+@pytest.fixture(scope="module")
+def found(root):
+    """The classes of the gateway, its broker and the programs beside it."""
+    return classes.shapes(sources.modules(root, "gateway", *PROGRAMS))
+
+
+def test_a_class_name_is_defined_once(found):
+    """Only State is repeated: each state machine has one."""
     assert len(found) > 300
     assert {name: files for name, files in classes.repeated(found).items() if name not in STILL_REPEATED} == {}
 
 
-def test_no_class_is_too_large(root):
+def test_no_class_is_too_large(found):
     """At most 25 methods."""
-    found = classes.shapes(sources.modules(root, "gateway", *PROGRAMS))
     assert [each for each in classes.large(found) if each.name not in STILL_LARGE] == []
