@@ -351,7 +351,7 @@ def test_orders_are_taken_from_replicas_only(pair: list[Replica], queue: str) ->
         for odd in (b"", b"{", b"[]", b'{"order":{}}', b'{"order":{"verb":"fly"}}', b"\xff"):
             assert here.post(PATH, content=odd, headers=sealed(odd)).status_code == 503
         answer = here.post(PATH, content=message(late), headers=sealed(message(late)))
-        assert answer.json()["result"]["error"] == "OwnerUnavailable"
+        assert answer.json()["result"]["code"] == "lease-owner-unavailable"
         for subject, tenant in (("x", ""), (lease["id"], "evil"), (queue, "")):
             order = message(LeaseCommand(Verb.DROP_QUEUE, subject, time.monotonic() + 30, tenant=tenant))
             assert here.post(PATH, content=order, headers=sealed(order)).json()["result"]["error"] == "LeaseNotFound"
