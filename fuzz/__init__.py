@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of what reads strangers' bytes. `make fuzz`, or `python -m fuzz --seconds 600`.
 
-    items.py    an item as anyone may put it: read, shown in every form, copied, buried, brought back
+    items.py    an item as anyone may put it: read, shown in every form, copied, dead-lettered, restored
     events.py   a body as a producer may send it: checked, stored, read back
     json.py     the scan of large JSON against parsers that build it
     codec.py    the broker's memcache protocol

@@ -15,15 +15,15 @@ from gateway.envelope.rewrite import (
     DeadLetterMarks,
     DeadReason,
     dead_letter,
-    died_on,
     has_known_ttl,
     next_attempt,
-    revived,
+    restored,
+    source_queue,
 )
 from gateway.problem import problem_bytes  # noqa: F401 (its imports are instrumented, too)
 
 QUEUE = Queue("acme", "emails", "acme__emails")
-BURIAL = DeadLetterMarks(DeadReason.REJECTED, "emails", 3, 1_790_000_000.0, "it\r\nfailed \ud800")
+MARKS = DeadLetterMarks(DeadReason.REJECTED, "emails", 3, 1_790_000_000.0, "it\r\nfailed \ud800")
 FORMS: tuple[dict[str, Any], ...] = (
     {},
     {"raw": True},
@@ -53,8 +53,8 @@ SEEDS = [
     EVENT % b',"time":"2026-02-30T00:00:00Z","tenant":{},"lasterror":[],"n":123456789012345678901234567890,"data":1',
     EVENT % b',"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01","tracestate":"a=b","data":1',
     b' { "data" : 1 ,\n"specversion":"1.0","id":"1","source":"s","type":"t"} ',
-    dead_letter(unwrap(b"raw"), b"raw", BURIAL).data,
-    dead_letter(unwrap(EVENT % b',"data":1'), EVENT % b',"data":1', BURIAL).data,
+    dead_letter(unwrap(b"raw"), b"raw", MARKS).data,
+    dead_letter(unwrap(EVENT % b',"data":1'), EVENT % b',"data":1', MARKS).data,
 ]
 
 
@@ -71,13 +71,13 @@ def one(data: bytes) -> None:
         same(job, unwrap(copy.data))
         again = next_attempt(unwrap(copy.data), copy.data, 3)
         assert again is not None, "a copy can be copied"
-    letter = dead_letter(job, data, BURIAL).data
-    assert died_on(letter) == "emails"
+    letter = dead_letter(job, data, MARKS).data
+    assert source_queue(letter) == "emails"
     shown(unwrap(letter))
-    back = revived(letter)
+    back = restored(letter)
     assert body_of(unwrap(back.data)) == body, "a dead letter that is brought back is the same job"
-    revived(data)
-    died_on(data)
+    restored(data)
+    source_queue(data)
 
 
 def shown(job: Job) -> None:

@@ -69,7 +69,7 @@ class Moves:
         return MoveStatistics(self._moved, self._dead_lettered, dict(self._kept), self._doubled)
 
     async def to_dead_letters(
-        self, queue: Queue, read: OpenRead, *, death: DeadReason, attempts: int, error: str = ""
+        self, queue: Queue, read: OpenRead, *, dead_reason: DeadReason, attempts: int, error: str = ""
     ) -> Stored:
         """Moves the job to the dead letters. YES: it is there and off its queue; otherwise it is still set aside.
 
@@ -77,7 +77,9 @@ class Moves:
         Cancelled: the job may be in both places.
         """
         job = job_of(queue, read)
-        stored = await self.dead_letters.add(queue, job, read.data, death=death, attempts=attempts, error=error)
+        stored = await self.dead_letters.add(
+            queue, job, read.data, dead_reason=dead_reason, attempts=attempts, error=error
+        )
         if stored is Stored.YES:
             await self._confirm(read)
             self._dead_lettered += 1
@@ -186,11 +188,11 @@ class QueueMover:
         return Place.HEAD
 
     async def _to_dead_letters(self, lease: Lease, disposition: Disposition) -> Stored:
-        death = DeadReason.REJECTED if disposition.state is State.REJECTED else DeadReason.MAX_ATTEMPTS
+        dead_reason = DeadReason.REJECTED if disposition.state is State.REJECTED else DeadReason.MAX_ATTEMPTS
         read = _here(lease)
         try:
             stored = await self._moves.to_dead_letters(
-                self._queue, read, death=death, attempts=lease.attempt, error=disposition.reason
+                self._queue, read, dead_reason=dead_reason, attempts=lease.attempt, error=disposition.reason
             )
         except (LeaseLost, BackendRefused, OutcomeUnknown):
             if disposition.state is State.REJECTED:

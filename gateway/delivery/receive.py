@@ -137,7 +137,7 @@ class Receiver:
         """
         try:
             return (
-                await self._moves.to_dead_letters(queue, read, death=DeadReason.MAX_ATTEMPTS, attempts=attempts)
+                await self._moves.to_dead_letters(queue, read, dead_reason=DeadReason.MAX_ATTEMPTS, attempts=attempts)
                 is Stored.YES
             )
         except (LeaseLost, BackendRefused, OutcomeUnknown):

@@ -48,7 +48,7 @@ class DeadReason(Enum):
 class DeadLetterMarks:
     """The attributes of a dead letter. queue: where it comes from. at_s: wall time. error: empty if none is known."""
 
-    death: DeadReason
+    dead_reason: DeadReason
     queue: str
     attempts: int
     at_s: float
@@ -80,7 +80,7 @@ def dead_letter(job: Job, item: bytes, marks: DeadLetterMarks) -> Item:
     """The job as a dead letter, which Kestrel never drops. Its `expires` is kept for the way back."""
     added: dict[str, object] = {
         "attempt": 1,
-        "deadreason": marks.death.value,
+        "deadreason": marks.dead_reason.value,
         "deadtime": timestamp(marks.at_s),
         "deadqueue": marks.queue,
         "deadattempts": min(marks.attempts, MAX_ATTEMPT),
@@ -96,7 +96,7 @@ def dead_letter(job: Job, item: bytes, marks: DeadLetterMarks) -> Item:
     return Item(letter_id, b'%b,"data_base64":"%b"}' % (text[:-1], base64.b64encode(item)))
 
 
-def revived(letter: bytes) -> Item:
+def restored(letter: bytes) -> Item:
     """The content of a dead letter, for its queue: the job as a first attempt, or the original bytes of a raw item.
 
     An item that is not one of our dead letters is returned unchanged.
@@ -110,7 +110,7 @@ def revived(letter: bytes) -> Item:
     return Item(job.id, letter if data is None else data, job.expires_s)
 
 
-def died_on(letter: bytes) -> str | None:
+def source_queue(letter: bytes) -> str | None:
     """The queue that a dead letter comes from; None if it does not say."""
     queue = unwrap(letter).event.get("deadqueue")
     return queue if isinstance(queue, str) else None

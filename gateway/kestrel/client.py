@@ -27,12 +27,12 @@ from gateway.kestrel.counters import Counters, Statistics, snapshot
 from gateway.kestrel.discovery.members import Members
 from gateway.kestrel.health import Health, ServerView
 from gateway.kestrel.link import ServerLink
+from gateway.kestrel.links import ServerLinks
 from gateway.kestrel.polls.queues import PolledQueues
 from gateway.kestrel.polls.runner import LongPoll
 from gateway.kestrel.puts.batches import TenantOf
 from gateway.kestrel.puts.placement import Placement
 from gateway.kestrel.server.memcache_link import MemcacheLink
-from gateway.kestrel.servers import Servers
 from gateway.kestrel.wire.codec import Codecs
 from gateway.queue_stats import MergedStats, QueueStats
 from gateway.settings import Settings
@@ -77,7 +77,7 @@ class Kestrel:
         self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
         self._codecs = Codecs()
-        self._servers = Servers(self._connect)
+        self._servers = ServerLinks(self._connect)
         self._late = broadcast.LateAnswers()
         self._names = broadcast.QueueNames(self._late)
         self._polls = self._make_polls()
@@ -134,7 +134,7 @@ class Kestrel:
         if self._servers.set_members(addresses, read_only):
             self._polls.set_servers(self._servers.members)
             for writer in self._placement.set_servers(self._servers.members):
-                self._servers.part_from(writer)
+                self._servers.retire(writer)
 
     def _connect(self, address: Address) -> ServerLink:
         server: ServerLink = MemcacheLink(
@@ -268,7 +268,7 @@ class Kestrel:
 
     def _server_changed(self, server: ServerLink) -> None:
         self._polls.server_changed(server)
-        self._servers.warn_of_twins(server)
+        self._servers.warn_of_duplicates(server)
 
     def _make_polls(self) -> PolledQueues:
         return PolledQueues(

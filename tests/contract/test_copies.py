@@ -13,11 +13,11 @@ from gateway.envelope.rewrite import (
     DeadLetterMarks,
     DeadReason,
     dead_letter,
-    died_on,
     has_known_ttl,
     next_attempt,
     plain,
-    revived,
+    restored,
+    source_queue,
 )
 from gateway.envelope.write import EnqueueContext, wrap
 
@@ -57,7 +57,7 @@ def test_a_raw_item_is_never_re_enveloped(item):
     letter = dead_letter(job, item, MARKS).data
     shown = unwrap(letter)
     assert (shown.event["type"], shown.event["raw"], body_of(shown)) == (RAW_TYPE, True, item)
-    assert revived(letter).data == item
+    assert restored(letter).data == item
 
 
 def test_a_dead_letter_says_why_when_how_often_and_from_where():
@@ -73,8 +73,8 @@ def test_a_dead_letter_says_why_when_how_often_and_from_where():
         3,
         "no such user",
     )
-    assert (unwrap(letter.data).attempt, died_on(letter.data)) == (1, "emails")
-    back = revived(letter.data)
+    assert (unwrap(letter.data).attempt, source_queue(letter.data)) == (1, "emails")
+    back = restored(letter.data)
     assert (back.id, back.expires_s, unwrap(back.data).attempt) == ("7", NOW_S + 60, 1)
     assert not [name for name in unwrap(back.data).event if name.startswith("dead")]
     assert unwrap(back.data).event["lasterror"] == "no such user"
@@ -83,7 +83,7 @@ def test_a_dead_letter_says_why_when_how_often_and_from_where():
 @pytest.mark.parametrize("letter", [b"", b"{}", b"\xff", b"plain"])
 def test_what_is_no_dead_letter_comes_back_as_it_is(letter):
     """Bytes of another program among the dead letters are not changed."""
-    assert (revived(letter).data, died_on(letter)) == (letter, None)
+    assert (restored(letter).data, source_queue(letter)) == (letter, None)
 
 
 def test_an_event_that_looks_like_a_wrapped_raw_item_is_none():
@@ -91,7 +91,7 @@ def test_an_event_that_looks_like_a_wrapped_raw_item_is_none():
     item = stored(b"\xff").replace(b'"kestrel-gateway.job"', b'"kestrel-gateway.raw","raw":true')
     assert unwrap(item).event["raw"] is True
     letter = dead_letter(unwrap(item), item, MARKS).data
-    assert unwrap(revived(letter).data).event["type"] == RAW_TYPE
+    assert unwrap(restored(letter).data).event["type"] == RAW_TYPE
 
 
 def test_the_ttl_is_known_only_where_the_envelope_tells():
@@ -177,9 +177,9 @@ def through_every_copy(item, error="failed"):
     """The item after a retry, as a dead letter, redriven, and after one more retry."""
     retried = next_attempt(unwrap(item), item, 2, error).data
     yield "retried", retried
-    buried = dead_letter(unwrap(retried), retried, MARKS).data
-    yield "buried", buried
-    redriven = revived(buried).data
+    dead_lettered = dead_letter(unwrap(retried), retried, MARKS).data
+    yield "dead_lettered", dead_lettered
+    redriven = restored(dead_lettered).data
     yield "redriven", redriven
     yield "retried again", next_attempt(unwrap(redriven), redriven, 2).data
 
@@ -234,7 +234,7 @@ def test_a_raw_item_comes_back_from_the_dead_letters_through_copies_of_its_lette
     """The letter that wraps it may itself be copied: its bytes stay."""
     letter = dead_letter(unwrap(item), item, MARKS).data
     again = next_attempt(unwrap(letter), letter, 2, "again").data
-    assert revived(again).data == item
+    assert restored(again).data == item
 
 
 def test_a_copy_does_not_read_the_payload_again():
@@ -261,7 +261,7 @@ def test_whatever_is_copied_is_read_back(body, content_type, error, attempt):
         job = unwrap(item)
         item = next_attempt(job, item, attempt, error).data
         item = dead_letter(unwrap(item), item, MARKS).data
-        item = revived(item).data
+        item = restored(item).data
         assert (body_of(unwrap(item)), unwrap(item).id) == (body_of(job), "7")
         assert unwrap(item).content_type == job.content_type
     assert body_of(unwrap(item)) == body

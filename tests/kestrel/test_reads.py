@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown
-from gateway.kestrel.server.pinned_read import MOVES, Hold
+from gateway.kestrel.server.pinned_read import MOVES, ReadState
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, reset, siberite, silence
 from tests.kestrel.support import cancel_after, client, until
 
@@ -20,7 +20,7 @@ async def held(kestrel, server, data=b"job"):
 
 def test_the_table_ends_where_the_item_is_settled_or_lost():
     """Nothing follows a settlement or a loss."""
-    assert MOVES[Hold.SETTLED] == MOVES[Hold.LOST] == frozenset()
+    assert MOVES[ReadState.SETTLED] == MOVES[ReadState.LOST] == frozenset()
 
 
 @pytest.mark.parametrize("manners", [Manners(), Manners(chop=True), darner(), siberite()])

@@ -117,9 +117,9 @@ def test_a_cancelled_poll_buries_a_job_or_leaves_it(broker):
     """Cancelled while a job that was delivered too often goes to the dead letters: it is there or here, never twice."""
 
     async def go():
-        async with rig(address(broker), policies={f"bury{n}": Policy(max_attempts=1) for n in range(STEPS)}) as made:
+        async with rig(address(broker), policies={f"dead{n}": Policy(max_attempts=1) for n in range(STEPS)}) as made:
             for steps in range(1, STEPS):
-                name = f"bury{steps}"
+                name = f"dead{steps}"
                 await made.put(name)
                 lease = (await made.take(name)).lease
                 made.registry.give_back(lease)

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.config.policies import Policy, Retry
 from gateway.envelope.read import unwrap
-from gateway.envelope.rewrite import died_on, revived
+from gateway.envelope.rewrite import restored, source_queue
 from gateway.errors import QueueFull, QueueHasChildren
 from gateway.leases.lease import Place, State
 from tests.kestrel.support import until
@@ -32,7 +32,7 @@ def test_a_rejected_job_is_a_dead_letter(broker):
             1,
             "no such user",
         )
-        assert unwrap(revived(letter).data).id == unwrap(item).id
+        assert unwrap(restored(letter).data).id == unwrap(item).id
         assert await left(made, "r") == []
         assert made.registry.statistics().ended["rejected"] == 1
         assert made.moves.statistics().dead_letters == 1
@@ -78,7 +78,7 @@ def test_a_job_that_kills_its_consumers_does_not_block_the_queue(broker):
         assert taken.job.payload == b'"next"'
         await made.registry.ack(taken.lease.id)
         (letter,) = await left(made, "k__dead")
-        assert (unwrap(letter).event["deadattempts"], revived(letter).data) == (3, b"\x00deadly")
+        assert (unwrap(letter).event["deadattempts"], restored(letter).data) == (3, b"\x00deadly")
 
     over(broker, work, policies={"k": Policy(max_attempts=3, retry=Retry.HEAD)})
 
@@ -163,7 +163,7 @@ def test_queues_that_share_their_dead_letters_get_their_own_back(broker):
         assert [unwrap(item).payload for item in await left(made, "a")] == [b'"a0"', b'"a1"']
         kept = await left(made, "failed")
         assert [unwrap(item).payload for item in kept] == [b'"b0"', b'"b1"', b'"own"']
-        assert [died_on(item) for item in kept] == ["b", "b", None]
+        assert [source_queue(item) for item in kept] == ["b", "b", None]
 
     policy = Policy(dead_letter="failed")
     over(broker, work, policies={"a": policy, "b": policy})

@@ -19,7 +19,7 @@ from gateway.delivery.backend import Backend, Poll
 from gateway.delivery.dead_letters.store import DeadLetters
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.copy_safety import has_children
-from gateway.envelope.rewrite import died_on, revived
+from gateway.envelope.rewrite import restored, source_queue
 from gateway.envelope.times import wire_expiry
 from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
 from gateway.leases.lease import OpenRead
@@ -110,7 +110,7 @@ class Redrive:
                 if read is None:
                     run.coverage = least(run.coverage, waiter.coverage)
                     break
-                if not mine_only or died_on(read.data) == run.queue.name:
+                if not mine_only or source_queue(read.data) == run.queue.name:
                     await self._completed(self._one(run, run.skipped.pop()))
             others = len(run.skipped)
         finally:
@@ -127,7 +127,7 @@ class Redrive:
             raise
 
     async def _one(self, run: _Run, read: OpenRead) -> None:
-        item = revived(read.data)
+        item = restored(read.data)
         now_s = time.time()
         try:
             if item.expires_s is not None and item.expires_s <= now_s:

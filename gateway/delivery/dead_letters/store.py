@@ -60,9 +60,11 @@ class DeadLetters:
         """Whether other queues may also store dead letters, or jobs, under that key."""
         return key != own_key(queue)
 
-    async def add(self, queue: Queue, job: Job, item: bytes, *, death: DeadReason, attempts: int, error: str) -> Stored:
+    async def add(
+        self, queue: Queue, job: Job, item: bytes, *, dead_reason: DeadReason, attempts: int, error: str
+    ) -> Stored:
         """Stores the job there with reason, time, attempts and the queue it comes from. Cancelled: PERHAPS."""
-        marks = DeadLetterMarks(death, queue.name, attempts, time.time(), error)
+        marks = DeadLetterMarks(dead_reason, queue.name, attempts, time.time(), error)
         return await store(self._backend, self.key(queue), dead_letter(job, item, marks).data)
 
 

@@ -46,7 +46,7 @@ SLACK_S: Final = 5.0
 
 
 @dataclass(slots=True)
-class _Flight:
+class _InProgress:
     """A key that this worker is storing for. done: its reply; None if it ended without one."""
 
     fingerprint: bytes
@@ -61,7 +61,7 @@ class Idempotency:
         self._ledger = ledger
         self._wait_s = wait_s
         self._hold_s = hold_s
-        self._flights: dict[Place, _Flight] = {}
+        self._in_progress: dict[Place, _InProgress] = {}
         self._limited = LimitedLog()
 
     async def once(self, place: Place, fingerprint: bytes, store: Store) -> tuple[Reply, bool]:
@@ -72,19 +72,19 @@ class Idempotency:
         Cancelled: the jobs may be stored; the next request with this key stores them under the same ids.
         """
         deadline_s = asyncio.get_running_loop().time() + self._wait_s
-        while (flight := self._flights.get(place)) is not None:
-            reply = await _landed(flight, deadline_s)
-            if reply is not None and flight.fingerprint == fingerprint:
+        while (earlier := self._in_progress.get(place)) is not None:
+            reply = await _reply_of(earlier, deadline_s)
+            if reply is not None and earlier.fingerprint == fingerprint:
                 return reply, True
-        flight = self._flights[place] = _Flight(fingerprint)
+        own = self._in_progress[place] = _InProgress(fingerprint)
         try:
             reply, replayed = await self._run(place, fingerprint, store, deadline_s)
-            flight.done.set_result(reply)
+            own.done.set_result(reply)
             return reply, replayed
         finally:
-            del self._flights[place]
-            if not flight.done.done():
-                flight.done.set_result(None)
+            del self._in_progress[place]
+            if not own.done.done():
+                own.done.set_result(None)
 
     async def close(self) -> None:
         """Returns when everything is on disk. No request may be in progress."""
@@ -159,11 +159,11 @@ def ids(seed: bytes) -> NewId:
     return each().__next__
 
 
-async def _landed(flight: _Flight, deadline_s: float) -> Reply | None:
+async def _reply_of(earlier: _InProgress, deadline_s: float) -> Reply | None:
     """Its reply; None if it ended without one. Raises IdempotencyInFlight."""
     try:
         async with asyncio.timeout_at(deadline_s):
-            return await asyncio.shield(flight.done)
+            return await asyncio.shield(earlier.done)
     except TimeoutError as exc:
         raise _in_flight() from exc
 

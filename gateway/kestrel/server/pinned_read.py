@@ -24,7 +24,7 @@ from gateway.kestrel.wire.stats import parse_open_reads
 _LOST = "the connection that held the job was lost; the job is back on its queue"
 
 
-class Hold(Enum):
+class ReadState(Enum):
     """The states of an open read."""
 
     HELD = "held"
@@ -35,11 +35,11 @@ class Hold(Enum):
     __hash__ = object.__hash__
 
 
-MOVES: dict[Hold, frozenset[Hold]] = {
-    Hold.HELD: frozenset({Hold.SETTLING, Hold.SETTLED, Hold.LOST}),
-    Hold.SETTLING: frozenset({Hold.SETTLED}),
-    Hold.SETTLED: frozenset(),
-    Hold.LOST: frozenset(),
+MOVES: dict[ReadState, frozenset[ReadState]] = {
+    ReadState.HELD: frozenset({ReadState.SETTLING, ReadState.SETTLED, ReadState.LOST}),
+    ReadState.SETTLING: frozenset({ReadState.SETTLED}),
+    ReadState.SETTLED: frozenset(),
+    ReadState.LOST: frozenset(),
 }
 
 
@@ -49,7 +49,7 @@ class PinnedRead:
     number: grows from each item taken to the next. tenant: for which it is set aside.
     """
 
-    __slots__ = ("_callbacks", "_connection", "_counters", "_hold", "_server", "data", "key", "number", "tenant")
+    __slots__ = ("_callbacks", "_connection", "_counters", "_server", "_state", "data", "key", "number", "tenant")
 
     def __init__(  # noqa: PLR0917 (one caller)
         self, server: Server, connection: Connection, counters: Counters, key: str, data: bytes, tenant: str
@@ -61,13 +61,13 @@ class PinnedRead:
         self.number = counters.items_taken
         self._connection = connection
         self._counters = counters
-        self._hold = Hold.HELD
+        self._state = ReadState.HELD
         self._callbacks: tuple[Callable[[], None], ...] = ()
         connection.pin(self._connection_closed)
         server.room.hold(tenant)
 
     def __repr__(self) -> str:
-        return f"<PinnedRead {self.key} {self._hold.value}>"
+        return f"<PinnedRead {self.key} {self._state.value}>"
 
     @property
     def server(self) -> str:
@@ -77,11 +77,11 @@ class PinnedRead:
     @property
     def lost(self) -> bool:
         """Whether the item went back with its connection."""
-        return self._hold is Hold.LOST
+        return self._state is ReadState.LOST
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once when the item is lost with its connection; at once if it is already lost."""
-        if self._hold is Hold.LOST:
+        if self._state is ReadState.LOST:
             callback()
         else:
             self._callbacks += (callback,)
@@ -145,7 +145,7 @@ class PinnedRead:
 
         Does nothing if it is settled or lost. Cancelled: the connection is closed.
         """
-        if self._hold is not Hold.HELD:
+        if self._state is not ReadState.HELD:
             return
         self._begin()
         try:
@@ -161,7 +161,7 @@ class PinnedRead:
     def start_abort(self, then: Callable[[bool], None]) -> None:
         """Starts putting the item back by `abort`, keeping the connection; calls `then` with whether the
         server answered."""
-        if self._hold is not Hold.HELD or self._connection.state is not State.PINNED:
+        if self._state is not ReadState.HELD or self._connection.state is not State.PINNED:
             self.give_back()
             then(False)
             return
@@ -170,7 +170,7 @@ class PinnedRead:
 
     def give_back(self) -> None:
         """Closes the connection at once; the server puts the item back. Does nothing if it is settled or lost."""
-        if self._hold in (Hold.HELD, Hold.SETTLING):
+        if self._state in (ReadState.HELD, ReadState.SETTLING):
             self._end()
             self._connection.disown()
             self._connection.close(ConnectionLostError("the item was given back", ours=True))
@@ -195,21 +195,21 @@ class PinnedRead:
 
     def _begin(self) -> None:
         """From here on a lost connection is an outcome of the command, and not reported to `on_lost`."""
-        if self._hold is Hold.LOST:
+        if self._state is ReadState.LOST:
             raise LeaseLost(_LOST)
-        self._move(Hold.SETTLING)
+        self._move(ReadState.SETTLING)
         self._connection.disown()
 
     def _end(self) -> None:
-        if self._hold is not Hold.SETTLED:
-            self._move(Hold.SETTLED)
+        if self._state is not ReadState.SETTLED:
+            self._move(ReadState.SETTLED)
         self._callbacks = ()
 
-    def _move(self, hold: Hold) -> None:
-        if hold not in MOVES[self._hold]:
-            raise RuntimeError(f"an open read that is {self._hold.value} cannot become {hold.value}")
-        self._hold = hold
-        if not MOVES[hold]:
+    def _move(self, state: ReadState) -> None:
+        if state not in MOVES[self._state]:
+            raise RuntimeError(f"an open read that is {self._state.value} cannot become {state.value}")
+        self._state = state
+        if not MOVES[state]:
             self._server.room.let_go(self.tenant)
 
     async def _calm(self) -> None:
@@ -226,9 +226,9 @@ class PinnedRead:
         self._server.release(self._connection)
 
     def _connection_closed(self) -> None:
-        if self._hold is not Hold.HELD:
+        if self._state is not ReadState.HELD:
             return
-        self._move(Hold.LOST)
+        self._move(ReadState.LOST)
         self._counters.lost_reads += 1
         callbacks, self._callbacks = self._callbacks, ()
         for callback in callbacks:

@@ -17,7 +17,7 @@ from gateway.kestrel.puts.batches import Writer
 log = logging.getLogger(__name__)
 
 
-class Servers:
+class ServerLinks:
     """Iterates over all links. members: those of current members. connect: makes and starts a link."""
 
     def __init__(self, connect: Callable[[Address], ServerLink]) -> None:
@@ -35,7 +35,7 @@ class Servers:
     def set_members(self, addresses: Sequence[Address], read_only: Collection[Address]) -> bool:
         """Uses these servers from now on; keeps the links that there are. Returns whether the members changed.
 
-        read_only: those of them that should get no writes. The caller calls `part_from` for each former member.
+        read_only: those of them that should get no writes. The caller calls `retire` for each former member.
         """
         known = {server.address: server for server in self.members}
         members = [known.get(address) or self._connect(address) for address in dict.fromkeys(addresses)]
@@ -46,12 +46,12 @@ class Servers:
         self.members = members
         return True
 
-    def part_from(self, writer: Writer) -> None:
+    def retire(self, writer: Writer) -> None:
         """Closes the link of a former member, once its writer and its open reads have ended."""
         log.info("Kestrel at %s is no longer a member", writer.server.address)
-        self._leaving[writer.server] = asyncio.create_task(self._part_from(writer))
+        self._leaving[writer.server] = asyncio.create_task(self._retire(writer))
 
-    def warn_of_twins(self, server: ServerLink) -> None:
+    def warn_of_duplicates(self, server: ServerLink) -> None:
         """Logs each other member that is the same server by another address."""
         for other in self.members if server.state is Health.UP and server.peer else ():
             if other is not server and other.answers and other.peer == server.peer:
@@ -71,7 +71,7 @@ class Servers:
         for server in self:
             await server.close()
 
-    async def _part_from(self, writer: Writer) -> None:
+    async def _retire(self, writer: Writer) -> None:
         """Returns when the writer's server has no open read and no command of this worker."""
         await writer.close()
         await writer.server.leave()
