@@ -79,7 +79,7 @@ async def queue_stats(servers: Sequence[ServerLink], late: LateAnswers, *keys: s
 async def peek(servers: Sequence[ServerLink], late: LateAnswers, key: str) -> Covered[bytes | None]:
     """The head item of one server that has one. Raises BackendUnavailable if no server answers."""
     answers, coverage = await _ask(
-        [each for each in servers if each.reads] or servers, lambda server: server.peek(key), late
+        [each for each in servers if each.health.reads] or servers, lambda server: server.peek(key), late
     )
     data = next((item for _, item in answers if item is not None), None)
     return Covered(data, Coverage(coverage.asked, len(servers)))
@@ -107,7 +107,7 @@ async def _ask(
     """
     asked = {
         asyncio.create_task(question(server)): server
-        for server in [server for server in servers if server.answers] or servers
+        for server in [server for server in servers if server.health.answers] or servers
     }
     try:
         pending = await _answered(asked, None if late is None else patience_s)

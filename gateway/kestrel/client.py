@@ -235,7 +235,7 @@ class Kestrel:
     @property
     def available(self) -> bool:
         """Whether some server delivers items; it need not accept writes."""
-        return any(server.reads for server in self._servers.members)
+        return any(server.health.reads for server in self._servers.members)
 
     def backends(self) -> list[ServerView]:
         """Every server and its state, including servers that are being removed."""
@@ -249,14 +249,15 @@ class Kestrel:
         """
         if (server := self._servers.member(name)) is None:
             raise ServerNotFound(f"there is no server {name!r}")
-        if server.answers and server.capabilities is not None and not server.capabilities.status:
-            raise NotSupported(f"{name} ({server.capabilities.software}) has no status command")
+        capabilities = server.health.capabilities if server.health.answers else None
+        if capabilities is not None and not capabilities.status:
+            raise NotSupported(f"{name} ({capabilities.software}) has no status command")
         await server.set_status(status)
         return server.backend()
 
     def statistics(self) -> Statistics:
         """Counts since the start, and current values."""
-        counts = [server.connections() for server in self._servers]
+        counts = [server.count_connections() for server in self._servers]
         return snapshot(
             self._counters,
             connections=sum(sum(count.values()) for count in counts),

@@ -11,9 +11,8 @@ from typing import Any, Protocol, TypeAlias
 
 from gateway.errors import BackendUnavailable, GatewayError, Unavailable
 from gateway.kestrel.address import Address
-from gateway.kestrel.health import Health, ServerView
+from gateway.kestrel.health import Health, ServerHealth, ServerView
 from gateway.kestrel.polls.values import Get, PolledItem, PolledServer, Why
-from gateway.kestrel.wire.capabilities import Capabilities
 from gateway.queue_stats import QueueStats
 
 Put: TypeAlias = tuple[str, bytes, int]
@@ -68,23 +67,15 @@ class QueueLink(PolledServer, Protocol):
 
 
 class ServerLink(Protocol):
-    """One server. `state` is what it does now; `error` is why it does not answer, as a new error to raise.
+    """One server. `health` is what it does now, and why.
 
-    answers, reads: of `state`. peer: the address that answers. capabilities: None until it has answered once.
     batch_items, batch_bytes: the most that one `store` takes; one put alone may have more bytes.
     """
 
     address: Address
-    state: Health
-    answers: bool
-    reads: bool
-    peer: str
-    capabilities: Capabilities | None
+    health: ServerHealth
     batch_items: int
     batch_bytes: int
-
-    @property
-    def error(self) -> BackendUnavailable: ...
 
     # Lifetime
     def start(self) -> None:
@@ -106,11 +97,8 @@ class ServerLink(Protocol):
     async def set_status(self, status: Health) -> None:
         """Raises: ServerUnavailable if nothing was sent, BackendRefused if it keeps another status, OutcomeUnknown."""
 
-    def spare_writes(self, spared: bool) -> None:
-        """With `spared` it counts as READONLY although it accepts items."""
-
     def backend(self) -> ServerView: ...
-    def connections(self) -> Mapping[str, int]: ...
+    def count_connections(self) -> Mapping[str, int]: ...
 
     # Commands
     async def store(self, puts: Sequence[Put], report: Report) -> None:

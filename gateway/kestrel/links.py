@@ -40,7 +40,7 @@ class ServerLinks:
         known = {server.address: server for server in self.members}
         members = [known.get(address) or self._connect(address) for address in dict.fromkeys(addresses)]
         for server in members:
-            server.spare_writes(server.address in read_only)
+            server.health.spare_writes(server.address in read_only)
         if members == self.members:
             return False
         self.members = members
@@ -53,11 +53,11 @@ class ServerLinks:
 
     def warn_of_duplicates(self, server: ServerLink) -> None:
         """Logs each other member that is the same server by another address."""
-        for other in self.members if server.state is Health.UP and server.peer else ():
-            if other is not server and other.answers and other.peer == server.peer:
+        for other in self.members if server.health.state is Health.UP and server.health.peer else ():
+            if other is not server and other.health.answers and other.health.peer == server.health.peer:
                 log.warning(
                     "Kestrel at %s and at %s is one server, %s: it gets twice the load, and figures count it twice",
-                    other.address, server.address, server.peer,
+                    other.address, server.address, server.health.peer,
                 )  # fmt: skip
 
     async def stop_leaving(self) -> None:

@@ -294,7 +294,7 @@ def test_a_wait_over_a_frozen_server_is_not_called_empty(broker, own_broker):
             freeze(own_broker)
             try:
                 loop, frozen = asyncio.get_running_loop(), both._servers.members[1]
-                await until(lambda: loop.time() - frozen.heard_at > 0.25)  # what it had said has come
+                await until(lambda: loop.time() - frozen.connections.heard_at > 0.25)  # what it had said has come
                 polls = [both.wait(key, 0.5), both.wait(key, 1), alone.wait(key, 0.5)]
                 assert await polls[0].result() is None
                 assert await polls[1].result() is None

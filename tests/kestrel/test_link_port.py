@@ -37,7 +37,7 @@ async def memcache_link(address: str) -> AsyncIterator[ServerLink]:
     )
     link.start()
     try:
-        await until(lambda: link.state is Health.UP)
+        await until(lambda: link.health.state is Health.UP)
         yield link
     finally:
         await link.close()
@@ -138,7 +138,7 @@ def test_a_wait_gets_the_item_that_comes_and_a_closed_one_leaves_it(opened):
         async with opened() as (link, _):
             asked = Asked(link, 2.0)
             asked.start()
-            if not link.capabilities.waits:
+            if not link.health.capabilities.waits:
                 assert await asyncio.wait_for(asked.answer, 5) is None  # Siberite ignores `t=`
                 return
             await asyncio.sleep(0.1)
@@ -227,11 +227,11 @@ def test_the_loss_of_the_server_is_reported_everywhere(opened):
             if not waiting.answer.done() or waiting.answer.exception() is not None:
                 with pytest.raises(BackendUnavailable):
                     await asyncio.wait_for(waiting.answer, 5)
-            await until(lambda: link.state is Health.DOWN)
+            await until(lambda: link.health.state is Health.DOWN)
             (outcome,) = await stored(link, b"2")
             assert isinstance(outcome, BackendUnavailable)
             with pytest.raises(BackendUnavailable):
                 await link.stats([])
-            assert isinstance(link.error, BackendUnavailable)
+            assert isinstance(link.health.error, BackendUnavailable)
 
     asyncio.run(main())

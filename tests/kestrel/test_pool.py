@@ -111,17 +111,17 @@ def test_a_connection_granted_to_a_cancelled_caller_is_not_lost():
             await until(lambda: len(one._pool._idle) == 3 and not one._pool.opening)
             one._pool.suspend()
             held = []
-            while (connection := one.checkout()) is not None:
+            while (connection := one.commands.checkout()) is not None:
                 held.append(connection)
-            task = asyncio.ensure_future(one.acquire())
+            task = asyncio.ensure_future(one.commands.acquire())
             await asyncio.sleep(0)
-            one.release(held[0])
+            one.commands.release(held[0])
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert one.checkout() is held[0]
+            assert one.commands.checkout() is held[0]
             for connection in held:
-                one.release(connection)
+                one.commands.release(connection)
             one._pool.resume()
 
     asyncio.run(main())

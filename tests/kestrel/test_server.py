@@ -8,7 +8,7 @@ import time
 import pytest
 
 from gateway.errors import BackendRefused, BackendUnavailable
-from gateway.kestrel.server.server import Health
+from gateway.kestrel.health import Health
 from gateway.settings import Settings, SettingsError
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, siberite
 from tests.kestrel.support import client, until

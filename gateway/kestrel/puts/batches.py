@@ -77,9 +77,9 @@ class Writer:
 
     def _no_empty_items(self) -> GatewayError | None:
         """Why the server gets no empty item; None if it may (rule 2)."""
-        capabilities = self._server.capabilities
+        capabilities = self._server.health.capabilities
         if capabilities is None:
-            return self._server.error
+            return self._server.health.error
         if capabilities.empty_items:
             return None
         return NotSupported(

@@ -131,7 +131,7 @@ class Placement:
         if ordering_key is not None:
             return [max(writers, key=lambda writer: weight(writer.server.address, key, ordering_key))]
         order = random.sample(writers, len(writers))
-        order.sort(key=lambda writer: 2 if writer.server.state is not Health.UP else writer.stalled)
+        order.sort(key=lambda writer: 2 if writer.server.health.state is not Health.UP else writer.stalled)
         return order
 
 
@@ -182,7 +182,7 @@ def _goes_on(failure: GatewayError | None, duplicates_ok: bool) -> bool:
 
 def _worth(writer: Writer, failure: GatewayError | None) -> bool:
     """Whether the server is worth a try after `failure`: one that is not up only if none could be asked."""
-    return writer.server.state is Health.UP or not isinstance(failure, (QueueFull, OutcomeUnknown))
+    return writer.server.health.state is Health.UP or not isinstance(failure, (QueueFull, OutcomeUnknown))
 
 
 def _both(one: GatewayError | None, other: GatewayError) -> GatewayError:

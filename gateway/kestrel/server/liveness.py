@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -25,8 +24,9 @@ from pymemcache.exceptions import MemcacheError
 from gateway.errors import BackendUnavailable
 from gateway.kestrel.backoff import pause_s
 from gateway.kestrel.counters import Counters
-from gateway.kestrel.health import BY_STATUS, Health
-from gateway.kestrel.wire.capabilities import Capabilities
+from gateway.kestrel.health import BY_STATUS, Health, ServerHealth
+from gateway.kestrel.server.commands import ServerCommands
+from gateway.kestrel.server.open_connections import OpenConnections
 from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
 
@@ -50,19 +50,11 @@ class CheckedServer(Protocol):
     """The server. try_connect: makes a connection and learns what the server is; raises BackendUnavailable."""
 
     timeout_s: float
-    capabilities: Capabilities | None
+    health: ServerHealth
+    connections: OpenConnections
+    commands: ServerCommands
 
-    @property
-    def answers(self) -> bool: ...
-    @property
-    def state(self) -> Health: ...
-    @property
-    def open_connections(self) -> Iterable[Connection]: ...
     async def try_connect(self) -> None: ...
-    async def acquire(self) -> Connection: ...
-    def checkout_this(self, connection: Connection) -> bool: ...
-    def release(self, connection: Connection) -> None: ...
-    def has_said(self, said: Health) -> None: ...
 
 
 class Liveness:
@@ -92,7 +84,7 @@ class Liveness:
     def connect_no_more(self) -> None:
         """The server leaves: it is asked as long as it answers, and an attempt to connect is cancelled."""
         self._connects = False
-        if self._task is not None and not self._server.answers:
+        if self._task is not None and not self._server.health.answers:
             self._task.cancel()
 
     async def close(self) -> None:
@@ -104,7 +96,7 @@ class Liveness:
 
     def changed(self) -> None:
         """The server's state has changed: the time until the next question restarts, and a lost server is tried."""
-        unwell = self._server.answers and self._server.state is not Health.UP
+        unwell = self._server.health.answers and self._server.health.state is not Health.UP
         self._ask_at = self._loop.time() + max(SOON_S, min(AGAIN_S if unwell else EVERY_S, self._part_s))
         self._wake.set()
 
@@ -125,8 +117,8 @@ class Liveness:
 
     async def _run(self) -> None:
         failures = 0
-        while self._server.answers or self._connects:
-            if not self._server.answers:
+        while self._server.health.answers or self._connects:
+            if not self._server.health.answers:
                 try:
                     await self._server.try_connect()
                 except BackendUnavailable:
@@ -143,7 +135,7 @@ class Liveness:
             if now >= self._ping_at:
                 self._ping_at = now + self._ping_after_s / 4
                 self._ping_quiet(now)
-            if self._server.answers and now >= self._ask_at:
+            if self._server.health.answers and now >= self._ask_at:
                 await self._ask()
 
     async def _sleep_until(self, at: float) -> None:
@@ -153,31 +145,31 @@ class Liveness:
                 await self._wake.wait()
 
     async def _ask(self) -> None:
-        capabilities = self._server.capabilities
+        capabilities = self._server.health.capabilities
         by_status = capabilities is None or capabilities.status
         self.changed()
         try:
             async with asyncio.timeout(self._part_s):
-                connection = await self._server.acquire()
+                connection = await self._server.commands.acquire()
             command = KestrelClient.ask_status if by_status else KestrelClient.ask_version
             answer = await connection.call(self._part_s, command)
         except (BackendUnavailable, ConnectionLostError, MemcacheError, TimeoutError):
             # a server that refuses closes the connection that was used last
             self._ask_at = min(self._ask_at, self._loop.time() + SOON_S)
             return
-        self._server.release(connection)
+        self._server.commands.release(connection)
         if by_status:
-            self._server.has_said(BY_STATUS[answer])
+            self._server.health.has_said(BY_STATUS[answer])
 
     def _ping_quiet(self, now: float) -> None:
-        quiet = (each for each in self._server.open_connections if now - each.quiet_since >= self._ping_after_s)
+        quiet = (each for each in self._server.connections if now - each.quiet_since >= self._ping_after_s)
         self._quiet = deque(each for each in quiet if each.state in (State.IDLE, State.PINNED))
         self._ping_next()
 
     def _ping_next(self) -> None:
         while self._quiet and self._pinging < PINGS_AT_ONCE:
             connection = self._quiet.popleft()
-            if connection.state is State.PINNED or self._server.checkout_this(connection):
+            if connection.state is State.PINNED or self._server.commands.checkout_this(connection):
                 self._pinging += 1
                 self._counters.pings += 1
                 then = partial(self._pinged, connection)
@@ -186,5 +178,5 @@ class Liveness:
     def _pinged(self, connection: Connection, _value: Any, _error: BaseException | None) -> None:
         self._pinging -= 1
         if connection.state is State.IDLE:
-            self._server.release(connection)
+            self._server.commands.release(connection)
         self._ping_next()

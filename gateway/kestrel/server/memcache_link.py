@@ -30,7 +30,7 @@ from gateway.errors import (
     ServerUnavailable,
 )
 from gateway.kestrel.address import Address
-from gateway.kestrel.health import Health
+from gateway.kestrel.health import BY_STATUS, Health
 from gateway.kestrel.link import Answered, Put, Report, Sending
 from gateway.kestrel.server.queue_gets import QueueGets
 from gateway.kestrel.server.server import Server
@@ -59,7 +59,7 @@ class MemcacheLink(Server):
         sent = [0]
         failure: BaseException | None = None
         try:
-            await self.run(KestrelClient.store_many, puts, outcomes, sent)
+            await self.commands.run(KestrelClient.store_many, puts, outcomes, sent)
         except (BackendUnavailable, ConnectionLostError, MemcacheError) as error:
             failure = error
         except asyncio.CancelledError as error:
@@ -80,20 +80,20 @@ class MemcacheLink(Server):
 
     async def peek(self, key: str) -> bytes | None:
         """See ServerLink."""
-        data: bytes | None = await self.ask(KestrelClient.peek, key)
+        data: bytes | None = await self.commands.ask(KestrelClient.peek, key)
         return None if data is None else bytes(data)
 
     async def names(self) -> Collection[str]:
         """See ServerLink."""
         try:
-            if self.capabilities is None or self.capabilities.dump_stats:
+            if self.health.capabilities is None or self.health.capabilities.dump_stats:
                 try:
-                    names: list[str] = await self.run(KestrelClient.queue_names)
+                    names: list[str] = await self.commands.run(KestrelClient.queue_names)
                 except (MemcacheUnknownCommandError, MemcacheClientError):
                     pass
                 else:
                     return names
-            return names_in_stats(await self.ask(KestrelClient.all_stats))
+            return names_in_stats(await self.commands.ask(KestrelClient.all_stats))
         except (ConnectionLostError, MemcacheError) as error:
             raise not_asked(error, self.address) from error
 
@@ -101,28 +101,28 @@ class MemcacheLink(Server):
         """See ServerLink. If the server can be asked for some queues, the questions have KEYS_BYTES of names at a time,
         so that no answer is long."""
         try:
-            if self.capabilities is None or self.capabilities.dump_stats:
+            if self.health.capabilities is None or self.health.capabilities.dump_stats:
                 try:
                     found: dict[str, QueueStats] = {}
                     for some in _some(keys):
-                        found |= parse_dump(await self.run(KestrelClient.dump_stats, *some))
+                        found |= parse_dump(await self.commands.run(KestrelClient.dump_stats, *some))
                 except (MemcacheUnknownCommandError, MemcacheClientError):
                     pass
                 else:
                     return found
-            return parse_stats(await self.ask(KestrelClient.all_stats), keys)
+            return parse_stats(await self.commands.ask(KestrelClient.all_stats), keys)
         except (ConnectionLostError, MemcacheError, ValueError) as error:
             raise not_asked(error, self.address) from error
 
     async def may_have_dropped(self, key: str) -> bool:
         """See ServerLink. False if the server has deleted queues by itself (`maxQueueAge`): it does not say which."""
-        if not self.answers or self.capabilities is None or not self.capabilities.dump_stats:
+        if not self.health.answers or self.health.capabilities is None or not self.health.capabilities.dump_stats:
             return False
         try:
-            counts = parse_open_reads(await self.run(KestrelClient.dump_stats, key), key)
+            counts = parse_open_reads(await self.commands.run(KestrelClient.dump_stats, key), key)
             if counts is None or counts.open_reads:
                 return False
-            aged_out: str | None = await self.run(KestrelClient.stat, "queue_expires")
+            aged_out: str | None = await self.commands.run(KestrelClient.stat, "queue_expires")
             return aged_out == "0"
         except (BackendUnavailable, ConnectionLostError, MemcacheError, ValueError):
             return False
@@ -138,7 +138,8 @@ class MemcacheLink(Server):
     async def set_status(self, status: Health) -> None:
         """See ServerLink."""
         try:
-            await super().set_status(status)
+            await self.commands.run(KestrelClient.set_status, status.value)
+            said = BY_STATUS[await self.commands.ask(KestrelClient.ask_status)]
         except BackendRefused:
             raise
         except (BackendUnavailable, ConnectionLostError, MemcacheError) as error:
@@ -146,10 +147,13 @@ class MemcacheLink(Server):
             if type(failure) is BackendUnavailable:
                 failure = ServerUnavailable(failure.detail)
             raise failure from error
+        self.health.has_said(said)
+        if said is not status:
+            raise BackendRefused(f"{self.address.marked} stays {said.value}: an earlier change is still in progress")
 
     async def _change(self, command: Command, key: str) -> Any:
         try:
-            return await self.run(command, key)
+            return await self.commands.run(command, key)
         except (ConnectionLostError, MemcacheError) as error:
             raise perhaps_done(error, self.address) from error
 

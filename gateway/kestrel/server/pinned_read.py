@@ -118,7 +118,7 @@ class PinnedRead:
         """
         self._begin()
         connection, server = self._connection, self._server
-        proves = server.capabilities is None or server.capabilities.confirm
+        proves = server.health.capabilities is None or server.health.capabilities.confirm
         try:
             await self._calm()
             if connection.state is not State.PINNED:
@@ -223,7 +223,7 @@ class PinnedRead:
     def _return(self) -> None:
         if self._connection.state is State.PINNED:
             self._connection.unpin()
-        self._server.release(self._connection)
+        self._server.commands.release(self._connection)
 
     def _connection_closed(self) -> None:
         if self._state is not ReadState.HELD:

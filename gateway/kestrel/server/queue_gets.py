@@ -45,7 +45,7 @@ class QueueGets:
 
     @property
     def heard_at(self) -> float:
-        return self.server.heard_at
+        return self.server.connections.heard_at
 
     @property
     def full_at(self) -> float:
@@ -61,7 +61,7 @@ class QueueGets:
         items = server.room.items.room(self.tenant)
         if items <= 0:
             server.room.full(self.tenant)  # registers for the call when there is room again
-        return server.reads, items, server.room.wait_room(self.tenant, others)
+        return server.health.reads, items, server.room.wait_room(self.tenant, others)
 
     def take_place(self) -> None:
         self.server.room.waits.take(self.tenant)
@@ -73,7 +73,7 @@ class QueueGets:
         """Why the server was not asked, as a new error to raise."""
         server = self.server
         if why is Why.DOWN:
-            return server.error
+            return server.health.error
         if why is Why.FULL:
             return self._no_room()
         if why is Why.CROWDED:
@@ -120,7 +120,7 @@ class MemcacheGet:
 
     def start(self) -> None:
         """Sends the get as soon as there is a connection. It may be answered before this returns."""
-        connection = self._link.server.checkout()
+        connection = self._link.server.commands.checkout()
         if connection is not None:
             self._use(connection)
         else:
@@ -137,7 +137,7 @@ class MemcacheGet:
             self._wanted.cancel()
 
     def _want(self) -> None:
-        self._wanted = self._link.server.want(self._link.tenant)
+        self._wanted = self._link.server.commands.want(self._link.tenant)
         self._wanted.add_done_callback(self._granted)
 
     def _granted(self, future: asyncio.Future[Connection]) -> None:
@@ -146,7 +146,7 @@ class MemcacheGet:
         error = future.exception()
         if self._over:
             if error is None:
-                self._link.server.release(future.result())
+                self._link.server.commands.release(future.result())
         elif error is not None:
             assert isinstance(error, BackendUnavailable)
             self._over = True
@@ -178,7 +178,7 @@ class MemcacheGet:
             if isinstance(cut, BackendRefused):
                 link.server.look()
         elif data is None:
-            link.server.release(connection)
+            link.server.commands.release(connection)
         else:
             link.counters.items_taken += 1
             item = PinnedRead(link.server, connection, link.counters, link.key, data, link.tenant)
