@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 TcpOption = tuple[int, int, int]
 """Level, name and value, as setsockopt takes them."""
+
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""This process or machine lacks descriptors or memory. Such an error says nothing about a peer."""
 
 
 def host_and_port(text: str, lowest_port: int = 0) -> tuple[str, int] | None:

@@ -1,6 +1,7 @@
 """Routes every command about a lease: to this worker's registry, or to the worker that owns the lease.
 
-A command goes at most once to another replica, that of the owner, and there at most once to the owner's worker.
+A command is forwarded to one replica only, the owner's, and there to one worker. It may be sent to that replica twice
+(gateway.forwarding.replicas, rule 2).
 """
 
 from __future__ import annotations
@@ -200,7 +201,7 @@ class LeaseRouter:
     def _note(self, outcome: object) -> None:
         """Counts a command that its owner did not answer. An error in the owner's answer does not count."""
         self.statistics.dead += isinstance(outcome, LeaseForgotten)
-        self.statistics.unanswered += isinstance(outcome, (OutcomeUnknown, OwnerUnavailable))
+        self.statistics.unanswered += isinstance(outcome, (OutcomeUnknown, OwnerUnavailable, OSError))
 
     async def _execute(self, command: LeaseCommand) -> LeaseRecord | WorkerFigures | int:
         """Executes a command from another worker or replica."""

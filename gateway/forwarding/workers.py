@@ -3,8 +3,10 @@
 Each worker listens on `{boot id}.sock`. A command or a result is one line of JSON; results come in any order and have
 the number of their command. A link has one connection, which is opened when it is first needed and kept.
 
-1. A command is sent only to its owner, once; a connection that ends fails every command that waits on it.
-2. A worker whose socket is gone or refuses is dead: its jobs went back to their queues with its Kestrel connections.
+1. A command about a lease is sent only to the lease's owner, once. If a connection ends, every command that waits on it
+   fails.
+2. A worker is dead if its socket is gone or refuses, or if it ends a connection: its jobs went back to their queues
+   with its Kestrel connections. Other errors, such as a process without a free descriptor, do not mean that it is dead.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -27,6 +30,9 @@ MAX_LINE = 1 << 20
 MAX_UNSENT = 1 << 20
 """Bytes that may wait for a worker that does not read; above it nothing more is sent to that worker."""
 SUFFIX = ".sock"
+
+_GONE = "the worker that held the lease is gone; an unsettled job is back on its queue"
+_UNREACHABLE = "the worker that holds the lease cannot be reached; send the request again"
 
 
 class WorkerServer:
@@ -87,8 +93,9 @@ class WorkerLinks:
 
         Raises:
             LeaseForgotten: the owner is dead.
-            OutcomeUnknown: it did not answer by the command's deadline; it will not begin the command after that.
-            OwnerUnavailable: it does not read, and the command was not sent.
+            OutcomeUnknown: it did not answer by the command's deadline; it will not begin the command after that. Or no
+                answer can be read from it.
+            OwnerUnavailable: it cannot be reached or does not read, and the command was not sent.
         """
         link = self._links.get(boot_id)
         if link is None or link.dead:
@@ -98,17 +105,21 @@ class WorkerLinks:
                 return await link.ask(command)
         except TimeoutError as exc:
             raise OutcomeUnknown("the worker that holds the lease did not answer in time") from exc
-        except OSError as exc:
-            raise LeaseForgotten(
-                "the worker that held the lease is gone; an unsettled job is back on its queue"
-            ) from exc
         finally:
-            if link.dead:
-                self._links.pop(boot_id, None)
+            if link.dead and self._links.get(boot_id) is link:
+                del self._links[boot_id]
 
     async def broadcast(self, command: LeaseCommand) -> list[Result | BaseException]:
-        """One result for every other worker that is alive; an exception for one that does not answer."""
-        others = [path.stem for path in self._directory.glob("*" + SUFFIX) if _is_boot_id(path.stem, self._own)]
+        """One result for every other worker that is alive; an exception for one that does not answer.
+
+        If the workers cannot be listed, one exception for all of them.
+        """
+        try:
+            found = [Path(name) for name in os.listdir(self._directory)]  # noqa: PTH208 (iterdir is lazy)
+        except OSError as exc:
+            log.warning("the other workers cannot be listed: %s", exc)
+            return [exc]
+        others = [each.stem for each in found if each.suffix == SUFFIX and _is_boot_id(each.stem, self._own)]
         return await asyncio.gather(*(self.ask(other, command) for other in others), return_exceptions=True)
 
     async def close(self) -> None:
@@ -118,7 +129,10 @@ class WorkerLinks:
 
 
 class _WorkerLink:
-    """One connection and the commands that wait on it."""
+    """One connection and the commands that wait on it.
+
+    dead: the connection has ended, or the worker is gone. gone: by rule 2 the worker is dead.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -128,64 +142,79 @@ class _WorkerLink:
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self.dead = False
+        self.gone = False
 
     async def ask(self, command: LeaseCommand) -> Result:
-        """Raises OSError if the connection cannot be made, or ends before the result."""
+        """Raises what WorkerLinks.ask raises."""
         async with self._connecting:
-            if self._writer is None:
-                try:
-                    reader, self._writer = await asyncio.open_unix_connection(self._path, limit=MAX_LINE)
-                except OSError:
-                    self.dead = True
-                    raise
-                self._reading = asyncio.create_task(self._read(reader))
+            writer = self._writer or await self._connect()
         if self.dead:
-            raise ConnectionResetError("the worker is gone")
-        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT:
+            raise LeaseForgotten(_GONE) if self.gone else OwnerUnavailable(_UNREACHABLE)
+        if writer.transport.get_write_buffer_size() > MAX_UNSENT:
             raise OwnerUnavailable("the worker that holds the lease is busy and was not asked; send the request again")
         number = next(self._numbers)
         waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting[number] = waiting
         try:
-            self._writer.write(pack_command(number, command))
+            writer.write(pack_command(number, command))
             return await waiting
         finally:
             self._waiting.pop(number, None)
+
+    async def _connect(self) -> asyncio.StreamWriter:
+        """Raises LeaseForgotten, OwnerUnavailable."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._path, limit=MAX_LINE)
+        except (FileNotFoundError, ConnectionRefusedError) as exc:
+            self.dead = self.gone = True
+            raise LeaseForgotten(_GONE) from exc
+        except OSError as exc:
+            log.warning("another worker cannot be reached: %s", exc)
+            raise OwnerUnavailable(_UNREACHABLE) from exc
+        self._writer = writer
+        self._reading = asyncio.create_task(self._read(reader, writer))
+        return writer
 
     async def close(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
                 number, result = unpack_result(line)
                 waiting = self._waiting.get(number)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(result)
+            self.gone = True
+        except ConnectionError:
+            self.gone = True
         except (OSError, ValueError, KeyError):
             log.exception("a connection to a worker failed")
         finally:
             self.dead = True
-            if self._writer is not None:
-                self._writer.close()
+            writer.close()
             for waiting in self._waiting.values():
                 if not waiting.done():
-                    waiting.set_exception(ConnectionResetError("the worker is gone"))
+                    waiting.set_exception(LeaseForgotten(_GONE) if self.gone else _unread())
+
+
+def _unread() -> OutcomeUnknown:
+    return OutcomeUnknown("no answer can be read from the worker that holds the lease")
 
 
 def is_alive(directory: Path, boot_id: str) -> bool:
-    """Whether the worker with the boot id accepts commands, by rule 2. Does not block."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
+    """Whether the worker with the boot id is alive, as far as is known: false only by rule 2. Does not block."""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
             probe.connect(str(directory / (boot_id + SUFFIX)))
-        except BlockingIOError:
-            return True  # its backlog is full
-        except OSError:
-            return False
-        return True
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except OSError:
+        return True  # its backlog is full, or this process has no free descriptor
+    return True
 
 
 def _is_boot_id(stem: str, own: str) -> bool:

@@ -21,13 +21,13 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
+from gateway.common import net
 from gateway.http import tcp
 from gateway.http.state import ServerState
 
 log = logging.getLogger(__name__)
 
-# Source: accept(2). The process or the machine has no resources for another connection.
-_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# Source: accept(2).
 _NOT_LISTENING: Final = frozenset({errno.EBADF, errno.EINVAL})
 RETRY_S: Final = 0.1
 AT_ONCE: Final = 8
@@ -75,7 +75,7 @@ class Listener:
             except OSError as exc:
                 if exc.errno in _NOT_LISTENING:
                     return
-                if exc.errno in _NO_ROOM and not self._make_room():
+                if exc.errno in net.SHORTAGES and not self._make_room():
                     log.warning("no connection can be accepted: %s", exc.strerror)
                     await asyncio.sleep(RETRY_S)
                 continue

@@ -8,10 +8,13 @@ import time
 import pytest
 
 from gateway.errors import BackendRefused, BackendUnavailable
+from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health
+from gateway.kestrel.wire.failures import not_asked
 from gateway.settings import Settings, SettingsError
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, siberite
 from tests.kestrel.support import client, until
+from tests.lab.shortage import no_free_descriptors
 
 
 def test_a_server_that_starts_late_is_found():
@@ -50,6 +53,17 @@ def test_a_started_client_has_tried_its_servers():
                 assert time.monotonic() - began_s < 4
 
     asyncio.run(main())
+
+
+def test_a_shortage_of_descriptors_is_not_reported_as_a_silent_server():
+    """The error names the gateway; a refused connection is the server's."""
+    server = Address("127.0.0.1", 1)
+    with no_free_descriptors(), pytest.raises(OSError, match="Too many") as shortage:
+        socket.socket()
+    with pytest.raises(ConnectionRefusedError) as refused:
+        socket.create_connection((server.host, server.port))
+    assert not_asked(shortage.value, server).detail.startswith("the gateway cannot connect to server <127.0.0.1:1")
+    assert not_asked(refused.value, server).detail.endswith("does not answer")
 
 
 @pytest.mark.alone

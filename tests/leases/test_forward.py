@@ -8,9 +8,10 @@ import pytest
 
 from gateway.errors import Internal, LeaseConflict, LeaseForgotten, OutcomeUnknown, OwnerUnavailable, error_classes
 from gateway.forwarding.commands import LeaseCommand, Verb, pack_result, unpack_result
-from gateway.forwarding.workers import WorkerLinks, WorkerServer
+from gateway.forwarding.workers import WorkerLinks, WorkerServer, is_alive
 from gateway.leases.lease import LeaseRecord, Place, State
 from gateway.problem import problem_bytes, problem_headers
+from tests.lab.shortage import no_free_descriptors
 
 OWNER, OTHER = "aa" * 8, "bb" * 8
 VIEW = LeaseRecord("lease", "q", None, 1, 1.5, State.ACKED)
@@ -195,6 +196,51 @@ def test_a_worker_that_reads_nothing_is_not_piled_upon(tmp_path):
         assert {type(each) for each in errors} == {OutcomeUnknown, OwnerUnavailable}
         assert 10 < sum(isinstance(each, OwnerUnavailable) for each in errors) < 90
         stuck.set()
+        await worker_links.close()
+        server.close()
+
+    asyncio.run(go())
+
+
+def test_a_shortage_of_descriptors_is_not_a_dead_owner(tmp_path):
+    """The owner is alive: nothing was sent, the request can be sent again, and a claim of the owner remains its own."""
+
+    async def execute(each):
+        return VIEW
+
+    async def work(worker_links, worker_server):
+        with no_free_descriptors():
+            asked = await asyncio.gather(*(worker_links.ask(OWNER, order()) for _ in range(3)), return_exceptions=True)
+            everyone = await worker_links.broadcast(order())
+            assert is_alive(tmp_path, OWNER)
+        assert [type(each) for each in asked] == [OwnerUnavailable] * 3
+        assert [isinstance(each, OSError) for each in everyone] == [True]
+        assert await worker_links.ask(OWNER, order()) == VIEW
+        assert await worker_links.broadcast(order()) == [VIEW]
+        assert not is_alive(tmp_path, "cc" * 8)
+        await worker_server.close()
+        assert not is_alive(tmp_path, OWNER)
+
+    between(tmp_path, execute, work)
+
+
+def test_an_answer_that_cannot_be_read_is_an_unknown_outcome(tmp_path):
+    """The owner is alive, so the job is not on its queue; the next command gets a new connection."""
+
+    async def go():
+        answers = [b"no JSON\n", pack_result(0, VIEW)]
+
+        async def answer(reader, writer):
+            await reader.readline()
+            writer.write(answers.pop(0))
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_unix_server(answer, tmp_path / f"{OWNER}.sock")
+        worker_links = WorkerLinks(tmp_path, OTHER)
+        with pytest.raises(OutcomeUnknown, match="no answer can be read"):
+            await worker_links.ask(OWNER, order())
+        assert await worker_links.ask(OWNER, order()) == VIEW
         await worker_links.close()
         server.close()
 

@@ -87,8 +87,10 @@ def locked(directory: Path) -> Iterator[Path]:
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
+        except BlockingIOError as exc:
             raise DatabaseError(f"{directory}: in use by a broker; stop it first") from exc
+        except OSError as exc:
+            raise DatabaseError(f"{directory / LOCK}: cannot be locked: {exc.strerror or exc}") from exc
         yield path
     finally:
         os.close(lock)

@@ -30,11 +30,14 @@ def lock(directory: Path, wait_s: float) -> int:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
+        except BlockingIOError as exc:
             if time.monotonic() >= deadline:
                 os.close(descriptor)
                 raise DatabaseError(f"data directory {directory}: in use by another broker") from exc
             time.sleep(0.02)
+        except OSError as exc:
+            os.close(descriptor)
+            raise DatabaseError(f"data directory {directory}: cannot be locked: {exc.strerror or exc}") from exc
         else:
             return descriptor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheServerError
 
+from gateway.common import net
 from gateway.errors import BackendRefused, BackendUnavailable, OutcomeUnknown
 from gateway.kestrel.address import Address
 from gateway.kestrel.wire.connection import ConnectionLostError
@@ -18,6 +19,8 @@ def not_asked(error: BaseException, address: Address) -> BackendUnavailable:
         return BackendRefused(f"{address.marked} refuses: {_text(error)}")
     if isinstance(error, TimeoutError) or (isinstance(error, ConnectionLostError) and error.timed_out):
         return BackendUnavailable(f"{address.marked} did not answer in time")
+    if isinstance(error, OSError) and error.errno in net.SHORTAGES:
+        return BackendUnavailable(f"the gateway cannot connect to server <{address}: {error.strerror}>")
     if isinstance(error, (ConnectionLostError, OSError)):
         return BackendUnavailable(f"server <{address}: {error}> does not answer")
     return BackendUnavailable(f"{address.marked} did not answer as Kestrel does ({type(error).__name__})")
