@@ -146,13 +146,15 @@ class Gateway:
         self._known = KnownQueues(self._kestrel, self._catalog, turns)
         quota = Quota(self._kestrel, self._known, settings.max_queues)
         moves = Moves(self._kestrel, self._catalog, self._tasks, max_attempts=settings.max_attempts)
-        parked = PollLimits(
+        poll_limits = PollLimits(
             settings.max_waiters,
             tenant_limit=settings.max_tenant_waiters,
             queue_limit=settings.max_queue_waiters,
             share=share,
         )
-        self._receiver = Receiver(self._kestrel, self._registry, moves, quota, self._tasks, parked=parked, turns=turns)
+        self._receiver = Receiver(
+            self._kestrel, self._registry, moves, quota, self._tasks, poll_limits=poll_limits, turns=turns
+        )
         self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
         queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known, turns)
         self._idempotency = _idempotency(settings, context)
@@ -203,7 +205,7 @@ class Gateway:
             publisher=publisher,
             traffic=self._edge.traffic,
             shares={
-                "waiters": parked.shares,
+                "waiters": poll_limits.shares,
                 "leases": self._registry.limits.shares,
                 "lease_bytes": self._registry.limits.bytes,
                 "buffer_bytes": budget.bytes,

@@ -369,7 +369,7 @@ class OwnerUnavailable(Unavailable):
 
 class TooManyWaiters(Unavailable):
     code = "too-many-waiters"
-    title = "Too many parked polls"
+    title = "Too many waiting polls"
 
 
 class TooManyLeases(Unavailable):

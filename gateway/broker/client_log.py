@@ -29,7 +29,7 @@ class ClientLog:
                 "%s is disconnected: incomplete items and unread answers reach %d bytes%s", peer, limit_bytes, more
             )
 
-    def crowded(self, what: str, limit: int) -> None:
+    def connection_limit(self, what: str, limit: int) -> None:
         """There are too many connections; `what` happened to one."""
         if (more := self._limited.count("connections")) is not None:
             log.warning("connection limit (%d) reached: %s%s", limit, what, more)

@@ -44,8 +44,8 @@ class Connections:
         self._open: set[BrokerConnection] = set()
         self._silent: OrderedDict[BrokerConnection, None] = OrderedDict()  # TCP, without a command; oldest first
         self._remote = 0  # TCP connections
-        self._deserted = asyncio.Event()
-        self._deserted.set()
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -56,7 +56,7 @@ class Connections:
         self._counters.curr_connections += 1
         self._counters.total_connections += 1
         self._open.add(connection)
-        self._deserted.clear()
+        self._all_closed.clear()
         if connection.is_local:
             return
         self._remote += 1
@@ -64,14 +64,16 @@ class Connections:
         if self._remote > self.limit:
             oldest = next(iter(self._silent))
             if oldest is connection:
-                self._client_log.crowded(f"{connection.peer} is refused", self.limit)
+                self._client_log.connection_limit(f"{connection.peer} is refused", self.limit)
                 connection.refuse("too many connections")
             else:
                 del self._silent[oldest]
-                self._client_log.crowded(f"{oldest.peer}, which has sent no command yet, is disconnected", self.limit)
+                self._client_log.connection_limit(
+                    f"{oldest.peer}, which has sent no command yet, is disconnected", self.limit
+                )
                 oldest.disconnect()
 
-    def spoke(self, connection: BrokerConnection) -> None:
+    def first_command(self, connection: BrokerConnection) -> None:
         """Its first command was complete."""
         self._silent.pop(connection, None)
 
@@ -82,7 +84,7 @@ class Connections:
         self._silent.pop(connection, None)
         self._remote -= not connection.is_local
         if not self._open:
-            self._deserted.set()
+            self._all_closed.set()
 
     def check(self, quiet_since_s: float | None) -> None:
         """Closes those whose client is gone, or was idle since that time."""
@@ -94,6 +96,6 @@ class Connections:
         for connection in list(self._open):
             connection.stop()
 
-    async def deserted(self) -> None:
+    async def all_closed(self) -> None:
         """Returns when none is open."""
-        await self._deserted.wait()
+        await self._all_closed.wait()

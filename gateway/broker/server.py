@@ -100,6 +100,6 @@ class BrokerServer:
         await self.broker.close()
         try:
             async with asyncio.timeout(_CLOSE_S):
-                await self._connections.deserted()
+                await self._connections.all_closed()
         except TimeoutError:
             log.warning("%d clients have not read their last answers", len(self._connections))

@@ -49,7 +49,7 @@ class Receiver:
         quota: Quota,
         tasks: asyncio.TaskGroup,
         *,
-        parked: PollLimits,
+        poll_limits: PollLimits,
         turns: Turns,
     ) -> None:
         self._backend = backend
@@ -57,15 +57,15 @@ class Receiver:
         self._registry = registry
         self._moves = moves
         self._tasks = tasks
-        self._parked = parked
+        self._poll_limits = poll_limits
         self._turns = turns
         self.draining = False
         registry.on_end(moves.attempts.ended)
 
     @property
-    def parked(self) -> int:
+    def waiting(self) -> int:
         """The number of polls that wait now."""
-        return len(self._parked)
+        return len(self._poll_limits)
 
     async def next(
         self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone
@@ -145,9 +145,9 @@ class Receiver:
 
     async def _take(self, queue: Queue, timeout_s: float, on_gone: OnGone) -> Covered[OpenRead | None]:
         """The next item, set aside; None if the wait ended empty or the consumer disconnected."""
-        self._parked.check_room(queue)
+        self._poll_limits.check_room(queue)
         waiter = self._backend.wait(queue.key, timeout_s, queue.tenant)
-        self._parked.add(queue, waiter)
+        self._poll_limits.add(queue, waiter)
         forget = on_gone(waiter.cancel)
         try:
             read = await waiter.result()
@@ -156,7 +156,7 @@ class Receiver:
             raise TooManyLeases(full.detail, self._registry.limits.retry_after()) from full
         finally:
             forget()
-            self._parked.remove(queue, waiter)
+            self._poll_limits.remove(queue, waiter)
 
     def _lease(self, queue: Queue, job: Job, read: OpenRead, *, known_by: str, attempt: int, length_s: float) -> Lease:
         return self._registry.open(
@@ -174,5 +174,5 @@ class Receiver:
     def drain(self) -> None:
         """Ends every waiting poll empty, and delivers no further job."""
         self.draining = True
-        for waiter in self._parked:
+        for waiter in self._poll_limits:
             waiter.cancel()

@@ -221,7 +221,7 @@ class GatewayProtocol(asyncio.Protocol):
     def _hold(self, data: bytes) -> None:
         if not self._buffer.hold(data):
             self.flow.pause_reading()
-            if self.current is not None and self.current.parked:
+            if self.current is not None and self.current.waiting:
                 self.discard_pipelined(self.current)
 
     # Called by the parser

@@ -147,7 +147,7 @@ class Cycle:
             self.keep_alive = False
 
     @property
-    def parked(self) -> bool:
+    def waiting(self) -> bool:
         """Whether the application registered a callback for the client's end."""
         return self._waits
 

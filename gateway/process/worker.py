@@ -36,7 +36,7 @@ _GC_THRESHOLDS = 1_000, 1, 1_000
 objects costs several percent of their time.
 
 A collection holds the loop for 1 to 3 ms a thousand objects. So there are few objects in the first two generations, and
-a full collection, of all parked polls and open connections, is rare.
+a full collection, of all waiting polls and open connections, is rare.
 """
 
 

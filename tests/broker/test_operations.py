@@ -38,7 +38,7 @@ class WaitingOpen:
 
     def __init__(self, reads: ClientReads) -> None:
         self.mode = ReadMode.OPEN
-        self.patient = True
+        self.waits_for_items = True
         self.reads = reads
         self.got: asyncio.Future[StoredItem] = asyncio.get_running_loop().create_future()
 

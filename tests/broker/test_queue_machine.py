@@ -26,9 +26,9 @@ SESSIONS = st.integers(0, 2)
 class Waiting:
     """A waiter that remembers what it got."""
 
-    def __init__(self, mode: ReadMode, reads: ClientReads, *, patient: bool) -> None:
+    def __init__(self, mode: ReadMode, reads: ClientReads, *, waits_for_items: bool) -> None:
         self.mode = mode
-        self.patient = patient
+        self.waits_for_items = waits_for_items
         self.reads = reads
         self.got: list[tuple[StoredItem, OpenItem | None, Ticket | None]] = []
         self.ended = False
@@ -178,7 +178,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(session=SESSIONS, mode=st.sampled_from(ReadMode))
     def wait(self, session: int, mode: ReadMode) -> None:
         if not self.model.ready:
-            waiting = Waiting(mode, self.reads[session], patient=True)
+            waiting = Waiting(mode, self.reads[session], waits_for_items=True)
             self.queue.waiters.join(waiting)
             self.model.waiting.append((session, mode, waiting))
 

@@ -58,7 +58,7 @@ class Rig:
             self.moves,
             quota,
             tasks,
-            parked=PollLimits(100, tenant_limit=100, queue_limit=100),
+            poll_limits=PollLimits(100, tenant_limit=100, queue_limit=100),
             turns=Turns(),
         )
         self._redrive = Redrive(kestrel, self.moves.dead_letters, tasks)

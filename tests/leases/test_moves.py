@@ -426,7 +426,7 @@ def test_a_poll_that_waits_already_sees_the_right_attempt(broker):
         taken = await made.take("parked")
         for attempt, asked in enumerate((Place.HEAD, Place.HEAD, Place.TAIL, Place.TAIL, Place.HEAD, Place.TAIL), 2):
             poll = asyncio.ensure_future(made.take("parked"))
-            await until(lambda: made.receiver.parked == 1)
+            await until(lambda: made.receiver.waiting == 1)
             (lease, taken) = await asyncio.gather(made.registry.nack(taken.lease.id, asked=asked), poll)
             assert (lease.place, taken.lease.attempt) == (asked, attempt)
         await made.registry.ack(taken.lease.id)

@@ -106,7 +106,7 @@ class Meter:
             ("jobs_moved_total", ("dead_letters",), moves.dead_letters),
             ("jobs_kept_at_head_total", (), sum(moves.kept.values())),
             ("jobs_doubled_total", (), moves.doubled),
-            ("polls_parked", (), self._receiver.parked),
+            ("polls_parked", (), self._receiver.waiting),
             ("draining", (), int(self._receiver.draining)),
         ]
 

@@ -55,7 +55,7 @@ def _put(session: Session, put: PutCommand) -> None:
     outcome, ticket, item_id = session.broker.put(put.key, put.data, put.expiry)
     if outcome is PutOutcome.CONGESTED:
         session.hold(ticket, b"")
-        session.bar(put)
+        session.wait_for_commit(put)
         return
     if ticket is not None:
         session.unsettled_put = ticket
@@ -85,7 +85,7 @@ def _get(session: Session, get: GetCommand) -> None:
         return
     reading = get.open or not get.close
     if reading and session.unsettled_put is not None:
-        session.bar(get)
+        session.wait_for_commit(get)
         return
     if get.close:
         session.hold(session.reads.confirm_oldest(get.key), b"" if reading else END)
@@ -105,9 +105,9 @@ def _read(session: Session, get: GetCommand) -> None:
         item, _, ticket = found
         session.deliver(queue.name, item, ticket)
     elif get.wait_ms is not None and get.wait_ms > 0:
-        WaitingGet(session, queue, mode, patient=True).start(get.wait_ms / 1000)
+        WaitingGet(session, queue, mode, waits_for_items=True).start(get.wait_ms / 1000)
     elif queue.backlog.starved:
-        WaitingGet(session, queue, mode, patient=False).start(None)
+        WaitingGet(session, queue, mode, waits_for_items=False).start(None)
     else:
         session.miss()
 
@@ -115,7 +115,7 @@ def _read(session: Session, get: GetCommand) -> None:
 def _monitor(session: Session, monitor: MonitorCommand) -> None:
     broker = session.broker
     if session.unsettled_put is not None:
-        session.bar(monitor)
+        session.wait_for_commit(monitor)
         return
     broker.require_readable()
     limit = broker.options.max_open_reads if monitor.limit is None else monitor.limit
@@ -142,7 +142,7 @@ def _on_queue(session: Session, command: QueueCommand) -> None:
     broker = session.broker
     broker.require_writable()
     if session.unsettled_put is not None:
-        session.bar(command)
+        session.wait_for_commit(command)
         return
     queues = broker.queues
     if command.verb == b"flush":
@@ -156,7 +156,7 @@ def _on_queue(session: Session, command: QueueCommand) -> None:
 
 def _dump_stats(session: Session, command: DumpStatsCommand) -> None:
     if session.unsettled_put is not None:
-        session.bar(command)
+        session.wait_for_commit(command)
     else:
         parts = stats.dump_stats(session.broker, command.keys)
         if 0 < len(command.keys) <= stats.AT_ONCE:
@@ -186,7 +186,7 @@ def _version(session: Session, _: PlainCommand) -> None:
 
 def _stats(session: Session, command: PlainCommand) -> None:
     if session.unsettled_put is not None:
-        session.bar(command)
+        session.wait_for_commit(command)
     else:
         LongAnswer(session, stats.stats(session.broker)).start()
 
@@ -195,7 +195,7 @@ def _flush_all(session: Session, command: PlainCommand) -> None:
     broker = session.broker
     broker.require_writable()
     if session.unsettled_put is not None:
-        session.bar(command)
+        session.wait_for_commit(command)
         return
     for queue in broker.queues:
         session.hold(queue.flush(), b"")

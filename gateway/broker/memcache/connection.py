@@ -29,14 +29,14 @@ class MemcacheConnection(asyncio.Protocol):
     __slots__ = (
         "_broker",
         "_connections",
+        "_had_command",
         "_kept",
         "_session",
-        "_spoke",
         "_transport",
         "active_s",
-        "choked",
         "is_local",
         "paused",
+        "write_blocked",
     )
 
     def __init__(self, broker: Broker, connections: Connections) -> None:
@@ -46,9 +46,9 @@ class MemcacheConnection(asyncio.Protocol):
         self._session = Session(broker, self, execute)
         self.is_local = False  # a Unix socket: the gateway, or a client of this user; not limited
         self.active_s = broker.loop.time()
-        self.choked = False  # the client does not read its answers
+        self.write_blocked = False  # the client does not read its answers
         self.paused = False  # the client is not read
-        self._spoke = False
+        self._had_command = False
         self._kept = 0  # bytes, as last reported to the limit
 
     def __repr__(self) -> str:
@@ -72,11 +72,11 @@ class MemcacheConnection(asyncio.Protocol):
         self.active_s = self._broker.loop.time()
         decoder = session.decoder
         decoder.feed(data)
-        if session.state is SessionState.READY and not self.choked:
+        if session.state is SessionState.READY and not self.write_blocked:
             session.work()
-            if not self._spoke and session.has_run:
-                self._spoke = True
-                self._connections.spoke(self)
+            if not self._had_command and session.has_run:
+                self._had_command = True
+                self._connections.first_command(self)
         elif decoder.buffered > READ_LIMIT:
             self.pause()
         if self._kept or decoder.buffered > SMALL_BYTES:
@@ -87,18 +87,18 @@ class MemcacheConnection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._session.close()
-        self.choked = False
+        self.write_blocked = False
         self._session.decoder.close()
         self._count()
         self._connections.lost(self)
 
     def pause_writing(self) -> None:
-        self.choked = True
+        self.write_blocked = True
         self.pause()
         self._broker.loop.call_soon(self._count)  # inside a write: unsent bytes are not in the buffer yet
 
     def resume_writing(self) -> None:
-        self.choked = False
+        self.write_blocked = False
         self._count()
         self._session.writable()
 
@@ -141,7 +141,7 @@ class MemcacheConnection(asyncio.Protocol):
     def _count(self) -> None:
         """Reports the bytes that are buffered for this client, which has just sent or read something."""
         size = self._session.decoder.buffered
-        if self.choked:
+        if self.write_blocked:
             size += self._transport.get_write_buffer_size()
         kept = size if size > SMALL_BYTES and not self.is_local else 0
         if kept or self._kept:
@@ -154,7 +154,7 @@ class MemcacheConnection(asyncio.Protocol):
         session = self._session
         self._kept = 0
         self._broker.client_log.dropped(self.peer, self._broker.memory.limit_bytes)
-        half_sent = session.state is not SessionState.CLOSED and not self.choked
+        half_sent = session.state is not SessionState.CLOSED and not self.write_blocked
         session.decoder.close()
         if half_sent:
             session.fail("out of memory for incomplete items; send it again later")

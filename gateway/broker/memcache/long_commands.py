@@ -13,18 +13,18 @@ from gateway.broker.storage.batch import StoredItem, Ticket
 
 
 class WaitingGet:
-    """A get that waits: for an item if `patient`, otherwise only for items on disk."""
+    """A get that waits: for an item if `waits_for_items`, otherwise only for items on disk."""
 
-    __slots__ = ("_queue", "_session", "_timer", "mode", "patient", "reads")
+    __slots__ = ("_queue", "_session", "_timer", "mode", "reads", "waits_for_items")
 
     outlives_eof = False
 
-    def __init__(self, session: Session, queue: PersistentQueue, mode: ReadMode, *, patient: bool) -> None:
+    def __init__(self, session: Session, queue: PersistentQueue, mode: ReadMode, *, waits_for_items: bool) -> None:
         self._session = session
         self._queue = queue
         self._timer: asyncio.TimerHandle | None = None
         self.mode = mode
-        self.patient = patient
+        self.waits_for_items = waits_for_items
         self.reads = session.reads
 
     def start(self, wait_s: float | None) -> None:
@@ -70,7 +70,7 @@ class WaitingGet:
 class RunningMonitor:
     """A monitor: items as they arrive, each an open read, until `left` is used up or the time is over."""
 
-    __slots__ = ("_left", "_queue", "_session", "_timer", "mode", "patient", "reads")
+    __slots__ = ("_left", "_queue", "_session", "_timer", "mode", "reads", "waits_for_items")
 
     outlives_eof = False
 
@@ -80,7 +80,7 @@ class RunningMonitor:
         self._left = left
         self._timer: asyncio.TimerHandle | None = None
         self.mode = ReadMode.OPEN
-        self.patient = True
+        self.waits_for_items = True
         self.reads = session.reads
 
     def start(self, seconds: float) -> None:
@@ -96,7 +96,7 @@ class RunningMonitor:
     def writable(self) -> None:
         """Takes ready items and waits for more; ends when its limit is reached."""
         session, queue = self._session, self._queue
-        while not session.stream.choked:
+        while not session.stream.write_blocked:
             if self._left <= 0 or not self.reads.may_open(queue.name):
                 self._finish()
                 return
@@ -160,7 +160,7 @@ class LongAnswer:
     def writable(self) -> None:
         """Sends the next part."""
         session = self._session
-        if self._over or session.stream.choked:
+        if self._over or session.stream.write_blocked:
             return
         part = next(self._parts, None)
         if part is not None:

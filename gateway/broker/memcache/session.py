@@ -4,7 +4,7 @@ Invariants
 1. Answers leave in the order of their commands. One that depends on a commit leaves after it, and so do all behind it.
 2. A command that reads waits for this connection's own sets, so a client sees its own stored items; other connections
    see an item once it is committed.
-3. No command runs while a long one runs, a barrier is set, or the client does not read.
+3. No command runs while a long one runs, a commit is awaited, or the client does not read.
 4. However the session ends, its long command is over and its open reads are back before anything else happens.
 """
 
@@ -27,20 +27,25 @@ WRITE_BYTES = 256 << 10
 
 
 class SessionState(Enum):
-    """READY runs commands; RUNNING one that takes time; BARRED until a commit; ENDING sends held answers, then
-    closes."""
+    """READY runs commands; RUNNING one that takes time; WAITING_FOR_COMMIT none; ENDING sends held answers,
+    then closes."""
 
     READY = 1
     RUNNING = 2
-    BARRED = 3
+    WAITING_FOR_COMMIT = 3
     ENDING = 4
     CLOSED = 5
 
 
 _MOVES = {
-    SessionState.READY: {SessionState.RUNNING, SessionState.BARRED, SessionState.ENDING, SessionState.CLOSED},
+    SessionState.READY: {
+        SessionState.RUNNING,
+        SessionState.WAITING_FOR_COMMIT,
+        SessionState.ENDING,
+        SessionState.CLOSED,
+    },
     SessionState.RUNNING: {SessionState.READY, SessionState.CLOSED},
-    SessionState.BARRED: {SessionState.READY, SessionState.ENDING, SessionState.CLOSED},
+    SessionState.WAITING_FOR_COMMIT: {SessionState.READY, SessionState.ENDING, SessionState.CLOSED},
     SessionState.ENDING: {SessionState.CLOSED},
     SessionState.CLOSED: set(),
 }
@@ -58,7 +63,7 @@ class ClientStream(Protocol):
         """The client's address, for the log."""
 
     @property
-    def choked(self) -> bool:
+    def write_blocked(self) -> bool:
         """Whether the client does not read its answers."""
 
     @property
@@ -90,9 +95,9 @@ class Session:
     """One client. `execute` runs a command on it (memcache/commands.py)."""
 
     __slots__ = (
+        "_deferred",
         "_execute",
         "_half_closed",
-        "_parked",
         "_refused",
         "_resuming",
         "_running",
@@ -122,7 +127,7 @@ class Session:
         self._refused = False  # it ends because of its bytes, and the client may still be sending
         self._half_closed = False  # the client sends no more, and a long answer is being sent
         # command
-        self._parked: Command | None = None
+        self._deferred: Command | None = None
         self._running: LongCommand | None = None
 
     def __repr__(self) -> str:
@@ -133,23 +138,23 @@ class Session:
     def work(self) -> None:
         """Runs the commands that the client has sent, while it may."""
         answers, stream = self.answers, self.stream
-        while self.state is SessionState.READY and not stream.choked:
-            command = self._parked
+        while self.state is SessionState.READY and not stream.write_blocked:
+            command = self._deferred
             if command is None:
                 command = self.decoder.next()
                 if command is None:
                     break
             else:
-                self._parked = None
+                self._deferred = None
             self.has_run = True
             self._execute(self, command)
             if answers.ready_bytes > WRITE_BYTES:
                 self.write()
             if answers.held and answers.full:
-                self.bar(None)
+                self.wait_for_commit(None)
         if answers.ready_bytes:
             self.write()
-        if stream.paused and self.state is SessionState.READY and not stream.choked:
+        if stream.paused and self.state is SessionState.READY and not stream.write_blocked:
             stream.unpause()
 
     def resume(self) -> None:
@@ -159,7 +164,7 @@ class Session:
             self.eof()
             return
         self.write()
-        if not self._resuming and (self.decoder.buffered or self._parked is not None or self.stream.paused):
+        if not self._resuming and (self.decoder.buffered or self._deferred is not None or self.stream.paused):
             self._resuming = True
             self.broker.loop.call_soon(self._resumed)
 
@@ -168,12 +173,12 @@ class Session:
         if self.state is SessionState.READY:
             self.work()
 
-    def bar(self, command: Command | None) -> None:
+    def wait_for_commit(self, command: Command | None) -> None:
         """Runs nothing more until the held answers are sent; then runs `command`."""
         if self.state is SessionState.READY:
-            self._parked = command
+            self._deferred = command
             if self.answers.held:
-                self._move(SessionState.BARRED)
+                self._move(SessionState.WAITING_FOR_COMMIT)
 
     def begin(self, command: LongCommand) -> None:
         """Runs nothing more until this command is over."""
@@ -229,7 +234,7 @@ class Session:
             return
         if self.state is SessionState.ENDING:
             self.close(linger=self._refused)
-        elif self.state is SessionState.BARRED:
+        elif self.state is SessionState.WAITING_FOR_COMMIT:
             self._move(SessionState.READY)
             self.resume()
 
@@ -262,7 +267,7 @@ class Session:
         """The last answer: closes the connection after the held answers. Further commands are not run."""
         if data:
             self.answers.add(data)
-        if self.answers.held and self.state in (SessionState.READY, SessionState.BARRED):
+        if self.answers.held and self.state in (SessionState.READY, SessionState.WAITING_FOR_COMMIT):
             self._refused = bool(data)
             self._move(SessionState.ENDING)
         else:
@@ -277,7 +282,7 @@ class Session:
         if self._running is not None and self._running.outlives_eof:
             self._half_closed = True
             return True
-        if self.answers.held and self.state in (SessionState.READY, SessionState.BARRED):
+        if self.answers.held and self.state in (SessionState.READY, SessionState.WAITING_FOR_COMMIT):
             self._move(SessionState.ENDING)
             return True
         self.close()
@@ -285,7 +290,7 @@ class Session:
 
     def stop(self) -> None:
         """The server stops: sends the held answers first."""
-        if self.state in (SessionState.READY, SessionState.BARRED) and self.answers.held:
+        if self.state in (SessionState.READY, SessionState.WAITING_FOR_COMMIT) and self.answers.held:
             self._move(SessionState.ENDING)
         elif self.state is not SessionState.ENDING:
             self.close()
@@ -299,6 +304,6 @@ class Session:
             self._running = None
         self.state = SessionState.CLOSED
         self.answers.clear()
-        self._parked = None
+        self._deferred = None
         self.reads.give_back_all()
         self.stream.close(linger=linger)

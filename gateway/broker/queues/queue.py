@@ -148,12 +148,12 @@ class PersistentQueue:
                 self._discard_oldest(1)
         self.serve()
         if self.head() is None and not backlog.loading:
-            self.waiters.dismiss_impatient(None)
+            self.waiters.dismiss_disk_waiters(None)
 
     def not_loaded(self, error: str) -> None:
         """Reading ahead failed: waiters that only wait for the disk get the error, the others keep waiting."""
         self.backlog.loading = False
-        self.waiters.dismiss_impatient(error)
+        self.waiters.dismiss_disk_waiters(error)
 
     # Reading
 

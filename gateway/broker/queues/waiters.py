@@ -10,14 +10,14 @@ from gateway.broker.storage.batch import StoredItem, Ticket
 
 
 class WaitingRead(Protocol):
-    """A read that waits. `patient`: for items to arrive; otherwise only for items that are on disk.
+    """A read that waits. `waits_for_items`: for items to arrive; otherwise only for items that are on disk.
 
     Exactly one of `receive` and `nothing` is called, once; that ends the wait. An open read is added to `reads` first,
     those of its connection.
     """
 
     mode: ReadMode
-    patient: bool
+    waits_for_items: bool
 
     @property
     def reads(self) -> ReadOwner: ...
@@ -40,9 +40,9 @@ class Waiters(OrderedDict[WaitingRead, None]):
         """Waits no longer, if it still did."""
         self.pop(waiter, None)
 
-    def dismiss_impatient(self, error: str | None) -> None:
+    def dismiss_disk_waiters(self, error: str | None) -> None:
         """Ends the waits of those that only wait for the disk."""
-        for waiter in [waiter for waiter in self if not waiter.patient]:
+        for waiter in [waiter for waiter in self if not waiter.waits_for_items]:
             del self[waiter]
             waiter.nothing(error)
 

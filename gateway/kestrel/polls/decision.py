@@ -138,7 +138,7 @@ def _silent_at(polls: QueuePolls, waiter: Waiter, able: Sequence[Source]) -> flo
 def _asked(polls: QueuePolls, waiter: Waiter) -> None:
     if not waiter.ending:
         polls.pause(waiter)
-        polls.park(waiter)
+        polls.start_waiting(waiter)
         return
     asked = 0
     for source in polls.sources:

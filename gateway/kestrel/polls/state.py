@@ -244,7 +244,7 @@ class QueuePolls:
         for source in self.sources:
             waits = waits or bool(source.waits)
         if waits and not waiter.ending:
-            self.park(waiter)
+            self.start_waiting(waiter)
         else:
             self._ask(waiter, now)
 
@@ -259,7 +259,7 @@ class QueuePolls:
         self.askers[waiter] = None
         self.silence_at = min(self.silence_at, now + min(PROOF_S, waiter.patience_s))
 
-    def park(self, waiter: Waiter) -> None:
+    def start_waiting(self, waiter: Waiter) -> None:
         """The waiter waits."""
         waiter.move(WaiterPhase.WAITING)
         self.waiting += 1
