@@ -433,7 +433,7 @@ def parked_polls(http, queue):
 
 def test_any_worker_carries_out_any_settlement(tmp_path):
     """With three workers and a fresh connection for each request, delays, rejects, reasons and positions arrive."""
-    with running(tmp_path / "data", "--workers", "2", *BRIEF) as gateway:
+    with running(tmp_path / "data", "--workers", "3", *BRIEF) as gateway:
         with gateway.client(headers={"connection": "close"}) as http:
             enqueue(http, "q", *range(30))
             jobs = [take(http, "q") for _ in range(30)]
