@@ -301,6 +301,23 @@ def test_each_change_is_one_line_of_the_log(caplog):
     assert told[2][1] == f"Kestrel at {address} is up (2.4.8-SNAPSHOT)"
 
 
+def test_a_server_that_closes_its_last_connection_is_lost_and_tried_again(caplog):
+    """It still listens, so nothing but the end of the connections shows that it has restarted."""
+    caplog.set_level(logging.INFO, "gateway.kestrel")
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            await until(lambda: kestrel.backends()[0].connections.get("idle") == len(server.sessions) == 3)
+            for session in list(server.sessions):
+                session.transport.abort()
+            await until(lambda: len(caplog.records) == 3, 2)
+            assert kestrel.available
+
+    asyncio.run(main())
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO"]
+    assert " is lost: " in caplog.records[1].getMessage()
+
+
 def test_refusals_do_not_make_a_server_look_lost(caplog):
     """One that says SERVER_ERROR and closes, on every connection at once, is there; when it then goes it is not."""
     caplog.set_level(logging.INFO, "gateway.kestrel")
