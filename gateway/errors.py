@@ -1,7 +1,7 @@
 """Every error that a caller can get, in one tree. Knows no HTTP library and no sockets.
 
     GatewayError
-     +- BadRequest            the caller's input is wrong; nothing was sent to Kestrel
+     +- BadRequest            the caller's input is wrong; except for PartlyRefused, nothing was stored
      |   +- InvalidName       a queue, child or lease id outside the contract's alphabet
      |   +- InvalidParameter  a query parameter or header
      |   +- InvalidBody       a body that is not what the contract asks for
@@ -23,7 +23,8 @@
      |   +- LeaseExpired, LeaseLost
      +- QueueDeleted          the lease's queue was deleted through the gateway, with its jobs
      +- LeaseForgotten        the lease has ended; its outcome is no longer known
-     +- JobTooLarge, HeadersTooLarge
+     +- HeadersTooLarge
+     +- JobTooLarge           the job is too large for Kestrel or for the gateway's limit
      |   +- BodyTooLarge      a body above its limit, of whatever kind
      +- UnsupportedEncoding   the body is compressed
      +- UnsupportedType       the body holds events or jobs in an unsupported format

@@ -1,8 +1,9 @@
 """How much of a limited resource each tenant holds, and how much more it may take. Pure.
 
 A tenant may hold up to a share of what the other tenants leave. With a share of one half, a single tenant holds at most
-half of the limit, and the next one at most half of the rest. So a new tenant always finds room, and nothing has to be
-taken back from another one.
+half of the limit, and the next one at most half of the rest. So a new tenant finds room unless many tenants have each
+taken their whole share: with a share of one half, 4 tenants can use up a limit of 10, and 14 a limit of 10,000. Nothing
+has to be taken back from another tenant.
 Source: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches" (1998).
 
 Without tenants all callers count as one, whose share is the whole limit.

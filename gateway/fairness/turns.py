@@ -1,6 +1,7 @@
 """Long work on the event loop, cut into slices so that other work does not wait long. Knows no kind of work.
 
-1. One turn of the loop runs at most one slice of long work in the whole process; other work runs between slices.
+1. The first slice of a piece of work runs at once. Of all further slices, one turn of the loop runs at most one; other
+   work runs between them.
 2. Tenants take turns, however much work each of them has. A tenant that pauses (gateway.fairness.loop_time) is skipped.
 3. A slice ends after SLICE_S. A single step is never cut, so each step must be short.
 """

@@ -1,7 +1,8 @@
 """Questions to all servers at once: statistics, peeks, flushes and deletes, merged, with how many servers took part.
 
 Owns how answers are merged. A server without an answer is shown by the coverage; it is an error only if no server
-answers. Questions wait for other servers only briefly after the first answer; changes wait for all servers.
+answers, or if a change may have taken effect on a server that did not answer. Questions wait for other servers only
+briefly after the first answer; changes wait for all servers.
 """
 
 from __future__ import annotations

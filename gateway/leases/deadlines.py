@@ -1,6 +1,7 @@
 """When leases end and delayed nacks become due: a heap and one timer. Knows no settlement.
 
-1. The timer is set to the earliest entry or to an earlier time.
+1. The timer is set to the earliest entry or to an earlier time. After DUE_AT_ONCE leases it is set at least DUE_PAUSE_S
+   later.
 2. An entry is valid while its lease is open and still has that deadline. Invalid entries are skipped, and removed when
    they are the majority.
 """

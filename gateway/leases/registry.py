@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 
 DROPPED_AT_ONCE = 16
 LATE_S = 0.1
-"""A lease is noticed this long after its deadline only if the process was stopped (frozen, suspended, starved). Then
-its connection may be dead without being noticed yet.
+"""A lease is noticed this long after its deadline only if the process was stopped (frozen, suspended, starved), or if
+more than about 800 leases end at one instant (gateway.leases.deadlines). In the first case its connection may be dead
+without being noticed yet.
 """
 
 OUTCOME_NAMES = {

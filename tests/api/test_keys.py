@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from gateway.api.access.admission import Admission, Bucket
 from gateway.api.access.caller import Caller
@@ -216,10 +217,19 @@ def test_without_a_key_nothing_is_served(keyed):
             answer = http.request(method, path)
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), path
             assert answer.headers["www-authenticate"] == 'Bearer realm="kestrel-gateway"'
-        for path in ("/livez", "/readyz", "/openapi.json", "/openapi.yaml"):
+        for path in ("/", "/livez", "/readyz", "/openapi.json", "/openapi.yaml", "/problems/not-found"):
             assert http.get(path).status_code == 200
         document = http.get("/openapi.json").json()
         assert document["paths"]["/queues/{queue}/jobs"]["post"]["security"] == [{"key": ["produce"]}]
+
+
+def test_documentation_names_what_needs_no_key(root):
+    """docs/security.md names each GET that openapi.yaml leaves open, and no other path."""
+    text = " ".join((root / "docs" / "security.md").read_text().split())
+    named = text.split("except `GET` of ")[1].split(". ")[0]
+    paths = yaml.safe_load((root / "openapi.yaml").read_text())["paths"]
+    unkeyed = {path for path, calls in paths.items() if calls.get("get", {}).get("security") == []}
+    assert set(re.findall("`([^`]+)`", named)) == unkeyed
 
 
 @pytest.mark.parametrize(

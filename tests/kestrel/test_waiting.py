@@ -190,6 +190,24 @@ def test_cancel_ends_a_wait_at_once_from_a_callback():
     asyncio.run(main())
 
 
+def test_a_get_that_does_not_wait_counts_as_taking():
+    """The item of a poll's first get is counted, and so is a first get that fails without an answer."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            server.append("q", b"x")
+            await (await kestrel.wait("q", 1).result()).confirm()
+            found = kestrel.statistics()
+            assert (found.items_taken, found.waits_armed, found.waits_cut) == (1, 0, 0)
+            server.append("q", b"y")
+            server.manners.once("get", hang_up)
+            await (await kestrel.wait("q", 1).result()).confirm()
+            found = kestrel.statistics()
+            assert (found.items_taken, found.waits_armed, found.waits_cut) == (2, 0, 1)
+
+    asyncio.run(main())
+
+
 def test_an_item_given_but_not_fetched_goes_to_the_next():
     """A waiter that is cancelled, or never fetches, passes its item on before its deadline is forgotten."""
 

@@ -2,8 +2,8 @@
 
 A connection whose request waits here is not read, and its answer is not written. A tenant that floods the gateway on a
 thousand connections gets its share of the loop's time; a request of another tenant waits for a few requests of the
-flood, not for all that came before it. If only one tenant sends requests, nothing waits. A tenant that pauses
-(gateway.fairness.loop_time) begins none.
+flood, not for all that came before it. If only one tenant sends requests, ALONE of them begin in each turn. A tenant
+that pauses (gateway.fairness.loop_time) begins none.
 """
 
 from __future__ import annotations

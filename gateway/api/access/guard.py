@@ -1,4 +1,6 @@
-"""Which requests are accepted without authentication: only with loopback Hosts, and not from foreign web pages. Pure.
+"""Whether a request is accepted without keys. Pure.
+
+Its Host must be loopback or listed, and a web page's origin must be its own or listed. Health checks are exempt.
 
 With keys neither is checked: no browser adds a Bearer key by itself, so a page can do nothing that its author could not
 do from another machine (docs/security.md).

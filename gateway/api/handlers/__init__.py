@@ -1,1 +1,1 @@
-"""One module for each group of operations in openapi.yaml."""
+"""The handlers of the HTTP operations, one module per subject."""

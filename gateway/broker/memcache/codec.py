@@ -4,8 +4,8 @@ Rules for every command line (kestrel-2.4.8-transcript.txt, kestrel-wire.md): a 
 is dropped; fields are separated by single spaces and empty fields at the end are dropped, so two spaces shift the
 fields; the command word may have any case; the first key counts, further keys are ignored.
 
-Kestrel's `CLIENT_ERROR` has no text, and neither does this one. Where Kestrel silently drops the connection, this
-module gives the reason before it closes.
+Where Kestrel answers `CLIENT_ERROR`, it has no text here either. Where Kestrel silently drops the connection, this
+module answers `CLIENT_ERROR` with the reason, and the connection is closed.
 
 Every number is checked here: a command from this module contains only numbers that a queue and the disk can store.
 Kestrel reads each number as a signed 32-bit integer (MemcacheHandler.scala, `toInt`), except flags, which are unsigned.

@@ -24,9 +24,9 @@ it waits, and gets with `t=`, called waits, stay on the servers. At its deadline
 9. A get is closed only when no waiter is in line, when items go back, and when its server is removed.
 10. A get whose connection ends is sent again, at first at once, then after growing pauses; a take fails for its waiters
     the second time. Gets that end together count once.
-11. A server that answers a wait before its time is over does not support waiting (Siberite), or the queue was deleted.
-    From the second time in a row one wait at a time is sent, in growing slices, until an item comes or one waits to its
-    end.
+11. A server that answers a wait with nothing before half its time is over does not support waiting (Siberite), or the
+    queue was deleted. From the second time in a row one wait at a time is sent, in growing slices, until an item comes
+    or one waits to its end.
 12. If a wait is silent CHECK_S after an item was stored on its server, it is not relied on: one take asks. Source:
     kestrel-wire.md, "Lost wake-up". The server's `longest_wait_s` limits the delay of items from other writers.
 """

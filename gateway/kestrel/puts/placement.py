@@ -4,7 +4,8 @@ Owns one writer per server and the order in which they are tried. Does not know 
 
 1. An item goes to a server that is up, at random; servers with an overdue answer are tried last.
 2. If it was certainly not stored, the next server is tried, within one deadline for all of them. Servers that are not
-   up are tried only if no other could be asked. A queue is full if every server that could be asked is full.
+   up are not tried after a server that is full or whose outcome is unknown. A queue is full if every server that could
+   be asked is full.
 3. An item with an unknown outcome is tried elsewhere only if duplicates are allowed. It is the same item, with the same
    id. If no other server stores it either, its outcome stays unknown.
 4. Items with an ordering key go to one member, whether it is up or not: rendezvous hashing of its address with the
@@ -181,7 +182,7 @@ def _goes_on(failure: GatewayError | None, duplicates_ok: bool) -> bool:
 
 
 def _worth(writer: Writer, failure: GatewayError | None) -> bool:
-    """Whether the server is worth a try after `failure`: one that is not up only if none could be asked."""
+    """Whether the server is worth a try after `failure` (rule 2)."""
     return writer.server.health.state is Health.UP or not isinstance(failure, (QueueFull, OutcomeUnknown))
 
 

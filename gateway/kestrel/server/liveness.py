@@ -3,9 +3,9 @@
 Owns the times of questions and attempts, and the deadline of each question. The server decides what follows.
 
 1. While it answers, it is asked for `status` (`version` if it has no `status`): LOOK_PART of the command timeout after
-   the last question or change of state, and at once after `now`. The answer must come within the same time. So a server
-   that freezes is detected within the command timeout, even if it is not used. Blocked gets cannot detect it: a frozen
-   server looks like an empty queue.
+   the last question or change of state, at most EVERY_S (AGAIN_S while it is not UP), and at once after `now`. The
+   answer must come within LOOK_PART of the command timeout. So a server that freezes is detected within the command
+   timeout, even if it is not used. Blocked gets cannot detect it: a frozen server looks like an empty queue.
 2. A connection that is quiet for `ping_after_s` is asked for the version, before Kestrel's limit for idle connections.
 3. While it does not answer, the task tries to connect: at once, then after growing pauses, one connection at a time.
    `try_now` ends a pause that has lasted LEAST_PAUSE_S.

@@ -30,7 +30,7 @@ class QueueGets:
 
     __slots__ = ("answered", "counters", "key", "sending", "server", "tenant")
 
-    def __init__(  # noqa: PLR0917 (one waiter)
+    def __init__(  # noqa: PLR0917 (one caller)
         self, server: Server, key: str, tenant: str, counters: Counters, sending: Sending, answered: Answered
     ) -> None:
         self.server = server

@@ -2,7 +2,8 @@
 
 1. A server that holds as many items for a tenant as it may is `full` for that tenant: no item is taken for the tenant
    until there is room.
-2. It has at most `max_waits` gets, for all queues together. A queue's second get and all further ones use only one half
+2. It has at most `max_waits` gets, for all queues together, plus at most one take per queue that has no free place
+   (gateway.kestrel.polls.rules, rule 7). A queue's second get and all further ones use only one half
    of the tenant's places, so that many queues still have one each.
 3. A caller that was refused by 1 or 2 is informed of room: `on_room` is called soon after there is some again.
 """
