@@ -8,10 +8,21 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gateway.kestrel.polls.decision import assign, joins
+from gateway.kestrel.polls.decision import assign, try_join_takes
 from gateway.kestrel.polls.kept import KeptItems
 from gateway.kestrel.polls.state import QueuePolls
-from gateway.kestrel.polls.values import Abort, Close, End, Get, Give, GiveBack, Send, Waiter, WaiterPhase
+from gateway.kestrel.polls.values import (
+    Abort,
+    Close,
+    End,
+    Get,
+    Give,
+    GiveBack,
+    Send,
+    ServerFigures,
+    Waiter,
+    WaiterPhase,
+)
 
 PATIENCE_S = 7.0
 LONGEST_WAIT_S = 1.0
@@ -45,8 +56,8 @@ class WorldServer:
     held: list[WorldItem] = field(default_factory=list)
     gets: dict[Get, None] = field(default_factory=dict)
 
-    def figures(self, others: int) -> tuple[bool, int, int]:
-        return self.reads, self.item_limit - len(self.held), self.places - self.taken
+    def figures(self, others: int) -> ServerFigures:
+        return ServerFigures(self.reads, self.item_limit - len(self.held), self.places - self.taken)
 
     def take_place(self):
         self.taken += 1
@@ -111,7 +122,7 @@ class World:
         self.ends[waiter] = end
         if waiter in self.line:
             self.line.remove(waiter)
-        assert end.total == len(self.polls.sources)
+        assert end.total == len(self.polls.queues)
         if end.asked:
             proofs = [any(sent > self.closing[waiter] for sent in self.emptied[server]) for server in self.servers]
             assert end.asked <= sum(proofs), "a wait that ends empty was proved by takes that were sent at its end"
@@ -124,8 +135,8 @@ class World:
             wait_s = self.polls.sent(get, self.now)
             assert (wait_s > 0) is get.waits
             self.sent_at[get] = self.count
-            server = get.source.server
-            if get.waits and len(server.queue) > sum(each.source.server is server for each in self.ready):
+            server = get.queue.server
+            if get.waits and len(server.queue) > sum(each.queue.server is server for each in self.ready):
                 self.ready.append(get)
             server.gets[get] = None
 
@@ -133,7 +144,7 @@ class World:
         if get in self.unsent:
             self.unsent.remove(get)
         else:
-            del get.source.server.gets[get]
+            del get.queue.server.gets[get]
 
     # What servers do
 
@@ -156,7 +167,7 @@ class World:
 
     def answer(self, get):
         """The server answers a get: the head item, or nothing."""
-        server = get.source.server
+        server = get.queue.server
         del server.gets[get]
         server.heard_at = self.now
         item = server.queue.popleft() if server.queue else None
@@ -171,7 +182,7 @@ class World:
 
     def expire(self, get):
         """The time of a wait is over: it answers nothing, whatever is there."""
-        server = get.source.server
+        server = get.queue.server
         del server.gets[get]
         server.heard_at = self.now
         self.polls.answered(get, None, self.now)
@@ -181,7 +192,7 @@ class World:
         if get in self.unsent:
             self.unsent.remove(get)
         else:
-            del get.source.server.gets[get]
+            del get.queue.server.gets[get]
         self.polls.cut(get, OSError("cut"), self.now)
         self.run()
 
@@ -194,7 +205,7 @@ class World:
     def go_back(self, action, *, seen=True):
         self.going.remove(action)
         self.back(action.item)
-        self.polls.aborted(action.source, seen=seen)
+        self.polls.aborted(action.queue, seen=seen)
         self.run()
 
     def set_reads(self, server, reads):
@@ -213,10 +224,10 @@ class World:
         if not timeout_s:
             self.closing[waiter] = self.count
         decided, waiters = copy.deepcopy((self.polls, self.waiters))
-        if joins(self.polls, waiter, self.now):
+        if try_join_takes(self.polls, waiter, self.now):
             self.joined += 1
             decided.came(waiters[-1], self.now)
-            assert assign(decided, self.now) == [], "a poll that joins needs no decision"
+            assert assign(decided, self.now) == [], "a poll that joins takes needs no decision"
             assert record(decided, waiters) == record(self.polls, self.waiters), "what the decision would have left"
         else:
             self.polls.came(waiter, self.now)
@@ -275,7 +286,7 @@ class World:
         while (at := self.next_time()) <= to:
             self.now = max(self.now, at)
             for get in self.waits:
-                if get.sent_at + get.wait_s <= self.now and get in get.source.server.gets:
+                if get.sent_at + get.wait_s <= self.now and get in get.queue.server.gets:
                     self.expire(get)
             for waiter in self.waiters:
                 if waiter.deadline <= self.now and waiter.phase in TIMED and waiter not in self.closing:
@@ -312,7 +323,7 @@ class World:
             elif self.going:
                 self.go_back(self.going[0])
             elif self.ready:
-                if (get := self.ready.pop(0)) in get.source.server.gets:
+                if (get := self.ready.pop(0)) in get.queue.server.gets:
                     self.answer(get)
             else:
                 return
@@ -323,8 +334,8 @@ TIMED = (WaiterPhase.ASKING, WaiterPhase.WAITING, WaiterPhase.GIVEN)
 
 def record(polls, waiters):
     """Everything that the state holds, as plain values that are equal to those of an equal state."""
-    gets = [get for source in polls.sources for get in [*source.takes, *source.waits]]
-    parts = [*waiters, *polls.sources, *gets]
+    gets = [get for queue in polls.queues for get in [*queue.takes, *queue.waits]]
+    parts = [*waiters, *polls.queues, *gets]
     numbers = {id(part): f"#{number}" for number, part in enumerate(parts)}
 
     def plain(value):

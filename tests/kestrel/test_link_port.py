@@ -17,7 +17,7 @@ from gateway.kestrel.address import parse_address
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.health import Health
 from gateway.kestrel.link import ServerLink
-from gateway.kestrel.polls.values import Get, Source
+from gateway.kestrel.polls.values import Get, ServerQueue
 from gateway.kestrel.server.memcache_link import MemcacheLink
 from gateway.kestrel.wire.codec import Codecs
 from gateway.settings import Settings
@@ -96,7 +96,7 @@ class Asked:
     def start(self):
         self.queue.take_place()
         self.answer.add_done_callback(lambda _: self.queue.return_place())
-        get = self.queue.get(Get(Source(self.queue, 1), self.wait_s > 0, True, 1, 0.0))
+        get = self.queue.get(Get(ServerQueue(self.queue, 1), self.wait_s > 0, True, 1, 0.0))
         get.start()
         return get
 

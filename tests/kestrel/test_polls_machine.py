@@ -135,7 +135,7 @@ class PollsMachine(RuleBasedStateMachine):
         world.settle(3)  # the longest pause after cuts
         world.settle(LONGEST_WAIT_S + 0.1)
         for server in world.servers:
-            if server.reads and server.figures(0)[1] > 0 and world.line:
+            if server.reads and server.figures(0).item_room > 0 and world.line:
                 assert not server.queue, "somebody waits, and an item lies there"
 
     # What holds
@@ -162,11 +162,11 @@ class PollsMachine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         waits = 0
-        for source in self.world.polls.sources:
-            assert len(source.waits) <= self.limit
-            assert len(source.takes) <= self.limit
-            assert set(source.server.gets) == {get for get in [*source.waits, *source.takes] if get.sent}
-            waits += len(source.waits)
+        for queue in self.world.polls.queues:
+            assert len(queue.waits) <= self.limit
+            assert len(queue.takes) <= self.limit
+            assert set(queue.server.gets) == {get for get in [*queue.waits, *queue.takes] if get.sent}
+            waits += len(queue.waits)
         assert waits <= QUEUE_GETS
 
     def teardown(self):

@@ -11,26 +11,25 @@ from itertools import islice
 
 from gateway.kestrel.polls.rules import GATHER_S, LINGER_S, PROOF_S, QUEUE_GETS, QUIET_S, SETTLE_S, STEP_S, UNREAD_S
 from gateway.kestrel.polls.state import QueuePolls
-from gateway.kestrel.polls.values import Action, Give, Source, Waiter, WaiterPhase, Why, usable
+from gateway.kestrel.polls.values import Action, Give, ServerQueue, Waiter, WaiterPhase, Why, usable
 
 
-def joins(polls: QueuePolls, waiter: Waiter, now: float) -> bool:
-    """A poll begins that only awaits the takes under way, so that there is nothing to decide. Returns whether that
-    is so; if not, call `came`.
+def try_join_takes(polls: QueuePolls, waiter: Waiter, now: float) -> bool:
+    """Adds the waiter without a decision if it only needs the takes under way. Otherwise returns False: call `came`.
 
-    The state is then the same as after `came` and `assign`. No other event may be undecided.
+    Afterwards the state is the same as after `came` and `assign`. No other event may be undecided.
     """
     silence_at = min(polls.silence_at, now + min(PROOF_S, waiter.patience_s))
-    sources = polls.sources
-    if polls.waiting or polls.kept.items or silence_at <= now or not sources:
+    queues = polls.queues
+    if polls.waiting or polls.kept.items or silence_at <= now or not queues:
         return False
-    for source in sources:
-        limit = 1 if source.empty else source.limit
-        if source.waits or len(source.takes) < limit or (not source.empty and len(sources) > 1):
+    for queue in queues:
+        limit = 1 if queue.empty else queue.limit
+        if queue.waits or len(queue.takes) < limit or (not queue.empty and len(queues) > 1):
             return False
-    for source in sources:
-        source.look()
-        if not source.reads or source.items <= 0:
+    for queue in queues:
+        queue.look()
+        if not queue.delivers or queue.item_room <= 0:
             return False
     if waiter.deadline <= now:
         waiter.ending = True
@@ -46,14 +45,14 @@ def assign(polls: QueuePolls, now: float) -> list[Action]:
     """What to do now, in this order. The state counts it as done."""
     polls.next_at = math.inf
     polls.starving = False
-    reads = False
-    for source in polls.sources:
-        source.look()
-        reads = reads or source.reads
+    delivers = False
+    for queue in polls.queues:
+        queue.look()
+        delivers = delivers or queue.delivers
     if polls.kept.items:
         _match(polls, now)
     if polls.arrived or polls.askers:
-        able = [source for source in polls.sources if (source.reads or not reads) and not source.shut]
+        able = [queue for queue in polls.queues if (queue.delivers or not delivers) and not queue.shut]
         if not able:
             _refuse(polls)
         polls.arrived.clear()
@@ -75,23 +74,23 @@ def _match(polls: QueuePolls, now: float) -> None:
     """Gives items to waiters (rule 1)."""
     kept = polls.kept
     for each in list(kept.items):
-        _, item, source = each
+        _, item, queue = each
         if item.lost:
             kept.items.remove(each)
-        elif polls.line and source.items >= 0:
+        elif polls.line and queue.item_room >= 0:
             kept.items.remove(each)
             waiter, _ = polls.line.popitem(last=False)
             polls.pause(waiter)
             waiter.move(WaiterPhase.GIVEN)
-            waiter.item, waiter.source = item, source
+            waiter.item, waiter.queue = item, queue
             polls.given.add(waiter)
             polls.actions.append(Give(waiter, item))
     if not kept.items:
         kept.back_at = math.inf
         kept.settling = False
     elif kept.keep_s is not None:
-        keep_s = kept.keep_s if any(source.items >= 0 for _, _, source in kept.items) else 0.0
-        if keep_s < GATHER_S and any(get.sent for each in polls.sources for get in [*each.takes, *each.waits]):
+        keep_s = kept.keep_s if any(queue.item_room >= 0 for _, _, queue in kept.items) else 0.0
+        if keep_s < GATHER_S and any(get.sent for each in polls.queues for get in [*each.takes, *each.waits]):
             keep_s = GATHER_S
         kept.back_at = now + keep_s
     kept.keep_s = None
@@ -99,19 +98,19 @@ def _match(polls: QueuePolls, now: float) -> None:
 
 def _refuse(polls: QueuePolls) -> None:
     """Ends the calls of new waiters while every server that delivers items is shut (rule 7)."""
-    for source in polls.sources:
-        if source.reads:
+    for queue in polls.queues:
+        if queue.delivers:
             for waiter in polls.arrived:
                 if waiter in polls.line:
-                    polls.end(waiter, *_trouble(source))
+                    polls.end(waiter, *_trouble(queue))
             return
 
 
-def _conclude(polls: QueuePolls, now: float, able: Sequence[Source]) -> None:
+def _conclude(polls: QueuePolls, now: float, able: Sequence[ServerQueue]) -> None:
     """Uses the results of takes: waiters that have asked every server wait, or end (rules 3 and 4)."""
     done = polls.number
-    for source in able:
-        done = min(done, source.done)
+    for queue in able:
+        done = min(done, queue.done)
     while polls.askers and (waiter := next(iter(polls.askers))).since <= done:
         _asked(polls, waiter)
     if now < polls.silence_at:
@@ -127,11 +126,11 @@ def _conclude(polls: QueuePolls, now: float, able: Sequence[Source]) -> None:
     polls.next_at = min(polls.next_at, polls.silence_at)
 
 
-def _silent_at(polls: QueuePolls, waiter: Waiter, able: Sequence[Source]) -> float:
+def _silent_at(polls: QueuePolls, waiter: Waiter, able: Sequence[ServerQueue]) -> float:
     """The time from which the waiter need not wait for its takes."""
-    proved = any(source.proved >= waiter.since for source in polls.sources)
+    proved = any(queue.proved >= waiter.since for queue in polls.queues)
     patience_s = PROOF_S if proved else waiter.patience_s
-    silent_at = max((source.server.heard_at for source in able if source.done < waiter.since), default=waiter.since_at)
+    silent_at = max((queue.server.heard_at for queue in able if queue.done < waiter.since), default=waiter.since_at)
     return min(max(silent_at, waiter.since_at) + patience_s, waiter.since_at + polls.patience_s)
 
 
@@ -141,56 +140,56 @@ def _asked(polls: QueuePolls, waiter: Waiter) -> None:
         polls.start_waiting(waiter)
         return
     asked = 0
-    for source in polls.sources:
-        if source.proved >= waiter.since:
+    for queue in polls.queues:
+        if queue.proved >= waiter.since:
             asked += 1
-    why: tuple[Why, Source | None] = (Why.EMPTY, None) if asked else _unasked(polls, waiter)
+    why: tuple[Why, ServerQueue | None] = (Why.EMPTY, None) if asked else _unasked(polls, waiter)
     polls.end(waiter, *why, asked=asked)
 
 
-def _unasked(polls: QueuePolls, waiter: Waiter) -> tuple[Why, Source | None]:
+def _unasked(polls: QueuePolls, waiter: Waiter) -> tuple[Why, ServerQueue | None]:
     """Why no server was asked."""
-    if not polls.sources:
+    if not polls.queues:
         return Why.NO_SERVER, None
-    for source in polls.sources:
-        if source.reads and source.server.full_at >= waiter.joined_at:
-            return Why.FULL, source
-    return _trouble(next((source for source in polls.sources if source.shut), polls.sources[0]))
+    for queue in polls.queues:
+        if queue.delivers and queue.server.full_at >= waiter.joined_at:
+            return Why.FULL, queue
+    return _trouble(next((queue for queue in polls.queues if queue.shut), polls.queues[0]))
 
 
-def _trouble(source: Source) -> tuple[Why, Source]:
-    if not source.reads:
-        return Why.DOWN, source
-    if source.shut:
-        return (Why.FULL if source.full else Why.CROWDED), source
-    if source.error is not None:
-        return Why.FAILED, source
-    sent = any(get.sent for get in [*source.takes, *source.waits])
-    return (Why.SILENT if sent else Why.UNCONNECTED), source
+def _trouble(queue: ServerQueue) -> tuple[Why, ServerQueue]:
+    if not queue.delivers:
+        return Why.DOWN, queue
+    if queue.shut:
+        return (Why.FULL if queue.full else Why.CROWDED), queue
+    if queue.error is not None:
+        return Why.FAILED, queue
+    sent = any(get.sent for get in [*queue.takes, *queue.waits])
+    return (Why.SILENT if sent else Why.UNCONNECTED), queue
 
 
-def _take(polls: QueuePolls, now: float, able: Sequence[Source]) -> None:
+def _take(polls: QueuePolls, now: float, able: Sequence[ServerQueue]) -> None:
     """Sends gets without `t=` for waiters that ask (rules 2 and 6)."""
     alone = 0
     if len(able) > 1:
-        heard = max(source.done for source in able)
+        heard = max(queue.done for queue in able)
         for waiter in reversed(polls.askers):
             if waiter.since <= heard or waiter.alone_until <= now:
                 break
             alone += 1
             polls.next_at = min(polls.next_at, waiter.alone_until)
     under_way = 0
-    for source in able:
-        limit = 1 if source.empty else source.limit
+    for queue in able:
+        limit = 1 if queue.empty else queue.limit
         need = 0
         for waiter in islice(reversed(polls.askers), alone, None):
-            if waiter.since <= source.done or need >= limit:
+            if waiter.since <= queue.done or need >= limit:
                 break
             need += 1
-        if need > len(source.takes):
-            for _ in range(min(need - len(source.takes), source.take_room())):
-                polls.send(source, now, waits=False)
-        under_way += len(source.takes)
+        if need > len(queue.takes):
+            for _ in range(min(need - len(queue.takes), queue.take_room())):
+                polls.send(queue, now, waits=False)
+        under_way += len(queue.takes)
     for _ in range(alone - under_way):
         likely = [each for each in able if each.likely and len(each.takes) < each.limit and each.take_room()]
         if not likely:
@@ -200,46 +199,46 @@ def _take(polls: QueuePolls, now: float, able: Sequence[Source]) -> None:
 
 def _check(polls: QueuePolls, now: float) -> None:
     """Sends takes where a wait should have brought an item by now (rule 12)."""
-    for source in polls.sources:
-        if source.check_at > now:
-            polls.next_at = min(polls.next_at, source.check_at)
+    for queue in polls.queues:
+        if queue.check_at > now:
+            polls.next_at = min(polls.next_at, queue.check_at)
             continue
-        source.check_at = math.inf
-        oldest = next(iter(source.waits), None)
-        if source.takes or oldest is None or oldest.sent_at > source.stored_at:
+        queue.check_at = math.inf
+        oldest = next(iter(queue.waits), None)
+        if queue.takes or oldest is None or oldest.sent_at > queue.stored_at:
             continue
-        if source.take_room():
-            polls.send(source, now, waits=False)
+        if queue.take_room():
+            polls.send(queue, now, waits=False)
 
 
 def _wait(polls: QueuePolls, now: float) -> None:
     """Sends gets with `t=` for waiters that wait (rules 5 and 6)."""
     if polls.furthest - now < STEP_S:
         return
-    for source in polls.sources:
-        if source.retry_at > now:
-            polls.next_at = min(polls.next_at, source.retry_at)
-    sources = usable(polls.sources)
-    if len(polls.sources) == 1:
-        source = sources[0]
-        count = source.wants(polls.waiting, now)
+    for queue in polls.queues:
+        if queue.retry_at > now:
+            polls.next_at = min(polls.next_at, queue.retry_at)
+    queues = usable(polls.queues)
+    if len(polls.queues) == 1:
+        queue = queues[0]
+        count = queue.wants(polls.waiting, now)
         for _ in range(count):
-            polls.send(source, now, waits=True)
-        polls.starving = not count and source.shut
+            polls.send(queue, now, waits=True)
+        polls.starving = not count and queue.shut
         return
-    polls.starving = any(source.shut for source in polls.sources)
-    waits = [get for source in polls.sources for get in source.waits]
+    polls.starving = any(queue.shut for queue in polls.queues)
+    waits = [get for queue in polls.queues for get in queue.waits]
     free = polls.waiting - sum(now - get.begun_at < STEP_S for get in waits)
     left = QUEUE_GETS - len(waits)
-    room = {source: count for source in sources if (count := source.wants(polls.waiting, now))}
+    room = {queue: count for queue in queues if (count := queue.wants(polls.waiting, now))}
     for _ in range(min(free, left)):
         if not room:
             break
-        source = min(room, key=lambda each: _rank(each, now))
-        polls.send(source, now, waits=True)
-        room[source] -= 1
-        if not room[source]:
-            del room[source]
+        queue = min(room, key=lambda each: _rank(each, now))
+        polls.send(queue, now, waits=True)
+        room[queue] -= 1
+        if not room[queue]:
+            del room[queue]
         left -= 1
     if room and left > 0:
         polls.next_at = min(polls.next_at, now + STEP_S)
@@ -248,21 +247,21 @@ def _wait(polls: QueuePolls, now: float) -> None:
 def _rest(polls: QueuePolls, now: float) -> None:
     """No waiter is in line (rule 9)."""
     waits = False
-    for source in polls.sources:
-        source.retry_at = -math.inf
-        source.check_at = math.inf
-        source.unseen = 0
-        if source.takes or source.waits:
-            polls.close_gets([get for get in [*source.takes, *source.waits] if not get.sent])
-            waits = waits or bool(source.waits)
+    for queue in polls.queues:
+        queue.retry_at = -math.inf
+        queue.check_at = math.inf
+        queue.unseen = 0
+        if queue.takes or queue.waits:
+            polls.close_gets([get for get in [*queue.takes, *queue.waits] if not get.sent])
+            waits = waits or bool(queue.waits)
     if not waits:
         polls.quiet_at = math.inf
     elif polls.quiet_at == math.inf:
-        polls.quiet_at = now + (LINGER_S if len(polls.sources) > 1 else QUIET_S)
+        polls.quiet_at = now + (LINGER_S if len(polls.queues) > 1 else QUIET_S)
     elif now >= polls.quiet_at:
         polls.quiet_at = math.inf
-        for source in polls.sources:
-            polls.close_gets(list(source.waits))
+        for queue in polls.queues:
+            polls.close_gets(list(queue.waits))
         if polls.kept.items:
             polls.kept.settling = True
             polls.kept.back_at = max(polls.kept.back_at, now + SETTLE_S)
@@ -276,9 +275,9 @@ def _back(polls: QueuePolls, now: float) -> None:
         polls.next_at = min(polls.next_at, kept.back_at)
         return
     if not kept.settling:
-        stood = [source for source in polls.sources if source.waits and (not polls.line or source.full)]
-        for source in stood:
-            polls.close_gets(list(source.waits))
+        stood = [queue for queue in polls.queues if queue.waits and (not polls.line or queue.full)]
+        for queue in stood:
+            polls.close_gets(list(queue.waits))
         if stood:
             kept.settling = True
             kept.back_at = now + SETTLE_S
@@ -286,13 +285,13 @@ def _back(polls: QueuePolls, now: float) -> None:
             return
     kept.back_at = math.inf
     kept.settling = False
-    for source in dict.fromkeys(source for _, _, source in kept.items):
-        if source not in kept.going:
-            polls.actions += kept.next_back(source)
+    for queue in dict.fromkeys(queue for _, _, queue in kept.items):
+        if queue not in kept.going:
+            polls.actions += kept.next_back(queue)
 
 
-def _rank(source: Source, now: float) -> tuple[int, float]:
+def _rank(queue: ServerQueue, now: float) -> tuple[int, float]:
     """The rank: a lower one is asked earlier (rule 6)."""
-    if not source.under_way and now - source.last_at > UNREAD_S:
-        return 0, source.last_at
-    return (2 if source.empty else 1), source.last_at
+    if not queue.under_way and now - queue.last_at > UNREAD_S:
+        return 0, queue.last_at
+    return (2 if queue.empty else 1), queue.last_at

@@ -17,7 +17,7 @@ from gateway.errors import BackendUnavailable, GatewayError
 from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import PendingGet, QueueLink, ServerLink, TakenItem
-from gateway.kestrel.polls.decision import assign, joins
+from gateway.kestrel.polls.decision import assign, try_join_takes
 from gateway.kestrel.polls.state import QueuePolls
 from gateway.kestrel.polls.values import (
     OPEN_PHASES,
@@ -29,7 +29,7 @@ from gateway.kestrel.polls.values import (
     Give,
     GiveBack,
     Send,
-    Source,
+    ServerQueue,
     Waiter,
     WaiterPhase,
     Why,
@@ -171,7 +171,7 @@ class QueueRunner:
         state, now = self._state, poll.joined_at
         if poll.deadline > now:
             poll.time_from(poll.deadline)
-        if self._running or not joins(state, poll, now):
+        if self._running or not try_join_takes(state, poll, now):
             state.came(poll, now)
             self._run()
         elif state.next_at < self._timer_at:
@@ -258,8 +258,8 @@ class QueueRunner:
             self._state.cut(get, error, now)
         self._run()
 
-    def _aborted(self, source: Source, seen: bool) -> None:
-        self._state.aborted(source, seen=seen)
+    def _aborted(self, queue: ServerQueue, seen: bool) -> None:
+        self._state.aborted(queue, seen=seen)
         self._run()
 
     # Actions
@@ -288,7 +288,7 @@ class QueueRunner:
     def _do(self, action: Action) -> None:
         match action:
             case Send(get):
-                self._gets[get] = sent = cast(QueueLink, get.source.server).get(get)
+                self._gets[get] = sent = cast(QueueLink, get.queue.server).get(get)
                 sent.start()
             case Give(waiter):
                 assert isinstance(waiter, LongPoll)
@@ -301,9 +301,9 @@ class QueueRunner:
             case Close(get):
                 if (pending := self._gets.pop(get, None)) is not None:
                     pending.close()
-            case Abort(item, source):
+            case Abort(item, queue):
                 self._counters.given_back_unserved += 1
-                cast(TakenItem, item).start_abort(partial(self._aborted, source))
+                cast(TakenItem, item).start_abort(partial(self._aborted, queue))
             case GiveBack(item):
                 self._counters.given_back_unserved += 1
                 cast(TakenItem, item).give_back()
@@ -343,6 +343,6 @@ def _outcome(end: End) -> tuple[GatewayError | None, Coverage | None]:
     """The error or the coverage with which the poll ends."""
     if end.why is Why.NO_SERVER:
         return BackendUnavailable("no Kestrel server is known yet"), None
-    if end.source is not None:
-        return cast(QueueLink, end.source.server).trouble(end.why, end.source.error), None
+    if end.queue is not None:
+        return cast(QueueLink, end.queue.server).trouble(end.why, end.queue.error), None
     return None, Coverage(end.asked, end.total) if 0 < end.asked < end.total else None

@@ -34,7 +34,7 @@ from gateway.kestrel.polls.values import (
     PolledItem,
     PolledServer,
     Send,
-    Source,
+    ServerQueue,
     Waiter,
     WaiterPhase,
     Why,
@@ -58,7 +58,7 @@ class QueuePolls:
         self.askers: OrderedDict[Waiter, None] = OrderedDict()
         self.given: set[Waiter] = set()
         self.waiting = 0
-        self.sources: list[Source] = []
+        self.queues: list[ServerQueue] = []
         self.next_at = math.inf
         self.starving = False
         self._most_waits = waits
@@ -81,41 +81,42 @@ class QueuePolls:
     @property
     def gets(self) -> int:
         """How many waits are on servers."""
-        return sum(get.sent for source in self.sources for get in source.waits)
+        return sum(get.sent for queue in self.queues for get in queue.waits)
 
     # Events of servers
 
     def set_servers(self, servers: Sequence[PolledServer]) -> None:
         """Uses these servers from now on; gets on others are closed."""
-        known = {source.server: source for source in self.sources}
+        known = {queue.server: queue for queue in self.queues}
         count = len(servers)
         limit = max(1, min(self._most_waits, QUEUE_GETS // count)) if count > 1 else self._most_waits
-        self.sources = [
-            known.pop(server) if server in known else Source(server, limit) for server in random.sample(servers, count)
+        self.queues = [
+            known.pop(server) if server in known else ServerQueue(server, limit)
+            for server in random.sample(servers, count)
         ]
-        for source in self.sources:
-            source.limit = limit
-            source.look()
-        for source in known.values():
-            self.close_gets([*source.waits, *source.takes])
+        for queue in self.queues:
+            queue.limit = limit
+            queue.look()
+        for queue in known.values():
+            self.close_gets([*queue.waits, *queue.takes])
 
     def server_changed(self, server: PolledServer) -> None:
         """The server delivers items again, or no longer."""
-        for source in self.sources:
-            if source.server is server:
-                source.look()
-                if source.reads:
-                    source.failures = 0
-                    source.retry_at = -math.inf
+        for queue in self.queues:
+            if queue.server is server:
+                queue.look()
+                if queue.delivers:
+                    queue.failures = 0
+                    queue.retry_at = -math.inf
 
     def stored(self, server: PolledServer, now: float) -> bool:
         """An item was stored on the server. Returns whether that matters: a wait should bring the item."""
-        for source in self.sources:
-            if source.server is server and source.waits and self.waiting:
-                source.unseen += 1
-                source.stored_at = now
-                if source.check_at == math.inf:
-                    source.check_at = now + CHECK_S
+        for queue in self.queues:
+            if queue.server is server and queue.waits and self.waiting:
+                queue.unseen += 1
+                queue.stored_at = now
+                if queue.check_at == math.inf:
+                    queue.check_at = now + CHECK_S
                     return True
         return False
 
@@ -153,13 +154,13 @@ class QueuePolls:
     def fetched(self, waiter: Waiter) -> None:
         """The waiter has its item."""
         waiter.move(WaiterPhase.SERVED)
-        waiter.item = waiter.source = None
+        waiter.item = waiter.queue = None
         self.given.discard(waiter)
 
     def lost(self, waiter: Waiter, now: float) -> None:
         """The waiter's item was lost before it was fetched: the waiter is the first in line again."""
         self.given.discard(waiter)
-        waiter.item = waiter.source = None
+        waiter.item = waiter.queue = None
         self.line[waiter] = None
         self.line.move_to_end(waiter, last=False)
         self._begin(waiter, now)
@@ -172,67 +173,67 @@ class QueuePolls:
         get.number = self.number
         get.sent_at = now
         if get.waits:
-            longest_s = 0.8 * QUEUE_GETS / len(self.sources) if len(self.sources) > QUEUE_GETS else math.inf
-            get.wait_s = max(0.001, min(self.furthest - now, longest_s, get.source.server.longest_wait_s))
+            longest_s = 0.8 * QUEUE_GETS / len(self.queues) if len(self.queues) > QUEUE_GETS else math.inf
+            get.wait_s = max(0.001, min(self.furthest - now, longest_s, get.queue.server.longest_wait_s))
         return get.wait_s
 
     def answered(self, get: Get, item: PolledItem | None, now: float) -> None:
         """The get was answered: with an item, or empty."""
-        source = self._over(get)
-        source.answered_at = now
-        source.failures = 0
-        source.error = None
-        source.empty = item is None
+        queue = self._over(get)
+        queue.answered_at = now
+        queue.failures = 0
+        queue.error = None
+        queue.empty = item is None
         if item is not None:
-            source.early = 0
-            source.retry_at = -math.inf
-            source.unseen = max(0, source.unseen - 1)
-            if not source.unseen:
-                source.check_at = math.inf
+            queue.early = 0
+            queue.retry_at = -math.inf
+            queue.unseen = max(0, queue.unseen - 1)
+            if not queue.unseen:
+                queue.check_at = math.inf
             elif not get.waits:
-                source.check_at = now  # a wake-up was lost, and there may be more
-            self.kept.keep(item, source, GATHER_S if self.line or len(self.sources) == 1 else LINGER_S)
+                queue.check_at = now  # a wake-up was lost, and there may be more
+            self.kept.keep(item, queue, GATHER_S if self.line or len(self.queues) == 1 else LINGER_S)
         elif not get.waits:
-            source.proved = max(source.proved, get.number)
-            source.done = max(source.done, get.number)
-            source.unseen = 0
-            source.check_at = math.inf
-            if len(self.sources) > 1:
+            queue.proved = max(queue.proved, get.number)
+            queue.done = max(queue.done, get.number)
+            queue.unseen = 0
+            queue.check_at = math.inf
+            if len(self.queues) > 1:
                 self.silence_at = min(self.silence_at, now)
         elif now - get.sent_at >= get.wait_s / 2:
-            source.early = 0
-        elif source.retry_at <= now:
-            source.early += 1
-            if source.early >= EARLY_ENDS:
-                pause = FIRST_SLICE_S * SLICE_GROWTH ** (source.early - EARLY_ENDS)
-                source.retry_at = now + min(LONGEST_SLICE_S, pause)
+            queue.early = 0
+        elif queue.retry_at <= now:
+            queue.early += 1
+            if queue.early >= EARLY_ENDS:
+                pause = FIRST_SLICE_S * SLICE_GROWTH ** (queue.early - EARLY_ENDS)
+                queue.retry_at = now + min(LONGEST_SLICE_S, pause)
 
     def cut(self, get: Get, error: Exception, now: float) -> None:
         """The get ended without an answer, or could get no connection."""
-        source = self._over(get)
-        source.error = error
-        if get.number <= source.cut_number:
+        queue = self._over(get)
+        queue.error = error
+        if get.number <= queue.cut_number:
             return
         self.number += 1
-        source.cut_number = self.number
-        source.failures += 1
-        if source.failures > 1:
-            source.done = self.number
-            source.retry_at = now + pause_s(source.failures - 1)
+        queue.cut_number = self.number
+        queue.failures += 1
+        if queue.failures > 1:
+            queue.done = self.number
+            queue.retry_at = now + pause_s(queue.failures - 1)
 
-    def aborted(self, source: Source, *, seen: bool) -> None:
+    def aborted(self, queue: ServerQueue, *, seen: bool) -> None:
         """An item is back on its queue; not `seen`: it may be back."""
-        self.kept.going.discard(source)
+        self.kept.going.discard(queue)
         if not seen:
-            self.actions += map(GiveBack, self.kept.drop(source))
-        self.actions += self.kept.next_back(source)
+            self.actions += map(GiveBack, self.kept.drop(queue))
+        self.actions += self.kept.next_back(queue)
 
     def close(self) -> list[Action]:
         """Ends all service: kept items go back at once, and every get is closed."""
         self.actions += [GiveBack(item) for _, item, _ in reversed(self.kept.items)]
         self.kept.items.clear()
-        for source in self.sources:
-            self.close_gets([*source.waits, *source.takes])
+        for queue in self.queues:
+            self.close_gets([*queue.waits, *queue.takes])
         actions, self.actions = self.actions, []
         return actions
 
@@ -241,8 +242,8 @@ class QueuePolls:
     def _begin(self, waiter: Waiter, now: float) -> None:
         """Makes the waiter ask or wait (rule 3)."""
         waits = self.waiting > 0
-        for source in self.sources:
-            waits = waits or bool(source.waits)
+        for queue in self.queues:
+            waits = waits or bool(queue.waits)
         if waits and not waiter.ending:
             self.start_waiting(waiter)
         else:
@@ -254,7 +255,7 @@ class QueuePolls:
         self.number += 1
         waiter.since = self.number
         waiter.since_at = now
-        alone = len(self.sources) > 1 and any(source.likely for source in usable(self.sources))
+        alone = len(self.queues) > 1 and any(queue.likely for queue in usable(self.queues))
         waiter.alone_until = now + STEP_S if alone else now
         self.askers[waiter] = None
         self.silence_at = min(self.silence_at, now + min(PROOF_S, waiter.patience_s))
@@ -274,43 +275,43 @@ class QueuePolls:
         else:
             del self.askers[waiter]
 
-    def end(self, waiter: Waiter, why: Why, source: Source | None = None, *, asked: int = 0) -> None:
+    def end(self, waiter: Waiter, why: Why, queue: ServerQueue | None = None, *, asked: int = 0) -> None:
         """The call of the waiter ends without an item."""
         if waiter in self.line:
             self.pause(waiter)
             del self.line[waiter]
         waiter.move(WaiterPhase.ENDED)
-        self.actions.append(End(waiter, why, asked, len(self.sources), source))
+        self.actions.append(End(waiter, why, asked, len(self.queues), queue))
 
     def _return(self, waiter: Waiter) -> None:
         """Passes on the item of a waiter that does not want it."""
         self.given.discard(waiter)
-        item, source = waiter.item, waiter.source
-        waiter.item = waiter.source = None
+        item, queue = waiter.item, waiter.queue
+        waiter.item = waiter.queue = None
         assert item is not None
-        assert source is not None
-        self.kept.keep(item, source, TURN_S)
+        assert queue is not None
+        self.kept.keep(item, queue, TURN_S)
 
-    def send(self, source: Source, now: float, *, waits: bool) -> None:
-        """A get is to be sent to the source."""
+    def send(self, queue: ServerQueue, now: float, *, waits: bool) -> None:
+        """A get is to be sent to the queue."""
         self.number += 1
-        placed = waits or source.places > 0
+        placed = waits or queue.get_room > 0
         if placed:
-            source.places -= 1
-            source.server.take_place()
+            queue.get_room -= 1
+            queue.server.take_place()
         self._under_way += 1
-        get = Get(source, waits, placed, self.number, now)
-        (source.waits if waits else source.takes)[get] = None
-        source.asked_at = now
+        get = Get(queue, waits, placed, self.number, now)
+        (queue.waits if waits else queue.takes)[get] = None
+        queue.asked_at = now
         self.actions.append(Send(get))
 
-    def _over(self, get: Get) -> Source:
-        source = get.source
-        del (source.waits if get.waits else source.takes)[get]
+    def _over(self, get: Get) -> ServerQueue:
+        queue = get.queue
+        del (queue.waits if get.waits else queue.takes)[get]
         self._under_way -= 1
         if get.placed:
-            source.server.return_place()
-        return source
+            queue.server.return_place()
+        return queue
 
     def close_gets(self, gets: Sequence[Get]) -> None:
         """Closes the newest first: an item that a get was about to bring returns to the head of its queue."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 EARLY_ENDS: Final = 2
 """Number of waits in a row that ended early, after which the server counts as one that does not wait."""
@@ -24,13 +24,22 @@ class PolledItem(Protocol):
     def lost(self) -> bool: ...
 
 
+class ServerFigures(NamedTuple):
+    """What a server allows a queue now. delivers: whether it gives out items. item_room: how many more items it may
+    hold for this worker, negative if it holds too many. get_room: how many more gets the queue may have there.
+    """
+
+    delivers: bool
+    item_room: int
+    get_room: int
+
+
 class PolledServer(Protocol):
     """What the polls of a queue see of a server. All figures are for the queue's tenant.
 
     heard_at: the time of its last answer, of any kind. full_at: the time until which it was full last; infinite while
-    it is full. longest_wait_s: of one wait. figures: whether it delivers items; how many more items it may hold for
-    this worker, negative if it holds too many; and how many more gets a queue with `others` gets may have.
-    take_place, return_place: count one get more, or less.
+    it is full. longest_wait_s: of one wait. figures: those of a queue that has `others` gets there. take_place,
+    return_place: count one get more, or less.
     """
 
     @property
@@ -39,7 +48,7 @@ class PolledServer(Protocol):
     def full_at(self) -> float: ...
     @property
     def longest_wait_s(self) -> float: ...
-    def figures(self, others: int) -> tuple[bool, int, int]: ...
+    def figures(self, others: int) -> ServerFigures: ...
     def take_place(self) -> None: ...
     def return_place(self) -> None: ...
 
@@ -85,7 +94,7 @@ class Waiter:
     since_at: float = 0.0
     alone_until: float = 0.0
     item: PolledItem | None = None
-    source: Source | None = None
+    queue: ServerQueue | None = None
 
     def move(self, phase: WaiterPhase) -> None:
         """Raises RuntimeError if the table does not allow it."""
@@ -102,7 +111,7 @@ class Get:
     placed: it counts among the gets that may be on the server.
     """
 
-    source: Source
+    queue: ServerQueue
     waits: bool
     placed: bool
     number: int
@@ -117,21 +126,21 @@ class Get:
 
 
 @dataclass(slots=True, eq=False)
-class Source:
+class ServerQueue:
     """The queue on one server. limit: of waits, and of takes at a time.
 
-    reads, items, places: the server's figures at the last look. proved: takes for waiters up to that number have found
-    nothing. done: the same, or their takes were cut. empty: whether the last answer was empty. early: waits in a row
-    that ended before their time. unseen: items that were stored and have not arrived.
+    delivers, item_room, get_room: the server's figures at the last look. proved: takes for waiters up to that number
+    have found nothing. done: the same, or their takes were cut. empty: whether the last answer was empty. early: waits
+    in a row that ended before their time. unseen: items that were stored and have not arrived.
     """
 
     server: PolledServer
     limit: int
     takes: dict[Get, None] = field(default_factory=dict)
     waits: dict[Get, None] = field(default_factory=dict)
-    reads: bool = False
-    items: int = 0
-    places: int = 0
+    delivers: bool = False
+    item_room: int = 0
+    get_room: int = 0
     empty: bool = False
     asked_at: float = -math.inf
     answered_at: float = -math.inf
@@ -148,7 +157,7 @@ class Source:
 
     def look(self) -> None:
         """Asks the server for its figures."""
-        self.reads, self.items, self.places = self.server.figures(len(self.takes) + len(self.waits))
+        self.delivers, self.item_room, self.get_room = self.server.figures(len(self.takes) + len(self.waits))
 
     @property
     def under_way(self) -> int:
@@ -168,30 +177,30 @@ class Source:
     @property
     def full(self) -> bool:
         """Whether the server may hold no further item."""
-        return self.items <= 0
+        return self.item_room <= 0
 
     @property
     def shut(self) -> bool:
-        """Whether the server gives out items and may be sent no get for this queue, which has none there."""
-        return self.reads and (self.items <= 0 or (self.places <= 0 and not self.under_way))
+        """Whether the server delivers items and may be sent no get for this queue, which has none there."""
+        return self.delivers and (self.item_room <= 0 or (self.get_room <= 0 and not self.under_way))
 
     def wants(self, waiting: int, now: float) -> int:
         """How many more waits may be sent for `waiting` waiters."""
         missing = waiting - len(self.waits)
         if self.retry_at > now or missing <= 0:
             return 0
-        limit = min(1 if self.early >= EARLY_ENDS else self.limit, self.items)
-        return max(0, min(missing, limit - self.under_way, self.places))
+        limit = min(1 if self.early >= EARLY_ENDS else self.limit, self.item_room)
+        return max(0, min(missing, limit - self.under_way, self.get_room))
 
     def take_room(self) -> int:
         """How many more takes it could be sent (rule 7)."""
-        places = 1 if self.places <= 0 and self.waits and not self.takes else self.places
-        return max(0, min(self.items - len(self.takes), places))
+        get_room = 1 if self.get_room <= 0 and self.waits and not self.takes else self.get_room
+        return max(0, min(self.item_room - len(self.takes), get_room))
 
 
-def usable(sources: Sequence[Source]) -> Sequence[Source]:
-    """The sources whose server delivers items; if there is none, all that may be tried."""
-    return [source for source in sources if source.reads] or sources
+def usable(queues: Sequence[ServerQueue]) -> Sequence[ServerQueue]:
+    """The queues whose server delivers items; if there is none, all that may be tried."""
+    return [queue for queue in queues if queue.delivers] or queues
 
 
 class Why(Enum):
@@ -211,7 +220,7 @@ class Why(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send the get; the source counts it."""
+    """Send the get; the queue counts it."""
 
     get: Get
 
@@ -233,13 +242,13 @@ class Give:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """End the call without an item. asked, total: numbers of servers. source: the server to which `why` refers."""
+    """End the call without an item. asked, total: numbers of servers. queue: the server to which `why` refers."""
 
     waiter: Waiter
     why: Why
     asked: int
     total: int
-    source: Source | None
+    queue: ServerQueue | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +256,7 @@ class Abort:
     """Put the item back on its queue by a command; `aborted` is called with the answer."""
 
     item: PolledItem
-    source: Source
+    queue: ServerQueue
 
 
 @dataclass(frozen=True, slots=True)

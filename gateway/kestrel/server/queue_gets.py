@@ -11,7 +11,7 @@ from typing import Final
 from gateway.errors import BackendRefused, BackendUnavailable, TooManyLeases, TooManyWaiters, Unavailable
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import Answered, Sending
-from gateway.kestrel.polls.values import Get, Why
+from gateway.kestrel.polls.values import Get, ServerFigures, Why
 from gateway.kestrel.server.pinned_read import PinnedRead
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
@@ -56,12 +56,12 @@ class QueueGets:
         server = self.server
         return min(server.longest_wait_s, max(WAIT_S, server.room.waits.held / WAITS_A_SECOND))
 
-    def figures(self, others: int) -> tuple[bool, int, int]:
+    def figures(self, others: int) -> ServerFigures:
         server = self.server
         items = server.room.items.room(self.tenant)
         if items <= 0:
             server.room.full(self.tenant)  # registers for the call when there is room again
-        return server.health.reads, items, server.room.wait_room(self.tenant, others)
+        return ServerFigures(server.health.reads, items, server.room.wait_room(self.tenant, others))
 
     def take_place(self) -> None:
         self.server.room.waits.take(self.tenant)
