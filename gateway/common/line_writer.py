@@ -65,7 +65,7 @@ class LineWriter:
                     self._write_some()
             except BlockingIOError:
                 self._flush_later(RETRY_S)
-            except OSError:  # the reader is gone
+            except OSError:  # the reader is gone, or the disk is full
                 self._lines.clear()
                 self._bytes = 0
 

@@ -50,8 +50,9 @@ async def return_free_memory() -> None:
         return
     while True:
         await asyncio.sleep(RETURN_EVERY_S)
-        if _resident_bytes() > least_bytes:
-            await asyncio.to_thread(trim, 0)
+        with contextlib.suppress(OSError):  # no free descriptor; the next attempt may find one
+            if _resident_bytes() > least_bytes:
+                await asyncio.to_thread(trim, 0)
 
 
 def _resident_bytes() -> int:
