@@ -14,7 +14,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.access.admission import Admission
-from gateway.api.access.budget import SMALL_BYTES, Budget, Held
+from gateway.api.access.budget import SMALL_BYTES, Budget, Reservation
 from gateway.api.access.caller import Caller
 from gateway.api.context import RequestContext
 from gateway.api.request.hints import elsewhere
@@ -58,7 +58,7 @@ class Answer:
 class Call:
     """An admitted request with a valid query. client: the connection on which it came.
 
-    held: its share of the worker's connections and memory.
+    reservation: its share of the worker's connections and memory.
     """
 
     scope: Scope
@@ -69,7 +69,7 @@ class Call:
     client: ClientConnection
     caller: Caller
     catalog: Catalog
-    held: Held
+    reservation: Reservation
     admission: Admission
 
     def worked(self, count: int, a_request: int) -> None:
@@ -132,7 +132,7 @@ class Call:
                 raise BadFraming("Content-Length is not a number")
             if int(length) > limit_bytes:
                 raise BodyTooLarge(f"the body has {length} bytes, which is above the maximum of {limit_bytes}")
-            self.held.more(int(length))
+            self.reservation.more(int(length))
         body = io.BytesIO()
         size = 0
         while True:
@@ -144,7 +144,7 @@ class Call:
             if size > limit_bytes:
                 raise BodyTooLarge(f"the body has more than the maximum of {limit_bytes} bytes")
             if length is None and chunk:
-                self.held.more(len(chunk))
+                self.reservation.more(len(chunk))
             if not message.get("more_body", False):
                 self.worked(size, WORK_BYTES)
                 if size == len(chunk):
@@ -153,7 +153,7 @@ class Call:
                 return body.getvalue()  # the buffer itself: joining 8 MiB at the end would block the loop for 10 ms
             body.write(chunk)
             if size > LARGE_BYTES:
-                await self.held.turn(len(chunk))
+                await self.reservation.turn(len(chunk))
 
     async def json(self, limit_bytes: int = MAX_CONTROL_BYTES) -> dict[str, Any]:
         """The body as a valid JSON object of the contract. Raises InvalidBody, BodyTooLarge."""
@@ -182,27 +182,39 @@ class Operation:
         self._admission.admit(caller, self.spec.scope)
         context.caller = caller
         await self._budget.gate.enter(caller.tenant)
-        held = self._budget.admit(caller.tenant) if self.spec.scope is not None else Held(self._budget, caller.tenant)
+        reservation = (
+            self._budget.admit(caller.tenant)
+            if self.spec.scope is not None
+            else Reservation(self._budget, caller.tenant)
+        )
         try:
-            await self._run(context, scope, receive, send, caller, held)
+            await self._run(context, scope, receive, send, caller, reservation)
         finally:
-            held.end()
+            reservation.end()
 
     async def _run(  # noqa: PLR0917 (as ASGI, and what `run` has found out)
-        self, context: RequestContext, scope: Scope, receive: Receive, send: Send, caller: Caller, held: Held
+        self,
+        context: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        caller: Caller,
+        reservation: Reservation,
     ) -> None:
         query = self.spec.query(scope["query_string"])
         client: ClientConnection = scope["extensions"][EXTENSION]
         if client.head_bytes > SMALL_BYTES:
-            held.more(client.head_bytes)
-        call = Call(scope, context, receive, self.spec, query, client, caller, self._catalog, held, self._admission)
+            reservation.more(client.head_bytes)
+        call = Call(
+            scope, context, receive, self.spec, query, client, caller, self._catalog, reservation, self._admission
+        )
         answer = await self._handler(call)
         reached = False
         try:
             if len(answer.body) > SMALL_BYTES:
                 call.worked(len(answer.body), WORK_BYTES)
-                held.more(len(answer.body))
-            await respond(send, answer, held)
+                reservation.more(len(answer.body))
+            await respond(send, answer, reservation)
             reached = client.reached
         finally:
             if answer.on_sent is not None:
@@ -237,10 +249,10 @@ class Resource:
         await operation.run(context, scope, receive, send)
 
 
-async def respond(send: Send, answer: Answer, held: Held | None = None) -> None:
+async def respond(send: Send, answer: Answer, reservation: Reservation | None = None) -> None:
     """Writes the answer, with its length and the headers that every answer has.
 
-    held: what the request holds. A large answer is written in pieces, with other work between them.
+    reservation: what the request holds. A large answer is written in pieces, with other work between them.
     """
     headers: Headers = [NOSNIFF]
     if answer.headers:
@@ -249,10 +261,10 @@ async def respond(send: Send, answer: Answer, held: Held | None = None) -> None:
         headers.append((b"content-length", b"%d" % len(answer.body)))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     body = answer.body
-    if held is not None:
+    if reservation is not None:
         for at in range(0, len(body) - LARGE_BYTES, LARGE_BYTES):
             await send({"type": "http.response.body", "body": body[at : at + LARGE_BYTES], "more_body": True})
-            await held.turn()
+            await reservation.turn()
         body = body[(len(body) - 1) // LARGE_BYTES * LARGE_BYTES :] if len(body) > LARGE_BYTES else body
     await send({"type": "http.response.body", "body": body})
 

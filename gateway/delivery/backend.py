@@ -1,4 +1,4 @@
-"""What the use cases need of Kestrel: the Protocols that gateway.kestrel implements."""
+"""What the use cases need from Kestrel: the Protocols that gateway.kestrel implements."""
 
 from __future__ import annotations
 

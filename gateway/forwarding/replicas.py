@@ -32,7 +32,7 @@ from gateway.forwarding.seal import Seal
 
 log = logging.getLogger(__name__)
 
-PATH: Final = "/cluster/orders"
+PATH: Final = "/cluster/orders"  # `order` is the wire name of a command, kept for older replicas
 SEAL_HEADER: Final = "cluster-seal"
 MAX_MESSAGE: Final = 65536
 CONNECTIONS: Final = 16

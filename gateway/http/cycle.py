@@ -39,7 +39,7 @@ _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class CycleConnection(Protocol):
-    """What a cycle needs of the connection on which its request came."""
+    """What a cycle needs from the connection on which its request came."""
 
     transport: asyncio.Transport
     flow: Flow

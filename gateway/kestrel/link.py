@@ -1,4 +1,4 @@
-"""The port to one Kestrel server: what the cluster needs of it, whatever its protocol.
+"""The port to one Kestrel server: what the layers above need from it, whatever its protocol.
 
 Placement, polls, coverage and statistics are above this port and exist once. `server.memcache_link.MemcacheLink` is the
 link that speaks the memcache protocol. A link is created once per member and keeps itself connected.

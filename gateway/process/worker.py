@@ -41,7 +41,7 @@ a full collection, of all waiting polls and open connections, is rare.
 
 
 class Application(Protocol):
-    """What a worker needs of the application, in addition to ASGI with lifespan. buffers: memory of its requests.
+    """What a worker needs from the application, in addition to ASGI with lifespan. buffers: memory of its requests.
 
     loop_time: what its tenants use of the event loop.
     """

@@ -45,8 +45,8 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class _Holder:
-    """A key with its bucket."""
+class _KeyState:
+    """A key, its caller and its bucket."""
 
     key: Key
     caller: Caller
@@ -59,23 +59,23 @@ class Admission:
     def __init__(self, keys: Keys | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._keys = keys
-        self._holders: Mapping[bytes, _Holder] = {}
+        self._key_states: Mapping[bytes, _KeyState] = {}
         self._buckets: Mapping[str, Bucket] = {}
         if keys is not None:
             self.replace(keys)
 
     def replace(self, keys: Keys) -> None:
         """Uses these keys from now on. A key whose limit is unchanged keeps its bucket."""
-        before, now_s = self._holders, self._clock()
-        holders = {}
+        before, now_s = self._key_states, self._clock()
+        states = {}
         for digest, key in keys.by_digest.items():
             known = before.get(digest)
             bucket = known.bucket if known is not None else None
             if bucket is None or (bucket.rate, bucket.burst) != (key.rate, key.burst):
                 bucket = Bucket(key.rate, key.burst, now_s) if key.rate else None
-            holders[digest] = _Holder(key, Caller(key.name, key.tenant, key.scopes, key.queues), bucket)
-        self._keys, self._holders = keys, holders
-        self._buckets = {each.key.name: each.bucket for each in holders.values() if each.bucket is not None}
+            states[digest] = _KeyState(key, Caller(key.name, key.tenant, key.scopes, key.queues), bucket)
+        self._keys, self._key_states = keys, states
+        self._buckets = {each.key.name: each.bucket for each in states.values() if each.bucket is not None}
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope | None) -> Caller:
         """The caller of an operation that needs `scope`. Where it needs none, the key is not looked at.
@@ -90,7 +90,7 @@ class Admission:
         key = keys.find(_secret(headers))
         if key is None:
             raise Unauthenticated("the key is unknown; check its secret", invalid=True)
-        return self._holders[key.digest].caller
+        return self._key_states[key.digest].caller
 
     def admit(self, caller: Caller, scope: Scope | None) -> None:
         """Counts a request of the caller. Raises RateLimited, ForbiddenScope."""

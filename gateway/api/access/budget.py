@@ -26,7 +26,7 @@ class Budget:
         self.turns = turns or Turns()
         self.gate = Gate(self.turns.time)
 
-    def admit(self, tenant: str) -> Held:
+    def admit(self, tenant: str) -> Reservation:
         """Starts a request of the tenant. Raises TooManyConnections."""
         connections = self.connections
         if not connections.admits(tenant):
@@ -35,11 +35,11 @@ class Budget:
                 f"of {connections.limit} connections"
             )
         connections.take(tenant)
-        return Held(self, tenant, connections=1)
+        return Reservation(self, tenant, connections=1)
 
 
-class Held:
-    """What one request holds. `end` gives it back."""
+class Reservation:
+    """What one request holds of a tenant's shares. `end` gives it back."""
 
     __slots__ = ("_budget", "_bytes", "_connections", "_tenant")
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.access.budget import Budget, Held
+from gateway.api.access.budget import Budget, Reservation
 from gateway.api.context import RequestContext
 from gateway.api.exchange import JSON, NO_STORE, Answer, ClientDisconnected, respond
 from gateway.errors import BadFraming, JobTooLarge, MethodNotAllowed
@@ -36,11 +36,11 @@ class ReplicaEndpoint:
         if scope["method"] != "POST":
             raise MethodNotAllowed("this path accepts only POST", "POST")
         seal = _seal(scope)
-        held = Held(self._budget, "")
+        reservation = Reservation(self._budget, "")
         try:
-            command = self._replicas.receive(seal, await _body(receive, held))
+            command = self._replicas.receive(seal, await _body(receive, reservation))
         finally:
-            held.end()
+            reservation.end()
         body, own = self._replicas.answer(seal, None if command is None else await self._execute(command))
         await respond(send, Answer(200, body, [JSON, NO_STORE, (SEAL_HEADER.encode(), own.encode())]))
 
@@ -52,7 +52,7 @@ def _seal(scope: Scope) -> str:
     return str(found[0].decode("latin-1"))
 
 
-async def _body(receive: Receive, held: Held) -> bytes:
+async def _body(receive: Receive, reservation: Reservation) -> bytes:
     """The whole body. Raises JobTooLarge, TooManyBytes, ClientDisconnected."""
     body = b""
     while True:
@@ -60,7 +60,7 @@ async def _body(receive: Receive, held: Held) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         chunk = message.get("body", b"")
-        held.more(len(chunk))
+        reservation.more(len(chunk))
         body += chunk
         if len(body) > MAX_MESSAGE:
             raise JobTooLarge(f"the command is above the maximum of {MAX_MESSAGE} bytes")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from gateway.broker.memcache.codec import NOT_STORED
-from gateway.broker.storage.batch import Holder, Ticket
+from gateway.broker.storage.batch import AnswerHolder, Ticket
 
 HELD_BYTES = 1 << 20
 HELD_ANSWERS = 2000
@@ -48,7 +48,7 @@ class Answers:
         """The answer of a command whose commit is over. item_id: of the item that it stored, or 0."""
         self.add(_outcome(ticket, item_id, data))
 
-    def hold(self, ticket: Ticket, data: bytes, holder: Holder, item_id: int = 0) -> None:
+    def hold(self, ticket: Ticket, data: bytes, holder: AnswerHolder, item_id: int = 0) -> None:
         """Keeps the answer until the ticket is settled, when `holder` is released."""
         self.held.append((ticket, item_id, data))
         self._held_bytes += len(data)

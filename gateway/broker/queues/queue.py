@@ -28,7 +28,7 @@ from gateway.broker.storage.reader import QueueRows, Window, WindowOwner
 
 
 class Journal(Protocol):
-    """What a queue needs of the disk."""
+    """What a queue needs from the disk."""
 
     def create(self, owner: ItemOwner, number: int, name: bytes) -> Ticket: ...
     def put(self, owner: ItemOwner, item: StoredItem) -> Ticket: ...

@@ -39,7 +39,7 @@ class StoredItem:
         return f"<StoredItem {self.id >> SEQUENCE_BITS}:{self.id & ((1 << SEQUENCE_BITS) - 1)} {len(self.data)} bytes>"
 
 
-class Holder(Protocol):
+class AnswerHolder(Protocol):
     """Holds an answer back until a ticket is settled."""
 
     def release(self) -> None: ...
@@ -73,7 +73,7 @@ class Ticket:
         self.done = False
         self.error: str | None = None
         self.refused: Collection[int] = ()
-        self.holders: dict[Holder, None] = {}
+        self.holders: dict[AnswerHolder, None] = {}
 
     def settle(self, error: str | None, refused: Collection[int] = ()) -> None:
         """Marks it done. The committer releases the holders when all tickets of the batch are settled."""

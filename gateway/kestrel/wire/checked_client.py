@@ -19,7 +19,7 @@ _KEY: Final = re.compile(rb"[\x21-\x2e\x30-\x7e\x80-\xff][\x21-\x7e\x80-\xff]*")
 
 
 class Wire(Protocol):
-    """What a client needs of a connection. `received` counts the bytes returned since the call began."""
+    """What a client needs from a connection. `received` counts the bytes returned since the call began."""
 
     received: int
 
