@@ -263,7 +263,7 @@ class Kestrel:
             connections=sum(sum(count.values()) for count in counts),
             pinned=sum(count.get("pinned", 0) for count in counts),
             waiters=self._polls.waiters,
-            standing_waits=self._polls.standing,
+            open_waits=self._polls.open_waits,
             waited_queues=len(self._polls),
         )
 

@@ -15,7 +15,7 @@ class Counters:
     commands: int = 0
     command_failures: int = 0
     pings: int = 0
-    waits_armed: int = 0
+    waits_sent: int = 0
     waits_cut: int = 0
     items_taken: int = 0
     given_back_unserved: int = 0
@@ -29,7 +29,7 @@ class Statistics(Counters):
     connections: int = 0
     pinned: int = 0
     waiters: int = 0
-    standing_waits: int = 0
+    open_waits: int = 0
     waited_queues: int = 0
 
 

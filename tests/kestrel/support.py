@@ -30,8 +30,8 @@ async def client(
     finally:
         await kestrel.close()
         stats = kestrel.statistics()
-        assert not any(server.room.waits.held for server in kestrel._servers), "a get that is over keeps no place"
-        assert (stats.connections, stats.waiters, stats.standing_waits, stats.waited_queues) == (0, 0, 0, 0)
+        assert not any(server.room.gets.held for server in kestrel._servers), "a get that is over keeps no place"
+        assert (stats.connections, stats.waiters, stats.open_waits, stats.waited_queues) == (0, 0, 0, 0)
     left = asyncio.all_tasks() - before
     assert not [task for task in left if "_accept_connection" not in repr(task.get_coro())]  # the stand-in's own
 

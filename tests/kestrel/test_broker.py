@@ -88,7 +88,7 @@ def test_thousands_of_parked_polls_use_few_connections_and_are_served_in_order(b
         async with client(broker.address) as kestrel:
             waiters = [kestrel.wait(key, 60) for _ in range(count)]
             tasks = [asyncio.ensure_future(waiter.result()) for waiter in waiters]
-            await until(lambda: kestrel.statistics().standing_waits == GETS)
+            await until(lambda: kestrel.statistics().open_waits == GETS)
             assert kestrel.statistics().connections <= 32
             jobs = [(b"%d" % i, 0) for i in range(count)]
             for start in range(0, count, 500):
@@ -155,7 +155,7 @@ def test_a_killed_broker_gives_everything_back(own_broker):
             lost = []
             for read in reads:
                 read.on_lost(partial(lost.append, read))
-            await until(lambda: kestrel.statistics().standing_waits)
+            await until(lambda: kestrel.statistics().open_waits)
             await asyncio.to_thread(own_broker.kill)
             await until(lambda: len(lost) == 10)
             with contextlib.suppress(BackendUnavailable, OutcomeUnknown):
@@ -207,7 +207,7 @@ def test_what_came_for_polls_that_left_goes_back_in_order(broker):
                 for left in ("before", "with"):
                     key = new_key()
                     polls = [kestrel.wait(key, 30) for _ in range(8)]
-                    await until(lambda: kestrel.statistics().standing_waits == 8)
+                    await until(lambda: kestrel.statistics().open_waits == 8)
                     if left == "before":
                         for poll in polls:
                             poll.cancel()
@@ -221,7 +221,7 @@ def test_what_came_for_polls_that_left_goes_back_in_order(broker):
                     assert [int(read.data) for read in reads] == list(range(12)), (pause_s, left)
                     for read in reads:
                         await read.confirm()
-                    await until(lambda: kestrel.statistics().standing_waits == 0)
+                    await until(lambda: kestrel.statistics().open_waits == 0)
 
     run(main)
 
@@ -233,7 +233,7 @@ def test_what_came_for_nobody_over_two_servers_goes_back_in_order(broker, own_br
         async with client(broker.address, own_broker.address) as kestrel:
             key = new_key()
             polls = [kestrel.wait(key, 30) for _ in range(8)]
-            await until(lambda: kestrel.statistics().standing_waits == 16)
+            await until(lambda: kestrel.statistics().open_waits == 16)
             for poll in polls:
                 poll.cancel()
             await kestrel.put_many(key, [(b"%d" % i, 0) for i in range(12)], ordering_key="one")
@@ -254,7 +254,7 @@ def test_a_client_that_closes_gives_back_in_order(own_broker):
         key = new_key()
         async with client(own_broker.address) as kestrel:
             polls = [kestrel.wait(key, 30) for _ in range(8)]
-            await until(lambda: kestrel.statistics().standing_waits == 8)
+            await until(lambda: kestrel.statistics().open_waits == 8)
             await kestrel.put_many(key, [(b"%d" % i, 0) for i in range(12)])
             await until(lambda: kestrel.statistics().pinned == 8)
         assert polls
@@ -290,7 +290,7 @@ def test_a_wait_over_a_frozen_server_is_not_called_empty(broker, own_broker):
             poll = both.wait(key, 0.5)
             assert await poll.result() is None
             assert poll.coverage is None
-            await until(lambda: both.statistics().standing_waits == 0)
+            await until(lambda: both.statistics().open_waits == 0)
             freeze(own_broker)
             try:
                 loop, frozen = asyncio.get_running_loop(), both._servers.members[1]

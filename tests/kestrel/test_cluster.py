@@ -388,7 +388,7 @@ def test_surplus_gets_are_kept_for_a_moment_and_then_closed():
             await again.confirm()
             many[2].append("q", b"third")
             await until(lambda: list(many[2].queues["q"]) == [b"third"], 0.5)
-            await until(lambda: kestrel.statistics().standing_waits == 0, 0.5)
+            await until(lambda: kestrel.statistics().open_waits == 0, 0.5)
             assert not any(server.waiters.get("q") for server in many)
             assert kestrel.statistics().given_back_unserved <= 1
             assert states(kestrel) == [Health.UP] * 3

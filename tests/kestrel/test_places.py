@@ -75,7 +75,7 @@ def test_a_server_without_a_place_is_left_out_of_the_coverage():
             client(one.address, two.address, max_waits=2) as kestrel,
         ):
             busy = kestrel._servers.members[0]
-            busy.room.waits.take("", 2)
+            busy.room.gets.take("", 2)
             server = one if str(busy.address) == one.address else two
             waiter = kestrel.wait("q", 0.1)
             assert await waiter.result() is None
@@ -83,7 +83,7 @@ def test_a_server_without_a_place_is_left_out_of_the_coverage():
             parked = kestrel.wait("q", 20)
             await until(lambda: standing(one) + standing(two) == 1)
             assert not standing(server)
-            busy.room.return_waits("", 2)
+            busy.room.return_gets("", 2)
             await until(lambda: standing(server) == 1)
             parked.cancel()
 
@@ -108,7 +108,7 @@ def test_many_queues_never_take_more_connections_than_there_are_places():
             assert max(len(one.sessions), len(two.sessions)) <= places + 40
             for poll in polls:
                 poll.cancel()
-            await until(lambda: kestrel.statistics().standing_waits == 0)
+            await until(lambda: kestrel.statistics().open_waits == 0)
             for i in range(count):
                 one.append(f"q{i}", b"x")
             for i in range(count):

@@ -198,12 +198,12 @@ def test_a_get_that_does_not_wait_counts_as_taking():
             server.append("q", b"x")
             await (await kestrel.wait("q", 1).result()).confirm()
             found = kestrel.statistics()
-            assert (found.items_taken, found.waits_armed, found.waits_cut) == (1, 0, 0)
+            assert (found.items_taken, found.waits_sent, found.waits_cut) == (1, 0, 0)
             server.append("q", b"y")
             server.manners.once("get", hang_up)
             await (await kestrel.wait("q", 1).result()).confirm()
             found = kestrel.statistics()
-            assert (found.items_taken, found.waits_armed, found.waits_cut) == (2, 0, 1)
+            assert (found.items_taken, found.waits_sent, found.waits_cut) == (2, 0, 1)
 
     asyncio.run(main())
 
@@ -526,7 +526,7 @@ def test_no_queue_leaves_anything_behind():
                 assert await kestrel.wait(f"q{i}", 0).result() is None
             await asyncio.gather(*(kestrel.wait(f"w{i}", 0.5).result() for i in range(100)))
             await until(lambda: kestrel.statistics().waited_queues == 0)
-            assert kestrel.statistics().standing_waits == 0
+            assert kestrel.statistics().open_waits == 0
 
     asyncio.run(main())
 

@@ -169,7 +169,7 @@ def _trouble(queue: ServerQueue) -> tuple[Why, ServerQueue]:
 
 
 def _take(polls: QueuePolls, now: float, able: Sequence[ServerQueue]) -> None:
-    """Sends gets without `t=` for waiters that ask (rules 2 and 6)."""
+    """Sends takes for waiters that ask (rules 2 and 6)."""
     alone = 0
     if len(able) > 1:
         heard = max(queue.done for queue in able)
@@ -212,7 +212,7 @@ def _check(polls: QueuePolls, now: float) -> None:
 
 
 def _wait(polls: QueuePolls, now: float) -> None:
-    """Sends gets with `t=` for waiters that wait (rules 5 and 6)."""
+    """Sends waits for waiters that wait (rules 5 and 6)."""
     if polls.furthest - now < STEP_S:
         return
     for queue in polls.queues:

@@ -29,7 +29,7 @@ OFFERS: Final = 2
 
 
 class PolledQueues:
-    """The queues that are polled. waits: most gets with `t=` per queue and server.
+    """The queues that are polled. waits: the most per queue and server.
 
     patience_s: the longest time of a poll that does not wait. loop_time: what tenants use; the ends of waits count.
     """
@@ -64,9 +64,9 @@ class PolledQueues:
         return sum(len(runner) for runner in self._runners.values())
 
     @property
-    def standing(self) -> int:
-        """How many gets with `t=` are on servers, over all queues."""
-        return sum(runner.standing for runner in self._runners.values())
+    def open_waits(self) -> int:
+        """How many waits are on servers, over all queues."""
+        return sum(runner.open_waits for runner in self._runners.values())
 
     def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll:
         """A poll of `key`, a queue of `tenant`. `timeout_s` 0 asks each server and does not wait."""

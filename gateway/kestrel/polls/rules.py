@@ -1,7 +1,7 @@
 """The rules of the polls of one queue, and their times in seconds and numbers of gets.
 
 A waiter first asks: each server gets a get without `t=`, called a take. If all are empty and the waiter has time left,
-it waits, and gets with `t=`, called waits, stay on the servers. At its deadline it asks once more.
+it waits, and gets with `t=` (blocked gets), called waits, stay on the servers. At its deadline it asks once more.
 
 1. The first in line is served first, whichever get brought the item. A waiter whose item was lost is first again.
 2. Takes run in parallel, each for its own item. An empty answer counts for each waiter that came before its take was

@@ -156,9 +156,9 @@ class QueueRunner:
         return len(self._state.line)
 
     @property
-    def standing(self) -> int:
+    def open_waits(self) -> int:
         """How many waits are on servers."""
-        return self._state.gets
+        return self._state.open_waits
 
     # Events
 

@@ -79,7 +79,7 @@ class QueuePolls:
         return not (self.line or self.given or self.kept.items or self.kept.going or self._under_way)
 
     @property
-    def gets(self) -> int:
+    def open_waits(self) -> int:
         """How many waits are on servers."""
         return sum(get.sent for queue in self.queues for get in queue.waits)
 

@@ -54,20 +54,20 @@ class QueueGets:
     @property
     def longest_wait_s(self) -> float:
         server = self.server
-        return min(server.longest_wait_s, max(WAIT_S, server.room.waits.held / WAITS_A_SECOND))
+        return min(server.longest_wait_s, max(WAIT_S, server.room.gets.held / WAITS_A_SECOND))
 
     def figures(self, others: int) -> ServerFigures:
         server = self.server
         items = server.room.items.room(self.tenant)
         if items <= 0:
             server.room.full(self.tenant)  # registers for the call when there is room again
-        return ServerFigures(server.health.reads, items, server.room.wait_room(self.tenant, others))
+        return ServerFigures(server.health.reads, items, server.room.get_room(self.tenant, others))
 
     def take_place(self) -> None:
-        self.server.room.waits.take(self.tenant)
+        self.server.room.gets.take(self.tenant)
 
     def return_place(self) -> None:
-        self.server.room.return_waits(self.tenant, 1)
+        self.server.room.return_gets(self.tenant, 1)
 
     def trouble(self, why: Why, error: Exception | None) -> Unavailable:
         """Why the server was not asked, as a new error to raise."""
@@ -94,13 +94,11 @@ class QueueGets:
         return TooManyLeases(f"the tenant has {held} open leases on {marked}, its share of the limit of {items.limit}")
 
     def _no_place(self) -> TooManyWaiters:
-        waits, marked = self.server.room.waits, self.server.address.marked
-        if waits.held >= waits.limit:
-            return TooManyWaiters(f"limit of waiting gets ({waits.limit}) reached on {marked}")
-        held = waits.of(self.tenant)
-        return TooManyWaiters(
-            f"the tenant has {held} waiting gets on {marked}, its share of the limit of {waits.limit}"
-        )
+        gets, marked = self.server.room.gets, self.server.address.marked
+        if gets.held >= gets.limit:
+            return TooManyWaiters(f"limit of waiting gets ({gets.limit}) reached on {marked}")
+        held = gets.of(self.tenant)
+        return TooManyWaiters(f"the tenant has {held} waiting gets on {marked}, its share of the limit of {gets.limit}")
 
 
 class MemcacheGet:
@@ -161,7 +159,7 @@ class MemcacheGet:
         self._connection = connection
         wait_s = link.sending(self._get)
         wait_ms = max(1, int(wait_s * 1000)) if wait_s else 0
-        link.counters.waits_armed += bool(wait_ms)
+        link.counters.waits_sent += bool(wait_ms)
         connection.start(self._answered, wait_s + link.server.timeout_s, KestrelClient.take, link.key, wait_ms)
 
     def _answered(self, data: bytes | None, error: BaseException | None) -> None:

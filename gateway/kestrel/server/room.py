@@ -2,7 +2,7 @@
 
 1. A server that holds as many items for a tenant as it may is `full` for that tenant: no item is taken for the tenant
    until there is room.
-2. It has at most `max_waits` gets, for all queues together, plus at most one take per queue that has no free place
+2. It has at most `max_gets` gets, for all queues together, plus at most one take per queue that has no free place
    (gateway.kestrel.polls.rules, rule 7). A queue's second get and all further ones use only one half
    of the tenant's places, so that many queues still have one each.
 3. A caller that was refused by 1 or 2 is informed of room: `on_room` is called soon after there is some again.
@@ -20,17 +20,17 @@ from gateway.fairness.shares import Shares
 class ServerRoom:
     """The places of one server. share: of items and gets, for one tenant. on_room: see rule 3.
 
-    items: those that the server holds for this worker. waits: its gets.
+    items: those that the server holds for this worker. gets: its gets.
     """
 
-    def __init__(self, max_items: int, max_waits: int, share: float, on_room: Callable[[], None]) -> None:
+    def __init__(self, max_items: int, max_gets: int, share: float, on_room: Callable[[], None]) -> None:
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
         self._full: set[str] = set()  # tenants that were refused, and have not had room since
         self._full_until: dict[str, float] = {}
         self._crowded: set[str] = set()
         self.items = Shares(max_items, share)
-        self.waits = Shares(max_waits, share)
+        self.gets = Shares(max_gets, share)
 
     @property
     def full_for_any(self) -> bool:
@@ -64,22 +64,22 @@ class ServerRoom:
             if relieved:
                 self._loop.call_soon(self._on_room)
 
-    def wait_room(self, tenant: str, others: int) -> int:
+    def get_room(self, tenant: str, others: int) -> int:
         """How many more gets a queue of the tenant may have if it has `others` now (rules 2 and 3)."""
-        room = self.waits.room(tenant)
+        room = self.gets.room(tenant)
         if room <= 0:
             self._crowded.add(tenant)
             return 0
-        shared = room - (room + self.waits.of(tenant)) // 2
+        shared = room - (room + self.gets.of(tenant)) // 2
         return max(shared, 0 if others else 1)
 
-    def return_waits(self, tenant: str, count: int) -> None:
+    def return_gets(self, tenant: str, count: int) -> None:
         """`count` gets less are on it."""
         if not count:
             return
-        self.waits.give_back(tenant, count)
+        self.gets.give_back(tenant, count)
         if self._crowded:
-            relieved = [each for each in self._crowded if self.waits.room(each) > 0]
+            relieved = [each for each in self._crowded if self.gets.room(each) > 0]
             self._crowded.difference_update(relieved)
             if relieved:
                 self._loop.call_soon(self._on_room)
