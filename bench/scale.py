@@ -24,7 +24,7 @@ GATEWAY_JOBS_S = LOAD * 1e6 / sum(GATEWAY_US.values())
 KESTREL_JOBS_S = LOAD * 1e6 / sum(BROKER_US.values())
 """Jobs a second through one server with fsync on: set, get, confirm."""
 POLL_KB = 25
-"""Memory of a parked poll in a worker, at most."""
+"""Memory of a waiting poll in a worker, at most."""
 POLLS_A_WORKER = 10_000
 """--max-waiters."""
 WAITS = 8
@@ -111,7 +111,7 @@ def report() -> str:
     """Both tables, as markdown."""
     rng = random.Random(SEED)
     lines = [
-        "| jobs a day | parked polls | jobs/s at peak | workers | memory of polls | Kestrels | connections a Kestrel |",
+        "| jobs a day | waiting polls | jobs/s at peak | workers | polls' memory | Kestrels | connections a Kestrel |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for jobs, polls in ((10_000, 10), (1_000_000, 1_000), (100_000_000, 10_000), (1_000_000, 100_000)):
