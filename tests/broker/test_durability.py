@@ -24,7 +24,7 @@ from gateway.broker.storage.inventory import StoredQueue, lowest_id
 from gateway.broker.storage.reader import DatabaseError
 from tests.lab.broker import BrokerProcess
 
-ROUNDS = int(os.environ.get("KESTREL_GATEWAY_KILL_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("KESTREL_GATEWAY_TEST_KILL_ROUNDS", "3"))
 
 
 @pytest.mark.parametrize("fsync", ["always", "off"])
