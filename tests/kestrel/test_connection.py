@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from functools import partial
+from itertools import pairwise
 
 import pytest
 from pymemcache.exceptions import MemcacheError
@@ -10,6 +12,7 @@ from gateway.common.states import IllegalMoveError
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.wire.codec import Codecs, KestrelClient
 from gateway.kestrel.wire.connection import MOVES, Connection, ConnectionLostError, State
+from gateway.kestrel.wire.pace import AT_ONCE, AnswerPace
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, reset, silence
 from tests.kestrel.support import cancel_after, until
 
@@ -253,5 +256,46 @@ def test_a_failed_greenlet_is_not_used_again():
             with pytest.raises(ConnectionLostError):
                 await connection.call(5, KestrelClient.ask_version)
             assert len(codecs._ready) == 0
+
+    asyncio.run(main())
+
+
+def test_one_turn_of_the_loop_reads_a_limited_number_of_answers():
+    """A thousand that arrive at the same instant are read in order, AT_ONCE in each turn."""
+
+    async def main():
+        pace, read = AnswerPace(), []
+        for number in range(1000):
+            pace.add(partial(read.append, number))
+        turns = [len(read)]
+        while len(read) < 1000:
+            await asyncio.sleep(0)
+            turns.append(len(read))
+            if len(turns) == 3:
+                pace.add(partial(read.append, 1000))  # behind those that wait
+        await asyncio.sleep(0)
+        assert read == list(range(1001))
+        assert max(after - before for before, after in pairwise([0, *turns])) == AT_ONCE
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("end", ["close", "time out"])
+def test_an_answer_that_waits_to_be_read_counts(end):
+    """The end of the connection, or of the call's time, does not overtake it."""
+
+    async def main():
+        async with StandIn() as server, connected(server) as (connection, _):
+            for _ in range(AT_ONCE):
+                connection._codecs.pace.add(lambda: None)  # this turn reads nothing more
+            answers = []
+            connection.start(lambda *answer: answers.append(answer), 5, KestrelClient.ask_version)
+            connection.data_received(b"VERSION 2.4.8\r\n")
+            assert answers == []
+            if end == "close":
+                connection.eof_received()
+            else:
+                connection._time_out()
+            assert [error for _, error in answers] == [None]
 
     asyncio.run(main())

@@ -13,6 +13,7 @@ from pymemcache.exceptions import MemcacheServerError, MemcacheUnknownError
 
 from gateway.kestrel.wire.bridge import Bridge
 from gateway.kestrel.wire.checked_client import CheckedClient
+from gateway.kestrel.wire.pace import AnswerPace
 
 _NAME = re.compile(rb"(?:\A|\n)queue '([^'\r\n]*)' \{\r")
 _SETTLED = (b"END",)
@@ -151,11 +152,13 @@ class KestrelClient(CheckedClient):
 class Codecs:
     """Lends clients with a ready greenlet. Only a client whose call ended cleanly is reused.
 
-    A greenlet is lent for one call. An idle or pinned connection has none, so it costs no stack.
+    A greenlet is lent for one call. An idle or pinned connection has none, so it costs no stack. pace: of the answers
+    of all connections.
     """
 
     def __init__(self, spare: int = 64) -> None:
         self._spare = spare
+        self.pace = AnswerPace()
         self._ready: list[KestrelClient] = []
 
     def lend(self) -> KestrelClient:

@@ -235,14 +235,14 @@ class Connection(asyncio.Protocol):
             self.close(ConnectionLostError("unexpected bytes"))
             return
         self._unread = self._unread + data if self._unread else data
-        self._go_on()
-        if len(self._unread) > UNREAD_LIMIT_BYTES:
-            self.close(ConnectionLostError("an answer before the command was sent"))
+        self._codecs.pace.add(self._read)
 
     def eof_received(self) -> None:
+        self._read()
         self.close(ConnectionLostError("closed by Kestrel"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._read()
         self.close(ConnectionLostError(str(exc) if exc else "closed by Kestrel"))
         self._transport = None
 
@@ -254,6 +254,14 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     # Internal
+
+    def _read(self) -> None:
+        """Continues the call with what was received; does nothing if that was read already."""
+        if not self._unread:
+            return
+        self._go_on()
+        if len(self._unread) > UNREAD_LIMIT_BYTES:
+            self.close(ConnectionLostError("an answer before the command was sent"))
 
     def _go_on(self) -> None:
         client = self._client
@@ -298,7 +306,10 @@ class Connection(asyncio.Protocol):
         then(value, error)
 
     def _time_out(self) -> None:
-        self.close(ConnectionLostError("no answer in time", timed_out=True))
+        deadline = self._deadline
+        self._read()
+        if self._deadline is deadline:  # the answer is still not there
+            self.close(ConnectionLostError("no answer in time", timed_out=True))
 
     def _require_open(self) -> None:
         if self.state is State.CLOSED:
