@@ -131,9 +131,9 @@ class Broker:
     def read(self, name: bytes, mode: ReadMode, reads: ClientReads) -> tuple[PersistentQueue, Delivery | None]:
         """Reads the first item of the queue; in mode OPEN the open read is added to `reads`.
 
-        None instead of the item: there is none, or others wait for it. Then the caller may join `queue.waiters`, and
-        must do so if `queue.backlog.starved`: the disk is being read. The caller counts hits and misses. Raises
-        IllegalNameError, UnavailableError, TooManyReadsError.
+        The item is None if the queue is empty or other reads wait for its items. Then the caller may join
+        `queue.waiters`. It must join them if `queue.backlog.starved`, because the disk is being read. The caller counts
+        hits and misses. Raises IllegalNameError, UnavailableError, TooManyReadsError.
         """
         self.require_readable()
         if mode is ReadMode.OPEN and not reads.may_open(name):
