@@ -218,6 +218,8 @@ def _wrong_key(key: str, table: Table, owners: Mapping[str, str], namespace: Nam
         return (
             f"ends like the key of a dead-letter queue ({SEPARATOR}{DEAD}, {SEPARATOR}{CHILD_DEAD}); choose another key"
         )
+    if namespace.is_internal(key):
+        return "is the key of an internal queue of the gateway; choose another key"
     made = namespace.read(key)
     if made is not None and made != Name(table.tenant, table.queue):
         other = f"{made.tenant}/{made.queue}" if made.tenant else made.queue

@@ -8,6 +8,9 @@
        {queue's key}__dead                       its dead letters
        {queue's key}+{child}                     a fanout child
        {queue's key}__{child}__subdead           the child's dead letters (a `+` would make them a child, too)
+       {namespace}___kestrel-gateway__{purpose}  an internal queue of the gateway, which no request can name
+
+4. Internal queues belong to no tenant: a name never begins with `_`. Lists do not show them, and no quota counts them.
 
 Kestrel reads `/`, `+`, `.`, `~`, spaces and line breaks in a key as options, fanout or commands; names contain none.
 Source: kestrel-wire.md, "Names and errors".
@@ -28,6 +31,8 @@ RESERVED = frozenset({DEAD, CHILD_DEAD})
 SEPARATOR = "__"
 FANOUT = "+"
 """Between the key of a queue and the name of its fanout child."""
+INTERNAL = "_kestrel-gateway"
+"""The part of a key that marks an internal queue. It is not a legal name (rule 1)."""
 
 PATTERN = "^[A-Za-z0-9]+(?:(?:_|_?(?:-_?)+)[A-Za-z0-9]+)*$"
 """Rule 1 except for the length. Without look-around, so that openapi.yaml can use the same pattern."""
@@ -60,8 +65,26 @@ class Namespace:
         """
         return _key(self, name)
 
+    def internal_key(self, purpose: str) -> str:
+        """The key of an internal queue. purpose: what it holds, a legal name, such as `delay-07`.
+
+        Raises InvalidName.
+        """
+        check_name(purpose, "internal queue")
+        return self._internal + purpose
+
+    def is_internal(self, key: str) -> bool:
+        """Whether `key` is that of an internal queue of this deployment, whatever its purpose."""
+        return key.startswith(self._internal)
+
+    @property
+    def _internal(self) -> str:
+        return SEPARATOR.join([*([self.prefix] if self.prefix else []), INTERNAL, ""])
+
     def read(self, key: str) -> Name | None:
-        """The name of `key`; None for keys that this deployment does not make."""
+        """The name of `key`; None for keys that this deployment does not make, and for internal queues."""
+        if self.is_internal(key):
+            return None
         parts = key.split(SEPARATOR)
         if self.prefix and parts.pop(0) != self.prefix:
             return None
@@ -84,8 +107,10 @@ class Namespace:
     def tenant_of(self, key: str) -> str | None:
         """The tenant to which `key` belongs, even if it names no queue; empty if there are no tenants.
 
-        None: it belongs to no tenant of this deployment.
+        None: it belongs to no tenant of this deployment, or is that of an internal queue.
         """
+        if self.is_internal(key):
+            return None
         if self.prefix:
             prefix, _, key = key.partition(SEPARATOR)
             if prefix != self.prefix or not key:

@@ -7,6 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.delivery.queues.catalog import Catalog
 from gateway.errors import InvalidName
 from gateway.names.namespace import MAX_KEY, PATTERN, RESERVED, Name, Namespace, check_name
 
@@ -85,6 +86,32 @@ def test_a_key_is_read_only_as_what_makes_it(key):
     for space in (PLAIN, PREFIXED, TENANTS, BOTH):
         name = space.read(key)
         assert name is None or space.key(name) == key
+
+
+@pytest.mark.parametrize("space", [PLAIN, PREFIXED, TENANTS, BOTH])
+def test_an_internal_queue_is_nobody_s(space):
+    """No tenant, queue, child or dead letter has its key; lists and quotas do not see it, nor a child of it."""
+    key = space.internal_key("delay-07")
+    catalog = Catalog(space)
+    for each in (key, key + "+child", key + "__dead"):
+        assert space.is_internal(each)
+        assert (space.read(each), space.tenant_of(each)) == (None, None)
+        assert (catalog.owner_of(each), catalog.unreachable_for(each)) == (None, None)
+    with pytest.raises(InvalidName):
+        space.internal_key("a__b")
+
+    @given(names(space))
+    def no_name(name):
+        assert not space.is_internal(space.key(name))
+
+    no_name()
+
+
+def test_internal_queues_of_two_namespaces_are_different():
+    """A deployment does not take another one's internal queue for its own."""
+    assert PREFIXED.internal_key("delay-07") == "ns___kestrel-gateway__delay-07"
+    assert not PLAIN.is_internal(PREFIXED.internal_key("delay-07"))
+    assert not PREFIXED.is_internal(PLAIN.internal_key("delay-07"))
 
 
 def test_neighbours_that_look_alike_stay_apart():
