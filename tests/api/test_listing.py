@@ -28,6 +28,7 @@ class QueueFigures:
     bytes: int = 0
     age_s: float = 0.0
     open_reads: int = 0
+    backlog: int = 0
     waiters: int = 0
     total_items: int = 0
     expired_items: int = 0

@@ -11,6 +11,7 @@ from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.queues.management import Queues
 from gateway.fairness.turns import Turns
+from gateway.queue_stats import QueueStats
 
 DEFAULT_REDRIVE = 1000
 WORK_QUEUES = 500
@@ -35,9 +36,10 @@ class QueueAdmin:
         return json_answer({"queues": shown, "next": f"{call.root}/queues?{listing.link(cursor)}" if cursor else None})
 
     async def get(self, call: Call) -> Answer:
+        missing = QueueStats() if call.query["missing"] == "zero" else None
         if call.query["detail"] != "servers":
-            return json_answer(call.result(await self._queues.get(call.queue())))
-        queue, servers = call.result(await self._queues.by_server(call.queue()))
+            return json_answer(call.result(await self._queues.get(call.queue(), missing=missing)))
+        queue, servers = call.result(await self._queues.by_server(call.queue(), missing=missing))
         named = [(name if call.caller.is_operator else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
         by_server = [
             {"server": shown, **asdict(servers[name])} for shown, name in zip(named, sorted(servers), strict=True)

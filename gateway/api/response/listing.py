@@ -34,6 +34,7 @@ FIELDS: Final = {
     "age": "age_s",
     "age_s": "age_s",
     "open_reads": "open_reads",
+    "backlog": "backlog",
     "waiters": "waiters",
     "total_items": "total_items",
     "expired_items": "expired_items",

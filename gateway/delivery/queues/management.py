@@ -26,6 +26,7 @@ NOBODYS_KEY: Final = "_"
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
     """One queue's figures, with the names of openapi.yaml. age_s: of the oldest job. waiters: Kestrel's blocked gets.
+    backlog: jobs that are not done, waiting or taken.
 
     reachable: whether a request can name the queue; if not, `queue` is Kestrel's key.
     """
@@ -35,6 +36,7 @@ class QueueInfo:
     bytes: int
     age_s: float
     open_reads: int
+    backlog: int
     waiters: int
     total_items: int
     expired_items: int
@@ -74,21 +76,27 @@ class Queues:
             return _info(name, stats)
         return _info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
 
-    async def get(self, queue: Queue) -> Covered[QueueInfo | GatewayError]:
-        """Its figures, or QueueNotFound. Raises BackendUnavailable."""
+    async def get(self, queue: Queue, *, missing: QueueStats | None = None) -> Covered[QueueInfo | GatewayError]:
+        """Its figures, or QueueNotFound. missing: the figures of a queue that does not exist, in place of the error.
+
+        Raises BackendUnavailable.
+        """
         merged = await self._backend.queue_stats(queue.key)
-        stats = merged.queues.get(queue.key)
+        stats = merged.queues.get(queue.key, missing)
         return Covered(_not_found(queue) if stats is None else _info(queue.name, stats), merged.coverage)
 
-    async def by_server(self, queue: Queue) -> Covered[tuple[QueueInfo, dict[str, QueueInfo]] | GatewayError]:
+    async def by_server(
+        self, queue: Queue, *, missing: QueueStats | None = None
+    ) -> Covered[tuple[QueueInfo, dict[str, QueueInfo]] | GatewayError]:
         """Like `get`, and also by server."""
         merged = await self._backend.queue_stats(queue.key)
-        if queue.key not in merged.queues:
+        stats = merged.queues.get(queue.key, missing)
+        if stats is None:
             return Covered(_not_found(queue), merged.coverage)
         servers = {
             name: _info(queue.name, queues[queue.key]) for name, queues in merged.servers.items() if queue.key in queues
         }
-        return Covered((_info(queue.name, merged.queues[queue.key]), servers), merged.coverage)
+        return Covered((_info(queue.name, stats), servers), merged.coverage)
 
     async def peek(self, queue: Queue) -> Covered[Job | GatewayError]:
         """The job at the head, which stays in place, or QueueNotFound or QueueEmpty. Raises BackendUnavailable.
@@ -140,6 +148,7 @@ def _info(queue: str, stats: QueueStats, *, reachable: bool = True) -> QueueInfo
         bytes=stats.bytes,
         age_s=stats.age_ms / 1000,
         open_reads=stats.open_reads,
+        backlog=stats.items + stats.open_reads,
         waiters=stats.waiters,
         total_items=stats.total_items,
         expired_items=stats.expired_items,
