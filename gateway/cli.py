@@ -7,68 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from gateway import __version__
+from gateway.client import jobs as client_jobs
+from gateway.client import queues as client_queues
+from gateway.common.flags import ListedText, Rate, Seconds, WholeNumber
 from gateway.config.toml_file import Mistake, MistakesError
 from gateway.settings import Settings, SettingsError, flag, variable
 
 PROGRAM: Final = "kestrel-gateway"
 # The command that runs if none is given. An image sets it, so that a compose file does not have to name a command.
 COMMAND_VARIABLE: Final = "KESTREL_GATEWAY_COMMAND"
-
-
-class WholeNumber(click.ParamType[int]):
-    """Digits only: int() would also accept `1_0` and ` 1 `."""
-
-    name = "n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number, or a usage error."""
-        if isinstance(value, int):
-            return value
-        if not re.fullmatch(r"[0-9]{1,18}", value):
-            self.fail(f"{value!r} is not a whole number", param, ctx)
-        return int(value)
-
-
-class Seconds(click.ParamType[float]):
-    """Digits with at most one point: float() would also accept `nan`, `inf` and `1e9`."""
-
-    name = "seconds"
-    what = "seconds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The duration, or a usage error."""
-        if isinstance(value, int | float):
-            return float(value)
-        if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]+)?", value):
-            self.fail(f"{value!r} is not a number of {self.what}", param, ctx)
-        return float(value)
-
-
-class Rate(Seconds):
-    """Requests a second, in the format of Seconds."""
-
-    name = "requests"
-    what = "requests a second"
-
-
-class ListedText(click.ParamType[str]):
-    """One of several values: the flag repeats; the variable separates values by commas or spaces."""
-
-    name = "text"
-
-    def split_envvar_value(self, rv: str) -> Sequence[str]:
-        """The values in a variable."""
-        return [part for part in re.split(r"[,\s]+", rv) if part]
 
 
 def options(command: Any) -> Any:
@@ -251,6 +206,10 @@ def healthcheck(url: str | None) -> None:
     except (OSError, ValueError) as exc:
         click.echo(f"{target}: {exc}", err=True)
         sys.exit(1)
+
+
+for _command in (*client_jobs.COMMANDS, *client_queues.COMMANDS):
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ RANKS: dict[str, int] = {
     "leases": 3,
     "kestrel": 3,
     "config": 2,
+    "work": 2,
+    "client": 1,
     "envelope": 1,
     "names": 1,
     "problem": 1,

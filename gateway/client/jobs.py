@@ -1,0 +1,235 @@
+"""The commands for jobs: `put`, `next`, `peek`, and `ack`, `nack`, `reject`, `extend` for a lease that `next` gave."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from gateway.client import options
+from gateway.client.failures import CallFailed
+from gateway.common.flags import Seconds, WholeNumber
+
+if TYPE_CHECKING:
+    from gateway.client.api import GatewayApi
+
+_STDIN: Final = Path("-")
+_TEXT_TYPE: Final = "text/plain; charset=utf-8"
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("text", required=False)
+@click.option("--file", "-f", type=click.Path(path_type=Path), help="file with the job; - is standard input")
+@click.option("--lines", is_flag=True, help="each line of the file is a job, in JSON (NDJSON)")
+@click.option("--type", "-t", "content_type", help="content type of the job [default: by its content]")
+@click.option("--ttl", type=Seconds(), help="seconds after which the job is dropped if no consumer has taken it")
+@click.option("--ordering-key", help="jobs with the same key are delivered in their order")
+@click.option("--idempotency-key", help="a request that is repeated with the same key is stored once")
+@click.option("--skip", type=WholeNumber(), default=0, help="with --lines: leave out so many lines at the beginning")
+@click.option("--json", "as_json", is_flag=True, help="print the gateway's receipt instead of the id")
+@options.calls
+def put(
+    queue: str,
+    text: str | None,
+    file: Path | None,
+    *,
+    lines: bool,
+    content_type: str | None,
+    ttl: float | None,
+    ordering_key: str | None,
+    idempotency_key: str | None,
+    skip: int,
+    as_json: bool,
+    api: GatewayApi,
+) -> None:
+    r"""Put a job on QUEUE and print its id. The job is TEXT, a file, or what comes from standard input.
+
+    \b
+      kestrel-gateway put emails '{"to": "ada@example.org"}'
+      kestrel-gateway put images --file photo.png --type image/png
+      generate | kestrel-gateway put emails --lines
+
+    A job without --type is JSON if it can be read as JSON. Otherwise TEXT is text, and a file is bytes. The exit code
+    is 0 only after the job is stored on disk. A repeated attempt stores it once: each request has an idempotency key.
+
+    With --lines every line is one job. Lines that the gateway does not accept are reported, the others are stored, and
+    the exit code is 1. If the gateway goes away, the last message says which --skip continues.
+    """
+    from gateway.client.lines import put_lines  # noqa: PLC0415 (`--help` stays quick)
+
+    if text is not None and file is not None:
+        raise click.UsageError(f"the job is given twice: as TEXT and as --file {file}")
+    chosen = {name: value for name, value in (("ttl", ttl),) if value is not None}
+    headers = {"Ordering-Key": ordering_key} if ordering_key else {}
+    if lines:
+        if text is not None or content_type or idempotency_key:
+            raise click.UsageError(
+                "--lines reads jobs in JSON from a file; TEXT, --type and --idempotency-key exclude it"
+            )
+        sys.exit(put_lines(api, queue, file or _STDIN, skip=skip, params=chosen, headers=headers))
+    if text is not None:
+        body = text.encode("utf-8", "surrogateescape")
+        content_type = content_type or ("application/json" if _is_json(text) else _TEXT_TYPE)
+    else:
+        body = _read(file or _STDIN)
+    headers["Idempotency-Key"] = idempotency_key or str(uuid.uuid4())
+    if content_type:
+        headers["Content-Type"] = content_type
+    receipt = api.call("POST", f"{_path(queue)}/jobs", content=body, headers=headers, params=chosen).json()
+    if as_json:
+        options.show_json(receipt)
+    elif "id" in receipt:
+        click.echo(receipt["id"])
+    else:  # an event batch or NDJSON by --type: one result for each job
+        sys.exit(_report(receipt))
+
+
+@click.command("next")
+@click.argument("queue")
+@click.option("--wait", "wait_s", type=Seconds(), default=20.0, help="how long to wait for a job [default 20]")
+@click.option("--lease", "lease_s", type=Seconds(), help="length of the lease in seconds [default: the queue's]")
+@click.option("--ack", is_flag=True, help="ack the job once it is written")
+@click.option("--raw", is_flag=True, help="print the job's own bytes instead of the JSON object; needs --ack")
+@options.calls
+def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw: bool, api: GatewayApi) -> None:
+    r"""Take the next job of QUEUE and print it as one line of JSON, with its lease.
+
+    \b
+      kestrel-gateway next emails                      take a job; settle it with ack, nack or reject
+      kestrel-gateway next emails --ack --raw >job     take a job for good
+
+    The lease is at .lease.id. It must be settled before it ends; otherwise the next consumer gets the job. With --ack
+    the job is acked after it is written; if it cannot be written, it goes back to its queue. The exit code is 3 if no
+    job came.
+    """
+    if raw and not ack:
+        raise click.UsageError("--raw prints no lease, so the job could not be settled; give --ack, too")
+    params = {"timeout": f"{wait_s:g}"} | ({"lease_seconds": f"{lease_s:g}"} if lease_s else {})
+    if raw:
+        params["format"] = "raw"
+    answer = api.call("GET", f"{_path(queue)}/next", params=params, wait_s=wait_s)
+    if answer.status_code == 204:
+        sys.exit(options.NOTHING)
+    lease = f"/leases/{answer.headers['lease-id']}"
+    try:
+        sys.stdout.buffer.write(answer.content if raw else answer.content + b"\n")
+        sys.stdout.flush()
+    except OSError:
+        if ack:
+            api.call("POST", f"{lease}/nack", json={"position": "head", "reason": "the output could not be written"})
+        raise
+    if ack:
+        api.call("POST", f"{lease}/ack")
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--raw", is_flag=True, help="print the job's own bytes instead of the JSON object")
+@options.calls
+def peek(queue: str, *, raw: bool, api: GatewayApi) -> None:
+    """Print the job at the head of QUEUE without taking it.
+
+    The exit code is 3 if the queue has no job or does not exist. A consumer may take the job at any moment.
+    """
+    answer = api.call("GET", f"{_path(queue)}/peek", params={"format": "raw"} if raw else {})
+    sys.stdout.buffer.write(answer.content if raw else answer.content + b"\n")
+
+
+@click.command()
+@click.argument("lease")
+@options.calls
+def ack(lease: str, *, api: GatewayApi) -> None:
+    """Report that the work of LEASE is done. The job is gone for good."""
+    _settle(api, lease, "ack", None)
+
+
+@click.command()
+@click.argument("lease")
+@click.option("--head", is_flag=True, help="the job goes before all others [default: as the queue's policy says]")
+@click.option("--delay", type=Seconds(), help="seconds until the job is back on its queue")
+@click.option("--reason", help="what went wrong; stored with the job")
+@options.calls
+def nack(lease: str, *, head: bool, delay: float | None, reason: str | None, api: GatewayApi) -> None:
+    """Give the job of LEASE back to its queue, as its next attempt."""
+    _settle(api, lease, "nack", {"position": "head" if head else None, "delay": delay, "reason": reason})
+
+
+@click.command()
+@click.argument("lease")
+@click.option("--reason", help="why the job cannot be done; stored with the dead letter")
+@options.calls
+def reject(lease: str, *, reason: str | None, api: GatewayApi) -> None:
+    """Move the job of LEASE, which cannot be done, to the dead letters of its queue."""
+    _settle(api, lease, "reject", {"reason": reason})
+
+
+@click.command()
+@click.argument("lease")
+@click.argument("seconds", type=Seconds())
+@options.calls
+def extend(lease: str, seconds: float, *, api: GatewayApi) -> None:
+    """Let LEASE end SECONDS from now, and print when that is."""
+    answer = api.call("POST", f"{_lease_path(lease)}/extend", json={"lease_seconds": seconds})
+    click.echo(answer.json()["expires_at"])
+
+
+def _settle(api: GatewayApi, lease: str, how: str, body: dict[str, Any] | None) -> None:
+    """Settles the lease. Prints where the job is if that is not where it was to go."""
+    answer = api.call("POST", f"{_lease_path(lease)}/{how}", json=body)
+    if answer.content:
+        options.show_json(answer.json())
+
+
+def _lease_path(lease: str) -> str:
+    if not lease.replace("-", "").replace("_", "").isalnum() or not lease.isascii():
+        raise CallFailed("lease-not-found", f"{lease!r} is not the id of a lease", status=404, retryable=False)
+    return f"/leases/{lease}"
+
+
+def _path(queue: str) -> str:
+    from gateway.client.api import queue_path  # noqa: PLC0415 (`--help` stays quick)
+
+    return queue_path(queue)
+
+
+def _report(receipt: dict[str, Any]) -> int:
+    """Prints the id of each stored job, and what is wrong with the others. Returns the exit code."""
+    status = 0
+    for number, result in enumerate(receipt["results"], 1):
+        if "code" in result:
+            options.notice(f"job {number}: {result['code']}: {result['detail']}")
+            status = options.FAILED
+        else:
+            click.echo(result["id"])
+    return status
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")  # json reads NaN and Infinity
+
+
+def _read(file: Path) -> bytes:
+    if file == _STDIN:
+        if sys.stdin.isatty():
+            options.notice("reading the job from the terminal; end it with Ctrl-D")
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as exc:
+        raise click.UsageError(f"{file} cannot be read: {exc.strerror}") from exc
+
+
+COMMANDS: Final = (put, next_job, peek, ack, nack, reject, extend)

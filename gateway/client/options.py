@@ -1,0 +1,127 @@
+"""What all commands of the client have in common: how they find the gateway, their output, and their exit codes.
+
+0    done
+1    the gateway refused, or something failed
+2    the command line or the file of settings is wrong
+3    there is no job, no queue, or no such lease
+4    the gateway does not accept the key
+5    the gateway is away or cannot do it now: a later try may succeed
+130  interrupted
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from gateway.client import target
+from gateway.client.failures import CallFailed
+from gateway.common.flags import Seconds
+
+FAILED: Final = 1
+NOTHING: Final = 3
+NOT_ALLOWED: Final = 4
+AWAY: Final = 5
+
+_NOTHING_CODES: Final = frozenset({"queue-not-found", "queue-empty", "lease-not-found"})
+
+_WHERE: Final = (
+    click.option("--url", help=f"the gateway [variable {target.URL_VARIABLE}; default {target.DEFAULT_URL}]"),
+    click.option("--key", help=f"the key; other users of this machine can see a flag [variable {target.KEY_VARIABLE}]"),
+    click.option(
+        "--key-file",
+        type=click.Path(path_type=Path),
+        help=f"file that contains only the key [variable {target.KEY_FILE_VARIABLE}]",
+    ),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="TOML file with url, key and key_file "
+        f"[variable {target.FILE_VARIABLE}; default ~/.config/kestrel-gateway/client.toml]",
+    ),
+)
+_RETRY: Final = click.option(
+    "--retry",
+    "retry_s",
+    type=Seconds(),
+    default=10.0,
+    help="how long to try again while the gateway is away or busy [default 10]",
+)
+
+
+def where(command: Any) -> Any:
+    """Adds the options that say where the gateway is. The command gets them as `address: Target`."""
+
+    @functools.wraps(command)
+    def run(
+        *args: Any, url: str | None, key: str | None, key_file: Path | None, config: Path | None, **options: Any
+    ) -> Any:
+        try:
+            address = target.find(url=url, key=key, key_file=key_file, config=config)
+        except target.TargetError as exc:
+            raise click.UsageError(str(exc)) from exc
+        return command(*args, address=address, **options)
+
+    for option in reversed(_WHERE):
+        run = option(run)
+    return run
+
+
+def calls(command: Callable[..., Any]) -> Any:
+    """Adds the same options, and --retry. The command gets `api: GatewayApi`, and its failures become exit codes."""
+
+    @functools.wraps(command)
+    def run(*args: Any, address: target.Target, retry_s: float, **options: Any) -> Any:
+        from gateway.client.api import GatewayApi  # noqa: PLC0415 (`--help` stays quick)
+
+        try:
+            with GatewayApi(address, retry_s, notice) as api:
+                result = command(*args, api=api, **options)
+            sys.stdout.flush()
+        except CallFailed as failed:
+            notice(str(failed))
+            sys.exit(exit_code(failed))
+        except OSError as exc:
+            # The reader of the output has gone, or the disk is full. Python would try to write the rest at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(exc, BrokenPipeError):
+                notice(f"standard output: {exc.strerror}")
+            sys.exit(FAILED)
+        return result
+
+    return where(_RETRY(run))
+
+
+def exit_code(failed: CallFailed) -> int:
+    """The exit code for a failure."""
+    if failed.code in _NOTHING_CODES:
+        return NOTHING
+    if failed.status in (401, 403):
+        return NOT_ALLOWED
+    return AWAY if failed.retryable else FAILED
+
+
+def notice(text: str) -> None:
+    """One line for people, on standard error."""
+    click.echo(f"kestrel-gateway: {text}", err=True)
+
+
+def show_json(value: Any) -> None:
+    """A value as one line of JSON."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Returns if the answer is yes. Without a terminal nobody can answer, so --yes is needed there."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Give --yes to confirm; there is no terminal to ask.")
+    click.confirm(question, abort=True)

@@ -1,0 +1,206 @@
+"""The commands for queues: `queues`, `queue`, `dead-letters`, `redrive`, `flush`, `delete`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from gateway.client import options
+from gateway.client.failures import CallFailed
+from gateway.common.flags import Seconds, WholeNumber
+
+if TYPE_CHECKING:
+    from gateway.client.api import GatewayApi
+
+_FIGURES: Final = {
+    "items": "ITEMS",
+    "bytes": "BYTES",
+    "age_s": "AGE",
+    "open_reads": "LEASED",
+    "waiters": "WAITING",
+    "total_items": "STORED",
+    "expired_items": "EXPIRED",
+}
+"""What the table shows of a queue, and the headings. The JSON has every figure."""
+
+
+@click.command()
+@click.option("--filter", "filters", multiple=True, help="only queues that meet it: items>100, name~img-* (repeatable)")
+@click.option(
+    "--sort", default="name", help="column of the API, such as age_s; -items begins with the most [default name]"
+)
+@click.option("--watch", is_flag=True, help="show the table again and again until it is interrupted")
+@click.option("--every", "every_s", type=Seconds(), default=2.0, help="with --watch: seconds between two [default 2]")
+@click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
+@options.calls
+def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, as_json: bool, api: GatewayApi) -> None:
+    r"""List the queues with their figures.
+
+    \b
+      kestrel-gateway queues --filter 'items>100' --sort -age_s
+      kestrel-gateway queues --watch
+      kestrel-gateway queues --json | jq -r 'select(.open_reads > 0).queue'
+
+    ITEMS are waiting jobs, BYTES their size, AGE the seconds that the oldest has waited, LEASED the jobs that consumers
+    have, WAITING the reads that wait, STORED all jobs ever stored, EXPIRED those that nobody took in time.
+
+    Columns are separated by tabs if the output is not a terminal.
+    """
+    if as_json:
+        while True:
+            for each in _listed(api, filters, sort):
+                options.show_json(each)
+            sys.stdout.flush()
+            if not watch:
+                return
+            time.sleep(every_s)
+    from gateway.client import tables  # noqa: PLC0415 (`--help` stays quick)
+
+    headings = ["QUEUE", *_FIGURES.values()]
+    if watch:
+        tables.watch(headings, _again(api, filters, sort, every_s))
+    else:
+        tables.show(headings, [_row(each) for each in _listed(api, filters, sort)])
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--servers", is_flag=True, help="the figures of each Kestrel server, too")
+@click.option("--json", "as_json", is_flag=True, help="print the gateway's answer as JSON")
+@options.calls
+def queue(queue: str, *, servers: bool, as_json: bool, api: GatewayApi) -> None:
+    """Show the figures of QUEUE. The exit code is 3 if it does not exist."""
+    from gateway.client import tables  # noqa: PLC0415 (`--help` stays quick)
+
+    answer = api.call("GET", _path(queue), params={"detail": "servers"} if servers else {}).json()
+    if as_json:
+        options.show_json(answer)
+        return
+    rows = [[name, value] for name, value in answer.items() if not isinstance(value, list)]
+    tables.show(["FIGURE", "VALUE"], rows)
+    if servers:
+        tables.show(["SERVER", *_FIGURES.values()], [[each["server"], *_row(each)[1:]] for each in answer["servers"]])
+
+
+@click.command("dead-letters")
+@click.argument("queue")
+@click.option("--peek", is_flag=True, help="print the oldest dead letter, which says why it failed, as JSON")
+@click.option("--delete", is_flag=True, help="delete all dead letters of the queue")
+@click.option("--yes", is_flag=True, help="with --delete: do not ask")
+@click.option("--json", "as_json", is_flag=True, help="print the gateway's answer as JSON")
+@options.calls
+def dead_letters(queue: str, *, peek: bool, delete: bool, yes: bool, as_json: bool, api: GatewayApi) -> None:
+    """Count, show or delete the dead letters of QUEUE: jobs that failed too often or were rejected.
+
+    `redrive` moves them back to their queue. The exit code of --peek is 3 if there are none.
+    """
+    from gateway.client import tables  # noqa: PLC0415 (`--help` stays quick)
+
+    path = f"{_path(queue)}/dead-letters"
+    if peek and delete:
+        raise click.UsageError("--peek and --delete exclude each other")
+    if peek:
+        options.show_json(api.call("GET", f"{path}/peek").json())
+    elif delete:
+        options.confirm(f"Delete all dead letters of {queue}?", yes=yes)
+        answer = api.call("DELETE", path).json()
+        if as_json:
+            options.show_json(answer)
+        else:
+            click.echo(f"{answer['deleted']} dead letters of {queue} deleted")
+    else:
+        answer = api.call("GET", path).json()
+        if as_json:
+            options.show_json(answer)
+        else:
+            tables.show(["FIGURE", "VALUE"], [[name, value] for name, value in answer.items() if value is not None])
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--max", "most", type=WholeNumber(), help="the most dead letters to move [default: all]")
+@options.calls
+def redrive(queue: str, *, most: int | None, api: GatewayApi) -> None:
+    """Move the dead letters of QUEUE back to it, the oldest first. They begin again with their first attempt."""
+    redriven = expired = 0
+    while True:
+        left_to_move = 10_000 if most is None else min(most - redriven - expired, 10_000)
+        answer = api.call("POST", f"{_path(queue)}/redrive", json={"max": left_to_move}).json()
+        moved = answer["redriven"] + answer["expired"]
+        redriven, expired = redriven + answer["redriven"], expired + answer["expired"]
+        if not moved or not answer["left"] or (most is not None and redriven + expired >= most):
+            break
+    tail = f", {expired} expired and dropped" if expired else ""
+    click.echo(f"{redriven} dead letters moved to {queue}{tail}, {answer['left']} left")
+    if answer["left"] and (most is None or redriven + expired < most):
+        options.notice(f"the others could not be moved now: look at {queue}")
+        sys.exit(options.AWAY)
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--yes", is_flag=True, help="do not ask")
+@options.calls
+def flush(queue: str, *, yes: bool, api: GatewayApi) -> None:
+    """Remove every waiting job of QUEUE. Jobs under a lease stay with their consumers."""
+    options.confirm(f"Remove every waiting job of {queue}?", yes=yes)
+    api.call("POST", f"{_path(queue)}/flush")
+    click.echo(f"{queue} is empty")
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--yes", is_flag=True, help="do not ask")
+@options.calls
+def delete(queue: str, *, yes: bool, api: GatewayApi) -> None:
+    """Delete QUEUE with all its jobs, also those under a lease. Its dead letters remain."""
+    options.confirm(f"Delete {queue} with all its jobs?", yes=yes)
+    answer = api.call("DELETE", _path(queue)).json()
+    click.echo(f"{queue} is deleted, {answer['leases_ended']} leases ended")
+
+
+def _listed(api: GatewayApi, filters: tuple[str, ...], sort: str) -> Iterator[dict[str, Any]]:
+    """Every queue, page by page."""
+    params: dict[str, Any] = {"filter": list(filters), "sort": sort}
+    path: str | None = "/queues"
+    while path:
+        page = api.call("GET", path, params=params or None).json()
+        yield from page["queues"]
+        path, params = _relative(api, page["next"]), {}
+
+
+def _relative(api: GatewayApi, path: str | None) -> str | None:
+    """The path of the next page, without the path that the URL of the gateway ends with."""
+    from urllib.parse import urlsplit  # noqa: PLC0415
+
+    root = urlsplit(api.url).path
+    return path.removeprefix(root) if path else None
+
+
+def _again(api: GatewayApi, filters: tuple[str, ...], sort: str, every_s: float) -> Iterator[list[list[Any]]]:
+    """The rows, now and every `every_s`. A gateway that is away for a while does not end it."""
+    while True:
+        try:
+            yield [_row(each) for each in _listed(api, filters, sort)]
+        except CallFailed as failed:
+            if not failed.retryable:
+                raise
+            options.notice(str(failed))
+        time.sleep(every_s)
+
+
+def _row(figures: dict[str, Any]) -> list[Any]:
+    return [figures["queue"], *(figures[name] for name in _FIGURES)]
+
+
+def _path(queue: str) -> str:
+    from gateway.client.api import queue_path  # noqa: PLC0415 (`--help` stays quick)
+
+    return queue_path(queue)
+
+
+COMMANDS: Final = (queues, queue, dead_letters, redrive, flush, delete)

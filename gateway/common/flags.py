@@ -1,0 +1,55 @@
+"""The types of values that flags take, for every command. They accept what people write, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+
+class WholeNumber(click.ParamType[int]):
+    """Digits only: int() would also accept `1_0` and ` 1 `."""
+
+    name = "n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number, or a usage error."""
+        if isinstance(value, int):
+            return value
+        if not re.fullmatch(r"[0-9]{1,18}", value):
+            self.fail(f"{value!r} is not a whole number", param, ctx)
+        return int(value)
+
+
+class Seconds(click.ParamType[float]):
+    """Digits with at most one point: float() would also accept `nan`, `inf` and `1e9`."""
+
+    name = "seconds"
+    what = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The duration, or a usage error."""
+        if isinstance(value, int | float):
+            return float(value)
+        if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]+)?", value):
+            self.fail(f"{value!r} is not a number of {self.what}", param, ctx)
+        return float(value)
+
+
+class Rate(Seconds):
+    """Requests a second, in the format of Seconds."""
+
+    name = "requests"
+    what = "requests a second"
+
+
+class ListedText(click.ParamType[str]):
+    """One of several values: the flag repeats; the variable separates values by commas or spaces."""
+
+    name = "text"
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """The values in a variable."""
+        return [part for part in re.split(r"[,\s]+", rv) if part]

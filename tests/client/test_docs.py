@@ -1,0 +1,58 @@
+"""docs/command-line.md shows every command's help page as the command prints it, and every exit code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from gateway.cli import PROGRAM, cli
+from gateway.client import jobs, options, queues
+
+WIDTH = 100
+COMMANDS = [*jobs.COMMANDS, *queues.COMMANDS]
+
+
+def help_of(command: click.Command) -> str:
+    """What `--help` prints on a terminal of that width."""
+    parent = click.Context(cli, info_name=PROGRAM)
+    return command.get_help(click.Context(command, parent, command.name, terminal_width=WIDTH, max_content_width=WIDTH))
+
+
+def shown(text: str) -> dict[str, str]:
+    """The help pages in the document, by command."""
+    return dict(re.findall(r"^    \$ kestrel-gateway (\S+) --help\n((?:    .*\n|\n(?=    ))+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda each: str(each.name))
+def test_the_document_shows_the_help_page(root: Path, command: click.Command):
+    """If it differs, copy the help page: COLUMNS=100 kestrel-gateway COMMAND --help."""
+    page = shown((root / "docs" / "command-line.md").read_text())[str(command.name)]
+    lines = [line.removeprefix("    ").rstrip() for line in page.rstrip("\n").split("\n")]
+    assert lines == [line.rstrip() for line in help_of(command).split("\n")]
+
+
+def test_the_document_shows_no_other_command(root: Path):
+    """A command that was removed or renamed has no page."""
+    assert set(shown((root / "docs" / "command-line.md").read_text())) == {str(each.name) for each in COMMANDS}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda each: str(each.name))
+def test_a_help_page_begins_like_a_manual(command: click.Command):
+    """The first sentence says what the command does, and every option says what it is for."""
+    assert command.help
+    assert re.match(r"[A-Z][a-z]+,? .*?\.( |$|\n)", command.help, re.DOTALL), command.help
+    for each in command.params:
+        assert isinstance(each, click.Argument) or each.help, each.name  # type: ignore[attr-defined]
+
+
+def test_the_document_has_the_exit_codes(root: Path):
+    """Its table is the one that the code states."""
+    table = dict(re.findall(r"^\| (\d+) \| (.*?) \|$", (root / "docs" / "command-line.md").read_text(), re.MULTILINE))
+    stated = dict(re.findall(r"^ *(\d+) +(.*)$", str(options.__doc__), re.MULTILINE))
+    assert table == stated
+    assert {"1", "3", "4", "5"} == {
+        str(each) for each in (options.FAILED, options.NOTHING, options.NOT_ALLOWED, options.AWAY)
+    }

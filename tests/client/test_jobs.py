@@ -1,0 +1,148 @@
+"""`put`, `next`, `peek` and the settlements from a terminal, against a real gateway."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.gateway import Running
+from tests.lab.ports import free_port
+
+
+def test_a_job_goes_there_and_back(command: Commands, queue: str):
+    """`put` prints the id; `next` prints the job with its lease; `ack` ends it; then `next` has exit code 3."""
+    job_id = command.text("put", queue, '{"to": "ada", "big": 12345678901234567890}').strip()
+    shown = command.text("next", queue, "--lease", "30")
+    assert '{"to": "ada", "big": 12345678901234567890}' in shown  # byte for byte
+    job = json.loads(shown)
+    assert (job["id"], job["attempt"], job["content_type"]) == (job_id, 1, "application/json")
+    assert command.text("extend", job["lease"]["id"], "60")[:2] == "20"
+    assert command.text("ack", job["lease"]["id"]) == ""
+    empty = command("next", queue, "--wait", "0")
+    assert (empty.returncode, empty.stdout) == (3, b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "content_type"),
+    [
+        ('{"a": 1}', "application/json"),
+        ("17", "application/json"),
+        ("hello ä", "text/plain; charset=utf-8"),
+        ("NaN", "text/plain; charset=utf-8"),
+        ("", "text/plain; charset=utf-8"),
+    ],
+)
+def test_the_type_of_a_text_is_that_of_its_content(command: Commands, queue: str, text: str, content_type: str):
+    """JSON is JSON, anything else is text; `--json` prints the receipt that says so."""
+    receipt = json.loads(command.text("put", queue, text, "--json"))
+    assert receipt["content_type"] == content_type
+    assert command.text("peek", queue, "--raw") == text
+
+
+def test_bytes_of_a_file_and_of_standard_input_come_back(command: Commands, queue: str, tmp_path: Path):
+    """Every byte survives, in both directions, with the type that was given."""
+    body = bytes(range(256)) * 3
+    (tmp_path / "job").write_bytes(body)
+    command.text("put", queue, "--file", str(tmp_path / "job"), "--type", "image/png")
+    command.text("put", queue, stdin=b"\xff\x00")
+    taken = [command("next", queue, "--ack", "--raw", "--wait", "0") for _ in range(3)]
+    assert [each.stdout for each in taken] == [body, b"\xff\x00", b""]
+    assert [each.returncode for each in taken] == [0, 0, 3]
+
+
+def test_nack_and_reject_say_why(command: Commands, queue: str):
+    """A nack gives the job back with its reason; a rejected job is a dead letter with its reason."""
+    command.text("put", queue, "work")
+    first = json.loads(command.text("next", queue))
+    command.text("nack", first["lease"]["id"], "--reason", "not today")
+    second = json.loads(command.text("next", queue))
+    assert (second["attempt"], second["attributes"]["lasterror"]) == (2, "not today")
+    command.text("reject", second["lease"]["id"], "--reason", "never")
+    dead = json.loads(command.text("dead-letters", queue, "--peek"))
+    assert dead["attributes"]["lasterror"] == "never"
+    again = command("ack", second["lease"]["id"])
+    assert again.returncode == 1
+    assert b"lease-settled" in again.stderr
+
+
+def test_output_that_cannot_be_written_acks_nothing(command: Commands, gateway: Running, queue: str):
+    """A job whose reader has gone is back on its queue."""
+    command.text("put", queue, "precious")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "next", queue, "--ack"], stdout=full, stderr=subprocess.PIPE, env=environment(gateway.url)
+        )
+    assert done.returncode == 1
+    assert json.loads(command.text("next", queue, "--ack", "--wait", "5"))["data"] == "precious"
+
+
+def test_lines_are_jobs(command: Commands, queue: str, http: httpx.Client):
+    """Each line is a job with its own bytes; a bad line is named and the others are stored."""
+    lines = [b'{"n": %d, "x": 1.10}' % number for number in range(1203)]
+    lines[700] = b"{not json"
+    lines.insert(5, b"")
+    done = command("put", queue, "--lines", stdin=b"\n".join(lines))
+    assert (done.returncode, done.stdout) == (1, f"1202 jobs stored on {queue}, 1 not accepted\n".encode())
+    assert b"line 702: invalid-body" in done.stderr
+    assert http.get(f"/queues/{queue}").json()["items"] == 1202
+    assert command.text("next", queue, "--ack", "--raw") == '{"n": 0, "x": 1.10}'
+
+
+def test_skip_continues_behind_what_is_stored(command: Commands, queue: str, http: httpx.Client):
+    """--skip counts the lines of the file."""
+    assert command.text("put", queue, "--lines", "--skip", "2", stdin=b"1\n2\n3\n4\n") == f"2 jobs stored on {queue}\n"
+    assert http.get(f"/queues/{queue}/peek").json()["data"] == 3
+
+
+def test_a_progress_bar_is_for_terminals_only(gateway: Running, queue: str, tmp_path: Path):
+    """On a terminal there is a bar; what is piped gets plain text."""
+    (tmp_path / "jobs").write_bytes(b"1\n" * 3)
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [*COMMAND, "put", queue, "--lines", "--file", str(tmp_path / "jobs")],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=environment(gateway.url, TERM="xterm"),
+    )
+    os.close(theirs)
+    assert done.stdout == f"3 jobs stored on {queue}\n".encode()
+    assert b"storing" in os.read(ours, 65536)
+    os.close(ours)
+
+
+def test_a_gateway_that_is_away_is_tried_again():
+    """Nothing listens: the command tries for as long as --retry says, and its exit code is 5."""
+    done = Commands(f"http://127.0.0.1:{free_port()}")("put", "q", "x", "--retry", "0.5")
+    assert done.returncode == 5
+    assert b"next try in" in done.stderr
+    assert b"no-answer" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["put", "bad__name", "x"], 1, "invalid-name"),
+        (["peek", "no-such-queue"], 3, "queue-not-found"),
+        (["put", "q", "x", "--file", "f"], 2, "given twice"),
+        (["put", "q", "--file", "/nonexistent/f"], 2, "cannot be read"),
+        (["put", "q", "x", "--lines"], 2, "--lines reads"),
+        (["next", "q", "--raw"], 2, "--raw prints no lease"),
+        (["ack", "../queues"], 3, "lease-not-found"),
+        (["ack", "A" * 60], 3, "lease-not-found"),
+        (["put", "q", "x", "--url", "localhost"], 2, "url: 'localhost' is not a URL"),
+        (["put", "q", "x", "--ttl", "soon"], 2, "'soon' is not a number of seconds"),
+    ],
+)
+def test_exit_codes(command: Commands, arguments: list[str], code: int, message: str):
+    """Each kind of failure has its exit code and one line that says what is wrong."""
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert message in done.stderr.decode()
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,121 @@
+"""`queues`, `queue`, `dead-letters`, `redrive`, `flush` and `delete` from a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+
+import httpx
+import pytest
+
+from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.gateway import Running
+
+
+@pytest.fixture
+def filled(http: httpx.Client, queue: str) -> str:
+    """A queue with three jobs."""
+    for text in ("one", "two", "three"):
+        http.post(f"/queues/{queue}/jobs", content=text).raise_for_status()
+    return queue
+
+
+def test_the_table_is_plain_when_piped(command: Commands, filled: str):
+    """A line of headings, then a line per queue, with tabs."""
+    headings, row = command.text("queues", "--filter", f"name={filled}").splitlines()
+    assert headings.split("\t")[:3] == ["QUEUE", "ITEMS", "BYTES"]
+    assert row.split("\t")[:2] == [filled, "3"]
+
+
+def test_json_has_every_figure(command: Commands, filled: str):
+    """One object a line; `queue` shows the same object."""
+    (listed,) = map(json.loads, command.text("queues", "--json", "--filter", f"name={filled}").splitlines())
+    assert (listed["queue"], listed["items"], listed["reachable"]) == (filled, 3, True)
+    one = json.loads(command.text("queue", filled, "--json", "--servers"))
+    assert (one["items"], one["servers"][0]["items"]) == (3, 3)
+    assert "items\t3\n" in command.text("queue", filled)
+
+
+def test_every_page_is_listed(command: Commands, gateway: Running, filled: str, monkeypatch: pytest.MonkeyPatch):
+    """The list follows the pages of the gateway."""
+    from gateway.client.api import GatewayApi
+    from gateway.client.queues import _listed
+    from gateway.client.target import Target
+
+    monkeypatch.setattr(GatewayApi, "call", _with_small_pages(GatewayApi.call))
+    with gateway.client() as http:
+        for number in range(3):
+            http.post(f"/queues/{filled}-{number}/jobs", content=b"x").raise_for_status()
+    with GatewayApi(Target(gateway.url), 0, print) as api:
+        names = [each["queue"] for each in _listed(api, (f"name~{filled}*",), "name")]
+    assert names == [filled, *(f"{filled}-{number}" for number in range(3))]
+
+
+def _with_small_pages(call):
+    def small(self, method, path, **options):
+        if "?" not in path:
+            options["params"] = {**options["params"], "limit": 2}
+        return call(self, method, path, **options)
+
+    return small
+
+
+def test_watch_shows_changes_on_a_terminal(gateway: Running, http: httpx.Client, filled: str):
+    """The table is drawn again with the new figures, until it is interrupted."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "queues", "--watch", "--every", "0.1", "--filter", f"name={filled}"],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=environment(gateway.url, TERM="xterm"),
+    )
+    os.close(theirs)
+    try:
+        _read_until(ours, b"3")
+        http.post(f"/queues/{filled}/jobs", content=b"x").raise_for_status()
+        _read_until(ours, b" 4 ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(ours)
+
+
+def _read_until(terminal: int, wanted: bytes) -> None:
+    seen, ends_s = b"", time.monotonic() + 10
+    while wanted not in seen:
+        assert select.select([terminal], [], [], max(0, ends_s - time.monotonic()))[0], seen
+        seen += os.read(terminal, 65536)
+
+
+def test_dead_letters_and_redrive(command: Commands, http: httpx.Client, filled: str):
+    """They are counted, shown, moved back in part, and deleted only if that is confirmed."""
+    for _ in range(3):
+        lease = http.get(f"/queues/{filled}/next").json()["lease"]["id"]
+        http.post(f"/leases/{lease}/reject", json={"reason": "bad"}).raise_for_status()
+    assert "items\t3\n" in command.text("dead-letters", filled)
+    assert command.text("redrive", filled, "--max", "1") == f"1 dead letters moved to {filled}, 2 left\n"
+    assert http.get(f"/queues/{filled}").json()["items"] == 1
+    refused = command("dead-letters", filled, "--delete")
+    assert refused.returncode == 2
+    assert b"Give --yes to confirm" in refused.stderr
+    assert command.text("dead-letters", filled, "--delete", "--yes") == f"2 dead letters of {filled} deleted\n"
+    assert command("dead-letters", filled, "--peek").returncode == 3
+    assert command.text("redrive", filled) == f"0 dead letters moved to {filled}, 0 left\n"
+
+
+def test_flush_and_delete_ask_first(command: Commands, http: httpx.Client, filled: str):
+    """Without a terminal they need --yes; with it the queue is empty, and then gone."""
+    for name in ("flush", "delete"):
+        assert command(name, filled).returncode == 2
+    assert http.get(f"/queues/{filled}").json()["items"] == 3
+    assert command.text("flush", filled, "--yes") == f"{filled} is empty\n"
+    assert http.get(f"/queues/{filled}").json()["items"] == 0
+    assert command.text("delete", filled, "--yes") == f"{filled} is deleted, 0 leases ended\n"
+    assert command("queue", filled).returncode == 3
