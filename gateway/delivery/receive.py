@@ -1,6 +1,10 @@
 """Next: a poll waits for a job and returns it under a lease.
 
 On the way an expired job is dropped, and a job that was already delivered too often goes to the dead letters.
+
+A consumer may want a job at most once: then the lease is acked before the consumer gets the job. Until the ack begins,
+the job goes back if the consumer is gone. From then on it is never delivered again, even if the consumer does not get
+it.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
 from gateway.envelope.read import Job
 from gateway.envelope.rewrite import DeadReason
-from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, TooManyLeases
+from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, QueueDeleted, TooManyLeases
 from gateway.fairness.turns import Turns
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
@@ -68,19 +72,22 @@ class Receiver:
         return len(self._poll_limits)
 
     async def next(
-        self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone
+        self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone, at_most_once: bool = False
     ) -> Covered[Delivery | None]:
         """The next job under a lease of `lease_s` seconds; None if the wait ended empty or the consumer disconnected.
 
-        The coverage is that of an empty wait.
+        The coverage is that of an empty wait. at_most_once: the lease is already acked.
 
-        Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable.
-        Cancelled: no job is held.
+        Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable; OutcomeUnknown if the ack of
+        a job was sent and no answer came: it is not delivered now, and may be gone.
+        Cancelled: no job is held; one whose ack has begun is gone.
         """
         with await self._quota.room(queue):
-            return await self._next(queue, timeout_s, lease_s, on_gone)
+            return await self._next(queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once)
 
-    async def _next(self, queue: Queue, timeout_s: float, lease_s: float, on_gone: OnGone) -> Covered[Delivery | None]:
+    async def _next(
+        self, queue: Queue, timeout_s: float, lease_s: float, on_gone: OnGone, *, at_most_once: bool
+    ) -> Covered[Delivery | None]:
         """Like `next`, for a queue that may be used."""
         if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
             raise Draining("the gateway is shutting down and delivers no more jobs")
@@ -98,7 +105,7 @@ class Receiver:
                 if taken.result is None:
                     return Covered(None, taken.coverage)
                 delivery = await self._deliver(queue, taken.result, lease_s, expired)
-                if delivery is not None:
+                if delivery is not None and (not at_most_once or await self._acked(delivery.lease, on_gone)):
                     return Covered(delivery, None)
             gone_s = time.monotonic() - began_s
             if gone_s > max(timeout_s, PASSING_S) or self.draining:
@@ -129,6 +136,22 @@ class Receiver:
         except BaseException:
             done()
             raise
+
+    async def _acked(self, lease: Lease, on_gone: OnGone) -> bool:
+        """Acks the lease of a consumer that is still there. False: its job is back on its queue, or deleted with it.
+
+        Raises: OutcomeUnknown, BackendRefused. Cancelled: the ack continues.
+        """
+        gone = asyncio.Event()
+        on_gone(gone.set)()
+        if gone.is_set():
+            self._registry.give_back(lease)
+            return False
+        try:
+            await self._registry.ack(lease.id)
+        except (LeaseLost, QueueDeleted):
+            return False
+        return True
 
     async def _to_dead_letters(self, queue: Queue, read: OpenRead, attempts: int) -> bool:
         """Whether the job is a dead letter now; otherwise the dead letters refused it and it is still set aside.

@@ -36,6 +36,8 @@ from gateway.leases.lease import Lease
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
 
+AUTO = "auto"
+"""The value of `ack` that acks the next job before it is delivered; behind a lease and a comma, or alone."""
 _WAIT = re.compile(r"[0-9]{1,9}")
 _PURPOSE = frozenset({b"sec-purpose", b"purpose"})
 _ORDERING_KEY = re.compile(r"[!-~]{1,256}")
@@ -151,13 +153,15 @@ class Jobs:
             raise ForbiddenPrefetch("a prefetch does not take a job; send the request without Sec-Purpose: prefetch")
         timeout_s, preference = self._timeout(call)
         queue = call.queue()
-        if call.query["ack"] is not None:
-            await self._ack_first(call, call.query["ack"])
+        at_most_once = await self._ack_first(call, call.query["ack"])
         lease_s = self._lease(call, queue)
         delivery = call.result(
-            await self._receiver.next(queue, timeout_s=timeout_s, lease_s=lease_s, on_gone=call.client.on_gone)
+            await self._receiver.next(
+                queue, timeout_s=timeout_s, lease_s=lease_s, on_gone=call.client.on_gone, at_most_once=at_most_once
+            )
         )
         if delivery is not None:
+            call.context.lease_acked |= at_most_once
             return self._delivered(call, queue, delivery, preference)
         return Answer(204, headers=[NO_STORE, *preference])
 
@@ -165,18 +169,19 @@ class Jobs:
         """Like `next`, with the parameters in the body, and a body in every answer: some clients cannot read a 204."""
         wanted = await call.json()
         queue = call.queue()
-        if "ack" in wanted:
-            await self._ack_first(call, wanted["ack"])
+        at_most_once = await self._ack_first(call, wanted.get("ack"))
         delivery = call.result(
             await self._receiver.next(
                 queue,
                 timeout_s=float(wanted.get("timeout", self._default_timeout_s)),
                 lease_s=float(wanted.get("lease_seconds", self._default_lease(queue))),
                 on_gone=call.client.on_gone,
+                at_most_once=at_most_once,
             )
         )
         if delivery is None:
             return json_answer({"jobs": []})
+        call.context.lease_acked |= at_most_once
         with self._given_back_on_error(delivery.lease):
             body = render_leased(delivery.job, queue, delivery.lease, root=call.root)
         return self._carrying(delivery.lease, body, [JSON, NO_STORE])
@@ -188,9 +193,14 @@ class Jobs:
         body, headers = render(job, queue, job.attempt, accept=call.accept, raw=_raw(call))
         return Answer(200, body, headers)
 
-    async def _ack_first(self, call: Call, lease_id: str) -> None:
+    async def _ack_first(self, call: Call, ack: str | None) -> bool:
+        """Acks the lease that `ack` names, if it names one. Returns whether the next job is wanted at most once."""
+        lease_id, comma, _ = (ack or "").partition(",")
+        if lease_id in ("", AUTO):
+            return lease_id == AUTO
         await self._leases.ack_first(call, lease_id)
         call.context.lease_acked = True  # from here on every answer says so
+        return bool(comma)
 
     def _delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease
