@@ -42,6 +42,7 @@ from gateway.config import policies
 from gateway.config.cluster_secret import secrets_of
 from gateway.config.keys import Keys, load
 from gateway.config.toml_file import Mistake, MistakesError
+from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.idempotency import ledger_file
@@ -117,6 +118,7 @@ class Gateway:
             tenant_of=lambda key: namespace.tenant_of(key) or "",
             loop_time=self.loop_time,
         )
+        self._control = Control(self._kestrel.each_member, namespace.internal_key("control"), eager=context.index == 0)
         self._ids = LeaseIds(
             _lease_keys(context.cluster_secrets) or [context.lease_key], context.boot_id, settings.instance
         )
@@ -293,6 +295,7 @@ class Gateway:
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
         async with self._tasks:
             await self._kestrel.start()
+            await self._control.start()
             await self._worker_server.start()
             watching = self._tasks.create_task(self._unreachable.watch()) if self._index == 0 else None
             loop = asyncio.get_running_loop()
@@ -310,6 +313,7 @@ class Gateway:
                 self._registry.close()
                 log.info("leases: %s", self._registry.statistics())
                 log.info("lease commands: %s", self._lease_router.statistics)
+                await self._control.close()
                 await self._kestrel.close()
                 await self._idempotency.close()
 

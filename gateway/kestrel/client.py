@@ -28,6 +28,7 @@ from gateway.kestrel.discovery.members import Members
 from gateway.kestrel.health import Health, ServerView
 from gateway.kestrel.link import ServerLink
 from gateway.kestrel.links import ServerLinks
+from gateway.kestrel.member import Member
 from gateway.kestrel.polls.queues import PolledQueues
 from gateway.kestrel.polls.runner import LongPoll
 from gateway.kestrel.puts.batches import TenantOf
@@ -229,6 +230,10 @@ class Kestrel:
         Raises: BackendUnavailable, OutcomeUnknown.
         """
         return await broadcast.change(self._servers.members, lambda server: server.delete(key))
+
+    def each_member(self) -> list[Member]:
+        """Every member by itself, for items that belong on a certain server."""
+        return [Member(link) for link in self._servers.members]
 
     # States of the servers
 

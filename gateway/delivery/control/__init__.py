@@ -1,0 +1,1 @@
+"""What all workers and replicas of a deployment must know, stored on Kestrel itself."""

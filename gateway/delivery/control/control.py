@@ -1,0 +1,271 @@
+"""The control state of this worker, and how it follows that of all members.
+
+1. Each worker looks at each member every LOOK_S: one peek. What is newer there is taken over at once, and listeners are
+   called. A member that lacks something gets it (after PATIENCE looks, so that one worker writes and not all): it was
+   away, is new, or was flushed.
+2. A change is known here once a member has stored it. Members that cannot be reached get it when they return.
+3. Nothing that is known is lost while this process or one member lives: a member without an item changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar, cast
+
+from gateway.coverage import Coverage
+from gateway.delivery.control.queue import ControlMember, ControlQueue
+from gateway.delivery.control.state import ControlState, EntryKey
+from gateway.errors import BackendUnavailable, GatewayError, OutcomeUnknown
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOOK_S: Final = 0.5
+FIRST_LOOKS_S: Final = 1.0
+"""How long the first look waits for members that have not answered, or whose item is set aside just now."""
+FIRST_PACE_S: Final = 0.02
+COUNT_EVERY: Final = 20
+"""Looks from one count of a member's items to the next. A writer that was killed may have left two."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryKind(Generic[T]):
+    """A kind of entries, and the form of its values in JSON. unpack raises ValueError, TypeError or KeyError for values
+    of another version, which are then ignored."""
+
+    name: str
+    pack: Callable[[T], Any]
+    unpack: Callable[[Any], T]
+
+
+class ControlMap(Generic[T]):
+    """The entries of one kind by name."""
+
+    def __init__(self, control: Control, kind: EntryKind[T]) -> None:
+        self._control = control
+        self._kind = kind
+        self._values: dict[str, T] = {}
+        self._deleted: dict[str, float] = {}
+        self._listeners: list[Callable[[str], None]] = []
+
+    def get(self, name: str) -> T | None:
+        """The value; None if there is none or it was deleted."""
+        return self._values.get(name)
+
+    def items(self) -> Mapping[str, T]:
+        """Every value by name. Do not change it; it may be replaced at any await."""
+        return self._values
+
+    def deleted_at(self, name: str) -> float | None:
+        """The Unix time at which the entry was deleted; None if it was not, or so long ago that this is forgotten."""
+        return self._deleted.get(name)
+
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """Calls `listener` with the name of each entry that changes, here or elsewhere. It must not raise."""
+        self._listeners.append(listener)
+
+    async def set(self, name: str, value: T) -> Coverage:
+        """Writes the entry. Returns how many members have stored it; the others get it when they can be reached.
+
+        Raises: BackendUnavailable if no member has stored it, OutcomeUnknown if one may have. Cancelled: it may be
+        stored.
+        """
+        return await self._control.write((self._kind.name, name), self._kind.pack(value))
+
+    async def delete(self, name: str) -> Coverage:
+        """Replaces the entry by a tombstone. Returns, Raises, Cancelled: as for `set`."""
+        return await self._control.write((self._kind.name, name), None)
+
+    def take_over(self, names: Sequence[str], state: ControlState) -> None:
+        """Entries with these names have changed in `state`."""
+        for name in names:
+            entry = state.get((self._kind.name, name))
+            self._values.pop(name, None)
+            self._deleted.pop(name, None)
+            if entry is None:
+                continue
+            if entry.value is None:
+                self._deleted[name] = entry.written_ms / 1000
+                continue
+            try:
+                self._values[name] = self._kind.unpack(entry.value)
+            except (ValueError, TypeError, KeyError) as exc:
+                log.warning("control state: the entry %s of %s cannot be read: %s", name, self._kind.name, exc)
+        for name in names:
+            for listener in self._listeners:
+                listener(name)
+
+
+class _Followed:
+    """What is known of one member. looks: how many. behind: how many looks in a row have found that it lacks something.
+
+    task: the look in progress.
+    """
+
+    def __init__(self, member: ControlMember, key: str) -> None:
+        self.member = member
+        self.queue = ControlQueue(member, key)
+        self.looks = 0
+        self.behind = 0
+        self.task: asyncio.Task[None] | None = None
+
+
+class Control:
+    """The control state. members: those of now. key: of the control queue. eager: this worker writes before others do.
+
+    Create all views before `start`.
+    """
+
+    def __init__(self, members: Callable[[], Sequence[ControlMember]], key: str, *, eager: bool) -> None:
+        self._members = members
+        self._key = key
+        self._patience = 2 if eager else random.randint(4, 8)  # noqa: S311 (no secret)
+        self._state = ControlState()
+        self._maps: dict[str, ControlMap[Any]] = {}
+        self._followed: dict[ControlMember, _Followed] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.known = False
+
+    def view(self, kind: EntryKind[T]) -> ControlMap[T]:
+        """The entries of the kind; the same object for each call."""
+        if kind.name not in self._maps:
+            self._maps[kind.name] = ControlMap(self, kind)
+        return cast("ControlMap[T]", self._maps[kind.name])
+
+    async def start(self) -> None:
+        """Reads the state of the members, for at most FIRST_LOOKS_S, and follows it from then on."""
+        await self.learned(FIRST_LOOKS_S)
+        self._begin(self._watch(), "looks at the control queues")
+
+    async def close(self) -> None:
+        """Looks no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def learned(self, within_s: float) -> bool:
+        """Whether the state of some member is known; returns when it is, or after `within_s`.
+
+        An item that a writer has set aside just now is waited for.
+        """
+        until_s = time.monotonic() + within_s
+        while not self.known:
+            members = [each for each in self._members() if each.reads]
+            if members:
+                looks = [self._begin(self._first_look(each), f"first look at {each.name}") for each in members]
+                await asyncio.wait(looks, timeout=max(0.0, until_s - time.monotonic()))
+            elif not self._members():
+                return False
+            if self.known or time.monotonic() >= until_s:
+                break
+            await asyncio.sleep(FIRST_PACE_S)
+        return self.known
+
+    async def _first_look(self, member: ControlMember) -> None:
+        followed = self._follow(member)
+        try:
+            item = await followed.queue.read()
+            if item is None and await followed.queue.count():
+                return
+        except GatewayError as exc:
+            log.debug("control queue of %s: %s", member.name, exc)
+            return
+        if item is not None:
+            self._merge(item.state)
+        self.known = True
+
+    async def write(self, at: EntryKey, value: Any) -> Coverage:
+        """Writes an entry; see ControlMap."""
+        wanted = ControlState([(at, self._state.next_entry(at, value, _now_ms()))])
+        members = self._members()
+        outcomes = await asyncio.gather(
+            *(self._store(each, wanted) for each in members if each.writes), return_exceptions=True
+        )
+        stored = outcomes.count(None)
+        unknown = False
+        error: BaseException = BackendUnavailable("no Kestrel server accepts writes now")
+        for outcome in outcomes:
+            if isinstance(outcome, OutcomeUnknown):
+                unknown, error = True, outcome
+            elif outcome is not None and not unknown:
+                error = outcome
+        if not stored:
+            if isinstance(error, GatewayError) and not isinstance(error, (BackendUnavailable, OutcomeUnknown)):
+                raise BackendUnavailable(f"the control queue does not accept the change: {error.detail}") from error
+            raise error
+        return Coverage(stored, len(members))
+
+    async def _store(self, member: ControlMember, wanted: ControlState) -> None:
+        state = self._state.copy()
+        state.merge(wanted)
+        found = await self._follow(member).queue.write(state)
+        self._merge(wanted)
+        self._merge(found)
+
+    # Looks
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            members = self._members()
+            for former in self._followed.keys() - set(members):
+                del self._followed[former]
+            for member in members:
+                followed = self._follow(member)
+                if member.reads and (followed.task is None or followed.task.done()):
+                    followed.task = self._begin(self._look(followed), f"look at {member.name}")
+
+    async def _look(self, followed: _Followed) -> None:
+        try:
+            item = await followed.queue.read()
+            if item is not None:
+                self._merge(item.state)
+            self.known = True
+            followed.looks += 1
+            if followed.looks % COUNT_EVERY == self._patience and await followed.queue.count() > 1:
+                self._merge(await followed.queue.settle())
+            elif (item is not None and item.state.covers(self._state)) or not len(self._state):
+                followed.behind = 0
+            else:
+                await self._catch_up(followed)
+        except GatewayError as exc:
+            log.debug("control queue of %s: %s", followed.member.name, exc)
+        except Exception:
+            log.exception("looking at the control queue of %s failed", followed.member.name)
+
+    async def _catch_up(self, followed: _Followed) -> None:
+        followed.behind += 1
+        if followed.behind >= self._patience and followed.member.writes:
+            followed.behind = 0
+            log.info("control state: %s lacks entries and gets them", followed.member.name)
+            self._merge(await followed.queue.write(self._state.copy()))
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _follow(self, member: ControlMember) -> _Followed:
+        if member not in self._followed:
+            self._followed[member] = _Followed(member, self._key)
+        return self._followed[member]
+
+    def _merge(self, state: ControlState) -> None:
+        state.prune(_now_ms())
+        changed: dict[str, list[str]] = {}
+        for kind, name in self._state.merge(state):
+            changed.setdefault(kind, []).append(name)
+        for kind, names in changed.items():
+            if kind in self._maps:
+                self._maps[kind].take_over(names, self._state)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,149 @@
+"""The control queue of one member: one item, which holds the whole control state. Knows no kinds of entries.
+
+1. A change is put at the tail first. Then the items before it are taken, merged, and confirmed: an item is removed only
+   when one that replaces it is stored (ControlItem.replaces). So the queue never loses an entry, whoever writes at the
+   same time and wherever a writer is killed.
+2. A writer that finds entries that its own item lacks writes another item with both.
+3. Readers peek at the head. It may lack a change for the moment in which its writer has not removed the older item yet;
+   if the writer is killed then, `settle` removes the older item.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from gateway.delivery.control.state import ControlItem, ControlState, unpack
+from gateway.errors import GatewayError
+from gateway.leases.lease import OpenRead
+from gateway.queue_stats import QueueStats
+
+ROUNDS: Final = 20
+ROUND_S: Final = 0.02
+"""Writers that meet on a queue try again after up to this long, times the number of the round."""
+MOST_TAKEN: Final = 32
+
+
+class ControlMember(Protocol):
+    """One server: a gateway.kestrel.member.Member. Hashable; equal to another one of the same server.
+
+    Raises BackendUnavailable; `put` also QueueFull, JobTooLarge, OutcomeUnknown.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def reads(self) -> bool: ...
+    @property
+    def writes(self) -> bool: ...
+    async def peek(self, key: str) -> bytes | None: ...
+    async def stats(self, key: str) -> QueueStats | None: ...
+    async def put(self, key: str, data: bytes) -> None: ...
+    async def take(self, key: str) -> OpenRead | None: ...
+
+
+class ControlQueue:
+    """The control queue of `member`. key: its Kestrel key."""
+
+    def __init__(self, member: ControlMember, key: str) -> None:
+        self._member = member
+        self._key = key
+        self._writing = asyncio.Lock()
+        self._read: tuple[bytes, ControlItem] = (b"", unpack(b""))
+
+    async def read(self) -> ControlItem | None:
+        """The item at the head; None if there is none now. Raises BackendUnavailable."""
+        data = await self._member.peek(self._key)
+        if data is None:
+            return None
+        if data != self._read[0]:
+            self._read = data, unpack(data)
+        return self._read[1]
+
+    async def count(self) -> int:
+        """The number of items, with those that are set aside. Raises BackendUnavailable."""
+        stats = await self._member.stats(self._key)
+        return 0 if stats is None else stats.items + stats.open_reads
+
+    async def write(self, state: ControlState) -> ControlState:
+        """Stores the state, merged with the one that is stored. Returns every entry that was found on the way.
+
+        Raises as ControlMember.put; then the state is not stored, or perhaps. Cancelled: it may be stored.
+        """
+        async with self._writing:
+            item = _new(state)
+            await self._member.put(self._key, item.pack())
+            try:
+                return await self._settle(item)
+            except GatewayError:  # it is stored; the older item is removed later
+                return state
+
+    async def settle(self) -> ControlState:
+        """Leaves one item on the queue, with the entries of all. Returns them. Raises as `write`."""
+        async with self._writing:
+            return await self._settle(None)
+
+    async def _settle(self, own: ControlItem | None) -> ControlState:
+        """own: the item that this process has just stored."""
+        found = own.state.copy() if own is not None else ControlState()
+        for round_ in range(ROUNDS):
+            held: list[tuple[ControlItem, OpenRead]] = []
+            try:
+                await self._take(own, held)
+                for item, _ in held:
+                    found.merge(item.state)
+                best = _best([*([own] if own is not None else []), *(item for item, _ in held)])
+                if best is None:
+                    return found
+                seen = any(item is best for item, _ in held)
+                if not best.state.covers(found):
+                    found.prune(_now_ms())
+                    best = own = _new(found)
+                    seen = False
+                    await self._member.put(self._key, best.pack())
+                for item, read in held:
+                    if best.replaces(item):
+                        await read.confirm()
+                for _, read in reversed(held):
+                    await read.abort()  # does nothing to those that were confirmed
+            except BaseException:
+                for _, read in reversed(held):
+                    read.give_back()
+                raise
+            if seen:
+                return found
+            await asyncio.sleep(random.uniform(0, ROUND_S * (round_ + 1)))  # noqa: S311 (no secret)
+        return found
+
+    async def _take(self, own: ControlItem | None, held: list[tuple[ControlItem, OpenRead]]) -> None:
+        """Takes the items up to this process's own one, or all."""
+        while len(held) < MOST_TAKEN:
+            read = await self._member.take(self._key)
+            if read is None:
+                return
+            item = unpack(read.data)
+            if own is not None and item.id == own.id:
+                held.append((own, read))
+                return
+            held.append((item, read))
+
+
+def _new(state: ControlState) -> ControlItem:
+    return ControlItem(secrets.token_hex(8), state)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _best(items: Sequence[ControlItem]) -> ControlItem | None:
+    """The item that no other one replaces; one of them if there are several."""
+    best = None
+    for item in items:
+        if best is None or item.replaces(best):
+            best = item
+    return best

@@ -1,0 +1,188 @@
+"""The control state on real servers: what one worker writes, all others know soon, and nothing of it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.delivery.control.control import LOOK_S, Control, ControlMap, EntryKind
+from gateway.delivery.control.queue import ControlQueue
+from gateway.errors import BackendUnavailable, OutcomeUnknown
+from gateway.kestrel.client import Kestrel
+from gateway.settings import Settings
+from tests.kestrel.conftest import on_a_socket
+from tests.kestrel.standin import StandIn
+from tests.kestrel.support import until
+from tests.lab.broker import BrokerProcess
+
+KEY = "_kestrel-gateway__control"
+NOTES: EntryKind[str] = EntryKind("note", pack=str, unpack=str)
+
+
+def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Runs the test on an event loop of its own."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[BrokerProcess]:
+    """A broker that the test may kill."""
+    with on_a_socket(tmp_path) as broker:
+        yield broker
+
+
+class Worker:
+    """A worker's control state, with its own connections. changed: names in the order of the calls."""
+
+    def __init__(self, members: Kestrel, control: Control) -> None:
+        self.members = members
+        self.control = control
+        self.notes: ControlMap[str] = control.view(NOTES)
+        self.changed: list[str] = []
+        self.notes.on_change(self.changed.append)
+
+
+@contextlib.asynccontextmanager
+async def worker(*addresses: str, eager: bool = True) -> AsyncIterator[Worker]:
+    members = Kestrel(addresses, Settings(kestrel_connect_timeout_s=0.3))
+    await members.start()
+    control = Control(members.each_member, KEY, eager=eager)
+    made = Worker(members, control)
+    await control.start()
+    try:
+        yield made
+    finally:
+        await control.close()
+        await members.close()
+
+
+@on_a_loop
+async def test_a_change_is_known_everywhere_and_survives_a_restart(own_broker: BrokerProcess) -> None:
+    """Another worker knows it within two looks; one that starts after the broker was killed knows it."""
+    async with worker(own_broker.address) as one, worker(own_broker.address, eager=False) as two:
+        assert (await one.notes.set("a", "x")).asked == 1
+        assert one.notes.get("a") == "x"
+        await until(lambda: two.notes.get("a") == "x", 2 * LOOK_S + 0.5)
+        assert two.changed == ["a"]
+        await two.notes.delete("a")
+        await two.notes.set("b", "y")
+        await until(lambda: one.notes.get("b") == "y", 2 * LOOK_S + 0.5)
+        assert one.notes.get("a") is None
+        assert one.notes.deleted_at("a") == pytest.approx(two.notes.deleted_at("a"))
+    own_broker.kill()
+    own_broker.start()
+    async with worker(own_broker.address) as later:
+        assert dict(later.notes.items()) == {"b": "y"}
+        assert later.notes.deleted_at("a") is not None
+
+
+@pytest.mark.parametrize("server", ["embedded", "standin"])
+@on_a_loop
+async def test_writers_that_meet_lose_nothing(server: str, tmp_path: Path) -> None:
+    """Six workers write at once, some are cut off: every write that returned is found, in one item."""
+    async with contextlib.AsyncExitStack() as stack:
+        if server == "embedded":
+            address = stack.enter_context(on_a_socket(tmp_path)).address
+        else:
+            address = (await stack.enter_async_context(StandIn())).address
+        workers = [await stack.enter_async_context(worker(address)) for _ in range(6)]
+        done: set[str] = set()
+
+        async def write(number: int) -> None:
+            for count in range(5):
+                name = f"{number}-{count}"
+                task = asyncio.ensure_future(workers[number].notes.set(name, "x"))
+                if number >= 4 and count % 2:
+                    await asyncio.wait([task], timeout=random.uniform(0, 0.02))
+                    task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                    done.add(name)
+
+        await asyncio.gather(*map(write, range(6)))
+        assert len(done) >= 24
+        async with worker(address) as later:
+            await until(lambda: later.notes.items().keys() >= done, 3)
+            queue = ControlQueue(later.members.each_member()[0], KEY)
+            await queue.settle()
+            assert await queue.count() == 1
+
+
+@on_a_loop
+async def test_a_flushed_member_gets_everything_back(own_broker: BrokerProcess) -> None:
+    """`flush_all` and `delete` by a memcache client change nothing that a worker knows, and the item comes back."""
+    async with worker(own_broker.address) as one:
+        await one.notes.set("a", "x")
+        for command in ("flush_all", f"delete {KEY}"):
+            own_broker.ask(command)
+            await asyncio.sleep(LOOK_S)
+            assert one.notes.get("a") == "x"
+            await until(lambda: own_broker.stat(f"queue_{KEY}_items") == 1, 5)
+        async with worker(own_broker.address) as later:
+            assert later.notes.get("a") == "x"
+
+
+@on_a_loop
+async def test_a_member_that_returns_is_brought_up_to_date(tmp_path: Path) -> None:
+    """It gets what was written and deleted while it was away; what it still had does not come back."""
+    brokers = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        brokers.append(on_a_socket(tmp_path / name))
+    second = brokers[1]
+    try:
+        addresses = [each.address for each in brokers]
+        async with worker(*addresses) as one:
+            assert str(await one.notes.set("gone", "x")) == "2/2"
+            second.kill()
+            assert str(await one.notes.delete("gone")) == "1/2"
+            await one.notes.set("new", "y")
+            second.start()
+            await asyncio.sleep(0)
+            first_seen = asyncio.get_running_loop().time()
+            while True:
+                async with worker(second.address, eager=False) as other:
+                    if other.notes.get("new") == "y":
+                        assert other.notes.get("gone") is None
+                        break
+                assert asyncio.get_running_loop().time() - first_seen < 8
+            assert dict(one.notes.items()) == {"new": "y"}
+    finally:
+        for each in brokers:
+            each.close()
+
+
+@on_a_loop
+async def test_without_a_member_nothing_changes(own_broker: BrokerProcess) -> None:
+    """A change that no member stores is refused, and is not known here either."""
+    async with worker(own_broker.address) as one:
+        await one.notes.set("a", "x")
+        own_broker.kill()
+        with pytest.raises((BackendUnavailable, OutcomeUnknown)):
+            await one.notes.set("a", "y")
+        with pytest.raises(BackendUnavailable):
+            await one.notes.delete("a")
+        assert one.notes.get("a") == "x"
+        assert one.control.known
+
+
+@on_a_loop
+async def test_a_worker_knows_nothing_before_a_member_was_read(own_broker: BrokerProcess) -> None:
+    """While no member answers the state is unknown; it is known soon after one does."""
+    own_broker.kill()
+    async with worker(own_broker.address) as one:
+        assert not one.control.known
+        own_broker.start()
+        await until(lambda: one.control.known, 5)
