@@ -6,6 +6,7 @@ Internal queues of the gateway need this: other queues are one queue over all se
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from gateway.errors import BackendUnavailable, GatewayError
@@ -53,7 +54,11 @@ class Member:
 
     async def stats(self, key: str) -> QueueStats | None:
         """The queue's figures; None if the server does not have it. Raises BackendUnavailable."""
-        return (await self._link.stats([key])).get(key)
+        return (await self.figures([key])).get(key)
+
+    async def figures(self, keys: Sequence[str]) -> Mapping[str, QueueStats]:
+        """The figures of those queues that the server has. Raises BackendUnavailable."""
+        return await self._link.stats(keys)
 
     async def put(self, key: str, data: bytes) -> None:
         """Stores the item at the tail: the server has answered STORED.
