@@ -45,6 +45,9 @@ from gateway.config.toml_file import Mistake, MistakesError
 from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive
+from gateway.delivery.delay.holding import HoldingQueues
+from gateway.delivery.delay.onward import Onward
+from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.idempotency import ledger_file
 from gateway.delivery.idempotency.idempotent_enqueue import Idempotency
 from gateway.delivery.idempotency.ledger import Ledger
@@ -162,7 +165,10 @@ class Gateway:
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
         leases = Leases(self._lease_router, turns)
-        publisher = Publisher(self._kestrel, quota)
+        holding = HoldingQueues(self._kestrel, namespace, context.boot_id)
+        onward = Onward(self._kestrel, self._catalog, quota, holding)
+        self._delayed_jobs = DelayedJobs(self._kestrel.each_member, holding, onward)
+        publisher = Publisher(self._kestrel, quota, holding)
         self._router = router(
             specification,
             self._admission,
@@ -298,6 +304,7 @@ class Gateway:
             await self._control.start()
             await self._worker_server.start()
             watching = self._tasks.create_task(self._unreachable.watch()) if self._index == 0 else None
+            moving = self._tasks.create_task(self._delayed_jobs.run())
             loop = asyncio.get_running_loop()
             loop.call_later(longest_lease(self._settings), self._ids.refuse_old_form)
             try:
@@ -306,6 +313,8 @@ class Gateway:
                 self._receiver.drain()
                 if watching is not None:
                     watching.cancel()
+                self._delayed_jobs.close()
+                await moving
                 await self._worker_server.close()
                 await self._worker_links.close()
                 if self._replicas is not None:

@@ -6,6 +6,7 @@
      |   +- InvalidParameter  a query parameter or header
      |   +- InvalidBody       a body that is not what the contract asks for
      |   +- InvalidEvent      a CloudEvent with a wrong or missing attribute
+     |   +- DelayBeyondExpiry the job would expire before it is due
      |   +- PartlyRefused     some jobs of the request are stored, the others are invalid
      |   +- BadFraming        HTTP that cannot be read: request line, lengths, chunks
      +- Unauthenticated       no key, or an unknown one
@@ -103,6 +104,11 @@ class InvalidBody(BadRequest):
 class InvalidEvent(BadRequest):
     code = "invalid-event"
     title = "Invalid CloudEvent"
+
+
+class DelayBeyondExpiry(BadRequest):
+    code = "delay-beyond-expiry"
+    title = "The job would expire before it is due"
 
 
 class PartlyRefused(BadRequest):

@@ -1,4 +1,5 @@
-"""A job as a JSON object in a request with many jobs: its payload in `data` or `data_base64`, its `content_type`. Pure.
+"""A job as a JSON object in a request with many jobs: its payload in `data` or `data_base64`, its `content_type`, and
+when it is due, in `delay` or `at`. Pure.
 
 The object has the producer's part of the object that a consumer gets. JSON in `data` keeps its bytes. `null` counts as
 absent; for `data` only if there is a `data_base64`, or if the type is not JSON.
@@ -8,9 +9,13 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import dataclass
 from typing import Final
 
+import orjson
+
 from gateway.envelope.attributes import take_payload
+from gateway.envelope.due import LONGEST_DELAY_S
 from gateway.envelope.json_text import TooManyMembers, load_string, members
 from gateway.envelope.media import (
     BYTES_TYPE,
@@ -23,7 +28,7 @@ from gateway.envelope.media import (
 )
 from gateway.errors import InvalidBody
 
-_MEMBERS: Final = ("data", "data_base64", "content_type")
+_MEMBERS: Final = ("data", "data_base64", "content_type", "delay", "at")
 _BEGIN: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"jobs"[ \t\r\n]*:')
 _END: Final = re.compile(rb"\}[ \t\r\n]*\Z")
 _TAIL: Final = 1024
@@ -39,8 +44,18 @@ def jobs_of(body: bytes) -> bytes:
     return body[begin.end() : end.start()]
 
 
-def payload_of(text: bytes) -> tuple[bytes, str]:
-    """The bytes and the content type of the job in a JSON object. Raises InvalidBody."""
+@dataclass(frozen=True, slots=True)
+class JobObject:
+    """content: the payload's bytes. delay_s, at: as the object has them; None: it has none."""
+
+    content: bytes
+    content_type: str
+    delay_s: float | None = None
+    at: str | None = None
+
+
+def job_object(text: bytes) -> JobObject:
+    """The job in a JSON object. Raises InvalidBody."""
     try:
         found = members(text, 2 * len(_MEMBERS))
     except TooManyMembers:
@@ -54,6 +69,13 @@ def payload_of(text: bytes) -> tuple[bytes, str]:
     except ValueError as exc:
         raise InvalidBody("a job has either data or data_base64, not both") from exc
     content_type = _type(found.pop("content_type", b"null"))
+    delay_s, at = _delay(found.pop("delay", b"null")), _at(found.pop("at", b"null"))
+    content, content_type = _payload(found, member, payload, content_type)
+    return JobObject(content, content_type, delay_s, at)
+
+
+def _payload(found: dict[str, bytes], member: str, payload: bytes, content_type: str) -> tuple[bytes, str]:
+    """The payload's bytes and its type. found: the members that are left."""
     if found:
         raise InvalidBody(f"unknown member {next(iter(found))[:80]!r}; allowed are {', '.join(_MEMBERS)}")
     if member == "data_base64":
@@ -68,6 +90,22 @@ def payload_of(text: bytes) -> tuple[bytes, str]:
             )
         return _text("data", payload).encode(), content_type
     raise InvalidBody("a job needs a payload in data (JSON, or a string of text) or in data_base64; both are missing")
+
+
+def _delay(value: bytes) -> float | None:
+    if value == b"null":
+        return None
+    try:
+        delay_s = orjson.loads(value)
+    except ValueError:
+        delay_s = None
+    if type(delay_s) not in (int, float) or not 0 <= delay_s <= LONGEST_DELAY_S:
+        raise InvalidBody(f"delay: it must be a number of seconds from 0 to {LONGEST_DELAY_S:.0f}")
+    return float(delay_s)
+
+
+def _at(value: bytes) -> str | None:
+    return None if value == b"null" else _text("at", value)
 
 
 def _type(value: bytes) -> str:

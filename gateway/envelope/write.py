@@ -56,13 +56,15 @@ class EnqueueContext:
 class Item:
     """One job as it is put on a queue. expires_s: wall time; None: never.
 
-    content_type: as its consumer will see it; set only for a job that is enqueued.
+    content_type: as its consumer will see it; set only for a job that is enqueued. due_ms: when it gets on its queue,
+    Unix time in milliseconds; 0: now; None: as its request says, otherwise now.
     """
 
     id: str
     data: bytes
     expires_s: float | None = None
     content_type: str = BYTES_TYPE
+    due_ms: int | None = None
 
 
 def new_id() -> str:

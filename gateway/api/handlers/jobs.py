@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers, json_answer
 from gateway.api.handlers.leases import Leases
-from gateway.api.request.cloudevents import EVENTS, MANY, Heading, Mode, many_items, one_item, read_heading
+from gateway.api.request.cloudevents import EVENTS, JOB_OBJECTS, MANY, Heading, Mode, many_items, one_item, read_heading
 from gateway.api.request.idempotency import IdempotentAnswer
 from gateway.api.request.prefer import preferences
 from gateway.api.response.rendering import render, render_leased
@@ -21,7 +22,9 @@ from gateway.delivery.publish import Publisher
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.management import Queues
 from gateway.delivery.receive import Delivery, Receiver
-from gateway.envelope.media import BATCH_TYPE, JSON_TYPE, STRUCTURED_TYPE, is_json_type
+from gateway.envelope.due import due_ms
+from gateway.envelope.media import BATCH_TYPE, JSON_TYPE, LINES_TYPE, STRUCTURED_TYPE, is_json_type
+from gateway.envelope.times import timestamp
 from gateway.envelope.write import EnqueueContext, Item
 from gateway.errors import (
     ForbiddenPrefetch,
@@ -89,16 +92,20 @@ class Jobs:
     async def enqueue_jobs(self, call: Call) -> Answer:
         """Like `enqueue`, for `{"jobs": [...]}`. Raises UnsupportedType if the type is not JSON."""
         heading = read_heading(call.scope["headers"])
+        if heading.mode is Mode.LINES:
+            heading.mode = Mode.JOB_LINES
+            return await self._enqueue(call, heading)
         if not is_json_type(heading.content_type or JSON_TYPE) or heading.mode not in (Mode.PLAIN, Mode.BINARY):
             raise UnsupportedType(
-                f"Content-Type: {heading.content_type!r:.80} is not supported on this path; send {JSON_TYPE}"
+                f"Content-Type: {heading.content_type!r:.80} is not supported on this path; send {JSON_TYPE}, "
+                f"or {LINES_TYPE} with one job object on each line"
             )
         heading.mode = Mode.JOBS
         return await self._enqueue(call, heading)
 
     async def _enqueue(self, call: Call, heading: Heading) -> Answer:
         queue = call.queue()
-        many = heading.mode is Mode.JOBS or (heading.mode in MANY and not queue.policy.raw)
+        many = heading.mode in JOB_OBJECTS or (heading.mode in MANY and not queue.policy.raw)
         body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
         empty = _wants_no_body(call, heading.mode)
         answer = await self._once.answer(call, queue, body, lambda ids: self._store(call, queue, heading, body, ids))
@@ -116,17 +123,22 @@ class Jobs:
             traceparent=heading.traceparent,
             tracestate=heading.tracestate,
         )
-        if queue.policy.raw and heading.mode is not Mode.JOBS:
+        due = _due(call, stamp.now_s)
+        if queue.policy.raw and heading.mode not in JOB_OBJECTS:
             item = Item(ids(), body, stamp.expires_s)
         elif heading.mode in MANY:
-            return await self._enqueue_many(call, queue, heading, body, stamp, ids)
+            return await self._enqueue_many(call, queue, heading, body, stamp, ids, due)
         else:
             item = one_item(heading, body, stamp, ids())
-        await self._publisher.enqueue(queue, item, _ordering_key(call))
-        return json_answer({"id": item.id, "queue": queue.name, "content_type": item.content_type}, 201)
+        ordering_key = _ordering_key(call)
+        if due:
+            item = replace(item, due_ms=due)
+            _check_unordered(ordering_key)
+        await self._publisher.enqueue(queue, item, ordering_key)
+        return json_answer(_receipt(queue, item), 201)
 
     async def _enqueue_many(  # noqa: PLR0917 (as _store)
-        self, call: Call, queue: Queue, heading: Heading, body: bytes, stamp: EnqueueContext, ids: NewId
+        self, call: Call, queue: Queue, heading: Heading, body: bytes, stamp: EnqueueContext, ids: NewId, due: int
     ) -> Answer:
         """201 if every job is stored, 207 if some are. If none is and all failed alike, raises that failure.
 
@@ -136,8 +148,15 @@ class Jobs:
         limits = {"limit": self._max_batch_jobs, "limit_bytes": limit_bytes}
         each = many_items(heading, body, stamp, ids, raw=queue.policy.raw, **limits)
         items = await self._turns.all(each, queue.tenant)
+        if due:
+            items = [
+                replace(each, due_ms=due) if isinstance(each, Item) and each.due_ms is None else each for each in items
+            ]
         good = [item for item in items if isinstance(item, Item)]
-        stored = iter(await self._publisher.enqueue_many(queue, good, _ordering_key(call)))
+        ordering_key = _ordering_key(call)
+        if any(item.due_ms for item in good):
+            _check_unordered(ordering_key)
+        stored = iter(await self._publisher.enqueue_many(queue, good, ordering_key))
         outcomes = [next(stored) if isinstance(item, Item) else item for item in items]
         failures = [each for each in outcomes if each is not None]
         if failures and len(failures) == len(items) and len({each.code for each in failures}) == 1:
@@ -259,7 +278,7 @@ def _result(
 ) -> dict[str, object]:
     """The outcome of one of many jobs."""
     if outcome is None and isinstance(item, Item):
-        return {"status": 201, "id": item.id, "queue": queue.name, "content_type": item.content_type}
+        return {"status": 201} | _receipt(queue, item)
     assert outcome is not None
     return {
         "status": outcome.status,
@@ -267,6 +286,24 @@ def _result(
         "detail": outcome.detail_for(operator=operator),
         "retryable": outcome.retryable,
     }
+
+
+def _receipt(queue: Queue, item: Item) -> dict[str, object]:
+    receipt: dict[str, object] = {"id": item.id, "queue": queue.name, "content_type": item.content_type}
+    return receipt | {"due_at": timestamp(item.due_ms / 1000)} if item.due_ms else receipt
+
+
+def _due(call: Call, now_s: float) -> int:
+    """When the jobs of the request are due, by its query; 0: now. Raises InvalidParameter."""
+    try:
+        return due_ms(call.query["delay"], call.query["at"], now_s) or 0
+    except ValueError as exc:
+        raise InvalidParameter(str(exc)) from exc
+
+
+def _check_unordered(ordering_key: str | None) -> None:
+    if ordering_key is not None:
+        raise InvalidParameter("Ordering-Key: jobs with a delay have no order; leave out the Ordering-Key or the delay")
 
 
 def _wants_no_body(call: Call, mode: Mode) -> Headers | None:

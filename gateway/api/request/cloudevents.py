@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from typing import Final
 
 from gateway.envelope.attributes import MAX_ATTRIBUTES, from_header
-from gateway.envelope.job_object import jobs_of, payload_of
+from gateway.envelope.due import due_ms
+from gateway.envelope.job_object import JobObject, job_object, jobs_of
 from gateway.envelope.json_text import BOM, MAX_BLANK, ElementTooLarge, elements
 from gateway.envelope.media import (
     BATCH_TYPE,
@@ -64,11 +65,16 @@ class Mode(Enum):
     JOBS = "jobs"
     """`{"jobs": [...]}`, selected by the path."""
 
+    JOB_LINES = "job-lines"
+    """One such job on each line, selected by the path and the type."""
+
     UNREAD = "unread"
     """Events, or many jobs, in an unsupported format: not a job."""
 
 
-MANY = frozenset({Mode.BATCH, Mode.LINES, Mode.JOBS})
+LINES = frozenset({Mode.LINES, Mode.JOB_LINES})
+JOB_OBJECTS = frozenset({Mode.JOBS, Mode.JOB_LINES})
+MANY = frozenset({Mode.BATCH, Mode.LINES}) | JOB_OBJECTS
 EVENTS = frozenset({Mode.BINARY, Mode.STRUCTURED, Mode.BATCH})
 
 
@@ -156,14 +162,15 @@ def many_items(
         if place == limit:
             raise JobTooLarge(f"the body has more than the maximum of {limit} jobs")
         try:
-            if heading.mode is Mode.JOBS:
-                content, content_type = payload_of(text)
-                _check_size(content, limit_bytes)
-                yield (
-                    Item(new_id(), content, stamp.expires_s)
+            if heading.mode in JOB_OBJECTS:
+                job = job_object(text)
+                _check_size(job.content, limit_bytes)
+                item = (
+                    Item(new_id(), job.content, stamp.expires_s)
                     if raw
-                    else wrap(content, content_type, job_id=new_id(), stamp=stamp)
+                    else wrap(job.content, job.content_type, job_id=new_id(), stamp=stamp)
                 )
+                yield _due(item, job, stamp)
                 continue
             _check_size(text, limit_bytes)
             if heading.mode is Mode.LINES:
@@ -174,10 +181,20 @@ def many_items(
             yield exc
 
 
+def _due(item: Item, job: JobObject, stamp: EnqueueContext) -> Item:
+    """The item with the job's own delay. Raises InvalidBody."""
+    if job.delay_s is None and job.at is None:
+        return item
+    try:
+        return replace(item, due_ms=due_ms(job.delay_s, job.at, stamp.now_s) or 0)
+    except ValueError as exc:
+        raise InvalidBody(str(exc)) from exc
+
+
 def _check_charset(heading: Heading) -> None:
     """JSON is UTF-8 (RFC 8259, section 8.1). Raises UnsupportedType if the Content-Type names another charset."""
     content_type = heading.content_type or ""
-    if fault := charset_fault(content_type, is_json=heading.mode is Mode.LINES):
+    if fault := charset_fault(content_type, is_json=heading.mode in LINES):
         raise UnsupportedType(f"Content-Type: {fault}")
 
 
@@ -188,7 +205,7 @@ def _check_size(job: bytes, limit_bytes: int) -> None:
 
 def _parts(heading: Heading, body: bytes, limit_bytes: int) -> Iterator[bytes]:
     body = body.removeprefix(BOM)
-    if heading.mode is Mode.LINES:
+    if heading.mode in LINES:
         yield from _lines(body)
         return
     if heading.mode is Mode.JOBS:

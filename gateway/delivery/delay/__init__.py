@@ -1,0 +1,1 @@
+"""Delayed jobs: they lie on holding queues on Kestrel until they are due."""

@@ -1,0 +1,81 @@
+"""The holding queues: puts jobs on them, each on the one of its next level. Does not look at them.
+
+They are internal queues (gateway.names.namespace), on any server. Their items have no expiry on Kestrel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gateway.delivery.backend import Backend
+from gateway.delivery.delay.clock import Clock
+from gateway.delivery.delay.held_job import HeldJob
+from gateway.delivery.delay.levels import LEVELS, Hop, next_hop, purpose
+from gateway.envelope.times import timestamp
+from gateway.errors import DelayBeyondExpiry, GatewayError
+from gateway.names.namespace import Namespace
+
+Held = Callable[[Hop], None]
+"""Called with each stay that begins here."""
+
+
+def check_due(due_ms: int, expires_s: float | None) -> None:
+    """Returns if a job that expires then may be due then. Raises DelayBeyondExpiry."""
+    if expires_s is not None and due_ms >= expires_s * 1000:
+        raise DelayBeyondExpiry(
+            f"the job is due at {timestamp(due_ms / 1000)} and expires at {timestamp(expires_s)}; "
+            "send a shorter delay, or a longer ttl"
+        )
+
+
+class HoldingQueues:
+    """worker: identifies this worker in the items it puts. keys: of the holding queues, by level. clock: of all that
+    moves delayed jobs."""
+
+    def __init__(self, backend: Backend, namespace: Namespace, worker: str = "", clock: Clock | None = None) -> None:
+        self._backend = backend
+        self.clock: Final = clock or Clock()
+        self.worker: Final = worker
+        self.keys: Final = tuple(namespace.internal_key(purpose(level)) for level in range(LEVELS))
+        self.unreadable_key: Final = namespace.internal_key("delay-unreadable")
+        self._listeners: list[Held] = []
+
+    def on_held(self, listener: Held) -> None:
+        """Calls `listener` for each job that is stored. It must not raise."""
+        self._listeners.append(listener)
+
+    async def hold(self, job: HeldJob) -> None:
+        """Stores the job until it is due, or until its next hop: Kestrel has answered STORED.
+
+        Raises: QueueFull, JobTooLarge, BackendUnavailable, BackendRefused; OutcomeUnknown.
+        Cancelled: the job may or may not be stored.
+        """
+        hop = next_hop(job.due_ms, self.clock.wall_s())
+        await self._backend.put(self.keys[hop.level], job.at(hop, self.worker).packed())
+        self._tell(hop)
+
+    async def hold_many(self, jobs: Sequence[HeldJob]) -> list[GatewayError | None]:
+        """Stores jobs. Returns one outcome each: None if stored, otherwise an error as from `hold`.
+
+        Cancelled: any of them may be stored.
+        """
+        now_s = self.clock.wall_s()
+        hops = [next_hop(job.due_ms, now_s) for job in jobs]
+        outcomes: list[GatewayError | None] = [None] * len(jobs)
+        for level in dict.fromkeys(hop.level for hop in hops):
+            places = [place for place, hop in enumerate(hops) if hop.level == level]
+            puts = [(jobs[place].at(hops[place], self.worker).packed(), 0) for place in places]
+            for place, outcome in zip(places, await self._backend.put_many(self.keys[level], puts), strict=True):
+                outcomes[place] = outcome
+                if outcome is None:
+                    self._tell(hops[place])
+        return outcomes
+
+    async def set_aside(self, item: bytes) -> None:
+        """Stores an item that no gateway can read on a queue where it is in nobody's way. Raises as `hold`."""
+        await self._backend.put(self.unreadable_key, item)
+
+    def _tell(self, hop: Hop) -> None:
+        for listener in self._listeners:
+            listener(hop)

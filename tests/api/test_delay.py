@@ -1,0 +1,196 @@
+"""Delayed jobs over HTTP: for one job, for many, by seconds and by an instant; what is refused; what is told."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gateway.envelope.times import instant
+from tests.api.keyring import Keyring
+from tests.lab.gateway import running
+
+LINES = {"content-type": "application/x-ndjson"}
+
+
+def when(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def take(http, queue, timeout_s=10):
+    """The next job, acked; None if there was none."""
+    answer = http.get(f"/queues/{queue}/next", params={"timeout": timeout_s})
+    if answer.status_code == 204:
+        return None
+    job = answer.json()
+    assert http.post(job["lease"]["url"] + "/ack").status_code == 204
+    return job
+
+
+@pytest.mark.parametrize("parameters", [{"delay": "0.3"}, {"at": ""}], ids=["delay", "at"])
+def test_a_delayed_job_comes_when_it_is_due(http, queue, parameters):
+    """Not before `due_at`, which the answer says, and soon after it; the queue does not exist until then."""
+    if "at" in parameters:
+        parameters = {"at": when(0.3)}
+    answer = http.post(f"/queues/{queue}/jobs", params=parameters, json={"n": 1})
+    assert answer.status_code == 201
+    due_s = instant(answer.json()["due_at"])
+    assert take(http, queue, 0) is None
+    job = take(http, queue)
+    assert due_s <= time.time() < due_s + 2
+    assert (job["id"], job["data"], job["attempt"]) == (answer.json()["id"], {"n": 1}, 1)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"delay": "0"}, {"at": "2020-01-31T12:00:00+02:00"}, {"at": "0001-01-01T00:00:00+23:59"}]
+)
+def test_a_delay_that_is_over_is_none(http, queue, parameters):
+    """The job is there at once, and nothing is said of a delay."""
+    assert "due_at" not in http.post(f"/queues/{queue}/jobs", params=parameters, json=1).json()
+    assert take(http, queue, 0)["data"] == 1
+
+
+@pytest.mark.parametrize("form", ["object", "lines"])
+def test_each_job_of_many_may_have_its_own_delay(http, queue, form):
+    """A job's own `delay` or `at` counts, `0` for now; otherwise the request's. Both forms of many jobs have it."""
+    jobs = [
+        {"data": "later", "delay": 0.4},
+        {"data": "now", "delay": 0},
+        {"data": "at", "at": when(0.2)},
+        {"data": "by"},
+    ]
+    path = f"/queues/{queue}/jobs/batch?delay=0.1"
+    if form == "lines":
+        body = "".join(json.dumps(job) + "\n" for job in jobs)
+        answer = http.post(path, content=body, headers=LINES)
+    else:
+        answer = http.post(path, json={"jobs": jobs})
+    assert answer.status_code == 201
+    assert ["due_at" in each for each in answer.json()["results"]] == [True, False, True, True]
+    assert [take(http, queue)["data"] for _ in jobs] == ["now", "by", "at", "later"]
+
+
+def test_the_lines_of_a_request_are_delayed_together(http, queue):
+    """NDJSON and batches of events take the delay of their request."""
+    assert http.post(f"/queues/{queue}/jobs?delay=0.2", content="1\n2\n", headers=LINES).status_code == 201
+    event = {"specversion": "1.0", "source": "/s", "type": "t", "data": 3}
+    batch = {"content-type": "application/cloudevents-batch+json"}
+    answer = http.post(f"/queues/{queue}/events?delay=0.2", content=json.dumps([event]), headers=batch)
+    assert answer.json()["results"][0]["due_at"]
+    assert take(http, queue, 0) is None
+    assert {take(http, queue)["data"] for _ in range(3)} == {1, 2, 3}
+
+
+BAD = [
+    ({"delay": "-1"}, "delay: '-1' is not a number of seconds"),
+    ({"delay": "1e3"}, "is not a number of seconds"),
+    ({"delay": "2592000.1"}, "delay: 2592000.1 is not between 0 and 2592000 seconds"),
+    ({"delay": "5", "at": "2030-01-31T12:00:00Z"}, "delay and at are both given; send only one of them"),
+    ({"at": "tomorrow"}, "at: 'tomorrow' is not an RFC 3339 timestamp"),
+    ({"at": "2030-01-31T12:00:00 02:00"}, "in a query, write a + as %2B"),
+    ({"at": "2030-02-31T12:00:00Z"}, "is not an RFC 3339 timestamp"),
+    ({"at": "9999-12-31T23:59:59-23:59"}, "at: "),
+    ({"at": "2099-01-31T12:00:00Z"}, "more than the maximum of 30 days ahead"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "detail"), BAD)
+def test_a_bad_delay_is_refused(http, queue, parameters, detail):
+    """With what is wrong and what is allowed; nothing is stored."""
+    answer = http.post(f"/queues/{queue}/jobs", params=parameters, json=1)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
+    assert detail in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"delay": -1},
+        {"delay": 2592001},
+        {"delay": "5"},
+        {"delay": True},
+        {"at": 5},
+        {"at": "x"},
+        {"delay": 1, "at": "x"},
+    ],
+)
+def test_a_bad_delay_of_one_job_is_its_own_fault(http, queue, member):
+    """The other job of the request is stored."""
+    answer = http.post(f"/queues/{queue}/jobs/batch", json={"jobs": [{"data": 1} | member, {"data": 2}]})
+    assert answer.status_code == 207
+    assert [each.get("code") for each in answer.json()["results"]] == ["invalid-body", None]
+
+
+def test_a_job_that_would_expire_before_it_is_due_is_refused(http, queue):
+    """By the request's ttl, or by the event's own expiry; alone and among others."""
+    answer = http.post(f"/queues/{queue}/jobs?delay=10&ttl=5", json=1)
+    assert (answer.status_code, answer.json()["code"]) == (400, "delay-beyond-expiry")
+    event = {"ce-specversion": "1.0", "ce-source": "/s", "ce-type": "t", "ce-expires": when(5)}
+    assert http.post(f"/queues/{queue}/jobs?delay=10", json=1, headers=event).json()["code"] == "delay-beyond-expiry"
+    jobs = [{"data": 1, "delay": 10}, {"data": 2}]
+    results = http.post(f"/queues/{queue}/jobs/batch?ttl=5", json={"jobs": jobs}).json()["results"]
+    assert [each.get("code") for each in results] == ["delay-beyond-expiry", None]
+    assert http.post(f"/queues/{queue}/jobs?delay=4&ttl=5", json=1).status_code == 201
+
+
+def test_an_ordering_key_does_not_go_with_a_delay(http, queue):
+    """Alone and where one job of many is delayed."""
+    key = {"ordering-key": "a"}
+    for answer in (
+        http.post(f"/queues/{queue}/jobs?delay=1", json=1, headers=key),
+        http.post(f"/queues/{queue}/jobs/batch", json={"jobs": [{"data": 1, "delay": 1}]}, headers=key),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
+        assert "have no order" in answer.json()["detail"]
+    assert http.post(f"/queues/{queue}/jobs?delay=0", json=1, headers=key).status_code == 201
+
+
+def test_a_repeated_request_with_a_key_is_delayed_once(http, queue):
+    """It gets the first answer, with the first `due_at`; another delay is another request."""
+    key = {"idempotency-key": queue}
+    first = http.post(f"/queues/{queue}/jobs?delay=0.3", json=1, headers=key)
+    again = http.post(f"/queues/{queue}/jobs?delay=0.3", json=1, headers=key)
+    assert again.json() == first.json()
+    assert again.headers["idempotency-replayed"] == "true"
+    assert http.post(f"/queues/{queue}/jobs?delay=0.4", json=1, headers=key).status_code == 422
+    assert take(http, queue)["id"] == first.json()["id"]
+    assert take(http, queue, 0.3) is None
+
+
+def test_delayed_jobs_outlive_a_flush_and_a_delete(http, queue):
+    """They are not on the queue yet, so they come later, and create it again."""
+    http.post(f"/queues/{queue}/jobs", json=1)
+    http.post(f"/queues/{queue}/jobs?delay=0.5", json=2)
+    assert http.post(f"/queues/{queue}/flush").status_code == 204
+    assert http.delete(f"/queues/{queue}").status_code == 200
+    assert take(http, queue)["data"] == 2
+
+
+def test_holding_queues_are_nobody_s(http, queue):
+    """They are in no list, and no request can name them."""
+    http.post(f"/queues/{queue}/jobs?delay=1000", json=2)
+    assert not [each for each in http.get("/queues").json()["queues"] if "kestrel" in each["queue"]]
+    assert http.get("/queues/_kestrel-gateway__delay-13").json()["code"] == "invalid-name"
+
+
+def test_raw_queues_and_tenants(tmp_path):
+    """A raw job comes byte for byte, with its ttl; a tenant's delayed job comes to its own queue, and no other's."""
+    policies = tmp_path / "queues.toml"
+    policies.write_text('[queues.raw]\nformat = "raw"\n')
+    keys = Keyring(tmp_path / "keys.toml")
+    for tenant in ("aa", "bb"):
+        keys.add(tenant, tenant)
+    flags = ("--queues", str(policies), "--keys", str(keys.path), "--workers", "2")
+    with (
+        running(tmp_path / "data", *flags) as gateway,
+        keys.client(gateway, "aa") as one,
+        keys.client(gateway, "bb") as other,
+    ):
+        body = b"\x00\r\nEND\r\n"
+        assert one.post("/queues/raw/jobs?delay=0.3&ttl=5", content=body).json()["due_at"]
+        assert other.get("/queues/raw/next?timeout=0.6").status_code == 204
+        answer = one.get("/queues/raw/next?timeout=5&format=raw")
+        assert answer.content == body
+        assert one.post(answer.headers["location"] + "/ack").status_code == 204

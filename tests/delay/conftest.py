@@ -1,0 +1,5 @@
+"""The embedded broker as a process."""
+
+from tests.kestrel.conftest import own_broker
+
+__all__ = ["own_broker"]
