@@ -14,8 +14,6 @@ from tests.hold.worker import Worker, reference_s
 from tests.lab import plain
 from tests.lab.broker import BrokerProcess
 
-pytestmark = pytest.mark.alone
-
 MIB = 1 << 20
 EMPTIES = b"[" + b"[]," * ((MIB - 4) // 3 - 1) + b"[]]"
 EVENT = b'{"specversion":"1.0","id":"1","source":"s","type":"t"%b}'
@@ -27,7 +25,7 @@ MANY = 5000
 FLOOD = 600
 POLLS = 400
 HEADER_S = 2
-TRIES = 3
+TRIES = 6
 TAKE = {"timeout": 5, "lease_seconds": 600}
 NUMBERS = itertools.count()
 
@@ -69,16 +67,20 @@ def quick(worker, quick_of):
     return partial(quick_of, worker)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick_of():
     """Runs what is given to it, and fails where that held the worker's loop for longer than the reference. What other
-    processes do to the caches only ever adds to the time, so the shortest of some tries counts."""
+    processes do to the caches only ever adds to the time, so the shortest of some tries counts. The reference is
+    measured each time, but not for what takes less than half of the shortest one."""
+    certainly_s = min(reference_s() for _ in range(3)) / 2
 
     def run(worker, request):
         tries = []
         for _ in range(TRIES):
             with worker.held() as held:
                 request()
+            if held[0] < certainly_s:
+                return
             tries.append((held[0], reference_s()))
             if held[0] < tries[-1][1]:
                 return
@@ -347,6 +349,7 @@ def test_metrics_do_not_hold_the_loop(http, quick):
     quick(request)
 
 
+@pytest.mark.alone
 def test_leases_that_end_together_do_not_hold_the_loop(worker, quick):
     """Many leases whose time is over at one instant, and many that end with their queue."""
     lines = b"".join(b"%d\n" % number for number in range(300))
@@ -372,6 +375,7 @@ def test_leases_that_end_together_do_not_hold_the_loop(worker, quick):
     quick(request)
 
 
+@pytest.mark.alone
 def test_polls_that_end_together_do_not_hold_the_loop(worker, quick):
     """Hundreds, each on a queue of its own, whose time is over at one instant."""
 
@@ -393,6 +397,7 @@ def test_polls_that_end_together_do_not_hold_the_loop(worker, quick):
     quick(request)
 
 
+@pytest.mark.alone
 def test_connections_that_expire_together_do_not_hold_the_loop(hurried, quick_of):
     """Hundreds that send half a head, and whose time is over at one instant."""
 
@@ -413,6 +418,7 @@ def test_connections_that_expire_together_do_not_hold_the_loop(hurried, quick_of
     quick_of(hurried, request)
 
 
+@pytest.mark.alone
 def test_a_flood_of_connections_does_not_hold_the_loop(worker, quick):
     """Hundreds that come at one instant: one is accepted in each turn of the loop."""
 
