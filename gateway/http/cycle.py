@@ -27,10 +27,9 @@ from gateway.problem import problem_bytes, problem_headers
 
 log = logging.getLogger(__name__)
 
+_PHRASES: Final = {member.value: member.phrase.encode() for member in http.HTTPStatus}
 STATUS_LINES: Final = {
-    status: b"HTTP/1.1 %d %s\r\n" % (status, http.HTTPStatus(status).phrase.encode() if named else b"")
-    for status in range(100, 600)
-    for named in [status in {member.value for member in http.HTTPStatus}]
+    status: b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)
 }
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 # Source: RFC 9110 section 5.6.2 (token; ASGI has names in lower case) and 5.5 (field-value).
