@@ -20,6 +20,7 @@ from gateway.client import queues as client_queues
 from gateway.common.flags import ListedText, Rate, Seconds, WholeNumber
 from gateway.config.toml_file import Mistake, MistakesError
 from gateway.settings import Settings, SettingsError, flag, variable
+from gateway.work.cli import work
 
 PROGRAM: Final = "kestrel-gateway"
 # The command that runs if none is given. An image sets it, so that a compose file does not have to name a command.
@@ -208,7 +209,7 @@ def healthcheck(url: str | None) -> None:
         sys.exit(1)
 
 
-for _command in (*client_jobs.COMMANDS, *client_queues.COMMANDS):
+for _command in (*client_jobs.COMMANDS, *client_queues.COMMANDS, work):
     cli.add_command(_command)
 
 

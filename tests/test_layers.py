@@ -104,6 +104,17 @@ def test_breaches_are_found(tmp_path: Path, importer: str, source: str) -> None:
     assert breaches(importer, imports(path, importer))
 
 
+SERVERLESS = {"gateway.client", "gateway.work"}
+
+
+def test_the_client_side_knows_nothing_of_the_server(root: Path) -> None:
+    """The commands and the worker speak HTTP: they import each other and what is common to every process."""
+    for package in SERVERLESS:
+        for path in (root / package.replace(".", "/")).rglob("*.py"):
+            found = {part(each) for each in imports(path, ".".join(path.relative_to(root).with_suffix("").parts))}
+            assert found <= {"client", "work", "common", "__version__"}, path
+
+
 BROKER_RANKS: dict[str, int] = {
     "__main__": 6,
     "server": 5,

@@ -47,7 +47,7 @@ def put(
     as_json: bool,
     api: GatewayApi,
 ) -> None:
-    r"""Put a job on QUEUE and print its id. The job is TEXT, a file, or what comes from standard input.
+    """Put a job on QUEUE and print its id. The job is TEXT, a file, or what comes from standard input.
 
     \b
       kestrel-gateway put emails '{"to": "ada@example.org"}'
@@ -59,7 +59,7 @@ def put(
 
     With --lines every line is one job. Lines that the gateway does not accept are reported, the others are stored, and
     the exit code is 1. If the gateway goes away, the last message says which --skip continues.
-    """
+    """  # noqa: D301 (click wants the character itself)
     from gateway.client.lines import put_lines  # noqa: PLC0415 (`--help` stays quick)
 
     if text is not None and file is not None:
@@ -97,7 +97,7 @@ def put(
 @click.option("--raw", is_flag=True, help="print the job's own bytes instead of the JSON object; needs --ack")
 @options.calls
 def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw: bool, api: GatewayApi) -> None:
-    r"""Take the next job of QUEUE and print it as one line of JSON, with its lease.
+    """Take the next job of QUEUE and print it as one line of JSON, with its lease.
 
     \b
       kestrel-gateway next emails                      take a job; settle it with ack, nack or reject
@@ -106,7 +106,7 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
     The lease is at .lease.id. It must be settled before it ends; otherwise the next consumer gets the job. With --ack
     the job is acked after it is written; if it cannot be written, it goes back to its queue. The exit code is 3 if no
     job came.
-    """
+    """  # noqa: D301 (click wants the character itself)
     if raw and not ack:
         raise click.UsageError("--raw prints no lease, so the job could not be settled; give --ack, too")
     params = {"timeout": f"{wait_s:g}"} | ({"lease_seconds": f"{lease_s:g}"} if lease_s else {})

@@ -38,7 +38,7 @@ _FIGURES: Final = {
 @click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
 @options.calls
 def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, as_json: bool, api: GatewayApi) -> None:
-    r"""List the queues with their figures.
+    """List the queues with their figures.
 
     \b
       kestrel-gateway queues --filter 'items>100' --sort -age_s
@@ -49,7 +49,7 @@ def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, 
     have, WAITING the reads that wait, STORED all jobs ever stored, EXPIRED those that nobody took in time.
 
     Columns are separated by tabs if the output is not a terminal.
-    """
+    """  # noqa: D301 (click wants the character itself)
     if as_json:
         while True:
             for each in _listed(api, filters, sort):

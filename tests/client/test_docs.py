@@ -1,4 +1,4 @@
-"""docs/command-line.md shows every command's help page as the command prints it, and every exit code."""
+"""docs/command-line.md and docs/workers.md show every help page as the command prints it, and every exit code."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import pytest
 
 from gateway.cli import PROGRAM, cli
 from gateway.client import jobs, options, queues
+from gateway.work.cli import work
 
 WIDTH = 100
-COMMANDS = [*jobs.COMMANDS, *queues.COMMANDS]
+COMMANDS = [*jobs.COMMANDS, *queues.COMMANDS, work]
+
+
+def documents(root: Path) -> str:
+    """The text of the documents with help pages."""
+    return "".join((root / "docs" / name).read_text() for name in ("command-line.md", "workers.md"))
 
 
 def help_of(command: click.Command) -> str:
@@ -29,14 +35,14 @@ def shown(text: str) -> dict[str, str]:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda each: str(each.name))
 def test_the_document_shows_the_help_page(root: Path, command: click.Command):
     """If it differs, copy the help page: COLUMNS=100 kestrel-gateway COMMAND --help."""
-    page = shown((root / "docs" / "command-line.md").read_text())[str(command.name)]
+    page = shown(documents(root))[str(command.name)]
     lines = [line.removeprefix("    ").rstrip() for line in page.rstrip("\n").split("\n")]
     assert lines == [line.rstrip() for line in help_of(command).split("\n")]
 
 
 def test_the_document_shows_no_other_command(root: Path):
     """A command that was removed or renamed has no page."""
-    assert set(shown((root / "docs" / "command-line.md").read_text())) == {str(each.name) for each in COMMANDS}
+    assert set(shown(documents(root))) == {str(each.name) for each in COMMANDS}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda each: str(each.name))

@@ -1,0 +1,200 @@
+"""The command `work`. It turns its flags into a worker, and says what runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from gateway.client import options
+from gateway.client.target import Target
+from gateway.common.flags import Seconds, WholeNumber
+
+if TYPE_CHECKING:
+    from gateway.work.worker import Runner
+
+SECRET_VARIABLE: Final = "KESTREL_GATEWAY_WEBHOOK_SECRET"  # noqa: S105 (its name)
+_EXEC: Final = "--exec"
+_URL: Final = re.compile(r"https?://[^/?#\s]+(/[^#\s]*)?")
+
+
+class WorkCommand(click.Command):
+    """Everything behind `--exec` is the command, whatever it begins with."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if _EXEC in args:
+            place = args.index(_EXEC)
+            ctx.meta[_EXEC] = args[place + 1 :]
+            args = args[:place]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "--exec COMMAND... | --to URL"]
+
+
+def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) -> frozenset[int]:
+    found = (value or "").replace(",", " ").split()
+    for each in found:
+        if not re.fullmatch("[45][0-9][0-9]", each):
+            raise click.BadParameter(f"{each!r} is not a status from 400 to 599")
+    return frozenset(map(int, found))
+
+
+@click.command(cls=WorkCommand)
+@click.argument("queues", metavar="[QUEUE]", nargs=-1)
+@click.option("--queue", "-q", "more", multiple=True, help="a queue; of several, the first that has a job (repeatable)")
+@click.option("--exec", "_exec", metavar="COMMAND...", help="the command, as the last option; no shell is used")
+@click.option("--to", "endpoint", metavar="URL", help="the endpoint to which each job is posted")
+@click.option("--concurrency", "-c", type=WholeNumber(), default=1, help="jobs at the same time [default 1]")
+@click.option("--timeout", "timeout_s", type=Seconds(), default=600.0, help="time for one job; 0: any [default 600]")
+@click.option(
+    "--kill-after",
+    "kill_after_s",
+    type=Seconds(),
+    default=10.0,
+    help="from SIGTERM to SIGKILL of a command [default 10]",
+)
+@click.option(
+    "--retry-delay", "first_s", type=Seconds(), default=1.0, help="rest of a job that failed once [default 1]"
+)
+@click.option("--max-retry-delay", "longest_s", type=Seconds(), default=300.0, help="longest such rest [default 300]")
+@click.option(
+    "--lease", "lease_s", type=Seconds(), default=60.0, help="length of a lease, extended in time [default 60]"
+)
+@click.option("--wait", "wait_s", type=Seconds(), default=20.0, help="length of one poll for a job [default 20]")
+@click.option("--max-jobs", type=WholeNumber(), default=0, help="end after so many jobs")
+@click.option(
+    "--max-time", "max_time_s", type=Seconds(), default=0.0, help="take no job after so many seconds, and end"
+)
+@click.option("--max-memory", type=WholeNumber(), default=0, help="end after a job if the worker uses so many MiB")
+@click.option(
+    "--reject-on",
+    callback=_statuses,
+    help="answers of the endpoint that make a dead letter, in addition to 410: 400,422",
+)
+@click.option(
+    "--secret-file",
+    type=click.Path(path_type=Path),
+    help=f"file with the secrets that sign requests, a line each [variable {SECRET_VARIABLE}]",
+)
+@click.option("--debug", is_flag=True, help="log every step as it happens")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="of the log [default text]")
+@options.where
+@click.pass_context
+def work(
+    ctx: click.Context, /, *, address: Target, queues: tuple[str, ...], more: tuple[str, ...], **given: Any
+) -> None:
+    """Take the jobs of QUEUE and run a command, or call an endpoint, for each of them.
+
+    \b
+      kestrel-gateway work emails --exec php artisan send-mail
+      kestrel-gateway work emails --concurrency 4 --timeout 60 --exec sh -c 'jq .to | xargs notify'
+      kestrel-gateway work -q urgent -q emails --to http://127.0.0.1:9000/jobs
+
+    The command gets the job on its standard input, and its attributes as KESTREL_JOB_ID, KESTREL_JOB_QUEUE,
+    KESTREL_JOB_ATTEMPT, KESTREL_JOB_CONTENT_TYPE, KESTREL_JOB_DEADLINE, TRACEPARENT and ce_NAME. Its exit status
+    decides:
+
+    \b
+      0            the job is done
+      65, 100      the job cannot be done: it becomes a dead letter
+      126, 127     the command cannot run: the job goes back, and the worker ends with this code
+      any other    the attempt failed: the job comes again, later each time; so after a signal
+
+    The end of its standard error is the reason that a dead letter shows. The endpoint gets the job as the body of a
+    POST. 2xx is done, 202 leaves the lease to the endpoint, 410 and --reject-on make a dead letter, and Retry-After is
+    obeyed.
+
+    \b
+      SIGTERM      finish the jobs in hand, then end with 0 (so does SIGINT; the second one is a SIGQUIT)
+      SIGQUIT      end the commands, give their jobs back, then end with 0
+      SIGUSR2      take no further job until SIGCONT
+
+    The worker waits for a gateway or an endpoint that is away. It ends with 4 if the gateway refuses its first poll.
+    """  # noqa: D301 (click wants the character itself)
+    command: Sequence[str] = ctx.meta.get(_EXEC, [])
+    url: str | None = given.pop("endpoint")
+    given.pop("_exec")
+    names = [*queues, *more]
+    if not names:
+        raise click.UsageError("no queue is given")
+    if bool(command) == bool(url):
+        raise click.UsageError("give either --exec COMMAND or --to URL, and --exec as the last option")
+    if url and not _URL.fullmatch(url):
+        raise click.UsageError(f"to: {url!r} is not a URL such as http://127.0.0.1:9000/jobs")
+    if given["concurrency"] < 1:
+        raise click.UsageError("concurrency: 0 is below the minimum of 1")
+    if not 1 <= given["lease_s"] <= 43200:
+        raise click.UsageError(f"lease: {given['lease_s']:g} is not between 1 and 43200 seconds")
+    from gateway.common import logs  # noqa: PLC0415 (`--help` stays quick)
+
+    logs.set_up(given.pop("log_format"), "debug" if given.pop("debug") else "info", "work")
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    sys.exit(asyncio.run(_run(address, names, command, url or "", **given)))
+
+
+async def _run(
+    address: Target,
+    queues: Sequence[str],
+    command: Sequence[str],
+    url: str,
+    *,
+    concurrency: int,
+    timeout_s: float,
+    kill_after_s: float,
+    first_s: float,
+    longest_s: float,
+    lease_s: float,
+    wait_s: float,
+    max_jobs: int,
+    max_time_s: float,
+    max_memory: int,
+    reject_on: frozenset[int],
+    secret_file: Path | None,
+) -> int:
+    from gateway.work.command import CommandRunner  # noqa: PLC0415
+    from gateway.work.control import Control, WorkLimits  # noqa: PLC0415
+    from gateway.work.endpoint import EndpointRunner  # noqa: PLC0415
+    from gateway.work.hold import RetryDelay  # noqa: PLC0415
+    from gateway.work.source import JobSource  # noqa: PLC0415
+    from gateway.work.worker import Worker  # noqa: PLC0415
+
+    control = Control(WorkLimits(max_jobs, max_time_s, max_memory))
+    control.listen(asyncio.get_running_loop())
+    logging.getLogger(__name__).info("takes jobs of %s from %s", ", ".join(queues), address.url)
+    runner: Runner
+    if command:
+        runner = CommandRunner(command, timeout_s=timeout_s, kill_after_s=kill_after_s, concurrency=concurrency)
+    else:
+        secrets = _secrets(secret_file)
+        runner = EndpointRunner(url, timeout_s=timeout_s, reject_on=reject_on, secrets=secrets, concurrency=concurrency)
+    # A slot makes two calls at a time: it extends a lease while it settles or takes.
+    async with JobSource(address, queues, lease_s=lease_s, connections=2 * concurrency) as source:
+        delay = RetryDelay(first_s, longest_s)
+        worker = Worker(source, runner, control, wait_s=wait_s, concurrency=concurrency, delay=delay)
+        try:
+            return await worker.run()
+        finally:
+            await runner.close()
+
+
+def _secrets(file: Path | None) -> list[bytes]:
+    """The secrets of a file, or of the variable."""
+    import os  # noqa: PLC0415
+
+    from gateway.work import signature  # noqa: PLC0415
+
+    try:
+        text = file.read_text() if file is not None else os.environ.get(SECRET_VARIABLE, "")
+        return [signature.secret(each) for each in text.split()]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise click.UsageError(f"secret-file: {file} cannot be read: {exc}") from exc
+    except signature.SecretError as exc:
+        raise click.UsageError(f"secret-file: {exc}") from exc

@@ -1,0 +1,45 @@
+"""Ends the commands of a worker that was killed. Runs as a process of its own and imports nothing but Python's library.
+
+The worker writes `+PID` and `-PID` to its standard input when a command begins and ends. Each PID is a process group.
+When the input ends, the worker is dead: the groups that are left get SIGTERM, and SIGKILL after the seconds of the
+argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+
+_LOOK_S = 0.1
+"""How often it looks whether the groups have ended, once the worker is dead."""
+
+
+def main() -> None:
+    # The signals of a service manager or a terminal are for the worker. This ends when the worker does.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    groups: set[int] = set()
+    for line in sys.stdin.buffer:
+        (groups.add if line[:1] == b"+" else groups.discard)(int(line[1:]))
+    ends_s = time.monotonic() + float(sys.argv[1])
+    left = {each for each in groups if _sent(each, signal.SIGTERM)}
+    while left and time.monotonic() < ends_s:
+        time.sleep(_LOOK_S)
+        left = {each for each in left if _sent(each, 0)}
+    for each in left:
+        _sent(each, signal.SIGKILL)
+
+
+def _sent(group: int, number: int) -> bool:
+    """Whether the group exists and got the signal."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    main()

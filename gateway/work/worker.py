@@ -1,0 +1,153 @@
+"""The worker: some slots, each of which takes a job, lets the runner work on it, and settles it.
+
+1. A slot has at most one job, and asks for the next only after the last one is settled. So at most as many jobs as
+   there are slots are repeated, whatever is killed. That is why it does not ack with `next?ack=`: while such a call has
+   no answer, a slot may have two jobs.
+2. Nothing is taken while it cannot be worked on: the runner is asked first, and pauses grow while something is away.
+3. A poll that ends early without a job counts as a failure, so that no answer of a gateway makes the slots run hot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final, Protocol
+
+from gateway.client.failures import CallFailed
+from gateway.work.brake import Brake
+from gateway.work.control import Control
+from gateway.work.hold import Hold, RetryDelay
+from gateway.work.job import TakenJob
+from gateway.work.source import JobSource
+from gateway.work.verdict import Action, Verdict
+
+logger: Final = logging.getLogger(__name__)
+
+REFUSED: Final = 4
+"""The exit code if the gateway refuses the first poll: a wrong key, queue or setting. A later refusal is waited out."""
+
+
+class Runner(Protocol):
+    """Does the work of jobs."""
+
+    async def obstacle(self) -> Verdict | None:
+        """Why no job can be worked on now; None if one can."""
+
+    async def run(self, job: TakenJob, giving_back: asyncio.Event) -> Verdict:
+        """Works on the job. When the event is set, it ends the work soon and says GIVE_BACK. Cancelled: it is ended."""
+
+    async def close(self) -> None:
+        """The worker ends, and no work is in progress."""
+
+
+class Worker:
+    """wait_s: the length of a poll. concurrency: the number of slots."""
+
+    def __init__(
+        self,
+        source: JobSource,
+        runner: Runner,
+        control: Control,
+        *,
+        wait_s: float,
+        concurrency: int,
+        delay: RetryDelay,
+    ) -> None:
+        self._source = source
+        self._runner = runner
+        self._control = control
+        self._wait_s = wait_s
+        self._concurrency = concurrency
+        self._delay = delay
+        self._gateway = Brake(control)
+        self._work = Brake(control)
+        self._has_polled = False
+
+    async def run(self) -> int:
+        """Works until it is stopped or a limit is reached. Returns the exit code."""
+        async with asyncio.TaskGroup() as slots:
+            for _ in range(self._concurrency):
+                slots.create_task(self._slot())
+        return self._control.exit_code
+
+    async def _slot(self) -> None:
+        while await self._control.ready():
+            await self._gateway.wait()
+            await self._work.wait()
+            if not self._control.may_take or await self._is_obstructed():
+                continue
+            if not self._control.reserve():
+                return
+            job = await self._take()
+            if job is None:
+                self._control.release()
+                continue
+            await self._handle(job)
+            self._control.job_is_done()
+
+    async def _is_obstructed(self) -> bool:
+        obstacle = await self._runner.obstacle()
+        if obstacle is None:
+            return False
+        self._obey(obstacle)
+        return True
+
+    def _obey(self, verdict: Verdict) -> None:
+        """What a verdict means for the jobs to come."""
+        if verdict.stop is not None:
+            logger.error("%s", verdict.reason)
+            self._control.finish(f"exit code {verdict.stop}", verdict.stop)
+        elif verdict.unavailable:
+            self._work.failed(verdict.reason, verdict.pause_s)
+        else:
+            self._work.succeeded()
+
+    async def _take(self) -> TakenJob | None:
+        """A job; None if none came, if the gateway is away, or if the worker stops or pauses meanwhile."""
+        began_s = time.monotonic()
+        poll = asyncio.ensure_future(self._source.take(self._wait_s))
+        change = asyncio.ensure_future(self._control.changed())
+        try:
+            await asyncio.wait({poll, change}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+            poll.cancel()
+        await asyncio.wait({poll})
+        if poll.cancelled():
+            return None
+        try:
+            job = poll.result()
+        except CallFailed as failed:
+            self._poll_failed(failed)
+            return None
+        self._has_polled = True
+        if job is None and time.monotonic() - began_s < self._wait_s / 2:
+            self._gateway.failed("the gateway ended a poll early, without a job")
+        else:
+            self._gateway.succeeded()
+        return job
+
+    def _poll_failed(self, failed: CallFailed) -> None:
+        if failed.retryable or failed.status >= 500 or self._has_polled:
+            self._gateway.failed(str(failed), failed.retry_after_s)
+        else:
+            logger.error("the gateway refuses to give jobs: %s", failed)
+            self._control.finish(f"exit code {REFUSED}", REFUSED)
+
+    async def _handle(self, job: TakenJob) -> None:
+        logger.debug("%s: taken from %s, attempt %d, %d bytes", job, job.queue, job.attempt, len(job.body))
+        hold = Hold(self._source, job, self._control)
+        keeping = asyncio.ensure_future(hold.keep())
+        try:
+            verdict = await self._runner.run(job, self._control.giving_back)
+        except Exception as exc:
+            logger.exception("%s: the worker failed", job)
+            verdict = Verdict(Action.NACK, f"the worker failed: {exc}", unavailable=True)
+        finally:
+            keeping.cancel()
+        self._obey(verdict)
+        if verdict.action is Action.LEAVE:
+            logger.debug("%s: %s", job, verdict.reason)
+        else:
+            await hold.settle(verdict, self._delay)
