@@ -81,10 +81,20 @@ def test_every_variable_that_is_named_exists(root: Path) -> None:
     """Dockerfile, compose file and the pages name only variables that the program reads."""
     known = {variable(field) for field in dataclasses.fields(Settings)} | {"KESTREL_GATEWAY_COMMAND"}
     known |= set(re.findall(r"KESTREL_GATEWAY_TEST_[A-Z_]+", (root / ".ci" / "run").read_text()))
-    known |= broker_variables()
-    for name in ("Dockerfile", "docker-compose.yml", "docs/operations.md", ".ci/run", "README.md"):
+    known |= broker_variables() | client_variables()
+    pages = ("docs/operations.md", "docs/command-line.md", "docs/workers.md", "README.md")
+    for name in ("Dockerfile", "docker-compose.yml", ".ci/run", *pages):
         named = set(re.findall(r"KESTREL_GATEWAY_[A-Z_]*[A-Z]", (root / name).read_text()))
         assert named - known == set(), name
+
+
+def client_variables() -> set[str]:
+    """The variables of the commands that talk to a gateway."""
+    from gateway.client import target
+    from gateway.work.cli import SECRET_VARIABLE
+
+    where = {target.URL_VARIABLE, target.KEY_VARIABLE, target.KEY_FILE_VARIABLE, target.FILE_VARIABLE}
+    return {*where, SECRET_VARIABLE, "KESTREL_GATEWAY_COMPLETE"}
 
 
 def broker_variables() -> set[str]:
