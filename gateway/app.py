@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from gateway.api.access.admission import Admission
 from gateway.api.access.budget import Budget
 from gateway.api.access.guard import Guard
+from gateway.api.asgi import AsgiRequest
+from gateway.api.context import Serve
 from gateway.api.cors import Cors
 from gateway.api.edge import Edge
 from gateway.api.handlers.backends import Backends
@@ -96,7 +98,9 @@ class WorkerContext:
 
 
 class Gateway:
-    """One worker's ASGI application. buffers: the memory that its requests hold. loop_time: what its tenants use.
+    """One worker's application: the server calls `handle` for each request, an ASGI server the application itself.
+
+    routes: every path. buffers: the memory that its requests hold. loop_time: what its tenants use.
 
     Raises MistakesError if a file of keys or policies cannot be used.
     """
@@ -169,7 +173,7 @@ class Gateway:
         onward = Onward(self._kestrel, self._catalog, quota, holding)
         self._delayed_jobs = DelayedJobs(self._kestrel.each_member, holding, onward)
         publisher = Publisher(self._kestrel, quota, holding)
-        self._router = router(
+        self.routes = router(
             specification,
             self._admission,
             budget,
@@ -194,15 +198,20 @@ class Gateway:
             webhook=Webhook(settings.webhook_origins),
             info=Info(settings, self._kestrel),
         )
-        self._router.lifespan_context = self._lifespan
+        self.routes.router.lifespan_context = self._lifespan
         self._changed = asyncio.Event()
         self._registry.on_end(lambda _: self._changed.set())
-        inner = (
-            ReplicaEndpoint(self._router, self._replicas, budget, self._lease_router.receive)
-            if self._replicas
-            else self._router
+        self._replica_endpoint = (
+            ReplicaEndpoint(self._replicas, budget, self._lease_router.receive) if self._replicas else None
         )
-        self._edge = Edge(inner, Guard(settings), self._changed.set, gate=budget.gate, root_path=settings.root_path)
+        self._edge = Edge(
+            self._with_replicas(self.routes.serve),
+            Guard(settings),
+            self._changed.set,
+            gate=budget.gate,
+            root_path=settings.root_path,
+            cors=Cors(settings.allowed_origins) if settings.allowed_origins else None,
+        )
         self._meter = Meter(
             context.index,
             kestrel=self._kestrel,
@@ -220,10 +229,21 @@ class Gateway:
                 "connections": budget.connections,
             },
         )
-        self._http: ASGIApp = Cors(self._edge, settings.allowed_origins) if settings.allowed_origins else self._edge
+        self.handle = self._edge.handle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (self._http if scope["type"] == "http" else self._router)(scope, receive, send)
+        """The same for any ASGI server, such as uvicorn."""
+        if scope["type"] != "http":
+            await self.routes.router(scope, receive, send)
+            return
+        request = AsgiRequest(scope, receive, send)
+        try:
+            await self._edge.handle(request, self._with_replicas(self.routes.through(scope, receive, send)))
+        finally:
+            request.close()
+
+    def _with_replicas(self, serve: Serve) -> Serve:
+        return self._replica_endpoint.beside(serve) if self._replica_endpoint is not None else serve
 
     def begin_drain(self) -> None:
         """The gateway is no longer ready: waiting polls are answered, and no job is delivered."""

@@ -31,11 +31,10 @@ def problem_bytes(error: GatewayError, request_id: str, *, operator: bool = Fals
     )
 
 
-def problem_headers(error: GatewayError, body: bytes) -> list[tuple[bytes, bytes]]:
-    """The headers of that body: type, length, and `Retry-After`, `WWW-Authenticate` if set."""
+def problem_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
+    """The headers of that body, without its length: type, and `Retry-After`, `WWW-Authenticate` if set."""
     headers = [
         (b"content-type", CONTENT_TYPE.encode()),
-        (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
     ]
     if error.retry_after_s is not None:

@@ -23,7 +23,7 @@ RANKS: dict[str, int] = {
     "envelope": 1,
     "names": 1,
     "problem": 1,
-    "client_connection": 1,
+    "request": 1,
     "queue_stats": 1,
     "coverage": 0,
     "errors": 0,

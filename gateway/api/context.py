@@ -1,8 +1,9 @@
-"""What the HTTP edge knows of one request: one typed value in the ASGI scope."""
+"""What the HTTP edge knows of one request."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.types import Scope
@@ -10,6 +11,7 @@ from starlette.types import Scope
 from gateway.api.access.caller import Caller
 from gateway.coverage import Coverage, least
 from gateway.fairness.loop_time import REFUSED
+from gateway.request import Headers, HttpRequest
 
 _KEY: Final = "kestrel_gateway.request"
 
@@ -19,19 +21,25 @@ class RequestContext:
     """One request. The outermost callable creates it; inner ones add what they find out.
 
     id: as in answers and logs. url_root: the prefix of the path in every URL of an answer.
-    operation: the operationId; empty until the path is known. caller: None until it is admitted.
+    path_params: the parameters in the path, decoded. operation: the operationId. Both are empty until the path is
+    known. caller: None until it is admitted. status: of the answer; 0 until it is written.
     account: the one that the loop's time is charged to, see gateway.fairness.loop_time.
     lease_acked: whether the `ack` of this request is done, whatever happens to the rest.
     coverage: how many servers took part, if not all did.
+    cors: the headers that let a page read the answer.
     """
 
+    request: HttpRequest
     id: str
     url_root: str
+    path_params: Mapping[str, str] = field(default_factory=dict)
     operation: str = ""
     caller: Caller | None = None
     account: str = REFUSED
     lease_acked: bool = False
     coverage: Coverage | None = None
+    cors: Headers = field(default_factory=list)
+    status: int = 0
 
     @property
     def tenant(self) -> str:
@@ -40,12 +48,12 @@ class RequestContext:
 
     @classmethod
     def of(cls, scope: Scope) -> RequestContext:
-        """The context in the scope of a request."""
+        """The context in the scope of an ASGI request."""
         context: RequestContext = scope[_KEY]
         return context
 
     def put_into(self, scope: Scope) -> None:
-        """Puts the context into the scope of a request."""
+        """Puts the context into the scope of an ASGI request."""
         scope[_KEY] = self
 
     def covered_by(self, coverage: Coverage | None) -> None:
@@ -53,11 +61,15 @@ class RequestContext:
         if coverage is not None:
             self.coverage = least(self.coverage, coverage)
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
+    def headers(self) -> Headers:
         """The headers of every answer to the request, including errors."""
         headers = [(b"request-id", self.id.encode())]
         if self.lease_acked:
             headers.append((b"lease-acked", b"true"))
         if self.coverage is not None:
             headers.append((b"queue-coverage", str(self.coverage).encode()))
-        return headers
+        return headers + self.cors if self.cors else headers
+
+
+Serve = Callable[[RequestContext], Awaitable[None]]
+"""Answers a request. Raises GatewayError, ClientDisconnected."""

@@ -1,4 +1,4 @@
-"""CORS: lets pages of listed origins call from a browser. Pure ASGI, outermost, so that errors have the headers, too.
+"""CORS: lets pages of listed origins call from a browser. Every answer has its headers, errors included. Pure.
 
 Credentials in the browser's sense (cookies, client certificates) are never allowed, and no answer allows `*`. A page
 needs a key in the Authorization header, which it can get only from its user.
@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from gateway.api.context import RequestContext
+from gateway.api.exchange import Answer
 
 METHODS: Final = b"GET, POST, PUT, DELETE"
 EXPOSED: Final = (
@@ -28,15 +29,15 @@ _NAMES: Final = re.compile(rb"[A-Za-z0-9_, -]{1,1024}")
 
 
 class Cors:
-    """Wraps the application. origins: the allowed ones, as browsers write them."""
+    """What a page of another origin may do. origins: the allowed ones, as browsers write them."""
 
-    def __init__(self, app: ASGIApp, origins: Iterable[str]) -> None:
-        self._app = app
+    def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origin.encode() for origin in origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def look_at(self, context: RequestContext) -> Answer | None:
+        """Adds the headers that the answer needs to the context. The answer itself, if the request is a preflight."""
         origin = asked = wanted = b""
-        for name, value in scope["headers"]:
+        for name, value in context.request.headers:
             if name == b"origin":
                 origin = value
             elif name == b"access-control-request-method":
@@ -44,18 +45,7 @@ class Cors:
             elif name == b"access-control-request-headers":
                 wanted = value
         allowed = origin in self._origins
-
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"vary", b"Origin")]
-                if allowed:
-                    message["headers"] += [
-                        (b"access-control-allow-origin", origin),
-                        (b"access-control-expose-headers", EXPOSED),
-                    ]
-            await send(message)
-
-        if allowed and asked and scope["method"] == "OPTIONS":
+        if allowed and asked and context.request.method == "OPTIONS":
             headers = [
                 (b"vary", b"Origin, Access-Control-Request-Headers"),
                 (b"access-control-allow-origin", origin),
@@ -64,7 +54,8 @@ class Cors:
             ]
             if _NAMES.fullmatch(wanted):
                 headers.append((b"access-control-allow-headers", wanted))
-            await send({"type": "http.response.start", "status": 204, "headers": headers})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        await self._app(scope, receive, send_marked)
+            return Answer(204, headers=headers)
+        context.cors = [(b"vary", b"Origin")]
+        if allowed:
+            context.cors += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", EXPOSED)]
+        return None

@@ -1,4 +1,4 @@
-"""One request and its answer: the values that handlers work with, and the ASGI callable that runs a handler.
+"""One request and its answer: the values that handlers work with, and what runs a handler.
 
 A handler is `async (Call) -> Answer` and raises GatewayError for every failure. This module knows no queue.
 """
@@ -20,16 +20,14 @@ from gateway.api.context import RequestContext
 from gateway.api.request.hints import elsewhere
 from gateway.api.request.parameters import Values
 from gateway.api.specification import OperationSpec
-from gateway.client_connection import EXTENSION, ClientConnection
 from gateway.coverage import Covered
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed
 from gateway.fairness.turns import LARGE_BYTES
 from gateway.problem import problem_bytes, problem_headers
+from gateway.request import Headers, HttpRequest
 
 T = TypeVar("T")
-
-Headers = list[tuple[bytes, bytes]]
 
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 NO_STORE: tuple[bytes, bytes] = (b"cache-control", b"no-store")
@@ -38,10 +36,6 @@ WORK_BYTES = 256 << 10
 """This many bytes of a body or an answer count as one more request: some milliseconds, whatever the content."""
 MAX_CONTROL_BYTES = 65536
 """Limit for bodies without jobs; no valid one comes near it."""
-
-
-class ClientDisconnected(Exception):
-    """The client disconnected while its body was read. There is nothing to do and no one to answer."""
 
 
 @dataclass(slots=True)
@@ -56,17 +50,12 @@ class Answer:
 
 @dataclass(slots=True)
 class Call:
-    """An admitted request with a valid query. client: the connection on which it came.
+    """An admitted request with a valid query. reservation: its share of the worker's connections and memory."""
 
-    reservation: its share of the worker's connections and memory.
-    """
-
-    scope: Scope
+    request: HttpRequest
     context: RequestContext
-    receive: Receive
     spec: OperationSpec
     query: Values
-    client: ClientConnection
     caller: Caller
     catalog: Catalog
     reservation: Reservation
@@ -92,8 +81,7 @@ class Call:
 
     def path(self, name: str) -> str:
         """A path parameter, decoded but not validated."""
-        value: str = self.scope["path_params"][name]
-        return value
+        return self.context.path_params[name]
 
     def queue(self) -> Queue:
         """The caller's queue that the path names. Raises InvalidName, ForbiddenQueue."""
@@ -103,15 +91,14 @@ class Call:
 
     def header(self, name: bytes) -> str | None:
         """The first header with the name, which is in lower case."""
-        for key, value in self.scope["headers"]:
+        for key, value in self.request.headers:
             if key == name:
-                text: str = value.decode("latin-1")
-                return text
+                return value.decode("latin-1")
         return None
 
     def headers(self, name: bytes) -> list[str]:
         """Every header with the name, which is in lower case."""
-        return [value.decode("latin-1") for key, value in self.scope["headers"] if key == name]
+        return [value.decode("latin-1") for key, value in self.request.headers if key == name]
 
     @property
     def accept(self) -> str:
@@ -133,27 +120,26 @@ class Call:
             if int(length) > limit_bytes:
                 raise BodyTooLarge(f"the body has {length} bytes, which is above the maximum of {limit_bytes}")
             self.reservation.more(int(length))
+        chunk, more = await self.request.body()
+        size = len(chunk)
         body = io.BytesIO()
-        size = 0
         while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnected
-            chunk: bytes = message.get("body", b"")
-            size += len(chunk)
             if size > limit_bytes:
                 raise BodyTooLarge(f"the body has more than the maximum of {limit_bytes} bytes")
             if length is None and chunk:
                 self.reservation.more(len(chunk))
-            if not message.get("more_body", False):
-                self.worked(size, WORK_BYTES)
-                if size == len(chunk):
-                    return chunk
-                body.write(chunk)
-                return body.getvalue()  # the buffer itself: joining 8 MiB at the end would block the loop for 10 ms
+            if not more:
+                break
             body.write(chunk)
             if size > LARGE_BYTES:
                 await self.reservation.turn(len(chunk))
+            chunk, more = await self.request.body()
+            size += len(chunk)
+        self.worked(size, WORK_BYTES)
+        if size == len(chunk):
+            return chunk
+        body.write(chunk)
+        return body.getvalue()  # the buffer itself: joining 8 MiB at the end would block the loop for 10 ms
 
     async def json(self, limit_bytes: int = MAX_CONTROL_BYTES) -> dict[str, Any]:
         """The body as a valid JSON object of the contract. Raises InvalidBody, BodyTooLarge."""
@@ -175,47 +161,34 @@ class Operation:
         self._admission = admission
         self._catalog = catalog
 
-    async def run(self, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
+    async def run(self, context: RequestContext) -> None:
         """Answers one request. Raises GatewayError."""
-        caller = self._admission.identify(scope["headers"], self.spec.scope)
+        spec, budget = self.spec, self._budget
+        caller = self._admission.identify(context.request.headers, spec.scope)
         context.account = caller.tenant
-        self._admission.admit(caller, self.spec.scope)
+        self._admission.admit(caller, spec.scope)
         context.caller = caller
-        await self._budget.gate.enter(caller.tenant)
-        reservation = (
-            self._budget.admit(caller.tenant)
-            if self.spec.scope is not None
-            else Reservation(self._budget, caller.tenant)
-        )
+        await budget.gate.enter(caller.tenant)
+        reservation = budget.admit(caller.tenant) if spec.scope is not None else Reservation(budget, caller.tenant)
         try:
-            await self._run(context, scope, receive, send, caller, reservation)
+            await self._run(context, caller, reservation)
         finally:
             reservation.end()
 
-    async def _run(  # noqa: PLR0917 (as ASGI, and what `run` has found out)
-        self,
-        context: RequestContext,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        caller: Caller,
-        reservation: Reservation,
-    ) -> None:
-        query = self.spec.query(scope["query_string"])
-        client: ClientConnection = scope["extensions"][EXTENSION]
-        if client.head_bytes > SMALL_BYTES:
-            reservation.more(client.head_bytes)
-        call = Call(
-            scope, context, receive, self.spec, query, client, caller, self._catalog, reservation, self._admission
-        )
+    async def _run(self, context: RequestContext, caller: Caller, reservation: Reservation) -> None:
+        request = context.request
+        query = self.spec.query(request.query)
+        if request.head_bytes > SMALL_BYTES:
+            reservation.more(request.head_bytes)
+        call = Call(request, context, self.spec, query, caller, self._catalog, reservation, self._admission)
         answer = await self._handler(call)
         reached = False
         try:
             if len(answer.body) > SMALL_BYTES:
                 call.worked(len(answer.body), WORK_BYTES)
                 reservation.more(len(answer.body))
-            await respond(send, answer, reservation)
-            reached = client.reached
+            await respond(context, answer, reservation)
+            reached = request.reached
         finally:
             if answer.on_sent is not None:
                 answer.on_sent(reached)
@@ -224,7 +197,7 @@ class Operation:
 class Resource:
     """One path: one operation per method. Answers other methods with 405, and HEAD like GET where that is harmless.
 
-    template: the path as written in the contract; set by the router.
+    template: the path as written in the contract; set by the route table.
     """
 
     template = ""
@@ -239,34 +212,40 @@ class Resource:
     def methods(self) -> frozenset[str]:
         return frozenset(self._operations)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
+        """Called by Starlette's router, for a request of an ASGI server."""
         context = RequestContext.of(scope)
-        operation = self._operations.get(scope["method"])
+        context.path_params = scope["path_params"]
+        await self.run(context)
+
+    def run(self, context: RequestContext) -> Awaitable[None]:
+        """Answers one request. Raises GatewayError."""
+        method = context.request.method
+        operation = self._operations.get(method)
         if operation is None:
-            hint = elsewhere(scope["method"], self.template, context.url_root)
+            hint = elsewhere(method, self.template, context.url_root)
             raise MethodNotAllowed(f"this path accepts only {self.allow}{'; ' if hint else ''}{hint}", self.allow)
         context.operation = operation.spec.id
-        await operation.run(context, scope, receive, send)
+        return operation.run(context)
 
 
-async def respond(send: Send, answer: Answer, reservation: Reservation | None = None) -> None:
-    """Writes the answer, with its length and the headers that every answer has.
+async def respond(context: RequestContext, answer: Answer, reservation: Reservation | None = None) -> None:
+    """Writes the answer, with the headers that every answer has.
 
     reservation: what the request holds. A large answer is written in pieces, with other work between them.
     """
-    headers: Headers = [NOSNIFF]
-    if answer.headers:
-        headers += answer.headers
-    if answer.status != 204:
-        headers.append((b"content-length", b"%d" % len(answer.body)))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    request = context.request
+    request.tenant = context.account
+    context.status = answer.status
+    headers = [NOSNIFF, *(answer.headers or ()), *context.headers()]
     body = answer.body
-    if reservation is not None:
-        for at in range(0, len(body) - LARGE_BYTES, LARGE_BYTES):
-            await send({"type": "http.response.body", "body": body[at : at + LARGE_BYTES], "more_body": True})
-            await reservation.turn()
-        body = body[(len(body) - 1) // LARGE_BYTES * LARGE_BYTES :] if len(body) > LARGE_BYTES else body
-    await send({"type": "http.response.body", "body": body})
+    if reservation is None or len(body) <= LARGE_BYTES:
+        await request.respond(answer.status, headers, body)
+        return
+    await request.respond(answer.status, headers, body[:LARGE_BYTES], length=len(body))
+    for at in range(LARGE_BYTES, len(body), LARGE_BYTES):
+        await reservation.turn()
+        await request.write(body[at : at + LARGE_BYTES], last=at + LARGE_BYTES >= len(body))
 
 
 def json_answer(value: object, status: int = 200, headers: Headers | None = None) -> Answer:
@@ -277,7 +256,7 @@ def json_answer(value: object, status: int = 200, headers: Headers | None = None
 def problem_answer(error: GatewayError, request_id: str, caller: Caller | None = None) -> Answer:
     """The problem (RFC 9457) that shows the error to `caller`. None: to any caller."""
     body = problem_bytes(error, request_id, operator=caller is not None and caller.is_operator)
-    headers = [each for each in problem_headers(error, body) if each[0] != b"content-length"]
+    headers = problem_headers(error)
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
     return Answer(error.status, body, headers)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from typing import NoReturn
 
 from gateway.api.access.admission import Admission
 from gateway.api.access.budget import Budget
@@ -18,6 +17,7 @@ from gateway.api.handlers.queues import QueueAdmin
 from gateway.api.handlers.webhook import Webhook
 from gateway.api.metrics.exposition import Metrics
 from gateway.api.request.hints import Paths
+from gateway.api.route_table import Route, RouteTable
 from gateway.api.specification import Specification
 from gateway.delivery.queues.catalog import Catalog
 from gateway.errors import NotFound
@@ -37,71 +37,63 @@ def router(
     metrics: Metrics,
     webhook: Webhook,
     info: Info,
-) -> Router:
+) -> RouteTable:
     """Every path of the contract. Raises NotFound for other paths."""
 
     def run(operation_id: str, handler: Handler) -> Operation:
         return Operation(specification.operation(operation_id), handler, admission, budget, catalog)
 
-    table = Router(
-        routes=[
-            Route("/queues/{queue}/next", Resource(head=False, get=run("nextJob", jobs.next))),
-            Route(
-                "/queues/{queue}/jobs",
-                Resource(post=run("enqueueJob", jobs.enqueue), options=run("checkWebhook", webhook.check)),
+    routes = [
+        Route("/queues/{queue}/next", Resource(head=False, get=run("nextJob", jobs.next))),
+        Route(
+            "/queues/{queue}/jobs",
+            Resource(post=run("enqueueJob", jobs.enqueue), options=run("checkWebhook", webhook.check)),
+        ),
+        Route("/queues/{queue}/jobs/batch", Resource(post=run("enqueueJobs", jobs.enqueue_jobs))),
+        Route(
+            "/queues/{queue}/events",
+            Resource(post=run("enqueueEvent", jobs.enqueue_event), options=run("checkEventWebhook", webhook.check)),
+        ),
+        Route("/queues/{queue}/leases", Resource(post=run("leaseJobs", jobs.lease))),
+        Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
+        Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),
+        Route("/leases/{lease}/reject", Resource(post=run("rejectLease", leases.reject))),
+        Route("/leases/{lease}/extend", Resource(post=run("extendLease", leases.extend))),
+        Route("/leases/settle", Resource(post=run("settleLeases", leases.settle))),
+        Route("/leases/{lease}", Resource(get=run("inspectLease", leases.inspect))),
+        Route("/queues/{queue}/peek", Resource(get=run("peekJob", jobs.peek))),
+        Route("/queues/{queue}/redrive", Resource(post=run("redriveQueue", queues.redrive))),
+        Route(
+            "/queues/{queue}/dead-letters",
+            Resource(
+                get=run("getDeadLetters", queues.dead_letters),
+                delete=run("deleteDeadLetters", queues.delete_dead_letters),
             ),
-            Route("/queues/{queue}/jobs/batch", Resource(post=run("enqueueJobs", jobs.enqueue_jobs))),
-            Route(
-                "/queues/{queue}/events",
-                Resource(post=run("enqueueEvent", jobs.enqueue_event), options=run("checkEventWebhook", webhook.check)),
-            ),
-            Route("/queues/{queue}/leases", Resource(post=run("leaseJobs", jobs.lease))),
-            Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
-            Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),
-            Route("/leases/{lease}/reject", Resource(post=run("rejectLease", leases.reject))),
-            Route("/leases/{lease}/extend", Resource(post=run("extendLease", leases.extend))),
-            Route("/leases/settle", Resource(post=run("settleLeases", leases.settle))),
-            Route("/leases/{lease}", Resource(get=run("inspectLease", leases.inspect))),
-            Route("/queues/{queue}/peek", Resource(get=run("peekJob", jobs.peek))),
-            Route("/queues/{queue}/redrive", Resource(post=run("redriveQueue", queues.redrive))),
-            Route(
-                "/queues/{queue}/dead-letters",
-                Resource(
-                    get=run("getDeadLetters", queues.dead_letters),
-                    delete=run("deleteDeadLetters", queues.delete_dead_letters),
-                ),
-            ),
-            Route("/queues/{queue}/dead-letters/peek", Resource(get=run("peekDeadLetter", queues.peek_dead_letter))),
-            Route("/queues/{queue}/flush", Resource(post=run("flushQueue", queues.flush))),
-            Route(
-                "/queues/{queue}",
-                Resource(get=run("getQueue", queues.get), delete=run("deleteQueue", queues.delete)),
-            ),
-            Route("/queues", Resource(get=run("listQueues", queues.list))),
-            Route("/backends", Resource(get=run("listBackends", backends.list))),
-            Route("/backends/{backend}/status", Resource(put=run("setBackendStatus", backends.set_status))),
-            Route("/metrics", Resource(get=run("metrics", metrics.scrape))),
-            Route("/livez", Resource(get=run("livez", health.livez), options=run("livez", health.probe_live))),
-            Route("/readyz", Resource(get=run("readyz", health.readyz), options=run("readyz", health.probe_ready))),
-            Route("/", Resource(get=run("getInfo", info.show), options=run("readyz", health.probe_ready))),
-            Route("/problems/{code}", Resource(get=run("explainProblem", health.explain_problem))),
-            Route("/openapi.yaml", Resource(get=run("contractYaml", health.contract_yaml))),
-            Route("/openapi.json", Resource(get=run("contractJson", health.contract_json))),
-        ],
-        redirect_slashes=False,
-    )
-    routes = [route for route in table.routes if isinstance(route, Route)]
-    resources = {route.path: route.endpoint for route in routes if isinstance(route.endpoint, Resource)}
-    for path, resource in resources.items():
-        resource.template = path
-    paths = Paths({path: resource.methods for path, resource in resources.items()})
+        ),
+        Route("/queues/{queue}/dead-letters/peek", Resource(get=run("peekDeadLetter", queues.peek_dead_letter))),
+        Route("/queues/{queue}/flush", Resource(post=run("flushQueue", queues.flush))),
+        Route(
+            "/queues/{queue}",
+            Resource(get=run("getQueue", queues.get), delete=run("deleteQueue", queues.delete)),
+        ),
+        Route("/queues", Resource(get=run("listQueues", queues.list))),
+        Route("/backends", Resource(get=run("listBackends", backends.list))),
+        Route("/backends/{backend}/status", Resource(put=run("setBackendStatus", backends.set_status))),
+        Route("/metrics", Resource(get=run("metrics", metrics.scrape))),
+        Route("/livez", Resource(get=run("livez", health.livez), options=run("livez", health.probe_live))),
+        Route("/readyz", Resource(get=run("readyz", health.readyz), options=run("readyz", health.probe_ready))),
+        Route("/", Resource(get=run("getInfo", info.show), options=run("readyz", health.probe_ready))),
+        Route("/problems/{code}", Resource(get=run("explainProblem", health.explain_problem))),
+        Route("/openapi.yaml", Resource(get=run("contractYaml", health.contract_yaml))),
+        Route("/openapi.json", Resource(get=run("contractJson", health.contract_json))),
+    ]
+    paths = Paths({route.path: route.resource.methods for route in routes})
 
-    async def not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
-        root = RequestContext.of(scope).url_root
-        hint = paths.near(scope["method"], scope["path"], root)
+    def unknown(context: RequestContext) -> NoReturn:
+        root = context.url_root
+        hint = paths.near(context.request.method, context.request.path, root)
         raise NotFound(
             f"there is nothing at this path; {hint + ' The' if hint else 'the'} contract is at {root}/openapi.yaml"
         )
 
-    table.default = not_found
-    return table
+    return RouteTable(routes, unknown)

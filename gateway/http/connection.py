@@ -22,27 +22,22 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from gateway.common.states import check_move
 from gateway.errors import BadFraming, GatewayError, RequestTimeout, Unavailable
 from gateway.http import tcp
-from gateway.http.cycle import STATUS_LINES, Cycle
+from gateway.http.cycle import STATUS_LINES, Cycle, Handle
 from gateway.http.deadline import Deadline
 from gateway.http.flow import Flow
 from gateway.http.framing import begins_request
 from gateway.http.lingering import LINGER_S, Lingering
 from gateway.http.read_buffer import ReadBuffer
 from gateway.http.request_parser import RequestHead, RequestParser
-from gateway.http.scope import request_scope
 from gateway.http.state import ServerState, new_request_id
 from gateway.problem import problem_bytes, problem_headers
 
 log = logging.getLogger(__name__)
-
-Application = Callable[[Any, Any, Any], Awaitable[None]]
-"""An ASGI 3 application."""
 
 BODY_HIGH_WATER: Final = 65536  # of a body that the application has not yet taken
 UNSENT_BYTES: Final = 8192  # of a response that counts as sent
@@ -78,13 +73,12 @@ MOVES: Final = {
 class GatewayProtocol(asyncio.Protocol):
     """One client's connection, with limits, deadlines, problem documents, and detection of clients that disconnect.
 
-    app: run for each request. app_state: what the application put into its lifespan's state; each request gets a copy.
+    handle: answers each request.
     """
 
-    def __init__(self, app: Application, server_state: ServerState, app_state: Mapping[str, Any], scheme: str) -> None:
+    def __init__(self, handle: Handle, server_state: ServerState, scheme: str) -> None:
         # Process
-        self.app = app
-        self.app_state = app_state
+        self.handle = handle
         self.scheme = scheme
         self.server_state = server_state
         self.limits = server_state.limits
@@ -228,26 +222,10 @@ class GatewayProtocol(asyncio.Protocol):
 
     def on_request(self, head: RequestHead) -> None:
         """A head is complete: its request starts."""
-        cycle = Cycle(
-            self,
-            head_only=head.method == "HEAD",
-            version=head.version,
-            keep_alive=head.keep_alive,
-            continues=head.continues,
-            head_bytes=head.size,
-        )
         self.server_state.idle.remove(self)
-        scope = request_scope(
-            head,
-            server=self.server,
-            client=self.client,
-            scheme=self.scheme,
-            state=self.app_state,
-            connection=cycle,
-        )
-        self.current = cycle
+        self.current = cycle = Cycle(self, head, self.scheme)
         self._move(BODY)
-        self._task = self.loop.create_task(cycle.run(self.app, scope))
+        self._task = self.loop.create_task(cycle.run(self.handle))
         self.server_state.tasks.add(self._task)
         self._task.add_done_callback(self.server_state.tasks.discard)
 
@@ -351,8 +329,8 @@ class GatewayProtocol(asyncio.Protocol):
             self.transport.close()
             return
         body = problem_bytes(error, request_id)
-        lines = [b"%b: %b\r\n" % header for header in problem_headers(error, body)]
-        head = [STATUS_LINES[error.status], self.server_state.date_line, *lines]
+        lines = [b"%b: %b\r\n" % header for header in problem_headers(error)]
+        head = [STATUS_LINES[error.status], self.server_state.date_line, *lines, b"content-length: %d\r\n" % len(body)]
         head.append(b"request-id: %b\r\nconnection: close\r\n\r\n" % request_id.encode())
         self.transport.write(b"".join([*head, body]))
         self._linger()

@@ -1,9 +1,11 @@
-"""One request and its response: the ASGI side. Owns the bytes of the response, and reports the client's end.
+"""One request and its response. Owns the bytes of the response, and reports the client's end.
 
-Reads nothing and has no timer: connection.py, which owns the connection, passes on the body and the client's end.
+Reads nothing and has no timer: connection.py, which owns the connection, passes on the body and the client's end. An
+application that speaks ASGI uses it through asgi.py.
 
 Invariants
-1. Nothing is written before the first body message, so an application that fails before it is answered with a 500.
+1. Nothing is written before the first bytes of the body, so an application that fails before them is answered with a
+   500.
 2. After `vanish` nothing is written, and `reached` stays false.
 3. A response that starts while the request's body is incomplete closes the connection.
 4. A request that waits for its client (it registered a callback, streams, or listens for the disconnect) ends when the
@@ -16,14 +18,17 @@ import asyncio
 import http
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from gateway.errors import Internal
 from gateway.http.flow import Flow
+from gateway.http.request_parser import RequestHead
 from gateway.http.state import ServerState, new_request_id
+from gateway.http.target import split_target
 from gateway.problem import problem_bytes, problem_headers
+from gateway.request import ClientDisconnected, Headers
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +36,10 @@ _PHRASES: Final = {member.value: member.phrase.encode() for member in http.HTTPS
 STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)
 }
-_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-# Source: RFC 9110 section 5.6.2 (token; ASGI has names in lower case) and 5.5 (field-value).
+# Source: RFC 9110 section 5.6.2 (token; the names are in lower case) and 5.5 (field-value).
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROLS: Final = bytes(code for code in (*range(32), 127) if code != ord("\t"))
+_BODILESS: Final = frozenset({204, 304})
 
 
 class CycleConnection(Protocol):
@@ -43,6 +48,8 @@ class CycleConnection(Protocol):
     transport: asyncio.Transport
     flow: Flow
     server_state: ServerState
+    server: tuple[str, int | None] | None
+    client: tuple[str, int] | None
 
     def want_body(self, cycle: Cycle) -> None:
         """The application waits for the body: reading continues."""
@@ -58,7 +65,7 @@ class CycleConnection(Protocol):
 
 
 class Cycle:
-    """Runs the application for one request. Implements gateway.client_connection.ClientConnection."""
+    """Runs the application for one request. Implements gateway.request.HttpRequest."""
 
     __slots__ = (
         "_bytes_left",
@@ -66,64 +73,94 @@ class Cycle:
         "_carries",
         "_chunked",
         "_chunks",
-        "_chunks_known",
         "_connection",
+        "_event",
         "_head",
         "_head_only",
         "_listening",
         "_waiting_for_100",
         "_waits",
-        "_wake",
+        "_woken",
         "body_complete",
+        "chunks_known",
         "complete",
         "gone",
         "head_bytes",
+        "headers",
         "keep_alive",
+        "method",
+        "path",
+        "query",
+        "raw_path",
         "reached",
         "request_id",
+        "scheme",
         "started",
         "tenant",
         "untaken_bytes",
     )
 
-    def __init__(
-        self,
-        connection: CycleConnection,
-        *,
-        head_only: bool,
-        version: str,
-        keep_alive: bool,
-        continues: bool,
-        head_bytes: int,
-    ) -> None:
+    def __init__(self, connection: CycleConnection, head: RequestHead, scheme: str) -> None:
         self._connection = connection
-        self.head_bytes = head_bytes
+        self._callbacks: list[Callable[[], None]] | None = None
+        # Request
+        self.method = head.method
+        self.raw_path, self.path, self.query = split_target(head.target)
+        self.headers = head.headers
+        self.scheme = scheme
+        self.head_bytes = head.size
         self.request_id = ""
         self.tenant = ""
-        self._head_only = head_only
-        self._wake = asyncio.Event()
-        self._callbacks: list[Callable[[], None]] = []
-        # Request
         self._chunks: list[bytes] = []
         self.untaken_bytes = 0  # of the body, which the application has not received yet
-        self._waiting_for_100 = continues
+        self._waiting_for_100 = head.continues
         self.body_complete = False
+        self._woken = False  # there is something for `body` to return
+        self._event: asyncio.Event | None = None  # set with `_woken`, once `body` waits
         # Response
         self._head: bytes | None = None
-        self._chunks_known = version != "1.0"
+        self._head_only = head.method == "HEAD"
+        self.chunks_known = head.version != "1.0"
         self._chunked = False
         self._bytes_left: int | None = None  # None: the body ends with the connection
-        self.keep_alive = keep_alive and self._chunks_known
+        self.keep_alive = head.keep_alive and self.chunks_known
         self.started = False  # its first bytes are written
         self.complete = False
         # Client
         self._carries = True  # the answer is more than "no job"
         self._waits = False  # the application registered a callback for the client's end
-        self._listening = False  # it is inside `receive`
+        self._listening = False  # it waits inside `body`
         self.gone = False
         self.reached = False
 
+    @property
+    def addresses(self) -> tuple[tuple[str, int | None] | None, tuple[str, int] | None]:
+        """The server's address and the client's; None if unknown."""
+        return self._connection.server, self._connection.client
+
     # Called by the connection
+
+    async def run(self, handle: Handle) -> None:
+        """Runs the application for the request. Answers 500 if it fails before a byte of the response is written."""
+        try:
+            await handle(self)
+        except asyncio.CancelledError:
+            self._connection.give_up(self)
+            raise
+        except Exception as exc:
+            if self.gone:  # applications end this way when their client disconnects
+                log.debug("ended after the client disconnected: %r", exc)
+                return
+            request_id = self.request_id or new_request_id()
+            log.exception("the application failed", extra={"fields": {"request_id": request_id}})
+            self._fail("the gateway failed; its log has the cause under this request id", request_id)
+        else:
+            if not self.complete and not self.gone:
+                request_id = self.request_id or new_request_id()
+                log.error("the application ended without a response", extra={"fields": {"request_id": request_id}})
+                self._fail("the gateway gave no answer; its log has the cause under this request id", request_id)
+        finally:
+            self._callbacks = None
 
     def add_body(self, data: bytes) -> None:
         """Adds to the request's body. The body of a waiting request is not read."""
@@ -131,12 +168,12 @@ class Cycle:
             return
         self._chunks.append(data)
         self.untaken_bytes += len(data)
-        self._wake.set()
+        self._wake()
 
     def end_body(self) -> None:
         """The request's body is complete."""
         self.body_complete = True
-        self._wake.set()
+        self._wake()
 
     def half_close(self, *, last: bool) -> None:
         """The client sends no more; with `last` no request is behind this one."""
@@ -153,8 +190,8 @@ class Cycle:
     @property
     def waits_for_client(self) -> bool:
         """Whether the response is useless to a client that has closed its side."""
-        # With `_wake` set, the application has not yet taken the end of the body.
-        return self._waits or self.started or (self._listening and self.body_complete and not self._wake.is_set())
+        # If woken, the application has not yet taken the end of the body.
+        return self._waits or self.started or (self._listening and self.body_complete and not self._woken)
 
     @property
     def is_ours(self) -> bool:
@@ -166,9 +203,9 @@ class Cycle:
         if self.gone or self.complete:
             return
         self.gone = True
-        self._wake.set()
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
+        self._wake()
+        callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
             try:
                 callback()
             except Exception:
@@ -188,50 +225,20 @@ class Cycle:
         if self.gone:
             callback()
             return _nothing
+        if self._callbacks is None:
+            self._callbacks = []
         self._callbacks.append(callback)
 
         def remove() -> None:
-            if callback in self._callbacks:
+            if self._callbacks is not None and callback in self._callbacks:
                 self._callbacks.remove(callback)
 
         return remove
 
-    # ASGI
+    # HttpRequest
 
-    async def run(self, app: Any, scope: Any) -> None:
-        """Runs the application to its end. Answers 500 if it fails before a byte of the response is written."""
-        try:
-            await app(scope, self.receive, self.send)
-        except asyncio.CancelledError:
-            self._connection.give_up(self)
-            raise
-        except Exception as exc:
-            if self.gone:  # applications end this way when their client disconnects
-                log.debug("ended after the client disconnected: %r", exc)
-                return
-            request_id = self.request_id or new_request_id()
-            log.exception("the application failed", extra={"fields": {"request_id": request_id}})
-            self._fail("the gateway failed; its log has the cause under this request id", request_id)
-        else:
-            if not self.complete and not self.gone:
-                request_id = self.request_id or new_request_id()
-                log.error("the application ended without a response", extra={"fields": {"request_id": request_id}})
-                self._fail("the gateway gave no answer; its log has the cause under this request id", request_id)
-        finally:
-            self._callbacks.clear()
-
-    def _fail(self, detail: str, request_id: str) -> None:
-        if self.started or self.gone:
-            self._connection.give_up(self)
-            return
-        error = Internal(detail)
-        body = problem_bytes(error, request_id)
-        ids = [(b"request-id", request_id.encode()), (b"connection", b"close")]
-        self._start(error.status, [*problem_headers(error, body), *ids])
-        self._body(body, last=True)
-
-    async def receive(self) -> dict[str, Any]:
-        """The ASGI receive: the body in pieces; `http.disconnect` after the response and when the client is gone."""
+    async def body(self) -> tuple[bytes, bool]:
+        """See HttpRequest.body. After the response, too, it raises ClientDisconnected."""
         connection = self._connection
         if self._waiting_for_100:
             self._waiting_for_100 = False
@@ -239,86 +246,77 @@ class Cycle:
                 connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if not self.gone and not self.complete:
             connection.want_body(self)
-            self._listening = not self._wake.is_set()
-            if self._listening and self.body_complete and connection.flow.client_closed():
-                connection.give_up(self)
-            await self._wake.wait()
-            self._wake.clear()
-            self._listening = False
+            if not self._woken:
+                await self._until_woken()
+            self._woken = False
         if self.gone or self.complete:
-            return {"type": "http.disconnect"}
+            raise ClientDisconnected
         chunks = self._chunks
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         self.untaken_bytes = 0
-        return {"type": "http.request", "body": body, "more_body": not self.body_complete}
+        return body, not self.body_complete
 
-    async def send(self, message: Any) -> None:
-        """The ASGI send. Waits while the client reads too slowly, also for the last bytes of a large response. Does
-        nothing once the client is gone.
+    async def respond(self, status: int, headers: Headers, body: bytes, *, length: int | None = None) -> None:
+        """See HttpRequest.respond."""
+        if self._connection.flow.write_paused and not self.gone:
+            await self.drained()
+        whole = len(body) if length is None else length
+        self.start(status, headers, None if status in _BODILESS else whole)
+        await self._write(body, last=self._head_only or len(body) == whole)
 
-        Raises RuntimeError for messages out of order, invalid headers and bodies that violate their Content-Length.
-        """
-        kind = message["type"]
-        if kind == "http.response.body":
-            flow = self._connection.flow
-            if flow.write_paused and not self.gone:
-                await self._drained()
-            if self._head is None and not self.started:
-                raise RuntimeError("http.response.body came before http.response.start")
-            if self.complete:
-                raise RuntimeError("the response is already complete")
-            if not self.gone:
-                self._body(message.get("body", b""), last=not message.get("more_body", False))
-                if self.complete and flow.write_paused and not await self._drained():
-                    self.reached = False
-        elif kind == "http.response.start":
-            if self._head is not None or self.started:
-                raise RuntimeError("http.response.start came twice")
-            self._start(message["status"], message.get("headers", ()))
-        else:
-            raise RuntimeError(f"{kind} is not a message of a response")
+    async def write(self, body: bytes, *, last: bool) -> None:
+        """See HttpRequest.write."""
+        if self._connection.flow.write_paused and not self.gone:
+            await self.drained()
+        await self._write(body, last=last)
 
-    async def _drained(self) -> bool:
+    async def _write(self, body: bytes, *, last: bool) -> None:
+        if not self.gone and not self.complete:
+            self.add(body, last=last)
+            if self.complete and self._connection.flow.write_paused and not await self.drained():
+                self.reached = False
+
+    async def drained(self) -> bool:
+        """Returns when almost all is sent. False if the client does not read."""
         return await self._connection.flow.drained(self._connection.server_state.limits.body_timeout_s)
 
-    def _start(self, status: int, headers: Any) -> None:
-        """Checks and formats the head. Raises RuntimeError, without a change, if a header is invalid."""
-        content = [STATUS_LINES[status], self._connection.server_state.date_line]
-        values: list[bytes] = []
-        length: int | None = None
-        chunked = closes = False
-        for name, value in headers:
-            if not _is_name(name):
-                raise RuntimeError(f"invalid header name {name!r}")
-            if name in _FRAMING:
-                if name == b"content-length":
-                    length = int(value)
-                elif name == b"transfer-encoding":
-                    chunked = value.lower() == b"chunked"
-                else:
-                    closes = b"close" in value.lower()
-            values.append(value)
-            content += (name, b": ", value, b"\r\n")
-        if _BAD_VALUE.search(b" ".join(values)):
-            raise RuntimeError(f"a header value contains a control character: {values!r}")
-        if closes or not self.body_complete or self._connection.server_state.draining:
+    # The bytes of the response
+
+    def start(
+        self, status: int, headers: Headers, length: int | None = None, *, chunked: bool = False, closes: bool = False
+    ) -> None:
+        """Checks and formats the head, which is written with the first bytes of the body.
+
+        length: of the body; chunked: it ends with a chunk of length 0. With neither, it ends with the connection or has
+        no bytes. closes: the headers contain `Connection: close`.
+
+        Raises RuntimeError, without a change, if a header is invalid, or if the response has started.
+        """
+        if self._head is not None or self.started:
+            raise RuntimeError("the response has started already")
+        state = self._connection.server_state
+        lines = [_named(name) + value for name, value in headers]
+        fields = b"\r\n".join(lines)
+        if lines and len(fields.translate(None, _CONTROLS)) != len(fields) - 2 * (len(lines) - 1):
+            raise RuntimeError(f"a header value contains a control character: {headers!r}")
+        content = [STATUS_LINES[status], state.date_line, fields, b"\r\n" if lines else b""]
+        if closes or not self.body_complete or state.draining:
             self.keep_alive = False
-        if self.keep_alive:
-            content.append(self._connection.server_state.kept_lines)
-        elif not closes:
-            content.append(b"connection: close\r\n")
-        bodyless = self._head_only or status in (204, 304)
-        self._carries = status != 204
-        if length is None and not chunked and not bodyless and self._chunks_known:
+        if length is not None:
+            content.append(b"content-length: %d\r\n" % length)
+        elif chunked:
             content.append(b"transfer-encoding: chunked\r\n")
-            chunked = True
+        if not closes:
+            content.append(state.kept_lines if self.keep_alive else b"connection: close\r\n")
         content.append(b"\r\n")
-        self._chunked = chunked and not bodyless
-        self._bytes_left = 0 if bodyless else length
+        bodiless = self._head_only or status in _BODILESS
+        self._carries = status != 204
+        self._chunked = chunked and not bodiless
+        self._bytes_left = 0 if bodiless else length
         self._head = b"".join(content)
 
-    def _body(self, body: bytes, *, last: bool) -> None:
+    def add(self, body: bytes, *, last: bool) -> None:
         """Writes one piece of the body, with the head before the first."""
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
@@ -332,9 +330,10 @@ class Cycle:
                 if self._bytes_left < 0 or (last and self._bytes_left):
                     raise RuntimeError("the response's body does not have its Content-Length")
             data = body
-        transport = self._connection.transport
-        if transport.is_closing() or (self.waits_for_client and self._connection.flow.client_closed(ask=self._carries)):
-            self._connection.give_up(self)
+        connection = self._connection
+        transport = connection.transport
+        if transport.is_closing() or (self.waits_for_client and connection.flow.client_closed(ask=self._carries)):
+            connection.give_up(self)
             return
         if self._head is not None:
             head, self._head = self._head, None
@@ -347,8 +346,38 @@ class Cycle:
             transport.write(data)
         if last:
             self.complete = self.reached = True
-            self._wake.set()
-            self._connection.response_complete(self)
+            self._wake()
+            connection.response_complete(self)
+
+    def _fail(self, detail: str, request_id: str) -> None:
+        if self.started or self.gone:
+            self._connection.give_up(self)
+            return
+        error = Internal(detail)
+        body = problem_bytes(error, request_id)
+        self._head = None
+        self.keep_alive = False
+        self.start(error.status, [*problem_headers(error), (b"request-id", request_id.encode())], len(body))
+        self.add(body, last=True)
+
+    def _wake(self) -> None:
+        self._woken = True
+        if self._event is not None:
+            self._event.set()
+
+    async def _until_woken(self) -> None:
+        if self._event is None:
+            self._event = asyncio.Event()
+        self._event.clear()
+        self._listening = True
+        if self.body_complete and self._connection.flow.client_closed():
+            self._connection.give_up(self)
+        await self._event.wait()
+        self._listening = False
+
+
+Handle = Callable[[Cycle], Awaitable[None]]
+"""Answers a request."""
 
 
 def _nothing() -> None:
@@ -356,5 +385,8 @@ def _nothing() -> None:
 
 
 @lru_cache(maxsize=1024)
-def _is_name(name: bytes) -> bool:
-    return _NAME.fullmatch(name) is not None
+def _named(name: bytes) -> bytes:
+    """The beginning of a header's line. Raises RuntimeError if the name is invalid."""
+    if not _NAME.fullmatch(name):
+        raise RuntimeError(f"invalid header name {name!r}")
+    return name + b": "

@@ -20,13 +20,14 @@ from uvicorn.lifespan.on import LifespanOn
 
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import Shares
-from gateway.http import tcp
+from gateway.http import asgi, tcp
 from gateway.http.connection import GatewayProtocol
-from gateway.http.cycle import Cycle
+from gateway.http.cycle import Cycle, Handle
 from gateway.http.idle import Idle
 from gateway.http.listener import Listener
 from gateway.http.starts import RequestStarts
 from gateway.http.state import Limits, ServerState
+from gateway.request import RequestApplication
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class GatewayServer:
     """An HTTP server with `start` and `stop`. uvicorn makes the TLS context and runs the lifespan."""
 
     def __init__(self, app: Any, settings: Settings, buffers: Shares, loop_time: LoopTime) -> None:
-        """buffers: the memory that the application's requests, and the bytes before them, may use. loop_time: of the
+        """app: an ASGI application. If it is a RequestApplication, too, it gets its requests without ASGI messages.
+        buffers: the memory that the application's requests, and the bytes before them, may use. loop_time: of the
         tenants."""
         limits = Limits(
             header_bytes=settings.max_header_bytes,
@@ -82,12 +84,17 @@ class GatewayServer:
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise ApplicationStartError
+        app = self.config.loaded_app
+        asgi_state = self.lifespan.state
+        self.handle: Handle = (
+            app.handle if isinstance(app, RequestApplication) else lambda cycle: asgi.serve(app, cycle, asgi_state)
+        )
         self._listener = Listener(listener, self.config.ssl, self._protocol, self.server_state)
         self._listener.start(BACKLOG)
 
     def _protocol(self) -> GatewayProtocol:
         scheme = "https" if self.config.ssl is not None else "http"
-        return GatewayProtocol(self.config.loaded_app, self.server_state, self.lifespan.state, scheme)
+        return GatewayProtocol(self.handle, self.server_state, scheme)
 
     def begin_drain(self) -> None:
         """From now on each answer is its connection's last, so that clients connect to another instance."""

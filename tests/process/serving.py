@@ -12,6 +12,7 @@ from typing import Any
 
 import uvloop
 
+from gateway.http.cycle import Handle
 from gateway.http.server import GatewayServer
 from gateway.settings import Settings
 from tests.process.tiny_app import TinyApp
@@ -27,6 +28,10 @@ class Server:
         self.server = GatewayServer(self.app, Settings(**settings), self.app.buffers, self.app.loop_time)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
+
+    def serve_with(self, handle: Handle) -> None:
+        """From now on new connections are served without ASGI messages."""
+        self.server.handle = handle
 
     @property
     def connections(self) -> list[Any]:

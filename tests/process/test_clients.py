@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.client_connection import EXTENSION
 from gateway.http.connection import DISCARDING, IDLE, LINGERING, MOVES, PENDING, Reading
 from gateway.http.flow import WATCH_S
 from gateway.http.read_buffer import DISCARD_BYTES, HELD_BYTES
+from gateway.request import EXTENSION
 from tests.process.serving import Server, problem, serving
 
 PARK = b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n"

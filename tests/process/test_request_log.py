@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from gateway.api.access.guard import Guard
+from gateway.api.context import RequestContext
 from gateway.api.edge import Edge
+from gateway.api.exchange import Answer, respond
 from gateway.settings import Settings
 from tests.lab.gateway import Running, running
 from tests.process.serving import Server, problem, serving
@@ -35,12 +36,10 @@ def test_the_server_s_own_500_carries_the_request_s_id() -> None:
     """A response that fails before its first byte is answered by the server, under the id that the edge gave."""
 
     async def test(server: Server) -> None:
-        async def failing(scope: Any, receive: Any, send: Any) -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
-            raise ValueError("on purpose")
+        async def failing(context: RequestContext) -> None:
+            await respond(context, Answer(200, b"never", [(b"x", b"a\r\nb: c")]))
 
-        edge = Edge(failing, Guard(Settings()), lambda: None)
-        server.app.on_failing = edge
+        server.serve_with(Edge(failing, Guard(Settings()), lambda: None).handle)
         answer = await server.exchange(b"GET /failing HTTP/1.1\r\nHost: localhost\r\nRequest-Id: abc-1\r\n\r\n")
         assert problem(answer)["request_id"] == "abc-1"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.client_connection import EXTENSION
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import Shares
+from gateway.request import EXTENSION
 
 
 @dataclass(frozen=True, slots=True)

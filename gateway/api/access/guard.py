@@ -17,11 +17,10 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from starlette.types import Scope
-
 from gateway.common.net import is_loopback
 from gateway.errors import BadRequest, ForbiddenHost, ForbiddenOrigin, InvalidName
 from gateway.forwarding.replicas import PATH
+from gateway.request import HttpRequest
 from gateway.settings import Settings
 
 _OPEN_PATHS = frozenset({"/livez", "/readyz", PATH})
@@ -52,7 +51,7 @@ class Guard:
 
         self._allowed = allowed
 
-    def check(self, scope: Scope) -> None:
+    def check(self, request: HttpRequest) -> None:
         """Returns if the request is accepted.
 
         Raises:
@@ -60,13 +59,13 @@ class Guard:
             BadRequest: no Host, several, or an invalid port.
             InvalidName: an encoded slash or control character in the path.
         """
-        path, raw_path = scope["path"], scope["raw_path"]
+        path, raw_path = request.path, request.raw_path
         if b"%" in raw_path and (b"%2f" in raw_path.lower() or not path.isprintable()):
             raise InvalidName("the path has an encoded slash or control character, which names cannot contain")
-        if self._keyed or path in _OPEN_PATHS or (path == "/" and scope["method"] == "OPTIONS"):
+        if self._keyed or path in _OPEN_PATHS or (path == "/" and request.method == "OPTIONS"):
             return
         found: dict[bytes, str] = {}
-        for name, value in scope["headers"]:
+        for name, value in request.headers:
             if name in _LOOKED_AT:
                 text = value.decode("latin-1")
                 found[name] = f"{found[name]}, {text}" if name in found else text
@@ -79,9 +78,9 @@ class Guard:
             if not _has_valid_port(host):
                 raise BadRequest(f"Host {host[:100]!r}: the port is above the maximum of {_LARGEST_PORT}")
             raise ForbiddenHost(f"Host {host[:100]!r} is neither loopback nor allowed; add it to --allowed-hosts")
-        self._check_page(scope, host, found)
+        self._check_page(request, host, found)
 
-    def _check_page(self, scope: Scope, host: str, found: Mapping[bytes, str]) -> None:
+    def _check_page(self, request: HttpRequest, host: str, found: Mapping[bytes, str]) -> None:
         """Raises ForbiddenOrigin if a foreign page may have sent the request.
 
         found: the values of the headers in _LOOKED_AT; repeated headers are joined.
@@ -89,13 +88,13 @@ class Guard:
         origin, site = found.get(b"origin"), found.get(b"sec-fetch-site")
         if origin is not None and origin in self._origins:
             return
-        if origin is not None and origin != f"{scope['scheme']}://{host}":
+        if origin is not None and origin != f"{request.scheme}://{host}":
             raise ForbiddenOrigin(f"Origin {origin[:100]!r} is not allowed; add it to --allowed-origins")
         if site is not None and site not in _OWN_SITES:
             raise ForbiddenOrigin(
                 f"a {site[:100]} request from a web page is not allowed; add its origin to --allowed-origins"
             )
-        if origin is None and site is None and scope["method"] == "GET" and scope["path"].endswith("/next"):
+        if origin is None and site is None and request.method == "GET" and request.path.endswith("/next"):
             agent = found.get(b"user-agent", "")
             if agent.startswith(_BROWSER) and not is_loopback(_bare(host.lower())):
                 raise ForbiddenOrigin(

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from gateway.api.exchange import JSON, NO_STORE, Answer, Call, Headers, json_answer
+from gateway.api.exchange import JSON, NO_STORE, Answer, Call, json_answer
 from gateway.api.handlers.leases import Leases
 from gateway.api.request.cloudevents import EVENTS, JOB_OBJECTS, MANY, Heading, Mode, many_items, one_item, read_heading
 from gateway.api.request.idempotency import IdempotentAnswer
@@ -37,6 +37,7 @@ from gateway.errors import (
 from gateway.fairness.turns import Turns
 from gateway.leases.lease import Lease
 from gateway.leases.registry import Registry
+from gateway.request import Headers
 from gateway.settings import Settings
 
 AUTO = "auto"
@@ -77,11 +78,11 @@ class Jobs:
         self._longest_lease_s = longest_lease(settings)
 
     async def enqueue(self, call: Call) -> Answer:
-        return await self._enqueue(call, read_heading(call.scope["headers"]))
+        return await self._enqueue(call, read_heading(call.request.headers))
 
     async def enqueue_event(self, call: Call) -> Answer:
         """Like `enqueue`, for events only. Raises UnsupportedType if neither type nor headers make it an event."""
-        heading = read_heading(call.scope["headers"])
+        heading = read_heading(call.request.headers)
         if heading.mode in (Mode.PLAIN, Mode.LINES):
             raise UnsupportedType(
                 f"Content-Type: {heading.content_type!r:.80} is not an event type; send {STRUCTURED_TYPE} or "
@@ -91,7 +92,7 @@ class Jobs:
 
     async def enqueue_jobs(self, call: Call) -> Answer:
         """Like `enqueue`, for `{"jobs": [...]}`. Raises UnsupportedType if the type is not JSON."""
-        heading = read_heading(call.scope["headers"])
+        heading = read_heading(call.request.headers)
         if heading.mode is Mode.LINES:
             heading.mode = Mode.JOB_LINES
             return await self._enqueue(call, heading)
@@ -168,7 +169,7 @@ class Jobs:
         return json_answer({"queue": queue.name, "results": results}, 207 if failures else 201)
 
     async def next(self, call: Call) -> Answer:
-        if _is_prefetch(call.scope["headers"]):
+        if _is_prefetch(call.request.headers):
             raise ForbiddenPrefetch("a prefetch does not take a job; send the request without Sec-Purpose: prefetch")
         timeout_s, preference = self._timeout(call)
         queue = call.queue()
@@ -176,7 +177,7 @@ class Jobs:
         lease_s = self._lease(call, queue)
         delivery = call.result(
             await self._receiver.next(
-                queue, timeout_s=timeout_s, lease_s=lease_s, on_gone=call.client.on_gone, at_most_once=at_most_once
+                queue, timeout_s=timeout_s, lease_s=lease_s, on_gone=call.request.on_gone, at_most_once=at_most_once
             )
         )
         if delivery is not None:
@@ -194,7 +195,7 @@ class Jobs:
                 queue,
                 timeout_s=float(wanted.get("timeout", self._default_timeout_s)),
                 lease_s=float(wanted.get("lease_seconds", self._default_lease(queue))),
-                on_gone=call.client.on_gone,
+                on_gone=call.request.on_gone,
                 at_most_once=at_most_once,
             )
         )
@@ -258,7 +259,7 @@ class Jobs:
     def _timeout(self, call: Call) -> tuple[float, Headers]:
         """The time to wait: the parameter, otherwise `Prefer: wait` (RFC 7240), otherwise the default; and headers."""
         if "timeout" not in call.query.given:
-            wait = preferences(call.scope["headers"]).get("wait", "")
+            wait = preferences(call.request.headers).get("wait", "")
             if _WAIT.fullmatch(wait):
                 wait_s = min(float(wait), self._max_timeout_s)
                 return wait_s, [(b"preference-applied", b"wait=%d" % wait_s)]
@@ -311,7 +312,7 @@ def _wants_no_body(call: Call, mode: Mode) -> Headers | None:
 
     A sender of events that accepts an event in the answer (`Prefer: reply`) would take a receipt for a broken event.
     """
-    preferred = preferences(call.scope["headers"])
+    preferred = preferences(call.request.headers)
     if preferred.get("return") == "minimal":
         return [(b"preference-applied", b"return=minimal")]
     return [] if call.query["receipt"] == "none" or ("reply" in preferred and mode in EVENTS) else None

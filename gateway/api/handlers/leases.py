@@ -123,7 +123,7 @@ def _left(call: Call, lease: LeaseRecord) -> Answer:
     needs a body always gets 200.
     """
     position = _position(lease)
-    preferred = preferences(call.scope["headers"]).get("return", "")
+    preferred = preferences(call.request.headers).get("return", "")
     if not position and lease.place and _needs_body(call, preferred):
         position = {"position": lease.place}
     met = preferred == ("representation" if position else "minimal")

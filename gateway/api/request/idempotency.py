@@ -84,7 +84,7 @@ def _unpacked(kept: bytes) -> bytes:
 
 
 def _key(call: Call) -> str | None:
-    found = [value for name, value in call.scope["headers"] if name == _HEADER]
+    found = [value for name, value in call.request.headers if name == _HEADER]
     if not found:
         return None
     raw: bytes = found[0].strip()
@@ -104,7 +104,7 @@ async def _fingerprint(call: Call, body: bytes) -> bytes:
     """
     said = [
         name + b":" + value.strip()
-        for name, value in call.scope["headers"]
+        for name, value in call.request.headers
         if name in (b"content-type", b"ordering-key") or name.startswith(b"ce-")
     ]
     query = "&".join(f"{name}={_text(call.query[name])}" for name in sorted(call.query.given - {"receipt"}))

@@ -18,7 +18,7 @@ from enum import Enum
 
 import orjson
 
-from gateway.api.exchange import JSON, NO_STORE, Headers
+from gateway.api.exchange import JSON, NO_STORE
 from gateway.api.request.accept import quality, ranges
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.attributes import is_name, to_header
@@ -27,6 +27,7 @@ from gateway.envelope.read import Job, body_of
 from gateway.envelope.times import timestamp
 from gateway.envelope.trace import is_traceparent, is_tracestate
 from gateway.leases.lease import Lease
+from gateway.request import Headers
 
 MAX_ATTRIBUTES = 50
 """As headers. Python's http.client accepts at most a hundred header lines."""

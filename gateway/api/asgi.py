@@ -1,0 +1,105 @@
+"""A request that comes as ASGI messages, from any ASGI server. The gateway's own server does not use it.
+
+An ASGI server reports the client's end only to an application that waits for its next message. So while a request
+waits for its client, a task does that. Whether the answer reached the client is known only as far as the client's end
+was reported before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.request import ClientDisconnected, Headers
+
+log = logging.getLogger(__name__)
+
+_BODILESS = frozenset({204, 304})
+
+
+class AsgiRequest:
+    """Implements gateway.request.HttpRequest. `close` must be called in the end."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._callbacks: list[Callable[[], None]] = []
+        self._listening: asyncio.Task[None] | None = None
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.raw_path: bytes = scope["raw_path"].partition(b"?")[0]
+        self.query: bytes = scope["query_string"]
+        self.headers: Headers = [(name.lower(), value.strip(b" \t")) for name, value in scope["headers"]]
+        self.scheme: str = scope["scheme"]
+        self.head_bytes = sum(len(name) + len(value) for name, value in self.headers)
+        self.request_id = ""
+        self.tenant = ""
+        self.gone = False
+        self.reached = False
+
+    def on_gone(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """See ClientConnection.on_gone. The body is no longer read."""
+        if self.gone:
+            callback()
+            return _nothing
+        self._callbacks.append(callback)
+        if self._listening is None:
+            self._listening = asyncio.get_running_loop().create_task(self._listen())
+
+        def remove() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return remove
+
+    async def body(self) -> tuple[bytes, bool]:
+        """See HttpRequest.body."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._vanish()
+            raise ClientDisconnected
+        return message.get("body", b""), message.get("more_body", False)
+
+    async def respond(self, status: int, headers: Headers, body: bytes, *, length: int | None = None) -> None:
+        """See HttpRequest.respond."""
+        if self.gone:
+            return
+        whole = len(body) if length is None else length
+        framing = [] if status in _BODILESS else [(b"content-length", b"%d" % whole)]
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *framing]})
+        await self.write(body, last=len(body) == whole)
+
+    async def write(self, body: bytes, *, last: bool) -> None:
+        """See HttpRequest.write."""
+        if self.gone:
+            return
+        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+        self.reached = last and not self.gone
+
+    def close(self) -> None:
+        """The request has ended."""
+        self._callbacks.clear()
+        if self._listening is not None:
+            self._listening.cancel()
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self.reached:
+            self._vanish()
+
+    def _vanish(self) -> None:
+        self.gone = True
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("a callback for a disconnected client failed")
+
+
+def _nothing() -> None:
+    """Removes a callback that has already run."""

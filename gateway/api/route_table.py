@@ -1,0 +1,91 @@
+"""Finds the resource of a path. Starlette's router, for other ASGI servers, is made from the same list of routes.
+
+1. The first route of the list that matches counts, as in Starlette. A test compares the two.
+2. A parameter is one segment of a path, and not empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple, NoReturn
+
+from starlette import routing
+from starlette.types import Receive, Scope, Send
+
+from gateway.api.context import RequestContext
+from gateway.api.exchange import Resource
+
+
+class Route(NamedTuple):
+    """One path. path: a template, with parameters like `{queue}`."""
+
+    path: str
+    resource: Resource
+
+
+class RouteTable:
+    """Every path. unknown: raises the error for paths that no route matches. router: Starlette's, see `through`."""
+
+    def __init__(self, routes: Sequence[Route], unknown: Callable[[RequestContext], NoReturn]) -> None:
+        self._unknown = unknown
+        self._shapes: dict[int, list[_Shape]] = {}
+        for route in routes:
+            route.resource.template = route.path
+            self._add(route.path, route.resource)
+
+        async def not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
+            unknown(RequestContext.of(scope))
+
+        starlette_routes = [routing.Route(route.path, route.resource) for route in routes]
+        self.router = routing.Router(starlette_routes, redirect_slashes=False, default=not_found)
+
+    def find(self, path: str) -> tuple[Resource, Mapping[str, str]] | None:
+        """The resource of the decoded path, and the parameters in the path. None if no route matches."""
+        parts = path.split("/")
+        for shape in self._shapes.get(len(parts), ()):
+            resource = shape.resources.get(shape.fixed(parts))
+            if resource is not None:
+                params = {name: parts[at] for name, at in shape.params}
+                if all(params.values()):
+                    return resource, params
+        return None
+
+    def serve(self, context: RequestContext) -> Awaitable[None]:
+        """Answers one request. Raises GatewayError."""
+        found = self.find(context.request.path)
+        if found is None:
+            self._unknown(context)
+        resource, context.path_params = found
+        return resource.run(context)
+
+    def through(self, scope: Scope, receive: Receive, send: Send) -> Callable[[RequestContext], Awaitable[None]]:
+        """Like `serve`, for a request of an ASGI server: through Starlette's router."""
+
+        def serve(context: RequestContext) -> Awaitable[None]:
+            scope["path"] = context.request.path
+            context.put_into(scope)
+            return self.router(scope, receive, send)
+
+        return serve
+
+    def _add(self, template: str, resource: Resource) -> None:
+        parts = template.split("/")
+        params = tuple((part[1:-1], at) for at, part in enumerate(parts) if part.startswith("{"))
+        shapes = self._shapes.setdefault(len(parts), [])
+        shape = next((each for each in shapes if each.params == params), None)
+        if shape is None:
+            shape = _Shape(params, itemgetter(*(at for at, part in enumerate(parts) if not part.startswith("{"))))
+            shapes.append(shape)
+        shape.resources[shape.fixed(parts)] = resource
+
+
+class _Shape:
+    """Templates with the same parameters at the same places. fixed: the other segments of a path, as a key."""
+
+    __slots__ = ("fixed", "params", "resources")
+
+    def __init__(self, params: tuple[tuple[str, int], ...], fixed: Callable[[Sequence[str]], Any]) -> None:
+        self.params = params
+        self.fixed = fixed
+        self.resources: dict[Any, Resource] = {}
