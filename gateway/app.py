@@ -34,6 +34,7 @@ from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
 from gateway.api.handlers.queues import QueueAdmin
 from gateway.api.handlers.replicas import ReplicaEndpoint
+from gateway.api.handlers.subscriptions import SubscriptionAdmin
 from gateway.api.handlers.webhook import Webhook
 from gateway.api.metrics.exposition import Metrics
 from gateway.api.metrics.meter import Meter
@@ -62,10 +63,12 @@ from gateway.delivery.queues.management import Queues
 from gateway.delivery.queues.quota import Quota
 from gateway.delivery.queues.unreachable import UnreachableQueues
 from gateway.delivery.receive import Receiver
+from gateway.delivery.subscriptions.peers import PeerWorkers
+from gateway.delivery.subscriptions.subscriptions import Subscriptions
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import WHOLE, Shares
 from gateway.fairness.turns import Turns
-from gateway.forwarding.commands import LeaseCommand, Result, WorkerFigures
+from gateway.forwarding.commands import LeaseCommand, Result, Verb, WorkerFigures
 from gateway.forwarding.replicas import Replicas
 from gateway.forwarding.router import LeaseRouter
 from gateway.forwarding.seal import Seal, derived
@@ -124,6 +127,7 @@ class Gateway:
             share=share,
             tenant_of=lambda key: namespace.tenant_of(key) or "",
             loop_time=self.loop_time,
+            owns=lambda key: self._catalog.owner_of(key) is not None,
         )
         self._control = Control(self._kestrel.each_member, namespace.internal_key("control"), eager=context.index == 0)
         self._ids = LeaseIds(
@@ -150,6 +154,7 @@ class Gateway:
             limit_s=2 * settings.kestrel_command_timeout_s,
             count=self._figures,
         )
+        self._peers = PeerWorkers(self._worker_links, settings.kestrel_command_timeout_s)
         self._worker_server = WorkerServer(context.run_dir, context.boot_id, self._execute)
         self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
         self._known = KnownQueues(self._kestrel, self._catalog, turns)
@@ -166,6 +171,18 @@ class Gateway:
         )
         self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
         queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known, turns)
+        subscriptions = Subscriptions(
+            self._kestrel,
+            self._kestrel.fanout,
+            self._catalog,
+            self._known,
+            quota,
+            deleted=None,
+            end_polls=self._end_polls,
+            drop_leases=self._lease_router.drop_queue,
+            limit=settings.kestrel_max_subscriptions,
+        )
+        self._kestrel.fanout.hold_elsewhere = self._peers.hold
         self._idempotency = _idempotency(settings, context)
         specification = Specification(settings)
         leases = Leases(self._lease_router, turns)
@@ -190,8 +207,13 @@ class Gateway:
             ),
             leases=leases,
             queues=QueueAdmin(
-                queues, DeadLetterAdmin(self._kestrel), Redrive(self._kestrel, moves.dead_letters, self._tasks), turns
+                queues,
+                subscriptions,
+                DeadLetterAdmin(self._kestrel),
+                Redrive(self._kestrel, moves.dead_letters, self._tasks),
+                turns,
             ),
+            subscriptions=SubscriptionAdmin(subscriptions),
             health=HealthHandlers(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel),
             metrics=Metrics(self._lease_router.figures, settings.workers),
@@ -311,7 +333,22 @@ class Gateway:
     def _figures(self) -> WorkerFigures:
         return self._meter.figures()
 
+    async def _end_polls(self, key: str) -> None:
+        """Ends the polls of the queue in every worker."""
+        self._receiver.end_polls(key)
+        await self._peers.end_polls(key)
+
     async def _execute(self, command: LeaseCommand) -> Result:
+        match command.verb:
+            case Verb.END_POLLS:
+                self._receiver.end_polls(command.subject)
+                return 0
+            case Verb.HOLD_PUTS:
+                await self._kestrel.fanout.hold(command.subject, command.length_s)
+                return 0
+            case Verb.RELEASE_PUTS:
+                self._kestrel.fanout.release(command.subject)
+                return 0
         try:
             return await self._lease_router.execute(command)
         finally:

@@ -14,6 +14,7 @@
      +- ForbiddenScope        the key may not do this
      +- ForbiddenQueue        the key may not touch this queue
      +- TooManyQueues         the tenant's limit of queues is reached
+     +- TooManySubscriptions  the queue's limit of fanout children is reached
      +- NotFound              no such path
      |   +- QueueNotFound, LeaseNotFound, QueueEmpty, ServerNotFound
      +- MethodNotAllowed
@@ -179,6 +180,14 @@ class TooManyQueues(GatewayError):
     code = "too-many-queues"
     status = 403
     title = "Too many queues"
+
+
+class TooManySubscriptions(GatewayError):
+    """Not 429: waiting does not help, but deleting a subscription does."""
+
+    code = "too-many-subscriptions"
+    status = 403
+    title = "Too many subscriptions"
 
 
 class NotFound(GatewayError):

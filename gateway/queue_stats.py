@@ -11,9 +11,11 @@ from gateway.coverage import Coverage
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """One queue as its server counts it; figures that a server does not report are 0. children: their number.
+    """One queue as its server counts it; figures that a server does not report are 0.
 
-    age_ms: of the oldest item; Kestrel reports it only after the queue was read from for the first time.
+    age_ms: of the oldest item; Kestrel reports it only after the queue was read from for the first time. children: the
+    keys of its fanout children. atomic: whether the server stores an item with all of its copies or not at all; told
+    only of children and of queues that have some.
     """
 
     items: int = 0
@@ -24,12 +26,17 @@ class QueueStats:
     total_items: int = 0
     expired_items: int = 0
     discarded: int = 0
-    children: int = 0
+    children: frozenset[str] = frozenset()
+    atomic: bool = False
 
     def __add__(self, other: QueueStats) -> QueueStats:
         """The same queue on two servers together, with the greater age."""
-        total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)}
-        return QueueStats(**(total | {"age_ms": max(self.age_ms, other.age_ms)}))
+        total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in COUNTED}
+        total["age_ms"] = max(self.age_ms, other.age_ms)
+        return QueueStats(**total, children=self.children | other.children, atomic=self.atomic and other.atomic)
+
+
+COUNTED = tuple(f for f in dataclasses.fields(QueueStats) if f.name not in {"children", "atomic"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,9 @@ class Settings:
     kestrel_max_item_bytes: int = _setting(
         0, "Kestrel's maxItemSize; a larger item is refused with 413; 0: unknown", unit="bytes", low=0, high=1 << 30
     )
+    kestrel_max_subscriptions: int = _setting(
+        6, "most fanout children of one queue; the embedded broker has no limit", low=1, high=1000
+    )
     kestrel_pool_size: int = _setting(64, "idle connections kept open per server", low=1, high=10000)
     kestrel_waits: int = _setting(
         8, "blocked gets per queue and server, shared by all polls that wait for the queue", low=1, high=32

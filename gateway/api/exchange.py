@@ -85,7 +85,11 @@ class Call:
 
     def queue(self) -> Queue:
         """The caller's queue that the path names. Raises InvalidName, ForbiddenQueue."""
-        queue = self.catalog.queue(self.caller.tenant, self.path("queue"))
+        return self.named(self.path("queue"))
+
+    def named(self, name: str) -> Queue:
+        """The caller's queue or child of that name. Raises InvalidName, ForbiddenQueue."""
+        queue = self.catalog.queue(self.caller.tenant, name)
         self.caller.check_queue(queue.name)
         return queue
 

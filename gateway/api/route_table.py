@@ -2,6 +2,7 @@
 
 1. The first route of the list that matches counts, as in Starlette. A test compares the two.
 2. A parameter is one segment of a path, and not empty.
+3. A path that no route matches may be another way to write a path of the list.
 """
 
 from __future__ import annotations
@@ -25,23 +26,39 @@ class Route(NamedTuple):
 
 
 class RouteTable:
-    """Every path. unknown: raises the error for paths that no route matches. router: Starlette's, see `through`."""
+    """Every path. unknown: raises the error for paths that no route matches. other_path: see rule 3; None if it is no
+    such path. router: Starlette's, see `through`."""
 
-    def __init__(self, routes: Sequence[Route], unknown: Callable[[RequestContext], NoReturn]) -> None:
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        unknown: Callable[[RequestContext], NoReturn],
+        other_path: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
         self._unknown = unknown
+        self._other_path = other_path
         self._shapes: dict[int, list[_Shape]] = {}
         for route in routes:
             route.resource.template = route.path
             self._add(route.path, route.resource)
 
-        async def not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
-            unknown(RequestContext.of(scope))
+        async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+            path = other_path(scope["path"])
+            if path is None or self._find(path) is None:
+                unknown(RequestContext.of(scope))
+            await self.router({**scope, "path": path}, receive, send)
 
         starlette_routes = [routing.Route(route.path, route.resource) for route in routes]
         self.router = routing.Router(starlette_routes, redirect_slashes=False, default=not_found)
 
     def find(self, path: str) -> tuple[Resource, Mapping[str, str]] | None:
         """The resource of the decoded path, and the parameters in the path. None if no route matches."""
+        found = self._find(path)
+        if found is None and (other := self._other_path(path)) is not None:
+            return self._find(other)
+        return found
+
+    def _find(self, path: str) -> tuple[Resource, Mapping[str, str]] | None:
         parts = path.split("/")
         for shape in self._shapes.get(len(parts), ()):
             resource = shape.resources.get(shape.fixed(parts))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import re
+from typing import Final, NoReturn
 
 from gateway.api.access.admission import Admission
 from gateway.api.access.budget import Budget
@@ -14,6 +15,7 @@ from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
 from gateway.api.handlers.queues import QueueAdmin
+from gateway.api.handlers.subscriptions import SubscriptionAdmin
 from gateway.api.handlers.webhook import Webhook
 from gateway.api.metrics.exposition import Metrics
 from gateway.api.request.hints import Paths
@@ -21,6 +23,9 @@ from gateway.api.route_table import Route, RouteTable
 from gateway.api.specification import Specification
 from gateway.delivery.queues.catalog import Catalog
 from gateway.errors import NotFound
+
+_BELOW_SUBSCRIPTION: Final = re.compile(r"(/queues/[^/+]+)/subscriptions/([^/+]+)(/.+)")
+"""For clients that cannot send a `+`."""
 
 
 def router(
@@ -32,6 +37,7 @@ def router(
     jobs: Jobs,
     leases: Leases,
     queues: QueueAdmin,
+    subscriptions: SubscriptionAdmin,
     health: HealthHandlers,
     backends: Backends,
     metrics: Metrics,
@@ -71,6 +77,15 @@ def router(
             ),
         ),
         Route("/queues/{queue}/dead-letters/peek", Resource(get=run("peekDeadLetter", queues.peek_dead_letter))),
+        Route("/queues/{queue}/subscriptions", Resource(get=run("listSubscriptions", subscriptions.list))),
+        Route(
+            "/queues/{queue}/subscriptions/{child}",
+            Resource(
+                get=run("getSubscription", subscriptions.get),
+                put=run("createSubscription", subscriptions.create),
+                delete=run("deleteSubscription", subscriptions.delete),
+            ),
+        ),
         Route("/queues/{queue}/flush", Resource(post=run("flushQueue", queues.flush))),
         Route(
             "/queues/{queue}",
@@ -96,4 +111,10 @@ def router(
             f"there is nothing at this path; {hint + ' The' if hint else 'the'} contract is at {root}/openapi.yaml"
         )
 
-    return RouteTable(routes, unknown)
+    return RouteTable(routes, unknown, _other_path)
+
+
+def _other_path(path: str) -> str | None:
+    """The path of `{queue}+{child}`, if the path is below that of a subscription."""
+    below = _BELOW_SUBSCRIPTION.fullmatch(path)
+    return None if below is None else f"{below[1]}+{below[2]}{below[3]}"

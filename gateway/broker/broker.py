@@ -52,8 +52,9 @@ class Status(IntEnum):
 
 
 class PutOutcome(Enum):
-    """ACCEPTED: stored when the ticket is settled. FULL and TOO_LARGE: the queue itself gets no item, but children may;
-    TOO_LARGE: it would not even if it were empty. CONGESTED: nothing was done; try again when the ticket is settled."""
+    """ACCEPTED: stored when the ticket is settled. FULL and TOO_LARGE: neither the queue nor a child gets the item;
+    TOO_LARGE: it would not even if they were empty. CONGESTED: nothing was done; try again when the ticket is settled.
+    """
 
     ACCEPTED = 1
     FULL = 2

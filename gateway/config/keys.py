@@ -5,7 +5,7 @@
     sha256 = "9f86d081884c7d65..."      # 64 hex digits: the digest of the secret
     tenant = "acme"                     # either all keys have one, or none has; a key with only `operator` has none
     scopes = ["produce", "consume"]     # of produce, consume, admin, operator
-    queues = ["emails", "img-*"]        # optional; `*` matches any characters, `?` one character
+    queues = ["emails", "img-*"]        # optional; `*` matches any characters, `?` one; children: "emails+*"
     rate = 100                          # optional; requests a second per worker
     burst = 200                         # optional; requests at once
 
@@ -204,13 +204,14 @@ class _Reader:
             self._wrong(index, "queues", f"{_shown(value)} is not an array of 1 to {MAX_PATTERNS} patterns")
             return
         for each in value:
-            if isinstance(each, str) and glob.PATTERN.fullmatch(each):
+            if isinstance(each, str) and glob.QUEUES.fullmatch(each):
                 yield each
             else:
                 self._wrong(
                     index,
                     "queues",
-                    f"{_shown(each)} is not a pattern; use 1 to 64 of A-Z a-z 0-9 _ - and wildcards * ?",
+                    f"{_shown(each)} is not a pattern; use 1 to 64 of A-Z a-z 0-9 _ - and wildcards * ?, "
+                    "and for fanout children a + and as much again",
                 )
 
     def _rate(self, index: int, entry: Mapping[str, Any]) -> tuple[float, int]:

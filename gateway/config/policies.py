@@ -3,6 +3,7 @@
     [queues.emails]              one queue
     [queues."img-*"]             every queue that matches the pattern
     [queues."acme/emails"]       one tenant's queue; either half may be a pattern
+    [queues."emails+audit"]      one fanout child; a table without `+` covers no child
 
 Exactly one table applies to a queue; a table inherits nothing from another one. If several tables match, the first of
 these rules that decides picks one:
@@ -26,7 +27,7 @@ from gateway.config import toml_file
 from gateway.config.toml_file import Mistake, MistakesError, TomlFile
 from gateway.errors import InvalidName
 from gateway.names import glob
-from gateway.names.namespace import CHILD_DEAD, DEAD, SEPARATOR, Name, Namespace, check_name
+from gateway.names.namespace import CHILD_DEAD, DEAD, FANOUT, SEPARATOR, Name, Namespace, check_name
 
 # Leaves room for the suffix of dead letters. Source: names/namespace.py, MAX_KEY.
 MAX_OWN_KEY: Final = 128
@@ -86,7 +87,7 @@ class Table:
     policy: Policy
 
     def covers(self, tenant: str, queue: str) -> bool:
-        return (not self.tenant or glob.matches(self.tenant, tenant)) and glob.matches(self.queue, queue)
+        return (not self.tenant or glob.matches(self.tenant, tenant)) and glob.covers(self.queue, queue)
 
     @property
     def title(self) -> str:
@@ -155,8 +156,10 @@ def _table(file: TomlFile, title: str, values: Any, namespace: Namespace, mistak
     policy = {}
     for key, value in values.items():
         rule = RULES.get(key)
-        if rule is None:
-            text = f"{where}.{key}: unknown; allowed are {', '.join(RULES)}"
+        if rule is None or (FANOUT in queue and key in OF_PUBLISHING):
+            allowed = [each for each in RULES if FANOUT not in queue or each not in OF_PUBLISHING]
+            what = "unknown" if rule is None else "a fanout child has that of its queue"
+            text = f"{where}.{key}: {what}; allowed are {', '.join(allowed)}"
             mistakes.append(file.mistake(text, "queues", title, key))
             continue
         try:
@@ -171,7 +174,9 @@ def _wrong_name(tenant: str, slash: str, queue: str, namespace: Namespace) -> st
     """What is wrong with a table's title; empty if nothing is."""
     if slash and not namespace.tenanted:
         return "names a tenant, but this deployment has no tenants; tenants need --keys"
-    for part, what in ((queue, "queue"), *(((tenant, "tenant"),) if slash else ())):
+    queue, plus, child = queue.partition(FANOUT)
+    children = ((child, "child"),) if plus else ()
+    for part, what in ((queue, "queue"), *children, *(((tenant, "tenant"),) if slash else ())):
         if glob.is_glob(part):
             if not glob.PATTERN.fullmatch(part):
                 return f"{part!r} is not a pattern: use 1 to 64 of A-Z a-z 0-9 _ - * ?"
@@ -290,6 +295,10 @@ RULES: Final[Mapping[str, Rule]] = {
 """The keys that a table may hold. docs/policies.md lists them; a test compares the two."""
 
 assert {rule.field for rule in RULES.values()} == {field.name for field in fields(Policy)}
+
+
+OF_PUBLISHING: Final = frozenset({"format", "ttl", "max_bytes", "duplicates_ok", "key"})
+"""The keys that a fanout child's table cannot have: its jobs are published to its queue."""
 
 
 def _literals(pattern: str) -> int:

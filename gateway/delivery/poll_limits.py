@@ -21,7 +21,7 @@ class PollLimits:
         self.shares = Shares(limit, share)
         self._tenant_limit = tenant_limit
         self._queue_limit = queue_limit
-        self._waiters: set[Poll] = set()
+        self._waiters: dict[Poll, str] = {}
         self._queues: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -29,6 +29,10 @@ class PollLimits:
 
     def __iter__(self) -> Iterator[Poll]:
         return iter(list(self._waiters))
+
+    def of(self, key: str) -> list[Poll]:
+        """The polls of the queue with the key."""
+        return [waiter for waiter, of in self._waiters.items() if of == key] if key in self._queues else []
 
     def check_room(self, queue: Queue) -> None:
         """Raises TooManyWaiters if no further poll of the queue may wait."""
@@ -46,12 +50,12 @@ class PollLimits:
             raise TooManyWaiters(f"the queue has {self._queue_limit} waiting polls on this worker, its limit")
 
     def add(self, queue: Queue, waiter: Poll) -> None:
-        self._waiters.add(waiter)
+        self._waiters[waiter] = queue.key
         self.shares.take(queue.tenant)
         self._queues[queue.key] += 1
 
     def remove(self, queue: Queue, waiter: Poll) -> None:
-        self._waiters.discard(waiter)
+        self._waiters.pop(waiter, None)
         self.shares.give_back(queue.tenant)
         self._queues[queue.key] -= 1
         if not self._queues[queue.key]:

@@ -194,6 +194,11 @@ class Receiver:
             length_s=length_s,
         )
 
+    def end_polls(self, key: str) -> None:
+        """Ends every waiting poll of the queue empty."""
+        for waiter in self._poll_limits.of(key):
+            waiter.cancel()
+
     def drain(self) -> None:
         """Ends every waiting poll empty, and delivers no further job."""
         self.draining = True

@@ -21,13 +21,17 @@ class Verb(Enum):
     INSPECT = "inspect"
     DROP_QUEUE = "drop-queue"
     COUNT = "count"
+    END_POLLS = "end-polls"
+    HOLD_PUTS = "hold-puts"
+    RELEASE_PUTS = "release-puts"
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseCommand:
     """A command for another worker.
 
-    subject: a lease id; a Kestrel key for DROP_QUEUE; empty for COUNT. length_s: for EXTEND; for NACK the delay.
+    subject: a lease id; a Kestrel key for DROP_QUEUE, END_POLLS, HOLD_PUTS and RELEASE_PUTS; empty for COUNT. length_s:
+    for EXTEND; for NACK the delay; for HOLD_PUTS the longest time.
     position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner does not begin after it.

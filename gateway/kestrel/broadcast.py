@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from gateway.coverage import Coverage, Covered
 from gateway.errors import BackendUnavailable, OutcomeUnknown
 from gateway.kestrel.link import ServerLink
+from gateway.names.namespace import FANOUT
 from gateway.queue_stats import MergedStats, QueueStats
+
+T = TypeVar("T")
 
 PATIENCE_S: Final = 1.0
 """After the first answer to a question, the other servers are waited for this long."""
@@ -79,11 +82,28 @@ async def queue_stats(servers: Sequence[ServerLink], late: LateAnswers, *keys: s
 
 async def peek(servers: Sequence[ServerLink], late: LateAnswers, key: str) -> Covered[bytes | None]:
     """The head item of one server that has one. Raises BackendUnavailable if no server answers."""
-    answers, coverage = await _ask(
-        [each for each in servers if each.health.reads] or servers, lambda server: server.peek(key), late
-    )
+
+    async def look(server: ServerLink) -> bytes | None:
+        return await server.peek(key) if await _may_name(server, key) else None
+
+    answers, coverage = await _ask([each for each in servers if each.health.reads] or servers, look, late)
     data = next((item for _, item in answers if item is not None), None)
     return Covered(data, Coverage(coverage.asked, len(servers)))
+
+
+async def _may_name(server: ServerLink, key: str) -> bool:
+    """Whether a command may name the queue: it would create a fanout child that the server does not have."""
+    return FANOUT not in key or key in await server.stats([key])
+
+
+async def flush(servers: Sequence[ServerLink], key: str) -> Coverage:
+    """Empties the queue on every server that answers and has it. Raises as `change`."""
+
+    async def empty(server: ServerLink) -> None:
+        if await _may_name(server, key):
+            await server.flush(key)
+
+    return await change(servers, empty)
 
 
 async def change(servers: Sequence[ServerLink], command: Callable[[ServerLink], Coroutine[Any, Any, Any]]) -> Coverage:
@@ -93,6 +113,14 @@ async def change(servers: Sequence[ServerLink], command: Callable[[ServerLink], 
     """
     _, coverage = await _ask(servers, command)
     return coverage
+
+
+async def ask(
+    servers: Sequence[ServerLink], question: Callable[[ServerLink], Coroutine[Any, Any, T]]
+) -> tuple[list[T], Coverage]:
+    """The answer of each server that answers; all are waited for. Raises as `change`, and what `question` raises."""
+    answers, coverage = await _ask(servers, question)
+    return [answer for _, answer in answers], coverage
 
 
 async def _ask(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,7 @@ from gateway.kestrel import broadcast
 from gateway.kestrel.address import Address
 from gateway.kestrel.counters import Counters, Statistics, snapshot
 from gateway.kestrel.discovery.members import Members
+from gateway.kestrel.fanout import Fanout
 from gateway.kestrel.health import Health, ServerView
 from gateway.kestrel.link import ServerLink
 from gateway.kestrel.links import ServerLinks
@@ -49,6 +50,10 @@ def _nobody(_key: str) -> str:
     return ""
 
 
+def _every(_key: str) -> bool:
+    return True
+
+
 class Kestrel:
     """The client side of Kestrel. Created, started, used and closed on one event loop."""
 
@@ -61,10 +66,11 @@ class Kestrel:
         share: float = WHOLE,
         tenant_of: TenantOf = _nobody,
         loop_time: LoopTime | None = None,
+        owns: Callable[[str], bool] = _every,
     ) -> None:
         """`addresses` and `file`: see gateway.kestrel.discovery.members.
         share: the part of a server's limits that one tenant may use. tenant_of: the tenant of a key. loop_time: what
-        tenants use of the event loop.
+        tenants use of the event loop. owns: whether a key belongs to this deployment; see gateway.kestrel.fanout.
 
         Raises: SettingsError, MistakesError.
         """
@@ -82,6 +88,7 @@ class Kestrel:
         self._late = broadcast.LateAnswers()
         self._names = broadcast.QueueNames(self._late)
         self._polls = self._make_polls()
+        self.fanout = Fanout(lambda: self._servers.members, owns)
 
     async def start(self) -> None:
         """Starts connecting. A server that cannot be reached is tried again and again in the background.
@@ -95,7 +102,9 @@ class Kestrel:
             self._settings.kestrel_max_item_bytes,
             tenant_of=self._tenant_of,
             stored=self._polls.stored,
+            prepare=self.fanout.prepare,
         )
+        self.fanout.placement = self._placement
         self._take_members()
         await self._members.start(self._take_members)
         with contextlib.suppress(TimeoutError):
@@ -134,6 +143,7 @@ class Kestrel:
         """Uses these servers from now on. read_only: those of them that should get no writes."""
         if self._servers.set_members(addresses, read_only):
             self._polls.set_servers(self._servers.members)
+            self.fanout.forget(self._servers.members)
             for writer in self._placement.set_servers(self._servers.members):
                 self._servers.retire(writer)
 
@@ -222,7 +232,7 @@ class Kestrel:
 
         Raises: BackendUnavailable, OutcomeUnknown.
         """
-        return await broadcast.change(self._servers.members, lambda server: server.flush(key))
+        return await broadcast.flush(self._servers.members, key)
 
     async def delete(self, key: str) -> Coverage:
         """Deletes the queue, with its open reads, on the servers that answer.
@@ -274,6 +284,7 @@ class Kestrel:
 
     def _server_changed(self, server: ServerLink) -> None:
         self._polls.server_changed(server)
+        self._placement.server_changed(server)
         self._servers.warn_of_duplicates(server)
 
     def _make_polls(self) -> PolledQueues:

@@ -119,6 +119,9 @@ class ServerLink(Protocol):
     async def may_have_dropped(self, key: str) -> bool:
         """Whether a `delete` may have removed open reads of the queue. False if the server does not say."""
 
+    async def deletes_idle_queues(self) -> bool:
+        """Whether it has deleted queues by itself because they were empty and unused. False if it does not say."""
+
     async def flush(self, key: str) -> Any:
         """Removes every item that is not set aside. Raises: BackendUnavailable, OutcomeUnknown."""
 

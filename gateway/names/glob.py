@@ -1,5 +1,8 @@
 """Patterns of names: `*` matches any characters, `?` one character, others match themselves. Linear time in the
-name."""
+name.
+
+A pattern of queues covers a fanout child only if it has a `+`, too: `img-*` covers no child, `img-*+*` every child.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,12 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from gateway.names.namespace import FANOUT
+
 PATTERN: Final = re.compile(r"[A-Za-z0-9_*?-]{1,64}")
 """The characters of a pattern."""
+QUEUES: Final = re.compile(rf"{PATTERN.pattern}(?:\+{PATTERN.pattern})?")
+"""A pattern of queues, or of fanout children."""
 
 
 def is_glob(text: str) -> bool:
@@ -19,6 +26,13 @@ def is_glob(text: str) -> bool:
 def matches(pattern: str, name: str) -> bool:
     """Whether the pattern, which must match PATTERN, matches the whole name."""
     return _compiled(pattern).fullmatch(name) is not None
+
+
+def covers(pattern: str, queue: str) -> bool:
+    """Whether the pattern, which must match QUEUES, covers the queue or child of that name."""
+    parent, plus, child = pattern.partition(FANOUT)
+    name, of_child, child_name = queue.partition(FANOUT)
+    return plus == of_child and matches(parent, name) and matches(child, child_name)
 
 
 @lru_cache(maxsize=4096)

@@ -69,11 +69,11 @@ def test_one_queue_alone_is_asked_for(broker):
             assert await kestrel.stats_of(key) is None
             assert await kestrel.stats_of(key) is None
             await kestrel.put(key, b"one")
-            assert (await kestrel.stats_of(key)).children == 0
-            await kestrel.peek(key + "+a")
-            await kestrel.peek(key + "+b")
+            assert (await kestrel.stats_of(key)).children == frozenset()
+            await kestrel.fanout.create(key + "+a", 6)
+            await kestrel.fanout.create(key + "+b", 6)
             stats = await kestrel.stats_of(key)
-            assert (stats.items, stats.children) == (1, 2)
+            assert (stats.items, stats.children) == (1, {f"{key}+a", f"{key}+b"})
 
     run(main)
 

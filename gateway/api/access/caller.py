@@ -14,7 +14,7 @@ from gateway.names import glob
 class Caller:
     """The holder of one key, or anyone if there are no keys. tenant is empty if the deployment has no tenants.
 
-    queues: patterns of the names that it may use; empty allows every name.
+    queues: patterns of the names that it may use, see gateway.names.glob; empty allows every name.
     """
 
     name: str
@@ -46,4 +46,4 @@ STRANGER = Caller(name="", tenant="", scopes=frozenset())
 
 @lru_cache(maxsize=4096)
 def _matches(patterns: tuple[str, ...], name: str) -> bool:
-    return any(glob.matches(pattern, name) for pattern in patterns)
+    return any(glob.covers(pattern, name) for pattern in patterns)

@@ -29,6 +29,7 @@ from gateway.envelope.write import EnqueueContext, Item
 from gateway.errors import (
     ForbiddenPrefetch,
     GatewayError,
+    InvalidName,
     InvalidParameter,
     PartlyRefused,
     PartlyStored,
@@ -106,6 +107,11 @@ class Jobs:
 
     async def _enqueue(self, call: Call, heading: Heading) -> Answer:
         queue = call.queue()
+        if queue.is_child:
+            raise InvalidName(
+                f"{queue.name!r} is a subscription, whose jobs are copies of those of its queue; "
+                f"enqueue to {queue.parent!r}"
+            )
         many = heading.mode in JOB_OBJECTS or (heading.mode in MANY and not queue.policy.raw)
         body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
         empty = _wants_no_body(call, heading.mode)

@@ -10,6 +10,7 @@ from gateway.api.response.rendering import render
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.queues.management import Queues
+from gateway.delivery.subscriptions.subscriptions import Subscriptions
 from gateway.fairness.turns import Turns
 from gateway.queue_stats import QueueStats
 
@@ -21,8 +22,16 @@ WORK_QUEUES = 500
 class QueueAdmin:
     """Handlers of `/queues` and `/queues/{queue}`."""
 
-    def __init__(self, queues: Queues, dead_letters: DeadLetterAdmin, redrive: Redrive, turns: Turns) -> None:
+    def __init__(
+        self,
+        queues: Queues,
+        subscriptions: Subscriptions,
+        dead_letters: DeadLetterAdmin,
+        redrive: Redrive,
+        turns: Turns,
+    ) -> None:
         self._queues = queues
+        self._subscriptions = subscriptions
         self._dead_letters = dead_letters
         self._redrive = redrive
         self._turns = turns
@@ -52,7 +61,8 @@ class QueueAdmin:
 
     async def delete(self, call: Call) -> Answer:
         queue = call.queue()
-        return json_answer({"queue": queue.name, "leases_ended": call.result(await self._queues.delete(queue))})
+        deleted = await (self._subscriptions if queue.is_child else self._queues).delete(queue)
+        return json_answer({"queue": queue.name, "leases_ended": call.result(deleted)})
 
     async def dead_letters(self, call: Call) -> Answer:
         return json_answer(call.result(await self._dead_letters.get(call.queue())))

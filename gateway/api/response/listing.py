@@ -171,7 +171,7 @@ def _test(text: str) -> Callable[[QueueFigures], bool]:
         )
     field, compare, value = parts.groups()
     if field == "name":
-        if compare == "~" and glob.PATTERN.fullmatch(value):
+        if compare == "~" and glob.QUEUES.fullmatch(value):
             return lambda queue: glob.matches(value, queue.queue)
         if compare == "=":
             return lambda queue: queue.queue == value

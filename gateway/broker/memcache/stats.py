@@ -92,6 +92,8 @@ def queue_stats(queue: PersistentQueue, children: list[bytes]) -> list[tuple[byt
     found = [(key, b"%d" % value) for key, value in counts.items()]
     if children:
         found.append((b"children", b",".join(children)))
+    if children or queue.is_child:
+        found.append((b"fanout", b"atomic"))  # unlike Kestrel: an item is stored with all of its copies or not at all
     return found
 
 

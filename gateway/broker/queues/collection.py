@@ -83,28 +83,31 @@ class QueueCollection:
         return queue
 
     def put(self, name: bytes, data: bytes, expires_ms: int) -> tuple[bool, Ticket | None, int]:
-        """Adds to every child and then to the queue itself; a full child gets no copy.
+        """Adds to every child and to the queue itself, or to none of them: if one is full, all refuse.
 
-        Returns whether the queue accepts it, the ticket to wait for before the answer, and the id of its own item, or
+        Returns whether they accept it, the ticket to wait for before the answer, and the id of the queue's own item, or
         0. Raises IllegalNameError.
         """
         queue = self.get(name)
-        ticket = None
-        for child in self._children.get(name, ()):
-            target = self._queues[child]
-            if not target.refuses(len(data)):
-                ticket = target.put(data, expires_ms)
+        size = len(data)
+        children = [self._queues[child] for child in self._children.get(name, ())]
         limits = queue.limits
-        if limits.fanout_only and not queue.is_child:
-            return len(data) <= limits.max_item_bytes, ticket, 0
-        if queue.refuses(len(data)):
-            return False, ticket, 0
+        fanout_only = limits.fanout_only and not queue.is_child
+        full = size > limits.max_item_bytes if fanout_only else queue.refuses(size)
+        if full or any(child.refuses(size) for child in children):
+            return False, None, 0
+        ticket = None
+        for child in children:
+            ticket = child.put(data, expires_ms)
+        if fanout_only:
+            return True, ticket, 0
         ticket = queue.put(data, expires_ms)
         return True, ticket, queue.backlog.last_id
 
     def never_takes(self, name: bytes, size: int) -> bool:
-        """Whether the queue accepts no item of that size, however empty it is."""
-        return size > self.get(name).limits.max_item_bytes
+        """Whether the queue, or a child of it, accepts no item of that size, however empty it is."""
+        queues = [self.get(name), *(self._queues[child] for child in self._children.get(name, ()))]
+        return any(size > each.limits.max_item_bytes for each in queues)
 
     def flush(self, name: bytes) -> Ticket | None:
         queue = self._queues.get(name)

@@ -19,6 +19,7 @@ from gateway.delivery.backend import Backend, Poll
 from gateway.delivery.dead_letters.store import DeadLetters
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.copy_safety import has_children
+from gateway.delivery.subscriptions.existing import no_subscription
 from gateway.envelope.rewrite import restored, source_queue
 from gateway.envelope.times import wire_expiry
 from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
@@ -76,6 +77,8 @@ class Redrive:
         """
         merged = await self._backend.queue_stats(queue.key)
         stats = merged.queues.get(queue.key)
+        if queue.is_child and stats is None:
+            return Covered(no_subscription(queue), merged.coverage)
         if await has_children(self._backend, queue.key, merged):
             error = QueueHasChildren(f"{queue.name!r} has fanout children, and each of them would get the jobs again")
             return Covered(error, merged.coverage)

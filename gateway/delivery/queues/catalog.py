@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from gateway.config.policies import DEFAULT, Policies, Policy
-from gateway.names.namespace import Name, Namespace
+from gateway.errors import InvalidName
+from gateway.names.namespace import FANOUT, Name, Namespace, check_name
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue by its tenant's name. tenant is empty if the deployment has no tenants."""
+    """A queue, or a fanout child (`{queue}+{child}`), by its tenant's name. tenant is empty if the deployment has no
+    tenants."""
 
     tenant: str
     name: str
     key: str
     policy: Policy = DEFAULT
+
+    @property
+    def is_child(self) -> bool:
+        """Whether it is a fanout child: its jobs are copies of those of its parent."""
+        return FANOUT in self.name
+
+    @property
+    def parent(self) -> str:
+        """The name of the queue of which it is a child, or its own name."""
+        return self.name.partition(FANOUT)[0]
+
+    @property
+    def child(self) -> str:
+        """The child's own name; empty for a queue."""
+        return self.name.partition(FANOUT)[2]
+
+    @property
+    def parent_key(self) -> str:
+        """Kestrel's key of the parent."""
+        return self.key.partition(FANOUT)[0]
 
 
 class Catalog:
@@ -33,28 +55,37 @@ class Catalog:
 
         @lru_cache(maxsize=4096)
         def queue(tenant: str, name: str) -> Queue:
-            made = Name(tenant, name)
+            of, plus, child = name.partition(FANOUT)
+            made = Name(tenant, of)
             key = namespace.key(made)  # checks the name, also if the policy sets another key
-            return Queue(tenant, name, own_keys.get(made, key), policies.of(tenant, name))
+            key = own_keys.get(made, key)
+            if not plus:
+                return Queue(tenant, name, key, policies.of(tenant, name))
+            namespace.key(Name(tenant, of, child))
+            policy = replace(policies.of(tenant, name), format=policies.of(tenant, of).format)
+            return Queue(tenant, name, key + FANOUT + child, policy)
 
         self._queue = queue
         self._owners = {key: name for name, key in own_keys.items()}
 
     def queue(self, tenant: str, name: str) -> Queue:
-        """The tenant's queue with the name. Raises InvalidName."""
+        """The tenant's queue or child with the name. A child's format is its parent's. Raises InvalidName."""
         return self._queue(tenant, name)
 
     def owner_of(self, key: str) -> Name | None:
-        """The tenant's name of the queue with the key; None if it is not a tenant's queue."""
+        """The tenant's name of the queue or child with the key; None if it is not a tenant's queue."""
+        key, plus, child = key.partition(FANOUT)
         name = self._owners.get(key) or self._namespace.read(key)
-        if name is None or name.child is not None or name.dead:
+        if name is None or name.dead or self._own_keys.get(name, key) != key:
             return None
-        return name if self._own_keys.get(name, key) == key else None
+        return replace(name, child=child) if plus and _is_name(child) else None if plus else name
 
     def name_of(self, tenant: str, key: str) -> str | None:
-        """The tenant's name for the queue with the key; None if the queue is not the tenant's."""
+        """The tenant's name for the queue or child with the key; None if it is not the tenant's."""
         name = self.owner_of(key)
-        return name.queue if name is not None and name.tenant == tenant else None
+        if name is None or name.tenant != tenant:
+            return None
+        return name.queue if name.child is None else name.queue + FANOUT + name.child
 
     def is_unreachable(self, key: str) -> bool:
         """Whether no request can name the queue, although its key is in this deployment's namespace."""
@@ -73,3 +104,11 @@ class Catalog:
             return self._namespace.tenant_of(key)
         moved = name.child is None and not name.dead and self._own_keys.get(name, key) != key
         return name.tenant if moved else None
+
+
+def _is_name(child: str) -> bool:
+    try:
+        check_name(child, "child")
+    except InvalidName:
+        return False
+    return True

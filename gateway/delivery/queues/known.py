@@ -38,7 +38,7 @@ class Names(Protocol):
 
 
 class KnownQueues:
-    """Every queue by its tenant. Children and dead letters do not count as queues of a tenant."""
+    """Every queue by its tenant, fanout children included. Dead letters do not count as queues of a tenant."""
 
     def __init__(self, names: Names, catalog: Catalog, turns: Turns) -> None:
         self._names = names

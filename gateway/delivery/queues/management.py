@@ -11,6 +11,7 @@ from gateway.coverage import Covered, least
 from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
+from gateway.delivery.subscriptions.existing import no_subscription
 from gateway.envelope.read import Job, raw, unwrap
 from gateway.errors import GatewayError, QueueEmpty, QueueNotFound
 from gateway.fairness.turns import Turns
@@ -129,7 +130,7 @@ class Queues:
 
 
 def _not_found(queue: Queue) -> QueueNotFound:
-    return QueueNotFound(f"there is no queue {queue.name!r}")
+    return no_subscription(queue) if queue.is_child else QueueNotFound(f"there is no queue {queue.name!r}")
 
 
 def _head(queue: Queue, item: bytes | None) -> Job | QueueEmpty:

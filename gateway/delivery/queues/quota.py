@@ -4,6 +4,8 @@ A new queue counts from its first request, although Kestrel does not list it yet
 Several workers that create queues at the same time may exceed it, each by the queues that the others created since the
 last correction (gateway.delivery.queues.known). The cost of a request does not depend on how many queues other tenants
 have: at the limit Kestrel is asked about the one queue, and about all queues only if that is cheap.
+
+Fanout children count, too, when they are created. A request for a child never creates it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Final
 from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.known import KnownQueues
+from gateway.delivery.subscriptions.existing import ExistingChildren
 from gateway.errors import BackendUnavailable, TooManyQueues
 
 REFRESH_S: Final = 1.0
@@ -25,16 +28,27 @@ _THERE: Final = nullcontext()
 
 
 class Quota:
-    """Lets a tenant use its queues, and create new ones up to `limit`."""
+    """Lets a tenant use its queues, and create new ones up to `limit`. existing: the fanout children that were seen."""
 
     def __init__(self, backend: Backend, known: KnownQueues, limit: int) -> None:
         self._backend = backend
+        self.existing = ExistingChildren(backend)
         self._known = known
         self._limit = limit
         self._lines: dict[str, _Line] = {}
 
     async def room(self, queue: Queue) -> AbstractContextManager[None]:
-        """Within the returned context the queue may be used: it exists or is being created. Raises TooManyQueues.
+        """Within the returned context the queue may be used: it exists or is being created.
+
+        A child must exist. Raises TooManyQueues; for a child QueueNotFound, BackendUnavailable.
+        """
+        if queue.is_child:
+            await self.existing.require(queue)
+            return _THERE
+        return await self.room_to_create(queue)
+
+    async def room_to_create(self, queue: Queue) -> AbstractContextManager[None]:
+        """As `room`, also for a child that is to be created. Raises TooManyQueues.
 
         Callers for one queue continue in order of arrival, so polls keep their order. If no server can be
         asked, the queue may be used, too: the next step reports the error itself.

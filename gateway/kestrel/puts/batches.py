@@ -10,18 +10,24 @@ one batch is being stored, one is ready behind it, and a third would only be sma
 1. Puts of one tenant are sent in order; each has its own outcome. Tenants do not share batches and do not wait for each
    other's: a tenant with very many puts delays another tenant's puts by at most one batch.
 2. A server that loses or changes empty items gets none; neither does one that has not yet been identified.
+3. A server that was not connected must be prepared before it gets puts. Puts to it, and puts of a key that is held,
+   wait and keep their order.
 Source of 2: kestrel-wire.md, "Servers that imitate it", 0-byte item.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeAlias
 
-from gateway.errors import BackendUnavailable, GatewayError, NotSupported
+from gateway.errors import BackendUnavailable, GatewayError, NotSupported, OutcomeUnknown
 from gateway.kestrel.link import Put, ServerLink
+
+log = logging.getLogger(__name__)
 
 STALLED_S = 0.25
 """A server whose answer is missing for this long is tried after the others (placement, rule 1)."""
@@ -29,13 +35,28 @@ UNDER_WAY = 2
 BATCH_WAIT_S = 0.002
 """A batch that is ready waits at most this long for more puts, while the server stores another one."""
 TenantOf: TypeAlias = Callable[[str], str]
+Prepare: TypeAlias = Callable[[ServerLink], Awaitable[None]]
+"""Prepares a server for puts. Raises BackendUnavailable, OutcomeUnknown."""
+Hold: TypeAlias = AbstractAsyncContextManager[None]
 
 
 class Writer:
     """Stores items on one server. tenant_of: the tenant of a key. stored: called with key and server of a stored
-    item."""
+    item. prepare: see rule 3; None if the server needs no preparation."""
 
-    def __init__(self, server: ServerLink, tenant_of: TenantOf, stored: Callable[[str, ServerLink], None]) -> None:
+    def __init__(
+        self,
+        server: ServerLink,
+        tenant_of: TenantOf,
+        stored: Callable[[str, ServerLink], None],
+        prepare: Prepare | None = None,
+    ) -> None:
+        self._prepare = prepare
+        self._ready = prepare is None
+        self._losses = 0
+        self._preparing: asyncio.Task[None] | None = None
+        self._held: Counter[str] = Counter()
+        self._waiting: list[tuple[Put, asyncio.Future[None]]] = []
         self._stored = stored
         self._server = server
         self._tenant_of = tenant_of
@@ -68,12 +89,83 @@ class Writer:
         if not data and (refusal := self._no_empty_items()) is not None:
             future.set_exception(refusal)
             return future
-        tenant = self._tenant_of(key)
+        if not self._ready or key in self._held:
+            self._waiting.append(((key, data, expiry), future))
+            self.start_preparing()
+        else:
+            self._add((key, data, expiry), future)
+        return future
+
+    # Preparation and holds (rule 3)
+
+    def holds(self, key: str) -> bool:
+        """Whether a put of the key would wait."""
+        return not self._ready or key in self._held
+
+    def lost(self, prepare: Prepare) -> None:
+        """The server is not connected: it must be prepared again."""
+        self._prepare = prepare
+        self._losses += 1
+        self._ready = False
+
+    def start_preparing(self) -> None:
+        """Prepares the server in the background, if that is needed."""
+        if not self._ready and self._preparing is None and not self._leaving:
+            self._preparing = self._loop.create_task(self._prepare_now(), name=f"preparing {self._server.address}")
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        """Within the context no put of the key is on its way to the server."""
+        self._held[key] += 1
+        try:
+            lane = self._lanes.get(self._tenant_of(key))
+            if lane is not None:
+                await lane.settled(key)
+            yield
+        finally:
+            self._held[key] -= 1
+            if not self._held[key]:
+                del self._held[key]
+                self._release()
+
+    async def _prepare_now(self) -> None:
+        try:
+            while not self._ready:
+                losses = self._losses
+                assert self._prepare is not None
+                await self._prepare(self._server)
+                self._ready = losses == self._losses
+            self._release()
+        except (BackendUnavailable, OutcomeUnknown) as error:
+            self._fail(error)
+        except Exception:
+            log.exception("a member could not be prepared")
+            self._fail(BackendUnavailable(f"{self._server.address.marked} could not be given its fanout children"))
+        finally:
+            self._preparing = None
+
+    def _fail(self, error: GatewayError) -> None:
+        waiting, self._waiting = self._waiting, []
+        for _, future in waiting:
+            if not future.done():
+                failure = type(error) if isinstance(error, BackendUnavailable) else BackendUnavailable
+                future.set_exception(failure(error.detail))
+
+    def _release(self) -> None:
+        """Sends the puts that need not wait any longer, except those whose caller has given up."""
+        waiting, self._waiting = self._waiting, []
+        for put, future in waiting:
+            if self.holds(put[0]):
+                self._waiting.append((put, future))
+            elif not future.done():
+                self._add(put, future)
+
+    def _add(self, put: Put, future: asyncio.Future[None]) -> None:
+        tenant = self._tenant_of(put[0])
         lane = self._lanes.get(tenant)
         if lane is None:
             lane = self._lanes[tenant] = _Lane(self._server, self._loop, lambda: self._lanes.pop(tenant), self._stored)
-        lane.add((key, data, expiry), future)
-        return future
+        lane.add(put, future)
 
     def _no_empty_items(self) -> GatewayError | None:
         """Why the server gets no empty item; None if it may (rule 2)."""
@@ -89,6 +181,10 @@ class Writer:
     async def close(self) -> None:
         """Accepts no more puts, and returns when each has its outcome."""
         self._leaving = True
+        if self._preparing is not None:
+            self._preparing.cancel()
+            await asyncio.gather(self._preparing, return_exceptions=True)
+        self._fail(BackendUnavailable(f"{self._server.address.marked} is no longer used"))
         while self._lanes:
             await asyncio.gather(*(lane.next_answer() for lane in self._lanes.values()))
 
@@ -127,6 +223,18 @@ class _Lane:
     async def next_answer(self) -> None:
         """Returns when a batch in progress has its answer, or when one may have begun."""
         await asyncio.gather(*self._sending, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    async def settled(self, key: str) -> None:
+        """Returns when every put of the key that was added has its answer. Cancelled: the puts continue."""
+        while any(put[0] == key for put, _ in self._waiting):
+            await self._next()
+        if self._sending:
+            await asyncio.wait(list(self._sending))
+
+    async def _next(self) -> None:
+        if self._sending:
+            await asyncio.wait(list(self._sending), return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(0)
 
     def _gather(self) -> None:

@@ -12,27 +12,36 @@ Owns one writer per server and the order in which they are tried. Does not know 
    keys. A member that is added or removed moves only its own ordering keys. Source: Thaler and Ravishankar, "A
    name-based mapping scheme for rendezvous" (1996).
 5. An item above the limit of all servers is not sent.
+6. A full queue with fanout children has an unknown outcome, unless its server stores an item with all copies or not at
+   all: Kestrel copies first, so the children may have the item. Source: kestrel-wire.md, "Set".
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from hashlib import blake2b
+from typing import Final
 
 from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, NotSupported, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health
 from gateway.kestrel.link import ServerLink
-from gateway.kestrel.puts.batches import TenantOf, Writer
+from gateway.kestrel.puts.batches import Hold, Prepare, TenantOf, Writer
+
+FRESH_S: Final = 0.25
+"""How long it is remembered whether a full queue has children."""
+_KEPT: Final = 1024
 
 
 class Placement:
     """Stores items on the members. limit_s: for one item, over all servers that are tried.
 
     max_item_bytes: the largest item of the servers; 0: unknown. tenant_of: the tenant of a key. stored: called with the
-    key and the server of each stored item.
+    key and the server of each stored item. prepare: prepares a server that was not connected, if there are several.
     """
 
     def __init__(
@@ -42,8 +51,11 @@ class Placement:
         *,
         tenant_of: TenantOf,
         stored: Callable[[str, ServerLink], None],
+        prepare: Prepare,
     ) -> None:
         self._stored = stored
+        self._prepare = prepare
+        self._full: dict[tuple[str, ServerLink], tuple[float, bool]] = {}
         self._limit_s = limit_s
         self._max_item_bytes = max_item_bytes
         self._tenant_of = tenant_of
@@ -53,11 +65,27 @@ class Placement:
     def set_servers(self, servers: Sequence[ServerLink]) -> list[Writer]:
         """Writes to these servers from now on; returns the writers of removed servers, to be closed."""
         known = {writer.server: writer for writer in self._writers}
+        prepare = self._prepare if len(servers) > 1 else None
         self._writers = [
-            known.pop(server) if server in known else Writer(server, self._tenant_of, self._stored)
+            known.pop(server) if server in known else Writer(server, self._tenant_of, self._stored, prepare)
             for server in servers
         ]
         return list(known.values())
+
+    def server_changed(self, server: ServerLink) -> None:
+        """The server answers again, or no longer."""
+        writer = self._writer(server)
+        if writer is None or len(self._writers) == 1:
+            return
+        if server.health.answers:
+            writer.start_preparing()
+        else:
+            writer.lost(self._prepare)
+
+    def hold(self, server: ServerLink, key: str) -> Hold:
+        """A context within which no put of the key is on its way to the server; others wait or go elsewhere."""
+        writer = self._writer(server)
+        return nullcontext() if writer is None else writer.hold(key)
 
     async def put(self, key: str, data: bytes, expiry: int, ordering_key: str | None, duplicates_ok: bool) -> None:
         """Raises what Kestrel.put raises."""
@@ -65,7 +93,10 @@ class Placement:
             raise too_large
         writers = self._order(key, ordering_key)
         if len(writers) == 1 and not duplicates_ok:
-            await writers[0].put(key, data, expiry)
+            try:
+                await writers[0].put(key, data, expiry)
+            except QueueFull as error:
+                raise await self._refused(key, writers[0], error) from error
             return
         failure: GatewayError | None = None
         deadline = self._loop.time() + self._limit_s
@@ -78,7 +109,9 @@ class Placement:
             except TimeoutError:
                 failure = _both(failure, OutcomeUnknown("no server stored the job in time"))
                 break
-            except (BackendUnavailable, JobTooLarge, NotSupported, QueueFull, OutcomeUnknown) as error:
+            except QueueFull as error:
+                failure = _both(failure, await self._refused(key, writer, error))
+            except (BackendUnavailable, JobTooLarge, NotSupported, OutcomeUnknown) as error:
                 failure = _both(failure, error)
             else:
                 return
@@ -101,6 +134,10 @@ class Placement:
             if not left:
                 break
             stored = await _put_in_order(writer, key, [items[i] for i in left])
+            full = next((each for each in stored if isinstance(each, QueueFull)), None)
+            if full is not None:
+                refused = await self._refused(key, writer, full)
+                stored = [refused if isinstance(each, QueueFull) else each for each in stored]
             for i, outcome in zip(left, stored, strict=True):
                 outcomes[i] = None if outcome is None else _both(outcomes[i], outcome)
             left = [i for i in left if outcomes[i] is not None]
@@ -132,8 +169,34 @@ class Placement:
         if ordering_key is not None:
             return [max(writers, key=lambda writer: weight(writer.server.address, key, ordering_key))]
         order = random.sample(writers, len(writers))
-        order.sort(key=lambda writer: 2 if writer.server.health.state is not Health.UP else writer.stalled)
+        order.sort(
+            key=lambda writer: 2 if writer.server.health.state is not Health.UP else writer.stalled or writer.holds(key)
+        )
         return order
+
+    def _writer(self, server: ServerLink) -> Writer | None:
+        return next((writer for writer in self._writers if writer.server is server), None)
+
+    async def _refused(self, key: str, writer: Writer, full: QueueFull) -> GatewayError:
+        """The error for a queue that is full on the server (rule 6)."""
+        at, server, now = (key, writer.server), writer.server, self._loop.time()
+        asked_at, copies = self._full.get(at, (-math.inf, False))
+        if now - asked_at > FRESH_S:
+            try:
+                stats = (await server.stats([key])).get(key)
+            except BackendUnavailable:
+                copies = True
+            else:
+                copies = stats is not None and bool(stats.children) and not stats.atomic
+                if len(self._full) >= _KEPT:
+                    self._full.clear()
+                self._full[at] = (now, copies)
+        if not copies:
+            return full
+        return OutcomeUnknown(
+            "the queue is full, and its subscriptions may have got the job nevertheless: Kestrel copies a job to them "
+            "first; sending it again copies it again"
+        )
 
 
 def weight(address: Address, key: str, ordering_key: str) -> bytes:

@@ -127,6 +127,14 @@ class MemcacheLink(Server):
         except (BackendUnavailable, ConnectionLostError, MemcacheError, ValueError):
             return False
 
+    async def deletes_idle_queues(self) -> bool:
+        """See ServerLink. Kestrel counts them in `queue_expires`."""
+        try:
+            aged_out: str | None = await self.commands.run(KestrelClient.stat, "queue_expires")
+        except (BackendUnavailable, ConnectionLostError, MemcacheError):
+            return False
+        return aged_out not in (None, "0")
+
     async def flush(self, key: str) -> Any:
         """See ServerLink."""
         return await self._change(KestrelClient.flush, key)

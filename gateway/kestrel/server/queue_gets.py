@@ -15,8 +15,9 @@ from gateway.kestrel.polls.values import Get, ServerFigures, Why
 from gateway.kestrel.server.pinned_read import PinnedRead
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
-from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, State
 from gateway.kestrel.wire.failures import not_asked
+from gateway.names.namespace import FANOUT
 
 WAIT_S: Final = 1.0
 """The longest wait. Real Kestrel may not wake a get when an item arrives; the next get finds it. Source:
@@ -28,7 +29,7 @@ WAITS_A_SECOND: Final = 500
 class QueueGets:
     """A queue of a tenant on one server. Implements gateway.kestrel.link.QueueLink."""
 
-    __slots__ = ("answered", "counters", "key", "sending", "server", "tenant")
+    __slots__ = ("answered", "counters", "key", "sending", "server", "take", "tenant")
 
     def __init__(  # noqa: PLR0917 (one caller)
         self, server: Server, key: str, tenant: str, counters: Counters, sending: Sending, answered: Answered
@@ -39,6 +40,7 @@ class QueueGets:
         self.counters = counters
         self.sending = sending
         self.answered = answered
+        self.take: Command = KestrelClient.take_existing if FANOUT in key else KestrelClient.take
 
     def get(self, get: Get) -> MemcacheGet:
         return MemcacheGet(self, get)
@@ -160,7 +162,7 @@ class MemcacheGet:
         wait_s = link.sending(self._get)
         wait_ms = max(1, int(wait_s * 1000)) if wait_s else 0
         link.counters.waits_sent += bool(wait_ms)
-        connection.start(self._answered, wait_s + link.server.timeout_s, KestrelClient.take, link.key, wait_ms)
+        connection.start(self._answered, wait_s + link.server.timeout_s, link.take, link.key, wait_ms)
 
     def _answered(self, data: bytes | None, error: BaseException | None) -> None:
         if self._over:

@@ -81,6 +81,16 @@ class KestrelClient(CheckedClient):
         """The next item, set aside for this connection (`/open`), or None. `wait_ms` 0 asks without waiting."""
         return self._get(f"{key}/t={wait_ms}/open" if wait_ms else f"{key}/open")
 
+    def take_existing(self, key: str, wait_ms: int) -> bytes | None:
+        """Like `take`, but creates no queue: None at once if it does not exist.
+
+        A get creates the queue that it names, also a deleted fanout child. Source: kestrel-wire.md, "Names and errors".
+        """
+        if not any("=" in line for line in self.dump_stats(key)):
+            return None
+        self.sock.received = 0  # the answer to the next command begins
+        return self.take(key, wait_ms)
+
     def peek(self, key: str) -> bytes | None:
         """The head item, which stays in place, or None."""
         return self._get(f"{key}/peek")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from gateway.queue_stats import QueueStats
+from gateway.queue_stats import COUNTED, QueueStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class OpenReadCounts:
 
 
 _WIRE_NAMES = {"age": "age_ms", "open_transactions": "open_reads"}
-_FIELDS = {field.name for field in dataclasses.fields(QueueStats)} - set(_WIRE_NAMES.values()) | set(_WIRE_NAMES)
+_FIELDS = {field.name for field in COUNTED} - set(_WIRE_NAMES.values()) | set(_WIRE_NAMES)
+_CHILDREN, _FANOUT, _ATOMIC = "children", "fanout", "atomic"
 
 _OF_A_QUEUE = "STAT queue_"
 NO_AGE_MS = 1_000_000_000_000
@@ -35,7 +36,7 @@ def parse_dump(lines: Iterable[str]) -> dict[str, QueueStats]:
     """
     queues: dict[str, QueueStats] = {}
     name: str | None = None
-    values: dict[str, int] = {}
+    values: dict[str, Any] = {}
     for line in lines:
         if not line.strip():
             continue
@@ -103,17 +104,19 @@ def parse_stats(lines: Iterable[str], keys: Iterable[str] = ()) -> dict[str, Que
         name = stat.removesuffix("_items")
         if name == stat or f"{name}_open_transactions" not in stats:
             continue
-        values: dict[str, int] = {}
-        for field in _FIELDS:
+        values: dict[str, Any] = {}
+        for field in (*_FIELDS, _CHILDREN, _FANOUT):
             if (value := stats.get(f"{name}_{field}")) is not None:
                 _add(values, field, value)
         queues[name] = QueueStats(**values)
     return queues
 
 
-def _add(values: dict[str, int], stat: str, value: str) -> None:
-    if stat == "children":  # their names, separated by commas
-        values[stat] = len(value.split(","))
+def _add(values: dict[str, Any], stat: str, value: str) -> None:
+    if stat == _CHILDREN:  # their names, separated by commas
+        values[stat] = frozenset(value.split(","))
+    elif stat == _FANOUT:
+        values[_ATOMIC] = value == _ATOMIC
     elif stat == "age":
         values["age_ms"] = age_ms if (age_ms := int(value)) < NO_AGE_MS else 0
     elif stat in _FIELDS:

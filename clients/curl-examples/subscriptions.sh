@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Subscriptions: every job of a queue for several readers, each at its own pace.
+. "$(dirname "$0")/lib.sh"
+
+say "Two readers of the same jobs"
+for CHILD in audit mail; do
+  request -X PUT "$GATEWAY/queues/$QUEUE/subscriptions/$CHILD"
+  expect_status 201
+done
+
+given_a_job
+JOB=$(member id)
+
+say "Each subscription has a copy"
+request "$GATEWAY/queues/$QUEUE/subscriptions"
+expect_status 200
+expect_in_body "\"name\":\"$QUEUE+audit\""
+expect_in_body "\"name\":\"$QUEUE+mail\""
+request "$GATEWAY/queues/$QUEUE/subscriptions/mail"
+expect_status 200
+expect_in_body '"items":1'
+
+say "Its jobs are read like those of a queue"
+request "$GATEWAY/queues/$QUEUE+audit/next?timeout=5&lease=30"
+expect_status 200
+expect_in_body "\"id\":\"$JOB\""
+request -X POST "$GATEWAY/leases/$(header Lease-Id)/ack"
+expect_status 204
+
+say "Where a client or a proxy does not keep the +"
+request "$GATEWAY/queues/$QUEUE/subscriptions/mail/next?timeout=5&lease=30"
+expect_status 200
+expect_in_body "\"id\":\"$JOB\""
+request -X POST "$GATEWAY/leases/$(header Lease-Id)/ack"
+expect_status 204
+
+say "No more copies"
+for CHILD in audit mail; do
+  request -X DELETE "$GATEWAY/queues/$QUEUE/subscriptions/$CHILD"
+  expect_status 200
+done

@@ -1,0 +1,44 @@
+"""Subscriptions over HTTP: creating, showing and deleting the fanout children of a queue."""
+
+from __future__ import annotations
+
+from gateway.api.exchange import Answer, Call, json_answer
+from gateway.delivery.queues.catalog import Queue
+from gateway.delivery.subscriptions.subscriptions import Subscriptions
+from gateway.errors import InvalidName
+from gateway.names.namespace import FANOUT
+
+
+class SubscriptionAdmin:
+    """Handlers of `/queues/{queue}/subscriptions` and below."""
+
+    def __init__(self, subscriptions: Subscriptions) -> None:
+        self._subscriptions = subscriptions
+
+    async def list(self, call: Call) -> Answer:
+        queue = call.queue()
+        if queue.is_child:
+            raise InvalidName(f"{queue.name!r} is a subscription, which has none itself; name its queue")
+        found = call.result(await self._subscriptions.list(queue))
+        shown = [each for each in found if call.caller.may_use(each.name)]
+        return json_answer({"queue": queue.name, "subscriptions": shown})
+
+    async def create(self, call: Call) -> Answer:
+        made = call.result(await self._subscriptions.create(_child(call)))
+        return json_answer(made, 201 if made.created else 200)
+
+    async def get(self, call: Call) -> Answer:
+        return json_answer(call.result(await self._subscriptions.get(_child(call))))
+
+    async def delete(self, call: Call) -> Answer:
+        """Also for `DELETE /queues/{queue}` of a subscription's name."""
+        child = _child(call)
+        return json_answer({"queue": child.name, "leases_ended": call.result(await self._subscriptions.delete(child))})
+
+
+def _child(call: Call) -> Queue:
+    """The subscription that the path names. Raises InvalidName, ForbiddenQueue."""
+    child = call.path("child")
+    if FANOUT in call.path("queue"):
+        raise InvalidName(f"{call.path('queue')[:140]!r} is a subscription, which has none itself; name its queue")
+    return call.named(f"{call.path('queue')}{FANOUT}{child}")

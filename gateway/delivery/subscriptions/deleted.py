@@ -1,0 +1,74 @@
+"""Deleted subscriptions, and on which servers each is gone. A server that was away then deletes it when it returns.
+
+What is remembered is on Kestrel itself, in the control state that all workers and replicas share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from gateway.errors import BackendUnavailable, OutcomeUnknown
+
+KEPT_S: Final = 30 * 86400
+"""A server that was away for longer brings back what was deleted in the meantime."""
+MOST: Final = 1000
+"""The oldest ones beyond are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """at_s: when, in Unix time. on: the names of the servers on which the child is gone."""
+
+    at_s: float
+    on: frozenset[str]
+
+
+class Entries(Protocol):
+    """Deletions by Kestrel key. Raises BackendUnavailable, OutcomeUnknown."""
+
+    def get(self, name: str) -> Deletion | None: ...
+    def items(self) -> Mapping[str, Deletion]: ...
+    async def set(self, name: str, value: Deletion) -> object: ...
+    async def delete(self, name: str) -> object: ...
+
+
+class DeletedSubscriptions:
+    """By Kestrel key. Implements gateway.kestrel.fanout.DeletedChildren."""
+
+    def __init__(self, entries: Entries, clock: Callable[[], float] = time.time) -> None:
+        self._entries = entries
+        self._clock = clock
+
+    def on(self, key: str) -> Collection[str] | None:
+        """The names of the servers on which the child is gone; None if it was not deleted, or long ago."""
+        deletion = self._entries.get(key)
+        return None if deletion is None or self._clock() - deletion.at_s > KEPT_S else deletion.on
+
+    async def add(self, key: str) -> None:
+        """The child is to be deleted. Raises BackendUnavailable, OutcomeUnknown."""
+        await self._entries.set(key, Deletion(self._clock(), frozenset()))
+        for old in self._old():
+            await self._entries.delete(old)
+
+    async def seen(self, key: str, servers: Collection[str]) -> None:
+        """The child is gone from these servers, too. If that cannot be stored, they delete it once more later."""
+        deletion = self._entries.get(key)
+        if deletion is None or deletion.on.issuperset(servers):
+            return
+        try:
+            await self._entries.set(key, Deletion(deletion.at_s, deletion.on.union(servers)))
+        except (BackendUnavailable, OutcomeUnknown):
+            return
+
+    async def forget(self, key: str) -> None:
+        """The child is created again. Raises BackendUnavailable, OutcomeUnknown."""
+        if self._entries.get(key) is not None:
+            await self._entries.delete(key)
+
+    def _old(self) -> list[str]:
+        newest = sorted(self._entries.items().items(), key=lambda each: -each[1].at_s)
+        kept_from_s = self._clock() - KEPT_S
+        return [key for number, (key, each) in enumerate(newest) if number >= MOST or each.at_s < kept_from_s]

@@ -1,0 +1,51 @@
+"""Whether a fanout child exists. Kestrel creates a child that a read names, so each read asks first.
+
+That a child exists is remembered for FRESH_S; that it does not exist never is, so a new child is found at once by every
+worker. A read that is under way while its child is deleted does not create it either: see
+gateway.kestrel.wire.codec.KestrelClient.take_existing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import Final
+
+from gateway.delivery.backend import Backend
+from gateway.delivery.queues.catalog import Queue
+from gateway.errors import QueueNotFound
+
+FRESH_S: Final = 0.25
+_KEPT: Final = 10_000
+
+
+class ExistingChildren:
+    """The children that existed a moment ago, by Kestrel key."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._seen: OrderedDict[str, float] = OrderedDict()
+
+    async def require(self, child: Queue) -> None:
+        """Returns if the child exists on some server. Raises QueueNotFound, BackendUnavailable."""
+        if time.monotonic() - self._seen.get(child.key, float("-inf")) <= FRESH_S:
+            return
+        if await self._backend.stats_of(child.key) is None:
+            self.forget(child)
+            raise no_subscription(child)
+        self._seen[child.key] = time.monotonic()
+        self._seen.move_to_end(child.key)
+        if len(self._seen) > _KEPT:
+            self._seen.popitem(last=False)
+
+    def forget(self, child: Queue) -> None:
+        """The child does not exist any more."""
+        self._seen.pop(child.key, None)
+
+
+def no_subscription(child: Queue) -> QueueNotFound:
+    """The error for a child that does not exist."""
+    return QueueNotFound(
+        f"the queue {child.parent!r} has no subscription {child.child!r}; "
+        f"create it with PUT /queues/{child.parent}/subscriptions/{child.child}"
+    )

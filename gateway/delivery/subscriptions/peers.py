@@ -1,0 +1,35 @@
+"""What the other workers of this gateway do when a subscription is created or deleted. Other replicas are not asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from gateway.forwarding.commands import LeaseCommand, Verb
+from gateway.forwarding.workers import WorkerLinks
+
+
+class PeerWorkers:
+    """limit_s: how long they are waited for; one that does not answer by then is left out."""
+
+    def __init__(self, links: WorkerLinks, limit_s: float) -> None:
+        self._links = links
+        self._limit_s = limit_s
+
+    async def end_polls(self, key: str) -> None:
+        """They have no poll of the queue any more."""
+        await self._tell(Verb.END_POLLS, key)
+
+    @asynccontextmanager
+    async def hold(self, key: str) -> AsyncIterator[None]:
+        """Within the context they put nothing on the queue, for at most twice `limit_s`."""
+        await self._tell(Verb.HOLD_PUTS, key)
+        try:
+            yield
+        finally:
+            await self._tell(Verb.RELEASE_PUTS, key)
+
+    async def _tell(self, verb: Verb, key: str) -> None:
+        command = LeaseCommand(verb, key, time.monotonic() + self._limit_s, length_s=2 * self._limit_s)
+        await self._links.broadcast(command.passed_on())

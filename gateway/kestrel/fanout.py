@@ -1,0 +1,272 @@
+"""Fanout children on all members: created and deleted everywhere, and given to members that join or return.
+
+Kestrel copies each item of a queue to the children that it has on that server. Servers know nothing of one another's
+children, so a member without a child loses that child's copies.
+
+1. A child is created on every member that answers. It is complete only if all members answered.
+2. A member that was not connected gets no puts until it has the children that the other members have, and no longer
+   has those that were deleted in the meantime (`prepare`, which gateway.kestrel.puts.batches calls).
+3. While a child is created or deleted on a server, this worker puts nothing on its queue there, because Kestrel copies
+   over a set of children that it does not lock.
+4. A put that is being copied while a child is deleted creates the child again. So it is deleted until two looks in a
+   row do not find it. Source: kestrel-wire.md, "Set": 37 of 60 deletions under load were undone.
+5. Only children of this deployment's queues are created or deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from gateway.coverage import Coverage, Covered
+from gateway.errors import BackendRefused, BackendUnavailable, NotSupported, OutcomeUnknown, TooManySubscriptions
+from gateway.kestrel import broadcast
+from gateway.kestrel.link import ServerLink
+from gateway.kestrel.puts.batches import Hold
+from gateway.kestrel.puts.placement import Placement
+from gateway.names.namespace import FANOUT
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 0.05
+"""The time between a deletion and a look whether the child is back."""
+LOOKS: Final = 2
+DELETE_S: Final = 5.0
+"""After this time a child that always comes back is reported as not deleted."""
+PATIENCE_S: Final = 1.0
+"""How long a member that joins waits for the children of the others."""
+
+
+AGES_OUT: Final = (
+    "Kestrel deletes queues that are empty and unused for a while (maxQueueAge), so it may delete this subscription, "
+    "too, which then gets no more jobs; read from it more often, or set no maxQueueAge"
+)
+
+
+class DeletedChildren(Protocol):
+    """What is remembered of deleted children, beyond this process."""
+
+    def on(self, key: str) -> Collection[str] | None:
+        """The names of the members on which the child was seen to be gone; None if it was not deleted."""
+
+    async def seen(self, key: str, servers: Collection[str]) -> None:
+        """The deleted child is gone from these members, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """The children of one queue on one server. atomic: see QueueStats."""
+
+    keys: frozenset[str]
+    atomic: bool
+
+
+class Fanout:
+    """The children on `members`. owns: whether a key is of this deployment.
+
+    Set before it is used: placement, which stores the items; deleted; hold_elsewhere: a context within which the other
+    workers of this gateway put nothing on the queue.
+    """
+
+    def __init__(self, members: Callable[[], Sequence[ServerLink]], owns: Callable[[str], bool]) -> None:
+        self._members = members
+        self._owns = owns
+        self._known: dict[ServerLink, frozenset[str]] = {}
+        self._holds: dict[str, list[asyncio.Task[None]]] = {}
+        self.placement: Placement | None = None
+        self.deleted: DeletedChildren | None = None
+        self.hold_elsewhere: Callable[[str], Hold] = lambda _: contextlib.nullcontext()
+
+    async def of(self, key: str) -> Covered[frozenset[str]]:
+        """The keys of the children of a queue, on any member that answers. Raises BackendUnavailable."""
+        found, coverage = await broadcast.ask(self._members(), lambda server: _children(server, key))
+        return Covered(frozenset[str]().union(*(each.keys for each in found)), coverage)
+
+    async def create(self, key: str, limit: int) -> Covered[bool]:
+        """Creates the child on every member that answers. The result: whether one of them did not have it.
+
+        limit: the most children of a queue, where a server does not store an item with all copies or not at all.
+        Raises: NotSupported, TooManySubscriptions; then no member was asked to create it. BackendUnavailable;
+        OutcomeUnknown.
+        """
+        members = self._members()
+        for server in members:
+            capabilities = server.health.capabilities
+            if capabilities is not None and not capabilities.fanout:
+                raise NotSupported(f"{server.address.marked} ({capabilities.software}) has no fanout")
+        parent = key.partition(FANOUT)[0]
+        found, _ = await broadcast.ask(members, lambda server: _children(server, parent))
+        children = frozenset[str]().union(*(each.keys for each in found))
+        if key not in children and len(children) >= limit and any(each.keys and not each.atomic for each in found):
+            raise TooManySubscriptions(
+                f"the queue has {len(children)} subscriptions, and the maximum is {limit} "
+                "(--kestrel-max-subscriptions); delete one first"
+            )
+
+        async def create(server: ServerLink) -> bool:
+            if key in await server.stats([key]):
+                return False
+            async with self._held(server, parent):
+                await _create(server, [key])
+            return True
+
+        async with self._held_elsewhere(parent, found):
+            made, coverage = await broadcast.ask(members, create)
+        return Covered(any(made), coverage)
+
+    async def delete(self, key: str) -> tuple[list[str], Coverage]:
+        """Deletes the child with its open reads on every member that answers. Returns the names of these members.
+
+        Raises: BackendUnavailable; OutcomeUnknown, also if the child comes back again and again.
+        """
+        members = self._members()
+        parent = key.partition(FANOUT)[0]
+        found, _ = await broadcast.ask(members, lambda server: _children(server, parent))
+
+        async def delete(server: ServerLink) -> str:
+            await self._delete(server, key)
+            return server.address.name
+
+        async with self._held_elsewhere(parent, found):
+            return await broadcast.ask(members, delete)
+
+    async def prepare(self, server: ServerLink) -> None:
+        """Brings the member up to date (rule 2). Raises BackendUnavailable, OutcomeUnknown."""
+        others = [each for each in self._members() if each is not server and each.health.answers]
+        asked = {asyncio.create_task(self._names(other)): other for other in others if _has_fanout(other)}
+        try:
+            mine = await self._names(server)
+            if not _has_fanout(server):
+                return
+            if asked:
+                await asyncio.wait(asked, timeout=PATIENCE_S)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        known = {each: self._known[each] for each in self._members() if each is not server and each in self._known}
+        gone = {key for key in mine if self._is_gone(key, server)}
+        for key in gone:
+            log.info("%s was deleted while Kestrel at %s was away: it is deleted there, too", key, server.address)
+            await self._delete(server, key)
+        if gone and self.deleted is not None:
+            for key in gone:
+                await self.deleted.seen(key, [server.address.name])
+        kept = {key for key in mine - gone if not self._was_deleted(key)}
+        wanted = {key for keys in known.values() for key in keys if not self._was_deleted(key)}
+        if missing := sorted(wanted - mine):
+            await _create(server, missing)
+            log.info("Kestrel at %s has got %d fanout children of other members", server.address, len(missing))
+        self._known[server] = (mine - gone) | wanted
+        for other, theirs in known.items():
+            if other.health.answers and (missing := sorted(kept - theirs)):
+                try:
+                    await _create(other, missing)
+                except (BackendUnavailable, OutcomeUnknown) as error:
+                    log.warning("fanout children are missing on Kestrel at %s: %s", other.address, error.detail)
+
+    async def warnings(self) -> list[str]:
+        """What may make a new child disappear, as sentences. Servers that do not answer say nothing."""
+        members = [server for server in self._members() if server.health.answers]
+        if any(await asyncio.gather(*(server.deletes_idle_queues() for server in members))):
+            return [AGES_OUT]
+        return []
+
+    async def hold(self, key: str, for_s: float) -> None:
+        """Returns when no put of the queue is on its way to any member; they wait until `release`, at most `for_s`.
+
+        For another worker of this gateway that creates or deletes a child.
+        """
+        held = asyncio.Event()
+        self._holds.setdefault(key, []).append(asyncio.create_task(self._hold(key, for_s, held)))
+        await held.wait()
+
+    def release(self, key: str) -> None:
+        """Ends the oldest hold of the queue."""
+        if holds := self._holds.get(key):
+            holds.pop(0).cancel()
+            if not holds:
+                del self._holds[key]
+
+    async def _hold(self, key: str, for_s: float, held: asyncio.Event) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(for_s), contextlib.AsyncExitStack() as stack:
+                try:
+                    for server in self._members():
+                        await stack.enter_async_context(self._held(server, key))
+                finally:
+                    held.set()
+                await asyncio.Event().wait()
+
+    def forget(self, members: Collection[ServerLink]) -> None:
+        """Keeps what is known of these members only."""
+        self._known = {server: keys for server, keys in self._known.items() if server in members}
+
+    def _was_deleted(self, key: str) -> bool:
+        return self.deleted is not None and self.deleted.on(key) is not None
+
+    def _is_gone(self, key: str, server: ServerLink) -> bool:
+        """Whether the child was deleted while the member was away. If it was gone there, another program made it
+        again."""
+        gone = None if self.deleted is None else self.deleted.on(key)
+        return gone is not None and server.address.name not in gone
+
+    async def _names(self, server: ServerLink) -> frozenset[str]:
+        keys = frozenset(each for each in await server.names() if FANOUT in each and self._owns(each))
+        self._known[server] = keys
+        return keys
+
+    async def _delete(self, server: ServerLink, key: str) -> None:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + DELETE_S
+        absent = 0
+        async with self._held(server, key.partition(FANOUT)[0]):
+            await server.delete(key)
+            while absent < LOOKS:
+                await asyncio.sleep(LOOK_S)
+                if key not in await server.stats([key]):
+                    absent += 1
+                elif loop.time() > until_s:
+                    raise OutcomeUnknown(
+                        f"the subscription was deleted, and comes back on {server.address.marked}: a program that "
+                        "speaks memcache reads it or writes to it; stop it, and delete the subscription again"
+                    )
+                else:
+                    absent = 0
+                    await server.delete(key)
+
+    def _held_elsewhere(self, key: str, found: Sequence[Children]) -> Hold:
+        """Rule 3 for the other workers, where a server does not lock the set of children."""
+        unlocked = any(each.keys and not each.atomic for each in found)
+        return self.hold_elsewhere(key) if unlocked else contextlib.nullcontext()
+
+    def _held(self, server: ServerLink, key: str) -> Hold:
+        assert self.placement is not None
+        return self.placement.hold(server, key)
+
+
+def _has_fanout(server: ServerLink) -> bool:
+    capabilities = server.health.capabilities
+    return capabilities is None or capabilities.fanout
+
+
+async def _children(server: ServerLink, key: str) -> Children:
+    """The children of a queue. A server lists them with the queue; if it does not have the queue, by their names."""
+    stats = (await server.stats([key])).get(key)
+    if stats is not None:
+        return Children(stats.children, stats.atomic)
+    keys = frozenset(each for each in await server.names() if each.startswith(key + FANOUT))
+    found = await server.stats(sorted(keys)) if keys else {}
+    return Children(keys, bool(keys) and all(each.atomic for each in found.values()))
+
+
+async def _create(server: ServerLink, keys: Sequence[str]) -> None:
+    """Creates the children, and sees that they exist. Source: kestrel-wire.md, "Set": a peek creates, durably."""
+    for key in keys:
+        await server.peek(key)
+    if missing := set(keys) - set(await server.stats(keys)):
+        raise BackendRefused(f"{server.address.marked} did not create {len(missing)} fanout children")
