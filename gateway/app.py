@@ -32,6 +32,7 @@ from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
+from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.handlers.queues import QueueAdmin
 from gateway.api.handlers.replicas import ReplicaEndpoint
 from gateway.api.handlers.subscriptions import SubscriptionAdmin
@@ -55,6 +56,7 @@ from gateway.delivery.idempotency import ledger_file
 from gateway.delivery.idempotency.idempotent_enqueue import Idempotency
 from gateway.delivery.idempotency.ledger import Ledger
 from gateway.delivery.moves import Moves
+from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues.catalog import Catalog
@@ -166,8 +168,16 @@ class Gateway:
             queue_limit=settings.max_queue_waiters,
             share=share,
         )
+        self._pauses = Pauses(self._control, self._catalog, poll_limits)
         self._receiver = Receiver(
-            self._kestrel, self._registry, moves, quota, self._tasks, poll_limits=poll_limits, turns=turns
+            self._kestrel,
+            self._registry,
+            moves,
+            quota,
+            self._tasks,
+            poll_limits=poll_limits,
+            pauses=self._pauses,
+            turns=turns,
         )
         self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
         queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known, turns)
@@ -184,6 +194,7 @@ class Gateway:
         )
         self._kestrel.fanout.hold_elsewhere = self._peers.hold
         self._idempotency = _idempotency(settings, context)
+        pauses = PauseAdmin(self._pauses, queues)
         specification = Specification(settings)
         leases = Leases(self._lease_router, turns)
         holding = HoldingQueues(self._kestrel, namespace, context.boot_id)
@@ -206,9 +217,11 @@ class Gateway:
                 turns=turns,
             ),
             leases=leases,
+            pauses=pauses,
             queues=QueueAdmin(
                 queues,
                 subscriptions,
+                pauses,
                 DeadLetterAdmin(self._kestrel),
                 Redrive(self._kestrel, moves.dead_letters, self._tasks),
                 turns,
@@ -304,6 +317,7 @@ class Gateway:
         """Raises MistakesError."""
         if self._settings.queues is not None:
             self._catalog.apply(await asyncio.to_thread(policies.load, self._settings.queues, self._namespace))
+            self._pauses.policies_changed()
             self._known.refresh(time.monotonic())  # a queue may have another key
             log.info("reload: policies of %s", self._settings.queues)
 

@@ -119,7 +119,10 @@ WRONG = [
     ('[queues.a]\nkey = "x:y"\n[queues.b]\nkey = "x:y"', "4: queues.b.key: 'x:y' is already the key of queues.a"),
     ('[queues.a]\nkey = "b"', "2: queues.a.key: 'b' is already the key of the queue 'b'"),
     ('[queues.a]\nttl = 5\ndead_letter = "a"', "3: queues.a.dead_letter: 'a' is this queue itself"),
-    ('[queues.a]\nkey = "_kestrel-gateway__pause"', "is the key of an internal queue"),
+    (
+        '[queues.a]\nkey = "_kestrel-gateway__pause"',
+        "2: queues.a.key: '_kestrel-gateway__pause' is the key of an internal queue",
+    ),
     ('[queues.a]\nkey = "b__dead"', "2: queues.a.key: 'b__dead' ends like the key of a dead-letter queue"),
 ]
 

@@ -14,6 +14,7 @@ from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
+from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.handlers.queues import QueueAdmin
 from gateway.api.handlers.subscriptions import SubscriptionAdmin
 from gateway.api.handlers.webhook import Webhook
@@ -38,6 +39,7 @@ def router(
     leases: Leases,
     queues: QueueAdmin,
     subscriptions: SubscriptionAdmin,
+    pauses: PauseAdmin,
     health: HealthHandlers,
     backends: Backends,
     metrics: Metrics,
@@ -85,6 +87,10 @@ def router(
                 put=run("createSubscription", subscriptions.create),
                 delete=run("deleteSubscription", subscriptions.delete),
             ),
+        ),
+        Route(
+            "/queues/{queue}/pause",
+            Resource(put=run("pauseQueue", pauses.begin), delete=run("resumeQueue", pauses.end)),
         ),
         Route("/queues/{queue}/flush", Resource(post=run("flushQueue", queues.flush))),
         Route(

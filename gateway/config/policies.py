@@ -56,7 +56,7 @@ class Policy:
     """The policy of one queue. A field that is None means: use the settings.
 
     ttl_s, lease_s: used if the request gives none. max_bytes: limit for the body of one job. duplicates_ok: a put with
-    an unknown outcome is sent once more. key: Kestrel's name of the queue.
+    an unknown outcome is sent once more. paused: nothing is handed out. key: Kestrel's name of the queue.
     """
 
     format: Format = Format.JSON
@@ -67,6 +67,7 @@ class Policy:
     dead_letter: str | None = None
     max_bytes: int | None = None
     duplicates_ok: bool = False
+    paused: bool = False
     key: str | None = None
 
     @property
@@ -290,6 +291,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "dead_letter": Rule("dead_letter", "a queue's name", _queue_name),
     "max_bytes": Rule("max_bytes", f"a whole number of bytes from 1 to {1 << 30}", _whole(1, 1 << 30)),
     "duplicates_ok": Rule("duplicates_ok", "true or false", _yes_or_no),
+    "paused": Rule("paused", "true or false", _yes_or_no),
     "key": Rule("key", f"a key that Kestrel accepts: 1 to {MAX_OWN_KEY} of visible ASCII without / + . ~", _own_key),
 }
 """The keys that a table may hold. docs/policies.md lists them; a test compares the two."""

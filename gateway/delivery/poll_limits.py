@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from gateway.delivery.backend import Poll
@@ -21,8 +20,8 @@ class PollLimits:
         self.shares = Shares(limit, share)
         self._tenant_limit = tenant_limit
         self._queue_limit = queue_limit
-        self._waiters: dict[Poll, str] = {}
-        self._queues: Counter[str] = Counter()
+        self._waiters: set[Poll] = set()
+        self._queues: dict[str, dict[Poll, Queue]] = {}
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -32,7 +31,7 @@ class PollLimits:
 
     def of(self, key: str) -> list[Poll]:
         """The polls of the queue with the key."""
-        return [waiter for waiter, of in self._waiters.items() if of == key] if key in self._queues else []
+        return list(self._queues.get(key, ()))
 
     def check_room(self, queue: Queue) -> None:
         """Raises TooManyWaiters if no further poll of the queue may wait."""
@@ -46,17 +45,27 @@ class PollLimits:
             raise TooManyWaiters(
                 f"the tenant has {held} waiting polls on this worker, its share of the limit of {shares.limit}"
             )
-        if self._queues[queue.key] >= self._queue_limit:
+        if len(self._queues.get(queue.key, ())) >= self._queue_limit:
             raise TooManyWaiters(f"the queue has {self._queue_limit} waiting polls on this worker, its limit")
 
+    @property
+    def queues(self) -> list[str]:
+        """The keys of all queues with a waiting poll."""
+        return list(self._queues)
+
+    def by_queue(self, key: str) -> list[tuple[Poll, Queue]]:
+        """The polls of the queue with the key, each with the queue as its request named it."""
+        return list(self._queues.get(key, {}).items())
+
     def add(self, queue: Queue, waiter: Poll) -> None:
-        self._waiters[waiter] = queue.key
+        self._waiters.add(waiter)
         self.shares.take(queue.tenant)
-        self._queues[queue.key] += 1
+        self._queues.setdefault(queue.key, {})[waiter] = queue
 
     def remove(self, queue: Queue, waiter: Poll) -> None:
-        self._waiters.pop(waiter, None)
+        self._waiters.discard(waiter)
         self.shares.give_back(queue.tenant)
-        self._queues[queue.key] -= 1
-        if not self._queues[queue.key]:
+        polls = self._queues[queue.key]
+        del polls[waiter]
+        if not polls:
             del self._queues[queue.key]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 
 from gateway.coverage import Covered
@@ -20,6 +21,7 @@ from gateway.delivery.backend import Backend, OnGone
 from gateway.delivery.dead_letters.store import Stored
 from gateway.delivery.expired_jobs import ExpiredJobs
 from gateway.delivery.moves import Moves, job_of
+from gateway.delivery.pause import HeldPoll, Pauses
 from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
@@ -42,6 +44,12 @@ class Delivery:
     lease: Lease
 
 
+class Hold(Enum):
+    """Why a queue that may have jobs handed out none."""
+
+    PAUSED = "paused"
+
+
 class Receiver:
     """Takes jobs for consumers. tasks: the lifespan's group."""
 
@@ -54,6 +62,7 @@ class Receiver:
         tasks: asyncio.TaskGroup,
         *,
         poll_limits: PollLimits,
+        pauses: Pauses,
         turns: Turns,
     ) -> None:
         self._backend = backend
@@ -62,6 +71,7 @@ class Receiver:
         self._moves = moves
         self._tasks = tasks
         self._poll_limits = poll_limits
+        self._pauses = pauses
         self._turns = turns
         self.draining = False
         registry.on_end(moves.attempts.ended)
@@ -73,10 +83,11 @@ class Receiver:
 
     async def next(
         self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone, at_most_once: bool = False
-    ) -> Covered[Delivery | None]:
+    ) -> Covered[Delivery | Hold | None]:
         """The next job under a lease of `lease_s` seconds; None if the wait ended empty or the consumer disconnected.
 
-        The coverage is that of an empty wait. at_most_once: the lease is already acked.
+        Hold: the wait ended while the queue handed out nothing, and why. The coverage is that of an empty wait.
+        at_most_once: the lease is already acked.
 
         Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable; OutcomeUnknown if the ack of
         a job was sent and no answer came: it is not delivered now, and may be gone.
@@ -87,15 +98,17 @@ class Receiver:
 
     async def _next(
         self, queue: Queue, timeout_s: float, lease_s: float, on_gone: OnGone, *, at_most_once: bool
-    ) -> Covered[Delivery | None]:
+    ) -> Covered[Delivery | Hold | None]:
         """Like `next`, for a queue that may be used."""
         if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
             raise Draining("the gateway is shutting down and delivers no more jobs")
         began_s = time.monotonic()
-        left_s = timeout_s
         expired = ExpiredJobs(self._tasks)
         while True:
             self._registry.limits.check_room(queue.tenant)
+            if self._pauses.paused(queue) and not await self._resumed(queue, began_s + timeout_s, on_gone):
+                return Covered(Hold.PAUSED, None)
+            left_s = max(0.0, timeout_s - (time.monotonic() - began_s))
             try:
                 taken = await self._take(queue, left_s, on_gone)
             except TooManyLeases:  # possibly because of jobs that are being dropped
@@ -103,6 +116,8 @@ class Receiver:
                     raise
             else:
                 if taken.result is None:
+                    if self._pauses.paused(queue) and not self.draining:
+                        continue
                     return Covered(None, taken.coverage)
                 delivery = await self._deliver(queue, taken.result, lease_s, expired)
                 if delivery is not None and (not at_most_once or await self._acked(delivery.lease, on_gone)):
@@ -110,7 +125,28 @@ class Receiver:
             gone_s = time.monotonic() - began_s
             if gone_s > max(timeout_s, PASSING_S) or self.draining:
                 return Covered(None, None)
-            left_s = max(0.0, timeout_s - gone_s)
+
+    async def _resumed(self, queue: Queue, until_s: float, on_gone: OnGone) -> bool:
+        """Waits until the queue is no longer paused. False: it is at `until_s` (monotonic), or the poll has ended.
+
+        Raises TooManyWaiters. Cancelled: the poll no longer waits.
+        """
+        while self._pauses.paused(queue):
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            self._poll_limits.check_room(queue)
+            held = HeldPoll()
+            self._poll_limits.add(queue, held)
+            forget = on_gone(held.cancel)
+            try:
+                await self._pauses.wait(queue, held, left_s)
+            finally:
+                forget()
+                self._poll_limits.remove(queue, held)
+            if held.ended:
+                return False
+        return not self.draining
 
     async def _deliver(self, queue: Queue, read: OpenRead, lease_s: float, expired: ExpiredJobs) -> Delivery | None:
         """The item under a lease; None if it must not be delivered, and was dropped or became a dead letter.
@@ -120,6 +156,10 @@ class Receiver:
         done = read.give_back
         try:
             await self._turns.for_item(read.data, queue.tenant)
+            await self._pauses.learned()
+            if self._pauses.paused(queue):
+                await read.abort()
+                return None
             job = job_of(queue, read)
             if job.expires_s is not None and job.expires_s <= time.time():
                 await expired.drop(read)

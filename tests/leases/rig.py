@@ -9,13 +9,15 @@ import time
 from collections.abc import AsyncIterator
 
 from gateway.config.policies import Policies, Policy, Table
+from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.redrive import Redrive, Redriven
 from gateway.delivery.moves import Moves
+from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
 from gateway.delivery.queues.quota import Quota
-from gateway.delivery.receive import Delivery, Receiver
+from gateway.delivery.receive import Delivery, Hold, Receiver
 from gateway.envelope.write import EnqueueContext, wrap
 from gateway.errors import GatewayError
 from gateway.fairness.turns import Turns
@@ -52,13 +54,16 @@ class Rig:
         )
         quota = Quota(kestrel, KnownQueues(kestrel, self.catalog, Turns()), 1000)
         self.moves = Moves(kestrel, self.catalog, tasks, max_attempts=25)
+        polls = PollLimits(100, tenant_limit=100, queue_limit=100)
+        control = Control(kestrel.each_member, "_kestrel-gateway__control", eager=True)
         self.receiver = Receiver(
             kestrel,
             self.registry,
             self.moves,
             quota,
             tasks,
-            poll_limits=PollLimits(100, tenant_limit=100, queue_limit=100),
+            poll_limits=polls,
+            pauses=Pauses(control, self.catalog, polls),
             turns=Turns(),
         )
         self._redrive = Redrive(kestrel, self.moves.dead_letters, tasks)
@@ -78,6 +83,7 @@ class Rig:
         delivery = await self.receiver.next(
             self.queue(name), timeout_s=timeout_s, lease_s=lease_s, on_gone=lambda _: lambda: None
         )
+        assert not isinstance(delivery.result, Hold)
         return delivery.result
 
     async def redrive(self, queue: Queue, limit: int) -> Redriven:

@@ -21,7 +21,7 @@ from gateway.delivery.idempotency.idempotent_enqueue import NewId
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.management import Queues
-from gateway.delivery.receive import Delivery, Receiver
+from gateway.delivery.receive import Delivery, Hold, Receiver
 from gateway.envelope.due import due_ms
 from gateway.envelope.media import BATCH_TYPE, JSON_TYPE, LINES_TYPE, STRUCTURED_TYPE, is_json_type
 from gateway.envelope.times import timestamp
@@ -186,10 +186,10 @@ class Jobs:
                 queue, timeout_s=timeout_s, lease_s=lease_s, on_gone=call.request.on_gone, at_most_once=at_most_once
             )
         )
-        if delivery is not None:
+        if isinstance(delivery, Delivery):
             call.context.lease_acked |= at_most_once
             return self._delivered(call, queue, delivery, preference)
-        return Answer(204, headers=[NO_STORE, *preference])
+        return Answer(204, headers=[NO_STORE, *_held(delivery), *preference])
 
     async def lease(self, call: Call) -> Answer:
         """Like `next`, with the parameters in the body, and a body in every answer: some clients cannot read a 204."""
@@ -205,8 +205,8 @@ class Jobs:
                 at_most_once=at_most_once,
             )
         )
-        if delivery is None:
-            return json_answer({"jobs": []})
+        if not isinstance(delivery, Delivery):
+            return json_answer({"jobs": []}, headers=_held(delivery))
         call.context.lease_acked |= at_most_once
         with self._given_back_on_error(delivery.lease):
             body = render_leased(delivery.job, queue, delivery.lease, root=call.root)
@@ -270,6 +270,11 @@ class Jobs:
                 wait_s = min(float(wait), self._max_timeout_s)
                 return wait_s, [(b"preference-applied", b"wait=%d" % wait_s)]
         return call.query["timeout"], []
+
+
+def _held(hold: Hold | None) -> Headers:
+    """The headers that say why the queue hands out nothing, if it may have jobs."""
+    return [] if hold is None else [(b"queue-paused", b"true")]
 
 
 def _is_prefetch(headers: Headers) -> bool:

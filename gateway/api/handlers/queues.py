@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from gateway.api.exchange import Answer, Call, json_answer
+from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.response.listing import Listing
 from gateway.api.response.rendering import render
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
@@ -22,16 +24,18 @@ WORK_QUEUES = 500
 class QueueAdmin:
     """Handlers of `/queues` and `/queues/{queue}`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 (one caller)
         self,
         queues: Queues,
         subscriptions: Subscriptions,
+        pauses: PauseAdmin,
         dead_letters: DeadLetterAdmin,
         redrive: Redrive,
         turns: Turns,
     ) -> None:
         self._queues = queues
         self._subscriptions = subscriptions
+        self._pauses = pauses
         self._dead_letters = dead_letters
         self._redrive = redrive
         self._turns = turns
@@ -47,13 +51,19 @@ class QueueAdmin:
     async def get(self, call: Call) -> Answer:
         missing = QueueStats() if call.query["missing"] == "zero" else None
         if call.query["detail"] != "servers":
-            return json_answer(call.result(await self._queues.get(call.queue(), missing=missing)))
+            info = call.result(await self._queues.get(call.queue(), missing=missing))
+            return json_answer(asdict(info) | self._pause(call))
         queue, servers = call.result(await self._queues.by_server(call.queue(), missing=missing))
         named = [(name if call.caller.is_operator else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
         by_server = [
             {"server": shown, **asdict(servers[name])} for shown, name in zip(named, sorted(servers), strict=True)
         ]
-        return json_answer(asdict(queue) | {"servers": by_server})
+        return json_answer(asdict(queue) | self._pause(call) | {"servers": by_server})
+
+    def _pause(self, call: Call) -> dict[str, Any]:
+        """The queue's pause, as a member of an object; empty if it is not paused."""
+        shown = self._pauses.shown(call.queue())
+        return {"pause": shown} if shown["paused"] else {}
 
     async def flush(self, call: Call) -> Answer:
         call.result(await self._queues.flush(call.queue()))
@@ -62,7 +72,9 @@ class QueueAdmin:
     async def delete(self, call: Call) -> Answer:
         queue = call.queue()
         deleted = await (self._subscriptions if queue.is_child else self._queues).delete(queue)
-        return json_answer({"queue": queue.name, "leases_ended": call.result(deleted)})
+        leases_ended = call.result(deleted)
+        await self._pauses.forget(queue)
+        return json_answer({"queue": queue.name, "leases_ended": leases_ended})
 
     async def dead_letters(self, call: Call) -> Answer:
         return json_answer(call.result(await self._dead_letters.get(call.queue())))

@@ -30,6 +30,8 @@ LOOK_S: Final = 0.5
 FIRST_LOOKS_S: Final = 1.0
 """How long the first look waits for members that have not answered, or whose item is set aside just now."""
 FIRST_PACE_S: Final = 0.02
+REFRESH_S: Final = 0.5
+"""How long a change waits for members that do not answer."""
 COUNT_EVERY: Final = 20
 """Looks from one count of a member's items to the next. A writer that was killed may have left two."""
 
@@ -180,8 +182,15 @@ class Control:
             self._merge(item.state)
         self.known = True
 
+    async def refresh(self) -> None:
+        """Reads the state of every member that answers within REFRESH_S."""
+        looks = [self._begin(self._first_look(each), f"look at {each.name}") for each in self._members() if each.reads]
+        if looks:
+            await asyncio.wait(looks, timeout=REFRESH_S)
+
     async def write(self, at: EntryKey, value: Any) -> Coverage:
-        """Writes an entry; see ControlMap."""
+        """Writes an entry; see ControlMap. It replaces also an entry that was written elsewhere just now."""
+        await self.refresh()
         wanted = ControlState([(at, self._state.next_entry(at, value, _now_ms()))])
         members = self._members()
         outcomes = await asyncio.gather(

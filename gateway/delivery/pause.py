@@ -1,0 +1,143 @@
+"""Paused queues: nothing is handed out from them, and everything else works. Knows no HTTP.
+
+A queue is paused by a request, until then or for good, or by its policy. The requests are entries of the control state,
+so every worker and replica knows them within a second, and a restart ends no pause.
+
+1. A poll of a paused queue waits here, and no get of it is on a server. A poll that already waits on the servers when
+   its queue is paused comes back here.
+2. While nothing is known of the control state, an item is given to no consumer before it was read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.coverage import Coverage
+from gateway.delivery.control.control import Control, EntryKind
+from gateway.delivery.poll_limits import PollLimits
+from gateway.delivery.queues.catalog import Catalog, Queue
+from gateway.errors import BackendUnavailable, OutcomeUnknown
+
+LEARN_S: Final = 2.0
+"""How long an item waits for the control state; a server that delivers items answers a peek much earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A pause by a request. since_s, until_s: Unix time; until_s None: until it is ended. reason: for people."""
+
+    since_s: float
+    until_s: float | None
+    reason: str
+
+    @property
+    def over(self) -> bool:
+        return self.until_s is not None and self.until_s <= time.time()
+
+
+def _pack(pause: Pause) -> Any:
+    return {"since": pause.since_s, "until": pause.until_s, "reason": pause.reason}
+
+
+def _unpack(value: Any) -> Pause:
+    until = value["until"]
+    return Pause(float(value["since"]), None if until is None else float(until), str(value["reason"]))
+
+
+PAUSE: Final[EntryKind[Pause]] = EntryKind("pause", _pack, _unpack)
+
+
+class HeldPoll:
+    """A poll that waits for the end of a pause, not on a server."""
+
+    def __init__(self) -> None:
+        self._woken = asyncio.Event()
+        self.ended = False
+        self.coverage: Coverage | None = None
+
+    async def result(self) -> None:
+        """Returns when the poll is to look again, or has ended."""
+        await self._woken.wait()
+
+    def wake(self) -> None:
+        """The queue has changed."""
+        self._woken.set()
+
+    def cancel(self) -> None:
+        """Ends the poll: its consumer is gone, or the gateway stops."""
+        self.ended = True
+        self._woken.set()
+
+
+class Pauses:
+    """Which queues are paused. polls: those that wait now."""
+
+    def __init__(self, control: Control, catalog: Catalog, polls: PollLimits) -> None:
+        self._control = control
+        self._entries = control.view(PAUSE)
+        self._catalog = catalog
+        self._polls = polls
+        self._entries.on_change(self._changed)
+
+    def of(self, queue: Queue) -> Pause | None:
+        """The pause that a request has begun and that is not over."""
+        pause = self._entries.get(queue.key)
+        return None if pause is None or pause.over else pause
+
+    def by_policy(self, queue: Queue) -> bool:
+        """Whether the queue's policy pauses it, as the file says now."""
+        return self._catalog.queue(queue.tenant, queue.name).policy.paused
+
+    def paused(self, queue: Queue) -> bool:
+        """Whether nothing is handed out from the queue now."""
+        return self.by_policy(queue) or self.of(queue) is not None
+
+    async def learned(self) -> None:
+        """Returns when it is known which queues are paused.
+
+        Raises BackendUnavailable if no server can be asked within LEARN_S.
+        """
+        if not self._control.known and not await self._control.learned(LEARN_S):
+            raise BackendUnavailable("it is not known yet which queues are paused")
+
+    async def begin(self, queue: Queue, until_s: float | None, reason: str) -> Coverage:
+        """Pauses the queue, or changes its pause. Raises as ControlMap.set."""
+        current = self.of(queue)
+        since_s = time.time() if current is None else current.since_s
+        return await self._entries.set(queue.key, Pause(since_s, until_s, reason))
+
+    async def end(self, queue: Queue) -> Coverage | None:
+        """Ends a pause that a request has begun; None if there is none. Raises as ControlMap.delete."""
+        await self._control.refresh()
+        return None if self._entries.get(queue.key) is None else await self._entries.delete(queue.key)
+
+    async def forget(self, queue: Queue) -> None:
+        """The queue was deleted: a queue that is created with the same name is not paused by a request."""
+        if self._entries.get(queue.key) is not None:
+            with contextlib.suppress(BackendUnavailable, OutcomeUnknown):
+                await self._entries.delete(queue.key)
+
+    async def wait(self, queue: Queue, poll: HeldPoll, within_s: float) -> None:
+        """Returns when the pause may have ended, when `poll` is woken, or after `within_s`."""
+        pause = self.of(queue)
+        if pause is not None and pause.until_s is not None and not self.by_policy(queue):
+            within_s = min(within_s, pause.until_s - time.time())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, within_s)):
+                await poll.result()
+
+    def policies_changed(self) -> None:
+        """The policies of queues have changed."""
+        for key in self._polls.queues:
+            self._changed(key)
+
+    def _changed(self, key: str) -> None:
+        for poll, queue in self._polls.by_queue(key):
+            if isinstance(poll, HeldPoll):
+                poll.wake()
+            elif self.paused(queue):
+                poll.cancel()

@@ -1,0 +1,263 @@
+"""Paused queues over HTTP: nothing is handed out from them, by any worker of any replica, and everything else works."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+
+from tests.lab.broker import BrokerProcess
+from tests.lab.gateway import Running, running
+
+KNOWN_S = 2.0
+"""A pause holds everywhere this long after its answer."""
+
+
+def put(http: httpx.Client, queue: str, job: str = "job") -> None:
+    assert http.post(f"/queues/{queue}/jobs", json=job).status_code == 201
+
+
+def pause(http: httpx.Client, queue: str, **body: str) -> dict:
+    answer = http.put(f"/queues/{queue}/pause", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def resume(http: httpx.Client, queue: str) -> dict:
+    answer = http.delete(f"/queues/{queue}/pause")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def take(http: httpx.Client, queue: str, timeout: float = 0) -> httpx.Response:
+    return http.get(f"/queues/{queue}/next", params={"timeout": timeout})
+
+
+def in_(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def test_nothing_is_handed_out_and_the_rest_works(http: httpx.Client, queue: str) -> None:
+    """`next` is 204 with Queue-Paused; jobs are accepted, leases settled, the queue inspected; then jobs come again."""
+    put(http, queue, "first")
+    lease = take(http, queue).headers["lease-id"]
+    assert "pause" not in http.get(f"/queues/{queue}").json()
+    shown = pause(http, queue, reason="because")
+    assert shown.pop("since").startswith("20")
+    assert shown == {"queue": queue, "paused": True, "by_policy": False, "reason": "because"}
+
+    put(http, queue, "second")
+    answer = take(http, queue)
+    assert (answer.status_code, answer.headers["queue-paused"]) == (204, "true")
+    answer = http.post(f"/queues/{queue}/leases", json={"timeout": 0})
+    assert (answer.json(), answer.headers["queue-paused"]) == ({"jobs": []}, "true")
+    assert http.get(f"/queues/{queue}/peek").json()["data"] == "second"
+    assert http.post(f"/leases/{lease}/extend", json={"lease_seconds": 50}).status_code == 200
+    assert http.post(f"/leases/{lease}/ack").status_code == 204
+    assert http.get(f"/queues/{queue}").json()["pause"]["reason"] == "because"
+
+    assert resume(http, queue) == {"queue": queue, "paused": False, "by_policy": False}
+    assert resume(http, queue)["paused"] is False
+    answer = take(http, queue)
+    assert (answer.status_code, answer.json()["data"]) == (200, "second")
+    assert "queue-paused" not in take(http, queue).headers
+
+
+def test_a_waiting_poll_waits_on_through_a_pause(gateway: Running, http: httpx.Client, queue: str) -> None:
+    """A poll that waits when its queue is paused gets nothing then, keeps no get on Kestrel, and the job at the end."""
+    put(http, queue)
+    assert take(http, queue).status_code == 200
+    with ThreadPoolExecutor() as pool, gateway.client() as other:
+        waiting = pool.submit(take, other, queue, 15)
+        deadline_s = time.monotonic() + 5
+        while not http.get(f"/queues/{queue}").json()["waiters"]:
+            assert time.monotonic() < deadline_s
+        pause(http, queue)
+        while http.get(f"/queues/{queue}").json()["waiters"]:
+            assert time.monotonic() < deadline_s
+        put(http, queue, "later")
+        time.sleep(0.3)
+        assert not waiting.done()
+        resume(http, queue)
+        assert waiting.result(5).json()["data"] == "later"
+
+
+def test_a_pause_ends_by_itself(http: httpx.Client, queue: str) -> None:
+    """At `until` a poll that waits gets the job, and another PUT replaces `until`."""
+    put(http, queue)
+    pause(http, queue, until=in_(3600))
+    began_s = time.monotonic()
+    shown = pause(http, queue, until=in_(1))
+    assert shown["until"] > shown["since"]
+    answer = take(http, queue, 10)
+    assert answer.status_code == 200
+    assert 0.5 < time.monotonic() - began_s < 5
+    assert "pause" not in http.get(f"/queues/{queue}").json()
+
+
+def test_the_wait_is_waited_out(http: httpx.Client, queue: str) -> None:
+    """A poll of a paused queue ends at its own time."""
+    put(http, queue)
+    pause(http, queue)
+    began_s = time.monotonic()
+    assert take(http, queue, 0.5).headers["queue-paused"] == "true"
+    assert 0.45 < time.monotonic() - began_s < 3
+
+
+def test_a_deleted_queue_is_not_paused(http: httpx.Client, queue: str) -> None:
+    """The pause goes with its queue."""
+    put(http, queue)
+    pause(http, queue)
+    assert http.delete(f"/queues/{queue}").status_code == 200
+    put(http, queue)
+    assert take(http, queue).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"until": "tomorrow"}, "until"),
+        ({"until": "2020-01-31T12:00:00Z"}, "not in the future"),
+        ({"until": "9999-12-31T23:59:59-23:00"}, "until"),
+        ({"until": 5}, "until"),
+        ({"reason": "x" * 201}, "reason"),
+        ({"reason": 5}, "reason"),
+        ({"for": 5}, "for"),
+        ([], "object"),
+    ],
+)
+def test_bad_input_pauses_nothing(http: httpx.Client, queue: str, body: object, says: str) -> None:
+    """It is a 400 that says what is wrong, and the queue is not paused."""
+    put(http, queue)
+    answer = http.put(f"/queues/{queue}/pause", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    assert says in answer.json()["detail"]
+    assert take(http, queue).status_code == 200
+
+
+def test_an_unknown_queue_cannot_be_paused(http: httpx.Client, queue: str) -> None:
+    """It is a 404 and is not created; a wrong name is a 400; a missing body is fine."""
+    assert http.put(f"/queues/{queue}/pause").status_code == 404
+    assert http.get(f"/queues/{queue}").status_code == 404
+    assert http.put("/queues/a__b/pause").status_code == 400
+    assert http.delete(f"/queues/{queue}/pause").json()["paused"] is False
+    put(http, queue)
+    assert http.put(f"/queues/{queue}/pause").json()["paused"] is True
+
+
+def test_a_policy_pauses_a_queue_also_for_polls_that_wait(tmp_path: Path) -> None:
+    """SIGHUP with `paused = true` ends the delivery to polls that wait, and SIGHUP without it begins it again."""
+    policies = tmp_path / "queues.toml"
+    policies.write_text("")
+    with running(tmp_path / "data", "--queues", str(policies)) as gateway, gateway.client() as http:
+        put(http, "q")
+        assert take(http, "q").status_code == 200
+        with ThreadPoolExecutor() as pool, gateway.client() as other:
+            waiting = pool.submit(take, other, "q", 20)
+            policies.write_text("[queues.q]\npaused = true\n")
+            gateway.process.send_signal(signal.SIGHUP)
+            until(lambda: take(http, "q").headers.get("queue-paused") == "true")
+            put(http, "q", "later")
+            assert resume(http, "q") == {"queue": "q", "paused": True, "by_policy": True}
+            assert http.get("/queues/q").json()["pause"]["by_policy"] is True
+            time.sleep(0.3)
+            assert not waiting.done()
+            policies.write_text("")
+            gateway.process.send_signal(signal.SIGHUP)
+            assert waiting.result(10).json()["data"] == "later"
+
+
+def until(condition: Callable[[], bool], within_s: float = 10) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+class Load:
+    """Producers and consumers on two queues, through every replica. delivered: monotonic times by queue."""
+
+    def __init__(self, replicas: list[Running], queues: tuple[str, ...]) -> None:
+        self.delivered: dict[str, list[float]] = {queue: [] for queue in queues}
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, args=(replica, queue))
+            for replica in replicas
+            for queue in queues
+            for work in (self._produce, self._consume, self._consume)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _produce(self, replica: Running, queue: str) -> None:
+        with replica.client() as http:
+            while not self._over.wait(0.02):
+                with contextlib.suppress(httpx.TransportError):
+                    http.post(f"/queues/{queue}/jobs", json="job")
+
+    def _consume(self, replica: Running, queue: str) -> None:
+        with replica.client() as http:
+            while not self._over.is_set():
+                try:
+                    answer = take(http, queue, 0.5)
+                    if answer.status_code == 200:
+                        self.delivered[queue].append(time.monotonic())
+                        http.post(answer.json()["lease"]["url"] + "/ack")
+                except httpx.TransportError:
+                    time.sleep(0.05)
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[list[Running]]:
+    """Two gateways with two workers each, on one broker."""
+    with BrokerProcess(tmp_path / "broker", "--fsync", "off") as broker:
+        flags = ("--workers", "2", "--kestrel", broker.address)
+        with running(tmp_path / "a", *flags) as one, running(tmp_path / "b", *flags) as two:
+            yield [one, two]
+
+
+@pytest.mark.slow
+def test_no_worker_of_any_replica_delivers_under_load(replicas: list[Running]) -> None:
+    """Two operators pause two queues at once at two replicas; both hold everywhere, also after all was killed."""
+    one, two = replicas
+    queues = ("a", "b")
+    with one.client() as http, two.client() as other, ThreadPoolExecutor() as pool, Load(replicas, queues) as load:
+        until(lambda: all(len(times) > 20 for times in load.delivered.values()))
+        for done in [pool.submit(pause, http, "a"), pool.submit(pause, other, "b")]:
+            done.result()
+        paused_s = time.monotonic()
+        time.sleep(KNOWN_S)
+        until(lambda: not any(http.get(f"/queues/{queue}").json()["waiters"] for queue in queues))
+        for replica in replicas:
+            replica.kill()
+        for replica in replicas:
+            replica.start()
+        with one.client() as again:
+            time.sleep(1)
+            for queue in queues:
+                late = [at - paused_s for at in load.delivered[queue] if at > paused_s + KNOWN_S]
+                assert not late, f"{queue} was delivered {late} s after it was paused"
+                assert again.get(f"/queues/{queue}").json()["pause"]["paused"] is True
+            counts = {queue: len(times) for queue, times in load.delivered.items()}
+            resume(again, "a")
+            until(lambda: len(load.delivered["a"]) > counts["a"] + 20)
+            assert len(load.delivered["b"]) == counts["b"]
+            resume(again, "b")
+            until(lambda: len(load.delivered["b"]) > counts["b"] + 20)
