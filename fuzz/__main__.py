@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-TARGETS = ("items", "events", "json", "codec", "http")
+TARGETS = ("items", "events", "json", "codec", "multiplex", "http")
 HERE = Path(__file__).parent
 
 

@@ -1,0 +1,201 @@
+"""The payloads of messages: values to bytes and back. No I/O. See docs/broker.md for their meaning."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, TypeAlias
+
+from .frames import PAYLOAD_BYTES, BrokenFrameError
+
+VERSIONS: Final = (1, 1)
+"""The lowest and the highest version of the protocol that this program speaks."""
+_MAGIC: Final = b"kgateway"
+_GREETING: Final = struct.Struct(">8sHHQQQQ")
+_CREDIT: Final = struct.Struct(">QQ")
+_OPEN: Final = struct.Struct(">IHIHQ")
+_ENTRY: Final = struct.Struct(">II")
+_ID_BYTES: Final = 8
+MOST_IDS: Final = PAYLOAD_BYTES // _ID_BYTES
+"""The most reads in one CONFIRM or ABORT."""
+MOST_KEY_BYTES: Final = 255
+
+Entry: TypeAlias = tuple[int, bytes]
+"""Expiry in seconds as in `set`, and item."""
+
+
+class Code(IntEnum):
+    """The outcome of an operation, or of one of its items.
+
+    EMPTY, CANCELLED: of an open. FULL, TOO_LARGE: the queue does not accept the item. REFUSED: nothing was done,
+    because of the status or of the disk; the text says why. FAILED: the confirm that the open names failed. UNKNOWN:
+    there is no such read. ILLEGAL_NAME: no queue can have it. CAPPED: the queue has as many open reads on this
+    connection as the open allows.
+    """
+
+    OK = 0
+    EMPTY = 1
+    CANCELLED = 2
+    FULL = 3
+    TOO_LARGE = 4
+    REFUSED = 5
+    FAILED = 6
+    UNKNOWN = 7
+    ILLEGAL_NAME = 8
+    CAPPED = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """The first frame of each side. Its format is the same in every version.
+
+    item_bytes, operation_bytes: the credit that it gives at the start. largest_bytes, incomplete_bytes: of items that
+    it accepts, see FrameDecoder.
+    """
+
+    lowest: int
+    highest: int
+    item_bytes: int
+    operation_bytes: int
+    largest_bytes: int
+    incomplete_bytes: int
+
+    def pack(self) -> bytes:
+        return _GREETING.pack(
+            _MAGIC,
+            self.lowest,
+            self.highest,
+            self.item_bytes,
+            self.operation_bytes,
+            self.largest_bytes,
+            self.incomplete_bytes,
+        )
+
+    def common_version(self, other: Greeting) -> int | None:
+        """The highest version that both speak, or None."""
+        highest = min(self.highest, other.highest)
+        return highest if highest >= max(self.lowest, other.lowest) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """An open: up to `items` items of `key`, together at most `limit_bytes` unless it is one.
+
+    wait_ms: how long it waits for the first one; 0: not at all. cap: the most open reads of the queue on this
+    connection; 0: no limit. after: the id of a confirm that comes later and must succeed first; 0: none.
+    """
+
+    key: bytes
+    wait_ms: int = 0
+    items: int = 1
+    limit_bytes: int = 2**32 - 1
+    cap: int = 0
+    after: int = 0
+
+    def pack(self) -> bytes:
+        return _OPEN.pack(self.wait_ms, self.items, self.limit_bytes, self.cap, self.after) + self.key
+
+
+def unpack_greeting(payload: bytes) -> Greeting:
+    """Raises BrokenFrameError. A later version may append to it."""
+    if len(payload) < _GREETING.size or not payload.startswith(_MAGIC):
+        raise BrokenFrameError("the first frame is not a greeting")
+    return Greeting(*_GREETING.unpack_from(payload)[1:])
+
+
+def pack_credit(item_bytes: int, operation_bytes: int) -> bytes:
+    return _CREDIT.pack(item_bytes, operation_bytes)
+
+
+def unpack_credit(payload: bytes) -> tuple[int, int]:
+    """Bytes of items, bytes of operations. Raises BrokenFrameError."""
+    if len(payload) != _CREDIT.size:
+        raise BrokenFrameError(f"a credit has {len(payload)} bytes, not {_CREDIT.size}")
+    items, operations = _CREDIT.unpack(payload)
+    return items, operations
+
+
+def unpack_opening(payload: bytes) -> Opening:
+    """Raises BrokenFrameError."""
+    if len(payload) < _OPEN.size:
+        raise BrokenFrameError(f"an open has {len(payload)} bytes")
+    wait_ms, items, limit_bytes, cap, after = _OPEN.unpack_from(payload)
+    if not items:
+        raise BrokenFrameError("an open wants no item")
+    return Opening(payload[_OPEN.size :], wait_ms, items, limit_bytes, cap, after)
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    """At most MOST_IDS."""
+    return struct.pack(f">{len(ids)}Q", *ids)
+
+
+def unpack_ids(payload: bytes) -> tuple[int, ...]:
+    """Raises BrokenFrameError."""
+    count, rest = divmod(len(payload), _ID_BYTES)
+    if rest or not count:
+        raise BrokenFrameError(f"{len(payload)} bytes are no list of ids")
+    return struct.unpack(f">{count}Q", payload)
+
+
+def put_bytes(key: bytes, sizes: Sequence[int]) -> int:
+    """The size of a PUT's payload with items of these sizes."""
+    return 1 + len(key) + _ENTRY.size * len(sizes) + sum(sizes)
+
+
+def pack_put(key: bytes, entries: Sequence[Entry]) -> bytes:
+    """The payload of a PUT with its items."""
+    parts = [bytes((len(key),)), key]
+    for expiry, data in entries:
+        parts += (_ENTRY.pack(expiry, len(data)), data)
+    return b"".join(parts)
+
+
+def pack_detached_put(key: bytes, expiry: int, size: int) -> bytes:
+    """The payload of a PUT whose only item, of `size` bytes, comes in DATA frames."""
+    return bytes((len(key),)) + key + _ENTRY.pack(expiry, size)
+
+
+def unpack_put(payload: bytes, item: bytes | None) -> tuple[bytes, list[Entry]]:
+    """Key and items. `item`: of a detached PUT. Raises BrokenFrameError."""
+    at = 1 + payload[0] if payload else 0
+    end = len(payload)
+    key = payload[1:at]
+    entries: list[Entry] = []
+    while at + _ENTRY.size <= end:
+        expiry, size = _ENTRY.unpack_from(payload, at)
+        at += _ENTRY.size
+        if item is None:
+            data = payload[at : at + size]
+            at += size
+        else:
+            data = item
+        if len(data) != size:
+            raise BrokenFrameError(f"an item has {len(data)} bytes, not {size}")
+        entries.append((expiry, data))
+    if at != end or not entries or (item is not None and len(entries) != 1):
+        raise BrokenFrameError("a put is not a key and its items")
+    return key, entries
+
+
+def pack_outcome(codes: Sequence[Code], text: str = "") -> bytes:
+    """The payload of DONE and END: empty if everything succeeded, otherwise one code each and why."""
+    if not any(codes):
+        return b""
+    room = PAYLOAD_BYTES - len(codes)
+    return bytes(codes) + text.encode("utf-8", "replace")[:room]
+
+
+def unpack_outcome(payload: bytes, count: int) -> tuple[list[Code], str]:
+    """One code for each of `count`, and why. Raises BrokenFrameError."""
+    if not payload:
+        return [Code.OK] * count, ""
+    try:
+        codes = [Code(each) for each in payload[:count]]
+    except ValueError as exc:
+        raise BrokenFrameError(str(exc)) from exc
+    if len(codes) != count:
+        raise BrokenFrameError(f"{len(codes)} outcomes of {count}")
+    return codes, payload[count:].decode("utf-8", "replace")

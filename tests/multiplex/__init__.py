@@ -1,0 +1,1 @@
+"""Tests of the multiplexed connection between workers and the embedded broker."""
