@@ -39,6 +39,7 @@ class WaitingOpen:
     def __init__(self, reads: ClientReads) -> None:
         self.mode = ReadMode.OPEN
         self.waits_for_items = True
+        self.blocked = False
         self.reads = reads
         self.got: asyncio.Future[StoredItem] = asyncio.get_running_loop().create_future()
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gateway.broker.queues import backlog as backlog_module
 from gateway.broker.queues.queue import PersistentQueue
-from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode
+from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode, take_back
 from gateway.broker.storage.batch import StoredItem, Ticket
 from tests.broker.steps import Steps
 
@@ -29,6 +29,7 @@ class Waiting:
     def __init__(self, mode: ReadMode, reads: ClientReads, *, waits_for_items: bool) -> None:
         self.mode = mode
         self.waits_for_items = waits_for_items
+        self.blocked = False
         self.reads = reads
         self.got: list[tuple[StoredItem, OpenItem | None, Ticket | None]] = []
         self.ended = False
@@ -126,8 +127,9 @@ class QueueMachine(RuleBasedStateMachine):
     def _serve(self) -> None:
         """The model's waiters take what is ready, in order."""
         model = self.model
-        while model.waiting and model.ready:
-            session, mode, waiting = model.waiting.pop(0)
+        while model.ready and (able := [each for each in model.waiting if not each[2].blocked]):
+            model.waiting.remove(able[0])
+            session, mode, waiting = able[0]
             self._bring_until(partial(bool, waiting.got))
             (item, read, ticket) = waiting.got[0]
             assert item.data == model.ready[0]
@@ -162,7 +164,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(session=SESSIONS, mode=st.sampled_from(ReadMode))
     def read(self, session: int, mode: ReadMode) -> None:
-        if self.queue.waiters:
+        if any(not waiting.blocked for _, _, waiting in self.model.waiting):
+            assert self.queue.read(mode, self.reads[session]) is None
             return
         found = self.queue.read(mode, self.reads[session])
         while found is None and self.queue.backlog.starved:
@@ -187,6 +190,21 @@ class QueueMachine(RuleBasedStateMachine):
     def leave(self, data: st.DataObject) -> None:
         _, _, waiting = self.model.waiting.pop(data.draw(st.integers(0, len(self.model.waiting) - 1)))
         self.queue.waiters.leave(waiting)
+
+    @precondition(lambda self: self.model.waiting)
+    @rule(data=st.data())
+    def block(self, data: st.DataObject) -> None:
+        """Others come before it from now on."""
+        data.draw(st.sampled_from(self.model.waiting))[2].blocked = True
+
+    @precondition(lambda self: any(waiting.blocked for _, _, waiting in self.model.waiting))
+    @rule()
+    def unblock(self) -> None:
+        for _, _, waiting in self.model.waiting:
+            waiting.blocked = False
+        while not self.queue.serve(1):
+            pass
+        self._serve()
 
     @rule()
     def bring(self) -> None:
@@ -216,6 +234,16 @@ class QueueMachine(RuleBasedStateMachine):
         for _ in range(len(self.model.open[session])):
             self.model.ready.insert(0, self.model.open[session].pop(0))
             self._serve()
+
+    @rule(session=SESSIONS)
+    def take_back(self, session: int) -> None:
+        """In the order in which they were taken, before anyone is served."""
+        self.model.ready[:0] = self.model.open[session]
+        self.model.open[session] = []
+        reads = list(self.reads[session]._by_queue.pop(b"q", {}))
+        for queue in take_back(reads):
+            assert queue.serve(1000)
+        self._serve()
 
     def _session_with_reads(self, data: st.DataObject) -> int:
         return data.draw(st.sampled_from([session for session, opened in self.model.open.items() if opened]))

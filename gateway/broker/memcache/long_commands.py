@@ -18,6 +18,7 @@ class WaitingGet:
     __slots__ = ("_queue", "_session", "_timer", "mode", "reads", "waits_for_items")
 
     outlives_eof = False
+    blocked = False
 
     def __init__(self, session: Session, queue: PersistentQueue, mode: ReadMode, *, waits_for_items: bool) -> None:
         self._session = session
@@ -73,6 +74,7 @@ class RunningMonitor:
     __slots__ = ("_left", "_queue", "_session", "_timer", "mode", "reads", "waits_for_items")
 
     outlives_eof = False
+    blocked = False
 
     def __init__(self, session: Session, queue: PersistentQueue, left: int) -> None:
         self._session = session

@@ -13,8 +13,9 @@ Invariants
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from gateway.broker.config import QueueLimits
@@ -173,7 +174,7 @@ class PersistentQueue:
 
         None if there is no item at the moment, or if others wait for it.
         """
-        return None if self.waiters else self._read(mode, reads)
+        return None if self.waiters.next() is not None else self._read(mode, reads)
 
     def _read(self, mode: ReadMode, reads: ReadOwner) -> Delivery | None:
         timeout_s = self.limits.open_transaction_timeout
@@ -193,16 +194,17 @@ class PersistentQueue:
         reads.add(read)
         return item, read, None
 
-    def serve(self) -> None:
-        """Gives ready items to waiters, in order."""
+    def serve(self, most: int = sys.maxsize) -> bool:
+        """Gives ready items to waiters, in order, to at most so many. Returns False if there may be more to do."""
         waiters = self.waiters
-        while waiters:
-            waiter = next(iter(waiters))
-            found = self._read(waiter.mode, waiter.reads)
-            if found is None:
-                break
-            waiters.popitem(last=False)
+        for _ in range(most):
+            waiter = waiters.next()
+            found = None if waiter is None else self._read(waiter.mode, waiter.reads)
+            if waiter is None or found is None:
+                return True
+            waiters.leave(waiter)
             waiter.receive(*found)
+        return False
 
     # Settling
 
@@ -216,19 +218,23 @@ class PersistentQueue:
     def give_back(self, read: OpenItem) -> None:
         """Makes the item the head again, and gives it to a waiter at once. Does nothing if the read is not live."""
         if read.live:
-            self._put_back(read)
+            self.take_back((read,))
             self.serve()
 
-    def _put_back(self, read: OpenItem) -> None:
-        self.open_reads.close(read)
-        self.counters.canceled_transactions += 1
-        self.backlog.push_front(read.item)
+    def take_back(self, reads: Sequence[OpenItem]) -> None:
+        """Makes the items of live reads the head again, in this order, and serves nobody: the caller does that."""
+        for read in reversed(reads):
+            if read.live:
+                self.open_reads.close(read)
+                self.counters.canceled_transactions += 1
+                self.backlog.push_front(read.item)
 
     def _time_out_oldest(self, timeout_s: float) -> None:
         """Only the oldest read, and only if a read finds the queue not empty. Source: transcript 20d."""
         read = self.open_reads.overdue(time.time() - timeout_s)
         if read is not None:
-            self._put_back(read)
+            self.take_back((read,))
+            read.void()
 
     # Expiry and emptying
 
@@ -265,8 +271,8 @@ class PersistentQueue:
 
     def delete(self) -> Ticket | None:
         """Deletes the queue: waiters get nothing, open reads are void. The ticket is settled when that is on disk."""
-        self.open_reads.void()
         self.deleted = True
+        self.open_reads.void()
         self.backlog.skip_all()
         ticket = self._purge([(lowest_id(self.number), highest_id(self.number))], drop=True)
         self.waiters.evict()

@@ -7,6 +7,7 @@ transaction. The queue keeps its open reads (`OpenReads`), and so does each conn
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Protocol, TypeAlias
 
@@ -24,10 +25,14 @@ class ReadMode(Enum):
 class Settler(Protocol):
     """The queue of an open read, which settles it."""
 
+    deleted: bool
+
     @property
     def name(self) -> bytes: ...
     def confirm(self, read: OpenItem) -> Ticket | None: ...
     def give_back(self, read: OpenItem) -> None: ...
+    def take_back(self, reads: Sequence[OpenItem]) -> None: ...
+    def serve(self, most: int = ...) -> bool: ...
 
 
 class ReadOwner(Protocol):
@@ -38,15 +43,26 @@ class ReadOwner(Protocol):
 
 
 class OpenItem:
-    """One open read. `live` until it is settled, timed out, or its queue is deleted."""
+    """One open read. `live` until it is settled, timed out, or its queue is deleted.
 
-    __slots__ = ("item", "live", "opened_s", "queue")
+    on_void: called if the queue ends it, by a time-out or its deletion, before anyone else gets the item. number: the
+    connection's name for it.
+    """
+
+    __slots__ = ("item", "live", "number", "on_void", "opened_s", "queue")
 
     def __init__(self, queue: Settler, item: StoredItem, opened_s: float) -> None:
         self.queue = queue
         self.item = item
         self.opened_s = opened_s
         self.live = True
+        self.number = 0
+        self.on_void: Callable[[OpenItem], None] | None = None
+
+    def void(self) -> None:
+        """The queue has ended it."""
+        if self.on_void is not None:
+            self.on_void(self)
 
 
 Delivery: TypeAlias = tuple[StoredItem, OpenItem | None, Ticket | None]
@@ -82,10 +98,12 @@ class OpenReads:
 
     def void(self) -> None:
         """The queue is deleted: nothing is left to settle."""
-        for read in self._reads:
-            read.live = False
-        self._reads.clear()
+        reads, self._reads = self._reads, {}
         self.bytes = 0
+        for read in reads:
+            read.live = False
+        for read in reads:
+            read.void()
 
     def ids(self) -> list[int]:
         """The ids of their items, in order of the ids."""
@@ -154,3 +172,16 @@ class ClientReads:
         for reads in by_queue.values():
             for read in reads:
                 read.queue.give_back(read)
+
+
+def take_back(reads: Iterable[OpenItem]) -> list[Settler]:
+    """Puts the items of many queues back in the order of `reads`. Returns the queues, which the caller then serves.
+
+    No waiter is served before all items are back: it gets the first of them.
+    """
+    by_queue: dict[Settler, list[OpenItem]] = {}
+    for read in reads:
+        by_queue.setdefault(read.queue, []).append(read)
+    for queue, of_queue in by_queue.items():
+        queue.take_back(of_queue)
+    return list(by_queue)

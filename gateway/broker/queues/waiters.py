@@ -13,7 +13,8 @@ class WaitingRead(Protocol):
     """A read that waits. `waits_for_items`: for items to arrive; otherwise only for items that are on disk.
 
     Exactly one of `receive` and `nothing` is called, once; that ends the wait. An open read is added to `reads` first,
-    those of its connection.
+    those of its connection. `blocked`: it can take no item now, and others come before it. When that
+    ends, its connection has the queue serve.
     """
 
     mode: ReadMode
@@ -21,6 +22,8 @@ class WaitingRead(Protocol):
 
     @property
     def reads(self) -> ReadOwner: ...
+    @property
+    def blocked(self) -> bool: ...
 
     def receive(self, item: StoredItem, read: OpenItem | None, ticket: Ticket | None) -> None:
         """The item, as `reads.Delivery` describes it."""
@@ -39,6 +42,13 @@ class Waiters(OrderedDict[WaitingRead, None]):
     def leave(self, waiter: WaitingRead) -> None:
         """Waits no longer, if it still did."""
         self.pop(waiter, None)
+
+    def next(self) -> WaitingRead | None:
+        """The first that can take an item."""
+        for waiter in self:
+            if not waiter.blocked:
+                return waiter
+        return None
 
     def dismiss_disk_waiters(self, error: str | None) -> None:
         """Ends the waits of those that only wait for the disk."""
