@@ -119,6 +119,7 @@ BROKER_RANKS: dict[str, int] = {
     "__main__": 6,
     "server": 5,
     "memcache": 4,
+    "multiplex": 4,
     "broker": 3,
     "queues": 2,
     "check": 2,

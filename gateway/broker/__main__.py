@@ -74,6 +74,13 @@ def _variable(name: str) -> str:
     help="HOST:PORT (port 0 picks one), [v6]:PORT or unix:PATH; repeatable.",
 )
 @click.option(
+    "--worker-socket",
+    default="",
+    metavar="PATH",
+    envvar=_variable("WORKER_SOCKET"),
+    help="Unix socket for the workers of kestrel-gateway, which speak the multiplexed protocol.",
+)
+@click.option(
     "--data",
     type=click.Path(path_type=Path),
     required=True,
@@ -147,6 +154,7 @@ def _variable(name: str) -> str:
 def broker(
     *,
     addresses: tuple[ListenAddress, ...],
+    worker_socket: str,
     data: Path,
     config: Path | None,
     fsync: str,
@@ -195,7 +203,7 @@ def broker(
     _raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(options, list(addresses), channel))
+            runner.run(_serve(options, list(addresses), worker_socket, channel))
     except (AddressError, ConfigError, DatabaseError) as exc:
         click.echo(f"kestrel-gateway broker: {exc}", err=True)
         sys.exit(1)
@@ -210,10 +218,12 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(options: Options, addresses: list[ListenAddress], channel: ChildChannel | None) -> None:
+async def _serve(
+    options: Options, addresses: list[ListenAddress], worker_socket: str, channel: ChildChannel | None
+) -> None:
     loop = asyncio.get_running_loop()
     made = Broker(options, loop)
-    server = BrokerServer(made, addresses)
+    server = BrokerServer(made, addresses, worker_socket)
     try:
         if channel is None:
             for number in (signal.SIGINT, signal.SIGTERM):

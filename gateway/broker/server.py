@@ -12,6 +12,8 @@ from gateway.broker.broker import Broker
 from gateway.broker.connections import Connections
 from gateway.broker.listening import ListenAddress, bind
 from gateway.broker.memcache.connection import MemcacheConnection
+from gateway.broker.multiplex.connection import MultiplexedConnection
+from gateway.common.multiplex.protocol import FrameConnection
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +29,12 @@ _DESCRIPTORS_BESIDE = 64
 class BrokerServer:
     """Serves one broker on some addresses until it is stopped."""
 
-    def __init__(self, broker: Broker, addresses: list[ListenAddress]) -> None:
+    def __init__(self, broker: Broker, addresses: list[ListenAddress], worker_socket: str = "") -> None:
+        """worker_socket: the path of the socket for multiplexed connections; empty: there is none."""
         self.broker = broker
         self.stopping = asyncio.Event()
         self._addresses = addresses
+        self._worker_socket = worker_socket
         self._connections = Connections(broker.counters, broker.client_log)
         self._listeners: list[asyncio.AbstractServer] = []
         self._paths: list[str] = []
@@ -50,6 +54,10 @@ class BrokerServer:
                 else:
                     self._listeners.append(await loop.create_server(self._connect, sock=sock, backlog=BACKLOG))
                     found.append(str(ListenAddress(host=sock.getsockname()[0], port=sock.getsockname()[1])))
+        if self._worker_socket:
+            for sock in await bind(ListenAddress(path=self._worker_socket), loop):
+                self._paths.append(self._worker_socket)
+                self._listeners.append(await loop.create_unix_server(self._connect_worker, sock=sock, backlog=BACKLOG))
         self.broker.on_shutdown = self._shut_down
         self._watch()
         return found
@@ -68,6 +76,9 @@ class BrokerServer:
 
     def _connect(self) -> MemcacheConnection:
         return MemcacheConnection(self.broker, self._connections)
+
+    def _connect_worker(self) -> FrameConnection:
+        return MultiplexedConnection(self.broker, self._connections).frames
 
     def _watch(self) -> None:
         timeout_s = self.broker.config.client_timeout

@@ -21,8 +21,8 @@ from tests.lab.processes import START_S
 class BrokerProcess:
     """A broker, ready when the constructor returns. Use as a context manager.
 
-    listen: HOST:PORT or unix:PATH; a free port of loopback if it is not given. log: the lines that `wait_for_log` has
-    read.
+    listen: HOST:PORT or unix:PATH; a free port of loopback if it is not given. worker_socket: a path for multiplexed
+    connections. log: the lines that `wait_for_log` has read.
     """
 
     def __init__(
@@ -30,12 +30,14 @@ class BrokerProcess:
         data: Path,
         *flags: str,
         listen: str = "",
+        worker_socket: str = "",
         config: str | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
         self.data = data
         self.address = listen or f"{HOST}:{free_port()}"
-        self.flags = list(flags)
+        self.worker_socket = worker_socket
+        self.flags = [*flags, *(["--worker-socket", worker_socket] if worker_socket else [])]
         if config is not None:
             path = data.parent / f"{data.name}.toml"
             path.write_text(config)

@@ -1,0 +1,278 @@
+"""One side of a multiplexed connection: reads frames in turns, writes frames together, keeps credit.
+
+1. What one turn of the loop produces leaves in one write. It never stops reading because its own writes are paused.
+2. It handles at most TURN_BYTES or TURN_S of what it reads; then other connections have their turn.
+3. Credit comes back when a frame has been handled, and not while writes are paused. So the peer's operations, their
+   answers and the items under way are bounded.
+4. Only the end of the socket, a broken frame, or a peer without a common version ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final, Protocol
+
+from .frames import FRAME_BYTES, HEAD, PAYLOAD_BYTES, BrokenFrameError, Frame, FrameDecoder, FrameKind, frame
+from .messages import Greeting, pack_credit, unpack_credit, unpack_greeting
+from .outgoing import SOME_BYTES, Outgoing
+
+TURN_BYTES: Final = FRAME_BYTES
+"""The decoder's buffer offers no more at once."""
+TURN_S: Final = 0.005
+CREDIT_BYTES: Final = 1 << 20
+"""Of items, and of operations: what the peer may send before the first is handled."""
+INCOMPLETE_BYTES: Final = 128 << 20
+WAITING_BYTES: Final = 1 << 20
+"""While more than this waits to be sent, apart from large items, the connection is `blocked`."""
+_CARRIERS: Final = frozenset({FrameKind.PUT, FrameKind.ITEM, FrameKind.PEEKED})
+
+
+class FrameHandler(Protocol):
+    """What the frames mean."""
+
+    def opened(self) -> None:
+        """The connection begins."""
+
+    def greeted(self, common: int | None) -> None:
+        """The peer's greeting has come, with the version that both speak. Without one the connection closes."""
+
+    def handle(self, message: Frame) -> None:
+        """A message other than greetings and credit. Raises BrokenFrameError."""
+
+    def unblocked(self) -> None:
+        """`blocked` was seen, and is over."""
+
+    def credits_back(self) -> tuple[bool, bool]:
+        """Whether items and operations that were handled are out of memory, so that the peer may send more."""
+
+    def broken(self, error: BrokenFrameError) -> None:
+        """The peer has sent a broken frame. `ended` follows."""
+
+    def ended(self) -> None:
+        """The connection is over."""
+
+    def received(self, count: int) -> None:
+        """Bytes have come."""
+
+    def wrote(self, count: int) -> None:
+        """Bytes were written."""
+
+
+class FrameConnection(asyncio.BufferedProtocol):
+    """One connection. versions: the range to offer. largest_bytes: the largest item to accept. theirs: the peer's
+    greeting."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, handler: FrameHandler, versions: tuple[int, int], largest_bytes: int
+    ) -> None:
+        self._handler = handler
+        # connection
+        self.loop = loop
+        self.transport: Any = None
+        self.greeting = Greeting(
+            *versions, CREDIT_BYTES, CREDIT_BYTES, largest_bytes, max(INCOMPLETE_BYTES, largest_bytes)
+        )
+        self.theirs: Greeting | None = None
+        self.closed = False
+        self._decoder = FrameDecoder(largest_bytes, self.greeting.incomplete_bytes)
+        self._out = Outgoing()
+        self._draining = False
+        # turn of the loop
+        self._choked = False  # the peer does not read
+        self._was_blocked = False
+        self._flushing = False
+        self._offered = 0  # bytes, of the last free part of the buffer
+        # handled, and not given back as credit
+        self._handled_items = 0
+        self._handled_operations = 0
+
+    def __repr__(self) -> str:
+        return f"<FrameConnection {self._out!r}{' closed' if self.closed else ''}>"
+
+    # Called by the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.transport.write(frame(FrameKind.GREETING, 0, self.greeting.pack()))
+        self._handler.opened()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        free = self._decoder.free
+        self._offered = len(free)
+        return free
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._handler.received(nbytes)
+        self._decoder.received(nbytes)
+        if not self._work() or nbytes == self._offered:
+            # Others first: the transport would read on at once, and the buffer may have no room.
+            self.transport.pause_reading()
+            self.loop.call_soon(self._next_turn)
+
+    def eof_received(self) -> None:
+        """The transport closes: a peer that has ended receives nothing."""
+
+    def pause_writing(self) -> None:
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        self.give_credit()
+        self._unblock()
+        self._flush()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self.closed = True
+        self._handler.ended()
+
+    # Reading
+
+    def _next_turn(self) -> None:
+        if self.closed or self._draining:
+            return
+        if self._work():
+            self.transport.resume_reading()
+        else:
+            self.loop.call_soon(self._next_turn)
+
+    def _work(self) -> bool:
+        """Handles what is complete. Returns False if the time is over before that."""
+        until_s = time.monotonic() + TURN_S
+        try:
+            while not (self.closed or self._draining):
+                message = self._decoder.next()
+                if message is None:
+                    break
+                self._take(message)
+                if time.monotonic() > until_s:
+                    return False
+        except BrokenFrameError as exc:
+            self.closed = True
+            self.transport.abort()
+            self._handler.broken(exc)
+            return True
+        finally:
+            self.give_credit()
+        return True
+
+    def _take(self, message: Frame) -> None:
+        kind = message.kind
+        if self.theirs is None:
+            if kind != FrameKind.GREETING:
+                raise BrokenFrameError("the first frame is not a greeting")
+            self.theirs = unpack_greeting(message.payload)
+            common = self.greeting.common_version(self.theirs)
+            self._out.allow(self.theirs.item_bytes, self.theirs.operation_bytes, self.theirs.incomplete_bytes)
+            self._handler.greeted(common)
+            if common is None:
+                self.close()
+            self._schedule()
+        elif kind == FrameKind.CREDIT:
+            items, operations = unpack_credit(message.payload)
+            self._out.allow(items, operations)
+            self._unblock()
+            self._schedule()
+        elif kind == FrameKind.GREETING:
+            raise BrokenFrameError("a second greeting")
+        else:
+            if kind in _CARRIERS:
+                self._handled_items += HEAD.size + len(message.payload)
+            else:
+                self._handled_operations += HEAD.size + len(message.payload)
+            self._handler.handle(message)
+
+    def give_credit(self) -> None:
+        """Gives credit back if it is much (rule 3)."""
+        if self._choked or self.closed:
+            return
+        may_items, may_operations = self._handler.credits_back()
+        items = self._handled_items + self._decoder.consumed if may_items else 0
+        operations = self._handled_operations if may_operations else 0
+        if max(items, operations) < CREDIT_BYTES // 4:
+            return
+        self.answer(frame(FrameKind.CREDIT, 0, pack_credit(items, operations)))
+        self._handled_operations -= operations
+        if items:
+            self._handled_items = self._decoder.consumed = 0
+
+    # Writing
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the peer takes no items now. `unblocked` is called when that ends."""
+        blocked = self._choked or self._out.blocked or self._out.waiting_bytes > WAITING_BYTES
+        self._was_blocked |= blocked
+        return blocked
+
+    def answer(self, data: bytes) -> None:
+        """A frame that needs no credit."""
+        self._out.answer(data)
+        self._schedule()
+
+    def operate(self, data: bytes) -> None:
+        """A frame with an operation without an item."""
+        self._out.operate(data)
+        self._schedule()
+
+    def carry(self, turn: object, kind: FrameKind, id_: int, payload: bytes = b"", flags: int = 0) -> None:
+        """A message with an item, or an event about one, in the order of the turn.
+
+        A payload that does not fit into a frame is an item, and goes in DATA frames.
+        """
+        if len(payload) > PAYLOAD_BYTES:
+            self._out.carry_item(turn, kind, id_, b"", payload, flags)
+        else:
+            self._out.carry(turn, frame(kind, id_, payload, flags))
+        self._schedule()
+
+    def carry_item(self, turn: object, kind: FrameKind, id_: int, payload: bytes, item: bytes) -> None:
+        """A message with this payload, and an item that goes in DATA frames."""
+        self._out.carry_item(turn, kind, id_, payload, item)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush_turn)
+
+    def _flush_turn(self) -> None:
+        self._flushing = False
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._choked or self.closed:
+            return
+        data = self._out.take()
+        if data:
+            self.transport.write(data)
+            self._handler.wrote(len(data))
+            self._unblock()
+            if len(data) >= SOME_BYTES:
+                self._schedule()
+
+    def _unblock(self) -> None:
+        if self._was_blocked and not self.blocked:
+            self._was_blocked = False
+            self._handler.unblocked()
+            self.give_credit()
+
+    # The end
+
+    def drain(self) -> None:
+        """Handles nothing more; answers are still written."""
+        self._draining = True
+        self.transport.pause_reading()
+
+    def close(self) -> None:
+        """Writes what may be written, and closes."""
+        if not self.closed:
+            self._flush()
+            self.closed = True
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Closes at once; what was not written is not sent."""
+        self.closed = True
+        if self.transport is not None:
+            self.transport.abort()
