@@ -91,6 +91,7 @@ class WorkerContext:
     boot_id: 16 hex digits, new for each start. run_dir: a private directory with the workers' sockets. lease_key: the
     same for all workers. kestrel: the servers' addresses, `unix:PATH` for the embedded broker. tenanted: whether keys
     had tenants when the supervisor started. cluster_secrets: the same for all replicas; empty without replicas.
+    worker_socket: the embedded broker's socket for multiplexed connections; empty without that broker.
     """
 
     index: int
@@ -100,6 +101,7 @@ class WorkerContext:
     kestrel: tuple[str, ...]
     tenanted: bool
     cluster_secrets: tuple[bytes, ...] = ()
+    worker_socket: str = ""
 
 
 class Gateway:
@@ -130,6 +132,7 @@ class Gateway:
             tenant_of=lambda key: namespace.tenant_of(key) or "",
             loop_time=self.loop_time,
             owns=lambda key: self._catalog.owner_of(key) is not None,
+            worker_sockets={context.kestrel[0]: context.worker_socket} if context.worker_socket else {},
         )
         self._control = Control(self._kestrel.each_member, namespace.internal_key("control"), eager=context.index == 0)
         self._ids = LeaseIds(

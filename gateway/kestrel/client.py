@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from gateway.coverage import Coverage, Covered
@@ -22,7 +24,7 @@ from gateway.errors import BackendUnavailable, GatewayError, NotSupported, Serve
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import WHOLE
 from gateway.kestrel import broadcast
-from gateway.kestrel.address import Address
+from gateway.kestrel.address import Address, parse_address
 from gateway.kestrel.counters import Counters, Statistics, snapshot
 from gateway.kestrel.discovery.members import Members
 from gateway.kestrel.fanout import Fanout
@@ -30,6 +32,7 @@ from gateway.kestrel.health import Health, ServerView
 from gateway.kestrel.link import ServerLink
 from gateway.kestrel.links import ServerLinks
 from gateway.kestrel.member import Member
+from gateway.kestrel.multiplex.link import MultiplexedLink
 from gateway.kestrel.polls.queues import PolledQueues
 from gateway.kestrel.polls.runner import LongPoll
 from gateway.kestrel.puts.batches import TenantOf
@@ -67,10 +70,12 @@ class Kestrel:
         tenant_of: TenantOf = _nobody,
         loop_time: LoopTime | None = None,
         owns: Callable[[str], bool] = _every,
+        worker_sockets: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`addresses` and `file`: see gateway.kestrel.discovery.members.
         share: the part of a server's limits that one tenant may use. tenant_of: the tenant of a key. loop_time: what
         tenants use of the event loop. owns: whether a key belongs to this deployment; see gateway.kestrel.fanout.
+        worker_sockets: the socket for the multiplexed connection, by the address of its server.
 
         Raises: SettingsError, MistakesError.
         """
@@ -81,6 +86,7 @@ class Kestrel:
         self._share = share
         self._tenant_of = tenant_of
         self._loop_time = loop_time
+        self._worker_sockets = {parse_address(address): path for address, path in worker_sockets.items()}
         self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
         self._codecs = Codecs()
@@ -148,7 +154,8 @@ class Kestrel:
                 self._servers.retire(writer)
 
     def _connect(self, address: Address) -> ServerLink:
-        server: ServerLink = MemcacheLink(
+        socket_path = self._worker_sockets.get(address, "")
+        server: ServerLink = (partial(MultiplexedLink, socket_path=socket_path) if socket_path else MemcacheLink)(
             address,
             self._settings,
             self._codecs,

@@ -24,6 +24,7 @@ class StartMessage:
     app: str  # MODULE:FACTORY
     tenanted: bool = False  # whether keys have tenants: the same for every worker, until the gateway ends
     cluster_secrets: tuple[bytes, ...] = ()
+    worker_socket: str = ""  # of the embedded broker, for multiplexed connections
 
     def message(self) -> dict[str, Any]:
         """As a message of the channel."""
@@ -38,6 +39,7 @@ class StartMessage:
             "app": self.app,
             "tenanted": self.tenanted,
             "cluster_secrets": [secret.hex() for secret in self.cluster_secrets],
+            "worker_socket": self.worker_socket,
         }
 
     @classmethod
@@ -55,6 +57,7 @@ class StartMessage:
             app=message["app"],
             tenanted=message["tenanted"],
             cluster_secrets=tuple(map(bytes.fromhex, message["cluster_secrets"])),
+            worker_socket=message["worker_socket"],
         )
 
 

@@ -119,12 +119,22 @@ class Supervisor:
         self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
         embedded = not settings.kestrel and settings.kestrel_file is None
-        self._broker = self._make_broker(data) if embedded else None
+        worker_socket = str(data.run_dir / "workers.sock") if embedded else ""
+        self._broker = self._make_broker(data, worker_socket) if embedded else None
         kestrel = settings.kestrel if not embedded else (f"unix:{data.run_dir / 'broker.sock'}",)
         tenanted, secrets = _tenanted(settings), _cluster_secrets(settings)
         self._start_messages = [
             StartMessage(
-                index, settings, kestrel, data.run_dir, data.lease_key, listener.fileno(), app, tenanted, secrets
+                index,
+                settings,
+                kestrel,
+                data.run_dir,
+                data.lease_key,
+                listener.fileno(),
+                app,
+                tenanted,
+                secrets,
+                worker_socket,
             )
             for index in range(settings.workers)
         ]
@@ -168,11 +178,13 @@ class Supervisor:
         if settings.broker_listen and self._broker is not None:
             log.info("memcache clients are served on %s", settings.broker_listen)
 
-    def _make_broker(self, data: DataDirectory) -> Child:
+    def _make_broker(self, data: DataDirectory, worker_socket: str) -> Child:
         settings = self._settings
         arguments = [
             "--listen",
             f"unix:{data.run_dir / 'broker.sock'}",
+            "--worker-socket",
+            worker_socket,
             "--data",
             str(data.path),
             "--fsync",

@@ -136,6 +136,7 @@ def make_application(start: StartMessage) -> Application:
         kestrel=start.kestrel,
         tenanted=start.tenanted,
         cluster_secrets=start.cluster_secrets,
+        worker_socket=start.worker_socket,
     )
     return cast("Application", getattr(module, factory)(start.settings, context))
 

@@ -11,8 +11,14 @@ from tests.lab.broker import BrokerProcess
 
 
 def on_a_socket(directory: Path) -> BrokerProcess:
-    """A broker on a Unix socket, both in this directory."""
-    return BrokerProcess(directory / "data", "--fsync", "off", listen=f"unix:{directory / 'broker.sock'}")
+    """A broker on Unix sockets, everything in this directory."""
+    return BrokerProcess(
+        directory / "data",
+        "--fsync",
+        "off",
+        listen=f"unix:{directory / 'broker.sock'}",
+        worker_socket=str(directory / "workers.sock"),
+    )
 
 
 @pytest.fixture(scope="session")

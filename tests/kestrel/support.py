@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 from gateway.kestrel.client import Kestrel
@@ -17,11 +17,14 @@ async def client(
     ready: bool = True,
     share: float = 1.0,
     tenant_of: Callable[[str], str] = lambda _: "",
+    worker_sockets: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Kestrel]:
     """A started client; with `ready`, one that has reached its servers. Leaves no task and no connection behind."""
     before = asyncio.all_tasks()
-    kestrel = Kestrel(addresses, Settings(**settings), share=share, tenant_of=tenant_of)
+    kestrel = Kestrel(
+        addresses, Settings(**settings), share=share, tenant_of=tenant_of, worker_sockets=worker_sockets or {}
+    )
     await kestrel.start()
     try:
         if ready:

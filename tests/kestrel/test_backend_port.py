@@ -38,8 +38,8 @@ def kill(made: list[BrokerProcess]) -> None:
         each.kill()
 
 
-def brokers(count: int) -> Opened:
-    """Embedded brokers, each a process."""
+def brokers(count: int, multiplexed: int = 0) -> Opened:
+    """Embedded brokers, each a process; some are reached by multiplexed connections."""
 
     @contextlib.asynccontextmanager
     async def opened(directory: Path) -> AsyncIterator[Rig]:
@@ -48,7 +48,10 @@ def brokers(count: int) -> Opened:
             for number in range(count):
                 (directory / str(number)).mkdir()
                 made.append(on_a_socket(directory / str(number)))
-            async with client(*(each.address for each in made), kestrel_connect_timeout_s=0.5) as backend:
+            sockets = {each.address: each.worker_socket for each in made[:multiplexed]}
+            async with client(
+                *(each.address for each in made), worker_sockets=sockets, kestrel_connect_timeout_s=0.5
+            ) as backend:
                 yield Rig(backend, lambda: kill(made), in_order=count == 1, total=count)
         finally:
             for each in made:
@@ -82,6 +85,8 @@ def stand_ins(*kinds: Callable[[], Manners]) -> Opened:
 BACKENDS = {
     "broker": brokers(1),
     "three brokers": brokers(3),
+    "multiplexed": brokers(1, multiplexed=1),
+    "three, two of them multiplexed": brokers(3, multiplexed=2),
     "kestrel": stand_ins(Manners),
     "darner": stand_ins(darner),
     "siberite": stand_ins(siberite),

@@ -17,6 +17,7 @@ from gateway.kestrel.address import parse_address
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.health import Health
 from gateway.kestrel.link import ServerLink
+from gateway.kestrel.multiplex.link import MultiplexedLink
 from gateway.kestrel.polls.values import Get, ServerQueue
 from gateway.kestrel.server.memcache_link import MemcacheLink
 from gateway.kestrel.wire.codec import Codecs
@@ -45,6 +46,25 @@ async def memcache_link(address: str) -> AsyncIterator[ServerLink]:
 
 
 @contextlib.asynccontextmanager
+async def multiplexed(directory: Path):
+    """The embedded broker, as a process, on a multiplexed connection."""
+    with BrokerProcess(directory / "data", worker_socket=str(directory / "workers.sock")) as broker:
+        codecs = Codecs()
+        link = MultiplexedLink(
+            parse_address(broker.address), Settings(), codecs, Counters(),
+            on_change=lambda _: None, on_room=lambda: None, socket_path=broker.worker_socket,
+        )  # fmt: skip
+        link.start()
+        try:
+            await until(lambda: link.health.state is Health.UP)
+            assert link.channel is not None
+            yield link, broker.kill
+        finally:
+            await link.close()
+            codecs.close()
+
+
+@contextlib.asynccontextmanager
 async def to_a_broker(directory: Path):
     """The embedded broker, as a process."""
     with BrokerProcess(directory / "data") as broker:
@@ -67,6 +87,7 @@ def to_a_stand_in(kind: Callable[[], Manners]) -> Opened:
 
 LINKS: dict[str, Opened] = {
     "broker": to_a_broker,
+    "multiplexed": multiplexed,
     "kestrel": to_a_stand_in(Manners),
     "darner": to_a_stand_in(darner),
     "siberite": to_a_stand_in(siberite),

@@ -24,6 +24,7 @@ class WorkerContext:
     kestrel: tuple[str, ...]
     tenanted: bool
     cluster_secrets: tuple[bytes, ...]
+    worker_socket: str = ""
 
 
 class TinyApp:

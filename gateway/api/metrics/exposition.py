@@ -74,7 +74,11 @@ METRICS: Final = (
     Metric("http_requests_in_flight", "requests in progress, including waiting polls"),
     Metric("kestrel_server_status", "1 for the status in which the worker sees the server", ("server", "status")),
     Metric("kestrel_server_full", "1 while a tenant has reached its limit of leases on the server", ("server",)),
-    Metric("kestrel_connections", "connections to the server; each pinned one belongs to a lease", ("server", "state")),
+    Metric(
+        "kestrel_connections",
+        "connections to the server; each pinned one belongs to a lease",
+        ("server", "state"),
+    ),
     Metric("kestrel_connects_total", "connections to Kestrel opened"),
     Metric("kestrel_connect_failures_total", "connections to Kestrel that could not be opened"),
     Metric("kestrel_commands_total", "commands sent to Kestrel"),

@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.errors import BackendRefused, BackendUnavailable, TooManyLeases, TooManyWaiters, Unavailable
 from gateway.kestrel.counters import Counters
-from gateway.kestrel.link import Answered, Sending
+from gateway.kestrel.link import Answered, PendingGet, Sending
 from gateway.kestrel.polls.values import Get, ServerFigures, Why
 from gateway.kestrel.server.pinned_read import PinnedRead
 from gateway.kestrel.server.server import Server
@@ -42,7 +42,7 @@ class QueueGets:
         self.answered = answered
         self.take: Command = KestrelClient.take_existing if FANOUT in key else KestrelClient.take
 
-    def get(self, get: Get) -> MemcacheGet:
+    def get(self, get: Get) -> PendingGet:
         return MemcacheGet(self, get)
 
     @property

@@ -1,0 +1,194 @@
+"""An item that the embedded broker has set aside: one of many open reads on a channel.
+
+Owns the outcome of the item: confirmed, handed back, taken back by the broker, or lost with the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.common.multiplex.frames import Frame, FrameKind
+from gateway.common.multiplex.messages import Code, pack_ids, unpack_outcome
+from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.multiplex.channel import BrokerChannel
+from gateway.kestrel.server.pinned_read import MOVES, ReadState
+from gateway.kestrel.server.server import Server
+from gateway.kestrel.wire.connection import ConnectionLostError
+
+_LOST = "the connection that held the job was lost; the job is back on its queue"
+_TAKEN_BACK = "Kestrel no longer held the job, so it is back on its queue"
+_DELETED = "the queue was deleted, and the job with it"
+
+
+class MultiplexedRead:
+    """Implements gateway.kestrel.link.TakenItem. number: grows from each item taken to the next."""
+
+    __slots__ = (
+        "_callbacks",
+        "_channel",
+        "_counters",
+        "_deleted",
+        "_id",
+        "_server",
+        "_state",
+        "data",
+        "key",
+        "number",
+        "tenant",
+    )  # fmt: skip
+
+    def __init__(  # noqa: PLR0917 (one caller)
+        self, server: Server, channel: BrokerChannel, counters: Counters, key: str, tenant: str, item: Frame
+    ) -> None:
+        self.key = key
+        self.data = item.payload if item.item is None else item.item
+        self.tenant = tenant
+        self.number = counters.items_taken
+        self._server = server
+        self._channel = channel
+        self._counters = counters
+        self._id = item.id
+        self._state = ReadState.HELD
+        self._deleted = False
+        self._callbacks: tuple[Callable[[], None], ...] = ()
+        channel.reads[item.id] = self
+        server.room.hold(tenant)
+
+    def __repr__(self) -> str:
+        return f"<MultiplexedRead {self.key} {self._state.value}>"
+
+    @property
+    def server(self) -> str:
+        """The name of the server that has set it aside."""
+        return self._server.address.name
+
+    @property
+    def lost(self) -> bool:
+        """Whether the item went back, or was deleted, without this worker."""
+        return self._state is ReadState.LOST
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` once when the item is lost; at once if it is already lost."""
+        if self._state is ReadState.LOST:
+            callback()
+        else:
+            self._callbacks += (callback,)
+
+    async def verify(self) -> None:
+        """Returns if the item is still set aside: the broker has said so just now. Raises LeaseLost."""
+        try:
+            held = await self.check()
+        except QueueDeleted as error:
+            raise LeaseLost(_DELETED) from error
+        if not held:
+            raise LeaseLost(_TAKEN_BACK)
+
+    async def check(self) -> bool:
+        """Whether the item is still set aside. Raises: QueueDeleted, LeaseLost."""
+        if self._state is ReadState.LOST:
+            raise self._lost_error()
+        try:
+            answer = await self._channel.answer_to(FrameKind.CHECK, pack_ids((self._id,)), self._server.timeout_s)
+        except ConnectionLostError as error:
+            raise LeaseLost(_LOST) from error
+        if self._deleted:
+            raise QueueDeleted(_DELETED)
+        return unpack_outcome(answer.payload, 1)[0][0] is Code.OK
+
+    async def confirm(self) -> None:
+        """Removes the item for good; the broker has confirmed it.
+
+        Raises: LeaseLost if the item is back on its queue, or gone with it; BackendRefused if it is back because the
+        commit failed; OutcomeUnknown if no answer came. Cancelled: the outcome is unknown.
+        """
+        self._begin()
+        server = self._server
+        try:
+            answer = await self._channel.answer_to(FrameKind.CONFIRM, pack_ids((self._id,)), server.timeout_s)
+        except ConnectionLostError as error:
+            if error.unsent:
+                raise LeaseLost(_LOST) from error
+            raise OutcomeUnknown(f"the ack was sent to {server.address.marked}, but no answer came") from error
+        finally:
+            self._end()
+        (code,), why = unpack_outcome(answer.payload, 1)
+        if code is Code.REFUSED:
+            raise BackendRefused(f"{server.address.marked} refuses: {why}")
+        if code is not Code.OK:
+            raise LeaseLost(_TAKEN_BACK)
+
+    async def abort(self) -> None:
+        """Puts the item back to the head of its queue. Never raises. Does nothing if it is settled or lost."""
+        if self._state is not ReadState.HELD:
+            return
+        self._begin()
+        try:
+            await self._channel.answer_to(FrameKind.ABORT, pack_ids((self._id,)), self._server.timeout_s)
+        except ConnectionLostError:
+            pass
+        finally:
+            self._end()
+
+    def start_abort(self, then: Callable[[bool], None]) -> None:
+        """Starts putting the item back; calls `then` with whether the broker answered."""
+        if self._state is not ReadState.HELD or self._channel.closed:
+            then(False)
+            return
+        self._begin()
+        self._channel.settle(FrameKind.ABORT, self._id, lambda answer: self._aborted(then, answer))
+
+    def give_back(self) -> None:
+        """Returns at once; the broker puts the item back. Does nothing if it is settled or lost."""
+        if self._state is ReadState.HELD:
+            self._begin()
+            if not self._channel.closed:
+                self._channel.settle(FrameKind.ABORT, self._id, lambda _: None)
+            self._end()
+
+    def _aborted(self, then: Callable[[bool], None], answer: Frame | None) -> None:
+        self._end()
+        then(answer is not None)
+
+    # Called by the channel
+
+    def taken_back(self, *, deleted: bool) -> None:
+        """See OpenedRead. The leases of a deleted queue are ended by whoever deletes it, or by their settlement."""
+        self._deleted = deleted
+        if not deleted:
+            self._lose()
+
+    def connection_lost(self) -> None:
+        """See OpenedRead."""
+        self._lose()
+
+    def _lose(self) -> None:
+        if self._state is not ReadState.HELD:
+            return
+        self._move(ReadState.LOST)
+        self._counters.lost_reads += 1
+        callbacks, self._callbacks = self._callbacks, ()
+        for callback in callbacks:
+            callback()
+
+    def _lost_error(self) -> LeaseLost:
+        return LeaseLost(_LOST if self._channel.closed else _TAKEN_BACK)
+
+    def _begin(self) -> None:
+        """From here on the end of the read is an outcome of the operation, and not reported to `on_lost`."""
+        if self._state is ReadState.LOST:
+            raise self._lost_error()
+        self._move(ReadState.SETTLING)
+
+    def _end(self) -> None:
+        if self._state is not ReadState.SETTLED:
+            self._move(ReadState.SETTLED)
+        self._callbacks = ()
+        self._channel.dismiss(self._id)
+
+    def _move(self, state: ReadState) -> None:
+        if state not in MOVES[self._state]:
+            raise RuntimeError(f"an open read that is {self._state.value} cannot become {state.value}")
+        self._state = state
+        if not MOVES[state]:
+            self._server.room.let_go(self.tenant)

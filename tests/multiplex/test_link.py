@@ -1,0 +1,302 @@
+"""The worker's side of the multiplexed connection with a real broker: what the conformance suite does not reach."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+
+import pytest
+
+from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, LeaseLost, OutcomeUnknown, QueueDeleted
+from gateway.kestrel.address import parse_address
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.health import Health
+from gateway.kestrel.multiplex.link import MultiplexedLink
+from gateway.kestrel.multiplex.read import MultiplexedRead
+from gateway.kestrel.polls.values import Get, ServerQueue
+from gateway.kestrel.wire.codec import Codecs
+from gateway.settings import Settings
+from tests.kestrel.support import client, until
+from tests.multiplex.client import Rig
+
+MIB = 1 << 20
+
+
+@contextlib.asynccontextmanager
+async def linked(broker: Rig, *, socket_path: str = "", versions=(1, 1), **settings) -> AsyncIterator[MultiplexedLink]:
+    """A link that is up."""
+    codecs = Codecs()
+    link = MultiplexedLink(
+        parse_address(broker.address), Settings(**settings), codecs, Counters(),
+        on_change=lambda _: None, on_room=lambda: None, socket_path=socket_path or broker.socket, versions=versions,
+    )  # fmt: skip
+    link.start()
+    try:
+        await until(lambda: link.health.state is Health.UP)
+        yield link
+    finally:
+        await link.close()
+        codecs.close()
+
+
+class Opened:
+    """One get, and its answer."""
+
+    def __init__(self, link: MultiplexedLink, key: str = "q", wait_s: float = 0.0) -> None:
+        self.answer: asyncio.Future = asyncio.get_running_loop().create_future()
+        self.queue = link.queue(key, "", lambda _: wait_s, self._answered)
+        self.get = self.queue.get(Get(ServerQueue(self.queue, 1), wait_s > 0, True, 1, 0.0))
+        self.get.start()
+
+    def _answered(self, _get, item, error) -> None:
+        if error is None:
+            self.answer.set_result(item)
+        else:
+            self.answer.set_exception(error)
+
+    async def item(self):
+        return await asyncio.wait_for(self.answer, 5)
+
+
+async def stored(link: MultiplexedLink, *items: bytes, key: str = "q") -> list[GatewayError | None]:
+    outcomes: dict[int, GatewayError | None] = {}
+    await link.store([(key, data, 0) for data in items], outcomes.__setitem__)
+    return [outcomes[index] for index in range(len(items))]
+
+
+@pytest.fixture
+def broker(tmp_path):
+    with Rig(tmp_path / "data") as running:
+        yield running
+
+
+def test_many_reads_are_open_on_one_connection(broker):
+    """Without a limit per queue; each is settled by itself, in any order."""
+
+    async def main():
+        async with linked(broker) as link:
+            assert await stored(link, *(b"%d" % number for number in range(300))) == [None] * 300
+            reads = [await Opened(link).item() for _ in range(300)]
+            assert all(isinstance(read, MultiplexedRead) for read in reads)
+            assert [read.data for read in reads] == [b"%d" % number for number in range(300)]
+            assert broker.connections() < 10
+            for read in reversed(reads[:100]):
+                await read.confirm()
+            for read in reads[100:200]:
+                assert await read.check()
+                await read.verify()
+            link.channel.shut()
+            with pytest.raises(LeaseLost):
+                await reads[200].confirm()
+            await until(lambda: link.health.state is Health.UP and link.channel is not None)
+            assert [(await Opened(link).item()).data for _ in range(200)] == [b"%d" % n for n in range(100, 300)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("versions", "path", "why"),
+    [((2, 5), "", "speaks versions 1 to 1"), ((1, 1), "/nonexistent/workers.sock", "No such file")],
+)
+def test_without_a_common_version_the_link_uses_memcache_and_warns_once(broker, caplog, versions, path, why):
+    """Also if the broker is older and has no socket for workers."""
+
+    async def main():
+        async with linked(broker, versions=versions, socket_path=path) as link:
+            assert link.channel is None
+            await stored(link, b"x")
+            item = await Opened(link).item()
+            assert not isinstance(item, MultiplexedRead)
+            await item.confirm()
+            assert await link.peek("q") is None
+            link.health.lost(BackendUnavailable("test"))
+            await until(lambda: link.health.state is Health.UP)
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(main())
+    warned = [record.getMessage() for record in caplog.records if "by memcache alone" in record.getMessage()]
+    assert len(warned) == 1
+    assert why in warned[0]
+
+
+def test_a_newer_worker_and_a_newer_broker_use_the_common_version(broker):
+    """The range of either may be wider."""
+
+    async def main():
+        async with linked(broker, versions=(1, 7)) as link:
+            assert link.channel is not None
+            assert await stored(link, b"x") == [None]
+
+    asyncio.run(main())
+
+
+def test_a_killed_broker_loses_every_read_and_serves_parked_polls_when_it_is_back(broker, caplog):
+    """One log line; polls stay parked, and get the items within a second of its return."""
+
+    async def main():
+        async with client(broker.address, worker_sockets={broker.address: broker.socket}) as backend:
+            await backend.put_many("q", [(b"%d" % number, 0) for number in range(200)])
+            reads = [await backend.wait("q", 0).result() for _ in range(200)]
+            lost: list[int] = []
+            for number, read in enumerate(reads):
+                read.on_lost(partial(lost.append, number))
+            polls = [asyncio.create_task(backend.wait("q", 30).result()) for _ in range(50)]
+            await asyncio.sleep(0.3)
+            broker.kill()
+            await until(lambda: len(lost) == 200)
+            with pytest.raises(LeaseLost):
+                await reads[0].confirm()
+            assert not any(poll.done() for poll in polls)
+            await asyncio.to_thread(broker.start)
+            began_s = time.monotonic()
+            found = await asyncio.wait_for(asyncio.gather(*polls), 10)
+            assert time.monotonic() - began_s < 5  # a second on a machine that does nothing else
+            assert sorted(int(read.data) for read in found) == list(range(50))
+            for read in found:
+                await read.confirm()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(main())
+    assert len([record for record in caplog.records if " is lost: " in record.getMessage()]) == 1
+
+
+def test_a_frozen_broker_keeps_the_reads(broker):
+    """What is asked of it fails in time, alone; after that every read can be settled, and late items go back."""
+
+    async def main():
+        async with linked(broker, kestrel_command_timeout_s=0.5) as link:
+            await stored(link, b"1", b"2", b"3", b"4")
+            held = [await Opened(link).item() for _ in range(2)]
+            broker.freeze()
+            late = Opened(link)
+            put = asyncio.create_task(stored(link, b"5"))
+            with pytest.raises(OutcomeUnknown):
+                await held[0].confirm()
+            assert [type(error) for error in await put] == [OutcomeUnknown]
+            with pytest.raises(BackendUnavailable):
+                await late.item()
+            await until(lambda: link.health.state is Health.DOWN)
+            assert not held[1].lost
+            broker.thaw()
+            await until(lambda: link.health.state is Health.UP)
+            await held[1].confirm()
+            found = []
+            async with asyncio.timeout(5):
+                while len(found) < 3:
+                    if (item := await Opened(link).item()) is not None:
+                        found.append(item.data)
+                        await item.confirm()
+            assert sorted(found) == [b"3", b"4", b"5"]
+
+    asyncio.run(main())
+
+
+def test_a_closed_get_has_one_outcome(broker):
+    """An item that was under way goes back without anyone's attempt; none is stranded."""
+
+    async def main():
+        async with linked(broker) as link:
+            for number in range(50):
+                get = Opened(link, wait_s=5.0)
+                await asyncio.sleep(0.001 * (number % 5))
+                putting = asyncio.create_task(stored(link, b"x"))
+                await asyncio.sleep(0.0005 * (number % 7))
+                get.get.close()
+                await putting
+                item = get.answer.result() if get.answer.done() else None
+                async with asyncio.timeout(5):
+                    while item is None:
+                        item = await Opened(link, wait_s=1.0).item()
+                await item.confirm()
+            assert await Opened(link).item() is None
+            assert not link.channel.reads
+
+    asyncio.run(main())
+
+
+def test_a_read_that_the_broker_has_ended_is_lost(tmp_path):
+    """At once, by an event; its ack says so. Deleted with its queue is another error."""
+
+    async def main(broker: Rig):
+        async with linked(broker) as link:
+            await stored(link, b"1", b"2")
+            first = await Opened(link).item()
+            lost = asyncio.Event()
+            first.on_lost(lost.set)
+            await asyncio.sleep(0.3)
+            again = await Opened(link).item()
+            await asyncio.wait_for(lost.wait(), 5)
+            assert again.data == b"1"
+            with pytest.raises(LeaseLost):
+                await first.confirm()
+            with pytest.raises(LeaseLost):
+                await first.verify()
+            await link.delete("q")
+            with pytest.raises(QueueDeleted):
+                await again.check()
+            with pytest.raises(LeaseLost):
+                await again.confirm()
+
+    with Rig(tmp_path / "data", config="[queues.q]\nopen_transaction_timeout = 0.2\n") as broker:
+        asyncio.run(main(broker))
+
+
+def test_items_of_any_size_and_of_many_queues(broker):
+    """One store of many; a large one, an empty one, and one that is too large for the broker."""
+
+    async def main():
+        async with linked(broker, kestrel_max_item_bytes=200 * MIB) as link:
+            large = bytes(range(256)) * 4096 * 20
+            assert await stored(link, b"", large, b"x" * 70_000) == [None] * 3
+            outcomes = await stored(link, b"y" * (64 * MIB + 1), b"ok")
+            assert [type(error) for error in outcomes] == [JobTooLarge, type(None)]
+            found = [(await Opened(link).item()).data for _ in range(4)]
+            assert found == [b"", large, b"x" * 70_000, b"ok"]
+            puts = [(f"many{number % 3}", b"%d" % number, 0) for number in range(30)]
+            reported: dict[int, GatewayError | None] = {}
+            await link.store(puts, reported.__setitem__)
+            assert reported == dict.fromkeys(range(30))
+            for number in range(30):
+                assert (await Opened(link, f"many{number % 3}").item()).data == b"%d" % number
+
+    asyncio.run(main())
+
+
+def test_large_items_of_one_queue_do_not_hold_up_another(broker):
+    """While 60 MiB go in and out, a small put and take of another queue is not seconds late."""
+
+    async def main():
+        async with linked(broker) as link:
+            large = b"z" * (60 * MIB)
+            stop = asyncio.Event()
+
+            async def stream() -> int:
+                rounds = 0
+                while not stop.is_set() or not rounds:
+                    assert await stored(link, large, key="large") == [None]
+                    item = await Opened(link, "large", wait_s=5).item()
+                    assert len(item.data) == len(large)
+                    await item.confirm()
+                    rounds += 1
+                return rounds
+
+            streaming = asyncio.create_task(stream())
+            times = []
+            ends_s = time.monotonic() + 3
+            while time.monotonic() < ends_s:
+                began_s = time.monotonic()
+                assert await stored(link, b"small") == [None]
+                item = await Opened(link, wait_s=5).item()
+                await item.confirm()
+                times.append(time.monotonic() - began_s)
+                await asyncio.sleep(0.01)
+            stop.set()
+            assert await streaming
+            times.sort()
+            assert times[len(times) * 9 // 10] < 0.5, times
+
+    asyncio.run(main())
