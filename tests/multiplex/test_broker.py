@@ -205,10 +205,18 @@ def test_peek_and_create(broker, worker, name):
     worker.put(name, b"y")
     assert worker.drain(f"{name}+child") == [b"y"]
     assert worker.drain(name) == [b"x", b"y"]
-    created_by_open = f"{name}+other"
-    assert worker.take(created_by_open) is Code.EMPTY
-    worker.put(name, b"z")
-    assert worker.drain(created_by_open) == [b"z"]
+    other = f"{name}+other"
+    assert worker.take(other, wait_ms=5000) is Code.EMPTY, "an open creates no child"
+    worker.put(name, b"not for the child")
+    assert worker.take(other) is Code.EMPTY
+    peek = worker.id()
+    worker.send(frame(FrameKind.PEEK, peek, other.encode()))
+    assert worker.answer(peek) is Code.EMPTY
+    broker.kill()
+    broker.start()
+    with contextlib.closing(broker.worker()) as again:
+        again.put(name, b"z")
+        assert again.drain(other) == [b"z"], "a peek creates it, on disk"
 
 
 @pytest.mark.parametrize("key", ["", "a/b", "a b", "a.b"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from gateway.broker.broker import Broker, UnavailableError
@@ -78,7 +79,7 @@ class MultiplexedReads:
         if self._worker.blocked:
             self._deferred[id_] = opening
             return
-        queue = self._queue(id_, opening.key)
+        queue = self._queue(id_, opening.key, create=b"+" not in opening.key)
         if queue is None:
             return
         if opening.cap and self._counts.get(queue, 0) >= opening.cap:
@@ -100,15 +101,21 @@ class MultiplexedReads:
             broker.counters.get_misses += 1
             self._worker.end(id_, Code.EMPTY)
 
-    def _queue(self, id_: int, key: bytes) -> PersistentQueue | None:
+    def _queue(self, id_: int, key: bytes, *, create: bool) -> PersistentQueue | None:
         """The queue to read; if it cannot be read, the open or peek ends."""
         try:
             self._broker.require_readable()
-            return self._broker.queues.get(key)
+            if create:
+                return self._broker.queues.get(key)
+            queue = self._broker.queues.find(key)
         except IllegalNameError:
             self._worker.end(id_, Code.ILLEGAL_NAME)
         except (UnavailableError, OverflowError) as exc:
             self._worker.end(id_, Code.REFUSED, str(exc))
+        else:
+            if queue is None:
+                self._worker.end(id_, Code.EMPTY)
+            return queue
         return None
 
     def add(self, read: OpenItem) -> None:
@@ -192,10 +199,13 @@ class MultiplexedReads:
                 self._worker.end(id_, Code.CANCELLED)
 
     def peek(self, message: Frame) -> None:
-        """PEEK."""
+        """PEEK. A fanout child is on disk before the answer."""
         id_ = message.id
-        queue = self._queue(id_, message.payload)
+        queue = self._queue(id_, message.payload, create=True)
         if queue is None:
+            return
+        if queue.is_child and queue.creation is not None and not queue.creation.done:
+            self._commits.after(queue.creation, partial(self._created_by_peek, message))
             return
         self._broker.counters.cmd_peek += 1
         found = queue.read(ReadMode.PEEK, self)
@@ -205,6 +215,12 @@ class MultiplexedReads:
             self._waits[id_] = WaitingOpen(self, id_, Opening(message.payload), queue, ReadMode.PEEK)
         else:
             self._worker.end(id_, Code.EMPTY)
+
+    def _created_by_peek(self, message: Frame, error: str | None) -> None:
+        if error is None:
+            self.peek(message)
+        else:
+            self._worker.end(message.id, Code.REFUSED, error)
 
     # Settling
 
