@@ -20,7 +20,12 @@ def shellcheck(*scripts, cwd):
 @pytest.mark.slow
 def test_every_script_is_sound(root, tmp_path):
     """CI's, those that install programs, and the examples; a variable without quotes shows that it looks."""
-    scripts = sorted(root.glob(".ci/install/*.sh")) + sorted(root.glob("clients/**/*.sh")) + [root / ".ci" / "run"]
+    scripts = [
+        *root.glob(".ci/install/*.sh"),
+        *root.glob("clients/**/*.sh"),
+        *root.glob("deploy/runit/*"),
+        root / ".ci" / "run",
+    ]
     assert len(scripts) > 30
     assert shellcheck(*scripts, cwd=root) == ""
     broken = tmp_path / "broken.sh"
