@@ -65,6 +65,7 @@ from gateway.delivery.queues.management import Queues
 from gateway.delivery.queues.quota import Quota
 from gateway.delivery.queues.unreachable import UnreachableQueues
 from gateway.delivery.receive import Receiver
+from gateway.delivery.subscriptions.deleted import DeletedSubscriptions
 from gateway.delivery.subscriptions.peers import PeerWorkers
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
 from gateway.fairness.loop_time import LoopTime
@@ -184,13 +185,14 @@ class Gateway:
         )
         self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
         queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known, turns)
+        deleted = self._kestrel.fanout.deleted = DeletedSubscriptions(self._control)
         subscriptions = Subscriptions(
             self._kestrel,
             self._kestrel.fanout,
             self._catalog,
             self._known,
             quota,
-            deleted=None,
+            deleted=deleted,
             end_polls=self._end_polls,
             drop_leases=self._lease_router.drop_queue,
             limit=settings.kestrel_max_subscriptions,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -49,6 +49,9 @@ AGES_OUT: Final = (
 
 class DeletedChildren(Protocol):
     """What is remembered of deleted children, beyond this process."""
+
+    async def learned(self) -> None:
+        """Returns when it is known, or cannot be known soon."""
 
     def on(self, key: str) -> Collection[str] | None:
         """The names of the members on which the child was seen to be gone; None if it was not deleted."""
@@ -112,6 +115,7 @@ class Fanout:
                 return False
             async with self._held(server, parent):
                 await _create(server, [key])
+            self._known[server] = self._known.get(server, frozenset()) | {key}
             return True
 
         async with self._held_elsewhere(parent, found):
@@ -129,6 +133,7 @@ class Fanout:
 
         async def delete(server: ServerLink) -> str:
             await self._delete(server, key)
+            self._known[server] = self._known.get(server, frozenset()) - {key}
             return server.address.name
 
         async with self._held_elsewhere(parent, found):
@@ -148,6 +153,8 @@ class Fanout:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
+        if self.deleted is not None:
+            await self.deleted.learned()
         known = {each: self._known[each] for each in self._members() if each is not server and each in self._known}
         gone = {key for key in mine if self._is_gone(key, server)}
         for key in gone:
@@ -158,7 +165,7 @@ class Fanout:
                 await self.deleted.seen(key, [server.address.name])
         kept = {key for key in mine - gone if not self._was_deleted(key)}
         wanted = {key for keys in known.values() for key in keys if not self._was_deleted(key)}
-        if missing := sorted(wanted - mine):
+        if missing := await self._still_wanted(sorted(wanted - mine), known):
             await _create(server, missing)
             log.info("Kestrel at %s has got %d fanout children of other members", server.address, len(missing))
         self._known[server] = (mine - gone) | wanted
@@ -205,6 +212,18 @@ class Fanout:
     def forget(self, members: Collection[ServerLink]) -> None:
         """Keeps what is known of these members only."""
         self._known = {server: keys for server, keys in self._known.items() if server in members}
+
+    async def _still_wanted(self, keys: list[str], known: Mapping[ServerLink, frozenset[str]]) -> list[str]:
+        """Those of the keys that another member has at this moment, or had when it answered last."""
+        if not keys:
+            return []
+        found: set[str] = set()
+        for other, theirs in known.items():
+            try:
+                found.update(await other.stats(keys) if other.health.answers else theirs)
+            except BackendUnavailable:
+                found |= theirs
+        return [key for key in keys if key in found]
 
     def _was_deleted(self, key: str) -> bool:
         return self.deleted is not None and self.deleted.on(key) is not None

@@ -6,14 +6,16 @@ What is remembered is on Kestrel itself, in the control state that all workers a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final
 
+from gateway.delivery.control.control import Control, EntryKind
 from gateway.errors import BackendUnavailable, OutcomeUnknown
 
 KEPT_S: Final = 30 * 86400
 """A server that was away for longer brings back what was deleted in the meantime."""
+LEARN_S: Final = 1.0
 MOST: Final = 1000
 """The oldest ones beyond are forgotten."""
 
@@ -26,21 +28,28 @@ class Deletion:
     on: frozenset[str]
 
 
-class Entries(Protocol):
-    """Deletions by Kestrel key. Raises BackendUnavailable, OutcomeUnknown."""
+def _pack(deletion: Deletion) -> Any:
+    return {"at": deletion.at_s, "on": sorted(deletion.on)}
 
-    def get(self, name: str) -> Deletion | None: ...
-    def items(self) -> Mapping[str, Deletion]: ...
-    async def set(self, name: str, value: Deletion) -> object: ...
-    async def delete(self, name: str) -> object: ...
+
+def _unpack(content: Any) -> Deletion:
+    return Deletion(float(content["at"]), frozenset(map(str, content["on"])))
+
+
+DELETIONS: Final[EntryKind[Deletion]] = EntryKind("deleted-subscription", _pack, _unpack)
 
 
 class DeletedSubscriptions:
     """By Kestrel key. Implements gateway.kestrel.fanout.DeletedChildren."""
 
-    def __init__(self, entries: Entries, clock: Callable[[], float] = time.time) -> None:
-        self._entries = entries
+    def __init__(self, control: Control, clock: Callable[[], float] = time.time) -> None:
+        self._control = control
+        self._entries = control.view(DELETIONS)
         self._clock = clock
+
+    async def learned(self) -> None:
+        """Returns when what some server remembers is known, at the latest after LEARN_S."""
+        await self._control.learned(LEARN_S)
 
     def on(self, key: str) -> Collection[str] | None:
         """The names of the servers on which the child is gone; None if it was not deleted, or long ago."""

@@ -58,7 +58,7 @@ class Subscribed:
 class Subscriptions:
     """The subscriptions of the deployment's queues.
 
-    deleted: None if deletions are not remembered. end_polls: ends the polls of a key in every worker. drop_leases: ends
+    deleted: the deletions that are remembered. end_polls: ends the polls of a key in every worker. drop_leases: ends
     the leases of a deleted key in every worker, and returns their number. limit: see kestrel.fanout.Fanout.create.
     """
 
@@ -70,7 +70,7 @@ class Subscriptions:
         known: KnownQueues,
         quota: Quota,
         *,
-        deleted: DeletedSubscriptions | None,
+        deleted: DeletedSubscriptions,
         end_polls: Callable[[str], Awaitable[None]],
         drop_leases: Callable[[str], Awaitable[int]],
         limit: int,
@@ -91,8 +91,7 @@ class Subscriptions:
         Raises: TooManyQueues; TooManySubscriptions, NotSupported; BackendUnavailable, OutcomeUnknown.
         """
         with await self._quota.room_to_create(child):
-            if self._deleted is not None:
-                await self._deleted.forget(child.key)
+            await self._deleted.forget(child.key)
             made = await self._fanout.create(child.key, self._limit)
         coverage = made.coverage
         if coverage is not None and coverage.partial:
@@ -135,14 +134,12 @@ class Subscriptions:
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
         self._quota.existing.forget(child)
-        if self._deleted is not None:
-            await self._deleted.add(child.key)
+        await self._deleted.add(child.key)
         await self._end_polls(child.key)
         servers, coverage = await self._fanout.delete(child.key)
         self._quota.existing.forget(child)
         self._known.forget(child)
-        if self._deleted is not None:
-            await self._deleted.seen(child.key, servers)
+        await self._deleted.seen(child.key, servers)
         return Covered(await self._drop_leases(child.key), least(found.coverage, coverage))
 
 

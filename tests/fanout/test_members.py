@@ -1,0 +1,162 @@
+"""Subscriptions on several servers: members that are away, join, return empty, or were away while one was deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from tests.cluster.rig import before, brokers
+from tests.lab.broker import BrokerProcess
+from tests.lab.gateway import Running
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, list[BrokerProcess]]]:
+    """A gateway before three servers, of which the third is no member until a test needs it."""
+    directory = tmp_path_factory.mktemp("members")
+    with brokers(directory, 3) as many, before(directory, many[:2]) as gateway:
+        yield gateway, many
+
+
+@pytest.fixture
+def cluster(servers) -> Iterator[tuple[Running, httpx.Client, list[BrokerProcess]]]:
+    """As it is before each test: two members, which are up."""
+    gateway, many = servers
+    with gateway.client() as http:
+        join(gateway, many[:2])
+        wait(lambda: up(http) == 2)
+        yield gateway, http, many
+
+
+def up(http: httpx.Client) -> int:
+    return sum((each["status"], each["leaving"]) == ("up", False) for each in http.get("/backends").json()["backends"])
+
+
+def wait(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it does not happen"
+        time.sleep(0.02)
+
+
+def children(broker: BrokerProcess, queue: str) -> set[str]:
+    """The fanout children of the queue on the server."""
+    with contextlib.closing(broker.client()) as client:
+        client.send(b"dump_stats\r\n")
+        lines = client.read_until(b"END\r\n").decode().splitlines()
+    return {line[7:-3] for line in lines if line.startswith("queue '") and line[7:].startswith(f"{queue}+")}
+
+
+def copies(brokers: list[BrokerProcess], queue: str) -> list[tuple[int, int]]:
+    """How many items each server has on the queue and on its child."""
+    return [(each.stat(f"queue_{queue}_items"), each.stat(f"queue_{queue}+audit_items")) for each in brokers]
+
+
+def publish(http: httpx.Client, queue: str, count: int) -> None:
+    for number in range(count):
+        assert http.post(f"/queues/{queue}/jobs", json=number).status_code == 201
+
+
+def join(gateway: Running, many: list[BrokerProcess]) -> None:
+    (gateway.data.parent / "members").write_text("".join(f"{each.address}\n" for each in many))
+    gateway.process.send_signal(signal.SIGHUP)
+
+
+def test_a_subscription_is_complete_when_every_member_has_it(cluster, queue):
+    """503 with the coverage while a member is away; after its return the same request succeeds."""
+    _, http, (one, two, _) = cluster
+    two.kill()
+    wait(lambda: up(http) == 1)
+    answer = http.put(f"/queues/{queue}/subscriptions/audit")
+    assert (answer.status_code, answer.headers["queue-coverage"]) == (503, "1/2")
+    assert "repeat the request" in answer.json()["detail"]
+    assert children(one, queue) == {f"{queue}+audit"}
+    two.start()
+    wait(lambda: http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300)
+    assert children(two, queue) == {f"{queue}+audit"}
+
+
+def test_a_member_that_joins_has_the_children_before_it_is_written_to(cluster, queue):
+    """Each job has its copy, also the first ones that the new member gets, which come while it joins."""
+    gateway, http, many = cluster
+    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    join(gateway, many)
+    publish(http, queue, 30)
+    wait(lambda: up(http) == 3)
+    publish(http, queue, 60)
+    assert all(items == copied for items, copied in copies(many, queue)), copies(many, queue)
+    assert min(items for items, _ in copies(many, queue)) > 0
+    assert sum(items for items, _ in copies(many, queue)) == 90
+
+
+def test_a_member_that_returns_empty_gets_the_children_again(cluster, queue):
+    """Its disk was replaced. The writes that wait for it, too, are copied."""
+    _, http, (one, two, _) = cluster
+    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    two.kill()
+    wait(lambda: up(http) == 1)
+    shutil.rmtree(two.data)
+    two.start()
+    publish(http, queue, 10)
+    wait(lambda: up(http) == 2)
+    publish(http, queue, 40)
+    assert all(items == copied for items, copied in copies([one, two], queue)), copies([one, two], queue)
+    assert children(two, queue) == {f"{queue}+audit"}
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["same gateway", "restarted gateway"])
+def test_a_child_that_was_deleted_while_a_member_was_away_does_not_return(cluster, queue, restarted):
+    """The returning member deletes it, also if no worker remembers the deletion by itself; the others do not get it."""
+    gateway, http, (one, two, _) = cluster
+    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    two.kill()
+    wait(lambda: up(http) == 1)
+    answer = http.delete(f"/queues/{queue}/subscriptions/audit")
+    assert (answer.status_code, answer.headers["queue-coverage"]) == (200, "1/2")
+    if restarted:
+        gateway.kill()
+        gateway.start()
+    two.start()
+    wait(lambda: up(http) == 2)
+    publish(http, queue, 20)
+    wait(lambda: not children(one, queue) | children(two, queue))
+    time.sleep(0.7)  # the other looks at the control state have passed
+    assert children(one, queue) | children(two, queue) == set()
+    assert http.get(f"/queues/{queue}+audit/next?timeout=0").status_code == 404
+
+
+def test_a_child_that_another_program_created_again_is_kept(cluster, queue):
+    """It was gone on both members, so a return of a member tells nothing: its jobs are not deleted."""
+    _, http, (one, two, _) = cluster
+    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    assert http.delete(f"/queues/{queue}/subscriptions/audit").status_code == 200
+    for each in (one, two):
+        with contextlib.closing(each.client()) as client:
+            assert client.put(f"{queue}+audit", b"precious") == b"STORED\r\n"
+    two.kill()
+    wait(lambda: up(http) == 1)
+    two.start()
+    wait(lambda: up(http) == 2)
+    publish(http, queue, 10)
+    assert children(one, queue) == children(two, queue) == {f"{queue}+audit"}
+    assert http.get(f"/queues/{queue}+audit").json()["items"] >= 2
+
+
+def test_a_child_that_is_created_again_is_no_longer_deleted(cluster, queue):
+    """A member that was away during both keeps it."""
+    _, http, (one, two, _) = cluster
+    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    two.kill()
+    wait(lambda: up(http) == 1)
+    assert http.delete(f"/queues/{queue}/subscriptions/audit").status_code == 200
+    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 503
+    two.start()
+    wait(lambda: http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300)
+    publish(http, queue, 10)
+    assert children(one, queue) == children(two, queue) == {f"{queue}+audit"}
