@@ -28,6 +28,7 @@ from gateway.api.context import Serve
 from gateway.api.cors import Cors
 from gateway.api.edge import Edge
 from gateway.api.handlers.backends import Backends
+from gateway.api.handlers.dead_letters import DeadLetterHandlers
 from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
@@ -48,6 +49,7 @@ from gateway.config.keys import Keys, load
 from gateway.config.toml_file import Mistake, MistakesError
 from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
+from gateway.delivery.dead_letters.letters import DeadLetterJobs
 from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.onward import Onward
@@ -206,6 +208,8 @@ class Gateway:
         onward = Onward(self._kestrel, self._catalog, quota, holding)
         self._delayed_jobs = DelayedJobs(self._kestrel.each_member, holding, onward)
         publisher = Publisher(self._kestrel, quota, holding)
+        dead_letters = DeadLetterAdmin(self._kestrel)
+        redrive = Redrive(self._kestrel, moves.dead_letters, quota, self._tasks)
         self.routes = router(
             specification,
             self._admission,
@@ -223,13 +227,15 @@ class Gateway:
             ),
             leases=leases,
             pauses=pauses,
-            queues=QueueAdmin(
-                queues,
-                subscriptions,
-                pauses,
-                DeadLetterAdmin(self._kestrel),
-                Redrive(self._kestrel, moves.dead_letters, self._tasks),
-                turns,
+            queues=QueueAdmin(queues, subscriptions, pauses, dead_letters, redrive, turns),
+            letters=DeadLetterHandlers(
+                DeadLetterJobs(
+                    self._kestrel.each_member,
+                    dead_letters,
+                    redrive,
+                    self._tasks,
+                    payload_bytes=settings.max_batch_bytes,
+                )
             ),
             subscriptions=SubscriptionAdmin(subscriptions),
             health=HealthHandlers(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),

@@ -16,11 +16,12 @@
      +- TooManyQueues         the tenant's limit of queues is reached
      +- TooManySubscriptions  the queue's limit of fanout children is reached
      +- NotFound              no such path
-     |   +- QueueNotFound, LeaseNotFound, QueueEmpty, ServerNotFound
+     |   +- QueueNotFound, LeaseNotFound, QueueEmpty, ServerNotFound, DeadLetterNotFound
      +- MethodNotAllowed
      +- RequestTimeout        the header block or the body did not arrive in time
      +- LeaseConflict         the lease is already settled in another way
      +- QueueHasChildren      the operation would deliver jobs to fanout children again
+     +- DeadLetterHeld        the dead letter may be one of those that could not be looked at
      +- LeaseGone             the lease has ended and the job is back on its queue
      |   +- LeaseExpired, LeaseLost
      +- QueueDeleted          the lease's queue was deleted through the gateway, with its jobs
@@ -216,6 +217,11 @@ class ServerNotFound(NotFound):
     title = "No such server"
 
 
+class DeadLetterNotFound(NotFound):
+    code = "dead-letter-not-found"
+    title = "No such dead letter"
+
+
 class MethodNotAllowed(GatewayError):
     """allow: the allowed methods, in the format of the Allow header."""
 
@@ -245,6 +251,13 @@ class QueueHasChildren(GatewayError):
     code = "queue-has-children"
     status = 409
     title = "The queue has fanout children"
+
+
+class DeadLetterHeld(GatewayError):
+    code = "dead-letter-held"
+    status = 409
+    title = "The dead letter may be out of reach"
+    retryable = True
 
 
 class LeaseGone(GatewayError):

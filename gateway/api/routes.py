@@ -10,6 +10,7 @@ from gateway.api.access.budget import Budget
 from gateway.api.context import RequestContext
 from gateway.api.exchange import Handler, Operation, Resource
 from gateway.api.handlers.backends import Backends
+from gateway.api.handlers.dead_letters import DeadLetterHandlers
 from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
@@ -40,6 +41,7 @@ def router(
     queues: QueueAdmin,
     subscriptions: SubscriptionAdmin,
     pauses: PauseAdmin,
+    letters: DeadLetterHandlers,
     health: HealthHandlers,
     backends: Backends,
     metrics: Metrics,
@@ -77,6 +79,12 @@ def router(
                 get=run("getDeadLetters", queues.dead_letters),
                 delete=run("deleteDeadLetters", queues.delete_dead_letters),
             ),
+        ),
+        Route("/queues/{queue}/dead-letters/jobs", Resource(get=run("listDeadLetters", letters.list))),
+        Route("/queues/{queue}/dead-letters/jobs/{letter}", Resource(delete=run("deleteDeadLetter", letters.delete))),
+        Route(
+            "/queues/{queue}/dead-letters/jobs/{letter}/redrive",
+            Resource(post=run("redriveDeadLetter", letters.redrive)),
         ),
         Route("/queues/{queue}/dead-letters/peek", Resource(get=run("peekDeadLetter", queues.peek_dead_letter))),
         Route("/queues/{queue}/subscriptions", Resource(get=run("listSubscriptions", subscriptions.list))),

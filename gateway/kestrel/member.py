@@ -12,7 +12,7 @@ from functools import partial
 from gateway.errors import BackendUnavailable, GatewayError
 from gateway.kestrel.health import Health
 from gateway.kestrel.link import ServerLink, TakenItem
-from gateway.kestrel.polls.values import Get, ServerQueue
+from gateway.kestrel.polls.values import Get, ServerQueue, Why
 from gateway.queue_stats import QueueStats
 
 
@@ -71,13 +71,16 @@ class Member:
         if outcomes[0] is not None:
             raise outcomes[0]
 
-    async def take(self, key: str) -> TakenItem | None:
+    async def take(self, key: str, tenant: str = "") -> TakenItem | None:
         """The head item, set aside for the caller; None if there is none now. Does not wait for one.
 
-        Raises BackendUnavailable. Cancelled: an item that was about to come goes back.
+        tenant: for which the item counts. Raises: BackendUnavailable; TooManyLeases if the server may hold no further
+        item for the tenant. Cancelled: an item that was about to come goes back.
         """
         answer: asyncio.Future[TakenItem | None] = asyncio.get_running_loop().create_future()
-        link = self._link.queue(key, "", lambda _: 0.0, partial(_answered, answer))
+        link = self._link.queue(key, tenant, lambda _: 0.0, partial(_answered, answer))
+        if link.figures(0).item_room <= 0:
+            raise link.trouble(Why.FULL, None)
         get = link.get(Get(ServerQueue(link, limit=1), waits=False, placed=False, number=0, begun_at=0.0))
         get.start()
         try:

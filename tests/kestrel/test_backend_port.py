@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gateway.delivery.backend import Backend
-from gateway.errors import BackendUnavailable, LeaseLost
+from gateway.errors import BackendUnavailable, LeaseLost, TooManyLeases
 from tests.kestrel.conftest import on_a_socket
 from tests.kestrel.standin import Manners, StandIn, darner, siberite
 from tests.kestrel.support import client
@@ -254,5 +254,49 @@ def test_a_lost_server_is_told_to_whoever_holds_its_item(opened):
                 await read.confirm()
             with pytest.raises(BackendUnavailable):
                 await rig.backend.put("q", b"2")
+
+    asyncio.run(main())
+
+
+def test_items_taken_one_by_one_go_back_in_order(opened):
+    """Each member gives its items from the head on; given back the newest first, they are as before."""
+
+    async def main():
+        async with opened() as rig:
+            for number in range(12):
+                await rig.backend.put("q", b"%d" % number)
+            orders = []
+            for _ in range(3):
+                order = []
+                for member in rig.backend.each_member():
+                    taken = []
+                    while (read := await member.take("q")) is not None:
+                        taken.append(read)
+                    order.append([int(read.data) for read in taken])
+                    assert order[-1] == sorted(order[-1])
+                    for read in reversed(taken):
+                        await read.abort()
+                orders.append(order)
+            assert orders[0] == orders[1] == orders[2]
+            assert sum(map(len, orders[0])) == 12
+
+    asyncio.run(main())
+
+
+def test_a_member_gives_no_more_than_it_may_hold(tmp_path):
+    """A search takes up no more places than other takes: the next item is refused, and nothing is taken."""
+
+    async def main():
+        with on_a_socket(tmp_path) as broker:
+            async with client(broker.address, max_server_leases=2) as backend:
+                for number in range(3):
+                    await backend.put("q", b"%d" % number)
+                (member,) = backend.each_member()
+                held = [await member.take("q") for _ in range(2)]
+                with pytest.raises(TooManyLeases):
+                    await member.take("q")
+                assert (await backend.stats_of("q")).open_reads == 2
+                for read in reversed(held):
+                    await read.abort()
 
     asyncio.run(main())

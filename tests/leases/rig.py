@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from gateway.config.policies import Policies, Policy, Table
 from gateway.delivery.control.control import Control
-from gateway.delivery.dead_letters.redrive import Redrive, Redriven
+from gateway.delivery.dead_letters.redrive import Redrive, Redriven, RedriveOrder
 from gateway.delivery.moves import Moves
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
@@ -66,7 +66,7 @@ class Rig:
             pauses=Pauses(control, self.catalog, polls),
             turns=Turns(),
         )
-        self._redrive = Redrive(kestrel, self.moves.dead_letters, tasks)
+        self._redrive = Redrive(kestrel, self.moves.dead_letters, quota, tasks)
 
     def queue(self, name: str) -> Queue:
         return self.catalog.queue("", name)
@@ -88,7 +88,7 @@ class Rig:
 
     async def redrive(self, queue: Queue, limit: int) -> Redriven:
         """What was moved back; raises the error where it is one."""
-        moved = await self._redrive.redrive(queue, limit)
+        moved = await self._redrive.redrive(queue, RedriveOrder(limit))
         if isinstance(moved.result, GatewayError):
             raise moved.result
         return moved.result

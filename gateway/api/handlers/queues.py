@@ -10,9 +10,10 @@ from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.response.listing import Listing
 from gateway.api.response.rendering import render
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
-from gateway.delivery.dead_letters.redrive import Redrive
+from gateway.delivery.dead_letters.redrive import Redrive, RedriveOrder
 from gateway.delivery.queues.management import Queues
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
+from gateway.envelope.rewrite import DeadReason
 from gateway.fairness.turns import Turns
 from gateway.queue_stats import QueueStats
 
@@ -92,4 +93,10 @@ class QueueAdmin:
 
     async def redrive(self, call: Call) -> Answer:
         body = await call.json()
-        return json_answer(call.result(await self._redrive.redrive(call.queue(), body.get("max", DEFAULT_REDRIVE))))
+        order = RedriveOrder(
+            body.get("max", DEFAULT_REDRIVE),
+            target=call.named(body["to"]) if "to" in body else None,
+            reason=DeadReason(body["reason"]) if "reason" in body else None,
+            rate=float(body.get("rate", 0)),
+        )
+        return json_answer(call.result(await self._redrive.redrive(call.queue(), order)))

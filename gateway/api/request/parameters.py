@@ -1,8 +1,9 @@
 """Query parameters, as openapi.yaml describes them: from text to checked values. Pure.
 
-A `number` is seconds, an `integer` is digits, a `string` must match its pattern, enum and length, an `array` of strings
-is a parameter that may be repeated. A parameter without a default is None if it is absent (an array: empty). Defaults
-are in `x-default`: some generated clients always send a `default`, which would override a queue's policy.
+A `number` is seconds, an `integer` is digits, a `boolean` is true or false, a `string` must match its pattern, enum and
+length, an `array` of strings is a parameter that may be repeated. A parameter without a default is None if it is absent
+(an array: empty). Defaults are in `x-default`: some generated clients always send a `default`, which would override a
+queue's policy.
 """
 
 from __future__ import annotations
@@ -91,6 +92,20 @@ class Text:
         if len(text) > self.limit or not self.pattern.fullmatch(text):
             raise InvalidParameter(f"{self.name}: {text[:80]!r} is not {self.hint or 'what the contract allows'}")
         return text
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """True or false."""
+
+    name: str
+    default: bool | None = None
+
+    def parse(self, text: str) -> bool:
+        """Raises InvalidParameter."""
+        if text not in ("true", "false"):
+            raise InvalidParameter(f"{self.name}: {text[:40]!r} is unknown; use true or false")
+        return text == "true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +210,8 @@ def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:
                 schema.get("maxLength", 1024),
                 default,
             )
+        case "boolean":
+            return Flag(name, default)
         case "array":
             return Repeated(name, _parameter(name, schema["items"]), schema["maxItems"])
         case other:

@@ -1,7 +1,8 @@
-"""Redrive: moves dead letters back to the queue they come from, as first attempts. Knows no leases.
+"""Redrive: moves dead letters back to the queue they come from, or to another one, as first attempts. Knows no leases.
 
 1. A dead letter is put on its queue, seen stored, and only then confirmed. It is never lost, but may exist twice.
 2. If queues share their dead letters, those of other queues are skipped: taken, and then given back to their places.
+   So are those that died for another reason than the one that is asked for.
 3. A step that has begun ends before the next one, even if the request is cancelled. Dead letters that are given back go
    to the head of their queue, so they keep their order only if they are given back one after the other.
 """
@@ -9,8 +10,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -19,10 +21,12 @@ from gateway.delivery.backend import Backend, Poll
 from gateway.delivery.dead_letters.store import DeadLetters
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.copy_safety import has_children
+from gateway.delivery.queues.quota import Quota
 from gateway.delivery.subscriptions.existing import no_subscription
-from gateway.envelope.rewrite import restored, source_queue
+from gateway.envelope.read import body_of, unwrap
+from gateway.envelope.rewrite import DeadReason, restored
 from gateway.envelope.times import wire_expiry
-from gateway.errors import GatewayError, QueueHasChildren, QueueNotFound
+from gateway.errors import BackendUnavailable, GatewayError, LeaseLost, OutcomeUnknown, QueueHasChildren, QueueNotFound
 from gateway.leases.lease import OpenRead
 
 T = TypeVar("T")
@@ -30,6 +34,19 @@ T = TypeVar("T")
 LONGEST_S: Final = 20.0
 """Many proxies do not wait longer for a request. The answer says how many are left."""
 MAX_SKIPPED: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveOrder:
+    """What to move. most: dead letters. target: None is the queue they come from. reason: None is any.
+
+    rate: the most dead letters a second; 0 is no limit.
+    """
+
+    most: int
+    target: Queue | None = None
+    reason: DeadReason | None = None
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,46 +60,103 @@ class Redriven:
 
 @dataclass(slots=True)
 class _Run:
-    """One redrive in progress. skipped: dead letters of other queues, in order."""
+    """One redrive in progress. skipped: dead letters that are not to be moved, in order. next_s: for the rate."""
 
     queue: Queue
-    limit: int
+    order: RedriveOrder
     until_s: float
     skipped: list[OpenRead]
     coverage: Coverage | None
     redriven: int = 0
     expired: int = 0
     trouble: GatewayError | None = None
+    next_s: float = 0.0
+
+    @property
+    def target(self) -> Queue:
+        return self.order.target or self.queue
+
+    def wants(self, item: bytes, *, shared: bool) -> bool:
+        """Whether the dead letter is to be moved. shared: those of other queues are there, too."""
+        if not shared and self.order.reason is None:
+            return True
+        event = unwrap(item).event
+        reason = self.order.reason
+        mine = not shared or event.get("deadqueue") == self.queue.name
+        return mine and (reason is None or event.get("deadreason") == reason.value)
+
+    async def pace(self) -> None:
+        """Returns when the rate allows the next dead letter, at the latest when the time of the redrive is over."""
+        if not self.order.rate:
+            return
+        now_s = time.monotonic()
+        wait_s = min(self.next_s, self.until_s) - now_s
+        self.next_s = max(self.next_s, now_s) + 1 / self.order.rate
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
 
     @property
     def over(self) -> bool:
-        done = self.redriven + self.expired >= self.limit or len(self.skipped) >= MAX_SKIPPED
+        done = self.redriven + self.expired >= self.order.most or len(self.skipped) >= MAX_SKIPPED
         return done or self.trouble is not None or time.monotonic() > self.until_s
 
 
 class Redrive:
     """Moves dead letters back. tasks: the lifespan's group, in which every dead letter that was started is finished."""
 
-    def __init__(self, backend: Backend, dead_letters: DeadLetters, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, backend: Backend, dead_letters: DeadLetters, quota: Quota, tasks: asyncio.TaskGroup) -> None:
         self._backend = backend
         self._dead_letters = dead_letters
+        self._quota = quota
         self._tasks = tasks
 
-    async def redrive(self, queue: Queue, limit: int) -> Covered[Redriven | GatewayError]:
-        """Moves up to `limit` dead letters back to the queue; servers that did not take part may have more.
+    async def redrive(self, queue: Queue, order: RedriveOrder) -> Covered[Redriven | GatewayError]:
+        """Moves dead letters of the queue; servers that did not take part may have more.
 
         QueueHasChildren: nothing is moved. QueueNotFound: the queue does not exist and has no dead letters. QueueFull,
-        JobTooLarge, BackendUnavailable, OutcomeUnknown: none could be moved back. Raises BackendUnavailable.
+        JobTooLarge, BackendUnavailable, OutcomeUnknown: none could be moved back. Raises BackendUnavailable,
+        TooManyQueues.
         Cancelled: what was started is finished, the others stay.
         """
+        try:
+            async with self.room(queue, order.target or queue):
+                return await self._redrive(queue, order)
+        except (QueueHasChildren, QueueNotFound) as error:
+            return Covered(error, None)
+
+    @contextlib.asynccontextmanager
+    async def room(self, queue: Queue, target: Queue) -> AsyncIterator[None]:
+        """Within the context dead letters of the queue may be put on the target.
+
+        Raises: QueueHasChildren, QueueNotFound for a child that does not exist, TooManyQueues, BackendUnavailable.
+        """
+        merged = await self._backend.queue_stats(target.key)
+        if target.is_child and target.key not in merged.queues:
+            raise no_subscription(target)
+        if await has_children(self._backend, target.key, merged):
+            raise QueueHasChildren(f"{target.name!r} has fanout children, and each of them would get the jobs again")
+        with contextlib.nullcontext() if target.key == queue.key else await self._quota.room(target):
+            yield
+
+    async def one(self, queue: Queue, target: Queue, read: OpenRead) -> Redriven:
+        """Moves one dead letter to the target, or drops it if it has expired.
+
+        Raises: QueueFull, JobTooLarge, BackendUnavailable: it is still a dead letter. OutcomeUnknown: it may be a job,
+        a dead letter or both.
+        """
+        expired = not await self._put(queue, target, read.data)
+        try:
+            await read.confirm()
+        except (LeaseLost, BackendUnavailable, OutcomeUnknown) as error:
+            if expired:
+                raise BackendUnavailable("the connection to Kestrel was lost; the dead letter may be there") from error
+            raise OutcomeUnknown("the job is on its queue, but the dead letter may still be there, too") from error
+        return Redriven(int(not expired), int(expired), 0)
+
+    async def _redrive(self, queue: Queue, order: RedriveOrder) -> Covered[Redriven | GatewayError]:
         merged = await self._backend.queue_stats(queue.key)
         stats = merged.queues.get(queue.key)
-        if queue.is_child and stats is None:
-            return Covered(no_subscription(queue), merged.coverage)
-        if await has_children(self._backend, queue.key, merged):
-            error = QueueHasChildren(f"{queue.name!r} has fanout children, and each of them would get the jobs again")
-            return Covered(error, merged.coverage)
-        run = _Run(queue, limit, time.monotonic() + LONGEST_S, [], coverage=merged.coverage)
+        run = _Run(queue, order, time.monotonic() + LONGEST_S, [], coverage=merged.coverage)
         left = 0
         for key in self._dead_letters.keys(queue):
             left += await self._bring_back(run, key)
@@ -101,9 +175,10 @@ class Redrive:
         if stats is None:
             return 0
         before = run.redriven + run.expired
-        mine_only = self._dead_letters.is_shared(run.queue, key)
+        shared = self._dead_letters.is_shared(run.queue, key)
         try:
             for _ in range(stats.items):
+                await run.pace()
                 if run.over:
                     break
                 waiter = self._backend.wait(key, 0, run.queue.tenant)
@@ -113,7 +188,7 @@ class Redrive:
                 if read is None:
                     run.coverage = least(run.coverage, waiter.coverage)
                     break
-                if not mine_only or source_queue(read.data) == run.queue.name:
+                if run.wants(read.data, shared=shared):
                     await self._completed(self._one(run, run.skipped.pop()))
             others = len(run.skipped)
         finally:
@@ -130,20 +205,29 @@ class Redrive:
             raise
 
     async def _one(self, run: _Run, read: OpenRead) -> None:
-        item = restored(read.data)
-        now_s = time.time()
         try:
-            if item.expires_s is not None and item.expires_s <= now_s:
+            if await self._put(run.queue, run.target, read.data):
+                run.redriven += 1
+                await read.confirm()
+            else:
                 await read.confirm()
                 run.expired += 1
-                return
-            await self._backend.put(run.queue.key, item.data, wire_expiry(item.expires_s, now_s))
-            run.redriven += 1
-            await read.confirm()
         except GatewayError as error:
             run.trouble = error
         finally:
             await read.abort()
+
+    async def _put(self, queue: Queue, target: Queue, letter: bytes) -> bool:
+        """Puts the content of a dead letter on the target; False if it has expired. Raises as Backend.put."""
+        item = restored(letter)
+        now_s = time.time()
+        if item.expires_s is not None and item.expires_s <= now_s:
+            return False
+        data = item.data
+        if target.policy.raw and not queue.policy.raw:
+            data = body_of(unwrap(data))  # a raw queue has bodies, not envelopes
+        await self._backend.put(target.key, data, wire_expiry(item.expires_s, now_s))
+        return True
 
 
 async def _take(skipped: list[OpenRead], waiter: Poll) -> OpenRead | GatewayError | None:

@@ -1,0 +1,332 @@
+"""Dead letters one by one over HTTP: listed, deleted and moved back by their ids."""
+
+import json
+import os
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.api.keyring import Keyring
+from tests.api.test_dead_letters import rejected
+from tests.cluster.rig import before, brokers
+from tests.lab.gateway import running
+from tests.lab.memcache import MemcacheClient
+from tests.lab.ports import free_port
+
+POLICIES = """
+[queues.bytes]
+format = "raw"
+"""
+
+
+@pytest.fixture(scope="module")
+def broker_port():
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory, broker_port):
+    """A gateway whose broker memcache clients reach, too."""
+    directory = tmp_path_factory.mktemp("letters")
+    (directory / "queues.toml").write_text(POLICIES)
+    flags = ("--broker-listen", f"127.0.0.1:{broker_port}", "--queues", str(directory / "queues.toml"))
+    with running(directory / "data", *flags) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def http(gateway):
+    with gateway.client() as client:
+        yield client
+
+
+@pytest.fixture
+def memcache(broker_port):
+    client = MemcacheClient(f"127.0.0.1:{broker_port}")
+    yield client
+    client.close()
+
+
+def letters(http, queue, query="max=100"):
+    answer = http.get(f"/queues/{queue}/dead-letters/jobs?{query}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()["letters"]
+
+
+def ids(http, queue):
+    return [each["id"] for each in letters(http, queue)]
+
+
+def envelope(number, queue="q", **changes):
+    """A dead letter as the gateway stores it."""
+    event = {
+        "specversion": "1.0", "id": f"job-{number}", "source": f"/queues/{queue}", "type": "kestrel-gateway.job",
+        "time": "2026-01-31T12:00:00Z", "enqueued": "2026-01-31T12:00:00Z", "attempt": 1, "deadreason": "rejected",
+        "deadtime": f"2026-01-31T12:{number // 60 % 60:02}:{number % 60:02}.000Z", "deadqueue": queue,
+        "deadattempts": 3, "datacontenttype": "application/json",
+    }  # fmt: skip
+    return json.dumps(event | changes | {"data": number}).encode()
+
+
+def test_the_oldest_are_listed_with_their_reasons(http, queue):
+    """In order, and they stay in order, however often they are listed."""
+    made = rejected(http, queue, "first", "second", "third")
+    before_s = time.time()
+    for _ in range(3):
+        shown = letters(http, queue)
+        assert [each["id"] for each in shown] == [each["letter"] for each in shown] == made
+    first = shown[0]
+    assert (first["queue"], first["reason"], first["error"], first["attempts"]) == (queue, "rejected", "first", 1)
+    assert first["enqueued_at"] <= first["dead_at"] <= time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before_s + 1))
+    assert (first["expires_at"], first["bytes"] > 200, "data" in first) == (None, True, False)
+    body = http.get(f"/queues/{queue}/dead-letters/jobs?max=2&payload=true").json()
+    assert ([each["data"] for each in body["letters"]], body["left"], body["queue"]) == (["first", "second"], 1, queue)
+    assert http.get(f"/queues/{queue}/dead-letters").json()["items"] == 3
+
+
+def test_one_is_deleted_and_the_others_keep_their_order(http, queue):
+    """A second time it is a 404; the queue itself is untouched."""
+    made = rejected(http, queue, *"abcd")
+    assert http.delete(f"/queues/{queue}/dead-letters/jobs/{made[2]}").status_code == 204
+    assert ids(http, queue) == [made[0], made[1], made[3]]
+    answer = http.delete(f"/queues/{queue}/dead-letters/jobs/{made[2]}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "dead-letter-not-found")
+
+
+def test_one_is_moved_back(http, queue):
+    """It is a first attempt on its queue, and no dead letter any more."""
+    made = rejected(http, queue, *"abc")
+    answer = http.post(f"/queues/{queue}/dead-letters/jobs/{made[1]}/redrive")
+    assert (answer.status_code, answer.json()) == (200, {"redriven": 1, "expired": 0, "left": 0})
+    assert ids(http, queue) == [made[0], made[2]]
+    job = http.get(f"/queues/{queue}/next").json()
+    assert (job["id"], job["attempt"], job["data"]) == (made[1], 1, "b")
+    assert not [name for name in job["attributes"] if name.startswith("dead")]
+    again = http.post(f"/queues/{queue}/dead-letters/jobs/{made[1]}/redrive")
+    assert (again.status_code, again.json()["code"]) == (404, "dead-letter-not-found")
+
+
+def test_one_or_all_are_moved_to_another_queue(http, queue):
+    """`to`; a raw queue gets the body."""
+    made = rejected(http, queue, *"abc")
+    assert http.post(f"/queues/{queue}/dead-letters/jobs/{made[0]}/redrive", json={"to": "bytes"}).status_code == 200
+    assert http.get("/queues/bytes/next?ack=auto&format=raw").content == b'"a"'
+    assert http.post(f"/queues/{queue}/redrive", json={"to": f"{queue}-repaired"}).json()["redriven"] == 2
+    taken = [http.get(f"/queues/{queue}-repaired/next?ack=auto").json() for _ in range(2)]
+    assert [each["id"] for each in taken] == made[1:]
+    assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
+
+
+def test_an_expired_one_is_dropped_on_its_way(http, queue, memcache):
+    """The answer says so."""
+    memcache.put(f"{queue}__dead", envelope(1, queue, expires="2026-02-01T00:00:00Z"))
+    assert letters(http, queue)[0]["expires_at"] == "2026-02-01T00:00:00.000Z"
+    answer = http.post(f"/queues/{queue}/dead-letters/jobs/job-1/redrive")
+    assert answer.json() == {"redriven": 0, "expired": 1, "left": 0}
+    assert letters(http, queue) == []
+
+
+def test_only_those_with_a_reason_are_moved(http, queue, memcache):
+    """The others keep their places."""
+    for number in range(6):
+        memcache.put(f"{queue}__dead", envelope(number, queue, deadreason=("rejected", "max-attempts")[number % 2]))
+    assert http.post(f"/queues/{queue}/redrive", json={"reason": "max-attempts", "max": 2}).json()["redriven"] == 2
+    assert ids(http, queue) == ["job-0", "job-2", "job-4", "job-5"]
+    assert [http.get(f"/queues/{queue}/next?ack=auto").json()["id"] for _ in range(2)] == ["job-1", "job-3"]
+
+
+def test_a_rate_is_kept(http, queue, memcache):
+    """Ten at twenty a second take at least 0.45 s."""
+    for number in range(10):
+        memcache.put(f"{queue}__dead", envelope(number, queue))
+    began_s = time.monotonic()
+    assert http.post(f"/queues/{queue}/redrive", json={"rate": 20}).json()["redriven"] == 10
+    assert 0.45 <= time.monotonic() - began_s < 5
+
+
+def test_letters_without_an_id_have_a_digest(http, queue, memcache):
+    """Raw items, and ids that no path can hold; the digest addresses one of two letters with the same id, too."""
+    for item in (b"not an envelope", envelope(1, queue, id="a/b"), envelope(2, queue), envelope(3, queue, id="job-2")):
+        memcache.put(f"{queue}__dead", item)
+    shown = letters(http, queue, "payload=true")
+    assert [each["id"] for each in shown] == [None, "a/b", "job-2", "job-2"]
+    assert [each["letter"].partition("-")[0] for each in shown] == ["digest", "digest", "job", "job"]
+    assert (shown[0]["data_base64"], shown[0]["reason"], shown[0]["attempts"]) == ("bm90IGFuIGVudmVsb3Bl", None, None)
+    for each in (shown[1], shown[0], shown[2]):
+        assert http.delete(f"/queues/{queue}/dead-letters/jobs/{each['letter']}").status_code == 204
+    assert [each["bytes"] for each in letters(http, queue)] == [len(envelope(3, queue, id="job-2"))]
+
+
+def test_one_that_another_consumer_holds_is_not_said_to_be_gone(http, queue, memcache):
+    """409 while the other has it, and it is there afterwards."""
+    made = rejected(http, queue, *"ab")
+    assert memcache.get(f"{queue}__dead/open") is not None
+    for answer in (
+        http.delete(f"/queues/{queue}/dead-letters/jobs/{made[0]}"),
+        http.post(f"/queues/{queue}/dead-letters/jobs/{made[0]}/redrive"),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (409, "dead-letter-held")
+        assert answer.json()["retryable"]
+    assert ids(http, queue) == made[1:]
+    assert memcache.get(f"{queue}__dead/abort") is None
+    assert http.delete(f"/queues/{queue}/dead-letters/jobs/{made[0]}").status_code == 204
+
+
+def test_nothing_is_created_by_asking(http):
+    """An unknown queue is a 404 in every call."""
+    path = "/queues/never-there/dead-letters/jobs"
+    answers = [http.get(path), http.delete(path + "/x"), http.post(path + "/x/redrive")]
+    assert {(each.status_code, each.json()["code"]) for each in answers} == {(404, "queue-not-found")}
+    assert http.get("/queues/never-there").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ("GET", "jobs?max=0", None, "invalid-parameter"),
+        ("GET", "jobs?max=101", None, "invalid-parameter"),
+        ("GET", "jobs?payload=yes", None, "invalid-parameter"),
+        ("GET", "jobs?cursor=1", None, "invalid-parameter"),
+        ("DELETE", "jobs/" + "x" * 1025, None, "invalid-name"),
+        ("DELETE", "jobs/x?max=1", None, "invalid-parameter"),
+        ("POST", "jobs/x/redrive", {"to": "a b"}, "invalid-body"),
+        ("POST", "jobs/x/redrive", {"max": 1}, "invalid-body"),
+        ("POST", "jobs/x/redrive", {"to": "dead"}, "invalid-name"),
+        ("POST", "../redrive", {"rate": 0}, "invalid-body"),
+        ("POST", "../redrive", {"reason": "bored"}, "invalid-body"),
+        ("POST", "../redrive", {"to": "x__y"}, "invalid-body"),
+    ],
+)
+def test_bad_input_is_refused(http, queue, bad):
+    """A 400 that says what is wrong, and nothing is done."""
+    method, path, body, code = bad
+    made = rejected(http, queue, "a")
+    answer = http.request(method, f"/queues/{queue}/dead-letters/{path}".replace("/dead-letters/..", ""), json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+    assert ids(http, queue) == made
+
+
+def test_scopes_tenants_and_queues_of_a_key(tmp_path):
+    """Only `admin`; one tenant's dead letters are another's 404; `to` must be a queue that the key may use."""
+    ring = Keyring(tmp_path / "keys.toml")
+    ring.add("a", "a")
+    ring.add("b", "b")
+    ring.add("worker", "a", "produce consume")
+    ring.add("narrow", "a", "admin", queues=["q"])
+    with running(tmp_path / "data", "--keys", str(ring.path)) as gateway:
+        with (
+            ring.client(gateway, "a") as a,
+            ring.client(gateway, "b") as b,
+            ring.client(gateway, "worker") as worker,
+            ring.client(gateway, "narrow") as narrow,
+        ):
+            (made,) = rejected(a, "q", "x")
+            path = "/queues/q/dead-letters/jobs"
+            assert [each["id"] for each in a.get(path).json()["letters"]] == [made]
+            for http, code in ((worker, "forbidden-scope"), (b, "queue-not-found")):
+                answers = [http.get(path), http.delete(f"{path}/{made}"), http.post(f"{path}/{made}/redrive")]
+                assert {each.json()["code"] for each in answers} == {code}
+            for call in (f"{path}/{made}/redrive", "/queues/q/redrive"):
+                assert narrow.post(call, json={"to": "other"}).json()["code"] == "forbidden-queue"
+            assert narrow.get("/queues/p/dead-letters/jobs").json()["code"] == "forbidden-queue"
+            assert narrow.post(f"{path}/{made}/redrive", json={"to": "q"}).status_code == 200
+
+
+def test_several_servers(tmp_path):
+    """Merged by the time of death; what is not found while a server is down is a 503, and what is found is done."""
+    with brokers(tmp_path, 3) as servers, before(tmp_path, servers) as gateway, gateway.client() as http:
+        for number in range(12):
+            servers[number % 3].client().put("q__dead", envelope(number))
+        assert ids(http, "q") == [f"job-{number}" for number in range(12)]
+        assert [each["id"] for each in letters(http, "q", "max=4")] == [f"job-{number}" for number in range(4)]
+        assert http.delete("/queues/q/dead-letters/jobs/job-7").status_code == 204
+        assert http.post("/queues/q/dead-letters/jobs/job-5/redrive").status_code == 200
+        servers[2].kill()
+        answer = http.get("/queues/q/dead-letters/jobs?max=100")
+        left = [f"job-{number}" for number in (0, 1, 3, 4, 6, 9, 10)]
+        assert ([each["id"] for each in answer.json()["letters"]], answer.headers["queue-coverage"]) == (left, "2/3")
+        for call in ("DELETE", "jobs/job-8"), ("POST", "jobs/job-8/redrive"), ("DELETE", "jobs/none"):
+            path = f"/queues/q/dead-letters/{call[1]}"
+            answer = http.request(call[0], path)
+            assert (answer.status_code, answer.json()["code"]) == (503, "backend-unavailable")
+            assert answer.headers["queue-coverage"] == "2/3"
+        assert http.delete("/queues/q/dead-letters/jobs/job-9").status_code == 204
+        servers[2].start()
+        deadline_s = time.monotonic() + 10
+        while http.delete("/queues/q/dead-letters/jobs/job-8").status_code != 204:
+            assert time.monotonic() < deadline_s
+        assert http.get("/queues/q/dead-letters").json()["items"] == 8
+
+
+def consume(port, stop, taken, aborted):
+    """Another consumer of the dead letters: takes one after the other, and gives back a part of them."""
+    chance = random.Random(7)
+    client = MemcacheClient(f"127.0.0.1:{port}")
+    try:
+        while not stop.wait(chance.uniform(0, 0.1)):
+            item = client.get("q__dead/open")
+            if item is None:
+                continue
+            if chance.random() < aborted:
+                client.get("q__dead/abort")
+            else:
+                client.get("q__dead/close")
+                taken.append(json.loads(item)["id"])
+    finally:
+        client.close()
+
+
+LONG = os.environ.get("KESTREL_GATEWAY_TEST_LETTERS", "150")
+
+
+@pytest.mark.parametrize(
+    ("calls", "aborted"),
+    [(9, 0), pytest.param(int(LONG), 0, marks=pytest.mark.slow), pytest.param(int(LONG), 0.3, marks=pytest.mark.slow)],
+)
+def test_500_letters_under_another_consumer(tmp_path, calls, aborted):
+    """List, delete and redrive single ones while another consumer takes some: nothing lost or doubled, order kept.
+
+    A consumer that gives one back puts it at the head, whatever is there by then; so there the order is its own."""
+    port = free_port()
+    chance = random.Random(calls)
+    with running(tmp_path / "data", "--broker-listen", f"127.0.0.1:{port}") as gateway, gateway.client() as http:
+        writer = MemcacheClient(f"127.0.0.1:{port}")
+        for number in range(500):
+            writer.put("q__dead", envelope(number))
+        stop, taken, done, unclear = threading.Event(), [], [], 0
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(consume, port, stop, taken, aborted)
+            try:
+                for number in range(calls):
+                    name = f"job-{chance.randrange(500)}"
+                    path = f"/queues/q/dead-letters/jobs/{name}"
+                    match number % 3:
+                        case 0:
+                            found = [int(each.removeprefix("job-")) for each in ids(http, "q")]
+                            assert len(found) > 50
+                            continue
+                        case 1:
+                            answer = http.delete(path)
+                        case 2:
+                            answer = http.post(path + "/redrive")
+                    if answer.status_code in {200, 204}:
+                        done.append((name, answer.status_code))
+                    else:
+                        assert answer.json()["code"] in {"dead-letter-not-found", "dead-letter-held"}, answer.text
+                        unclear += 1
+            finally:
+                stop.set()
+            other.result(10)
+        redriven = [json.loads(item)["id"] for item in writer.take_all("q")]
+        left = [json.loads(item)["id"] for item in writer.take_all("q__dead")]
+        writer.close()
+    assert redriven == [name for name, status in done if status == 200]
+    everything = taken + left + [name for name, _ in done]
+    assert sorted(everything) == sorted(f"job-{number}" for number in range(500)), "one is lost or doubled"
+    numbers = [int(name.removeprefix("job-")) for name in left]
+    assert aborted or numbers == sorted(numbers), "the order is broken"
+    assert len(done) > calls / 4
+    assert taken
