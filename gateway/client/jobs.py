@@ -28,6 +28,7 @@ _TEXT_TYPE: Final = "text/plain; charset=utf-8"
 @click.option("--lines", is_flag=True, help="each line of the file is a job, in JSON (NDJSON)")
 @click.option("--type", "-t", "content_type", help="content type of the job [default: by its content]")
 @click.option("--ttl", type=Seconds(), help="seconds after which the job is dropped if no consumer has taken it")
+@click.option("--delay", type=Seconds(), help="seconds until the job is on its queue")
 @click.option("--ordering-key", help="jobs with the same key are delivered in their order")
 @click.option("--idempotency-key", help="a request that is repeated with the same key is stored once")
 @click.option("--skip", type=WholeNumber(), default=0, help="with --lines: leave out so many lines at the beginning")
@@ -41,6 +42,7 @@ def put(
     lines: bool,
     content_type: str | None,
     ttl: float | None,
+    delay: float | None,
     ordering_key: str | None,
     idempotency_key: str | None,
     skip: int,
@@ -64,7 +66,7 @@ def put(
 
     if text is not None and file is not None:
         raise click.UsageError(f"the job is given twice: as TEXT and as --file {file}")
-    chosen = {name: value for name, value in (("ttl", ttl),) if value is not None}
+    chosen = {name: value for name, value in (("ttl", ttl), ("delay", delay)) if value is not None}
     headers = {"Ordering-Key": ordering_key} if ordering_key else {}
     if lines:
         if text is not None or content_type or idempotency_key:

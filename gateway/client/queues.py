@@ -1,10 +1,11 @@
-"""The commands for queues: `queues`, `queue`, `dead-letters`, `redrive`, `flush`, `delete`."""
+"""The commands for queues: their figures, dead letters, pauses and subscriptions; flushing and deleting them."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -80,7 +81,9 @@ def queue(queue: str, *, servers: bool, as_json: bool, api: GatewayApi) -> None:
     if as_json:
         options.show_json(answer)
         return
-    rows = [[name, value] for name, value in answer.items() if not isinstance(value, list)]
+    rows = [[name, value] for name, value in answer.items() if not isinstance(value, list | dict)]
+    if pause := answer.get("pause"):
+        rows.append(["paused", pause.get("reason") or "yes"])
     tables.show(["FIGURE", "VALUE"], rows)
     if servers:
         tables.show(["SERVER", *_FIGURES.values()], [[each["server"], *_row(each)[1:]] for each in answer["servers"]])
@@ -163,6 +166,73 @@ def delete(queue: str, *, yes: bool, api: GatewayApi) -> None:
     click.echo(f"{queue} is deleted, {answer['leases_ended']} leases ended")
 
 
+@click.command()
+@click.argument("queue")
+@click.option("--for", "for_s", type=Seconds(), help="seconds after which the pause ends by itself [default: never]")
+@click.option("--reason", help="why, for whoever looks at the queue")
+@options.calls
+def pause(queue: str, *, for_s: float | None, reason: str | None, api: GatewayApi) -> None:
+    """Pause QUEUE: jobs are accepted, and no consumer of any gateway gets one until `resume`."""
+    body = {} if reason is None else {"reason": reason}
+    if for_s is not None:
+        ends = datetime.fromtimestamp(time.time() + for_s, UTC)
+        body["until"] = ends.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    answer = api.call("PUT", f"{_path(queue)}/pause", json=body).json()
+    click.echo(f"{queue} is paused" + (f" until {answer['until']}" if answer.get("until") else ""))
+
+
+@click.command()
+@click.argument("queue")
+@options.calls
+def resume(queue: str, *, api: GatewayApi) -> None:
+    """End the pause of QUEUE. The exit code is 1 if its policy pauses it: then it stays paused."""
+    answer = api.call("DELETE", f"{_path(queue)}/pause").json()
+    if answer["paused"]:
+        options.notice(f"{queue} stays paused by its policy")
+        sys.exit(options.FAILED)
+    click.echo(f"{queue} is not paused")
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each subscription")
+@options.calls
+def subscriptions(queue: str, *, as_json: bool, api: GatewayApi) -> None:
+    """List the subscriptions of QUEUE. Each gets a copy of every job, and is read as QUEUE+CHILD."""
+    from gateway.client import tables  # noqa: PLC0415 (`--help` stays quick)
+
+    found = api.call("GET", f"{_path(queue)}/subscriptions").json()["subscriptions"]
+    if as_json:
+        for each in found:
+            options.show_json(each)
+    else:
+        tables.show(["SUBSCRIPTION", *_FIGURES.values()], [_row({**each, "queue": each["name"]}) for each in found])
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("child")
+@options.calls
+def subscribe(queue: str, child: str, *, api: GatewayApi) -> None:
+    """Create the subscription CHILD of QUEUE, which gets every job that is enqueued from now on."""
+    answer = api.call("PUT", f"{_path(queue)}/subscriptions/{_name(child)}").json()
+    for warning in answer["warnings"]:
+        options.notice(warning)
+    click.echo(f"{answer['name']} " + ("is created" if answer["created"] else "exists already"))
+
+
+@click.command()
+@click.argument("queue")
+@click.argument("child")
+@click.option("--yes", is_flag=True, help="do not ask")
+@options.calls
+def unsubscribe(queue: str, child: str, *, yes: bool, api: GatewayApi) -> None:
+    """Delete the subscription CHILD of QUEUE with its jobs."""
+    options.confirm(f"Delete the subscription {queue}+{child} with its jobs?", yes=yes)
+    answer = api.call("DELETE", f"{_path(queue)}/subscriptions/{_name(child)}").json()
+    click.echo(f"{answer['queue']} is deleted, {answer['leases_ended']} leases ended")
+
+
 def _listed(api: GatewayApi, filters: tuple[str, ...], sort: str) -> Iterator[dict[str, Any]]:
     """Every queue, page by page."""
     params: dict[str, Any] = {"filter": list(filters), "sort": sort}
@@ -197,10 +267,28 @@ def _row(figures: dict[str, Any]) -> list[Any]:
     return [figures["queue"], *(figures[name] for name in _FIGURES)]
 
 
+def _name(child: str) -> str:
+    from urllib.parse import quote  # noqa: PLC0415
+
+    return quote(child, safe="")
+
+
 def _path(queue: str) -> str:
     from gateway.client.api import queue_path  # noqa: PLC0415 (`--help` stays quick)
 
     return queue_path(queue)
 
 
-COMMANDS: Final = (queues, queue, dead_letters, redrive, flush, delete)
+COMMANDS: Final = (
+    queues,
+    queue,
+    dead_letters,
+    redrive,
+    flush,
+    delete,
+    pause,
+    resume,
+    subscriptions,
+    subscribe,
+    unsubscribe,
+)

@@ -146,3 +146,10 @@ def test_exit_codes(command: Commands, arguments: list[str], code: int, message:
     assert (done.returncode, done.stdout) == (code, b"")
     assert message in done.stderr.decode()
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_delayed_job_comes_later(command: Commands, queue: str):
+    """--delay is passed on."""
+    command.text("put", queue, "later", "--delay", "0.5")
+    assert command("next", queue, "--wait", "0").returncode == 3
+    assert command.text("next", queue, "--ack", "--raw", "--wait", "10") == "later"

@@ -119,3 +119,39 @@ def test_flush_and_delete_ask_first(command: Commands, http: httpx.Client, fille
     assert http.get(f"/queues/{filled}").json()["items"] == 0
     assert command.text("delete", filled, "--yes") == f"{filled} is deleted, 0 leases ended\n"
     assert command("queue", filled).returncode == 3
+
+
+def test_a_pause_and_its_end(command: Commands, http: httpx.Client, filled: str):
+    """Nothing is handed out while the queue is paused; `resume` ends it, and `--for` says until when it lasts."""
+    assert command.text("pause", filled, "--for", "3600", "--reason", "deploy").startswith(
+        f"{filled} is paused until 20"
+    )
+    figures = json.loads(command.text("queue", filled, "--json"))
+    assert (figures["pause"]["paused"], figures["pause"]["reason"]) == (True, "deploy")
+    assert http.get(f"/queues/{filled}/next?timeout=0").headers["queue-paused"]
+    assert command.text("resume", filled) == f"{filled} is not paused\n"
+    assert command.text("next", filled, "--ack", "--raw") == "one"
+    assert command("pause", "no-such-queue").returncode == 3
+
+
+def test_subscriptions(command: Commands, queue: str):
+    """They are created, listed, read under their name, and deleted if that is confirmed."""
+    assert command.text("subscribe", queue, "audit") == f"{queue}+audit is created\n"
+    assert command.text("subscribe", queue, "audit") == f"{queue}+audit exists already\n"
+    command.text("put", queue, "hello")
+    assert command.text("next", f"{queue}+audit", "--ack", "--raw") == "hello"
+    headings, row = command.text("subscriptions", queue).splitlines()
+    assert (headings.split("\t")[0], row.split("\t")[0]) == ("SUBSCRIPTION", f"{queue}+audit")
+    assert json.loads(command.text("subscriptions", queue, "--json"))["child"] == "audit"
+    assert command("unsubscribe", queue, "audit").returncode == 2
+    assert command.text("unsubscribe", queue, "audit", "--yes") == f"{queue}+audit is deleted, 0 leases ended\n"
+    assert command.text("subscriptions", queue).count("\n") == 1
+
+
+def test_the_figures_show_pauses(command: Commands, filled: str):
+    """The plain table of one queue has no nested values."""
+    command.text("pause", filled, "--reason", "deploy")
+    shown = command.text("queue", filled)
+    assert "{" not in shown
+    assert "paused\tdeploy\n" in shown
+    command.text("resume", filled)

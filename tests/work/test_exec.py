@@ -368,3 +368,18 @@ def test_a_gateway_that_refuses_the_first_poll(start: Start, gateway: Running):
     worker = start("bad__name", "--exec", "true")
     assert worker.wait() == 4
     assert "invalid-name" in worker.text()
+
+
+def test_a_paused_queue_costs_little(start: Start, put: Put, queue: str, http: httpx.Client, rest):
+    """The worker polls at its pace, takes nothing, and goes on when the pause ends."""
+    put("job")
+    http.put(f"/queues/{queue}/pause").raise_for_status()
+    worker = start(queue, "--wait", "1", "--max-jobs", "1", "--exec", "false")
+    worker.wait_for_log("takes jobs of")
+    began_s = worker.cpu_s()
+    time.sleep(2)
+    assert worker.cpu_s() - began_s < 0.5
+    assert "failed" not in worker.text()
+    http.delete(f"/queues/{queue}/pause").raise_for_status()
+    assert worker.wait() == 0
+    until(lambda: rest() == {"job": (2, "exit status 1")})
