@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections import defaultdict
@@ -12,10 +13,14 @@ import hypothesis
 import pytest
 
 from tests.lab import ledger
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running, running
 
 hypothesis.settings.register_profile("tests", deadline=None)  # the machine is shared: an example's time says nothing
 hypothesis.settings.load_profile("tests")
+
+# `make coverage` measures only processes that Python starts.
+ForkedProcess.enabled = "COVERAGE_PROCESS_CONFIG" not in os.environ
 
 _left_out: dict[str, list[str]] = defaultdict(list)
 """The slow tests that the command line leaves out, by their file."""

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import HOST, free_port
@@ -52,7 +53,9 @@ class BrokerProcess:
         if self.clients or self.log:
             self._forget()
         arguments = tied("gateway.broker", "--listen", self.address, "--data", str(self.data), *self.flags)
-        self.process = subprocess.Popen(arguments, bufsize=0, stdin=lifeline(), stderr=subprocess.PIPE, env=self.env)
+        self.process: subprocess.Popen[bytes] = ForkedProcess(
+            arguments, bufsize=0, stdin=lifeline(), stderr=subprocess.PIPE, env=self.env
+        )
         try:
             self.wait_for_log(r"listening on \S", START_S)
         except BaseException:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import httpx
 
 from tests.lab import plain
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
 from tests.lab.processes import START_S, group_lives
@@ -50,7 +51,7 @@ class Running:
         """Starts it, again on the same port and directory, and returns when it is ready."""
         command = tied("gateway", "serve", "--port", str(self.port), "--data", str(self.data), python=self.python)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process: subprocess.Popen[bytes] = ForkedProcess(
                 [*command, *self.flags],
                 stdout=log,
                 stderr=log,

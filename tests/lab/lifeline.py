@@ -25,14 +25,19 @@ def lifeline() -> int:
     return os.pipe()[0]
 
 
-def _end_with_the_tests() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(1)
+def end_with_the_tests() -> None:
+    """From now on this process ends when its standard input does."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_the_tests, daemon=True).start()
+    end_with_the_tests()
     sys.path[0] = os.getcwd()  # noqa: PTH109 (a string is wanted)
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

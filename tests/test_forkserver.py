@@ -1,0 +1,128 @@
+"""A forked process is like an executed one: the same surroundings, the same end, the same parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab.forkserver import SERVER, ForkedProcess
+from tests.lab.gateway import running
+from tests.lab.lifeline import lifeline, tied
+from tests.lab.processes import children_of
+
+MODULE = "tests.test_forkserver"
+
+
+def surroundings() -> dict[str, object]:
+    """What a process can see of how it was started."""
+    return {
+        "arguments": sys.argv[1:],
+        "name": __name__,
+        "directory": str(Path.cwd()),
+        "environment": dict(os.environ),
+        "descriptors": {
+            name: str(Path(f"/proc/self/fd/{name}").readlink()).partition(":")[0]
+            for name in sorted(os.listdir("/proc/self/fd"), key=int)  # noqa: PTH208 (numbers)
+            if Path(f"/proc/self/fd/{name}").exists()
+        },
+        "limits": [resource.getrlimit(each) for each in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)],
+        "mask": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
+        "handlers": [str(signal.getsignal(each)) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)],
+        "umask": os.umask(0o22),
+        "threads": threading.active_count(),
+        "leads its session": os.getsid(0) == os.getpid(),
+        "parent": os.getppid(),
+        "optimized": sys.flags.optimize,
+    }
+
+
+def seen(kind: type[subprocess.Popen[bytes]], folder: Path, passed: int, *, session: bool) -> dict[str, object]:
+    """What a process that is started in this way sees. Its limits, umask and mask are the caller's."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    umask = os.umask(0o27)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, limits[1]))
+    try:
+        with kind(
+            tied(MODULE, "one", "two words"),
+            stdin=lifeline(),
+            stdout=subprocess.PIPE,
+            pass_fds=[passed],
+            cwd=folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+                "LC_CTYPE": "C.UTF-8",  # Python sets it where no locale is set
+                "OURS": "é\n=",
+            },
+            start_new_session=session,
+        ) as process:
+            found: dict[str, object] = json.loads(process.communicate()[0])
+        assert process.returncode == 7
+        return found
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        os.umask(umask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@pytest.mark.parametrize("session", [True, False])
+def test_it_sees_what_an_executed_one_sees(tmp_path: Path, session: bool) -> None:
+    """Arguments, directory, environment, descriptors, limits, mask, handlers, umask, session, parent."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        executed = seen(subprocess.Popen, tmp_path, theirs.fileno(), session=session)
+        forked = seen(ForkedProcess, tmp_path, theirs.fileno(), session=session)
+    assert forked == executed
+    assert forked["parent"] == os.getpid()
+    assert forked["arguments"] == ["one", "two words"]
+    assert forked["umask"] == 0o27
+
+
+def test_it_is_signalled_and_waited_for() -> None:
+    """Like any child: `wait` returns the signal that ended it, and no zombie is left."""
+    process: ForkedProcess[bytes] = ForkedProcess(tied(MODULE, "sleep"), stdin=lifeline())
+    assert process.poll() is None
+    process.kill()
+    assert process.wait(5) == -signal.SIGKILL
+    assert process.pid not in children_of(os.getpid())
+
+
+def test_an_error_is_printed_and_ends_it() -> None:
+    """With the traceback on its standard error, and exit code 1."""
+    process: ForkedProcess[bytes] = ForkedProcess(tied(MODULE, "fail"), stdin=lifeline(), stderr=subprocess.PIPE)
+    with process:
+        assert b"ZeroDivisionError" in process.communicate()[1]
+    assert process.returncode == 1
+
+
+def test_a_gateway_forks_its_children(tmp_path: Path) -> None:
+    """Broker and workers are children of the supervisor with the command lines of executed ones; all end with it."""
+    with running(tmp_path / "data", "--workers", "2") as gateway:
+        children = children_of(gateway.process.pid)
+        commands = sorted(each.split()[each.split()[0] == sys.executable and 3] for each in children.values())
+        assert commands == ["gateway.broker", "gateway.process.worker", "gateway.process.worker", SERVER]
+        deadline_s = time.monotonic() + 5
+        assert gateway.stop() == 0
+        while any(Path(f"/proc/{pid}").exists() for pid in children):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    if "sleep" in sys.argv:
+        time.sleep(60)
+    if "fail" in sys.argv:
+        print(1 / 0)
+    print(json.dumps(surroundings()))
+    sys.exit(7)
