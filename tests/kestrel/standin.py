@@ -6,6 +6,7 @@ It speaks as much of the protocol as the client side uses and misbehaves when to
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import struct
 from collections import deque
@@ -21,6 +22,9 @@ class Manners:
     """How the server behaves.
 
     `status`: empty where the command is unknown. `lost_wakeups`: one stored item in so many wakes nobody; 0: none.
+    `copying_s`: the longest time that a `set` of a queue with children copies, in which other commands are carried out,
+    as in Kestrel's threads: a child that is deleted meanwhile is created again by its copy, and while one of SAFE or
+    more children is created or deleted, a copy to another one may be lost. `aged_out`: `queue_expires` of `stats`.
     `script` maps a command word to what happens instead, used up from the left.
     """
 
@@ -33,11 +37,17 @@ class Manners:
     frozen: bool = False
     chop: bool = False
     lost_wakeups: int = 0
+    copying_s: float = 0.0
+    aged_out: int = 0
     script: dict[str, deque[Callable[[Session], None]]] = field(default_factory=dict)
 
     def once(self, word: str, action: Callable[[Session], None]) -> None:
         """The next command `word` does `action` instead."""
         self.script.setdefault(word, deque()).append(action)
+
+
+SAFE = 6
+"""Source: kestrel-wire.md, "Set": with up to 5 children no copy was lost."""
 
 
 def darner() -> Manners:
@@ -84,6 +94,7 @@ class Session(asyncio.Protocol):
         self.server = server
         self.buffer = b""
         self.held: list[tuple[str, bytes]] = []
+        self.copying = False
         self.waiting: str | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.closed = False
@@ -112,7 +123,7 @@ class Session(asyncio.Protocol):
             self.work()
 
     def work(self) -> None:
-        while not self.closed and self.waiting is None and b"\r\n" in self.buffer:
+        while not self.closed and self.waiting is None and not self.copying and b"\r\n" in self.buffer:
             line, _, rest = self.buffer.partition(b"\r\n")
             words = line.decode("latin-1").split(" ")
             body = b""
@@ -164,6 +175,9 @@ class Session(asyncio.Protocol):
             case ["get", name] if manners.status == "QUIESCENT" and not name.endswith(("/close", "/abort")):
                 self.send(b"SERVER_ERROR quiescent\r\n")
                 self.close()
+            case ["set", key, *_] if server.children(key):
+                self.copying = True
+                server.copies.append(server.loop.create_task(self.copy(key, body)))
             case ["set", key, *_]:
                 full = len(server.queues.get(key, ())) >= server.max_items
                 self.send(b"NOT_STORED\r\n" if full else b"STORED\r\n")
@@ -193,9 +207,29 @@ class Session(asyncio.Protocol):
                 self.send(b"ERROR\r\n")
                 self.close()
 
+    async def copy(self, key: str, body: bytes) -> None:
+        """A `set` as Kestrel does it: to the children first, whatever becomes of them, and then to the queue."""
+        server = self.server
+        children, changes = server.children(key), server.changes.get(key, 0)
+        for child in children:
+            if server.manners.copying_s:
+                await asyncio.sleep(random.uniform(0, server.manners.copying_s / len(children)))
+            if len(children) >= SAFE and changes != server.changes.get(key, 0) and child in server.queues:
+                changes = server.changes.get(key, 0)
+                server.lost_copies += 1  # the set changed under the copying thread
+            elif len(server.queues.get(child, ())) < server.max_items:
+                server.append(child, body)
+        full = len(server.queues.get(key, ())) >= server.max_items
+        if not full:
+            server.append(key, body)
+        self.copying = False
+        self.send(b"NOT_STORED\r\n" if full else b"STORED\r\n")
+        self.work()
+
     def get(self, key: str, *options: str) -> None:
         server = self.server
-        queue = server.queues.setdefault(key, deque())
+        server.create(key)
+        queue = server.queues[key]
         if "close" in options or "abort" in options:
             mine = [held for held in self.held if held[0] == key]
             if mine:
@@ -261,6 +295,9 @@ class StandIn:
         self.running = False
         self.max_items = 1 << 30
         self.appended = 0
+        self.copies: list[asyncio.Task[None]] = []
+        self.changes: dict[str, int] = {}
+        self.lost_copies = 0
         self.stored_at: dict[bytes, float] = {}
         self.delay_s = 0.0
 
@@ -298,15 +335,32 @@ class StandIn:
                 session.send(unsent)
             session.work()
 
+    def children(self, key: str) -> list[str]:
+        """The children of the queue."""
+        return [] if "+" in key else [each for each in self.queues if each.startswith(f"{key}+")]
+
+    def create(self, key: str) -> None:
+        """Creates the queue if it does not exist."""
+        if key not in self.queues:
+            self.queues[key] = deque()
+            self.changed(key)
+
+    def changed(self, key: str) -> None:
+        parent, child, _ = key.partition("+")
+        if child:
+            self.changes[parent] = self.changes.get(parent, 0) + 1
+
     def append(self, key: str, data: bytes) -> None:
-        self.queues.setdefault(key, deque()).append(data)
+        self.create(key)
+        self.queues[key].append(data)
         self.appended += 1
         self.stored_at[data] = self.loop.time()
         if not self.manners.lost_wakeups or self.appended % self.manners.lost_wakeups:
             self.feed(key)
 
     def back(self, key: str, data: bytes) -> None:
-        self.queues.setdefault(key, deque()).appendleft(data)
+        self.create(key)
+        self.queues[key].appendleft(data)
         self.feed(key)
 
     def feed(self, key: str) -> None:
@@ -317,21 +371,28 @@ class StandIn:
             session.give(key, queue.popleft())
 
     def delete(self, key: str) -> None:
-        self.queues.pop(key, None)
+        if self.queues.pop(key, None) is not None:
+            self.changed(key)
         for session in list(self.waiters.get(key, ())):
             session.time_over()
 
     def dump(self, keys: list[str]) -> bytes:
         """keys: of these queues only; empty: of all."""
         blocks = [
-            f"queue '{key}' {{\r\n  items={len(items)}\r\n  open_transactions={self.held(key)}\r\n}}\r\n"
+            f"queue '{key}' {{\r\n  items={len(items)}\r\n  open_transactions={self.held(key)}"
+            f"{self.listed(key)}\r\n}}\r\n"
             for key, items in self.queues.items()
             if not keys or key in keys
         ]
         return "".join([*(blocks or ["\r\n"]), "END\r\n"]).encode()
 
+    def listed(self, key: str) -> str:
+        """The line of `dump_stats` with the children of the queue, if it has some."""
+        children = self.children(key)
+        return f"\r\n  children={','.join(children)}" if children else ""
+
     def stats(self) -> bytes:
-        lines = ["STAT version 0.2.0"]
+        lines = ["STAT version 0.2.0", f"STAT queue_expires {self.manners.aged_out}"]
         for key, items in self.queues.items():
             lines += [f"STAT queue_{key}_items {len(items)}", f"STAT queue_{key}_total_items 7"]
             lines += [f"STAT queue_{key}_waiters 0", f"STAT queue_{key}_open_transactions {self.held(key)}"]
