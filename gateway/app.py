@@ -47,6 +47,8 @@ from gateway.config import policies
 from gateway.config.cluster_secret import secrets_of
 from gateway.config.keys import Keys, load
 from gateway.config.toml_file import Mistake, MistakesError
+from gateway.delivery.caps.caps import Caps
+from gateway.delivery.caps.link import CapLink
 from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.letters import DeadLetterJobs
@@ -175,6 +177,9 @@ class Gateway:
             share=share,
         )
         self._pauses = Pauses(self._control, self._catalog, poll_limits)
+        self._cap_link = CapLink(context.run_dir)
+        self._poll_limits = poll_limits
+        self._caps = Caps(self._cap_link, self._catalog)
         self._receiver = Receiver(
             self._kestrel,
             self._registry,
@@ -183,6 +188,7 @@ class Gateway:
             self._tasks,
             poll_limits=poll_limits,
             pauses=self._pauses,
+            caps=self._caps,
             turns=turns,
         )
         self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
@@ -328,6 +334,7 @@ class Gateway:
         """Raises MistakesError."""
         if self._settings.queues is not None:
             self._catalog.apply(await asyncio.to_thread(policies.load, self._settings.queues, self._namespace))
+            self._caps.policies_changed(self._poll_limits.queues, self._registry.open_leases())
             self._pauses.policies_changed()
             self._known.refresh(time.monotonic())  # a queue may have another key
             log.info("reload: policies of %s", self._settings.queues)
@@ -384,6 +391,7 @@ class Gateway:
         async with self._tasks:
             await self._kestrel.start()
             await self._control.start()
+            await self._cap_link.start()
             await self._worker_server.start()
             watching = self._tasks.create_task(self._unreachable.watch()) if self._index == 0 else None
             moving = self._tasks.create_task(self._delayed_jobs.run())
@@ -405,6 +413,7 @@ class Gateway:
                 log.info("leases: %s", self._registry.statistics())
                 log.info("lease commands: %s", self._lease_router.statistics)
                 await self._control.close()
+                await self._cap_link.close()
                 await self._kestrel.close()
                 await self._idempotency.close()
 

@@ -17,8 +17,8 @@ from gateway.api.exchange import Answer
 METHODS: Final = b"GET, POST, PUT, DELETE"
 EXPOSED: Final = (
     b"Lease-Id, Lease-Expires, Lease-Acked, Location, Retry-After, Preference-Applied, Request-Id, "
-    b"Idempotency-Replayed, Queue-Coverage, Queue-Paused, WWW-Authenticate, Attributes-Left-Out, "
-    b"traceparent, tracestate, "
+    b"Idempotency-Replayed, Queue-Coverage, Queue-Paused, Queue-Limited, WWW-Authenticate, "
+    b"Attributes-Left-Out, traceparent, tracestate, "
     b"ce-specversion, ce-id, ce-source, ce-type, ce-subject, ce-time, ce-dataschema, ce-expires, ce-attempt, "
     b"ce-enqueued, ce-tenant, ce-lasterror, ce-deadreason, ce-deadtime, ce-deadqueue, ce-deadattempts, "
     b"ce-traceparent, ce-tracestate"

@@ -56,7 +56,8 @@ class Policy:
     """The policy of one queue. A field that is None means: use the settings.
 
     ttl_s, lease_s: used if the request gives none. max_bytes: limit for the body of one job. duplicates_ok: a put with
-    an unknown outcome is sent once more. paused: nothing is handed out. key: Kestrel's name of the queue.
+    an unknown outcome is sent once more. paused: nothing is handed out.
+    max_in_flight: jobs under lease at a time. rate: jobs handed out in a second. key: Kestrel's name of the queue.
     """
 
     format: Format = Format.JSON
@@ -68,6 +69,8 @@ class Policy:
     max_bytes: int | None = None
     duplicates_ok: bool = False
     paused: bool = False
+    max_in_flight: int | None = None
+    rate: float | None = None
     key: str | None = None
 
     @property
@@ -292,6 +295,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "max_bytes": Rule("max_bytes", f"a whole number of bytes from 1 to {1 << 30}", _whole(1, 1 << 30)),
     "duplicates_ok": Rule("duplicates_ok", "true or false", _yes_or_no),
     "paused": Rule("paused", "true or false", _yes_or_no),
+    "max_in_flight": Rule("max_in_flight", "a whole number from 1 to 1000000", _whole(1, 1_000_000)),
+    "rate": Rule("rate", "jobs in a second from 0.001 to 100000", _number(0.001, 100_000)),
     "key": Rule("key", f"a key that Kestrel accepts: 1 to {MAX_OWN_KEY} of visible ASCII without / + . ~", _own_key),
 }
 """The keys that a table may hold. docs/policies.md lists them; a test compares the two."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from gateway.coverage import Coverage
 from gateway.delivery.control.control import Control, EntryKind
-from gateway.delivery.poll_limits import PollLimits
+from gateway.delivery.poll_limits import HeldPoll, PollLimits
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BackendUnavailable, OutcomeUnknown
 
@@ -49,28 +49,6 @@ def _unpack(value: Any) -> Pause:
 
 
 PAUSE: Final[EntryKind[Pause]] = EntryKind("pause", _pack, _unpack)
-
-
-class HeldPoll:
-    """A poll that waits for the end of a pause, not on a server."""
-
-    def __init__(self) -> None:
-        self._woken = asyncio.Event()
-        self.ended = False
-        self.coverage: Coverage | None = None
-
-    async def result(self) -> None:
-        """Returns when the poll is to look again, or has ended."""
-        await self._woken.wait()
-
-    def wake(self) -> None:
-        """The queue has changed."""
-        self._woken.set()
-
-    def cancel(self) -> None:
-        """Ends the poll: its consumer is gone, or the gateway stops."""
-        self.ended = True
-        self._woken.set()
 
 
 class Pauses:
@@ -132,7 +110,7 @@ class Pauses:
 
     def policies_changed(self) -> None:
         """The policies of queues have changed."""
-        for key in self._polls.queues:
+        for key in self._polls.keys:
             self._changed(key)
 
     def _changed(self, key: str) -> None:

@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 
+from gateway.coverage import Coverage
 from gateway.delivery.backend import Poll
 from gateway.delivery.queues.catalog import Queue
 from gateway.errors import TooManyWaiters
 from gateway.fairness.shares import WHOLE, Shares
+
+
+class HeldPoll:
+    """A poll that does not wait on a server: its queue hands out nothing now. ended: it is not to go on."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._callback: Callable[[], None] | None = None
+        self.ended = False
+        self.coverage: Coverage | None = None
+
+    @property
+    def woken(self) -> bool:
+        """Whether the queue has changed, or the poll has ended."""
+        return self._event.is_set()
+
+    async def result(self) -> None:
+        """Returns when it is woken."""
+        await self._event.wait()
+
+    def on_woken(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` when it is woken; at once if it is."""
+        self._callback = callback
+        if self.woken:
+            callback()
+
+    def wake(self) -> None:
+        """The queue has changed; the poll is to look again."""
+        self._event.set()
+        if self._callback is not None:
+            self._callback()
+
+    def cancel(self) -> None:
+        """Ends the poll: its consumer is gone, or the gateway stops."""
+        self.ended = True
+        self.wake()
 
 
 class PollLimits:
@@ -49,9 +87,16 @@ class PollLimits:
             raise TooManyWaiters(f"the queue has {self._queue_limit} waiting polls on this worker, its limit")
 
     @property
-    def queues(self) -> list[str]:
+    def keys(self) -> list[str]:
         """The keys of all queues with a waiting poll."""
         return list(self._queues)
+
+    @property
+    def queues(self) -> list[Queue]:
+        """Every queue with a waiting poll."""
+        return [
+            queue for polls in self._queues.values() for queue in {each.key: each for each in polls.values()}.values()
+        ]
 
     def by_queue(self, key: str) -> list[tuple[Poll, Queue]]:
         """The polls of the queue with the key, each with the queue as its request named it."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -18,11 +20,13 @@ from functools import partial
 from gateway.coverage import Covered
 from gateway.delivery.attempts import identity
 from gateway.delivery.backend import Backend, OnGone
+from gateway.delivery.caps.caps import CapPlace, Caps
+from gateway.delivery.caps.counter import CapLimits, CapReason
 from gateway.delivery.dead_letters.store import Stored
 from gateway.delivery.expired_jobs import ExpiredJobs
 from gateway.delivery.moves import Moves, job_of
-from gateway.delivery.pause import HeldPoll, Pauses
-from gateway.delivery.poll_limits import PollLimits
+from gateway.delivery.pause import Pauses
+from gateway.delivery.poll_limits import HeldPoll, PollLimits
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
 from gateway.envelope.read import Job
@@ -48,6 +52,8 @@ class Hold(Enum):
     """Why a queue that may have jobs handed out none."""
 
     PAUSED = "paused"
+    MAX_IN_FLIGHT = "max_in_flight"
+    RATE = "rate"
 
 
 class Receiver:
@@ -63,6 +69,7 @@ class Receiver:
         *,
         poll_limits: PollLimits,
         pauses: Pauses,
+        caps: Caps,
         turns: Turns,
     ) -> None:
         self._backend = backend
@@ -72,9 +79,11 @@ class Receiver:
         self._tasks = tasks
         self._poll_limits = poll_limits
         self._pauses = pauses
+        self._caps = caps
         self._turns = turns
         self.draining = False
         registry.on_end(moves.attempts.ended)
+        registry.on_end(caps.ended)
 
     @property
     def waiting(self) -> int:
@@ -102,29 +111,61 @@ class Receiver:
         """Like `next`, for a queue that may be used."""
         if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
             raise Draining("the gateway is shutting down and delivers no more jobs")
-        began_s = time.monotonic()
+        until_s = time.monotonic() + timeout_s
+        passing_s = time.monotonic() + max(timeout_s, PASSING_S)
         expired = ExpiredJobs(self._tasks)
         while True:
             self._registry.limits.check_room(queue.tenant)
-            if self._pauses.paused(queue) and not await self._resumed(queue, began_s + timeout_s, on_gone):
+            if self._pauses.paused(queue) and not await self._resumed(queue, until_s, on_gone):
                 return Covered(Hold.PAUSED, None)
-            left_s = max(0.0, timeout_s - (time.monotonic() - began_s))
+            place: CapPlace | None = None
+            if (limits := self._caps.limits(queue)) is not None:
+                given = await self._place(queue, limits, until_s, on_gone)
+                if given is None:
+                    continue
+                if isinstance(given, CapReason):
+                    return Covered(None if given is CapReason.OTHERS else Hold(given.value), None)
+                place = given
             try:
-                taken = await self._take(queue, left_s, on_gone)
-            except TooManyLeases:  # possibly because of jobs that are being dropped
-                if not await expired.one_ended():
-                    raise
-            else:
-                if taken.result is None:
-                    if self._pauses.paused(queue) and not self.draining:
-                        continue
-                    return Covered(None, taken.coverage)
-                delivery = await self._deliver(queue, taken.result, lease_s, expired)
-                if delivery is not None and (not at_most_once or await self._acked(delivery.lease, on_gone)):
-                    return Covered(delivery, None)
-            gone_s = time.monotonic() - began_s
-            if gone_s > max(timeout_s, PASSING_S) or self.draining:
+                taken = await self._once(
+                    queue, until_s, lease_s, on_gone, expired=expired, place=place, at_most_once=at_most_once
+                )
+            finally:
+                if place is not None:
+                    place.done()
+            if taken is not None:
+                return taken
+            if time.monotonic() > passing_s or self.draining:
                 return Covered(None, None)
+
+    async def _once(
+        self,
+        queue: Queue,
+        until_s: float,
+        lease_s: float,
+        on_gone: OnGone,
+        *,
+        expired: ExpiredJobs,
+        place: CapPlace | None,
+        at_most_once: bool,
+    ) -> Covered[Delivery | None] | None:
+        """Takes one item and delivers it; None if the poll is to go on, because this one is not to be delivered."""
+        try:
+            taken = await self._take(queue, max(0.0, until_s - time.monotonic()), on_gone)
+        except TooManyLeases:  # possibly because of jobs that are being dropped
+            if not await expired.one_ended():
+                raise
+            return None
+        if taken.result is None:
+            return None if self._pauses.paused(queue) and not self.draining else Covered(None, taken.coverage)
+        delivery = await self._deliver(queue, taken.result, lease_s, expired)
+        if delivery is None:
+            return None
+        if place is not None:
+            place.leased(delivery.lease)
+        if at_most_once and not await self._acked(delivery.lease, on_gone):
+            return None
+        return Covered(delivery, None)
 
     async def _resumed(self, queue: Queue, until_s: float, on_gone: OnGone) -> bool:
         """Waits until the queue is no longer paused. False: it is at `until_s` (monotonic), or the poll has ended.
@@ -135,18 +176,39 @@ class Receiver:
             left_s = until_s - time.monotonic()
             if left_s <= 0:
                 return False
-            self._poll_limits.check_room(queue)
-            held = HeldPoll()
-            self._poll_limits.add(queue, held)
-            forget = on_gone(held.cancel)
-            try:
-                await self._pauses.wait(queue, held, left_s)
-            finally:
-                forget()
-                self._poll_limits.remove(queue, held)
-            if held.ended:
+            with self._held(queue, on_gone) as poll:
+                await self._pauses.wait(queue, poll, left_s)
+            if poll.ended:
                 return False
         return not self.draining
+
+    async def _place(
+        self, queue: Queue, limits: CapLimits, until_s: float, on_gone: OnGone
+    ) -> CapPlace | CapReason | None:
+        """A place within the queue's limits, or why there is none at `until_s`; None: the queue has changed.
+
+        Raises TooManyWaiters. Cancelled: the poll no longer waits, and has no place.
+        """
+        with self._held(queue, on_gone) as poll:
+            place = await self._caps.place(queue, limits, poll, until_s - time.monotonic())
+        if not poll.woken and not self.draining:
+            return place
+        if isinstance(place, CapPlace):
+            place.done()
+        return CapReason.OTHERS if poll.ended or self.draining else None
+
+    @contextmanager
+    def _held(self, queue: Queue, on_gone: OnGone) -> Iterator[HeldPoll]:
+        """A poll that waits here, as long as its consumer is there."""
+        self._poll_limits.check_room(queue)
+        poll = HeldPoll()
+        self._poll_limits.add(queue, poll)
+        forget = on_gone(poll.cancel)
+        try:
+            yield poll
+        finally:
+            forget()
+            self._poll_limits.remove(queue, poll)
 
     async def _deliver(self, queue: Queue, read: OpenRead, lease_s: float, expired: ExpiredJobs) -> Delivery | None:
         """The item under a lease; None if it must not be delivered, and was dropped or became a dead letter.

@@ -158,6 +158,10 @@ class Registry:
         read.on_lost(lambda: self._lost(lease))
         return lease
 
+    def open_leases(self) -> list[Lease]:
+        """Every lease that has not ended."""
+        return list(self._open.values())
+
     def find(self, lease_id: str) -> Lease | LeaseRecord:
         """The lease, open or remembered. Raises LeaseForgotten."""
         found = self._open.get(lease_id) or self._ended.get(lease_id)

@@ -28,6 +28,7 @@ from gateway.common import logs
 from gateway.config.cluster_secret import secrets_of
 from gateway.config.keys import load
 from gateway.config.toml_file import MistakesError
+from gateway.delivery.caps.server import CapServer
 from gateway.delivery.idempotency import ledger_file
 from gateway.files import PRIVATE_UMASK
 from gateway.process import descriptors
@@ -139,6 +140,7 @@ class Supervisor:
             for index in range(settings.workers)
         ]
         self._workers = [self._make_worker(start, data) for start in self._start_messages]
+        self._caps = CapServer(data.run_dir)
         self._listener = listener
         self._address = _url(listener, "https" if settings.ssl_certfile else "http")
         self._lives: list[asyncio.Task[None]] = []
@@ -149,11 +151,13 @@ class Supervisor:
         self._announce()
         for shortage in descriptors.prepare(self._settings, embedded=self._broker is not None):
             log.warning("descriptors: %s", shortage)
+        await self._caps.start()
         started = await self._start([self._broker] if self._broker else []) and await self._start(self._workers)
         if started and not self._stop_asked.is_set():
             log.info("ready: %s", self._address)
             await _first_of(self._stop_asked.wait(), *self._lives)
         await self._stop()
+        self._caps.close()
         return 0 if started and self._stop_asked.is_set() else 1
 
     # Start

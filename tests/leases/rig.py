@@ -7,8 +7,11 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from gateway.config.policies import Policies, Policy, Table
+from gateway.delivery.caps.caps import Caps
+from gateway.delivery.caps.link import CapLink
 from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.redrive import Redrive, Redriven, RedriveOrder
 from gateway.delivery.moves import Moves
@@ -64,6 +67,7 @@ class Rig:
             tasks,
             poll_limits=polls,
             pauses=Pauses(control, self.catalog, polls),
+            caps=Caps(CapLink(Path("/nonexistent")), self.catalog),
             turns=Turns(),
         )
         self._redrive = Redrive(kestrel, self.moves.dead_letters, quota, tasks)

@@ -274,7 +274,9 @@ class Jobs:
 
 def _held(hold: Hold | None) -> Headers:
     """The headers that say why the queue hands out nothing, if it may have jobs."""
-    return [] if hold is None else [(b"queue-paused", b"true")]
+    if hold is None:
+        return []
+    return [(b"queue-paused", b"true") if hold is Hold.PAUSED else (b"queue-limited", hold.value.encode())]
 
 
 def _is_prefetch(headers: Headers) -> bool:
