@@ -1,7 +1,7 @@
 """`python -m tests [--all] [ARGUMENT...]`: runs the tests, as `make test` and `make test-all` do. ARGUMENT is pytest's.
 
 First all tests run that share the machine, in WORKERS processes; then those marked `alone`, one at a time. Without
---all, tests marked `slow` are left out, and the second run lists them at its end.
+--all, tests marked `slow` are left out, and the first run lists them at its end.
 """
 
 from __future__ import annotations
@@ -28,13 +28,21 @@ def main(arguments: list[str]) -> int:
     together = ["-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder", "-m", f"not alone{chosen}"]
     codes = [
         _run(folder / "t", [*together, *arguments]),
-        _run(folder / "a", ["-m", f"alone{chosen}", *arguments, "-n", "0"]),
+        _run(folder / "a", ["-m", f"alone{chosen}", *arguments, *_with_alone(arguments), "-n", "0"]),
     ]
     failed = [code for code in codes if code not in {0, NO_TESTS}]
     if not failed:
         shutil.rmtree(folder, ignore_errors=True)
         return min(codes)
     return failed[0]
+
+
+def _with_alone(arguments: list[str]) -> list[str]:
+    """The files that have tests marked `alone`, unless files are named: it takes seconds to read all of them."""
+    if any((ROOT / each.partition("::")[0]).exists() for each in arguments):
+        return []
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [str(each.relative_to(ROOT)) for each in files if "mark.alone" in each.read_text()]
 
 
 def _run(folder: Path, arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import hypothesis
@@ -43,18 +44,37 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    ranks = {f"tests/{name}": rank for rank, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(item.location[0], len(LONGEST)))
+    ranks = {str(Path(__file__).parent / name): rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(str(item.path), len(LONGEST)))
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("slow"):
+        # The run of the tests that are `alone` does not know the other ones.
+        if item.get_closest_marker("slow") and not item.config.option.markexpr.startswith("alone"):
             _left_out[item.location[0]].append(item.name)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under pytest-xdist each worker selects the tests, and tells the process that prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(_left_out)
+
+
+class LeftOutElsewhere:
+    """Receives what the workers of pytest-xdist have left out. All have left out the same."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        _left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(LeftOutElsewhere())
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Lists the slow tests that were left out. Under pytest-xdist nothing is: there the workers select the tests."""
+    """Lists the slow tests that were left out."""
     if _left_out:
         terminalreporter.section("slow tests left out; `make test-all` runs them")
         for file, names in sorted(_left_out.items()):

@@ -12,18 +12,27 @@ import pytest
 
 from gateway import __version__, cli
 from gateway.settings import Settings
+from tests.lab.forkserver import ForkedProcess
+from tests.lab.lifeline import lifeline, tied
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """`kestrel-gateway` with these arguments and variables."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("KESTREL_GATEWAY_")}
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments],
-        capture_output=True,
+    process: subprocess.Popen[str] = ForkedProcess(
+        tied("gateway", *arguments),
+        stdin=lifeline(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=20,
         env={**clean, **variables},
     )
+    with process:
+        try:
+            output, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: str) -> Settings:
