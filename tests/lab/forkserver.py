@@ -17,6 +17,7 @@ server of its own, as a child whose command line is SERVER.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import fcntl
 import gc
@@ -219,9 +220,10 @@ def _keep(wanted: list[int]) -> None:
 def _start_server() -> tuple[dict[str, Any], list[int]] | None:
     """Forks a server for the children of this process. Returns, also in each of them, what `_serve` returns there."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork():
+    if server := os.fork():
         theirs.close()
         ForkServer.use(ours)
+        atexit.register(_end_server, ours, server)
         ForkedProcess.enabled = True
         subprocess.Popen = ForkedProcess  # type: ignore[misc]
         return None
@@ -233,6 +235,12 @@ def _start_server() -> tuple[dict[str, Any], list[int]] | None:
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     return _serve(theirs)
+
+
+def _end_server(connection: socket.socket, pid: int) -> None:
+    """A supervisor that ends in order leaves no process, not even this one for a moment."""
+    connection.close()
+    os.waitpid(pid, 0)
 
 
 def _show(command: list[str]) -> None:

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.lab import plain
+from tests.lab.forkserver import SERVER, ForkedProcess
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
 from tests.lab.processes import START_S, children_of, group_lives
@@ -28,15 +29,17 @@ NOBODY = ("--kestrel", "127.0.0.1:1")  # the tiny application asks no Kestrel
 
 
 class Serve:
-    """One `serve` in a process group of its own."""
+    """One `serve` in a process group of its own. executed: it starts as a user's does, with all its imports."""
 
-    def __init__(self, logs: Path, data: Path, *flags: str, port: int | None = None) -> None:
+    process: subprocess.Popen[bytes]
+
+    def __init__(self, logs: Path, data: Path, *flags: str, port: int | None = None, executed: bool = False) -> None:
         self.port = port or free_port()
         self.data = data
         self.log = logs / f"serve-{self.port}-{time.monotonic_ns()}.log"
         command = tied("gateway", "serve", "--port", str(self.port), "--data", str(data), *flags)
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
+            self.process = (subprocess.Popen if executed else ForkedProcess)(
                 command, stdin=lifeline(), stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT
             )
 
@@ -56,7 +59,7 @@ class Serve:
 
     def children(self) -> dict[int, str]:
         """Its child processes: number and command line."""
-        return children_of(self.process.pid)
+        return {pid: command for pid, command in children_of(self.process.pid).items() if SERVER not in command}
 
     def child(self, module: str) -> int:
         """The one child that runs `module`."""
@@ -84,8 +87,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
     """Starts `serve` on the test's own data directory, and ends what is left afterwards."""
     started: list[Serve] = []
 
-    def start(*flags: str, data: Path | None = None, port: int | None = None) -> Serve:
-        started.append(Serve(tmp_path, data or tmp_path / "data", *flags, port=port))
+    def start(*flags: str, data: Path | None = None, port: int | None = None, executed: bool = False) -> Serve:
+        started.append(Serve(tmp_path, data or tmp_path / "data", *flags, port=port, executed=executed))
         return started[-1]
 
     yield start
@@ -97,7 +100,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """One with its defaults, for tests that leave it alive."""
     folder = tmp_path_factory.mktemp("shared")
-    one = Serve(folder, folder / "data")
+    one = Serve(folder, folder / "data", executed=True)
     try:
         yield one.ready()
     finally:
@@ -119,7 +122,7 @@ ENDS: dict[str, Callable[[int], object]] = {
 
 def test_nothing_is_left_and_the_next_one_starts(serve: Callable[..., Serve]) -> None:
     """Within 2 s no process is left, even with a poll parked; the next one starts on the same port and directory."""
-    one, children = serve("--workers", "2").ready(), 3
+    one, children = serve("--workers", "2", executed=True).ready(), 3
     for how, end in ENDS.items():
         assert len(one.children()) == children
         with socket.create_connection(("127.0.0.1", one.port)) as poll:
@@ -143,7 +146,7 @@ def test_next_one_starts_at_once_after_kill_9(serve: Callable[..., Serve]) -> No
 def test_kill_9_in_the_middle_of_a_start_leaves_nothing(serve: Callable[..., Serve]) -> None:
     """Children that are still importing end as well."""
     for wait_s in (0.12, 0.2, 0.3, 0.45):
-        one = serve()
+        one = serve(executed=True)
         time.sleep(wait_s)  # how far the start has come is what varies here
         one.process.kill()
         one.process.wait()
@@ -152,7 +155,7 @@ def test_kill_9_in_the_middle_of_a_start_leaves_nothing(serve: Callable[..., Ser
 
 def test_a_start_can_be_stopped(serve: Callable[..., Serve]) -> None:
     """SIGTERM before it is ready ends it in order."""
-    one = serve()
+    one = serve(executed=True)
     until(lambda: "INFO supervisor" in one.text(), 5)
     one.process.terminate()
     assert one.process.wait(3) == 0
@@ -223,7 +226,7 @@ def test_dead_broker_is_replaced(shared: Serve) -> None:
 @pytest.mark.parametrize("module", ["gateway.broker", "gateway.process.worker"])
 def test_a_child_that_is_killed_in_its_first_start_is_started_again(serve: Callable[..., Serve], module: str) -> None:
     """It is a death like any other: the gateway comes up, and ends in order."""
-    one = serve()
+    one = serve(executed=True)
     until(lambda: any(module in command for command in one.children().values()), 15)
     os.kill(next(pid for pid, command in one.children().items() if module in command), signal.SIGKILL)
     assert "ready:" not in one.text()
@@ -249,7 +252,7 @@ def test_children_ignore_the_group_signals(shared: Serve) -> None:
 
 def test_signal_cannot_kill_a_child_that_just_started(serve: Callable[..., Serve]) -> None:
     """From its first instant a child is deaf to the group's signals, before its own code can say so."""
-    one = serve("--app", TINY, *NOBODY)
+    one = serve("--app", TINY, *NOBODY, executed=True)
     until(lambda: bool(one.children()), 5)
     for pid in one.children():
         os.kill(pid, signal.SIGTERM)
@@ -280,7 +283,7 @@ def test_broker_does_not_inherit_the_port(shared: Serve) -> None:
 def test_start_is_announced_and_quick(serve: Callable[..., Serve]) -> None:
     """Version, address, backend and workers are logged, and the tiny application is ready within seconds."""
     began = time.monotonic()
-    one = serve("--app", TINY, *NOBODY, "--workers", "2", "--log-format", "json").ready()
+    one = serve("--app", TINY, *NOBODY, "--workers", "2", "--log-format", "json", executed=True).ready()
     assert time.monotonic() - began < 5
     line = one.text().splitlines()[0]
     for part in ("kestrel-gateway 0.", f"http://127.0.0.1:{one.port}", "Kestrel at 127.0.0.1:1", "2 worker"):
