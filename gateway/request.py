@@ -56,7 +56,7 @@ class HttpRequest(ClientConnection, Protocol):
     """A request whose head is complete.
 
     path: decoded; the application may remove a prefix from it. raw_path, query: as received. headers: names in lower
-    case, values without white space around them. scheme: http or https.
+    case, values without white space around them. names: of the headers. scheme: http or https.
     """
 
     method: str
@@ -64,6 +64,7 @@ class HttpRequest(ClientConnection, Protocol):
     raw_path: bytes
     query: bytes
     headers: Headers
+    names: set[bytes]
     scheme: str
 
     async def body(self) -> tuple[bytes, bool]:

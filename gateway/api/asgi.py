@@ -33,6 +33,7 @@ class AsgiRequest:
         self.raw_path: bytes = scope["raw_path"].partition(b"?")[0]
         self.query: bytes = scope["query_string"]
         self.headers: Headers = [(name.lower(), value.strip(b" \t")) for name, value in scope["headers"]]
+        self.names = {name for name, _ in self.headers}
         self.scheme: str = scope["scheme"]
         self.head_bytes = sum(len(name) + len(value) for name, value in self.headers)
         self.request_id = ""

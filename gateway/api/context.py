@@ -38,7 +38,7 @@ class RequestContext:
     account: str = REFUSED
     lease_acked: bool = False
     coverage: Coverage | None = None
-    cors: Headers = field(default_factory=list)
+    cors: Headers | None = None
     status: int = 0
 
     @property

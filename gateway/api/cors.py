@@ -58,5 +58,6 @@ class Cors:
             return Answer(204, headers=headers)
         context.cors = [(b"vary", b"Origin")]
         if allowed:
-            context.cors += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", EXPOSED)]
+            context.cors.append((b"access-control-allow-origin", origin))
+            context.cors.append((b"access-control-expose-headers", EXPOSED))
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from gateway.api.access.gate import Gate
@@ -21,6 +21,7 @@ from gateway.request import ClientDisconnected, HttpRequest
 
 log = logging.getLogger(__name__)
 
+_ID_HEADERS = frozenset({b"request-id", b"x-request-id"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
 _LEASE = re.compile(r"(?<=/leases/)[^/]{9,}")
 LOGGED_PATH: Final = 1024
@@ -64,7 +65,7 @@ class Edge:
 
     def handle(self, request: HttpRequest, serve: Serve | None = None) -> Coroutine[Any, Any, None]:
         """Answers one request. serve: instead of the usual way to find and run the operation."""
-        context = RequestContext(request, _request_id(request.headers), self._root_path)
+        context = RequestContext(request, _request_id(request), self._root_path)
         request.request_id = context.id
         answered = self._answered(context, serve or self._serve)
         return self._charged(answered, context) if self._gate.time.tenanted else answered
@@ -117,10 +118,12 @@ class Edge:
                 _log_request(context, code, started_s)
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def _request_id(request: HttpRequest) -> str:
     """The client's id if it may appear in a log, `Request-Id` before `X-Request-Id`; otherwise a new one."""
+    if request.names.isdisjoint(_ID_HEADERS):
+        return nonce()[:8].hex()
     found = b""
-    for name, value in headers:
+    for name, value in request.headers:
         if name == b"request-id" or (name == b"x-request-id" and not found):
             found = value
     return found.decode() if _REQUEST_ID.fullmatch(found) else nonce()[:8].hex()

@@ -6,7 +6,7 @@ A handler is `async (Call) -> Answer` and raises GatewayError for every failure.
 from __future__ import annotations
 
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from gateway.api.access.caller import Caller
 from gateway.api.context import RequestContext
 from gateway.api.request.hints import elsewhere
 from gateway.api.request.parameters import Values
+from gateway.api.request.prefer import preferences
 from gateway.api.specification import OperationSpec
 from gateway.coverage import Covered
 from gateway.delivery.queues.catalog import Catalog, Queue
@@ -95,6 +96,8 @@ class Call:
 
     def header(self, name: bytes) -> str | None:
         """The first header with the name, which is in lower case."""
+        if name not in self.request.names:
+            return None
         for key, value in self.request.headers:
             if key == name:
                 return value.decode("latin-1")
@@ -102,12 +105,19 @@ class Call:
 
     def headers(self, name: bytes) -> list[str]:
         """Every header with the name, which is in lower case."""
+        if name not in self.request.names:
+            return []
         return [value.decode("latin-1") for key, value in self.request.headers if key == name]
 
     @property
     def accept(self) -> str:
         """The value of Accept; several headers are joined into one list."""
         return ",".join(self.headers(b"accept"))
+
+    @property
+    def preferences(self) -> Mapping[str, str]:
+        """See gateway.api.request.prefer."""
+        return preferences(self.request.headers) if b"prefer" in self.request.names else {}
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body.
@@ -126,13 +136,13 @@ class Call:
             self.reservation.more(int(length))
         chunk, more = await self.request.body()
         size = len(chunk)
-        body = io.BytesIO()
+        body = io.BytesIO() if more else None
         while True:
             if size > limit_bytes:
                 raise BodyTooLarge(f"the body has more than the maximum of {limit_bytes} bytes")
             if length is None and chunk:
                 self.reservation.more(len(chunk))
-            if not more:
+            if body is None or not more:
                 break
             body.write(chunk)
             if size > LARGE_BYTES:
@@ -140,7 +150,7 @@ class Call:
             chunk, more = await self.request.body()
             size += len(chunk)
         self.worked(size, WORK_BYTES)
-        if size == len(chunk):
+        if body is None:
             return chunk
         body.write(chunk)
         return body.getvalue()  # the buffer itself: joining 8 MiB at the end would block the loop for 10 ms
@@ -172,7 +182,8 @@ class Operation:
         context.account = caller.tenant
         self._admission.admit(caller, spec.scope)
         context.caller = caller
-        await budget.gate.enter(caller.tenant)
+        if (turn := budget.gate.turn(caller.tenant)) is not None:
+            await turn
         reservation = budget.admit(caller.tenant) if spec.scope is not None else Reservation(budget, caller.tenant)
         try:
             await self._run(context, caller, reservation)

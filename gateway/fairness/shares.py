@@ -56,10 +56,18 @@ class Shares:
 
     def admits(self, tenant: str, amount: int = 1) -> bool:
         """Whether the tenant may take `amount` more. Counts a refusal."""
-        if amount <= self.room(tenant):
+        if amount <= (self.limit - self.held if self._share == WHOLE else self.room(tenant)):
             return True
         self.refused += 1
         return False
+
+    def try_take(self, tenant: str, amount: int = 1) -> bool:
+        """Takes `amount` more if the tenant may. Returns whether it may."""
+        if not self.admits(tenant, amount):
+            return False
+        self.held += amount
+        self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + amount
+        return True
 
     def take(self, tenant: str, amount: int = 1) -> None:
         """The tenant takes `amount` more. Does not check its share."""

@@ -203,7 +203,8 @@ class GatewayProtocol(asyncio.Protocol):
         if data and now is PENDING:
             if self._parser.bodyless_post and not begins_request(data):
                 assert self._task is not None
-                self._task.cancel()  # started in this turn of the loop, so it has not run
+                self._task.cancel()  # started in this turn of the loop, so it has not run, and never will
+                self.server_state.tasks.discard(self._task)
                 self.refuse(BadFraming("the body has neither a Content-Length nor Transfer-Encoding: chunked"))
             else:
                 self._hold(data)
@@ -226,8 +227,8 @@ class GatewayProtocol(asyncio.Protocol):
         self.current = cycle = Cycle(self, head, self.scheme)
         self._move(BODY)
         self._task = self.loop.create_task(cycle.run(self.handle))
+        cycle.task = self._task
         self.server_state.tasks.add(self._task)
-        self._task.add_done_callback(self.server_state.tasks.discard)
 
     def on_request_body(self, body: bytes) -> None:
         """More of the body."""

@@ -89,6 +89,7 @@ class Cycle:
         "headers",
         "keep_alive",
         "method",
+        "names",
         "path",
         "query",
         "raw_path",
@@ -96,17 +97,20 @@ class Cycle:
         "request_id",
         "scheme",
         "started",
+        "task",
         "tenant",
         "untaken_bytes",
     )
 
     def __init__(self, connection: CycleConnection, head: RequestHead, scheme: str) -> None:
         self._connection = connection
+        self.task: asyncio.Task[None] | None = None  # that runs it
         self._callbacks: list[Callable[[], None]] | None = None
         # Request
         self.method = head.method
         self.raw_path, self.path, self.query = split_target(head.target)
         self.headers = head.headers
+        self.names = {name for name, _ in head.headers}
         self.scheme = scheme
         self.head_bytes = head.size
         self.request_id = ""
@@ -161,6 +165,9 @@ class Cycle:
                 self._fail("the gateway gave no answer; its log has the cause under this request id", request_id)
         finally:
             self._callbacks = None
+            if self.task is not None:
+                self._connection.server_state.tasks.discard(self.task)
+                self.task = None
 
     def add_body(self, data: bytes) -> None:
         """Adds to the request's body. The body of a waiting request is not read."""

@@ -46,27 +46,25 @@ def framing(version: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> 
     """
     if version not in ("1.1", "1.0"):
         raise BadFraming(f"HTTP/{version} is not supported; use HTTP/1.1")
-    hosts = [value for name, value in headers if name == b"host"]
+    hosts: list[bytes] = []
+    lengths: list[bytes] = []
+    codings: list[bytes] = []
+    continues = False
+    for name, value in headers:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value)
+        else:
+            continues = continues or value.lower() == b"100-continue"
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         raise BadFraming(f"the request has {len(hosts)} Host headers; send exactly one")
-    _check_target(target, hosts[0] if hosts else b"")
-    return _body(version, headers) if len(headers) > len(hosts) else (0, False)
-
-
-def _check_target(target: bytes, host: bytes) -> None:
     if b"#" in target:
         raise BadFraming("the request target has a fragment; remove it")
     if not target.startswith((b"/", b"*")):
-        # Absolute form: its authority replaces Host (RFC 9112 section 3.2.2), so the two must not differ.
-        authority = target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
-        if authority.lower() != host.lower():
-            raise BadFraming("the request target and the Host header name different hosts")
-
-
-def _body(version: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, bool]:
-    lengths = [value for name, value in headers if name == b"content-length"]
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    continues = any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
+        _check_authority(target, hosts[0] if hosts else b"")
     if codings:
         if lengths or len(codings) > 1 or codings[0].lower() != b"chunked":
             raise BadFraming("the only supported Transfer-Encoding is chunked, without a Content-Length")
@@ -76,6 +74,13 @@ def _body(version: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, bool]:
     if len(lengths) > 1:
         raise BadFraming("the request has several Content-Length headers; send one")
     return int(lengths[0]) if lengths else 0, continues and version == "1.1"
+
+
+def _check_authority(target: bytes, host: bytes) -> None:
+    """The authority of the absolute form replaces Host (RFC 9112 section 3.2.2), so the two must not differ."""
+    authority = target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+    if authority.lower() != host.lower():
+        raise BadFraming("the request target and the Host header name different hosts")
 
 
 class BlankLine:

@@ -14,8 +14,7 @@ llhttp (httptools) reads each message; framing.py decides where a message ends a
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import httptools
 
@@ -35,11 +34,11 @@ _WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """A request's head. headers: names in lower case. continues: whether the client waits for a 100 before its body.
 
-    size: in bytes, as received.
+    size: in bytes, as received. A tuple, because it is made for every request: a frozen dataclass takes three times as
+    long.
     """
 
     method: str

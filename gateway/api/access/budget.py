@@ -29,12 +29,11 @@ class Budget:
     def admit(self, tenant: str) -> Reservation:
         """Starts a request of the tenant. Raises TooManyConnections."""
         connections = self.connections
-        if not connections.admits(tenant):
+        if not connections.try_take(tenant):
             raise TooManyConnections(
                 f"the tenant has {connections.of(tenant)} requests in progress on this worker, its share of the limit "
                 f"of {connections.limit} connections"
             )
-        connections.take(tenant)
         return Reservation(self, tenant, connections=1)
 
 
@@ -59,13 +58,12 @@ class Reservation:
     def more(self, size: int) -> None:
         """Adds `size` bytes to what the request holds. Raises TooManyBytes."""
         buffers = self._budget.bytes
-        if not buffers.admits(self._tenant, size):
+        if not buffers.try_take(self._tenant, size):
             held = buffers.of(self._tenant)
             raise TooManyBytes(
                 f"the tenant's requests hold {held} bytes on this worker; {size} more would exceed its share of "
                 f"the limit of {buffers.limit} bytes"
             )
-        buffers.take(self._tenant, size)
         self._bytes += size
 
     def end(self) -> None:

@@ -31,16 +31,22 @@ class Gate:
 
     async def enter(self, tenant: str) -> None:
         """Returns when a request of the tenant may begin. Cancelled: the request never begins."""
+        turn = self.turn(tenant)
+        if turn is not None:
+            await turn
+
+    def turn(self, tenant: str) -> asyncio.Future[None] | None:
+        """What `enter` waits for; None if the request begins now, which costs no coroutine."""
         loop = asyncio.get_running_loop()
         if not self._turning:
             self._turning = True
             loop.call_soon(self._turn, loop)
         if self._admits(tenant) if self.time.tenanted else self._begun < ALONE:
             self._begun += 1
-            return
+            return None
         begin = loop.create_future()
         self._waiting.put(tenant, begin)
-        await begin
+        return begin
 
     def _admits(self, tenant: str) -> bool:
         """Whether a request of the tenant, which has just come, may begin in this turn of the loop."""

@@ -14,7 +14,6 @@ from gateway.api.exchange import JSON, NO_STORE, Answer, Call, json_answer
 from gateway.api.handlers.leases import Leases
 from gateway.api.request.cloudevents import EVENTS, JOB_OBJECTS, MANY, Heading, Mode, many_items, one_item, read_heading
 from gateway.api.request.idempotency import IdempotentAnswer
-from gateway.api.request.prefer import preferences
 from gateway.api.response.rendering import render, render_leased
 from gateway.api.specification import default_lease, longest_lease
 from gateway.delivery.idempotency.idempotent_enqueue import NewId
@@ -25,7 +24,7 @@ from gateway.delivery.receive import Delivery, Hold, Receiver
 from gateway.envelope.due import due_ms
 from gateway.envelope.media import BATCH_TYPE, JSON_TYPE, LINES_TYPE, STRUCTURED_TYPE, is_json_type
 from gateway.envelope.times import timestamp
-from gateway.envelope.write import EnqueueContext, Item
+from gateway.envelope.write import EnqueueContext, Item, new_id
 from gateway.errors import (
     ForbiddenPrefetch,
     GatewayError,
@@ -115,7 +114,12 @@ class Jobs:
         many = heading.mode in JOB_OBJECTS or (heading.mode in MANY and not queue.policy.raw)
         body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
         empty = _wants_no_body(call, heading.mode)
-        answer = await self._once.answer(call, queue, body, lambda ids: self._store(call, queue, heading, body, ids))
+        if self._once.applies(call):
+            answer = await self._once.answer(
+                call, queue, body, lambda ids: self._store(call, queue, heading, body, ids)
+            )
+        else:
+            answer = await self._store(call, queue, heading, body, new_id)
         if empty is None:
             return answer
         if answer.status == 207:
@@ -175,7 +179,7 @@ class Jobs:
         return json_answer({"queue": queue.name, "results": results}, 207 if failures else 201)
 
     async def next(self, call: Call) -> Answer:
-        if _is_prefetch(call.request.headers):
+        if not call.request.names.isdisjoint(_PURPOSE) and _is_prefetch(call.request.headers):
             raise ForbiddenPrefetch("a prefetch does not take a job; send the request without Sec-Purpose: prefetch")
         timeout_s, preference = self._timeout(call)
         queue = call.queue()
@@ -265,7 +269,7 @@ class Jobs:
     def _timeout(self, call: Call) -> tuple[float, Headers]:
         """The time to wait: the parameter, otherwise `Prefer: wait` (RFC 7240), otherwise the default; and headers."""
         if "timeout" not in call.query.given:
-            wait = preferences(call.request.headers).get("wait", "")
+            wait = call.preferences.get("wait", "")
             if _WAIT.fullmatch(wait):
                 wait_s = min(float(wait), self._max_timeout_s)
                 return wait_s, [(b"preference-applied", b"wait=%d" % wait_s)]
@@ -325,7 +329,7 @@ def _wants_no_body(call: Call, mode: Mode) -> Headers | None:
 
     A sender of events that accepts an event in the answer (`Prefer: reply`) would take a receipt for a broken event.
     """
-    preferred = preferences(call.request.headers)
+    preferred = call.preferences
     if preferred.get("return") == "minimal":
         return [(b"preference-applied", b"return=minimal")]
     return [] if call.query["receipt"] == "none" or ("reply" in preferred and mode in EVENTS) else None

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from gateway.api.exchange import Answer, Call, json_answer
 from gateway.api.request.accept import ranges
-from gateway.api.request.prefer import preferences
 from gateway.envelope.rewrite import plain
 from gateway.envelope.times import timestamp
 from gateway.errors import GatewayError, LeaseNotFound
@@ -123,7 +122,7 @@ def _left(call: Call, lease: LeaseRecord) -> Answer:
     needs a body always gets 200.
     """
     position = _position(lease)
-    preferred = preferences(call.request.headers).get("return", "")
+    preferred = call.preferences.get("return", "")
     if not position and lease.place and _needs_body(call, preferred):
         position = {"position": lease.place}
     met = preferred == ("representation" if position else "minimal")

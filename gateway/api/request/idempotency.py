@@ -19,7 +19,6 @@ from gateway.api.exchange import JSON, NO_STORE, Answer, Call
 from gateway.delivery.idempotency.idempotent_enqueue import Idempotency, NewId
 from gateway.delivery.idempotency.ledger import Reply
 from gateway.delivery.queues.catalog import Queue
-from gateway.envelope.write import new_id
 from gateway.errors import InvalidParameter
 
 MAX_KEY: Final = 255
@@ -40,17 +39,19 @@ class IdempotentAnswer:
     def __init__(self, idempotency: Idempotency) -> None:
         self._idempotency = idempotency
 
+    @staticmethod
+    def applies(call: Call) -> bool:
+        """Whether the request has a key."""
+        return _HEADER in call.request.names
+
     async def answer(
         self, call: Call, queue: Queue, body: bytes, store: Callable[[NewId], Awaitable[Answer]]
     ) -> Answer:
-        """The answer of `store`, or the earlier answer to the same request. `store` answers with JSON.
+        """The answer of `store`, or the earlier answer to the same request, which has a key. `store` answers with JSON.
 
         Raises: InvalidParameter if the key is malformed, and what Idempotency.once raises.
         """
         key = _key(call)
-        if key is None:
-            return await store(new_id)
-
         whole = b""
 
         async def run(ids: NewId) -> Reply:
@@ -83,10 +84,8 @@ def _unpacked(kept: bytes) -> bytes:
     return kept if kept.startswith(b"{") else zlib.decompress(kept)
 
 
-def _key(call: Call) -> str | None:
+def _key(call: Call) -> str:
     found = [value for name, value in call.request.headers if name == _HEADER]
-    if not found:
-        return None
     raw: bytes = found[0].strip()
     quoted = _QUOTED.fullmatch(raw)
     if len(found) > 1 or not (quoted or _BARE.fullmatch(raw)):
