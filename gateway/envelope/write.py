@@ -13,6 +13,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import orjson
 
@@ -52,12 +53,13 @@ class EnqueueContext:
     tracestate: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One job as it is put on a queue. expires_s: wall time; None: never.
 
     content_type: as its consumer will see it; set only for a job that is enqueued. due_ms: when it gets on its queue,
     Unix time in milliseconds; 0: now; None: as its request says, otherwise now.
+
+    A tuple, because a request may have a thousand: a frozen dataclass takes three times as long.
     """
 
     id: str
@@ -83,12 +85,36 @@ def wrap(body: bytes, content_type: str | None, *, job_id: str, stamp: EnqueueCo
         InvalidBody: the type is JSON but the body is not.
     """
     content_type, member, payload = _payload(body, content_type)
+    data = b'{"specversion":"1.0","id":"%b%b%b}' % (job_id.encode(), _after_id(stamp, content_type, member), payload)
+    return Item(job_id, data, stamp.expires_s, content_type)
+
+
+class Wrapping:
+    """`wrap` for the jobs of one request: what they have in common is written once."""
+
+    __slots__ = ("_after_id", "_stamp")
+
+    def __init__(self, stamp: EnqueueContext) -> None:
+        self._stamp = stamp
+        self._after_id: dict[tuple[str, str], bytes] = {}
+
+    def wrap(self, body: bytes, content_type: str | None, *, job_id: str) -> Item:
+        """See the function `wrap`."""
+        content_type, member, payload = _payload(body, content_type)
+        after_id = self._after_id.get((content_type, member))
+        if after_id is None:
+            after_id = self._after_id[content_type, member] = _after_id(self._stamp, content_type, member)
+        data = b'{"specversion":"1.0","id":"%b%b%b}' % (job_id.encode(), after_id, payload)
+        return Item(job_id, data, self._stamp.expires_s, content_type)
+
+
+def _after_id(stamp: EnqueueContext, content_type: str, member: str) -> bytes:
+    """The envelope from the end of the id to the payload."""
     time = timestamp(stamp.now_s)
-    head = (
-        f'{{"specversion":"1.0","id":"{job_id}","source":{_quote(stamp.source)},"type":"{EVENT_TYPE}","time":"{time}",'
-        f'"enqueued":"{time}","attempt":1,{_further(stamp)}"datacontenttype":{_quote(content_type)},"{member}":'
-    )
-    return Item(job_id, b"%b%b}" % (head.encode(), payload), stamp.expires_s, content_type)
+    return (
+        f'","source":{_quote(stamp.source)},"type":"{EVENT_TYPE}","time":"{time}","enqueued":"{time}","attempt":1,'
+        f'{_further(stamp)}"datacontenttype":{_quote(content_type)},"{member}":'
+    ).encode()
 
 
 def wrap_event(text: bytes, *, job_id: str, stamp: EnqueueContext) -> Item:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -143,7 +142,7 @@ class Jobs:
             item = one_item(heading, body, stamp, ids())
         ordering_key = _ordering_key(call)
         if due:
-            item = replace(item, due_ms=due)
+            item = item._replace(due_ms=due)
             _check_unordered(ordering_key)
         await self._publisher.enqueue(queue, item, ordering_key)
         return json_answer(_receipt(queue, item), 201)
@@ -161,7 +160,7 @@ class Jobs:
         items = await self._turns.all(each, queue.tenant)
         if due:
             items = [
-                replace(each, due_ms=due) if isinstance(each, Item) and each.due_ms is None else each for each in items
+                each._replace(due_ms=due) if isinstance(each, Item) and each.due_ms is None else each for each in items
             ]
         good = [item for item in items if isinstance(item, Item)]
         ordering_key = _ordering_key(call)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from typing import Final
@@ -35,7 +35,7 @@ from gateway.envelope.media import (
     media_type_fault,
 )
 from gateway.envelope.trace import is_traceparent, is_tracestate
-from gateway.envelope.write import EnqueueContext, Item, wrap, wrap_binary, wrap_event
+from gateway.envelope.write import EnqueueContext, Item, Wrapping, wrap, wrap_binary, wrap_event
 from gateway.errors import (
     BadRequest,
     GatewayError,
@@ -51,11 +51,15 @@ _MOST_ESCAPED: Final = 6
 """JSON writes a byte of text with at most six bytes (`\\u0001`); base64 needs less."""
 _FRAME: Final = 1024
 """Bytes of the object around a payload: its member names and its type."""
+_SPACE: Final = 0x20
+"""No byte of white space is larger."""
 _BLANK: Final = re.compile(rb"[ \t\r\n]*+")
 
 
 class Mode(Enum):
     """How the body is read."""
+
+    __hash__ = object.__hash__  # members are looked up for every request; Enum's own is a function of Python
 
     PLAIN = "plain"
     BINARY = "binary"
@@ -158,23 +162,25 @@ def many_items(
         too large, which is detected before the event is read.
     """
     _check_charset(heading)
+    wrapping = Wrapping(stamp)
+    objects, lines = heading.mode in JOB_OBJECTS, heading.mode is Mode.LINES
     for place, text in enumerate(_parts(heading, body, limit_bytes)):
         if place == limit:
             raise JobTooLarge(f"the body has more than the maximum of {limit} jobs")
         try:
-            if heading.mode in JOB_OBJECTS:
+            if objects:
                 job = job_object(text)
                 _check_size(job.content, limit_bytes)
                 item = (
                     Item(new_id(), job.content, stamp.expires_s)
                     if raw
-                    else wrap(job.content, job.content_type, job_id=new_id(), stamp=stamp)
+                    else wrapping.wrap(job.content, job.content_type, job_id=new_id())
                 )
                 yield _due(item, job, stamp)
                 continue
             _check_size(text, limit_bytes)
-            if heading.mode is Mode.LINES:
-                yield wrap(text, JSON_TYPE, job_id=new_id(), stamp=stamp)
+            if lines:
+                yield wrapping.wrap(text, JSON_TYPE, job_id=new_id())
             else:
                 yield wrap_event(text, job_id=new_id(), stamp=stamp)
         except (BadRequest, JobTooLarge) as exc:
@@ -186,7 +192,7 @@ def _due(item: Item, job: JobObject, stamp: EnqueueContext) -> Item:
     if job.delay_s is None and job.at is None:
         return item
     try:
-        return replace(item, due_ms=due_ms(job.delay_s, job.at, stamp.now_s) or 0)
+        return item._replace(due_ms=due_ms(job.delay_s, job.at, stamp.now_s) or 0)
     except ValueError as exc:
         raise InvalidBody(str(exc)) from exc
 
@@ -223,11 +229,13 @@ def _lines(body: bytes) -> Iterator[bytes]:
     """The lines that are not blank, stripped of white space."""
     at = 0
     while at < len(body):
-        blank = _BLANK.match(body, at, at + MAX_BLANK + 1)
-        assert blank is not None
-        start = blank.end()
-        if start - at > MAX_BLANK:
-            raise InvalidBody(f"more than {MAX_BLANK} bytes of white space and empty lines in a row at byte {at}")
+        start = at
+        if body[at] <= _SPACE:
+            blank = _BLANK.match(body, at, at + MAX_BLANK + 1)
+            assert blank is not None
+            start = blank.end()
+            if start - at > MAX_BLANK:
+                raise InvalidBody(f"more than {MAX_BLANK} bytes of white space and empty lines in a row at byte {at}")
         end = body.find(b"\n", start)
         at = end + 1 if end >= 0 else len(body)
         if text := body[start:at].rstrip(b" \t\r\n"):
