@@ -71,8 +71,8 @@ class LeaseRouter:
 
     async def ack(self, lease_id: str, tenant: str) -> LeaseRecord:
         """Removes the job for good. Raises LeaseNotFound, OwnerUnavailable, and what Registry.ack raises."""
-        owner = self._ids.owner(lease_id, tenant)
-        if owner == self._ids.own:
+        owner = self._elsewhere(lease_id, tenant)
+        if owner is None:
             return await self._registry.ack(lease_id)
         return await self._forward(owner, self._command(Verb.ACK, lease_id, tenant))
 
@@ -83,8 +83,8 @@ class LeaseRouter:
 
         Raises LeaseNotFound, OwnerUnavailable, and what Registry.nack raises.
         """
-        owner = self._ids.owner(lease_id, tenant)
-        if owner == self._ids.own:
+        owner = self._elsewhere(lease_id, tenant)
+        if owner is None:
             return await self._registry.nack(lease_id, asked=asked, delay_s=delay_s, reason=reason)
         position = asked.value if asked is not None else ""
         command = self._command(Verb.NACK, lease_id, tenant, length_s=delay_s, position=position, reason=reason)
@@ -93,8 +93,8 @@ class LeaseRouter:
     async def reject(self, lease_id: str, tenant: str, *, reason: str = "") -> LeaseRecord:
         """Moves the job to the dead letters. Raises LeaseNotFound, OwnerUnavailable, and what Registry.reject
         raises."""
-        owner = self._ids.owner(lease_id, tenant)
-        if owner == self._ids.own:
+        owner = self._elsewhere(lease_id, tenant)
+        if owner is None:
             return await self._registry.reject(lease_id, reason=reason)
         return await self._forward(owner, self._command(Verb.REJECT, lease_id, tenant, reason=reason))
 
@@ -103,17 +103,27 @@ class LeaseRouter:
 
         Raises LeaseNotFound, OwnerUnavailable, and what Registry.extend raises.
         """
-        owner = self._ids.owner(lease_id, tenant)
-        if owner == self._ids.own:
+        owner = self._elsewhere(lease_id, tenant)
+        if owner is None:
             return await self._registry.extend(lease_id, length_s)
         return await self._forward(owner, self._command(Verb.EXTEND, lease_id, tenant, length_s=length_s))
 
     async def inspect(self, lease_id: str, tenant: str) -> LeaseRecord:
         """What is known of the lease. Raises LeaseNotFound, LeaseForgotten, OutcomeUnknown, OwnerUnavailable."""
-        owner = self._ids.owner(lease_id, tenant)
-        if owner == self._ids.own:
+        owner = self._elsewhere(lease_id, tenant)
+        if owner is None:
             return self._registry.inspect(lease_id)
         return await self._forward(owner, self._command(Verb.INSPECT, lease_id, tenant))
+
+    def _elsewhere(self, lease_id: str, tenant: str) -> Owner | None:
+        """The worker that holds the lease; None: this one. Raises LeaseNotFound.
+
+        An id that is exactly that of a lease which is open here needs no proof of its origin.
+        """
+        if self._registry.is_open(lease_id, tenant):
+            return None
+        owner = self._ids.owner(lease_id, tenant)
+        return None if owner == self._ids.own else owner
 
     async def drop_queue(self, key: str) -> int:
         """Ends the leases on a deleted queue, in every worker; returns how many it is known to have ended."""

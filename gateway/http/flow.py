@@ -7,8 +7,9 @@ asked for the client's state every WATCH_S.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from gateway.http import tcp
 
@@ -28,6 +29,7 @@ class Flow:
         "_client_lost",
         "_cut_off",
         "_loop",
+        "_socket",
         "_transport",
         "_watch",
         "_writable",
@@ -43,6 +45,7 @@ class Flow:
         self._watch: asyncio.TimerHandle | None = None
         self._writable = asyncio.Event()
         self._writable.set()
+        self._socket: Any = None
         self._cut_off = False  # the connection ended before all was sent
         self.read_ended = False
         self.read_paused = False
@@ -71,10 +74,15 @@ class Flow:
         """Whether the client has closed its side. Asks the kernel with `ask`, and while reading is paused."""
         if self.read_ended or self._transport.is_closing():
             return True
-        return (ask or self.read_paused) and tcp.peer_closed(self._transport.get_extra_info("socket"))
+        return (ask or self.read_paused) and self._peer_closed()
+
+    def _peer_closed(self) -> bool:
+        if self._socket is None:
+            self._socket = tcp.own_socket(self._transport.get_extra_info("socket"))
+        return tcp.peer_closed(self._socket)
 
     def _look(self) -> None:
-        if tcp.peer_closed(self._transport.get_extra_info("socket")):
+        if self._peer_closed():
             self._watch = None
             self._client_lost()
             self._transport.abort()
@@ -113,6 +121,9 @@ class Flow:
         self._cut_off = self.write_paused
         self.resume_writing()
         self.read_ended = True
+        if isinstance(self._socket, socket.socket):
+            self._socket.detach()
+        self._socket = None
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None

@@ -53,6 +53,17 @@ def peer_closed(sock: Any) -> bool:
         return False
 
 
+def own_socket(sock: Any) -> Any:
+    """A socket object for the same descriptor, for `peer_closed`: uvloop's substitute makes a new one for each call.
+
+    It must be detached before it is freed, because the descriptor is not its own.
+    """
+    try:
+        return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.fileno())
+    except (OSError, ValueError, AttributeError):
+        return sock
+
+
 def addresses(sock: Any) -> tuple[tuple[str, int | None] | None, tuple[str, int] | None]:
     """The local address and the peer's, as in ASGI; None if unknown. For a Unix socket: its path, and None."""
     try:

@@ -14,6 +14,7 @@ form had no zero byte if the length of the URL was a multiple of three. It is ac
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import hmac
 import re
@@ -28,6 +29,7 @@ VERSION = 1
 BOOT_BYTES = 8
 _TAG_BYTES = 16
 _INSTANCE_AT = 2 + BOOT_BYTES + NONCE_BYTES
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 # Length in steps of four, and no other character: each id has exactly one spelling.
 _FORM = re.compile(r"[A-Za-z0-9_-]{56}(?:[A-Za-z0-9_-]{4}){0,34}")
 
@@ -71,7 +73,8 @@ class LeaseIds:
     def new(self, tenant: str = "") -> str:
         """A new id that names this worker."""
         unsigned = self._own_head + nonce() + self._own_tail
-        return base64.urlsafe_b64encode(unsigned + _tag(self._signs_with, unsigned, tenant)).decode()
+        raw = unsigned + _tag(self._signs_with, unsigned, tenant)
+        return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE).decode()
 
     def owner(self, lease_id: str, tenant: str = "") -> Owner:
         """The worker that made the id.

@@ -162,6 +162,11 @@ class Registry:
         """Every lease that has not ended."""
         return list(self._open.values())
 
+    def is_open(self, lease_id: str, tenant: str) -> bool:
+        """Whether this is the id of an open lease of the tenant."""
+        lease = self._open.get(lease_id)
+        return lease is not None and lease.tenant == tenant
+
     def find(self, lease_id: str) -> Lease | LeaseRecord:
         """The lease, open or remembered. Raises LeaseForgotten."""
         found = self._open.get(lease_id) or self._ended.get(lease_id)

@@ -22,6 +22,8 @@ from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
 from tests.lab.processes import START_S, group_lives
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+
 
 class Running:
     """One `serve`. Its whole process group is ended by `kill`. started: every one that is still referenced."""
@@ -35,6 +37,10 @@ class Running:
     def __init__(self, data: Path, *flags: str, port: int | None = None) -> None:
         self.data = data
         self.flags = flags
+        self.environment = dict(os.environ)
+        if os.environ.get("KESTREL_GATEWAY_TEST_SERVER") == "uvicorn":
+            self.flags += ("--app", "tests.lab.under_uvicorn:create_app")
+            self.environment["PYTHONPATH"] = str(ROOT)
         self.port = port or free_port()
         self.url = f"{'https' if '--ssl-certfile' in flags else 'http'}://127.0.0.1:{self.port}"
         self.log = data.parent / f"{data.name}-{self.port}.log"
@@ -58,6 +64,7 @@ class Running:
                 stdin=lifeline(),
                 start_new_session=True,
                 cwd=self.folder,
+                env=self.environment,
             )
         deadline_s = time.monotonic() + self.start_s
         while True:

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import NamedTuple
 
 import orjson
 
@@ -63,8 +64,10 @@ def render(
     accept: the Accept header, empty if it is absent. raw: the request has `format=raw`. root: the prefix of URLs.
     """
     headers: Headers = [NO_STORE]
+    shown = None
     if lease is not None:
-        headers += _lease_headers(lease, root)
+        shown = _shown(lease, root)
+        headers += [(b"lease-id", shown.id), (b"lease-expires", shown.expires), (b"location", shown.url)]
     if "traceparent" in job.event:
         headers += _trace_headers(job)
     form = Form.BYTES if raw else _form(job, accept)
@@ -74,12 +77,12 @@ def render(
             return body_of(job), [(b"content-type", _bytes_type(job)), _SANDBOX, *attributes, *headers]
     if form is Form.EVENT:
         return _event(job, queue, attempt), [_EVENT, *headers]
-    return _object(job, queue, attempt, lease, root), [JSON, *headers]
+    return _object(job, queue, attempt, shown), [JSON, *headers]
 
 
 def render_leased(job: Job, queue: Queue, lease: Lease, *, root: str = "") -> bytes:
     """The JSON object of a request that leases: the jobs, and their one lease. root: as in `render`."""
-    return b'{"jobs":[%b],"lease":%b}' % (_object(job, queue, lease.attempt, None, root), _handle(lease, root))
+    return b'{"jobs":[%b],"lease":%b}' % (_object(job, queue, lease.attempt), _handle(_shown(lease, root)))
 
 
 def _form(job: Job, accept: str) -> Form:
@@ -97,7 +100,20 @@ def _form(job: Job, accept: str) -> Form:
     return next(form for weight, form in welcome if weight == best) if best else Form.OBJECT
 
 
-def _object(job: Job, queue: Queue, attempt: int, lease: Lease | None, root: str) -> bytes:
+class _ShownLease(NamedTuple):
+    """A lease as its consumer gets it, in the headers and in the body. expires: RFC 3339."""
+
+    id: bytes
+    expires: bytes
+    url: bytes
+
+
+def _shown(lease: Lease, root: str) -> _ShownLease:
+    lease_id = lease.id.encode()
+    return _ShownLease(lease_id, timestamp(lease.expires_at_s).encode(), b"%b/leases/%b" % (root.encode(), lease_id))
+
+
+def _object(job: Job, queue: Queue, attempt: int, lease: _ShownLease | None = None) -> bytes:
     """The JSON object, with the payload byte for byte."""
     payload = b',"%b":%b' % (job.member.encode(), job.payload) if job.member else b""
     shown = b'{"id":%b,"queue":"%b","attempt":%d,"enqueued_at":%b,"content_type":%b%b,"attributes":%b' % (
@@ -111,14 +127,12 @@ def _object(job: Job, queue: Queue, attempt: int, lease: Lease | None, root: str
     )
     if lease is None:
         return shown + b"}"
-    return b'%b,"lease":%b}' % (shown, _handle(lease, root))
+    return b'%b,"lease":%b}' % (shown, _handle(lease))
 
 
-def _handle(lease: Lease, root: str) -> bytes:
-    """The lease as JSON, as the consumer gets it."""
-    lease_id = lease.id.encode()
-    expires = timestamp(lease.expires_at_s).encode()
-    return b'{"id":"%b","expires_at":"%b","url":"%b/leases/%b"}' % (lease_id, expires, root.encode(), lease_id)
+def _handle(lease: _ShownLease) -> bytes:
+    """The lease as JSON."""
+    return b'{"id":"%b","expires_at":"%b","url":"%b"}' % lease
 
 
 def _event(job: Job, queue: Queue, attempt: int) -> bytes:
@@ -164,15 +178,6 @@ def _attribute_header(name: str, value: str | int | bool, left_bytes: int) -> tu
         return None
     encoded = to_header(value)
     return (b"ce-" + name.encode(), encoded) if len(name) + len(encoded) + _LINE_BYTES <= left_bytes else None
-
-
-def _lease_headers(lease: Lease, root: str) -> Headers:
-    lease_id = lease.id.encode()
-    return [
-        (b"lease-id", lease_id),
-        (b"lease-expires", timestamp(lease.expires_at_s).encode()),
-        (b"location", b"%b/leases/%b" % (root.encode(), lease_id)),
-    ]
 
 
 def _trace_headers(job: Job) -> Headers:
