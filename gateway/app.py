@@ -169,7 +169,8 @@ class Gateway:
         self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
         self._known = KnownQueues(self._kestrel, self._catalog, turns)
         quota = Quota(self._kestrel, self._known, settings.max_queues)
-        moves = Moves(self._kestrel, self._catalog, self._tasks, max_attempts=settings.max_attempts)
+        holding = HoldingQueues(self._kestrel, namespace, context.boot_id)
+        moves = Moves(self._kestrel, self._catalog, holding, self._tasks, max_attempts=settings.max_attempts)
         poll_limits = PollLimits(
             settings.max_waiters,
             tenant_limit=settings.max_tenant_waiters,
@@ -210,7 +211,6 @@ class Gateway:
         pauses = PauseAdmin(self._pauses, queues)
         specification = Specification(settings)
         leases = Leases(self._lease_router, turns)
-        holding = HoldingQueues(self._kestrel, namespace, context.boot_id)
         onward = Onward(self._kestrel, self._catalog, quota, holding)
         self._delayed_jobs = DelayedJobs(self._kestrel.each_member, holding, onward)
         publisher = Publisher(self._kestrel, quota, holding)

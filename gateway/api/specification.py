@@ -130,8 +130,6 @@ def _set_limits(document: dict[str, Any], settings: Settings) -> None:
     schemas["LeaseRequest"]["properties"]["timeout"] |= {each: timeout[each] for each in ("maximum", "x-default")}
     schemas["LeaseRequest"]["properties"]["lease_seconds"]["maximum"] = _number(longest_lease_s)
     schemas["ExtendRequest"]["properties"]["lease_seconds"]["maximum"] = _number(longest_lease_s)
-    for nack in ("NackRequest", "SettleNack"):
-        schemas[nack]["properties"]["delay"]["maximum"] = _number(longest_lease_s)
 
 
 def _drop_security(document: dict[str, Any], operations: Iterable[dict[str, Any]]) -> None:

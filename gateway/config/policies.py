@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.config import toml_file
+from gateway.config.retry_delay import ALLOWED, RetryDelay, retry_delay
 from gateway.config.toml_file import Mistake, MistakesError, TomlFile
 from gateway.errors import InvalidName
 from gateway.names import glob
@@ -58,6 +59,7 @@ class Policy:
     ttl_s, lease_s: used if the request gives none. max_bytes: limit for the body of one job. duplicates_ok: a put with
     an unknown outcome is sent once more. paused: nothing is handed out.
     max_in_flight: jobs under lease at a time. rate: jobs handed out in a second. key: Kestrel's name of the queue.
+    retry_delay: None: no delay.
     """
 
     format: Format = Format.JSON
@@ -65,6 +67,7 @@ class Policy:
     lease_s: float | None = None
     max_attempts: int | None = None
     retry: Retry = Retry.TAIL
+    retry_delay: RetryDelay | None = None
     dead_letter: str | None = None
     max_bytes: int | None = None
     duplicates_ok: bool = False
@@ -291,6 +294,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "lease": Rule("lease_s", "seconds from 1 to 43200", _number(1, 43200)),
     "max_attempts": Rule("max_attempts", "a whole number from 1 to 1000000", _whole(1, 1_000_000)),
     "retry": Rule("retry", '"head" or "tail"', Retry),
+    "retry_delay": Rule("retry_delay", ALLOWED, retry_delay),
     "dead_letter": Rule("dead_letter", "a queue's name", _queue_name),
     "max_bytes": Rule("max_bytes", f"a whole number of bytes from 1 to {1 << 30}", _whole(1, 1 << 30)),
     "duplicates_ok": Rule("duplicates_ok", "true or false", _yes_or_no),

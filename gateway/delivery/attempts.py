@@ -15,7 +15,7 @@ from collections import OrderedDict
 from gateway.leases.lease import Lease, State
 
 _DONE = frozenset({State.ACKED, State.DROPPED})
-_LEFT_OUR_WAY = frozenset({State.NACKED, State.REJECTED, State.EXPIRED})
+_LEFT_OUR_WAY = frozenset({State.NACKED, State.DELAYED, State.REJECTED, State.EXPIRED})
 
 
 def identity(job_id: str | None, item: bytes) -> str:

@@ -5,8 +5,10 @@
 2. If a copy is not safe, none is made: the job goes back to the head, and its attempt is counted in memory. A copy is
    not safe if the queue is full (for the copy), discards old items or has fanout children, if the item is raw, if the
    expiry of the envelope is unknown or past, or if the server refuses, does not answer or may have put the job back.
-3. A job whose last attempt failed goes to the dead letters; if these refuse it, it goes where it would otherwise go.
-4. The queue of a job may be deleted at any time, here or elsewhere, or its connection may be lost, which puts it back.
+3. A delay is a stay on the holding queues (gateway.delivery.delay): the copy goes there. If no copy is safe, a nacked
+   job stays set aside until it is due. A delay that the policy sets is left out if the job would expire before.
+4. A job whose last attempt failed goes to the dead letters; if these refuse it, it goes where it would otherwise go.
+5. The queue of a job may be deleted at any time, here or elsewhere, or its connection may be lost, which puts it back.
    Then nothing is copied. Kestrel is asked just before each copy; if it cannot tell, the copy is made.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -21,23 +24,28 @@ from dataclasses import dataclass
 from gateway.config.policies import Retry
 from gateway.delivery.attempts import Attempts
 from gateway.delivery.backend import Backend
-from gateway.delivery.dead_letters.store import DeadLetters, Stored, store
+from gateway.delivery.dead_letters.store import DeadLetters, Stored, store, stored_by
+from gateway.delivery.delay.held_job import HeldJob
+from gateway.delivery.delay.holding import HoldingQueues, check_due
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.copy_safety import CopySafety
+from gateway.envelope.due import milliseconds
 from gateway.envelope.read import Job, raw, unwrap
 from gateway.envelope.rewrite import DeadReason, has_known_ttl, next_attempt
 from gateway.envelope.times import wire_expiry
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
-from gateway.leases.lease import Disposition, Lease, OpenRead, Place, State
+from gateway.leases.lease import Disposition, Lease, Moved, OpenRead, Place, State
 
 
 @dataclass(frozen=True, slots=True)
 class MoveStatistics:
-    """moved: copies to the tail. dead_letters: copies to the dead letters. kept: jobs that stayed at the head although
-    they were to move, by reason. doubled: moves whose original may still be on its queue, in addition to its copy.
+    """moved: copies to the tail. held: copies to holding queues. dead_letters: copies to the dead letters. kept: jobs
+    that stayed at the head although they were to move, by reason. doubled: moves whose original may still be on its
+    queue, in addition to its copy.
     """
 
     moved: int
+    held: int
     dead_letters: int
     kept: dict[str, int]
     doubled: int
@@ -46,13 +54,23 @@ class MoveStatistics:
 class Moves:
     """Moves jobs. tasks: the lifespan's group. max_attempts: for queues whose policy sets none."""
 
-    def __init__(self, backend: Backend, catalog: Catalog, tasks: asyncio.TaskGroup, *, max_attempts: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        catalog: Catalog,
+        holding: HoldingQueues,
+        tasks: asyncio.TaskGroup,
+        *,
+        max_attempts: int,
+    ) -> None:
         self.dead_letters = DeadLetters(backend, catalog)
         self.attempts = Attempts()
         self._backend = backend
+        self._holding = holding
         self._copy_safety = CopySafety(backend, tasks)
         self._max_attempts = max_attempts
         self._moved = 0
+        self._held = 0
         self._dead_lettered = 0
         self._doubled = 0
         self._kept: Counter[str] = Counter()
@@ -66,7 +84,7 @@ class Moves:
         return queue.policy.max_attempts or self._max_attempts
 
     def statistics(self) -> MoveStatistics:
-        return MoveStatistics(self._moved, self._dead_lettered, dict(self._kept), self._doubled)
+        return MoveStatistics(self._moved, self._held, self._dead_lettered, dict(self._kept), self._doubled)
 
     async def to_dead_letters(
         self, queue: Queue, read: OpenRead, *, dead_reason: DeadReason, attempts: int, error: str = ""
@@ -92,8 +110,9 @@ class Moves:
         self._keep("perhaps-back")
         return False
 
-    async def to_tail(self, queue: Queue, lease: Lease, reason: str) -> Stored:
-        """Moves the job to the tail as its next attempt. YES: it is there; otherwise it is still set aside.
+    async def to_tail(self, queue: Queue, lease: Lease, reason: str, due_ms: int = 0) -> Stored:
+        """Moves the job to the tail as its next attempt, or to a holding queue until it is due. YES: it is there;
+        otherwise it is still set aside.
 
         Raises: QueueDeleted; LeaseLost if no copy was made. Cancelled: as for `to_dead_letters`.
         """
@@ -112,14 +131,19 @@ class Moves:
             return self._keep(against)
         _here(lease)
         counted = self.attempts.forget(lease.key, lease.known_by)
-        stored = await store(self._backend, queue.key, copy.data, wire_expiry(copy.expires_s, now_s))
+        if due_ms:
+            held = HeldJob(queue.tenant, queue.name, due_ms, copy.data, copy.expires_s)
+            stored = await stored_by(self._holding.hold(held))
+        else:
+            stored = await store(self._backend, queue.key, copy.data, wire_expiry(copy.expires_s, now_s))
         if stored is not Stored.YES:
             if counted:
                 self.attempts.returned(lease.key, lease.known_by, counted)
             return self._keep("not-stored" if stored is Stored.NO else "not-answered", stored)
         with contextlib.suppress(LeaseLost, BackendRefused, OutcomeUnknown):
             await self._confirm(_held(lease))
-            self._moved += 1
+            self._moved += not due_ms
+            self._held += bool(due_ms)
         return stored  # the copy is stored, whatever happened to the original
 
     async def _confirm(self, read: OpenRead) -> None:
@@ -153,20 +177,55 @@ class QueueMover:
         """Whether this is the job's last attempt."""
         return lease.attempt >= self._moves.max_attempts(self._queue)
 
-    async def move(self, lease: Lease, disposition: Disposition) -> Place:
-        """Moves the job and returns its place.
+    def check(self, lease: Lease, disposition: Disposition) -> None:
+        """Raises DelayBeyondExpiry if the job would expire before its delay is over; not for a last attempt."""
+        if disposition.delay_s and lease.read is not None and not self.is_last(lease):
+            expires_s = job_of(self._queue, lease.read).expires_s
+            check_due(milliseconds(time.time() + disposition.delay_s), expires_s)
+
+    async def move(self, lease: Lease, disposition: Disposition) -> Moved:
+        """Moves the job.
 
         Raises: QueueDeleted: the job is gone with its queue. LeaseLost: it is back on its queue. For a rejected job
         also
         LeaseLost and BackendRefused: it is a dead letter and also back on its queue; OutcomeUnknown: it may be both.
         Cancelled: the job may be in two places, if the caller gives the read back.
         """
-        place = await self._copy(lease, disposition)
-        if place is Place.HEAD:
+        due_ms = self._due_ms(lease, disposition)
+        moved = (
+            Moved(await self._copy(lease, disposition)) if not due_ms else await self._hold(lease, disposition, due_ms)
+        )
+        if moved.place is Place.HEAD and not moved.set_aside:
             read = _held(lease)
             self._moves.attempts.returned(lease.key, lease.known_by)
             await read.abort()
-        return place
+        return moved
+
+    def _due_ms(self, lease: Lease, disposition: Disposition) -> int:
+        """When the job is to be on its queue; 0: now."""
+        policy = self._queue.policy.retry_delay
+        delay_s = disposition.delay_s
+        by_policy = delay_s is None and disposition.asked is not Place.HEAD and policy is not None
+        if by_policy and policy is not None:
+            delay_s = policy.after(lease.attempt, random.random())  # noqa: S311 (no secret)
+        if not delay_s or disposition.state is State.REJECTED or self.is_last(lease):
+            return 0
+        due_ms = milliseconds(time.time() + delay_s)
+        if by_policy and lease.read is not None:
+            expires_s = job_of(self._queue, lease.read).expires_s
+            if expires_s is not None and due_ms >= expires_s * 1000:
+                return 0
+        return due_ms
+
+    async def _hold(self, lease: Lease, disposition: Disposition, due_ms: int) -> Moved:
+        """Where the job is now; HEAD means that it is still set aside."""
+        if not await self._moves.may_copy(lease):
+            return Moved(Place.HEAD)
+        stored = await self._moves.to_tail(self._queue, lease, disposition.reason, due_ms)
+        if stored is Stored.YES:
+            return Moved(Place.TAIL, due_ms / 1000)
+        waits = stored is Stored.NO and disposition.state is State.NACKED
+        return Moved(Place.HEAD, due_ms / 1000, set_aside=True) if waits else Moved(Place.HEAD)
 
     async def _copy(self, lease: Lease, disposition: Disposition) -> Place:
         """Where the job is now; HEAD means that it is still set aside."""

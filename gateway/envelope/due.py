@@ -8,6 +8,7 @@ from typing import Final
 from gateway.envelope.times import instant
 
 LONGEST_DELAY_S: Final = 30 * 86_400.0
+"""30 days, as openapi.yaml says."""
 
 
 def milliseconds(wall_s: float) -> int:

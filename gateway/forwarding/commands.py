@@ -12,6 +12,10 @@ import orjson
 from gateway.errors import GatewayError, Internal, error_classes
 from gateway.leases.lease import LeaseRecord, Place, State
 
+NO_DELAY: Final = -1.0
+"""The `length_s` of a nack that asks for no delay, whatever the policy says. Version 0.1.0 reads it as a delay that is
+over."""
+
 
 class Verb(Enum):
     ACK = "ack"
@@ -31,7 +35,7 @@ class LeaseCommand:
     """A command for another worker.
 
     subject: a lease id; a Kestrel key for DROP_QUEUE, END_POLLS, HOLD_PUTS and RELEASE_PUTS; empty for COUNT. length_s:
-    for EXTEND; for NACK the delay; for HOLD_PUTS the longest time.
+    for EXTEND; for NACK the delay, 0: by policy; for HOLD_PUTS the longest time.
     position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner does not begin after it.
@@ -69,7 +73,7 @@ class WorkerFigures:
     samples: tuple[Sample, ...]
 
 
-_NEWER_THAN_0_1: Final = frozenset({"OwnerUnavailable"})
+_NEWER_THAN_0_1: Final = frozenset({"OwnerUnavailable", "DelayBeyondExpiry"})
 """Classes of errors that version 0.1.0 does not know."""
 
 Result = LeaseRecord | WorkerFigures | int | GatewayError

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import GatewayError, Internal, LeaseForgotten, OutcomeUnknown, OwnerUnavailable
-from gateway.forwarding.commands import LeaseCommand, Result, Verb, WorkerFigures
+from gateway.forwarding.commands import NO_DELAY, LeaseCommand, Result, Verb, WorkerFigures
 from gateway.forwarding.replicas import Replicas
 from gateway.forwarding.workers import WorkerLinks
 from gateway.leases.ids import LeaseIds, Owner
@@ -77,9 +77,9 @@ class LeaseRouter:
         return await self._forward(owner, self._command(Verb.ACK, lease_id, tenant))
 
     async def nack(
-        self, lease_id: str, tenant: str, *, asked: Place | None = None, delay_s: float = 0.0, reason: str = ""
+        self, lease_id: str, tenant: str, *, asked: Place | None = None, delay_s: float | None = None, reason: str = ""
     ) -> LeaseRecord:
-        """Gives the job back to the requested place, now or after the delay. None: the place is by the queue's policy.
+        """Gives the job back to the requested place after the delay. None: the queue's policy decides.
 
         Raises LeaseNotFound, OwnerUnavailable, and what Registry.nack raises.
         """
@@ -87,7 +87,8 @@ class LeaseRouter:
         if owner is None:
             return await self._registry.nack(lease_id, asked=asked, delay_s=delay_s, reason=reason)
         position = asked.value if asked is not None else ""
-        command = self._command(Verb.NACK, lease_id, tenant, length_s=delay_s, position=position, reason=reason)
+        length_s = 0.0 if delay_s is None else delay_s or NO_DELAY
+        command = self._command(Verb.NACK, lease_id, tenant, length_s=length_s, position=position, reason=reason)
         return await self._forward(owner, command)
 
     async def reject(self, lease_id: str, tenant: str, *, reason: str = "") -> LeaseRecord:
@@ -221,7 +222,8 @@ class LeaseRouter:
                 return await registry.ack(lease_id)
             case Verb.NACK:
                 asked = Place(command.position) if command.position else None
-                return await registry.nack(lease_id, asked=asked, delay_s=command.length_s, reason=command.reason)
+                delay_s = max(0.0, command.length_s) if command.length_s else None
+                return await registry.nack(lease_id, asked=asked, delay_s=delay_s, reason=command.reason)
             case Verb.REJECT:
                 return await registry.reject(lease_id, reason=command.reason)
             case Verb.EXTEND:

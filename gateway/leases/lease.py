@@ -1,10 +1,10 @@
 """One lease: its states, the legal transitions between them, and the answers of an ended lease. No I/O, no clock.
 
-    HELD -> SETTLING -> ACKED | NACKED | REJECTED | EXPIRED | LOST | DROPPED | UNKNOWN
-    HELD -> DELAYED -> SETTLING | NACKED | DROPPED
+    HELD -> SETTLING -> ACKED | NACKED | REJECTED | EXPIRED | LOST | DROPPED | UNKNOWN | DELAYED
+    DELAYED -> SETTLING | NACKED | DROPPED
     HELD -> LOST | DROPPED | RETURNED | DRAINED
 
-Only HELD, DELAYED and SETTLING have an open read; every other state is final.
+Only HELD and SETTLING have an open read, and DELAYED if the job cannot be copied; every other state is final.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class OpenRead(Protocol):
 
 
 class State(Enum):
-    """held: by the consumer. settling: a settlement is in progress. delayed: nacked, and set aside until it is due.
+    """held: by the consumer. settling: a settlement is in progress. delayed: nacked, and the job waits until it is due:
+    on a holding queue, so that the lease has ended, or set aside as before.
 
     returned: given back because the client had disconnected. drained: given back because the gateway stopped.
     """
@@ -68,10 +69,19 @@ class State(Enum):
 
 
 MOVES: dict[State, frozenset[State]] = {
-    State.HELD: frozenset({State.SETTLING, State.DELAYED, State.LOST, State.DROPPED, State.RETURNED, State.DRAINED}),
+    State.HELD: frozenset({State.SETTLING, State.LOST, State.DROPPED, State.RETURNED, State.DRAINED}),
     State.DELAYED: frozenset({State.SETTLING, State.NACKED, State.DROPPED}),
     State.SETTLING: frozenset(
-        {State.ACKED, State.NACKED, State.REJECTED, State.EXPIRED, State.LOST, State.DROPPED, State.UNKNOWN}
+        {
+            State.DELAYED,
+            State.ACKED,
+            State.NACKED,
+            State.REJECTED,
+            State.EXPIRED,
+            State.LOST,
+            State.DROPPED,
+            State.UNKNOWN,
+        }
     ),
 }
 
@@ -117,11 +127,26 @@ class Disposition:
     """How a lease ends without an ack.
 
     state: NACKED, REJECTED or EXPIRED. asked: the requested place; None: by the queue's policy. reason: for people.
+    delay_s: how long the job waits before it is there; None: by the queue's policy.
     """
 
     state: State
     asked: Place | None = None
     reason: str = ""
+    delay_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Where a job is that left its consumer.
+
+    due_at_s: wall time at which it will be there; None: it is there now. set_aside: until then it stays set aside for
+    the lease, because no copy of it is safe; otherwise it is on a holding queue.
+    """
+
+    place: Place
+    due_at_s: float | None = None
+    set_aside: bool = False
 
 
 class Mover(Protocol):
@@ -133,8 +158,11 @@ class Mover(Protocol):
     def is_last(self, lease: Lease) -> bool:
         """Whether this is the job's last attempt, after which it goes to the dead letters."""
 
-    async def move(self, lease: Lease, disposition: Disposition) -> Place:
-        """Moves the job and returns its place. Raises LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown."""
+    def check(self, lease: Lease, disposition: Disposition) -> None:
+        """Raises DelayBeyondExpiry if the job would expire before its delay is over."""
+
+    async def move(self, lease: Lease, disposition: Disposition) -> Moved:
+        """Moves the job. Raises LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown."""
 
 
 @dataclass(slots=True, eq=False)
@@ -146,7 +174,7 @@ class Lease:
     latest_s: no extension or delay goes beyond it.
     settlement: the running settlement while SETTLING, so that a second request can wait for its end.
     disposition: how it ends, while DELAYED or SETTLING without an ack.
-    place: where the job is, once NACKED, REJECTED or EXPIRED.
+    place: where the job is, once NACKED, REJECTED or EXPIRED, and once DELAYED if it is on a holding queue.
     target: the requested place.
     """
 
@@ -181,7 +209,7 @@ class Lease:
 
     def record(self) -> LeaseRecord:
         """What is known of the lease now."""
-        place = self.target if self.state is State.DELAYED else self.place
+        place = self.target if self.place is None and self.state is State.DELAYED else self.place
         return LeaseRecord(
             self.id, self.queue, self.job_id, self.attempt, self.expires_at_s, self.state, place, self.target
         )

@@ -1,6 +1,7 @@
 """The leases of one worker: opened, settled, expired, and remembered for a while. Knows no HTTP, no forwarding.
 
-1. A lease is in `_open` exactly while it has an open read: while it is HELD, DELAYED or SETTLING.
+1. A lease is in `_open` exactly while it has an open read: while it is HELD or SETTLING, and while it is DELAYED if its
+   job is not on a holding queue.
 2. Every lease leaves `_open` through `_end`, which counts it and remembers how it ended.
 3. A settlement is a task of the lifespan's group: if its request is cancelled, it still runs to its end.
 4. At every instant each delivered lease is either open or counted in one of the ways to end.
@@ -14,7 +15,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -194,24 +195,22 @@ class Registry:
         return await self._settled(lease, State.ACKED, mine=mine)
 
     async def nack(
-        self, lease_id: str, *, asked: Place | None = None, delay_s: float = 0.0, reason: str = ""
+        self, lease_id: str, *, asked: Place | None = None, delay_s: float | None = None, reason: str = ""
     ) -> LeaseRecord:
-        """Gives the job back to the place in the lease's `place`; after `delay_s`, if that is given.
+        """Gives the job back to the place in the lease's `place`, after `delay_s`; None: by the queue's policy.
 
         The record's `target` is the place that this call asked for, even if an earlier nack asked for another one.
-        A job whose last attempt this was is not delayed. Raises and Cancelled: as for `ack`; InvalidBody if the delay
-        is longer than Kestrel allows for an open read.
+        A job whose last attempt this was is not delayed. Raises and Cancelled: as for `ack`; DelayBeyondExpiry, and the
+        lease stays as it was.
         """
         lease = self.find(lease_id)
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
             assert lease.mover is not None
-            disposition = Disposition(State.NACKED, asked, reason)
-            if delay_s and not lease.mover.is_last(lease):
-                self._postpone(lease, disposition, delay_s)
-            else:
-                self._begin_move(lease, disposition)
+            disposition = Disposition(State.NACKED, asked, reason, delay_s)
+            lease.mover.check(lease, disposition)
+            self._begin_move(lease, disposition)
         record = await self._settled(lease, State.NACKED, mine=mine)
         return record if asked is None else record._replace(target=asked)
 
@@ -234,6 +233,10 @@ class Registry:
             await asyncio.shield(lease.settlement)
         if not isinstance(lease, Lease) or lease.state is not State.HELD:
             raise _ended_error(lease.state, State.HELD)
+        left_s = lease.latest_s - time.monotonic()
+        if length_s > left_s:
+            shown_s = max(0.0, left_s)
+            raise InvalidBody(f"this lease can last at most {shown_s:.3f} s more (Kestrel's openTransactionTimeout)")
         self._set_deadline(lease, length_s)
         return lease.record()
 
@@ -274,13 +277,14 @@ class Registry:
             elif lease.state is State.DELAYED:
                 self._early(lease).give_back()
 
-    def _settle(self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _settle(self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, State | None]]) -> None:
+        """work: returns how the lease ends; None: as wanted."""
         lease.move(State.SETTLING)
         lease.settlement = self._tasks.create_task(self._finish(lease, wanted, work))
 
     def _begin_move(self, lease: Lease, disposition: Disposition, *, late: bool = False) -> None:
         lease.plan(disposition)
-        self._settle(lease, disposition.state, partial(_move_job, lease, disposition, late=late))
+        self._settle(lease, disposition.state, partial(self._move_job, lease, disposition, late=late))
 
     async def _settled(self, lease: Lease | LeaseRecord, wanted: State, *, mine: bool) -> LeaseRecord:
         """The lease, settled as `wanted`; raises any other outcome. mine: this call has started the settlement."""
@@ -297,7 +301,7 @@ class Registry:
         raise error
 
     async def _finish(
-        self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, None]]
+        self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, State | None]]
     ) -> GatewayError | None:
         """Settles and ends the lease; returns Kestrel's refusal if it ended with one."""
         read = lease.read
@@ -305,8 +309,7 @@ class Registry:
             return None  # its queue was deleted before this started
         outcome = State.UNKNOWN
         try:
-            await work()
-            outcome = wanted
+            outcome = await work() or wanted
         except LeaseLost:
             outcome = State.LOST
         except QueueDeleted:
@@ -327,10 +330,30 @@ class Registry:
                 self._end(lease, outcome)
         return None
 
-    def _postpone(self, lease: Lease, disposition: Disposition, delay_s: float) -> None:
-        self._set_deadline(lease, delay_s)
+    async def _move_job(self, lease: Lease, disposition: Disposition, *, late: bool) -> State:
+        """How the lease ends; DELAYED also if it stays open until the job is due. late: the job may have been back at
+        the head for a while, and a copy would be its second."""
+        assert lease.mover is not None
+        if late and lease.read is not None:
+            await lease.read.verify()
+        moved = await lease.mover.move(lease, disposition)
+        if moved.due_at_s is None:
+            lease.place = moved.place
+            return disposition.state
+        if moved.set_aside and lease.state is State.SETTLING:
+            self._postpone(lease, moved.due_at_s)
+            return State.DELAYED
+        lease.place = moved.place
+        if disposition.state is State.NACKED:
+            lease.expires_at_s = moved.due_at_s
+            return State.DELAYED
+        return disposition.state
+
+    def _postpone(self, lease: Lease, due_at_s: float) -> None:
+        """The job stays set aside until it is due, or until Kestrel's own limit for open reads."""
+        self._set_deadline(lease, due_at_s - time.time())
         lease.move(State.DELAYED)
-        lease.plan(disposition)
+        lease.settlement = None
         self._delayed += 1
 
     def _due(self, lease: Lease) -> None:
@@ -339,7 +362,7 @@ class Registry:
         if lease.state is State.DELAYED:
             assert lease.disposition is not None
             self._delayed -= 1
-            self._begin_move(lease, lease.disposition, late=late)
+            self._begin_move(lease, replace(lease.disposition, delay_s=0.0), late=late)
         else:
             self._begin_move(lease, Disposition(State.EXPIRED, reason="the lease expired"), late=late)
 
@@ -355,12 +378,8 @@ class Registry:
         return self._end(lease, State.NACKED)
 
     def _set_deadline(self, lease: Lease, length_s: float) -> None:
-        deadline_s = time.monotonic() + length_s
-        if deadline_s > lease.latest_s:
-            left_s = max(0.0, lease.latest_s - time.monotonic())
-            raise InvalidBody(f"this lease can last at most {left_s:.3f} s more (Kestrel's openTransactionTimeout)")
-        lease.deadline_s = deadline_s
-        lease.expires_at_s = time.time() + length_s
+        lease.deadline_s = min(lease.latest_s, time.monotonic() + length_s)
+        lease.expires_at_s = time.time() + lease.deadline_s - time.monotonic()
         self._deadlines.set(lease)
 
     def _end(self, lease: Lease, outcome: State) -> OpenRead:
@@ -373,7 +392,7 @@ class Registry:
         del self._open[lease.id]
         self.limits.shares.give_back(lease.tenant)
         self.limits.bytes.give_back(lease.tenant, len(read.data))
-        self._outcomes[outcome] += 1
+        self._outcomes[State.NACKED if outcome is State.DELAYED else outcome] += 1
         self._ended.add(lease)
         for listener in self._listeners:
             listener(lease)
@@ -391,14 +410,6 @@ def _droppable(lease: Lease) -> bool:
 
 def _ended_error(state: State, wanted: State) -> GatewayError:
     return settlement_error(state, wanted) or LeaseForgotten("the outcome of the lease is unknown")
-
-
-async def _move_job(lease: Lease, disposition: Disposition, *, late: bool) -> None:
-    """late: the job may have been back at the head for a while, and a copy would be its second."""
-    assert lease.mover is not None
-    if late and lease.read is not None:
-        await lease.read.verify()
-    lease.place = await lease.mover.move(lease, disposition)
 
 
 async def _abort(read: OpenRead) -> None:

@@ -14,6 +14,9 @@ from gateway.delivery.caps.caps import Caps
 from gateway.delivery.caps.link import CapLink
 from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.redrive import Redrive, Redriven, RedriveOrder
+from gateway.delivery.delay.holding import HoldingQueues
+from gateway.delivery.delay.onward import Onward
+from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.moves import Moves
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
@@ -41,7 +44,8 @@ class Rig:
     def __init__(self, kestrel: Kestrel, tasks: asyncio.TaskGroup, policies: dict[str, Policy], **limits) -> None:
         self.kestrel = kestrel
         self.tasks = tasks
-        self.catalog = Catalog(Namespace(), Policies(tuple(Table("", name, each) for name, each in policies.items())))
+        namespace = Namespace()
+        self.catalog = Catalog(namespace, Policies(tuple(Table("", name, each) for name, each in policies.items())))
         self.registry = Registry(
             LeaseIds([b"k" * 32], "00" * 8),
             tasks,
@@ -56,7 +60,11 @@ class Rig:
             | limits,
         )
         quota = Quota(kestrel, KnownQueues(kestrel, self.catalog, Turns()), 1000)
-        self.moves = Moves(kestrel, self.catalog, tasks, max_attempts=25)
+        self.holding = HoldingQueues(kestrel, namespace, "worker")
+        self.delayed = DelayedJobs(
+            kestrel.each_member, self.holding, Onward(kestrel, self.catalog, quota, self.holding)
+        )
+        self.moves = Moves(kestrel, self.catalog, self.holding, tasks, max_attempts=25)
         polls = PollLimits(100, tenant_limit=100, queue_limit=100)
         control = Control(kestrel.each_member, "_kestrel-gateway__control", eager=True)
         self.receiver = Receiver(
@@ -113,11 +121,14 @@ async def rig(
         await until(lambda: all(backend.state.value == "up" for backend in kestrel.backends()))
         async with asyncio.TaskGroup() as tasks:
             made = Rig(kestrel, tasks, policies or {}, **limits or {})
+            moving = tasks.create_task(made.delayed.run())
             try:
                 yield made
             finally:
                 made.receiver.drain()
                 made.registry.close()
+                made.delayed.close()
+                await moving
         books = made.registry.statistics()
         assert (balanced(books), books.open, books.delayed) == (True, 0, 0), str(books)
         # A connection without an owner would still be pinned.

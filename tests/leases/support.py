@@ -1,12 +1,13 @@
 """Shared by the tests of leases: items and ways that end as the test says."""
 
 import asyncio
+import time
 from collections import deque
 from typing import Any
 
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.leases.ids import LeaseIds
-from gateway.leases.lease import Disposition, Lease, Place, State
+from gateway.leases.lease import Disposition, Lease, Moved, Place, State
 from gateway.leases.registry import Registry
 
 LIMIT = 5
@@ -48,10 +49,14 @@ class Item:
 
 
 class ScriptedMover:
-    """Ends as the fate of the item says. last: the job has no further attempt. gate: what the mover waits for."""
+    """Ends as the fate of the item says. last: the job has no further attempt. gate: what the mover waits for.
 
-    def __init__(self, *, last: bool = False, gate: asyncio.Event | None = None) -> None:
+    holds: a job with a delay gets on a holding queue; otherwise it stays set aside.
+    """
+
+    def __init__(self, *, last: bool = False, gate: asyncio.Event | None = None, holds: bool = False) -> None:
         self.last = last
+        self.holds = holds
         self.gate = gate
         self.left: list[Disposition] = []
 
@@ -61,15 +66,21 @@ class ScriptedMover:
     def is_last(self, lease):
         return self.last
 
+    def check(self, lease, leaving):
+        pass
+
     async def move(self, lease, leaving):
         self.left.append(leaving)
+        due_at_s = time.time() + leaving.delay_s if leaving.delay_s and not self.last else None
+        if due_at_s and not self.holds:
+            return Moved(Place.HEAD, due_at_s, set_aside=True)
         item = lease.read
         if self.gate is not None:
             await self.gate.wait()
         if lease.read is None:
             raise QueueDeleted("gone")
         await item.end("moved")
-        return Place.DEAD if self.last else self.target(leaving)
+        return Moved(Place.DEAD if self.last else self.target(leaving), due_at_s)
 
 
 def registry(tasks: asyncio.TaskGroup, **changes) -> Registry:

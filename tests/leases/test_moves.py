@@ -261,10 +261,11 @@ def test_a_server_that_is_gone_takes_the_lease_along(own_broker):
 
 
 def test_a_deleted_queue_gets_no_copy(broker):
-    """Deleted while a nack waits for its delay: the nack's repetition says so, and the queue stays deleted."""
+    """Deleted while a job that cannot be copied waits for its delay: the nack's repetition says so, and the queue stays
+    deleted."""
 
     async def work(made):
-        await made.put("doomed")
+        await made.kestrel.put("doomed", b"raw")
         taken = await made.take("doomed")
         await made.registry.nack(taken.lease.id, delay_s=0.1)
         await made.kestrel.delete("doomed")
@@ -453,17 +454,17 @@ def test_a_copy_goes_to_a_server_that_takes_it(broker, own_broker):
 
 
 def test_a_delay_outlasts_kestrel_s_limit_for_quiet_connections(tmp_path):
-    """The connection that keeps the job out of sight is pinged: the job leaves when it is due, not before."""
+    """The connection that keeps a raw item out of sight is pinged: the item leaves when it is due, not before."""
 
     async def work(made):
-        await made.put("quiet")
+        await made.kestrel.put("quiet", b"raw")
         taken = await made.take("quiet")
         began_s = time.monotonic()
         await made.registry.nack(taken.lease.id, delay_s=1.5)
         again = await made.take("quiet")
         assert time.monotonic() - began_s > 1.4
         await until(lambda: taken.lease.state is State.NACKED)
-        assert (again.job.attempt, taken.lease.place) == (2, Place.TAIL)
+        assert (again.lease.attempt, taken.lease.place) == (2, Place.HEAD)
         await made.registry.ack(again.lease.id)
 
     with BrokerProcess(tmp_path / "data", "--fsync", "off", config="client_timeout = 0.6") as quick:

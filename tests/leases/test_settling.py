@@ -1,6 +1,8 @@
 """Delays, deletions, caps and the end of all: what becomes of leases in the registry, with its books balanced."""
 
 import asyncio
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -23,11 +25,33 @@ def test_a_delayed_nack_leaves_when_it_is_due():
             with pytest.raises(GatewayError) as conflict:
                 await other
             assert conflict.value.code == "lease-settled"
-        assert (item.ends, mover.left) == ([], [])
+        asked = Disposition(State.NACKED, None, "later", 0.05)
+        assert (item.ends, mover.left) == ([], [asked])
         await asyncio.wait_for(ended.wait(), 5)
-        assert (item.ends, mover.left) == (["moved"], [Disposition(State.NACKED, None, "later")])
+        assert (item.ends, mover.left) == (["moved"], [asked, replace(asked, delay_s=0.0)])
         assert (await leases.nack(lease.id)).place is Place.TAIL
         assert leases.statistics().ended["nacked"] == 1
+
+    within(work)
+
+
+def test_a_job_on_a_holding_queue_has_no_lease():
+    """The delayed nack has ended the lease; it is remembered with when the job is due, and counts as nacked."""
+
+    async def work(tasks):
+        leases = registry(tasks)
+        item = Item()
+        lease = opened(leases, item, mover=ScriptedMover(holds=True))
+        record = await leases.nack(lease.id, delay_s=50)
+        assert (record.state, record.place, record.as_asked) == (State.DELAYED, Place.TAIL, True)
+        assert 49 < record.expires_at_s - time.time() < 51
+        assert (item.ends, len(leases)) == (["moved"], 0)
+        assert (await leases.nack(lease.id, delay_s=1)).expires_at_s == record.expires_at_s
+        assert not (await leases.nack(lease.id, asked=Place.HEAD)).as_asked
+        with pytest.raises(GatewayError) as conflict:
+            await leases.ack(lease.id)
+        assert conflict.value.code == "lease-settled"
+        assert (leases.statistics().ended["nacked"], leases.statistics().delayed) == (1, 0)
 
     within(work)
 
@@ -44,16 +68,16 @@ def test_a_last_attempt_is_not_delayed():
 
 
 def test_nothing_outlives_kestrel_s_own_limit():
-    """Neither an extension nor a delay goes beyond the longest lease; the lease stays as it was."""
+    """An extension beyond the longest lease is refused, and the lease stays as it was; a job that must stay set aside
+    for its delay comes back then."""
 
     async def work(tasks):
         leases = registry(tasks, longest_s=10)
         lease = opened(leases, Item(), 5)
-        for call in (leases.extend(lease.id, 11), leases.nack(lease.id, delay_s=11)):
-            with pytest.raises(InvalidBody):
-                await call
+        with pytest.raises(InvalidBody):
+            await leases.extend(lease.id, 11)
         assert (lease.state, leases.statistics().delayed) == (State.HELD, 0)
-        await leases.nack(lease.id, delay_s=9)
+        assert (await leases.nack(lease.id, delay_s=11)).expires_at_s < time.time() + 10.5
         leases.close()
         assert leases.find(lease.id).place is Place.HEAD
 

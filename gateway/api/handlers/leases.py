@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
@@ -14,7 +15,7 @@ from gateway.envelope.times import timestamp
 from gateway.errors import GatewayError, LeaseNotFound
 from gateway.fairness.turns import Turns
 from gateway.forwarding.router import LeaseRouter
-from gateway.leases.lease import LeaseRecord, Place
+from gateway.leases.lease import LeaseRecord, Place, State
 
 MAX_SETTLE_BYTES = 1 << 20
 """Limit for a body that settles: a thousand settlements, or a failure report with complete tracebacks."""
@@ -76,7 +77,7 @@ class Leases:
             lease_id,
             call.caller.tenant,
             asked=Place(body["position"]) if "position" in body else None,
-            delay_s=float(body.get("delay", 0)),
+            delay_s=float(body["delay"]) if "delay" in body else None,
             reason=plain(body.get("reason", "")),
         )
 
@@ -145,13 +146,19 @@ def _position(lease: LeaseRecord) -> dict[str, object]:
     return {} if lease.as_asked else {"position": lease.place}
 
 
+def _state(lease: LeaseRecord) -> State:
+    """Its state; a delay that is over is none."""
+    over = lease.state is State.DELAYED and lease.expires_at_s <= time.time()
+    return State.NACKED if over else lease.state
+
+
 def _shown(lease: LeaseRecord) -> Answer:
     return json_answer(
         {
             "id": lease.id,
             "queue": lease.queue,
             "job_id": lease.job_id,
-            "state": lease.state,
+            "state": _state(lease),
             "attempt": lease.attempt,
             "expires_at": timestamp(lease.expires_at_s),
             "position": lease.place,

@@ -54,7 +54,7 @@ METRICS: Final = (
     ),
     Metric("leases_settled_total", "leases that have ended, by outcome", ("outcome",)),
     Metric("leases_open", "leases that have not ended"),
-    Metric("leases_delayed", "open leases that are nacked with a delay that is not over"),
+    Metric("leases_delayed", "open leases that are nacked and whose job stays set aside until it is due"),
     Metric("leases_remembered", "ended leases that are still remembered"),
     Metric(
         "forwards_total",
@@ -65,7 +65,11 @@ METRICS: Final = (
     Metric("polls_parked", "polls that wait for a job"),
     Metric("draining", "1 while the worker drains and delivers no more jobs"),
     Metric("jobs_enqueued_total", "jobs stored for producers"),
-    Metric("jobs_moved_total", "jobs copied to the tail of their queue, or to the dead letters", ("to",)),
+    Metric(
+        "jobs_moved_total",
+        "jobs copied to the tail of their queue, to a holding queue, or to the dead letters",
+        ("to",),
+    ),
     Metric("jobs_kept_at_head_total", "jobs that stayed at the head because a copy was not safe"),
     Metric("jobs_doubled_total", "moves whose original may still be on its queue, in addition to its copy"),
     Metric(

@@ -103,6 +103,7 @@ class Meter:
         return [
             ("jobs_enqueued_total", (), self._publisher.stored),
             ("jobs_moved_total", ("tail",), moves.moved),
+            ("jobs_moved_total", ("holding",), moves.held),
             ("jobs_moved_total", ("dead_letters",), moves.dead_letters),
             ("jobs_kept_at_head_total", (), sum(moves.kept.values())),
             ("jobs_doubled_total", (), moves.doubled),

@@ -7,6 +7,7 @@ A queue's dead letters are on the queue that its policy names (`dead_letter`), o
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from enum import Enum
 
 from gateway.delivery.backend import Backend
@@ -27,8 +28,13 @@ class Stored(Enum):
 
 async def store(backend: Backend, key: str, data: bytes, expiry: int = 0) -> Stored:
     """Puts a copy on a queue. Cancelled: the outcome is PERHAPS."""
+    return await stored_by(backend.put(key, data, expiry))
+
+
+async def stored_by(put: Awaitable[None]) -> Stored:
+    """The outcome of a put. Cancelled: it is PERHAPS."""
     try:
-        await backend.put(key, data, expiry)
+        await put
     except OutcomeUnknown:
         return Stored.PERHAPS
     except (QueueFull, JobTooLarge, BackendUnavailable):

@@ -3,7 +3,8 @@
 1. The job is put on, seen stored, and only then confirmed where it was. An interruption in between leaves it on both.
 2. A job that was opened too early is put on, too, never given back: so no item gets in front of an earlier one.
 3. A queue that refuses the job gets it again after REFUSED_S; until then it is in nobody's way.
-4. The policy that the queue has now decides, also about its key. A job that has expired is dropped.
+4. The policy that the queue has now decides, also about its key. A job that has expired is dropped, and so is one of a
+   subscription that was deleted, which a put would create again.
 5. An item that no gateway has written, or whose queue cannot exist here, is set aside and logged. It is never dropped.
 """
 
@@ -113,6 +114,9 @@ class Onward:
 
     async def _arrive(self, job: HeldJob, now_s: float) -> None:
         queue = self._catalog.queue(job.tenant, job.queue)
+        if queue.is_child and await self._backend.stats_of(queue.key) is None:
+            self.statistics.expired += 1
+            return
         with await self._quota.room(queue):
             await self._backend.put(
                 queue.key, job.data, wire_expiry(job.expires_s, now_s), duplicates_ok=queue.policy.duplicates_ok
