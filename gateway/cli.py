@@ -17,6 +17,7 @@ import click
 from gateway import __version__
 from gateway.client import jobs as client_jobs
 from gateway.client import queues as client_queues
+from gateway.client import transfer as client_transfer
 from gateway.common.flags import ListedText, Rate, Seconds, WholeNumber
 from gateway.config.toml_file import Mistake, MistakesError
 from gateway.settings import Settings, SettingsError, flag, variable
@@ -209,7 +210,7 @@ def healthcheck(url: str | None) -> None:
         sys.exit(1)
 
 
-for _command in (*client_jobs.COMMANDS, *client_queues.COMMANDS, work):
+for _command in (*client_jobs.COMMANDS, *client_queues.COMMANDS, *client_transfer.COMMANDS, work):
     cli.add_command(_command)
 
 

@@ -29,6 +29,7 @@ FAILED: Final = 1
 NOTHING: Final = 3
 NOT_ALLOWED: Final = 4
 AWAY: Final = 5
+INTERRUPTED: Final = 130
 
 _NOTHING_CODES: Final = frozenset({"queue-not-found", "queue-empty", "lease-not-found"})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import sys
@@ -132,7 +131,9 @@ def work(
         raise click.UsageError("concurrency: 0 is below the minimum of 1")
     if not 1 <= given["lease_s"] <= 43200:
         raise click.UsageError(f"lease: {given['lease_s']:g} is not between 1 and 43200 seconds")
-    from gateway.common import logs  # noqa: PLC0415 (`--help` stays quick)
+    import asyncio  # noqa: PLC0415 (`--help` stays quick)
+
+    from gateway.common import logs  # noqa: PLC0415
 
     logs.set_up(given.pop("log_format"), "debug" if given.pop("debug") else "info", "work")
     for name in ("httpx", "httpcore"):
@@ -159,6 +160,8 @@ async def _run(
     reject_on: frozenset[int],
     secret_file: Path | None,
 ) -> int:
+    import asyncio  # noqa: PLC0415
+
     from gateway.work.command import CommandRunner  # noqa: PLC0415
     from gateway.work.control import Control, WorkLimits  # noqa: PLC0415
     from gateway.work.endpoint import EndpointRunner  # noqa: PLC0415

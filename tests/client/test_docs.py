@@ -9,11 +9,11 @@ import click
 import pytest
 
 from gateway.cli import PROGRAM, cli
-from gateway.client import jobs, options, queues
+from gateway.client import jobs, options, queues, transfer
 from gateway.work.cli import work
 
 WIDTH = 100
-COMMANDS = [*jobs.COMMANDS, *queues.COMMANDS, work]
+COMMANDS = [*jobs.COMMANDS, *queues.COMMANDS, *transfer.COMMANDS, work]
 
 
 def documents(root: Path) -> str:
@@ -23,7 +23,7 @@ def documents(root: Path) -> str:
 
 def help_of(command: click.Command) -> str:
     """What `--help` prints on a terminal of that width."""
-    parent = click.Context(cli, info_name=PROGRAM)
+    parent = cli.make_context(PROGRAM, [], resilient_parsing=True)
     return command.get_help(click.Context(command, parent, command.name, terminal_width=WIDTH, max_content_width=WIDTH))
 
 

@@ -230,7 +230,7 @@ def test_supervisord_with_an_endpoint(site: Site, root: Path):
     with supervisord(site, program) as process:
         for _ in range(3):
             with Endpoint(reply, port) as web:
-                until(partial(_has, web, JOBS // 6))
+                until(partial(_has, web, min(JOBS // 6, 60)))
             time.sleep(1)
             worker = worker_of(process.pid)
             if worker is not None:

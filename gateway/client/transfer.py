@@ -1,0 +1,154 @@
+"""The commands `export` and `import`: a queue's jobs into a file of CloudEvents, one a line, and back.
+
+1. `export` takes some jobs, writes them, syncs the file, and only then acks them. What is interrupted is in the file or
+   on the queue, at worst in both. `--append` continues such a file: it cuts off a last line that is not whole, and does
+   not write again what the file has.
+2. `import` notes after each request how far it is, beside the file. What was sent when it was interrupted is sent again
+   with the same Idempotency-Key, so it is stored once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import uuid
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from gateway.client import options
+from gateway.client.failures import CallFailed
+from gateway.client.target import Target
+from gateway.common.flags import Seconds, WholeNumber
+
+if TYPE_CHECKING:
+    from gateway.client.api import GatewayApi
+    from gateway.client.sending import Line
+
+_IMPORT_JOBS: Final = 500
+"""Of one request. It does not follow the gateway's limit upwards, so that a repeated request has the same jobs."""
+
+
+@click.command("export")
+@click.argument("queue")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--append", is_flag=True, help="continue the file of an export that was interrupted")
+@click.option("--wait", "wait_s", type=Seconds(), default=0.0, help="end when no job came for so long [default 0]")
+@click.option("--max", "most", type=WholeNumber(), help="the most jobs to take [default: all]")
+@options.where
+def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: int | None, address: Target) -> None:
+    """Move the jobs of QUEUE into FILE, one CloudEvent in JSON a line.
+
+    \b
+      kestrel-gateway export emails emails.ndjson
+      kestrel-gateway export emails emails.ndjson --append      after an interruption
+
+    A job is acked after it is written and the file is synced to disk. After an interruption, continue with --append:
+    the jobs that the command had taken are on their queue again, a minute later if it was killed. `import` reads the
+    file.
+
+    Jobs that consumers have, delayed jobs and dead letters are not exported. The exit code is 5 if a Kestrel server did
+    not answer, so that there may be more jobs.
+    """  # noqa: D301 (click wants the character itself)
+    import asyncio  # noqa: PLC0415 (`--help` stays quick)
+
+    from gateway.client.exporting import Export, ExportFile, FileError  # noqa: PLC0415
+
+    try:
+        with ExportFile(file, append=append) as target:
+            if target.cut:
+                options.notice(f"{file}: the last line was not whole and is cut off; its job is on its queue")
+            job = Export(address, queue, target, wait_s=wait_s, most=most)
+            asyncio.run(job.run())
+    except FileError as exc:
+        raise click.UsageError(str(exc)) from exc
+    except OSError as exc:
+        options.notice(f"{file}: {exc.strerror}; the last jobs are not acked")
+        sys.exit(options.FAILED)
+    except CallFailed as failed:
+        options.notice(f"{failed}; continue with --append")
+        sys.exit(options.exit_code(failed))
+    click.echo(f"{job.written} jobs moved to {file}" + (f", {job.known} were there already" if job.known else ""))
+    if job.coverage:
+        options.notice(f"only {job.coverage} servers answered; there may be more jobs")
+        sys.exit(options.AWAY)
+
+
+@click.command("import")
+@click.argument("queue")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--from-start", is_flag=True, help="forget how far an earlier import of the file has come")
+@options.calls
+def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) -> None:
+    """Put the CloudEvents of FILE, one a line, on QUEUE.
+
+    After each request the command notes in FILE.QUEUE.progress how far it is. If it is interrupted, the same command
+    continues there, and no job is stored twice. Lines that the gateway does not accept are reported, and the exit code
+    is 1. Such are jobs that have expired since.
+
+    A job keeps its id, type, content and time. It begins with its first attempt.
+    """
+    from gateway.client import sending  # noqa: PLC0415 (`--help` stays quick)
+    from gateway.client.lines import opened, size_of  # noqa: PLC0415
+    from gateway.client.progress import ProgressBar  # noqa: PLC0415
+
+    notes = file.with_name(f"{file.name}.{queue}.progress")
+    limits = api.call("GET", "/").json()["limits"]
+    with opened(file) as source:
+        size = size_of(source)
+        begin = _new(api.url) if from_start else _noted(notes, api.url, size)
+        _note(notes, begin)
+        source.seek(begin["offset"])
+        sender = sending.LineSender(api, queue, sending.EVENTS, partial(_key, begin["id"]))
+        lines = sending.read(source, number=begin["line"], offset=begin["offset"])
+        with ProgressBar("storing", size, in_bytes=True) as bar:
+            for batch in sending.batches(lines, min(_IMPORT_JOBS, limits["max_batch_jobs"]), limits["max_batch_bytes"]):
+                sender.store(batch)
+                _note(notes, {**begin, "line": batch[-1].number, "offset": batch[-1].end})
+                bar.reached(batch[-1].end)
+    done = sender.done
+    before = f" (the first {begin['line']} lines were imported before)" if begin["line"] else ""
+    refused = f", {done.refused} not accepted" if done.refused else ""
+    click.echo(f"{done.stored} jobs stored on {queue}{refused}{before}")
+    if done.refused:
+        sys.exit(options.FAILED)
+
+
+def _key(run: str, first: Line, body: bytes) -> str:
+    """The same for the same lines of the same import, however often it is interrupted."""
+    return "import-" + hashlib.sha256(f"{run} {first.number} ".encode() + body).hexdigest()
+
+
+def _new(url: str) -> dict[str, Any]:
+    """The notes of an import that begins. id: none of its requests is taken for one of an earlier import."""
+    return {"url": url, "id": uuid.uuid4().hex, "line": 0, "offset": 0}
+
+
+def _noted(notes: Path, url: str, size: int | None) -> dict[str, Any]:
+    """How far an import has come. Raises click.UsageError if the notes are of another gateway or another file."""
+    try:
+        found: dict[str, Any] = json.loads(notes.read_text())
+    except FileNotFoundError:
+        return _new(url)
+    except (OSError, ValueError) as exc:
+        raise click.UsageError(f"{notes} cannot be read: {exc}; delete it, or give --from-start") from exc
+    if found["url"] != url or (size is not None and found["offset"] > size):
+        raise click.UsageError(f"{notes} is of an import to {found['url']}, or of a longer file; give --from-start")
+    return found
+
+
+def _note(notes: Path, value: dict[str, Any]) -> None:
+    """Replaces the notes at once, on disk."""
+    new = notes.with_name(f"{notes.name}.new")
+    with new.open("w") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(notes)
+
+
+COMMANDS: Final = (export_jobs, import_jobs)

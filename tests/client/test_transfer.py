@@ -1,0 +1,171 @@
+"""`export` and `import`: what was on a queue is on the other one afterwards, however often they are interrupted.
+
+KESTREL_GATEWAY_TEST_EXPORT_JOBS is the number of jobs of the long proof (100,000); the suite takes 400.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.client import events
+from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.gateway import Running
+from tests.lab.work import until
+
+SUITE = 400
+JOBS = int(os.environ.get("KESTREL_GATEWAY_TEST_EXPORT_JOBS", str(SUITE)))
+KINDS: tuple[tuple[str, bytes], ...] = (
+    ("application/json", b'{"big": 123456789012345678901234567890, "x": 1.10, "e": 1e400}'),
+    ("application/json", b'{\n  "pretty":\r\n\t[1, 2]\n}\n'),
+    ("application/json", '"smörgåsbord \U0001f980 \\u0000"'.encode()),
+    ("application/json", b'{"a": ",\\"data\\":", "a": 2}'),
+    ("application/json", b"null"),
+    ("application/octet-stream", bytes(range(256))),
+    ("text/plain; charset=utf-8", 'Zürich, "data":\n1'.encode()),
+    ("text/plain", b""),
+)
+Copy = tuple[str, str, bytes]
+
+
+def fill(http: httpx.Client, queue: str) -> Counter[Copy]:
+    """Enqueues jobs of every kind; returns id, type and bytes of each."""
+    copies: Counter[Copy] = Counter()
+    for begin in range(0, JOBS, 200):
+        for number in range(begin, min(begin + 200, JOBS)):
+            content_type, body = KINDS[number % len(KINDS)]
+            headers = {
+                "Content-Type": content_type,
+                "ce-specversion": "1.0",
+                "ce-id": f"job {number}",
+                "ce-source": "/a",
+                "ce-type": "org.example.test",
+                "ce-note": "%22,%22data%22:%C3%BC",
+            }
+            http.post(f"/queues/{queue}/jobs?receipt=none", content=body, headers=headers).raise_for_status()
+            copies[f"job {number}", content_type, body] += 1
+    return copies
+
+
+def drain(http: httpx.Client, queue: str) -> Counter[Copy]:
+    """Takes and acks every job."""
+    copies: Counter[Copy] = Counter()
+    ack = ""
+    while (answer := http.get(f"/queues/{queue}/next?timeout=0&format=raw{ack}")).status_code == 200:
+        copies[answer.headers["ce-id"].replace("%20", " "), answer.headers["content-type"], answer.content] += 1
+        ack = f"&ack={answer.headers['lease-id']}"
+    assert answer.status_code == 204, answer.text
+    return copies
+
+
+def interrupted(url: str, progress: Path, *arguments: str) -> None:
+    """Starts a command and interrupts it when the file has changed: the long proof kills it."""
+    before = progress.stat().st_size if progress.exists() else -1
+    process = subprocess.Popen([*COMMAND, *arguments], env=environment(url), stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: process.poll() is not None or (progress.exists() and progress.stat().st_size > before + 1))
+        process.send_signal(signal.SIGKILL if JOBS > SUITE else signal.SIGINT)
+        process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow  # starts processes that take their time
+def test_what_is_exported_and_imported_is_equal(command: Commands, gateway: Running, queue: str, tmp_path: Path):
+    """Both are killed on the way and continue: each job is there once, with its bytes, type and id."""
+    file = tmp_path / "jobs"
+    with gateway.client() as http:
+        copies = fill(http, queue)
+        interrupted(gateway.url, file, "export", queue, str(file))
+        lines = file.read_bytes().count(b"\n")
+        assert lines
+        with file.open("ab") as torn:
+            torn.write(b'{"specversion": "1.0", "id"')
+        done = command("export", queue, str(file), "--append", "--wait", "60" if JOBS > SUITE else "1")
+        assert done.returncode == 0, done.stderr
+        assert b"was not whole and is cut off" in done.stderr
+        assert len(file.read_bytes().splitlines()) == JOBS
+        interrupted(gateway.url, tmp_path / f"jobs.{queue}-2.progress", "import", f"{queue}-2", str(file))
+        assert "jobs stored" in command.text("import", f"{queue}-2", str(file))
+        assert drain(http, f"{queue}-2") == copies
+        assert drain(http, queue) == Counter()
+
+
+def test_a_file_goes_there_and_back(command: Commands, http: httpx.Client, queue: str, tmp_path: Path):
+    """Every kind of payload, without an interruption; a second import of the file has nothing to do."""
+    file = tmp_path / "jobs"
+    copies: Counter[Copy] = Counter()
+    for number, (content_type, body) in enumerate(KINDS):
+        headers = {"Content-Type": content_type, "ce-specversion": "1.0", "ce-id": f"job {number}"}
+        headers |= {"ce-source": "/a", "ce-type": "t", "ce-note": "%22,%22data%22:%C3%BC"}
+        http.post(f"/queues/{queue}/jobs", content=body, headers=headers).raise_for_status()
+        copies[f"job {number}", content_type, body] += 1
+    assert command.text("export", queue, str(file), "--max", "3") == f"3 jobs moved to {file}\n"
+    assert command.text("export", queue, str(file), "--append") == f"{len(KINDS) - 3} jobs moved to {file}\n"
+    assert b"note" in file.read_bytes()
+    assert command.text("import", queue, str(file)) == f"{len(KINDS)} jobs stored on {queue}\n"
+    again = command.text("import", queue, str(file))
+    assert again == f"0 jobs stored on {queue} (the first {len(KINDS)} lines were imported before)\n"
+    assert drain(http, queue) == copies
+    assert command.text("import", queue, str(file), "--from-start") == f"{len(KINDS)} jobs stored on {queue}\n"
+    assert drain(http, queue) == copies
+
+
+def test_nothing_is_acked_that_is_not_on_disk(gateway: Running, http: httpx.Client, queue: str, tmp_path: Path):
+    """The file cannot grow: the jobs go back to their queue."""
+    http.post(f"/queues/{queue}/jobs", content=b"precious").raise_for_status()
+    limited = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *COMMAND, "export", queue, str(tmp_path / "jobs")]
+    done = subprocess.run(limited, env=environment(gateway.url), capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"File too large; the last jobs are not acked" in done.stderr
+    assert http.get(f"/queues/{queue}/next?timeout=5").json()["attempt"] <= 2
+
+
+def test_lines_that_are_not_accepted_are_reported(command: Commands, http: httpx.Client, queue: str, tmp_path: Path):
+    """A torn line and an expired job are named, the others are stored."""
+    event = {"specversion": "1.0", "source": "/a", "type": "t"}
+    lines = [
+        json.dumps({**event, "id": "1", "data": 1}),
+        json.dumps({**event, "id": "2", "expires": "2020-01-01T00:00:00Z"}),
+        json.dumps({**event, "id": "3", "data": 3}),
+        '{"specversion"',
+    ]
+    (tmp_path / "jobs").write_text("\n".join(lines))
+    done = command("import", queue, str(tmp_path / "jobs"))
+    assert (done.returncode, done.stdout) == (1, f"2 jobs stored on {queue}, 2 not accepted\n".encode())
+    assert b"line 2: invalid-event" in done.stderr
+    assert b"line 4: invalid-" in done.stderr
+    assert http.get(f"/queues/{queue}").json()["items"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "q", "{file}"], "exists; give --append"),
+        (["export", "q", "{file}", "--append"], "is not the file of an export"),
+        (["export", "q", "/nonexistent/f"], "cannot be written"),
+        (["import", "q", "/nonexistent/f"], "cannot be read"),
+    ],
+)
+def test_files_that_are_not_touched(command: Commands, tmp_path: Path, arguments: list[str], message: str):
+    """A file of something else is neither overwritten nor continued."""
+    (tmp_path / "other").write_text("something else\n")
+    done = command(*(each.replace("{file}", str(tmp_path / "other")) for each in arguments))
+    assert done.returncode == 2
+    assert message in done.stderr.decode()
+    assert (tmp_path / "other").read_text() == "something else\n"
+
+
+def test_two_jobs_with_one_id_are_two_jobs():
+    """Only two deliveries of the same job are taken for one."""
+    one = b'{"id":"1","data":1,"attempt":1}'
+    assert events.identity(one) == events.identity(b'{"id":"1","data":1,"attempt":2,"lasterror":"x"}')
+    assert events.identity(one) != events.identity(b'{"id":"1","data":2,"attempt":1}')
