@@ -47,6 +47,9 @@ PRELOADED: Final = (
     "gateway.http.server",
     "gateway.kestrel.discovery.members",
     "gateway.process.supervisor",
+    "gateway.work.command",
+    "gateway.work.endpoint",
+    "gateway.work.worker",
     "uvloop",
 )
 PROGRAMS: Final = ("gateway.broker.__main__", "gateway.process.worker")
@@ -100,12 +103,15 @@ class ForkedProcess(subprocess.Popen[AnyStr]):
 
 def _order(command: Any) -> dict[str, Any] | None:
     """The module to run and its arguments, from a command of the lab or of a supervisor; None for another command."""
-    if not isinstance(command, list) or command[0] != sys.executable:
+    command = [] if isinstance(command, str) else list(command)
+    if len(command) < 3 or command[0] != sys.executable:
         return None
     if command[1] == LIFELINE:
         return {"module": command[2], "arguments": command[3:], "lifeline": True}
-    if command[1:3] == ["-P", "-m"]:
-        return {"module": command[3], "arguments": command[4:], "lifeline": False}
+    if command[1:2] == ["-P"]:  # nobody here imports from the working directory
+        del command[1]
+    if command[1] == "-m":
+        return {"module": command[2], "arguments": command[3:], "lifeline": False}
     return None
 
 
@@ -261,7 +267,7 @@ def main() -> None:
     _show([SERVER])
     order, descriptors = _serve(connection)
     _become(order, descriptors)
-    if order["module"] == "gateway" and (theirs := _start_server()) is not None:
+    if [order["module"], *order["arguments"][:1]] == ["gateway", "serve"] and (theirs := _start_server()) is not None:
         order, descriptors = theirs
         _become(order, descriptors)
     command = [sys.executable, "-P", "-m", order["module"], *order["arguments"]]

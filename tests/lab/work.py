@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.lab.commands import COMMAND, environment
+from tests.lab.forkserver import ForkedProcess
 
 WAIT_S = 20.0
 """The limit of whatever a test waits for; on an idle machine it comes within a second."""
@@ -23,7 +24,7 @@ class WorkProcess:
     def __init__(self, url: str, log: Path, *arguments: str, **variables: str) -> None:
         self.log = log
         with log.open("ab") as file:
-            self.process = subprocess.Popen(
+            self.process: subprocess.Popen[bytes] = ForkedProcess(
                 [*COMMAND, "work", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,

@@ -129,8 +129,7 @@ def test_an_endpoint_that_refuses_uses_up_no_attempts(start: Start, put: Put, qu
     assert rest() == {}
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-@pytest.mark.slow  # starts processes that take their time
+@pytest.mark.parametrize("status", [503, *(pytest.param(each, marks=pytest.mark.slow) for each in (429, 502, 504))])
 def test_an_endpoint_that_is_unavailable_is_asked_seldom(
     start: Start, put: Put, queue: str, http: httpx.Client, status: int
 ):
@@ -146,7 +145,6 @@ def test_an_endpoint_that_is_unavailable_is_asked_seldom(
         assert worker.process.poll() is None
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_an_endpoint_that_is_slow(start: Start, put: Put, queue: str, rest, http: httpx.Client):
     """The lease is extended meanwhile; after --timeout the job comes again."""
     put("slow", "hangs")
@@ -167,7 +165,6 @@ def test_an_endpoint_that_is_slow(start: Start, put: Put, queue: str, rest, http
     assert rest() == {"hangs": (2, f"{web.url}: no answer within 4 s (--timeout)")}
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_sigquit_gives_the_job_back_while_the_endpoint_works(start: Start, put: Put, queue: str, rest):
     """The request ends, and the job is takeable."""
     put("job")

@@ -61,7 +61,6 @@ def test_a_missing_command_takes_no_job(  # noqa: PLR0917 (fixtures)
     assert rest() == {"job": (1, "")}
 
 
-@pytest.mark.slow  # starts processes that take their time
 @pytest.mark.parametrize(
     ("text", "code"), [("#!/nonexistent/interpreter\n", 127), ("no program at all", 126)], ids=["interpreter", "format"]
 )
@@ -119,7 +118,6 @@ def test_the_command_gets_the_job(start: Start, http: httpx.Client, queue: str, 
     assert "ce_stale" not in variables
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_an_item_that_no_gateway_stored(start: Start, tmp_path: Path):
     """The bytes of a memcache client arrive as they are; it has no id."""
     from tests.lab.gateway import running
@@ -160,7 +158,6 @@ def test_a_command_that_ignores_sigterm_is_killed_after_its_time(start: Start, p
     assert rest() == {"job": (2, "the time limit of 0.5 s is over (--timeout): working")}
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_ten_megabytes_of_standard_error(start: Start, put: Put, queue: str, dead):
     """All of it is passed on, and the end is the reason."""
     put("job")
@@ -174,7 +171,6 @@ def test_ten_megabytes_of_standard_error(start: Start, put: Put, queue: str, dea
     assert len(reason) == 1000
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_a_background_process_does_not_hold_the_worker(start: Start, put: Put, queue: str, http: httpx.Client):
     """The command has ended, though something that it started still has its standard error open."""
     put("job")
@@ -184,7 +180,6 @@ def test_a_background_process_does_not_hold_the_worker(start: Start, put: Put, q
     assert time.monotonic() - began_s < 7
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_concurrency_is_the_number_of_commands_at_a_time(start: Start, put: Put, queue: str, tmp_path: Path):
     """Never more, and as many as there are jobs for."""
     put(*"abcdefgh")
@@ -198,7 +193,6 @@ def test_concurrency_is_the_number_of_commands_at_a_time(start: Start, put: Put,
     assert (most, running) == (4, 0)
 
 
-@pytest.mark.slow  # starts processes that take their time
 @pytest.mark.parametrize("limit", ["--max-time", "--max-memory"])
 def test_limits_end_the_worker_between_jobs(start: Start, put: Put, queue: str, limit: str, rest):
     """The job in hand is finished and acked; the others stay."""
@@ -220,7 +214,6 @@ def test_sigterm_finishes_the_job_in_hand(start: Start, put: Put, queue: str, re
     assert rest() == {"two": (1, "")}
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_sigterm_ends_a_poll_at_once(start: Start, queue: str, http: httpx.Client, put: Put, rest):
     """A worker that waits for a job ends at once, and a job that comes later is not given to it."""
     worker = start(queue, "--exec", "true")
@@ -245,7 +238,6 @@ def test_sigquit_gives_the_job_back(start: Start, put: Put, queue: str, rest):
     assert list(rest()) == ["job"]
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_a_second_interrupt_gives_the_job_back(start: Start, put: Put, queue: str, rest):
     """Ctrl-C twice, as people do."""
     put("job")
@@ -285,7 +277,6 @@ def test_commands_end_with_a_worker_that_is_killed(start: Start, put: Put, queue
     until(lambda: list(rest()) == ["job"])
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_a_gateway_that_is_away_is_waited_for(start: Start, queue: str, tmp_path: Path):
     """The worker starts before it, outlives a restart of it, and uses little CPU meanwhile."""
     port = free_port()
@@ -308,7 +299,6 @@ def test_a_gateway_that_is_away_is_waited_for(start: Start, queue: str, tmp_path
         gateway.kill()
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_a_settlement_is_repeated_until_it_is_certain(start: Start, queue: str, tmp_path: Path):
     """The gateway restarts while the command runs: the lease is gone, the log says so, and the job is done again."""
     gateway = Running(tmp_path / "data")
@@ -328,7 +318,6 @@ def test_a_settlement_is_repeated_until_it_is_certain(start: Start, queue: str, 
         gateway.kill()
 
 
-@pytest.mark.slow  # starts processes that take their time
 def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, http: httpx.Client):
     """Its queue was deleted: the command is let finish, nothing is settled, and the worker goes on."""
     put("job")
