@@ -34,6 +34,7 @@ from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
 from gateway.api.handlers.pauses import PauseAdmin
+from gateway.api.handlers.preferred import PreferredJobs
 from gateway.api.handlers.queues import QueueAdmin
 from gateway.api.handlers.replicas import ReplicaEndpoint
 from gateway.api.handlers.subscriptions import SubscriptionAdmin
@@ -62,6 +63,7 @@ from gateway.delivery.idempotency.ledger import Ledger
 from gateway.delivery.moves import Moves
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
+from gateway.delivery.preferred import PreferredReceiver
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues.catalog import Catalog
 from gateway.delivery.queues.known import KnownQueues
@@ -192,6 +194,16 @@ class Gateway:
             caps=self._caps,
             turns=turns,
         )
+        preferred = PreferredReceiver(
+            self._kestrel,
+            self._receiver,
+            quota,
+            self._registry.limits,
+            self._tasks,
+            poll_limits=poll_limits,
+            pauses=self._pauses,
+            caps=self._caps,
+        )
         self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
         queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known, turns)
         deleted = self._kestrel.fanout.deleted = DeletedSubscriptions(self._control)
@@ -216,21 +228,23 @@ class Gateway:
         publisher = Publisher(self._kestrel, quota, holding)
         dead_letters = DeadLetterAdmin(self._kestrel)
         redrive = Redrive(self._kestrel, moves.dead_letters, quota, self._tasks)
+        jobs = Jobs(
+            publisher,
+            self._receiver,
+            queues,
+            leases,
+            self._registry,
+            once=IdempotentAnswer(self._idempotency),
+            settings=settings,
+            turns=turns,
+        )
         self.routes = router(
             specification,
             self._admission,
             budget,
             self._catalog,
-            jobs=Jobs(
-                publisher,
-                self._receiver,
-                queues,
-                leases,
-                self._registry,
-                once=IdempotentAnswer(self._idempotency),
-                settings=settings,
-                turns=turns,
-            ),
+            jobs=jobs,
+            preferred=PreferredJobs(preferred, jobs),
             leases=leases,
             pauses=pauses,
             queues=QueueAdmin(queues, subscriptions, pauses, dead_letters, redrive, turns),

@@ -16,6 +16,7 @@ from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
 from gateway.api.handlers.pauses import PauseAdmin
+from gateway.api.handlers.preferred import PreferredJobs
 from gateway.api.handlers.queues import QueueAdmin
 from gateway.api.handlers.subscriptions import SubscriptionAdmin
 from gateway.api.handlers.webhook import Webhook
@@ -37,6 +38,7 @@ def router(
     catalog: Catalog,
     *,
     jobs: Jobs,
+    preferred: PreferredJobs,
     leases: Leases,
     queues: QueueAdmin,
     subscriptions: SubscriptionAdmin,
@@ -63,6 +65,10 @@ def router(
         Route(
             "/queues/{queue}/events",
             Resource(post=run("enqueueEvent", jobs.enqueue_event), options=run("checkEventWebhook", webhook.check)),
+        ),
+        Route(
+            "/next",
+            Resource(head=False, get=run("nextOfQueues", preferred.next), post=run("leaseOfQueues", preferred.lease)),
         ),
         Route("/queues/{queue}/leases", Resource(post=run("leaseJobs", jobs.lease))),
         Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),

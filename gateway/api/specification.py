@@ -127,8 +127,9 @@ def _set_limits(document: dict[str, Any], settings: Settings) -> None:
     timeout |= {"maximum": _number(settings.max_timeout_s), "x-default": _number(settings.default_timeout_s)}
     document["components"]["parameters"]["LeaseSeconds"]["schema"]["maximum"] = _number(longest_lease_s)
     schemas = document["components"]["schemas"]
-    schemas["LeaseRequest"]["properties"]["timeout"] |= {each: timeout[each] for each in ("maximum", "x-default")}
-    schemas["LeaseRequest"]["properties"]["lease_seconds"]["maximum"] = _number(longest_lease_s)
+    for request in ("LeaseRequest", "NextRequest"):
+        schemas[request]["properties"]["timeout"] |= {each: timeout[each] for each in ("maximum", "x-default")}
+        schemas[request]["properties"]["lease_seconds"]["maximum"] = _number(longest_lease_s)
     schemas["ExtendRequest"]["properties"]["lease_seconds"]["maximum"] = _number(longest_lease_s)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from gateway.coverage import Coverage
 from gateway.delivery.backend import Poll
@@ -110,7 +111,29 @@ class PollLimits:
     def remove(self, queue: Queue, waiter: Poll) -> None:
         self._waiters.discard(waiter)
         self.shares.give_back(queue.tenant)
+        self._leave(queue, waiter)
+
+    @contextmanager
+    def several(self, waiter: Poll, queues: Mapping[Queue, Poll]) -> Iterator[None]:
+        """Within the context `waiter` waits for several queues of a tenant: it counts once, and for each queue.
+
+        queues: each with the poll that is of that queue; see `by_queue`.
+        """
+        tenant = next(iter(queues)).tenant
+        self._waiters.add(waiter)
+        self.shares.take(tenant)
+        for queue, poll in queues.items():
+            self._queues.setdefault(queue.key, {})[poll] = queue
+        try:
+            yield
+        finally:
+            self._waiters.discard(waiter)
+            self.shares.give_back(tenant)
+            for queue, poll in queues.items():
+                self._leave(queue, poll)
+
+    def _leave(self, queue: Queue, poll: Poll) -> None:
         polls = self._queues[queue.key]
-        del polls[waiter]
+        del polls[poll]
         if not polls:
             del self._queues[queue.key]

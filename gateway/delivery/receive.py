@@ -158,12 +158,12 @@ class Receiver:
             return None
         if taken.result is None:
             return None if self._pauses.paused(queue) and not self.draining else Covered(None, taken.coverage)
-        delivery = await self._deliver(queue, taken.result, lease_s, expired)
+        delivery = await self.deliver(queue, taken.result, lease_s, expired)
         if delivery is None:
             return None
         if place is not None:
             place.leased(delivery.lease)
-        if at_most_once and not await self._acked(delivery.lease, on_gone):
+        if at_most_once and not await self.acked(delivery.lease, on_gone):
             return None
         return Covered(delivery, None)
 
@@ -210,7 +210,7 @@ class Receiver:
             forget()
             self._poll_limits.remove(queue, poll)
 
-    async def _deliver(self, queue: Queue, read: OpenRead, lease_s: float, expired: ExpiredJobs) -> Delivery | None:
+    async def deliver(self, queue: Queue, read: OpenRead, lease_s: float, expired: ExpiredJobs) -> Delivery | None:
         """The item under a lease; None if it must not be delivered, and was dropped or became a dead letter.
 
         Raises: TooManyLeases; the item is back. Cancelled: it is back, or becomes a dead letter.
@@ -239,7 +239,7 @@ class Receiver:
             done()
             raise
 
-    async def _acked(self, lease: Lease, on_gone: OnGone) -> bool:
+    async def acked(self, lease: Lease, on_gone: OnGone) -> bool:
         """Acks the lease of a consumer that is still there. False: its job is back on its queue, or deleted with it.
 
         Raises: OutcomeUnknown, BackendRefused. Cancelled: the ack continues.

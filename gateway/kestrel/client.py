@@ -33,6 +33,7 @@ from gateway.kestrel.link import ServerLink
 from gateway.kestrel.links import ServerLinks
 from gateway.kestrel.member import Member
 from gateway.kestrel.multiplex.link import MultiplexedLink
+from gateway.kestrel.polls.preferred import PreferredPoll
 from gateway.kestrel.polls.queues import PolledQueues
 from gateway.kestrel.polls.runner import LongPoll
 from gateway.kestrel.puts.batches import TenantOf
@@ -204,6 +205,10 @@ class Kestrel:
         the poll's deadline.
         """
         return self._polls.wait(key, timeout_s, tenant)
+
+    def wait_in_order(self, keys: Sequence[str], timeout_s: float, tenant: str = "") -> PreferredPoll:
+        """Like `wait`, for several queues: the item comes from the first of them that has one (see PreferredPoll)."""
+        return self._polls.wait_in_order(keys, timeout_s, tenant)
 
     async def peek(self, key: str) -> Covered[bytes | None]:
         """The head item, which stays in place. Creates the queue. Raises BackendUnavailable."""

@@ -39,7 +39,6 @@ def table(root):
         ("GET", "/queues/x/messages", "GET /queues/{queue}/next"),
         ("GET", "/queues/x/dequeue", "GET /queues/{queue}/next"),
         ("GET", "/queues/x/next/", "GET /queues/{queue}/next"),
-        ("GET", "/next", "GET /queues/{queue}/next"),
         ("POST", "/lease/x/ack", "POST /leases/{lease}/ack"),
         ("POST", "/leases/x/done", "POST /leases/{lease}/ack"),
         ("POST", "/ack/x", "POST /leases/{lease}/ack"),

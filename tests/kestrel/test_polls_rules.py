@@ -298,6 +298,25 @@ def test_rule_8_what_nobody_wants_serves_the_next_or_goes_back_the_newest_first(
     assert world.polls.idle
 
 
+def test_rule_8_an_item_waits_for_a_newer_one_that_a_waiter_has_not_fetched():
+    """The older one would be at the head first, and then behind the newer one."""
+    world = World()
+    older, newer = world.come(10), world.come(10)
+    older.awaited = newer.awaited = True
+    world.settle()
+    for _ in range(2):
+        world.put(world.servers[0])
+    world.settle(0.01)
+    assert [each.item.order for each in (older, newer)] == [1, 2]
+    world.leave(older)
+    world.settle(0.2)
+    assert not told(world, Abort)
+    world.leave(newer)
+    world.settle(0.2)
+    assert [action.item.order for action in told(world, Abort)] == [2, 1]
+    assert [item.order for item in world.servers[0].queue] == [1, 2]
+
+
 @pytest.mark.parametrize(("servers", "keep_s"), [(1, GATHER_S), (2, LINGER_S)])
 def test_rule_8_waits_are_closed_before_items_go_back(servers, keep_s):
     """Else they would be given them."""

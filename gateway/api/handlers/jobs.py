@@ -72,7 +72,7 @@ class Jobs:
         self._max_batch_jobs = settings.max_batch_jobs
         self._max_batch_bytes = settings.max_batch_bytes
         self._max_timeout_s = settings.max_timeout_s
-        self._default_timeout_s = settings.default_timeout_s
+        self.default_timeout_s = settings.default_timeout_s
         self._default_lease_s = default_lease(settings)
         self._longest_lease_s = longest_lease(settings)
 
@@ -178,11 +178,10 @@ class Jobs:
         return json_answer({"queue": queue.name, "results": results}, 207 if failures else 201)
 
     async def next(self, call: Call) -> Answer:
-        if not call.request.names.isdisjoint(_PURPOSE) and _is_prefetch(call.request.headers):
-            raise ForbiddenPrefetch("a prefetch does not take a job; send the request without Sec-Purpose: prefetch")
-        timeout_s, preference = self._timeout(call)
+        refuse_prefetch(call)
+        timeout_s, preference = self.timeout(call)
         queue = call.queue()
-        at_most_once = await self._ack_first(call, call.query["ack"])
+        at_most_once = await self.ack_first(call, call.query["ack"])
         lease_s = self._lease(call, queue)
         delivery = call.result(
             await self._receiver.next(
@@ -191,29 +190,29 @@ class Jobs:
         )
         if isinstance(delivery, Delivery):
             call.context.lease_acked |= at_most_once
-            return self._delivered(call, queue, delivery, preference)
-        return Answer(204, headers=[NO_STORE, *_held(delivery), *preference])
+            return self.delivered(call, queue, delivery, preference)
+        return Answer(204, headers=[NO_STORE, *held_headers(delivery), *preference])
 
     async def lease(self, call: Call) -> Answer:
         """Like `next`, with the parameters in the body, and a body in every answer: some clients cannot read a 204."""
         wanted = await call.json()
         queue = call.queue()
-        at_most_once = await self._ack_first(call, wanted.get("ack"))
+        at_most_once = await self.ack_first(call, wanted.get("ack"))
         delivery = call.result(
             await self._receiver.next(
                 queue,
-                timeout_s=float(wanted.get("timeout", self._default_timeout_s)),
-                lease_s=float(wanted.get("lease_seconds", self._default_lease(queue))),
+                timeout_s=float(wanted.get("timeout", self.default_timeout_s)),
+                lease_s=float(wanted.get("lease_seconds", self.default_lease(queue))),
                 on_gone=call.request.on_gone,
                 at_most_once=at_most_once,
             )
         )
         if not isinstance(delivery, Delivery):
-            return json_answer({"jobs": []}, headers=_held(delivery))
+            return json_answer({"jobs": []}, headers=held_headers(delivery))
         call.context.lease_acked |= at_most_once
-        with self._given_back_on_error(delivery.lease):
+        with self.given_back_on_error(delivery.lease):
             body = render_leased(delivery.job, queue, delivery.lease, root=call.root)
-        return self._carrying(delivery.lease, body, [JSON, NO_STORE])
+        return self.carrying(delivery.lease, body, [JSON, NO_STORE])
 
     async def peek(self, call: Call) -> Answer:
         queue = call.queue()
@@ -222,7 +221,7 @@ class Jobs:
         body, headers = render(job, queue, job.attempt, accept=call.accept, raw=_raw(call))
         return Answer(200, body, headers)
 
-    async def _ack_first(self, call: Call, ack: str | None) -> bool:
+    async def ack_first(self, call: Call, ack: str | None) -> bool:
         """Acks the lease that `ack` names, if it names one. Returns whether the next job is wanted at most once."""
         lease_id, comma, _ = (ack or "").partition(",")
         if lease_id in ("", AUTO):
@@ -231,23 +230,23 @@ class Jobs:
         call.context.lease_acked = True  # from here on every answer says so
         return bool(comma)
 
-    def _delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
+    def delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease
-        with self._given_back_on_error(lease):
+        with self.given_back_on_error(lease):
             body, headers = render(
                 delivery.job, queue, lease.attempt, lease, accept=call.accept, raw=_raw(call), root=call.root
             )
-        return self._carrying(lease, body, headers + preference)
+        return self.carrying(lease, body, headers + preference)
 
     @contextlib.contextmanager
-    def _given_back_on_error(self, lease: Lease) -> Iterator[None]:
+    def given_back_on_error(self, lease: Lease) -> Iterator[None]:
         try:
             yield
         except BaseException:
             self._registry.give_back(lease)
             raise
 
-    def _carrying(self, lease: Lease, body: bytes, headers: Headers) -> Answer:
+    def carrying(self, lease: Lease, body: bytes, headers: Headers) -> Answer:
         """The answer with a leased job. The job is given back if the answer does not reach the client."""
 
         def sent(reached: bool) -> None:
@@ -258,14 +257,14 @@ class Jobs:
 
     def _lease(self, call: Call, queue: Queue) -> float:
         """The length of the lease: from the request, otherwise the queue's default."""
-        return float(call.query["lease_seconds"]) if "lease_seconds" in call.query.given else self._default_lease(queue)
+        return float(call.query["lease_seconds"]) if "lease_seconds" in call.query.given else self.default_lease(queue)
 
-    def _default_lease(self, queue: Queue) -> float:
+    def default_lease(self, queue: Queue) -> float:
         """The length of a lease if the request gives none: from the queue's policy, otherwise from the settings."""
         policy_s = queue.policy.lease_s
         return self._default_lease_s if policy_s is None else min(policy_s, self._longest_lease_s)
 
-    def _timeout(self, call: Call) -> tuple[float, Headers]:
+    def timeout(self, call: Call) -> tuple[float, Headers]:
         """The time to wait: the parameter, otherwise `Prefer: wait` (RFC 7240), otherwise the default; and headers."""
         if "timeout" not in call.query.given:
             wait = call.preferences.get("wait", "")
@@ -275,11 +274,17 @@ class Jobs:
         return call.query["timeout"], []
 
 
-def _held(hold: Hold | None) -> Headers:
+def held_headers(hold: Hold | None) -> Headers:
     """The headers that say why the queue hands out nothing, if it may have jobs."""
     if hold is None:
         return []
     return [(b"queue-paused", b"true") if hold is Hold.PAUSED else (b"queue-limited", hold.value.encode())]
+
+
+def refuse_prefetch(call: Call) -> None:
+    """Raises ForbiddenPrefetch if a browser sent the request before its reader asked for the page."""
+    if not call.request.names.isdisjoint(_PURPOSE) and _is_prefetch(call.request.headers):
+        raise ForbiddenPrefetch("a prefetch does not take a job; send the request without Sec-Purpose: prefetch")
 
 
 def _is_prefetch(headers: Headers) -> bool:

@@ -35,6 +35,10 @@ class KeptItems:
         self.items = [each for each in self.items if each[2] is not queue]
         return [item for _, item, _ in dropped]
 
+    def newest(self, queue: ServerQueue) -> float:
+        """The number of the newest item of the queue; infinite if there is none."""
+        return max((number for number, _, each in self.items if each is queue), default=math.inf)
+
     def next_back(self, queue: ServerQueue) -> list[Abort]:
         """Removes the newest item of the queue and aborts its read; nothing if there is none."""
         for each in reversed(self.items):

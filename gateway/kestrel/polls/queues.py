@@ -10,7 +10,7 @@ of the servers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -20,6 +20,7 @@ from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import ServerLink
+from gateway.kestrel.polls.preferred import SILENT_S, Candidate, PreferredPoll
 from gateway.kestrel.polls.rules import PROOF_S, STEP_S
 from gateway.kestrel.polls.runner import LongPoll, QueueRunner
 
@@ -70,15 +71,22 @@ class PolledQueues:
 
     def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll:
         """A poll of `key`, a queue of `tenant`. `timeout_s` 0 asks each server and does not wait."""
-        runner = self._runners.get(key)
-        if runner is None:
-            runner = self._runners[key] = self._new(key, tenant)
-        elif runner in self._unused:
-            del self._unused[runner]
+        runner = self._runner(key, tenant)
         patience_s = PROOF_S if timeout_s > 0 else self._patience_s
         poll = LongPoll(runner, runner.loop.time(), max(0.0, timeout_s), patience_s)
         runner.came(poll)
         return poll
+
+    def wait_in_order(self, keys: Sequence[str], timeout_s: float, tenant: str = "") -> PreferredPoll:
+        """One poll of several queues of `tenant`: the first of them that has an item is served."""
+
+        def begin(key: str, wait_s: float, changed: Callable[[], None]) -> Candidate:
+            runner = self._runner(key, tenant)
+            candidate = Candidate(runner, wait_s, SILENT_S, changed)
+            runner.came(candidate)
+            return candidate
+
+        return PreferredPoll(keys, max(0.0, timeout_s), begin)
 
     def stored(self, key: str, server: ServerLink) -> None:
         """An item was stored on the server."""
@@ -114,6 +122,15 @@ class PolledQueues:
         self._starving = FairQueue()
         for runner in list(self._runners.values()):
             runner.close(error)
+
+    def _runner(self, key: str, tenant: str) -> QueueRunner:
+        """The runner of the queue, which is now in use."""
+        runner = self._runners.get(key)
+        if runner is None:
+            runner = self._runners[key] = self._new(key, tenant)
+        elif runner in self._unused:
+            del self._unused[runner]
+        return runner
 
     def _new(self, key: str, tenant: str) -> QueueRunner:
         runner = QueueRunner(

@@ -19,8 +19,8 @@ it waits, and gets with `t=` (blocked gets), called waits, stay on the servers. 
    waiters are refused and current ones keep waiting. A queue that has a wait on a server may send one take there even
    without a free place.
 8. Items that arrive while no waiter is in line are kept for the next one for LINGER_S (with one server GATHER_S). Then
-   they go back: for each server one at a time, the newest first. No wait of this queue is on the server then, or it
-   would get them. Items from a full server go back, too.
+   they go back: for each server one at a time, the newest first, and none while a waiter has not fetched a newer one.
+   No wait of this queue is on the server then, or it would get them. Items from a full server go back, too.
 9. A get is closed only when no waiter is in line, when items go back, and when its server is removed.
 10. A get whose connection ends is sent again, at first at once, then after growing pauses; a take fails for its waiters
     the second time. Gets that end together count once.

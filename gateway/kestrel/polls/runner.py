@@ -75,17 +75,23 @@ class LongPoll(Waiter):
                     self._future = None
                     self.awaited = False
                 continue
-            item = cast(TakenItem, self.item)
-            if item.lost and runner.loop.time() < self.deadline:
-                runner.lost(self)
-                continue
-            if self._timer is not None:
-                self._timer.cancel()
-            runner.fetched(self)
-            return item
+            item = self.fetch()
+            if item is not None:
+                return item
         if self._error is not None:
             raise self._error
         return None
+
+    def fetch(self) -> TakenItem | None:
+        """The item of a poll that has one. None if it was lost and there is time left: then the poll waits again."""
+        item = cast(TakenItem, self.item)
+        if item.lost and self._runner.loop.time() < self.deadline:
+            self._runner.lost(self)
+            return None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._runner.fetched(self)
+        return item
 
     def cancel(self) -> None:
         """Ends the wait at once; then `result` returns None. Idempotent; does nothing once the item was fetched."""
@@ -103,6 +109,11 @@ class LongPoll(Waiter):
     def timed(self) -> bool:
         """Whether the poll has a timer."""
         return self._timer is not None
+
+    @property
+    def error(self) -> GatewayError | None:
+        """Why the poll has ended without an answer."""
+        return self._error
 
     def end(self, error: GatewayError | None, coverage: Coverage | None) -> None:
         """Ends the poll with this result."""
