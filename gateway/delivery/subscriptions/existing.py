@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Queue
-from gateway.errors import QueueNotFound
+from gateway.errors import BackendUnavailable, QueueNotFound
 
 FRESH_S: Final = 0.25
 _KEPT: Final = 10_000
@@ -27,11 +27,20 @@ class ExistingChildren:
         self._seen: OrderedDict[str, float] = OrderedDict()
 
     async def require(self, child: Queue) -> None:
-        """Returns if the child exists on some server. Raises QueueNotFound, BackendUnavailable."""
+        """Returns if the child exists on some server.
+
+        Raises: QueueNotFound: no server has it. BackendUnavailable: none of those that answer.
+        """
         if time.monotonic() - self._seen.get(child.key, float("-inf")) <= FRESH_S:
             return
-        if await self._backend.stats_of(child.key) is None:
+        merged = await self._backend.queue_stats(child.key)
+        if child.key not in merged.queues:
             self.forget(child)
+            if merged.coverage.partial:
+                raise BackendUnavailable(
+                    f"no server that answers has the subscription {child.name!r}, and only {merged.coverage.asked} of "
+                    f"{merged.coverage.total} servers answer"
+                )
             raise no_subscription(child)
         self._seen[child.key] = time.monotonic()
         self._seen.move_to_end(child.key)
