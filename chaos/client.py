@@ -31,7 +31,10 @@ from chaos.ledger import (
 )
 from tests.lab.http import HttpAnswer, HttpClient
 
-QUEUES = ("mail", "thumbs")
+SUBSCRIBED, CHILD = "orders", "audit"
+"""A queue with a subscription, and the subscription: both get every job of the queue."""
+QUEUES = ("mail", "thumbs", SUBSCRIBED)
+READ = (*QUEUES, f"{SUBSCRIBED}+{CHILD}")
 ANSWER_S = 8.0
 """How long a client waits for an answer before it gives up."""
 REFUSED_PAUSE_S = 0.05
@@ -103,15 +106,17 @@ class Producer(Client):
         replica = self.chance.randrange(len(self.replicas))
         body = {"token": token, "pad": pad(token)}
         for number in range(TRIES):
-            self.ledger.write(Put(t=time.monotonic(), who=self.role.name, token=token, number=number))
+            for each in tokens(queue, token):
+                self.ledger.write(Put(t=time.monotonic(), who=self.role.name, token=each, number=number))
             key = {"Idempotency_Key": f'"{token}"'} if keyed else {}
             answer = self.ask(replica, "POST", f"/queues/{queue}/jobs", body, **key)
             job = answer.json()["id"] if answer.status == 201 else ""
-            self.ledger.write(
-                PutAnswer(
-                    t=time.monotonic(), token=token, number=number, status=answer.status, code=answer.code, job=job
+            for each in tokens(queue, token):
+                self.ledger.write(
+                    PutAnswer(
+                        t=time.monotonic(), token=each, number=number, status=answer.status, code=answer.code, job=job
+                    )
                 )
-            )
             if answer.status == 201 or self.chance.random() < 0.3:
                 return
             if not keyed:
@@ -156,7 +161,7 @@ class Consumer(Client):
 
     def _take(self, replica: int) -> DeliveryEvent | None:
         lease_s = 10.0 if self.calm else round(self.chance.choice([1.0, 1.5, self.chance.uniform(1.0, 5.0)]), 2)
-        queue = self.chance.choice(QUEUES)
+        queue = self.chance.choice(READ)
         timeout_s = self.chance.choice([0, 0.3, 1.5])
         number = self._poll(queue)
         path = f"/queues/{queue}/next?timeout={timeout_s}&lease={lease_s}"
@@ -185,6 +190,7 @@ class Consumer(Client):
         token = str(job["data"]["token"])
         if job["data"].get("pad") != pad(token):
             self.odd(f"the data of {token} came back changed")
+        token = named(queue, token)
         expires = monotonic(job["lease"]["expires_at"])
         delivery = DeliveryEvent(
             t=read_at,
@@ -212,7 +218,7 @@ class Consumer(Client):
     def _vanish(self, replica: int) -> None:
         """Asks for a job and closes the connection before an answer was read."""
         connection = HttpClient(self.role.ports[replica], ANSWER_S)
-        queue = self.chance.choice(QUEUES)
+        queue = self.chance.choice(READ)
         self._poll(queue)
         try:
             connection.send("GET", f"/queues/{queue}/next?timeout=5&lease=2")
@@ -287,6 +293,16 @@ class Consumer(Client):
             case "reject":
                 return "reject", {"reason": "chaos"}
         return "ack", None
+
+
+def named(queue: str, token: str) -> str:
+    """The token as it is judged: a copy on a subscription is a job of its own. queue: a name or Kestrel's key."""
+    return f"{token}+{CHILD}" if "+" in queue or queue.endswith("__subdead") else token
+
+
+def tokens(queue: str, token: str) -> list[str]:
+    """The jobs that an enqueue stores."""
+    return [token, named(f"{SUBSCRIBED}+{CHILD}", token)] if queue == SUBSCRIBED else [token]
 
 
 def pad(token: str) -> str:

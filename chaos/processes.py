@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from chaos.client import named
 from chaos.ledger import Left
 from chaos.schedule import PlannedFault
 from tests.lab.http import HttpClient
@@ -233,8 +234,8 @@ def left_behind(port: int, server: int) -> list[Left]:
     found = []
     for key in memcache.queues():
         for item in memcache.take_all(key):
-            named = TOKEN.search(item)
-            token = named[1].decode() if named else repr(item[:80])
+            found_token = TOKEN.search(item)
+            token = named(key, found_token[1].decode()) if found_token else repr(item[:80])
             found.append(Left(t=time.monotonic(), token=token, queue=key, server=server))
     memcache.close()
     return found

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from chaos import ledger, schedule
 from chaos.checker import Verdict, check
+from chaos.client import CHILD, SUBSCRIBED
 from chaos.lease_counters import imbalances
 from chaos.ledger import EventFile, Fault, Odd
-from chaos.processes import ENVIRONMENT, Processes, left_behind, waiting
+from chaos.processes import ENVIRONMENT, ProcessError, Processes, left_behind, waiting
 from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, FaultProfile, PlannedFault
 from tests.lab.http import HttpClient
 from tests.lab.ports import HOST
@@ -52,12 +53,22 @@ def run(plan: StormPlan, say: Callable[[str], None]) -> Verdict:
     faults = schedule.make(plan.seed, plan.seconds, plan.profile)
     counters = plan.directory / "ledger"
     with Processes(plan.directory, servers=SERVERS, replicas=REPLICAS, workers=WORKERS, flags=flags) as processes:
+        subscribe(processes.ports[0])
         storm = _Storm(plan, processes, EventFile(counters / "storm.jsonl"), offers(processes.ports[0]))
         say(f"{len(faults)} faults in {plan.seconds:g} s, seed {plan.seed}")
         storm.inject(faults)
         say("calm")
         storm.calm()
     return check(ledger.read(counters))
+
+
+def subscribe(port: int) -> None:
+    """Creates the subscription that the clients read. Raises ProcessError."""
+    http = HttpClient(port, 10.0)
+    answer = http.ask("PUT", f"/queues/{SUBSCRIBED}/subscriptions/{CHILD}")
+    http.close()
+    if answer.status not in (200, 201):
+        raise ProcessError(f"the subscription was not created: {answer.status} {answer.body!r}")
 
 
 def offers(port: int) -> frozenset[str]:
