@@ -3,6 +3,7 @@
 import os
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import schemathesis
 from schemathesis.core import NotSet
@@ -11,6 +12,8 @@ EVENTS = {"application/cloudevents+json", "application/cloudevents-batch+json"}
 REQUIRED = {"specversion", "source", "type"}
 TEXTS = ("id", "source", "type", "subject", "dataschema")
 KNOWN = {*TEXTS, "specversion", "time", "datacontenttype", "data", "data_base64"}
+
+NAMES = re.compile("[A-Za-z0-9_-]+(?:[+][A-Za-z0-9_-]+)?")
 
 
 @schemathesis.hook
@@ -29,7 +32,14 @@ def filter_query(context: Any, query: Any) -> bool:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """A good Idempotency-Key was never used, a good cursor was given out; and no server is taken out."""
+    """A good Idempotency-Key was never used, a good cursor was given out; and no server is taken out.
+
+    The names of a queue and of its subscription have 64 characters each; the schema can limit only both together.
+    """
+    queue = unquote(str((case.path_parameters or {}).get("queue", "")))
+    if NAMES.fullmatch(queue) and any(len(part) > 64 for part in queue.split("+")):
+        shorter = "+".join(part[:63].rstrip("_-") for part in queue.split("+"))
+        case.path_parameters = {**case.path_parameters, "queue": shorter}
     if case.query and re.fullmatch("[A-Za-z0-9_-]{1,3600}", str(case.query.get("cursor", ""))):
         case.query = {name: value for name, value in case.query.items() if name != "cursor"}
     key = case.headers.get("Idempotency-Key") if case.headers else None
