@@ -247,7 +247,9 @@ class Gateway:
             preferred=PreferredJobs(preferred, jobs),
             leases=leases,
             pauses=pauses,
-            queues=QueueAdmin(queues, subscriptions, pauses, dead_letters, redrive, turns),
+            queues=QueueAdmin(
+                queues, None if self._tenanted else holding, subscriptions, pauses, dead_letters, redrive, turns
+            ),
             letters=DeadLetterHandlers(
                 DeadLetterJobs(
                     self._kestrel.each_member,
@@ -259,7 +261,7 @@ class Gateway:
             ),
             subscriptions=SubscriptionAdmin(subscriptions),
             health=HealthHandlers(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
-            backends=Backends(self._kestrel),
+            backends=Backends(self._kestrel, holding.keys),
             metrics=Metrics(self._lease_router.figures, settings.workers),
             webhook=Webhook(settings.webhook_origins),
             info=Info(settings, self._kestrel),
@@ -286,6 +288,8 @@ class Gateway:
             receiver=self._receiver,
             moves=moves,
             publisher=publisher,
+            onward=onward,
+            delayed_jobs=self._delayed_jobs,
             traffic=self._edge.traffic,
             shares={
                 "waiters": poll_limits.shares,

@@ -194,3 +194,21 @@ def test_raw_queues_and_tenants(tmp_path):
         answer = one.get("/queues/raw/next?timeout=5&format=raw")
         assert answer.content == body
         assert one.post(answer.headers["location"] + "/ack").status_code == 204
+
+
+def test_delayed_jobs_are_counted(http, queue):
+    """By server for operators, and as zero for a queue while none is delayed anywhere; in the metrics, too."""
+    http.post(f"/queues/{queue}/jobs?delay=2000", json=1)
+    http.post(f"/queues/{queue}/jobs", json=1)
+    (server,) = http.get("/backends").json()["backends"]
+    assert server["delayed"] >= 1
+    assert "delayed" not in http.get(f"/queues/{queue}").json()
+    assert "kestrel_gateway_delayed_jobs_enqueued_total{" in http.get("/metrics").text
+
+
+def test_zero_delayed_jobs_can_be_told(tmp_path):
+    """On a gateway without any."""
+    with running(tmp_path / "data") as gateway, gateway.client() as http:
+        http.post("/queues/q/jobs", json=1)
+        assert http.get("/queues/q").json()["delayed"] == 0
+        assert [each["delayed"] for each in http.get("/backends").json()["backends"]] == [0]

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from gateway.api.exchange import Answer, Call, json_answer
 from gateway.envelope.times import timestamp
+from gateway.errors import BackendUnavailable
 from gateway.kestrel.client import Kestrel
 from gateway.kestrel.health import Health, ServerView
 
 
 class Backends:
-    """Handlers of `/backends`."""
+    """Handlers of `/backends`. holding_keys: of the queues of delayed jobs."""
 
-    def __init__(self, kestrel: Kestrel) -> None:
+    def __init__(self, kestrel: Kestrel, holding_keys: Sequence[str]) -> None:
         self._kestrel = kestrel
+        self._holding_keys = holding_keys
 
     async def list(self, _call: Call) -> Answer:
-        return json_answer({"backends": [_shown(each) for each in self._kestrel.backends()]})
+        delayed = await self._delayed()
+        return json_answer({"backends": [_shown(each, delayed) for each in self._kestrel.backends()]})
 
     async def set_status(self, call: Call) -> Answer:
         body = await call.json()
-        return json_answer(_shown(await self._kestrel.set_status(call.path("backend"), Health(body["status"]))))
+        backend = await self._kestrel.set_status(call.path("backend"), Health(body["status"]))
+        return json_answer(_shown(backend, await self._delayed()))
+
+    async def _delayed(self) -> dict[str, int]:
+        """The number of delayed jobs on each server that answers."""
+        try:
+            merged = await self._kestrel.queue_stats(*self._holding_keys)
+        except BackendUnavailable:
+            return {}
+        return {
+            server: sum(each.items + each.open_reads for each in queues.values())
+            for server, queues in merged.servers.items()
+        }
 
 
-def _shown(backend: ServerView) -> dict[str, object]:
+def _shown(backend: ServerView, delayed: Mapping[str, int]) -> dict[str, object]:
+    told: dict[str, object] = {"delayed": delayed[backend.server]} if backend.server in delayed else {}
     capabilities = backend.capabilities
-    return {
+    shown: dict[str, object] = {
         "server": backend.server,
         "status": backend.state.value,
         "since": timestamp(backend.since),
@@ -36,3 +54,4 @@ def _shown(backend: ServerView) -> dict[str, object]:
         "full": backend.full,
         "error": backend.last_error or None,
     }
+    return shown | told

@@ -11,9 +11,11 @@ from gateway.api.response.listing import Listing
 from gateway.api.response.rendering import render
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive, RedriveOrder
+from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.queues.management import Queues
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
 from gateway.envelope.rewrite import DeadReason
+from gateway.errors import BackendUnavailable
 from gateway.fairness.turns import Turns
 from gateway.queue_stats import QueueStats
 
@@ -23,11 +25,12 @@ WORK_QUEUES = 500
 
 
 class QueueAdmin:
-    """Handlers of `/queues` and `/queues/{queue}`."""
+    """Handlers of `/queues` and `/queues/{queue}`. holding: None if it may not be told whether jobs are delayed."""
 
     def __init__(  # noqa: PLR0917 (one caller)
         self,
         queues: Queues,
+        holding: HoldingQueues | None,
         subscriptions: Subscriptions,
         pauses: PauseAdmin,
         dead_letters: DeadLetterAdmin,
@@ -35,6 +38,7 @@ class QueueAdmin:
         turns: Turns,
     ) -> None:
         self._queues = queues
+        self._holding = holding
         self._subscriptions = subscriptions
         self._pauses = pauses
         self._dead_letters = dead_letters
@@ -53,18 +57,27 @@ class QueueAdmin:
         missing = QueueStats() if call.query["missing"] == "zero" else None
         if call.query["detail"] != "servers":
             info = call.result(await self._queues.get(call.queue(), missing=missing))
-            return json_answer(asdict(info) | self._pause(call))
+            return json_answer(asdict(info) | self._pause(call) | await self._delayed())
         queue, servers = call.result(await self._queues.by_server(call.queue(), missing=missing))
         named = [(name if call.caller.is_operator else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
         by_server = [
             {"server": shown, **asdict(servers[name])} for shown, name in zip(named, sorted(servers), strict=True)
         ]
-        return json_answer(asdict(queue) | self._pause(call) | {"servers": by_server})
+        return json_answer(asdict(queue) | self._pause(call) | await self._delayed() | {"servers": by_server})
 
     def _pause(self, call: Call) -> dict[str, Any]:
         """The queue's pause, as a member of an object; empty if it is not paused."""
         shown = self._pauses.shown(call.queue())
         return {"pause": shown} if shown["paused"] else {}
+
+    async def _delayed(self) -> dict[str, Any]:
+        """`delayed: 0` if no job of any queue is delayed. Kestrel cannot tell how many are for one queue."""
+        if self._holding is None:
+            return {}
+        try:
+            return {"delayed": 0} if await self._holding.empty() else {}
+        except BackendUnavailable:
+            return {}
 
     async def flush(self, call: Call) -> Answer:
         call.result(await self._queues.flush(call.queue()))

@@ -72,6 +72,25 @@ METRICS: Final = (
     ),
     Metric("jobs_kept_at_head_total", "jobs that stayed at the head because a copy was not safe"),
     Metric("jobs_doubled_total", "moves whose original may still be on its queue, in addition to its copy"),
+    Metric("delayed_jobs_enqueued_total", "jobs stored for producers with a delay"),
+    Metric(
+        "delayed_jobs_moved_total",
+        "delayed jobs put on a further holding queue, or on their own queue when due",
+        ("to",),
+    ),
+    Metric("delayed_jobs_refused_total", "due jobs that wait again because their queue refused them"),
+    Metric(
+        "delayed_jobs_expired_total", "delayed jobs that were dropped: expired, or of a subscription that was deleted"
+    ),
+    Metric(
+        "delayed_jobs_doubled_total", "moves of delayed jobs whose original may still be held, in addition to its copy"
+    ),
+    Metric(
+        "delayed_jobs_unreadable_total", "items of holding queues that no gateway has written, and that were set aside"
+    ),
+    Metric(
+        "delayed_jobs_dropped", "delayed jobs that the server has dropped by a limit of its own: an error", ("server",)
+    ),
     Metric(
         "http_requests_total", "requests by the class of their status; none: the client had disconnected", ("status",)
     ),

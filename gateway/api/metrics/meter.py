@@ -12,6 +12,8 @@ from typing import Final
 
 from prometheus_client import ProcessCollector
 
+from gateway.delivery.delay.onward import Onward
+from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.moves import Moves
 from gateway.delivery.publish import Publisher
 from gateway.delivery.receive import Receiver
@@ -48,6 +50,8 @@ class Meter:
         receiver: Receiver,
         moves: Moves,
         publisher: Publisher,
+        onward: Onward,
+        delayed_jobs: DelayedJobs,
         traffic: Traffic,
         shares: Mapping[str, Shares],
     ) -> None:
@@ -58,6 +62,8 @@ class Meter:
         self._receiver = receiver
         self._moves = moves
         self._publisher = publisher
+        self._onward = onward
+        self._delayed_jobs = delayed_jobs
         self._traffic = traffic
         self._shares = shares
         self._process = ProcessCollector(registry=None)
@@ -70,6 +76,7 @@ class Meter:
                 *self._leases(),
                 *self._forwards(),
                 *self._jobs(),
+                *self._delays(),
                 *self._requests(),
                 *self._servers(),
                 *self._shared(),
@@ -109,6 +116,19 @@ class Meter:
             ("jobs_doubled_total", (), moves.doubled),
             ("polls_parked", (), self._receiver.waiting),
             ("draining", (), int(self._receiver.draining)),
+        ]
+
+    def _delays(self) -> list[Sample]:
+        onward = self._onward.statistics
+        return [
+            ("delayed_jobs_enqueued_total", (), self._publisher.delayed),
+            ("delayed_jobs_moved_total", ("queue",), onward.arrived),
+            ("delayed_jobs_moved_total", ("holding",), onward.hops),
+            ("delayed_jobs_refused_total", (), onward.refused),
+            ("delayed_jobs_expired_total", (), onward.expired),
+            ("delayed_jobs_doubled_total", (), onward.doubled),
+            ("delayed_jobs_unreadable_total", (), onward.unreadable),
+            *(("delayed_jobs_dropped", (server,), count) for server, count in self._delayed_jobs.dropped.items()),
         ]
 
     def _requests(self) -> list[Sample]:

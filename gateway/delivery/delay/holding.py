@@ -72,6 +72,12 @@ class HoldingQueues:
                     self._tell(hops[place])
         return outcomes
 
+    async def empty(self) -> bool:
+        """Whether no job is delayed; False also if not every server answers. Raises BackendUnavailable."""
+        merged = await self._backend.queue_stats(*self.keys)
+        held = any(each.items or each.open_reads for each in merged.queues.values())
+        return not held and not merged.coverage.partial
+
     async def set_aside(self, item: bytes) -> None:
         """Stores an item that no gateway can read on a queue where it is in nobody's way. Raises as `hold`."""
         await self._backend.put(self.unreadable_key, item)
