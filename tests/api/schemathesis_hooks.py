@@ -37,9 +37,16 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     The names of a queue and of its subscription have 64 characters each; the schema can limit only both together.
     """
     queue = unquote(str((case.path_parameters or {}).get("queue", "")))
-    if NAMES.fullmatch(queue) and any(len(part) > 64 for part in queue.split("+")):
-        shorter = "+".join(part[:63].rstrip("_-") for part in queue.split("+"))
-        case.path_parameters = {**case.path_parameters, "queue": shorter}
+    if shortened(queue) != queue:
+        case.path_parameters = {**case.path_parameters, "queue": shortened(queue)}
+    if case.query and isinstance(case.query.get("queue"), list):
+        case.query = {**case.query, "queue": [shortened(each) for each in case.query["queue"]]}
+    if isinstance(case.body, dict) and isinstance(case.body.get("queues"), list):
+        case.body = case.body | {"queues": [shortened(each) for each in case.body["queues"]]}
+    if case.query and case.query.keys() & {"delay", "at"}:
+        # A delay is given in one way, and jobs with a delay have no order.
+        case.query = {name: value for name, value in case.query.items() if name != "at" or "delay" not in case.query}
+        case.headers = {name: value for name, value in (case.headers or {}).items() if name != "Ordering-Key"}
     if case.query and re.fullmatch("[A-Za-z0-9_-]{1,3600}", str(case.query.get("cursor", ""))):
         case.query = {name: value for name, value in case.query.items() if name != "cursor"}
     key = case.headers.get("Idempotency-Key") if case.headers else None
@@ -61,6 +68,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         if isinstance(case.body, NotSet):
             # Without a type an empty body is an empty job; a client of this contract says what it sends.
             case.headers = {**(case.headers or {}), "Content-Type": "application/json"}
+
+
+def shortened(name: Any) -> Any:
+    """The name of a queue, or of it and its subscription, with at most 64 characters each."""
+    if not isinstance(name, str) or not NAMES.fullmatch(name.replace(" ", "+")):
+        return name
+    parts = re.split("([+ ])", name)
+    return "".join(part[:63].rstrip("_-") if len(part) > 64 else part for part in parts)
 
 
 def wrong_without_null(value: Any) -> Any:
