@@ -98,9 +98,9 @@ def _request(job: TakenJob, verdict: Verdict, delay: RetryDelay) -> tuple[str, d
     if verdict.action is Action.REJECT:
         return "reject", reason
     if verdict.action is Action.GIVE_BACK:
-        return "nack", {**reason, "position": "head"}
+        return "nack", {**reason, "position": "head", "delay": 0}
     delay_s = delay.after(job.attempt) if verdict.delay_s is None else verdict.delay_s
-    return "nack", {**reason, **({"delay": round(delay_s, 3)} if delay_s else {})}
+    return "nack", {**reason, "delay": round(delay_s, 3)}
 
 
 def _log_settled(job: TakenJob, verdict: Verdict, position: str, body: dict[str, Any] | None) -> None:

@@ -372,3 +372,16 @@ def test_a_paused_queue_costs_little(start: Start, put: Put, queue: str, http: h
     http.delete(f"/queues/{queue}/pause").raise_for_status()
     assert worker.wait() == 0
     until(lambda: rest() == {"job": (2, "exit status 1")})
+
+
+def test_of_several_queues_the_first_that_has_a_job(start: Start, http: httpx.Client, queue: str):
+    """One worker for all of them, in the order of preference; the command learns which queue it is."""
+    names = [f"{queue}-high", f"{queue}-low"]
+    for name in reversed(names):
+        for _ in range(2):
+            http.post(f"/queues/{name}/jobs", content=b"x").raise_for_status()
+    script = 'echo "from $KESTREL_JOB_QUEUE" >&2'
+    worker = start(names[0], "--queue", names[1], "--max-jobs", "4", "--exec", "sh", "-c", script)
+    assert worker.wait() == 0
+    taken = [line.removeprefix("from ") for line in worker.text().splitlines() if line.startswith("from ")]
+    assert taken == [names[0], names[0], names[1], names[1]]
