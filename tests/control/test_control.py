@@ -14,6 +14,7 @@ import pytest
 
 from gateway.delivery.control.control import LOOK_S, Control, ControlMap, EntryKind
 from gateway.delivery.control.queue import ControlQueue
+from gateway.delivery.control.state import ControlEntry, ControlItem, ControlState
 from gateway.errors import BackendUnavailable, OutcomeUnknown
 from gateway.kestrel.client import Kestrel
 from gateway.settings import Settings
@@ -186,3 +187,19 @@ async def test_a_worker_knows_nothing_before_a_member_was_read(own_broker: Broke
         assert not one.control.known
         own_broker.start()
         await until(lambda: one.control.known, 5)
+
+
+@on_a_loop
+async def test_what_killed_writers_left_is_found(own_broker: BrokerProcess) -> None:
+    """Two items, each with an entry that the other lacks, whose writers died: a new worker soon knows both, in one."""
+    async with worker(own_broker.address) as one:
+        member = one.members.each_member()[0]
+        for name in ("a", "b"):
+            state = ControlState([(("note", name), ControlEntry(1_800_000_000_000, name))])
+            await member.put(KEY, ControlItem(name, state).pack())
+        await until(lambda: one.notes.items().keys() == {"a", "b"}, 5)
+        queue = ControlQueue(member, KEY)
+        await until(lambda: own_broker.stat(f"queue_{KEY}_items") == 1, 5)
+        found = await queue.read()
+        assert found is not None
+        assert len(found.state) == 2
