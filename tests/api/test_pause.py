@@ -15,6 +15,7 @@ from typing import Self
 import httpx
 import pytest
 
+from tests.api.keyring import Keyring
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
 
@@ -261,3 +262,54 @@ def test_no_worker_of_any_replica_delivers_under_load(replicas: list[Running]) -
             assert len(load.delivered["b"]) == counts["b"]
             resume(again, "b")
             until(lambda: len(load.delivered["b"]) > counts["b"] + 20)
+
+
+def test_a_tenant_pauses_its_own_queue_only(tmp_path: Path) -> None:
+    """Another tenant's queue with the same name goes on, and a key without the scope `admin` pauses nothing."""
+    keys = Keyring(tmp_path / "keys.toml")
+    keys.add("a", "acme")
+    keys.add("b", "beta", "produce consume")
+    with running(tmp_path / "data", "--keys", str(keys.path)) as gateway:
+        with keys.client(gateway, "a") as acme, keys.client(gateway, "b") as beta:
+            for each in (acme, beta):
+                put(each, "q")
+            assert beta.put("/queues/q/pause").status_code == 403
+            assert acme.put("/queues/q/pause").status_code == 200
+            assert take(acme, "q").headers["queue-paused"] == "true"
+            assert take(beta, "q").status_code == 200
+            assert beta.delete("/queues/q/pause").status_code == 403
+
+
+def test_a_subscription_is_paused_by_its_own_name(http: httpx.Client, queue: str) -> None:
+    """A pause of the parent does not pause a child, and the other way round."""
+    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300
+    put(http, queue)
+    pause(http, f"{queue}+audit")
+    assert take(http, f"{queue}+audit").headers["queue-paused"] == "true"
+    assert take(http, queue).status_code == 200
+    resume(http, f"{queue}+audit")
+    pause(http, queue)
+    assert take(http, f"{queue}+audit").status_code == 200
+
+
+def test_a_raw_queue_and_its_dead_letters(tmp_path: Path) -> None:
+    """Raw items stay in order through a pause; a rejected one is moved, listed and moved back while it lasts."""
+    policies = tmp_path / "queues.toml"
+    policies.write_text('[queues.q]\nformat = "raw"\nmax_in_flight = 1\n')
+    with running(tmp_path / "data", "--queues", str(policies)) as gateway, gateway.client() as http:
+        for body in (b"1", b"2", b"3"):
+            assert http.post("/queues/q/jobs", content=body).status_code == 201
+        first = take(http, "q")
+        assert take(http, "q").headers["queue-limited"] == "max_in_flight"
+        pause(http, "q")
+        assert http.post(first.json()["lease"]["url"] + "/reject", json={}).status_code < 300
+        assert http.get("/queues/q/dead-letters").json()["items"] == 1
+        assert http.post("/queues/q/redrive", json={}).json()["redriven"] == 1
+        assert take(http, "q").headers["queue-paused"] == "true"
+        resume(http, "q")
+        got = []
+        for _ in range(3):
+            answer = http.get("/queues/q/next?format=raw&timeout=5")
+            got.append(answer.content)
+            assert http.post(f"/leases/{answer.headers['lease-id']}/ack").status_code == 204
+        assert got == [b"2", b"3", b"1"]
