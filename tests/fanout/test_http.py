@@ -270,3 +270,17 @@ def test_one_wait_over_a_queue_and_subscriptions(http, queue):
         pytest.skip("there is no such path yet")
     assert answer.json()["queue"] == name
     assert http.get("/next", params={"queue": [f"{queue}+typo", queue], "timeout": "0"}).status_code == 404
+
+
+def test_a_job_that_was_nacked_for_later_is_gone_with_its_subscription(http, memcache, queue):
+    """When it is due it does not create the subscription again; on a subscription that exists it comes back."""
+    name, kept = subscribe(http, queue), subscribe(http, queue, "kept")
+    http.post(f"/queues/{queue}/jobs", json=1)
+    for each in (name, kept):
+        lease = http.get(f"/queues/{each}/next?timeout=1").json()["lease"]["id"]
+        answer = http.post(f"/leases/{lease}/nack", json={"delay": 1.2})
+        assert answer.json()["position"] == "tail"
+    assert http.delete(f"/queues/{name}").status_code == 200
+    assert http.get(f"/queues/{kept}/next?timeout=10").json()["attempt"] == 2
+    assert name not in names(memcache)
+    assert http.get(f"/queues/{queue}").json()["items"] == 1

@@ -24,6 +24,7 @@ from gateway.envelope.due import milliseconds
 from gateway.envelope.times import wire_expiry
 from gateway.errors import (
     BackendRefused,
+    BackendUnavailable,
     GatewayError,
     InvalidName,
     JobTooLarge,
@@ -31,9 +32,11 @@ from gateway.errors import (
     NotSupported,
     OutcomeUnknown,
     QueueFull,
+    QueueNotFound,
     TooManyQueues,
 )
 from gateway.leases.lease import OpenRead
+from gateway.names.namespace import FANOUT
 
 log = logging.getLogger(__name__)
 
@@ -106,18 +109,27 @@ class Onward:
         except InvalidName as exc:
             return await self._set_aside(item, exc.detail)
         except (QueueFull, JobTooLarge, NotSupported, TooManyQueues) as exc:
-            self.statistics.refused += 1
-            if (more := self._limited.count("refused")) is not None:
-                log.warning("a delayed job waits for %g s more: %s%s", REFUSED_S, exc.detail, more)
-            await self._holding.hold(replace(job, due_ms=milliseconds(now_s + REFUSED_S)))
+            await self._refused(job, now_s, exc)
+        except BackendUnavailable as exc:
+            if FANOUT not in job.queue:
+                raise
+            await self._refused(job, now_s, exc)  # perhaps only this subscription cannot be found now
         return now_s - job.until_ms / 1000
+
+    async def _refused(self, job: HeldJob, now_s: float, why: GatewayError) -> None:
+        self.statistics.refused += 1
+        if (more := self._limited.count("refused")) is not None:
+            log.warning("a delayed job waits for %g s more: %s%s", REFUSED_S, why.detail, more)
+        await self._holding.hold(replace(job, due_ms=milliseconds(now_s + REFUSED_S)))
 
     async def _arrive(self, job: HeldJob, now_s: float) -> None:
         queue = self._catalog.queue(job.tenant, job.queue)
-        if queue.is_child and await self._backend.stats_of(queue.key) is None:
+        try:
+            room = await self._quota.room(queue)
+        except QueueNotFound:  # raised only if every server has answered
             self.statistics.expired += 1
             return
-        with await self._quota.room(queue):
+        with room:
             await self._backend.put(
                 queue.key, job.data, wire_expiry(job.expires_s, now_s), duplicates_ok=queue.policy.duplicates_ok
             )
