@@ -147,4 +147,8 @@ def _log_request(context: RequestContext, code: str, started_s: float) -> None:
 
 def _without_secrets(path: str) -> str:
     """The path with only 8 characters of a lease id, enough to tell leases apart: a whole id can settle the job."""
-    return _LEASE.sub(lambda found: f"..{found[0][16:24]}..", path) if "/leases/" in path else path
+    return _LEASE.sub(_shortened, path) if "/leases/" in path else path
+
+
+def _shortened(lease_id: re.Match[str]) -> str:
+    return f"..{lease_id[0][16:24]}.."

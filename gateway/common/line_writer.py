@@ -50,9 +50,12 @@ class LineWriter:
                 self._dropped += 1
                 return
             if self._dropped:
-                self._append(self._dropped_line(self._dropped))
+                dropped = self._dropped_line(self._dropped)
+                self._lines.append(dropped)
+                self._bytes += len(dropped)
                 self._dropped = 0
-            self._append(line)
+            self._lines.append(line)
+            self._bytes += len(line)
         if urgent or not self._flush_later(0):
             self.flush()
 
@@ -79,10 +82,6 @@ class LineWriter:
         with self._lock:
             self._close()
             self._write = _closed
-
-    def _append(self, line: bytes) -> None:
-        self._lines.append(line)
-        self._bytes += len(line)
 
     def _write_some(self) -> None:
         lines = self._lines

@@ -119,7 +119,10 @@ class TextLines:
         exception: str = "",
     ) -> bytes:
         """See Lines."""
-        tail = "".join([f" {name}={_bare(value)}" for name, value in fields.items()])
+        tail = ""
+        for name, value in fields.items():
+            text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else str(value)
+            tail += f" {name}={text}" if text and " " not in text else f" {name}={text!r}"
         # A message may contain a client's bytes, so line breaks are escaped. Only a traceback has several lines.
         line = _one_line(f"{self._clock.text(unix_s)} {level} {self._process}: {message}{tail}")
         if exception:
@@ -167,11 +170,6 @@ class _Clock:
             text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
             self._last = (second, text)
         return f"{text}.{int((unix_s - second) * 1000):03d}Z"
-
-
-def _bare(value: object) -> str:
-    text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else str(value)
-    return repr(text) if " " in text or not text else text
 
 
 def _one_line(text: str) -> str:

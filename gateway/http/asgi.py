@@ -27,7 +27,7 @@ async def serve(app: Application, cycle: Cycle, state: Mapping[str, Any]) -> Non
         "path": cycle.path,
         "raw_path": cycle.raw_path,
         "query_string": cycle.query,
-        "headers": cycle.headers,
+        "headers": list(cycle.headers),
         "state": dict(state),
         "extensions": {EXTENSION: cycle},
     }

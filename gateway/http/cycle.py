@@ -26,7 +26,6 @@ from gateway.errors import Internal
 from gateway.http.flow import Flow
 from gateway.http.request_parser import RequestHead
 from gateway.http.state import ServerState, new_request_id
-from gateway.http.target import split_target
 from gateway.problem import problem_bytes, problem_headers
 from gateway.request import ClientDisconnected, Headers
 
@@ -108,9 +107,11 @@ class Cycle:
         self._callbacks: list[Callable[[], None]] | None = None
         # Request
         self.method = head.method
-        self.raw_path, self.path, self.query = split_target(head.target)
+        self.raw_path = head.raw_path
+        self.path = head.path
+        self.query = head.query
         self.headers = head.headers
-        self.names = {name for name, _ in head.headers}
+        self.names = head.names
         self.scheme = scheme
         self.head_bytes = head.size
         self.request_id = ""

@@ -9,6 +9,8 @@ llhttp (httptools) reads each message; framing.py decides where a message ends a
 4. A chunk that is larger than the rest of the body's limit is refused when that many bytes have come, not by the size
    that it announces: llhttp's Python interface does not tell the size, and a second parser of chunk lines, which must
    agree with llhttp on every byte, would be a risk of its own. Nothing is reserved for an announced size.
+5. A head that is byte for byte the last one of the connection is not parsed a second time: clients on a kept connection
+   repeat their heads. This applies to heads that arrive whole and to bodies with a Content-Length.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import httptools
 
 from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal
 from gateway.http.framing import CHUNKED, FRAMING_HEADERS, OWS, BlankLine, framing
+from gateway.http.target import split_target
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +38,21 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class RequestHead(NamedTuple):
-    """A request's head. headers: names in lower case. continues: whether the client waits for a 100 before its body.
+    """A request's head. raw_path, query: as received; path: decoded. headers: names in lower case; names: their names.
 
-    size: in bytes, as received. A tuple, because it is made for every request: a frozen dataclass takes three times as
-    long.
+    continues: whether the client waits for a 100 before its body. size: in bytes, as received.
+
+    Requests with the same head share it, so nothing may change it. A tuple, because it is made for most requests: a
+    frozen dataclass takes three times as long.
     """
 
     method: str
-    target: bytes
+    raw_path: bytes
+    path: str
+    query: bytes
     version: str
     headers: Headers
+    names: set[bytes]
     keep_alive: bool
     continues: bool
     size: int
@@ -78,6 +86,12 @@ class RequestParser:
         self._in_body = False
         self._body_left = 0
         self._framing_left = 0
+        # The last head, if it came in one piece and another one with the same bytes can be read without llhttp.
+        self._known_bytes = b""
+        self._known: RequestHead | None = None
+        self._known_length = 0
+        self._without_llhttp = False
+        self._parsed_again = False
         self.chunks = 0
         self.head_bytes = 0
         self.begun = False
@@ -113,15 +127,39 @@ class RequestParser:
         self.head_bytes += len(piece)
         if self.head_bytes > self._limit_bytes:
             raise HeadersTooLarge(f"request line and headers are above {self._limit_bytes} bytes")
+        if piece == self._known_bytes and self._known is not None and self.head_bytes == len(piece):
+            self._begin_known(self._known)
+            return len(piece)
+        whole = self.head_bytes == len(piece) and end > 0
         self.begun = self.begun or bool(piece.strip(b"\r\n"))
+        self._known, self._parsed_again = None, False
         self._parse(piece)
+        self._known_bytes = piece if whole and self._known is not None else b""
         return len(piece)
+
+    def _begin_known(self, head: RequestHead) -> None:
+        """The head's bytes are those of the last one, so it means the same. llhttp reads neither it nor its body."""
+        self.head_bytes = 0
+        self.chunks = 0
+        self.begun = False
+        self._body_left = self._known_length
+        self._in_body = self._without_llhttp = self._body_left > 0
+        self._handler.on_request(head)
+        if not self._in_body:
+            self._handler.on_request_end()
 
     def _feed_body(self, data: bytes) -> int:
         left = self._body_left
         if left != CHUNKED:
             piece = data[:left] if left < len(data) else data
             self._body_left -= len(piece)
+            if self._without_llhttp:
+                self.chunks += 1
+                self._handler.on_request_body(piece)
+                if not self._body_left:
+                    self._in_body = self._without_llhttp = False
+                    self._handler.on_request_end()
+                return len(piece)
             self._parse(piece)
             if self._in_body:
                 self._pass_body()
@@ -181,6 +219,7 @@ class RequestParser:
         Without its Upgrade header: the gateway offers no upgrade, and llhttp skips the body. Without the white space
         behind the value of Transfer-Encoding: llhttp refuses a tab there.
         """
+        self._parsed_again = True
         method, version = self._http.get_method(), self._http.get_http_version().encode()
         head = [b"%b %b HTTP/%b\r\n" % (method, self._target, version)]
         head += [b"%b: %b\r\n" % (name, value) for name, value in self._headers if name != b"upgrade"]
@@ -233,7 +272,20 @@ class RequestParser:
         self._in_body = True
         self.begun = False
         keep_alive = http.should_keep_alive()
-        self._handler.on_request(RequestHead(method, self._target, version, self._headers, keep_alive, continues, size))
+        headers = self._headers
+        head = RequestHead(
+            method,
+            *split_target(self._target),
+            version,
+            headers,
+            {name for name, _ in headers},
+            keep_alive,
+            continues,
+            size,
+        )
+        if keep_alive and self._body_left != CHUNKED and not self._parsed_again:
+            self._known, self._known_length = head, self._body_left
+        self._handler.on_request(head)
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)

@@ -1,6 +1,8 @@
 """The parser of requests without a socket: whole, byte by byte, and with the next request behind it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.errors import BadFraming, HeadersTooLarge
 from gateway.http.request_parser import CHUNK_FRAMING_BYTES, MAX_HEADERS, PIECE_BYTES, RequestParser
@@ -61,7 +63,8 @@ def test_a_request_is_found_however_it_is_cut(data, method, target, body, keep_a
     """Its head, its body and its end, once; trailers and extensions are no part of them."""
     found, parser = read(data, piece)
     (head,) = found.heads
-    assert (head.method, head.target, head.version) == (method, target, "1.1")
+    path, _, query = target.partition(b"?")
+    assert (head.method, head.raw_path, head.query, head.version) == (method, path, query, "1.1")
     assert (head.keep_alive, head.continues, found.bodies, found.ends) == (keep_alive, continues, [body], 1)
     assert head.size == data.index(b"\r\n\r\n") + 4
     assert {name for name, _ in head.headers} >= {b"host"}
@@ -162,3 +165,42 @@ def test_a_post_without_a_length_is_known():
         while left:
             left = left[parser.feed(left) :]
         assert parser.bodyless_post is bodyless
+
+
+def request(method, path, body, *fields):
+    """A request with a Content-Length, if it has a body."""
+    length = [f"Content-Length: {len(body)}"] if body else []
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: h", *fields, *length, "", ""]).encode() + body
+
+
+REQUESTS = [
+    request("GET", "/a", b""),
+    request("POST", "/a", b"12345"),
+    request("POST", "/a", b"abcde"),
+    request("POST", "/b", b"12345"),
+    request("POST", "/a", b"GET /x HTTP/1.1\r\n\r\n"),
+    request("POST", "/a", b"12345", "Expect: 100-continue"),
+    b"\r\n" + request("GET", "/a", b""),
+    CHUNKED.replace(b"Connection: close\r\n", b""),
+    UPGRADE,
+    b"GET /a HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n",
+]
+
+
+@given(st.lists(st.sampled_from(REQUESTS), min_size=2, max_size=12), st.integers(1, 200))
+def test_a_repeated_head_is_read_like_the_first(requests, piece):
+    """Whatever comes before a request on its connection, it is read as on a new one."""
+    together, _ = read(b"".join(requests), piece)
+    alone = [read(each, 100_000)[0] for each in requests]
+    assert together.heads == [each.heads[0] for each in alone]
+    assert together.bodies == [each.bodies[0] for each in alone]
+    assert together.ends == len(requests)
+
+
+@pytest.mark.parametrize("data", [REQUESTS[0], REQUESTS[1]], ids=["get", "post"])
+def test_a_repeated_head_is_not_parsed_again(data):
+    """The second head is the first one's value; a head in pieces, or after another one, is a new value."""
+    assert len({id(head) for head in read(data * 3, 100_000)[0].heads}) == 1
+    assert len({id(head) for head in read(data * 2, 3)[0].heads}) == 2
+    between, _ = read(data + REQUESTS[3] + data, 100_000)
+    assert len({id(head) for head in between.heads}) == 3
