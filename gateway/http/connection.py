@@ -89,7 +89,7 @@ class GatewayProtocol(asyncio.Protocol):
         self.flow: Flow
         self.server: tuple[str, int | None] | None = None
         self.client: tuple[str, int] | None = None
-        self._parser = RequestParser(self, self.limits.header_bytes)
+        self._parser = RequestParser(self, self.limits.header_bytes, server_state.known_heads)
         self._buffer = ReadBuffer(self, server_state.idle)
         self._deadline = Deadline(self.loop, server_state.expiries, self._timed_out)  # of the current state
         self._lingering: Lingering | None = None

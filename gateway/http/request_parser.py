@@ -9,8 +9,7 @@ llhttp (httptools) reads each message; framing.py decides where a message ends a
 4. A chunk that is larger than the rest of the body's limit is refused when that many bytes have come, not by the size
    that it announces: llhttp's Python interface does not tell the size, and a second parser of chunk lines, which must
    agree with llhttp on every byte, would be a risk of its own. Nothing is reserved for an announced size.
-5. A head that is byte for byte the last one of the connection is not parsed a second time: clients on a kept connection
-   repeat their heads. This applies to heads that arrive whole and to bodies with a Content-Length.
+5. A head with the bytes of a known one (known_heads.py) is not parsed, and llhttp does not see its body.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import httptools
 
 from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal
 from gateway.http.framing import CHUNKED, FRAMING_HEADERS, OWS, BlankLine, framing
+from gateway.http.known_heads import KnownHeads
 from gateway.http.target import split_target
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ CHUNK_FRAMING_BYTES: Final = 16384
 each write of the program, or for each of their buffers, which have 16 to 64 KiB in curl and Go."""
 PIECE_BYTES: Final = 8192
 """One call of `feed` reads at most this much of a chunked body. One-byte chunks take 0.3 ms, blank lines 3 ms."""
-_WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+_ANNOUNCES_BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -72,30 +73,28 @@ class RequestHandler(Protocol):
 
 
 class RequestParser:
-    """Reads one request after another. limit_bytes: of a head.
+    """Reads one request after another. limit_bytes: of a head. known: shared by all connections.
 
     head_bytes: how much of an incomplete head has arrived. begun: whether more than empty lines has arrived.
     chunks: the parts of the body so far; each takes a callback.
     """
 
-    def __init__(self, handler: RequestHandler, limit_bytes: int) -> None:
+    def __init__(self, handler: RequestHandler, limit_bytes: int, known: KnownHeads) -> None:
         self._handler = handler
+        self._known = known
         self._limit_bytes = limit_bytes
         self._http = self._new_http()
         self._blank_line = BlankLine()
         self._in_body = False
         self._body_left = 0
         self._framing_left = 0
-        # The last head, if it came in one piece and another one with the same bytes can be read without llhttp.
-        self._known_bytes = b""
-        self._known: RequestHead | None = None
-        self._known_length = 0
-        self._without_llhttp = False
-        self._parsed_again = False
+        self._without_llhttp = False  # the body of a known head is read
         self.chunks = 0
         self.head_bytes = 0
         self.begun = False
         # Message
+        self._piece = b""  # the whole head, if it came in one piece
+        self._head: RequestHead | None = None
         self._target = b""
         self._headers: Headers = []
         self._framing_headers: Headers = []
@@ -110,9 +109,8 @@ class RequestParser:
     @property
     def bodyless_post(self) -> bool:
         """Whether the last request should have a body, but announced none."""
-        return self._http.get_method() in _WITH_BODY and not any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in self._framing_headers
-        )
+        head = self._head
+        return head is not None and head.method in _WITH_BODY and head.names.isdisjoint(_ANNOUNCES_BODY)
 
     def feed(self, data: bytes) -> int:
         """Reads at least one byte, up to the end of a head or of a body. Returns how many.
@@ -127,23 +125,23 @@ class RequestParser:
         self.head_bytes += len(piece)
         if self.head_bytes > self._limit_bytes:
             raise HeadersTooLarge(f"request line and headers are above {self._limit_bytes} bytes")
-        if piece == self._known_bytes and self._known is not None and self.head_bytes == len(piece):
-            self._begin_known(self._known)
+        whole = end > 0 and self.head_bytes == len(piece)
+        if whole and (known := self._known.find(piece)) is not None:
+            self._begin_known(*known)
             return len(piece)
-        whole = self.head_bytes == len(piece) and end > 0
         self.begun = self.begun or bool(piece.strip(b"\r\n"))
-        self._known, self._parsed_again = None, False
+        self._piece = piece if whole else b""
         self._parse(piece)
-        self._known_bytes = piece if whole and self._known is not None else b""
         return len(piece)
 
-    def _begin_known(self, head: RequestHead) -> None:
-        """The head's bytes are those of the last one, so it means the same. llhttp reads neither it nor its body."""
+    def _begin_known(self, head: RequestHead, body_length: int) -> None:
+        """A head with the same bytes was read before. llhttp reads neither this one nor its body."""
         self.head_bytes = 0
         self.chunks = 0
         self.begun = False
-        self._body_left = self._known_length
-        self._in_body = self._without_llhttp = self._body_left > 0
+        self._head = head
+        self._body_left = body_length
+        self._in_body = self._without_llhttp = body_length > 0
         self._handler.on_request(head)
         if not self._in_body:
             self._handler.on_request_end()
@@ -219,7 +217,7 @@ class RequestParser:
         Without its Upgrade header: the gateway offers no upgrade, and llhttp skips the body. Without the white space
         behind the value of Transfer-Encoding: llhttp refuses a tab there.
         """
-        self._parsed_again = True
+        self._piece = b""
         method, version = self._http.get_method(), self._http.get_http_version().encode()
         head = [b"%b %b HTTP/%b\r\n" % (method, self._target, version)]
         head += [b"%b: %b\r\n" % (name, value) for name, value in self._headers if name != b"upgrade"]
@@ -283,8 +281,9 @@ class RequestParser:
             continues,
             size,
         )
-        if keep_alive and self._body_left != CHUNKED and not self._parsed_again:
-            self._known, self._known_length = head, self._body_left
+        self._head = head
+        if keep_alive and self._body_left != CHUNKED and self._piece:
+            self._known.add(self._piece, head, self._body_left)
         self._handler.on_request(head)
 
     def on_body(self, body: bytes) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from gateway.fairness.paced_calls import PacedCalls
 from gateway.http.idle import Idle, ServedConnection
+from gateway.http.known_heads import KnownHeads
 from gateway.http.starts import RequestStarts
 from gateway.http.tcp import Options
 from gateway.nonce import nonce
@@ -35,6 +36,7 @@ class ServerState:
     """The shared state of one server's connections.
 
     idle: connections without a request. starts: when each reads its next one. expiries: of the connections' deadlines.
+    known_heads: of their requests.
     date_line: the Date header of every answer. kept_lines: the headers of an answer that is not its connection's last;
     they announce how long the connection may be idle. draining: every answer is its connection's last. connections,
     tasks: the open connections, and the requests in progress.
@@ -43,6 +45,7 @@ class ServerState:
     def __init__(self, idle: Idle, starts: RequestStarts, limits: Limits) -> None:
         self.idle = idle
         self.starts = starts
+        self.known_heads = KnownHeads()
         self.expiries = PacedCalls(slice_s=EXPIRY_SLICE_S)
         self.limits = limits
         self.date_line = b""

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadFraming, HeadersTooLarge
+from gateway.http.known_heads import LONGEST, MOST, KnownHeads
 from gateway.http.request_parser import CHUNK_FRAMING_BYTES, MAX_HEADERS, PIECE_BYTES, RequestParser
 
 LIMIT_BYTES = 2000
@@ -37,7 +38,7 @@ class Recorder:
 def read(data, piece):
     """Feeds the data in pieces of that size, each until it is used up."""
     found = Recorder()
-    parser = RequestParser(found, LIMIT_BYTES)
+    parser = RequestParser(found, LIMIT_BYTES, KnownHeads())
     for start in range(0, len(data), piece):
         left = data[start : start + piece]
         while left:
@@ -77,7 +78,7 @@ def test_requests_behind_one_another_are_read_one_by_one(piece):
     found, _ = read(GET + POST + GET, piece)
     assert [head.method for head in found.heads] == ["GET", "POST", "GET"]
     assert found.heads[0].headers == [(b"host", b"h"), (b"x-y", b"z")]
-    parser = RequestParser(Recorder(), LIMIT_BYTES)
+    parser = RequestParser(Recorder(), LIMIT_BYTES, KnownHeads())
     assert parser.feed(GET + POST) == len(GET)
 
 
@@ -130,7 +131,7 @@ def test_chunks_of_a_clients_writes_are_accepted(size):
 
 def test_small_chunks_are_refused_early():
     """Soon after the allowance is used, and no call reads more than a piece."""
-    parser, taken = RequestParser(Recorder(), LIMIT_BYTES), []
+    parser, taken = RequestParser(Recorder(), LIMIT_BYTES, KnownHeads()), []
     chunks = b"1\r\nx\r\n" * 100_000
     parser.feed(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
 
@@ -159,7 +160,7 @@ def test_white_space_around_the_coding_is_no_part_of_it(blanks, piece):
 
 def test_a_post_without_a_length_is_known():
     """It may have been meant to have a body."""
-    parser = RequestParser(Recorder(), LIMIT_BYTES)
+    parser = RequestParser(Recorder(), LIMIT_BYTES, KnownHeads())
     for data, bodyless in ((GET, False), (b"POST / HTTP/1.1\r\nHost: h\r\n\r\n", True), (POST, False)):
         left = data
         while left:
@@ -199,8 +200,22 @@ def test_a_repeated_head_is_read_like_the_first(requests, piece):
 
 @pytest.mark.parametrize("data", [REQUESTS[0], REQUESTS[1]], ids=["get", "post"])
 def test_a_repeated_head_is_not_parsed_again(data):
-    """The second head is the first one's value; a head in pieces, or after another one, is a new value."""
+    """Its value is that of the first one, whatever comes between. A head in pieces is a new value."""
     assert len({id(head) for head in read(data * 3, 100_000)[0].heads}) == 1
     assert len({id(head) for head in read(data * 2, 3)[0].heads}) == 2
     between, _ = read(data + REQUESTS[3] + data, 100_000)
-    assert len({id(head) for head in between.heads}) == 3
+    assert between.heads[0] is between.heads[2]
+
+
+def test_few_short_heads_are_known():
+    """A long one is not kept, and those that are kept are forgotten when there are many."""
+    known = KnownHeads()
+    head = read(GET, 100_000)[0].heads[0]
+    known.add(bytes(LONGEST), head, 0)
+    known.add(bytes(LONGEST + 1), head, 0)
+    assert known.find(bytes(LONGEST)) == (head, 0)
+    assert known.find(bytes(LONGEST + 1)) is None
+    for number in range(MOST):
+        known.add(b"%d" % number, head, number)
+    assert known.find(bytes(LONGEST)) is None
+    assert known.find(b"%d" % (MOST - 1)) == (head, MOST - 1)
