@@ -713,6 +713,7 @@ def test_puts_avoid_a_server_that_leaves_an_answer_waiting():
 
     async def main():
         async with servers(2) as (one, two), client(one.address, two.address) as kestrel:
+            await until(lambda: not any(writer.holds("q") for writer in kestrel._placement._writers))
             one.manners.frozen = True
             first = [asyncio.ensure_future(kestrel.put("q", b"x")) for _ in range(20)]
             await until(lambda: any(writer.stalled for writer in kestrel._placement._writers))
