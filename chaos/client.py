@@ -161,10 +161,10 @@ class Consumer(Client):
 
     def _take(self, replica: int) -> DeliveryEvent | None:
         lease_s = 10.0 if self.calm else round(self.chance.choice([1.0, 1.5, self.chance.uniform(1.0, 5.0)]), 2)
-        queue = self.chance.choice(READ)
+        queues = self._choose()
         timeout_s = self.chance.choice([0, 0.3, 1.5])
-        number = self._poll(queue)
-        path = f"/queues/{queue}/next?timeout={timeout_s}&lease={lease_s}"
+        number = self._poll(queues)
+        path = f"{poll_path(queues)}timeout={timeout_s}&lease={lease_s}"
         acked, self._to_ack = self._to_ack, None
         if acked is not None:
             self._write_settle(acked, "ack", replica)
@@ -190,6 +190,9 @@ class Consumer(Client):
         token = str(job["data"]["token"])
         if job["data"].get("pad") != pad(token):
             self.odd(f"the data of {token} came back changed")
+        queue = str(job["queue"])
+        if queue not in queues:
+            self.odd(f"a poll of {queues} got a job of {queue}")
         token = named(queue, token)
         expires = monotonic(job["lease"]["expires_at"])
         delivery = DeliveryEvent(
@@ -207,21 +210,26 @@ class Consumer(Client):
         self.ledger.write(delivery)
         return delivery
 
-    def _poll(self, queue: str) -> int:
+    def _choose(self) -> list[str]:
+        """The queues of the next poll; several where this gateway can wait for several."""
+        many = "several" in self.role.offers and self.chance.random() < 0.4
+        return self.chance.sample(READ, self.chance.choice([2, 3]) if many else 1)
+
+    def _poll(self, queues: list[str]) -> int:
         """Writes down that a poll is sent; returns its number."""
-        number = next(self._polls)
+        number, asked = next(self._polls), " ".join(queues)
         self.ledger.write(
-            PollEvent(t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, queue=queue)
+            PollEvent(t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, queue=asked)
         )
         return number
 
     def _vanish(self, replica: int) -> None:
         """Asks for a job and closes the connection before an answer was read."""
         connection = HttpClient(self.role.ports[replica], ANSWER_S)
-        queue = self.chance.choice(READ)
-        self._poll(queue)
+        queues = self._choose()
+        self._poll(queues)
         try:
-            connection.send("GET", f"/queues/{queue}/next?timeout=5&lease=2")
+            connection.send("GET", f"{poll_path(queues)}timeout=5&lease=2")
             time.sleep(self.chance.choice([0.0, self.chance.uniform(0, 0.01), self.chance.uniform(0, 0.3)]))
         except OSError:
             time.sleep(REFUSED_PAUSE_S)
@@ -293,6 +301,13 @@ class Consumer(Client):
             case "reject":
                 return "reject", {"reason": "chaos"}
         return "ack", None
+
+
+def poll_path(queues: list[str]) -> str:
+    """The path of a poll and the beginning of its query."""
+    if len(queues) == 1:
+        return f"/queues/{queues[0]}/next?"
+    return "/next?" + "".join(f"queue={each.replace('+', '%2B')}&" for each in queues)
 
 
 def named(queue: str, token: str) -> str:

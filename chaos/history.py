@@ -139,7 +139,7 @@ class Unseen:
         if not any(lease.delivery.attempt > 1 for lease in job.leases):
             return False
         for poll in self._polls:
-            if poll.queue in queues and since < poll.t < before:
+            if not queues.isdisjoint(poll.queue.split()) and since < poll.t < before:
                 self._polls.remove(poll)
                 return True
         return False

@@ -45,7 +45,7 @@ class PutAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollEvent:
-    """A `next` is about to be sent. number: counts the polls of one consumer's life."""
+    """A `next` is about to be sent. number: counts the polls of one consumer's life. queue: one or several names."""
 
     t: float
     who: str

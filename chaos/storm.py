@@ -72,14 +72,18 @@ def subscribe(port: int) -> None:
 
 
 def offers(port: int) -> frozenset[str]:
-    """What this gateway can do beyond the least: `tail`, `reject`, `settle`, `ack-next`, `keys`, `cluster`."""
+    """What this gateway can do beyond the least: the names of `found`."""
     http = HttpClient(port, 10.0)
     contract = http.ask("GET", "/openapi.json").json()
     http.close()
     text = json.dumps(contract)
     found = {"tail": '"tail"' in text, "reject": "/leases/{lease}/reject" in contract["paths"]}
     found |= {"settle": "/leases/settle" in contract["paths"], "ack-next": "Lease-Acked" in text}
-    found |= {"keys": "Idempotency-Key" in text, "cluster": bool(cluster_flags())}
+    found |= {
+        "several": "/next" in contract["paths"],
+        "keys": "Idempotency-Key" in text,
+        "cluster": bool(cluster_flags()),
+    }
     return frozenset(name for name, there in found.items() if there)
 
 
