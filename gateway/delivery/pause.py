@@ -5,7 +5,8 @@ so every worker and replica knows them within a second, and a restart ends no pa
 
 1. A poll of a paused queue waits here, and no get of it is on a server. A poll that already waits on the servers when
    its queue is paused comes back here.
-2. While nothing is known of the control state, an item is given to no consumer before it was read.
+2. An item is given to no consumer before the control state was read, and not if it was last read a while ago: this
+   process may have been stopped since.
 """
 
 from __future__ import annotations
@@ -74,12 +75,19 @@ class Pauses:
         """Whether nothing is handed out from the queue now."""
         return self.by_policy(queue) or self.of(queue) is not None
 
-    async def learned(self) -> None:
-        """Returns when it is known which queues are paused.
+    @property
+    def fresh(self) -> bool:
+        """Whether it is known which queues are paused now; otherwise call `learned`."""
+        return self._control.fresh
 
-        Raises BackendUnavailable if no server can be asked within LEARN_S.
+    async def learned(self) -> None:
+        """Returns when it is known which queues are paused, as far as servers can be asked.
+
+        Raises BackendUnavailable if that was never known, and no server can be asked within LEARN_S.
         """
-        if not self._control.known and not await self._control.learned(LEARN_S):
+        if self._control.known:
+            await self._control.refresh()
+        elif not await self._control.learned(LEARN_S):
             raise BackendUnavailable("it is not known yet which queues are paused")
 
     async def begin(self, queue: Queue, until_s: float | None, reason: str) -> Coverage:

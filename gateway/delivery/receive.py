@@ -218,7 +218,8 @@ class Receiver:
         done = read.give_back
         try:
             await self._turns.for_item(read.data, queue.tenant)
-            await self._pauses.learned()
+            if not self._pauses.fresh:
+                await self._pauses.learned()
             if self._pauses.paused(queue):
                 await read.abort()
                 return None

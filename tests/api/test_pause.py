@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 from tests.api.keyring import Keyring
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
+from tests.lab.processes import children_of
 
 KNOWN_S = 2.0
 """A pause holds everywhere this long after its answer."""
@@ -313,3 +315,31 @@ def test_a_raw_queue_and_its_dead_letters(tmp_path: Path) -> None:
             got.append(answer.content)
             assert http.post(f"/leases/{answer.headers['lease-id']}/ack").status_code == 204
         assert got == [b"2", b"3", b"1"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_stopped_looks_before_it_delivers(tmp_path: Path) -> None:
+    """A worker is frozen with a poll; its queue is paused elsewhere; thawed, it puts back what Kestrel gave it."""
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(BrokerProcess(tmp_path / "broker", "--fsync", "off"))
+        one, two = (
+            stack.enter_context(running(tmp_path / name, "--kestrel", broker.address)) for name in ("one", "two")
+        )
+        here, there = stack.enter_context(one.client()), stack.enter_context(two.client())
+        pool = stack.enter_context(ThreadPoolExecutor())
+        for _ in range(2):
+            put(there, "q")
+            assert take(there, "q").status_code == 200
+            waiting = pool.submit(take, here, "q", 5)
+            until(lambda: broker.waiters("q") > 0)
+            (frozen,) = [pid for pid, line in children_of(one.process.pid).items() if "gateway.process.worker" in line]
+            os.kill(frozen, signal.SIGSTOP)
+            try:
+                pause(there, "q")
+                put(there, "q", "late")
+                until(lambda: there.get("/queues/q").json()["open_reads"] == 2)
+                time.sleep(KNOWN_S)
+            finally:
+                os.kill(frozen, signal.SIGCONT)
+            assert waiting.result(20).headers.get("queue-paused") == "true"
+            there.delete("/queues/q")

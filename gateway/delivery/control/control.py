@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -30,6 +31,8 @@ LOOK_S: Final = 0.5
 FIRST_LOOKS_S: Final = 1.0
 """How long the first look waits for members that have not answered, or whose item is set aside just now."""
 FIRST_PACE_S: Final = 0.02
+FRESH_S: Final = 1.5
+"""What was read earlier is read again before anything depends on it: three looks are missing by then."""
 REFRESH_S: Final = 0.5
 """How long a change waits for members that do not answer."""
 COUNT_EVERY: Final = 20
@@ -132,7 +135,17 @@ class Control:
         self._maps: dict[str, ControlMap[Any]] = {}
         self._followed: dict[ControlMember, _Followed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.known = False
+        self._read_at_s = -math.inf
+
+    @property
+    def known(self) -> bool:
+        """Whether the state of some member was ever read."""
+        return self._read_at_s > -math.inf
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the state of some member was read within FRESH_S. Not after this process was stopped for a while."""
+        return time.monotonic() - self._read_at_s < FRESH_S
 
     def view(self, kind: EntryKind[T]) -> ControlMap[T]:
         """The entries of the kind; the same object for each call."""
@@ -180,7 +193,7 @@ class Control:
             return
         if item is not None:
             self._merge(item.state)
-        self.known = True
+        self._read_at_s = time.monotonic()
 
     async def refresh(self) -> None:
         """Reads the state of every member that answers within REFRESH_S."""
@@ -235,7 +248,7 @@ class Control:
             item = await followed.queue.read()
             if item is not None:
                 self._merge(item.state)
-            self.known = True
+            self._read_at_s = time.monotonic()
             followed.looks += 1
             if followed.looks % COUNT_EVERY == self._patience and await followed.queue.count() > 1:
                 self._merge(await followed.queue.settle())
