@@ -160,6 +160,37 @@ def test_letters_without_an_id_have_a_digest(http, queue, memcache):
     assert [each["bytes"] for each in letters(http, queue)] == [len(envelope(3, queue, id="job-2"))]
 
 
+def test_the_dead_letters_of_a_subscription_are_its_own(http, queue):
+    """One is moved back to the subscription only; the queue and its other copies get nothing."""
+    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code in {200, 201}
+    http.post(f"/queues/{queue}/jobs", json=1)
+    job = http.get(f"/queues/{queue}+audit/next").json()
+    assert http.post(job["lease"]["url"] + "/reject", json={"reason": "no"}).status_code == 204
+    assert letters(http, queue) == []
+    (letter,) = letters(http, f"{queue}+audit")
+    assert (letter["id"], letter["queue"]) == (job["id"], f"{queue}+audit")
+    path = f"/queues/{queue}+audit/dead-letters/jobs/{letter['letter']}"
+    assert http.post(path + "/redrive").json()["redriven"] == 1
+    assert http.get(f"/queues/{queue}").json()["items"] == 1
+    again = http.get(f"/queues/{queue}+audit/next").json()
+    assert (again["id"], again["attempt"]) == (job["id"], 1)
+    http.post(again["lease"]["url"] + "/reject")
+    assert http.delete(path).status_code == 204
+    into_parent = http.post(f"/queues/{queue}/redrive", json={"to": queue})
+    assert into_parent.json()["code"] == "queue-has-children"
+
+
+def test_the_dead_letters_of_a_raw_queue_come_back_byte_for_byte(http, memcache):
+    """The list shows the bytes, and a redrive stores them as they were."""
+    memcache.put("bytes", b"\x00 raw \xff")
+    job = http.get("/queues/bytes/next").json()
+    assert http.post(job["lease"]["url"] + "/reject").status_code == 204
+    (letter,) = letters(http, "bytes", "payload=true")
+    assert letter["data_base64"] == job["data_base64"]
+    assert http.post(f"/queues/bytes/dead-letters/jobs/{letter['letter']}/redrive").status_code == 200
+    assert memcache.get("bytes") == b"\x00 raw \xff"
+
+
 def test_one_that_another_consumer_holds_is_not_said_to_be_gone(http, queue, memcache):
     """409 while the other has it, and it is there afterwards."""
     made = rejected(http, queue, *"ab")

@@ -114,6 +114,8 @@ def test_a_paused_queue_counts_as_empty(http, queue):
 
 
 CAPPED = """
+[queues.bytes]
+format = "raw"
 [queues.one-at-a-time]
 max_in_flight = 1
 [queues.slow]
@@ -122,7 +124,9 @@ rate = 0.2
 
 
 def test_a_queue_at_its_limit_counts_as_empty(tmp_path):
-    """It is served again when its lease ends, also to a poll that waits; if all are at a limit, the answer says so."""
+    """It is served again when its lease ends, also to a poll that waits; if all are at a limit, the answer says so.
+
+    A raw queue is served like any other."""
     (tmp_path / "queues.toml").write_text(CAPPED)
     flags = ("--queues", str(tmp_path / "queues.toml"), "--workers", "2")
     queues = ["one-at-a-time", "low"]
@@ -141,6 +145,9 @@ def test_a_queue_at_its_limit_counts_as_empty(tmp_path):
         assert (second["queue"], second["data"]) == ("one-at-a-time", 2)
         http.post(second["lease"]["url"] + "/ack")
         assert take(http, ["low", "one-at-a-time"], ack="auto").json()["data"] == 3
+        assert http.post("/queues/bytes/jobs", content=b"\0raw").status_code == 201
+        raw = take(http, ["bytes", "low"], format="raw", ack="auto")
+        assert (raw.content, raw.headers["queue-name"]) == (b"\0raw", "bytes")
         put(http, "slow", 5, 6)
         assert take(http, ["slow", "low"], 1).json()["data"] == 5
         answer = take(http, ["slow", "one-at-a-time"], 0.3)

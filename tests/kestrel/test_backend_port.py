@@ -300,3 +300,35 @@ def test_a_member_gives_no_more_than_it_may_hold(tmp_path):
                     await read.abort()
 
     asyncio.run(main())
+
+
+def test_the_first_of_several_queues_with_an_item_is_served(opened):
+    """At once, and while it waits; a poll that leaves takes nothing along."""
+
+    async def main():
+        async with opened() as rig:
+
+            async def first(timeout_s: float) -> tuple[str, bytes]:
+                read = await rig.backend.wait_in_order(["high", "low"], timeout_s).result()
+                await read.confirm()
+                return read.key, read.data
+
+            await rig.backend.put("low", b"1")
+            await rig.backend.put("high", b"2")
+            assert [await first(0), await first(0)] == [("high", b"2"), ("low", b"1")]
+            assert await rig.backend.wait_in_order(["high", "low"], 0.1).result() is None
+            for key in ("low", "high"):
+                waiting = asyncio.create_task(first(10))
+                await asyncio.sleep(0.1)
+                await rig.backend.put(key, b"3")
+                assert await asyncio.wait_for(waiting, 5) == (key, b"3")
+            leaves = rig.backend.wait_in_order(["high", "low"], 10)
+            result = asyncio.create_task(leaves.result())
+            await asyncio.sleep(0.1)
+            await rig.backend.put("low", b"4")
+            leaves.cancel()
+            read = await result
+            assert read is None or (read.data, await read.abort()) == (b"4", None)
+            assert await first(5) == ("low", b"4")
+
+    asyncio.run(main())
