@@ -28,17 +28,29 @@ _left_out: dict[str, list[str]] = defaultdict(list)
 
 
 LONGEST = (
-    "process/test_supervisor.py",
-    "leases/test_replicas.py",
+    "hold/test_hold.py",
     "broker/test_damage.py",
-    "test_drain.py",
+    "process/test_supervisor.py",
+    "api/test_schemathesis.py",
+    "work/test_endpoint.py",
+    "work/test_exec.py",
+    "test_curl_examples.py",
     "broker/test_durability.py",
-    "test_ledger_damage.py",
+    "leases/test_replicas.py",
+    "clients/test_examples_refuse.py",
+    "chaos/test_storm.py",
+    "contract_file/test_linters.py",
+    "api/test_cloudevents.py",
     "api/test_idempotency.py",
     "api/test_settlements.py",
+    "test_ledger_damage.py",
+    "test_drain.py",
+    "kestrel/test_backend_port.py",
+    "clients/test_examples.py",
     "api/test_keys.py",
     "api/test_tenants.py",
-    "api/test_schemathesis.py",
+    "api/test_at_most_once.py",
+    "delay/test_holding.py",
 )
 """The files that take longest. Workers begin with them, so that none is still busy with one at the end."""
 
