@@ -100,8 +100,8 @@ class Kestrel:
     async def start(self) -> None:
         """Starts connecting. A server that cannot be reached is tried again and again in the background.
 
-        Returns when each server was tried once, at most FIRST_TRIES_S later: then a gateway whose servers answer is
-        ready.
+        Returns when each server was tried once, and those that answer are prepared for puts, at most FIRST_TRIES_S
+        later: then a gateway whose servers answer is ready.
         """
         self._polls = self._make_polls()
         self._placement = Placement(
@@ -118,6 +118,7 @@ class Kestrel:
             async with asyncio.timeout(FIRST_TRIES_S):
                 for server in list(self._servers.members):
                     await server.tried()
+                await self._placement.prepared()
 
     async def close(self) -> None:
         """Ends every poll with BackendUnavailable and closes every connection; open reads go back by that."""

@@ -113,6 +113,11 @@ class Writer:
         if not self._ready and self._preparing is None and not self._leaving:
             self._preparing = self._loop.create_task(self._prepare_now(), name=f"preparing {self._server.address}")
 
+    async def prepared(self) -> None:
+        """Returns when the server is not being prepared, well or not. Cancelled: the preparation continues."""
+        if self._preparing is not None:
+            await asyncio.wait([self._preparing])
+
     @asynccontextmanager
     async def hold(self, key: str) -> AsyncIterator[None]:
         """Within the context no put of the key is on its way to the server."""

@@ -82,6 +82,11 @@ class Placement:
         else:
             writer.lost(self._prepare)
 
+    async def prepared(self) -> None:
+        """Returns when no server is being prepared. Cancelled: preparations continue."""
+        for writer in self._writers:
+            await writer.prepared()
+
     def hold(self, server: ServerLink, key: str) -> Hold:
         """A context within which no put of the key is on its way to the server; others wait or go elsewhere."""
         writer = self._writer(server)
