@@ -126,6 +126,7 @@ class Kestrel:
         self._polls.close(BackendUnavailable("the gateway is shutting down"))
         await self._servers.stop_leaving()
         await self._late.close()
+        await self.fanout.close()
         await self._servers.close()
         await self._placement.close()
         self._codecs.close()

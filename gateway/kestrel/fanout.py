@@ -18,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -37,6 +39,8 @@ LOOK_S: Final = 0.05
 LOOKS: Final = 2
 DELETE_S: Final = 5.0
 """After this time a child that always comes back is reported as not deleted."""
+NAMES_S: Final = 1.0
+"""Members that are prepared together share what the others have told, so that the start costs one question each."""
 PATIENCE_S: Final = 1.0
 """How long a member that joins waits for the children of the others."""
 
@@ -79,6 +83,7 @@ class Fanout:
         self._members = members
         self._owns = owns
         self._known: dict[ServerLink, frozenset[str]] = {}
+        self._asked: dict[ServerLink, tuple[float, asyncio.Task[frozenset[str]]]] = {}
         self._holds: dict[str, list[asyncio.Task[None]]] = {}
         self.placement: Placement | None = None
         self.deleted: DeletedChildren | None = None
@@ -142,17 +147,12 @@ class Fanout:
     async def prepare(self, server: ServerLink) -> None:
         """Brings the member up to date (rule 2). Raises BackendUnavailable, OutcomeUnknown."""
         others = [each for each in self._members() if each is not server and each.health.answers]
-        asked = {asyncio.create_task(self._names(other)): other for other in others if _has_fanout(other)}
-        try:
-            mine = await self._names(server)
-            if not _has_fanout(server):
-                return
-            if asked:
-                await asyncio.wait(asked, timeout=PATIENCE_S)
-        finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+        asked = [self._names(other, NAMES_S) for other in others if _has_fanout(other)]
+        mine = await asyncio.shield(self._names(server, 0))
+        if not _has_fanout(server):
+            return
+        if asked:
+            await asyncio.wait(asked, timeout=PATIENCE_S)
         if self.deleted is not None:
             await self.deleted.learned()
         known = {each: self._known[each] for each in self._members() if each is not server and each in self._known}
@@ -212,6 +212,14 @@ class Fanout:
     def forget(self, members: Collection[ServerLink]) -> None:
         """Keeps what is known of these members only."""
         self._known = {server: keys for server, keys in self._known.items() if server in members}
+        self._asked = {server: asked for server, asked in self._asked.items() if server in members}
+
+    async def close(self) -> None:
+        """Ends the questions and holds that are in progress."""
+        tasks = [task for _, task in self._asked.values()] + [task for holds in self._holds.values() for task in holds]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _still_wanted(self, keys: list[str], known: Mapping[ServerLink, frozenset[str]]) -> list[str]:
         """Those of the keys that another member has at this moment, or had when it answered last."""
@@ -234,7 +242,17 @@ class Fanout:
         gone = None if self.deleted is None else self.deleted.on(key)
         return gone is not None and server.address.name not in gone
 
-    async def _names(self, server: ServerLink) -> frozenset[str]:
+    def _names(self, server: ServerLink, within_s: float) -> asyncio.Task[frozenset[str]]:
+        """The children on the server, as it has told within that time; otherwise it is asked."""
+        now_s = time.monotonic()
+        asked_s, task = self._asked.get(server, (-math.inf, None))
+        if task is None or now_s - asked_s > within_s or (task.done() and task.exception() is not None):
+            task = asyncio.create_task(self._ask(server), name=f"fanout children on {server.address}")
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._asked[server] = now_s, task
+        return task
+
+    async def _ask(self, server: ServerLink) -> frozenset[str]:
         keys = frozenset(each for each in await server.names() if FANOUT in each and self._owns(each))
         self._known[server] = keys
         return keys
