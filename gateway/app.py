@@ -74,6 +74,7 @@ from gateway.delivery.receive import Receiver
 from gateway.delivery.subscriptions.deleted import DeletedSubscriptions
 from gateway.delivery.subscriptions.peers import PeerWorkers
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
+from gateway.errors import GatewayError
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.shares import WHOLE, Shares
 from gateway.fairness.turns import Turns
@@ -216,6 +217,7 @@ class Gateway:
             deleted=deleted,
             end_polls=self._end_polls,
             drop_leases=self._lease_router.drop_queue,
+            peers_have=self._peers.have,
             limit=settings.kestrel_max_subscriptions,
         )
         self._kestrel.fanout.hold_elsewhere = self._peers.hold
@@ -396,6 +398,11 @@ class Gateway:
             case Verb.HOLD_PUTS:
                 await self._kestrel.fanout.hold(command.subject, command.length_s)
                 return 0
+            case Verb.ENSURE_CHILD:
+                try:
+                    return await self._kestrel.fanout.ensure(command.subject)
+                except GatewayError as exc:
+                    return exc
             case Verb.RELEASE_PUTS:
                 self._kestrel.fanout.release(command.subject)
                 return 0

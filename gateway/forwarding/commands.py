@@ -28,14 +28,15 @@ class Verb(Enum):
     END_POLLS = "end-polls"
     HOLD_PUTS = "hold-puts"
     RELEASE_PUTS = "release-puts"
+    ENSURE_CHILD = "ensure-child"
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseCommand:
     """A command for another worker.
 
-    subject: a lease id; a Kestrel key for DROP_QUEUE, END_POLLS, HOLD_PUTS and RELEASE_PUTS; empty for COUNT. length_s:
-    for EXTEND; for NACK the delay, 0: by policy; for HOLD_PUTS the longest time.
+    subject: a lease id; a Kestrel key for DROP_QUEUE, END_POLLS, HOLD_PUTS, RELEASE_PUTS and ENSURE_CHILD; empty for
+    COUNT. length_s: for EXTEND; for NACK the delay, 0: by policy; for HOLD_PUTS the longest time.
     position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner does not begin after it.

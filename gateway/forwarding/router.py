@@ -234,5 +234,7 @@ class LeaseRouter:
                 return await registry.drop_queue(command.subject)
             case Verb.COUNT:
                 return self._count()
-            case Verb.END_POLLS | Verb.HOLD_PUTS | Verb.RELEASE_PUTS:  # app.Gateway carries these out
+            case (
+                Verb.END_POLLS | Verb.HOLD_PUTS | Verb.RELEASE_PUTS | Verb.ENSURE_CHILD
+            ):  # app.Gateway carries these out
                 raise Internal(f"{command.verb.value} is no command about leases")

@@ -127,6 +127,20 @@ class Fanout:
             made, coverage = await broadcast.ask(members, create)
         return Covered(any(made), coverage)
 
+    async def ensure(self, key: str) -> int:
+        """Creates the child where it is missing, for another worker; returns how many members did not take part.
+
+        Raises: BackendUnavailable, OutcomeUnknown.
+        """
+        members = self._members()
+
+        async def create(server: ServerLink) -> None:
+            if key not in await server.stats([key]):
+                await _create(server, [key])
+
+        _, coverage = await broadcast.ask(members, create)
+        return coverage.total - coverage.asked
+
     async def delete(self, key: str) -> tuple[list[str], Coverage]:
         """Deletes the child with its open reads on every member that answers. Returns the names of these members.
 

@@ -59,7 +59,8 @@ class Subscriptions:
     """The subscriptions of the deployment's queues.
 
     deleted: the deletions that are remembered. end_polls: ends the polls of a key in every worker. drop_leases: ends
-    the leases of a deleted key in every worker, and returns their number. limit: see kestrel.fanout.Fanout.create.
+    the leases of a deleted key in every worker, and returns their number. peers_have: whether the members of the other
+    workers have a key. limit: see kestrel.fanout.Fanout.create.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Subscriptions:
         deleted: DeletedSubscriptions,
         end_polls: Callable[[str], Awaitable[None]],
         drop_leases: Callable[[str], Awaitable[int]],
+        peers_have: Callable[[str], Awaitable[bool]],
         limit: int,
     ) -> None:
         self._backend = backend
@@ -83,6 +85,7 @@ class Subscriptions:
         self._deleted = deleted
         self._end_polls = end_polls
         self._drop_leases = drop_leases
+        self._peers_have = peers_have
         self._limit = limit
 
     async def create(self, child: Queue) -> Covered[Subscribed | GatewayError]:
@@ -101,6 +104,11 @@ class Subscriptions:
                     "others; repeat the request until it succeeds"
                 ),
                 coverage,
+            )
+        if not await self._peers_have(child.key):
+            return Covered(
+                BackendUnavailable("another worker of this gateway writes to a server without it; repeat the request"),
+                None,
             )
         self._known.learn(child)
         warnings = tuple(await self._fanout.warnings())
