@@ -14,7 +14,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import against, case_broker, case_cluster, case_drain, case_idle, case_leases, case_parked, case_requests
+from bench import (
+    against,
+    case_broker,
+    case_cluster,
+    case_delay,
+    case_drain,
+    case_idle,
+    case_leases,
+    case_parked,
+    case_requests,
+)
 from bench.plan import BenchPlan, Run, quick
 from bench.servers import BenchError, Load
 from bench.table import Section
@@ -25,6 +35,7 @@ CASES: dict[str, Callable[[Run], Section]] = {
     "idle": case_idle.measure,
     "leases": case_leases.measure,
     "drain": case_drain.measure,
+    "delay": case_delay.measure,
     "cluster": case_cluster.measure,
     "sets": case_broker.sets,
     "backlog": case_broker.backlog,

@@ -19,6 +19,7 @@ class BenchPlan:
     with as many waiting polls. settles: how many of them are settled, one at a time. idle_s: how long nothing happens;
     a round of pings.
     drained: polls that wait when their gateway gets SIGTERM. drains: how often.
+    delayed: jobs with a delay of up to delay_s. due: jobs that are due in one second, in thousands.
     """
 
     directory: Path
@@ -37,6 +38,9 @@ class BenchPlan:
     idle_s: float = 25.0
     drained: int = 1_000
     drains: int = 5
+    delayed: int = 400
+    delay_s: float = 20.0
+    due: int = 10_000
 
 
 def quick(directory: Path) -> BenchPlan:
@@ -55,6 +59,9 @@ def quick(directory: Path) -> BenchPlan:
         settles=100,
         idle_s=5.0,
         drains=2,
+        delayed=100,
+        delay_s=4.0,
+        due=2_000,
     )
 
 
