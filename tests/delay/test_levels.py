@@ -55,5 +55,6 @@ def test_a_held_job_comes_back_from_its_item(tenant, queue, data, expires_s, del
 @given(st.binary(max_size=100))
 def test_anything_else_is_no_held_job(data):
     """Nothing that is not written by a gateway is taken for a held job, or raises."""
+    assert unpacked(HeldJob("", "q", 1, data).packed().replace(b"held1", b"held2", 1)) is None
     for item in (data, b"held1 " + data, b"held1 " + data + b"\n", b"held1 {}\n", b"held1 []\n", b'held1 {"due":{}}\n'):
         assert unpacked(item) is None
