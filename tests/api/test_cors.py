@@ -41,6 +41,7 @@ def test_a_preflight_is_answered(listed):
         "access-control-max-age": "600",
     }
     assert "Origin" in answer.headers["vary"]
+    assert answer.headers["request-id"]
 
 
 def test_answers_can_be_read(listed, keyring, queue):

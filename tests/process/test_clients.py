@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from gateway.http.flow import WATCH_S
 from gateway.http.read_buffer import DISCARD_BYTES, HELD_BYTES
 from gateway.request import EXTENSION
 from tests.process.serving import Server, problem, serving
+from tests.process.tiny_app import answer as respond
 
 PARK = b"GET /park HTTP/1.1\r\nHost: a\r\n\r\n"
 PARK_PLAIN = b"GET /park_plain HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -484,5 +486,30 @@ def test_states_have_one_table() -> None:
             connection._move(LINGERING)
             with pytest.raises(RuntimeError):
                 connection._move(IDLE)
+
+    serving(test)
+
+
+def test_asking_for_a_client_closes_no_other_s_descriptor() -> None:
+    """The kernel is asked through the connection's own descriptor, which the next connection may get after its end."""
+
+    async def test(server: Server) -> None:
+        async def asks(scope: Any, _receive: Any, send: Any) -> None:
+            scope["extensions"][EXTENSION].on_gone(lambda: None)
+            await respond(send, 200, b"asked")
+
+        server.app.on_endless = asks
+        for _ in range(5):
+            async with server.client() as client, server.client() as other:
+                client.send(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert (await client.response())[0] == 200
+                client.writer.close()
+                while len(server.connections) > 1:
+                    await asyncio.sleep(0.001)
+                async with server.client() as later:
+                    gc.collect()
+                    for each in (other, later):
+                        each.send(b"GET /pid HTTP/1.1\r\nHost: a\r\n\r\n")
+                        assert (await each.response())[0] == 200
 
     serving(test)
