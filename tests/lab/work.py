@@ -71,9 +71,11 @@ class WorkProcess:
         return (int(fields[11]) + int(fields[12])) / 100  # USER_HZ, see proc(5)
 
 
-def until(true: Callable[[], bool], otherwise: Callable[[], str] = lambda: "it did not come") -> None:
+def until(
+    true: Callable[[], bool], otherwise: Callable[[], str] = lambda: "it did not come", *, within_s: float = WAIT_S
+) -> None:
     """Waits until something is true."""
-    ends_s = time.monotonic() + WAIT_S
+    ends_s = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < ends_s, otherwise()
         time.sleep(0.02)
