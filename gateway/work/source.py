@@ -42,7 +42,10 @@ class JobSource:
         answer = await self._call("GET", self._path, wait_s, params={**self._params, "timeout": f"{wait_s:g}"})
         if answer.status_code == 204:
             return None
-        lease = answer.headers["lease-id"]
+        lease = answer.headers.get("lease-id")
+        if lease is None:
+            detail = f"{self._url}: the answer has no lease, so this is no kestrel-gateway"
+            raise failures.CallFailed("unexpected-answer", detail, status=answer.status_code, retryable=False)
         return TakenJob(
             queue=self._only or answer.headers["queue-name"],
             lease=lease,

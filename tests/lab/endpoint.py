@@ -44,8 +44,11 @@ class Endpoint:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def do_GET(self) -> None:
+                self.do_POST()
+
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
                 posted = Posted(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
                 endpoint.posted.append(posted)
                 reply = endpoint.reply(posted)

@@ -193,3 +193,15 @@ def test_a_password_in_the_url_is_used_and_not_logged(start: Start, put: Put, qu
     expected = base64.b64encode(b"user:pa55word").decode()
     assert web.posted[0].headers["authorization"] == f"Basic {expected}"
     assert "pa55word" not in worker.text()
+
+
+@pytest.mark.parametrize("status", [204, 200, 404, 500])
+def test_no_answer_of_a_gateway_makes_the_worker_run_hot(start: Start, queue: str, status: int):
+    """Whatever answers in its place, and at once: few polls, or an exit that says why."""
+    with Endpoint(lambda _: Reply(status)) as web:
+        worker = start(queue, "--concurrency", "4", "--exec", "true", url=f"http://127.0.0.1:{web.port}")
+        until(lambda: bool(web.posted))
+        time.sleep(1.5)
+        assert len(web.posted) <= 4 * 6
+        if status in {200, 404}:
+            assert worker.wait() == 4
