@@ -16,6 +16,7 @@ from gateway.api.request import accept, idempotency, prefer
 from gateway.api.response import rendering
 from gateway.cli import default_text, range_text
 from gateway.common.net import is_loopback
+from gateway.delivery import pause
 from gateway.delivery.dead_letters import redrive
 from gateway.envelope import attributes, json_text, media, read, rewrite
 from gateway.http import request_parser
@@ -73,6 +74,10 @@ def test_fixed_limits_are_the_code(root: Path) -> None:
         ["`ce-` headers of an answer, together", f"{rendering.MAX_ATTRIBUTE_BYTES:,} bytes"],
         ["media ranges of `Accept`", f"{accept.MAX_RANGES}"],
         ["`Prefer` headers of a request, together", f"{prefer.MAX_LENGTH} bytes"],
+        [
+            "queues of a tenant that requests have paused, or of a deployment without tenants",
+            f"{pause.MAX_PAUSED}",
+        ],
         ["time of a redrive", f"{redrive.LONGEST_S:g} s"],
     ]
 

@@ -21,10 +21,14 @@ from gateway.coverage import Coverage
 from gateway.delivery.control.control import Control, EntryKind
 from gateway.delivery.poll_limits import HeldPoll, PollLimits
 from gateway.delivery.queues.catalog import Catalog, Queue
-from gateway.errors import BackendUnavailable, OutcomeUnknown
+from gateway.errors import BackendUnavailable, OutcomeUnknown, TooManyQueues
 
 LEARN_S: Final = 2.0
 """How long an item waits for the control state; a server that delivers items answers a peek much earlier."""
+
+MAX_PAUSED: Final = 100
+"""Paused queues of a tenant, or of a deployment without tenants. All pauses are one item on Kestrel, of at most 100 KB
+for each tenant then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +95,20 @@ class Pauses:
             raise BackendUnavailable("it is not known yet which queues are paused")
 
     async def begin(self, queue: Queue, until_s: float | None, reason: str) -> Coverage:
-        """Pauses the queue, or changes its pause. Raises as ControlMap.set."""
+        """Pauses the queue, or changes its pause. Raises as ControlMap.set; TooManyQueues."""
         current = self.of(queue)
+        if current is None and self._count(queue.tenant) >= MAX_PAUSED:
+            raise TooManyQueues(f"{MAX_PAUSED} queues are paused, which is the maximum; end the pause of one first")
         since_s = time.time() if current is None else current.since_s
         return await self._entries.set(queue.key, Pause(since_s, until_s, reason))
+
+    def _count(self, tenant: str) -> int:
+        """How many queues of the tenant requests have paused."""
+        paused = 0
+        for key, pause in self._entries.items().items():
+            if not pause.over and (owner := self._catalog.owner_of(key)) is not None and owner.tenant == tenant:
+                paused += 1
+        return paused
 
     async def end(self, queue: Queue) -> Coverage | None:
         """Ends a pause that a request has begun; None if there is none. Raises as ControlMap.delete."""

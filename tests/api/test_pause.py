@@ -16,6 +16,8 @@ from typing import Self
 import httpx
 import pytest
 
+from gateway.delivery.control.state import ControlEntry, ControlItem, ControlState
+from gateway.delivery.pause import MAX_PAUSED
 from tests.api.keyring import Keyring
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
@@ -343,3 +345,23 @@ def test_a_worker_that_was_stopped_looks_before_it_delivers(tmp_path: Path) -> N
                 os.kill(frozen, signal.SIGCONT)
             assert waiting.result(20).headers.get("queue-paused") == "true"
             there.delete("/queues/q")
+
+
+def test_the_number_of_paused_queues_is_limited(tmp_path: Path) -> None:
+    """One more is refused until a pause ends; a queue that is paused already can be paused again."""
+    entries = [
+        (("pause", f"q{number}"), ControlEntry(1, {"since": 1.0, "until": None, "reason": ""}))
+        for number in range(MAX_PAUSED)
+    ]
+    with BrokerProcess(tmp_path / "broker", "--fsync", "off") as broker:
+        item = ControlItem("a", ControlState(entries)).pack()
+        with contextlib.closing(broker.client()) as client:
+            assert client.ask(b"set _kestrel-gateway__control 0 0 %d\r\n%s\r\n" % (len(item), item)) == b"STORED\r\n"
+        with running(tmp_path / "data", "--kestrel", broker.address) as gateway, gateway.client() as http:
+            for queue in ("q0", "more"):
+                put(http, queue)
+            answer = http.put("/queues/more/pause")
+            assert (answer.status_code, answer.json()["code"]) == (403, "too-many-queues")
+            pause(http, "q0", reason="again")
+            resume(http, "q0")
+            pause(http, "more")
