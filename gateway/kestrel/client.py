@@ -33,6 +33,7 @@ from gateway.kestrel.link import ServerLink
 from gateway.kestrel.links import ServerLinks
 from gateway.kestrel.member import Member
 from gateway.kestrel.multiplex.link import MultiplexedLink
+from gateway.kestrel.polls.direct import DirectPoll
 from gateway.kestrel.polls.preferred import PreferredPoll
 from gateway.kestrel.polls.queues import PolledQueues
 from gateway.kestrel.polls.runner import LongPoll
@@ -198,7 +199,7 @@ class Kestrel:
         """
         return await self._placement.put_many(key, items, ordering_key, duplicates_ok) if items else []
 
-    def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll:
+    def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll | DirectPoll:
         """Starts a poll for the queue's next item. `timeout_s` 0: asks each server once and does not wait.
 
         tenant: for which gets and items are counted; all polls of a key have the same one.
@@ -211,6 +212,14 @@ class Kestrel:
     def wait_in_order(self, keys: Sequence[str], timeout_s: float, tenant: str = "") -> PreferredPoll:
         """Like `wait`, for several queues: the item comes from the first of them that has one (see PreferredPoll)."""
         return self._polls.wait_in_order(keys, timeout_s, tenant)
+
+    def take_after(self, read: object, key: str, timeout_s: float, tenant: str = "") -> DirectPoll | None:
+        """Like `wait`, for an item that is taken only after the item `read` is confirmed.
+
+        The caller starts that confirm next, and cancels the poll if it fails. None: that is not possible now; then
+        confirm first.
+        """
+        return self._polls.take(key, timeout_s, tenant, read)
 
     async def peek(self, key: str) -> Covered[bytes | None]:
         """The head item, which stays in place. Creates the queue. Raises BackendUnavailable."""

@@ -25,6 +25,9 @@ Sending: TypeAlias = Callable[[Get], float]
 Answered: TypeAlias = Callable[[Get, "TakenItem | None", BackendUnavailable | None], None]
 """Called with the item of the get, or None if there was none, and with the reason if there is no answer."""
 
+Taken: TypeAlias = Callable[["TakenItem | None", BackendUnavailable | None], None]
+"""Called with an item, or None if there was none, and with the reason if there is no answer."""
+
 
 class TakenItem(PolledItem, Protocol):
     """An item that the server has set aside. It goes back if the link to it ends. See leases.lease.OpenRead."""
@@ -34,10 +37,13 @@ class TakenItem(PolledItem, Protocol):
 
     @property
     def server(self) -> str: ...
+    @property
+    def deleted(self) -> bool: ...
     def on_lost(self, callback: Callable[[], None]) -> None: ...
     async def verify(self) -> None: ...
     async def check(self) -> bool: ...
     async def confirm(self) -> None: ...
+    def start_confirm(self, then: Callable[[GatewayError | None], None]) -> bool: ...
     async def abort(self) -> None: ...
     def give_back(self) -> None:
         """Returns at once; the server puts the item back."""
@@ -101,11 +107,21 @@ class ServerLink(Protocol):
     def count_connections(self) -> Mapping[str, int]: ...
 
     # Commands
+    def start_store(self, puts: Sequence[Put], report: Report) -> None:
+        """Stores the items; those of a queue in order. Each put is reported once, possibly before this returns."""
+
     async def store(self, puts: Sequence[Put], report: Report) -> None:
-        """Stores the items in order. Each put is reported before this returns, even if it is cancelled."""
+        """Returns when each put is reported."""
 
     def queue(self, key: str, tenant: str, sending: Sending, answered: Answered) -> QueueLink:
         """The queue as its polls use it: takes and waits, and how many of them the server has room for."""
+
+    def start_take(self, key: str, tenant: str, then: Taken, after: object | None, /) -> Callable[[], None] | None:
+        """Takes an item without waiting, and calls `then` once, later; returns what ends that.
+
+        after: an item of this server whose confirm is started next; if it fails, `then` gets no item and no error.
+        None: this server cannot do that, or not now.
+        """
 
     async def peek(self, key: str) -> bytes | None:
         """The head item, which stays on the queue; None if there is none. Raises BackendUnavailable."""

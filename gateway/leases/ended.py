@@ -26,6 +26,11 @@ class EndedLeases:
         self._order.append((time.monotonic(), lease.id))
         self._forget()
 
+    def replace(self, lease: Lease) -> None:
+        """The state of an ended lease is known better now."""
+        if lease.id in self._ended:
+            self._ended[lease.id] = lease.record()
+
     def get(self, lease_id: str) -> LeaseRecord | None:
         self._forget()
         return self._ended.get(lease_id)

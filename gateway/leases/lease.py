@@ -3,8 +3,10 @@
     HELD -> SETTLING -> ACKED | NACKED | REJECTED | EXPIRED | LOST | DROPPED | UNKNOWN | DELAYED
     DELAYED -> SETTLING | NACKED | DROPPED
     HELD -> LOST | DROPPED | RETURNED | DRAINED
+    UNKNOWN -> ACKED | LOST | DROPPED        (the answer to an ack came late)
 
-Only HELD and SETTLING have an open read, and DELAYED if the job cannot be copied; every other state is final.
+Only HELD and SETTLING have an open read, and DELAYED if the job cannot be copied; in every other state the lease has
+ended.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from gateway.errors import (
 
 
 class OpenRead(Protocol):
-    """One item set aside on a connection of its own. The item goes back when that connection ends."""
+    """One item that is set aside. lost: it went back, or was deleted, without this worker; deleted: with its queue."""
 
     data: bytes
 
@@ -37,12 +39,47 @@ class OpenRead(Protocol):
     def server(self) -> str: ...
     @property
     def lost(self) -> bool: ...
+    @property
+    def deleted(self) -> bool: ...
     def on_lost(self, callback: Callable[[], None]) -> None: ...
     async def verify(self) -> None: ...
     async def check(self) -> bool: ...
     async def confirm(self) -> None: ...
+    def start_confirm(self, then: Callable[[GatewayError | None], None]) -> bool:
+        """Starts to remove the item, and calls `then` with None or with what `confirm` raises.
+
+        After OutcomeUnknown `then` may be called again. Returns False if it cannot start at once: then call `confirm`.
+        """
+
     async def abort(self) -> None: ...
     def give_back(self) -> None: ...
+
+
+class Settlement:
+    """A settlement in progress, and its end. A request that is cancelled while it waits changes nothing."""
+
+    __slots__ = ("_over", "_refusal", "_waiting")
+
+    def __init__(self) -> None:
+        self._over = False
+        self._refusal: GatewayError | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def result(self) -> GatewayError | None:
+        """Returns when it is over: Kestrel's refusal, if it ended with one."""
+        if not self._over:
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+        return self._refusal
+
+    def end(self, refusal: GatewayError | None) -> None:
+        """The lease has ended."""
+        self._over = True
+        self._refusal = refusal
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
 
 
 class State(Enum):
@@ -83,6 +120,7 @@ MOVES: dict[State, frozenset[State]] = {
             State.UNKNOWN,
         }
     ),
+    State.UNKNOWN: frozenset({State.ACKED, State.LOST, State.DROPPED}),
 }
 
 
@@ -191,7 +229,7 @@ class Lease:
     read: OpenRead | None
     mover: Mover | None
     state: State = State.HELD
-    settlement: asyncio.Future[GatewayError | None] | None = field(default=None, repr=False)
+    settlement: Settlement | None = field(default=None, repr=False)
     disposition: Disposition | None = None
     place: Place | None = None
     target: Place | None = None

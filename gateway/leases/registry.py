@@ -30,9 +30,20 @@ from gateway.errors import (
 )
 from gateway.fairness.shares import WHOLE
 from gateway.leases.deadlines import Deadlines
+from gateway.leases.deleted import RecentCounts
 from gateway.leases.ended import EndedLeases
 from gateway.leases.ids import LeaseIds
-from gateway.leases.lease import Disposition, Lease, LeaseRecord, Mover, OpenRead, Place, State, settlement_error
+from gateway.leases.lease import (
+    Disposition,
+    Lease,
+    LeaseRecord,
+    Mover,
+    OpenRead,
+    Place,
+    Settlement,
+    State,
+    settlement_error,
+)
 from gateway.leases.limits import LeaseLimits
 
 log = logging.getLogger(__name__)
@@ -108,6 +119,7 @@ class Registry:
         self._delivered = 0
         self._delayed = 0
         self._outcomes: Counter[State] = Counter()
+        self._deleted = RecentCounts()
         self._listeners: list[Callable[[Lease], None]] = []
 
     def __len__(self) -> int:
@@ -191,7 +203,7 @@ class Registry:
         if mine:
             assert isinstance(lease, Lease)
             assert lease.read is not None
-            self._settle(lease, State.ACKED, lease.read.confirm)
+            self._begin_ack(lease, lease.read)
         return await self._settled(lease, State.ACKED, mine=mine)
 
     async def nack(
@@ -230,7 +242,7 @@ class Registry:
         """
         lease = self.find(lease_id)
         if isinstance(lease, Lease) and lease.settlement is not None:
-            await asyncio.shield(lease.settlement)
+            await lease.settlement.result()
         if not isinstance(lease, Lease) or lease.state is not State.HELD:
             raise _ended_error(lease.state, State.HELD)
         left_s = lease.latest_s - time.monotonic()
@@ -247,12 +259,14 @@ class Registry:
             self._tasks.create_task(_abort(read))
 
     async def drop_queue(self, key: str) -> int:
-        """Ends every lease on a queue that was just deleted, except acks in progress; returns how many.
+        """Ends every lease on a queue that was just deleted, except acks in progress.
+
+        Returns how many the deletion has ended, including those that the server has just reported.
 
         DROPPED_AT_ONCE in one turn of the loop. Cancelled: the others end in their own way.
         """
         on_queue = [lease for lease in self._open.values() if lease.key == key]
-        dropped = 0
+        dropped = self._deleted.take(key)
         for number, lease in enumerate(on_queue, 1):
             if lease.id in self._open and _droppable(lease):
                 self._end(lease, State.DROPPED).give_back()
@@ -277,10 +291,32 @@ class Registry:
             elif lease.state is State.DELAYED:
                 self._early(lease).give_back()
 
+    def _begin_ack(self, lease: Lease, read: OpenRead) -> None:
+        """Without a task if nothing has to be awaited."""
+        lease.move(State.SETTLING)
+        lease.settlement = Settlement()
+        if not read.start_confirm(partial(self._confirmed, lease)):
+            self._tasks.create_task(self._finish(lease, State.ACKED, read.confirm))
+
+    def _confirmed(self, lease: Lease, error: GatewayError | None) -> None:
+        """The ack was answered, or not in time; in that case possibly later."""
+        outcome, refusal = (State.ACKED, None) if error is None else _unsettled(error)
+        if lease.state is State.SETTLING:
+            self._end(lease, outcome, refusal)
+        elif lease.state is State.UNKNOWN and outcome is not State.UNKNOWN:
+            self._outcomes[State.UNKNOWN] -= 1
+            self._outcomes[outcome] += 1
+            lease.move(outcome)
+            self._ended.replace(lease)
+            if outcome is not State.LOST:  # otherwise its return was counted as that of an unknown outcome
+                for listener in self._listeners:
+                    listener(lease)
+
     def _settle(self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, State | None]]) -> None:
         """work: returns how the lease ends; None: as wanted."""
         lease.move(State.SETTLING)
-        lease.settlement = self._tasks.create_task(self._finish(lease, wanted, work))
+        lease.settlement = Settlement()
+        self._tasks.create_task(self._finish(lease, wanted, work))
 
     def _begin_move(self, lease: Lease, disposition: Disposition, *, late: bool = False) -> None:
         lease.plan(disposition)
@@ -290,7 +326,7 @@ class Registry:
         """The lease, settled as `wanted`; raises any other outcome. mine: this call has started the settlement."""
         refusal = None
         if isinstance(lease, Lease) and lease.settlement is not None:
-            refusal = await asyncio.shield(lease.settlement)
+            refusal = await lease.settlement.result()
         error = settlement_error(lease.state, wanted)
         if error is None:
             return _record(lease)
@@ -302,23 +338,16 @@ class Registry:
 
     async def _finish(
         self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, State | None]]
-    ) -> GatewayError | None:
-        """Settles and ends the lease; returns Kestrel's refusal if it ended with one."""
+    ) -> None:
+        """Settles and ends the lease."""
         read = lease.read
         if read is None:
-            return None  # its queue was deleted before this started
-        outcome = State.UNKNOWN
+            return  # its queue was deleted before this started
+        outcome, refusal = State.UNKNOWN, None
         try:
             outcome = await work() or wanted
-        except LeaseLost:
-            outcome = State.LOST
-        except QueueDeleted:
-            outcome = State.DROPPED
-        except BackendRefused as refusal:
-            outcome = State.LOST
-            return BackendRefused(f"{refusal.detail}; the job is back on its queue")
-        except OutcomeUnknown:
-            pass
+        except (LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown) as error:
+            outcome, refusal = _unsettled(error)
         except asyncio.CancelledError:
             read.give_back()
             raise
@@ -327,8 +356,7 @@ class Registry:
             read.give_back()
         finally:
             if lease.state is State.SETTLING:
-                self._end(lease, outcome)
-        return None
+                self._end(lease, outcome, refusal)
 
     async def _move_job(self, lease: Lease, disposition: Disposition, *, late: bool) -> State:
         """How the lease ends; DELAYED also if it stays open until the job is due. late: the job may have been back at
@@ -353,7 +381,9 @@ class Registry:
         """The job stays set aside until it is due, or until Kestrel's own limit for open reads."""
         self._set_deadline(lease, due_at_s - time.time())
         lease.move(State.DELAYED)
-        lease.settlement = None
+        settlement, lease.settlement = lease.settlement, None
+        if settlement is not None:
+            settlement.end(None)
         self._delayed += 1
 
     def _due(self, lease: Lease) -> None:
@@ -367,7 +397,10 @@ class Registry:
             self._begin_move(lease, Disposition(State.EXPIRED, reason="the lease expired"), late=late)
 
     def _lost(self, lease: Lease) -> None:
-        if lease.state is State.HELD:
+        if lease.read is not None and lease.read.deleted and _droppable(lease):
+            self._deleted.add(lease.key)
+            self._end(lease, State.DROPPED)
+        elif lease.state is State.HELD:
             self._end(lease, State.LOST)
         elif lease.state is State.DELAYED:
             self._early(lease)
@@ -382,8 +415,8 @@ class Registry:
         lease.expires_at_s = time.time() + lease.deadline_s - time.monotonic()
         self._deadlines.set(lease)
 
-    def _end(self, lease: Lease, outcome: State) -> OpenRead:
-        """Counts and remembers the lease; returns its open read."""
+    def _end(self, lease: Lease, outcome: State, refusal: GatewayError | None = None) -> OpenRead:
+        """Counts and remembers the lease; returns its open read. refusal: Kestrel's, for those who wait for the end."""
         read = lease.read
         assert read is not None
         self._delayed -= lease.state is State.DELAYED
@@ -396,8 +429,19 @@ class Registry:
         self._ended.add(lease)
         for listener in self._listeners:
             listener(lease)
-        lease.settlement = None
+        settlement, lease.settlement = lease.settlement, None
+        if settlement is not None:
+            settlement.end(refusal)
         return read
+
+
+def _unsettled(error: GatewayError) -> tuple[State, GatewayError | None]:
+    """How a lease ends whose settlement has failed, and Kestrel's refusal if that is why."""
+    if isinstance(error, BackendRefused):
+        return State.LOST, BackendRefused(f"{error.detail}; the job is back on its queue")
+    if isinstance(error, LeaseLost):
+        return State.LOST, None
+    return (State.DROPPED if isinstance(error, QueueDeleted) else State.UNKNOWN), None
 
 
 def _record(lease: Lease | LeaseRecord) -> LeaseRecord:

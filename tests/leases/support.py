@@ -23,7 +23,10 @@ class Item:
         self.fate = "done"
         self.ends: list[str] = []
         self.tell_lost = lambda: None
-        self.lost = False
+        self.lost = self.deleted = False
+
+    def start_confirm(self, then):
+        return False
 
     def on_lost(self, callback):
         self.tell_lost = callback

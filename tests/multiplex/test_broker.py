@@ -157,7 +157,7 @@ def test_an_open_that_names_a_confirm_waits_for_its_commit(worker, name):
     read, _ = worker.take(name)
     open_, confirm = worker.id(), worker.id()
     worker.send(
-        frame(FrameKind.OPEN, open_, Opening(name.encode(), after=confirm).pack()),
+        frame(FrameKind.OPEN, open_, Opening(name.encode(), after=read).pack()),
         frame(FrameKind.CONFIRM, confirm, messages.pack_ids([read])),
     )
     found = [worker.next(), worker.next()]
@@ -165,7 +165,7 @@ def test_an_open_that_names_a_confirm_waits_for_its_commit(worker, name):
     worker.abort(open_)
     late, confirm = worker.id(), worker.id()
     worker.send(
-        frame(FrameKind.OPEN, late, Opening(name.encode(), after=confirm).pack()),
+        frame(FrameKind.OPEN, late, Opening(name.encode(), after=read).pack()),
         frame(FrameKind.CONFIRM, confirm, messages.pack_ids([read])),
     )
     assert worker.answer(late) is Code.FAILED

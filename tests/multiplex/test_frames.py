@@ -191,7 +191,7 @@ def test_turns_alternate_frame_by_frame_and_keep_their_order():
     out.answer(frame(FrameKind.DONE, 5))
     frames = split(b"".join(sent(out)))
     order = [HEAD.unpack_from(each)[3] for each in frames]
-    assert order[:5] == [5, 4, 1, 3, 1]
+    assert order[:5] == [4, 5, 1, 3, 1]
     assert order[-2:] == [1, 2]
     assert max(map(len, frames)) <= FRAME_BYTES
 

@@ -20,10 +20,13 @@ from gateway.broker.connections import Connections
 from gateway.broker.counters import BrokerCounters
 from gateway.broker.multiplex.connection import MultiplexedConnection
 from gateway.common.multiplex.frames import FrameKind
-from gateway.common.multiplex.messages import Code, unpack_outcome
+from gateway.common.multiplex.messages import Code, pack_ids
 from gateway.common.multiplex.protocol import FrameConnection
 from gateway.kestrel.multiplex.channel import BrokerChannel
 from tests.broker.steps import Steps
+
+NEVER_S = 1e9
+"""The worker's own time limits; a wait ends on the broker."""
 
 
 class Timer:
@@ -63,7 +66,7 @@ class Loop:
 
     def advance(self) -> None:
         """The next timer."""
-        while self.timers:
+        while self.timers and self.timers[0][0] < NEVER_S:
             self.now, _, timer = heapq.heappop(self.timers)
             if timer.call is not None:
                 timer.call()
@@ -120,7 +123,7 @@ class World:
         connections = Connections(broker.counters, ClientLog())
         self.out, self.back = cast(Any, Pipe()), cast(Any, Pipe())
         self.broker = MultiplexedConnection(broker, connections)
-        self.channel = BrokerChannel(loop, lambda: None, lambda _: None)
+        self.channel = BrokerChannel(loop, NEVER_S, lambda _: None, lambda _: None)
         self.out.to, self.back.to = self.broker.frames, self.channel.frames
         self.channel.frames.connection_made(self.out)
         self.broker.frames.connection_made(self.back)
@@ -139,13 +142,11 @@ class World:
     def store(self) -> None:
         self.put += 1
         data = b"%d" % self.put
-        self.channel.put(self.key, [(0, data)], lambda answer: self.stored.add(data) if answer else None)
+        self.channel.put(self.key, [(0, data)], lambda answer: self.stored.add(data) if answer else None, 0)
 
     def open(self) -> None:
         self.opens += 1
-        id_ = self.channel.open(
-            self.key, self.random.choice((0, 1, 1000, 5000)), lambda answer: self.opened(id_, answer)
-        )
+        id_ = self.channel.open(self.key, self.random.choice((0, 0.001, 1, 5)), lambda answer: self.opened(id_, answer))
         self.waiting.append(id_)
 
     def opened(self, id_, answer) -> None:
@@ -168,14 +169,14 @@ class World:
             id_ = self.random.choice(list(self.held))
             data = self.held.pop(id_)
             if self.random.random() < 0.5:
-                self.channel.settle(FrameKind.ABORT, id_, lambda _: None)
+                self.channel.ask(FrameKind.ABORT, pack_ids((id_,)), lambda _: None)
             else:
                 self.asked.add(data)
-                self.channel.settle(FrameKind.CONFIRM, id_, lambda answer: self.settled(data, answer))
+                self.channel.confirm(id_, lambda code, _: self.settled(data, code))
 
-    def settled(self, data, answer) -> None:
-        if answer is not None:
-            assert unpack_outcome(answer.payload, 1)[0] == [Code.OK]
+    def settled(self, data, code) -> None:
+        if code is not None:
+            assert code is Code.OK
             self.confirmed.add(data)
 
     def commit(self) -> None:

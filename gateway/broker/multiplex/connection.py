@@ -73,14 +73,18 @@ class MultiplexedConnection:
 
     def handle(self, message: Frame) -> None:
         kind = message.kind
-        if kind == FrameKind.PUT:
+        handler = HANDLERS.get(kind)
+        if handler is not None:
+            handler(self._reads, message)
+        elif kind == FrameKind.PUT:
             self._puts.put(message)
         elif kind == FrameKind.CREATE:
             self._puts.create(message)
-        elif (handler := HANDLERS.get(kind)) is not None:
-            handler(self._reads, message)
         else:
             raise BrokenFrameError(f"kind {kind} is not for a broker")
+
+    def gather(self) -> None:
+        """Nothing is put off."""
 
     def unblocked(self) -> None:
         self._reads.unblocked()

@@ -1,7 +1,7 @@
 """The open reads of one multiplexed connection, and the opens that wait.
 
 1. An open has one answer, also after a cancel: its items, or the reason why there is none. No open waits for another
-   operation, except for the confirm that it names.
+   operation, except for the confirm of the read that it names.
 2. While the worker takes no items, its opens are deferred, and the queues serve others.
 3. At the end of the connection all waiting opens are gone first, then all open reads are back in the order in which
    they were taken, and only then are other clients served, some in each turn of the loop.
@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -50,7 +50,7 @@ class MultiplexedReads:
         self._counts: dict[Settler, int] = {}  # of these reads
         self._waits: dict[int, WaitingOpen] = {}
         self._deferred: dict[int, Opening] = {}  # while the worker takes no items
-        self._named: dict[int, dict[int, Opening]] = {}  # by the confirm that they name
+        self._named: dict[int, dict[int, Opening]] = {}  # by the open read that must be confirmed first
         self._creating: dict[int, Opening] = {}  # while their fanout child is written
 
     def __repr__(self) -> str:
@@ -122,7 +122,7 @@ class MultiplexedReads:
         """See gateway.broker.queues.reads.ReadOwner. `_give` adds it, under its number."""
 
     def _created(self, id_: int, error: str | None) -> None:
-        """The fanout child of an open is on disk: it gets every later item of its parent, also after a restart."""
+        """The fanout child that an open names is on disk: it gets every later item of its parent."""
         opening = self._creating.pop(id_, None)
         if opening is None:
             return
@@ -226,24 +226,30 @@ class MultiplexedReads:
 
     def confirm(self, message: Frame) -> None:
         """CONFIRM. Raises BrokenFrameError."""
+        ids = unpack_ids(message.payload)
         codes: list[Code] = []
         committing: Ticket | None = None
-        for id_ in unpack_ids(message.payload):
+        for id_ in ids:
             read = self._forget(id_)
             ticket = None if read is None else read.queue.confirm(read)
             codes.append(Code.UNKNOWN if ticket is None else Code.OK)
             committing = ticket or committing
         if committing is None:
-            self._confirmed(message.id, codes, None)
+            self._confirmed(message.id, ids, codes, None)
         else:
-            self._commits.after(committing, lambda error: self._confirmed(message.id, codes, error))
+            self._commits.after(committing, partial(self._confirmed, message.id, ids, codes))
 
-    def _confirmed(self, id_: int, codes: list[Code], error: str | None) -> None:
+    def _confirmed(self, id_: int, ids: Sequence[int], codes: list[Code], error: str | None) -> None:
         if error is not None:
             codes = [Code.REFUSED if code is Code.OK else code for code in codes]
         self._worker.done(id_, codes, error or "")
-        succeeded = not any(codes)
-        for opening_id, opening in self._named.pop(id_, {}).items():
+        if self._named:
+            for read_id, code in zip(ids, codes, strict=True):
+                self._named_confirmed(read_id, succeeded=code is Code.OK)
+
+    def _named_confirmed(self, read_id: int, *, succeeded: bool) -> None:
+        """A confirm is over: the opens that name its read go on."""
+        for opening_id, opening in self._named.pop(read_id, {}).items():
             if succeeded:
                 self._open(opening_id, opening)
             else:

@@ -45,7 +45,10 @@ class FrameKind(IntEnum):
 
 
 _KINDS: Final = frozenset(map(int, FrameKind))
-_CARRIERS: Final = frozenset({FrameKind.PUT, FrameKind.ITEM, FrameKind.PEEKED})
+CARRIERS: Final = frozenset(map(int, (FrameKind.PUT, FrameKind.ITEM, FrameKind.PEEKED)))
+"""The kinds of messages with items."""
+_DATA: Final = int(FrameKind.DATA)
+_HEAD_BYTES: Final = HEAD.size
 
 
 class Frame(NamedTuple):
@@ -119,24 +122,25 @@ class FrameDecoder:
 
     def next(self) -> Frame | None:
         """The next message, or None until more is received. Raises BrokenFrameError."""
+        view = self._view
         while True:
             start = self._start
-            if self._end - start < HEAD.size:
+            at = start + _HEAD_BYTES
+            if self._end < at:
                 return None
-            size, kind, flags, id_ = HEAD.unpack_from(self._view, start)
+            size, kind, flags, id_ = HEAD.unpack_from(view, start)
             if size > PAYLOAD_BYTES:
                 raise BrokenFrameError(f"a payload of {size} bytes is above {PAYLOAD_BYTES}")
             if kind not in _KINDS or flags & ~_FLAGS:
                 raise BrokenFrameError(f"kind {kind} with flags {flags} is unknown")
-            at = start + HEAD.size
             stop = at + size
             if stop > self._end:
                 return None
             self._start = stop
-            if kind == FrameKind.DATA:
-                self._add(id_, self._view[at:stop])
+            if kind == _DATA:
+                self._add(id_, view[at:stop])
                 continue
-            payload = self._view[at:stop].tobytes()
+            payload = view[at:stop].tobytes()
             if not flags & DETACHED and id_ not in self._items:
                 return Frame(kind, flags, id_, payload)
             return Frame(kind, flags, id_, payload, self._finish(kind, flags, id_))
@@ -158,11 +162,11 @@ class FrameDecoder:
     def _finish(self, kind: int, flags: int, id_: int) -> bytes | None:
         """The item of a message that says that it has one. Other messages of that id may come in between."""
         if not flags & DETACHED:
-            if kind in _CARRIERS:
+            if kind in CARRIERS:
                 raise BrokenFrameError("the data of an item came twice")
             return None
         item = self._items.pop(id_, None)
-        if item is None or kind not in _CARRIERS:
+        if item is None or kind not in CARRIERS:
             raise BrokenFrameError("an item has no data")
         data = item.getvalue()  # without a copy: io.BytesIO gives away its buffer
         self._incomplete -= len(data)

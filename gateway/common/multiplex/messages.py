@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from .frames import PAYLOAD_BYTES, BrokenFrameError
 
@@ -17,7 +16,8 @@ _GREETING: Final = struct.Struct(">8sHHQQQQ")
 _CREDIT: Final = struct.Struct(">QQ")
 _OPEN: Final = struct.Struct(">IHIHQ")
 _ENTRY: Final = struct.Struct(">II")
-_ID_BYTES: Final = 8
+_ID: Final = struct.Struct(">Q")
+_ID_BYTES: Final = _ID.size
 MOST_IDS: Final = PAYLOAD_BYTES // _ID_BYTES
 """The most reads in one CONFIRM or ABORT."""
 MOST_KEY_BYTES: Final = 255
@@ -30,8 +30,8 @@ class Code(IntEnum):
     """The outcome of an operation, or of one of its items.
 
     EMPTY, CANCELLED: of an open. FULL, TOO_LARGE: the queue does not accept the item. REFUSED: nothing was done,
-    because of the status or of the disk; the text says why. FAILED: the confirm that the open names failed. UNKNOWN:
-    there is no such read. ILLEGAL_NAME: no queue can have it. CAPPED: the queue has as many open reads on this
+    because of the status or of the disk; the text says why. FAILED: the read that the open names was not confirmed.
+    UNKNOWN: there is no such read. ILLEGAL_NAME: no queue can have it. CAPPED: the queue has as many open reads on this
     connection as the open allows.
     """
 
@@ -47,8 +47,7 @@ class Code(IntEnum):
     CAPPED = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Greeting:
+class Greeting(NamedTuple):
     """The first frame of each side. Its format is the same in every version.
 
     item_bytes, operation_bytes: the credit that it gives at the start. largest_bytes, incomplete_bytes: of items that
@@ -63,15 +62,7 @@ class Greeting:
     incomplete_bytes: int
 
     def pack(self) -> bytes:
-        return _GREETING.pack(
-            _MAGIC,
-            self.lowest,
-            self.highest,
-            self.item_bytes,
-            self.operation_bytes,
-            self.largest_bytes,
-            self.incomplete_bytes,
-        )
+        return _GREETING.pack(_MAGIC, *self)
 
     def common_version(self, other: Greeting) -> int | None:
         """The highest version that both speak, or None."""
@@ -79,12 +70,11 @@ class Greeting:
         return highest if highest >= max(self.lowest, other.lowest) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(NamedTuple):
     """An open: up to `items` items of `key`, together at most `limit_bytes` unless it is one.
 
     wait_ms: how long it waits for the first one; 0: not at all. cap: the most open reads of the queue on this
-    connection; 0: no limit. after: the id of a confirm that comes later and must succeed first; 0: none.
+    connection; 0: no limit. after: the id of an open read whose confirm comes later and must succeed first; 0: none.
     """
 
     key: bytes
@@ -134,15 +124,21 @@ def pack_ids(ids: Sequence[int]) -> bytes:
 
 def unpack_ids(payload: bytes) -> tuple[int, ...]:
     """Raises BrokenFrameError."""
+    if len(payload) == _ID_BYTES:
+        return _ID.unpack(payload)
     count, rest = divmod(len(payload), _ID_BYTES)
     if rest or not count:
         raise BrokenFrameError(f"{len(payload)} bytes are no list of ids")
     return struct.unpack(f">{count}Q", payload)
 
 
+ENTRY_BYTES: Final = _ENTRY.size
+"""What an item takes in the payload of a PUT, beside its bytes."""
+
+
 def put_bytes(key: bytes, sizes: Sequence[int]) -> int:
     """The size of a PUT's payload with items of these sizes."""
-    return 1 + len(key) + _ENTRY.size * len(sizes) + sum(sizes)
+    return 1 + len(key) + ENTRY_BYTES * len(sizes) + sum(sizes)
 
 
 def pack_put(key: bytes, entries: Sequence[Entry]) -> bytes:

@@ -1,7 +1,8 @@
 """What one side will send: in which order, and how much the peer's credit allows. No I/O.
 
 1. Answers, events and credit need no credit and leave first, in order. The peer's operations bound their number.
-2. Operations leave in order, while the credit for operations lasts.
+   What has credit when it comes leaves with them.
+2. Other operations leave in order, while the credit for operations lasts.
 3. Messages with items leave while the credit for items lasts. Each has a turn, a name such as its queue: those of one
    turn leave in order, and turns alternate frame by frame. A large item of one queue delays another queue by a frame.
 4. An item is begun only if the peer has room for it among its incomplete ones. One item alone always has room.
@@ -34,12 +35,13 @@ class Outgoing:
     """The frames that wait, and the credit. waiting_bytes: of the frames, without items that go in DATA frames."""
 
     __slots__ = (
-        "_answers", "_incomplete", "_incomplete_bytes", "_item_credit", "_operation_credit", "_operations", "_turns",
-        "waiting_bytes",
+        "_incomplete", "_incomplete_bytes", "_item_credit", "_operation_credit", "_operations", "_ready",
+        "_ready_bytes", "_turns", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._answers: list[bytes] = []
+        self._ready: list[bytes] = []  # answers, and what had credit when it came
+        self._ready_bytes = 0
         self._operations: deque[bytes] = deque()
         self._turns: OrderedDict[object, deque[bytes | _Message]] = OrderedDict()
         self._item_credit = 0
@@ -67,18 +69,32 @@ class Outgoing:
 
     def answer(self, data: bytes) -> None:
         """A frame that needs no credit: an answer, an event, or credit."""
-        self._answers.append(data)
-        self.waiting_bytes += len(data)
+        size = len(data)
+        self._ready.append(data)
+        self._ready_bytes += size
+        self.waiting_bytes += size
 
     def operate(self, data: bytes) -> None:
         """A frame with an operation without an item."""
-        self._operations.append(data)
-        self.waiting_bytes += len(data)
+        size = len(data)
+        self.waiting_bytes += size
+        if self._operations or self._operation_credit <= 0:
+            self._operations.append(data)
+        else:
+            self._operation_credit -= size
+            self._ready_bytes += size
+            self._ready.append(data)
 
     def carry(self, turn: object, data: bytes) -> None:
         """A frame of this turn."""
-        self._add(turn, data)
-        self.waiting_bytes += len(data)
+        size = len(data)
+        self.waiting_bytes += size
+        if self._turns or self._item_credit <= 0 or self._ready_bytes >= SOME_BYTES:
+            self._add(turn, data)
+        else:
+            self._item_credit -= size
+            self._ready_bytes += size
+            self._ready.append(data)
 
     def carry_item(  # noqa: PLR0917 (the parts of a frame)
         self, turn: object, kind: FrameKind, id_: int, payload: bytes, item: bytes, flags: int = 0
@@ -98,15 +114,27 @@ class Outgoing:
 
     def take(self) -> bytes:
         """The frames to send now, about SOME_BYTES of them; empty if none may be sent."""
-        frames, self._answers = self._answers, []
+        frames, self._ready = self._ready, []
+        size, self._ready_bytes = self._ready_bytes, 0
+        if self._operations:
+            size += self._take_operations(frames, size)
+        self.waiting_bytes -= size
+        if self._turns:
+            self._take_turns(frames, size)
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def _take_operations(self, frames: list[bytes], size: int) -> int:
+        """Adds operations that waited for credit; returns their size. size: of what will be sent before them."""
         operations = self._operations
-        size = sum(map(len, frames))
-        while operations and self._operation_credit > 0 and size < SOME_BYTES:
+        taken = 0
+        while operations and self._operation_credit > 0 and size + taken < SOME_BYTES:
             data = operations.popleft()
             self._operation_credit -= len(data)
-            size += len(data)
+            taken += len(data)
             frames.append(data)
-        self.waiting_bytes -= size
+        return taken
+
+    def _take_turns(self, frames: list[bytes], size: int) -> None:
         skipped = 0  # turns in a row whose next item the peer has no room for
         while self._turns and self._item_credit > 0 and size < SOME_BYTES and skipped < len(self._turns):
             data = self._next_frame()
@@ -114,7 +142,6 @@ class Outgoing:
             self._item_credit -= len(data)
             size += len(data)
             frames.append(data)
-        return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _next_frame(self) -> bytes:
         """A frame of the first turn, which then goes behind the others; empty if it must wait."""

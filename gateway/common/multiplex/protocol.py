@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from time import monotonic
 from typing import Any, Final, Protocol
 
-from .frames import FRAME_BYTES, HEAD, PAYLOAD_BYTES, BrokenFrameError, Frame, FrameDecoder, FrameKind, frame
+from .frames import CARRIERS, FRAME_BYTES, HEAD, PAYLOAD_BYTES, BrokenFrameError, Frame, FrameDecoder, FrameKind, frame
 from .messages import Greeting, pack_credit, unpack_credit, unpack_greeting
 from .outgoing import SOME_BYTES, Outgoing
 
@@ -25,7 +25,11 @@ CREDIT_BYTES: Final = 1 << 20
 INCOMPLETE_BYTES: Final = 128 << 20
 WAITING_BYTES: Final = 1 << 20
 """While more than this waits to be sent, apart from large items, the connection is `blocked`."""
-_CARRIERS: Final = frozenset({FrameKind.PUT, FrameKind.ITEM, FrameKind.PEEKED})
+_CREDIT_STEP: Final = CREDIT_BYTES // 4
+"""Less than this is not given back."""
+_HEAD_BYTES: Final = HEAD.size
+_FIRST_MESSAGE: Final = int(FrameKind.PUT)
+"""The kinds below it are for the connection itself."""
 
 
 class FrameHandler(Protocol):
@@ -39,6 +43,9 @@ class FrameHandler(Protocol):
 
     def handle(self, message: Frame) -> None:
         """A message other than greetings and credit. Raises BrokenFrameError."""
+
+    def gather(self) -> None:
+        """What is to be sent will be written now: frames that it has put off until then follow."""
 
     def unblocked(self) -> None:
         """`blocked` was seen, and is over."""
@@ -81,7 +88,8 @@ class FrameConnection(asyncio.BufferedProtocol):
         # turn of the loop
         self._choked = False  # the peer does not read
         self._was_blocked = False
-        self._flushing = False
+        self._flushing = False  # what is to be sent will be written in this turn
+        self._working = False  # frames are handled now; what they cause is written after them
         self._offered = 0  # bytes, of the last free part of the buffer
         # handled, and not given back as credit
         self._handled_items = 0
@@ -138,25 +146,39 @@ class FrameConnection(asyncio.BufferedProtocol):
 
     def _work(self) -> bool:
         """Handles what is complete. Returns False if the time is over before that."""
-        until_s = time.monotonic() + TURN_S
+        until_s = monotonic() + TURN_S
+        next_frame, handle = self._decoder.next, self._handler.handle
+        self._working = finished = True
         try:
             while not (self.closed or self._draining):
-                message = self._decoder.next()
+                message = next_frame()
                 if message is None:
                     break
-                self._take(message)
-                if time.monotonic() > until_s:
-                    return False
+                kind = message.kind
+                if kind < _FIRST_MESSAGE or self.theirs is None:
+                    self._control(message)
+                else:
+                    if kind in CARRIERS:
+                        self._handled_items += _HEAD_BYTES + len(message.payload)
+                    else:
+                        self._handled_operations += _HEAD_BYTES + len(message.payload)
+                    handle(message)
+                if monotonic() > until_s:
+                    finished = False
+                    break
         except BrokenFrameError as exc:
             self.closed = True
             self.transport.abort()
             self._handler.broken(exc)
-            return True
         finally:
-            self.give_credit()
-        return True
+            self._working = False
+        self.give_credit()
+        if self._flushing:
+            self._flush()
+        return finished
 
-    def _take(self, message: Frame) -> None:
+    def _control(self, message: Frame) -> None:
+        """A greeting or credit."""
         kind = message.kind
         if self.theirs is None:
             if kind != FrameKind.GREETING:
@@ -167,29 +189,25 @@ class FrameConnection(asyncio.BufferedProtocol):
             self._handler.greeted(common)
             if common is None:
                 self.close()
-            self._schedule()
+            self.schedule()
         elif kind == FrameKind.CREDIT:
             items, operations = unpack_credit(message.payload)
             self._out.allow(items, operations)
             self._unblock()
-            self._schedule()
-        elif kind == FrameKind.GREETING:
-            raise BrokenFrameError("a second greeting")
+            self.schedule()
         else:
-            if kind in _CARRIERS:
-                self._handled_items += HEAD.size + len(message.payload)
-            else:
-                self._handled_operations += HEAD.size + len(message.payload)
-            self._handler.handle(message)
+            raise BrokenFrameError("a second greeting")
 
     def give_credit(self) -> None:
         """Gives credit back if it is much (rule 3)."""
-        if self._choked or self.closed:
+        items = self._handled_items + self._decoder.consumed
+        operations = self._handled_operations
+        if (items < _CREDIT_STEP and operations < _CREDIT_STEP) or self._choked or self.closed:
             return
         may_items, may_operations = self._handler.credits_back()
-        items = self._handled_items + self._decoder.consumed if may_items else 0
-        operations = self._handled_operations if may_operations else 0
-        if max(items, operations) < CREDIT_BYTES // 4:
+        items = items if may_items else 0
+        operations = operations if may_operations else 0
+        if max(items, operations) < _CREDIT_STEP:
             return
         self.answer(frame(FrameKind.CREDIT, 0, pack_credit(items, operations)))
         self._handled_operations -= operations
@@ -208,12 +226,14 @@ class FrameConnection(asyncio.BufferedProtocol):
     def answer(self, data: bytes) -> None:
         """A frame that needs no credit."""
         self._out.answer(data)
-        self._schedule()
+        if not self._flushing:
+            self.schedule()
 
     def operate(self, data: bytes) -> None:
         """A frame with an operation without an item."""
         self._out.operate(data)
-        self._schedule()
+        if not self._flushing:
+            self.schedule()
 
     def carry(self, turn: object, kind: FrameKind, id_: int, payload: bytes = b"", flags: int = 0) -> None:
         """A message with an item, or an event about one, in the order of the turn.
@@ -224,32 +244,34 @@ class FrameConnection(asyncio.BufferedProtocol):
             self._out.carry_item(turn, kind, id_, b"", payload, flags)
         else:
             self._out.carry(turn, frame(kind, id_, payload, flags))
-        self._schedule()
+        if not self._flushing:
+            self.schedule()
 
     def carry_item(self, turn: object, kind: FrameKind, id_: int, payload: bytes, item: bytes) -> None:
         """A message with this payload, and an item that goes in DATA frames."""
         self._out.carry_item(turn, kind, id_, payload, item)
-        self._schedule()
+        self.schedule()
 
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
+        """There is something to send: it is written at the end of this turn of the loop."""
         if not self._flushing:
             self._flushing = True
-            self.loop.call_soon(self._flush_turn)
-
-    def _flush_turn(self) -> None:
-        self._flushing = False
-        self._flush()
+            if not self._working:
+                self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        self._flushing = False
         if self._choked or self.closed:
             return
+        self._handler.gather()
         data = self._out.take()
         if data:
             self.transport.write(data)
             self._handler.wrote(len(data))
-            self._unblock()
+            if self._was_blocked:
+                self._unblock()
             if len(data) >= SOME_BYTES:
-                self._schedule()
+                self.schedule()
 
     def _unblock(self) -> None:
         if self._was_blocked and not self.blocked:

@@ -1,9 +1,11 @@
 """The worker's end of a multiplexed connection: matches answers with operations by their ids.
 
-1. Each operation has one callback, called once: with the answer, or with None if the connection ended before.
-2. An item for an open that nobody waits for any more goes back at once. Other late answers are ignored: the operation
-   may have taken effect.
+1. Each operation has one callback, called once: with the answer, or with None if the connection ended before or no
+   answer came in time.
+2. An item for an open that nobody waits for any more goes back at once. A confirm that is answered late calls its
+   callback a second time. Other late answers are ignored: the operation may have taken effect.
 3. At the end of the connection every open read is lost, and every operation without an answer has an unknown outcome.
+4. The confirms of one turn of the loop go in one frame, behind every open that names one of them.
 """
 
 from __future__ import annotations
@@ -12,10 +14,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol, TypeAlias
 
 from gateway.common.multiplex.frames import BrokenFrameError, Frame, FrameKind, frame
-from gateway.common.multiplex.messages import VERSIONS, Opening, pack_detached_put, pack_ids, pack_put
+from gateway.common.multiplex.messages import (
+    MOST_IDS,
+    VERSIONS,
+    Code,
+    Entry,
+    Opening,
+    pack_detached_put,
+    pack_ids,
+    pack_put,
+    unpack_outcome,
+)
 from gateway.common.multiplex.protocol import FrameConnection
 from gateway.kestrel.wire.connection import ConnectionLostError
 
@@ -23,7 +35,17 @@ log = logging.getLogger(__name__)
 
 LARGEST_BYTES = 1 << 32
 """Of an item: it asks for each, and the broker has a limit."""
-Then = Callable[[Frame | None], None]
+TICK_S: Final = 0.02
+"""Operations without an answer are looked for no more often than this."""
+LATE_S, READ_S = 0.005, 0.02
+"""A timer that is this late runs before the answers that have arrived are read, so it waits READ_S for them."""
+_TAKEN_BACK: Final = int(FrameKind.TAKEN_BACK)
+_ITEM: Final = int(FrameKind.ITEM)
+Then: TypeAlias = Callable[[Frame | None], None]
+_Expected: TypeAlias = tuple[Then, float, bool]
+"""The callback, when it is called without an answer, and whether a late answer calls it again."""
+Confirmed: TypeAlias = Callable[[Code | None, str], None]
+"""Called with the outcome of a confirm and why it failed; with None if no answer came."""
 
 
 class OpenedRead(Protocol):
@@ -39,14 +61,16 @@ class OpenedRead(Protocol):
 class BrokerChannel:
     """One connection, and the protocol of its socket, `frames`.
 
-    Implements gateway.common.multiplex.protocol.FrameHandler. on_heard: called when bytes come. on_lost: called at its
-    end. ready: done after the greetings, with whether both sides have a common version.
+    Implements gateway.common.multiplex.protocol.FrameHandler. timeout_s: of an operation, if no other time is given.
+    on_heard: called when bytes come. on_lost: called at its end. ready: done after the greetings, with whether both
+    sides have a common version.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        on_heard: Callable[[], None],
+        timeout_s: float,
+        on_heard: Callable[[float], None],
         on_lost: Callable[[BrokerChannel], None],
         versions: tuple[int, int] = VERSIONS,
     ) -> None:
@@ -54,9 +78,13 @@ class BrokerChannel:
         self.frames = FrameConnection(loop, self, versions, LARGEST_BYTES)
         self.ready: asyncio.Future[bool] = loop.create_future()
         self.reads: dict[int, OpenedRead] = {}
+        self._timeout_s = timeout_s
         self._on_heard = on_heard
         self._on_lost = on_lost
-        self._answers: dict[int, Then] = {}
+        self._answers: dict[int, _Expected] = {}
+        self._confirms: dict[int, Confirmed] = {}  # by open read, of this turn of the loop
+        self._late: dict[int, Then] = {}  # confirms without an answer in time
+        self._timer: asyncio.TimerHandle | None = None
         self._last_id = 0
         self._over = False
         self._idle: asyncio.Future[None] | None = None
@@ -71,23 +99,26 @@ class BrokerChannel:
 
     # Operations
 
-    def ask(self, kind: FrameKind, payload: bytes, then: Then) -> int:
+    def ask(self, kind: FrameKind, payload: bytes, then: Then, timeout_s: float = 0.0) -> int:
         """Sends an operation without items; returns its id."""
-        id_ = self._next_id(then)
+        id_ = self._expect(then, timeout_s)
         self.frames.operate(frame(kind, id_, payload))
         return id_
 
-    def put(self, key: bytes, entries: Sequence[tuple[int, bytes]], then: Then) -> None:
+    def put(self, key: bytes, entries: Sequence[Entry], then: Then, timeout_s: float) -> None:
         """Stores items that fit into a frame together."""
-        self.frames.carry(key, FrameKind.PUT, self._next_id(then), pack_put(key, entries))
+        self.frames.carry(key, FrameKind.PUT, self._expect(then, timeout_s), pack_put(key, entries))
 
-    def put_large(self, key: bytes, expiry: int, item: bytes, then: Then) -> None:
+    def put_large(self, key: bytes, entry: Entry, then: Then, timeout_s: float) -> None:
         """Stores an item that does not fit into a frame."""
-        self.frames.carry_item(key, FrameKind.PUT, self._next_id(then), pack_detached_put(key, expiry, len(item)), item)
+        expiry, item = entry
+        id_ = self._expect(then, timeout_s)
+        self.frames.carry_item(key, FrameKind.PUT, id_, pack_detached_put(key, expiry, len(item)), item)
 
-    def open(self, key: bytes, wait_ms: int, then: Then) -> int:
-        """Takes an item; returns the id of the open, which is that of the read."""
-        return self.ask(FrameKind.OPEN, Opening(key, wait_ms).pack(), then)
+    def open(self, key: bytes, wait_s: float, then: Then, after: int = 0) -> int:
+        """Takes an item; returns the id of the open, which is that of the read. after: see Opening."""
+        wait_ms = max(1, int(wait_s * 1000)) if wait_s else 0
+        return self.ask(FrameKind.OPEN, Opening(key, wait_ms, after=after).pack(), then, wait_s + self._timeout_s)
 
     def cancel(self, id_: int) -> None:
         """Ends an open whose caller is gone: an item that is under way goes back (rule 2)."""
@@ -95,16 +126,16 @@ class BrokerChannel:
             self.frames.operate(frame(FrameKind.CANCEL, id_))
             self._look_idle()
 
-    def forget(self, id_: int) -> None:
-        """The answer is not awaited any more."""
-        self._answers.pop(id_, None)
-        self._look_idle()
+    def withdraw(self, id_: int) -> None:
+        """Ends an open that was not answered in time: an item that comes later goes back."""
+        self.frames.operate(frame(FrameKind.CANCEL, id_))
 
-    def settle(self, kind: FrameKind, id_: int, then: Then) -> int:
-        """Confirms, aborts or checks one open read."""
-        return self.ask(kind, pack_ids((id_,)), then)
+    def confirm(self, id_: int, then: Confirmed) -> None:
+        """Confirms an open read (rule 4)."""
+        self._confirms[id_] = then
+        self.frames.schedule()
 
-    async def answer_to(self, kind: FrameKind, payload: bytes, timeout_s: float) -> Frame:
+    async def answer_to(self, kind: FrameKind, payload: bytes) -> Frame:
         """The answer to an operation.
 
         Raises: ConnectionLostError if none came. Cancelled: the operation may take effect.
@@ -115,12 +146,11 @@ class BrokerChannel:
             raise error
         future: asyncio.Future[Frame | None] = self.loop.create_future()
         id_ = self.ask(kind, payload, partial(_resolve, future))
-        timer = self.loop.call_later(timeout_s, _resolve, future, None)
         try:
             found = await future
         finally:
-            timer.cancel()
-            self.forget(id_)
+            self._answers.pop(id_, None)
+            self._look_idle()
         if found is None:
             raise ConnectionLostError("no answer came", timed_out=not self.closed)
         return found
@@ -128,12 +158,46 @@ class BrokerChannel:
     def dismiss(self, id_: int) -> None:
         """The read is settled."""
         self.reads.pop(id_, None)
-        self._look_idle()
+        if self._idle is not None:
+            self._look_idle()
 
-    def _next_id(self, then: Then) -> int:
+    def _expect(self, then: Then, timeout_s: float, *, also_late: bool = False) -> int:
+        """The id of a new operation."""
         id_ = self._last_id = self._last_id + 1
-        self._answers[id_] = then
+        self._answers[id_] = then, self.loop.time() + (timeout_s or self._timeout_s), also_late
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._timeout_s, self._tick, self.loop.time() + self._timeout_s)
         return id_
+
+    def _confirmed(self, confirms: dict[int, Confirmed], answer: Frame | None) -> None:
+        """The answer to a frame with these confirms."""
+        if answer is None:
+            for then in confirms.values():
+                then(None, "")
+            return
+        codes, why = unpack_outcome(answer.payload, len(confirms))
+        for then, code in zip(confirms.values(), codes, strict=True):
+            then(code, why)
+
+    def _tick(self, due_s: float) -> None:
+        """Ends the operations whose time is over. The next time is not after that of any later operation."""
+        self._timer = None
+        now_s = self.loop.time()
+        if now_s - due_s > LATE_S:
+            self._timer = self.loop.call_later(READ_S, self._tick, now_s + READ_S)
+            return
+        answers = self._answers
+        for id_ in [id_ for id_, (_, ends_s, _) in answers.items() if ends_s <= now_s]:
+            if (found := answers.pop(id_, None)) is not None:
+                then, _, also_late = found
+                if also_late:
+                    self._late[id_] = then
+                then(None)
+        self._look_idle()
+        if answers and not self._over and self._timer is None:
+            first_s = min(ends_s for _, ends_s, _ in answers.values())
+            due_s = max(now_s + TICK_S, min(first_s, now_s + self._timeout_s))
+            self._timer = self.loop.call_later(due_s - now_s, self._tick, due_s)
 
     # See FrameHandler
 
@@ -145,18 +209,33 @@ class BrokerChannel:
             self.ready.set_result(common is not None)
 
     def handle(self, message: Frame) -> None:
-        if message.kind == FrameKind.TAKEN_BACK:
-            read = self.reads.pop(message.id, None)
+        id_ = message.id
+        found = self._answers.pop(id_, None)
+        if found is not None:
+            found[0](message)
+        elif message.kind == _TAKEN_BACK:
+            read = self.reads.pop(id_, None)
             if read is not None:
                 read.taken_back(deleted=bool(message.payload))
-                self._look_idle()
-            return
-        then = self._answers.pop(message.id, None)
-        if then is not None:
-            then(message)
+        elif message.kind == _ITEM:
+            self.ask(FrameKind.ABORT, pack_ids((id_,)), _ignore)
+        elif (late := self._late.pop(id_, None)) is not None:
+            late(message)
+        if self._idle is not None:
             self._look_idle()
-        elif message.kind == FrameKind.ITEM:
-            self.ask(FrameKind.ABORT, pack_ids((message.id,)), _ignore)
+
+    def gather(self) -> None:
+        confirms = self._confirms
+        while confirms:
+            some = confirms
+            if len(confirms) > MOST_IDS:
+                some = dict(list(confirms.items())[:MOST_IDS])
+                confirms = dict(list(confirms.items())[MOST_IDS:])
+            else:
+                confirms = {}
+            self._confirms = confirms
+            id_ = self._expect(partial(self._confirmed, some), 0.0, also_late=True)
+            self.frames.operate(frame(FrameKind.CONFIRM, id_, pack_ids(tuple(some))))
 
     def unblocked(self) -> None:
         """It does not ask whether it is blocked: leases and waits bound what it sends."""
@@ -165,7 +244,7 @@ class BrokerChannel:
         return True, True
 
     def received(self, _count: int) -> None:
-        self._on_heard()
+        self._on_heard(self.loop.time())
 
     def broken(self, error: BrokenFrameError) -> None:
         log.error("the connection to the embedded broker is closed: %s", error)
@@ -180,7 +259,7 @@ class BrokerChannel:
 
     async def left(self) -> None:
         """Returns when there is no open read and no operation."""
-        if (self.reads or self._answers) and not self._over:
+        if (self.reads or self._answers or self._confirms) and not self._over:
             self._idle = self.loop.create_future()
             await self._idle
 
@@ -189,21 +268,27 @@ class BrokerChannel:
         if self._over:
             return
         self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
         self.frames.abort()
         if not self.ready.done():
             self.ready.set_result(False)
         reads, self.reads = self.reads, {}
         answers, self._answers = self._answers, {}
+        confirms, self._confirms = self._confirms, {}
+        self._late.clear()
         self._on_lost(self)
         for read in reads.values():
             read.connection_lost()
-        for then in answers.values():
+        for then, *_ in answers.values():
             then(None)
+        self._confirmed(confirms, None)
         self._look_idle()
 
     def _look_idle(self) -> None:
-        if self._idle is not None and not (self.reads or self._answers or self._idle.done()):
-            self._idle.set_result(None)
+        idle = self._idle
+        if idle is not None and not (self.reads or self._answers or self._confirms or idle.done()):
+            idle.set_result(None)
 
 
 def _resolve(future: asyncio.Future[Frame | None], answer: Frame | None) -> None:

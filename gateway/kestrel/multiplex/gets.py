@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 
 from gateway.common.multiplex.frames import Frame, FrameKind
 from gateway.common.multiplex.messages import Code, unpack_outcome
 from gateway.errors import BackendRefused, BackendUnavailable
-from gateway.kestrel.link import PendingGet
+from gateway.kestrel.counters import Counters
+from gateway.kestrel.link import PendingGet, Taken
 from gateway.kestrel.multiplex.channel import BrokerChannel
 from gateway.kestrel.multiplex.read import MultiplexedRead
 from gateway.kestrel.polls.values import Get
 from gateway.kestrel.server.queue_gets import QueueGets
+from gateway.kestrel.server.server import Server
 
 
 class MultiplexedGets(QueueGets):
@@ -39,7 +41,7 @@ class MultiplexedGets(QueueGets):
 class MultiplexedGet:
     """An open that is about to be sent, or is on the broker. Implements gateway.kestrel.link.PendingGet."""
 
-    __slots__ = ("_channel", "_get", "_id", "_link", "_over", "_timer")
+    __slots__ = ("_channel", "_get", "_id", "_link", "_over")
 
     def __init__(self, link: MultiplexedGets, channel: BrokerChannel, get: Get) -> None:
         self._link = link
@@ -47,7 +49,6 @@ class MultiplexedGet:
         self._get = get
         self._id = 0
         self._over = False
-        self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Sends the get."""
@@ -56,53 +57,90 @@ class MultiplexedGet:
             self._finish(None, link.server.health.error)
             return
         wait_s = link.sending(self._get)
-        wait_ms = max(1, int(wait_s * 1000)) if wait_s else 0
-        link.counters.waits_sent += bool(wait_ms)
+        link.counters.waits_sent += wait_s > 0
         link.counters.commands += 1
-        self._id = channel.open(link.key.encode(), wait_ms, self._answered)
-        self._timer = channel.loop.call_later(wait_s + link.server.timeout_s, self._time_out)
+        self._id = channel.open(link.key.encode(), wait_s, self._answered)
 
     def close(self) -> None:
         """Ends the get: an item that it was about to bring goes back."""
         if not self._over:
             self._over = True
-            self._stop()
             self._channel.cancel(self._id)
 
     def _answered(self, answer: Frame | None) -> None:
         if self._over:
             return
         link = self._link
-        if answer is None:
-            self._finish(None, BackendUnavailable(f"{link.server.address.marked} does not answer"))
-        elif answer.kind == FrameKind.ITEM:
+        if answer is not None and answer.kind == FrameKind.ITEM:
             link.counters.items_taken += 1
             item = MultiplexedRead(link.server, self._channel, link.counters, link.key, link.tenant, answer)
             self._finish(item, None)
-        else:
-            (code,), why = unpack_outcome(answer.payload, 1)
-            self._finish(None, None if code is Code.EMPTY else self._refusal(code, why))
-
-    def _refusal(self, code: Code, why: str) -> BackendUnavailable:
-        server = self._link.server
-        if code is Code.REFUSED:
-            server.look()
-            return BackendRefused(f"{server.address.marked} refuses: {why}")
-        return BackendUnavailable(f"{server.address.marked} refuses: {code.name.lower().replace('_', ' ')}")
-
-    def _time_out(self) -> None:
-        """No answer: an item that comes later goes back."""
-        server = self._link.server
-        self._channel.cancel(self._id)
-        server.look()
-        self._finish(None, BackendUnavailable(f"{server.address.marked} did not answer in time"))
+            return
+        if answer is None and not self._channel.closed:
+            self._channel.withdraw(self._id)
+        self._finish(None, no_item(link.server, self._channel, answer))
 
     def _finish(self, item: MultiplexedRead | None, error: BackendUnavailable | None) -> None:
         self._over = True
-        self._stop()
         self._link.counters.waits_cut += error is not None
         self._link.answered(self._get, item, error)
 
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+
+class DirectTake:
+    """An open that does not wait, for one poll."""
+
+    __slots__ = ("_channel", "_counters", "_id", "_key", "_server", "_tenant", "_then")
+
+    def __init__(  # noqa: PLR0917 (one caller)
+        self, server: Server, channel: BrokerChannel, counters: Counters, key: str, tenant: str, then: Taken
+    ) -> None:
+        self._server = server
+        self._channel = channel
+        self._counters = counters
+        self._key = key
+        self._tenant = tenant
+        self._then: Taken | None = then
+        self._id = 0
+
+    def start(self, after: int) -> Callable[[], None]:
+        """Sends it; returns what ends it."""
+        self._id = self._channel.open(self._key.encode(), 0.0, self._answered, after)
+        return self._end
+
+    def _end(self) -> None:
+        if self._then is not None:
+            self._then = None
+            self._channel.cancel(self._id)
+
+    def _answered(self, answer: Frame | None) -> None:
+        then, self._then = self._then, None
+        if then is None:
+            return
+        if answer is not None and answer.kind == FrameKind.ITEM:
+            counters = self._counters
+            counters.items_taken += 1
+            then(MultiplexedRead(self._server, self._channel, counters, self._key, self._tenant, answer), None)
+            return
+        if answer is None and not self._channel.closed:
+            self._channel.withdraw(self._id)
+        then(None, no_item(self._server, self._channel, answer))
+
+
+def no_item(server: Server, channel: BrokerChannel, answer: Frame | None) -> BackendUnavailable | None:
+    """Why an open has brought no item; None if the queue is empty, or the read that it names was not confirmed.
+
+    answer: None if none came.
+    """
+    marked = server.address.marked
+    if answer is None:
+        if channel.closed:
+            return BackendUnavailable(f"{marked} does not answer")
+        server.look()
+        return BackendUnavailable(f"{marked} did not answer in time")
+    (code,), why = unpack_outcome(answer.payload, 1)
+    if code in {Code.EMPTY, Code.FAILED}:
+        return None
+    if code is Code.REFUSED:
+        server.look()
+        return BackendRefused(f"{marked} refuses: {why}")
+    return BackendUnavailable(f"{marked} refuses: {code.name.lower().replace('_', ' ')}")

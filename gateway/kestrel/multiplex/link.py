@@ -10,17 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from gateway.common.multiplex.frames import PAYLOAD_BYTES, Frame, FrameKind
-from gateway.common.multiplex.messages import MOST_KEY_BYTES, VERSIONS, Code, put_bytes, unpack_outcome
+from gateway.common.multiplex.messages import (
+    ENTRY_BYTES,
+    MOST_KEY_BYTES,
+    VERSIONS,
+    Code,
+    Entry,
+    put_bytes,
+    unpack_outcome,
+)
 from gateway.errors import BackendRefused, BackendUnavailable, GatewayError, JobTooLarge, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
-from gateway.kestrel.link import Answered, Put, Report, Sending
+from gateway.kestrel.link import Answered, Put, Report, Sending, Taken
 from gateway.kestrel.multiplex.channel import BrokerChannel
-from gateway.kestrel.multiplex.gets import MultiplexedGets
+from gateway.kestrel.multiplex.gets import DirectTake, MultiplexedGets
+from gateway.kestrel.multiplex.read import MultiplexedRead
 from gateway.kestrel.server.memcache_link import MemcacheLink
 from gateway.kestrel.wire.connection import ConnectionLostError, State
 from gateway.kestrel.wire.failures import not_asked
@@ -28,7 +37,7 @@ from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LEAST_BYTES_PER_S: Final = 4 << 20
+LEAST_BYTES_PER_S: Final = 1 << 20
 """A large put has this much more time than a small one."""
 
 
@@ -68,7 +77,7 @@ class MultiplexedLink(MemcacheLink):
 
     async def _open_channel(self) -> str:
         """Makes the multiplexed connection. Returns why there is none, or nothing. Cancelled: it is closed."""
-        channel = BrokerChannel(self._loop, self._answered_something, self._channel_lost, self._versions)
+        channel = BrokerChannel(self._loop, self.timeout_s, self.connections.heard, self._channel_lost, self._versions)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 await self._loop.create_unix_connection(lambda: channel.frames, self._socket_path)
@@ -91,9 +100,6 @@ class MultiplexedLink(MemcacheLink):
             f"it speaks versions {theirs.lowest} to {theirs.highest} of the multiplexed protocol, "
             f"this worker {ours.lowest} to {ours.highest}"
         )
-
-    def _answered_something(self) -> None:
-        self.connections.heard(self._loop.time())
 
     def _channel_lost(self, channel: BrokerChannel) -> None:
         if channel is not self.channel:
@@ -129,12 +135,25 @@ class MultiplexedLink(MemcacheLink):
         """See ServerLink."""
         return MultiplexedGets(self, key, tenant, self._counters, sending, answered)
 
+    def start_take(self, key: str, tenant: str, then: Taken, after: object | None, /) -> Callable[[], None] | None:  # type: ignore[override]
+        """See ServerLink."""
+        channel = self.channel
+        if channel is None or not self.health.reads or self.room.items.room(tenant) <= 0:
+            return None
+        read_id = 0
+        if after is not None:
+            read_id = after.id_on(channel) if isinstance(after, MultiplexedRead) else 0
+            if not read_id:
+                return None
+        self._counters.commands += 1
+        return DirectTake(self, channel, self._counters, key, tenant, then).start(read_id)
+
     async def peek(self, key: str) -> bytes | None:
         """See ServerLink."""
         if self.channel is None or not self.health.reads:
             return await super().peek(key)
         try:
-            answer = await self.channel.answer_to(FrameKind.PEEK, key.encode(), self.timeout_s)
+            answer = await self.channel.answer_to(FrameKind.PEEK, key.encode())
         except ConnectionLostError as error:
             raise not_asked(error, self.address) from error
         if answer.kind == FrameKind.PEEKED:
@@ -144,77 +163,97 @@ class MultiplexedLink(MemcacheLink):
             return None
         raise BackendRefused(f"{self.address.marked} refuses: {why or code.name}")
 
-    async def store(self, puts: Sequence[Put], report: Report) -> None:
+    def start_store(self, puts: Sequence[Put], report: Report) -> None:
         """See ServerLink. Errors: QueueFull, JobTooLarge, BackendUnavailable, BackendRefused, OutcomeUnknown."""
         channel = self.channel
         if channel is None or not self.health.answers:
-            await super().store(puts, report)
+            super().start_store(puts, report)
+        elif len(puts) == 1:
+            self._store_together(channel, puts, (0,), report)
+        else:
+            by_key: dict[str, list[int]] = {}
+            for place, (key, _, _) in enumerate(puts):
+                by_key.setdefault(key, []).append(place)
+            for places in by_key.values():
+                self._store_together(channel, puts, places, report)
+
+    async def store(self, puts: Sequence[Put], report: Report) -> None:
+        """See ServerLink."""
+        left = len(puts)
+        stored = self._loop.create_future()
+
+        def reported(place: int, error: GatewayError | None) -> None:
+            nonlocal left
+            left -= 1
+            report(place, error)
+            if not (left or stored.done()):
+                stored.set_result(None)
+
+        self.start_store(puts, reported)
+        if left:
+            await stored
+
+    def _store_together(
+        self, channel: BrokerChannel, puts: Sequence[Put], places: Sequence[int], report: Report
+    ) -> None:
+        """Stores puts of one key, in frames of as many as fit."""
+        key = puts[places[0]][0].encode()
+        if not 0 < len(key) <= MOST_KEY_BYTES:
+            for place in places:
+                report(place, _put_error(self, Code.ILLEGAL_NAME, ""))
             return
-        done = self._loop.create_future()
-        waiting = dict.fromkeys(range(len(puts)))
+        most = PAYLOAD_BYTES - put_bytes(key, ())
+        frame_places: list[int] = []
+        entries: list[Entry] = []
+        size = 0
+        for place in places:
+            _, data, expiry = puts[place]
+            taken = ENTRY_BYTES + len(data)
+            if entries and size + taken > most:
+                self._put(channel, key, entries, frame_places, report)
+                frame_places, entries, size = [], [], 0
+            if taken > most:
+                self._put_large(channel, key, (expiry, data), place, report)
+                continue
+            frame_places.append(place)
+            entries.append((expiry, data))
+            size += taken
+        if entries:
+            self._put(channel, key, entries, frame_places, report)
 
-        def outcome(index: int, error: GatewayError | None) -> None:
-            if index in waiting:
-                del waiting[index]
-                report(index, error)
-                if not waiting and not done.done():
-                    done.set_result(None)
+    def _put(
+        self, channel: BrokerChannel, key: bytes, entries: Sequence[Entry], places: Sequence[int], report: Report
+    ) -> None:
+        channel.put(key, entries, partial(self._stored, places, report), self.timeout_s)
 
-        largest = channel.frames.theirs.largest_bytes if channel.frames.theirs is not None else 0
-        for index, (key, data, _) in enumerate(puts):
-            if len(data) > largest:
-                outcome(index, _put_error(self, Code.TOO_LARGE, ""))
-            elif not 0 < len(key.encode()) <= MOST_KEY_BYTES:
-                outcome(index, _put_error(self, Code.ILLEGAL_NAME, ""))
-        for places in _messages(puts, list(waiting)):
-            answered = partial(self._stored, places, outcome)
-            name, data, expiry = puts[places[0]]
-            if put_bytes(name.encode(), [len(puts[place][1]) for place in places]) <= PAYLOAD_BYTES:
-                channel.put(name.encode(), [(puts[place][2], puts[place][1]) for place in places], answered)
-            else:
-                channel.put_large(name.encode(), expiry, data, answered)
-        try:
-            if waiting:
-                size = sum(len(data) for _, data, _ in puts)
-                await asyncio.wait((done,), timeout=self.timeout_s + size / LEAST_BYTES_PER_S)
-                if waiting:
-                    self.look()
-        finally:
-            for index in list(waiting):
-                outcome(index, self._unknown())
+    def _put_large(self, channel: BrokerChannel, key: bytes, entry: Entry, place: int, report: Report) -> None:
+        size = len(entry[1])
+        theirs = channel.frames.theirs
+        if theirs is not None and size > theirs.largest_bytes:
+            report(place, _put_error(self, Code.TOO_LARGE, ""))
+            return
+        channel.put_large(
+            key, entry, partial(self._stored, (place,), report), self.timeout_s + size / LEAST_BYTES_PER_S
+        )
 
-    def _stored(self, places: Sequence[int], outcome: Report, answer: Frame | None) -> None:
+    def _stored(self, places: Sequence[int], report: Report, answer: Frame | None) -> None:
         """The answer to the put of these."""
         if answer is None:
-            for place in places:
-                outcome(place, self._unknown())
-            return
-        codes, why = unpack_outcome(answer.payload, len(places))
-        for place, code in zip(places, codes, strict=True):
-            outcome(place, None if code is Code.OK else _put_error(self, code, why))
-        if Code.REFUSED in codes:
             self.look()
+            for place in places:
+                report(place, self._unknown())
+        elif not answer.payload:
+            for place in places:
+                report(place, None)
+        else:
+            codes, why = unpack_outcome(answer.payload, len(places))
+            for place, code in zip(places, codes, strict=True):
+                report(place, None if code is Code.OK else _put_error(self, code, why))
+            if Code.REFUSED in codes:
+                self.look()
 
     def _unknown(self) -> OutcomeUnknown:
         return OutcomeUnknown(f"the job was sent to {self.address.marked}, but no valid answer came")
-
-
-def _messages(puts: Sequence[Put], places: Sequence[int]) -> Iterator[list[int]]:
-    """The places of the puts that go together: of one key, in order, as many as fit into a frame."""
-    by_key: dict[str, list[int]] = {}
-    for place in places:
-        by_key.setdefault(puts[place][0], []).append(place)
-    for key, of_key in by_key.items():
-        group: list[int] = []
-        size = put_bytes(key.encode(), ())
-        for place in of_key:
-            more = put_bytes(b"", (len(puts[place][1]),)) - put_bytes(b"", ())
-            if group and size + more > PAYLOAD_BYTES:
-                yield group
-                group, size = [], put_bytes(key.encode(), ())
-            group.append(place)
-            size += more
-        yield group
 
 
 def _put_error(link: MultiplexedLink, code: Code, why: str) -> GatewayError:

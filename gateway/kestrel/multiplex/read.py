@@ -5,11 +5,13 @@ Owns the outcome of the item: confirmed, handed back, taken back by the broker, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from gateway.common.multiplex.frames import Frame, FrameKind
 from gateway.common.multiplex.messages import Code, pack_ids, unpack_outcome
-from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted
+from gateway.errors import BackendRefused, GatewayError, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.multiplex.channel import BrokerChannel
 from gateway.kestrel.server.pinned_read import MOVES, ReadState
@@ -68,6 +70,15 @@ class MultiplexedRead:
         """Whether the item went back, or was deleted, without this worker."""
         return self._state is ReadState.LOST
 
+    @property
+    def deleted(self) -> bool:
+        """Whether the item was deleted with its queue."""
+        return self._deleted
+
+    def id_on(self, channel: BrokerChannel) -> int:
+        """Its id on this channel; 0 if it is not set aside there."""
+        return self._id if self._channel is channel and self._state is ReadState.HELD else 0
+
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once when the item is lost; at once if it is already lost."""
         if self._state is ReadState.LOST:
@@ -87,36 +98,50 @@ class MultiplexedRead:
     async def check(self) -> bool:
         """Whether the item is still set aside. Raises: QueueDeleted, LeaseLost."""
         if self._state is ReadState.LOST:
-            raise self._lost_error()
+            raise self._ended()
         try:
-            answer = await self._channel.answer_to(FrameKind.CHECK, pack_ids((self._id,)), self._server.timeout_s)
+            answer = await self._channel.answer_to(FrameKind.CHECK, pack_ids((self._id,)))
         except ConnectionLostError as error:
             raise LeaseLost(_LOST) from error
         if self._deleted:
-            raise QueueDeleted(_DELETED)
+            raise self._ended()
         return unpack_outcome(answer.payload, 1)[0][0] is Code.OK
 
     async def confirm(self) -> None:
         """Removes the item for good; the broker has confirmed it.
 
-        Raises: LeaseLost if the item is back on its queue, or gone with it; BackendRefused if it is back because the
-        commit failed; OutcomeUnknown if no answer came. Cancelled: the outcome is unknown.
+        Raises: LeaseLost if the item is back on its queue, QueueDeleted if it is gone with it; BackendRefused if it is
+        back because the commit failed; OutcomeUnknown if no answer came. Cancelled: the outcome is unknown.
         """
+        future: asyncio.Future[GatewayError | None] = self._channel.loop.create_future()
+        if not self.start_confirm(partial(_resolve, future)):
+            raise self._ended()
+        error = await future
+        if error is not None:
+            raise error
+
+    def start_confirm(self, then: Callable[[GatewayError | None], None]) -> bool:
+        """Starts removing the item; calls `then` with None or with what `confirm` raises.
+
+        An answer that comes after the error OutcomeUnknown calls it again. Returns False if the item is lost, and
+        nothing was sent.
+        """
+        if self._state is ReadState.LOST or self._channel.closed:
+            return False
         self._begin()
-        server = self._server
-        try:
-            answer = await self._channel.answer_to(FrameKind.CONFIRM, pack_ids((self._id,)), server.timeout_s)
-        except ConnectionLostError as error:
-            if error.unsent:
-                raise LeaseLost(_LOST) from error
-            raise OutcomeUnknown(f"the ack was sent to {server.address.marked}, but no answer came") from error
-        finally:
-            self._end()
-        (code,), why = unpack_outcome(answer.payload, 1)
-        if code is Code.REFUSED:
-            raise BackendRefused(f"{server.address.marked} refuses: {why}")
-        if code is not Code.OK:
-            raise LeaseLost(_TAKEN_BACK)
+        self._channel.confirm(self._id, partial(self._confirmed, then))
+        return True
+
+    def _confirmed(self, then: Callable[[GatewayError | None], None], code: Code | None, why: str) -> None:
+        self._end()
+        if code is Code.OK:
+            then(None)
+        elif code is None:
+            then(OutcomeUnknown(f"the ack was sent to {self._server.address.marked}, but no answer came"))
+        elif code is Code.REFUSED:
+            then(BackendRefused(f"{self._server.address.marked} refuses: {why}"))
+        else:
+            then(self._ended())
 
     async def abort(self) -> None:
         """Puts the item back to the head of its queue. Never raises. Does nothing if it is settled or lost."""
@@ -124,7 +149,7 @@ class MultiplexedRead:
             return
         self._begin()
         try:
-            await self._channel.answer_to(FrameKind.ABORT, pack_ids((self._id,)), self._server.timeout_s)
+            await self._channel.answer_to(FrameKind.ABORT, pack_ids((self._id,)))
         except ConnectionLostError:
             pass
         finally:
@@ -136,14 +161,14 @@ class MultiplexedRead:
             then(False)
             return
         self._begin()
-        self._channel.settle(FrameKind.ABORT, self._id, lambda answer: self._aborted(then, answer))
+        self._channel.ask(FrameKind.ABORT, pack_ids((self._id,)), partial(self._aborted, then))
 
     def give_back(self) -> None:
         """Returns at once; the broker puts the item back. Does nothing if it is settled or lost."""
         if self._state is ReadState.HELD:
             self._begin()
             if not self._channel.closed:
-                self._channel.settle(FrameKind.ABORT, self._id, lambda _: None)
+                self._channel.ask(FrameKind.ABORT, pack_ids((self._id,)), _ignore)
             self._end()
 
     def _aborted(self, then: Callable[[bool], None], answer: Frame | None) -> None:
@@ -153,10 +178,9 @@ class MultiplexedRead:
     # Called by the channel
 
     def taken_back(self, *, deleted: bool) -> None:
-        """See OpenedRead. The leases of a deleted queue are ended by whoever deletes it, or by their settlement."""
+        """See OpenedRead."""
         self._deleted = deleted
-        if not deleted:
-            self._lose()
+        self._lose()
 
     def connection_lost(self) -> None:
         """See OpenedRead."""
@@ -171,13 +195,14 @@ class MultiplexedRead:
         for callback in callbacks:
             callback()
 
-    def _lost_error(self) -> LeaseLost:
+    def _ended(self) -> LeaseLost | QueueDeleted:
+        """Why the item is no longer set aside."""
+        if self._deleted:
+            return QueueDeleted(_DELETED)
         return LeaseLost(_LOST if self._channel.closed else _TAKEN_BACK)
 
     def _begin(self) -> None:
         """From here on the end of the read is an outcome of the operation, and not reported to `on_lost`."""
-        if self._state is ReadState.LOST:
-            raise self._lost_error()
         self._move(ReadState.SETTLING)
 
     def _end(self) -> None:
@@ -192,3 +217,12 @@ class MultiplexedRead:
         self._state = state
         if not MOVES[state]:
             self._server.room.let_go(self.tenant)
+
+
+def _resolve(future: asyncio.Future[GatewayError | None], error: GatewayError | None) -> None:
+    if not future.done():
+        future.set_result(error)
+
+
+def _ignore(_answer: Frame | None) -> None:
+    """The item is back, or back with the connection."""

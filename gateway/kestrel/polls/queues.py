@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -20,6 +21,7 @@ from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import ServerLink
+from gateway.kestrel.polls.direct import DirectPoll
 from gateway.kestrel.polls.preferred import SILENT_S, Candidate, PreferredPoll
 from gateway.kestrel.polls.rules import PROOF_S, STEP_S
 from gateway.kestrel.polls.runner import LongPoll, QueueRunner
@@ -50,6 +52,7 @@ class PolledQueues:
         self._paced = PacedCalls(loop_time)
         self._runners: dict[str, QueueRunner] = {}
         self._unused: dict[QueueRunner, float] = {}
+        self._direct: dict[str, int] = {}  # takes without a line that are under way, by key
         self._timer: asyncio.TimerHandle | None = None
         self._starving: FairQueue[QueueRunner] = FairQueue()
         self._unoffered = 0
@@ -69,8 +72,37 @@ class PolledQueues:
         """How many waits are on servers, over all queues."""
         return sum(runner.open_waits for runner in self._runners.values())
 
-    def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll:
+    def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll | DirectPoll:
         """A poll of `key`, a queue of `tenant`. `timeout_s` 0 asks each server and does not wait."""
+        return self.take(key, timeout_s, tenant) or self._line_up(key, tenant, timeout_s)
+
+    def take(self, key: str, timeout_s: float, tenant: str, after: object | None = None) -> DirectPoll | None:
+        """A poll that takes an item at once; None if it must line up. after: see DirectPoll.start."""
+        runner = self._runners.get(key)
+        if len(self._servers) != 1 or (runner is not None and runner not in self._unused):
+            return None
+        count = self._direct.get(key, 0)
+        if count >= self._waits:
+            return None
+        poll = DirectPoll(
+            asyncio.get_running_loop(),
+            timeout_s,
+            partial(self._line_up, key, tenant),
+            partial(self._took, key),
+        )
+        if not poll.start(self._servers[0], key, tenant, after):
+            return None
+        self._direct[key] = count + 1
+        return poll
+
+    def _took(self, key: str) -> None:
+        left = self._direct[key] - 1
+        if left:
+            self._direct[key] = left
+        else:
+            del self._direct[key]
+
+    def _line_up(self, key: str, tenant: str, timeout_s: float) -> LongPoll:
         runner = self._runner(key, tenant)
         patience_s = PROOF_S if timeout_s > 0 else self._patience_s
         poll = LongPoll(runner, runner.loop.time(), max(0.0, timeout_s), patience_s)

@@ -22,6 +22,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TypeAlias
 
 from gateway.errors import BackendUnavailable, GatewayError, NotSupported, OutcomeUnknown
@@ -194,6 +195,21 @@ class Writer:
             await asyncio.gather(*(lane.next_answer() for lane in self._lanes.values()))
 
 
+_WaitingPut: TypeAlias = tuple[Put, asyncio.Future[None]]
+
+
+class _Batch:
+    """Puts that were sent together. left: how many have no outcome."""
+
+    __slots__ = ("began_s", "futures", "left", "puts")
+
+    def __init__(self, began_s: float) -> None:
+        self.began_s = began_s
+        self.puts: list[Put] = []
+        self.futures: list[asyncio.Future[None]] = []
+        self.left = 0
+
+
 class _Lane:
     """The puts of one tenant on one server. on_empty: called when no put waits and every answer has come.
 
@@ -211,14 +227,15 @@ class _Lane:
         self._server = server
         self._loop = loop
         self._on_empty = on_empty
-        self._waiting: deque[tuple[Put, asyncio.Future[None]]] = deque()
-        self._sending: dict[asyncio.Task[None], float] = {}
+        self._waiting: deque[_WaitingPut] = deque()
+        self._sending: dict[_Batch, None] = {}
         self._gathered: asyncio.Handle | None = None
+        self._awaited: list[asyncio.Future[None]] = []
 
     @property
     def longest_s(self) -> float:
         """How long the oldest answer has been missing."""
-        return next((self._loop.time() - began_s for began_s in self._sending.values()), 0.0)
+        return next((self._loop.time() - batch.began_s for batch in self._sending), 0.0)
 
     def add(self, put: Put, future: asyncio.Future[None]) -> None:
         """Adds the put to the tenant's next batch that has room for it."""
@@ -227,20 +244,20 @@ class _Lane:
 
     async def next_answer(self) -> None:
         """Returns when a batch in progress has its answer, or when one may have begun."""
-        await asyncio.gather(*self._sending, return_exceptions=True)
-        await asyncio.sleep(0)
+        answer = self._loop.create_future()
+        if self._sending:
+            self._awaited.append(answer)
+        else:
+            self._loop.call_soon(_resolve, answer)
+        await answer
 
     async def settled(self, key: str) -> None:
         """Returns when every put of the key that was added has its answer. Cancelled: the puts continue."""
         while any(put[0] == key for put, _ in self._waiting):
-            await self._next()
-        if self._sending:
-            await asyncio.wait(list(self._sending))
-
-    async def _next(self) -> None:
-        if self._sending:
-            await asyncio.wait(list(self._sending), return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.sleep(0)
+            await self.next_answer()
+        sent = list(self._sending)
+        while any(batch in self._sending for batch in sent):
+            await self.next_answer()
 
     def _gather(self) -> None:
         if self._gathered is None:
@@ -253,40 +270,51 @@ class _Lane:
         assert self._gathered is not None
         self._gathered.cancel()
         self._gathered = None
-        task = self._loop.create_task(self._send(self._batch()))
-        self._sending[task] = self._loop.time()
-        task.add_done_callback(self._answered)
+        batch = self._batch()
+        self._sending[batch] = None
+        self._server.start_store(batch.puts, partial(self._reported, batch))
         if self._waiting:
             self._gather()
 
-    def _batch(self) -> list[tuple[Put, asyncio.Future[None]]]:
+    def _batch(self) -> _Batch:
         """The next batch: all waiting puts, up to the limits of the link."""
-        batch: list[tuple[Put, asyncio.Future[None]]] = []
+        batch = _Batch(self._loop.time())
         size = 0
-        while self._waiting and len(batch) < self._server.batch_items:
+        while self._waiting and len(batch.puts) < self._server.batch_items:
             size += len(self._waiting[0][0][1])
-            if batch and size > self._server.batch_bytes:
+            if batch.puts and size > self._server.batch_bytes:
                 break
-            batch.append(self._waiting.popleft())
+            put, future = self._waiting.popleft()
+            batch.puts.append(put)
+            batch.futures.append(future)
+        batch.left = len(batch.puts)
         return batch
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
-        del self._sending[task]
-        if self._gathered is not None:
-            self._flush()
-        elif not self._sending:
-            self._on_empty()
-
-    async def _send(self, waiting: list[tuple[Put, asyncio.Future[None]]]) -> None:
-        def report(index: int, error: GatewayError | None) -> None:
-            put, future = waiting[index]
-            if error is None:
-                self._stored(put[0], self._server)
-            if future.done():
-                return
+    def _reported(self, batch: _Batch, index: int, error: GatewayError | None) -> None:
+        """The outcome of one put."""
+        if error is None:
+            self._stored(batch.puts[index][0], self._server)
+        future = batch.futures[index]
+        if not future.done():
             if error is None:
                 future.set_result(None)
             else:
                 future.set_exception(error)
+        batch.left -= 1
+        if not batch.left:
+            self._answered(batch)
 
-        await self._server.store([put for put, _ in waiting], report)
+    def _answered(self, batch: _Batch) -> None:
+        del self._sending[batch]
+        awaited, self._awaited = self._awaited, []
+        for answer in awaited:
+            _resolve(answer)
+        if self._gathered is not None:
+            self._flush()
+        elif not (self._sending or self._waiting):
+            self._on_empty()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -10,7 +10,7 @@ Source of 2: kestrel-wire.md, "Names and errors": SERVER_ERROR [X].
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
 
 from pymemcache.exceptions import (
@@ -53,8 +53,14 @@ class MemcacheLink(Server):
     batch_items = BATCH_ITEMS
     batch_bytes = BATCH_BYTES
 
-    async def store(self, puts: Sequence[Put], report: Report) -> None:
+    def start_store(self, puts: Sequence[Put], report: Report) -> None:
         """See ServerLink. Errors: QueueFull, JobTooLarge, BackendUnavailable, BackendRefused, OutcomeUnknown."""
+        storing = self._loop.create_task(MemcacheLink.store(self, puts, report))
+        self._storing.add(storing)
+        storing.add_done_callback(self._storing.discard)
+
+    async def store(self, puts: Sequence[Put], report: Report) -> None:
+        """See ServerLink."""
         outcomes: list[bool | MemcacheServerError] = []
         sent = [0]
         failure: BaseException | None = None
@@ -77,6 +83,10 @@ class MemcacheLink(Server):
     def queue(self, key: str, tenant: str, sending: Sending, answered: Answered) -> QueueGets:
         """See ServerLink."""
         return QueueGets(self, key, tenant, self._counters, sending, answered)
+
+    def start_take(self, *_: object) -> Callable[[], None] | None:
+        """See ServerLink. A take needs a connection of its own, for which it may have to wait."""
+        return None
 
     async def peek(self, key: str) -> bytes | None:
         """See ServerLink."""

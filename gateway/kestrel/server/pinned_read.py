@@ -13,11 +13,11 @@ from typing import Any
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnknownCommandError
 
-from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted
+from gateway.errors import GatewayError, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
-from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, State
 from gateway.kestrel.wire.failures import not_asked
 from gateway.kestrel.wire.stats import parse_open_reads
 
@@ -79,6 +79,11 @@ class PinnedRead:
         """Whether the item went back with its connection."""
         return self._state is ReadState.LOST
 
+    @property
+    def deleted(self) -> bool:
+        """False: the server does not report that it has deleted an item with its queue."""
+        return False
+
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once when the item is lost with its connection; at once if it is already lost."""
         if self._state is ReadState.LOST:
@@ -117,28 +122,55 @@ class PinnedRead:
         and the outcome is unknown.
         """
         self._begin()
-        connection, server = self._connection, self._server
-        proves = server.health.capabilities is None or server.health.capabilities.confirm
         try:
             await self._calm()
-            if connection.state is not State.PINNED:
+            if self._connection.state is not State.PINNED:
                 raise LeaseLost(_LOST)
-            await connection.call(
-                server.timeout_s, KestrelClient.confirm if proves else KestrelClient.close_read, self.key
-            )
-        except MemcacheUnknownCommandError as error:
-            raise LeaseLost("Kestrel no longer held the job, so it is back on its queue") from error
-        except MemcacheServerError as error:
-            raise not_asked(error, server.address) from error
-        except ConnectionLostError as error:
-            if error.unsent:
-                raise LeaseLost(_LOST) from error
-            raise OutcomeUnknown(f"the ack was sent to {server.address.marked}, but no answer came") from error
-        except MemcacheError as error:
-            raise OutcomeUnknown(f"the ack was sent to {server.address.marked}, but no valid answer came") from error
+            await self._connection.call(self._server.timeout_s, self._confirm_command, self.key)
+        except (ConnectionLostError, MemcacheError) as error:
+            raise self._not_confirmed(error) from error
         finally:
             self._end()
         self._return()
+
+    def start_confirm(self, then: Callable[[GatewayError | None], None]) -> bool:
+        """Starts what `confirm` does, and calls `then` with None or with what that raises.
+
+        Returns False if it cannot start at once: then call `confirm`.
+        """
+        if self._state is not ReadState.HELD or self._connection.state is not State.PINNED:
+            return False
+        self._begin()
+        self._connection.start(partial(self._confirmed, then), self._server.timeout_s, self._confirm_command, self.key)
+        return True
+
+    def _confirmed(self, then: Callable[[GatewayError | None], None], _value: Any, error: BaseException | None) -> None:
+        self._end()
+        if error is None:
+            self._return()
+            then(None)
+            return
+        failure = self._not_confirmed(error)
+        failure.__cause__ = error
+        then(failure)
+
+    @property
+    def _confirm_command(self) -> Command:
+        capabilities = self._server.health.capabilities
+        proves = capabilities is None or capabilities.confirm
+        return KestrelClient.confirm if proves else KestrelClient.close_read
+
+    def _not_confirmed(self, error: BaseException) -> GatewayError:
+        """The error of a confirm that failed."""
+        address = self._server.address
+        if isinstance(error, MemcacheUnknownCommandError):
+            return LeaseLost("Kestrel no longer held the job, so it is back on its queue")
+        if isinstance(error, MemcacheServerError):
+            return not_asked(error, address)
+        if isinstance(error, ConnectionLostError) and error.unsent:
+            return LeaseLost(_LOST)
+        answer = "no answer" if isinstance(error, ConnectionLostError) else "no valid answer"
+        return OutcomeUnknown(f"the ack was sent to {address.marked}, but {answer} came")
 
     async def abort(self) -> None:
         """Puts the item back to the head of its queue, on trouble by closing the connection. Never raises.

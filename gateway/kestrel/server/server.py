@@ -58,6 +58,7 @@ class Server:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._leaving = False
+        self._storing: set[asyncio.Task[None]] = set()  # puts that were started
         self.health = ServerHealth(address, self._changed)
         self.room = ServerRoom(settings.max_server_leases, settings.max_waits, share, on_room)
         self.connections = OpenConnections(

@@ -1,0 +1,118 @@
+"""A poll that takes an item at once, without a line: nobody else waits for the queue, and its only server can be asked
+on a connection that it shares.
+
+If there is no item, or the server does not answer, it becomes an ordinary poll, which knows what to do then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.coverage import Coverage
+from gateway.errors import BackendUnavailable
+from gateway.kestrel.link import ServerLink, TakenItem
+from gateway.kestrel.polls.rules import PROOF_S
+
+
+class WaitingPoll(Protocol):
+    """An ordinary poll."""
+
+    coverage: Coverage | None
+
+    async def result(self) -> TakenItem | None: ...
+    def cancel(self) -> None: ...
+
+
+class DirectPoll:
+    """One poll. Implements gateway.delivery.backend.Poll.
+
+    line_up: starts an ordinary poll that ends at this time of the loop. over: called when the take is over.
+    """
+
+    __slots__ = (
+        "_deadline", "_end_take", "_future", "_item", "_later", "_line_up", "_loop", "_over", "_timer", "_took",
+        "coverage",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeout_s: float,
+        line_up: Callable[[float], WaitingPoll],
+        over: Callable[[], None],
+    ) -> None:
+        self.coverage: Coverage | None = None
+        self._loop = loop
+        self._deadline = loop.time() + timeout_s
+        self._line_up = line_up
+        self._over: Callable[[], None] | None = over  # None: the take is over
+        self._end_take: Callable[[], None] | None = None
+        self._item: TakenItem | None = None
+        self._took = True  # whether `result` has something to return: an item, or the proof that there is none
+        self._later: WaitingPoll | None = None
+        self._future: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, server: ServerLink, key: str, tenant: str, after: object | None) -> bool:
+        """Takes an item, if the server can be asked. after: see ServerLink.start_take; if its confirm fails, the caller
+        cancels the poll."""
+        self._end_take = server.start_take(key, tenant, self._taken, after)
+        return self._end_take is not None
+
+    def _taken(self, item: TakenItem | None, error: BackendUnavailable | None) -> None:
+        self._finish()
+        self._item = item
+        self._took = error is None
+        if self._future is not None:
+            if not self._future.done():
+                self._future.set_result(None)
+        elif item is not None:
+            self._timer = self._loop.call_at(max(self._deadline, self._loop.time() + PROOF_S), self.cancel)
+
+    async def result(self) -> TakenItem | None:
+        """The next item, or None if the wait ended. Raises what LongPoll.result raises. Cancelled: the item is back."""
+        if self._over is not None:
+            self._future = self._loop.create_future()
+            try:
+                await self._future
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        item, self._item = self._item, None
+        if self._timer is not None:
+            self._timer.cancel()
+        left_s = self._deadline - self._loop.time()
+        if item is not None and (left_s <= 0 or not item.lost):
+            return item
+        if self._took and item is None and left_s <= 0:
+            return None
+        self._later = self._line_up(max(0.0, left_s))
+        try:
+            return await self._later.result()
+        finally:
+            self.coverage = self._later.coverage
+
+    def cancel(self) -> None:
+        """Ends the poll at once; then `result` returns None. Does nothing once the item was fetched."""
+        if self._later is not None:
+            self._later.cancel()
+            return
+        self._deadline = 0.0
+        self._took = True
+        item, self._item = self._item, None
+        if item is not None:
+            item.give_back()
+        if self._over is not None:
+            end_take = self._end_take
+            self._finish()
+            if end_take is not None:
+                end_take()
+            if self._future is not None and not self._future.done():
+                self._future.set_result(None)
+
+    def _finish(self) -> None:
+        over, self._over = self._over, None
+        if over is not None:
+            over()
