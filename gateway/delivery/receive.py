@@ -19,7 +19,7 @@ from functools import partial
 
 from gateway.coverage import Covered
 from gateway.delivery.attempts import identity
-from gateway.delivery.backend import Backend, OnGone
+from gateway.delivery.backend import Backend, OnGone, Poll
 from gateway.delivery.caps.caps import CapPlace, Caps
 from gateway.delivery.caps.counter import CapLimits, CapReason
 from gateway.delivery.dead_letters.store import Stored
@@ -31,8 +31,17 @@ from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
 from gateway.envelope.read import Job
 from gateway.envelope.rewrite import DeadReason
-from gateway.errors import BackendRefused, Draining, LeaseLost, OutcomeUnknown, QueueDeleted, TooManyLeases
+from gateway.errors import (
+    BackendRefused,
+    Draining,
+    LeaseLost,
+    OutcomeUnknown,
+    QueueDeleted,
+    TooManyLeases,
+    TooManyWaiters,
+)
 from gateway.fairness.turns import Turns
+from gateway.leases.ahead import AckAhead
 from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.registry import Registry
 
@@ -91,22 +100,49 @@ class Receiver:
         return len(self._poll_limits)
 
     async def next(
-        self, queue: Queue, *, timeout_s: float, lease_s: float, on_gone: OnGone, at_most_once: bool = False
+        self,
+        queue: Queue,
+        *,
+        timeout_s: float,
+        lease_s: float,
+        on_gone: OnGone,
+        at_most_once: bool = False,
+        ahead: AckAhead | None = None,
     ) -> Covered[Delivery | Hold | None]:
         """The next job under a lease of `lease_s` seconds; None if the wait ended empty or the consumer disconnected.
 
         Hold: the wait ended while the queue handed out nothing, and why. The coverage is that of an empty wait.
-        at_most_once: the lease is already acked.
+        at_most_once: the lease is already acked. ahead: an ack that must succeed before a job is taken.
 
-        Raises: TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable; OutcomeUnknown if the ack of
-        a job was sent and no answer came: it is not delivered now, and may be gone.
+        Raises: what the ack raises; TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable;
+        OutcomeUnknown if the ack of a job was sent and no answer came: it is not delivered now, and may be gone.
         Cancelled: no job is held; one whose ack has begun is gone.
         """
+        if ahead is not None and not self._may_take_now(queue):
+            await ahead.done()
+            ahead = None
         with await self._quota.room(queue):
-            return await self._next(queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once)
+            return await self._next(queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead)
+
+    def _may_take_now(self, queue: Queue) -> bool:
+        """Whether nothing comes before the take of a job: no wait, and no refusal."""
+        try:
+            self._registry.limits.check_room(queue.tenant)
+            self._poll_limits.check_room(queue)
+        except (TooManyLeases, TooManyWaiters):
+            return False
+        held = self._pauses.paused(queue) or self._caps.limits(queue) is not None
+        return not (held or self.draining) and self._quota.has(queue)
 
     async def _next(
-        self, queue: Queue, timeout_s: float, lease_s: float, on_gone: OnGone, *, at_most_once: bool
+        self,
+        queue: Queue,
+        timeout_s: float,
+        lease_s: float,
+        on_gone: OnGone,
+        *,
+        at_most_once: bool,
+        ahead: AckAhead | None,
     ) -> Covered[Delivery | Hold | None]:
         """Like `next`, for a queue that may be used."""
         if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
@@ -128,7 +164,14 @@ class Receiver:
                 place = given
             try:
                 taken = await self._once(
-                    queue, until_s, lease_s, on_gone, expired=expired, place=place, at_most_once=at_most_once
+                    queue,
+                    until_s,
+                    lease_s,
+                    on_gone,
+                    expired=expired,
+                    place=place,
+                    at_most_once=at_most_once,
+                    ahead=ahead,
                 )
             finally:
                 if place is not None:
@@ -148,10 +191,11 @@ class Receiver:
         expired: ExpiredJobs,
         place: CapPlace | None,
         at_most_once: bool,
+        ahead: AckAhead | None,
     ) -> Covered[Delivery | None] | None:
         """Takes one item and delivers it; None if the poll is to go on, because this one is not to be delivered."""
         try:
-            taken = await self._take(queue, max(0.0, until_s - time.monotonic()), on_gone)
+            taken = await self._take(queue, max(0.0, until_s - time.monotonic()), on_gone, ahead)
         except TooManyLeases:  # possibly because of jobs that are being dropped
             if not await expired.one_ended():
                 raise
@@ -269,20 +313,44 @@ class Receiver:
         except (LeaseLost, BackendRefused, OutcomeUnknown):
             return True
 
-    async def _take(self, queue: Queue, timeout_s: float, on_gone: OnGone) -> Covered[OpenRead | None]:
+    async def _take(
+        self, queue: Queue, timeout_s: float, on_gone: OnGone, ahead: AckAhead | None
+    ) -> Covered[OpenRead | None]:
         """The next item, set aside; None if the wait ended empty or the consumer disconnected."""
         self._poll_limits.check_room(queue)
-        waiter = self._backend.wait(queue.key, timeout_s, queue.tenant)
+        waiter = None
+        if ahead is not None and not ahead.acked:
+            waiter = await self._take_after(queue, timeout_s, ahead)
+        if waiter is None:
+            waiter = self._backend.wait(queue.key, timeout_s, queue.tenant)
         self._poll_limits.add(queue, waiter)
         forget = on_gone(waiter.cancel)
         try:
+            if ahead is not None:
+                await ahead.done()
             read = await waiter.result()
             return Covered(read, waiter.coverage if read is None else None)
         except TooManyLeases as full:  # the limit is per server, which cannot tell when a lease ends
             raise TooManyLeases(full.detail, self._registry.limits.retry_after()) from full
+        except BaseException:
+            waiter.cancel()
+            raise
         finally:
             forget()
             self._poll_limits.remove(queue, waiter)
+
+    async def _take_after(self, queue: Queue, timeout_s: float, ahead: AckAhead) -> Poll | None:
+        """A poll that goes to the server in one write with the ack, which it waits for; or None, when the ack is done.
+
+        Raises what the ack raises.
+        """
+        waiter = self._backend.take_after(ahead.read, queue.key, timeout_s, queue.tenant)
+        if waiter is not None and ahead.begin():
+            return waiter
+        if waiter is not None:
+            waiter.cancel()
+        await ahead.done()
+        return None
 
     def _lease(self, queue: Queue, job: Job, read: OpenRead, *, known_by: str, attempt: int, length_s: float) -> Lease:
         return self._registry.open(

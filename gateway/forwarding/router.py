@@ -16,6 +16,7 @@ from gateway.errors import GatewayError, Internal, LeaseForgotten, OutcomeUnknow
 from gateway.forwarding.commands import NO_DELAY, LeaseCommand, Result, Verb, WorkerFigures
 from gateway.forwarding.replicas import Replicas
 from gateway.forwarding.workers import WorkerLinks
+from gateway.leases.ahead import AckAhead
 from gateway.leases.ids import LeaseIds, Owner
 from gateway.leases.lease import LeaseRecord, Place
 from gateway.leases.registry import Registry
@@ -75,6 +76,11 @@ class LeaseRouter:
         if owner is None:
             return await self._registry.ack(lease_id)
         return await self._forward(owner, self._command(Verb.ACK, lease_id, tenant))
+
+    def ack_ahead(self, lease_id: str, tenant: str) -> AckAhead | None:
+        """See Registry.ack_ahead; None also if another worker holds the lease. Raises LeaseNotFound."""
+        owner = self._ids.owner(lease_id, tenant)
+        return self._registry.ack_ahead(lease_id) if owner == self._ids.own else None
 
     async def nack(
         self, lease_id: str, tenant: str, *, asked: Place | None = None, delay_s: float | None = None, reason: str = ""

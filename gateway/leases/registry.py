@@ -29,6 +29,7 @@ from gateway.errors import (
     QueueDeleted,
 )
 from gateway.fairness.shares import WHOLE
+from gateway.leases.ahead import AckAhead
 from gateway.leases.deadlines import Deadlines
 from gateway.leases.deleted import RecentCounts
 from gateway.leases.ended import EndedLeases
@@ -203,8 +204,23 @@ class Registry:
         if mine:
             assert isinstance(lease, Lease)
             assert lease.read is not None
-            self._begin_ack(lease, lease.read)
+            self._start_ack(lease, lease.read)
         return await self._settled(lease, State.ACKED, mine=mine)
+
+    def ack_ahead(self, lease_id: str) -> AckAhead | None:
+        """The ack of a held lease, not begun; None if the lease is not held: then `ack` says why."""
+        lease = self._open.get(lease_id)
+        if lease is None or lease.state is not State.HELD:
+            return None
+        read = lease.read
+        assert read is not None
+        return AckAhead(
+            lease,
+            read,
+            partial(self._start_ack, lease, read),
+            partial(self._settled, lease, State.ACKED, mine=True),
+            partial(self.ack, lease_id),
+        )
 
     async def nack(
         self, lease_id: str, *, asked: Place | None = None, delay_s: float | None = None, reason: str = ""
@@ -291,12 +307,14 @@ class Registry:
             elif lease.state is State.DELAYED:
                 self._early(lease).give_back()
 
-    def _begin_ack(self, lease: Lease, read: OpenRead) -> None:
-        """Without a task if nothing has to be awaited."""
+    def _start_ack(self, lease: Lease, read: OpenRead) -> bool:
+        """Begins the ack of a held lease, without a task if nothing has to be awaited; returns whether that is so."""
         lease.move(State.SETTLING)
         lease.settlement = Settlement()
-        if not read.start_confirm(partial(self._confirmed, lease)):
+        started = read.start_confirm(partial(self._confirmed, lease))
+        if not started:
             self._tasks.create_task(self._finish(lease, State.ACKED, read.confirm))
+        return started
 
     def _confirmed(self, lease: Lease, error: GatewayError | None) -> None:
         """The ack was answered, or not in time; in that case possibly later."""
@@ -336,9 +354,7 @@ class Registry:
             raise OutcomeUnknown("the settlement was sent to Kestrel, but no answer came")
         raise error
 
-    async def _finish(
-        self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, State | None]]
-    ) -> None:
+    async def _finish(self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, State | None]]) -> None:
         """Settles and ends the lease."""
         read = lease.read
         if read is None:

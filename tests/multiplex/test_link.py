@@ -11,10 +11,13 @@ from functools import partial
 
 import pytest
 
+from gateway.common.multiplex import messages
+from gateway.common.multiplex.frames import FrameDecoder, FrameKind
 from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.kestrel.address import parse_address
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.health import Health
+from gateway.kestrel.multiplex.channel import BrokerChannel
 from gateway.kestrel.multiplex.link import MultiplexedLink
 from gateway.kestrel.multiplex.read import MultiplexedRead
 from gateway.kestrel.polls.values import Get, ServerQueue
@@ -299,5 +302,122 @@ def test_large_items_of_one_queue_do_not_hold_up_another(broker):
             assert await streaming
             times.sort()
             assert times[len(times) * 9 // 10] < 0.5, times
+
+    asyncio.run(main())
+
+
+class Recorded:
+    """A transport that remembers each write."""
+
+    def __init__(self, transport) -> None:
+        self._transport = transport
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str):
+        return getattr(self._transport, name)
+
+
+def kinds(data: bytes) -> list[int]:
+    """The kinds of the frames in these bytes."""
+    return [found.kind for found in FrameDecoder(MIB, MIB).feed(data)]
+
+
+async def channel_of(backend) -> BrokerChannel:
+    """The connection of a client with one server."""
+    (server,) = backend._servers.members
+    await until(lambda: server.channel is not None)
+    return server.channel
+
+
+def test_a_confirm_and_the_take_behind_it_go_in_one_write(broker):
+    """The item comes after the commit; if the confirm fails, no item is taken."""
+
+    async def main():
+        async with client(broker.address, worker_sockets={broker.address: broker.socket}) as backend:
+            await backend.put_many("q", [(b"1", 0), (b"2", 0)])
+            first = await backend.wait("q", 0).result()
+            channel = await channel_of(backend)
+            recorded = channel.frames.transport = Recorded(channel.frames.transport)
+            poll = backend.take_after(first, "q", 0)
+            confirmed = asyncio.get_running_loop().create_future()
+            assert first.start_confirm(confirmed.set_result)
+            second = await poll.result()
+            assert confirmed.result() is None
+            assert second.data == b"2"
+            assert [kinds(data) for data in recorded.writes] == [[FrameKind.OPEN, FrameKind.CONFIRM]]
+            again = backend.take_after(second, "q", 0)
+            second.give_back()  # by another way: there is nothing to confirm
+            assert await asyncio.wait_for(asyncio.wait_for(poll_ends(again, channel), 5), 5) is None
+            assert (await backend.wait("q", 0).result()).data == b"2"
+
+    async def poll_ends(poll, channel):
+        """The open waits for a confirm that does not come, until its caller ends it."""
+        await asyncio.sleep(0.05)
+        assert channel._answers
+        poll.cancel()
+        return await poll.result()
+
+    asyncio.run(main())
+
+
+def test_an_open_behind_a_confirm_that_fails_takes_nothing(tmp_path):
+    """The broker had ended the read: the item that is next stays on its queue, without an attempt."""
+
+    async def main(broker: Rig):
+        async with client(broker.address, worker_sockets={broker.address: broker.socket}) as backend:
+            await backend.put_many("q", [(b"1", 0), (b"2", 0)])
+            first = await backend.wait("q", 0).result()
+            await asyncio.sleep(0.3)
+            channel = await channel_of(backend)
+            channel.reads.pop(first._id)  # the event that ends it is on its way
+            assert (await backend.wait("q", 0).result()).data == b"1"
+            poll = backend.take_after(first, "q", 5)
+            confirmed = asyncio.get_running_loop().create_future()
+            assert first.start_confirm(confirmed.set_result)
+            assert isinstance(await asyncio.wait_for(confirmed, 5), LeaseLost)
+            poll.cancel()
+            assert await poll.result() is None
+            assert (await backend.wait("q", 0).result()).data == b"2"
+
+    with Rig(tmp_path / "data", config="[queues.q]\nopen_transaction_timeout = 0.2\n") as broker:
+        asyncio.run(main(broker))
+
+
+def test_the_confirms_of_one_turn_go_in_one_frame(broker):
+    """Each has its own outcome."""
+
+    async def main():
+        async with linked(broker) as link:
+            await stored(link, *(b"%d" % number for number in range(20)))
+            reads = [await Opened(link).item() for _ in range(20)]
+            recorded = link.channel.frames.transport = Recorded(link.channel.frames.transport)
+            link.channel.reads.pop(reads[3]._id)
+            reads[3]._channel.ask(FrameKind.ABORT, messages.pack_ids((reads[3]._id,)), lambda _: None)
+            outcomes = await asyncio.gather(*(read.confirm() for read in reads), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes].count(LeaseLost) == 1
+            assert kinds(b"".join(recorded.writes)).count(FrameKind.CONFIRM) == 1
+
+    asyncio.run(main())
+
+
+def test_a_confirm_that_is_answered_late_settles_its_read(broker):
+    """The second outcome is the true one."""
+
+    async def main():
+        async with linked(broker, kestrel_command_timeout_s=0.3) as link:
+            await stored(link, b"1")
+            read = await Opened(link).item()
+            outcomes: list[GatewayError | None] = []
+            broker.freeze()
+            assert read.start_confirm(outcomes.append)
+            await until(lambda: outcomes)
+            assert isinstance(outcomes[0], OutcomeUnknown)
+            broker.thaw()
+            await until(lambda: len(outcomes) == 2)
+            assert outcomes[1] is None
 
     asyncio.run(main())

@@ -34,6 +34,7 @@ from gateway.errors import (
     UnsupportedType,
 )
 from gateway.fairness.turns import Turns
+from gateway.leases.ahead import AckAhead
 from gateway.leases.lease import Lease
 from gateway.leases.registry import Registry
 from gateway.request import Headers
@@ -181,13 +182,19 @@ class Jobs:
         refuse_prefetch(call)
         timeout_s, preference = self.timeout(call)
         queue = call.queue()
-        at_most_once = await self.ack_first(call, call.query["ack"])
         lease_s = self._lease(call, queue)
-        delivery = call.result(
-            await self._receiver.next(
-                queue, timeout_s=timeout_s, lease_s=lease_s, on_gone=call.request.on_gone, at_most_once=at_most_once
+        at_most_once, ahead = await self._ack_ahead(call, call.query["ack"])
+        with _says_acked(call, ahead):
+            delivery = call.result(
+                await self._receiver.next(
+                    queue,
+                    timeout_s=timeout_s,
+                    lease_s=lease_s,
+                    on_gone=call.request.on_gone,
+                    at_most_once=at_most_once,
+                    ahead=ahead,
+                )
             )
-        )
         if isinstance(delivery, Delivery):
             call.context.lease_acked |= at_most_once
             return self.delivered(call, queue, delivery, preference)
@@ -197,16 +204,18 @@ class Jobs:
         """Like `next`, with the parameters in the body, and a body in every answer: some clients cannot read a 204."""
         wanted = await call.json()
         queue = call.queue()
-        at_most_once = await self.ack_first(call, wanted.get("ack"))
-        delivery = call.result(
-            await self._receiver.next(
-                queue,
-                timeout_s=float(wanted.get("timeout", self.default_timeout_s)),
-                lease_s=float(wanted.get("lease_seconds", self.default_lease(queue))),
-                on_gone=call.request.on_gone,
-                at_most_once=at_most_once,
+        at_most_once, ahead = await self._ack_ahead(call, wanted.get("ack"))
+        with _says_acked(call, ahead):
+            delivery = call.result(
+                await self._receiver.next(
+                    queue,
+                    timeout_s=float(wanted.get("timeout", self.default_timeout_s)),
+                    lease_s=float(wanted.get("lease_seconds", self.default_lease(queue))),
+                    on_gone=call.request.on_gone,
+                    at_most_once=at_most_once,
+                    ahead=ahead,
+                )
             )
-        )
         if not isinstance(delivery, Delivery):
             return json_answer({"jobs": []}, headers=held_headers(delivery))
         call.context.lease_acked |= at_most_once
@@ -223,12 +232,23 @@ class Jobs:
 
     async def ack_first(self, call: Call, ack: str | None) -> bool:
         """Acks the lease that `ack` names, if it names one. Returns whether the next job is wanted at most once."""
+        at_most_once, ahead = await self._ack_ahead(call, ack)
+        if ahead is not None:
+            await ahead.done()
+            call.context.lease_acked = True  # from here on every answer says so
+        return at_most_once
+
+    async def _ack_ahead(self, call: Call, ack: str | None) -> tuple[bool, AckAhead | None]:
+        """Returns whether the next job is wanted at most once, and the ack of the lease that `ack` names.
+
+        The receiver does that ack; None if `ack` names no lease, or if its ack is done.
+        """
         lease_id, comma, _ = (ack or "").partition(",")
         if lease_id in ("", AUTO):
-            return lease_id == AUTO
-        await self._leases.ack_first(call, lease_id)
-        call.context.lease_acked = True  # from here on every answer says so
-        return bool(comma)
+            return lease_id == AUTO, None
+        ahead = await self._leases.ack_ahead(call, lease_id)
+        call.context.lease_acked = ahead is None
+        return bool(comma), ahead
 
     def delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease
@@ -272,6 +292,16 @@ class Jobs:
                 wait_s = min(float(wait), self._max_timeout_s)
                 return wait_s, [(b"preference-applied", b"wait=%d" % wait_s)]
         return call.query["timeout"], []
+
+
+@contextlib.contextmanager
+def _says_acked(call: Call, ahead: AckAhead | None) -> Iterator[None]:
+    """Every answer says so if the lease is acked, errors included."""
+    try:
+        yield
+    finally:
+        if ahead is not None:
+            call.context.lease_acked |= ahead.acked
 
 
 def held_headers(hold: Hold | None) -> Headers:

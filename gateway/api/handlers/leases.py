@@ -15,6 +15,7 @@ from gateway.envelope.times import timestamp
 from gateway.errors import GatewayError, LeaseNotFound
 from gateway.fairness.turns import Turns
 from gateway.forwarding.router import LeaseRouter
+from gateway.leases.ahead import AckAhead
 from gateway.leases.lease import LeaseRecord, Place, State
 
 MAX_SETTLE_BYTES = 1 << 20
@@ -42,6 +43,17 @@ class Leases:
         """Acks the caller's lease. Raises what LeaseRouter.ack raises."""
         await self._check_queue(call, lease_id)
         return await self._lease_router.ack(lease_id, call.caller.tenant)
+
+    async def ack_ahead(self, call: Call, lease_id: str) -> AckAhead | None:
+        """The ack of the caller's lease, not begun; None if it was done at once, because it cannot wait for a take.
+
+        Raises what LeaseRouter.ack raises.
+        """
+        await self._check_queue(call, lease_id)
+        ahead = self._lease_router.ack_ahead(lease_id, call.caller.tenant)
+        if ahead is None:
+            await self._lease_router.ack(lease_id, call.caller.tenant)
+        return ahead
 
     async def nack(self, call: Call) -> Answer:
         return _left(call, await self._nack(call, call.path("lease"), await call.json(MAX_SETTLE_BYTES)))

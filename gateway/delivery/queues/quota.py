@@ -37,6 +37,10 @@ class Quota:
         self._limit = limit
         self._lines: dict[str, _Line] = {}
 
+    def has(self, queue: Queue) -> bool:
+        """Whether `room` returns at once."""
+        return queue.key not in self._lines and self._known.has(queue)
+
     async def room(self, queue: Queue) -> AbstractContextManager[None]:
         """Within the returned context the queue may be used: it exists or is being created.
 
@@ -53,9 +57,9 @@ class Quota:
         Callers for one queue continue in order of arrival, so polls keep their order. If no server can be
         asked, the queue may be used, too: the next step reports the error itself.
         """
-        known = self._known
-        if queue.key not in self._lines and known.has(queue):
+        if self.has(queue):
             return _THERE
+        known = self._known
         with self._line(queue.key) as line:
             while line.asking is not None or known.has(queue):
                 await line.answered()
