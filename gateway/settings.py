@@ -37,7 +37,7 @@ _ROOT_PATH = re.compile(r"(?=.{1,200}\Z)(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 # The first segments of the API's paths.
 _OWN_PATHS = frozenset(
-    {"queues", "leases", "backends", "metrics", "livez", "readyz", "openapi.yaml", "openapi.json", "problems"}
+    {"queues", "next", "leases", "backends", "metrics", "livez", "readyz", "openapi.yaml", "openapi.json", "problems"}
     | {"cluster", "docs", "ui"}
 )
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ from gateway.api.response import rendering
 from gateway.cli import default_text, range_text
 from gateway.common.net import is_loopback
 from gateway.delivery import pause
-from gateway.delivery.dead_letters import redrive
+from gateway.delivery.dead_letters import redrive, search
 from gateway.envelope import attributes, json_text, media, read, rewrite
 from gateway.http import request_parser
 from gateway.names import namespace
@@ -47,6 +47,12 @@ def test_settings_table_is_the_code(root: Path) -> None:
 
 def test_fixed_limits_are_the_code(root: Path) -> None:
     """The table of fixed limits has the values of the constants."""
+    paths = yaml.safe_load((root / "openapi.yaml").read_text())["paths"]
+
+    def query(path: str, name: str) -> dict[str, Any]:
+        found = [each["schema"] for each in paths[path]["get"]["parameters"] if each.get("name") == name]
+        return cast(dict[str, Any], found[0])
+
     table = (root / "docs" / "operations.md").read_text().split("<!-- fixed limits -->")[1]
     shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in table.strip().splitlines()[2:]]
     assert shown == [
@@ -78,6 +84,9 @@ def test_fixed_limits_are_the_code(root: Path) -> None:
             "queues of a tenant that requests have paused, or of a deployment without tenants",
             f"{pause.MAX_PAUSED}",
         ],
+        ["dead letters in a list", f"{query('/queues/{queue}/dead-letters/jobs', 'max')['maximum']}"],
+        ["dead letters that are searched on a server for one of them", f"{search.SEARCHED:,}"],
+        ["queues in one wait", f"{query('/next', 'queue')['maxItems']}"],
         ["time of a redrive", f"{redrive.LONGEST_S:g} s"],
     ]
 

@@ -39,7 +39,6 @@ from gateway.leases.lease import OpenRead
 T = TypeVar("T")
 
 DIGEST: Final = "digest-"
-MAX_LISTED: Final = 100
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._~-]{0,127}")
 
 

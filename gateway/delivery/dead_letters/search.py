@@ -29,6 +29,7 @@ from gateway.queue_stats import QueueStats
 SEARCHED: Final = 1000
 SEARCHED_BYTES: Final = 64 << 20
 LONGEST_S: Final = 20.0
+"""As for a redrive: many proxies do not wait longer for a request."""
 
 
 class SearchedServer(Protocol):
@@ -90,9 +91,12 @@ class Search:
     async def run(self, look: Look, *, most: int = SEARCHED) -> None:
         """Takes dead letters and looks at each, until `stop`; at most `most` on a server."""
         until_s = time.monotonic() + LONGEST_S
-        await asyncio.gather(
-            *(self._search(part, partial(look, n), most, until_s) for n, part in enumerate(self._parts))
-        )
+        work = (self._search(part, partial(look, n), most, until_s) for n, part in enumerate(self._parts))
+        for error in await asyncio.gather(
+            *work, return_exceptions=True
+        ):  # what was taken goes back when all have ended
+            if error is not None:
+                raise error
 
     def stop(self) -> None:
         """Takes no further dead letter."""

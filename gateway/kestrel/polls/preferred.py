@@ -21,6 +21,7 @@ from gateway.kestrel.polls.runner import LongPoll, QueueRunner
 from gateway.kestrel.polls.values import OPEN_PHASES, WaiterPhase
 
 SILENT_S: Final = 0.1
+"""The most that a job of a later queue is late because of a server that does not answer."""
 
 
 class Candidate(LongPoll):
