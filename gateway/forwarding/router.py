@@ -125,9 +125,9 @@ class LeaseRouter:
     def _elsewhere(self, lease_id: str, tenant: str) -> Owner | None:
         """The worker that holds the lease; None: this one. Raises LeaseNotFound.
 
-        An id that is exactly that of a lease which is open here needs no proof of its origin.
+        The id of a lease which is open here needs no proof of its origin, unless its key may have been withdrawn.
         """
-        if self._registry.is_open(lease_id, tenant):
+        if not self._ids.replaced and self._registry.is_open(lease_id, tenant):
             return None
         owner = self._ids.owner(lease_id, tenant)
         return None if owner == self._ids.own else owner

@@ -46,6 +46,7 @@ class LeaseIds:
 
     keys: of at least 32 bytes, shared by every worker of every replica. The first signs, all are accepted. They may be
     replaced at any time.
+    replaced: whether they were, so that ids made here may be unknown now.
     boot_id: 16 hex digits, new for every start of a worker. instance: this gateway's URL, at most LONGEST_INSTANCE
     bytes of ASCII.
     """
@@ -56,10 +57,15 @@ class LeaseIds:
         self.own = Owner(instance, boot_id)
         self._own_tail = instance.encode("ascii") + bytes(3 - len(instance) % 3) if instance else b""
         self._old_form = True
-        self.replace(keys)
+        self.replaced = False
+        self._use(keys)
 
     def replace(self, keys: Sequence[bytes]) -> None:
         """Uses these keys from now on; ids made with other keys are unknown."""
+        self._use(keys)
+        self.replaced = True
+
+    def _use(self, keys: Sequence[bytes]) -> None:
         if not keys or min(map(len, keys)) < 32:
             raise ValueError("a lease key is shorter than 32 bytes")
         self._keys = [(bytes([VERSION, hashlib.sha256(key).digest()[0]]), _keyed(key)) for key in keys]
