@@ -109,7 +109,7 @@ def test_shapes_that_are_alike_stay_alike(document):
         return kept, set(schemas[name]["required"]) - set(without)
 
     assert shape("Delivery", "lease") == shape("Job")
-    assert shape("ServerQueue", "server") == shape("Queue", "servers", "pause")
+    assert shape("ServerQueue", "server") == shape("Queue", "servers", "pause", "delayed")
     assert shape("SettleNack", "lease")[0] == {
         name: plain(each) for name, each in schemas["NackRequest"]["properties"].items()
     }
