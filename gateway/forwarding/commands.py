@@ -74,8 +74,14 @@ class WorkerFigures:
     samples: tuple[Sample, ...]
 
 
-_NEWER_THAN_0_1: Final = frozenset({"OwnerUnavailable", "DelayBeyondExpiry"})
-"""Classes of errors that version 0.1.0 does not know."""
+_CLASS_IN_0_1: Final = {
+    "OwnerUnavailable": "Unavailable",
+    "DelayBeyondExpiry": "BadRequest",
+    "DeadLetterNotFound": "NotFound",
+    "DeadLetterHeld": "IdempotencyInFlight",
+    "TooManySubscriptions": "ForbiddenQueue",
+}
+"""For each class of errors that version 0.1.0 does not know, one with its status that it knows."""
 
 Result = LeaseRecord | WorkerFigures | int | GatewayError
 
@@ -111,11 +117,11 @@ def result_of(content: Any) -> Result:
 
 
 def _error_content(error: GatewayError) -> dict[str, object]:
-    """`error` is a class that version 0.1.0 knows, which reads only that and `detail`: the nearest one above a newer
-    class. Later versions read `code`, and the other members where they do not know the code."""
-    known = next(each for each in type(error).__mro__ if each.__name__ not in _NEWER_THAN_0_1)
+    """`error` is a class that version 0.1.0 knows, which reads only that and `detail`. Later versions read `code`, and
+    the other members where they do not know the code."""
+    name = type(error).__name__
     return {
-        "error": known.__name__,
+        "error": _CLASS_IN_0_1.get(name, name),
         "detail": error.detail,
         "code": error.code,
         "status": error.status,

@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from gateway.client.failures import pause_s
-from gateway.work.control import Control
+from gateway.work.control import WorkControl
 
 logger: Final = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ logger: Final = logging.getLogger(__name__)
 class Brake:
     """Slots that fail during one pause count as one failure, so that the pauses do not depend on their number."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: WorkControl) -> None:
         self._control = control
         self._failures = 0
         self._until_s = 0.0

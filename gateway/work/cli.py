@@ -163,13 +163,13 @@ async def _run(
     import asyncio  # noqa: PLC0415
 
     from gateway.work.command import CommandRunner  # noqa: PLC0415
-    from gateway.work.control import Control, WorkLimits  # noqa: PLC0415
+    from gateway.work.control import WorkControl, WorkLimits  # noqa: PLC0415
     from gateway.work.endpoint import EndpointRunner  # noqa: PLC0415
-    from gateway.work.hold import RetryDelay  # noqa: PLC0415
+    from gateway.work.job_lease import FailureDelay  # noqa: PLC0415
     from gateway.work.source import JobSource  # noqa: PLC0415
     from gateway.work.worker import Worker  # noqa: PLC0415
 
-    control = Control(WorkLimits(max_jobs, max_time_s, max_memory))
+    control = WorkControl(WorkLimits(max_jobs, max_time_s, max_memory))
     control.listen(asyncio.get_running_loop())
     logging.getLogger(__name__).info("takes jobs of %s from %s", ", ".join(queues), address.url)
     runner: Runner
@@ -180,7 +180,7 @@ async def _run(
         runner = EndpointRunner(url, timeout_s=timeout_s, reject_on=reject_on, secrets=secrets, concurrency=concurrency)
     # A slot makes two calls at a time: it extends a lease while it settles or takes.
     async with JobSource(address, queues, lease_s=lease_s, connections=2 * concurrency) as source:
-        delay = RetryDelay(first_s, longest_s)
+        delay = FailureDelay(first_s, longest_s)
         worker = Worker(source, runner, control, wait_s=wait_s, concurrency=concurrency, delay=delay)
         try:
             return await worker.run()

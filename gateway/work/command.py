@@ -27,7 +27,7 @@ from typing import IO, Any, Final
 
 from gateway.work import guard, verdict
 from gateway.work.job import TakenJob
-from gateway.work.verdict import Action, Verdict
+from gateway.work.verdict import Action, WorkVerdict
 
 logger: Final = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class CommandRunner:
             bufsize=0,
         )
 
-    async def obstacle(self) -> Verdict | None:
+    async def obstacle(self) -> WorkVerdict | None:
         """Whether the command is there and can run."""
         program = self._command[0]
         if shutil.which(program) is not None:
@@ -66,7 +66,7 @@ class CommandRunner:
         found = os.sep in program and os.path.exists(program)  # noqa: ASYNC240, PTH110 (a look at a path)
         return _cannot_run(program, NOT_EXECUTABLE if found else NOT_FOUND)
 
-    async def run(self, job: TakenJob, giving_back: asyncio.Event) -> Verdict:
+    async def run(self, job: TakenJob, giving_back: asyncio.Event) -> WorkVerdict:
         """See worker.Runner."""
         loop = asyncio.get_running_loop()
         try:
@@ -96,8 +96,8 @@ class CommandRunner:
         if exited in done:
             return verdict.of_exit(code, errors.end)
         if asked in done:
-            return Verdict(Action.GIVE_BACK, "the worker was told to give it back")
-        return Verdict(
+            return WorkVerdict(Action.GIVE_BACK, "the worker was told to give it back")
+        return WorkVerdict(
             Action.NACK, verdict.reason(f"the time limit of {self._timeout_s:g} s is over (--timeout)", errors.end)
         )
 
@@ -137,15 +137,15 @@ class CommandRunner:
         # Variables are text without NUL.
         return inherited | {name.encode(): value.encode().replace(b"\0", b"") for name, value in own.items()}
 
-    def _not_started(self, exc: OSError) -> Verdict:
+    def _not_started(self, exc: OSError) -> WorkVerdict:
         program = self._command[0]
         if isinstance(exc, FileNotFoundError):  # also if the interpreter in its first line is missing
             return _cannot_run(program, NOT_FOUND)
         if isinstance(exc, PermissionError) or exc.errno == errno.ENOEXEC:
             return _cannot_run(program, NOT_EXECUTABLE)
         if exc.errno in _BUSY:
-            return Verdict(Action.GIVE_BACK, f"{program} cannot be started now: {exc.strerror}", unavailable=True)
-        return Verdict(Action.NACK, f"{program} cannot be started: {exc.strerror}")
+            return WorkVerdict(Action.GIVE_BACK, f"{program} cannot be started now: {exc.strerror}", unavailable=True)
+        return WorkVerdict(Action.NACK, f"{program} cannot be started: {exc.strerror}")
 
     async def _end(self, job: TakenJob, process: subprocess.Popen[bytes], exited: asyncio.Future[Any]) -> None:
         """Ends the command and all that it has started in its group."""
@@ -192,6 +192,6 @@ def _write_all(data: bytes) -> None:
             data = data[os.write(2, data) :]
 
 
-def _cannot_run(program: str, code: int) -> Verdict:
+def _cannot_run(program: str, code: int) -> WorkVerdict:
     what = "was not found" if code == NOT_FOUND else "is not executable"
-    return Verdict(Action.GIVE_BACK, f"{program} {what}", stop=code)
+    return WorkVerdict(Action.GIVE_BACK, f"{program} {what}", stop=code)

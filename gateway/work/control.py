@@ -26,7 +26,7 @@ class WorkLimits:
     max_memory: int = 0
 
 
-class Control:
+class WorkControl:
     """finishing: no further job is taken. giving_back: commands end now, and their jobs go back."""
 
     def __init__(self, limits: WorkLimits) -> None:

@@ -23,7 +23,7 @@ from gateway.client.api import CONNECT_S
 from gateway.client.failures import retry_after_s
 from gateway.work import signature, verdict
 from gateway.work.job import TakenJob
-from gateway.work.verdict import ACKED, Action, Verdict
+from gateway.work.verdict import ACKED, Action, WorkVerdict
 
 logger: Final = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class EndpointRunner:
         )
         self._reached = False
 
-    async def obstacle(self) -> Verdict | None:
+    async def obstacle(self) -> WorkVerdict | None:
         """Whether somebody listens at the endpoint, unless that is known from the last request."""
         if self._reached:
             return None
@@ -80,7 +80,7 @@ class EndpointRunner:
             await writer.wait_closed()
         return None
 
-    async def run(self, job: TakenJob, giving_back: asyncio.Event) -> Verdict:
+    async def run(self, job: TakenJob, giving_back: asyncio.Event) -> WorkVerdict:
         """See worker.Runner. A request that is ended may have been carried out."""
         request = asyncio.ensure_future(self._post(job))
         asked = asyncio.ensure_future(giving_back.wait())
@@ -95,8 +95,8 @@ class EndpointRunner:
             return request.result()
         await asyncio.wait({request})
         if asked in done:
-            return Verdict(Action.GIVE_BACK, "the worker was told to give it back")
-        return Verdict(
+            return WorkVerdict(Action.GIVE_BACK, "the worker was told to give it back")
+        return WorkVerdict(
             Action.NACK, f"{self._shown}: no answer within {self._timeout_s:g} s (--timeout)", unavailable=True
         )
 
@@ -108,7 +108,7 @@ class EndpointRunner:
         """The URL without a password."""
         return str(self._url.copy_with(userinfo=b"", query=None, fragment=None))
 
-    async def _post(self, job: TakenJob) -> Verdict:
+    async def _post(self, job: TakenJob) -> WorkVerdict:
         try:
             async with self._http.stream("POST", self._url, content=job.body, headers=self._headers(job)) as answer:
                 self._reached = True
@@ -119,7 +119,7 @@ class EndpointRunner:
             return _unreached(f"{self._shown}: {exc}")
         except httpx.TransportError as exc:
             self._reached = False
-            return Verdict(Action.NACK, f"{self._shown}: {str(exc) or type(exc).__name__}", unavailable=True)
+            return WorkVerdict(Action.NACK, f"{self._shown}: {str(exc) or type(exc).__name__}", unavailable=True)
 
     def _headers(self, job: TakenJob) -> dict[str, str]:
         own = {
@@ -134,19 +134,19 @@ class EndpointRunner:
             own |= signature.headers(identity, int(time.time()), job.body, self._secrets)
         return {**job.headers, **own}
 
-    def _verdict(self, answer: httpx.Response, beginning: bytes) -> Verdict:
+    def _verdict(self, answer: httpx.Response, beginning: bytes) -> WorkVerdict:
         status = answer.status_code
         if status == _ACCEPTED:
-            return Verdict(Action.LEAVE, "the endpoint accepted it and settles the lease")
+            return WorkVerdict(Action.LEAVE, "the endpoint accepted it and settles the lease")
         if answer.is_success:
             return ACKED
         if answer.is_redirect:
             target = answer.headers.get("location", "")
-            return Verdict(
+            return WorkVerdict(
                 Action.NACK, f"status {status}: the redirect to {target[:200]} is not followed", unavailable=True
             )
         after_s = min(retry_after_s(answer.headers), _LONGEST_DELAY_S)
-        return Verdict(
+        return WorkVerdict(
             Action.REJECT if status in self._reject_on else Action.NACK,
             verdict.reason(f"status {status}", beginning),
             delay_s=after_s or None,
@@ -155,9 +155,9 @@ class EndpointRunner:
         )
 
 
-def _unreached(why: str) -> Verdict:
+def _unreached(why: str) -> WorkVerdict:
     """Nothing was sent."""
-    return Verdict(Action.GIVE_BACK, why, unavailable=True)
+    return WorkVerdict(Action.GIVE_BACK, why, unavailable=True)
 
 
 async def _beginning(answer: httpx.Response) -> bytes:

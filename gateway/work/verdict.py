@@ -29,7 +29,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class WorkVerdict:
     """reason: for people. delay_s: of a nack; None: the worker's back-off. stop: ends the worker with this exit code.
 
     unavailable: no job can be done now, so the next one comes after a pause of pause_s or more.
@@ -43,17 +43,17 @@ class Verdict:
     pause_s: float = 0
 
 
-ACKED: Final = Verdict(Action.ACK)
+ACKED: Final = WorkVerdict(Action.ACK)
 
 
-def of_exit(code: int, stderr: bytes) -> Verdict:
+def of_exit(code: int, stderr: bytes) -> WorkVerdict:
     """The verdict for a command's exit status. code: as subprocess gives it, negative for a signal. stderr: its end."""
     if code == 0:
         return ACKED
     if code in CANNOT_RUN:
-        return Verdict(Action.GIVE_BACK, reason(f"exit status {code}: the command cannot run", stderr), stop=code)
+        return WorkVerdict(Action.GIVE_BACK, reason(f"exit status {code}: the command cannot run", stderr), stop=code)
     what = f"killed by {_signal(-code)}" if code < 0 else f"exit status {code}"
-    return Verdict(Action.REJECT if code in REJECTING else Action.NACK, reason(what, stderr))
+    return WorkVerdict(Action.REJECT if code in REJECTING else Action.NACK, reason(what, stderr))
 
 
 def reason(what: str, stderr: bytes) -> str:

@@ -16,11 +16,11 @@ from typing import Final, Protocol
 
 from gateway.client.failures import CallFailed
 from gateway.work.brake import Brake
-from gateway.work.control import Control
-from gateway.work.hold import Hold, RetryDelay
+from gateway.work.control import WorkControl
 from gateway.work.job import TakenJob
+from gateway.work.job_lease import FailureDelay, JobLease
 from gateway.work.source import JobSource
-from gateway.work.verdict import Action, Verdict
+from gateway.work.verdict import Action, WorkVerdict
 
 logger: Final = logging.getLogger(__name__)
 
@@ -31,10 +31,10 @@ REFUSED: Final = 4
 class Runner(Protocol):
     """Does the work of jobs."""
 
-    async def obstacle(self) -> Verdict | None:
+    async def obstacle(self) -> WorkVerdict | None:
         """Why no job can be worked on now; None if one can."""
 
-    async def run(self, job: TakenJob, giving_back: asyncio.Event) -> Verdict:
+    async def run(self, job: TakenJob, giving_back: asyncio.Event) -> WorkVerdict:
         """Works on the job. When the event is set, it ends the work soon and says GIVE_BACK. Cancelled: it is ended."""
 
     async def close(self) -> None:
@@ -48,11 +48,11 @@ class Worker:
         self,
         source: JobSource,
         runner: Runner,
-        control: Control,
+        control: WorkControl,
         *,
         wait_s: float,
         concurrency: int,
-        delay: RetryDelay,
+        delay: FailureDelay,
     ) -> None:
         self._source = source
         self._runner = runner
@@ -93,7 +93,7 @@ class Worker:
         self._obey(obstacle)
         return True
 
-    def _obey(self, verdict: Verdict) -> None:
+    def _obey(self, verdict: WorkVerdict) -> None:
         """What a verdict means for the jobs to come."""
         if verdict.stop is not None:
             logger.error("%s", verdict.reason)
@@ -137,13 +137,13 @@ class Worker:
 
     async def _handle(self, job: TakenJob) -> None:
         logger.debug("%s: taken from %s, attempt %d, %d bytes", job, job.queue, job.attempt, len(job.body))
-        hold = Hold(self._source, job, self._control)
+        hold = JobLease(self._source, job, self._control)
         keeping = asyncio.ensure_future(hold.keep())
         try:
             verdict = await self._runner.run(job, self._control.giving_back)
         except Exception as exc:
             logger.exception("%s: the worker failed", job)
-            verdict = Verdict(Action.NACK, f"the worker failed: {exc}", unavailable=True)
+            verdict = WorkVerdict(Action.NACK, f"the worker failed: {exc}", unavailable=True)
         finally:
             keeping.cancel()
         self._obey(verdict)

@@ -161,7 +161,10 @@ def test_other_errors_are_sentences(http, queue):
     answer = http.post(f"/queues/{queue}/events", content=b"{}", headers={"content-type": "application/json"})
     assert answer.json()["detail"].startswith("Content-Type: 'application/json' is not an event type; send ")
     answer = http.post(f"/queues/{queue}/jobs/batch", content=b"{}", headers={"content-type": "text/plain"})
-    assert answer.json()["detail"] == "Content-Type: 'text/plain' is not supported on this path; send application/json"
+    assert answer.json()["detail"] == (
+        "Content-Type: 'text/plain' is not supported on this path; send application/json, or application/x-ndjson with "
+        "one job object on each line"
+    )
     for body in (b"1", b"2"):
         answer = put(http, queue, body, None, {"idempotency-key": "k"})
     assert answer.json()["detail"] == "this Idempotency-Key was already used for a different request; use a new key"

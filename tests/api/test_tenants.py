@@ -109,12 +109,13 @@ def test_another_s_queue_is_no_queue(a, b, new_queue, method, path):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_other_form_names_another_s_queue(a, b, form):
-    """Prefixed, encoded, as a child, as dead letters: never a 2xx, whether B has the queue or not."""
+    """Prefixed, encoded, as a subscription, as dead letters: never a 2xx, whether B has the queue or not."""
+    refused = {(400, "invalid-name"), (404, "not-found")} | ({(404, "queue-not-found")} if "child" in form else set())
     b.post("/queues/orders/jobs", json=1)
     for method, path in QUEUE_CALLS:
         for name in ("orders", "ordres"):
             answer = a.request(method, path.format(form.format(name)))
-            assert (answer.status_code, answer.json()["code"]) in {(400, "invalid-name"), (404, "not-found")}
+            assert (answer.status_code, answer.json()["code"]) in refused
     assert b.get("/queues/orders").json()["items"] >= 1
 
 
@@ -167,7 +168,8 @@ def test_a_list_shows_one_s_own(shared, a, b, keyring, new_queue):
 
 
 def test_keys_of_kestrel_say_whose_they_are(shared, a, b, queue):
-    """On Kestrel a queue's key begins with its tenant; children and dead letters made there are shown to nobody."""
+    """On Kestrel a queue's key begins with its tenant; subscriptions made there are shown to it only, dead letters
+    to nobody."""
     a.post(f"/queues/{queue}/jobs", json=1)
     b.post(f"/queues/{queue}/jobs", json=2)
     with socket.create_connection(shared.memcache_address) as memcache, memcache.makefile("rwb") as wire:
@@ -181,8 +183,8 @@ def test_keys_of_kestrel_say_whose_they_are(shared, a, b, queue):
             assert wire.readline().startswith(b"VALUE ")
             while wire.readline() != b"END\r\n":
                 pass
-    for http in (a, b):
-        assert [each["queue"] for each in http.get(f"/queues?filter=name~{queue}*").json()["queues"]] == [queue]
+    for http, queues in ((a, [queue, f"{queue}+kid"]), (b, [queue])):
+        assert [each["queue"] for each in http.get(f"/queues?filter=name~{queue}*").json()["queues"]] == queues
 
 
 def test_deleting_one_s_queue_leaves_the_other_s(a, b, queue):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.work import verdict
-from gateway.work.hold import RetryDelay
-from gateway.work.verdict import Action, Verdict, of_exit
+from gateway.work.job_lease import FailureDelay
+from gateway.work.verdict import Action, WorkVerdict, of_exit
 
 ACTIONS = {"(ack)": Action.ACK, "(reject)": Action.REJECT, "(nack)": Action.NACK, "head": Action.GIVE_BACK}
 
@@ -25,7 +25,7 @@ def test_the_document_has_the_rules(root: Path):
     for code in range(256):
         assert of_exit(code, b"").action is named.get(code, Action.NACK), code
         assert of_exit(code, b"").stop == (code if code in (126, 127) else None)
-    assert of_exit(-9, b"") == Verdict(Action.NACK, "killed by SIGKILL")
+    assert of_exit(-9, b"") == WorkVerdict(Action.NACK, "killed by SIGKILL")
     assert of_exit(-40, b"").reason == "killed by signal 40"
 
 
@@ -46,8 +46,8 @@ def test_a_reason_is_one_line_with_the_end_of_the_text(stderr: bytes, expected: 
 
 def test_delays_grow_to_a_limit():
     """Twice as long after each attempt, up to a quarter less, and never above the limit."""
-    delay = RetryDelay(1, 300)
+    delay = FailureDelay(1, 300)
     for attempt in (1, 2, 5, 9, 10, 1_000_000):
         longest = min(2 ** min(attempt - 1, 20), 300)
         assert all(0.75 * longest <= delay.after(attempt) <= longest for _ in range(100))
-    assert RetryDelay(0, 300).after(5) == 0
+    assert FailureDelay(0, 300).after(5) == 0

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from gateway.client import failures
 from gateway.client.failures import CallFailed
-from gateway.work.control import Control
+from gateway.work.control import WorkControl
 from gateway.work.job import TakenJob
 from gateway.work.source import JobSource
-from gateway.work.verdict import Action, Verdict
+from gateway.work.verdict import Action, WorkVerdict
 
 logger: Final = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _DEFECTS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class RetryDelay:
+class FailureDelay:
     """How long a failed job rests: first_s after its first attempt, then twice as long each time, up to longest_s."""
 
     first_s: float
@@ -35,10 +35,10 @@ class RetryDelay:
         return longest * random.uniform(0.75, 1.0)  # noqa: S311  (spreads the jobs; not a secret)
 
 
-class Hold:
+class JobLease:
     """One job in hand. It is extended at half the time of its lease."""
 
-    def __init__(self, source: JobSource, job: TakenJob, control: Control) -> None:
+    def __init__(self, source: JobSource, job: TakenJob, control: WorkControl) -> None:
         self._source = source
         self._job = job
         self._control = control
@@ -60,7 +60,7 @@ class Hold:
                 tries += 1
                 logger.warning("%s: lease not extended: %s", self._job, failed)
 
-    async def settle(self, verdict: Verdict, delay: RetryDelay) -> None:
+    async def settle(self, verdict: WorkVerdict, delay: FailureDelay) -> None:
         """Settles the lease, again and again until the outcome is certain.
 
         While the worker finishes, it gives up at the end of the lease: the job is back on its queue then.
@@ -90,7 +90,7 @@ class Hold:
         return failed.status >= _DEFECTS and not over
 
 
-def _request(job: TakenJob, verdict: Verdict, delay: RetryDelay) -> tuple[str, dict[str, Any] | None]:
+def _request(job: TakenJob, verdict: WorkVerdict, delay: FailureDelay) -> tuple[str, dict[str, Any] | None]:
     """The settlement and its body."""
     reason = {"reason": verdict.reason} if verdict.reason else {}
     if verdict.action is Action.ACK:
@@ -103,7 +103,7 @@ def _request(job: TakenJob, verdict: Verdict, delay: RetryDelay) -> tuple[str, d
     return "nack", {**reason, "delay": round(delay_s, 3)}
 
 
-def _log_settled(job: TakenJob, verdict: Verdict, position: str, body: dict[str, Any] | None) -> None:
+def _log_settled(job: TakenJob, verdict: WorkVerdict, position: str, body: dict[str, Any] | None) -> None:
     if verdict.action is Action.ACK:
         logger.debug("%s: acked", job)
     elif position == "dead":
