@@ -40,6 +40,7 @@ def ack_before_confirm(settings: Settings, context: WorkerContext) -> Gateway:
         _begin(later(read))
 
     _patch(PinnedRead, "confirm", at_once)
+    _patch(PinnedRead, "start_confirm", lambda _read, _then: False)  # so that acks await `confirm`
     return app.create_app(settings, context)
 
 
