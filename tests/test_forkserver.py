@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.forkserver import SERVER, ForkedProcess
+from tests.lab.forkserver import SERVER, ForkedProcess, ForkServer
 from tests.lab.gateway import running
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.processes import children_of
@@ -79,6 +79,7 @@ def seen(kind: type[subprocess.Popen[bytes]], folder: Path, passed: int, *, sess
 @pytest.mark.parametrize("session", [True, False])
 def test_it_sees_what_an_executed_one_sees(tmp_path: Path, session: bool) -> None:
     """Arguments, directory, environment, descriptors, limits, mask, handlers, umask, session, parent."""
+    ForkServer.of_this_process()  # it starts with other limits, mask and umask than those of `seen`
     ours, theirs = socket.socketpair()
     with ours, theirs:
         executed = seen(subprocess.Popen, tmp_path, theirs.fileno(), session=session)
