@@ -126,7 +126,7 @@ def kill_some(gateway: Running, chance: random.Random, which: str) -> None:
     wait_until(gateway.ready)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_no_job_is_delivered_twice_under_kills(tmp_path, kills):
     """Workers, broker and everything die at random moments: each job comes at most once. A job is missing only where
     a request ended without an answer."""
