@@ -29,7 +29,7 @@ STROKE_S = 1.0
 
 
 @dataclass(slots=True)
-class Settlement:
+class AskedSettlement:
     """A settlement and its answer, if there was one."""
 
     settle: Settle
@@ -50,7 +50,7 @@ class LeaseHistory:
     """A delivery and all that was asked of its lease."""
 
     delivery: DeliveryEvent
-    asked: list[Settlement] = field(default_factory=list)
+    asked: list[AskedSettlement] = field(default_factory=list)
 
     @property
     def acked(self) -> bool:
@@ -160,7 +160,7 @@ def jobs_of(events: Iterable[Event]) -> dict[str, JobHistory]:
                 lease = leases[event.lease] = LeaseHistory(event)
                 jobs.setdefault(event.token, JobHistory(event.token)).leases.append(lease)
             case Settle():
-                leases[event.lease].asked.append(Settlement(event))
+                leases[event.lease].asked.append(AskedSettlement(event))
             case SettleAnswer():
                 next(each for each in leases[event.lease].asked if each.settle.number == event.number).answer = event
             case Left():

@@ -95,7 +95,6 @@ class Kestrel:
         self._servers = ServerLinks(self._connect)
         self._late = broadcast.LateAnswers()
         self._names = broadcast.QueueNames(self._late)
-        self._polls = self._make_polls()
         self.fanout = Fanout(lambda: self._servers.members, owns)
 
     async def start(self) -> None:
@@ -104,7 +103,9 @@ class Kestrel:
         Returns when each server was tried once, and those that answer are prepared for puts, at most FIRST_TRIES_S
         later: then a gateway whose servers answer is ready.
         """
-        self._polls = self._make_polls()
+        self._polls = PolledQueues(
+            self._servers.members, self._settings.kestrel_waits, self._limit_s, self._counters, self._loop_time
+        )
         self._placement = Placement(
             self._limit_s,
             self._settings.kestrel_max_item_bytes,
@@ -309,8 +310,3 @@ class Kestrel:
         self._polls.server_changed(server)
         self._placement.server_changed(server)
         self._servers.warn_of_duplicates(server)
-
-    def _make_polls(self) -> PolledQueues:
-        return PolledQueues(
-            self._servers.members, self._settings.kestrel_waits, self._limit_s, self._counters, self._loop_time
-        )

@@ -10,7 +10,7 @@ from chaos.storm import StormPlan, run
 SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_CHAOS_SECONDS", "5"))
 
 
-@pytest.mark.parametrize(("seconds", "acks"), [(2.0, 2), pytest.param(SECONDS, 100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("seconds", "acks"), [(2.0, 10), pytest.param(SECONDS, 100, marks=pytest.mark.slow)])
 def test_a_short_storm_breaks_no_promise(tmp_path, seconds, acks):
     """Everything is killed and frozen for a few seconds; the checker finds nothing, and there was something to find."""
     verdict = run(StormPlan(tmp_path, 7, seconds), print)

@@ -287,7 +287,7 @@ def _back(polls: QueuePolls, now: float) -> None:
     kept.settling = False
     for queue in dict.fromkeys(queue for _, _, queue in kept.items):
         if queue not in kept.going:
-            polls.send_back(queue)
+            polls.actions += polls.kept.next_back(queue, polls.given)
     polls.next_at = min(polls.next_at, now + SETTLE_S) if kept.back_at < math.inf else polls.next_at
 
 

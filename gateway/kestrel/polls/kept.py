@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import insort
+from collections.abc import Iterable
 
-from gateway.kestrel.polls.values import Abort, PolledItem, ServerQueue
+from gateway.kestrel.polls.values import Abort, PolledItem, ServerQueue, Waiter
 
 
 class KeptItems:
@@ -35,12 +36,15 @@ class KeptItems:
         self.items = [each for each in self.items if each[2] is not queue]
         return [item for _, item, _ in dropped]
 
-    def newest(self, queue: ServerQueue) -> float:
-        """The number of the newest item of the queue; infinite if there is none."""
-        return max((number for number, _, each in self.items if each is queue), default=math.inf)
+    def next_back(self, queue: ServerQueue, given: Iterable[Waiter]) -> list[Abort]:
+        """Removes the newest item of the queue and aborts its read; nothing if there is none.
 
-    def next_back(self, queue: ServerQueue) -> list[Abort]:
-        """Removes the newest item of the queue and aborts its read; nothing if there is none."""
+        If a waiter of `given` has a newer one, which may have to go first, the item goes back after that.
+        """
+        newest = max((number for number, _, each in self.items if each is queue), default=math.inf)
+        if any(each.queue is queue and each.item is not None and each.item.number > newest for each in given):
+            self.back_at = -math.inf
+            return []
         for each in reversed(self.items):
             if each[2] is queue:
                 self.items.remove(each)

@@ -226,15 +226,7 @@ class QueuePolls:
         self.kept.going.discard(queue)
         if not seen:
             self.actions += map(GiveBack, self.kept.drop(queue))
-        self.send_back(queue)
-
-    def send_back(self, queue: ServerQueue) -> None:
-        """Sends the newest kept item of the queue back, unless a waiter has a newer one, which may have to go first."""
-        newest = self.kept.newest(queue)
-        if any(each.queue is queue and each.item is not None and each.item.number > newest for each in self.given):
-            self.kept.back_at = -math.inf
-        else:
-            self.actions += self.kept.next_back(queue)
+        self.actions += self.kept.next_back(queue, self.given)
 
     def close(self) -> list[Action]:
         """Ends all service: kept items go back at once, and every get is closed."""
