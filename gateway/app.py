@@ -270,7 +270,7 @@ class Gateway:
         )
         self.routes.router.lifespan_context = self._lifespan
         self._changed = asyncio.Event()
-        self._registry.on_end(lambda _: self._changed.set())
+        self._registry.leases.on_end(lambda _: self._changed.set())
         self._replica_endpoint = (
             ReplicaEndpoint(self._replicas, budget, self._lease_router.receive) if self._replicas else None
         )
@@ -354,7 +354,7 @@ class Gateway:
         """Raises MistakesError."""
         if self._settings.queues is not None:
             self._catalog.apply(await asyncio.to_thread(policies.load, self._settings.queues, self._namespace))
-            self._caps.policies_changed(self._poll_limits.queues, self._registry.open_leases())
+            self._caps.policies_changed(self._poll_limits.queues, self._registry.leases.open())
             self._pauses.policies_changed()
             self._known.refresh(time.monotonic())  # a queue may have another key
             log.info("reload: policies of %s", self._settings.queues)
@@ -379,7 +379,7 @@ class Gateway:
             await self._changed.wait()
 
     def _held(self) -> int:
-        figures = self._registry.statistics()
+        figures = self._registry.leases.statistics()
         return figures.open - figures.delayed
 
     def _figures(self) -> WorkerFigures:
@@ -435,7 +435,7 @@ class Gateway:
                 if self._replicas is not None:
                     self._replicas.close()
                 self._registry.close()
-                log.info("leases: %s", self._registry.statistics())
+                log.info("leases: %s", self._registry.leases.statistics())
                 log.info("lease commands: %s", self._lease_router.statistics)
                 await self._control.close()
                 await self._cap_link.close()

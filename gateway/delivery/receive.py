@@ -91,8 +91,8 @@ class Receiver:
         self._caps = caps
         self._turns = turns
         self.draining = False
-        registry.on_end(moves.attempts.ended)
-        registry.on_end(caps.ended)
+        registry.leases.on_end(moves.attempts.ended)
+        registry.leases.on_end(caps.ended)
 
     @property
     def waiting(self) -> int:

@@ -1,10 +1,6 @@
-"""The leases of one worker: opened, settled, expired, and remembered for a while. Knows no HTTP, no forwarding.
+"""The leases of one worker: opened, settled and expired. Knows no HTTP, no forwarding.
 
-1. A lease is in `_open` exactly while it has an open read: while it is HELD or SETTLING, and while it is DELAYED if its
-   job is not on a holding queue.
-2. Every lease leaves `_open` through `_end`, which counts it and remembers how it ended.
-3. A settlement is a task of the lifespan's group: if its request is cancelled, it still runs to its end.
-4. At every instant each delivered lease is either open or counted in one of the ways to end.
+A settlement is a task of the lifespan's group, or needs none: if its request is cancelled, it still runs to its end.
 """
 
 from __future__ import annotations
@@ -13,9 +9,8 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,10 +25,9 @@ from gateway.errors import (
 )
 from gateway.fairness.shares import WHOLE
 from gateway.leases.ahead import AckAhead
-from gateway.leases.deadlines import Deadlines
 from gateway.leases.deleted import RecentCounts
-from gateway.leases.ended import EndedLeases
 from gateway.leases.ids import LeaseIds
+from gateway.leases.known import KnownLeases
 from gateway.leases.lease import (
     Disposition,
     Lease,
@@ -45,7 +39,6 @@ from gateway.leases.lease import (
     State,
     settlement_error,
 )
-from gateway.leases.limits import LeaseLimits
 
 log = logging.getLogger(__name__)
 
@@ -55,36 +48,6 @@ LATE_S = 0.1
 more than about 800 leases end at one instant (gateway.leases.deadlines). In the first case its connection may be dead
 without being noticed yet.
 """
-
-OUTCOME_NAMES = {
-    State.ACKED: "acked",
-    State.NACKED: "nacked",
-    State.REJECTED: "rejected",
-    State.RETURNED: "client_gone",
-    State.EXPIRED: "expired",
-    State.LOST: "backend_lost",
-    State.DRAINED: "drained",
-    State.DROPPED: "deleted",
-    State.UNKNOWN: "unknown",
-}
-"""Every way in which a lease ends, as it is counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryStatistics:
-    """delivered: every lease that was handed out here. ended: how many ended in which way (OUTCOME_NAMES). open: leases
-    that have not ended; delayed: open leases that are nacked and wait until they are due.
-    """
-
-    delivered: int
-    open: int
-    delayed: int
-    remembered: int
-    ended: dict[str, int]
-
-    def __str__(self) -> str:
-        ways = " + ".join(f"{way} {count}" for way, count in self.ended.items())
-        return f"delivered {self.delivered} = {ways} + open {self.open}"
 
 
 class Registry:
@@ -111,27 +74,20 @@ class Registry:
         self._ids = ids
         self._tasks = tasks
         self._longest_s = longest_s
-        self._open: dict[str, Lease] = {}
-        self._ended = EndedLeases(memory_s=memory_s, limit=memory_limit)
-        self._deadlines = Deadlines(self._open, self._due)
-        self.limits = LeaseLimits(
-            self._open, self._deadlines, limit=limit, tenant_limit=tenant_limit, limit_bytes=limit_bytes, share=share
+        self.leases = KnownLeases(
+            self._due,
+            limit=limit,
+            tenant_limit=tenant_limit,
+            limit_bytes=limit_bytes,
+            share=share,
+            memory_s=memory_s,
+            memory_limit=memory_limit,
         )
-        self._delivered = 0
-        self._delayed = 0
-        self._outcomes: Counter[State] = Counter()
+        self.limits = self.leases.limits
         self._deleted = RecentCounts()
-        self._listeners: list[Callable[[Lease], None]] = []
-
-    def __len__(self) -> int:
-        return len(self._open)
 
     def __repr__(self) -> str:
-        return f"<Registry {self.statistics()}>"
-
-    def statistics(self) -> RegistryStatistics:
-        ended = {way: self._outcomes[state] for state, way in OUTCOME_NAMES.items()}
-        return RegistryStatistics(self._delivered, len(self._open), self._delayed, len(self._ended), ended)
+        return f"<Registry {self.leases.statistics()}>"
 
     def open(
         self,
@@ -164,33 +120,18 @@ class Registry:
             read=read,
             mover=mover,
         )
-        self._open[lease.id] = lease
-        self.limits.shares.take(tenant)
-        self.limits.bytes.take(tenant, len(read.data))
-        self._delivered += 1
-        self._deadlines.set(lease)
+        self.leases.add(lease, len(read.data))
         read.on_lost(lambda: self._lost(lease))
         return lease
 
-    def open_leases(self) -> list[Lease]:
-        """Every lease that has not ended."""
-        return list(self._open.values())
-
     def is_open(self, lease_id: str, tenant: str) -> bool:
         """Whether this is the id of an open lease of the tenant."""
-        lease = self._open.get(lease_id)
+        lease = self.leases.get(lease_id)
         return lease is not None and lease.tenant == tenant
-
-    def find(self, lease_id: str) -> Lease | LeaseRecord:
-        """The lease, open or remembered. Raises LeaseForgotten."""
-        found = self._open.get(lease_id) or self._ended.get(lease_id)
-        if found is None:
-            raise LeaseForgotten("the lease ended so long ago that its outcome is forgotten")
-        return found
 
     def inspect(self, lease_id: str) -> LeaseRecord:
         """What is known of the lease. Raises LeaseForgotten."""
-        return _record(self.find(lease_id))
+        return _record(self.leases.find(lease_id))
 
     async def ack(self, lease_id: str) -> LeaseRecord:
         """Acks the lease: the job is gone for good. Does nothing if it was acked before.
@@ -199,7 +140,7 @@ class Registry:
         if Kestrel refused just now: the lease is lost and the job is back on its queue.
         Cancelled: the settlement continues.
         """
-        lease = self.find(lease_id)
+        lease = self.leases.find(lease_id)
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
@@ -209,7 +150,7 @@ class Registry:
 
     def ack_ahead(self, lease_id: str) -> AckAhead | None:
         """The ack of a held lease, not begun; None if the lease is not held: then `ack` says why."""
-        lease = self._open.get(lease_id)
+        lease = self.leases.get(lease_id)
         if lease is None or lease.state is not State.HELD:
             return None
         read = lease.read
@@ -231,7 +172,7 @@ class Registry:
         A job whose last attempt this was is not delayed. Raises and Cancelled: as for `ack`; DelayBeyondExpiry, and the
         lease stays as it was.
         """
-        lease = self.find(lease_id)
+        lease = self.leases.find(lease_id)
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
@@ -244,7 +185,7 @@ class Registry:
 
     async def reject(self, lease_id: str, *, reason: str = "") -> LeaseRecord:
         """Moves the job to the dead letters, or to where `place` says. Raises, Cancelled: as for `ack`."""
-        lease = self.find(lease_id)
+        lease = self.leases.find(lease_id)
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
@@ -256,7 +197,7 @@ class Registry:
 
         Raises: as for `ack`; InvalidBody if the lease would be longer than Kestrel allows for an open read.
         """
-        lease = self.find(lease_id)
+        lease = self.leases.find(lease_id)
         if isinstance(lease, Lease) and lease.settlement is not None:
             await lease.settlement.result()
         if not isinstance(lease, Lease) or lease.state is not State.HELD:
@@ -265,13 +206,13 @@ class Registry:
         if length_s > left_s:
             shown_s = max(0.0, left_s)
             raise InvalidBody(f"this lease can last at most {shown_s:.3f} s more (Kestrel's openTransactionTimeout)")
-        self._set_deadline(lease, length_s)
+        self.leases.set_deadline(lease, length_s)
         return lease.record()
 
     def give_back(self, lease: Lease) -> None:
         """The answer with the lease did not reach the client: gives the job back to the head of its queue."""
         if lease.state is State.HELD:
-            read = self._end(lease, State.RETURNED)
+            read = self.leases.end(lease, State.RETURNED)
             self._tasks.create_task(_abort(read))
 
     async def drop_queue(self, key: str) -> int:
@@ -281,29 +222,25 @@ class Registry:
 
         DROPPED_AT_ONCE in one turn of the loop. Cancelled: the others end in their own way.
         """
-        on_queue = [lease for lease in self._open.values() if lease.key == key]
+        on_queue = [lease for lease in self.leases.open() if lease.key == key]
         dropped = self._deleted.take(key)
         for number, lease in enumerate(on_queue, 1):
-            if lease.id in self._open and _droppable(lease):
-                self._end(lease, State.DROPPED).give_back()
+            if self.leases.get(lease.id) and _droppable(lease):
+                self.leases.end(lease, State.DROPPED).give_back()
                 dropped += 1
             if number % DROPPED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return dropped
-
-    def on_end(self, listener: Callable[[Lease], None]) -> None:
-        """Calls `listener` with each lease that ends, in its final state, with its settlement. It must not raise."""
-        self._listeners.append(listener)
 
     def close(self) -> None:
         """Gives back every job without a settlement in progress. No lease may be opened afterwards.
 
         The last one taken goes back first, because each goes to the head: so the queues keep their order.
         """
-        self._deadlines.close()
-        for lease in reversed(list(self._open.values())):
+        self.leases.deadlines.close()
+        for lease in reversed(self.leases.open()):
             if lease.state is State.HELD:
-                self._end(lease, State.DRAINED).give_back()
+                self.leases.end(lease, State.DRAINED).give_back()
             elif lease.state is State.DELAYED:
                 self._early(lease).give_back()
 
@@ -320,15 +257,9 @@ class Registry:
         """The ack was answered, or not in time; in that case possibly later."""
         outcome, refusal = (State.ACKED, None) if error is None else _unsettled(error)
         if lease.state is State.SETTLING:
-            self._end(lease, outcome, refusal)
+            self.leases.end(lease, outcome, refusal)
         elif lease.state is State.UNKNOWN and outcome is not State.UNKNOWN:
-            self._outcomes[State.UNKNOWN] -= 1
-            self._outcomes[outcome] += 1
-            lease.move(outcome)
-            self._ended.replace(lease)
-            if outcome is not State.LOST:  # otherwise its return was counted as that of an unknown outcome
-                for listener in self._listeners:
-                    listener(lease)
+            self.leases.correct(lease, outcome)
 
     def _settle(self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, State | None]]) -> None:
         """work: returns how the lease ends; None: as wanted."""
@@ -372,7 +303,7 @@ class Registry:
             read.give_back()
         finally:
             if lease.state is State.SETTLING:
-                self._end(lease, outcome, refusal)
+                self.leases.end(lease, outcome, refusal)
 
     async def _move_job(self, lease: Lease, disposition: Disposition, *, late: bool) -> State:
         """How the lease ends; DELAYED also if it stays open until the job is due. late: the job may have been back at
@@ -395,19 +326,19 @@ class Registry:
 
     def _postpone(self, lease: Lease, due_at_s: float) -> None:
         """The job stays set aside until it is due, or until Kestrel's own limit for open reads."""
-        self._set_deadline(lease, due_at_s - time.time())
+        self.leases.set_deadline(lease, due_at_s - time.time())
         lease.move(State.DELAYED)
         settlement, lease.settlement = lease.settlement, None
         if settlement is not None:
             settlement.end(None)
-        self._delayed += 1
+        self.leases.delayed += 1
 
     def _due(self, lease: Lease) -> None:
         """The lease has expired, or its delay is over."""
         late = time.monotonic() - lease.deadline_s > LATE_S
         if lease.state is State.DELAYED:
             assert lease.disposition is not None
-            self._delayed -= 1
+            self.leases.delayed -= 1
             self._begin_move(lease, replace(lease.disposition, delay_s=0.0), late=late)
         else:
             self._begin_move(lease, Disposition(State.EXPIRED, reason="the lease expired"), late=late)
@@ -415,40 +346,16 @@ class Registry:
     def _lost(self, lease: Lease) -> None:
         if lease.read is not None and lease.read.deleted and _droppable(lease):
             self._deleted.add(lease.key)
-            self._end(lease, State.DROPPED)
+            self.leases.end(lease, State.DROPPED)
         elif lease.state is State.HELD:
-            self._end(lease, State.LOST)
+            self.leases.end(lease, State.LOST)
         elif lease.state is State.DELAYED:
             self._early(lease)
 
     def _early(self, lease: Lease) -> OpenRead:
         """Ends a delayed nack before it is due: its job goes to the head."""
         lease.place = Place.HEAD
-        return self._end(lease, State.NACKED)
-
-    def _set_deadline(self, lease: Lease, length_s: float) -> None:
-        lease.deadline_s = min(lease.latest_s, time.monotonic() + length_s)
-        lease.expires_at_s = time.time() + lease.deadline_s - time.monotonic()
-        self._deadlines.set(lease)
-
-    def _end(self, lease: Lease, outcome: State, refusal: GatewayError | None = None) -> OpenRead:
-        """Counts and remembers the lease; returns its open read. refusal: Kestrel's, for those who wait for the end."""
-        read = lease.read
-        assert read is not None
-        self._delayed -= lease.state is State.DELAYED
-        lease.move(outcome)
-        lease.read = lease.mover = lease.disposition = None
-        del self._open[lease.id]
-        self.limits.shares.give_back(lease.tenant)
-        self.limits.bytes.give_back(lease.tenant, len(read.data))
-        self._outcomes[State.NACKED if outcome is State.DELAYED else outcome] += 1
-        self._ended.add(lease)
-        for listener in self._listeners:
-            listener(lease)
-        settlement, lease.settlement = lease.settlement, None
-        if settlement is not None:
-            settlement.end(refusal)
-        return read
+        return self.leases.end(lease, State.NACKED)
 
 
 def _unsettled(error: GatewayError) -> tuple[State, GatewayError | None]:

@@ -365,7 +365,7 @@ def test_leases_that_end_together_do_not_hold_the_loop(worker, quick):
             def end_all():
                 for lease in worker.leases("expiring"):
                     lease.deadline_s = time.monotonic()
-                    worker.registry._deadlines.set(lease)
+                    worker.registry.leases.deadlines.set(lease)
 
             worker.loop.call_soon_threadsafe(end_all)
             while http.get("/queues/expiring").json()["items"] < 300:

@@ -93,7 +93,7 @@ class Worker:
 
     def leases(self, queue: str) -> list[Lease]:
         """The open leases on the queue."""
-        return [lease for lease in self.registry._open.values() if lease.queue == queue]
+        return [lease for lease in self.registry.leases.open() if lease.queue == queue]
 
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)

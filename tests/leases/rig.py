@@ -129,7 +129,7 @@ async def rig(
                 made.registry.close()
                 made.delayed.close()
                 await moving
-        books = made.registry.statistics()
+        books = made.registry.leases.statistics()
         assert (balanced(books), books.open, books.delayed) == (True, 0, 0), str(books)
         # A connection without an owner would still be pinned.
         await until(lambda: kestrel.statistics().pinned == 0)

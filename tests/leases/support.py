@@ -116,7 +116,7 @@ def within(work):
     result = asyncio.run(go())
     assert _made
     for each in _made:
-        assert balanced(each.statistics()), each
+        assert balanced(each.leases.statistics()), each
     return result
 
 

@@ -29,7 +29,7 @@ def test_a_consumer_that_left_after_the_job_was_taken_does_not_lose_it():
             await made.put("q")
             assert (await take(made, on_gone, timeout_s=0)).result is None
             delivered = (await take(made)).result
-            assert (delivered.lease.state.value, made.registry.statistics().ended["client_gone"]) == ("acked", 1)
+            assert (delivered.lease.state.value, made.registry.leases.statistics().ended["client_gone"]) == ("acked", 1)
 
     asyncio.run(main())
 
@@ -73,6 +73,6 @@ def test_a_job_that_went_back_by_itself_is_taken_again():
             server.manners.once("confirm", answer(b"ERROR\r\n", close=True))
             delivered = (await take(made)).result
             assert delivered.lease.state.value == "acked"
-            assert made.registry.statistics().ended["backend_lost"] == 1
+            assert made.registry.leases.statistics().ended["backend_lost"] == 1
 
     asyncio.run(main())

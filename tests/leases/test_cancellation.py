@@ -49,7 +49,7 @@ def test_a_cancelled_settlement_ends_as_it_was_begun(broker, arrange):
                 await made.put(name)
                 work, wanted = await arrange(made, name)
                 cancelled = await cancel_after(steps, work)
-                await until(lambda: len(made.registry) == 0)
+                await until(lambda: len(made.registry.leases) == 0)
                 assert {key: len(await left(made, key)) for key in wanted} == wanted, steps
                 if not cancelled:
                     break

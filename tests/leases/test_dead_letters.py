@@ -34,7 +34,7 @@ def test_a_rejected_job_is_a_dead_letter(broker):
         )
         assert unwrap(restored(letter).data).id == unwrap(item).id
         assert await left(made, "r") == []
-        assert made.registry.statistics().ended["rejected"] == 1
+        assert made.registry.leases.statistics().ended["rejected"] == 1
         assert made.moves.statistics().dead_letters == 1
 
     over(broker, work)
@@ -100,7 +100,7 @@ def test_jobs_whose_attempts_nobody_settled_are_dead_letters_on_the_way(broker):
         await made.registry.ack(taken.lease.id)
         (letter,) = await left(made, "v__dead")
         assert unwrap(letter).event["deadattempts"] == 3
-        assert made.registry.statistics().ended["client_gone"] == 3
+        assert made.registry.leases.statistics().ended["client_gone"] == 3
 
     over(broker, work, policies={"v": THREE})
 

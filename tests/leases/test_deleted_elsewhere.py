@@ -129,7 +129,7 @@ def test_a_deletion_is_seen_right_after_another_job_was_copied(broker: BrokerPro
                 await made.registry.nack(second.lease.id)
             assert await made.kestrel.stats_of("twice") is None
             assert made.kestrel.statistics().pinned == 0
-            assert made.registry.statistics().ended["deleted"] == 1
+            assert made.registry.leases.statistics().ended["deleted"] == 1
 
     asyncio.run(go())
 

@@ -32,7 +32,7 @@ def test_all_that_are_over_are_dropped_and_no_other(broker):
             assert taken.job.payload == body
             await made.registry.ack(taken.lease.id)
         assert await made.take("dropped", timeout_s=0) is None
-        assert made.registry.statistics().delivered == 2
+        assert made.registry.leases.statistics().delivered == 2
         async with asyncio.timeout(5):
             while await made.open_reads("dropped"):
                 pass

@@ -61,7 +61,7 @@ def test_a_nack_goes_to_the_tail_as_the_next_attempt(broker):
             b'{"a":1.10}',
         )
         assert (made.moves.statistics().moved, made.moves.statistics().kept) == (1, {})
-        assert made.registry.statistics().ended["nacked"] == 1
+        assert made.registry.leases.statistics().ended["nacked"] == 1
 
     over(broker, work)
 
@@ -255,7 +255,7 @@ def test_a_server_that_is_gone_takes_the_lease_along(own_broker):
         await until(lambda: taken.lease.state is State.LOST)
         with pytest.raises(LeaseLost):
             await made.registry.nack(taken.lease.id)
-        assert made.registry.statistics().ended["backend_lost"] == 1
+        assert made.registry.leases.statistics().ended["backend_lost"] == 1
 
     over(own_broker, work)
 
@@ -274,7 +274,7 @@ def test_a_deleted_queue_gets_no_copy(broker):
             await made.registry.nack(taken.lease.id)
         await asyncio.sleep(0.2)
         assert await made.kestrel.stats_of("doomed") is None
-        assert made.registry.statistics().ended["deleted"] == 1
+        assert made.registry.leases.statistics().ended["deleted"] == 1
 
     over(broker, work)
 
@@ -290,7 +290,7 @@ def test_an_expired_lease_is_an_attempt_and_a_move(broker):
         first, second = await left(made, "slow")
         assert first == last
         assert (unwrap(second).attempt, unwrap(second).event["lasterror"]) == (2, "the lease expired")
-        assert made.registry.statistics().ended["expired"] == 1
+        assert made.registry.leases.statistics().ended["expired"] == 1
 
     over(broker, work)
 
@@ -370,7 +370,7 @@ def test_what_is_lost_before_its_copy_gets_none(broker, question):
         setattr(made.kestrel, question, asked)
         with pytest.raises(LeaseLost):
             await made.registry.nack(taken.lease.id)
-        assert (made.moves.statistics().doubled, made.registry.statistics().ended["backend_lost"]) == (0, 1)
+        assert (made.moves.statistics().doubled, made.registry.leases.statistics().ended["backend_lost"]) == (0, 1)
         await until_there(made, "early-end", 1)
         assert [unwrap(item).attempt for item in await left(made, "early-end")] == [1]
 
@@ -412,7 +412,7 @@ def test_a_rejection_that_is_not_confirmed_is_not_told_as_done(own_broker):
                 await made.registry.reject(taken.lease.id)
         finally:
             own_broker.process.send_signal(signal.SIGCONT)
-        assert made.registry.statistics().ended["unknown"] == 1
+        assert made.registry.leases.statistics().ended["unknown"] == 1
         await until(lambda: made.kestrel.available, 10)
         assert unwrap((await left(made, "q__dead"))[0]).id == taken.job.id
 

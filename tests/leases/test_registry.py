@@ -10,8 +10,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from gateway.common.states import IllegalMoveError
 from gateway.errors import BackendRefused, GatewayError, LeaseForgotten, LeaseLost, TooManyLeases
+from gateway.leases.known import OUTCOME_NAMES
 from gateway.leases.lease import MOVES, Lease, State
-from gateway.leases.registry import OUTCOME_NAMES
 from tests.leases.support import LIMIT, Item, balanced, opened, registry, within
 
 
@@ -35,7 +35,7 @@ class Books(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.registry.close()
         self.run(self.tasks.__aexit__(None, None, None))
-        assert (balanced(self.registry.statistics()), self.registry.statistics().open) == (True, 0)
+        assert (balanced(self.registry.leases.statistics()), self.registry.leases.statistics().open) == (True, 0)
         self.loop.close()
         for item in self.items.values():
             assert len(item.ends) <= 1, "an item was settled twice"
@@ -47,7 +47,7 @@ class Books(RuleBasedStateMachine):
         async def go():
             return opened(self.registry, item)
 
-        if len(self.registry) >= LIMIT:
+        if len(self.registry.leases) >= LIMIT:
             with pytest.raises(TooManyLeases):
                 self.run(go())
             return None
@@ -108,7 +108,7 @@ class Books(RuleBasedStateMachine):
                 self.model[lease] = State.RETURNED
 
     async def _give_back(self, lease):
-        held: Any = self.registry.find(lease)
+        held: Any = self.registry.leases.find(lease)
         self.registry.give_back(held)
         await asyncio.sleep(0.001)
 
@@ -130,14 +130,14 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def books_balance(self):
-        books = self.registry.statistics()
+        books = self.registry.leases.statistics()
         states = list(self.model.values())
         assert books.delivered == len(states)
         assert books.delayed == states.count(State.DELAYED)
         assert books.open == states.count(State.HELD) + books.delayed
         assert balanced(books)
         for lease, state in self.model.items():
-            assert self.registry.find(lease).state is state
+            assert self.registry.leases.find(lease).state is state
 
 
 Books.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
@@ -184,7 +184,7 @@ def test_leases_expire_in_the_order_of_their_deadlines():
     async def work(tasks):
         leases = registry(tasks)
         ended: list[str] = []
-        leases.on_end(lambda lease: ended.append(lease.queue))
+        leases.leases.on_end(lambda lease: ended.append(lease.queue))
         lengths = {"late": 0.09, "soon": 0.03, "middle": 0.06, "extended": 0.01}
         made = {name: opened(leases, Item(), length_s, queue=name, job_id=None) for name, length_s in lengths.items()}
         await leases.extend(made["extended"].id, 0.12)
@@ -203,7 +203,7 @@ def test_extending_for_ever_keeps_the_heap_small():
         lease = opened(leases, Item())
         for _ in range(10_000):
             await leases.extend(lease.id, 100)
-        assert len(leases._deadlines) < 3000
+        assert len(leases.leases.deadlines) < 3000
         leases.close()
 
     within(work)
@@ -219,9 +219,9 @@ def test_memory_of_ended_leases_is_bounded():
             lease = opened(leases, Item())
             await leases.ack(lease.id)
             made.append(lease.id)
-        assert leases.statistics().remembered == 3
+        assert leases.leases.statistics().remembered == 3
         with pytest.raises(LeaseForgotten):
-            leases.find(made[0])
+            leases.leases.find(made[0])
         await leases.ack(made[4])
 
     within(work)

@@ -17,7 +17,7 @@ def test_a_delayed_nack_leaves_when_it_is_due():
     async def work(tasks):
         leases = registry(tasks)
         item, mover, ended = Item(), ScriptedMover(), asyncio.Event()
-        leases.on_end(lambda lease: ended.set())
+        leases.leases.on_end(lambda lease: ended.set())
         lease = opened(leases, item, mover=mover)
         for _ in range(2):
             assert (await leases.nack(lease.id, delay_s=0.05, reason="later")).state is State.DELAYED
@@ -30,7 +30,7 @@ def test_a_delayed_nack_leaves_when_it_is_due():
         await asyncio.wait_for(ended.wait(), 5)
         assert (item.ends, mover.left) == (["moved"], [asked, replace(asked, delay_s=0.0)])
         assert (await leases.nack(lease.id)).place is Place.TAIL
-        assert leases.statistics().ended["nacked"] == 1
+        assert leases.leases.statistics().ended["nacked"] == 1
 
     within(work)
 
@@ -45,13 +45,13 @@ def test_a_job_on_a_holding_queue_has_no_lease():
         record = await leases.nack(lease.id, delay_s=50)
         assert (record.state, record.place, record.as_asked) == (State.DELAYED, Place.TAIL, True)
         assert 49 < record.expires_at_s - time.time() < 51
-        assert (item.ends, len(leases)) == (["moved"], 0)
+        assert (item.ends, len(leases.leases)) == (["moved"], 0)
         assert (await leases.nack(lease.id, delay_s=1)).expires_at_s == record.expires_at_s
         assert not (await leases.nack(lease.id, asked=Place.HEAD)).as_asked
         with pytest.raises(GatewayError) as conflict:
             await leases.ack(lease.id)
         assert conflict.value.code == "lease-settled"
-        assert (leases.statistics().ended["nacked"], leases.statistics().delayed) == (1, 0)
+        assert (leases.leases.statistics().ended["nacked"], leases.leases.statistics().delayed) == (1, 0)
 
     within(work)
 
@@ -76,10 +76,10 @@ def test_nothing_outlives_kestrel_s_own_limit():
         lease = opened(leases, Item(), 5)
         with pytest.raises(InvalidBody):
             await leases.extend(lease.id, 11)
-        assert (lease.state, leases.statistics().delayed) == (State.HELD, 0)
+        assert (lease.state, leases.leases.statistics().delayed) == (State.HELD, 0)
         assert (await leases.nack(lease.id, delay_s=11)).expires_at_s < time.time() + 10.5
         leases.close()
-        assert leases.find(lease.id).place is Place.HEAD
+        assert leases.leases.find(lease.id).place is Place.HEAD
 
     within(work)
 
@@ -101,7 +101,7 @@ def test_a_deleted_queue_takes_moves_under_way_along():
             await nack
         await ack
         assert (item.ends, other.ends) == (["back"], ["confirmed"])
-        assert balanced(leases.statistics())
+        assert balanced(leases.leases.statistics())
 
     within(work)
 
@@ -163,7 +163,7 @@ def test_too_many_leases_say_when_to_come_again():
         assert full.value.retry_after_s == 30
         leases.limits.check_room("a")
         leases.close()
-        assert leases.statistics().ended["drained"] == 3
+        assert leases.leases.statistics().ended["drained"] == 3
         leases.limits.check_room("b")
 
     within(work)
@@ -185,7 +185,7 @@ def test_a_settlement_cut_by_the_end_of_all_gives_back():
         with pytest.raises((GatewayError, asyncio.CancelledError)):
             await request
         assert item.ends == ["back"]
-        assert leases.statistics().ended["unknown"] == 1
+        assert leases.leases.statistics().ended["unknown"] == 1
         leases.close()
 
     asyncio.run(work())

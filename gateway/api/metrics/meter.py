@@ -85,7 +85,7 @@ class Meter:
         )
 
     def _leases(self) -> list[Sample]:
-        books = self._registry.statistics()
+        books = self._registry.leases.statistics()
         return [
             ("leases_delivered_total", (), books.delivered),
             *(("leases_settled_total", (outcome,), count) for outcome, count in books.ended.items()),

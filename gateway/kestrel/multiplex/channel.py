@@ -29,21 +29,15 @@ from gateway.common.multiplex.messages import (
     unpack_outcome,
 )
 from gateway.common.multiplex.protocol import FrameConnection
+from gateway.kestrel.multiplex.pending import PendingOperations, Then
 from gateway.kestrel.wire.connection import ConnectionLostError
 
 log = logging.getLogger(__name__)
 
 LARGEST_BYTES = 1 << 32
 """Of an item: it asks for each, and the broker has a limit."""
-TICK_S: Final = 0.02
-"""Operations without an answer are looked for no more often than this."""
-LATE_S, READ_S = 0.005, 0.02
-"""A timer that is this late runs before the answers that have arrived are read, so it waits READ_S for them."""
 _TAKEN_BACK: Final = int(FrameKind.TAKEN_BACK)
 _ITEM: Final = int(FrameKind.ITEM)
-Then: TypeAlias = Callable[[Frame | None], None]
-_Expected: TypeAlias = tuple[Then, float, bool]
-"""The callback, when it is called without an answer, and whether a late answer calls it again."""
 Confirmed: TypeAlias = Callable[[Code | None, str], None]
 """Called with the outcome of a confirm and why it failed; with None if no answer came."""
 
@@ -81,11 +75,9 @@ class BrokerChannel:
         self._timeout_s = timeout_s
         self._on_heard = on_heard
         self._on_lost = on_lost
-        self._answers: dict[int, _Expected] = {}
+        self._pending = PendingOperations(loop, timeout_s, self._look_idle)
+        self._answers = self._pending.operations
         self._confirms: dict[int, Confirmed] = {}  # by open read, of this turn of the loop
-        self._late: dict[int, Then] = {}  # confirms without an answer in time
-        self._timer: asyncio.TimerHandle | None = None
-        self._last_id = 0
         self._over = False
         self._idle: asyncio.Future[None] | None = None
 
@@ -101,18 +93,18 @@ class BrokerChannel:
 
     def ask(self, kind: FrameKind, payload: bytes, then: Then, timeout_s: float = 0.0) -> int:
         """Sends an operation without items; returns its id."""
-        id_ = self._expect(then, timeout_s)
+        id_ = self._pending.expect(then, timeout_s)
         self.frames.operate(frame(kind, id_, payload))
         return id_
 
     def put(self, key: bytes, entries: Sequence[Entry], then: Then, timeout_s: float) -> None:
         """Stores items that fit into a frame together."""
-        self.frames.carry(key, FrameKind.PUT, self._expect(then, timeout_s), pack_put(key, entries))
+        self.frames.carry(key, FrameKind.PUT, self._pending.expect(then, timeout_s), pack_put(key, entries))
 
     def put_large(self, key: bytes, entry: Entry, then: Then, timeout_s: float) -> None:
         """Stores an item that does not fit into a frame."""
         expiry, item = entry
-        id_ = self._expect(then, timeout_s)
+        id_ = self._pending.expect(then, timeout_s)
         self.frames.carry_item(key, FrameKind.PUT, id_, pack_detached_put(key, expiry, len(item)), item)
 
     def open(self, key: bytes, wait_s: float, then: Then, after: int = 0) -> int:
@@ -161,44 +153,6 @@ class BrokerChannel:
         if self._idle is not None:
             self._look_idle()
 
-    def _expect(self, then: Then, timeout_s: float, *, also_late: bool = False) -> int:
-        """The id of a new operation."""
-        id_ = self._last_id = self._last_id + 1
-        self._answers[id_] = then, self.loop.time() + (timeout_s or self._timeout_s), also_late
-        if self._timer is None:
-            self._timer = self.loop.call_later(self._timeout_s, self._tick, self.loop.time() + self._timeout_s)
-        return id_
-
-    def _confirmed(self, confirms: dict[int, Confirmed], answer: Frame | None) -> None:
-        """The answer to a frame with these confirms."""
-        if answer is None:
-            for then in confirms.values():
-                then(None, "")
-            return
-        codes, why = unpack_outcome(answer.payload, len(confirms))
-        for then, code in zip(confirms.values(), codes, strict=True):
-            then(code, why)
-
-    def _tick(self, due_s: float) -> None:
-        """Ends the operations whose time is over. The next time is not after that of any later operation."""
-        self._timer = None
-        now_s = self.loop.time()
-        if now_s - due_s > LATE_S:
-            self._timer = self.loop.call_later(READ_S, self._tick, now_s + READ_S)
-            return
-        answers = self._answers
-        for id_ in [id_ for id_, (_, ends_s, _) in answers.items() if ends_s <= now_s]:
-            if (found := answers.pop(id_, None)) is not None:
-                then, _, also_late = found
-                if also_late:
-                    self._late[id_] = then
-                then(None)
-        self._look_idle()
-        if answers and not self._over and self._timer is None:
-            first_s = min(ends_s for _, ends_s, _ in answers.values())
-            due_s = max(now_s + TICK_S, min(first_s, now_s + self._timeout_s))
-            self._timer = self.loop.call_later(due_s - now_s, self._tick, due_s)
-
     # See FrameHandler
 
     def opened(self) -> None:
@@ -219,7 +173,7 @@ class BrokerChannel:
                 read.taken_back(deleted=bool(message.payload))
         elif message.kind == _ITEM:
             self.ask(FrameKind.ABORT, pack_ids((id_,)), _ignore)
-        elif (late := self._late.pop(id_, None)) is not None:
+        elif (late := self._pending.late.pop(id_, None)) is not None:
             late(message)
         if self._idle is not None:
             self._look_idle()
@@ -234,7 +188,7 @@ class BrokerChannel:
             else:
                 confirms = {}
             self._confirms = confirms
-            id_ = self._expect(partial(self._confirmed, some), 0.0, also_late=True)
+            id_ = self._pending.expect(partial(_tell, some), 0.0, also_late=True)
             self.frames.operate(frame(FrameKind.CONFIRM, id_, pack_ids(tuple(some))))
 
     def unblocked(self) -> None:
@@ -268,21 +222,18 @@ class BrokerChannel:
         if self._over:
             return
         self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
         self.frames.abort()
         if not self.ready.done():
             self.ready.set_result(False)
         reads, self.reads = self.reads, {}
-        answers, self._answers = self._answers, {}
+        answers = self._pending.close()
         confirms, self._confirms = self._confirms, {}
-        self._late.clear()
         self._on_lost(self)
         for read in reads.values():
             read.connection_lost()
-        for then, *_ in answers.values():
+        for then in answers:
             then(None)
-        self._confirmed(confirms, None)
+        _tell(confirms, None)
         self._look_idle()
 
     def _look_idle(self) -> None:
@@ -298,3 +249,14 @@ def _resolve(future: asyncio.Future[Frame | None], answer: Frame | None) -> None
 
 def _ignore(_answer: Frame | None) -> None:
     """The item is back, or back with the connection."""
+
+
+def _tell(confirms: dict[int, Confirmed], answer: Frame | None) -> None:
+    """The answer to a frame with these confirms."""
+    if answer is None:
+        for then in confirms.values():
+            then(None, "")
+        return
+    codes, why = unpack_outcome(answer.payload, len(confirms))
+    for then, code in zip(confirms.values(), codes, strict=True):
+        then(code, why)
