@@ -22,7 +22,7 @@ def test_names_of_memcache_clients_are_flagged(tmp_path):
         for name in [*ODD, "fine", "fine+child", "fine__dead"]:
             wire.put(name, b"x")
         listed = {queue["queue"]: queue["reachable"] for queue in http.get("/queues").json()["queues"]}
-        assert listed == dict.fromkeys(ODD, False) | {"fine": True}
+        assert listed == dict.fromkeys(ODD, False) | {"fine": True, "fine+child": True}
         deadline_s = time.monotonic() + 20
         while not all(repr(name) in gateway.log.read_text() for name in ODD):
             assert time.monotonic() < deadline_s, gateway.log.read_text()

@@ -215,11 +215,13 @@ class World:
 
     # What callers do
 
-    def come(self, timeout_s):
+    def come(self, timeout_s, order=None):
+        """order: that of its arrival, if it has taken directly before."""
         patience_s = 0.25 if timeout_s else PATIENCE_S
-        waiter = Waiter(self.now, self.now + timeout_s, patience_s)
+        waiter = Waiter(self.now, self.now + timeout_s, patience_s, self.count + 1 if order is None else order)
         self.waiters.append(waiter)
         self.line.append(waiter)
+        self.line.sort(key=lambda each: each.order)
         self.count += 1
         if not timeout_s:
             self.closing[waiter] = self.count

@@ -32,6 +32,20 @@ def test_rule_1_the_first_in_line_is_served_whichever_get_brought_the_item():
     assert (first.phase, second.phase) == (WaiterPhase.GIVEN, WaiterPhase.ENDED)
 
 
+@pytest.mark.parametrize("ask", [False, True])
+def test_rule_1_who_came_first_is_first_though_it_has_taken_directly_before(ask):
+    """It joins the line after one that came later, which waits or asks."""
+    world = World()
+    second = world.come(10)
+    if not ask:
+        world.settle(0.01)
+    first = world.come(10, order=0)
+    world.settle(0.01)
+    world.put(world.servers[0])
+    world.settle(0.1)
+    assert (first.phase, second.phase) == (WaiterPhase.GIVEN, WaiterPhase.WAITING)
+
+
 def test_rule_1_who_lost_an_item_is_first_again():
     """The next item is its, although others came before that."""
     world = World()

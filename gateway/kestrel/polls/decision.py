@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from gateway.kestrel.polls.rules import GATHER_S, LINGER_S, PROOF_S, QUEUE_GETS, QUIET_S, SETTLE_S, STEP_S, UNREAD_S
-from gateway.kestrel.polls.state import QueuePolls
+from gateway.kestrel.polls.state import QueuePolls, join
 from gateway.kestrel.polls.values import Action, Give, ServerQueue, Waiter, WaiterPhase, Why, usable
 
 
@@ -36,7 +36,8 @@ def try_join_takes(polls: QueuePolls, waiter: Waiter, now: float) -> bool:
     polls.number += 1
     waiter.since = polls.number
     waiter.since_at = waiter.alone_until = now
-    polls.line[waiter] = polls.askers[waiter] = None
+    join(polls.line, waiter)
+    polls.askers[waiter] = None
     polls.silence_at = polls.next_at = silence_at
     return True
 

@@ -28,7 +28,8 @@ class WaitingPoll(Protocol):
 class DirectPoll:
     """One poll. Implements gateway.delivery.backend.Poll.
 
-    line_up: starts an ordinary poll that ends at this time of the loop. over: called when the take is over.
+    line_up: starts an ordinary poll in the place of this one, with what is left of the timeout in seconds. over: called
+    when the take is over.
     """
 
     __slots__ = (

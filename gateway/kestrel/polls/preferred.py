@@ -29,8 +29,10 @@ class Candidate(LongPoll):
 
     __slots__ = ("_changed",)
 
-    def __init__(self, runner: QueueRunner, timeout_s: float, patience_s: float, changed: Callable[[], None]) -> None:
-        super().__init__(runner, runner.loop.time(), timeout_s, patience_s)
+    def __init__(
+        self, runner: QueueRunner, timeout_s: float, patience_s: float, order: int, changed: Callable[[], None]
+    ) -> None:
+        super().__init__(runner, timeout_s, patience_s, order)
         self._changed = changed
         self.awaited = True  # PreferredPoll is about to fetch the item, or cancels the poll
 

@@ -10,6 +10,7 @@ of the servers.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
@@ -53,6 +54,7 @@ class PolledQueues:
         self._runners: dict[str, QueueRunner] = {}
         self._unused: dict[QueueRunner, float] = {}
         self._direct: dict[str, int] = {}  # takes without a line that are under way, by key
+        self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._starving: FairQueue[QueueRunner] = FairQueue()
         self._unoffered = 0
@@ -74,7 +76,7 @@ class PolledQueues:
 
     def wait(self, key: str, timeout_s: float, tenant: str = "") -> LongPoll | DirectPoll:
         """A poll of `key`, a queue of `tenant`. `timeout_s` 0 asks each server and does not wait."""
-        return self.take(key, timeout_s, tenant) or self._line_up(key, tenant, timeout_s)
+        return self.take(key, timeout_s, tenant) or self._line_up(key, tenant, next(self._order), timeout_s)
 
     def take(self, key: str, timeout_s: float, tenant: str, after: object | None = None) -> DirectPoll | None:
         """A poll that takes an item at once; None if it must line up. after: see DirectPoll.start."""
@@ -87,7 +89,7 @@ class PolledQueues:
         poll = DirectPoll(
             asyncio.get_running_loop(),
             timeout_s,
-            partial(self._line_up, key, tenant),
+            partial(self._line_up, key, tenant, next(self._order)),
             partial(self._took, key),
         )
         if not poll.start(self._servers[0], key, tenant, after):
@@ -102,10 +104,10 @@ class PolledQueues:
         else:
             del self._direct[key]
 
-    def _line_up(self, key: str, tenant: str, timeout_s: float) -> LongPoll:
+    def _line_up(self, key: str, tenant: str, order: int, timeout_s: float) -> LongPoll:
         runner = self._runner(key, tenant)
         patience_s = PROOF_S if timeout_s > 0 else self._patience_s
-        poll = LongPoll(runner, runner.loop.time(), max(0.0, timeout_s), patience_s)
+        poll = LongPoll(runner, timeout_s, patience_s, order)
         runner.came(poll)
         return poll
 
@@ -114,7 +116,7 @@ class PolledQueues:
 
         def begin(key: str, wait_s: float, changed: Callable[[], None]) -> Candidate:
             runner = self._runner(key, tenant)
-            candidate = Candidate(runner, wait_s, SILENT_S, changed)
+            candidate = Candidate(runner, wait_s, SILENT_S, next(self._order), changed)
             runner.came(candidate)
             return candidate
 

@@ -3,7 +3,8 @@
 A waiter first asks: each server gets a get without `t=`, called a take. If all are empty and the waiter has time left,
 it waits, and gets with `t=` (blocked gets), called waits, stay on the servers. At its deadline it asks once more.
 
-1. The first in line is served first, whichever get brought the item. A waiter whose item was lost is first again.
+1. The first in line is served first, whichever get brought the item. The line is in the order of arrival; a waiter
+   whose item was lost is first again.
 2. Takes run in parallel, each for its own item. An empty answer counts for each waiter that came before its take was
    sent. While a server's last answer is empty, it has one take at a time.
 3. A waiter that comes while others wait, or while a wait is on a server, waits at once: there is nothing to take.

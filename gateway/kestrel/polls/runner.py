@@ -44,8 +44,9 @@ class LongPoll(Waiter):
 
     __slots__ = ("_error", "_future", "_runner", "_timer", "coverage")
 
-    def __init__(self, runner: QueueRunner, now: float, timeout_s: float, patience_s: float) -> None:
-        super().__init__(now, now + timeout_s, patience_s)
+    def __init__(self, runner: QueueRunner, timeout_s: float, patience_s: float, order: int) -> None:
+        now = runner.loop.time()
+        super().__init__(now, now + max(0.0, timeout_s), patience_s, order)
         self.coverage: Coverage | None = None
         self._runner = runner
         self._error: GatewayError | None = None

@@ -9,6 +9,7 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import takewhile
 
 from gateway.kestrel.backoff import pause_s
 from gateway.kestrel.polls.kept import KeptItems
@@ -124,7 +125,7 @@ class QueuePolls:
 
     def came(self, waiter: Waiter, now: float) -> None:
         """A poll begins."""
-        self.line[waiter] = None
+        join(self.line, waiter)
         self.arrived.append(waiter)
         self.quiet_at = math.inf
         if waiter.deadline <= now:
@@ -318,3 +319,11 @@ class QueuePolls:
         for get in reversed(gets):
             self._over(get)
             self.actions.append(Close(get))
+
+
+def join(line: OrderedDict[Waiter, None], waiter: Waiter) -> None:
+    """The waiter joins the line, before those that came after it: it has taken directly before."""
+    later = list(takewhile(lambda each: each.order > waiter.order, reversed(line)))
+    line[waiter] = None
+    for each in reversed(later):
+        line.move_to_end(each)

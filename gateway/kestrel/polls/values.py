@@ -81,12 +81,14 @@ MOVES: dict[WaiterPhase, frozenset[WaiterPhase]] = {
 class Waiter:
     """One poll. patience_s: how long servers may be silent before it ends, if no server has answered its takes.
 
-    awaited: a caller is about to fetch the item. since: a sequence number; only takes with later numbers count for it.
+    order: grows from each poll to the next, in the order of arrival. awaited: a caller is about to fetch the item.
+    since: a sequence number; only takes with later numbers count for it.
     """
 
     joined_at: float
     deadline: float
     patience_s: float
+    order: int = 0
     phase: WaiterPhase = WaiterPhase.ASKING
     ending: bool = False
     awaited: bool = False
