@@ -2,8 +2,9 @@
 
 1. The timer is set to the earliest entry or to an earlier time. After DUE_AT_ONCE leases it is set at least DUE_PAUSE_S
    later.
-2. An entry is valid while its lease is open and still has that deadline. Invalid entries are skipped, and removed when
-   they are the majority.
+2. An entry is valid while its lease has an open read, waits, and still has that deadline. Invalid entries are skipped,
+   and removed when they are the majority.
+3. An error of `due` delays no other lease.
 """
 
 from __future__ import annotations
@@ -72,14 +73,16 @@ class Deadlines:
     def _ring(self) -> None:
         self._timer = None
         now_s = time.monotonic()
-        for _ in range(DUE_AT_ONCE):
-            if not self._heap or self._heap[0][0] > now_s:
-                break
-            entry = heapq.heappop(self._heap)
-            if _counts(*entry):
-                self._due(entry[2])
-        self._arm(now_s + DUE_PAUSE_S)
+        try:
+            for _ in range(DUE_AT_ONCE):
+                if not self._heap or self._heap[0][0] > now_s:
+                    break
+                entry = heapq.heappop(self._heap)
+                if _counts(*entry):
+                    self._due(entry[2])
+        finally:
+            self._arm(now_s + DUE_PAUSE_S)
 
 
 def _counts(due_s: float, _order: int, lease: Lease) -> bool:
-    return lease.state in _WAITING and lease.deadline_s == due_s
+    return lease.read is not None and lease.state in _WAITING and lease.deadline_s == due_s

@@ -56,6 +56,37 @@ def test_a_job_on_a_holding_queue_has_no_lease():
     within(work)
 
 
+def test_the_deadline_of_a_lease_that_ended_as_delayed_is_over():
+    """Its job is on a holding queue. Leases with later deadlines expire."""
+
+    async def work(tasks):
+        leases = registry(tasks)
+        held = opened(leases, Item(), 0.05, ScriptedMover(holds=True))
+        await leases.nack(held.id, delay_s=50)
+        items = [Item() for _ in range(3)]
+        for number, item in enumerate(items, 2):
+            opened(leases, item, 0.05 * number)
+        await asyncio.sleep(0.5)
+        assert ([item.ends for item in items], len(leases.leases)) == ([["moved"]] * 3, 0)
+
+    within(work)
+
+
+def test_an_error_at_one_deadline_delays_no_other(caplog):
+    """The error is logged, and the lease stays with its open read."""
+
+    async def work(tasks):
+        leases = registry(tasks)
+        broken, item = opened(leases, Item(), 0.05), Item()
+        broken.mover = None
+        opened(leases, item, 0.1)
+        await asyncio.sleep(0.4)
+        assert (item.ends, len(leases.leases)) == (["moved"], 1)
+        leases.close()
+
+    within(work)
+
+
 def test_a_last_attempt_is_not_delayed():
     """Where the job goes to the dead letters there is nothing to wait for."""
 
