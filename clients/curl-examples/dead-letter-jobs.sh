@@ -10,7 +10,7 @@ SECOND=$(member id)
 request -X POST "$GATEWAY/leases/$LEASE/reject" -H 'Content-Type: application/json' -d '{"reason":"mailbox full"}'
 expect_status 204
 
-say "The oldest, and why each is one"
+say "The oldest dead letters, and why each job failed"
 request "$GATEWAY/queues/$QUEUE/dead-letters/jobs?max=100"
 expect_status 200
 expect_in_body '"error":"no such user"'

@@ -13,7 +13,7 @@ request "$GATEWAY/queues/$QUEUE-unknown"
 expect_status 404
 expect_in_body '"code":"queue-not-found"'
 
-say "An autoscaler reads the backlog, and zero for a queue that nobody has used yet"
+say "An autoscaler reads the backlog, and zero for a queue that does not exist yet"
 request "$GATEWAY/queues/$QUEUE-unknown?missing=zero"
 expect_status 200
 expect_in_body '"backlog":0,'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pause: nothing is handed out until the pause ends.
+# Pause: no job is delivered until the pause ends.
 . "$(dirname "$0")/lib.sh"
 given_a_job
 

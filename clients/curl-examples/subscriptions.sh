@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Subscriptions: every job of a queue for several readers, each at its own pace.
+# Subscriptions: several consumers each get a copy of every job of a queue.
 . "$(dirname "$0")/lib.sh"
 
-say "Two readers of the same jobs"
+say "Create two subscriptions"
 for CHILD in audit mail; do
   request -X PUT "$GATEWAY/queues/$QUEUE/subscriptions/$CHILD"
   expect_status 201
@@ -21,20 +21,20 @@ expect_status 200
 expect_in_body '"items":1'
 
 say "Its jobs are read like those of a queue"
-request "$GATEWAY/queues/$QUEUE+audit/next?timeout=5&lease=30"
+request "$GATEWAY/queues/$QUEUE+audit/next?timeout=5&lease_seconds=30"
 expect_status 200
 expect_in_body "\"id\":\"$JOB\""
 request -X POST "$GATEWAY/leases/$(header Lease-Id)/ack"
 expect_status 204
 
 say "Where a client or a proxy does not keep the +"
-request "$GATEWAY/queues/$QUEUE/subscriptions/mail/next?timeout=5&lease=30"
+request "$GATEWAY/queues/$QUEUE/subscriptions/mail/next?timeout=5&lease_seconds=30"
 expect_status 200
 expect_in_body "\"id\":\"$JOB\""
 request -X POST "$GATEWAY/leases/$(header Lease-Id)/ack"
 expect_status 204
 
-say "No more copies"
+say "Delete the subscriptions"
 for CHILD in audit mail; do
   request -X DELETE "$GATEWAY/queues/$QUEUE/subscriptions/$CHILD"
   expect_status 200
