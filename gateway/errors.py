@@ -256,7 +256,7 @@ class QueueHasChildren(GatewayError):
 class DeadLetterHeld(GatewayError):
     code = "dead-letter-held"
     status = 409
-    title = "The dead letter may be out of reach"
+    title = "Not every dead letter could be looked at"
     retryable = True
 
 

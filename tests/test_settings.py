@@ -81,12 +81,12 @@ def test_fixed_limits_are_the_code(root: Path) -> None:
         ["media ranges of `Accept`", f"{accept.MAX_RANGES}"],
         ["`Prefer` headers of a request, together", f"{prefer.MAX_LENGTH} bytes"],
         [
-            "queues of a tenant that requests have paused, or of a deployment without tenants",
+            "queues that requests have paused, of a tenant or of a deployment without tenants",
             f"{pause.MAX_PAUSED}",
         ],
         ["dead letters in a list", f"{query('/queues/{queue}/dead-letters/jobs', 'max')['maximum']}"],
-        ["dead letters that are searched on a server for one of them", f"{search.SEARCHED:,}"],
-        ["queues in one wait", f"{query('/next', 'queue')['maxItems']}"],
+        ["dead letters on a server that a search for one of them looks at", f"{search.SEARCHED:,}"],
+        ["queues in one poll", f"{query('/next', 'queue')['maxItems']}"],
         ["time of a redrive", f"{redrive.LONGEST_S:g} s"],
     ]
 

@@ -28,10 +28,10 @@ _TEXT_TYPE: Final = "text/plain; charset=utf-8"
 @click.option("--lines", is_flag=True, help="each line of the file is a job, in JSON (NDJSON)")
 @click.option("--type", "-t", "content_type", help="content type of the job [default: by its content]")
 @click.option("--ttl", type=Seconds(), help="seconds after which the job is dropped if no consumer has taken it")
-@click.option("--delay", type=Seconds(), help="seconds until the job is on its queue")
+@click.option("--delay", type=Seconds(), help="seconds until consumers can get the job")
 @click.option("--ordering-key", help="jobs with the same key are delivered in their order")
 @click.option("--idempotency-key", help="a request that is repeated with the same key is stored once")
-@click.option("--skip", type=WholeNumber(), default=0, help="with --lines: leave out so many lines at the beginning")
+@click.option("--skip", type=WholeNumber(), default=0, help="with --lines: skip the first N lines")
 @click.option("--json", "as_json", is_flag=True, help="print the gateway's receipt instead of the id")
 @options.calls
 def put(

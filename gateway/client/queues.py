@@ -30,12 +30,14 @@ _FIGURES: Final = {
 
 
 @click.command()
-@click.option("--filter", "filters", multiple=True, help="only queues that meet it: items>100, name~img-* (repeatable)")
+@click.option("--filter", "filters", multiple=True, help="only queues such as items>100, name~img-* (repeatable)")
 @click.option(
     "--sort", default="name", help="column of the API, such as age_s; -items begins with the most [default name]"
 )
 @click.option("--watch", is_flag=True, help="show the table again and again until it is interrupted")
-@click.option("--every", "every_s", type=Seconds(), default=2.0, help="with --watch: seconds between two [default 2]")
+@click.option(
+    "--every", "every_s", type=Seconds(), default=2.0, help="with --watch: seconds between updates [default 2]"
+)
 @click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
 @options.calls
 def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, as_json: bool, api: GatewayApi) -> None:

@@ -37,7 +37,7 @@ _IMPORT_JOBS: Final = 500
 @click.argument("queue")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--append", is_flag=True, help="continue the file of an export that was interrupted")
-@click.option("--wait", "wait_s", type=Seconds(), default=0.0, help="end when no job came for so long [default 0]")
+@click.option("--wait", "wait_s", type=Seconds(), default=0.0, help="end when no job came for this time [default 0]")
 @click.option("--max", "most", type=WholeNumber(), help="the most jobs to take [default: all]")
 @options.where
 def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: int | None, address: Target) -> None:
@@ -137,7 +137,9 @@ def _noted(notes: Path, url: str, size: int | None) -> dict[str, Any]:
     except (OSError, ValueError) as exc:
         raise click.UsageError(f"{notes} cannot be read: {exc}; delete it, or give --from-start") from exc
     if found["url"] != url or (size is not None and found["offset"] > size):
-        raise click.UsageError(f"{notes} is of an import to {found['url']}, or of a longer file; give --from-start")
+        raise click.UsageError(
+            f"{notes} belongs to an import to {found['url']}, or to a longer file; give --from-start"
+        )
     return found
 
 

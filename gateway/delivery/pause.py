@@ -1,12 +1,12 @@
-"""Paused queues: nothing is handed out from them, and everything else works. Knows no HTTP.
+"""Paused queues: none of their jobs is delivered, and everything else works. Knows no HTTP.
 
-A queue is paused by a request, until then or for good, or by its policy. The requests are entries of the control state,
-so every worker and replica knows them within a second, and a restart ends no pause.
+A request pauses a queue, until a time or until another request ends the pause; or a policy does. The requests are
+entries of the control state, so every worker and replica knows them within a second, and a restart ends no pause.
 
 1. A poll of a paused queue waits here, and no get of it is on a server. A poll that already waits on the servers when
    its queue is paused comes back here.
-2. An item is given to no consumer before the control state was read, and not if it was last read a while ago: this
-   process may have been stopped since.
+2. An item is given to no consumer before the control state was read, and not if it was last read more than
+   control.FRESH_S ago: this process may have been stopped since.
 """
 
 from __future__ import annotations
@@ -92,13 +92,13 @@ class Pauses:
         if self._control.known:
             await self._control.refresh()
         elif not await self._control.learned(LEARN_S):
-            raise BackendUnavailable("it is not known yet which queues are paused")
+            raise BackendUnavailable("this worker has not yet read which queues are paused; try again")
 
     async def begin(self, queue: Queue, until_s: float | None, reason: str) -> Coverage:
         """Pauses the queue, or changes its pause. Raises as ControlMap.set; TooManyQueues."""
         current = self.of(queue)
         if current is None and self._count(queue.tenant) >= MAX_PAUSED:
-            raise TooManyQueues(f"{MAX_PAUSED} queues are paused, which is the maximum; end the pause of one first")
+            raise TooManyQueues(f"{MAX_PAUSED} queues are paused, which is the maximum; end a pause first")
         since_s = time.time() if current is None else current.since_s
         return await self._entries.set(queue.key, Pause(since_s, until_s, reason))
 

@@ -58,7 +58,7 @@ class Delivery:
 
 
 class Hold(Enum):
-    """Why a queue that may have jobs handed out none."""
+    """Why no job of a queue was delivered, although it may have some."""
 
     PAUSED = "paused"
     MAX_IN_FLIGHT = "max_in_flight"

@@ -100,7 +100,9 @@ def _delay(value: bytes) -> float | None:
     except ValueError:
         delay_s = None
     if type(delay_s) not in (int, float) or not 0 <= delay_s <= LONGEST_DELAY_S:
-        raise InvalidBody(f"delay: it must be a number of seconds from 0 to {LONGEST_DELAY_S:.0f}")
+        raise InvalidBody(
+            f"delay: {value[:40].decode(errors='replace')} is not a number of seconds from 0 to {LONGEST_DELAY_S:.0f}"
+        )
     return float(delay_s)
 
 

@@ -1,4 +1,4 @@
-"""How many leases have ended just now because the server reported that it has deleted their queue."""
+"""How many leases have ended recently because the server reported that it has deleted their queue."""
 
 from __future__ import annotations
 

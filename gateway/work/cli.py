@@ -51,31 +51,31 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
 @click.option("--exec", "_exec", metavar="COMMAND...", help="the command, as the last option; no shell is used")
 @click.option("--to", "endpoint", metavar="URL", help="the endpoint to which each job is posted")
 @click.option("--concurrency", "-c", type=WholeNumber(), default=1, help="jobs at the same time [default 1]")
-@click.option("--timeout", "timeout_s", type=Seconds(), default=600.0, help="time for one job; 0: any [default 600]")
+@click.option(
+    "--timeout", "timeout_s", type=Seconds(), default=600.0, help="time limit of one job; 0: none [default 600]"
+)
 @click.option(
     "--kill-after",
     "kill_after_s",
     type=Seconds(),
     default=10.0,
-    help="from SIGTERM to SIGKILL of a command [default 10]",
+    help="time from SIGTERM to SIGKILL of a command [default 10]",
 )
 @click.option(
-    "--retry-delay", "first_s", type=Seconds(), default=1.0, help="rest of a job that failed once [default 1]"
+    "--retry-delay", "first_s", type=Seconds(), default=1.0, help="delay after the first failed attempt [default 1]"
 )
-@click.option("--max-retry-delay", "longest_s", type=Seconds(), default=300.0, help="longest such rest [default 300]")
+@click.option("--max-retry-delay", "longest_s", type=Seconds(), default=300.0, help="longest such delay [default 300]")
 @click.option(
-    "--lease", "lease_s", type=Seconds(), default=60.0, help="length of a lease, extended in time [default 60]"
+    "--lease", "lease_s", type=Seconds(), default=60.0, help="length of a lease; the worker extends it [default 60]"
 )
 @click.option("--wait", "wait_s", type=Seconds(), default=20.0, help="length of one poll for a job [default 20]")
-@click.option("--max-jobs", type=WholeNumber(), default=0, help="end after so many jobs")
-@click.option(
-    "--max-time", "max_time_s", type=Seconds(), default=0.0, help="take no job after so many seconds, and end"
-)
-@click.option("--max-memory", type=WholeNumber(), default=0, help="end after a job if the worker uses so many MiB")
+@click.option("--max-jobs", type=WholeNumber(), default=0, help="end after N jobs")
+@click.option("--max-time", "max_time_s", type=Seconds(), default=0.0, help="take no job after this time, and end")
+@click.option("--max-memory", type=WholeNumber(), default=0, help="end after a job if the worker uses N MiB or more")
 @click.option(
     "--reject-on",
     callback=_statuses,
-    help="answers of the endpoint that make a dead letter, in addition to 410: 400,422",
+    help="statuses of the endpoint that make a dead letter, in addition to 410, such as 400,422",
 )
 @click.option(
     "--secret-file",
@@ -83,7 +83,9 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
     help=f"file with the secrets that sign requests, a line each [variable {SECRET_VARIABLE}]",
 )
 @click.option("--debug", is_flag=True, help="log every step as it happens")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="of the log [default text]")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", help="format of the log [default text]"
+)
 @options.where
 @click.pass_context
 def work(
@@ -104,11 +106,11 @@ def work(
       0            the job is done
       65, 100      the job cannot be done: it becomes a dead letter
       126, 127     the command cannot run: the job goes back, and the worker ends with this code
-      any other    the attempt failed: the job comes again, later each time; so after a signal
+      any other    the attempt failed, as after a signal: the job is retried after a growing delay
 
     The end of its standard error is the reason that a dead letter shows. The endpoint gets the job as the body of a
     POST. 2xx is done, 202 leaves the lease to the endpoint, 410 and --reject-on make a dead letter, and Retry-After is
-    obeyed.
+    the delay of the next attempt.
 
     \b
       SIGTERM      finish the jobs in hand, then end with 0 (so does SIGINT; the second one is a SIGQUIT)

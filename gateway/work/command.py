@@ -96,9 +96,9 @@ class CommandRunner:
         if exited in done:
             return verdict.of_exit(code, errors.end)
         if asked in done:
-            return WorkVerdict(Action.GIVE_BACK, "the worker was told to give it back")
+            return WorkVerdict(Action.GIVE_BACK, "given back, because the worker stops")
         return WorkVerdict(
-            Action.NACK, verdict.reason(f"the time limit of {self._timeout_s:g} s is over (--timeout)", errors.end)
+            Action.NACK, verdict.reason(f"the command ran longer than {self._timeout_s:g} s (--timeout)", errors.end)
         )
 
     async def close(self) -> None:

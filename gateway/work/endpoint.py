@@ -29,7 +29,7 @@ logger: Final = logging.getLogger(__name__)
 
 _READ_BYTES: Final = 4096
 """Of an answer: more than a reason holds."""
-_LONGEST_DELAY_S: Final = 43200.0
+_LONGEST_DELAY_S: Final = 2592000.0
 """The longest delay of a nack. Source: openapi.yaml, NackRequest."""
 _UNAVAILABLE: Final = frozenset({429, 502, 503, 504})
 _GONE: Final = 410
@@ -95,7 +95,7 @@ class EndpointRunner:
             return request.result()
         await asyncio.wait({request})
         if asked in done:
-            return WorkVerdict(Action.GIVE_BACK, "the worker was told to give it back")
+            return WorkVerdict(Action.GIVE_BACK, "given back, because the worker stops")
         return WorkVerdict(
             Action.NACK, f"{self._shown}: no answer within {self._timeout_s:g} s (--timeout)", unavailable=True
         )

@@ -28,9 +28,9 @@ def secret(text: str) -> bytes:
     try:
         key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
     except binascii.Error as exc:
-        raise SecretError(f"a secret is {_PREFIX} and base64") from exc
+        raise SecretError(f"a secret must be {_PREFIX} and base64") from exc
     if not SHORTEST <= len(key) <= LONGEST:
-        raise SecretError(f"a secret has {len(key)} bytes; {SHORTEST} to {LONGEST} are allowed")
+        raise SecretError(f"a secret of {len(key)} bytes is not allowed; it must have {SHORTEST} to {LONGEST}")
     return key
 
 

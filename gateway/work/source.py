@@ -44,7 +44,7 @@ class JobSource:
             return None
         lease = answer.headers.get("lease-id")
         if lease is None:
-            detail = f"{self._url}: the answer has no lease, so this is no kestrel-gateway"
+            detail = f"{self._url}: the answer has no lease; the URL is not that of a kestrel-gateway"
             raise failures.CallFailed("unexpected-answer", detail, status=answer.status_code, retryable=False)
         return TakenJob(
             queue=self._only or answer.headers["queue-name"],

@@ -4,7 +4,7 @@
    there are slots are repeated, whatever is killed. That is why it does not ack with `next?ack=`: while such a call has
    no answer, a slot may have two jobs.
 2. Nothing is taken while it cannot be worked on: the runner is asked first, and pauses grow while something is away.
-3. A poll that ends early without a job counts as a failure, so that no answer of a gateway makes the slots run hot.
+3. A poll that ends early without a job counts as a failure, so that slots never poll in a busy loop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.work.verdict import Action, WorkVerdict
 logger: Final = logging.getLogger(__name__)
 
 REFUSED: Final = 4
-"""The exit code if the gateway refuses the first poll: a wrong key, queue or setting. A later refusal is waited out."""
+"""The exit code if the gateway refuses the first poll: a wrong key, queue or setting. Later ones are repeated."""
 
 
 class Runner(Protocol):

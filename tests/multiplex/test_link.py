@@ -121,7 +121,7 @@ def test_without_a_common_version_the_link_uses_memcache_and_warns_once(broker, 
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(main())
-    warned = [record.getMessage() for record in caplog.records if "by memcache alone" in record.getMessage()]
+    warned = [record.getMessage() for record in caplog.records if "only memcache is used" in record.getMessage()]
     assert len(warned) == 1
     assert why in warned[0]
 

@@ -155,7 +155,7 @@ def test_a_command_that_ignores_sigterm_is_killed_after_its_time(start: Start, p
     )
     assert worker.wait() == 0
     assert time.monotonic() - began_s < 15
-    assert rest() == {"job": (2, "the time limit of 0.5 s is over (--timeout): working")}
+    assert rest() == {"job": (2, "the command ran longer than 0.5 s (--timeout): working")}
 
 
 def test_ten_megabytes_of_standard_error(start: Start, put: Put, queue: str, dead):

@@ -59,5 +59,5 @@ def _until(text: str) -> float:
     if until_s <= time.time():
         raise InvalidBody(f"until: {text} is not in the future; to end a pause, send DELETE")
     if until_s >= YEAR_10000_S:
-        raise InvalidBody(f"until: {text} is too late; leave it out to pause until DELETE")
+        raise InvalidBody(f"until: {text} is after the year 9999; leave it out to pause until DELETE")
     return until_s

@@ -18,7 +18,7 @@ class SubscriptionAdmin:
     async def list(self, call: Call) -> Answer:
         queue = call.queue()
         if queue.is_child:
-            raise InvalidName(f"{queue.name!r} is a subscription, which has none itself; name its queue")
+            raise InvalidName(f"{queue.name!r} is a subscription and has no subscriptions; name its queue")
         found = call.result(await self._subscriptions.list(queue))
         shown = [each for each in found if call.caller.may_use(each.name)]
         return json_answer({"queue": queue.name, "subscriptions": shown})
@@ -40,5 +40,5 @@ def _child(call: Call) -> Queue:
     """The subscription that the path names. Raises InvalidName, ForbiddenQueue."""
     child = call.path("child")
     if FANOUT in call.path("queue"):
-        raise InvalidName(f"{call.path('queue')[:140]!r} is a subscription, which has none itself; name its queue")
+        raise InvalidName(f"{call.path('queue')[:140]!r} is a subscription and has no subscriptions; name its queue")
     return call.named(f"{call.path('queue')}{FANOUT}{child}")

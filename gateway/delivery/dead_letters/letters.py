@@ -192,18 +192,18 @@ class DeadLetterJobs:
         shown, coverage = f"{letter[:80]!r}", search.coverage
         if coverage.partial:
             return search.trouble or BackendUnavailable(
-                f"{queue.name!r} has no dead letter {shown} on {coverage.asked} of {coverage.total} servers, and the "
+                f"{queue.name!r} has no dead letter {shown} on {coverage.asked} of {coverage.total} servers; the "
                 "others could not be asked"
             )
         if not search.whole:
             return DeadLetterHeld(
-                f"{queue.name!r} has no dead letter {shown} among its oldest, and too many to search all; move or "
-                "delete older ones first"
+                f"dead letter {shown} is not among the oldest of {queue.name!r}, which has too many to search all; "
+                "move or delete the oldest first"
             )
         try:
             if await search.others_hold_some():
                 return DeadLetterHeld(
-                    f"{queue.name!r} has no dead letter {shown} now, but another consumer holds some; try again"
+                    f"dead letter {shown} of {queue.name!r} was not found, but another consumer holds some; try again"
                 )
         except BackendUnavailable as error:
             return error

@@ -134,7 +134,7 @@ class Redrive:
         if target.is_child and target.key not in merged.queues:
             raise no_subscription(target)
         if await has_children(self._backend, target.key, merged):
-            raise QueueHasChildren(f"{target.name!r} has fanout children, and each of them would get the jobs again")
+            raise QueueHasChildren(f"{target.name!r} has subscriptions, and each of them would get the jobs again")
         with contextlib.nullcontext() if target.key == queue.key else await self._quota.room(target):
             yield
 
@@ -149,8 +149,10 @@ class Redrive:
             await read.confirm()
         except (LeaseLost, BackendUnavailable, OutcomeUnknown) as error:
             if expired:
-                raise BackendUnavailable("the connection to Kestrel was lost; the dead letter may be there") from error
-            raise OutcomeUnknown("the job is on its queue, but the dead letter may still be there, too") from error
+                raise BackendUnavailable(
+                    "the connection to Kestrel was lost; the dead letter may still exist"
+                ) from error
+            raise OutcomeUnknown("the job is on its queue, but the dead letter may still exist, too") from error
         return Redriven(int(not expired), int(expired), 0)
 
     async def _redrive(self, queue: Queue, order: RedriveOrder) -> Covered[Redriven | GatewayError]:

@@ -1,1 +1,1 @@
-"""Delayed jobs: they lie on holding queues on Kestrel until they are due."""
+"""Delayed jobs: they are on holding queues on Kestrel until they are due."""

@@ -1,9 +1,9 @@
-"""A job as it lies on a holding queue: a line that says where it goes and when, then the bytes of its item. Pure.
+"""A job as it is stored on a holding queue: a line that says where it goes and when, then the bytes of its item. Pure.
 
     held1 {"tenant":"acme","queue":"emails","due":1798761600000,"until":1798761592000,"by":"1f..."}
     {"specversion":"1.0", ...
 
-`due` and `until` are Unix times in milliseconds. `expires` is there if Kestrel must drop the item some day.
+`due` and `until` are Unix times in milliseconds. `expires` is present if the job expires.
 The item's bytes are not changed, so a raw item is held like any other one.
 """
 

@@ -79,7 +79,7 @@ class HoldingQueues:
         return not held and not merged.coverage.partial
 
     async def set_aside(self, item: bytes) -> None:
-        """Stores an item that no gateway can read on a queue where it is in nobody's way. Raises as `hold`."""
+        """Stores an item that no gateway can read on a queue of its own. Raises as `hold`."""
         await self._backend.put(self.unreadable_key, item)
 
     def _tell(self, hop: Hop) -> None:

@@ -1,8 +1,8 @@
 """Moves one job onward from a holding queue: to its next holding queue, or to its own queue when it is due.
 
-1. The job is put on, seen stored, and only then confirmed where it was. An interruption in between leaves it on both.
-2. A job that was opened too early is put on, too, never given back: so no item gets in front of an earlier one.
-3. A queue that refuses the job gets it again after REFUSED_S; until then it is in nobody's way.
+1. The job is stored on the next queue, and only then confirmed on the old one. After an interruption it may be on both.
+2. A job that was opened too early is moved, too, and never given back, so that no item gets in front of an earlier one.
+3. If its queue refuses the job, it is tried again after REFUSED_S; until then other jobs do not wait for it.
 4. The policy that the queue has now decides, also about its key. A job that has expired is dropped, and so is one of a
    subscription that was deleted, which a put would create again.
 5. An item that no gateway has written, or whose queue cannot exist here, is set aside and logged. It is never dropped.

@@ -3,8 +3,8 @@
 1. The head of a holding queue is peeked at, and nothing is held open while it waits. An item is opened when it may
    leave.
 2. An empty queue is looked at again after the time that a job waits there: before that, none can be ready. The queues
-   below FOREIGN_S are looked at only that often: whoever puts a job on one of them looks in time, and a job whose
-   worker died is late by at most FOREIGN_S.
+   below FOREIGN_S are looked at only that often: the worker that puts a job on one of them looks in time, and a job
+   whose worker ended is late by at most FOREIGN_S.
 3. A worker takes its own jobs when they may leave, others' BACKUP_S later, so that workers do not compete for an item.
 4. If a queue has fallen behind, AT_ONCE items are moved at a time, otherwise one after the other.
 5. A head that may leave in more than the time that a job waits there was written by another clock, or before a clock

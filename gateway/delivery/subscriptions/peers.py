@@ -1,4 +1,4 @@
-"""What the other workers of this gateway do when a subscription is created or deleted. Other replicas are not asked."""
+"""Asks the other workers of this gateway when a subscription is created or deleted. Other replicas are not asked."""
 
 from __future__ import annotations
 

@@ -107,7 +107,9 @@ class Subscriptions:
             )
         if not await self._peers_have(child.key):
             return Covered(
-                BackendUnavailable("another worker of this gateway writes to a server without it; repeat the request"),
+                BackendUnavailable(
+                    "another worker of this gateway uses a server that has no such subscription yet; repeat the request"
+                ),
                 None,
             )
         self._known.learn(child)

@@ -73,7 +73,7 @@ class MultiplexedLink(MemcacheLink):
             self._warned = False
         elif not self._warned:
             self._warned = True
-            log.warning("Kestrel at %s is used by memcache alone: %s", self.address, why)
+            log.warning("only memcache is used for Kestrel at %s: %s", self.address, why)
 
     async def _open_channel(self) -> str:
         """Makes the multiplexed connection. Returns why there is none, or nothing. Cancelled: it is closed."""

@@ -146,7 +146,9 @@ class Writer:
             self._fail(error)
         except Exception:
             log.exception("a member could not be prepared")
-            self._fail(BackendUnavailable(f"{self._server.address.marked} could not be given its fanout children"))
+            self._fail(
+                BackendUnavailable(f"{self._server.address.marked} does not have all fanout children of the queues yet")
+            )
         finally:
             self._preparing = None
 
