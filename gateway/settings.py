@@ -140,7 +140,7 @@ class Settings:
         0, "Kestrel's maxItemSize; a larger item is refused with 413; 0: unknown", unit="bytes", low=0, high=1 << 30
     )
     kestrel_max_subscriptions: int = _setting(
-        6, "most fanout children of one queue; the embedded broker has no limit", low=1, high=1000
+        6, "most subscriptions of one queue; the embedded broker has no limit", low=1, high=1000
     )
     kestrel_pool_size: int = _setting(64, "idle connections kept open per server", low=1, high=10000)
     kestrel_waits: int = _setting(

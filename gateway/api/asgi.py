@@ -1,8 +1,8 @@
 """A request that comes as ASGI messages, from any ASGI server. The gateway's own server does not use it.
 
-An ASGI server reports the client's end only to an application that waits for its next message. So while a request
-waits for its client, a task does that. Whether the answer reached the client is known only as far as the client's end
-was reported before.
+An ASGI server reports that the client has disconnected only to an application that waits for its next message. So a
+task waits for it while a request is in progress. An answer counts as received unless the server had reported a
+disconnect before.
 """
 
 from __future__ import annotations

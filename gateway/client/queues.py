@@ -48,8 +48,8 @@ def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, 
       kestrel-gateway queues --watch
       kestrel-gateway queues --json | jq -r 'select(.open_reads > 0).queue'
 
-    ITEMS are waiting jobs, BYTES their size, AGE the seconds that the oldest has waited, LEASED the jobs that consumers
-    have, WAITING the reads that wait, STORED all jobs ever stored, EXPIRED those that nobody took in time.
+    ITEMS are waiting jobs, BYTES their size, AGE the seconds that the oldest has waited, LEASED the jobs under a lease,
+    WAITING the reads that wait, STORED all jobs ever stored, EXPIRED the jobs that expired.
 
     Columns are separated by tabs if the output is not a terminal.
     """  # noqa: D301 (click wants the character itself)
@@ -171,7 +171,7 @@ def delete(queue: str, *, yes: bool, api: GatewayApi) -> None:
 @click.command()
 @click.argument("queue")
 @click.option("--for", "for_s", type=Seconds(), help="seconds after which the pause ends by itself [default: never]")
-@click.option("--reason", help="why, for whoever looks at the queue")
+@click.option("--reason", help="why, shown with the figures of the queue")
 @options.calls
 def pause(queue: str, *, for_s: float | None, reason: str | None, api: GatewayApi) -> None:
     """Pause QUEUE: jobs are accepted, and no consumer of any gateway gets one until `resume`."""

@@ -1,9 +1,9 @@
 """Stores the lines of a file as jobs, in requests of many jobs, each stored once however often it is sent.
 
-1. Lines are sent in their order, as many a request as the gateway allows, and their bytes are not changed.
+1. Lines are sent in order, as many in each request as the gateway allows. Their bytes are not changed.
 2. A request that is repeated has the same Idempotency-Key. Jobs that the gateway could not store now are sent again,
    with a key of their own.
-3. Where one bad line spoils a request, each line is sent for itself.
+3. If one bad line makes a request fail, each of its lines is sent in a request of its own.
 """
 
 from __future__ import annotations

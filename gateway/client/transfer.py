@@ -1,7 +1,7 @@
 """The commands `export` and `import`: a queue's jobs into a file of CloudEvents, one a line, and back.
 
-1. `export` takes some jobs, writes them, syncs the file, and only then acks them. What is interrupted is in the file or
-   on the queue, at worst in both. `--append` continues such a file: it cuts off a last line that is not whole, and does
+1. `export` takes some jobs, writes them, syncs the file, and only then acks them. After an interruption each job is in
+   the file or on the queue, or in both. `--append` continues such a file: it cuts off an incomplete last line, and does
    not write again what the file has.
 2. `import` notes after each request how far it is, beside the file. What was sent when it was interrupted is sent again
    with the same Idempotency-Key, so it is stored once.
@@ -51,7 +51,7 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
     the jobs that the command had taken are on their queue again, a minute later if it was killed. `import` reads the
     file.
 
-    Jobs that consumers have, delayed jobs and dead letters are not exported. The exit code is 5 if a Kestrel server did
+    Leased jobs, delayed jobs and dead letters are not exported. The exit code is 5 if a Kestrel server did
     not answer, so that there may be more jobs.
     """  # noqa: D301 (click wants the character itself)
     import asyncio  # noqa: PLC0415 (`--help` stays quick)
@@ -88,9 +88,9 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
 
     After each request the command notes in FILE.QUEUE.progress how far it is. If it is interrupted, the same command
     continues there, and no job is stored twice. Lines that the gateway does not accept are reported, and the exit code
-    is 1. Such are jobs that have expired since.
+    is 1. Expired jobs, for example, are not accepted.
 
-    A job keeps its id, type, content and time. It begins with its first attempt.
+    A job keeps its id, type, content and time. Its attempts start again at 1.
     """
     from gateway.client import sending  # noqa: PLC0415 (`--help` stays quick)
     from gateway.client.lines import opened, size_of  # noqa: PLC0415

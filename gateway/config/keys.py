@@ -211,7 +211,7 @@ class _Reader:
                     index,
                     "queues",
                     f"{_shown(each)} is not a pattern; use 1 to 64 of A-Z a-z 0-9 _ - and wildcards * ?, "
-                    "and for fanout children a + and as much again",
+                    "and for subscriptions a + and another such pattern",
                 )
 
     def _rate(self, index: int, entry: Mapping[str, Any]) -> tuple[float, int]:

@@ -165,7 +165,7 @@ def _table(file: TomlFile, title: str, values: Any, namespace: Namespace, mistak
         rule = RULES.get(key)
         if rule is None or (FANOUT in queue and key in OF_PUBLISHING):
             allowed = [each for each in RULES if FANOUT not in queue or each not in OF_PUBLISHING]
-            what = "unknown" if rule is None else "a fanout child has that of its queue"
+            what = "unknown" if rule is None else "a subscription uses the value of its queue"
             text = f"{where}.{key}: {what}; allowed are {', '.join(allowed)}"
             mistakes.append(file.mistake(text, "queues", title, key))
             continue

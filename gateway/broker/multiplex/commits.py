@@ -1,4 +1,4 @@
-"""What a connection does after a commit."""
+"""Calls back the operations of a connection after a commit."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
    when one that replaces it is stored (ControlItem.replaces). So the queue never loses an entry, whoever writes at the
    same time and wherever a writer is killed.
 2. A writer that finds entries that its own item lacks writes another item with both.
-3. Readers peek at the head. It may lack a change for the moment in which its writer has not removed the older item yet;
-   if the writer is killed then, `settle` removes the older item.
+3. Readers peek at the head. It lacks a change until the writer of that change has removed the older item. If the
+   writer is killed before that, `settle` removes the older item.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Deleted subscriptions, and on which servers each is gone. A server that was away then deletes it when it returns.
+"""Deleted subscriptions, and on which servers each is gone. On a server that was away, it is deleted when it returns.
 
-What is remembered is on Kestrel itself, in the control state that all workers and replicas share.
+Deletions are stored on Kestrel itself, in the control state that all workers and replicas share.
 """
 
 from __future__ import annotations

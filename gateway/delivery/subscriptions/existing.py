@@ -1,7 +1,7 @@
 """Whether a fanout child exists. Kestrel creates a child that a read names, so each read asks first.
 
-That a child exists is remembered for FRESH_S; that it does not exist never is, so a new child is found at once by every
-worker. A read that is under way while its child is deleted does not create it either: see
+An answer that a child exists is cached for FRESH_S. An answer that it does not is never cached, so every worker finds a
+new child at once. A read that is under way while its child is deleted does not create it either: see
 gateway.kestrel.wire.codec.KestrelClient.take_existing.
 """
 

@@ -3,8 +3,8 @@ gateway.kestrel.fanout.
 
 1. A subscription that was created on every server gets each job that is stored from then on. If a server did not
    answer, the caller must repeat the request.
-2. A deleted subscription is remembered before the first server deletes it, so that a server that is away then deletes
-   it when it returns.
+2. A deletion is stored before the first server deletes the subscription, so that it is deleted on a server that is
+   away when that server returns.
 3. Before a deletion every poll of the subscription ends, in every worker. A poll that looks for jobs meanwhile does not
    create it again.
 """

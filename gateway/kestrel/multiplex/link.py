@@ -106,7 +106,7 @@ class MultiplexedLink(MemcacheLink):
             return
         self.channel = None
         if self.health.answers:
-            self.health.lost(BackendUnavailable(f"{self.address.marked} has closed its connection"))
+            self.health.lost(BackendUnavailable(f"{self.address.marked} closed the connection"))
 
     async def leave(self) -> None:
         """See ServerLink."""
