@@ -1,4 +1,4 @@
-"""The gateway that a command talks to, and the key that it shows: from flags, variables and one file of settings."""
+"""The gateway that a command calls, and the key that it sends: from flags, variables and one file of settings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Next from several queues: one poll, one job, one lease, from the first of the queues that has a job.
 
-A paused queue counts as empty, and so does one whose limits (`max_in_flight`, `rate`) allow no job now. When that
-changes while the poll waits, the poll begins again with the queues that are open then, for the rest of its time.
+A paused queue counts as empty, and so does one whose limits (`max_in_flight`, `rate`) allow no job now. If that
+changes while the poll waits, the poll starts again with the queues that are then open, for the rest of its time.
 """
 
 from __future__ import annotations

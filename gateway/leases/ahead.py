@@ -1,4 +1,4 @@
-"""An ack that may go to the server in one write with the take of the next job, which then waits for the ack alone."""
+"""An ack that may go to the server in one write with the take of the next job, which then waits only for the ack."""
 
 from __future__ import annotations
 

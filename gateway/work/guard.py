@@ -1,8 +1,8 @@
-"""Ends the commands of a worker that was killed. Runs as a process of its own and imports nothing but Python's library.
+"""Ends the commands of a worker that was killed. Runs as a separate process and imports only the standard library.
 
 The worker writes `+PID` and `-PID` to its standard input when a command begins and ends. Each PID is a process group.
-When the input ends, the worker is dead: the groups that are left get SIGTERM, and SIGKILL after the seconds of the
-argument.
+When the input ends, the worker has ended: the remaining groups get SIGTERM, and SIGKILL after the number of seconds in
+the argument.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.fanout import deletions, story
+from tests.fanout import deletions, outages
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,6 @@ def test_a_deletion_under_load_is_final(tmp_path, rounds, gateways, broker):
 @pytest.mark.parametrize("standin", [False, True], ids=["brokers", "stand-ins"])
 def test_each_subscription_gets_each_job_while_servers_are_killed_and_join(tmp_path, standin):
     """None is missing, and none comes again after its ack."""
-    history = asyncio.run(story.run(tmp_path, 9, standin=standin))
+    history = asyncio.run(outages.run(tmp_path, 9, standin=standin))
     assert history.good, history
     assert len(history.stored) > 100

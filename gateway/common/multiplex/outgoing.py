@@ -1,7 +1,7 @@
 """What one side will send: in which order, and how much the peer's credit allows. No I/O.
 
 1. Answers, events and credit need no credit and leave first, in order. The peer's operations bound their number.
-   What has credit when it comes leaves with them.
+   Other messages that have credit when they come leave with them.
 2. Other operations leave in order, while the credit for operations lasts.
 3. Messages with items leave while the credit for items lasts. Each has a turn, a name such as its queue: those of one
    turn leave in order, and turns alternate frame by frame. A large item of one queue delays another queue by a frame.

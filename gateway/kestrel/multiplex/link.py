@@ -2,8 +2,9 @@
 
 1. It connects by both protocols. Without a common version, or without the socket, it is a memcache link, and says so
    once.
-2. The end of the multiplexed connection is the loss of the server, which is then tried again at once.
-3. An operation that has no answer in time fails alone; whether the server still answers is asked by memcache.
+2. When the multiplexed connection ends, the server counts as lost, and the link connects again at once.
+3. If an operation gets no answer in time, only that operation fails; memcache is used to ask whether the server still
+   answers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A poll that takes an item at once, without a line: nobody else waits for the queue, and its only server can be asked
-on a connection that it shares.
+"""A poll that takes an item at once: no other poll waits for the queue, and its only server can be asked on a shared
+connection.
 
-If there is no item, or the server does not answer, it becomes an ordinary poll, which knows what to do then.
+If there is no item, or the server does not answer, it becomes an ordinary poll.
 """
 
 from __future__ import annotations

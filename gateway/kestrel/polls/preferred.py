@@ -1,6 +1,6 @@
 """One poll of several queues: the item comes from the first of them that has one.
 
-1. The queues are asked one after the other. If all are empty, the poll waits in the line of each of them.
+1. The queues are asked one after the other. If all are empty, the poll waits for items of all of them.
 2. If a later queue then has an item, the earlier ones are asked again, all at once. The item stays set aside meanwhile.
    It is the result only if they have answered that they are empty.
 3. A server that answers nothing at all for SILENT_S is not waited for (rule 4 of gateway.kestrel.polls.rules, with less

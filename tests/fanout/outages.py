@@ -1,6 +1,6 @@
 """Two subscriptions, three producers, two consumers each, three servers, of which one is killed and one joins.
 
-    python -m tests.fanout.story --seconds 60 [--standin]
+    python -m tests.fanout.outages --seconds 60 [--standin]
 
 Checks that each subscription gets every job that was answered with 201, and none after its ack was answered with 204.
 The servers are embedded brokers, or with `--standin` stand-ins with the races of a real Kestrel, which lose their
