@@ -247,7 +247,8 @@ class Lease:
 
     def record(self) -> LeaseRecord:
         """What is known of the lease now."""
-        place = self.target if self.place is None and self.state is State.DELAYED else self.place
+        set_aside = self.place is None and self.state is State.DELAYED  # no copy is safe, so it goes to the head
+        place = Place.HEAD if set_aside else self.place
         return LeaseRecord(
             self.id, self.queue, self.job_id, self.attempt, self.expires_at_s, self.state, place, self.target
         )

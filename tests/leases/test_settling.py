@@ -20,7 +20,8 @@ def test_a_delayed_nack_leaves_when_it_is_due():
         leases.leases.on_end(lambda lease: ended.set())
         lease = opened(leases, item, mover=mover)
         for _ in range(2):
-            assert (await leases.nack(lease.id, delay_s=0.05, reason="later")).state is State.DELAYED
+            record = await leases.nack(lease.id, delay_s=0.05, reason="later")
+            assert (record.state, record.place) == (State.DELAYED, Place.HEAD)
         for other in (leases.ack(lease.id), leases.reject(lease.id), leases.extend(lease.id, 50)):
             with pytest.raises(GatewayError) as conflict:
                 await other
