@@ -13,6 +13,7 @@ REQUIRED = {"specversion", "source", "type"}
 TEXTS = ("id", "source", "type", "subject", "dataschema")
 KNOWN = {*TEXTS, "specversion", "time", "datacontenttype", "data", "data_base64"}
 
+ONE_QUEUE = re.compile("/queues/{queue}/(?:jobs|jobs/batch|events|subscriptions)(?:/{child})?$")
 NAMES = re.compile("[A-Za-z0-9_-]+(?:[+][A-Za-z0-9_-]+)?")
 
 
@@ -44,8 +45,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if isinstance(case.body, dict) and isinstance(case.body.get("queues"), list):
         case.body = case.body | {"queues": [shortened(each) for each in case.body["queues"]]}
     if case.query and case.query.keys() & {"delay", "at"}:
-        # A delay is given in one way, and jobs with a delay have no order.
-        case.query = {name: value for name, value in case.query.items() if name != "at" or "delay" not in case.query}
+        # A delay is given in one way and ends before the job expires, and jobs with a delay have no order.
+        dropped = {"ttl", "at"} if "delay" in case.query else {"ttl"}
+        case.query = {name: value for name, value in case.query.items() if name not in dropped}
         case.headers = {name: value for name, value in (case.headers or {}).items() if name != "Ordering-Key"}
     if case.query and re.fullmatch("[A-Za-z0-9_-]{1,3600}", str(case.query.get("cursor", ""))):
         case.query = {name: value for name, value in case.query.items() if name != "cursor"}
@@ -58,6 +60,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.media_type in EVENTS:
         case.body = [event(each) for each in case.body] if isinstance(case.body, list) else event(case.body)
     negative = case.meta is not None and case.meta.generation.mode.is_negative
+    if not negative and ONE_QUEUE.search(case.path):
+        # A name from another answer may be that of a subscription.
+        case.path_parameters = {**case.path_parameters, "queue": re.split("[+]|%2B", case.path_parameters["queue"])[0]}
     if not negative and isinstance(case.body, dict) and isinstance(case.body.get("jobs"), list):
         case.body = case.body | {"jobs": [typed(each) for each in case.body["jobs"]]}
     if not negative and isinstance(case.body, dict) and "until" in case.body:

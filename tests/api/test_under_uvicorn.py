@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-NOT_UNDER_UVICORN: dict[str, str] = {}
+NOT_UNDER_UVICORN = {"test_connections_leave_others_room": "the shares of tenants in the connections"}
 """Tests of what only the gateway's own server does, by name or part of a name, and what that is."""
 
 

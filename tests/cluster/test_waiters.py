@@ -71,5 +71,5 @@ def test_jobs_at_one_of_three_servers_wake_as_fast_as_with_one(tmp_path):
             print(f"{name}: p50 {figures[name]:.2f} ms, connections {held}, given back {canceled}")
             assert canceled <= JOBS // 100
             assert held[0] <= JOBS + WAITS + 3, "a connection a lease, those that wait, two ready and one that asks"
-            assert max(held[1:], default=0) <= WAITS + 3, "as docs/scale.md says: the gets, and three that are idle"
+            assert max(held[1:], default=0) <= WAITS + 4, "as docs/scale.md says: the gets, and up to four beside them"
     assert figures["three"] < 1.5 * figures["one"] + 0.5

@@ -96,7 +96,7 @@ class Site:
     def is_empty(self) -> bool:
         with self.gateway.client() as http:
             figures = http.get(f"/queues/{QUEUE}").json()
-        return bool(figures["items"] == figures["open_reads"] == 0)
+        return bool(figures["items"] == figures["open_reads"] == figures.get("delayed") == 0)
 
     def put(self, texts: list[str]) -> None:
         with self.gateway.client() as http:

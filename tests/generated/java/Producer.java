@@ -17,7 +17,7 @@ public class Producer {
         client.setBearerToken(arguments[2]);
         JobsApi jobs = new JobsApi(client);
 
-        Receipt receipt = jobs.enqueueJob(queue, Map.of("to", "ada@example.org", "n", 1), null, null, null);
+        Receipt receipt = jobs.enqueueJob(queue, Map.of("to", "ada@example.org", "n", 1), null, null, null, null, null);
         check(receipt.getId() != null && receipt.getQueue().equals(queue), receipt);
 
         byte[] bytes = new byte[256];
@@ -27,16 +27,16 @@ public class Producer {
         EnqueueRequest both = new EnqueueRequest()
             .addJobsItem(new JobToEnqueue().contentType("text/plain").data("Grüße an Ada"))
             .addJobsItem(new JobToEnqueue().contentType("image/png").dataBase64(bytes));
-        receipt = jobs.enqueueJobs(queue, both, null, null, null);
+        receipt = jobs.enqueueJobs(queue, both, null, null, null, null, null);
         check(receipt.getResults().size() == 2, receipt);
         check(receipt.getResults().stream().allMatch(result -> result.getStatus() == 201), receipt);
 
         // The same request sent twice is stored once.
-        Receipt first = jobs.enqueueJob(queue + "-once", Map.of("n", 1), "order-1", null, null);
-        Receipt again = jobs.enqueueJob(queue + "-once", Map.of("n", 1), "order-1", null, null);
+        Receipt first = jobs.enqueueJob(queue + "-once", Map.of("n", 1), "order-1", null, null, null, null);
+        Receipt again = jobs.enqueueJob(queue + "-once", Map.of("n", 1), "order-1", null, null, null, null);
         check(first.getId().equals(again.getId()), again);
         try {
-            jobs.enqueueJob(queue + "-once", Map.of("n", 2), "order-1", null, null);
+            jobs.enqueueJob(queue + "-once", Map.of("n", 2), "order-1", null, null, null, null);
             throw new AssertionError("the key was accepted with another body");
         } catch (ApiException error) {
             Problem problem = Problem.fromJson(error.getResponseBody());
@@ -44,7 +44,7 @@ public class Producer {
         }
 
         for (int n = 0; n < count; n++) {
-            jobs.enqueueJob(queue + "-many", Map.of("n", n), null, null, null);
+            jobs.enqueueJob(queue + "-many", Map.of("n", n), null, null, null, null, null);
         }
     }
 
