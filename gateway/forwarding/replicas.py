@@ -168,6 +168,11 @@ class _Replica:
         try:
             if connection.ahead_s is None:
                 await self._send(connection, None)
+                if not connection.http.usable:  # a replica that drains closes each connection after one answer
+                    ahead_s = connection.ahead_s
+                    self._end(connection)
+                    connection = await self._connect()
+                    connection.ahead_s = ahead_s
             assert connection.ahead_s is not None
             result = await self._send(connection, command.passed_on(command.deadline_s + connection.ahead_s))
         except BaseException:

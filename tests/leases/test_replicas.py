@@ -141,6 +141,19 @@ def test_ack_and_next_and_settle_reach_both(pair: list[Replica], queue: str) -> 
         assert {here.get(f"/leases/{each}").json()["state"] for each in ids[:40]} == {"acked"}
 
 
+def test_a_replica_that_drains_settles_its_leases_through_another_one(cluster: Cluster, queue: str) -> None:
+    """It closes each connection after one answer, so the other replica cannot ask it twice on a new one."""
+    owner, other = cluster.start(), cluster.start()
+    with owner.client() as here, other.client() as there:
+        leases = [take(here, queue) for _ in range(3)]
+        owner.process.send_signal(signal.SIGTERM)
+        ends_s = time.monotonic() + 5
+        while plain.get(owner.url + "/readyz").status_code != 503:
+            assert time.monotonic() < ends_s
+        assert [there.post(lease["url"] + "/ack").status_code for lease in leases] == [204] * 3
+        assert owner.process.wait(10) == 0
+
+
 @pytest.mark.alone
 def test_a_dead_owner_is_told_within_a_second(cluster: Cluster, queue: str) -> None:
     """`kill -9` of the owner: 410 `outcome-unknown` at once, also on a warm connection; the job is the other's."""

@@ -54,7 +54,7 @@ METRICS: Final = (
     ),
     Metric("leases_settled_total", "leases that have ended, by outcome", ("outcome",)),
     Metric("leases_open", "leases that have not ended"),
-    Metric("leases_delayed", "open leases that are nacked and whose job stays set aside until it is due"),
+    Metric("leases_delayed", "open leases that are nacked with a delay, and whose job stays set aside until it is due"),
     Metric("leases_remembered", "ended leases that are still remembered"),
     Metric(
         "forwards_total",
