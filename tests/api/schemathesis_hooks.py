@@ -95,10 +95,12 @@ def wrong_without_null(value: Any) -> Any:
 
 
 def typed(job: Any) -> Any:
-    """The job with one payload and its media type, where the schema allows none or two, and any text as a type."""
+    """The job with one payload, its media type and one delay, where the schema allows none or two, and any text as a type."""
     if not isinstance(job, dict):
         return job
     kept: dict[str, Any] = {"data": None} | job
+    if "delay" in kept:  # it is given in one way
+        kept.pop("at", None)
     if isinstance(kept.get("data_base64"), str):
         kept["data_base64"] = "AA=="
         kept.pop("data", None)
