@@ -95,7 +95,7 @@ def wrong_without_null(value: Any) -> Any:
 
 
 def typed(job: Any) -> Any:
-    """The job with one payload, its media type and one delay, where the schema allows none or two, and any text as a type."""
+    """The job with one payload, its type and one delay, where the schema allows none or two, and any text as a type."""
     if not isinstance(job, dict):
         return job
     kept: dict[str, Any] = {"data": None} | job
