@@ -171,7 +171,9 @@ class Settings:
     max_waiters: int = _setting(10000, "waiting polls per worker", low=1, high=1000000)
     max_tenant_waiters: int = _setting(10000, "waiting polls of one tenant per worker", low=1, high=1000000)
     max_queue_waiters: int = _setting(10000, "waiting polls of one queue per worker", low=1, high=1000000)
-    max_leases: int = _setting(10000, "open leases per worker; before a Kestrel server each uses one connection", low=1, high=100000)
+    max_leases: int = _setting(
+        10000, "open leases per worker; before a Kestrel server each uses one connection", low=1, high=100000
+    )
     max_tenant_leases: int = _setting(10000, "open leases of one tenant per worker", low=1, high=100000)
     max_lease_bytes: int = _setting(
         512 << 20, "memory per worker for leased jobs", unit="bytes", low=1 << 16, high=1 << 40

@@ -32,22 +32,26 @@ def prepare(settings: Settings, *, embedded: bool) -> list[str]:
             soft = hard
     if soft == resource.RLIM_INFINITY:
         return []
+    limits = "--max-connections" if embedded else "--max-connections, --max-leases or --max-waits"
     needed = {"a worker": of_worker(settings)} | ({"the broker": of_broker(settings)} if embedded else {})
     return [
         f"{who} may need {count} open files, and the system allows {soft}; raise its hard limit (ulimit -Hn, "
-        "LimitNOFILE=), or lower --max-connections, --max-leases or --max-waits"
+        f"LimitNOFILE=), or lower {'--workers' if who == 'the broker' else limits}"
         for who, count in needed.items()
         if count > soft
     ]
 
 
 def _to_kestrel(settings: Settings) -> int:
-    return settings.max_leases + _servers(settings) * (settings.kestrel_pool_size + settings.max_waits) + BESIDE
+    servers = _servers(settings)
+    if not servers:  # all leases and waits of a worker share one connection to the embedded broker
+        return settings.kestrel_pool_size + BESIDE
+    return settings.max_leases + servers * (settings.kestrel_pool_size + settings.max_waits) + BESIDE
 
 
 def _servers(settings: Settings) -> int:
-    """The number of named servers. A name or set for many servers counts as one."""
+    """The number of named servers; 0: the embedded broker. A name or set for many servers counts as one."""
     sources = set(parse_sources(settings.kestrel))
     if settings.kestrel_file is not None:
         sources.update(read_file(settings.kestrel_file))
-    return max(1, len(sources))
+    return len(sources)
