@@ -13,6 +13,8 @@ REQUIRED = {"specversion", "source", "type"}
 TEXTS = ("id", "source", "type", "subject", "dataschema")
 KNOWN = {*TEXTS, "specversion", "time", "datacontenttype", "data", "data_base64"}
 
+DUE = "2000-01-01T00:00:00Z"
+"""No schema can say that a time is at most 30 days ahead."""
 ONE_QUEUE = re.compile("/queues/{queue}/(?:jobs|jobs/batch|events|subscriptions)(?:/{child})?$")
 NAMES = re.compile("[A-Za-z0-9_-]+(?:[+][A-Za-z0-9_-]+)?")
 
@@ -44,10 +46,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         case.query = {**case.query, "queue": [shortened(each) for each in case.query["queue"]]}
     if isinstance(case.body, dict) and isinstance(case.body.get("queues"), list):
         case.body = case.body | {"queues": [shortened(each) for each in case.body["queues"]]}
-    if case.query and case.query.keys() & {"delay", "at"}:
+    if is_delayed(case):
         # A delay is given in one way and ends before the job expires, and jobs with a delay have no order.
-        dropped = {"ttl", "at"} if "delay" in case.query else {"ttl"}
-        case.query = {name: value for name, value in case.query.items() if name not in dropped}
+        dropped = {"ttl", "at"} if "delay" in (case.query or {}) else {"ttl"}
+        case.query = {name: value for name, value in (case.query or {}).items() if name not in dropped}
         case.headers = {name: value for name, value in (case.headers or {}).items() if name != "Ordering-Key"}
     if case.query and re.fullmatch("[A-Za-z0-9_-]{1,3600}", str(case.query.get("cursor", ""))):
         case.query = {name: value for name, value in case.query.items() if name != "cursor"}
@@ -60,6 +62,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.media_type in EVENTS:
         case.body = [event(each) for each in case.body] if isinstance(case.body, list) else event(case.body)
     negative = case.meta is not None and case.meta.generation.mode.is_negative
+    if not negative and case.query and "at" in case.query:
+        case.query = case.query | {"at": DUE}
     if not negative and ONE_QUEUE.search(case.path):
         # A name from another answer may be that of a subscription.
         case.path_parameters = {**case.path_parameters, "queue": re.split("[+]|%2B", case.path_parameters["queue"])[0]}
@@ -75,6 +79,13 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         if isinstance(case.body, NotSet):
             # Without a type an empty body is an empty job; a client of this contract says what it sends.
             case.headers = {**(case.headers or {}), "Content-Type": "application/json"}
+
+
+def is_delayed(case: Any) -> bool:
+    """Whether the request, or a job of its batch, has a delay."""
+    jobs = case.body.get("jobs") if isinstance(case.body, dict) else None
+    parts = [case.query or {}, *(jobs if isinstance(jobs, list) else ())]
+    return any(isinstance(each, dict) and each.keys() & {"delay", "at"} for each in parts)
 
 
 def shortened(name: Any) -> Any:
@@ -101,6 +112,8 @@ def typed(job: Any) -> Any:
     kept: dict[str, Any] = {"data": None} | job
     if "delay" in kept:  # it is given in one way
         kept.pop("at", None)
+    if "at" in kept:
+        kept["at"] = DUE
     if isinstance(kept.get("data_base64"), str):
         kept["data_base64"] = "AA=="
         kept.pop("data", None)
