@@ -172,7 +172,7 @@ class Settings:
     max_tenant_waiters: int = _setting(10000, "waiting polls of one tenant per worker", low=1, high=1000000)
     max_queue_waiters: int = _setting(10000, "waiting polls of one queue per worker", low=1, high=1000000)
     max_leases: int = _setting(
-        10000, "open leases per worker; before a Kestrel server each uses one connection", low=1, high=100000
+        10000, "open leases per worker; with Kestrel servers each uses one connection", low=1, high=100000
     )
     max_tenant_leases: int = _setting(10000, "open leases of one tenant per worker", low=1, high=100000)
     max_lease_bytes: int = _setting(

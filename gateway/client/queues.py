@@ -101,7 +101,7 @@ def queue(queue: str, *, servers: bool, as_json: bool, api: GatewayApi) -> None:
 def dead_letters(queue: str, *, peek: bool, delete: bool, yes: bool, as_json: bool, api: GatewayApi) -> None:
     """Count, show or delete the dead letters of QUEUE: jobs that failed too often or were rejected.
 
-    `redrive` moves them back to their queue. The exit code of --peek is 3 if there are none.
+    `redrive` moves them back to their queue. The exit code of --peek is 3 if the queue has no dead letters.
     """
     from gateway.client import tables  # noqa: PLC0415 (`--help` stays quick)
 

@@ -266,8 +266,6 @@ def test_one_wait_over_a_queue_and_subscriptions(http, queue):
     name = subscribe(http, queue)
     http.post(f"/queues/{queue}/jobs", json=1)
     answer = http.get("/next", params={"queue": [name, queue], "timeout": "2"})
-    if answer.status_code == 404 and answer.json()["code"] == "not-found":
-        pytest.skip("there is no such path yet")
     assert answer.json()["queue"] == name
     assert http.get("/next", params={"queue": [f"{queue}+typo", queue], "timeout": "0"}).status_code == 404
 

@@ -322,7 +322,7 @@ class QueuePolls:
 
 
 def join(line: OrderedDict[Waiter, None], waiter: Waiter) -> None:
-    """The waiter joins the line, before those that came after it: it has taken directly before."""
+    """The waiter joins the line in the order of arrival: polls that came later may be in line if it took directly."""
     later = list(takewhile(lambda each: each.order > waiter.order, reversed(line)))
     line[waiter] = None
     for each in reversed(later):
