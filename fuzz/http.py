@@ -8,8 +8,8 @@ import re
 import socket
 from typing import Any
 
+from gateway.common.shares import Shares
 from gateway.fairness.loop_time import LoopTime
-from gateway.fairness.shares import Shares
 from gateway.http.server import GatewayServer
 from gateway.settings import Settings
 

@@ -44,6 +44,7 @@ from gateway.api.metrics.meter import Meter
 from gateway.api.request.idempotency import IdempotentAnswer
 from gateway.api.routes import router
 from gateway.api.specification import Specification, longest_lease
+from gateway.common.shares import WHOLE, Shares
 from gateway.config import policies
 from gateway.config.cluster_secret import secrets_of
 from gateway.config.keys import Keys, load
@@ -76,7 +77,6 @@ from gateway.delivery.subscriptions.peers import PeerWorkers
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
 from gateway.errors import GatewayError
 from gateway.fairness.loop_time import LoopTime
-from gateway.fairness.shares import WHOLE, Shares
 from gateway.fairness.turns import Turns
 from gateway.forwarding.commands import LeaseCommand, Result, Verb, WorkerFigures
 from gateway.forwarding.replicas import Replicas

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.fairness.shares import Shares
+from gateway.common.shares import Shares
 
 
 def greedy(shares: Shares, tenant: str) -> int:

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from gateway.common.shares import WHOLE, Shares
 from gateway.coverage import Coverage
 from gateway.delivery.backend import Poll
 from gateway.delivery.queues.catalog import Queue
 from gateway.errors import TooManyWaiters
-from gateway.fairness.shares import WHOLE, Shares
 
 
 class HeldPoll:

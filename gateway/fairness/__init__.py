@@ -1,1 +1,1 @@
-"""How tenants share limited resources: in turns, in parts, and by time of the event loop. No I/O."""
+"""How tenants share time: in turns, and by time of the event loop. No I/O."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from gateway.common.shares import Shares
 from gateway.errors import GatewayError, TooManyBytes
-from gateway.fairness.shares import Shares
 
 NOBODY = ""
 

@@ -18,8 +18,8 @@ from typing import Any, Final, cast
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
+from gateway.common.shares import Shares
 from gateway.fairness.loop_time import LoopTime
-from gateway.fairness.shares import Shares
 from gateway.http import asgi, tcp
 from gateway.http.connection import GatewayProtocol
 from gateway.http.cycle import Cycle, Handle

@@ -19,10 +19,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from gateway.common.shares import WHOLE
 from gateway.coverage import Coverage, Covered
 from gateway.errors import BackendUnavailable, GatewayError, NotSupported, ServerNotFound
 from gateway.fairness.loop_time import LoopTime
-from gateway.fairness.shares import WHOLE
 from gateway.kestrel import broadcast
 from gateway.kestrel.address import Address, parse_address
 from gateway.kestrel.counters import Counters, Statistics, snapshot

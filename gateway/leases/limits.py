@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Mapping
 
+from gateway.common.shares import WHOLE, Shares
 from gateway.errors import TooManyLeases
-from gateway.fairness.shares import WHOLE, Shares
 from gateway.leases.deadlines import Deadlines
 from gateway.leases.lease import Lease
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from gateway.common.shares import WHOLE
 from gateway.errors import (
     BackendRefused,
     GatewayError,
@@ -23,7 +24,6 @@ from gateway.errors import (
     OutcomeUnknown,
     QueueDeleted,
 )
-from gateway.fairness.shares import WHOLE
 from gateway.leases.ahead import AckAhead
 from gateway.leases.deleted import RecentCounts
 from gateway.leases.ids import LeaseIds

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.common.shares import Shares
 from gateway.fairness.loop_time import LoopTime
-from gateway.fairness.shares import Shares
 from gateway.request import EXTENSION
 
 

@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 from gateway.api.access.gate import Gate
+from gateway.common.shares import Shares
 from gateway.errors import TooManyBytes, TooManyConnections
-from gateway.fairness.shares import Shares
 from gateway.fairness.turns import Turns
 
 SMALL_BYTES = 8192

@@ -12,12 +12,12 @@ from typing import Final
 
 from prometheus_client import ProcessCollector
 
+from gateway.common.shares import Shares
 from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.moves import Moves
 from gateway.delivery.publish import Publisher
 from gateway.delivery.receive import Receiver
-from gateway.fairness.shares import Shares
 from gateway.forwarding.commands import Sample, WorkerFigures
 from gateway.forwarding.router import ForwardingStatistics
 from gateway.kestrel.client import Kestrel

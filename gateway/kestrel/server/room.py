@@ -14,7 +14,7 @@ import asyncio
 import math
 from collections.abc import Callable
 
-from gateway.fairness.shares import Shares
+from gateway.common.shares import Shares
 
 
 class ServerRoom:

@@ -13,8 +13,8 @@ from typing import Final
 
 from pymemcache.exceptions import MemcacheError
 
+from gateway.common.shares import WHOLE
 from gateway.errors import BackendUnavailable
-from gateway.fairness.shares import WHOLE
 from gateway.kestrel.address import Address
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.health import ServerHealth, ServerView
