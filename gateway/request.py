@@ -83,6 +83,16 @@ class HttpRequest(ClientConnection, Protocol):
     async def write(self, body: bytes, *, last: bool) -> None:
         """Writes further bytes of the body. Waits, and does nothing, like `respond`."""
 
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Writes the head of a response whose length is not known; `write` follows. See `respond`."""
+
+    async def writable(self) -> None:
+        """Returns when the client has read almost all that was written, however long that takes, or is gone."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """The bytes that were written and are not yet with the kernel, as far as the server knows."""
+
 
 @runtime_checkable
 class RequestApplication(Protocol):

@@ -40,6 +40,8 @@ class AsgiRequest:
         self.tenant = ""
         self.gone = False
         self.reached = False
+        self.unsent_bytes = 0
+        """See HttpRequest.unsent_bytes."""
 
     def on_gone(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See ClientConnection.on_gone. The body is no longer read."""
@@ -73,11 +75,22 @@ class AsgiRequest:
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *framing]})
         await self.write(body, last=len(body) == whole)
 
+    async def begin(self, status: int, headers: Headers) -> None:
+        """See HttpRequest.begin."""
+        if not self.gone:
+            await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+            await self.write(b"", last=False)
+
+    async def writable(self) -> None:
+        """See HttpRequest.writable. ASGI does not say: `write` waits instead."""
+
     async def write(self, body: bytes, *, last: bool) -> None:
         """See HttpRequest.write."""
         if self.gone:
             return
+        self.unsent_bytes = len(body)
         await self._send({"type": "http.response.body", "body": body, "more_body": not last})
+        self.unsent_bytes = 0
         self.reached = last and not self.gone
 
     def close(self) -> None:

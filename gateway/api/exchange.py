@@ -5,8 +5,10 @@ A handler is `async (Call) -> Answer` and raises GatewayError for every failure.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,14 +41,23 @@ MAX_CONTROL_BYTES = 65536
 """Limit for bodies without jobs; no valid one comes near it."""
 
 
+BodyWriter = Callable[[HttpRequest], Awaitable[None]]
+"""Writes the body of a response with `HttpRequest.write`, the last piece with `last`. It ends early if the client is
+gone."""
+
+
 @dataclass(slots=True)
 class Answer:
-    """A response. on_sent: called once it was written, with True if the connection was open."""
+    """A response. on_sent: called once it was written, with True if the connection was open.
+
+    write_body: writes the body instead of `body`, if its length is not known; see `chunks`.
+    """
 
     status: int
     body: bytes = b""
     headers: Headers | None = None
     on_sent: Callable[[bool], None] | None = None
+    write_body: BodyWriter | None = None
 
 
 @dataclass(slots=True)
@@ -253,6 +264,13 @@ async def respond(context: RequestContext, answer: Answer, reservation: Reservat
     request.tenant = context.account
     context.status = answer.status
     headers = [NOSNIFF, *(answer.headers or ()), *context.headers()]
+    if answer.write_body is not None:
+        await request.begin(answer.status, headers)
+        if request.method == "HEAD":
+            await request.write(b"", last=True)
+        else:
+            await answer.write_body(request)
+        return
     body = answer.body
     if reservation is None or len(body) <= LARGE_BYTES:
         await request.respond(answer.status, headers, body)
@@ -261,6 +279,25 @@ async def respond(context: RequestContext, answer: Answer, reservation: Reservat
     for at in range(LARGE_BYTES, len(body), LARGE_BYTES):
         await reservation.turn()
         await request.write(body[at : at + LARGE_BYTES], last=at + LARGE_BYTES >= len(body))
+
+
+def chunks(source: AsyncGenerator[bytes]) -> BodyWriter:
+    """Writes each value of `source` as it comes. The source is closed at its end and when the client is gone."""
+
+    async def write(request: HttpRequest) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(TimeoutError):
+            async with contextlib.aclosing(source), asyncio.timeout(None) as until_gone:
+                forget = request.on_gone(lambda: until_gone.reschedule(loop.time()))
+                try:
+                    async for chunk in source:
+                        await request.writable()
+                        await request.write(chunk, last=False)
+                    await request.write(b"", last=True)
+                finally:
+                    forget()
+
+    return write
 
 
 def json_answer(value: object, status: int = 200, headers: Headers | None = None) -> Answer:

@@ -279,6 +279,23 @@ class Cycle:
             await self.drained()
         await self._write(body, last=last)
 
+    async def begin(self, status: int, headers: Headers) -> None:
+        """See HttpRequest.begin."""
+        if self._connection.flow.write_paused and not self.gone:
+            await self.drained()
+        self.start(status, headers, chunked=self.chunks_known)
+        await self._write(b"", last=False)
+
+    async def writable(self) -> None:
+        """See HttpRequest.writable."""
+        if self._connection.flow.write_paused and not self.gone:
+            await self._connection.flow.writable()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """See HttpRequest.unsent_bytes."""
+        return 0 if self.gone else self._connection.transport.get_write_buffer_size()
+
     async def _write(self, body: bytes, *, last: bool) -> None:
         if not self.gone and not self.complete:
             self.add(body, last=last)

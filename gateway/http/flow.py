@@ -99,6 +99,10 @@ class Flow:
         self.write_paused = False
         self._writable.set()
 
+    async def writable(self) -> None:
+        """Returns when the transport holds little, or no one waits for a client that is gone. Has no time limit."""
+        await self._writable.wait()
+
     async def drained(self, limit_s: float) -> bool:
         """Returns when almost all bytes of the responses are sent. False if the client did not read them.
 
