@@ -171,9 +171,15 @@ def keys() -> None:
 
 @keys.command("new")
 @click.option("--name", required=True, help="name of the key in logs")
-@click.option("--tenant", default="", help="tenant of the key, if keys have tenants")
 @click.option(
-    "--scope", "scopes", required=True, multiple=True, help="produce, consume, admin or operator (repeatable)"
+    "--tenant", default="", help="tenant of the key, if keys have tenants; * for a key that observes all of them"
+)
+@click.option(
+    "--scope",
+    "scopes",
+    required=True,
+    multiple=True,
+    help="produce, consume, admin, observe or operator (repeatable)",
 )
 @click.option("--queue", "queues", multiple=True, help="queue that the key may use; * and ? are wildcards (repeatable)")
 @click.option("--rate", type=Rate(), default=None, help="most requests a second with the key, per worker")

@@ -62,13 +62,15 @@ class Answer:
 
 @dataclass(slots=True)
 class Call:
-    """An admitted request with a valid query. reservation: its share of the worker's connections and memory."""
+    """An admitted request with a valid query. tenant: whose queues it is about. reservation: its share of the worker's
+    connections and memory."""
 
     request: HttpRequest
     context: RequestContext
     spec: OperationSpec
     query: Values
     caller: Caller
+    tenant: str
     catalog: Catalog
     reservation: Reservation
     admission: Admission
@@ -101,7 +103,7 @@ class Call:
 
     def named(self, name: str) -> Queue:
         """The caller's queue or child of that name. Raises InvalidName, ForbiddenQueue."""
-        queue = self.catalog.queue(self.caller.tenant, name)
+        queue = self.catalog.queue(self.tenant, name)
         self.caller.check_queue(queue.name)
         return queue
 
@@ -189,13 +191,13 @@ class Operation:
     async def run(self, context: RequestContext) -> None:
         """Answers one request. Raises GatewayError."""
         spec, budget = self.spec, self._budget
-        caller = self._admission.identify(context.request.headers, spec.scope)
+        caller = self._admission.identify(context.request.headers, spec.scopes)
         context.account = caller.tenant
-        self._admission.admit(caller, spec.scope)
+        self._admission.admit(caller, spec.scopes)
         context.caller = caller
         if (turn := budget.gate.turn(caller.tenant)) is not None:
             await turn
-        reservation = budget.admit(caller.tenant) if spec.scope is not None else Reservation(budget, caller.tenant)
+        reservation = budget.admit(caller.tenant) if spec.scopes else Reservation(budget, caller.tenant)
         try:
             await self._run(context, caller, reservation)
         finally:
@@ -206,7 +208,8 @@ class Operation:
         query = self.spec.query(request.query)
         if request.head_bytes > SMALL_BYTES:
             reservation.more(request.head_bytes)
-        call = Call(request, context, self.spec, query, caller, self._catalog, reservation, self._admission)
+        tenant = caller.tenant_of(query["tenant"], self._catalog.tenanted) if self.spec.of_tenant else caller.tenant
+        call = Call(request, context, self.spec, query, caller, tenant, self._catalog, reservation, self._admission)
         answer = await self._handler(call)
         reached = False
         try:
@@ -307,7 +310,7 @@ def json_answer(value: object, status: int = 200, headers: Headers | None = None
 
 def problem_answer(error: GatewayError, request_id: str, caller: Caller | None = None) -> Answer:
     """The problem (RFC 9457) that shows the error to `caller`. None: to any caller."""
-    body = problem_bytes(error, request_id, operator=caller is not None and caller.is_operator)
+    body = problem_bytes(error, request_id, operator=caller is not None and caller.sees_deployment)
     headers = problem_headers(error)
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))

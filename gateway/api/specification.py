@@ -28,14 +28,16 @@ _METHODS = ("get", "post", "put", "delete", "options")
 
 
 class OperationSpec:
-    """What one operation accepts."""
+    """What one operation accepts. scopes: the caller needs one of them; empty: not even a key. of_tenant: whether it
+    has the parameter `tenant`."""
 
     def __init__(self, document: Mapping[str, Any], operation: Mapping[str, Any]) -> None:
         self.id: str = operation["operationId"]
-        self.scope = _scope(operation)
+        self.scopes = _scopes(operation)
         described = [*operation.get("parameters", ()), *operation.get("x-parameters", ())]
         parameters = [resolve(document, each) for each in described]
         self._any_query: bool = operation.get("x-any-query", False)
+        self.of_tenant = any(each["in"] == "query" and each["name"] == "tenant" for each in parameters)
         self._query = Query([_plain(document, each) for each in parameters if each["in"] == "query"])
         body = operation.get("requestBody", {})
         schema = body.get("content", {}).get("application/json", {}).get("schema")
@@ -182,9 +184,7 @@ def _plain(document: Mapping[str, Any], parameter: Mapping[str, Any]) -> Mapping
     return {**parameter, "schema": schema}
 
 
-def _scope(operation: Mapping[str, Any]) -> Scope | None:
-    """The scope that a caller needs (`security: [{key: [consume]}]`). None: not even a key."""
-    for requirement in operation.get("security", ()):
-        for scopes in requirement.values():
-            return Scope(scopes[0])
-    return None
+def _scopes(operation: Mapping[str, Any]) -> tuple[Scope, ...]:
+    """The scopes of an operation, from `security: [{key: [observe]}, {key: [admin]}]`."""
+    requirements = operation.get("security", ())
+    return tuple(Scope(scopes[0]) for requirement in requirements for scopes in requirement.values())

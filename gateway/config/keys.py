@@ -4,7 +4,7 @@
     name = "shop"                       # shown in logs; the secret never is
     sha256 = "9f86d081884c7d65..."      # 64 hex digits: the digest of the secret
     tenant = "acme"                     # either all keys have one, or none has; a key with only `operator` has none
-    scopes = ["produce", "consume"]     # of produce, consume, admin, operator
+    scopes = ["produce", "consume"]     # of produce, consume, admin, observe, operator
     queues = ["emails", "img-*"]        # optional; `*` matches any characters, `?` one; children: "emails+*"
     rate = 100                          # optional; requests a second per worker
     burst = 200                         # optional; requests at once
@@ -35,6 +35,8 @@ from gateway.names.namespace import check_name
 
 MAX_PATTERNS: Final = 100
 MAX_RATE: Final = 1_000_000
+EVERY_TENANT: Final = "*"
+"""In the place of a tenant: a key with only the scope observe may read the figures of all of them."""
 SECRET_PREFIX: Final = "kg_"  # noqa: S105 (a prefix of secrets, not a secret)
 _FIELDS: Final = ("name", "sha256", "tenant", "scopes", "queues", "rate", "burst")
 _NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
@@ -42,17 +44,20 @@ _DIGEST: Final = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 class Scope(Enum):
-    """produce: enqueue. consume: take and settle. admin: manage the tenant's queues. operator: the whole deployment."""
+    """produce: enqueue. consume: take and settle. admin: manage the tenant's queues. observe: read figures, and nothing
+    else. operator: the whole deployment."""
 
     PRODUCE = "produce"
     CONSUME = "consume"
     ADMIN = "admin"
+    OBSERVE = "observe"
     OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What the holder of one secret may do. queues: patterns; empty allows every queue. rate: 0 means no limit."""
+    """What the holder of one secret may do. tenant: empty, or EVERY_TENANT. queues: patterns; empty allows every queue.
+    rate: 0 means no limit."""
 
     name: str
     digest: bytes
@@ -136,7 +141,7 @@ class _Reader:
         if self._mistakes:
             raise MistakesError(sorted(self._mistakes))
         keys = [key for key in found if key is not None]
-        tenanted = {bool(key.tenant) for key in keys if key.scopes != {Scope.OPERATOR}}
+        tenanted = {bool(key.tenant) for key in keys if not _fits_both(key)}
         return Keys({key.digest: key for key in keys}, tenanted.pop() if tenanted else None)
 
     def _key(self, index: int, entry: Mapping[str, Any]) -> Key | None:
@@ -146,8 +151,8 @@ class _Reader:
                 self._wrong(index, field, f"is unknown; allowed are {', '.join(_FIELDS)}")
         name = self._text(index, entry, "name", _NAME, "1 to 64 letters, digits, '.', '_', '@', '-'")
         digest = self._digest(index, entry)
-        tenant = self._tenant(index, entry)
         scopes = frozenset(self._scopes(index, entry))
+        tenant = self._tenant(index, entry, scopes)
         queues = tuple(self._patterns(index, entry))
         rate, burst = self._rate(index, entry)
         if len(self._mistakes) > before:
@@ -169,10 +174,14 @@ class _Reader:
         self._wrong(index, "sha256", "is missing" if value is None else "is not 64 hex digits (the value is not shown)")
         return b""
 
-    def _tenant(self, index: int, entry: Mapping[str, Any]) -> str:
+    def _tenant(self, index: int, entry: Mapping[str, Any], scopes: frozenset[Scope]) -> str:
         if "tenant" not in entry:
             return ""
         value = entry["tenant"]
+        if value == EVERY_TENANT:
+            if scopes and scopes != {Scope.OBSERVE}:
+                self._wrong(index, "tenant", "'*' needs scopes = [\"observe\"]; a key that may do more has one tenant")
+            return EVERY_TENANT
         try:
             if not isinstance(value, str):
                 raise InvalidName(f"{_shown(value)} is not a string")
@@ -254,7 +263,7 @@ class _Reader:
                 self._wrong(
                     index, "scopes", "'operator' covers the whole deployment; a key with a tenant cannot have it"
                 )
-            if key.scopes == {Scope.OPERATOR}:
+            if _fits_both(key):
                 continue
             if tenanted is None:
                 tenanted = bool(key.tenant)
@@ -269,6 +278,11 @@ class _Reader:
     def _wrong(self, index: int | None, field: str, what: str) -> None:
         key, place = (f"keys[{index + 1}].{field}", ("keys", index, field)) if index is not None else (field, (field,))
         self._mistakes.append(self._file.mistake(f"{key} {what}".strip(), *place))
+
+
+def _fits_both(key: Key) -> bool:
+    """Whether the key fits a deployment with tenants and one without."""
+    return key.scopes == {Scope.OPERATOR} or key.tenant == EVERY_TENANT
 
 
 def _shown(value: Any) -> str:

@@ -37,8 +37,6 @@ CALLS = {
         ("POST", "/leases/x/extend"),
     ],
     "admin": [
-        ("GET", "/queues"),
-        ("GET", "/queues/q"),
         ("GET", "/queues/q/peek"),
         ("POST", "/queues/q/flush"),
         ("DELETE", "/queues/q"),
@@ -98,6 +96,7 @@ def mistakes_of(tmp_path, text):
         (GOOD.replace('"produce"', '"root"'), r"5: keys\[1\]\.scopes 'root' is not one of produce, consume, admin"),
         (GOOD.replace('"produce"', "[1]"), r"5: keys\[1\]\.scopes \[1\] is not one of"),
         (GOOD.replace('"produce"', '"operator"'), r"5: keys\[1\]\.scopes 'operator' covers the whole deployment"),
+        (GOOD.replace('"acme"', '"*"'), r"4: keys\[1\]\.tenant '\*' needs scopes = \[\"observe\"\]"),
         (GOOD + 'queues = ["a b"]', r"6: keys\[1\]\.queues 'a b' is not a pattern"),
         (GOOD + "queues = []", r"6: keys\[1\]\.queues \[\] is not an array of 1 to 100"),
         (GOOD + "rate = 0", r"6: keys\[1\]\.rate 0 is not a number of requests a second"),
@@ -143,10 +142,14 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_what_a_good_file_means(tmp_path):
     """Tenants as the keys say; operators alone and an empty list say nothing of tenants."""
     path = tmp_path / "keys.toml"
+    every = GOOD.replace('"acme"', '"*"').replace("produce", "observe").replace("shop", "m").replace(DIGEST, "B" * 64)
     operator = f'[[keys]]\nname = "root"\nsha256 = "{"A" * 64}"\nscopes = ["operator"]\n'
     for text, tenanted in (
         (GOOD, True),
         (GOOD + operator, True),
+        (GOOD + every, True),
+        (GOOD.replace('tenant = "acme"\n', "") + every, False),
+        (every, None),
         (GOOD.replace('tenant = "acme"\n', ""), False),
         (operator, None),
         ("keys = []", None),
@@ -203,7 +206,7 @@ def test_a_bad_file_at_the_start(tmp_path):
     done = subprocess.run([*command, "--keys", str(path)], capture_output=True, text=True, timeout=20)
     assert done.returncode == 2
     assert done.stderr == (
-        f"kestrel-gateway: {path}:5: keys[1].scopes 'x' is not one of produce, consume, admin, operator\n"
+        f"kestrel-gateway: {path}:5: keys[1].scopes 'x' is not one of produce, consume, admin, observe, operator\n"
     )
 
 
@@ -257,6 +260,14 @@ def test_two_keys_are_none(keyed, keyring):
 def test_a_scope_covers_its_calls_and_no_others(keyed, keyring, scope):
     """A key with one scope gets a 403 from every call of the others, which says which scope is missing."""
     with keyring.client(keyed, scope) as http:
+        for path in ("/queues", "/queues/q"):
+            answer = http.get(path)
+            if scope == "admin":
+                assert answer.status_code not in {401, 403}
+            else:
+                assert (answer.status_code, answer.json()["code"]) == (403, "forbidden-scope")
+                assert "the scope 'observe' or 'admin' or 'operator'" in answer.json()["detail"]
+                assert 'scope="observe"' in answer.headers["www-authenticate"]
         for other, calls in CALLS.items():
             for method, path in calls:
                 answer = http.request(method, path)
@@ -268,7 +279,7 @@ def test_a_scope_covers_its_calls_and_no_others(keyed, keyring, scope):
 
 
 def test_an_operator_has_no_queues(keyed, keyring):
-    """The deployment's key may not touch any tenant's queue."""
+    """The deployment's key may not touch any tenant's queue; it may read figures (test_observe.py)."""
     with keyring.client(keyed, "root") as http:
         for method, path in (call for calls in CALLS.values() for call in calls):
             assert http.request(method, path).status_code == 403
@@ -372,8 +383,8 @@ def test_admission_swaps_its_keys(tmp_path):
     admission = Admission(load(ring.path), lambda: now[0])
 
     def admit(name, scope=Scope.ADMIN):
-        caller = admission.identify([(b"authorization", b"Bearer " + ring.secrets[name].encode())], scope)
-        admission.admit(caller, scope)
+        caller = admission.identify([(b"authorization", b"Bearer " + ring.secrets[name].encode())], [scope])
+        admission.admit(caller, [scope])
         return caller
 
     assert admit("gone") == Caller("gone", "", frozenset({Scope.PRODUCE, Scope.CONSUME, Scope.ADMIN}))

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.api.access.caller import ANYONE, STRANGER, Caller
-from gateway.config.keys import Key, Keys, Scope
+from gateway.config.keys import EVERY_TENANT, Key, Keys, Scope
 from gateway.errors import ForbiddenScope, RateLimited, Unauthenticated
 
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,512}=*) *", re.IGNORECASE)
@@ -73,35 +73,41 @@ class Admission:
             bucket = known.bucket if known is not None else None
             if bucket is None or (bucket.rate, bucket.burst) != (key.rate, key.burst):
                 bucket = Bucket(key.rate, key.burst, now_s) if key.rate else None
-            states[digest] = _KeyState(key, Caller(key.name, key.tenant, key.scopes, key.queues), bucket)
+            tenant = "" if key.tenant == EVERY_TENANT else key.tenant
+            states[digest] = _KeyState(key, Caller(key.name, tenant, key.scopes, key.queues), bucket)
         self._keys, self._key_states = keys, states
         self._buckets = {each.key.name: each.bucket for each in states.values() if each.bucket is not None}
 
-    def identify(self, headers: Iterable[tuple[bytes, bytes]], scope: Scope | None) -> Caller:
-        """The caller of an operation that needs `scope`. Where it needs none, the key is not looked at.
+    def identify(self, headers: Iterable[tuple[bytes, bytes]], scopes: Collection[Scope]) -> Caller:
+        """The caller of an operation that needs one of `scopes`. Where it needs none, the key is not looked at.
 
         Raises Unauthenticated.
         """
         keys = self._keys
         if keys is None:
             return ANYONE
-        if scope is None:
+        if not scopes:
             return STRANGER
         key = keys.find(_secret(headers))
         if key is None:
             raise Unauthenticated("the key is unknown; check its secret", invalid=True)
         return self._key_states[key.digest].caller
 
-    def admit(self, caller: Caller, scope: Scope | None) -> None:
-        """Counts a request of the caller. Raises RateLimited, ForbiddenScope."""
+    def admit(self, caller: Caller, scopes: Sequence[Scope]) -> None:
+        """Counts a request of the caller, which needs one of `scopes`, the first of which permits the least.
+
+        Raises RateLimited, ForbiddenScope.
+        """
         bucket = self._buckets.get(caller.name) if caller.name else None
         if bucket is not None and (wait_s := bucket.take(self._clock())):
             raise RateLimited(
                 f"this key allows {bucket.rate:g} requests a second; send the next one after Retry-After",
                 max(1, math.ceil(wait_s)),
             )
-        if scope is not None and scope not in caller.scopes:
-            raise ForbiddenScope(f"this operation needs the scope {scope.value!r}, which the key lacks", scope.value)
+        if scopes and caller.scopes.isdisjoint(scopes):
+            least = scopes[0].value
+            others = "".join(f" or {each.value!r}" for each in scopes[1:])
+            raise ForbiddenScope(f"this operation needs the scope {least!r}{others}, which the key lacks", least)
 
     def charge(self, caller: Caller, requests: int) -> None:
         """Counts a request of the caller's key as `requests` more."""

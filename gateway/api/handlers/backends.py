@@ -18,7 +18,10 @@ class Backends:
         self._kestrel = kestrel
         self._holding_keys = holding_keys
 
-    async def list(self, _call: Call) -> Answer:
+    async def list(self, call: Call) -> Answer:
+        if not call.caller.sees_deployment:
+            servers = sorted(self._kestrel.backends(), key=lambda each: each.server)
+            return json_answer({"backends": [_anonymous(n, each) for n, each in enumerate(servers, 1)]})
         delayed = await self._delayed()
         return json_answer({"backends": [_shown(each, delayed) for each in self._kestrel.backends()]})
 
@@ -37,6 +40,11 @@ class Backends:
             server: sum(each.items + each.open_reads for each in queues.values())
             for server, queues in merged.servers.items()
         }
+
+
+def _anonymous(number: int, backend: ServerView) -> dict[str, object]:
+    """The server without its address, and without what other tenants use."""
+    return _shown(backend, {}) | {"server": f"server-{number}", "connections": {}, "full": False, "error": None}
 
 
 def _shown(backend: ServerView, delayed: Mapping[str, int]) -> dict[str, object]:

@@ -174,7 +174,7 @@ class Jobs:
             raise failures[0]
         if failures and _wants_no_body(call, heading.mode) is not None:
             raise _failure(failures, len(items))
-        operator = call.caller.is_operator
+        operator = call.caller.sees_deployment
         results = [_result(queue, *each, operator=operator) for each in zip(items, outcomes, strict=True)]
         return json_answer({"queue": queue.name, "results": results}, 207 if failures else 201)
 

@@ -79,7 +79,7 @@ class Leases:
         async with asyncio.TaskGroup() as tasks:
             async for lease_id, settle in self._turns.slices(work, call.caller.tenant):
                 await room.acquire()
-                settled.append(tasks.create_task(_result(lease_id, settle, room, operator=call.caller.is_operator)))
+                settled.append(tasks.create_task(_result(lease_id, settle, room, operator=call.caller.sees_deployment)))
         results = [each.result() for each in settled]
         return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
 

@@ -47,11 +47,13 @@ class QueueAdmin:
 
     async def list(self, call: Call) -> Answer:
         listing = Listing(call.query["filter"], call.query["sort"], call.query["limit"], call.query["cursor"])
-        tenant, may_use = call.caller.tenant, call.caller.may_use
+        tenant, may_use = call.tenant, call.caller.may_use
         queues = [each async for some in self._queues.list(tenant) for each in call.result(some)]
         call.worked(len(queues), WORK_QUEUES)
         shown, cursor = await listing.page((each for each in queues if may_use(each.queue)), self._turns, tenant)
-        return json_answer({"queues": shown, "next": f"{call.root}/queues?{listing.link(cursor)}" if cursor else None})
+        of = f"tenant={call.query['tenant']}&" if call.query["tenant"] else ""
+        next_page = f"{call.root}/queues?{of}{listing.link(cursor)}" if cursor else None
+        return json_answer({"queues": shown, "next": next_page})
 
     async def get(self, call: Call) -> Answer:
         missing = QueueStats() if call.query["missing"] == "zero" else None
@@ -59,7 +61,7 @@ class QueueAdmin:
             info = call.result(await self._queues.get(call.queue(), missing=missing))
             return json_answer(asdict(info) | self._pause(call) | await self._delayed())
         queue, servers = call.result(await self._queues.by_server(call.queue(), missing=missing))
-        named = [(name if call.caller.is_operator else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
+        named = [(name if call.caller.sees_deployment else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
         by_server = [
             {"server": shown, **asdict(servers[name])} for shown, name in zip(named, sorted(servers), strict=True)
         ]

@@ -20,6 +20,8 @@ from prometheus_client.registry import Collector
 
 import gateway
 from gateway.api.exchange import NO_STORE, Answer, Call
+from gateway.config.keys import Scope
+from gateway.errors import ForbiddenScope
 from gateway.forwarding.commands import WorkerFigures
 
 PREFIX: Final = "kestrel_gateway_"
@@ -167,6 +169,8 @@ class Metrics:
         self._figures = figures
         self._workers = workers
 
-    async def scrape(self, _call: Call) -> Answer:
+    async def scrape(self, call: Call) -> Answer:
+        if not call.caller.sees_deployment:
+            raise ForbiddenScope("the metrics are of all tenants; this key has a tenant", Scope.OPERATOR.value)
         exposition = Exposition(await self._figures(WITHIN_S), self._workers)
         return Answer(200, exposition.text(), [CONTENT_TYPE, NO_STORE])

@@ -48,6 +48,11 @@ class Catalog:
         self._namespace = namespace
         self.apply(policies or Policies())
 
+    @property
+    def tenanted(self) -> bool:
+        """Whether the deployment has tenants."""
+        return self._namespace.tenanted
+
     def apply(self, policies: Policies) -> None:
         """Uses these policies from now on."""
         namespace = self._namespace
