@@ -9,6 +9,10 @@
    process. (UNEXPLAINED)
 4. A job of which no answer said that it might be stored is never delivered. (REFUSED)
 5. No answer is outside of what the contract allows a well-behaved client to see. (ODD)
+6. A delayed job is under no lease before it is due: not before the delay of its enqueue is over, and not, as its next
+   attempt, before the delay of a nack is over. (EARLY)
+7. Two seconds after a queue was paused on all servers, no lease of one of its jobs is opened until the pause ends.
+   (PAUSED)
 
 "Later" is by the instants at which the gateway opened the leases, not by when a client, perhaps frozen, read of it: a
 lease that was acked held the job from its opening to the ack's proof.
@@ -21,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from chaos.history import STROKE_S, Faults, JobHistory, LeaseHistory, Unseen, jobs_of, told
+from chaos.history import STROKE_S, Faults, JobHistory, LeaseHistory, PausedTimes, Unseen, jobs_of, told
 from chaos.ledger import NO_ANSWER, NOT_SENT, Event, Fault, Odd, PollEvent
 
 CLOCK_S = 0.003
@@ -37,6 +41,8 @@ class Kind(Enum):
     UNEXPLAINED = "under two leases at once"
     REFUSED = "delivered though refused"
     ODD = "an answer that must not be"
+    EARLY = "delivered before it was due"
+    PAUSED = "delivered while its queue was paused"
 
 
 class Copy(Enum):
@@ -73,12 +79,14 @@ def check(events: Iterable[Event]) -> Verdict:
     jobs = jobs_of(events)
     odd = [Violation(Kind.ODD, event.who, event.what) for event in events if isinstance(event, Odd)]
     faults = Faults(event for event in events if isinstance(event, Fault))
-    unseen = Unseen(events)
+    unseen, pauses = Unseen(events), PausedTimes(events)
     redelivered: Counter[str] = Counter()
     repeated: Counter[str] = Counter()
     violations = [*odd, *_odd_answers(jobs.values())]
     for job in jobs.values():
         violations += _missing(job)
+        violations += _early(job, faults, unseen)
+        violations += _paused(job, pauses)
         violations += _repeats(job, faults, unseen, repeated)
         violations += _overlaps(job, faults, unseen, redelivered)
     return Verdict(_figures(events, jobs), dict(redelivered), dict(repeated), violations)
@@ -117,18 +125,49 @@ def _repeats(job: JobHistory, faults: Faults, unseen: Unseen, repeated: Counter[
             yield Violation(Kind.REPEATED, job.token, told(job))
 
 
+def _early(job: JobHistory, faults: Faults, unseen: Unseen) -> Iterator[Violation]:
+    """Rule 6. Another copy of the job may come before the delay of a nack is over."""
+    if job.leases and job.leases[0].delivery.opened + CLOCK_S < job.due:
+        yield Violation(Kind.EARLY, job.token, told(job))
+        return
+    copies = list(_copies(job, faults))
+    for earlier, later in zip(job.leases, job.leases[1:], strict=False):
+        opened, due = later.delivery.opened, max((each.due for each in earlier.asked), default=0.0)
+        if opened + CLOCK_S < due and later.delivery.attempt > earlier.delivery.attempt:
+            nacked = next(each.settle.t for each in earlier.asked if each.due == due)
+            if not any(at < nacked for at, _ in copies) and not unseen.take(job, opened):
+                yield Violation(Kind.EARLY, job.token, told(job))
+
+
+def _paused(job: JobHistory, pauses: PausedTimes) -> Iterator[Violation]:
+    """Rule 7."""
+    for lease in job.leases:
+        if pauses.covers(lease.delivery.queue, lease.delivery.opened):
+            yield Violation(Kind.PAUSED, job.token, f"{lease.delivery.queue}: {told(job)}")
+
+
 def _copies(job: JobHistory, faults: Faults) -> Iterator[tuple[float, Copy]]:
-    """Every event that may have made one more copy of the job, and when."""
+    """Every event that may have made one more copy of the job, and when.
+
+    A delayed job moves until it is due, and each fault may interrupt a move.
+    """
     unknown = sorted(put.t for put in job.unknown_puts)
     for at in unknown if job.stored else unknown[1:]:
         yield at, Copy.ENQUEUE
+    for put, answer in job.puts.values():
+        if put.delay and (answer is None or answer.status != NOT_SENT):
+            until = (answer.t if answer else put.t) + put.delay + STROKE_S
+            yield from ((put.t, Copy.MOVE) for _ in faults.all_between(put.t, until, ""))
     for lease in job.leases:
         for each in lease.asked:
             if each.settle.verb in ("nack-tail", "nack-delay", "reject"):
                 at = each.settle.t
                 over = (each.answer.t if each.answer else at) + each.settle.delay
-                if each.status not in (NOT_SENT, 200, 204) or faults.between(at, over + STROKE_S, ""):
+                hit = faults.all_between(at, over + STROKE_S, "")
+                if each.status not in (NOT_SENT, 200, 204) or hit:
                     yield at, Copy.MOVE
+                if each.settle.delay:
+                    yield from ((at, Copy.MOVE) for _ in hit[1:])
         if not lease.settled:
             yield lease.deadline, Copy.EXPIRY
 
@@ -177,10 +216,16 @@ def _odd_answers(jobs: Iterable[JobHistory]) -> Iterator[Violation]:
 def _figures(events: list[Event], jobs: dict[str, JobHistory]) -> dict[str, int]:
     leases = [lease for job in jobs.values() for lease in job.leases]
     polls = sum(isinstance(event, PollEvent) for event in events)
+    delayed = [put.delay for job in jobs.values() for put, _ in list(job.puts.values())[:1] if put.delay]
     faults = [event for event in events if isinstance(event, Fault)]
     figures = {
         "jobs offered": sum(bool(job.puts) for job in jobs.values()),
         "jobs answered 201": sum(job.stored for job in jobs.values()),
+        "jobs with a delay": len(delayed),
+        "nacks with a delay that were kept on holding queues": sum(
+            bool(each.due) for lease in leases for each in lease.asked
+        ),
+        "pauses that every server had stored": len(PausedTimes(events)),
         "enqueues of unknown outcome": sum(len(job.unknown_puts) for job in jobs.values()),
         "polls": polls,
         "polls whose answer nobody read": len(Unseen(events)),

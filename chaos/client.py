@@ -38,6 +38,7 @@ READ = (*QUEUES, f"{SUBSCRIBED}+{CHILD}")
 ANSWER_S = 8.0
 """How long a client waits for an answer before it gives up."""
 REFUSED_PAUSE_S = 0.05
+LONGEST_DELAY_S = 3.0
 TRIES = 3
 
 
@@ -105,11 +106,14 @@ class Producer(Client):
         keyed = "keys" in self.role.offers and self.chance.random() < 0.5
         replica = self.chance.randrange(len(self.replicas))
         body = {"token": token, "pad": pad(token)}
+        delays = "delay" in self.role.offers and self.chance.random() < 0.2
+        delay = round(self.chance.uniform(0.1, LONGEST_DELAY_S), 3) if delays else 0.0
+        path = f"/queues/{queue}/jobs" + (f"?delay={delay}" if delay else "")
         for number in range(TRIES):
             for each in tokens(queue, token):
-                self.ledger.write(Put(t=time.monotonic(), who=self.role.name, token=each, number=number))
+                self.ledger.write(Put(t=time.monotonic(), who=self.role.name, token=each, number=number, delay=delay))
             key = {"Idempotency_Key": f'"{token}"'} if keyed else {}
-            answer = self.ask(replica, "POST", f"/queues/{queue}/jobs", body, **key)
+            answer = self.ask(replica, "POST", path, body, **key)
             job = answer.json()["id"] if answer.status == 201 else ""
             for each in tokens(queue, token):
                 self.ledger.write(
@@ -267,8 +271,10 @@ class Consumer(Client):
             return
         path, body = self._order(verb, delay)
         answer = self.ask(replica, "POST", f"/leases/{job.lease}/{path}", body)
-        expires = monotonic(answer.json()["expires_at"]) if verb == "extend" and answer.status == 200 else 0.0
-        self._write_answer(job, answer.status, answer.code, number, expires)
+        told = answer.json() if answer.status == 200 else {}
+        expires = monotonic(told["expires_at"]) if verb == "extend" and told else 0.0
+        due = monotonic(told["due_at"]) if told.get("position") == "tail" and "due_at" in told else 0.0
+        self._write_answer(job, answer.status, answer.code, number, expires=expires, due=due)
 
     def _write_settle(self, job: DeliveryEvent, verb: str, replica: int, number: int = 0, delay: float = 0.0) -> None:
         asked = Settle(
@@ -282,9 +288,11 @@ class Consumer(Client):
         )
         self.ledger.write(asked)
 
-    def _write_answer(self, job: DeliveryEvent, status: int, code: str, number: int = 0, expires: float = 0.0) -> None:
+    def _write_answer(
+        self, job: DeliveryEvent, status: int, code: str, number: int = 0, *, expires: float = 0.0, due: float = 0.0
+    ) -> None:
         told = SettleAnswer(
-            t=time.monotonic(), lease=job.lease, number=number, status=status, code=code, expires=expires
+            t=time.monotonic(), lease=job.lease, number=number, status=status, code=code, expires=expires, due=due
         )
         self.ledger.write(told)
 
@@ -335,9 +343,10 @@ def monotonic(instant: str) -> float:
     return datetime.fromisoformat(instant).timestamp() - time.time() + time.monotonic()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="chaos.client")
-    parser.add_argument("kind", choices=["producer", "consumer"])
+def role(program: str) -> Role:
+    """What the command line of a client says."""
+    parser = argparse.ArgumentParser(prog=program)
+    parser.add_argument("kind", choices=["producer", "consumer", "operator"])
     parser.add_argument("--name", required=True)
     parser.add_argument("--life", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
@@ -348,8 +357,12 @@ def main() -> None:
     asked = vars(parser.parse_args())
     ports = tuple(int(port) for port in asked.pop("ports").split(","))
     offers = frozenset(filter(None, asked.pop("offers").split(",")))
-    role = Role(ports=ports, offers=offers, **asked)
-    (Producer if role.kind == "producer" else Consumer)(role).run()
+    return Role(ports=ports, offers=offers, **asked)
+
+
+def main() -> None:
+    asked = role("chaos.client")
+    (Producer if asked.kind == "producer" else Consumer)(asked).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Three planted faults: gateways that break a promise, for the checker to be shown to notice.
+"""Planted faults: gateways that break a promise, for the checker to be shown to notice.
 
 Each is an application for `serve --app chaos.faults:NAME`, patched in the worker that runs it; the gateway itself has
 no hook for this. Every fault needs something that is killed at the right instant, or a job that is given back.
@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from gateway import app
 from gateway.app import Gateway, WorkerContext
+from gateway.coverage import Coverage, Covered
 from gateway.delivery.dead_letters.store import Stored, store
+from gateway.delivery.delay.held_job import HeldJob
+from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.moves import Moves, job_of
+from gateway.delivery.pause import Pause, Pauses
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.rewrite import next_attempt
+from gateway.kestrel.fanout import Fanout
+from gateway.kestrel.polls.preferred import PreferredPoll
 from gateway.kestrel.server.pinned_read import PinnedRead
 from gateway.leases.lease import Lease
 from gateway.settings import Settings
@@ -23,7 +30,18 @@ from gateway.settings import Settings
 GAP_S = 0.8
 """How long the broken promise is open: what is killed then shows it."""
 
-__all__ = ["FAULTS", "WorkerContext", "ack_before_confirm", "drop_instead_of_give_back", "move_that_confirms_first"]
+__all__ = [
+    "FAULTS",
+    "WorkerContext",
+    "ack_before_confirm",
+    "delay_in_memory",
+    "delay_that_is_cut_short",
+    "drop_instead_of_give_back",
+    "move_that_confirms_first",
+    "pause_in_one_worker",
+    "several_queues_that_drop_losers",
+    "subscription_on_one_server",
+]
 
 _tasks: set[asyncio.Task[None]] = set()
 
@@ -75,8 +93,91 @@ def move_that_confirms_first(settings: Settings, context: WorkerContext) -> Gate
     return app.create_app(settings, context)
 
 
+def delay_in_memory(settings: Settings, context: WorkerContext) -> Gateway:
+    """Keeps a delayed job in the worker until it is due."""
+
+    async def later(holding: HoldingQueues, job: HeldJob) -> None:
+        await asyncio.sleep(job.due_ms / 1000 - holding.clock.wall_s())
+        await holding._backend.put(job.queue, job.data)
+
+    async def hold(holding: HoldingQueues, job: HeldJob) -> None:
+        _begin(later(holding, job))
+
+    _patch(HoldingQueues, "hold", hold)
+    return app.create_app(settings, context)
+
+
+def delay_that_is_cut_short(settings: Settings, context: WorkerContext) -> Gateway:
+    """Brings a delayed job after half of its delay."""
+    whole = HoldingQueues.hold
+
+    async def hold(holding: HoldingQueues, job: HeldJob) -> None:
+        now_ms = round(holding.clock.wall_s() * 1000)
+        await whole(holding, replace(job, due_ms=(now_ms + job.due_ms) // 2))
+
+    _patch(HoldingQueues, "hold", hold)
+    return app.create_app(settings, context)
+
+
+def pause_in_one_worker(settings: Settings, context: WorkerContext) -> Gateway:
+    """Only the worker that was asked knows of a pause."""
+    begin, of = Pauses.begin, Pauses.of
+    known: set[str] = set()
+
+    async def begun(pauses: Pauses, queue: Queue, until_s: float | None, reason: str) -> Coverage:
+        known.add(queue.key)
+        return await begin(pauses, queue, until_s, reason)
+
+    def pause_of(pauses: Pauses, queue: Queue) -> Pause | None:
+        return of(pauses, queue) if queue.key in known else None
+
+    _patch(Pauses, "begin", begun)
+    _patch(Pauses, "of", pause_of)
+    return app.create_app(settings, context)
+
+
+def subscription_on_one_server(settings: Settings, context: WorkerContext) -> Gateway:
+    """Creates a subscription on one server only."""
+
+    async def create(fanout: Fanout, key: str, _limit: int) -> Covered[bool]:
+        await fanout._members()[0].peek(key)
+        return Covered(True, None)
+
+    async def none(_fanout: Fanout, _of: object) -> int:
+        return 0
+
+    _patch(Fanout, "create", create)
+    _patch(Fanout, "ensure", none)
+    _patch(Fanout, "prepare", none)
+    return app.create_app(settings, context)
+
+
+def several_queues_that_drop_losers(settings: Settings, context: WorkerContext) -> Gateway:
+    """Removes the jobs of other queues that a poll of several queues has brought along."""
+    cancel = PreferredPoll.cancel
+
+    def drop(poll: PreferredPoll) -> None:
+        for each in poll._polls:
+            if (item := each.item_now()) is not None:
+                _begin(item.confirm())
+        cancel(poll)
+
+    _patch(PreferredPoll, "cancel", drop)
+    return app.create_app(settings, context)
+
+
 FAULTS: dict[str, Callable[[Settings, WorkerContext], Gateway]] = {
-    each.__name__: each for each in (ack_before_confirm, drop_instead_of_give_back, move_that_confirms_first)
+    each.__name__: each
+    for each in (
+        ack_before_confirm,
+        drop_instead_of_give_back,
+        move_that_confirms_first,
+        delay_in_memory,
+        delay_that_is_cut_short,
+        pause_in_one_worker,
+        subscription_on_one_server,
+        several_queues_that_drop_losers,
+    )
 }
 
 

@@ -14,6 +14,7 @@ from chaos.ledger import (
     Event,
     Fault,
     Left,
+    PauseEvent,
     PollAnswer,
     PollEvent,
     Put,
@@ -24,6 +25,8 @@ from chaos.ledger import (
 
 PARKED_S = 10.0
 """A poll may have stood so long before a job came: its own time, and that of a freeze."""
+PAUSE_S = 2.0
+"""From so long after the answer on, nothing of a paused queue is delivered."""
 STROKE_S = 1.0
 """A fault may show so long after it: what was on its way arrives, the dead are noticed."""
 
@@ -38,6 +41,11 @@ class AskedSettlement:
     @property
     def status(self) -> int:
         return self.answer.status if self.answer else NO_ANSWER
+
+    @property
+    def due(self) -> float:
+        """When a job that was nacked with a delay comes back; 0 if that is not certain."""
+        return self.answer.due if self.answer else 0.0
 
     @property
     def unknown(self) -> bool:
@@ -89,6 +97,12 @@ class JobHistory:
     def unknown_puts(self) -> list[Put]:
         return [put for put, answer in self.puts.values() if answer is None or answer.status in (NO_ANSWER, 500, 502)]
 
+    @property
+    def due(self) -> float:
+        """The earliest instant at which an enqueue that may have been stored allows it to be delivered."""
+        stored = [put for put, answer in self.puts.values() if answer is not None and answer.status == 201]
+        return min((put.t + put.delay for put in [*stored, *self.unknown_puts]), default=0.0)
+
 
 class Faults:
     """The faults of a run; those that missed were none."""
@@ -98,11 +112,17 @@ class Faults:
 
     def between(self, start: float, end: float, who: str) -> Fault | None:
         """A fault that fell, or lasted, in that time, to a server, to anything of a gateway, or to that client."""
-        for fault in self._strokes:
-            touches = not fault.target.startswith(("producer", "consumer")) or fault.target == who
-            if touches and fault.t <= end and fault.end + STROKE_S >= start:
-                return fault
-        return None
+        return next(iter(self.all_between(start, end, who)), None)
+
+    def all_between(self, start: float, end: float, who: str) -> list[Fault]:
+        """Every such fault."""
+        return [
+            fault
+            for fault in self._strokes
+            if (not fault.target.startswith(("producer", "consumer")) or fault.target == who)
+            and fault.t <= end
+            and fault.end + STROKE_S >= start
+        ]
 
     def thawed_late(self, lease: DeliveryEvent) -> bool:
         """Whether its worker was frozen with the job in hand while a server was killed, which put the job back."""
@@ -170,9 +190,26 @@ def jobs_of(events: Iterable[Event]) -> dict[str, JobHistory]:
     return jobs
 
 
+class PausedTimes:
+    """When each queue was paused."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._pauses = [event for event in events if isinstance(event, PauseEvent)]
+
+    def __len__(self) -> int:
+        return len(self._pauses)
+
+    def covers(self, queue: str, at: float) -> bool:
+        """Whether the queue had been paused for PAUSE_S then."""
+        return any(each.queue == queue and each.t + PAUSE_S < at < each.end for each in self._pauses)
+
+
 def told(job: JobHistory) -> str:
     """The job's history, for people."""
-    history = [(put.t, f"enqueue: {answer.status if answer else 'unanswered'}") for put, answer in job.puts.values()]
+    history = [
+        (put.t, f"enqueue{f' with delay {put.delay:g}' * bool(put.delay)}: {answer.status if answer else 'unanswered'}")
+        for put, answer in job.puts.values()
+    ]
     history += [(left.t, f"left on {left.queue} of server {left.server}") for left in job.left]
     for lease in job.leases:
         given = lease.delivery

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 NO_ANSWER = 0
 """The status of a request whose connection ended first: it may have been executed."""
@@ -23,12 +23,16 @@ NOT_SENT = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Put:
-    """An enqueue is about to be sent. token: names the job in its data. number: counts the tries of that job."""
+    """An enqueue is about to be sent. token: names the job in its data. number: counts the tries of that job.
+
+    delay: in seconds, for a delayed job.
+    """
 
     t: float
     who: str
     token: str
     number: int
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +103,8 @@ class Settle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettleAnswer:
-    """The answer to the settlement. expires: the lease's new end, of an extension."""
+    """The answer to the settlement. expires: the lease's new end, of an extension. due: of a job that was nacked with a
+    delay and is on a holding queue, when it comes back."""
 
     t: float
     lease: str
@@ -107,6 +112,16 @@ class SettleAnswer:
     status: int
     code: str = ""
     expires: float = 0.0
+    due: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseEvent:
+    """A queue was paused on all servers from `t`, when the answer came, to `end`, when the end was asked for."""
+
+    t: float
+    end: float
+    queue: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +156,10 @@ class Left:
     server: int
 
 
-Event = Put | PutAnswer | PollEvent | PollAnswer | DeliveryEvent | Settle | SettleAnswer | Odd | Fault | Left
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (Put, PutAnswer, PollEvent, PollAnswer, DeliveryEvent, Settle, SettleAnswer, Odd, Fault, Left)
-}
+Event = (
+    Put | PutAnswer | PollEvent | PollAnswer | DeliveryEvent | Settle | SettleAnswer | PauseEvent | Odd | Fault | Left
+)
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 class EventFile:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from chaos.client import named
+from chaos.client import named, tokens
 from chaos.ledger import Left
 from chaos.schedule import PlannedFault
 from tests.lab.http import HttpClient
@@ -30,6 +30,10 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 READY_S = 30.0
 TOKEN = re.compile(rb'"token":\s*"([^"]+)"')
+HELD = re.compile(rb'held1 [^\n]*"queue":"([^"]+)"')
+"""A delayed job on a holding queue, and the queue that it goes to."""
+CONTROL = "__control"
+"""The end of the key of the gateways' own item, which stays."""
 
 
 class ProcessError(Exception):
@@ -233,12 +237,19 @@ def left_behind(port: int, server: int) -> list[Left]:
     memcache = MemcacheClient(f"{HOST}:{port}", 10)
     found = []
     for key in memcache.queues():
-        for item in memcache.take_all(key):
-            found_token = TOKEN.search(item)
-            token = named(key, found_token[1].decode()) if found_token else repr(item[:80])
-            found.append(Left(t=time.monotonic(), token=token, queue=key, server=server))
+        for item in () if key.endswith(CONTROL) else memcache.take_all(key):
+            found += [Left(t=time.monotonic(), token=token, queue=key, server=server) for token in _tokens(key, item)]
     memcache.close()
     return found
+
+
+def _tokens(key: str, item: bytes) -> list[str]:
+    """The jobs that an item is, or will be: a delayed job is copied to the subscription when it is due."""
+    found, held = TOKEN.search(item), HELD.match(item)
+    if not found:
+        return [repr(item[:80])]
+    token, queue = found[1].decode(), held[1].decode() if held else key
+    return tokens(queue, token) if held and "+" not in queue else [named(queue, token)]
 
 
 def waiting(port: int) -> int:
@@ -246,7 +257,7 @@ def waiting(port: int) -> int:
     memcache = MemcacheClient(f"{HOST}:{port}", 10)
     queues = memcache.queues()
     memcache.close()
-    items = sum(figures["items"] for key, figures in queues.items() if not key.endswith("dead"))
+    items = sum(figures["items"] for key, figures in queues.items() if not key.endswith(("dead", CONTROL)))
     return items + sum(figures["open_transactions"] for figures in queues.values())
 
 

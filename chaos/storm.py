@@ -21,6 +21,7 @@ from chaos.checker import Verdict, check
 from chaos.client import CHILD, SUBSCRIBED
 from chaos.lease_counters import imbalances
 from chaos.ledger import EventFile, Fault, Odd
+from chaos.pauses import OPERATORS
 from chaos.processes import ENVIRONMENT, ProcessError, Processes, left_behind, waiting
 from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, FaultProfile, PlannedFault
 from tests.lab.http import HttpClient
@@ -82,6 +83,8 @@ def offers(port: int) -> frozenset[str]:
     found |= {
         "several": "/next" in contract["paths"],
         "keys": "Idempotency-Key" in text,
+        "delay": '"due_at"' in text,
+        "pause": "/queues/{queue}/pause" in contract["paths"],
         "cluster": bool(cluster_flags()),
     }
     return frozenset(name for name, there in found.items() if there)
@@ -109,6 +112,8 @@ class _Storm:
     def inject(self, faults: Sequence[PlannedFault]) -> None:
         """Starts the clients and carries out the faults; when it returns all that was hit is up again, or starting."""
         names = [f"producer-{each}" for each in range(PRODUCERS)] + [f"consumer-{each}" for each in range(CONSUMERS)]
+        if "pause" in self._offered:
+            names += [f"operator-{each}" for each in range(OPERATORS)]
         self._began_s = time.monotonic()
         for name in names:
             self._start(name)
@@ -174,7 +179,9 @@ class _Storm:
 
     def _start(self, name: str) -> None:
         life = self._lives[name] = self._lives.get(name, 0) + 1
-        arguments = ["chaos.client", name.partition("-")[0], "--name", name, "--life", str(life)]
+        kind = name.partition("-")[0]
+        program = "chaos.pauses" if kind == "operator" else "chaos.client"
+        arguments = [program, kind, "--name", name, "--life", str(life)]
         arguments += ["--seed", str(self._plan.seed), "--ports", ",".join(map(str, self._stage.ports))]
         arguments += ["--ledger", str(self._plan.directory / "ledger"), "--calm-at", repr(self._calm_at)]
         self._stage.client(name, [*arguments, "--offers", ",".join(sorted(self._offered))])

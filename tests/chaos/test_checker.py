@@ -13,6 +13,7 @@ from chaos.ledger import (
     Fault,
     Left,
     Odd,
+    PauseEvent,
     PollAnswer,
     PollEvent,
     Put,
@@ -24,8 +25,8 @@ from chaos.ledger import (
 )
 
 
-def put(at=0.0, status=201, number=0):
-    sent = Put(t=at, who="producer-0", token="j", number=number)
+def put(at=0.0, status=201, number=0, *, delay=0.0):
+    sent = Put(t=at, who="producer-0", token="j", number=number, delay=delay)
     answer = PutAnswer(t=at + 0.01, token="j", number=number, status=status, job="id" if status == 201 else "")
     return [sent] if status is None else [sent, answer]
 
@@ -45,14 +46,20 @@ def poll(at, status=None, number=0, queue="mail"):
     return [sent] if status is None else [sent, told]
 
 
-def settle(at, name, verb="ack", status=204, *, number=0, code="", delay=0.0, expires=0.0):
+def settle(at, name, verb="ack", status=204, *, number=0, code="", delay=0.0, expires=0.0, due=0.0):
     asked = Settle(t=at, who="consumer-0", lease=name, number=number, verb=verb, replica=0, delay=delay)
-    answer = SettleAnswer(t=at + 0.01, lease=name, number=number, status=status or 0, code=code, expires=expires)
+    answer = SettleAnswer(
+        t=at + 0.01, lease=name, number=number, status=status or 0, code=code, expires=expires, due=due
+    )
     return [asked] if status is None else [asked, answer]
 
 
 def fault(at, end, target="server-0", action="kill"):
     return [Fault(t=at, end=end, target=target, action=action)]
+
+
+def pause(at, end, queue="mail"):
+    return [PauseEvent(t=at, end=end, queue=queue)]
 
 
 LEFT = [Left(t=99.0, token="j", queue="mail", server=0)]
@@ -104,6 +111,25 @@ FINE = {
     "an expired lease that nobody saw, its move interrupted": [
         put(), poll(0.5), lease(3, "a"), settle(4, "a"), lease(5, "b", attempt=2), settle(6, "b"),
     ],
+    "delayed": [put(delay=2.0), lease(2.001, "a"), settle(3, "a")],
+    "an unknown enqueue without a delay before one with": [
+        put(status=502), put(0.5, number=1, delay=9.0), lease(1, "a"), settle(2, "a"),
+    ],
+    "a delayed job whose move a kill interrupted": [
+        put(delay=2.0), fault(1, 1), lease(2.1, "a"), settle(3, "a"), lease(4, "b"), settle(5, "b"),
+    ],
+    "nacked with a delay": [
+        put(), lease(1, "a"), settle(2, "a", "nack-delay", 200, delay=2.0, due=4.01), lease(4.02, "b", attempt=2),
+        settle(5, "b"),
+    ],
+    "nacked with a delay that a kill interrupted before its confirm": [
+        put(), lease(1, "a"), settle(2, "a", "nack-delay", 200, delay=2.0, due=4.01), fault(2.5, 3), lease(3, "b"),
+        settle(3.5, "b"), lease(4.1, "c", attempt=2), settle(5, "c"),
+    ],
+    "before and after a pause, and while it begins": [
+        put(), pause(1, 6), lease(2.9, "a"), settle(3, "a", "nack-head"), lease(6.01, "b"), settle(7, "b"),
+    ],
+    "another queue is paused": [put(), pause(1, 9, "thumbs"), lease(5, "a"), settle(6, "a")],
     "taken by a worker that was frozen while the server died": [
         put(), fault(0.9, 4.0, "worker-1.0", "freeze"), fault(1.5, 2.0), lease(2.5, "b"), settle(3, "b"),
         lease(4.01, "a", replica=1), settle(4.1, "a", status=410, code="lease-lost"),
@@ -173,6 +199,18 @@ BROKEN = {
     "own lease not found": ([put(), lease(1, "a"), settle(2, "a", status=404), LEFT], Kind.ODD),
     "a first ack that conflicts": ([put(), lease(1, "a"), settle(2, "a", status=409), LEFT], Kind.ODD),
     "an enqueue answered 500": ([put(status=500)], Kind.ODD),
+    "delivered before it is due": ([put(delay=2.0), lease(1.9, "a"), settle(3, "a")], Kind.EARLY),
+    "a second enqueue of the job has no longer delay": (
+        [put(status=503), put(0.5, number=1, delay=2.0), lease(2.4, "a"), settle(3, "a")], Kind.EARLY,
+    ),
+    "its next attempt before the delay of the nack is over": (
+        [put(), lease(1, "a"), settle(2, "a", "nack-delay", 200, delay=2.0, due=4.01), lease(3.9, "b", attempt=2),
+         settle(5, "b")], Kind.EARLY,
+    ),
+    "delayed, delivered twice": (
+        [put(delay=2.0), lease(2.1, "a"), settle(3, "a"), lease(4, "b"), settle(5, "b")], Kind.REPEATED,
+    ),
+    "delivered while paused": ([put(), pause(1, 6), lease(3.1, "a"), settle(4, "a")], Kind.PAUSED),
     "what a client found odd": ([[Odd(t=1.0, who="consumer-0", what="changed")]], Kind.ODD),
 }  # fmt: skip
 
@@ -203,6 +241,7 @@ def test_a_ledger_is_read_back_whole_but_for_half_a_line(tmp_path):
         *lease(1, "a"),
         *settle(2, "a"),
         *fault(3, 4),
+        *pause(3.5, 4),
         Odd(t=5.0, who="x", what="y"),
         *LEFT,
     ]
