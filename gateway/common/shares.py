@@ -61,6 +61,15 @@ class Shares:
         self.refused += 1
         return False
 
+    def admits_item(self, tenant: str, size: int) -> bool:
+        """Like `admits`, but one item of any size has room if the tenant holds nothing and the limit is not reached.
+
+        Otherwise an item above the tenant's share could never be delivered.
+        """
+        if not self._by_tenant.get(tenant) and self.held < self.limit:
+            return True
+        return self.admits(tenant, size)
+
     def try_take(self, tenant: str, amount: int = 1) -> bool:
         """Takes `amount` more if the tenant may. Returns whether it may."""
         if not self.admits(tenant, amount):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from gateway.errors import BackendUnavailable, GatewayError, Unavailable
+from gateway.errors import GatewayError, Unavailable
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health, ServerHealth, ServerView
 from gateway.kestrel.polls.values import Get, PolledItem, PolledServer, Why
@@ -22,10 +22,10 @@ Report: TypeAlias = Callable[[int, GatewayError | None], None]
 """Called once for each put with its place in the batch, and with its error or None if it is stored."""
 Sending: TypeAlias = Callable[[Get], float]
 """Called when the get has a connection; returns its `t=` in seconds, 0 for a take."""
-Answered: TypeAlias = Callable[[Get, "TakenItem | None", BackendUnavailable | None], None]
+Answered: TypeAlias = Callable[[Get, "TakenItem | None", Unavailable | None], None]
 """Called with the item of the get, or None if there was none, and with the reason if there is no answer."""
 
-Taken: TypeAlias = Callable[["TakenItem | None", BackendUnavailable | None], None]
+Taken: TypeAlias = Callable[["TakenItem | None", Unavailable | None], None]
 """Called with an item, or None if there was none, and with the reason if there is no answer."""
 
 

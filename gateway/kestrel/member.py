@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from gateway.errors import BackendUnavailable, GatewayError
+from gateway.errors import GatewayError, Unavailable
 from gateway.kestrel.health import Health
 from gateway.kestrel.link import ServerLink, TakenItem
 from gateway.kestrel.polls.values import Get, ServerQueue, Why
@@ -95,7 +95,7 @@ class Member:
 
 
 def _answered(
-    answer: asyncio.Future[TakenItem | None], _get: Get, item: TakenItem | None, error: BackendUnavailable | None
+    answer: asyncio.Future[TakenItem | None], _get: Get, item: TakenItem | None, error: Unavailable | None
 ) -> None:
     if answer.done():
         if item is not None:

@@ -59,7 +59,7 @@ class LeaseLimits:
                 f"the tenant has {held} open leases on this worker, its share of the limit of {limit}",
                 self._retry_after(tenant),
             )
-        if not self.bytes.admits(tenant, max(1, size)):
+        if not self.bytes.admits_item(tenant, max(1, size)):
             raise TooManyLeases(
                 f"the tenant's leased jobs hold {self.bytes.of(tenant)} bytes on this worker; the next job would "
                 f"exceed its share of the limit of {self.bytes.limit} bytes",

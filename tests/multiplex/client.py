@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from pathlib import Path
+from typing import Any
 
 from gateway.common.multiplex import messages
 from gateway.common.multiplex.frames import LAST, PAYLOAD_BYTES, Frame, FrameDecoder, FrameKind, frame
@@ -31,7 +32,15 @@ class MultiplexClient:
     """One connection. A frame that nobody has asked for yet waits in `frames`."""
 
     def __init__(
-        self, path: str, *, lowest: int = 1, highest: int = 1, item_bytes: int = MUCH, incomplete_bytes: int = MUCH
+        self,
+        path: str,
+        *,
+        lowest: int = 1,
+        highest: int = 1,
+        item_bytes: int = MUCH,
+        incomplete_bytes: int = MUCH,
+        open_bytes: int = 0,
+        share: int = messages.SHARE_UNITS,
     ) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(10)
@@ -40,7 +49,7 @@ class MultiplexClient:
         self.frames: list[Frame] = []
         self.ids = 0
         self.credits = [0, 0]
-        greeting = Greeting(lowest, highest, item_bytes, MUCH, MUCH, incomplete_bytes)
+        greeting = Greeting(lowest, highest, item_bytes, MUCH, MUCH, incomplete_bytes, open_bytes, share)
         self.send(frame(FrameKind.GREETING, 0, greeting.pack()))
         self.greeting = messages.unpack_greeting(self.next(FrameKind.GREETING).payload)
 
@@ -111,13 +120,13 @@ class MultiplexClient:
             self.send(*detached(key, id_, item, expiry))
         return id_
 
-    def open(self, key: str, **given: int) -> int:
+    def open(self, key: str, **given: Any) -> int:
         """Sends an open; the id of its first item."""
         id_ = self.id(given.get("items", 1))
         self.send(frame(FrameKind.OPEN, id_, Opening(key.encode(), **given).pack()))
         return id_
 
-    def take(self, key: str, **given: int) -> tuple[int, bytes] | Code:
+    def take(self, key: str, **given: Any) -> tuple[int, bytes] | Code:
         """The id and data of the next item, or why there is none."""
         id_ = self.open(key, **given)
         return self.answer(id_)

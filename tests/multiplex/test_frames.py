@@ -230,11 +230,12 @@ def test_nothing_leaves_without_credit_but_answers():
 
 def test_payloads_are_read_as_they_were_written():
     """Each kind, with the limits of its numbers."""
-    greeting = Greeting(1, 3, 2**40, 2**20, 2**41, 2**42)
+    greeting = Greeting(1, 3, 2**40, 2**20, 2**41, 2**42, 2**43, 2**31)
     assert messages.unpack_greeting(greeting.pack() + b"later") == greeting
     assert messages.unpack_credit(messages.pack_credit(1, 2**63)) == (1, 2**63)
-    opening = Opening(b"q+child", 2**32 - 1, 2**16 - 1, 5, 7, 2**64 - 1)
+    opening = Opening(b"q+child", 2**32 - 1, 2**16 - 1, 5, 7, 2**64 - 1, "tenant")
     assert messages.unpack_opening(opening.pack()) == opening
+    assert messages.unpack_opening(opening._replace(tenant="").pack()) == opening._replace(tenant="")
     ids = [1, 2**64 - 1]
     assert messages.unpack_ids(messages.pack_ids(ids)) == tuple(ids)
     entries = [(0, b""), (2**32 - 1, b"\r\n\0"), (1, b"x" * 1000)]

@@ -27,6 +27,8 @@ from tests.broker.steps import Steps
 
 NEVER_S = 1e9
 """The worker's own time limits; a wait ends on the broker."""
+LIMIT_BYTES = 3
+"""Of the open items of every second world."""
 
 
 class Timer:
@@ -114,6 +116,7 @@ class World:
 
     def __init__(self, steps: Steps, seed: int) -> None:
         self.steps = steps
+        self.seed = seed
         self.random = random.Random(seed)
         self.loop = loop = cast(Any, Loop(steps))
         broker = Broker.__new__(Broker)  # without its threads
@@ -123,7 +126,9 @@ class World:
         connections = Connections(broker.counters, ClientLog())
         self.out, self.back = cast(Any, Pipe()), cast(Any, Pipe())
         self.broker = MultiplexedConnection(broker, connections)
-        self.channel = BrokerChannel(loop, NEVER_S, lambda _: None, lambda _: None)
+        self.channel = BrokerChannel(
+            loop, NEVER_S, lambda _: None, lambda _: None, open_bytes=LIMIT_BYTES if seed % 2 else 0
+        )
         self.out.to, self.back.to = self.broker.frames, self.channel.frames
         self.channel.frames.connection_made(self.out)
         self.broker.frames.connection_made(self.back)
@@ -201,6 +206,8 @@ class World:
             committed = self.steps.commit()
             brought = self.steps.bring()
             if not before and not committed and not brought and not self.loop.soon:
+                waiters = self.steps.queues.get(self.key).waiters
+                assert waiters.next() is None or not self.steps.queues.get(self.key).backlog.ready, "nobody was served"
                 return
         raise AssertionError("it does not come to rest")
 
@@ -230,6 +237,7 @@ def check(world: World) -> None:
     assert set(world.answers.values()) <= {1}
     queue = world.steps.queues.get(world.key)
     assert not queue.waiters
+    assert world.seed % 2 == 0 or sum(map(len, world.held.values())) <= LIMIT_BYTES
     assert sorted(read.item.data for read in queue.open_reads._reads) == sorted(world.held.values())
     assert len(world.stored) == world.put
     on_queue = {item.data for item in queue.backlog.ready}

@@ -62,6 +62,8 @@ class MultiplexedConnection:
 
     def greeted(self, common: int | None) -> None:
         ours, theirs = self.frames.greeting, self.frames.theirs
+        if theirs is not None:
+            self._reads.budget.greeted(theirs)
         if common is None and theirs is not None:
             log.warning(
                 "a worker with versions %d to %d of the multiplexed protocol uses memcache: this broker has %d to %d",

@@ -2,7 +2,8 @@
 
 1. An open has one answer, also after a cancel: its items, or the reason why there is none. No open waits for another
    operation, except for the confirm of the read that it names.
-2. While the worker takes no items, its opens are deferred, and the queues serve others.
+2. While the worker takes no items, its opens are deferred, and the queues serve others. So do they while the next item
+   exceeds the bytes that the worker or the tenant may have open: an open that waits is passed over, another one ends.
 3. At the end of the connection all waiting opens are gone first, then all open reads are back in the order in which
    they were taken, and only then are other clients served, some in each turn of the loop.
 """
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from gateway.broker.broker import Broker, UnavailableError
+from gateway.broker.multiplex.budget import OpenBytes
 from gateway.broker.multiplex.commits import Commits
 from gateway.broker.multiplex.waits import WaitingOpen
 from gateway.broker.queues.collection import IllegalNameError
@@ -46,6 +48,7 @@ class MultiplexedReads:
         self._broker = broker
         self._commits = commits
         self._worker = worker
+        self.budget = OpenBytes(broker.loop)
         self._reads: dict[int, OpenItem] = {}  # in the order in which they were taken
         self._counts: dict[Settler, int] = {}  # of these reads
         self._waits: dict[int, WaitingOpen] = {}
@@ -90,16 +93,17 @@ class MultiplexedReads:
             self._commits.after(queue.creation, lambda error: self._created(id_, error))
             return
         broker.counters.cmd_get += 1
-        found = queue.read(ReadMode.OPEN, self)
+        room = self.budget.has_room(opening.tenant, queue)
+        found = queue.read(ReadMode.OPEN, self) if room else None
         if found is not None:
             item, read, _ = found
             assert read is not None
             self._give(id_, opening, queue, item, read)
-        elif opening.wait_ms or queue.backlog.starved:
+        elif opening.wait_ms or (room and queue.backlog.starved):
             self._waits[id_] = WaitingOpen(self, id_, opening, queue, ReadMode.OPEN)
         else:
             broker.counters.get_misses += 1
-            self._worker.end(id_, Code.EMPTY)
+            self._worker.end(id_, Code.EMPTY if room else Code.NO_ROOM)
 
     def _queue(self, id_: int, key: bytes, *, create: bool) -> PersistentQueue | None:
         """The queue to read; if it cannot be read, the open or peek ends."""
@@ -138,12 +142,17 @@ class MultiplexedReads:
             read.on_void = self._taken_back
             read.number = number
             self._reads[number] = read
+            self.budget.take(number, opening.tenant, len(item.data))
             count = self._counts[queue] = self._counts.get(queue, 0) + 1
             self._broker.counters.get_hits += 1
             found = None
             if number + 1 < id_ + opening.items and not 0 < opening.cap <= count:
                 head = queue.head()
-                if head is not None and size + len(head.data) <= opening.limit_bytes:
+                if (
+                    head is not None
+                    and size + len(head.data) <= opening.limit_bytes
+                    and self.budget.admits(opening.tenant, len(head.data))
+                ):
                     found = queue.read(ReadMode.OPEN, self)
             self._worker.carry(queue.name, FrameKind.ITEM, number, item.data, LAST if found is None else 0)
             if found is None:
@@ -243,6 +252,7 @@ class MultiplexedReads:
         if error is not None:
             codes = [Code.REFUSED if code is Code.OK else code for code in codes]
         self._worker.done(id_, codes, error or "")
+        self.budget.give_back(ids)
         if self._named:
             for read_id, code in zip(ids, codes, strict=True):
                 self._named_confirmed(read_id, succeeded=code is Code.OK)
@@ -266,6 +276,7 @@ class MultiplexedReads:
                 reads.append(read)
         queues = take_back(reads)
         self._worker.done(message.id, codes)
+        self.budget.give_back(read.number for read in reads)
         serve_soon(self._broker.loop, queues)
 
     def check(self, message: Frame) -> None:
@@ -279,6 +290,7 @@ class MultiplexedReads:
         self._forget(read.number)
         queue = read.queue
         self._worker.carry(queue.name, FrameKind.TAKEN_BACK, read.number, DELETED if queue.deleted else b"")
+        self.budget.give_back((read.number,))
 
     def _forget(self, id_: int) -> OpenItem | None:
         """The open read with this id, which is over; None if there is none."""

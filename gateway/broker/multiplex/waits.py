@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from gateway.broker.multiplex.budget import OpenBytes
 from gateway.broker.queues.queue import PersistentQueue
 from gateway.broker.queues.reads import OpenItem, ReadMode, ReadOwner
 from gateway.broker.storage.batch import StoredItem, Ticket
@@ -12,10 +13,13 @@ from gateway.common.multiplex.messages import Opening
 
 
 class OpeningClient(ReadOwner, Protocol):
-    """The worker whose open waits. blocked: it takes no items now."""
+    """The worker whose open waits. blocked: it takes no items now. budget: the bytes that it may have open."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    budget: OpenBytes
+
     @property
     def blocked(self) -> bool: ...
     def receive(self, wait: WaitingOpen, item: StoredItem, read: OpenItem | None) -> None: ...
@@ -50,7 +54,10 @@ class WaitingOpen:
 
     @property
     def blocked(self) -> bool:
-        return self._client.blocked
+        client = self._client
+        return client.blocked or (
+            self.mode is not ReadMode.PEEK and not client.budget.has_room(self.opening.tenant, self.queue)
+        )
 
     def receive(self, item: StoredItem, read: OpenItem | None, _ticket: Ticket | None) -> None:
         self._stop_timer()

@@ -139,8 +139,8 @@ class QueueCollection:
     def sweep(self) -> None:
         """Once a second: removes expired items, and wakes queues whose head was never read since the start."""
         for queue in self:
-            if queue.backlog.ready:
-                queue.drop_expired()
+            if queue.backlog.ready and queue.drop_expired() and queue.waiters:
+                queue.serve()  # the next item may have room where the expired one had none
             if queue.backlog.behind and (queue.limits.expire_to_queue or queue.limits.max_age):
                 queue.head()
 

@@ -174,7 +174,12 @@ class PersistentQueue:
 
         None if there is no item at the moment, or if others wait for it.
         """
-        return None if self.waiters.next() is not None else self._read(mode, reads)
+        if self.waiters.next() is not None:
+            return None
+        found = self._read(mode, reads)
+        if found is not None and self.waiters:
+            self.serve()  # the next item may have room where this one had none
+        return found
 
     def _read(self, mode: ReadMode, reads: ReadOwner) -> Delivery | None:
         timeout_s = self.limits.open_transaction_timeout

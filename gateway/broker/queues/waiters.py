@@ -13,7 +13,7 @@ class WaitingRead(Protocol):
     """A read that waits. `waits_for_items`: for items to arrive; otherwise only for items that are on disk.
 
     Exactly one of `receive` and `nothing` is called, once; that ends the wait. An open read is added to `reads` first,
-    those of its connection. `blocked`: it can take no item now, and others come before it. When that
+    those of its connection. `blocked`: it cannot take the next item now, and others come before it. When that
     ends, its connection has the queue serve.
     """
 

@@ -12,15 +12,18 @@ from .frames import PAYLOAD_BYTES, BrokenFrameError
 VERSIONS: Final = (1, 1)
 """The lowest and the highest version of the protocol that this program speaks."""
 _MAGIC: Final = b"kgateway"
-_GREETING: Final = struct.Struct(">8sHHQQQQ")
+_GREETING: Final = struct.Struct(">8sHHQQQQQI")
 _CREDIT: Final = struct.Struct(">QQ")
-_OPEN: Final = struct.Struct(">IHIHQ")
+_OPEN: Final = struct.Struct(">IHIHQB")
 _ENTRY: Final = struct.Struct(">II")
 _ID: Final = struct.Struct(">Q")
 _ID_BYTES: Final = _ID.size
 MOST_IDS: Final = PAYLOAD_BYTES // _ID_BYTES
 """The most reads in one CONFIRM or ABORT."""
 MOST_KEY_BYTES: Final = 255
+
+SHARE_UNITS: Final = 1_000_000
+"""The whole, as the share of a tenant in a greeting."""
 
 Entry: TypeAlias = tuple[int, bytes]
 """Expiry in seconds as in `set`, and item."""
@@ -32,7 +35,7 @@ class Code(IntEnum):
     EMPTY, CANCELLED: of an open. FULL, TOO_LARGE: the queue does not accept the item. REFUSED: nothing was done,
     because of the status or of the disk; the text says why. FAILED: the read that the open names was not confirmed.
     UNKNOWN: there is no such read. ILLEGAL_NAME: no queue can have it. CAPPED: the queue has as many open reads on this
-    connection as the open allows.
+    connection as the open allows. NO_ROOM: the open items of the worker, or of the tenant, may have no more bytes.
     """
 
     OK = 0
@@ -45,13 +48,15 @@ class Code(IntEnum):
     UNKNOWN = 7
     ILLEGAL_NAME = 8
     CAPPED = 9
+    NO_ROOM = 10
 
 
 class Greeting(NamedTuple):
     """The first frame of each side. Its format is the same in every version.
 
     item_bytes, operation_bytes: the credit that it gives at the start. largest_bytes, incomplete_bytes: of items that
-    it accepts, see FrameDecoder.
+    it accepts, see FrameDecoder. open_bytes: the most bytes of its open items; 0: no limit. share: the part of the
+    unused rest that one tenant may have, in millionths.
     """
 
     lowest: int
@@ -60,6 +65,8 @@ class Greeting(NamedTuple):
     operation_bytes: int
     largest_bytes: int
     incomplete_bytes: int
+    open_bytes: int = 0
+    share: int = SHARE_UNITS
 
     def pack(self) -> bytes:
         return _GREETING.pack(_MAGIC, *self)
@@ -75,6 +82,7 @@ class Opening(NamedTuple):
 
     wait_ms: how long it waits for the first one; 0: not at all. cap: the most open reads of the queue on this
     connection; 0: no limit. after: the id of an open read whose confirm comes later and must succeed first; 0: none.
+    tenant: for whom the bytes of the items count, see Greeting.
     """
 
     key: bytes
@@ -83,9 +91,12 @@ class Opening(NamedTuple):
     limit_bytes: int = 2**32 - 1
     cap: int = 0
     after: int = 0
+    tenant: str = ""
 
     def pack(self) -> bytes:
-        return _OPEN.pack(self.wait_ms, self.items, self.limit_bytes, self.cap, self.after) + self.key
+        tenant = self.tenant.encode()
+        head = _OPEN.pack(self.wait_ms, self.items, self.limit_bytes, self.cap, self.after, len(tenant))
+        return head + tenant + self.key
 
 
 def unpack_greeting(payload: bytes) -> Greeting:
@@ -111,10 +122,12 @@ def unpack_opening(payload: bytes) -> Opening:
     """Raises BrokenFrameError."""
     if len(payload) < _OPEN.size:
         raise BrokenFrameError(f"an open has {len(payload)} bytes")
-    wait_ms, items, limit_bytes, cap, after = _OPEN.unpack_from(payload)
+    wait_ms, items, limit_bytes, cap, after, size = _OPEN.unpack_from(payload)
     if not items:
         raise BrokenFrameError("an open wants no item")
-    return Opening(payload[_OPEN.size :], wait_ms, items, limit_bytes, cap, after)
+    at = _OPEN.size + size
+    tenant = payload[_OPEN.size : at].decode("utf-8", "replace") if size else ""
+    return Opening(payload[at:], wait_ms, items, limit_bytes, cap, after, tenant)
 
 
 def pack_ids(ids: Sequence[int]) -> bytes:

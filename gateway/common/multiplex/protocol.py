@@ -13,8 +13,10 @@ import asyncio
 from time import monotonic
 from typing import Any, Final, Protocol
 
+from gateway.common.shares import WHOLE
+
 from .frames import CARRIERS, FRAME_BYTES, HEAD, PAYLOAD_BYTES, BrokenFrameError, Frame, FrameDecoder, FrameKind, frame
-from .messages import Greeting, pack_credit, unpack_credit, unpack_greeting
+from .messages import SHARE_UNITS, Greeting, pack_credit, unpack_credit, unpack_greeting
 from .outgoing import SOME_BYTES, Outgoing
 
 TURN_BYTES: Final = FRAME_BYTES
@@ -67,19 +69,27 @@ class FrameHandler(Protocol):
 
 
 class FrameConnection(asyncio.BufferedProtocol):
-    """One connection. versions: the range to offer. largest_bytes: the largest item to accept. theirs: the peer's
-    greeting."""
+    """One connection. versions: the range to offer. largest_bytes: the largest item to accept. open_bytes, share: see
+    Greeting. theirs: the peer's greeting."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, handler: FrameHandler, versions: tuple[int, int], largest_bytes: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handler: FrameHandler,
+        versions: tuple[int, int],
+        largest_bytes: int,
+        *,
+        open_bytes: int = 0,
+        share: float = WHOLE,
     ) -> None:
         self._handler = handler
         # connection
         self.loop = loop
         self.transport: Any = None
         self.greeting = Greeting(
-            *versions, CREDIT_BYTES, CREDIT_BYTES, largest_bytes, max(INCOMPLETE_BYTES, largest_bytes)
-        )
+            *versions, CREDIT_BYTES, CREDIT_BYTES, largest_bytes, max(INCOMPLETE_BYTES, largest_bytes),
+            open_bytes, round(share * SHARE_UNITS),
+        )  # fmt: skip
         self.theirs: Greeting | None = None
         self.closed = False
         self._decoder = FrameDecoder(largest_bytes, self.greeting.incomplete_bytes)

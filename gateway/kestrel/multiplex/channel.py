@@ -29,6 +29,7 @@ from gateway.common.multiplex.messages import (
     unpack_outcome,
 )
 from gateway.common.multiplex.protocol import FrameConnection
+from gateway.common.shares import WHOLE
 from gateway.kestrel.multiplex.pending import PendingOperations, Then
 from gateway.kestrel.wire.connection import ConnectionLostError
 
@@ -56,6 +57,7 @@ class BrokerChannel:
     """One connection, and the protocol of its socket, `frames`.
 
     Implements gateway.common.multiplex.protocol.FrameHandler. timeout_s: of an operation, if no other time is given.
+    open_bytes, share: the most bytes of its open reads, and the part that one tenant may have; 0: no limit.
     on_heard: called when bytes come. on_lost: called at its end. ready: done after the greetings, with whether both
     sides have a common version.
     """
@@ -67,9 +69,12 @@ class BrokerChannel:
         on_heard: Callable[[float], None],
         on_lost: Callable[[BrokerChannel], None],
         versions: tuple[int, int] = VERSIONS,
+        *,
+        open_bytes: int = 0,
+        share: float = WHOLE,
     ) -> None:
         self.loop = loop
-        self.frames = FrameConnection(loop, self, versions, LARGEST_BYTES)
+        self.frames = FrameConnection(loop, self, versions, LARGEST_BYTES, open_bytes=open_bytes, share=share)
         self.ready: asyncio.Future[bool] = loop.create_future()
         self.reads: dict[int, OpenedRead] = {}
         self._timeout_s = timeout_s
@@ -107,10 +112,11 @@ class BrokerChannel:
         id_ = self._pending.expect(then, timeout_s)
         self.frames.carry_item(key, FrameKind.PUT, id_, pack_detached_put(key, expiry, len(item)), item)
 
-    def open(self, key: bytes, wait_s: float, then: Then, after: int = 0) -> int:
-        """Takes an item; returns the id of the open, which is that of the read. after: see Opening."""
+    def open(self, key: bytes, wait_s: float, then: Then, *, tenant: str = "", after: int = 0) -> int:
+        """Takes an item; returns the id of the open, which is that of the read. tenant, after: see Opening."""
         wait_ms = max(1, int(wait_s * 1000)) if wait_s else 0
-        return self.ask(FrameKind.OPEN, Opening(key, wait_ms, after=after).pack(), then, wait_s + self._timeout_s)
+        opening = Opening(key, wait_ms, after=after, tenant=tenant)
+        return self.ask(FrameKind.OPEN, opening.pack(), then, wait_s + self._timeout_s)
 
     def cancel(self, id_: int) -> None:
         """Ends an open whose caller is gone: an item that is under way goes back (rule 2)."""

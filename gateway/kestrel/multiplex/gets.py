@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gateway.common.multiplex.frames import Frame, FrameKind
 from gateway.common.multiplex.messages import Code, unpack_outcome
-from gateway.errors import BackendRefused, BackendUnavailable
+from gateway.errors import BackendRefused, BackendUnavailable, Unavailable
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import PendingGet, Taken
 from gateway.kestrel.multiplex.channel import BrokerChannel
@@ -59,7 +59,7 @@ class MultiplexedGet:
         wait_s = link.sending(self._get)
         link.counters.waits_sent += wait_s > 0
         link.counters.commands += 1
-        self._id = channel.open(link.key.encode(), wait_s, self._answered)
+        self._id = channel.open(link.key.encode(), wait_s, self._answered, tenant=link.tenant)
 
     def close(self) -> None:
         """Ends the get: an item that it was about to bring goes back."""
@@ -78,11 +78,11 @@ class MultiplexedGet:
             return
         if answer is None and not self._channel.closed:
             self._channel.withdraw(self._id)
-        self._finish(None, no_item(link.server, self._channel, answer))
+        self._finish(None, no_item(link.server, self._channel, link.tenant, answer))
 
-    def _finish(self, item: MultiplexedRead | None, error: BackendUnavailable | None) -> None:
+    def _finish(self, item: MultiplexedRead | None, error: Unavailable | None) -> None:
         self._over = True
-        self._link.counters.waits_cut += error is not None
+        self._link.counters.waits_cut += isinstance(error, BackendUnavailable)
         self._link.answered(self._get, item, error)
 
 
@@ -104,7 +104,7 @@ class DirectTake:
 
     def start(self, after: int) -> Callable[[], None]:
         """Sends it; returns what ends it."""
-        self._id = self._channel.open(self._key.encode(), 0.0, self._answered, after)
+        self._id = self._channel.open(self._key.encode(), 0.0, self._answered, tenant=self._tenant, after=after)
         return self._end
 
     def _end(self) -> None:
@@ -123,10 +123,10 @@ class DirectTake:
             return
         if answer is None and not self._channel.closed:
             self._channel.withdraw(self._id)
-        then(None, no_item(self._server, self._channel, answer))
+        then(None, no_item(self._server, self._channel, self._tenant, answer))
 
 
-def no_item(server: Server, channel: BrokerChannel, answer: Frame | None) -> BackendUnavailable | None:
+def no_item(server: Server, channel: BrokerChannel, tenant: str, answer: Frame | None) -> Unavailable | None:
     """Why an open has brought no item; None if the queue is empty, or the read that it names was not confirmed.
 
     answer: None if none came.
@@ -140,6 +140,9 @@ def no_item(server: Server, channel: BrokerChannel, answer: Frame | None) -> Bac
     (code,), why = unpack_outcome(answer.payload, 1)
     if code in {Code.EMPTY, Code.FAILED}:
         return None
+    if code is Code.NO_ROOM:
+        server.room.short(tenant)
+        return server.room.refusal(tenant, marked)
     if code is Code.REFUSED:
         server.look()
         return BackendRefused(f"{marked} refuses: {why}")

@@ -25,6 +25,7 @@ from gateway.common.multiplex.messages import (
     put_bytes,
     unpack_outcome,
 )
+from gateway.common.shares import WHOLE
 from gateway.errors import BackendRefused, BackendUnavailable, GatewayError, JobTooLarge, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.link import Answered, Put, Report, Sending, Taken
@@ -63,6 +64,8 @@ class MultiplexedLink(MemcacheLink):
         self._socket_path = socket_path
         self._versions = versions
         self._warned = False
+        self._open_bytes = settings.max_lease_bytes
+        self._share = given.get("share", WHOLE)
 
     # Lifetime
 
@@ -78,7 +81,15 @@ class MultiplexedLink(MemcacheLink):
 
     async def _open_channel(self) -> str:
         """Makes the multiplexed connection. Returns why there is none, or nothing. Cancelled: it is closed."""
-        channel = BrokerChannel(self._loop, self.timeout_s, self.connections.heard, self._channel_lost, self._versions)
+        channel = BrokerChannel(
+            self._loop,
+            self.timeout_s,
+            self.connections.heard,
+            self._channel_lost,
+            self._versions,
+            open_bytes=self._open_bytes,
+            share=self._share,
+        )
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 await self._loop.create_unix_connection(lambda: channel.frames, self._socket_path)
@@ -139,7 +150,7 @@ class MultiplexedLink(MemcacheLink):
     def start_take(self, key: str, tenant: str, then: Taken, after: object | None, /) -> Callable[[], None] | None:  # type: ignore[override]
         """See ServerLink."""
         channel = self.channel
-        if channel is None or not self.health.reads or self.room.items.room(tenant) <= 0:
+        if channel is None or not self.health.reads or self.room.item_room(tenant) <= 0:
             return None
         read_id = 0
         if after is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.coverage import Coverage
-from gateway.errors import BackendUnavailable
+from gateway.errors import Unavailable
 from gateway.kestrel.link import ServerLink, TakenItem
 from gateway.kestrel.polls.rules import PROOF_S
 
@@ -62,7 +62,7 @@ class DirectPoll:
         self._end_take = server.start_take(key, tenant, self._taken, after)
         return self._end_take is not None
 
-    def _taken(self, item: TakenItem | None, error: BackendUnavailable | None) -> None:
+    def _taken(self, item: TakenItem | None, error: Unavailable | None) -> None:
         self._finish()
         self._item = item
         self._took = error is None

@@ -13,7 +13,7 @@ from functools import partial
 from typing import cast
 
 from gateway.coverage import Coverage
-from gateway.errors import BackendUnavailable, GatewayError
+from gateway.errors import BackendUnavailable, GatewayError, Unavailable
 from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import PendingGet, QueueLink, ServerLink, TakenItem
@@ -254,13 +254,13 @@ class QueueRunner:
     def _sending(self, get: Get) -> float:
         return self._state.sent(get, self.loop.time())
 
-    def _answered(self, get: Get, item: TakenItem | None, error: BackendUnavailable | None) -> None:
+    def _answered(self, get: Get, item: TakenItem | None, error: Unavailable | None) -> None:
         if get.waits and item is None and error is None:
             self._paced.add(self.tenant, partial(self._ended, get, None, None))
         else:
             self._ended(get, item, error)
 
-    def _ended(self, get: Get, item: TakenItem | None, error: BackendUnavailable | None) -> None:
+    def _ended(self, get: Get, item: TakenItem | None, error: Unavailable | None) -> None:
         if self._gets.pop(get, None) is None:
             return  # closed while its end waited for its turn
         now = self.loop.time()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from gateway.errors import BackendRefused, BackendUnavailable, TooManyLeases, TooManyWaiters, Unavailable
+from gateway.errors import BackendRefused, BackendUnavailable, TooManyWaiters, Unavailable
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import Answered, PendingGet, Sending
 from gateway.kestrel.polls.values import Get, ServerFigures, Why
@@ -60,7 +60,7 @@ class QueueGets:
 
     def figures(self, others: int) -> ServerFigures:
         server = self.server
-        items = server.room.items.room(self.tenant)
+        items = server.room.item_room(self.tenant)
         if items <= 0:
             server.room.full(self.tenant)  # registers for the call when there is room again
         return ServerFigures(server.health.reads, items, server.room.get_room(self.tenant, others))
@@ -77,23 +77,16 @@ class QueueGets:
         if why is Why.DOWN:
             return server.health.error
         if why is Why.FULL:
-            return self._no_room()
+            return server.room.refusal(self.tenant, server.address.marked)
         if why is Why.CROWDED:
             return self._no_place()
-        if why is Why.FAILED and isinstance(error, BackendUnavailable):
+        if why is Why.FAILED and isinstance(error, Unavailable):
             copy = type(error)(error.detail)
             copy.__cause__ = error.__cause__
             return copy
         if why is Why.SILENT:
             return BackendUnavailable(f"{server.address.marked} does not answer")
         return BackendUnavailable(f"no connection to {server.address.marked} in time")
-
-    def _no_room(self) -> TooManyLeases:
-        items, marked = self.server.room.items, self.server.address.marked
-        if items.held >= items.limit:
-            return TooManyLeases(f"lease limit ({items.limit}) reached on {marked}")
-        held = items.of(self.tenant)
-        return TooManyLeases(f"the tenant has {held} open leases on {marked}, its share of the limit of {items.limit}")
 
     def _no_place(self) -> TooManyWaiters:
         gets, marked = self.server.room.gets, self.server.address.marked

@@ -1,7 +1,8 @@
 """How many items one server may hold for this worker, and how many gets may be on it. Counts; sends nothing.
 
 1. A server that holds as many items for a tenant as it may is `full` for that tenant: no item is taken for the tenant
-   until there is room.
+   until there is room. So is a server that has refused an item because of its bytes, until one is let go, for at most
+   SHORT_S: items that were let go just before the refusal may have made room.
 2. It has at most `max_gets` gets, for all queues together, plus at most one take per queue that has no free place
    (gateway.kestrel.polls.rules, rule 7). A queue's second get and all further ones use only one half
    of the tenant's places, so that many queues still have one each.
@@ -13,8 +14,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from typing import Final
 
 from gateway.common.shares import Shares
+from gateway.errors import TooManyLeases
+
+SHORT_S: Final = 1.0
 
 
 class ServerRoom:
@@ -26,6 +31,7 @@ class ServerRoom:
     def __init__(self, max_items: int, max_gets: int, share: float, on_room: Callable[[], None]) -> None:
         self._on_room = on_room
         self._loop = asyncio.get_running_loop()
+        self._short: set[str] = set()  # tenants that were refused because of bytes
         self._full: set[str] = set()  # tenants that were refused, and have not had room since
         self._full_until: dict[str, float] = {}
         self._crowded: set[str] = set()
@@ -39,10 +45,38 @@ class ServerRoom:
 
     def full(self, tenant: str) -> bool:
         """Whether the server may hold no further item for the tenant (rules 1 and 3)."""
-        if self.items.room(tenant) > 0:
+        if self.item_room(tenant) > 0:
             return False
         self._full.add(tenant)
         return True
+
+    def item_room(self, tenant: str) -> int:
+        """How many more items it may hold for the tenant; negative if others have taken more in the meantime."""
+        return 0 if tenant in self._short else self.items.room(tenant)
+
+    def short(self, tenant: str) -> None:
+        """The server has refused an item for the tenant because of its bytes (rule 1)."""
+        if tenant not in self._short:
+            self._short.add(tenant)
+            self._full.add(tenant)
+            self._loop.call_later(SHORT_S, self._long_enough)
+
+    def _long_enough(self) -> None:
+        self._short.clear()
+        self._relieve()
+
+    def refusal(self, tenant: str, server: str) -> TooManyLeases:
+        """Why it may hold no further item for the tenant. server: how messages name it."""
+        items = self.items
+        if tenant in self._short:
+            return TooManyLeases(
+                f"the leased jobs on {server} hold so many bytes that the next job would exceed the tenant's share of "
+                "the limit (--max-lease-bytes)"
+            )
+        if items.held >= items.limit:
+            return TooManyLeases(f"lease limit ({items.limit}) reached on {server}")
+        held = items.of(tenant)
+        return TooManyLeases(f"the tenant has {held} open leases on {server}, its share of the limit of {items.limit}")
 
     def full_at(self, tenant: str) -> float:
         """The loop time until which it was full for the tenant last; infinite while it is full."""
@@ -56,8 +90,12 @@ class ServerRoom:
     def let_go(self, tenant: str) -> None:
         """One item less is set aside."""
         self.items.give_back(tenant)
+        self._short.clear()
+        self._relieve()
+
+    def _relieve(self) -> None:
         if self._full:
-            relieved = [each for each in self._full if self.items.room(each) > 0]
+            relieved = [each for each in self._full if self.item_room(each) > 0]
             self._full.difference_update(relieved)
             for each in relieved:
                 self._full_until[each] = self._loop.time()
