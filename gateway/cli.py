@@ -20,6 +20,7 @@ from gateway.client import queues as client_queues
 from gateway.client import transfer as client_transfer
 from gateway.common.flags import ListedText, Rate, Seconds, WholeNumber
 from gateway.config.toml_file import Mistake, MistakesError
+from gateway.migration import cli as migration
 from gateway.settings import Settings, SettingsError, flag, variable
 from gateway.work.cli import work
 
@@ -216,7 +217,7 @@ def healthcheck(url: str | None) -> None:
         sys.exit(1)
 
 
-for _command in (*client_jobs.COMMANDS, *client_queues.COMMANDS, *client_transfer.COMMANDS, work):
+for _command in (*client_jobs.COMMANDS, *client_queues.COMMANDS, *client_transfer.COMMANDS, *migration.COMMANDS, work):
     cli.add_command(_command)
 
 

@@ -18,6 +18,7 @@ RANKS: dict[str, int] = {
     "leases": 3,
     "kestrel": 3,
     "config": 2,
+    "migration": 4,
     "work": 2,
     "client": 1,
     "envelope": 1,

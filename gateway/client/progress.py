@@ -25,5 +25,6 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def reached(self, count: int) -> None:
-        self._progress.update(self._task, completed=count)
+    def reached(self, count: int, total: int | None = None) -> None:
+        """total: None if it is the same as before."""
+        self._progress.update(self._task, completed=count, total=total)

@@ -1,4 +1,4 @@
-"""docs/command-line.md and docs/workers.md show every help page as the command prints it, and every exit code."""
+"""The pages command-line.md, workers.md and migrating.md show every help page as it is printed, and every exit code."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import pytest
 
 from gateway.cli import PROGRAM, cli
 from gateway.client import jobs, options, queues, transfer
+from gateway.migration import cli as migration
 from gateway.work.cli import work
 
 WIDTH = 100
-COMMANDS = [*jobs.COMMANDS, *queues.COMMANDS, *transfer.COMMANDS, work]
+COMMANDS = [*jobs.COMMANDS, *queues.COMMANDS, *transfer.COMMANDS, *migration.COMMANDS, work]
 
 
 def documents(root: Path) -> str:
     """The text of the documents with help pages."""
-    return "".join((root / "docs" / name).read_text() for name in ("command-line.md", "workers.md"))
+    return "".join((root / "docs" / name).read_text() for name in ("command-line.md", "workers.md", "migrating.md"))
 
 
 def help_of(command: click.Command) -> str:

@@ -1,0 +1,279 @@
+"""The commands `import-journal` and `forward`: the road from an old Kestrel to another server."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from gateway.client import options
+from gateway.common.flags import Seconds
+from gateway.settings import SettingsError
+
+if TYPE_CHECKING:
+    from gateway.kestrel.address import Address
+    from gateway.migration.destination import Destination
+    from gateway.migration.journal_files import JournalDirectory
+    from gateway.migration.queue_names import NewNames
+    from gateway.migration.report import JournalSummary
+
+_ONLY: Final = click.option(
+    "--queue", "only", multiple=True, help="only these queues; * and ? are wildcards (repeatable) [default: all]"
+)
+_RENAME: Final = click.option(
+    "--rename",
+    "renamed",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="new name of a queue, its children and its dead letters (repeatable)",
+)
+_PREFIX: Final = click.option(
+    "--prefix", default="", help="before every other name, such as acme__ for the queues of tenant acme"
+)
+
+
+def _names(only: tuple[str, ...], renamed: tuple[str, ...], prefix: str) -> NewNames:
+    from gateway.migration.queue_names import NewNames, is_kestrel_name  # noqa: PLC0415 (`--help` stays quick)
+
+    found = {}
+    for each in renamed:
+        old, equals, new = each.partition("=")
+        if not (old and equals and is_kestrel_name(new)):
+            raise click.UsageError(f"rename: {each!r} is not OLD=NEW, where NEW is the name of a queue")
+        found[old] = new
+    if prefix and not is_kestrel_name(prefix):
+        raise click.UsageError(f"prefix: {prefix!r} cannot be a part of the name of a queue")
+    return NewNames(only, found, prefix)
+
+
+def _address(text: str, option: str) -> Address:
+    from gateway.kestrel.address import parse_address  # noqa: PLC0415
+
+    try:
+        return parse_address(text)
+    except SettingsError as exc:
+        raise click.UsageError(f"{option}: {str(exc).removeprefix('kestrel: ')}") from exc
+
+
+@click.command("import-journal")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="data directory of the embedded broker to write to")
+@click.option("--broker-config", type=click.Path(path_type=Path), help="the file that `serve` gets, for --data")
+@click.option("--to", "to", metavar="HOST:PORT", help="server to write to, instead of --data")
+@click.option("--dry-run", is_flag=True, help="only read the journals and print what they hold")
+@_ONLY
+@_RENAME
+@_PREFIX
+@click.option("--skip-damaged", is_flag=True, help="import what can be read of damaged journals")
+@click.option("--notes", type=click.Path(path_type=Path), help="file that says how far it is [default DIR.progress]")
+@click.option("--from-start", is_flag=True, help="forget how far an earlier import has come")
+@click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
+def import_journal(
+    directory: Path,
+    *,
+    data: Path | None,
+    broker_config: Path | None,
+    to: str | None,
+    dry_run: bool,
+    only: tuple[str, ...],
+    renamed: tuple[str, ...],
+    prefix: str,
+    skip_damaged: bool,
+    notes: Path | None,
+    from_start: bool,
+    as_json: bool,
+) -> None:
+    """Import the journals of a Kestrel server that is stopped, from its queue_path.
+
+    \b
+      kestrel-gateway import-journal /var/spool/kestrel --dry-run
+      kestrel-gateway import-journal /var/spool/kestrel --data /var/lib/kestrel-gateway
+      kestrel-gateway import-journal /var/spool/kestrel --to 10.0.0.7:22133 --queue 'emails*'
+
+    Rotated and packed files are read as Kestrel reads them. Jobs of open transactions are at the head of their queue.
+    Jobs that have expired are left out. The journals are not changed.
+
+    After an interruption the same command continues; at most 500 jobs are stored twice. A job is stored when the
+    destination has answered for it. No gateway or broker may use the directory of --data meanwhile.
+
+    A torn operation at the end of a queue's last file is reported and left out, as Kestrel does. If a file is damaged
+    elsewhere, nothing is imported without --skip-damaged. The exit code is 0 if everything is imported, 1 if something
+    is damaged or was refused, and 5 if the destination is away or full: the same command may succeed later.
+    """  # noqa: D301 (click wants the character itself)
+    from gateway.migration import report  # noqa: PLC0415
+    from gateway.migration.importing import ImportStopped  # noqa: PLC0415
+    from gateway.migration.journal_files import JournalsError, read_directory  # noqa: PLC0415
+
+    if (data is not None) + (to is not None) + dry_run != 1:
+        raise click.UsageError("give one of --data DIR, --to HOST:PORT and --dry-run")
+    names = _names(only, renamed, prefix)
+    try:
+        journals = read_directory(directory)
+        summary = report.examine(journals, names)
+        for line in summary.notices:
+            options.notice(line)
+        if dry_run:
+            summary.show(as_json=as_json)
+            sys.exit(options.FAILED if summary.damaged else 0)
+        if summary.damaged and not skip_damaged:
+            raise ImportStopped("the journals are damaged; --skip-damaged imports what can be read", retryable=False)
+        with _destination(data, broker_config, to) as destination:
+            _import(journals, names, destination, notes, summary, from_start=from_start, as_json=as_json)
+    except (JournalsError, OSError) as exc:
+        options.notice(str(exc))
+        sys.exit(options.FAILED)
+    except ImportStopped as stopped:
+        options.notice(str(stopped) + ("; the same command continues" if stopped.retryable else ""))
+        sys.exit(options.AWAY if stopped.retryable else options.FAILED)
+    sys.exit(options.FAILED if summary.damaged else 0)
+
+
+@contextlib.contextmanager
+def _destination(data: Path | None, broker_config: Path | None, to: str | None) -> Iterator[Destination]:
+    from gateway.migration.data_directory import serving  # noqa: PLC0415
+    from gateway.migration.destination import KestrelDestination  # noqa: PLC0415
+    from gateway.migration.importing import ImportStopped  # noqa: PLC0415
+    from gateway.migration.kestrel_connection import KestrelFailed  # noqa: PLC0415
+
+    try:
+        with contextlib.ExitStack() as stack:
+            if data is not None:
+                address = stack.enter_context(serving(data, broker_config))
+            else:
+                address = _address(to or "", "to")
+            destination = KestrelDestination(address)
+            if data is not None:
+                destination.name = str(data.resolve())
+            stack.callback(destination.close)
+            yield destination
+    except KestrelFailed as failed:
+        raise ImportStopped(str(failed), retryable=failed.retryable) from failed
+
+
+def _import(
+    journals: JournalDirectory,
+    names: NewNames,
+    destination: Destination,
+    notes: Path | None,
+    summary: JournalSummary,
+    *,
+    from_start: bool,
+    as_json: bool,
+) -> None:
+    from gateway.client.progress import ProgressBar  # noqa: PLC0415
+    from gateway.migration import importing  # noqa: PLC0415
+    from gateway.migration.replay import replay  # noqa: PLC0415
+
+    path = journals.path.resolve()
+    new_names = {queue: names.new(queue) for queue in names.chosen(journals.queues)}
+    source = importing.identity(journals, destination.name, new_names)
+    noted = importing.ImportNotes.open(notes or path.with_name(f"{path.name}.progress"), source, from_start=from_start)
+    imported = {}
+    with ProgressBar("importing", summary.items) as bar:
+        job = importing.QueueImport(destination, noted, bar.reached)
+        for queue, name in new_names.items():
+            imported[queue] = job.store(queue, name, replay(journals.queues[queue]))
+    if changed := importing.grown(journals):
+        raise importing.ImportStopped(
+            f"{', '.join(changed)} changed during the import: a Kestrel writes to these journals; stop it, and import "
+            "again to an empty destination with --from-start",
+            retryable=False,
+        )
+    summary.show_imported(imported, as_json=as_json)
+
+
+@click.command()
+@click.option("--from", "source", metavar="HOST:PORT", required=True, help="the server that is left")
+@click.option("--to", "to", metavar="URL|HOST:PORT", required=True, help="a gateway, or a server of memcache clients")
+@_ONLY
+@_RENAME
+@_PREFIX
+@click.option("--follow", is_flag=True, help="do not end: move also what is enqueued later")
+@click.option(
+    "--retry",
+    "retry_s",
+    type=Seconds(),
+    help="how long to try again while either side is away or full [default 60; with --follow: for ever]",
+)
+@click.option("--key", help="key of the gateway; other users of this machine can see a flag")
+@click.option("--key-file", type=click.Path(path_type=Path), help="file that contains only the key")
+@click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
+def forward(
+    source: str,
+    to: str,
+    *,
+    only: tuple[str, ...],
+    renamed: tuple[str, ...],
+    prefix: str,
+    follow: bool,
+    retry_s: float | None,
+    key: str | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Move the jobs of a Kestrel server to another server or to a gateway.
+
+    \b
+      kestrel-gateway forward --from old:22133 --to new:22133
+      kestrel-gateway forward --from old:22133 --to https://jobs.example.org --queue emails --follow
+      kestrel-gateway forward --from old:22133 --to new:22133 --prefix acme__ --rename mail=emails
+
+    A job is removed from the old server after the new side has stored it. After an interruption, run the command again:
+    at most 100 jobs are stored twice. Jobs of a queue keep their order, except for those up to 100. Children and dead
+    letters are queues of their own: a server takes them under their names, a gateway needs another name for them
+    (--rename).
+
+    The command ends when the queues have no jobs. If other clients have open reads there, it names them and the exit
+    code is 5: run it again. The exit code is 5, too, if either side is away or full, and 1 if it refuses a job.
+    """  # noqa: D301 (click wants the character itself)
+    from gateway.client.progress import ProgressBar  # noqa: PLC0415
+    from gateway.migration import report  # noqa: PLC0415
+    from gateway.migration.moving import MoveStopped, QueueMove  # noqa: PLC0415
+
+    destination = _moved_to(to, key, key_file)
+    if retry_s is None and not follow:
+        retry_s = 60.0
+    code = 0
+    with contextlib.closing(destination), ProgressBar("moving", None) as bar:
+        move = QueueMove(
+            _address(source, "from"),
+            destination,
+            _names(only, renamed, prefix),
+            follow=follow,
+            retry_s=retry_s,
+            notice=options.notice,
+            reached=bar.reached,
+        )
+        try:
+            move.run()
+        except MoveStopped as stopped:
+            options.notice(str(stopped))
+            code = options.AWAY if stopped.retryable else options.FAILED
+        finally:
+            report.show_moved(move.counts, as_json=as_json)
+    if not code and move.open_reads:
+        held = ", ".join(f"{count} of {queue}" for queue, count in move.open_reads.items())
+        options.notice(f"other clients have set jobs aside: {held}; run the command again when they have ended")
+        code = options.AWAY
+    sys.exit(code)
+
+
+def _moved_to(to: str, key: str | None, key_file: Path | None) -> Destination:
+    from gateway.client import target  # noqa: PLC0415
+    from gateway.migration.destination import GatewayDestination, KestrelDestination  # noqa: PLC0415
+
+    if not to.startswith(("http://", "https://")):
+        if key or key_file:
+            raise click.UsageError("key: only a gateway has keys; a Kestrel server has none")
+        return KestrelDestination(_address(to, "to"))
+    try:
+        return GatewayDestination(target.find(url=to.rstrip("/"), key=key, key_file=key_file))
+    except target.TargetError as exc:
+        raise click.UsageError(str(exc)) from exc
+
+
+COMMANDS: Final = (import_journal, forward)

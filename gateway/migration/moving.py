@@ -1,0 +1,151 @@
+"""`forward`: moves the items of a server's queues to another server or to a gateway, at least once.
+
+1. Items are set aside, stored on the other side, and only then confirmed. Whatever is interrupted, the items in hand go
+   back to the head of their queue. At most one batch is stored twice. So the same command continues at any time.
+2. A batch is stored in its order, and the items before one that cannot be stored are confirmed. The others are tried
+   again while they are set aside. If the command ends then, a server puts them back in reverse order. Source:
+   docs/kestrel-wire.md, "Reliable reads".
+3. A queue is empty when it has neither items nor open reads, since open reads of other clients may come back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.client import failures
+from gateway.client.failures import CallFailed
+from gateway.kestrel.address import Address
+from gateway.migration.destination import Destination, MovedItem, StoreResult, envelope_expiry
+from gateway.migration.kestrel_connection import KestrelConnection, KestrelFailed
+from gateway.migration.queue_names import NewNames
+from gateway.queue_stats import QueueStats
+
+BATCH_ITEMS: Final = 100
+"""What a server gives at a time at most: its open reads per connection. Source: docs/kestrel-wire.md."""
+_BATCH_BYTES: Final = 8 << 20
+_LOOK_S: Final = 1.0
+"""How often new queues are looked for, once all are empty: `--follow` is for operators, who watch it."""
+
+
+class MoveStopped(Exception):
+    """The move did not come to its end. retryable: the same command may succeed later."""
+
+    def __init__(self, what: str, *, retryable: bool) -> None:
+        super().__init__(what)
+        self.retryable = retryable
+
+
+@dataclass(slots=True)
+class MoveCounts:
+    """What became of the items so far: by queue, how many are moved; and how many had expired."""
+
+    moved: dict[str, int] = field(default_factory=dict)
+    expired: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self.moved.values())
+
+
+class QueueMove:
+    """Moves the items of the chosen queues.
+
+    retry_s: how long a server or gateway that is away is tried again; None: for ever. notice: gets one line for each
+    further attempt. reached: gets the counts after each batch, and how many items there were at the last look.
+    """
+
+    def __init__(
+        self,
+        source: Address,
+        destination: Destination,
+        names: NewNames,
+        *,
+        follow: bool,
+        retry_s: float | None,
+        notice: Callable[[str], None],
+        reached: Callable[[int, int], None],
+    ) -> None:
+        self.counts = MoveCounts()
+        self.open_reads: dict[str, int] = {}
+        self._source = source
+        self._destination = destination
+        self._names = names
+        self._follow = follow
+        self._retry_s = retry_s
+        self._notice = notice
+        self._reached = reached
+        self._failing_since_s: float | None = None
+        self._failures = 0
+
+    def run(self) -> None:
+        """Returns when the chosen queues have no item; with `follow`, never.
+
+        open_reads: what other clients have set aside on them then, by queue. Raises MoveStopped.
+        """
+        while True:
+            try:
+                with KestrelConnection(self._source) as connection:
+                    while self._pass(connection) or self._follow:
+                        pass
+                    return
+            except (KestrelFailed, CallFailed) as failed:
+                self._wait(str(failed), retryable=failed.retryable)
+
+    def _pass(self, connection: KestrelConnection) -> bool:
+        """Moves what the queues have. Returns whether there was something."""
+        queues = connection.queues()
+        chosen = self._names.chosen(queues)
+        waiting = sum(queues[each].items for each in chosen)
+        self.open_reads = {each: queues[each].open_reads for each in chosen if queues[each].open_reads}
+        self._reached(self.counts.total, self.counts.total + waiting)
+        for queue in chosen:
+            if queues[queue].items:
+                self._move(connection, queue, queues, self.counts.total + waiting)
+        if not waiting:
+            time.sleep(_LOOK_S if self._follow else 0)
+        return waiting > 0
+
+    def _move(self, connection: KestrelConnection, queue: str, queues: Mapping[str, QueueStats], total: int) -> None:
+        """Moves the items of one queue until it has none."""
+        new = self._names.new(queue)
+        if "+" not in new and (children := self._destination.children(new)):
+            raise MoveStopped(
+                f"{self._destination.name} has children of {new}: {', '.join(children)}; each item would be copied to "
+                f"them, too. Delete them there, or leave {queue} out with --queue",
+                retryable=False,
+            )
+        average = queues[queue].bytes // queues[queue].items + 1
+        most = max(1, min(BATCH_ITEMS, _BATCH_BYTES // average))
+        left = queues[queue].items
+        while left > 0 and (taken := connection.take(queue, min(most, left))):
+            left -= len(taken)
+            batch = [MovedItem(each, envelope_expiry(each)) for each in taken]
+            while batch:
+                result = self._destination.store(new, batch)
+                if result.done:
+                    connection.confirm(queue, result.done)
+                    self._count(queue, result, total)
+                    batch = batch[result.done :]
+                if result.obstacle:
+                    self._wait(f"{new}: {result.obstacle}", retryable=result.retryable)
+
+    def _count(self, queue: str, result: StoreResult, total: int) -> None:
+        counts = self.counts
+        counts.moved[queue] = counts.moved.get(queue, 0) + result.done - result.expired
+        counts.expired += result.expired
+        self._failing_since_s, self._failures = None, 0
+        self._reached(counts.total, total)
+
+    def _wait(self, what: str, *, retryable: bool) -> None:
+        """Waits before the next attempt. Raises MoveStopped if there is none."""
+        now_s = time.monotonic()
+        self._failing_since_s = self._failing_since_s or now_s
+        self._failures += 1
+        pause_s = failures.pause_s(self._failures)
+        if not retryable or (self._retry_s is not None and now_s + pause_s - self._failing_since_s > self._retry_s):
+            raise MoveStopped(what, retryable=retryable)
+        self._notice(f"{what}; next try in {pause_s:.1f} s")
+        time.sleep(pause_s)

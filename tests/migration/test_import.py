@@ -1,0 +1,202 @@
+"""`import-journal` on real files and real servers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.broker import BrokerProcess
+from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.gateway import running
+from tests.migration.journals import Op, adds, encoded, write
+
+run = Commands("http://127.0.0.1:9")
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[BrokerProcess]:
+    with BrokerProcess(tmp_path / "target") as process:
+        yield process
+
+
+@pytest.fixture
+def journals(tmp_path: Path) -> Path:
+    """A queue with a child, open transactions, an expired item, and a torn tail."""
+    folder = tmp_path / "spool"
+    write(folder / "emails.100", [*adds(4), Op("remove"), Op("remove-tentative-xid", 1)])
+    write(
+        folder / "emails", [Op("addx", data=b"\0bin\r\nEND\r\n"), Op("addx", data=b"old", expires_ms=1)], b"\x02\x20\0"
+    )
+    hour_ms = int(time.time() + 3600) * 1000
+    write(folder / "emails+audit", [Op("addx", data=b"copy", expires_ms=hour_ms)])
+    return folder
+
+
+def items(broker: BrokerProcess, key: str) -> list[bytes]:
+    return list(broker.client().take_all(key))
+
+
+def test_a_dry_run_counts(journals: Path, tmp_path: Path) -> None:
+    """It prints what each queue holds, reports the torn tail, and writes nothing."""
+    done = run("import-journal", str(journals), "--dry-run", "--json")
+    assert done.returncode == 0
+    shown = {each["queue"]: each for each in map(json.loads, done.stdout.splitlines())}
+    assert shown["emails"] == {
+        "queue": "emails", "name": "emails", "jobs": 5, "bytes": 29, "given_back": 1, "expired": 1, "files": 2,
+    }  # fmt: skip
+    assert shown["emails+audit"]["jobs"] == 1
+    assert b"torn: emails: the file ends within an operation" in done.stderr
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["spool"]
+
+
+def test_into_a_server(journals: Path, broker: BrokerProcess) -> None:
+    """Every live item is there, once and in order, with its bytes and expiry; a second run stores nothing."""
+    done = run("import-journal", str(journals), "--to", broker.address, "--rename", "emails=mail")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines()[1:] == ["emails\tmail\t4\t1\t0", "emails+audit\tmail+audit\t1\t0\t0"]
+    again = run("import-journal", str(journals), "--to", broker.address, "--rename", "emails=mail")
+    assert again.stdout.decode().splitlines()[1:] == ["emails\tmail\t0\t0\t5", "emails+audit\tmail+audit\t0\t0\t1"]
+    assert items(broker, "mail") == [b"job 1", b"job 2", b"job 3", b"\0bin\r\nEND\r\n"]
+    assert items(broker, "mail+audit") == [b"copy"]
+
+
+def test_into_a_data_directory(journals: Path, tmp_path: Path) -> None:
+    """A gateway on the directory delivers the jobs, and the command refuses a directory in use."""
+    data = tmp_path / "data"
+    done = run("import-journal", str(journals), "--data", str(data))
+    assert done.returncode == 0, done.stderr
+    with running(data) as gateway, gateway.client() as client:
+        answer = client.get("/queues/emails/next?timeout=0&format=raw")
+        assert answer.content == b"job 1"
+        assert client.get("/queues/emails").json()["items"] == 3
+        client.post(f"/leases/{answer.headers['lease-id']}/ack")
+        refused = run("import-journal", str(journals), "--data", str(data), "--from-start")
+        assert refused.returncode == 1
+        assert b"did not start" in refused.stderr
+
+
+def test_damage_stops_the_import(journals: Path, broker: BrokerProcess) -> None:
+    """Nothing is stored, until the operator says that the rest is wanted; then the exit code still tells of it."""
+    write(journals / "bad.5", [*adds(2)], b"\x63 damage")
+    write(journals / "bad", adds(1, 9))
+    done = run("import-journal", str(journals), "--to", broker.address)
+    assert done.returncode == 1
+    assert b"damaged: bad.5: 99 is not an operation, at byte 52; the last 8 bytes are left out" in done.stderr
+    assert broker.client().queues() == {}
+    done = run("import-journal", str(journals), "--to", broker.address, "--skip-damaged")
+    assert done.returncode == 1
+    assert items(broker, "bad") == [b"job 0", b"job 1", b"job 9"]
+
+
+def test_children_at_the_destination_stop_the_import(journals: Path, broker: BrokerProcess) -> None:
+    """They would get a copy of each item, beside those that are imported for them."""
+    broker.client().put("emails+audit", b"new")
+    done = run("import-journal", str(journals), "--to", broker.address)
+    assert done.returncode == 1
+    assert b"emails+audit" in done.stderr
+    assert broker.client().queues()["emails+audit"]["items"] == 1
+
+
+def test_a_journal_that_changes(tmp_path: Path, broker: BrokerProcess) -> None:
+    """The command says that a Kestrel runs; what it wrote meanwhile is not imported."""
+    journal = tmp_path / "spool" / "q"
+    write(journal, adds(3))
+    before = journal.stat().st_size
+    with journal.open("ab") as file:
+        file.write(encoded(adds(1)))
+    process = subprocess.Popen(["true"])  # its end is the moment at which the file has grown
+    process.wait()
+    assert journal.stat().st_size > before
+    from gateway.migration.importing import grown
+    from gateway.migration.journal_files import JournalDirectory, JournalFile
+
+    assert grown(JournalDirectory(tmp_path, {"q": (JournalFile(journal, before),)}, (), ())) == ["q"]
+    assert grown(JournalDirectory(tmp_path, {"q": (JournalFile(journal, journal.stat().st_size),)}, (), ())) == []
+
+
+def test_a_destination_that_is_away_or_full(tmp_path: Path) -> None:
+    """The exit code is 5, nothing is lost, and the same command continues where it ended."""
+    write(tmp_path / "spool" / "q", adds(30))
+    arguments = ("import-journal", str(tmp_path / "spool"), "--to")
+    with BrokerProcess(tmp_path / "target", config="[default]\nmax_items = 10\n") as broker:
+        done = run(*arguments, broker.address)
+        assert done.returncode == 5, done.stderr
+        assert b"full" in done.stderr
+        found = items(broker, "q")
+        assert run(*arguments, broker.address).returncode == 5
+        found += items(broker, "q")
+        assert run(*arguments, broker.address).returncode == 0
+        found += items(broker, "q")
+        address = broker.address
+    assert found == [b"job %d" % number for number in range(30)]
+    done = run(*arguments, address, "--from-start")
+    assert done.returncode == 5
+    assert b"the same command continues" in done.stderr
+
+
+def test_notes_of_another_import(tmp_path: Path, broker: BrokerProcess) -> None:
+    """They are not used for other journals or another destination."""
+    write(tmp_path / "spool" / "q", adds(3))
+    arguments = ("import-journal", str(tmp_path / "spool"), "--to", broker.address)
+    assert run(*arguments).returncode == 0
+    write(tmp_path / "spool" / "q", adds(4))
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert b"--from-start" in done.stderr
+    (tmp_path / "spool.progress").write_text("[]")
+    assert run(*arguments).returncode == 1
+    assert run(*arguments, "--from-start").returncode == 0
+
+
+def killed_imports(tmp_path: Path, broker: BrokerProcess, *, count: int, kills: int) -> None:
+    """Imports `count` items while the command is killed again and again; nothing is lost, and little is twice."""
+    write(tmp_path / "spool" / "q", adds(count))
+    command = [*COMMAND, "import-journal", str(tmp_path / "spool"), "--to", broker.address]
+    lived = 0
+    for kill in range(kills + 1):
+        process = subprocess.Popen(command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE)
+        if kill < kills:
+            target = count * (kill + 1) // (kills + 1)
+            while process.poll() is None and broker.stat("queue_q_total_items") < target:
+                pass
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                lived += 1
+        error = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, error
+    assert lived, "no run was killed"
+    found = Counter(items(broker, "q"))
+    assert set(found) == {b"job %d" % number for number in range(count)}
+    assert sum(found.values()) - count <= 500 * lived
+
+
+def test_killed_imports(tmp_path: Path, broker: BrokerProcess) -> None:
+    """None lost, and at most one batch twice for each kill."""
+    killed_imports(tmp_path, broker, count=6000, kills=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x"], "give one of"),
+        (["x", "--to", "nowhere"], "HOST:PORT"),
+        (["x", "--to", "a:1", "--dry-run"], "give one of"),
+        (["x", "--dry-run", "--rename", "a"], "OLD=NEW"),
+        (["x", "--dry-run", "--rename", "a=b c"], "OLD=NEW"),
+        (["x", "--dry-run", "--prefix", "a/"], "prefix"),
+    ],
+)
+def test_wrong_usage(tmp_path: Path, arguments: list[str], message: str) -> None:
+    """One line, exit code 2."""
+    (tmp_path / "x").mkdir()
+    done = run("import-journal", str(tmp_path / arguments[0]), *arguments[1:])
+    assert done.returncode == 2
+    assert message in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
