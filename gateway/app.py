@@ -261,7 +261,7 @@ class Gateway:
                     payload_bytes=settings.max_batch_bytes,
                 )
             ),
-            subscriptions=SubscriptionAdmin(subscriptions),
+            subscriptions=SubscriptionAdmin(subscriptions, pauses),
             health=HealthHandlers(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel, holding.keys),
             metrics=Metrics(self._lease_router.figures, settings.workers),
@@ -290,6 +290,7 @@ class Gateway:
             receiver=self._receiver,
             moves=moves,
             publisher=publisher,
+            pauses=self._pauses,
             onward=onward,
             delayed_jobs=self._delayed_jobs,
             traffic=self._edge.traffic,

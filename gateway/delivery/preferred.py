@@ -128,11 +128,15 @@ class PreferredReceiver:
 
     def _hold(self, queues: Sequence[Queue], places: CapPlaces) -> Hold | None:
         """Why all queues handed out nothing: the reason of the first that is not paused, if there is one."""
+        hold: Hold | None = Hold.PAUSED
         for queue in queues:
             if not self._pauses.paused(queue):
                 reason = places.reason(queue)
-                return None if reason in (None, CapReason.OTHERS) else Hold(reason.value)
-        return Hold.PAUSED
+                hold = None if reason in (None, CapReason.OTHERS) else Hold(reason.value)
+                break
+        if hold is not None:
+            self._receiver.held[hold] += 1
+        return hold
 
     async def _take(  # noqa: PLR0917 (one caller)
         self,

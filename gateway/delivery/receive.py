@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Hold(Enum):
 
 
 class Receiver:
-    """Takes jobs for consumers. tasks: the lifespan's group."""
+    """Takes jobs for consumers. tasks: the lifespan's group. held: how many polls got no job, by the reason."""
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class Receiver:
         self._caps = caps
         self._turns = turns
         self.draining = False
+        self.held: Counter[Hold] = Counter()
         registry.leases.on_end(moves.attempts.ended)
         registry.leases.on_end(caps.ended)
 
@@ -122,7 +124,10 @@ class Receiver:
             await ahead.done()
             ahead = None
         with await self._quota.room(queue):
-            return await self._next(queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead)
+            found = await self._next(queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead)
+        if isinstance(found.result, Hold):
+            self.held[found.result] += 1
+        return found
 
     def _may_take_now(self, queue: Queue) -> bool:
         """Whether nothing comes before the take of a job: no wait, and no refusal."""

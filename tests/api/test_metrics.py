@@ -174,3 +174,27 @@ def test_a_worker_is_never_told_twice():
     found = figures(Exposition(told, 1).text().decode())
     assert total(found, "leases_open") == 2
     assert (total(found, "workers", state="answered"), total(found, "workers", state="silent")) == (1, 0)
+
+
+def test_pauses_and_limits_are_counted(tmp_path):
+    """Queues that are paused, and polls that got no job because of a pause or a limit: of one queue and of several."""
+    policies = tmp_path / "queues.toml"
+    policies.write_text("[queues.one]\nmax_in_flight = 1\n[queues.slow]\nrate = 0.001\n")
+    with running(tmp_path / "data", "--queues", str(policies)) as gateway, gateway.client() as http:
+        for name in ("one", "slow", "paused"):
+            for _ in range(2):
+                assert http.post(f"/queues/{name}/jobs", json=1).status_code == 201
+        assert http.put("/queues/paused/pause").status_code == 200
+        for name in ("one", "slow"):
+            assert http.get(f"/queues/{name}/next?timeout=0").status_code == 200
+        for name in ("one", "slow", "paused"):
+            for _ in range(2):
+                assert http.get(f"/queues/{name}/next?timeout=0").status_code == 204
+        assert http.get("/next?queue=paused&timeout=0").status_code == 204
+        assert http.get("/next?queue=slow&queue=one&timeout=0").status_code == 204
+        now = scrape(http)
+        held = {reason: total(now, "polls_held_total", reason=reason) for reason in ("paused", "max_in_flight", "rate")}
+        assert held == {"paused": 3, "max_in_flight": 2, "rate": 3}
+        assert total(now, "queues_paused") == 1
+        assert http.delete("/queues/paused/pause").status_code == 200
+        assert total(scrape(http), "queues_paused") == 0

@@ -16,7 +16,8 @@ def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Api
     """Two tenants of a gateway; only the first has a back-off."""
     directory = tmp_path_factory.mktemp("tenants")
     (directory / "queues.toml").write_text(
-        '[queues."acme/back-off"]\nretry_delay = [0.2]\n[queues.limits]\nmax_in_flight = 1\n[queues.rate]\nrate = 0.001\n'
+        '[queues."acme/back-off"]\nretry_delay = [0.2]\n[queues.limits]\nmax_in_flight = 1\n'
+        "[queues.rate]\nrate = 0.001\n"
     )
     keys = Keyring(directory / "keys.toml")
     keys.add("acme", "acme")

@@ -65,6 +65,8 @@ METRICS: Final = (
     ),
     Metric("forward_failures_total", "commands that the owner of the lease did not answer", ("reason",)),
     Metric("polls_parked", "polls that wait for a job"),
+    Metric("polls_held_total", "polls that got no job because of a pause or a limit of their queues", ("reason",)),
+    Metric("queues_paused", "queues that requests have paused, as the worker knows"),
     Metric("draining", "1 while the worker drains and delivers no more jobs"),
     Metric("jobs_enqueued_total", "jobs stored for producers"),
     Metric(

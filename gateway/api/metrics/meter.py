@@ -16,8 +16,9 @@ from gateway.common.shares import Shares
 from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.moves import Moves
+from gateway.delivery.pause import Pauses
 from gateway.delivery.publish import Publisher
-from gateway.delivery.receive import Receiver
+from gateway.delivery.receive import Hold, Receiver
 from gateway.forwarding.commands import Sample, WorkerFigures
 from gateway.forwarding.router import ForwardingStatistics
 from gateway.kestrel.client import Kestrel
@@ -50,6 +51,7 @@ class Meter:
         receiver: Receiver,
         moves: Moves,
         publisher: Publisher,
+        pauses: Pauses,
         onward: Onward,
         delayed_jobs: DelayedJobs,
         traffic: Traffic,
@@ -62,6 +64,7 @@ class Meter:
         self._receiver = receiver
         self._moves = moves
         self._publisher = publisher
+        self._pauses = pauses
         self._onward = onward
         self._delayed_jobs = delayed_jobs
         self._traffic = traffic
@@ -115,6 +118,8 @@ class Meter:
             ("jobs_kept_at_head_total", (), sum(moves.kept.values())),
             ("jobs_doubled_total", (), moves.doubled),
             ("polls_parked", (), self._receiver.waiting),
+            *(("polls_held_total", (hold.value,), self._receiver.held[hold]) for hold in Hold),
+            ("queues_paused", (), self._pauses.number),
             ("draining", (), int(self._receiver.draining)),
         ]
 
