@@ -44,6 +44,7 @@ from gateway.errors import (
 from gateway.fairness.turns import Turns
 from gateway.leases.ahead import AckAhead
 from gateway.leases.lease import Lease, OpenRead
+from gateway.leases.limits import LeaseRoom
 from gateway.leases.registry import Registry
 
 PASSING_S = 1.0
@@ -110,11 +111,13 @@ class Receiver:
         on_gone: OnGone,
         at_most_once: bool = False,
         ahead: AckAhead | None = None,
+        room: LeaseRoom | None = None,
     ) -> Covered[Delivery | Hold | None]:
         """The next job under a lease of `lease_s` seconds; None if the wait ended empty or the consumer disconnected.
 
         Hold: the wait ended while the queue handed out nothing, and why. The coverage is that of an empty wait.
         at_most_once: the lease is already acked. ahead: an ack that must succeed before a job is taken.
+        room: where the lease counts; None: as one more lease of the tenant.
 
         Raises: what the ack raises; TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable;
         OutcomeUnknown if the ack of a job was sent and no answer came: it is not delivered now, and may be gone.
@@ -124,7 +127,9 @@ class Receiver:
             await ahead.done()
             ahead = None
         with await self._quota.room(queue):
-            found = await self._next(queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead)
+            found = await self._next(
+                queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead, room=room
+            )
         if isinstance(found.result, Hold):
             self.held[found.result] += 1
         return found
@@ -148,6 +153,7 @@ class Receiver:
         *,
         at_most_once: bool,
         ahead: AckAhead | None,
+        room: LeaseRoom | None,
     ) -> Covered[Delivery | Hold | None]:
         """Like `next`, for a queue that may be used."""
         if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
@@ -156,7 +162,7 @@ class Receiver:
         passing_s = time.monotonic() + max(timeout_s, PASSING_S)
         expired = ExpiredJobs(self._tasks)
         while True:
-            self._registry.limits.check_room(queue.tenant)
+            (room or self._registry.limits).check_room(queue.tenant)
             if self._pauses.paused(queue) and not await self._resumed(queue, until_s, on_gone):
                 return Covered(Hold.PAUSED, None)
             place: CapPlace | None = None
@@ -177,6 +183,7 @@ class Receiver:
                     place=place,
                     at_most_once=at_most_once,
                     ahead=ahead,
+                    room=room,
                 )
             finally:
                 if place is not None:
@@ -197,6 +204,7 @@ class Receiver:
         place: CapPlace | None,
         at_most_once: bool,
         ahead: AckAhead | None,
+        room: LeaseRoom | None,
     ) -> Covered[Delivery | None] | None:
         """Takes one item and delivers it; None if the poll is to go on, because this one is not to be delivered."""
         try:
@@ -207,7 +215,7 @@ class Receiver:
             return None
         if taken.result is None:
             return None if self._pauses.paused(queue) and not self.draining else Covered(None, taken.coverage)
-        delivery = await self.deliver(queue, taken.result, lease_s, expired)
+        delivery = await self.deliver(queue, taken.result, lease_s, expired, room)
         if delivery is None:
             return None
         if place is not None:
@@ -259,8 +267,12 @@ class Receiver:
             forget()
             self._poll_limits.remove(queue, poll)
 
-    async def deliver(self, queue: Queue, read: OpenRead, lease_s: float, expired: ExpiredJobs) -> Delivery | None:
+    async def deliver(
+        self, queue: Queue, read: OpenRead, lease_s: float, expired: ExpiredJobs, room: LeaseRoom | None = None
+    ) -> Delivery | None:
         """The item under a lease; None if it must not be delivered, and was dropped or became a dead letter.
+
+        room: see `next`.
 
         Raises: TooManyLeases; the item is back. Cancelled: it is back, or becomes a dead letter.
         """
@@ -284,7 +296,9 @@ class Receiver:
                 if await asyncio.shield(moved):
                     self._moves.attempts.forget(queue.key, known_by)
                     return None
-            return Delivery(job, self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s))
+            return Delivery(
+                job, self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s, room=room)
+            )
         except BaseException:
             done()
             raise
@@ -357,7 +371,17 @@ class Receiver:
         await ahead.done()
         return None
 
-    def _lease(self, queue: Queue, job: Job, read: OpenRead, *, known_by: str, attempt: int, length_s: float) -> Lease:
+    def _lease(
+        self,
+        queue: Queue,
+        job: Job,
+        read: OpenRead,
+        *,
+        known_by: str,
+        attempt: int,
+        length_s: float,
+        room: LeaseRoom | None,
+    ) -> Lease:
         return self._registry.open(
             read,
             self._moves.mover(queue),
@@ -368,6 +392,7 @@ class Receiver:
             known_by=known_by,
             attempt=attempt,
             length_s=length_s,
+            room=room,
         )
 
     def end_polls(self, key: str) -> None:

@@ -12,10 +12,10 @@ ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.common.states import check_move
 from gateway.errors import (
@@ -52,6 +52,9 @@ class OpenRead(Protocol):
         """
 
     async def abort(self) -> None: ...
+    async def abort_all(self, reads: Sequence[Any], /) -> None:
+        """Puts items of its server back to the head, in their order; `reads` has them in the order of taking."""
+
     def give_back(self) -> None: ...
 
 
