@@ -298,6 +298,7 @@ class Gateway:
             onward=onward,
             delayed_jobs=self._delayed_jobs,
             traffic=self._edge.traffic,
+            routes=self.routes.names,
             shares={
                 "waiters": poll_limits.shares,
                 "leases": self._registry.limits.shares,

@@ -10,6 +10,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from gateway.delivery.caps.caps import CapPlace, Caps
 from gateway.delivery.caps.counter import CapLimits, CapReason
 from gateway.delivery.dead_letters.store import Stored
 from gateway.delivery.expired_jobs import ExpiredJobs
+from gateway.delivery.job_times import JobTimes
 from gateway.delivery.moves import Moves, job_of
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import HeldPoll, PollLimits
@@ -53,10 +55,11 @@ PASSING_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A job and the lease that its consumer now holds."""
+    """A job and the lease that its consumer now holds. waited_s: since its enqueue; None if that is unknown."""
 
     job: Job
     lease: Lease
+    waited_s: float | None = None
 
 
 class Hold(Enum):
@@ -94,6 +97,8 @@ class Receiver:
         self._turns = turns
         self.draining = False
         self.held: Counter[Hold] = Counter()
+        self.times = JobTimes()
+        registry.leases.on_end(self.times.ended)
         registry.leases.on_end(moves.attempts.ended)
         registry.leases.on_end(caps.ended)
 
@@ -207,6 +212,7 @@ class Receiver:
         room: LeaseRoom | None,
     ) -> Covered[Delivery | None] | None:
         """Takes one item and delivers it; None if the poll is to go on, because this one is not to be delivered."""
+        since_s = time.time()
         try:
             taken = await self._take(queue, max(0.0, until_s - time.monotonic()), on_gone, ahead)
         except TooManyLeases:  # possibly because of jobs that are being dropped
@@ -215,7 +221,7 @@ class Receiver:
             return None
         if taken.result is None:
             return None if self._pauses.paused(queue) and not self.draining else Covered(None, taken.coverage)
-        delivery = await self.deliver(queue, taken.result, lease_s, expired, room)
+        delivery = await self.deliver(queue, taken.result, lease_s, expired, room, since_s=since_s)
         if delivery is None:
             return None
         if place is not None:
@@ -268,11 +274,19 @@ class Receiver:
             self._poll_limits.remove(queue, poll)
 
     async def deliver(
-        self, queue: Queue, read: OpenRead, lease_s: float, expired: ExpiredJobs, room: LeaseRoom | None = None
+        self,
+        queue: Queue,
+        read: OpenRead,
+        lease_s: float,
+        expired: ExpiredJobs,
+        room: LeaseRoom | None = None,
+        *,
+        since_s: float = math.inf,
     ) -> Delivery | None:
         """The item under a lease; None if it must not be delivered, and was dropped or became a dead letter.
 
-        room: see `next`.
+        room: see `next`. since_s: the Unix time since which a poll has waited for it; inf: it may have been there
+        before.
 
         Raises: TooManyLeases; the item is back. Cancelled: it is back, or becomes a dead letter.
         """
@@ -296,9 +310,8 @@ class Receiver:
                 if await asyncio.shield(moved):
                     self._moves.attempts.forget(queue.key, known_by)
                     return None
-            return Delivery(
-                job, self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s, room=room)
-            )
+            lease = self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s, room=room)
+            return Delivery(job, lease, self.times.delivered(job, attempt, since_s))
         except BaseException:
             done()
             raise
