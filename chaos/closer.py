@@ -29,9 +29,13 @@ LATEST_S = 0.04
 
 
 class Closer:
-    """One client program's rounds. Lists are appended to by many threads."""
+    """One client program's rounds. Lists are appended to by many threads.
 
-    def __init__(self, port: int, queue: str) -> None:
+    begins_s: how long the program takes until its poll arrives. A job comes up to LATEST_S later.
+    """
+
+    def __init__(self, port: int, queue: str, begins_s: float = 0.0) -> None:
+        self.begins_s = begins_s
         self.base = f"http://{HOST}:{port}"
         self.port = port
         self.path = f"/queues/{queue}/next?timeout=5&lease={LEASE_S}"
@@ -43,7 +47,7 @@ class Closer:
     def round(self, number: int, seed: int, poll: Callable[[Closer, float], str | None]) -> None:
         """poll: asks for a job and gives up after so many seconds; the whole answer, or None."""
         chance = random.Random(f"{seed} {number}")
-        producer = threading.Timer(chance.uniform(0, LATEST_S), self._enqueue, (number,))
+        producer = threading.Timer(chance.uniform(0, self.begins_s + LATEST_S), self._enqueue, (number,))
         producer.start()
         answer = poll(self, chance.choice([chance.uniform(0.001, LATEST_S), chance.uniform(0.001, 2 * LATEST_S)]))
         if answer:

@@ -20,12 +20,14 @@ from tests.lab.http import HttpClient
 
 QUEUE = "/queues/orphans"
 LEASE_S = 1.0
-WAIT_S = 5
+WAIT_S = 4
+"""A poll waits for a lease's length and this."""
 ANSWER_S = 20.0
 ON_ITS_WAY_S = 0.004
 """A kill falls so long after the enqueue was sent, at most."""
-LATE_S = LEASE_S / 2
-"""A job that comes back later than this was given back by its lease's end: its consumer's kernel had it already."""
+LATE = 0.5
+"""A job that comes back after this part of the lease was given back by the lease's end: its consumer's kernel had it
+already."""
 
 
 class Moment(Enum):
@@ -48,13 +50,13 @@ class Redelivery:
     lost: int = 0
 
 
-def of_consumers(port: int, moment: Moment, rounds: int, chance: random.Random) -> Redelivery:
+def of_consumers(port: int, moment: Moment, rounds: int, chance: random.Random, lease_s: float = LEASE_S) -> Redelivery:
     """Kills a consumer a round while another one is parked behind it, all at one gateway of one worker."""
     producer = HttpClient(port, ANSWER_S)
     took_ms: list[float] = []
     at_lease_end = lost = 0
     for number in range(rounds):
-        with _victim(port) as victim, _parked(port) as survivor:
+        with _victim(port, lease_s) as victim, _parked(port, lease_s) as survivor:
             if moment is Moment.PARKED:
                 died_s = _kill(victim)
                 producer.send("POST", QUEUE + "/jobs", {"number": number})
@@ -67,7 +69,7 @@ def of_consumers(port: int, moment: Moment, rounds: int, chance: random.Random) 
             reached_s = _reached(survivor)
             if reached_s is None:
                 lost += 1
-            elif reached_s - died_s > LATE_S:
+            elif reached_s - died_s > LATE * lease_s:
                 at_lease_end += 1
             else:
                 took_ms.append(max(0.0, reached_s - max(died_s, stored_s)) * 1000)
@@ -99,11 +101,11 @@ def of_gateways(processes: Processes, rounds: int) -> Redelivery:
 
 
 @contextmanager
-def _parked(port: int) -> Iterator[HttpClient]:
+def _parked(port: int, lease_s: float = LEASE_S) -> Iterator[HttpClient]:
     """A connection whose poll the gateway has read: it answers in order what it reads."""
     poll, control = HttpClient(port, ANSWER_S), HttpClient(port, ANSWER_S)
     control.ask("GET", "/livez")
-    poll.send("GET", f"{QUEUE}/next?timeout={WAIT_S}&lease={LEASE_S}")
+    poll.send("GET", f"{QUEUE}/next?timeout={WAIT_S + lease_s}&lease={lease_s}")
     control.ask("GET", "/livez")
     control.close()
     try:
@@ -113,9 +115,9 @@ def _parked(port: int) -> Iterator[HttpClient]:
 
 
 @contextmanager
-def _victim(port: int) -> Iterator[int]:
+def _victim(port: int, lease_s: float) -> Iterator[int]:
     """The pid of a process that alone holds the connection of a parked poll, and reads nothing."""
-    with _parked(port):
+    with _parked(port, lease_s):
         child = os.fork()
         if not child:
             try:

@@ -18,7 +18,6 @@ from gateway.api.handlers.leases import Leases
 from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.handlers.preferred import PreferredJobs
 from gateway.api.handlers.queues import QueueAdmin
-from gateway.api.handlers.streams import Streams
 from gateway.api.handlers.subscriptions import SubscriptionAdmin
 from gateway.api.handlers.webhook import Webhook
 from gateway.api.metrics.exposition import Metrics
@@ -40,7 +39,6 @@ def router(
     *,
     jobs: Jobs,
     preferred: PreferredJobs,
-    streams: Streams,
     leases: Leases,
     queues: QueueAdmin,
     subscriptions: SubscriptionAdmin,
@@ -72,8 +70,6 @@ def router(
             "/next",
             Resource(head=False, get=run("nextOfQueues", preferred.next), post=run("leaseOfQueues", preferred.lease)),
         ),
-        Route("/queues/{queue}/stream", Resource(head=False, get=run("streamJobs", streams.of_queue))),
-        Route("/stream", Resource(head=False, get=run("streamQueues", streams.of_queues))),
         Route("/queues/{queue}/leases", Resource(post=run("leaseJobs", jobs.lease))),
         Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
         Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),

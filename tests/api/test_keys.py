@@ -405,14 +405,13 @@ def test_admission_swaps_its_keys(tmp_path):
     assert admit("kept").name == "kept"
 
 
-@pytest.mark.alone
 def test_patterns_are_of_linear_cost():
     """A pattern made to be slow is not."""
     caller = Caller("k", "", frozenset(), ("*a" * 31 + "b",))
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(ForbiddenQueue):
         caller.check_queue("a" * 64)
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 def test_new_secrets_differ():

@@ -13,8 +13,6 @@ from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running
 from tests.lab.http import AsyncHttp
 
-pytestmark = pytest.mark.alone
-
 JOBS = int(os.environ.get("KESTREL_GATEWAY_TEST_CLUSTER_JOBS", "4000"))
 PRODUCERS, CONSUMERS = 4, 6
 FLAGS = ("--kestrel-command-timeout", "1", "--kestrel-connect-timeout", "0.5", "--log-level", "warning")
@@ -105,9 +103,12 @@ def p99(times: list[float]) -> float:
     return sorted(times)[int(len(times) * 0.99)]
 
 
-@pytest.mark.parametrize("jobs", [2000, pytest.param(JOBS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jobs", [1000, pytest.param(JOBS, marks=[pytest.mark.slow, pytest.mark.alone])])
 def test_one_killed_one_frozen_one_added(tmp_path, jobs):
-    """4,000 jobs over three servers; a fourth is added. No 201 is missing, no acked delivery comes back by itself."""
+    """4,000 jobs over three servers; a fourth is added. No 201 is missing, no acked delivery comes back by itself.
+
+    Only the long form, which runs alone, compares times.
+    """
     ledger = Ledger()
     blows: dict[str, float] = {}
 
@@ -175,4 +176,4 @@ def test_one_killed_one_frozen_one_added(tmp_path, jobs):
         f"p99 enqueue: calm {p99(calm) * 1000:.1f} ms, outside the detection {p99(after or calm) * 1000:.1f} ms; "
         f"unknown {len(ledger.unknown)}, twice {twice}, answers {ledger.refused}"
     )
-    assert p99(after or calm) < 3 * p99(calm) + 0.05, "a busy machine has 50 ms to spare"
+    assert jobs < JOBS or p99(after or calm) < 3 * p99(calm) + 0.05, "a busy machine has 50 ms to spare"

@@ -2,20 +2,24 @@
 
 import asyncio
 import contextlib
+import os
 import statistics
 import time
 
 import pytest
 
 from tests.cluster.rig import before, brokers
+from tests.lab.broker import BrokerProcess
 from tests.lab.http import AsyncHttp
 
-POLLS, JOBS = 1000, 200
+POLLS = int(os.environ.get("KESTREL_GATEWAY_TEST_WAITERS", "1000"))
+JOBS = 200
 WAITS = 8
 
 
-async def wakes(port: int, broker, jobs: int) -> list[float]:
-    """Parks POLLS polls, then stores items at the broker one by one; seconds until each reached its poll."""
+async def wakes(port: int, servers: list[BrokerProcess], polls_count: int, jobs: int) -> list[float]:
+    """Parks polls, then stores items at the first server one by one; seconds until each reached its poll."""
+    broker = servers[0]
     host, _, broker_port = broker.address.partition(":")
     came: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
@@ -28,10 +32,15 @@ async def wakes(port: int, broker, jobs: int) -> list[float]:
         finally:
             http.close()
 
-    polls = [asyncio.create_task(poll()) for _ in range(POLLS)]
+    polls = [asyncio.create_task(poll()) for _ in range(polls_count)]
     reader, writer = await asyncio.open_connection(host, int(broker_port))
     with contextlib.closing(writer):
         took = await jobs_taken(broker, jobs, reader, writer, came)
+    # As docs/scale.md says: the gets, the leases, and up to four beside them. What is surplus closes in a moment.
+    most = [jobs + WAITS + 3, *[WAITS + 4] * (len(servers) - 1)]
+    async with asyncio.timeout(10):
+        while any(server.connections() > limit for server, limit in zip(servers, most, strict=True)):
+            await asyncio.sleep(0.05)
     for each in polls:
         each.cancel()
     await asyncio.gather(*polls, return_exceptions=True)
@@ -57,19 +66,17 @@ async def jobs_taken(broker, jobs: int, reader, writer, came: "asyncio.Queue[tup
 
 
 @pytest.mark.alone
-def test_jobs_at_one_of_three_servers_wake_as_fast_as_with_one(tmp_path):
+@pytest.mark.parametrize(("polls", "jobs"), [(300, 100), pytest.param(POLLS, JOBS, marks=pytest.mark.slow)])
+def test_jobs_at_one_of_three_servers_wake_as_fast_as_with_one(tmp_path, polls, jobs):
     """p50 within 1.5 times the one-server figure, no job twice, at most one in 100 given back, few connections."""
     figures = {}
     with brokers(tmp_path, 4) as (alone, *three):
         for name, servers in (("one", [alone]), ("three", three)):
             with before(tmp_path, servers, "--log-level", "warning") as gateway:
-                took = asyncio.run(wakes(gateway.port, servers[0], JOBS))
+                took = asyncio.run(wakes(gateway.port, servers, polls, jobs))
                 figures[name] = statistics.median(took) * 1000
                 canceled = servers[0].stat("queue_w_canceled_transactions")
-                held = [broker.connections() for broker in servers]
             (tmp_path / "gateway").rename(tmp_path / f"gateway-{name}")
-            print(f"{name}: p50 {figures[name]:.2f} ms, connections {held}, given back {canceled}")
-            assert canceled <= JOBS // 100
-            assert held[0] <= JOBS + WAITS + 3, "a connection a lease, those that wait, two ready and one that asks"
-            assert max(held[1:], default=0) <= WAITS + 4, "as docs/scale.md says: the gets, and up to four beside them"
+            print(f"{name}: p50 {figures[name]:.2f} ms, given back {canceled}")
+            assert canceled <= jobs // 100
     assert figures["three"] < 1.5 * figures["one"] + 0.5

@@ -30,8 +30,14 @@ class Wire:
         self.file = self.socket.makefile("rb")
 
     def put(self, key: str, item: bytes, expiry: int = 0) -> None:
-        self.socket.sendall(b"set %b 0 %d %d\r\n%b\r\n" % (key.encode(), expiry, len(item), item))
-        assert self.file.readline() == b"STORED\r\n"
+        self.put_all(key, [item], expiry)
+
+    def put_all(self, key: str, items: list[bytes], expiry: int = 0) -> None:
+        """In one write: together they cost the disk little more than one."""
+        sets = [b"set %b 0 %d %d\r\n%b\r\n" % (key.encode(), expiry, len(item), item) for item in items]
+        self.socket.sendall(b"".join(sets))
+        for _ in items:
+            assert self.file.readline() == b"STORED\r\n"
 
     def take(self, key: str, wait_ms: int = 5000) -> bytes | None:
         """The next item, taken for good by a reliable read; None when there is none."""

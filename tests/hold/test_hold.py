@@ -349,7 +349,6 @@ def test_metrics_do_not_hold_the_loop(http, quick):
     quick(request)
 
 
-@pytest.mark.alone
 def test_leases_that_end_together_do_not_hold_the_loop(worker, quick):
     """Many leases whose time is over at one instant, and many that end with their queue."""
     lines = b"".join(b"%d\n" % number for number in range(300))
@@ -375,7 +374,6 @@ def test_leases_that_end_together_do_not_hold_the_loop(worker, quick):
     quick(request)
 
 
-@pytest.mark.alone
 def test_polls_that_end_together_do_not_hold_the_loop(worker, quick):
     """Hundreds, each on a queue of its own, whose time is over at one instant."""
 
@@ -397,7 +395,6 @@ def test_polls_that_end_together_do_not_hold_the_loop(worker, quick):
     quick(request)
 
 
-@pytest.mark.alone
 def test_connections_that_expire_together_do_not_hold_the_loop(hurried, quick_of):
     """Hundreds that send half a head, and whose time is over at one instant."""
 
@@ -418,7 +415,6 @@ def test_connections_that_expire_together_do_not_hold_the_loop(hurried, quick_of
     quick_of(hurried, request)
 
 
-@pytest.mark.alone
 def test_a_flood_of_connections_does_not_hold_the_loop(worker, quick):
     """Hundreds that come at one instant: one is accepted in each turn of the loop."""
 

@@ -4,14 +4,10 @@ import contextlib
 import socket
 import time
 
-import pytest
-
 from gateway.fairness.loop_time import REFUSED
 from tests.api.keyring import Keyring
 from tests.hold.worker import Worker, reference_s
 from tests.lab.broker import BrokerProcess
-
-pytestmark = pytest.mark.alone
 
 CONNECTIONS = 500
 TRIES = 3

@@ -22,8 +22,7 @@ CAPABILITIES = {
     "Delay": "delay",
     "Back-off": "back_off",
     "Pause": "pause",
-    "`max_in_flight`": "limits",
-    "`rate`": "rate",
+    "Limits": "limits",
     "Subscriptions": "fanout",
     "Several queues": "several",
 }

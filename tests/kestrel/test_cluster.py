@@ -128,7 +128,6 @@ def test_a_status_is_set_where_it_can_be():
     asyncio.run(main())
 
 
-@pytest.mark.alone
 def test_a_frozen_server_is_down_within_its_deadline_and_delays_nobody_else():
     """Parked polls are served by the other servers, and puts go there after the first few."""
 
@@ -141,22 +140,19 @@ def test_a_frozen_server_is_down_within_its_deadline_and_delays_nobody_else():
             polls = [asyncio.ensure_future(kestrel.wait("q", 5).result()) for _ in range(8)]
             await until(lambda: all(server.waiters.get("q") for server in many))
             frozen.manners.frozen = True
-            began = time.monotonic()
             for server in others:
                 server.append("q", b"at once")
-            await until(lambda: sum(poll.done() for poll in polls) == 2, 0.3)
+            await until(lambda: sum(poll.done() for poll in polls) == 2, 4)  # the polls end after 5 s
             outcomes = await asyncio.gather(*(kestrel.put("w", b"x") for _ in range(30)), return_exceptions=True)
             assert {type(each) for each in outcomes} <= {type(None), OutcomeUnknown}
-            await until(lambda: states(kestrel)[0] is Health.DOWN, 1)
-            assert time.monotonic() - began < 1.2
+            await until(lambda: states(kestrel)[0] is Health.DOWN)
+            asked = [line for line in frozen.log if line.startswith(("set", "get"))]
             for _ in range(30):
-                started = time.monotonic()
                 await kestrel.put("w", b"y")
-                assert time.monotonic() - started < 0.2
             waiter = kestrel.wait("other", 0)
-            started = time.monotonic()
             assert await waiter.result() is None
-            assert (str(waiter.coverage), time.monotonic() - started < 0.2) == ("2/3", True)
+            assert str(waiter.coverage) == "2/3"
+            assert [line for line in frozen.log if line.startswith(("set", "get"))] == asked
             frozen.thaw()
             await until(lambda: states(kestrel) == [Health.UP] * 3)
             for poll in polls:
@@ -396,7 +392,6 @@ def test_surplus_gets_are_kept_for_a_moment_and_then_closed():
     asyncio.run(main())
 
 
-@pytest.mark.alone
 def test_more_servers_than_gets_take_turns_within_a_second():
     """At most QUEUE_GETS gets are open; every server was asked at most a second ago; an item on any server is found."""
 
@@ -404,21 +399,16 @@ def test_more_servers_than_gets_take_turns_within_a_second():
         count = QUEUE_GETS + 16
         async with servers(count) as many, client(*addresses(many)) as kestrel:
             polls = [asyncio.ensure_future(kestrel.wait("q", 30).result()) for _ in range(60)]
-            seen = {server: time.monotonic() for server in many}
-            asked = dict.fromkeys(many, 0)
-            until_s = time.monotonic() + 3
-            while time.monotonic() < until_s:
-                await asyncio.sleep(0.02)
-                standing = 0
-                for server in many:
-                    gets = sum(line.startswith("get") for line in server.log)
-                    stands = len(server.waiters.get("q", ()))
-                    standing += stands
-                    if stands or gets != asked[server]:
-                        seen[server] = time.monotonic()
-                    asked[server] = gets
-                    assert time.monotonic() - seen[server] < 1.2
-                assert standing <= QUEUE_GETS
+            gets = dict.fromkeys(many, 0)
+            async with asyncio.timeout(20):
+                began_s = time.monotonic()
+                while min(gets.values()) < 3:
+                    await asyncio.sleep(0.02)
+                    assert sum(len(server.waiters.get("q", ())) for server in many) <= QUEUE_GETS
+                    gets = {server: sum(line.startswith("get") for line in server.log) for server in many}
+                took_s = time.monotonic() - began_s
+            assert took_s < 2 * 3, "twice the time of three rounds, for a busy machine"
+            assert max(gets.values()) <= 3 * min(gets.values()), "none waits for its turn much longer than another"
             for number, server in enumerate(many):
                 server.append("q", b"%d" % number)
             await until(lambda: sum(poll.done() for poll in polls) == count, 2)
@@ -455,18 +445,17 @@ def test_an_empty_wait_says_how_many_were_asked(timeout_s):
     asyncio.run(main())
 
 
-@pytest.mark.alone
 def test_a_straggler_does_not_hold_up_who_asks_once():
     """A server that does not answer, and is not known to be down yet, is left out after a quarter of a second."""
 
     async def main():
-        async with servers() as many, client(*addresses(many)) as kestrel:
+        async with servers() as many, client(*addresses(many), kestrel_command_timeout_s=60) as kestrel:
             many[1].manners.frozen = True
             waiter = kestrel.wait("q", 0)
-            started = time.monotonic()
-            assert await waiter.result() is None
-            assert time.monotonic() - started < 1
+            async with asyncio.timeout(10):
+                assert await waiter.result() is None
             assert str(waiter.coverage) == "2/3"
+            assert states(kestrel)[1] is Health.UP
             many[1].thaw()
 
     asyncio.run(main())
@@ -508,24 +497,20 @@ def test_what_is_asked_of_all_says_how_many_took_part():
     asyncio.run(main())
 
 
-@pytest.mark.alone
 def test_nobody_asks_in_vain_for_long():
     """Figures and peeks wait a second for a frozen server, keys a quarter of one; alone it is waited for."""
 
     async def main():
-        async with servers() as many, client(*addresses(many), kestrel_command_timeout_s=4) as kestrel:
+        async with servers() as many, client(*addresses(many), kestrel_command_timeout_s=60) as kestrel:
             for server in many:
                 server.append("q", b"x")
             many[0].append("frozen", b"x")
             assert await kestrel.keys() == {"q", "frozen"}
             many[0].manners.frozen = True
             many[1].append("new", b"x")
-            began = time.monotonic()
-            assert await kestrel.keys() == {"q", "frozen", "new"}, "a silent server has what it had"
-            assert time.monotonic() - began < 0.9
-            began = time.monotonic()
-            merged, peeked = await asyncio.gather(kestrel.queue_stats(), kestrel.peek("q"))
-            assert time.monotonic() - began < 2
+            async with asyncio.timeout(10):
+                assert await kestrel.keys() == {"q", "frozen", "new"}, "a silent server has what it had"
+                merged, peeked = await asyncio.gather(kestrel.queue_stats(), kestrel.peek("q"))
             assert (str(merged.coverage), merged.queues["q"].items, str(peeked.coverage)) == ("2/3", 2, "2/3")
             kestrel.set_members([parse_address(server.address) for server in many[1:]])
             assert await kestrel.keys() == {"q", "new"}, "of one that is no member any more nothing counts"

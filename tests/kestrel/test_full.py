@@ -174,7 +174,6 @@ def test_an_item_that_is_lost_makes_room():
     asyncio.run(main())
 
 
-@pytest.mark.alone
 def test_servers_that_are_full_in_turns_are_never_called_unreachable():
     """Room comes and goes while several ask: each gets an item, an empty answer, or an error that there is no room."""
 

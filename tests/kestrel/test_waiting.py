@@ -35,15 +35,17 @@ def test_an_item_at_hand_takes_one_question():
     asyncio.run(main())
 
 
-@pytest.mark.alone
 def test_an_empty_wait_ends_in_its_time_and_was_really_asked():
     """None comes at the deadline, not before and not much later; the server saw a get of about that length."""
 
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
-            started = time.monotonic()
-            assert await kestrel.wait("q", 0.2).result() is None
-            assert 0.19 < time.monotonic() - started < 0.5
+            took_s = []
+            for _ in range(3):
+                started = time.monotonic()
+                assert await kestrel.wait("q", 0.2).result() is None
+                took_s.append(time.monotonic() - started)
+            assert 0.19 < min(took_s) < 0.5, "a busy machine may delay a wait, but not each"
             waits = [int(line.split("t=")[1].split("/")[0]) for line in server.log if "t=" in line]
             assert all(0 < wait <= 200 for wait in waits)
 
@@ -444,21 +446,19 @@ def test_a_stale_connection_costs_a_question_nothing():
     asyncio.run(main())
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("manners", [siberite(), Manners(version="9.9-unheard-of", waits=False)])
 def test_a_server_that_ignores_the_wait_is_asked_in_slices(manners):
     """Siberite, or any server that answers END at once, is polled slowly; the item still comes soon."""
 
     async def main():
         async with StandIn(manners) as server, client(server.address) as kestrel:
-            waiter = kestrel.wait("q", 5)
-            await asyncio.sleep(0.5)
-            assert 3 < sum(line.startswith("get") for line in server.log) < 20
-            server.append("q", b"x")
             started = time.monotonic()
-            read = await waiter.result()
-            assert time.monotonic() - started < 0.4
-            await read.confirm()
+            waiter = kestrel.wait("q", 20)
+            await until(lambda: sum(line.startswith("get") for line in server.log) == 8, 10)
+            assert time.monotonic() - started > 0.1, "it is asked all the time"
+            server.append("q", b"x")
+            async with asyncio.timeout(10):
+                await (await waiter.result()).confirm()
             assert await kestrel.wait("q", 0.3).result() is None
 
     asyncio.run(main())
@@ -569,7 +569,6 @@ def test_one_who_asks_behind_a_poll_that_left_gets_the_item():
     asyncio.run(main())
 
 
-@pytest.mark.alone
 def test_those_who_keep_asking_gather():
     """Thirty who ask again and again share gets: far fewer are sent than polls answered; one alone never waits."""
 
@@ -583,14 +582,16 @@ def test_those_who_keep_asking_gather():
             sent = len(server.log)
             await asyncio.gather(*(ask(40) for _ in range(30)))
             assert len(server.log) - sent < 30 * 40 / 5
-            started = time.monotonic()
-            await ask(100)
-            assert time.monotonic() - started < 1
+            took_s = []
+            for _ in range(3):
+                started = time.monotonic()
+                await ask(100)
+                took_s.append(time.monotonic() - started)
+            assert min(took_s) < 1, "a busy machine may delay the questions, but not each time"
 
     asyncio.run(main())
 
 
-@pytest.mark.alone
 def test_waits_that_end_at_the_same_time_cost_one_command_each(monkeypatch):
     """Gets that wait prove nothing by themselves: each queue is asked once more, and all waits end in their time."""
     monkeypatch.setattr(
@@ -600,12 +601,11 @@ def test_waits_that_end_at_the_same_time_cost_one_command_each(monkeypatch):
     async def main():
         async with StandIn() as server, client(server.address) as kestrel:
             longer = [kestrel.wait(f"q{i}", 20) for i in range(100)]
-            shorter = [kestrel.wait(f"q{i}", 2) for i in range(100)]
+            shorter = [kestrel.wait(f"q{i}", 3) for i in range(100)]
             await until(lambda: sum(map(len, server.waiters.values())) == 200)
             asked = len(server.log)
-            started = time.monotonic()
-            assert await asyncio.gather(*(each.result() for each in shorter)) == [None] * 100
-            assert time.monotonic() - started < 2.2
+            async with asyncio.timeout(10):
+                assert await asyncio.gather(*(each.result() for each in shorter)) == [None] * 100
             assert len([line for line in server.log[asked:] if "t=" not in line]) <= 100 + 2
             for each in longer:
                 each.cancel()

@@ -89,6 +89,10 @@ class BrokerProcess:
         status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
         return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
+    def cpu_s(self) -> float:
+        """The CPU time of all its threads so far."""
+        return time.clock_gettime(~self.process.pid << 3 | 2)  # Source: Linux, CPUCLOCK_SCHED of posix-timers.h
+
     def stat(self, key: str) -> int:
         """A number of its `stats`; 0 where it does not tell it."""
         with contextlib.closing(self.client()) as client:

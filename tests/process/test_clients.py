@@ -10,7 +10,6 @@ import orjson
 import pytest
 
 from gateway.http.connection import DISCARDING, IDLE, LINGERING, MOVES, PENDING, Reading
-from gateway.http.flow import WATCH_S
 from gateway.http.read_buffer import DISCARD_BYTES, HELD_BYTES
 from gateway.request import EXTENSION
 from tests.process.serving import Server, problem, serving
@@ -22,11 +21,11 @@ ECHO = b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n"
 POST_ECHO = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: "
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 @pytest.mark.parametrize("behind", [b"", ECHO, PARK[:20], b"\x00nonsense", ECHO * 800])
-def test_vanished_client_is_noticed_at_once(how: str, behind: bytes) -> None:
-    """20 times, whatever is pipelined behind the parked request: seen in milliseconds, no answer counts as sent."""
+def test_vanished_client_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch, how: str, behind: bytes) -> None:
+    """20 times, whatever is pipelined behind the parked request: seen without a watch, no answer counts as sent."""
+    monkeypatch.setattr("gateway.http.flow.WATCH_S", 600.0)
 
     async def test(server: Server) -> None:
         for turn in range(1, 21):
@@ -34,13 +33,11 @@ def test_vanished_client_is_noticed_at_once(how: str, behind: bytes) -> None:
                 client.send(PARK + behind)
                 await client.writer.drain()
                 await server.counted("parked", turn)
-                began = time.monotonic()
                 if how == "RST":
                     await client.reset()
                 else:
                     client.writer.close()
                 await server.counted("unreached", turn)
-                assert time.monotonic() - began < WATCH_S / 2
         assert server.app.counts == {"parked": 20, "gone": 20, "unreached": 20}
 
     serving(test)
@@ -198,13 +195,12 @@ def test_complete_large_body_does_not_blind_the_server() -> None:
     serving(test)
 
 
-@pytest.mark.alone
 def test_slow_header_is_answered_408() -> None:
     """A header block that drips past its time is refused, and each byte does not buy more of it."""
 
     async def test(server: Server) -> None:
+        began = time.monotonic()
         async with server.client() as client:
-            began = time.monotonic()
 
             async def drip() -> None:
                 for byte in PARK * 100:
@@ -216,7 +212,7 @@ def test_slow_header_is_answered_408() -> None:
             dripping.cancel()
             assert document["code"] == "request-timeout"
             assert document["retryable"] is True
-            assert 0.25 < time.monotonic() - began < 2
+            assert 0.25 < time.monotonic() - began < 20, "the whole would take a minute"
 
     serving(test, header_timeout_s=0.3)
 
