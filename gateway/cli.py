@@ -9,6 +9,7 @@ import dataclasses
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +18,15 @@ import click
 from gateway import __version__
 from gateway.client import jobs as client_jobs
 from gateway.client import queues as client_queues
+from gateway.client import target
 from gateway.client import transfer as client_transfer
-from gateway.common.flags import ListedText, Rate, Seconds, WholeNumber
+from gateway.common.flags import HELP, ListedText, Rate, Seconds, WholeNumber
 from gateway.config.toml_file import Mistake, MistakesError
+from gateway.maintenance import variables
+from gateway.maintenance.cli import backup
 from gateway.migration import cli as migration
 from gateway.settings import Settings, SettingsError, flag, variable
-from gateway.work.cli import work
+from gateway.work.cli import SECRET_VARIABLE, work
 
 PROGRAM: Final = "kestrel-gateway"
 # The command that runs if none is given. An image sets it, so that a compose file does not have to name a command.
@@ -87,7 +91,7 @@ def range_text(field: dataclasses.Field[Any]) -> str:
     return f"{metadata['low']:.15g} to {metadata['high']:.15g}{unit}"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings=HELP)
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
     """Jobs over HTTP onto Kestrel queues and back."""
@@ -127,6 +131,8 @@ def serve(app: str | None, **values: Any) -> None:
 @click.option("--namespace", envvar="KESTREL_GATEWAY_NAMESPACE", default="", help="the value that `serve` gets")
 def check(queues: Path | None, keys: Path | None, namespace: str) -> None:
     """Print every mistake in the files of policies and keys. The exit code is 1 if there is a mistake."""
+    if queues is None and keys is None:
+        raise click.UsageError("there is nothing to check: give --queues, --keys or both")
     refuse_mistakes(queues, keys, namespace, status=1)
     click.echo("no mistakes")
 
@@ -159,7 +165,7 @@ def refuse_mistakes(queues: Path | None, keys: Path | None, namespace: str, *, s
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def broker(arguments: tuple[str, ...]) -> None:
-    """Run the embedded broker alone, or examine its data directory with `check DIR`."""
+    """Run the embedded broker alone; `check DIR` and `compact DIR` work on its data directory."""
     from gateway.broker.__main__ import run  # noqa: PLC0415 (only when asked for)
 
     run(list(arguments), f"{PROGRAM} broker")
@@ -184,12 +190,15 @@ def keys() -> None:
 )
 @click.option("--queue", "queues", multiple=True, help="queue that the key may use; * and ? are wildcards (repeatable)")
 @click.option("--rate", type=Rate(), default=None, help="most requests a second with the key, per worker")
-def new_key(name: str, tenant: str, scopes: tuple[str, ...], queues: tuple[str, ...], rate: float | None) -> None:
+@click.option("--burst", type=WholeNumber(), default=None, help="requests at once that --rate allows [default: --rate]")
+def new_key(
+    *, name: str, tenant: str, scopes: tuple[str, ...], queues: tuple[str, ...], rate: float | None, burst: int | None
+) -> None:
     """Print a new secret, which is shown only once, and its table for the file of keys."""
     from gateway.config.keys import new  # noqa: PLC0415
 
     try:
-        secret, table = new(name, tenant, scopes, queues, rate)
+        secret, table = new(name, tenant, scopes, queues, rate=rate, burst=burst)
     except MistakesError as exc:
         raise click.UsageError(str(exc)) from exc
     click.echo(f"{secret}\n\n{table}", nl=False)
@@ -217,13 +226,45 @@ def healthcheck(url: str | None) -> None:
         sys.exit(1)
 
 
-for _command in (*client_jobs.COMMANDS, *client_queues.COMMANDS, *client_transfer.COMMANDS, *migration.COMMANDS, work):
+_COMMANDS = (
+    *client_jobs.COMMANDS,
+    *client_queues.COMMANDS,
+    *client_transfer.COMMANDS,
+    *migration.COMMANDS,
+    work,
+    backup,
+)
+for _command in _COMMANDS:
     cli.add_command(_command)
+
+
+def _warn_of_variables() -> None:
+    """Prints one line for each variable of the environment that looks like a setting and is none."""
+    for line in variables.warnings(os.environ, known_variables(os.environ)):
+        click.echo(f"{PROGRAM}: warning: {line}", err=True)
+
+
+def known_variables(environ: Iterable[str]) -> set[str]:
+    """Every variable that a command reads; those of `broker` only if one of `environ` may be of it."""
+    found = {COMMAND_VARIABLE, SECRET_VARIABLE, *target.VARIABLES}
+    commands: list[click.Command] = [cli]
+    if any(name.startswith(f"{variables.PREFIX}BROKER_") for name in environ):
+        from gateway.broker.__main__ import broker as of_broker  # noqa: PLC0415 (only when asked for)
+
+        commands.append(of_broker)
+    while commands:
+        command = commands.pop()
+        if isinstance(command, click.Group):
+            commands += command.commands.values()
+        for option in command.params:
+            found |= {option.envvar} if isinstance(option.envvar, str) else set(option.envvar or ())
+    return found
 
 
 def main() -> None:
     """The entry point of the console script."""
     arguments = sys.argv[1:] or shlex.split(os.environ.get(COMMAND_VARIABLE, ""))
+    _warn_of_variables()
     try:
         status = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:

@@ -1,4 +1,6 @@
-"""The command `broker`: flags, signals, and the parent's channel if it runs as a child. check/command.py has `check`.
+"""The command `broker`: flags, signals, and the parent's channel if it runs as a child.
+
+`check` and `compact` are in check/command.py.
 
 With `--channel-fd` the broker is a child: one line of JSON tells the parent that it is ready, `{"command": "stop"}`
 stops it in order, and the end of the channel means that the parent is dead. Then the process exits at once, because
@@ -33,6 +35,7 @@ from gateway.broker.server import BrokerServer
 from gateway.broker.storage.reader import DatabaseError
 from gateway.common import logs
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
+from gateway.common.flags import HELP
 from gateway.common.net import is_loopback
 
 log = logging.getLogger("gateway.broker")
@@ -63,7 +66,7 @@ def _variable(name: str) -> str:
     return f"KESTREL_GATEWAY_BROKER_{name}"
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.option(
     "--listen",
     "addresses",
@@ -78,6 +81,7 @@ def _variable(name: str) -> str:
     default="",
     metavar="PATH",
     envvar=_variable("WORKER_SOCKET"),
+    hidden=True,
     help="Unix socket for the workers of kestrel-gateway, which speak the multiplexed protocol.",
 )
 @click.option(
@@ -136,7 +140,13 @@ def _variable(name: str) -> str:
     envvar=_variable("NO_AUTH"),
     help="Allow a non-loopback address: the memcache protocol has no authentication.",
 )
-@click.option("--channel-fd", type=int, envvar=_variable("CHANNEL_FD"), help="Descriptor of the parent's channel.")
+@click.option(
+    "--channel-fd",
+    type=int,
+    envvar=_variable("CHANNEL_FD"),
+    hidden=True,
+    help="Descriptor of the parent's channel.",
+)
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
@@ -169,7 +179,8 @@ def broker(
 ) -> None:
     """Serve the Kestrel memcache protocol from a data directory.
 
-    `kestrel-gateway broker check DIR` examines a data directory that no broker uses.
+    Of a data directory that no broker uses, `kestrel-gateway broker check DIR` finds damage, and
+    `kestrel-gateway broker compact DIR` gives disk space back.
     """
     exposed = next((address for address in addresses if not (address.path or is_loopback(address.host))), None)
     if exposed is not None and not no_auth:
@@ -251,11 +262,11 @@ def _obey(server: BrokerServer, channel: ChildChannel, message: Message) -> None
 
 
 def run(arguments: list[str], prog_name: str) -> None:
-    """Serves, or examines a data directory if the first argument is `check`. Raises click exceptions."""
-    if arguments[:1] == ["check"]:
+    """Serves, or works on a data directory if the first argument is `check` or `compact`. Raises click exceptions."""
+    if arguments[:1] in (["check"], ["compact"]):
         from gateway.broker.check import command  # noqa: PLC0415 (only when asked for)
 
-        command.main(arguments[1:], prog_name)
+        command.main(arguments[0], arguments[1:], prog_name)
     else:
         broker.main(arguments, prog_name=prog_name, standalone_mode=False)
 

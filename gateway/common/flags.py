@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
+
+HELP: Final = {"help_option_names": ["-h", "--help"]}
+"""Of a command's context: its subcommands inherit it."""
 
 
 class WholeNumber(click.ParamType[int]):

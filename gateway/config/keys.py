@@ -94,7 +94,13 @@ def load(path: Path) -> Keys:
 
 
 def new(
-    name: str, tenant: str, scopes: Sequence[str], queues: Sequence[str] = (), rate: float | None = None
+    name: str,
+    tenant: str,
+    scopes: Sequence[str],
+    queues: Sequence[str] = (),
+    *,
+    rate: float | None = None,
+    burst: int | None = None,
 ) -> tuple[str, str]:
     """A new secret, and its table in the format of the file of keys. Raises MistakesError."""
     secret = SECRET_PREFIX + secrets.token_urlsafe(32)
@@ -106,6 +112,8 @@ def new(
         entry["queues"] = list(queues)
     if rate is not None:
         entry["rate"] = rate
+    if burst is not None:
+        entry["burst"] = burst
     lines = [f"{field} = {_toml(value)}" for field, value in entry.items()]
     _Reader(TomlFile("keys new", {"keys": [entry]}, {})).read()
     return secret, "\n".join(["[[keys]]", *lines, ""])
@@ -114,7 +122,7 @@ def new(
 def _toml(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
-    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
+    return f'"{value}"' if isinstance(value, str) else f"{value:.15g}"
 
 
 class _Reader:

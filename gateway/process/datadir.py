@@ -47,6 +47,7 @@ class DataDirectory:
     def __init__(self, path: Path) -> None:
         """Prepares and locks `path`; creates it (0700) if it is missing. Raises StartError."""
         self.path = path
+        self._is_new = not path.exists()
         try:
             make_directory(path)
             for pattern in FILES:
@@ -72,6 +73,17 @@ class DataDirectory:
         self._remove_link()
         self._children_lock.close()
         self._lock.close()
+
+    def discard(self) -> None:
+        """Removes what this start has made, if it has made the directory: for a start that failed. Then `close` it."""
+        if not self._is_new:
+            return
+        self._remove_link()
+        for name in ("lock", "run.lock", "lease.key"):
+            (self.path / name).unlink(missing_ok=True)
+        for directory in (self.path / "run", self.path):
+            with contextlib.suppress(OSError):  # it is kept if another process has put something into it
+                directory.rmdir()
 
     def _take_locks(self) -> None:
         if not _locked(self._lock):

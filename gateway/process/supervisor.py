@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import signal
@@ -59,8 +60,12 @@ def serve(settings: Settings, app: str = APP) -> int:
         with contextlib.ExitStack() as stack:
             data = DataDirectory(settings.data)
             stack.callback(data.close)
+            try:
+                listener = stack.enter_context(bind(settings.host, settings.port))
+            except StartError:
+                data.discard()
+                raise
             _prepare_keys(settings.data / ledger_file.NAME)
-            listener = stack.enter_context(bind(settings.host, settings.port))
             return asyncio.run(Supervisor(settings, data, listener, app).run())
     except StartError as exc:
         sys.stderr.write(f"kestrel-gateway: {exc}\n")
@@ -108,7 +113,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as exc:
         listener.close()
-        raise StartError(f"port: cannot listen on {host}:{port}: {exc.strerror}") from exc
+        advice = "; choose another port with --port" if exc.errno in {errno.EADDRINUSE, errno.EACCES} else ""
+        raise StartError(f"port: cannot listen on {host}:{port}: {exc.strerror}{advice}") from exc
     return listener
 
 

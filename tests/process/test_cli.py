@@ -201,3 +201,91 @@ def test_healthcheck_tells_ready_from_not() -> None:
     assert answer("503 Service Unavailable").startswith("1 ")
     assert run("healthcheck", "--url", "http://127.0.0.1:1/").returncode == 1
     assert run("healthcheck", "--url", "nonsense").returncode == 1
+
+
+def test_unknown_variables_are_named_with_the_nearest() -> None:
+    """A misspelt setting has no effect, so a line says so. What tests and Kubernetes set is no setting."""
+    result = run(
+        "check",
+        KESTREL_GATEWAY_MAX_LEASSE="3",
+        KESTREL_GATEWAY_BROKER_DAAT="x",
+        KESTREL_GATEWAY_BROKER_FSYNC="off",
+        KESTREL_GATEWAY_UNLIKE_ANY="x",
+        KESTREL_GATEWAY_URL="http://127.0.0.1:1",
+        KESTREL_GATEWAY_TEST_ANY="x",
+        KESTREL_GATEWAY_SERVICE_HOST="10.0.0.1",
+        KESTREL_GATEWAY_PORT_8080_TCP="tcp://10.0.0.1:8080",
+        KESTREL_GATEWAY_PORT="tcp://10.0.0.1:8080",
+    )
+    of_kubernetes = (
+        ", which Kubernetes sets for a Service named kestrel-gateway; set enableServiceLinks: false in the pod, or "
+        "rename the Service"
+    )
+    assert result.stderr.splitlines()[:-1] == [
+        f"kestrel-gateway: warning: {line}"
+        for line in (
+            "KESTREL_GATEWAY_BROKER_DAAT is not a setting and has no effect; did you mean KESTREL_GATEWAY_BROKER_DATA?",
+            "KESTREL_GATEWAY_MAX_LEASSE is not a setting and has no effect; did you mean KESTREL_GATEWAY_MAX_LEASE?",
+            f"KESTREL_GATEWAY_PORT is 'tcp://10.0.0.1:8080'{of_kubernetes}",
+            "KESTREL_GATEWAY_UNLIKE_ANY is not a setting and has no effect",
+        )
+    ]
+
+
+def test_check_without_files_says_so() -> None:
+    """`no mistakes` would be untrue: nothing was read."""
+    result = run("check")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "kestrel-gateway: there is nothing to check: give --queues, --keys or both\n",
+    )
+
+
+def commands(command: click.Command, *names: str) -> list[tuple[str, ...]]:
+    """The names of every command below this one, and of itself."""
+    below = command.commands if isinstance(command, click.Group) else {}
+    return [names, *(found for name, each in below.items() for found in commands(each, *names, name))]
+
+
+def test_every_command_has_a_short_help_flag() -> None:
+    """`-h` is the same as `--help`, also for commands of commands."""
+    every = [*commands(cli.cli), ("broker", "check")]
+    assert len(every) > 15
+    for names in every:
+        assert run(*names, "-h").stdout.startswith("Usage: "), names
+
+
+def test_flags_of_the_supervisor_are_not_in_the_help() -> None:
+    """Only `serve` gives them to its broker."""
+    shown = run("broker", "--help").stdout
+    assert "--data" in shown
+    assert "--channel-fd" not in shown
+    assert "--worker-socket" not in shown
+
+
+def test_a_new_key_may_have_a_burst(tmp_path: Path) -> None:
+    """The table that is printed is valid, also with large numbers."""
+    result = run("keys", "new", "--name", "a", "--scope", "consume", "--rate", "1000000", "--burst", "1000000")
+    file = tmp_path / "keys.toml"
+    file.write_text(result.stdout.partition("\n\n")[2])
+    assert run("check", "--keys", str(file)).stdout == "no mistakes\n"
+    assert "burst = 1000000\n" in file.read_text()
+    assert run("keys", "new", "--name", "a", "--scope", "consume", "--burst", "5").returncode == 2
+
+
+def test_a_port_in_use_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The line names the flag, and a directory that did not exist before does not exist after."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        data = tmp_path / "data"
+        result = run("serve", "--port", port, "--data", str(data))
+        assert result.returncode == 1
+        assert result.stderr == (
+            f"kestrel-gateway: port: cannot listen on 127.0.0.1:{port}: Address already in use; "
+            "choose another port with --port\n"
+        )
+        assert not data.exists()
+        data.mkdir()
+        (data / "mine").touch()
+        assert run("serve", "--port", port, "--data", str(data)).returncode == 1
+        assert (data / "mine").exists()

@@ -321,7 +321,8 @@ def test_port_taken_is_one_line(serve: Callable[..., Serve], shared: Serve) -> N
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = refused(serve(port=port))
-        assert line == f"kestrel-gateway: port: cannot listen on 127.0.0.1:{port}: Address already in use"
+        wrong = f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another port with --port"
+        assert line == f"kestrel-gateway: port: {wrong}"
     assert "Address already in use" in refused(serve(port=shared.port))
 
 

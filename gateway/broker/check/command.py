@@ -1,6 +1,8 @@
-"""The command `broker check DIR`: prints the content of a data directory, and its damage.
+"""The commands `broker check DIR` and `broker compact DIR`, which need a stopped broker.
 
-Exit codes: 0 sound, 1 damaged or cannot be examined (one line says why), 2 wrong usage.
+`check` prints the content of a data directory, and its damage; `compact` gives disk space back.
+
+Exit codes: 0 sound or compacted, 1 damaged or cannot be examined (one line says why), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import click
 
+from gateway.broker.check.compact import compact
 from gateway.broker.check.examine import QueueReport, Report, examine, locked
 from gateway.broker.check.repair import repair
 from gateway.broker.storage.reader import DatabaseError
+from gateway.common.flags import HELP
 
 _SHOWN_DAMAGES = 10
 _BAR_WIDTH = 30
@@ -25,7 +29,7 @@ The broker delivers sound jobs and never delivers damaged ones. What to do:
    kestrel-gateway broker check --repair {directory}"""
 
 
-@click.command("check")
+@click.command("check", context_settings=HELP)
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--repair", "repairs", is_flag=True, help="Make a sound file of what can be read; keep the damaged one.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -44,6 +48,23 @@ def command(directory: Path, *, repairs: bool, quiet: bool) -> None:
             sys.exit(0 if again.is_sound else 1)
     except DatabaseError as exc:
         click.echo(f"kestrel-gateway broker check: {exc}", err=True)
+        sys.exit(1)
+
+
+@click.command("compact", context_settings=HELP)
+@click.argument("directory", type=click.Path(path_type=Path))
+def compact_command(directory: Path) -> None:
+    """Give back the disk space of jobs that were removed from the data directory DIR. The broker must be stopped.
+
+    The file keeps the space of removed jobs for new ones. Compacting rewrites the jobs that are left, and needs as much
+    free space as they take, twice.
+    """
+    try:
+        with locked(directory) as path:
+            before, after = compact(path)
+            click.echo(f"{path}: {before:,} bytes before, {after:,} bytes now")
+    except DatabaseError as exc:
+        click.echo(f"kestrel-gateway broker compact: {exc}", err=True)
         sys.exit(1)
 
 
@@ -124,6 +145,9 @@ class _Bar:
         click.echo(f"\r{text}\x1b[K" if self._terminal else text, err=True, nl=not self._terminal or done == total)
 
 
-def main(arguments: list[str], prog_name: str) -> None:
-    """Runs the command; wrong usage is a click exception."""
-    command.main(arguments, prog_name=f"{prog_name} check", standalone_mode=False)
+COMMANDS = {"check": command, "compact": compact_command}
+
+
+def main(name: str, arguments: list[str], prog_name: str) -> None:
+    """Runs the command of that name; wrong usage is a click exception."""
+    COMMANDS[name].main(arguments, prog_name=f"{prog_name} {name}", standalone_mode=False)

@@ -1,0 +1,67 @@
+"""The command `backup`. Exit codes: 0 there is a sound copy, 1 there is none (a line says why), 2 wrong usage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from gateway.settings import Settings
+
+
+@click.command()
+@click.argument("copy", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=Settings().data,
+    envvar="KESTREL_GATEWAY_DATA",
+    help=f"directory that the gateway uses [default {Settings().data}]",
+)
+def backup(copy: Path, data: Path) -> None:
+    """Copy the data directory to COPY, also while a gateway uses it, and verify the copy.
+
+    COPY has every job whose enqueue was answered with 201 before the command began. It is a data directory: to restore
+    it, move it to the place of the lost one and start the gateway. It contains the lease key: keep it as private as the
+    data directory.
+    """
+    from gateway.client.progress import ProgressBar  # noqa: PLC0415 (`--help` stays quick)
+    from gateway.maintenance import backup as backups  # noqa: PLC0415 (`--help` stays quick)
+
+    try:
+        with ProgressBar("copying", None) as bar:
+            names = backups.back_up(data, copy, lambda _, done, total: bar.reached(done, total))
+        sound = _keys_are_sound(copy / backups.KEYS) and (backups.BROKER not in names or _jobs_are_sound(copy))
+    except backups.BackupError as exc:
+        click.echo(f"kestrel-gateway backup: {exc}", err=True)
+        sys.exit(1)
+    if not sound:
+        click.echo(f"kestrel-gateway backup: {data} is damaged, and so is its copy {copy}", err=True)
+        sys.exit(1)
+    click.echo(f"start the copy with: kestrel-gateway serve --data {copy}")
+
+
+def _keys_are_sound(path: Path) -> bool:
+    import sqlite3  # noqa: PLC0415
+
+    from gateway.delivery.idempotency import ledger_file  # noqa: PLC0415
+
+    try:
+        damages = list(ledger_file.damages(path))
+    except sqlite3.Error as exc:
+        damages = [f"{path} cannot be read: {exc}"]
+    for line in damages:
+        click.echo(line, err=True)
+    return not damages
+
+
+def _jobs_are_sound(copy: Path) -> bool:
+    """Lets the broker's own check examine the copy; shows its last line, or all lines if something is damaged."""
+    command = [sys.executable, "-P", "-m", "gateway.broker", "check", str(copy)]
+    checked = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 (our own program)
+    lines = checked.stdout.splitlines()
+    for line in lines if checked.returncode else lines[-1:]:
+        click.echo(line, err=checked.returncode != 0)
+    return checked.returncode == 0

@@ -1,0 +1,180 @@
+"""A backup has every job that was answered before it began, and it is a directory that a gateway can use."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from gateway.maintenance.backup import BackupError, back_up
+from tests.lab import plain
+from tests.lab.gateway import Running, running
+
+SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_BACKUP_SECONDS", "0.5"))
+"""How long jobs are enqueued before the backup and again during it. 30 is the long form."""
+BATCH = 50
+QUEUE = "/queues/emails"
+KEYED = {"Idempotency-Key": "k1", "Content-Type": "text/plain"}
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`kestrel-gateway backup` with these arguments."""
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", "backup", *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+class Producer:
+    """Enqueues numbered jobs until it is stopped. stored: the number of jobs that were answered with 201."""
+
+    def __init__(self, gateway: Running) -> None:
+        self._gateway = gateway
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.stored = 0
+
+    def _run(self) -> None:
+        with self._gateway.client() as http:
+            while not self._over.is_set():
+                lines = "".join(f"{self.stored + index}\n" for index in range(BATCH))
+                answer = http.post(f"{QUEUE}/jobs", content=lines, headers={"Content-Type": "application/x-ndjson"})
+                assert answer.status_code == 201
+                self.stored += BATCH
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def wait(self, jobs: int, timeout_s: float = 60) -> None:
+        """Returns once so many jobs are stored."""
+        deadline = threading.Event()
+        timer = threading.Timer(timeout_s, deadline.set)
+        timer.start()
+        while self.stored < jobs:
+            assert not deadline.is_set()
+            self._over.wait(0.01)
+        timer.cancel()
+
+
+def jobs_of(gateway: Running) -> Iterator[int]:
+    """Takes and acks every job."""
+    with gateway.client() as http:
+        answer = http.get(f"{QUEUE}/next", params={"timeout": 0})
+        while answer.status_code == 200:
+            job = answer.json()
+            yield job["data"]
+            answer = http.get(f"{QUEUE}/next", params={"timeout": 0, "ack": job["lease"]["id"]})
+        assert answer.status_code == 204
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One gateway for all tests here."""
+    with running(tmp_path_factory.mktemp("backup") / "data", "--log-level", "warning") as one:
+        yield one
+
+
+def test_a_backup_under_load_has_every_job_of_before(gateway: Running, tmp_path: Path) -> None:
+    """Jobs are enqueued all the time, one is under lease, and the copy is served beside the original."""
+    copy = tmp_path / "copy"
+    with gateway.client() as http:
+        keyed = http.post(f"{QUEUE}/jobs", content="once", headers=KEYED)
+        assert keyed.status_code == 201
+        leased = http.get(f"{QUEUE}/next")
+        with Producer(gateway) as producer:
+            producer.wait(int(1000 * SECONDS))
+            before = producer.stored
+            result = command(copy, "--data", gateway.data)
+            producer.wait(producer.stored + 2 * BATCH)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1] == f"start the copy with: kestrel-gateway serve --data {copy}"
+        assert result.stdout.startswith("sound: 1 queues, ")
+        assert http.post(leased.json()["lease"]["url"] + "/ack").status_code == 204, "the original goes on"
+    assert {path.stat().st_mode & 0o077 for path in [copy, *copy.iterdir()]} == {0}
+    with running(copy) as restored:
+        with restored.client() as http:
+            again = http.post(f"{QUEUE}/jobs", content="once", headers=KEYED)
+            assert (again.status_code, again.json()) == (201, keyed.json())
+        found = list(jobs_of(restored))
+    assert found[0] == "once", "a job under lease is in the backup"
+    assert found[1:] == list(range(len(found) - 1))
+    assert len(found) - 1 >= before > 0
+
+
+def test_what_is_there_is_never_overwritten(gateway: Running, tmp_path: Path) -> None:
+    """Neither a directory nor a file nor a link."""
+    (tmp_path / "mine").mkdir()
+    result = command(tmp_path / "mine", "--data", gateway.data)
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"kestrel-gateway backup: {tmp_path / 'mine'}: exists already; name a directory that does not exist\n",
+    )
+    assert list((tmp_path / "mine").iterdir()) == []
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BackupError, match="exists already"):
+        back_up(gateway.data, tmp_path / "link", lambda *_: None)
+
+
+def test_a_killed_backup_leaves_no_copy_and_the_next_one_succeeds(gateway: Running, tmp_path: Path) -> None:
+    """Nothing has the name of the copy before it is complete."""
+    copy = tmp_path / "copy"
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    plain.post(gateway.url + f"{QUEUE}/jobs", content=b"1")
+    with pytest.raises(KeyboardInterrupt):
+        back_up(gateway.data, copy, die)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.partial"]
+    back_up(gateway.data, copy, lambda *_: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_directory_that_is_none_is_told(tmp_path: Path) -> None:
+    """One line, and nothing is made."""
+    result = command(tmp_path / "copy", "--data", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"kestrel-gateway backup: {tmp_path}: is not a data directory: it has no lease.key; "
+        "give the directory of --data\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_gateway_left_is_backed_up_unchanged(tmp_path: Path) -> None:
+    """The log that it left is read, and stays."""
+    with running(tmp_path / "data") as gateway:
+        assert plain.post(gateway.url + f"{QUEUE}/jobs", content=b"1").status_code == 201
+        gateway.kill()
+        log = (gateway.data / "broker.sqlite-wal").read_bytes()
+        assert log
+        assert command(tmp_path / "copy", "--data", gateway.data).returncode == 0
+        assert (gateway.data / "broker.sqlite-wal").read_bytes() == log
+        gateway.start()
+    with sqlite3.connect(tmp_path / "copy" / "broker.sqlite") as copied:
+        assert copied.execute("SELECT count(*) FROM items").fetchone() == (1,)
+    copied.close()
+
+
+def test_a_damaged_job_is_told(tmp_path: Path) -> None:
+    """The copy is as damaged as its source, and the exit code says so."""
+    with running(tmp_path / "data") as gateway:
+        assert plain.post(gateway.url + f"{QUEUE}/jobs", content=b"1").status_code == 201
+        assert gateway.stop() == 0
+    with sqlite3.connect(tmp_path / "data" / "broker.sqlite") as file:
+        file.execute("UPDATE items SET expires_ms = 1")
+    file.close()
+    result = command(tmp_path / "copy", "--data", tmp_path / "data")
+    assert result.returncode == 1
+    assert "DAMAGED: 1 jobs or places" in result.stderr
+    assert f"{tmp_path / 'data'} is damaged, and so is its copy {tmp_path / 'copy'}" in result.stderr
