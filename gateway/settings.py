@@ -142,6 +142,12 @@ class Settings:
     kestrel_max_subscriptions: int = _setting(
         6, "most subscriptions of one queue; the embedded broker has no limit", low=1, high=1000
     )
+    ordering_keys: str = _setting(
+        "stay",
+        "what becomes of new jobs with an Ordering-Key while their server is read-only or quiescent: stay: 503, or "
+        "move: they go to another server, and may overtake the older ones",
+        choices=("stay", "move"),
+    )
     kestrel_pool_size: int = _setting(64, "idle connections kept open per server", low=1, high=10000)
     kestrel_waits: int = _setting(
         8, "blocked gets per queue and server, shared by all polls that wait for the queue", low=1, high=32

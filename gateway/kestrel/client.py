@@ -109,6 +109,7 @@ class Kestrel:
         self._placement = Placement(
             self._limit_s,
             self._settings.kestrel_max_item_bytes,
+            keys_move=self._settings.ordering_keys == "move",
             tenant_of=self._tenant_of,
             stored=self._polls.stored,
             prepare=self.fanout.prepare,

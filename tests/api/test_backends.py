@@ -115,6 +115,21 @@ def test_jobs_of_one_ordering_key_stay_together(pair):
         assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid-parameter")
 
 
+def test_what_is_on_a_server(pair):
+    """Items and open reads of every queue: children, dead letters and names that no gateway makes included."""
+    many, http = pair
+    before = shown(http)[many[1].address]
+    client = many[1].client()
+    client.get("totals+audit/peek")
+    client.put("totals", b"1")  # and a copy for the child
+    client.put("totals__dead", b"2")
+    client.put("foreign name".replace(" ", "%"), b"3")
+    assert client.get("totals+audit/open") == b"1"
+    after = shown(http)[many[1].address]
+    assert (after["items"] - before["items"], after["open_reads"] - before["open_reads"]) == (3, 1)
+    assert set(before) == set(shown(http)[many[0].address])
+
+
 def test_a_server_s_own_figures(pair):
     """`detail=servers` adds them; together they are the queue's."""
     many, http = pair

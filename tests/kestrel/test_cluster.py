@@ -330,6 +330,49 @@ def test_an_ordering_key_of_a_lost_server_is_refused():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("choice", ["stay", "move"])
+@pytest.mark.parametrize("status", [Health.READONLY, Health.QUIESCENT])
+def test_ordering_keys_of_a_drained_server_stay_or_move(choice: str, status: Health):
+    """By the operator's choice they are refused, or go to the other server; the other's keys stay in any case."""
+
+    async def main():
+        async with servers(2) as (one, two), client(one.address, two.address, ordering_keys=choice) as kestrel:
+            for key in range(40):
+                await kestrel.put("q", b"%d" % key, ordering_key=str(key))
+            of_one = [data.decode() for data in one.queues.pop("q")]
+            of_two = [data.decode() for data in two.queues.pop("q")]
+            await kestrel.set_status(one.address, status)
+            for key in of_two:
+                await kestrel.put("q", key.encode(), ordering_key=key)
+            for key in of_one:
+                if choice == "stay":
+                    with pytest.raises(BackendUnavailable):
+                        await kestrel.put("q", key.encode(), ordering_key=key)
+                else:
+                    await kestrel.put("q", key.encode(), ordering_key=key)
+            stored = [data.decode() for data in two.queues["q"]]
+            assert stored == (of_two if choice == "stay" else of_two + of_one)
+
+    asyncio.run(main())
+
+
+def test_ordering_keys_never_move_away_from_a_lost_server():
+    """Its items come back with it, and their order is the promise."""
+
+    async def main():
+        async with servers(2) as (one, two), client(one.address, two.address, ordering_keys="move") as kestrel:
+            for key in range(40):
+                await kestrel.put("q", b"%d" % key, ordering_key=str(key))
+            of_one = [data.decode() for data in one.queues["q"]]
+            await one.stop()
+            await until(lambda: states(kestrel)[0] is Health.DOWN)
+            for key in of_one:
+                with pytest.raises(BackendUnavailable):
+                    await kestrel.put("q", b"x", ordering_key=key)
+
+    asyncio.run(main())
+
+
 def test_what_is_behind_a_failed_commit_is_not_called_refused():
     """A server that could not write one item may have stored the next by another commit."""
 

@@ -9,6 +9,7 @@ from gateway.envelope.times import timestamp
 from gateway.errors import BackendUnavailable
 from gateway.kestrel.client import Kestrel
 from gateway.kestrel.health import Health, ServerView
+from gateway.queue_stats import QueueStats
 
 
 class Backends:
@@ -22,24 +23,32 @@ class Backends:
         if not call.caller.sees_deployment:
             servers = sorted(self._kestrel.backends(), key=lambda each: each.server)
             return json_answer({"backends": [_anonymous(n, each) for n, each in enumerate(servers, 1)]})
-        delayed = await self._delayed()
-        return json_answer({"backends": [_shown(each, delayed) for each in self._kestrel.backends()]})
+        totals = await self._totals()
+        return json_answer({"backends": [_shown(each, totals) for each in self._kestrel.backends()]})
 
     async def set_status(self, call: Call) -> Answer:
         body = await call.json()
         backend = await self._kestrel.set_status(call.path("backend"), Health(body["status"]))
-        return json_answer(_shown(backend, await self._delayed()))
+        return json_answer(_shown(backend, await self._totals()))
 
-    async def _delayed(self) -> dict[str, int]:
-        """The number of delayed jobs on each server that answers."""
+    async def _totals(self) -> dict[str, dict[str, int]]:
+        """What is on each server that answers, in queues of every name, with children and dead letters."""
         try:
-            merged = await self._kestrel.queue_stats(*self._holding_keys)
+            merged = await self._kestrel.queue_stats()
         except BackendUnavailable:
             return {}
         return {
-            server: sum(each.items + each.open_reads for each in queues.values())
+            server: {
+                "delayed": sum(_held(queues[key]) for key in self._holding_keys if key in queues),
+                "items": sum(each.items for each in queues.values()),
+                "open_reads": sum(each.open_reads for each in queues.values()),
+            }
             for server, queues in merged.servers.items()
         }
+
+
+def _held(queue: QueueStats) -> int:
+    return queue.items + queue.open_reads
 
 
 def _anonymous(number: int, backend: ServerView) -> dict[str, object]:
@@ -47,8 +56,7 @@ def _anonymous(number: int, backend: ServerView) -> dict[str, object]:
     return _shown(backend, {}) | {"server": f"server-{number}", "connections": {}, "full": False, "error": None}
 
 
-def _shown(backend: ServerView, delayed: Mapping[str, int]) -> dict[str, object]:
-    told: dict[str, object] = {"delayed": delayed[backend.server]} if backend.server in delayed else {}
+def _shown(backend: ServerView, totals: Mapping[str, Mapping[str, int]]) -> dict[str, object]:
     capabilities = backend.capabilities
     shown: dict[str, object] = {
         "server": backend.server,
@@ -62,4 +70,4 @@ def _shown(backend: ServerView, delayed: Mapping[str, int]) -> dict[str, object]
         "full": backend.full,
         "error": backend.last_error or None,
     }
-    return shown | told
+    return {**shown, **totals.get(backend.server, {})}

@@ -9,8 +9,9 @@ Owns one writer per server and the order in which they are tried. Does not know 
 3. An item with an unknown outcome is tried elsewhere only if duplicates are allowed. It is the same item, with the same
    id. If no other server stores it either, its outcome stays unknown.
 4. Items with an ordering key go to one member, whether it is up or not: rendezvous hashing of its address with the
-   keys. A member that is added or removed moves only its own ordering keys. Source: Thaler and Ravishankar, "A
-   name-based mapping scheme for rendezvous" (1996).
+   keys. A member that is added or removed moves only its own ordering keys. If keys may move, those of a member that is
+   read-only or quiescent go to the others, as if it were removed. Source: Thaler and Ravishankar, "A name-based mapping
+   scheme for rendezvous" (1996).
 5. An item above the limit of all servers is not sent.
 6. A full queue with fanout children has an unknown outcome, unless its server stores an item with all copies or not at
    all: Kestrel copies first, so the children may have the item. Source: kestrel-wire.md, "Set".
@@ -32,6 +33,7 @@ from gateway.kestrel.health import Health
 from gateway.kestrel.link import ServerLink
 from gateway.kestrel.puts.batches import Hold, Prepare, TenantOf, Writer
 
+_DRAINED: Final = frozenset({Health.READONLY, Health.QUIESCENT})
 FRESH_S: Final = 0.25
 """How long it is remembered whether a full queue has children."""
 _KEPT: Final = 1024
@@ -40,8 +42,9 @@ _KEPT: Final = 1024
 class Placement:
     """Stores items on the members. limit_s: for one item, over all servers that are tried.
 
-    max_item_bytes: the largest item of the servers; 0: unknown. tenant_of: the tenant of a key. stored: called with the
-    key and the server of each stored item. prepare: prepares a server that was not connected, if there are several.
+    max_item_bytes: the largest item of the servers; 0: unknown. keys_move: see rule 4. tenant_of: the tenant of a
+    key. stored: called with the key and the server of each stored item. prepare: prepares a server that was not
+    connected, if there are several.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Placement:
         limit_s: float,
         max_item_bytes: int = 0,
         *,
+        keys_move: bool = False,
         tenant_of: TenantOf,
         stored: Callable[[str, ServerLink], None],
         prepare: Prepare,
@@ -58,6 +62,7 @@ class Placement:
         self._full: dict[tuple[str, ServerLink], tuple[float, bool]] = {}
         self._limit_s = limit_s
         self._max_item_bytes = max_item_bytes
+        self._keys_move = keys_move
         self._tenant_of = tenant_of
         self._loop = asyncio.get_running_loop()
         self._writers: list[Writer] = []
@@ -172,6 +177,8 @@ class Placement:
         if len(writers) == 1:
             return writers
         if ordering_key is not None:
+            if self._keys_move:
+                writers = [each for each in writers if each.server.health.state not in _DRAINED] or writers
             return [max(writers, key=lambda writer: weight(writer.server.address, key, ordering_key))]
         order = random.sample(writers, len(writers))
         order.sort(
