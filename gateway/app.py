@@ -37,6 +37,7 @@ from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.handlers.preferred import PreferredJobs
 from gateway.api.handlers.queues import QueueAdmin
 from gateway.api.handlers.replicas import ReplicaEndpoint
+from gateway.api.handlers.streams import Streams
 from gateway.api.handlers.subscriptions import SubscriptionAdmin
 from gateway.api.handlers.webhook import Webhook
 from gateway.api.metrics.exposition import Metrics
@@ -72,6 +73,7 @@ from gateway.delivery.queues.management import Queues
 from gateway.delivery.queues.quota import Quota
 from gateway.delivery.queues.unreachable import UnreachableQueues
 from gateway.delivery.receive import Receiver
+from gateway.delivery.streams.open_streams import OpenStreams
 from gateway.delivery.subscriptions.deleted import DeletedSubscriptions
 from gateway.delivery.subscriptions.peers import PeerWorkers
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
@@ -205,6 +207,7 @@ class Gateway:
             pauses=self._pauses,
             caps=self._caps,
         )
+        self._streams = OpenStreams(self._registry, moves.attempts)
         self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
         queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known, turns)
         deleted = self._kestrel.fanout.deleted = DeletedSubscriptions(self._control)
@@ -247,6 +250,7 @@ class Gateway:
             self._catalog,
             jobs=jobs,
             preferred=PreferredJobs(preferred, jobs),
+            streams=Streams(self._receiver, preferred, self._streams, jobs, turns=turns, settings=settings),
             leases=leases,
             pauses=pauses,
             queues=QueueAdmin(
@@ -261,7 +265,7 @@ class Gateway:
                     payload_bytes=settings.max_batch_bytes,
                 )
             ),
-            subscriptions=SubscriptionAdmin(subscriptions),
+            subscriptions=SubscriptionAdmin(subscriptions, pauses),
             health=HealthHandlers(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel, holding.keys),
             metrics=Metrics(self._lease_router.figures, settings.workers),
@@ -290,9 +294,11 @@ class Gateway:
             receiver=self._receiver,
             moves=moves,
             publisher=publisher,
+            pauses=self._pauses,
             onward=onward,
             delayed_jobs=self._delayed_jobs,
             traffic=self._edge.traffic,
+            routes=self.routes.names,
             shares={
                 "waiters": poll_limits.shares,
                 "leases": self._registry.limits.shares,
@@ -320,6 +326,7 @@ class Gateway:
     def begin_drain(self) -> None:
         """The gateway is no longer ready: waiting polls are answered, and no job is delivered."""
         self._receiver.drain()
+        self._streams.drain()
 
     async def reload(self) -> None:
         """Reads again the files that may change at run time. A file with mistakes is logged and changes nothing.
@@ -425,7 +432,7 @@ class Gateway:
             try:
                 yield
             finally:
-                self._receiver.drain()
+                self.begin_drain()
                 if watching is not None:
                     watching.cancel()
                 self._delayed_jobs.close()

@@ -37,8 +37,8 @@ _ROOT_PATH = re.compile(r"(?=.{1,200}\Z)(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 # The first segments of the API's paths.
 _OWN_PATHS = frozenset(
-    {"queues", "next", "leases", "backends", "metrics", "livez", "readyz", "openapi.yaml", "openapi.json", "problems"}
-    | {"cluster", "docs", "ui"}
+    {"queues", "next", "stream", "leases", "backends", "metrics", "livez", "readyz", "openapi.yaml", "openapi.json"}
+    | {"problems", "cluster", "docs", "ui"}
 )
 
 # A URL with a host name or an address and a port, without a path.
@@ -204,6 +204,16 @@ class Settings:
     max_idempotency_keys: int = _setting(
         1000000, "Idempotency-Keys remembered on this host; above it the oldest are forgotten", low=1000, high=100000000
     )
+
+    # Streams
+    max_stream_window: int = _setting(1000, "largest `window` of a stream", low=1, high=100000)
+    stream_window_bytes: int = _setting(
+        8 << 20, "unsettled jobs of a stream above which it gets no more", unit="bytes", low=1, high=1 << 30
+    )
+    stream_keepalive_s: float = _setting(
+        15.0, "time without a job after which a stream sends a sign of life", unit="s", low=0.1, high=3600
+    )
+    max_stream_s: float = _setting(3600.0, "longest time of a stream", unit="s", low=0.1, high=86400)
 
     # HTTP limits
     max_header_bytes: int = _setting(

@@ -110,12 +110,12 @@ class Edge:
                 problem_answer(Internal("the gateway failed; its log has the cause under this request id"), context.id),
             )
         finally:
-            traffic.answered[context.status // 100] += 1
-            traffic.under_way -= 1
+            seconds = time.perf_counter() - started_s
+            traffic.ended(context.operation, context.status, code, seconds)
             if not traffic.under_way:
                 self._on_idle()
             if log.isEnabledFor(logging.INFO) and context.operation not in _QUIET:
-                _log_request(context, code, started_s)
+                _log_request(context, code, seconds)
 
 
 def _request_id(request: HttpRequest) -> str:
@@ -129,14 +129,14 @@ def _request_id(request: HttpRequest) -> str:
     return found.decode() if _REQUEST_ID.fullmatch(found) else nonce()[:8].hex()
 
 
-def _log_request(context: RequestContext, code: str, started_s: float) -> None:
+def _log_request(context: RequestContext, code: str, seconds: float) -> None:
     """Writes the canonical line: the request and its outcome; never a body, and no lease id."""
     fields: dict[str, object] = {
         "id": context.id,
         "method": context.request.method,
         "path": _without_secrets(context.request.path[:LOGGED_PATH]),
         "status": context.status,
-        "ms": round((time.perf_counter() - started_s) * 1000, 1),
+        "ms": round(seconds * 1000, 1),
     }
     if context.caller is not None and context.caller.name:
         fields["key"] = context.caller.name

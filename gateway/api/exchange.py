@@ -238,6 +238,12 @@ class Resource:
         self.allow = ", ".join(sorted(self._operations))
 
     @property
+    def operations(self) -> list[tuple[str, str]]:
+        """The method and the operationId of each operation. HEAD and OPTIONS come first."""
+        found = [(method, operation.spec.id) for method, operation in self._operations.items()]
+        return sorted(found, key=lambda each: each[0] not in {"HEAD", "OPTIONS"})
+
+    @property
     def methods(self) -> frozenset[str]:
         return frozenset(self._operations)
 

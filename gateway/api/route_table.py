@@ -27,7 +27,7 @@ class Route(NamedTuple):
 
 class RouteTable:
     """Every path. unknown: raises the error for paths that no route matches. other_path: see rule 3; None if it is no
-    such path. router: Starlette's, see `through`."""
+    such path. router: Starlette's, see `through`. names: the method and path of each operation."""
 
     def __init__(
         self,
@@ -38,6 +38,9 @@ class RouteTable:
         self._unknown = unknown
         self._other_path = other_path
         self._shapes: dict[int, list[_Shape]] = {}
+        self.names = {
+            operation: f"{method} {route.path}" for route in routes for method, operation in route.resource.operations
+        }
         for route in routes:
             route.resource.template = route.path
             self._add(route.path, route.resource)

@@ -18,6 +18,7 @@ from gateway.api.handlers.leases import Leases
 from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.handlers.preferred import PreferredJobs
 from gateway.api.handlers.queues import QueueAdmin
+from gateway.api.handlers.streams import Streams
 from gateway.api.handlers.subscriptions import SubscriptionAdmin
 from gateway.api.handlers.webhook import Webhook
 from gateway.api.metrics.exposition import Metrics
@@ -39,6 +40,7 @@ def router(
     *,
     jobs: Jobs,
     preferred: PreferredJobs,
+    streams: Streams,
     leases: Leases,
     queues: QueueAdmin,
     subscriptions: SubscriptionAdmin,
@@ -70,6 +72,8 @@ def router(
             "/next",
             Resource(head=False, get=run("nextOfQueues", preferred.next), post=run("leaseOfQueues", preferred.lease)),
         ),
+        Route("/queues/{queue}/stream", Resource(head=False, get=run("streamJobs", streams.of_queue))),
+        Route("/stream", Resource(head=False, get=run("streamQueues", streams.of_queues))),
         Route("/queues/{queue}/leases", Resource(post=run("leaseJobs", jobs.lease))),
         Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
         Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),

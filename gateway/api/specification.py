@@ -128,6 +128,10 @@ def _set_limits(document: dict[str, Any], settings: Settings) -> None:
     timeout = document["components"]["parameters"]["Timeout"]["schema"]
     timeout |= {"maximum": _number(settings.max_timeout_s), "x-default": _number(settings.default_timeout_s)}
     document["components"]["parameters"]["LeaseSeconds"]["schema"]["maximum"] = _number(longest_lease_s)
+    parameters = document["components"]["parameters"]
+    window = parameters["Window"]["schema"]
+    window |= {"maximum": settings.max_stream_window, "x-default": min(window["x-default"], settings.max_stream_window)}
+    parameters["Lifetime"]["schema"]["maximum"] = _number(settings.max_stream_s)
     schemas = document["components"]["schemas"]
     for request in ("LeaseRequest", "NextRequest"):
         schemas[request]["properties"]["timeout"] |= {each: timeout[each] for each in ("maximum", "x-default")}

@@ -130,6 +130,15 @@ class Pauses:
             async with asyncio.timeout(max(0.0, within_s)):
                 await poll.result()
 
+    @property
+    def number(self) -> int:
+        """How many queues requests have paused, of all tenants."""
+        return sum(not pause.over for pause in self._entries.items().values())
+
+    def queue(self, tenant: str, name: str) -> Queue:
+        """The queue with its policy."""
+        return self._catalog.queue(tenant, name)
+
     def policies_changed(self) -> None:
         """The policies of queues have changed."""
         for key in self._polls.keys:

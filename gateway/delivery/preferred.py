@@ -26,7 +26,7 @@ from gateway.delivery.queues.quota import Quota
 from gateway.delivery.receive import PASSING_S, Delivery, Hold, Receiver
 from gateway.errors import Draining, TooManyLeases
 from gateway.leases.lease import OpenRead
-from gateway.leases.limits import LeaseLimits
+from gateway.leases.limits import LeaseLimits, LeaseRoom
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +69,23 @@ class PreferredReceiver:
         lease_s: Callable[[Queue], float],
         on_gone: OnGone,
         at_most_once: bool = False,
+        room: LeaseRoom | None = None,
     ) -> Covered[PreferredDelivery | Hold | None]:
         """The next job of the first of the tenant's queues that has one. A queue that is named twice counts once.
 
-        lease_s: the length of a lease of a queue's job. Hold: every queue handed out nothing until the end. Otherwise,
-        and Raises and Cancelled: as Receiver.next.
+        lease_s: the length of a lease of a queue's job. Hold: every queue handed out nothing until the end. room,
+        Raises and Cancelled: as for Receiver.next.
         """
         queues = list({queue.key: queue for queue in reversed(queues)}.values())[::-1]
-        with contextlib.ExitStack() as room:
+        with contextlib.ExitStack() as usable:
             for queue in queues:
-                room.enter_context(await self._quota.room(queue))
+                usable.enter_context(await self._quota.room(queue))
             if self._receiver.draining:
                 raise Draining("the gateway is shutting down and delivers no more jobs")
             async with CapPlaces(self._caps, queues, time.monotonic() + timeout_s) as places:
-                return await self._next(queues, places, timeout_s, lease_s, on_gone, at_most_once=at_most_once)
+                return await self._next(
+                    queues, places, timeout_s, lease_s, on_gone, at_most_once=at_most_once, room=room
+                )
 
     async def _next(
         self,
@@ -93,12 +96,13 @@ class PreferredReceiver:
         on_gone: OnGone,
         *,
         at_most_once: bool,
+        room: LeaseRoom | None,
     ) -> Covered[PreferredDelivery | Hold | None]:
         began_s = time.monotonic()
         by_key = {queue.key: queue for queue in queues}
         expired = ExpiredJobs(self._tasks)
         while True:
-            self._limits.check_room(queues[0].tenant)
+            (room or self._limits).check_room(queues[0].tenant)
             held = [queue for queue in queues if self._pauses.paused(queue) or not places.open(queue)]
             left_s = max(0.0, timeout_s - (time.monotonic() - began_s))
             gone = asyncio.Event()
@@ -111,7 +115,7 @@ class PreferredReceiver:
                 continue
             if taken.result is not None:
                 queue = by_key[taken.result.key]
-                delivery = await self._receiver.deliver(queue, taken.result, lease_s(queue), expired)
+                delivery = await self._receiver.deliver(queue, taken.result, lease_s(queue), expired, room)
                 if delivery is not None:
                     places.leased(queue, delivery.lease)
                     if not at_most_once or await self._receiver.acked(delivery.lease, on_gone):
@@ -128,11 +132,15 @@ class PreferredReceiver:
 
     def _hold(self, queues: Sequence[Queue], places: CapPlaces) -> Hold | None:
         """Why all queues handed out nothing: the reason of the first that is not paused, if there is one."""
+        hold: Hold | None = Hold.PAUSED
         for queue in queues:
             if not self._pauses.paused(queue):
                 reason = places.reason(queue)
-                return None if reason in (None, CapReason.OTHERS) else Hold(reason.value)
-        return Hold.PAUSED
+                hold = None if reason in (None, CapReason.OTHERS) else Hold(reason.value)
+                break
+        if hold is not None:
+            self._receiver.held[hold] += 1
+        return hold
 
     async def _take(  # noqa: PLR0917 (one caller)
         self,

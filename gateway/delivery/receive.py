@@ -10,7 +10,9 @@ it.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from gateway.delivery.caps.caps import CapPlace, Caps
 from gateway.delivery.caps.counter import CapLimits, CapReason
 from gateway.delivery.dead_letters.store import Stored
 from gateway.delivery.expired_jobs import ExpiredJobs
+from gateway.delivery.job_times import JobTimes
 from gateway.delivery.moves import Moves, job_of
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import HeldPoll, PollLimits
@@ -43,6 +46,7 @@ from gateway.errors import (
 from gateway.fairness.turns import Turns
 from gateway.leases.ahead import AckAhead
 from gateway.leases.lease import Lease, OpenRead
+from gateway.leases.limits import LeaseRoom
 from gateway.leases.registry import Registry
 
 PASSING_S = 1.0
@@ -51,10 +55,11 @@ PASSING_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A job and the lease that its consumer now holds."""
+    """A job and the lease that its consumer now holds. waited_s: since its enqueue; None if that is unknown."""
 
     job: Job
     lease: Lease
+    waited_s: float | None = None
 
 
 class Hold(Enum):
@@ -66,7 +71,7 @@ class Hold(Enum):
 
 
 class Receiver:
-    """Takes jobs for consumers. tasks: the lifespan's group."""
+    """Takes jobs for consumers. tasks: the lifespan's group. held: how many polls got no job, by the reason."""
 
     def __init__(
         self,
@@ -91,6 +96,9 @@ class Receiver:
         self._caps = caps
         self._turns = turns
         self.draining = False
+        self.held: Counter[Hold] = Counter()
+        self.times = JobTimes()
+        registry.leases.on_end(self.times.ended)
         registry.leases.on_end(moves.attempts.ended)
         registry.leases.on_end(caps.ended)
 
@@ -108,11 +116,13 @@ class Receiver:
         on_gone: OnGone,
         at_most_once: bool = False,
         ahead: AckAhead | None = None,
+        room: LeaseRoom | None = None,
     ) -> Covered[Delivery | Hold | None]:
         """The next job under a lease of `lease_s` seconds; None if the wait ended empty or the consumer disconnected.
 
         Hold: the wait ended while the queue handed out nothing, and why. The coverage is that of an empty wait.
         at_most_once: the lease is already acked. ahead: an ack that must succeed before a job is taken.
+        room: where the lease counts; None: as one more lease of the tenant.
 
         Raises: what the ack raises; TooManyQueues, TooManyWaiters, TooManyLeases, Draining; BackendUnavailable;
         OutcomeUnknown if the ack of a job was sent and no answer came: it is not delivered now, and may be gone.
@@ -122,7 +132,12 @@ class Receiver:
             await ahead.done()
             ahead = None
         with await self._quota.room(queue):
-            return await self._next(queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead)
+            found = await self._next(
+                queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead, room=room
+            )
+        if isinstance(found.result, Hold):
+            self.held[found.result] += 1
+        return found
 
     def _may_take_now(self, queue: Queue) -> bool:
         """Whether nothing comes before the take of a job: no wait, and no refusal."""
@@ -143,6 +158,7 @@ class Receiver:
         *,
         at_most_once: bool,
         ahead: AckAhead | None,
+        room: LeaseRoom | None,
     ) -> Covered[Delivery | Hold | None]:
         """Like `next`, for a queue that may be used."""
         if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
@@ -151,7 +167,7 @@ class Receiver:
         passing_s = time.monotonic() + max(timeout_s, PASSING_S)
         expired = ExpiredJobs(self._tasks)
         while True:
-            self._registry.limits.check_room(queue.tenant)
+            (room or self._registry.limits).check_room(queue.tenant)
             if self._pauses.paused(queue) and not await self._resumed(queue, until_s, on_gone):
                 return Covered(Hold.PAUSED, None)
             place: CapPlace | None = None
@@ -172,6 +188,7 @@ class Receiver:
                     place=place,
                     at_most_once=at_most_once,
                     ahead=ahead,
+                    room=room,
                 )
             finally:
                 if place is not None:
@@ -192,8 +209,10 @@ class Receiver:
         place: CapPlace | None,
         at_most_once: bool,
         ahead: AckAhead | None,
+        room: LeaseRoom | None,
     ) -> Covered[Delivery | None] | None:
         """Takes one item and delivers it; None if the poll is to go on, because this one is not to be delivered."""
+        since_s = time.time()
         try:
             taken = await self._take(queue, max(0.0, until_s - time.monotonic()), on_gone, ahead)
         except TooManyLeases:  # possibly because of jobs that are being dropped
@@ -202,7 +221,7 @@ class Receiver:
             return None
         if taken.result is None:
             return None if self._pauses.paused(queue) and not self.draining else Covered(None, taken.coverage)
-        delivery = await self.deliver(queue, taken.result, lease_s, expired)
+        delivery = await self.deliver(queue, taken.result, lease_s, expired, room, since_s=since_s)
         if delivery is None:
             return None
         if place is not None:
@@ -254,8 +273,20 @@ class Receiver:
             forget()
             self._poll_limits.remove(queue, poll)
 
-    async def deliver(self, queue: Queue, read: OpenRead, lease_s: float, expired: ExpiredJobs) -> Delivery | None:
+    async def deliver(
+        self,
+        queue: Queue,
+        read: OpenRead,
+        lease_s: float,
+        expired: ExpiredJobs,
+        room: LeaseRoom | None = None,
+        *,
+        since_s: float = math.inf,
+    ) -> Delivery | None:
         """The item under a lease; None if it must not be delivered, and was dropped or became a dead letter.
+
+        room: see `next`. since_s: the Unix time since which a poll has waited for it; inf: it may have been there
+        before.
 
         Raises: TooManyLeases; the item is back. Cancelled: it is back, or becomes a dead letter.
         """
@@ -279,7 +310,8 @@ class Receiver:
                 if await asyncio.shield(moved):
                     self._moves.attempts.forget(queue.key, known_by)
                     return None
-            return Delivery(job, self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s))
+            lease = self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s, room=room)
+            return Delivery(job, lease, self.times.delivered(job, attempt, since_s))
         except BaseException:
             done()
             raise
@@ -352,7 +384,17 @@ class Receiver:
         await ahead.done()
         return None
 
-    def _lease(self, queue: Queue, job: Job, read: OpenRead, *, known_by: str, attempt: int, length_s: float) -> Lease:
+    def _lease(
+        self,
+        queue: Queue,
+        job: Job,
+        read: OpenRead,
+        *,
+        known_by: str,
+        attempt: int,
+        length_s: float,
+        room: LeaseRoom | None,
+    ) -> Lease:
         return self._registry.open(
             read,
             self._moves.mover(queue),
@@ -363,6 +405,7 @@ class Receiver:
             known_by=known_by,
             attempt=attempt,
             length_s=length_s,
+            room=room,
         )
 
     def end_polls(self, key: str) -> None:

@@ -66,12 +66,17 @@ Sample = tuple[str, tuple[str, ...], float]
 """A figure: its name, the values of its labels, and its value."""
 
 
+HistogramSample = tuple[str, tuple[str, ...], tuple[int, ...], float]
+"""A histogram: its name, the values of its labels, the counts by bucket (see gateway.common.histogram), and the sum."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerFigures:
     """What one worker has counted, read at one instant. worker: its number within its gateway."""
 
     worker: int
     samples: tuple[Sample, ...]
+    histograms: tuple[HistogramSample, ...] = ()
 
 
 _CLASS_IN_0_1: Final = {
@@ -111,9 +116,16 @@ def result_of(content: Any) -> Result:
     if "count" in content:
         return int(content["count"])
     if "figures" in content:
-        samples = ((name, tuple(labels), value) for name, labels, value in content["figures"]["samples"])
-        return WorkerFigures(content["figures"]["worker"], tuple(samples))
+        return _figures_of(content["figures"])
     return _record_of(content["lease"])
+
+
+def _figures_of(content: Any) -> WorkerFigures:
+    return WorkerFigures(
+        content["worker"],
+        tuple((name, tuple(labels), value) for name, labels, value in content["samples"]),
+        tuple((name, tuple(labels), tuple(counts), total) for name, labels, counts, total in content["histograms"]),
+    )
 
 
 def _error_content(error: GatewayError) -> dict[str, object]:

@@ -78,6 +78,7 @@ class KnownLeases:
         self._delivered = 0
         self._outcomes: Counter[State] = Counter()
         self._listeners: list[Callable[[Lease], None]] = []
+        self._delay_listeners: list[Callable[[Lease], None]] = []
 
     def __len__(self) -> int:
         """How many are open."""
@@ -113,6 +114,16 @@ class KnownLeases:
     def on_end(self, listener: Callable[[Lease], None]) -> None:
         """Calls `listener` with each lease that ends, in its final state, with its settlement. It must not raise."""
         self._listeners.append(listener)
+
+    def on_delay(self, listener: Callable[[Lease], None]) -> None:
+        """Calls `listener` with each lease that stays open as a delayed nack. It must not raise."""
+        self._delay_listeners.append(listener)
+
+    def delay(self, lease: Lease) -> None:
+        """The lease is a delayed nack now."""
+        self.delayed += 1
+        for listener in self._delay_listeners:
+            listener(lease)
 
     def set_deadline(self, lease: Lease, length_s: float) -> None:
         """The lease ends `length_s` from now, or at its latest time if that is earlier."""

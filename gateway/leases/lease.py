@@ -12,10 +12,11 @@ ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.common.states import check_move
 from gateway.errors import (
@@ -52,6 +53,9 @@ class OpenRead(Protocol):
         """
 
     async def abort(self) -> None: ...
+    async def abort_all(self, reads: Sequence[Any], /) -> None:
+        """Puts items of its server back to the head, in their order; `reads` has them in the order of taking."""
+
     def give_back(self) -> None: ...
 
 
@@ -209,7 +213,7 @@ class Lease:
 
     known_by: identifies the job for counting attempts: its id, or the digest of a raw item.
     deadline_s: monotonic; for a delayed nack the time when it is due. expires_at_s: the same instant as wall time.
-    latest_s: no extension or delay goes beyond it.
+    begun_s: monotonic, when it was delivered. latest_s: no extension or delay goes beyond it.
     settlement: the running settlement while SETTLING, so that a second request can wait for its end.
     disposition: how it ends, while DELAYED or SETTLING without an ack.
     place: where the job is, once NACKED, REJECTED or EXPIRED, and once DELAYED if it is on a holding queue.
@@ -233,6 +237,7 @@ class Lease:
     disposition: Disposition | None = None
     place: Place | None = None
     target: Place | None = None
+    begun_s: float = field(default_factory=time.monotonic)
 
     def move(self, to: State) -> None:
         """Makes one legal transition. An illegal one is a defect and raises IllegalMoveError."""

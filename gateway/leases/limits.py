@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 from gateway.common.shares import WHOLE, Shares
 from gateway.errors import TooManyLeases
@@ -15,6 +16,13 @@ LONGEST_RETRY_S = 30.0
 """A lease may last for hours, but most are settled long before that."""
 LOOK_EVERY_S = 1.0
 """The open leases are searched for a tenant's first end at most once in this time."""
+
+
+class LeaseRoom(Protocol):
+    """Where a further lease counts."""
+
+    def check_room(self, tenant: str, size: int = 0) -> None:
+        """See LeaseLimits.check_room."""
 
 
 class LeaseLimits:
@@ -59,12 +67,37 @@ class LeaseLimits:
                 f"the tenant has {held} open leases on this worker, its share of the limit of {limit}",
                 self._retry_after(tenant),
             )
+        self.check_bytes(tenant, size)
+
+    def check_bytes(self, tenant: str, size: int = 0) -> None:
+        """Like `check_room`, for the limit of bytes only: the lease counts already (`reserve`)."""
         if not self.bytes.admits_item(tenant, max(1, size)):
             raise TooManyLeases(
                 f"the tenant's leased jobs hold {self.bytes.of(tenant)} bytes on this worker; the next job would "
                 f"exceed its share of the limit of {self.bytes.limit} bytes",
                 self._retry_after(tenant),
             )
+
+    def reserve(self, tenant: str, count: int) -> None:
+        """Counts `count` leases as open until `release`. Raises TooManyLeases if so many more may not be opened."""
+        held = self.shares.of(tenant)
+        most = min(self._tenant_limit, held + max(0, self.shares.room(tenant)))
+        if held + count > most:
+            self.shares.refused += 1
+            raise TooManyLeases(
+                f"{count} more leases are wanted, and the tenant has {held} of at most {most} open leases on this "
+                "worker; ask for fewer jobs",
+                self._retry_after(tenant),
+            )
+        self.shares.take(tenant, count)
+
+    def take(self, tenant: str, count: int) -> None:
+        """Like `reserve`, without a check."""
+        self.shares.take(tenant, count)
+
+    def release(self, tenant: str, count: int) -> None:
+        """The `count` leases are no longer reserved."""
+        self.shares.give_back(tenant, count)
 
     def retry_after(self) -> int:
         """Whole seconds until the first of all leases ends, at least 1."""

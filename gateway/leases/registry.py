@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -39,6 +39,7 @@ from gateway.leases.lease import (
     State,
     settlement_error,
 )
+from gateway.leases.limits import LeaseRoom
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +102,13 @@ class Registry:
         known_by: str,
         attempt: int,
         length_s: float,
+        room: LeaseRoom | None = None,
     ) -> Lease:
-        """A new lease over `read`, HELD for `length_s` seconds. Raises TooManyLeases; then the caller keeps the
-        read."""
-        self.limits.check_room(tenant, len(read.data))
+        """A new lease over `read`, HELD for `length_s` seconds. room: None for the limits of all leases.
+
+        Raises TooManyLeases; then the caller keeps the read.
+        """
+        (room or self.limits).check_room(tenant, len(read.data))
         now_s = time.monotonic()
         lease = Lease(
             id=self._ids.new(tenant),
@@ -214,6 +218,16 @@ class Registry:
         if lease.state is State.HELD:
             read = self.leases.end(lease, State.RETURNED)
             self._tasks.create_task(_abort(read))
+
+    def give_back_all(self, leases: Iterable[Lease]) -> None:
+        """Like `give_back`, for leases in the order of their delivery: the jobs are back in this order."""
+        by_server: dict[str, list[OpenRead]] = {}
+        for lease in leases:
+            if lease.state is State.HELD:
+                read = self.leases.end(lease, State.RETURNED)
+                by_server.setdefault(read.server, []).append(read)
+        for reads in by_server.values():
+            self._tasks.create_task(_abort_all(reads))
 
     async def drop_queue(self, key: str) -> int:
         """Ends every lease on a queue that was just deleted, except acks in progress.
@@ -331,7 +345,7 @@ class Registry:
         settlement, lease.settlement = lease.settlement, None
         if settlement is not None:
             settlement.end(None)
-        self.leases.delayed += 1
+        self.leases.delay(lease)
 
     def _due(self, lease: Lease) -> None:
         """The lease has expired, or its delay is over."""
@@ -377,6 +391,17 @@ def _droppable(lease: Lease) -> bool:
 
 def _ended_error(state: State, wanted: State) -> GatewayError:
     return settlement_error(state, wanted) or LeaseForgotten("the outcome of the lease is unknown")
+
+
+async def _abort_all(reads: Sequence[OpenRead]) -> None:
+    """reads: of one server."""
+    try:
+        await reads[0].abort_all(reads)
+    except Exception:
+        log.exception("giving jobs back failed")
+    finally:
+        for read in reversed(reads):
+            read.give_back()
 
 
 async def _abort(read: OpenRead) -> None:

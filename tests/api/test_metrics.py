@@ -1,12 +1,14 @@
-"""`/metrics`: what is exported, of every worker, for operators only; and that docs/operations.md says the same."""
+"""`/metrics`: what is exported, of every worker, for operators and observers; docs/monitoring.md says the same."""
 
 import os
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.api.metrics.exposition import METRICS, PREFIX, Exposition
@@ -97,19 +99,22 @@ def test_it_is_what_prometheus_reads(many):
     for each in families:
         assert each.documentation
         assert each.samples, each.name
-        assert each.type == ("counter" if each.samples[0].name.endswith("_total") else "gauge")
+        kind = "counter" if each.samples[0].name.endswith("_total") else "gauge"
+        assert each.type == ("histogram" if each.samples[0].name.endswith("_bucket") else kind)
 
 
 def test_the_documented_metrics_are_those_exported(many, root):
-    """docs/operations.md has a row for each metric, with its labels and meaning, and none for another."""
+    """docs/monitoring.md has a row for each metric, with its labels and meaning, and none for another."""
     rows = {}
-    table = (root / "docs" / "operations.md").read_text().split("<!-- metrics -->")[1]
+    table = (root / "docs" / "monitoring.md").read_text().split("<!-- metrics -->")[1]
     for name, labels, meaning in re.findall(r"^\| `([a-z_]+)` \| ([^|]*) \| ([^|]*) \|$", table, re.MULTILINE):
         rows[name] = ({*re.findall(r"`([a-z]+)`", labels)}, meaning)
     exported = {}
+    assert many[1].get("/queues/a!/next").status_code == 400  # a problem
     for family in text_string_to_metric_families(many[1].get(PATH).text):
         for sample in family.samples:
-            exported[sample.name] = ({*sample.labels}, family.documentation)
+            name = family.name if family.type == "histogram" else sample.name
+            exported[name] = ({*sample.labels} - {"le"}, family.documentation)
     assert rows == exported
     assert {each.full_name for each in METRICS} == exported.keys() - {PREFIX + "workers", PREFIX + "build_info"}
 
@@ -168,9 +173,87 @@ def test_figures_travel_between_workers_as_they_are():
     assert unpack_result(pack_result(1, told)) == (1, told)
 
 
+def test_openmetrics_is_given_to_those_who_prefer_it(many):
+    """As Prometheus asks for it: the media type, the end mark, and the same series."""
+    plain = set(figures(many[1].get(PATH).text))
+    accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+    answer = many[1].get(PATH, headers={"Accept": accept})
+    assert answer.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert answer.text.endswith("# EOF\n")
+    found = [sample for family in openmetrics(answer.text) for sample in family.samples]
+    assert {(each.name, frozenset(each.labels.items())) for each in found} >= plain
+    for other in (
+        "text/plain",
+        "*/*",
+        "application/openmetrics-text;q=0",
+        "text/plain, application/openmetrics-text;q=0.1",
+    ):
+        assert many[1].get(PATH, headers={"Accept": other}).headers["content-type"].startswith("text/plain")
+
+
+def test_durations_and_problems_are_counted_to_the_unit(many, queue):
+    """Every request, by its route and class; each wait, wake-up and hold; each problem by its code."""
+    _, http = many
+    before = scrape(http)
+    for number in range(12):
+        assert http.post(f"/queues/{queue}/jobs", json=number).status_code == 201
+    leases = [take(http, queue)["lease"]["url"] for _ in range(12)]
+    for number, url in enumerate(leases):
+        assert http.post(url + ("/reject" if number < 4 else "/ack")).status_code == 204
+    for _ in range(3):
+        assert http.get("/queues/a!/next").status_code == 400
+    with ThreadPoolExecutor() as pool:
+        polled = pool.submit(http.get, f"/queues/{queue}/next?timeout=20")
+        wait_until(lambda: total(scrape(http), "polls_parked") == 1)
+        assert http.post(f"/queues/{queue}/jobs", json=0).status_code == 201
+        job = polled.result().json()
+    assert http.post(job["lease"]["url"] + "/nack").status_code == 204
+    assert http.post(take(http, queue)["lease"]["url"] + "/ack").status_code == 204
+    now = scrape(http)
+
+    def grown(name, **labels):
+        return total(now, name, **labels) - total(before, name, **labels)
+
+    duration = "http_request_duration_seconds_count"
+    assert grown(duration, route="POST /queues/{queue}/jobs", status="2xx") == 13
+    assert grown(duration, route="GET /queues/{queue}/next", status="4xx") == 3
+    assert grown(duration, route="GET /queues/{queue}/next", status="2xx") == 14
+    assert grown("http_problems_total") == grown("http_problems_total", code="invalid-name") == 3
+    assert grown("job_wait_seconds_count") == 13  # the last delivery was not the first one
+    assert grown("job_wakeup_seconds_count") == 1
+    assert grown("lease_hold_seconds_count", outcome="acked") == 9
+    assert grown("lease_hold_seconds_count", outcome="rejected") == 4
+    assert grown("lease_hold_seconds_count", outcome="nacked") == 1
+    assert 0 < grown("job_wait_seconds_sum") < 120
+
+
 def test_a_worker_is_never_told_twice():
     """If a worker answers as well as its successor, the scrape still has one series of each name."""
     told = [WorkerFigures(0, (("leases_open", (), number),)) for number in (1, 2)]
     found = figures(Exposition(told, 1).text().decode())
     assert total(found, "leases_open") == 2
     assert (total(found, "workers", state="answered"), total(found, "workers", state="silent")) == (1, 0)
+
+
+def test_pauses_and_limits_are_counted(tmp_path):
+    """Queues that are paused, and polls that got no job because of a pause or a limit: of one queue and of several."""
+    policies = tmp_path / "queues.toml"
+    policies.write_text("[queues.one]\nmax_in_flight = 1\n[queues.slow]\nrate = 0.001\n")
+    with running(tmp_path / "data", "--queues", str(policies)) as gateway, gateway.client() as http:
+        for name in ("one", "slow", "paused"):
+            for _ in range(2):
+                assert http.post(f"/queues/{name}/jobs", json=1).status_code == 201
+        assert http.put("/queues/paused/pause").status_code == 200
+        for name in ("one", "slow"):
+            assert http.get(f"/queues/{name}/next?timeout=0").status_code == 200
+        for name in ("one", "slow", "paused"):
+            for _ in range(2):
+                assert http.get(f"/queues/{name}/next?timeout=0").status_code == 204
+        assert http.get("/next?queue=paused&timeout=0").status_code == 204
+        assert http.get("/next?queue=slow&queue=one&timeout=0").status_code == 204
+        now = scrape(http)
+        held = {reason: total(now, "polls_held_total", reason=reason) for reason in ("paused", "max_in_flight", "rate")}
+        assert held == {"paused": 3, "max_in_flight": 2, "rate": 3}
+        assert total(now, "queues_paused") == 1
+        assert http.delete("/queues/paused/pause").status_code == 200
+        assert total(scrape(http), "queues_paused") == 0

@@ -47,6 +47,11 @@ def take(http: httpx.Client, queue: str, timeout: float = 0) -> httpx.Response:
     return http.get(f"/queues/{queue}/next", params={"timeout": timeout})
 
 
+def listed(http: httpx.Client, queue: str) -> list[dict]:
+    """The queue as the list of queues shows it."""
+    return http.get("/queues", params={"filter": f"name={queue}"}).json()["queues"]
+
+
 def in_(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
@@ -68,7 +73,8 @@ def test_nothing_is_handed_out_and_the_rest_works(http: httpx.Client, queue: str
     assert http.get(f"/queues/{queue}/peek").json()["data"] == "second"
     assert http.post(f"/leases/{lease}/extend", json={"lease_seconds": 50}).status_code == 200
     assert http.post(f"/leases/{lease}/ack").status_code == 204
-    assert http.get(f"/queues/{queue}").json()["pause"]["reason"] == "because"
+    pauses = [each["pause"]["reason"] for each in (http.get(f"/queues/{queue}").json(), *listed(http, queue))]
+    assert pauses == ["because"] * 2
 
     assert resume(http, queue) == {"queue": queue, "paused": False, "by_policy": False}
     assert resume(http, queue)["paused"] is False
@@ -289,6 +295,11 @@ def test_a_subscription_is_paused_by_its_own_name(http: httpx.Client, queue: str
     assert http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300
     put(http, queue)
     pause(http, f"{queue}+audit")
+    subscription = http.get(f"/queues/{queue}/subscriptions/audit").json()
+    (shown,) = http.get(f"/queues/{queue}/subscriptions").json()["subscriptions"]
+    assert shown["pause"] == subscription["pause"]
+    assert subscription["pause"]["paused"]
+    assert [each["queue"] for each in listed(http, queue) if "pause" in each] == []
     assert take(http, f"{queue}+audit").headers["queue-paused"] == "true"
     assert take(http, queue).status_code == 200
     resume(http, f"{queue}+audit")

@@ -9,8 +9,8 @@ import pytest
 
 from tests.lab.gateway import running
 
-SHORT_WAITS = ("--max-timeout", "0.2", "--default-timeout", "0.05")
-"""The contract that is served names these limits, so the generated waits keep to them."""
+SHORT_WAITS = ("--max-timeout", "0.2", "--default-timeout", "0.05", "--max-stream", "0.2")
+"""The contract that is served names these limits, so the generated waits and streams keep to them."""
 
 
 SHORT = ("--max-examples", "2", "--phases", "examples,fuzzing,stateful")

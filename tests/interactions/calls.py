@@ -92,8 +92,9 @@ class Api:
     def dead(self, queue: str) -> int:
         return self.http.get(f"/queues/{queue}/dead-letters").json()["items"]
 
-    def limited(self, queue: str) -> bool:
-        return self.next(queue).headers.get("queue-limited") == "max_in_flight"
+    def limited(self, queue: str, reason: str = "max_in_flight") -> bool:
+        """Whether the queue delivers nothing now because of that limit."""
+        return self.next(queue).headers.get("queue-limited") == reason
 
     def wait_for_items(self, queue: str, count: int) -> None:
         deadline_s = time.monotonic() + LATE_S

@@ -46,12 +46,22 @@ max_in_flight = 1
 key = "old:pause"
 [queues.several-key]
 key = "old:several"
+[queues."rate-*"]
+rate = 0.001
+[queues."rate-parent+*"]
+rate = 0.001
+[queues.rate-raw]
+format = "raw"
+rate = 0.001
+[queues.rate-key]
+key = "old:rate"
+rate = 0.001
 [queues.delay-dead]
 max_attempts = 1
 """
 
-RINGS = ["delay-ring", "back-off-ring", "pause-ring", "limits-ring", "fanout-ring", "several-ring"]
-FULL = ["back-off-full", "pause-full", "limits-full", "several-full"]
+RINGS = ["delay-ring", "back-off-ring", "pause-ring", "limits-ring", "rate-ring", "fanout-ring", "several-ring"]
+FULL = ["back-off-full", "pause-full", "limits-full", "rate-full", "several-full"]
 BROKER = (
     "".join(f"[queues.{each}]\nmax_items = 2\ndiscard_old_when_full = true\n" for each in RINGS)
     + "".join(f"[queues.{each}]\nmax_items = 1\n" for each in FULL)
@@ -292,6 +302,66 @@ def test_limits_dead_letters(api: Api) -> None:
     api.ack(job)
     api.take("limits-dead", 0)
     assert api.limited("limits-dead")
+
+
+def test_rate_raw_queue(api: Api) -> None:
+    """Its jobs count like any others."""
+    api.put("rate-raw", 1, 2)
+    api.ack(api.take("rate-raw", 0))
+    assert api.limited("rate-raw", "rate")
+
+
+def test_rate_subscription(api: Api) -> None:
+    """A queue and each of its subscriptions have a rate of their own, by their own tables."""
+    queues = ["rate-parent", api.subscribe("rate-parent"), api.subscribe("rate-parent", "mail")]
+    api.put("rate-parent", 1, 2)
+    for each in queues:
+        api.values(each, 1)
+        assert api.limited(each, "rate")
+
+
+def test_rate_ring_queue(api: Api) -> None:
+    """While jobs wait for the rate, new jobs discard the oldest ones."""
+    api.put("rate-ring", 1)
+    api.values("rate-ring", 1)
+    api.put("rate-ring", 2, 3, 4)
+    assert api.limited("rate-ring", "rate")
+    assert api.http.get("/queues/rate-ring/peek").json()["data"] == 3
+
+
+def test_rate_full_queue(api: Api) -> None:
+    """`503 queue-full`: a job that waits for the rate needs room."""
+    api.put("rate-full", 1)
+    api.values("rate-full", 1)
+    api.put("rate-full", 2)
+    assert api.limited("rate-full", "rate")
+    assert api.refused("rate-full", 3) == "queue-full"
+
+
+def test_rate_idempotency_key(api: Api) -> None:
+    """The rate counts deliveries, not requests. A repeated request adds no job."""
+    for _ in range(3):
+        api.put("rate-once", 1, idempotency_key="rate")
+    api.values("rate-once", 1)
+    assert api.items("rate-once") == 0
+
+
+def test_rate_own_key(api: Api, memcache: MemcacheClient) -> None:
+    """The rate of the queue applies. Jobs that a memcache client takes under the key do not count."""
+    api.put("rate-key", 1, 2, 3)
+    assert memcache.get("old:rate") is not None
+    api.values("rate-key", 1)
+    assert api.limited("rate-key", "rate")
+    assert memcache.get("old:rate") is not None
+
+
+def test_rate_dead_letters(api: Api) -> None:
+    """A redriven job counts again, like every delivery."""
+    api.put("rate-dead", 1)
+    api.reject(api.take("rate-dead", 0))
+    api.redrive("rate-dead")
+    assert api.limited("rate-dead", "rate")
+    assert api.items("rate-dead") == 1
 
 
 def test_fanout_subscription(api: Api) -> None:

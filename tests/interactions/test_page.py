@@ -22,7 +22,8 @@ CAPABILITIES = {
     "Delay": "delay",
     "Back-off": "back_off",
     "Pause": "pause",
-    "Limits": "limits",
+    "`max_in_flight`": "limits",
+    "`rate`": "rate",
     "Subscriptions": "fanout",
     "Several queues": "several",
 }

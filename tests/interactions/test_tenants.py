@@ -17,6 +17,7 @@ def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Api
     directory = tmp_path_factory.mktemp("tenants")
     (directory / "queues.toml").write_text(
         '[queues."acme/back-off"]\nretry_delay = [0.2]\n[queues.limits]\nmax_in_flight = 1\n'
+        "[queues.rate]\nrate = 0.001\n"
     )
     keys = Keyring(directory / "keys.toml")
     keys.add("acme", "acme")
@@ -48,6 +49,15 @@ def test_limits_tenants(tenants: tuple[Api, Api]) -> None:
     for each in tenants:
         each.take("limits", 0)
         assert each.limited("limits")
+
+
+def test_rate_tenants(tenants: tuple[Api, Api]) -> None:
+    """The queue of each tenant has a rate of its own."""
+    for each in tenants:
+        each.put("rate", 1, 2)
+    for each in tenants:
+        each.values("rate", 1)
+        assert each.limited("rate", "rate")
 
 
 def test_fanout_tenants(tenants: tuple[Api, Api]) -> None:

@@ -15,6 +15,10 @@ POLICIES = """
 retry_delay = [0.2]
 [queues."limits-*"]
 max_in_flight = 1
+[queues.rate-servers]
+rate = 0.001
+[queues.rate-order]
+rate = 50
 """
 
 
@@ -89,6 +93,23 @@ def test_limits_several_servers(cluster: tuple[Api, list[BrokerProcess]]) -> Non
     assert api.limited("limits-servers")
     api.ack(job)
     assert len(api.values("limits-servers", 15)) == 15
+
+
+def test_rate_ordering_key(cluster: tuple[Api, list[BrokerProcess]]) -> None:
+    """The jobs of a key come in order, at the rate."""
+    api, _ = cluster
+    api.put("rate-order", *range(6), ordering_key="k")
+    assert api.values("rate-order", 6) == list(range(6))
+
+
+def test_rate_several_servers(cluster: tuple[Api, list[BrokerProcess]]) -> None:
+    """The rate holds for all servers together."""
+    api, many = cluster
+    api.put("rate-servers", *range(16))
+    assert 0 not in spread(many, "rate-servers")
+    api.values("rate-servers", 1)
+    assert api.limited("rate-servers", "rate")
+    assert sum(spread(many, "rate-servers")) == 15
 
 
 def test_fanout_ordering_key(cluster: tuple[Api, list[BrokerProcess]]) -> None:

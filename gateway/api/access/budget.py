@@ -66,6 +66,11 @@ class Reservation:
             )
         self._bytes += size
 
+    def less(self, size: int) -> None:
+        """The request no longer holds `size` bytes."""
+        self._budget.bytes.give_back(self._tenant, size)
+        self._bytes -= size
+
     def end(self) -> None:
         """Ends the request."""
         if self._bytes:

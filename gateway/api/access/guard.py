@@ -94,7 +94,7 @@ class Guard:
             raise ForbiddenOrigin(
                 f"a {site[:100]} request from a web page is not allowed; add its origin to --allowed-origins"
             )
-        if origin is None and site is None and request.method == "GET" and request.path.endswith("/next"):
+        if origin is None and site is None and request.method == "GET" and request.path.endswith(("/next", "/stream")):
             agent = found.get(b"user-agent", "")
             if agent.startswith(_BROWSER) and not is_loopback(_bare(host.lower())):
                 raise ForbiddenOrigin(

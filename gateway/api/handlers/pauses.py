@@ -37,6 +37,15 @@ class PauseAdmin:
         """The queue was deleted, and its pause by a request with it."""
         await self._pauses.forget(queue)
 
+    def member(self, queue: Queue) -> dict[str, Any]:
+        """The member `pause` of a queue's figures; empty if the queue is not paused."""
+        shown = self.shown(queue)
+        return {"pause": shown} if shown["paused"] else {}
+
+    def member_of(self, tenant: str, name: str) -> dict[str, Any]:
+        """As `member`, of a queue or subscription in a list."""
+        return self.member(self._pauses.queue(tenant, name))
+
     def shown(self, queue: Queue) -> dict[str, Any]:
         """Whether the queue is paused, and by what. Members that do not apply are absent."""
         pause, by_policy = self._pauses.of(queue), self._pauses.by_policy(queue)

@@ -50,27 +50,25 @@ class QueueAdmin:
         tenant, may_use = call.tenant, call.caller.may_use
         queues = [each async for some in self._queues.list(tenant) for each in call.result(some)]
         call.worked(len(queues), WORK_QUEUES)
-        shown, cursor = await listing.page((each for each in queues if may_use(each.queue)), self._turns, tenant)
+        page, cursor = await listing.page((each for each in queues if may_use(each.queue)), self._turns, tenant)
         of = f"tenant={call.query['tenant']}&" if call.query["tenant"] else ""
         next_page = f"{call.root}/queues?{of}{listing.link(cursor)}" if cursor else None
+        shown = [asdict(each) | (self._pauses.member_of(tenant, each.queue) if each.reachable else {}) for each in page]
         return json_answer({"queues": shown, "next": next_page})
 
     async def get(self, call: Call) -> Answer:
         missing = QueueStats() if call.query["missing"] == "zero" else None
         if call.query["detail"] != "servers":
             info = call.result(await self._queues.get(call.queue(), missing=missing))
-            return json_answer(asdict(info) | self._pause(call) | await self._delayed())
+            return json_answer(asdict(info) | self._pauses.member(call.queue()) | await self._delayed())
         queue, servers = call.result(await self._queues.by_server(call.queue(), missing=missing))
         named = [(name if call.caller.sees_deployment else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
         by_server = [
-            {"server": shown, **asdict(servers[name])} for shown, name in zip(named, sorted(servers), strict=True)
+            {"server": server, **asdict(servers[name])} for server, name in zip(named, sorted(servers), strict=True)
         ]
-        return json_answer(asdict(queue) | self._pause(call) | await self._delayed() | {"servers": by_server})
-
-    def _pause(self, call: Call) -> dict[str, Any]:
-        """The queue's pause, as a member of an object; empty if it is not paused."""
-        shown = self._pauses.shown(call.queue())
-        return {"pause": shown} if shown["paused"] else {}
+        return json_answer(
+            asdict(queue) | self._pauses.member(call.queue()) | await self._delayed() | {"servers": by_server}
+        )
 
     async def _delayed(self) -> dict[str, Any]:
         """`delayed: 0` if no job of any queue is delayed. Kestrel cannot tell how many are for one queue."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from gateway.api.exchange import Answer, Call, json_answer
+from gateway.api.handlers.pauses import PauseAdmin
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
 from gateway.errors import InvalidName
@@ -12,15 +15,19 @@ from gateway.names.namespace import FANOUT
 class SubscriptionAdmin:
     """Handlers of `/queues/{queue}/subscriptions` and below."""
 
-    def __init__(self, subscriptions: Subscriptions) -> None:
+    def __init__(self, subscriptions: Subscriptions, pauses: PauseAdmin) -> None:
         self._subscriptions = subscriptions
+        self._pauses = pauses
 
     async def list(self, call: Call) -> Answer:
         queue = call.queue()
         if queue.is_child:
             raise InvalidName(f"{queue.name!r} is a subscription and has no subscriptions; name its queue")
         found = call.result(await self._subscriptions.list(queue))
-        shown = [each for each in found if call.caller.may_use(each.name)]
+        tenant = queue.tenant
+        shown = [
+            asdict(each) | self._pauses.member_of(tenant, each.name) for each in found if call.caller.may_use(each.name)
+        ]
         return json_answer({"queue": queue.name, "subscriptions": shown})
 
     async def create(self, call: Call) -> Answer:
@@ -28,7 +35,8 @@ class SubscriptionAdmin:
         return json_answer(made, 201 if made.created else 200)
 
     async def get(self, call: Call) -> Answer:
-        return json_answer(call.result(await self._subscriptions.get(_child(call))))
+        child = _child(call)
+        return json_answer(asdict(call.result(await self._subscriptions.get(child))) | self._pauses.member(child))
 
     async def delete(self, call: Call) -> Answer:
         """Also for `DELETE /queues/{queue}` of a subscription's name."""

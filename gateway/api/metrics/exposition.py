@@ -1,4 +1,6 @@
-"""`/metrics`: every worker's figures in Prometheus' text format. Owns the names, labels and meanings of the metrics.
+"""`/metrics`: every worker's figures in Prometheus' text format, or in that of OpenMetrics.
+
+Owns the names, labels and meanings of the metrics.
 
 1. Each worker has its own series (label `worker`). A counter falls only when its worker was restarted. Prometheus
    recognizes such a reset in a single series, but not in a sum.
@@ -8,46 +10,60 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.openmetrics import exposition as open_metrics
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 import gateway
 from gateway.api.exchange import NO_STORE, Answer, Call
+from gateway.api.metrics.meter import REQUEST_S
+from gateway.api.request.accept import ranges
 from gateway.config.keys import Scope
+from gateway.delivery.job_times import LONG_S, SHORT_S
 from gateway.errors import ForbiddenScope
 from gateway.forwarding.commands import WorkerFigures
 
 PREFIX: Final = "kestrel_gateway_"
 CONTENT_TYPE: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+OPENMETRICS: Final = (b"content-type", b"application/openmetrics-text; version=1.0.0; charset=utf-8")
 WITHIN_S: Final = 1.0
 """Time limit for the other workers' answers; Prometheus itself gives up after 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric of a worker: a count since its start if the name ends in `_total`, otherwise the current value.
+    """One metric of a worker: a count since its start if the name ends in `_total`, otherwise the current value, or a
+    histogram if it has buckets.
 
-    name: without PREFIX, except for the standard `process_` metrics. labels: in addition to `worker`.
+    name: without PREFIX, except for the standard `process_` metrics. labels: in addition to `worker`. bounds_s: of the
+    buckets.
     """
 
     name: str
     meaning: str
     labels: tuple[str, ...] = ()
+    bounds_s: tuple[float, ...] = ()
 
     @property
     def full_name(self) -> str:
         return self.name if self.name.startswith("process_") else PREFIX + self.name
 
     def family(self) -> Family:
+        labels = ("worker", *self.labels)
+        if self.bounds_s:
+            return HistogramMetricFamily(self.full_name, self.meaning, labels=labels)
         kind = CounterMetricFamily if self.name.endswith("_total") else GaugeMetricFamily
-        return kind(self.full_name, self.meaning, labels=("worker", *self.labels))
+        return kind(self.full_name, self.meaning, labels=labels)
 
 
 METRICS: Final = (
@@ -65,6 +81,8 @@ METRICS: Final = (
     ),
     Metric("forward_failures_total", "commands that the owner of the lease did not answer", ("reason",)),
     Metric("polls_parked", "polls that wait for a job"),
+    Metric("polls_held_total", "polls that got no job because of a pause or a limit of their queues", ("reason",)),
+    Metric("queues_paused", "queues that requests have paused, as the worker knows"),
     Metric("draining", "1 while the worker drains and delivers no more jobs"),
     Metric("jobs_enqueued_total", "jobs stored for producers"),
     Metric(
@@ -96,6 +114,21 @@ METRICS: Final = (
     Metric(
         "http_requests_total", "requests by the class of their status; none: the client had disconnected", ("status",)
     ),
+    Metric("http_problems_total", "answers that are problems, by their code; `rate-limited` is one of them", ("code",)),
+    Metric(
+        "http_request_duration_seconds",
+        "time from the head of a request to the end of its answer, waiting included; none: unknown path, or no answer",
+        ("route", "status"),
+        REQUEST_S,
+    ),
+    Metric("job_wait_seconds", "time from the enqueue of a job to its first delivery", (), LONG_S),
+    Metric(
+        "job_wakeup_seconds",
+        "the same for jobs that were stored while their poll waited for them already",
+        (),
+        SHORT_S,
+    ),
+    Metric("lease_hold_seconds", "time from a delivery to the end of its lease, by outcome", ("outcome",), LONG_S),
     Metric("http_requests_in_flight", "requests in progress, including waiting polls"),
     Metric("kestrel_server_status", "1 for the status in which the worker sees the server", ("server", "status")),
     Metric("kestrel_server_full", "1 while a tenant has reached its limit of leases on the server", ("server",)),
@@ -140,16 +173,25 @@ class Exposition(Collector):
         self._figures = {each.worker: each for each in figures}  # never shows both a worker and its successor
         self._expected = expected
 
-    def text(self) -> bytes:
+    def text(self, *, openmetrics: bool = False) -> bytes:
+        """The figures in the text format, or in that of OpenMetrics."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
+        if openmetrics:
+            return open_metrics.generate_latest(registry)  # type: ignore[no-untyped-call,no-any-return]
         return generate_latest(registry)
 
     def collect(self) -> Iterator[Family]:
         families = {metric.name: metric.family() for metric in METRICS}
+        bounds = {
+            metric.name: [*map(floatToGoString, metric.bounds_s), "+Inf"] for metric in METRICS if metric.bounds_s
+        }
         for number, figures in sorted(self._figures.items()):
             for name, labels, value in figures.samples:
                 families[name].add_metric((str(number), *labels), value)  # type: ignore[attr-defined]
+            for name, labels, counts, total in figures.histograms:
+                buckets = list(zip(bounds[name], accumulate(counts), strict=True))
+                families[name].add_metric((str(number), *labels), buckets, total)  # type: ignore[attr-defined]
         yield from families.values()
         workers = GaugeMetricFamily(
             PREFIX + "workers", "workers, by whether they reported their figures", labels=["state"]
@@ -173,4 +215,9 @@ class Metrics:
         if not call.caller.sees_deployment:
             raise ForbiddenScope("the metrics are of all tenants; this key has a tenant", Scope.OPERATOR.value)
         exposition = Exposition(await self._figures(WITHIN_S), self._workers)
-        return Answer(200, exposition.text(), [CONTENT_TYPE, NO_STORE])
+        accepted = ranges(call.accept)
+        weight = accepted.get("application/openmetrics-text", 0.0)
+        openmetrics = 0 < weight >= accepted.get("text/plain", 0.0)
+        # In a thread, because a gateway with many workers has thousands of series.
+        text = await asyncio.to_thread(exposition.text, openmetrics=openmetrics)
+        return Answer(200, text, [OPENMETRICS if openmetrics else CONTENT_TYPE, NO_STORE])

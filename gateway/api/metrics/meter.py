@@ -6,39 +6,60 @@ Everything is read in one turn of the loop, so the counts of leases are consiste
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import ProcessCollector
 
+from gateway.common.histogram import Histogram
 from gateway.common.shares import Shares
 from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.moves import Moves
+from gateway.delivery.pause import Pauses
 from gateway.delivery.publish import Publisher
-from gateway.delivery.receive import Receiver
-from gateway.forwarding.commands import Sample, WorkerFigures
+from gateway.delivery.receive import Hold, Receiver
+from gateway.errors import RateLimited
+from gateway.forwarding.commands import HistogramSample, Sample, WorkerFigures
 from gateway.forwarding.router import ForwardingStatistics
 from gateway.kestrel.client import Kestrel
 from gateway.kestrel.health import Health
 from gateway.leases.registry import Registry
 
+REQUEST_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Bounds of the buckets: from a request that waits for nothing to the longest poll."""
 SHOWN: Final = tuple(each for each in Health if each is not Health.CLOSED)
 
 
 @dataclass(slots=True)
 class Traffic:
     """HTTP requests of this worker. under_way: in progress now. answered: by the first digit of the status; 0 counts
-    requests without an answer because the client had disconnected.
+    requests without an answer because the client had disconnected. durations: by operation and first digit; the
+    operation is empty for unknown paths. problems: by code.
     """
 
     under_way: int = 0
     answered: list[int] = field(default_factory=lambda: [0] * 6)
+    durations: dict[tuple[str, int], Histogram] = field(default_factory=dict)
+    problems: Counter[str] = field(default_factory=lambda: Counter({RateLimited.code: 0}))
+
+    def ended(self, operation: str, status: int, code: str, seconds: float) -> None:
+        """A request has ended. status: 0 without an answer. code: of the problem, or empty."""
+        digit = status // 100
+        self.answered[digit] += 1
+        self.under_way -= 1
+        durations = self.durations.get((operation, digit))
+        if durations is None:
+            durations = self.durations[operation, digit] = Histogram(REQUEST_S)
+        durations.observe(seconds)
+        if code:
+            self.problems[code] += 1
 
 
 class Meter:
-    """Reads one worker. worker: its number. forwarding: what it forwarded. shares: of shared limits, by name."""
+    """Reads one worker. worker: its number. forwarding: what it forwarded. shares: of shared limits, by name.
+    routes: the method and path of each operation."""
 
     def __init__(
         self,
@@ -50,10 +71,12 @@ class Meter:
         receiver: Receiver,
         moves: Moves,
         publisher: Publisher,
+        pauses: Pauses,
         onward: Onward,
         delayed_jobs: DelayedJobs,
         traffic: Traffic,
         shares: Mapping[str, Shares],
+        routes: Mapping[str, str],
     ) -> None:
         self._worker = worker
         self._kestrel = kestrel
@@ -62,10 +85,12 @@ class Meter:
         self._receiver = receiver
         self._moves = moves
         self._publisher = publisher
+        self._pauses = pauses
         self._onward = onward
         self._delayed_jobs = delayed_jobs
         self._traffic = traffic
         self._shares = shares
+        self._routes = routes
         self._process = ProcessCollector(registry=None)
 
     def figures(self) -> WorkerFigures:
@@ -82,7 +107,18 @@ class Meter:
                 *self._shared(),
                 *self._own(),
             ),
+            tuple(self._histograms()),
         )
+
+    def _histograms(self) -> Iterator[HistogramSample]:
+        for (operation, digit), each in self._traffic.durations.items():
+            labels = (self._routes.get(operation, "none"), f"{digit}xx" if digit else "none")
+            yield ("http_request_duration_seconds", labels, tuple(each.counts), each.sum_s)
+        times = self._receiver.times
+        yield ("job_wait_seconds", (), tuple(times.waited.counts), times.waited.sum_s)
+        yield ("job_wakeup_seconds", (), tuple(times.woken.counts), times.woken.sum_s)
+        for outcome, each in times.held.items():
+            yield ("lease_hold_seconds", (outcome,), tuple(each.counts), each.sum_s)
 
     def _leases(self) -> list[Sample]:
         books = self._registry.leases.statistics()
@@ -115,6 +151,8 @@ class Meter:
             ("jobs_kept_at_head_total", (), sum(moves.kept.values())),
             ("jobs_doubled_total", (), moves.doubled),
             ("polls_parked", (), self._receiver.waiting),
+            *(("polls_held_total", (hold.value,), self._receiver.held[hold]) for hold in Hold),
+            ("queues_paused", (), self._pauses.number),
             ("draining", (), int(self._receiver.draining)),
         ]
 
@@ -137,6 +175,7 @@ class Meter:
             *(("http_requests_total", (f"{digit}xx",), count) for digit, count in enumerate(answered, 1) if digit > 1),
             ("http_requests_total", ("none",), unanswered),
             ("http_requests_in_flight", (), self._traffic.under_way),
+            *(("http_problems_total", (code,), count) for code, count in self._traffic.problems.items()),
         ]
 
     def _servers(self) -> list[Sample]:

@@ -19,7 +19,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlencode
 
 from gateway.api.response import cursor as cursors
@@ -62,6 +62,9 @@ class QueueFigures(Protocol):
     def queue(self) -> str: ...
 
 
+Figures = TypeVar("Figures", bound=QueueFigures)
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What a caller asked for. filters, sort, cursor: as in openapi.yaml; limit: queues per page."""
@@ -72,8 +75,8 @@ class Listing:
     cursor: str | None
 
     async def page(
-        self, queues: Iterable[QueueFigures], turns: Turns, tenant: str = ""
-    ) -> tuple[Sequence[QueueFigures], str | None]:
+        self, queues: Iterable[Figures], turns: Turns, tenant: str = ""
+    ) -> tuple[Sequence[Figures], str | None]:
         """The queues of one page, and the cursor of the next page or None. tenant: the tenant whose turns it takes.
 
         Raises: InvalidParameter, if a filter, the order or the cursor is invalid.
@@ -134,12 +137,12 @@ class SortOrder:
         return (0.0 if self.by_name else float(getattr(queue, self.field)), queue.queue)
 
     async def divide(
-        self, found: Sequence[QueueFigures], begin: Cursor | None, turns: Turns, tenant: str
-    ) -> tuple[list[QueueFigures], list[QueueFigures]]:
+        self, found: Sequence[Figures], begin: Cursor | None, turns: Turns, tenant: str
+    ) -> tuple[list[Figures], list[Figures]]:
         """The queues that the cursor names, and those after its position, both sorted."""
         if begin is None:
             return [], await self._sorted(found, turns, tenant)
-        by_mark: dict[bytes, QueueFigures] = {}
+        by_mark: dict[bytes, Figures] = {}
         if begin.ahead:
             by_mark = {mark(queue.queue): queue async for queue in turns.slices(found, tenant)}
         ahead = [by_mark.pop(each) for each in begin.ahead if each in by_mark]
@@ -155,7 +158,7 @@ class SortOrder:
         ]
         return ahead, await self._sorted(rest, turns, tenant)
 
-    async def _sorted(self, queues: Sequence[QueueFigures], turns: Turns, tenant: str) -> list[QueueFigures]:
+    async def _sorted(self, queues: Sequence[Figures], turns: Turns, tenant: str) -> list[Figures]:
         """The sorted queues, merged from pieces of SORTED_AT_ONCE."""
         starts = range(0, len(queues), SORTED_AT_ONCE)
         pieces = (sorted(queues[start : start + SORTED_AT_ONCE], key=self.place, reverse=self.down) for start in starts)

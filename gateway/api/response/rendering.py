@@ -37,6 +37,7 @@ MAX_ATTRIBUTE_BYTES = 4096
 _LINE_BYTES = len(b"ce-: \r\n")
 _FIRST = ("specversion", "id", "source", "type", "time", "enqueued", "expires", "tenant", "traceparent")
 
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 _EVENT: tuple[bytes, bytes] = (b"content-type", STRUCTURED_TYPE.encode())
 _SANDBOX: tuple[bytes, bytes] = (b"content-security-policy", b"default-src 'none'; sandbox")
 
@@ -83,6 +84,15 @@ def render(
 def render_leased(job: Job, queue: Queue, lease: Lease, *, root: str = "") -> bytes:
     """The JSON object of a request that leases: the jobs, and their one lease. root: as in `render`."""
     return b'{"jobs":[%b],"lease":%b}' % (_object(job, queue, lease.attempt), _handle(_shown(lease, root)))
+
+
+def render_object(job: Job, queue: Queue, lease: Lease, *, root: str = "") -> bytes:
+    """The JSON object with the job and its lease, on one line. root: as in `render`.
+
+    Between the tokens of JSON a line break means the same as a space, and no string contains one.
+    """
+    shown = _object(job, queue, lease.attempt, _shown(lease, root))
+    return shown.translate(_ONE_LINE) if b"\n" in shown or b"\r" in shown else shown
 
 
 def _form(job: Job, accept: str) -> Form:

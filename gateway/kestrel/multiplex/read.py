@@ -6,7 +6,8 @@ Owns the outcome of the item: confirmed, handed back, taken back by the broker, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from gateway.common.multiplex.frames import Frame, FrameKind
@@ -133,7 +134,7 @@ class MultiplexedRead:
         return True
 
     def _confirmed(self, then: Callable[[GatewayError | None], None], code: Code | None, why: str) -> None:
-        self._end()
+        self.over()
         if code is Code.OK:
             then(None)
         elif code is None:
@@ -153,7 +154,27 @@ class MultiplexedRead:
         except ConnectionLostError:
             pass
         finally:
-            self._end()
+            self.over()
+
+    async def abort_all(self, reads: Sequence[MultiplexedRead], /) -> None:
+        """See OpenRead.abort_all. No consumer gets one of them before all are back. Never raises."""
+        ids: dict[BrokerChannel, list[int]] = {}
+        leaving = [read for read in reads if read.leave(ids)]
+        try:
+            for channel, of_channel in ids.items():
+                with contextlib.suppress(ConnectionLostError):
+                    await channel.answer_to(FrameKind.ABORT, pack_ids(of_channel))
+        finally:
+            for read in leaving:
+                read.over()
+
+    def leave(self, ids: dict[BrokerChannel, list[int]]) -> bool:
+        """Adds its id to those of its channel that are to go back. False if it is not set aside."""
+        if self._state is not ReadState.HELD:
+            return False
+        self._begin()
+        ids.setdefault(self._channel, []).append(self._id)
+        return True
 
     def start_abort(self, then: Callable[[bool], None]) -> None:
         """Starts putting the item back; calls `then` with whether the broker answered."""
@@ -169,10 +190,10 @@ class MultiplexedRead:
             self._begin()
             if not self._channel.closed:
                 self._channel.ask(FrameKind.ABORT, pack_ids((self._id,)), _ignore)
-            self._end()
+            self.over()
 
     def _aborted(self, then: Callable[[bool], None], answer: Frame | None) -> None:
-        self._end()
+        self.over()
         then(answer is not None)
 
     # Called by the channel
@@ -205,7 +226,8 @@ class MultiplexedRead:
         """From here on the end of the read is an outcome of the operation, and not reported to `on_lost`."""
         self._move(ReadState.SETTLING)
 
-    def _end(self) -> None:
+    def over(self) -> None:
+        """The operation that `_begin` announced has ended, and with it the read."""
         if self._state is not ReadState.SETTLED:
             self._move(ReadState.SETTLED)
         self._callbacks = ()

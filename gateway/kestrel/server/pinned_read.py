@@ -6,7 +6,7 @@ Owns the outcome of the item: confirmed, given back, or lost with its connection
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -189,6 +189,14 @@ class PinnedRead:
         finally:
             self._end()
         self._return()
+
+    async def abort_all(self, reads: Sequence[PinnedRead], /) -> None:
+        """See OpenRead.abort_all. The last one taken goes first, because each goes to the head. Never raises.
+
+        Cancelled: the connections of the others are still open.
+        """
+        for read in reversed(reads):
+            await read.abort()
 
     def start_abort(self, then: Callable[[bool], None]) -> None:
         """Starts putting the item back by `abort`, keeping the connection; calls `then` with whether the

@@ -1,0 +1,92 @@
+"""Streams over HTTP: jobs of one queue or of several, as they come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from gateway.api.exchange import Answer, Call
+from gateway.api.handlers.jobs import AUTO, Jobs, refuse_prefetch
+from gateway.api.response.stream_lines import StreamWriter, stream_headers, wants_events
+from gateway.delivery.preferred import PreferredReceiver
+from gateway.delivery.queues.catalog import Queue
+from gateway.delivery.receive import Receiver
+from gateway.delivery.streams.open_streams import OpenStreams
+from gateway.delivery.streams.source import QueueSource, QueuesSource, StreamSource
+from gateway.delivery.streams.stream import JobStream
+from gateway.errors import InvalidParameter
+from gateway.fairness.turns import Turns
+from gateway.settings import Settings
+
+
+class Streams:
+    """Handlers of the paths of streams. jobs: the handlers of `next`, whose parameters these share."""
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        preferred: PreferredReceiver,
+        streams: OpenStreams,
+        jobs: Jobs,
+        *,
+        turns: Turns,
+        settings: Settings,
+    ) -> None:
+        self._receiver = receiver
+        self._preferred = preferred
+        self._streams = streams
+        self._jobs = jobs
+        self._turns = turns
+        self._window_bytes = settings.stream_window_bytes
+        self._keepalive_s = settings.stream_keepalive_s
+        self._longest_s = settings.max_stream_s
+
+    async def of_queue(self, call: Call) -> Answer:
+        refuse_prefetch(call)
+        queue = call.queue()
+        lease_s = self._lease(call)(queue)
+        source = QueueSource(self._receiver, queue, lease_s, at_most_once=call.query["ack"] == AUTO)
+        return await self._stream(call, source, {"queues": [queue.name], "lease_seconds": _number(lease_s)})
+
+    async def of_queues(self, call: Call) -> Answer:
+        refuse_prefetch(call)
+        if not call.query["queue"]:
+            raise InvalidParameter("queue: name 1 to 32 queues, such as ?queue=high&queue=low")
+        queues = [call.named(name.replace(" ", "+")) for name in call.query["queue"]]
+        source = QueuesSource(self._preferred, queues, self._lease(call), at_most_once=call.query["ack"] == AUTO)
+        return await self._stream(call, source, {"queues": list(dict.fromkeys(each.name for each in queues))})
+
+    async def _stream(self, call: Call, source: StreamSource, opening: dict[str, object]) -> Answer:
+        """Raises what the first poll raises; later failures are the reason for the end of the stream."""
+        events = wants_events(call.accept)
+        window = call.query["window"]
+        longest_s = min(self._longest_s, call.query["lifetime"] or math.inf)
+        opening = {"window": window, **opening, "lifetime_seconds": _number(longest_s)}
+        writer = StreamWriter(call.request, call.reservation, events=events, opening=opening, root=call.root)
+        stream = JobStream(
+            self._streams,
+            source,
+            writer,
+            self._turns,
+            window_jobs=window,
+            window_bytes=self._window_bytes,
+            keepalive_s=self._keepalive_s,
+            lifetime_s=longest_s,
+            operator=call.caller.sees_deployment,
+        )
+        await stream.begin()
+        return Answer(
+            200,
+            headers=stream_headers(events=events),
+            write_body=lambda _: stream.run(),
+            on_sent=lambda _: stream.close(),
+        )
+
+    def _lease(self, call: Call) -> Callable[[Queue], float]:
+        """The length of a lease of a job of the queue."""
+        given_s = call.query["lease_seconds"]
+        return self._jobs.default_lease if given_s is None else lambda _: float(given_s)
+
+
+def _number(value: float) -> float | int:
+    return int(value) if value == int(value) else value
