@@ -16,21 +16,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.table import percentile
+from chaos.broker_faults import BROKER_FAULTS
 from chaos.checker import Kind, Verdict
 from chaos.closing import PROGRAMS, present
 from chaos.faults import FAULTS
 from chaos.processes import ProcessError, Processes
 from chaos.redelivery import Moment, Redelivery, of_consumers, of_gateways
-from chaos.schedule import FaultProfile
+from chaos.schedule import CLUSTER, EMBEDDED, FaultProfile, Layout
 from chaos.storm import StormPlan, run
 
 
 def storm(asked: argparse.Namespace) -> int:
     """Everything is killed and frozen while jobs pass; the checker judges."""
     seed = asked.seed if asked.seed is not None else random.randrange(1_000_000)
-    verdict = run(StormPlan(asked.directory, seed, asked.seconds, app=asked.app), _say)
-    print(report(verdict, seed, asked.seconds))
+    verdict = run(StormPlan(asked.directory, seed, asked.seconds, app=asked.app, layout=_layout(asked)), _say)
+    print(report(verdict, seed, asked.seconds, embedded=asked.embedded))
     return 1 if verdict.violations else 0
+
+
+def _layout(asked: argparse.Namespace) -> Layout:
+    return EMBEDDED if asked.embedded else CLUSTER
 
 
 SHOWN = 20
@@ -41,7 +46,7 @@ def faults(asked: argparse.Namespace) -> int:
     """Short runs of gateways with a planted fault: each must be found out."""
     seed = asked.seed if asked.seed is not None else 1
     blind = []
-    for name in FAULTS:
+    for name in EXPECTED:
         found = find(name, asked.directory / name, seed)
         print(
             f"{name}: " + (", ".join(f"{count} {what.value}" for what, count in found.items()) or "NOT NOTICED"),
@@ -56,7 +61,16 @@ def find(fault: str, directory: Path, seed: int) -> Counter[Kind]:
     """What the checker reports of a gateway with the fault; the run is longer each time until it finds the fault."""
     found: Counter[Kind] = Counter()
     for number, seconds in enumerate(FAULT_S):
-        plan = StormPlan(directory / str(number), seed, seconds, INTENSE, f"chaos.faults:{fault}", FAULT_CALM_S)
+        plan = StormPlan(
+            directory / str(number),
+            seed,
+            seconds,
+            OF_THE_LINK.get(fault, INTENSE),
+            f"chaos.faults:{fault}" if fault in FAULTS else "",
+            QUIET_S if fault in OF_THE_LINK else FAULT_CALM_S,
+            EMBEDDED if fault in OF_THE_LINK else CLUSTER,
+            fault if fault in BROKER_FAULTS else "",
+        )
         found = Counter(each.kind for each in run(plan, _say).violations)
         if found[EXPECTED[fault]]:
             break
@@ -113,6 +127,12 @@ def closing(asked: argparse.Namespace) -> int:
 
 INTENSE = FaultProfile(pause_s=0.5, clients=0.0, workers=1.0, replicas=0.0, servers=0.0, kills=1.0)
 """Workers are killed all the time, nothing is frozen: what a fault needs to show itself."""
+FROZEN = FaultProfile(pause_s=0.5, clients=0.0, workers=0.0, replicas=0.0, servers=1.0, kills=0.0)
+"""The broker is frozen again and again: workers give up, and its answers come late."""
+QUIET_S = 15.0
+"""Until the broker's figures show that everything was taken."""
+OF_THE_LINK = {"ack_before_the_commit": INTENSE, "cancelled_item_dropped": FROZEN, "reads_dropped_at_eof": INTENSE}
+"""Faults of the multiplexed connection to an embedded broker."""
 FAULT_S = (5.0, 10.0, 20.0)
 """How long a fault may stay hidden, on a slow machine, too."""
 FAULT_CALM_S = 0.5
@@ -125,6 +145,9 @@ EXPECTED = {
     "pause_in_one_worker": Kind.PAUSED,
     "subscription_on_one_server": Kind.LOST,
     "several_queues_that_drop_losers": Kind.LOST,
+    "ack_before_the_commit": Kind.REPEATED,
+    "cancelled_item_dropped": Kind.LOST,
+    "reads_dropped_at_eof": Kind.ODD,
 }
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "storm": storm,
@@ -134,16 +157,15 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def report(verdict: Verdict, seed: int, seconds: float) -> str:
+def report(verdict: Verdict, seed: int, seconds: float, *, embedded: bool = False) -> str:
     """A verdict for people."""
     lines = [f"chaos, seed {seed}, {seconds:g} s"]
     lines += [f"  {count:>8,}  {what}" for what, count in verdict.figures.items()]
     lines += [f"  {count:>8,}  redelivered: {what}" for what, count in sorted(verdict.redelivered.items())]
     lines += [f"  {count:>8,}  second copies: {what}" for what, count in sorted(verdict.repeated.items())]
     lines += [f"VIOLATION {each.kind.value}: {each.subject}: {each.detail}" for each in verdict.violations[:SHOWN]]
-    lines.append(
-        f'{len(verdict.violations)} violations (again with: make chaos ARGS="--seconds {seconds:g} --seed {seed}")'
-    )
+    again = f"{'--embedded ' * embedded}--seconds {seconds:g} --seed {seed}"
+    lines.append(f'{len(verdict.violations)} violations (again with: make chaos ARGS="{again}")')
     return "\n".join(lines)
 
 
@@ -173,6 +195,9 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("command", nargs="?", default="storm", choices=COMMANDS, help="default: storm")
+    parser.add_argument(
+        "--embedded", action="store_true", help="one gateway with three workers and its embedded broker, for the storm"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the storm lasts (default: 60)")
     parser.add_argument("--rounds", type=int, default=400, help="rounds of redelivery and of closing (default: 400)")
     parser.add_argument(

@@ -234,8 +234,8 @@ def _figures(events: list[Event], jobs: dict[str, JobHistory]) -> dict[str, int]
         "settlements of unknown outcome": sum(each.unknown for lease in leases for each in lease.asked),
         "left on a queue at the end": sum(len(job.left) for job in jobs.values()),
     }
-    for action in ("kill", "kill-parent", "freeze", "missed", "ended"):
-        for kind in ("producer", "consumer", "worker", "replica", "server"):
+    for action in ("kill", "kill-parent", "freeze", "fill", "missed", "ended"):
+        for kind in ("producer", "consumer", "worker", "replica", "server", "broker"):
             count = sum(fault.action == action and fault.target.startswith(kind) for fault in faults)
             if count:
                 figures[f"{action} {kind}"] = count

@@ -13,6 +13,7 @@ from typing import Any
 
 from gateway import app
 from gateway.app import Gateway, WorkerContext
+from gateway.common.multiplex.frames import Frame, FrameKind
 from gateway.coverage import Coverage, Covered
 from gateway.delivery.dead_letters.store import Stored, store
 from gateway.delivery.delay.held_job import HeldJob
@@ -22,6 +23,7 @@ from gateway.delivery.pause import Pause, Pauses
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.rewrite import next_attempt
 from gateway.kestrel.fanout import Fanout
+from gateway.kestrel.multiplex.channel import BrokerChannel
 from gateway.kestrel.polls.preferred import PreferredPoll
 from gateway.kestrel.server.pinned_read import PinnedRead
 from gateway.leases.lease import Lease
@@ -34,6 +36,7 @@ __all__ = [
     "FAULTS",
     "WorkerContext",
     "ack_before_confirm",
+    "cancelled_item_dropped",
     "delay_in_memory",
     "delay_that_is_cut_short",
     "drop_instead_of_give_back",
@@ -166,6 +169,20 @@ def several_queues_that_drop_losers(settings: Settings, context: WorkerContext) 
     return app.create_app(settings, context)
 
 
+def cancelled_item_dropped(settings: Settings, context: WorkerContext) -> Gateway:
+    """Removes an item of the multiplexed connection that nobody waits for any more."""
+    handle = BrokerChannel.handle
+
+    def drop(channel: BrokerChannel, message: Frame) -> None:
+        if message.kind == FrameKind.ITEM and message.id not in channel._answers:
+            channel.confirm(message.id, lambda _code, _why: None)
+        else:
+            handle(channel, message)
+
+    _patch(BrokerChannel, "handle", drop)
+    return app.create_app(settings, context)
+
+
 FAULTS: dict[str, Callable[[Settings, WorkerContext], Gateway]] = {
     each.__name__: each
     for each in (
@@ -177,6 +194,7 @@ FAULTS: dict[str, Callable[[Settings, WorkerContext], Gateway]] = {
         pause_in_one_worker,
         subscription_on_one_server,
         several_queues_that_drop_losers,
+        cancelled_item_dropped,
     )
 }
 

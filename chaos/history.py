@@ -131,7 +131,7 @@ class Faults:
             frozen = freeze.action == "freeze" and freeze.target.startswith(("worker", "replica"))
             if frozen and place == str(lease.replica) and abs(freeze.end - lease.opened) < STROKE_S:
                 for kill in self._strokes:
-                    if kill.target.startswith("server") and freeze.t - STROKE_S < kill.t < freeze.end:
+                    if kill.target.startswith(("server", "broker")) and freeze.t - STROKE_S < kill.t < freeze.end:
                         return True
         return False
 

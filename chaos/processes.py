@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from chaos.broker_faults import VARIABLE
 from chaos.client import named, tokens
 from chaos.ledger import Left
 from chaos.schedule import PlannedFault
@@ -43,8 +45,13 @@ class ProcessError(Exception):
 class Actor:
     """One process, started again after each death on the same command. Leader of a session of its own."""
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, broker_fault: str = "") -> None:
+        """broker_fault: one of chaos.broker_faults, for its embedded broker."""
         self.name = name
+        self._environment = ENVIRONMENT
+        if broker_fault:
+            path = os.pathsep.join([str(ROOT / "chaos" / "planted"), str(ROOT)])
+            self._environment = {**ENVIRONMENT, "PYTHONPATH": path, VARIABLE: broker_fault}
         self.lives = 0
         self._arguments = list(arguments)
         self._log = log
@@ -72,23 +79,30 @@ class Actor:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=ENVIRONMENT,
+                env=self._environment,
             )
         self.lives += 1
 
     def workers(self) -> list[int]:
         """The pids of a replica's workers, in the order of their age."""
+        return self._children(b"gateway.process.worker")
+
+    def brokers(self) -> list[int]:
+        """The pid of a replica's embedded broker, if it runs."""
+        return self._children(b"gateway.broker")
+
+    def _children(self, module: bytes) -> list[int]:
         found = []
         with contextlib.suppress(OSError):
             for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
                 with contextlib.suppress(OSError):
-                    if b"gateway.process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    if module in Path(f"/proc/{pid}/cmdline").read_bytes():
                         found.append(int(pid))
         return sorted(found)
 
     def family(self) -> list[int]:
         """It and its children; children of a dead parent are not found."""
-        return [self.pid, *self.workers()] if self.running else []
+        return [self.pid, *self.workers(), *self.brokers()] if self.running else []
 
     def kill(self) -> None:
         """Ends it and its children at once, frozen or not, and waits until they are gone."""
@@ -126,11 +140,20 @@ class Processes:
     """All actors of a run. Use as a context manager; leaving it ends whatever lives."""
 
     def __init__(
-        self, directory: Path, *, servers: int, replicas: int, workers: int, flags: Sequence[str] = ()
+        self,
+        directory: Path,
+        *,
+        servers: int,
+        replicas: int,
+        workers: int,
+        flags: Sequence[str] = (),
+        broker_fault: str = "",
     ) -> None:
+        """servers: 0: each replica has its embedded broker. broker_fault: one of chaos.broker_faults."""
+        self._broker_fault = broker_fault
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self.server_ports = [free_port() for _ in range(servers)]
+        self.server_ports = [free_port() for _ in range(servers or replicas)]  # of embedded brokers, if there are none
         self.ports = [free_port() for _ in range(replicas)]
         self.servers = [self._server(number) for number in range(servers)]
         self.replicas = [self._replica(number, workers, flags) for number in range(replicas)]
@@ -159,7 +182,7 @@ class Processes:
         """Every server listens and every replica says that it is ready. Raises ProcessError."""
         deadline_s = time.monotonic() + seconds
         for actor, port in [
-            *zip(self.servers, self.server_ports, strict=True),
+            *zip(self.servers, self.server_ports, strict=False),
             *zip(self.replicas, self.ports, strict=True),
         ]:
             while not (_listens(port) if actor in self.servers else _ready(port)):
@@ -185,7 +208,9 @@ class Processes:
         if fault.action == "freeze":
             self._frozen[fault.target] = [pid for pid in pids if _signal(pid, signal.SIGSTOP)]
             return bool(self._frozen[fault.target])
-        if fault.target.startswith("worker"):
+        if fault.action == "fill":
+            return _limit_files(pids[0], full=True)
+        if fault.target.startswith(("worker", "broker")):
             return _signal(pids[0], signal.SIGKILL)
         actor = self.actor(fault.target)
         if fault.action == "kill-parent":
@@ -195,7 +220,10 @@ class Processes:
         return True
 
     def finish(self, fault: PlannedFault) -> None:
-        """Thaws a frozen process. The caller must restart a dead process that nothing else restarts."""
+        """Thaws a frozen process, and frees a full disk. The caller restarts what nothing else restarts."""
+        if fault.action == "fill":
+            for pid in self._pids(fault.target):
+                _limit_files(pid, full=False)
         for pid in self._frozen.pop(fault.target, []):
             _signal(pid, signal.SIGCONT)
 
@@ -204,7 +232,7 @@ class Processes:
         kind, _, place = target.partition("-")
         if kind == "server":
             return self.servers[int(place)]
-        if kind in ("replica", "worker"):
+        if kind in ("replica", "worker", "broker"):
             return self.replicas[int(place.partition(".")[0])]
         return self.clients[target]
 
@@ -215,21 +243,34 @@ class Processes:
         if target.startswith("worker"):
             place = int(target.rpartition(".")[2])
             return actor.workers()[place : place + 1]
+        if target.startswith("broker"):
+            return actor.brokers()
         return actor.family() if target.startswith("replica") else [actor.pid]
 
-    def _server(self, number: int) -> Actor:
+    def serve_data(self) -> None:
+        """Starts brokers on the data of replicas that have ended, at the addresses of their embedded brokers."""
+        if not self.servers:
+            self.servers = [self._server(number, f"replica-{number}") for number in range(len(self.replicas))]
+            for actor, port in zip(self.servers, self.server_ports, strict=True):
+                actor.start()
+                _until_listens(port, actor.name)
+
+    def _server(self, number: int, data: str = "") -> Actor:
         name = f"server-{number}"
         address = f"{HOST}:{self.server_ports[number]}"
-        arguments = ["gateway", "broker", "--listen", address, "--data", str(self.directory / name)]
+        arguments = ["gateway", "broker", "--listen", address, "--data", str(self.directory / (data or name))]
         return Actor(name, [*arguments, "--log-level", "warning"], self.directory / f"{name}.log")
 
     def _replica(self, number: int, workers: int, flags: Sequence[str]) -> Actor:
         name = f"replica-{number}"
         arguments = ["gateway", "serve", "--port", str(self.ports[number]), "--workers", str(workers)]
         arguments += ["--data", str(self.directory / name), "--log-level", "warning"]
-        arguments += [part for port in self.server_ports for part in ("--kestrel", f"{HOST}:{port}")]
+        if self.servers:
+            arguments += [part for port in self.server_ports for part in ("--kestrel", f"{HOST}:{port}")]
+        else:
+            arguments += ["--broker-listen", f"{HOST}:{self.server_ports[number]}"]
         own = [flag.replace("{port}", str(self.ports[number])) for flag in flags]
-        return Actor(name, [*arguments, *own], self.directory / f"{name}.log")
+        return Actor(name, [*arguments, *own], self.directory / f"{name}.log", self._broker_fault)
 
 
 def left_behind(port: int, server: int) -> list[Left]:
@@ -267,6 +308,24 @@ def _signal(pid: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _limit_files(pid: int, *, full: bool) -> bool:
+    """No file of the process may grow: what a full disk is to it. False if it is gone."""
+    try:
+        hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1 if full else hard, hard))
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _until_listens(port: int, name: str) -> None:
+    deadline_s = time.monotonic() + READY_S
+    while not _listens(port):
+        if time.monotonic() > deadline_s:
+            raise ProcessError(f"{name} is not ready")
+        time.sleep(0.02)
 
 
 def _listens(port: int) -> bool:

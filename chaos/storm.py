@@ -23,7 +23,7 @@ from chaos.lease_counters import imbalances
 from chaos.ledger import EventFile, Fault, Odd
 from chaos.pauses import OPERATORS
 from chaos.processes import ENVIRONMENT, ProcessError, Processes, left_behind, waiting
-from chaos.schedule import CONSUMERS, PRODUCERS, REPLICAS, SERVERS, WORKERS, FaultProfile, PlannedFault
+from chaos.schedule import CLUSTER, CONSUMERS, PRODUCERS, FaultProfile, Layout, PlannedFault
 from tests.lab.http import HttpClient
 from tests.lab.ports import HOST
 
@@ -37,7 +37,7 @@ SECRET = "chaos-runs-on-loopback-and-keeps-no-secret"
 class StormPlan:
     """One run. directory: empty or new, holds everything. app: another application for the replicas' workers.
 
-    calm_s: how long consumers may take to empty the queues after the last fault.
+    calm_s: how long consumers may take to empty the queues after the last fault. broker_fault: see chaos.broker_faults.
     """
 
     directory: Path
@@ -46,14 +46,26 @@ class StormPlan:
     profile: FaultProfile | None = None
     app: str = ""
     calm_s: float = CALM_S
+    layout: Layout = CLUSTER
+    broker_fault: str = ""
 
 
 def run(plan: StormPlan, say: Callable[[str], None]) -> Verdict:
     """Carries out the plan and judges it. Raises ProcessError where something did not come up at all."""
-    flags = [*FLAGS, *cluster_flags(), *(["--app", plan.app] if plan.app else [])]
-    faults = schedule.make(plan.seed, plan.seconds, plan.profile)
+    layout = plan.layout
+    flags = [*FLAGS, *(["--app", plan.app] if plan.app else [])]
+    if layout.replicas > 1:
+        flags += cluster_flags()
+    faults = schedule.make(plan.seed, plan.seconds, plan.profile, layout)
     counters = plan.directory / "ledger"
-    with Processes(plan.directory, servers=SERVERS, replicas=REPLICAS, workers=WORKERS, flags=flags) as processes:
+    with Processes(
+        plan.directory,
+        servers=layout.servers,
+        replicas=layout.replicas,
+        workers=layout.workers,
+        flags=flags,
+        broker_fault=plan.broker_fault,
+    ) as processes:
         subscribe(processes.ports[0])
         storm = _Storm(plan, processes, EventFile(counters / "storm.jsonl"), offers(processes.ports[0]))
         say(f"{len(faults)} faults in {plan.seconds:g} s, seed {plan.seed}")
@@ -142,7 +154,10 @@ class _Storm:
         deadline_s = time.monotonic() + self._plan.calm_s
         quiet = 0
         while quiet < 3 and time.monotonic() < deadline_s:
-            quiet = 0 if sum(map(waiting, self._stage.server_ports)) else quiet + 1
+            try:
+                quiet = 0 if sum(map(waiting, self._stage.server_ports)) else quiet + 1
+            except OSError:  # an embedded broker that was killed is not back yet
+                quiet = 0
             time.sleep(0.3)
         for client in self._stage.clients.values():
             client.kill()
@@ -151,9 +166,13 @@ class _Storm:
             replica.terminate()
         for replica in self._stage.replicas:
             replica.stop()
+        self._stage.serve_data()
         for number, port in enumerate(self._stage.server_ports):
             for left in left_behind(port, number):
                 self._ledger.write(left)
+                if quiet == 3 and not left.queue.endswith("dead"):
+                    what = f"{left.token} is on {left.queue}, which had no items and no open reads by its figures"
+                    self._ledger.write(Odd(t=time.monotonic(), who=f"server-{number}", what=what))
 
     def _check_counters(self) -> None:
         """Writes to the ledger what does not balance in the replicas' counters of leases."""
@@ -170,7 +189,7 @@ class _Storm:
     def _finish(self, fault: PlannedFault) -> None:
         self._stage.finish(fault)
         self._down.discard(fault.target)
-        if not fault.action.startswith("kill") or fault.target.startswith("worker"):
+        if not fault.action.startswith("kill") or fault.target.startswith(("worker", "broker")):
             return
         if fault.target.startswith(("producer", "consumer")):
             self._start(fault.target)

@@ -1,6 +1,6 @@
 """The schedule: the same seed gives the same faults, and no fault is injected into what is down."""
 
-from chaos.schedule import LONGEST_FREEZE_S, make
+from chaos.schedule import EMBEDDED, LONGEST_FREEZE_S, make
 
 
 def test_a_seed_replays_its_schedule():
@@ -14,6 +14,20 @@ def test_every_kind_is_killed_and_frozen():
     seen = {(fault.target.partition("-")[0], fault.action) for fault in make(7, 180)}
     kinds = {"producer", "consumer", "worker", "replica", "server"}
     assert seen == {(kind, action) for kind in kinds for action in ("kill", "freeze")} | {("replica", "kill-parent")}
+
+
+def test_an_embedded_broker_is_killed_frozen_and_its_disk_filled():
+    """Never while its gateway is down; three workers have their faults, too."""
+    faults = make(7, 180, layout=EMBEDDED)
+    seen = {(fault.target, fault.action) for fault in faults}
+    assert {action for target, action in seen if target == "broker-0"} == {"kill", "freeze", "fill"}
+    assert {target for target, _ in seen if target.startswith("worker")} == {f"worker-0.{place}" for place in range(3)}
+    assert not any(target.startswith("server") or target == "replica-1" for target, _ in seen)
+    until_s = {"broker-0": 0.0, "replica-0": 0.0}
+    for fault in faults:
+        if fault.target in until_s:
+            assert max(until_s.values()) <= fault.at_s + 0.002
+            until_s[fault.target] = fault.at_s + fault.length_s
 
 
 def test_nothing_is_struck_while_it_is_down():

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from chaos.__main__ import EXPECTED, find
+from chaos.schedule import EMBEDDED
 from chaos.storm import StormPlan, run
 
 SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_CHAOS_SECONDS", "5"))
@@ -17,6 +18,15 @@ def test_a_short_storm_breaks_no_promise(tmp_path, seconds, acks):
     assert verdict.violations == []
     assert verdict.figures["acks answered 204"] > acks
     assert any(what.startswith(("kill", "freeze")) for what in verdict.figures)
+
+
+@pytest.mark.slow
+def test_a_short_storm_over_an_embedded_broker_breaks_no_promise(tmp_path):
+    """Its workers and its broker are killed and frozen, and its disk is full."""
+    verdict = run(StormPlan(tmp_path, 3, max(SECONDS, 8.0), layout=EMBEDDED), print)
+    assert verdict.violations == []
+    assert verdict.figures["acks answered 204"] > 10
+    assert any(what.endswith("broker") for what in verdict.figures)
 
 
 @pytest.mark.slow
