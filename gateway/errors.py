@@ -71,6 +71,7 @@ class GatewayError(Exception):
     title: str = "Internal error"
     retryable: bool = False
     retry_after_s: int | None = None
+    coverage: str = ""  # the Queue-Coverage header of the answer
     challenge: str = ""  # the WWW-Authenticate header of the answer (RFC 6750)
 
     def __init__(self, detail: str) -> None:

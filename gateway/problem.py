@@ -32,13 +32,15 @@ def problem_bytes(error: GatewayError, request_id: str, *, operator: bool = Fals
 
 
 def problem_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
-    """The headers of that body, without its length: type, and `Retry-After`, `WWW-Authenticate` if set."""
+    """The headers of that body, without its length: type, and the headers that the error sets."""
     headers = [
         (b"content-type", CONTENT_TYPE.encode()),
         (b"cache-control", b"no-store"),
     ]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.coverage:
+        headers.append((b"queue-coverage", error.coverage.encode()))
     if error.challenge:
         headers.append((b"www-authenticate", error.challenge.encode()))
     return headers

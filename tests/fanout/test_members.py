@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import time
@@ -14,6 +15,7 @@ import pytest
 from tests.cluster.rig import before, brokers
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running
+from tests.lab.processes import children_of
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +81,59 @@ def test_a_subscription_is_complete_when_every_member_has_it(cluster, queue):
     assert http.get(f"/queues/{queue}+audit/next?timeout=0").status_code == 204
     unknown = http.get(f"/queues/{queue}+typo/next?timeout=0")
     assert (unknown.status_code, unknown.json()["code"]) == (503, "backend-unavailable"), "the other server may have it"
+    assert unknown.headers["queue-coverage"] == "1/2"
     assert children(one, queue) == {f"{queue}+audit"}
     two.start()
     wait(lambda: http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300)
     assert children(two, queue) == {f"{queue}+audit"}
+
+
+def test_a_gateway_that_starts_while_the_only_server_with_a_subscription_is_away(cluster, queue):
+    """It does not say that there is none, and creates none: neither by reads nor by the other server's puts."""
+    gateway, http, (one, two, _) = cluster
+    with contextlib.closing(two.client()) as client:
+        client.get(f"{queue}+audit/peek")
+    assert children(two, queue) == {f"{queue}+audit"}
+    two.kill()
+    gateway.kill()
+    gateway.start()
+    name = f"{queue}+audit"
+    paths = [f"/queues/{name}", f"/queues/{name}/peek", f"/queues/{queue}/subscriptions/audit"]
+    paths += [f"/queues/{name}/next?timeout=0", f"/next?queue={queue}%2Baudit&timeout=0"]
+    answers = [http.get(path) for path in paths]
+    answers += [http.delete(f"/queues/{name}"), http.post(f"/queues/{name}/flush")]
+    answers += [http.post(f"/queues/{name}/leases", json={"timeout": 0})]
+    found = {(each.status_code, each.json()["code"], each.headers.get("queue-coverage")) for each in answers}
+    assert found == {(503, "backend-unavailable", "1/2")}
+    assert children(one, queue) == set()
+    two.start()
+    wait(lambda: up(http) == 2)
+    wait(lambda: http.get(f"/queues/{name}").status_code == 200)
+    publish(http, queue, 40)
+    assert all(items == copied for items, copied in copies([one, two], queue)), copies([one, two], queue)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["seen", "while the gateway is stopped"])
+def test_a_member_that_is_replaced_at_once_has_the_children_before_it_is_written_to(cluster, queue, frozen):
+    """An empty server of the same address, before the gateway has seen that it was away."""
+    gateway, http, (one, two, _) = cluster
+    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    publish(http, queue, 4)
+    workers = [pid for pid, line in children_of(gateway.process.pid).items() if "worker" in line] if frozen else []
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        two.kill()
+        shutil.rmtree(two.data)
+        two.start()
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+    publish(http, queue, 40)
+    wait(lambda: children(two, queue))
+    publish(http, queue, 10)
+    assert all(items == copied for items, copied in copies([one, two], queue)), copies([one, two], queue)
+    assert copies([one, two], queue)[1][0] > 0
 
 
 def test_a_member_that_joins_has_the_children_before_it_is_written_to(cluster, queue):

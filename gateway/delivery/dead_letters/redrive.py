@@ -132,7 +132,7 @@ class Redrive:
         """
         merged = await self._backend.queue_stats(target.key)
         if target.is_child and target.key not in merged.queues:
-            raise no_subscription(target)
+            raise no_subscription(target, merged.coverage)
         if await has_children(self._backend, target.key, merged):
             raise QueueHasChildren(f"{target.name!r} has subscriptions, and each of them would get the jobs again")
         with contextlib.nullcontext() if target.key == queue.key else await self._quota.room(target):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.coverage import Covered, least
+from gateway.coverage import Coverage, Covered, least
 from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
@@ -84,7 +84,9 @@ class Queues:
         """
         merged = await self._backend.queue_stats(queue.key)
         stats = merged.queues.get(queue.key, missing)
-        return Covered(_not_found(queue) if stats is None else _info(queue.name, stats), merged.coverage)
+        return Covered(
+            _not_found(queue, merged.coverage) if stats is None else _info(queue.name, stats), merged.coverage
+        )
 
     async def by_server(
         self, queue: Queue, *, missing: QueueStats | None = None
@@ -93,7 +95,7 @@ class Queues:
         merged = await self._backend.queue_stats(queue.key)
         stats = merged.queues.get(queue.key, missing)
         if stats is None:
-            return Covered(_not_found(queue), merged.coverage)
+            return Covered(_not_found(queue, merged.coverage), merged.coverage)
         servers = {
             name: _info(queue.name, queues[queue.key]) for name, queues in merged.servers.items() if queue.key in queues
         }
@@ -129,8 +131,9 @@ class Queues:
         return Covered(await self._lease_router.drop_queue(queue.key), coverage)
 
 
-def _not_found(queue: Queue) -> QueueNotFound:
-    return no_subscription(queue) if queue.is_child else QueueNotFound(f"there is no queue {queue.name!r}")
+def _not_found(queue: Queue, coverage: Coverage) -> GatewayError:
+    """A subscription that no server has may be on a server that does not answer: then BackendUnavailable."""
+    return no_subscription(queue, coverage) if queue.is_child else QueueNotFound(f"there is no queue {queue.name!r}")
 
 
 def _head(queue: Queue, item: bytes | None) -> Job | QueueEmpty:

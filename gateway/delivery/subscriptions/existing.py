@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from typing import Final
 
+from gateway.coverage import Coverage
 from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Queue
 from gateway.errors import BackendUnavailable, QueueNotFound
@@ -36,12 +37,9 @@ class ExistingChildren:
         merged = await self._backend.queue_stats(child.key)
         if child.key not in merged.queues:
             self.forget(child)
-            if merged.coverage.partial:
-                raise BackendUnavailable(
-                    f"no server that answers has the subscription {child.name!r}, and only {merged.coverage.asked} of "
-                    f"{merged.coverage.total} servers answer"
-                )
-            raise no_subscription(child)
+            error = no_subscription(child, merged.coverage)
+            error.coverage = str(merged.coverage) if merged.coverage.partial else ""
+            raise error
         self._seen[child.key] = time.monotonic()
         self._seen.move_to_end(child.key)
         if len(self._seen) > _KEPT:
@@ -52,8 +50,13 @@ class ExistingChildren:
         self._seen.pop(child.key, None)
 
 
-def no_subscription(child: Queue) -> QueueNotFound:
-    """The error for a child that does not exist."""
+def no_subscription(child: Queue, coverage: Coverage) -> QueueNotFound | BackendUnavailable:
+    """The error for a child that no asked server has; BackendUnavailable if not all were asked."""
+    if coverage.partial:
+        return BackendUnavailable(
+            f"no server that answers has the subscription {child.name!r}, and only {coverage.asked} of "
+            f"{coverage.total} servers answer"
+        )
     return QueueNotFound(
         f"the queue {child.parent!r} has no subscription {child.child!r}; "
         f"create it with PUT /queues/{child.parent}/subscriptions/{child.child}"

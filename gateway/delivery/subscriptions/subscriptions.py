@@ -130,13 +130,17 @@ class Subscriptions:
         return Covered(sorted(shown, key=lambda each: each.child), coverage)
 
     async def get(self, child: Queue) -> Covered[Subscription | GatewayError]:
-        """Its figures, or QueueNotFound. Raises BackendUnavailable."""
+        """Its figures, or QueueNotFound, or BackendUnavailable if a server that does not answer may have it.
+
+        Raises BackendUnavailable.
+        """
         merged = await self._backend.queue_stats(child.key)
         stats = merged.queues.get(child.key)
-        return Covered(no_subscription(child) if stats is None else _shown(child.name, stats), merged.coverage)
+        missing = no_subscription(child, merged.coverage)
+        return Covered(missing if stats is None else _shown(child.name, stats), merged.coverage)
 
     async def delete(self, child: Queue) -> Covered[int | GatewayError]:
-        """Deletes it with its jobs; returns the number of leases that this ended. QueueNotFound if no server has it.
+        """Deletes it with its jobs; returns the number of leases that this ended. The errors of `get`.
 
         A server that does not answer deletes it when it returns. Raises: BackendUnavailable; OutcomeUnknown.
         """
