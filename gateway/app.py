@@ -52,9 +52,10 @@ from gateway.config.keys import Keys, load
 from gateway.config.toml_file import Mistake, MistakesError
 from gateway.delivery.caps.caps import Caps
 from gateway.delivery.caps.link import CapLink
+from gateway.delivery.caps.turn import GatewayTurns
 from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
-from gateway.delivery.dead_letters.letters import DeadLetterJobs
+from gateway.delivery.dead_letters.letters import TURN_S, DeadLetterJobs
 from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.onward import Onward
@@ -262,6 +263,7 @@ class Gateway:
                     dead_letters,
                     redrive,
                     self._tasks,
+                    GatewayTurns(self._cap_link, "search ", TURN_S),
                     payload_bytes=settings.max_batch_bytes,
                 )
             ),

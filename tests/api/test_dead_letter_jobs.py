@@ -1,11 +1,13 @@
 """Dead letters one by one over HTTP: listed, deleted and moved back by their ids."""
 
+import contextlib
 import json
 import os
 import random
+import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -15,6 +17,7 @@ from tests.cluster.rig import before, brokers
 from tests.lab.gateway import running
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import free_port
+from tests.lab.processes import children_of
 
 POLICIES = """
 [queues.bytes]
@@ -290,6 +293,41 @@ def test_several_servers(tmp_path):
         while http.delete("/queues/q/dead-letters/jobs/job-8").status_code != 204:
             assert time.monotonic() < deadline_s
         assert http.get("/queues/q/dead-letters").json()["items"] == 8
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_searches_in_two_workers_do_not_hide_letters_from_each_other(tmp_path, killed):
+    """Each list is complete and in order, however many run, also after a worker was killed within a search."""
+    port = free_port()
+    names = [f"job-{number}" for number in range(60)]
+    flags = ("--broker-listen", f"127.0.0.1:{port}", "--workers", "2")
+    with (
+        running(tmp_path / "data", *flags) as gateway,
+        contextlib.closing(MemcacheClient(f"127.0.0.1:{port}")) as writer,
+    ):
+        for number in range(60):
+            writer.put("q__dead", envelope(number))
+
+        def search(number: int) -> list[str]:
+            with gateway.client(headers={"connection": "close"}) as http:
+                if number % 4 == 3:
+                    assert http.delete("/queues/q/dead-letters/jobs/none").json()["code"] == "dead-letter-not-found"
+                    return names
+                return ids(http, "q")
+
+        with ThreadPoolExecutor(8) as pool:
+            if killed:
+                workers = [pid for pid, line in children_of(gateway.process.pid).items() if "process.worker" in line]
+                searches = [pool.submit(search, 0) for _ in range(8)]
+                os.kill(workers[0], signal.SIGKILL)
+                wait(searches)
+                deadline_s = time.monotonic() + 20
+                while len(search(0)) < len(names):
+                    assert time.monotonic() < deadline_s
+            found = list(pool.map(search, range(40)))
+        if killed:  # Kestrel has put them back in any order
+            names, found = sorted(names), [sorted(each) for each in found]
+        assert found == [names] * 40
 
 
 def consume(port, stop, taken, aborted):

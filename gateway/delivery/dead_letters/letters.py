@@ -1,7 +1,8 @@
 """Dead letters one by one: listed, deleted and moved back. Covers those that are stored under their queue's own key.
 
 1. A dead letter is addressed by its job's id, or by a digest of its bytes (`address`).
-2. One search of a queue runs at a time in a worker: two would give back in another order than they took.
+2. One search of a queue runs at a time in a gateway: two would hide dead letters from each other, and give them back
+   in another order than they took them.
 3. A search that has begun ends, even if its request is cancelled.
 4. A dead letter that is found is settled before the others go back, so it keeps its place if it cannot be settled.
 5. That a dead letter does not exist is certain only if all of them were looked at: on every server, and none was held
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from gateway.coverage import Covered, least
+from gateway.delivery.caps.turn import GatewayTurns
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive, Redriven
 from gateway.delivery.dead_letters.search import Search, SearchedServer
@@ -38,6 +40,8 @@ from gateway.leases.lease import OpenRead
 
 T = TypeVar("T")
 
+TURN_S: Final = 40.0
+"""How long a search waits for the searches before it: the longest one takes half of that."""
 DIGEST: Final = "digest-"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._~-]{0,127}")
 
@@ -70,7 +74,8 @@ class ListedLetters:
 class DeadLetterJobs:
     """The dead letters of all queues, one by one.
 
-    servers: the current servers. tasks: the lifespan's group. payload_bytes: the most payload in one list.
+    servers: the current servers. tasks: the lifespan's group. turns: of searches, in all workers. payload_bytes: the
+    most payload in one list.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class DeadLetterJobs:
         admin: DeadLetterAdmin,
         redrive: Redrive,
         tasks: asyncio.TaskGroup,
+        turns: GatewayTurns,
         *,
         payload_bytes: int,
     ) -> None:
@@ -86,8 +92,8 @@ class DeadLetterJobs:
         self._admin = admin
         self._redrive = redrive
         self._tasks = tasks
+        self._turns = turns
         self._payload_bytes = payload_bytes
-        self._searched: dict[str, _Turn] = {}
 
     async def list(self, queue: Queue, most: int, *, payload: bool) -> Covered[ListedLetters | GatewayError]:
         """The oldest `most` dead letters; fewer if their payloads are wanted and too large together.
@@ -211,16 +217,13 @@ class DeadLetterJobs:
 
     @contextlib.asynccontextmanager
     async def _turn(self, key: str) -> AsyncIterator[None]:
-        """One caller for each key at a time."""
-        turn = self._searched.setdefault(key, _Turn())
-        turn.users += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._searched[key]
+        """One caller for each key at a time. Raises DeadLetterHeld if others take too long."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._turns.turn(key))
+            except TimeoutError as error:
+                raise DeadLetterHeld("other requests search these dead letters; try again") from error
+            yield
 
     async def _completed(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`. Cancelled: returns when `work` has ended."""
@@ -230,16 +233,6 @@ class DeadLetterJobs:
         except asyncio.CancelledError:
             await asyncio.wait([task])
             raise
-
-
-class _Turn:
-    """users: those that have the lock or wait for it."""
-
-    __slots__ = ("lock", "users")
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.users = 0
 
 
 def address(item: bytes, job: Job) -> str:
