@@ -33,6 +33,8 @@ from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
+from gateway.api.handlers.page import Page
+from gateway.api.handlers.page_data import FigureRows, PageData
 from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.handlers.preferred import PreferredJobs
 from gateway.api.handlers.queues import QueueAdmin
@@ -57,9 +59,12 @@ from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.letters import TURN_S, DeadLetterJobs
 from gateway.delivery.dead_letters.redrive import Redrive
+from gateway.delivery.dead_letters.store import dead_key
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.watch import DelayedJobs
+from gateway.delivery.figures.gatherer import Gatherer
+from gateway.delivery.figures.history import History
 from gateway.delivery.idempotency import ledger_file
 from gateway.delivery.idempotency.idempotent_enqueue import Idempotency
 from gateway.delivery.idempotency.ledger import Ledger
@@ -228,10 +233,14 @@ class Gateway:
         self._idempotency = _idempotency(settings, context)
         pauses = PauseAdmin(self._pauses, queues)
         specification = Specification(settings)
+        page = Page(specification.json, on=settings.ui != "off")
         leases = Leases(self._lease_router, turns)
         onward = Onward(self._kestrel, self._catalog, quota, holding)
         self._delayed_jobs = DelayedJobs(self._kestrel.each_member, holding, onward)
         publisher = Publisher(self._kestrel, quota, holding)
+        self._gatherer = Gatherer(self._kestrel, turns)
+        history = History(lambda key: dead_key(self._catalog, key))
+        self._gatherer.on_round(history.add)
         dead_letters = DeadLetterAdmin(self._kestrel)
         redrive = Redrive(self._kestrel, moves.dead_letters, quota, self._tasks)
         jobs = Jobs(
@@ -272,7 +281,15 @@ class Gateway:
             backends=Backends(self._kestrel, holding.keys),
             metrics=Metrics(self._lease_router.figures, settings.workers),
             webhook=Webhook(settings.webhook_origins),
-            info=Info(settings, self._kestrel),
+            info=Info(settings, self._kestrel, page),
+            page=page,
+            page_data=PageData(
+                settings,
+                specification,
+                self._gatherer,
+                FigureRows(self._catalog, history, self._pauses, publisher.full),
+                turns,
+            ),
         )
         self.routes.router.lifespan_context = self._lifespan
         self._changed = asyncio.Event()
@@ -329,6 +346,7 @@ class Gateway:
         """The gateway is no longer ready: waiting polls are answered, and no job is delivered."""
         self._receiver.drain()
         self._streams.drain()
+        self._gatherer.close()
 
     async def reload(self) -> None:
         """Reads again the files that may change at run time. A file with mistakes is logged and changes nothing.
@@ -429,12 +447,14 @@ class Gateway:
             await self._worker_server.start()
             watching = self._tasks.create_task(self._unreachable.watch()) if self._index == 0 else None
             moving = self._tasks.create_task(self._delayed_jobs.run())
+            gathering = self._tasks.create_task(self._gatherer.run())
             loop = asyncio.get_running_loop()
             loop.call_later(longest_lease(self._settings), self._ids.refuse_old_form)
             try:
                 yield
             finally:
                 self.begin_drain()
+                gathering.cancel()
                 if watching is not None:
                     watching.cancel()
                 self._delayed_jobs.close()

@@ -79,6 +79,10 @@ class Settings:
     root_path: str = _setting(
         "", "path under which a proxy publishes the gateway, such as /jobs; URLs in answers begin with it"
     )
+    ui: str = _setting(
+        "full", "the page at /ui/: with its actions, without them, or none", choices=("full", "read-only", "off")
+    )
+    ui_payloads: str = _setting("shown", "whether the page shows the payloads of jobs", choices=("shown", "hidden"))
     ssl_certfile: Path | None = _setting(
         None, "PEM file with the certificate and its chain; the port then serves only HTTPS"
     )

@@ -27,6 +27,7 @@ RANKS: dict[str, int] = {
     "problem": 1,
     "request": 1,
     "queue_stats": 1,
+    "ui": 1,
     "coverage": 0,
     "errors": 0,
     "settings": 0,

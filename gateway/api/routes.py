@@ -15,6 +15,8 @@ from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
 from gateway.api.handlers.leases import Leases
+from gateway.api.handlers.page import Page
+from gateway.api.handlers.page_data import PageData
 from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.handlers.preferred import PreferredJobs
 from gateway.api.handlers.queues import QueueAdmin
@@ -24,12 +26,16 @@ from gateway.api.handlers.webhook import Webhook
 from gateway.api.metrics.exposition import Metrics
 from gateway.api.request.hints import Paths
 from gateway.api.route_table import Route, RouteTable
-from gateway.api.specification import Specification
+from gateway.api.specification import OperationSpec, Specification
+from gateway.config.keys import Scope
 from gateway.delivery.queues.catalog import Catalog
 from gateway.errors import NotFound
 
 _BELOW_SUBSCRIPTION: Final = re.compile(r"(/queues/[^/+]+)/subscriptions/([^/+]+)(/.+)")
 """For clients that cannot send a `+`."""
+
+_FIGURES: Final = tuple(each.value for each in (Scope.OBSERVE, Scope.ADMIN, Scope.OPERATOR))
+"""The scopes of `listQueues`."""
 
 
 def router(
@@ -51,11 +57,22 @@ def router(
     metrics: Metrics,
     webhook: Webhook,
     info: Info,
+    page: Page,
+    page_data: PageData,
 ) -> RouteTable:
-    """Every path of the contract. Raises NotFound for other paths."""
+    """Every path of the contract, and the page's. Raises NotFound for other paths."""
 
     def run(operation_id: str, handler: Handler) -> Operation:
         return Operation(specification.operation(operation_id), handler, admission, budget, catalog)
+
+    def own(operation_id: str, handler: Handler, *scopes: str) -> Operation:
+        """An operation of the page, which is not part of the contract. Without scopes it needs no key."""
+        operation = {
+            "operationId": operation_id,
+            "security": [{"key": [scope]} for scope in scopes],
+            "x-any-query": True,
+        }
+        return Operation(OperationSpec({}, operation), handler, admission, budget, catalog)
 
     routes = [
         Route("/queues/{queue}/next", Resource(head=False, get=run("nextJob", jobs.next))),
@@ -126,6 +143,15 @@ def router(
         Route("/openapi.yaml", Resource(get=run("contractYaml", health.contract_yaml))),
         Route("/openapi.json", Resource(get=run("contractJson", health.contract_json))),
     ]
+    pages = [
+        Route("/ui/", Resource(get=own("page", page.index))),
+        Route("/ui/session", Resource(get=own("pageSession", page_data.session, *(each.value for each in Scope)))),
+        Route("/ui/feed", Resource(head=False, get=own("pageFeed", page_data.feed, *_FIGURES))),
+        Route("/ui/history", Resource(get=own("pageHistory", page_data.history, *_FIGURES))),
+        Route("/ui/{file}", Resource(get=own("page", page.file))),
+        Route("/ui", Resource(get=own("page", page.redirect))),
+        Route("/docs", Resource(get=own("reference", page.docs))),
+    ]
     paths = Paths({route.path: route.resource.methods for route in routes})
 
     def unknown(context: RequestContext) -> NoReturn:
@@ -135,7 +161,7 @@ def router(
             f"there is nothing at this path; {hint + ' The' if hint else 'the'} contract is at {root}/openapi.yaml"
         )
 
-    return RouteTable(routes, unknown, _other_path)
+    return RouteTable(routes + pages * page.on, unknown, _other_path)
 
 
 def _other_path(path: str) -> str | None:

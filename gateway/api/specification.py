@@ -122,6 +122,10 @@ class Specification:
     def operation(self, operation_id: str) -> OperationSpec:
         return self._operations[operation_id]
 
+    def allowed(self, scopes: frozenset[Scope]) -> list[str]:
+        """The ids of the operations that a caller with these scopes may use."""
+        return [each.id for each in self._operations.values() if not each.scopes or not scopes.isdisjoint(each.scopes)]
+
 
 def _set_limits(document: dict[str, Any], settings: Settings) -> None:
     longest_lease_s = longest_lease(settings)

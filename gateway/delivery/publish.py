@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from gateway.delivery.backend import Backend
 from gateway.delivery.delay.held_job import HeldJob
 from gateway.delivery.delay.holding import HoldingQueues, check_due
+from gateway.delivery.figures.full import FullQueues
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
 from gateway.envelope.times import wire_expiry
 from gateway.envelope.write import EnqueueContext, Item
-from gateway.errors import DelayBeyondExpiry, GatewayError
+from gateway.errors import DelayBeyondExpiry, GatewayError, QueueFull
 
 
 class Publisher:
@@ -25,6 +26,7 @@ class Publisher:
         self.delayed = 0
         self._quota = quota
         self.stored = 0
+        self.full = FullQueues()
 
     def stamp(
         self, queue: Queue, *, ttl_s: float | None = None, traceparent: str = "", tracestate: str = ""
@@ -51,9 +53,14 @@ class Publisher:
             return
         with await self._quota.room(queue):
             expiry = wire_expiry(item.expires_s, time.time()) if item.expires_s is not None else 0
-            await self._backend.put(
-                queue.key, item.data, expiry, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
-            )
+            try:
+                await self._backend.put(
+                    queue.key, item.data, expiry, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
+                )
+            except QueueFull as exc:
+                self.full.note(queue.key, [exc])
+                raise
+            self.full.note(queue.key, [None])
             self.stored += 1
 
     async def enqueue_many(
@@ -71,6 +78,7 @@ class Publisher:
             outcomes = await self._backend.put_many(
                 queue.key, puts, ordering_key=ordering_key, duplicates_ok=queue.policy.duplicates_ok
             )
+            self.full.note(queue.key, outcomes)
             self.stored += outcomes.count(None)
             return outcomes
 

@@ -24,13 +24,14 @@ from gateway.request import HttpRequest
 from gateway.settings import Settings
 
 _OPEN_PATHS = frozenset({"/livez", "/readyz", PATH})
+_PAGES = frozenset({"/", "/ui", "/ui/", "/docs"})
 _OWN_SITES = frozenset({"same-origin", "none"})
 """Accepted origins of a request: the page's own site, or a URL that the reader typed. Unknown values are refused."""
 _HOST = re.compile(r"([^\s:/?#@\[\]]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\])(?::(?:0*([0-9]*))?)?")
 _LARGEST_PORT = 65535
 _BROWSER = "Mozilla/"
 """The User-Agent of every browser begins with this; a page cannot remove it."""
-_LOOKED_AT = frozenset({b"host", b"origin", b"sec-fetch-site", b"user-agent"})
+_LOOKED_AT = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"user-agent"})
 
 
 class Guard:
@@ -90,7 +91,7 @@ class Guard:
             return
         if origin is not None and origin != f"{request.scheme}://{host}":
             raise ForbiddenOrigin(f"Origin {origin[:100]!r} is not allowed; add it to --allowed-origins")
-        if site is not None and site not in _OWN_SITES:
+        if site is not None and site not in _OWN_SITES and not _opens_page(request, found):
             raise ForbiddenOrigin(
                 f"a {site[:100]} request from a web page is not allowed; add its origin to --allowed-origins"
             )
@@ -101,6 +102,11 @@ class Guard:
                     "over plain HTTP a browser does not say whether a web page sent this request, so a GET that takes "
                     f"a job is refused if its User-Agent begins with {_BROWSER!r}; send another User-Agent"
                 )
+
+
+def _opens_page(request: HttpRequest, found: Mapping[bytes, str]) -> bool:
+    """Whether a link was followed to a page of the gateway: it holds no data, and no other page can frame it."""
+    return request.path in _PAGES and request.method == "GET" and found.get(b"sec-fetch-mode") == "navigate"
 
 
 def _bare(host: str) -> str:

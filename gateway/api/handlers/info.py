@@ -1,4 +1,7 @@
-"""`GET /`: what a client asks once, before it uses a gateway: version, limits, and what the servers lack."""
+"""`GET /`: what a client asks once, before it uses a gateway: version, limits, and what the servers lack.
+
+A browser is sent to the page.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,24 @@ from typing import Any
 
 import gateway
 from gateway.api.exchange import Answer, Call, json_answer
+from gateway.api.handlers.page import VARY_ACCEPT, Page
 from gateway.api.specification import default_lease, longest_lease
 from gateway.kestrel.client import Kestrel
 from gateway.settings import Settings
 
 
 class Info:
-    """The handler of `/`. It needs no key, so it names no server and no tenant."""
+    """The handler of `/`. It needs no key, so it names no server and no tenant. page: where it sends browsers."""
 
-    def __init__(self, settings: Settings, kestrel: Kestrel) -> None:
+    def __init__(self, settings: Settings, kestrel: Kestrel, page: Page) -> None:
         self._limits = _limits(settings)
         self._kestrel = kestrel
+        self._page = page
 
     async def show(self, call: Call) -> Answer:
+        redirect = self._page.leads_to(call)
+        if redirect is not None:
+            return redirect
         lacks = [each.capabilities.missing for each in self._kestrel.backends() if each.capabilities is not None]
         return json_answer(
             {
@@ -28,7 +36,8 @@ class Info:
                 "contract": f"{call.root}/openapi.yaml",
                 "limits": self._limits,
                 "missing": list(dict.fromkeys(name for missing in lacks for name in missing)),
-            }
+            },
+            headers=[VARY_ACCEPT],
         )
 
 

@@ -81,7 +81,7 @@ class Listing:
 
         Raises: InvalidParameter, if a filter, the order or the cursor is invalid.
         """
-        tests = [_test(text) for text in self.filters]
+        tests = [queue_filter(text) for text in self.filters]
         order = SortOrder.of(self.sort)
         begin = cursors.read(self.cursor, order.name) if self.cursor is not None else None
         found = [queue async for queue in turns.slices(queues, tenant) if all(test(queue) for test in tests)]
@@ -166,7 +166,8 @@ class SortOrder:
         return await turns.all(each, tenant)
 
 
-def _test(text: str) -> Callable[[QueueFigures], bool]:
+def queue_filter(text: str) -> Callable[[QueueFigures], bool]:
+    """Whether a queue matches a filter. Raises InvalidParameter."""
     parts = _FILTER.fullmatch(text)
     if parts is None:
         raise InvalidParameter(

@@ -78,3 +78,12 @@ def own_key(queue: Queue) -> str:
     """Kestrel's key for dead letters that are stored with the queue itself."""
     parent, plus, child = queue.key.partition(FANOUT)
     return SEPARATOR.join([parent, child, CHILD_DEAD] if plus else [parent, DEAD])
+
+
+def dead_key(catalog: Catalog, key: str) -> str | None:
+    """Kestrel's key for the dead letters of the queue with the key; None if no request can name that queue."""
+    owner = catalog.owner_of(key)
+    if owner is None:
+        return None
+    name = owner.queue if owner.child is None else owner.queue + FANOUT + owner.child
+    return own_key(catalog.queue(owner.tenant, name))

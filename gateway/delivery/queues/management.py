@@ -74,8 +74,8 @@ class Queues:
         """The queue as it appears in the tenant's list; None if it is not the tenant's."""
         name = self._catalog.name_of(tenant, key)
         if name is not None:
-            return _info(name, stats)
-        return _info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
+            return queue_info(name, stats)
+        return queue_info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
 
     async def get(self, queue: Queue, *, missing: QueueStats | None = None) -> Covered[QueueInfo | GatewayError]:
         """Its figures, or QueueNotFound. missing: the figures of a queue that does not exist, in place of the error.
@@ -85,7 +85,7 @@ class Queues:
         merged = await self._backend.queue_stats(queue.key)
         stats = merged.queues.get(queue.key, missing)
         return Covered(
-            _not_found(queue, merged.coverage) if stats is None else _info(queue.name, stats), merged.coverage
+            _not_found(queue, merged.coverage) if stats is None else queue_info(queue.name, stats), merged.coverage
         )
 
     async def by_server(
@@ -97,9 +97,11 @@ class Queues:
         if stats is None:
             return Covered(_not_found(queue, merged.coverage), merged.coverage)
         servers = {
-            name: _info(queue.name, queues[queue.key]) for name, queues in merged.servers.items() if queue.key in queues
+            name: queue_info(queue.name, queues[queue.key])
+            for name, queues in merged.servers.items()
+            if queue.key in queues
         }
-        return Covered((_info(queue.name, stats), servers), merged.coverage)
+        return Covered((queue_info(queue.name, stats), servers), merged.coverage)
 
     async def peek(self, queue: Queue) -> Covered[Job | GatewayError]:
         """The job at the head, which stays in place, or QueueNotFound or QueueEmpty. Raises BackendUnavailable.
@@ -145,7 +147,8 @@ def _head(queue: Queue, item: bytes | None) -> Job | QueueEmpty:
     return job
 
 
-def _info(queue: str, stats: QueueStats, *, reachable: bool = True) -> QueueInfo:
+def queue_info(queue: str, stats: QueueStats, *, reachable: bool = True) -> QueueInfo:
+    """The statistics with the names of openapi.yaml."""
     return QueueInfo(
         queue=queue,
         items=stats.items,

@@ -1,0 +1,220 @@
+"""What the page at `/ui/` reads in addition to the contract: who calls, the live figures, and the last hour of a queue.
+
+These paths belong to the page and change with it; other clients use the contract.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import orjson
+
+import gateway
+from gateway.api.exchange import NO_STORE, Answer, Call, chunks, json_answer
+from gateway.api.response.listing import QueueFigures, queue_filter
+from gateway.api.specification import Specification
+from gateway.delivery.dead_letters.store import own_key
+from gateway.delivery.figures.full import FullQueues
+from gateway.delivery.figures.gatherer import Gatherer, Round
+from gateway.delivery.figures.history import History
+from gateway.delivery.pause import Pauses
+from gateway.delivery.queues.catalog import Catalog, Queue
+from gateway.delivery.queues.management import QueueInfo, queue_info
+from gateway.errors import GatewayError, InvalidParameter
+from gateway.fairness.turns import Turns
+from gateway.queue_stats import QueueStats
+from gateway.settings import Settings
+
+SPARKS: Final = 40
+"""Pairs of rates for the small chart of a queue."""
+ROWS_A_CHUNK: Final = 200
+MAX_ROWS: Final = 5000
+"""Queues in one stream; the ones with the most jobs are shown."""
+MAX_FIELDS: Final = 20
+
+Row = dict[str, Any]
+_UNTOLD: Final = frozenset({"at", "age_s"})
+"""Members that differ in every round."""
+
+
+class FigureRows:
+    """The figures of queues as the page shows them: from the newest round, with rates and marks."""
+
+    def __init__(self, catalog: Catalog, history: History, pauses: Pauses, full: FullQueues) -> None:
+        self._catalog = catalog
+        self._history = history
+        self._pauses = pauses
+        self._full = full
+
+    def of(self, tenant: str, found: Round, wanted: Callable[[QueueInfo], bool]) -> Iterable[tuple[str, QueueInfo]]:
+        """The keys and figures of the tenant's queues that are wanted."""
+        for key, stats in found.queues.items():
+            info = self._info(tenant, key, stats)
+            if info is not None and wanted(info):
+                yield key, info
+
+    def row(self, tenant: str, key: str, info: QueueInfo, found: Round) -> Row:
+        rates = self._history.rates(key)
+        row = asdict(info) | {
+            "at": round(found.at_s, 1),
+            "in_rate": _rounded(rates.incoming),
+            "out_rate": _rounded(rates.outgoing),
+            "dead_letters": 0,
+            "paused": False,
+            "full": key in self._full,
+            "history": self._history.recent(key, SPARKS),
+        }
+        if info.reachable:
+            queue = self._catalog.queue(tenant, info.queue)
+            row["dead_letters"] = found.queues.get(own_key(queue), QueueStats()).items
+            row["paused"] = self._pauses.paused(queue)
+        return row
+
+    def last_hour(self, queue: Queue) -> Mapping[str, Sequence[float | None]]:
+        """See History.columns."""
+        return self._history.columns(queue.key)
+
+    def _info(self, tenant: str, key: str, stats: QueueStats) -> QueueInfo | None:
+        name = self._catalog.name_of(tenant, key)
+        if name is not None:
+            return queue_info(name, stats)
+        return queue_info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
+
+
+class PageData:
+    """Handlers of the page's own paths below `/ui/`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        specification: Specification,
+        gatherer: Gatherer,
+        rows: FigureRows,
+        turns: Turns,
+    ) -> None:
+        self._settings = settings
+        self._specification = specification
+        self._gatherer = gatherer
+        self._rows = rows
+        self._turns = turns
+
+    async def session(self, call: Call) -> Answer:
+        """Who calls, and which operations the key's scopes cover. Any key may ask."""
+        caller = call.caller
+        return json_answer(
+            {
+                "version": gateway.__version__,
+                "keyed": self._settings.keys is not None,
+                "key": caller.name or None,
+                "tenant": caller.tenant or None,
+                "choose_tenant": call.catalog.tenanted and not caller.tenant,
+                "may": self._specification.allowed(caller.scopes),
+                "read_only": self._settings.ui == "read-only",
+                "payloads": self._settings.ui_payloads == "shown",
+            }
+        )
+
+    async def history(self, call: Call) -> Answer:
+        """The last hour of a queue, in columns."""
+        query = _query(call)
+        queue = call.catalog.queue(_tenant(call, query), query.get("queue", [""])[0])
+        call.caller.check_queue(queue.name)
+        return json_answer(self._rows.last_hour(queue))
+
+    async def feed(self, call: Call) -> Answer:
+        """Server-sent events with the figures of the caller's queues: first all of them, then what has changed."""
+        query = _query(call)
+        tests = [queue_filter(text) for text in query.get("filter", [])]
+        headers = [(b"content-type", b"text/event-stream"), NO_STORE, (b"x-accel-buffering", b"no")]
+        return Answer(200, headers=headers, write_body=chunks(self._events(call, _tenant(call, query), tests)))
+
+    async def _events(
+        self, call: Call, tenant: str, tests: Sequence[Callable[[QueueFigures], bool]]
+    ) -> AsyncGenerator[bytes]:
+        may_use = call.caller.may_use
+
+        def wanted(info: QueueInfo) -> bool:
+            return may_use(info.queue) and all(test(info) for test in tests)
+
+        sent: dict[str, Row] = {}
+        number, first = 0, True
+        with self._gatherer.watched():
+            while (found := await self._gatherer.after(number)) is not None and _still_admitted(call):
+                number = found.number
+                rows, left = await self._shown(tenant, found, wanted)
+                gone = [name for name in sent if name not in rows]
+                changed = [name for name, row in rows.items() if name not in sent or _differs(sent[name], row)]
+                news = [_news(sent.get(name), rows[name]) for name in changed]
+                sent = {name: sent[name] for name in sent if name in rows} | {name: rows[name] for name in changed}
+                head = {"coverage": None if found.coverage is None else str(found.coverage), "left": left}
+                for start in range(0, max(1, len(news)), ROWS_A_CHUNK):
+                    await self._turns.next(tenant)
+                    some = news[start : start + ROWS_A_CHUNK]
+                    yield _event(head | {"all": first, "queues": some, "gone": gone})
+                    first, gone = False, []
+
+    async def _shown(
+        self, tenant: str, found: Round, wanted: Callable[[QueueInfo], bool]
+    ) -> tuple[Mapping[str, Row], int]:
+        """The rows by queue, and how many queues are above MAX_ROWS."""
+        queues = await self._turns.all(self._rows.of(tenant, found, wanted), tenant)
+        left = max(0, len(queues) - MAX_ROWS)
+        if left:
+            queues = heapq.nlargest(MAX_ROWS, queues, key=lambda each: each[1].backlog)
+        rows = {}
+        async for key, info in self._turns.slices(queues, tenant):
+            rows[info.queue] = self._rows.row(tenant, key, info, found)
+        return rows, left
+
+
+def _event(data: Mapping[str, Any]) -> bytes:
+    return b"event: queues\ndata: %b\n\n" % orjson.dumps(data)
+
+
+def _still_admitted(call: Call) -> bool:
+    """Whether the key is still in the file with the scopes that the stream needs."""
+    try:
+        caller = call.admission.identify(call.request.headers, call.spec.scopes)
+    except GatewayError:
+        return False
+    return caller == call.caller
+
+
+def _differs(before: Row, now: Row) -> bool:
+    """Whether the page must be told. The age of a waiting job always grows, so only a visible step of it counts."""
+    step = max(1.0, before["age_s"] * 0.02)
+    if abs(now["age_s"] - before["age_s"]) >= step:
+        return True
+    return any(value != now[name] for name, value in before.items() if name not in _UNTOLD)
+
+
+def _news(before: Row | None, now: Row) -> Row:
+    """The row without its history if that is known."""
+    if before is None or before["history"] != now["history"]:
+        return now
+    return {name: value for name, value in now.items() if name != "history"}
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 2)
+
+
+def _tenant(call: Call, query: Mapping[str, list[str]]) -> str:
+    """The tenant whose figures the request reads. Raises InvalidParameter, ForbiddenScope."""
+    return call.caller.tenant_of(query.get("tenant", [None])[0], call.catalog.tenanted)
+
+
+def _query(call: Call) -> Mapping[str, list[str]]:
+    """The parameters, decoded. Raises InvalidParameter."""
+    try:
+        pairs = parse_qsl(call.request.query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError as exc:
+        raise InvalidParameter(f"the query has more than the maximum of {MAX_FIELDS} parameters") from exc
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return found

@@ -1,0 +1,100 @@
+// The live figures of queues: one stream, which is opened again when it ends. Paused, it is closed.
+
+import { ApiError, events } from "./api.js";
+
+const RETRY_MS = [1000, 2000, 5000, 10000];
+
+export class Feed {
+  /** queues: the newest figures by name. changed(rows, gone): called with what is new. state(word, detail): called when
+   * the feed is connecting, live, paused, lost or refused. */
+  constructor({ changed, state }) {
+    this.queues = new Map();
+    this.coverage = null;
+    this.paused = false;
+    this._changed = changed;
+    this._state = state;
+    this._filters = [];
+    this._stop = null;
+    this._tries = 0;
+    this._timer = 0;
+  }
+
+  /** Follows the queues that match every filter, from now on. */
+  follow(filters) {
+    this._filters = filters;
+    this._tries = 0;
+    this._open(true);
+  }
+
+  pause() {
+    this.paused = true;
+    this._close();
+    this._state("paused");
+  }
+
+  resume() {
+    this.paused = false;
+    this._open(false);
+  }
+
+  close() {
+    this._close();
+  }
+
+  _close() {
+    clearTimeout(this._timer);
+    this._stop?.abort();
+    this._stop = null;
+  }
+
+  async _open(fresh) {
+    this._close();
+    if (fresh) this.queues.clear();
+    else if (this.paused) return;
+    const stop = new AbortController();
+    this._stop = stop;
+    this._state("connecting");
+    const query = new URLSearchParams(this._filters.map((each) => ["filter", each]));
+    try {
+      await events(`ui/feed?${query}`, stop.signal, (event, data) => {
+        if (stop.signal.aborted || event !== "queues") return;
+        this._tries = 0;
+        this._take(data);
+        this._state("live");
+        if (this.paused) { this._close(); this._state("paused"); }
+      });
+      if (!stop.signal.aborted) this._later("the stream ended");
+    } catch (cause) {
+      if (stop.signal.aborted) return;
+      if (cause instanceof ApiError && cause.status >= 400 && cause.status < 500 && cause.status !== 429) {
+        this._state("refused", cause);
+      } else {
+        this._later(cause.message);
+      }
+    }
+  }
+
+  _later(why) {
+    this._state("lost", new Error(why));
+    const wait = RETRY_MS[Math.min(this._tries, RETRY_MS.length - 1)];
+    this._tries += 1;
+    this._timer = setTimeout(() => this._open(false), wait);
+  }
+
+  _take({ all, queues, gone, coverage }) {
+    const names = new Set(gone);
+    if (all) {
+      const here = new Set(queues.map((each) => each.queue));
+      for (const name of this.queues.keys()) if (!here.has(name)) names.add(name);
+    }
+    for (const name of names) this.queues.delete(name);
+    const before = new Map();
+    for (const row of queues) {
+      const known = this.queues.get(row.queue);
+      before.set(row.queue, known);
+      this.queues.set(row.queue, { ...row, history: row.history ?? known?.history ?? [] });
+    }
+    this.coverage = coverage;
+    this._changed(before, names);
+  }
+}

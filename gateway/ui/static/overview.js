@@ -1,0 +1,220 @@
+// The table of all queues. Only the rows in view exist, so 1,000 queues cost what 40 do.
+
+import { ApiError, get, queuePath } from "./api.js";
+import { sparkline } from "./charts.js";
+import { button, el, say, table } from "./dom.js";
+import { bytes, count, duration, rate } from "./format.js";
+
+const COLUMNS = [
+  { name: "queue", label: "Queue", text: true },
+  { name: "items", label: "Waiting", show: count },
+  { name: "age_s", label: "Oldest", show: duration },
+  { name: "in_rate", label: "In/s", show: rate },
+  { name: "out_rate", label: "Out/s", show: rate },
+  { name: "open_reads", label: "Leased", show: count },
+  { name: "waiters", label: "Waiters", show: count, wide: true },
+  { name: "dead_letters", label: "Dead", show: count },
+  { name: "bytes", label: "Size", show: bytes, wide: true },
+];
+const SPARE = 8;
+const MARKED_MS = 1500;
+
+export class Overview {
+  constructor(app) {
+    this._app = app;
+    this._sort = { name: "queue", down: false };
+    this._rows = [];
+    this._made = new Map();
+    this._filter = el("input", {
+      id: "filter", type: "search", autocomplete: "off", spellcheck: "false", placeholder: "items>100 name~img-*", "aria-describedby": "filter-help filter-fault", "aria-keyshortcuts": "/",
+    });
+    this._fault = el("p", { id: "filter-fault", class: "fault", role: "alert" });
+    this._totals = el("dl", { class: "totals" });
+    this._heads = new Map();
+    this._body = el("tbody");
+    this._above = el("tr", { class: "space", "aria-hidden": "true" }, el("td", { colspan: COLUMNS.length + 1 }));
+    this._below = el("tr", { class: "space", "aria-hidden": "true" }, el("td", { colspan: COLUMNS.length + 1 }));
+    this._empty = el("div", { class: "empty", hidden: true });
+    this._body.append(this._above, this._below);
+    this._table = el("table", { class: "queues" }, el("caption", { class: "only-read" }, "Queues"), this._head(), this._body);
+    this._scroll = () => this._draw();
+    this._keys = (event) => this._onKey(event);
+  }
+
+  show() {
+    const form = el("form", { class: "filter", role: "search", on: { submit: (event) => { event.preventDefault(); this._follow(); } } },
+      el("label", { for: "filter" }, "Filter"), this._filter, el("button", { type: "submit" }, "Apply"),
+      el("p", { id: "filter-help", class: "quiet" }, "Conditions such as items>100, age>=60 or name~img-*. All must match."));
+    this._app.main.replaceChildren(el("h1", { class: "only-read" }, "Queues"), this._totals, form, this._fault, this._table, this._empty);
+    addEventListener("scroll", this._scroll, { passive: true });
+    addEventListener("resize", this._scroll, { passive: true });
+    this._body.addEventListener("keydown", this._keys);
+    this._filter.addEventListener("search", () => this._follow());
+    this._app.feed.follow(this._filters());
+    this.changed(new Map(), new Set());
+  }
+
+  hide() {
+    removeEventListener("scroll", this._scroll);
+    removeEventListener("resize", this._scroll);
+  }
+
+  focusFilter() {
+    this._filter.focus();
+    this._filter.select();
+  }
+
+  refused(cause) {
+    if (cause instanceof ApiError && cause.status === 400) this._fault.textContent = cause.message;
+    else this._app.refused(cause);
+  }
+
+  changed(before) {
+    this._fault.textContent = "";
+    this._rows = [...this._app.feed.queues.values()].sort((one, other) => this._compare(one, other));
+    this._before = before;
+    this._showTotals();
+    this._showEmpty();
+    this._draw();
+  }
+
+  _filters() {
+    return this._filter.value.trim().split(/\s+/).filter(Boolean);
+  }
+
+  _follow() {
+    this._app.feed.follow(this._filters());
+  }
+
+  _head() {
+    const cells = COLUMNS.map((column) => {
+      const sort = button(column.label, () => this._sortBy(column), { class: "sort" });
+      const cell = el("th", { scope: "col", class: `c-${column.name}${column.wide ? " wide" : ""}` }, sort);
+      this._heads.set(column.name, cell);
+      return cell;
+    });
+    cells.splice(5, 0, el("th", { scope: "col", class: "c-trend wide" }, "Trend"));
+    this._markSort();
+    return el("thead", {}, el("tr", {}, cells));
+  }
+
+  _sortBy(column) {
+    const down = this._sort.name === column.name ? !this._sort.down : !column.text;
+    this._sort = { name: column.name, down };
+    this._markSort();
+    this.changed(new Map());
+  }
+
+  _markSort() {
+    for (const [name, cell] of this._heads) {
+      if (name === this._sort.name) cell.setAttribute("aria-sort", this._sort.down ? "descending" : "ascending");
+      else cell.removeAttribute("aria-sort");
+    }
+  }
+
+  _compare(one, other) {
+    const { name, down } = this._sort;
+    const order = name === "queue" ? 0 : (one[name] ?? -1) - (other[name] ?? -1);
+    return (order || (one.queue < other.queue ? -1 : 1)) * (down ? -1 : 1);
+  }
+
+  _showTotals() {
+    const sum = (name) => this._rows.reduce((total, row) => total + (row[name] ?? 0), 0);
+    const coverage = this._app.feed.coverage;
+    const shown = [["Queues", count(this._rows.length)], ["Waiting", count(sum("items"))], ["Leased", count(sum("open_reads"))], ["Dead letters", count(sum("dead_letters"))]];
+    if (coverage) shown.push(["Servers that answered", coverage]);
+    this._totals.replaceChildren(...shown.map(([name, value]) => el("div", { class: name.startsWith("Servers") ? "warn" : "" }, el("dt", {}, name), el("dd", {}, value))));
+  }
+
+  _showEmpty() {
+    const none = this._rows.length === 0;
+    this._table.hidden = none;
+    this._empty.hidden = !none || !this._app.feed.received;
+    if (none) {
+      this._empty.replaceChildren(el("p", {}, this._filters().length ? "No queue matches the filter." : "There are no queues. A queue is created by its first job."),
+        this._app.can("enqueueJob") && !this._filters().length ? button("Enqueue a test job", () => this._app.enqueue(), { class: "primary" }) : "");
+    }
+  }
+
+  /** Puts the rows that are in view, and some more, between two spaces as high as the other rows. */
+  _draw() {
+    if (this._table.hidden) return;
+    const high = matchMedia("(max-width: 45rem)").matches ? 64 : 40;
+    const top = this._body.getBoundingClientRect().top;
+    const first = Math.max(0, Math.floor(-top / high) - SPARE);
+    const last = Math.min(this._rows.length, Math.ceil((innerHeight - top) / high) + SPARE);
+    const wanted = this._rows.slice(first, Math.max(first, last));
+    const names = new Set(wanted.map((row) => row.queue));
+    const focused = document.activeElement?.closest?.("tr[data-queue]")?.dataset.queue;
+    for (const [name, made] of this._made) {
+      if (!names.has(name) && name !== focused) { made.element.remove(); this._made.delete(name); }
+    }
+    this._table.setAttribute("aria-rowcount", this._rows.length + 1);
+    this._above.firstChild.style.height = `${first * high}px`;
+    this._below.firstChild.style.height = `${(this._rows.length - Math.max(first, last)) * high}px`;
+    let at = this._above;
+    wanted.forEach((row, index) => {
+      const made = this._made.get(row.queue) ?? this._make(row.queue);
+      made.element.setAttribute("aria-rowindex", first + index + 2);
+      made.draw(row, this._before?.get(row.queue));
+      if (at.nextSibling !== made.element) at.after(made.element);
+      at = made.element;
+    });
+    this._before = null;
+  }
+
+  _make(name) {
+    const cells = new Map();
+    const spark = sparkline();
+    const marks = el("span", { class: "marks" });
+    const link = el("a", { href: `#/queues/${encodeURIComponent(name)}`, text: name });
+    const children = COLUMNS.map((column) => {
+      const props = { class: `c-${column.name}${column.wide ? " wide" : ""}`, "data-label": column.label };
+      const cell = column.text ? el("th", { scope: "row", ...props }, link, marks) : el("td", props);
+      cells.set(column.name, cell);
+      return cell;
+    });
+    children.splice(5, 0, el("td", { class: "c-trend wide" }, spark.whole));
+    const element = el("tr", { "data-queue": name }, children);
+    const draw = (row, before) => {
+      for (const column of COLUMNS.slice(1)) {
+        const text = column.show(row[column.name] ?? null) ?? "";
+        const cell = cells.get(column.name);
+        if (cell.textContent === text) continue;
+        cell.textContent = text;
+        if (before && column.name !== "age_s") mark(cell);
+        if (column.name === "dead_letters") cell.classList.toggle("bad", row.dead_letters > 0);
+      }
+      const words = [row.paused && "paused", row.full && "full", row.reachable === false && "no HTTP name"].filter(Boolean);
+      if (marks.dataset.words !== words.join()) {
+        marks.dataset.words = words.join();
+        marks.replaceChildren(...words.map((word) => el("span", { class: `mark ${word.split(" ")[0]}` }, word)));
+      }
+      spark.draw(row.history);
+    };
+    const made = { element, draw };
+    this._made.set(name, made);
+    return made;
+  }
+
+  /** The arrow keys move between the queues, also to those that are not in view. */
+  _onKey(event) {
+    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 15, PageUp: -15, Home: -Infinity, End: Infinity }[event.key];
+    const row = event.target.closest("tr[data-queue]");
+    if (!step || !row) return;
+    event.preventDefault();
+    const from = this._rows.findIndex((each) => each.queue === row.dataset.queue);
+    const to = Math.min(this._rows.length - 1, Math.max(0, from + step));
+    const high = row.getBoundingClientRect().height;
+    scrollTo({ top: scrollY + this._body.getBoundingClientRect().top + to * high - innerHeight / 2, behavior: "instant" });
+    this._draw();
+    this._made.get(this._rows[to].queue)?.element.querySelector("a").focus({ preventScroll: true });
+  }
+}
+
+function mark(cell) {
+  cell.classList.remove("changed");
+  void cell.offsetWidth; // so that the animation starts again
+  cell.classList.add("changed");
+  setTimeout(() => cell.classList.remove("changed"), MARKED_MS);
+}

@@ -1,0 +1,194 @@
+// One queue: its figures and charts, and the sections that the key may see.
+
+import { call, get, queuePath } from "./api.js";
+import { Chart } from "./charts.js";
+import { ask, field } from "./dialog.js";
+import { button, el, say, table } from "./dom.js";
+import { ago, bytes, count, duration, rate, time, until } from "./format.js";
+import { enqueueDialog, JobViewer } from "./jobs.js";
+import { DeadLetters } from "./letters.js";
+
+const EVERY_MS = 3000;
+const HOUR_S = 3600;
+const FIGURES = [["Waiting", "items", count], ["Oldest", "age_s", duration], ["Leased", "open_reads", count], ["Waiters", "waiters", count],
+  ["In per second", "in_rate", rate], ["Out per second", "out_rate", rate], ["Dead letters", "dead_letters", count], ["Size", "bytes", bytes]];
+
+export class QueueView {
+  constructor(app, name) {
+    this._app = app;
+    this._name = name;
+    this._columns = null;
+    this._figures = el("dl", { class: "totals" });
+    this._marks = el("span", { class: "marks" });
+    this._pause = null;
+    this._charts = [
+      new Chart("Jobs", [{ label: "waiting", colour: "in", column: "items", format: count }, { label: "leased", colour: "out", column: "open_reads", format: count }]),
+      new Chart("Jobs per second", [{ label: "in", colour: "in", column: "in_rate", format: rate }, { label: "out", colour: "out", column: "out_rate", format: rate }]),
+      new Chart("Age of the oldest job", [{ label: "age", colour: "in", column: "age_s", format: duration }]),
+    ];
+    this._sections = [];
+    this._letters = null;
+  }
+
+  show() {
+    const app = this._app;
+    const name = this._name;
+    this._actions = el("div", { class: "row actions" });
+    const parts = [el("div", { class: "title" }, el("h1", {}, el("a", { href: "#/", class: "back", "aria-label": "All queues" }, "Queues"), el("span", { "aria-hidden": "true" }, " / "), name, this._marks), this._actions), this._figures];
+    if (app.can("listQueues")) parts.push(el("section", { "aria-label": "Charts of the last hour", class: "charts" }, this._charts.map((each) => each.element)));
+    this._section(parts, "getQueue", "Servers", () => this._servers());
+    this._section(parts, "listLeases", "Open leases", () => this._leases());
+    if (app.can("listDeadLetters")) {
+      this._letters = new DeadLetters(app, name);
+      parts.push(this._letters.element);
+    }
+    if (app.can("peekJob")) parts.push(new JobViewer(app, name).element);
+    if (!name.includes("+")) this._section(parts, "listSubscriptions", "Subscriptions", () => this._subscriptions());
+    this._section(parts, "getPolicy", "Policy", () => this._policy(), true);
+    app.main.replaceChildren(...parts);
+    document.title = `${name} · kestrel-gateway`;
+    this._showActions();
+    if (app.can("listQueues")) {
+      app.feed.follow([`name=${name}`]);
+      this._history();
+    }
+    this._load();
+    this._letters?.load();
+    this._timer = setInterval(() => { if (!app.feed.paused) this._load(false); }, EVERY_MS);
+  }
+
+  hide() {
+    clearInterval(this._timer);
+    for (const chart of this._charts) chart.close();
+    document.title = "kestrel-gateway";
+  }
+
+  changed() {
+    const row = this._app.feed.queues.get(this._name);
+    if (!row) {
+      this._figures.replaceChildren(el("div", {}, el("dt", {}, "This queue does not exist"), el("dd", {}, "A queue is created by its first job.")));
+      return;
+    }
+    this._figures.replaceChildren(...FIGURES.map(([label, member, show]) => el("div", { class: member === "dead_letters" && row[member] ? "bad" : "" }, el("dt", {}, label), el("dd", {}, show(row[member] ?? null) || "–"))));
+    this._marks.replaceChildren(...[row.paused && "paused", row.full && "full"].filter(Boolean).map((word) => el("span", { class: `mark ${word}` }, word)));
+    if (this._row?.paused !== row.paused) { this._row = row; this._showActions(); }
+    this._row = row;
+    this._append(row);
+  }
+
+  refused(cause) {
+    this._app.refused(cause);
+  }
+
+  _section(parts, operation, title, load, once = false) {
+    if (!this._app.can(operation)) return;
+    const content = el("div", { class: "content" });
+    parts.push(el("section", { class: "card" }, el("h2", {}, title), content));
+    this._sections.push({ content, load, once, loaded: false });
+  }
+
+  async _load(all = true) {
+    await Promise.all(this._sections.filter((each) => all || !each.once).map(async (each) => {
+      try {
+        const made = await each.load();
+        if (!each.content.contains(document.activeElement)) each.content.replaceChildren(made);
+      } catch (cause) {
+        each.content.replaceChildren(el("p", { class: "quiet" }, cause.message));
+      }
+    }));
+  }
+
+  async _history() {
+    try {
+      this._columns = await get(`ui/history?${new URLSearchParams({ queue: this._name })}`);
+      this._drawCharts();
+    } catch (cause) {
+      if (cause.status !== 404) say(cause.message, true);
+    }
+  }
+
+  _append(row) {
+    const columns = this._columns;
+    if (!columns || row.at <= (columns.at.at(-1) ?? 0)) return;
+    columns.at.push(row.at);
+    for (const each of ["items", "open_reads", "age_s", "in_rate", "out_rate"]) columns[each].push(row[each] ?? null);
+    while (columns.at.length && columns.at[0] < row.at - HOUR_S) for (const each of Object.keys(columns)) columns[each].shift();
+    this._drawCharts();
+  }
+
+  _drawCharts() {
+    for (const chart of this._charts) chart.show(this._columns);
+  }
+
+  _showActions() {
+    const { _app: app, _name: name } = this;
+    const paused = this._row?.paused ?? false;
+    const plain = !name.includes("+");
+    this._actions.replaceChildren(...[
+      plain && app.can("enqueueJob") && button("Enqueue a job", () => enqueueDialog(app, name)),
+      app.can("pauseQueue") && (paused ? button("Resume", () => this._resume()) : button("Pause delivery", () => this._pauseQueue())),
+      app.can("flushQueue") && button("Flush", () => this._flush(), { class: "danger" }),
+      app.can("deleteQueue") && button("Delete", () => this._delete(), { class: "danger" }),
+    ].filter(Boolean));
+  }
+
+  async _servers() {
+    const { servers } = await get(queuePath(this._name, "?detail=servers"));
+    return table("Figures by server", ["Server", "Waiting", "Oldest", "Leased", "Waiters", "Size", "Ever stored", "Expired", "Discarded"],
+      servers.map((each) => [each.server, count(each.items), duration(each.age_s), count(each.open_reads), count(each.waiters), bytes(each.bytes), count(each.total_items), count(each.expired_items), count(each.discarded_items)]));
+  }
+
+  async _leases() {
+    const { leases, left } = await get(queuePath(this._name, "/leases"));
+    if (!leases.length) return el("p", { class: "quiet" }, "No job of this queue is under a lease of this gateway.");
+    const rows = leases.map((each) => [el("code", {}, each.lease), each.holder ?? "no key", each.state, each.job_id ?? "raw item", count(each.attempt), ago(each.taken_at), `${until(each.expires_at)} (${time(each.expires_at)})`]);
+    return el("div", {}, table("Open leases", ["Lease", "Holder", "State", "Job", "Attempt", "Age", "Ends in"], rows), left ? el("p", { class: "quiet" }, `${count(left)} more leases are not shown.`) : "");
+  }
+
+  async _subscriptions() {
+    const { subscriptions } = await get(queuePath(this._name, "/subscriptions"));
+    if (!subscriptions.length) return el("p", { class: "quiet" }, "This queue has no subscriptions.");
+    return table("Subscriptions", ["Subscription", "Waiting", "Oldest", "Leased", "Waiters"], subscriptions.map((each) => [el("a", { href: `#/queues/${encodeURIComponent(each.name)}` }, each.name), count(each.items), duration(each.age_s), count(each.open_reads), count(each.waiters)]));
+  }
+
+  async _policy() {
+    const policy = await get(queuePath(this._name, "/policy"));
+    const members = Object.entries(policy).filter(([name]) => name !== "queue" && name !== "table");
+    return el("div", {}, el("p", { class: "quiet" }, policy.table ? `From the table “${policy.table}” of the policies.` : "No table of the policies covers this queue; these are the defaults."),
+      el("dl", { class: "facts" }, members.map(([name, value]) => [el("dt", {}, el("code", {}, name)), el("dd", {}, value === null ? "none" : String(value))])));
+  }
+
+  _pauseQueue() {
+    const reason = el("input", { type: "text", maxlength: 200, name: "reason" });
+    const path = queuePath(this._name, "/pause");
+    const body = () => (reason.value ? { reason: reason.value } : {});
+    ask({
+      title: `Pause delivery of “${this._name}”?`, text: "No job of this queue is delivered until it is resumed. New jobs are still accepted, and open leases go on.", yes: `Pause ${this._name}`,
+      fields: [field("Reason (optional)", reason)], command: () => ["PUT", path, { body: JSON.stringify(body()), type: "application/json" }],
+      act: async () => { await call("PUT", path, body()); say(`${this._name} is paused.`); },
+    });
+  }
+
+  _resume() {
+    const path = queuePath(this._name, "/pause");
+    ask({ title: `Resume delivery of “${this._name}”?`, text: "Its jobs are delivered again.", yes: `Resume ${this._name}`, command: () => ["DELETE", path],
+      act: async () => { await call("DELETE", path); say(`${this._name} is delivered again.`); } });
+  }
+
+  _flush() {
+    const path = queuePath(this._name, "/flush");
+    ask({ title: `Flush “${this._name}”?`, text: `All waiting jobs of this queue${this._row ? ` (${count(this._row.items)} now)` : ""} are deleted for good. Leased jobs stay with their consumers.`, yes: `Flush ${this._name}`, danger: true,
+      command: () => ["POST", path], act: async () => { await call("POST", path); say(`${this._name} is empty.`); } });
+  }
+
+  _delete() {
+    const path = queuePath(this._name);
+    ask({ title: `Delete “${this._name}”?`, text: `The queue and all its jobs${this._row ? ` (${count(this._row.items + this._row.open_reads)} now)` : ""} are deleted for good, and its leases end.`, yes: `Delete ${this._name}`, danger: true,
+      command: () => ["DELETE", path],
+      act: async () => {
+        const { leases_ended: ended } = await call("DELETE", path);
+        say(`${this._name} is deleted${ended ? `; ${count(ended)} leases ended` : ""}.`);
+        location.hash = "#/";
+      } });
+  }
+}
