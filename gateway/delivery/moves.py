@@ -197,7 +197,8 @@ class QueueMover:
         )
         if moved.place is Place.HEAD and not moved.set_aside:
             read = _held(lease)
-            self._moves.attempts.returned(lease.key, lease.known_by)
+            if disposition.counted:
+                self._moves.attempts.returned(lease.key, lease.known_by)
             await read.abort()
         return moved
 
@@ -230,7 +231,7 @@ class QueueMover:
     async def _copy(self, lease: Lease, disposition: Disposition) -> Place:
         """Where the job is now; HEAD means that it is still set aside."""
         target = self.target(disposition)
-        dies = target is Place.DEAD or self.is_last(lease)
+        dies = target is Place.DEAD or (disposition.counted and self.is_last(lease))
         stored = Stored.NO
         if (target is Place.HEAD and not dies) or not await self._moves.may_copy(lease):
             return Place.HEAD

@@ -17,6 +17,10 @@ NO_DELAY: Final = -1.0
 over."""
 
 
+UNCOUNTED: Final = -2.0
+"""The `length_s` of a nack to the head that counts no attempt. Version 0.1.0 counts one."""
+
+
 class Verb(Enum):
     ACK = "ack"
     NACK = "nack"
@@ -36,8 +40,8 @@ class LeaseCommand:
     """A command for another worker.
 
     subject: a lease id; a Kestrel key for DROP_QUEUE, END_POLLS, HOLD_PUTS, RELEASE_PUTS and ENSURE_CHILD; empty for
-    COUNT. length_s: for EXTEND; for NACK the delay, 0: by policy; for HOLD_PUTS the longest time.
-    position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
+    COUNT. length_s: for EXTEND; for NACK the delay, 0: by policy, or NO_DELAY or UNCOUNTED; for HOLD_PUTS the
+    longest time. position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner does not begin after it.
     tenant: the tenant of the lease. hops: how often the command was forwarded.

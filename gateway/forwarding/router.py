@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import GatewayError, Internal, LeaseForgotten, OutcomeUnknown, OwnerUnavailable
-from gateway.forwarding.commands import NO_DELAY, LeaseCommand, Result, Verb, WorkerFigures
+from gateway.forwarding.commands import NO_DELAY, UNCOUNTED, LeaseCommand, Result, Verb, WorkerFigures
 from gateway.forwarding.replicas import Replicas
 from gateway.forwarding.workers import WorkerLinks
 from gateway.leases.ahead import AckAhead
@@ -83,17 +83,28 @@ class LeaseRouter:
         return self._registry.ack_ahead(lease_id) if owner == self._ids.own else None
 
     async def nack(
-        self, lease_id: str, tenant: str, *, asked: Place | None = None, delay_s: float | None = None, reason: str = ""
+        self,
+        lease_id: str,
+        tenant: str,
+        *,
+        asked: Place | None = None,
+        delay_s: float | None = None,
+        reason: str = "",
+        counted: bool = True,
     ) -> LeaseRecord:
         """Gives the job back to the requested place after the delay. None: the queue's policy decides.
+
+        counted: whether this was an attempt; if not, it goes to the head, without delay.
 
         Raises LeaseNotFound, OwnerUnavailable, and what Registry.nack raises.
         """
         owner = self._elsewhere(lease_id, tenant)
         if owner is None:
-            return await self._registry.nack(lease_id, asked=asked, delay_s=delay_s, reason=reason)
+            return await self._registry.nack(lease_id, asked=asked, delay_s=delay_s, reason=reason, counted=counted)
         position = asked.value if asked is not None else ""
         length_s = 0.0 if delay_s is None else delay_s or NO_DELAY
+        if not counted:
+            length_s = UNCOUNTED
         command = self._command(Verb.NACK, lease_id, tenant, length_s=length_s, position=position, reason=reason)
         return await self._forward(owner, command)
 
@@ -228,8 +239,11 @@ class LeaseRouter:
                 return await registry.ack(lease_id)
             case Verb.NACK:
                 asked = Place(command.position) if command.position else None
-                delay_s = max(0.0, command.length_s) if command.length_s else None
-                return await registry.nack(lease_id, asked=asked, delay_s=delay_s, reason=command.reason)
+                counted = command.length_s != UNCOUNTED
+                delay_s = max(0.0, command.length_s) if command.length_s and counted else None
+                return await registry.nack(
+                    lease_id, asked=asked, delay_s=delay_s, reason=command.reason, counted=counted
+                )
             case Verb.REJECT:
                 return await registry.reject(lease_id, reason=command.reason)
             case Verb.EXTEND:

@@ -169,13 +169,15 @@ class Disposition:
     """How a lease ends without an ack.
 
     state: NACKED, REJECTED or EXPIRED. asked: the requested place; None: by the queue's policy. reason: for people.
-    delay_s: how long the job waits before it is there; None: by the queue's policy.
+    delay_s: how long the job waits before it is there; None: by the queue's policy. counted: whether this was an
+    attempt; if not, the job goes to the head.
     """
 
     state: State
     asked: Place | None = None
     reason: str = ""
     delay_s: float | None = None
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

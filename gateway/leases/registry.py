@@ -168,9 +168,17 @@ class Registry:
         )
 
     async def nack(
-        self, lease_id: str, *, asked: Place | None = None, delay_s: float | None = None, reason: str = ""
+        self,
+        lease_id: str,
+        *,
+        asked: Place | None = None,
+        delay_s: float | None = None,
+        reason: str = "",
+        counted: bool = True,
     ) -> LeaseRecord:
         """Gives the job back to the place in the lease's `place`, after `delay_s`; None: by the queue's policy.
+
+        counted: whether this was an attempt; if not, the job goes to the head.
 
         The record's `target` is the place that this call asked for, even if an earlier nack asked for another one.
         A job whose last attempt this was is not delayed. Raises and Cancelled: as for `ack`; DelayBeyondExpiry, and the
@@ -181,7 +189,7 @@ class Registry:
         if mine:
             assert isinstance(lease, Lease)
             assert lease.mover is not None
-            disposition = Disposition(State.NACKED, asked, reason, delay_s)
+            disposition = Disposition(State.NACKED, asked, reason, delay_s, counted)
             lease.mover.check(lease, disposition)
             self._begin_move(lease, disposition)
         record = await self._settled(lease, State.NACKED, mine=mine)

@@ -98,7 +98,7 @@ def _request(job: TakenJob, verdict: WorkVerdict, delay: FailureDelay) -> tuple[
     if verdict.action is Action.REJECT:
         return "reject", reason
     if verdict.action is Action.GIVE_BACK:
-        return "nack", {**reason, "position": "head", "delay": 0}
+        return "nack", {**reason, "position": "head", "count": False}
     delay_s = delay.after(job.attempt) if verdict.delay_s is None else verdict.delay_s
     return "nack", {**reason, "delay": round(delay_s, 3)}
 

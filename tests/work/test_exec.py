@@ -34,11 +34,12 @@ def test_the_exit_status_decides(start: Start, put: Put, queue: str, rest, dead)
 
 @pytest.mark.parametrize("code", [126, 127])
 def test_a_command_that_cannot_run_stops_the_worker(start: Start, put: Put, queue: str, rest, code: int):
-    """The shell's 126 and 127: the job goes back to the head, and the worker ends with the same code."""
+    """The shell's 126 and 127: the job goes back to the head, uses up no attempt, and the worker ends with the code."""
     put("one", "two")
-    worker = start(queue, *AT_ONCE, "--exec", "sh", "-c", f"exit {code}")
-    assert worker.wait() == code
-    assert set(rest()) == {"one", "two"}
+    for _ in range(2):
+        worker = start(queue, *AT_ONCE, "--exec", "sh", "-c", f"exit {code}")
+        assert worker.wait() == code
+    assert {job: attempt for job, (attempt, _) in rest().items()} == {"one": 1, "two": 1}
     assert f"exit status {code}: the command cannot run" in worker.text()
 
 
@@ -235,7 +236,7 @@ def test_sigquit_gives_the_job_back(start: Start, put: Put, queue: str, rest):
     worker.wait_for_log("process [0-9]+ runs")
     worker.send(signal.SIGQUIT)
     assert worker.wait() == 0
-    assert list(rest()) == ["job"]
+    assert {job: attempt for job, (attempt, _) in rest().items()} == {"job": 1}
 
 
 def test_a_second_interrupt_gives_the_job_back(start: Start, put: Put, queue: str, rest):

@@ -12,7 +12,7 @@ from gateway.api.exchange import Answer, Call, json_answer
 from gateway.api.request.accept import ranges
 from gateway.envelope.rewrite import plain
 from gateway.envelope.times import timestamp
-from gateway.errors import GatewayError, LeaseNotFound
+from gateway.errors import GatewayError, InvalidBody, LeaseNotFound
 from gateway.fairness.turns import Turns
 from gateway.forwarding.router import LeaseRouter
 from gateway.leases.ahead import AckAhead
@@ -84,13 +84,20 @@ class Leases:
         return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
 
     async def _nack(self, call: Call, lease_id: str, body: dict[str, Any]) -> LeaseRecord:
+        counted = body.get("count", True)
+        if not counted and (body.get("position", "head") != "head" or body.get("delay")):
+            raise InvalidBody(
+                "count: without an attempt the job goes to the head at once; leave out position and delay"
+            )
         await self._check_queue(call, lease_id)
+        position = body.get("position") if counted else "head"
         return await self._lease_router.nack(
             lease_id,
             call.caller.tenant,
-            asked=Place(body["position"]) if "position" in body else None,
-            delay_s=float(body["delay"]) if "delay" in body else None,
+            asked=Place(position) if position else None,
+            delay_s=float(body["delay"]) if "delay" in body and counted else None,
             reason=plain(body.get("reason", "")),
+            counted=counted,
         )
 
     async def _reject(self, call: Call, lease_id: str, body: dict[str, Any]) -> LeaseRecord:
