@@ -7,10 +7,11 @@ BIN    := $(VENV)/bin
 DATA   ?= data
 ARGS   ?=
 SBOM   ?= build/sbom.json
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 LOCK    = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
   --generate-hashes
 
-.PHONY: run test test-all coverage check bench chaos fuzz structure contract-diff contract-baseline install lock sbom audit clean help
+.PHONY: run test test-all coverage check bench chaos fuzz structure contract-diff contract-baseline install release lock sbom audit clean help
 
 run: install  ## serve on http://127.0.0.1:8080 with the embedded broker in ./data (ARGS="--port 9000" for more)
 	@exec $(BIN)/kestrel-gateway serve --data $(DATA) $(ARGS)
@@ -51,6 +52,17 @@ contract-diff: install  ## list what in openapi.yaml breaks clients of the last 
 
 contract-baseline: install  ## for a release: make the current openapi.yaml the base of contract-diff
 	@$(BIN)/python -m stability --renew
+
+release: install  ## check this version, build its packages in dist/ and print what is left to push
+	@git diff --quiet HEAD || { echo "commit all changes first" >&2; exit 1; }
+	@grep -q '^## $(VERSION) - ' CHANGELOG.md || { echo "CHANGELOG.md has no section for $(VERSION)" >&2; exit 1; }
+	@rm -rf dist build
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
+	@echo "To publish $(VERSION), when .ci/run has passed on this commit:"
+	@echo "  git tag -a v$(VERSION) -m 'kestrel-gateway $(VERSION)' && git push origin v$(VERSION)"
+	@echo "  $(BIN)/twine upload dist/*"
+	@echo "  docker build --tag kestrel-gateway:$(VERSION) . && docker push kestrel-gateway:$(VERSION)"
 
 lock: install  ## update requirements.lock and requirements-dev.lock (ARGS="--upgrade" for newer versions)
 	$(LOCK) --extra zookeeper --extra build --output-file requirements.lock $(ARGS) pyproject.toml
