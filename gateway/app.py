@@ -42,6 +42,7 @@ from gateway.api.handlers.replicas import ReplicaEndpoint
 from gateway.api.handlers.streams import Streams
 from gateway.api.handlers.subscriptions import SubscriptionAdmin
 from gateway.api.handlers.webhook import Webhook
+from gateway.api.metrics.broker_text import BrokerText
 from gateway.api.metrics.exposition import Metrics
 from gateway.api.metrics.meter import Meter
 from gateway.api.request.idempotency import IdempotentAnswer
@@ -64,7 +65,9 @@ from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.figures.gatherer import Gatherer
+from gateway.delivery.figures.head_ages import HeadAges
 from gateway.delivery.figures.history import History
+from gateway.delivery.figures.largest import LargestQueues
 from gateway.delivery.idempotency import ledger_file
 from gateway.delivery.idempotency.idempotent_enqueue import Idempotency
 from gateway.delivery.idempotency.ledger import Ledger
@@ -238,7 +241,17 @@ class Gateway:
         onward = Onward(self._kestrel, self._catalog, quota, holding)
         self._delayed_jobs = DelayedJobs(self._kestrel.each_member, holding, onward)
         publisher = Publisher(self._kestrel, quota, holding)
-        self._gatherer = Gatherer(self._kestrel, turns)
+        self._gatherer = Gatherer(self._kestrel, turns, settings.queue_figures_interval_s)
+        self._largest = LargestQueues(
+            self._catalog,
+            HeadAges(self._kestrel.each_member, turns),
+            turns,
+            holding_keys=holding.keys,
+            servers=lambda: len(self._kestrel.each_member()),
+            limit=settings.max_queue_metrics,
+        )
+        if context.index == 0:
+            self._gatherer.on_round(self._largest.add)
         history = History(lambda key: dead_key(self._catalog, key))
         self._gatherer.on_round(history.add)
         dead_letters = DeadLetterAdmin(self._kestrel)
@@ -279,7 +292,12 @@ class Gateway:
             subscriptions=SubscriptionAdmin(subscriptions, pauses),
             health=HealthHandlers(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
             backends=Backends(self._kestrel, holding.keys),
-            metrics=Metrics(self._lease_router.figures, settings.workers),
+            metrics=Metrics(
+                self._lease_router.figures,
+                settings.workers,
+                turns,
+                BrokerText(settings.data, self._kestrel.storage_stats) if context.worker_socket else None,
+            ),
             webhook=Webhook(settings.webhook_origins),
             info=Info(settings, self._kestrel, page),
             page=page,
@@ -318,6 +336,7 @@ class Gateway:
             delayed_jobs=self._delayed_jobs,
             traffic=self._edge.traffic,
             routes=self.routes.names,
+            queues=lambda: self._largest.table,
             shares={
                 "waiters": poll_limits.shares,
                 "leases": self._registry.limits.shares,
@@ -455,6 +474,7 @@ class Gateway:
             finally:
                 self.begin_drain()
                 gathering.cancel()
+                self._largest.close()
                 if watching is not None:
                     watching.cancel()
                 self._delayed_jobs.close()

@@ -163,6 +163,10 @@ class Settings:
     fsync: str = _setting("always", "when the embedded broker forces commits to disk", choices=("always", "off"))
 
     # Jobs, polls and leases
+    queue_figures_interval_s: float = _setting(
+        10.0, "time between two readings of the figures of all queues", low=0.2, high=3600.0
+    )
+    max_queue_metrics: int = _setting(1000, "queues with metrics of their own, the largest first", low=0, high=2000)
     max_queues: int = _setting(10000, "most queues of one tenant", low=1, high=1000000)
     max_job_bytes: int = _setting(1 << 20, "largest body of one job", unit="bytes", low=1, high=1 << 30)
     max_batch_jobs: int = _setting(1000, "most jobs in one request", low=1, high=100000)

@@ -76,11 +76,16 @@ HistogramSample = tuple[str, tuple[str, ...], tuple[int, ...], float]
 
 @dataclass(frozen=True, slots=True)
 class WorkerFigures:
-    """What one worker has counted, read at one instant. worker: its number within its gateway."""
+    """What one worker has counted, read at one instant. worker: its number within its gateway.
+
+    queues: of the worker that reads the figures of queues: its gateway.delivery.figures.largest.QueueTable, or that in
+    JSON.
+    """
 
     worker: int
     samples: tuple[Sample, ...]
     histograms: tuple[HistogramSample, ...] = ()
+    queues: Any = None
 
 
 _CLASS_IN_0_1: Final = {
@@ -129,6 +134,7 @@ def _figures_of(content: Any) -> WorkerFigures:
         content["worker"],
         tuple((name, tuple(labels), value) for name, labels, value in content["samples"]),
         tuple((name, tuple(labels), tuple(counts), total) for name, labels, counts, total in content["histograms"]),
+        content["queues"],
     )
 
 

@@ -307,6 +307,14 @@ class Kestrel:
             waited_queues=len(self._polls),
         )
 
+    async def storage_stats(self) -> Mapping[str, str] | None:
+        """The counters of the embedded broker's storage; None without that broker, or if it does not answer."""
+        for server in self._servers.members:
+            if isinstance(server, MultiplexedLink):
+                with contextlib.suppress(BackendUnavailable):
+                    return await server.storage_stats()
+        return None
+
     def _server_changed(self, server: ServerLink) -> None:
         self._polls.server_changed(server)
         self._placement.server_changed(server)

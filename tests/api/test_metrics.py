@@ -39,9 +39,13 @@ def children(gateway):
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 worker", "2 workers"])
 def many(request, tmp_path_factory):
     """How many workers, and an HTTP client of the gateway that makes a connection for each request."""
-    with running(tmp_path_factory.mktemp("metrics") / "data", "--workers", str(request.param)) as gateway:
+    with running(
+        tmp_path_factory.mktemp("metrics") / "data", "--workers", str(request.param), "--queue-figures-interval", "1"
+    ) as gateway:
         with gateway.client(headers={"connection": "close"}) as http:
             wait_until(lambda: total(scrape(http), "workers", state="answered") == request.param)
+            assert http.post("/queues/first/jobs", json=1).status_code == 201
+            wait_until(lambda: total(scrape(http), "queue_items") == 1, 60)
             yield request.param, http
 
 
@@ -116,7 +120,8 @@ def test_the_documented_metrics_are_those_exported(many, root):
             name = family.name if family.type == "histogram" else sample.name
             exported[name] = ({*sample.labels} - {"le"}, family.documentation)
     assert rows == exported
-    assert {each.full_name for each in METRICS} == exported.keys() - {PREFIX + "workers", PREFIX + "build_info"}
+    others = {each for each in exported if re.match(f"{PREFIX}(workers|build_info|queue_|queues$|broker_)", each)}
+    assert {each.full_name for each in METRICS} == exported.keys() - others
 
 
 def test_it_is_for_operators(tmp_path):

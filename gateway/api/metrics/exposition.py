@@ -5,7 +5,8 @@ Owns the names, labels and meanings of the metrics.
 1. Each worker has its own series (label `worker`). A counter falls only when its worker was restarted. Prometheus
    recognizes such a reset in a single series, but not in a sum.
 2. One scrape asks all workers. A worker that does not answer in time is missing, which `kestrel_gateway_workers` shows.
-3. The number of label values does not grow with use: no label holds a queue, a tenant, a lease or a path.
+3. The number of label values does not grow with use: no label holds a lease or a job, and the number of queues with
+   series of their own has a limit (queue_text.py).
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 import gateway
+from gateway.api.access.caller import Caller
 from gateway.api.exchange import NO_STORE, Answer, Call
+from gateway.api.metrics.broker_text import BrokerText
 from gateway.api.metrics.meter import REQUEST_S
+from gateway.api.metrics.queue_text import queue_text
 from gateway.api.request.accept import ranges
-from gateway.config.keys import Scope
+from gateway.delivery.figures.largest import QueueRow, QueueTable
 from gateway.delivery.job_times import LONG_S, SHORT_S
-from gateway.errors import ForbiddenScope
+from gateway.fairness.turns import Turns
 from gateway.forwarding.commands import WorkerFigures
 
 PREFIX: Final = "kestrel_gateway_"
+END: Final = b"# EOF\n"
 CONTENT_TYPE: Final = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 OPENMETRICS: Final = (b"content-type", b"application/openmetrics-text; version=1.0.0; charset=utf-8")
 WITHIN_S: Final = 1.0
@@ -205,19 +210,44 @@ class Exposition(Collector):
 
 
 class Metrics:
-    """Handler of `/metrics`. figures: those of every worker that answers within the given seconds."""
+    """Handler of `/metrics`. figures: those of every worker that answers within the given seconds.
+    broker: None without the embedded broker."""
 
-    def __init__(self, figures: Callable[[float], Awaitable[Sequence[WorkerFigures]]], workers: int) -> None:
+    def __init__(
+        self,
+        figures: Callable[[float], Awaitable[Sequence[WorkerFigures]]],
+        workers: int,
+        turns: Turns,
+        broker: BrokerText | None,
+    ) -> None:
         self._figures = figures
         self._workers = workers
+        self._turns = turns
+        self._broker = broker
 
     async def scrape(self, call: Call) -> Answer:
-        if not call.caller.sees_deployment:
-            raise ForbiddenScope("the metrics are of all tenants; this key has a tenant", Scope.OPERATOR.value)
-        exposition = Exposition(await self._figures(WITHIN_S), self._workers)
+        """Everything, or for a key with a tenant or with `queues` the queues that it may see."""
+        figures = await self._figures(WITHIN_S)
         accepted = ranges(call.accept)
         weight = accepted.get("application/openmetrics-text", 0.0)
         openmetrics = 0 < weight >= accepted.get("text/plain", 0.0)
-        # In a thread, because a gateway with many workers has thousands of series.
-        text = await asyncio.to_thread(exposition.text, openmetrics=openmetrics)
-        return Answer(200, text, [OPENMETRICS if openmetrics else CONTENT_TYPE, NO_STORE])
+        text = await self._queue_text(figures, call.caller)
+        if call.caller.sees_deployment and not call.caller.queues:
+            # In a thread, because a gateway with many workers has thousands of series.
+            text = await asyncio.to_thread(Exposition(figures, self._workers).text, openmetrics=openmetrics) + text
+            text = text.replace(END, b"", 1) + (await self._broker.text() if self._broker is not None else b"")
+        return Answer(
+            200, text + END if openmetrics else text, [OPENMETRICS if openmetrics else CONTENT_TYPE, NO_STORE]
+        )
+
+    async def _queue_text(self, figures: Sequence[WorkerFigures], caller: Caller) -> bytes:
+        """The metrics of queues; empty if no worker has read them yet."""
+        found = next((each.queues for each in figures if each.queues is not None), None)
+        if found is None:
+            return b""
+
+        def shows(row: QueueRow) -> bool:
+            return (caller.sees_deployment or row[0] == caller.tenant) and caller.may_use(row[1])
+
+        everything = caller.sees_deployment and not caller.queues
+        return await queue_text(QueueTable.of(found), self._turns, None if everything else shows)

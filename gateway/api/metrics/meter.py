@@ -6,7 +6,7 @@ Everything is read in one turn of the loop, so the counts of leases are consiste
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +16,7 @@ from gateway.common.histogram import Histogram
 from gateway.common.shares import Shares
 from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.watch import DelayedJobs
+from gateway.delivery.figures.largest import QueueTable
 from gateway.delivery.moves import Moves
 from gateway.delivery.pause import Pauses
 from gateway.delivery.publish import Publisher
@@ -59,7 +60,7 @@ class Traffic:
 
 class Meter:
     """Reads one worker. worker: its number. forwarding: what it forwarded. shares: of shared limits, by name.
-    routes: the method and path of each operation."""
+    routes: the method and path of each operation. queues: the figures of queues, if this worker reads them."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Meter:
         traffic: Traffic,
         shares: Mapping[str, Shares],
         routes: Mapping[str, str],
+        queues: Callable[[], QueueTable | None],
     ) -> None:
         self._worker = worker
         self._kestrel = kestrel
@@ -91,6 +93,7 @@ class Meter:
         self._traffic = traffic
         self._shares = shares
         self._routes = routes
+        self._queues = queues
         self._process = ProcessCollector(registry=None)
 
     def figures(self) -> WorkerFigures:
@@ -108,6 +111,7 @@ class Meter:
                 *self._own(),
             ),
             tuple(self._histograms()),
+            self._queues(),
         )
 
     def _histograms(self) -> Iterator[HistogramSample]:

@@ -91,7 +91,7 @@ class StatusCommand(NamedTuple):
 
 
 class PlainCommand(NamedTuple):
-    """A command without arguments: version, stats, flush_all, flush_all_expired, reload, shutdown, quit.
+    """A command without arguments: version, stats, stats storage, flush_all, flush_all_expired, reload, shutdown, quit.
 
     Only `flush_all` has a `noreply`.
     """
@@ -361,6 +361,8 @@ def _is_silent(fields: list[bytes], arguments: int) -> bool:
 
 
 def _parse(verb: bytes, fields: list[bytes]) -> Command:
+    if verb == b"stats" and fields[1:2] == [b"storage"]:
+        return PlainCommand(b"stats storage")
     if verb in _PLAIN:
         return PlainCommand(verb, verb == b"flush_all" and _is_silent(fields, 1))
     parser = _PARSERS.get(verb)

@@ -191,6 +191,10 @@ def _stats(session: Session, command: PlainCommand) -> None:
         LongAnswer(session, stats.stats(session.broker)).start()
 
 
+def _storage_stats(session: Session, _: PlainCommand) -> None:
+    session.answers.add(stats.storage_stats(session.broker))
+
+
 def _flush_all(session: Session, command: PlainCommand) -> None:
     broker = session.broker
     broker.require_writable()
@@ -238,6 +242,7 @@ def _foreign(session: Session, command: Foreign) -> None:
 _PLAIN: dict[bytes, Callable[[Session, PlainCommand], None]] = {
     b"version": _version,
     b"stats": _stats,
+    b"stats storage": _storage_stats,
     b"flush_all": _flush_all,
     b"flush_all_expired": _flush_all_expired,
     b"reload": _reload,

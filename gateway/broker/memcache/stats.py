@@ -48,6 +48,17 @@ def stats(broker: Broker) -> Iterator[bytes]:
     yield b"".join([*out, b"END\r\n"])
 
 
+def storage_stats(broker: Broker) -> bytes:
+    """`stats storage`, which Kestrel does not have: the times of the commits, for the gateway's metrics."""
+    times = broker.committer.times
+    lines = {
+        "commit_seconds": f"{times.sum_s:.6f}",
+        "commit_bounds": ",".join(map(str, times.bounds_s)),
+        "commit_counts": ",".join(map(str, times.counts)),
+    }
+    return "".join(f"STAT {name} {value}\r\n" for name, value in lines.items()).encode() + b"END\r\n"
+
+
 def dump_stats(broker: Broker, names: Sequence[bytes]) -> Iterator[bytes]:
     """The counters grouped by queue, in parts; of all queues if no names are given; an empty group for an unknown
     queue.

@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.broker.storage.batch import Batch, ItemOwner, Purge, StoredItem, Ticket, Unchecked
 from gateway.broker.storage.batch_writer import Outcome
 from gateway.broker.storage.reader import QueueRows, WindowOwner
+from gateway.common.histogram import Histogram
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
 CONGESTED_BYTES = 64 << 20
+COMMIT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Bounds of the buckets: from a disk that does not sync to one that is overloaded."""
 
 
 class DiskThreads(Protocol):
@@ -33,7 +37,7 @@ class DiskThreads(Protocol):
 
 
 class Committer:
-    """The loop's side of the disk."""
+    """The loop's side of the disk. times: of the commits, as the loop sees them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: DiskThreads, trouble: str | None = None) -> None:
         """`trouble`: why nothing can be put, if that is known at the start."""
@@ -41,8 +45,10 @@ class Committer:
         self._loop = loop
         self._threads = threads
         self._retry_at = 0.0
+        self.times = Histogram(COMMIT_S)
         self._batch = Batch()
         self._writing = False
+        self._submitted_s = 0.0
         self._scheduled = False
         self._later: list[StoredItem] = []
         self._purges_later: list[Purge] = []
@@ -123,12 +129,14 @@ class Committer:
         batch, self._batch = self._batch, Batch()
         self._scheduled = False
         self._writing = True
+        self._submitted_s = time.perf_counter()
         self._threads.write(batch, self._committed)
 
     # Results
 
     def _committed(self, batch: Batch, outcome: Outcome) -> None:
         self._writing = False
+        self.times.observe(time.perf_counter() - self._submitted_s)
         self._batch.purges += outcome.unfinished
         self._batch.unchecked += outcome.unchecked
         if self._scheduled or outcome.unfinished or outcome.unchecked:

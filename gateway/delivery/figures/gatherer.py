@@ -1,7 +1,7 @@
 """Gathers the statistics of every queue in the background, so that a request reads them without asking Kestrel.
 
-1. Rounds are IDLE_S apart, or WATCHED_S while someone watches, and longer with many queues: a round takes a small,
-   constant part of the event loop.
+1. Rounds are `interval_s` apart, or WATCHED_S while someone watches, and longer with many queues: a round takes a
+   small, constant part of the event loop.
 2. `newest` is replaced as a whole after a round, so whoever reads it sees one round.
 3. A round that fails changes nothing. Whoever watches sees that the figures are old by their time.
 """
@@ -24,7 +24,6 @@ from gateway.queue_stats import QueueStats
 
 log = logging.getLogger(__name__)
 
-IDLE_S: Final = 10.0
 WATCHED_S: Final = 2.0
 PAUSE_A_QUEUE_S: Final = 0.001
 """A round costs about 40 us per queue, on the loops of a worker and of the embedded broker: 4 % of them at most."""
@@ -44,12 +43,13 @@ class Round:
 
 
 class Gatherer:
-    """newest: the last round."""
+    """newest: the last round. interval_s: between two rounds while nobody watches."""
 
-    def __init__(self, backend: Backend, turns: Turns) -> None:
+    def __init__(self, backend: Backend, turns: Turns, interval_s: float) -> None:
         self.newest = Round()
         self._backend = backend
         self._turns = turns
+        self._interval_s = interval_s
         self._listeners: list[Callable[[Round], None]] = []
         self._watching = 0
         self._wanted = asyncio.Event()
@@ -92,7 +92,7 @@ class Gatherer:
                 log.debug("the figures of queues cannot be gathered: %s", exc)
             except Exception:
                 log.exception("gathering the figures of queues failed")
-            least_s = WATCHED_S if self._watching else IDLE_S
+            least_s = min(WATCHED_S, self._interval_s) if self._watching else self._interval_s
             pause_s = max(least_s, PAUSE_A_QUEUE_S * len(self.newest.queues))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), pause_s)

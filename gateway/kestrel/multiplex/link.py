@@ -33,6 +33,7 @@ from gateway.kestrel.multiplex.channel import BrokerChannel
 from gateway.kestrel.multiplex.gets import DirectTake, MultiplexedGets
 from gateway.kestrel.multiplex.read import MultiplexedRead
 from gateway.kestrel.server.memcache_link import MemcacheLink
+from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import ConnectionLostError, State
 from gateway.kestrel.wire.failures import not_asked
 from gateway.settings import Settings
@@ -119,6 +120,11 @@ class MultiplexedLink(MemcacheLink):
         self.channel = None
         if self.health.answers:
             self.health.lost(BackendUnavailable(f"{self.address.marked} closed the connection"))
+
+    async def storage_stats(self) -> dict[str, str]:
+        """The counters of the broker's storage. Raises BackendUnavailable."""
+        counters: dict[str, str] = await self.commands.ask(KestrelClient.storage_stats)
+        return counters
 
     async def leave(self) -> None:
         """See ServerLink."""

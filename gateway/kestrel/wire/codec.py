@@ -148,6 +148,10 @@ class KestrelClient(CheckedClient):
         """The lines of `stats`, without END."""
         return self._lines(b"stats")
 
+    def storage_stats(self) -> dict[str, str]:
+        """The counters of the embedded broker's storage, which only that broker has."""
+        return dict(line.removeprefix("STAT ").split(" ", 1) for line in self._lines(b"stats storage"))
+
     def queue_names(self) -> list[str]:
         """The name of every queue, from `dump_stats`; their statistics are skipped."""
         return [name.decode("utf-8", "replace") for part in self._parts(b"dump_stats") for name in _NAME.findall(part)]
