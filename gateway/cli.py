@@ -21,6 +21,7 @@ from gateway.client import queues as client_queues
 from gateway.client import target
 from gateway.client import transfer as client_transfer
 from gateway.common.flags import HELP, ListedText, Rate, Seconds, WholeNumber
+from gateway.common.net import UNIX
 from gateway.config.toml_file import Mistake, MistakesError
 from gateway.maintenance import variables
 from gateway.maintenance.cli import backup
@@ -205,25 +206,25 @@ def new_key(
 
 
 @cli.command()
-@click.option("--url", default=None, help="URL to request [default http://127.0.0.1:PORT/readyz]")
+@click.option("--url", default=None, help="URL to request [default: /readyz where `serve` listens]")
 def healthcheck(url: str | None) -> None:
     """Exit with 0 if the gateway on this machine is ready, with 1 if it is not."""
-    import ssl  # noqa: PLC0415
-    import urllib.error  # noqa: PLC0415
-    import urllib.request  # noqa: PLC0415
+    from http.client import HTTPException  # noqa: PLC0415 (`--help` stays quick)
 
-    scheme = "https" if os.environ.get("KESTREL_GATEWAY_SSL_CERTFILE") else "http"
-    target = url or f"{scheme}://127.0.0.1:{os.environ.get('KESTREL_GATEWAY_PORT') or Settings().port}/readyz"
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-    if not url:  # this machine itself: the name in the certificate does not matter
-        handlers.append(urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))  # noqa: S323, SLF001
-    opener = urllib.request.build_opener(*handlers)
+    from gateway.maintenance import health  # noqa: PLC0415
+
+    environ = os.environ
+    path = "" if url else environ.get("KESTREL_GATEWAY_LISTEN", "").removeprefix(UNIX)
+    scheme = "https" if environ.get("KESTREL_GATEWAY_SSL_CERTFILE") and not path else "http"
+    target = url or f"{scheme}://127.0.0.1:{environ.get('KESTREL_GATEWAY_PORT') or Settings().port}/readyz"
     try:
-        with opener.open(target, timeout=3) as response:
-            click.echo(f"{target}: {response.status}")
-    except (OSError, ValueError) as exc:
-        click.echo(f"{target}: {exc}", err=True)
+        # The certificate of this machine does not name 127.0.0.1.
+        status = health.status_of(target, path=path, verify=url is not None)
+    except (OSError, HTTPException, ValueError) as exc:
+        click.echo(f"{path or target}: {exc}", err=True)
         sys.exit(1)
+    click.echo(f"{path or target}: {status}", err=status != 200)
+    sys.exit(0 if status == 200 else 1)
 
 
 _COMMANDS = (

@@ -8,13 +8,14 @@ the flags from this table. docs/operations.md lists them; a test compares the tw
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.common.net import host_and_port, is_loopback
+from gateway.common.net import UNIX, host_and_port, is_loopback
 
 
 class SettingsError(ValueError):
@@ -33,6 +34,8 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z*?#@,]+")
 _SENDER = re.compile(r"\*|(?=.{1,253}\Z)[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 LONGEST_INSTANCE = 100
+LONGEST_SOCKET_PATH = 103
+"""Bytes. Source: unix(7), sun_path, on macOS, where it is shorter than on Linux."""
 _ROOT_PATH = re.compile(r"(?=.{1,200}\Z)(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 # The first segments of the API's paths.
@@ -64,6 +67,7 @@ class Settings:
     # Addresses and files
     host: str = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(8080, "TCP port to listen on; 0 picks a free one", low=0, high=65535)
+    listen: str = _setting("", "unix:PATH of a socket to listen on, in place of --host and --port")
     workers: int = _setting(1, "worker processes sharing the port", low=1, high=64)
     data: Path = _setting(Path("data"), "directory of the embedded broker and of the lease key")
     keys: Path | None = _setting(None, "TOML file with the keys of callers; read again on SIGHUP")
@@ -298,7 +302,9 @@ class Settings:
         if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_ca_certs):
             raise SettingsError("ssl-certfile: is missing; --ssl-keyfile and --ssl-ca-certs need it")
         self._check_cluster()
-        if self.keys is None and not self.no_auth and not is_loopback(self.host):
+        if self.listen:
+            self._check_listen()
+        elif self.keys is None and not self.no_auth and not is_loopback(self.host):
             raise SettingsError(
                 f"host: {self.host!r} is not a loopback address and requests are not authenticated; "
                 "give --keys, or put an authenticating proxy in front and give --no-auth"
@@ -351,6 +357,16 @@ class Settings:
             check_secrets("cluster-secret", self.cluster_secret)
             if self.cluster_secret_file is not None:
                 raise SettingsError("cluster-secret: --cluster-secret-file is given, too; give only one of them")
+
+    def _check_listen(self) -> None:
+        path = self.listen.removeprefix(UNIX)
+        if path == self.listen or not path:
+            raise SettingsError(f"listen: {self.listen!r} is not unix:PATH; a TCP port is set by --host and --port")
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+            raise SettingsError(
+                f"listen: the path has {len(os.fsencode(path))} bytes; a Unix socket's path has at most "
+                f"{LONGEST_SOCKET_PATH}"
+            )
 
     def _check_broker_listen(self) -> None:
         if self.kestrel:

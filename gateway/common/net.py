@@ -11,6 +11,9 @@ from typing import Any, Final
 TcpOption = tuple[int, int, int]
 """Level, name and value, as setsockopt takes them."""
 
+UNIX: Final = "unix:"
+"""Before the path of a Unix socket, where an address is wanted."""
+
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """This process or machine lacks descriptors or memory. Such an error says nothing about a peer."""
 

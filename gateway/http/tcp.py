@@ -1,10 +1,11 @@
-"""TCP for the HTTP server: options that detect a dead peer, and the kernel's view of a connection.
+"""TCP and Unix sockets for the HTTP server: options that detect a dead peer, and the kernel's view of a connection.
 
 Plain functions over a socket; owns no socket and keeps no state.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import Any, Final
 
@@ -45,12 +46,23 @@ def peer_closed(sock: Any) -> bool:
 
     A close behind bytes that do not fit the kernel's buffer is not known before these are read.
     """
-    if not hasattr(socket, "TCP_INFO"):
-        return False
     try:
+        if sock.family == socket.AF_UNIX:
+            return _unix_peer_closed(sock)
+        if not hasattr(socket, "TCP_INFO"):
+            return False
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _PEER_CLOSED
     except (OSError, ValueError):  # ValueError: uvloop's substitute for a closed socket
         return False
+
+
+def _unix_peer_closed(sock: Any) -> bool:
+    """The same for a Unix socket. Source: poll(2)."""
+    if not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def own_socket(sock: Any) -> Any:

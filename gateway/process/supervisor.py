@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
 import signal
@@ -35,13 +34,13 @@ from gateway.files import PRIVATE_UMASK
 from gateway.process import descriptors
 from gateway.process.child import Child
 from gateway.process.datadir import DataDirectory, StartError
+from gateway.process.listening import address, listening
 from gateway.process.start_message import StartMessage
 from gateway.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
 APP: Final = "gateway.app:create_app"
-BACKLOG: Final = 4096
 # A worker that has not begun to drain by then is frozen; its leases are not waited for.
 ANSWER_S: Final = 1.0
 # The time that workers get after the grace, or after a second signal, before they are killed. With the default grace
@@ -61,7 +60,7 @@ def serve(settings: Settings, app: str = APP) -> int:
             data = DataDirectory(settings.data)
             stack.callback(data.close)
             try:
-                listener = stack.enter_context(bind(settings.host, settings.port))
+                listener = stack.enter_context(listening(settings))
             except StartError:
                 data.discard()
                 raise
@@ -95,29 +94,6 @@ def _tell_damages(path: Path) -> None:
         log.error("%s cannot be read: %s", path, ledger_file.explained(exc))  # noqa: TRY400
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """The listening socket. Raises StartError if the address is in use or is not an address of this machine."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as exc:
-        raise StartError(f"host: {host!r} is not an address of this machine: {exc.strerror}") from exc
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host.strip("[]") == "::" else 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError as exc:
-        listener.close()
-        advice = "; choose another port with --port" if exc.errno in {errno.EADDRINUSE, errno.EACCES} else ""
-        raise StartError(f"port: cannot listen on {host}:{port}: {exc.strerror}{advice}") from exc
-    return listener
-
-
 class Supervisor:
     """The parent of the broker and of the workers."""
 
@@ -148,7 +124,7 @@ class Supervisor:
         self._workers = [self._make_worker(start, data) for start in self._start_messages]
         self._caps = CapServer(data.run_dir)
         self._listener = listener
-        self._address = _url(listener, "https" if settings.ssl_certfile else "http")
+        self._address = address(listener, "https" if settings.ssl_certfile else "http")
         self._lives: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
@@ -345,8 +321,3 @@ def _cluster_secrets(settings: Settings) -> tuple[bytes, ...]:
         return secrets_of(settings)
     except SettingsError as exc:
         raise StartError(str(exc)) from exc
-
-
-def _url(listener: socket.socket, scheme: str) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
