@@ -28,6 +28,7 @@ from gateway.api.context import Serve
 from gateway.api.cors import Cors
 from gateway.api.edge import Edge
 from gateway.api.handlers.backends import Backends
+from gateway.api.handlers.batches import BatchJobs
 from gateway.api.handlers.dead_letters import DeadLetterHandlers
 from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
@@ -53,6 +54,7 @@ from gateway.config import policies
 from gateway.config.cluster_secret import secrets_of
 from gateway.config.keys import Keys, load
 from gateway.config.toml_file import Mistake, MistakesError
+from gateway.delivery.batches import BatchReceiver
 from gateway.delivery.caps.caps import Caps
 from gateway.delivery.caps.link import CapLink
 from gateway.delivery.caps.turn import GatewayTurns
@@ -206,6 +208,15 @@ class Gateway:
             caps=self._caps,
             turns=turns,
         )
+        batches = BatchReceiver(
+            self._receiver,
+            self._registry,
+            moves,
+            self._tasks,
+            pauses=self._pauses,
+            caps=self._caps,
+            turns=turns,
+        )
         preferred = PreferredReceiver(
             self._kestrel,
             self._receiver,
@@ -272,6 +283,7 @@ class Gateway:
             budget,
             self._catalog,
             jobs=jobs,
+            batches=BatchJobs(batches, jobs, self._registry.batches),
             preferred=PreferredJobs(preferred, jobs),
             streams=Streams(self._receiver, preferred, self._streams, jobs, turns=turns, settings=settings),
             leases=leases,

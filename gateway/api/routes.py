@@ -10,6 +10,7 @@ from gateway.api.access.budget import Budget
 from gateway.api.context import RequestContext
 from gateway.api.exchange import Handler, Operation, Resource
 from gateway.api.handlers.backends import Backends
+from gateway.api.handlers.batches import BatchJobs
 from gateway.api.handlers.dead_letters import DeadLetterHandlers
 from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
@@ -45,6 +46,7 @@ def router(
     catalog: Catalog,
     *,
     jobs: Jobs,
+    batches: BatchJobs,
     preferred: PreferredJobs,
     streams: Streams,
     leases: Leases,
@@ -75,7 +77,7 @@ def router(
         return Operation(OperationSpec({}, operation), handler, admission, budget, catalog)
 
     routes = [
-        Route("/queues/{queue}/next", Resource(head=False, get=run("nextJob", jobs.next))),
+        Route("/queues/{queue}/next", Resource(head=False, get=run("nextJob", batches.next))),
         Route(
             "/queues/{queue}/jobs",
             Resource(post=run("enqueueJob", jobs.enqueue), options=run("checkWebhook", webhook.check)),
@@ -91,11 +93,12 @@ def router(
         ),
         Route("/queues/{queue}/stream", Resource(head=False, get=run("streamJobs", streams.of_queue))),
         Route("/stream", Resource(head=False, get=run("streamQueues", streams.of_queues))),
-        Route("/queues/{queue}/leases", Resource(post=run("leaseJobs", jobs.lease))),
+        Route("/queues/{queue}/leases", Resource(post=run("leaseJobs", batches.lease))),
         Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
         Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),
         Route("/leases/{lease}/reject", Resource(post=run("rejectLease", leases.reject))),
         Route("/leases/{lease}/extend", Resource(post=run("extendLease", leases.extend))),
+        Route("/leases/{lease}/settle", Resource(post=run("settleLease", leases.settle_batch))),
         Route("/leases/settle", Resource(post=run("settleLeases", leases.settle))),
         Route("/leases/{lease}", Resource(get=run("inspectLease", leases.inspect))),
         Route("/queues/{queue}/peek", Resource(get=run("peekJob", jobs.peek))),

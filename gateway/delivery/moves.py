@@ -6,7 +6,8 @@
    not safe if the queue is full (for the copy), discards old items or has fanout children, if the item is raw, if the
    expiry of the envelope is unknown or past, or if the server refuses, does not answer or may have put the job back.
 3. A delay is a stay on the holding queues (gateway.delivery.delay): the copy goes there. If no copy is safe, a nacked
-   job stays set aside until it is due. A delay that the policy sets is left out if the job would expire before.
+   job stays set aside until it is due, unless it belongs to a batch, whose other jobs would wait for it. A delay that
+   the policy sets is left out if the job would expire before.
 4. A job whose last attempt failed goes to the dead letters; if these refuse it, it goes where it would otherwise go.
 5. The queue of a job may be deleted at any time, here or elsewhere, or its connection may be lost, which puts it back.
    Then nothing is copied. Kestrel is asked just before each copy; if it cannot tell, the copy is made.
@@ -225,7 +226,7 @@ class QueueMover:
         stored = await self._moves.to_tail(self._queue, lease, disposition.reason, due_ms)
         if stored is Stored.YES:
             return Moved(Place.TAIL, due_ms / 1000)
-        waits = stored is Stored.NO and disposition.state is State.NACKED
+        waits = stored is Stored.NO and disposition.state is State.NACKED and not lease.batch_id
         return Moved(Place.HEAD, due_ms / 1000, set_aside=True) if waits else Moved(Place.HEAD)
 
     async def _copy(self, lease: Lease, disposition: Disposition) -> Place:

@@ -32,6 +32,7 @@ class Verb(Enum):
     END_POLLS = "end-polls"
     HOLD_PUTS = "hold-puts"
     RELEASE_PUTS = "release-puts"
+    SETTLE_BATCH = "settle-batch"
     ENSURE_CHILD = "ensure-child"
 
 
@@ -41,7 +42,8 @@ class LeaseCommand:
 
     subject: a lease id; a Kestrel key for DROP_QUEUE, END_POLLS, HOLD_PUTS, RELEASE_PUTS and ENSURE_CHILD; empty for
     COUNT. length_s: for EXTEND; for NACK the delay, 0: by policy, or NO_DELAY or UNCOUNTED; for HOLD_PUTS the
-    longest time. position: for NACK, a Place; empty: by policy. reason: for NACK and REJECT.
+    longest time; for ACK the number of jobs of a batch, 0: all. position: for NACK, a Place; empty: by policy. reason:
+    for NACK and REJECT; for SETTLE_BATCH the settlement in JSON. Version 0.1.0 accepts no further fields.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner does not begin after it.
     tenant: the tenant of the lease. hops: how often the command was forwarded.
@@ -180,7 +182,7 @@ def _record_content(record: LeaseRecord) -> dict[str, object]:
         "expires_at_s": record.expires_at_s,
         "place": record.place.value if record.place is not None else "",
         "as_asked": record.as_asked,
-    }
+    } | ({"jobs": [_record_content(each) for each in record.jobs]} if record.jobs else {})
 
 
 def _record_of(content: Any) -> LeaseRecord:
@@ -194,6 +196,7 @@ def _record_of(content: Any) -> LeaseRecord:
         state=State(content["state"]),
         place=place,
         target=place if content["as_asked"] else None,
+        jobs=tuple(map(_record_of, content.get("jobs", ()))),
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from gateway.errors import GatewayError, Internal, LeaseForgotten, OutcomeUnknown, OwnerUnavailable
 from gateway.forwarding.commands import NO_DELAY, UNCOUNTED, LeaseCommand, Result, Verb, WorkerFigures
@@ -70,12 +72,20 @@ class LeaseRouter:
         self._count = count
         self.statistics = ForwardingStatistics()
 
-    async def ack(self, lease_id: str, tenant: str) -> LeaseRecord:
+    async def ack(self, lease_id: str, tenant: str, upto: int = 0) -> LeaseRecord:
         """Removes the job for good. Raises LeaseNotFound, OwnerUnavailable, and what Registry.ack raises."""
         owner = self._elsewhere(lease_id, tenant)
         if owner is None:
-            return await self._registry.ack(lease_id)
-        return await self._forward(owner, self._command(Verb.ACK, lease_id, tenant))
+            return await self._registry.ack(lease_id, upto)
+        return await self._forward(owner, self._command(Verb.ACK, lease_id, tenant, length_s=float(upto)))
+
+    async def settle(self, lease_id: str, tenant: str, settlement: Mapping[str, Any]) -> LeaseRecord:
+        """Settles each job of a batch. Raises LeaseNotFound, OwnerUnavailable, and what Registry.settle raises."""
+        owner = self._elsewhere(lease_id, tenant)
+        if owner is None:
+            return await self._registry.settle(lease_id, settlement)
+        command = self._command(Verb.SETTLE_BATCH, lease_id, tenant, reason=orjson.dumps(settlement).decode())
+        return await self._forward(owner, command)
 
     def ack_ahead(self, lease_id: str, tenant: str) -> AckAhead | None:
         """See Registry.ack_ahead; None also if another worker holds the lease. Raises LeaseNotFound."""
@@ -138,7 +148,7 @@ class LeaseRouter:
 
         The id of a lease which is open here needs no proof of its origin, unless its key may have been withdrawn.
         """
-        if not self._ids.replaced and self._registry.is_open(lease_id, tenant):
+        if not self._ids.replaced and self._registry.leases.is_open(lease_id, tenant):
             return None
         owner = self._ids.owner(lease_id, tenant)
         return None if owner == self._ids.own else owner
@@ -236,7 +246,9 @@ class LeaseRouter:
         registry, lease_id = self._registry, command.subject
         match command.verb:
             case Verb.ACK:
-                return await registry.ack(lease_id)
+                return await registry.ack(lease_id, int(command.length_s))
+            case Verb.SETTLE_BATCH:
+                return await registry.settle(lease_id, orjson.loads(command.reason))
             case Verb.NACK:
                 asked = Place(command.position) if command.position else None
                 counted = command.length_s != UNCOUNTED

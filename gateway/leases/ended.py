@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from gateway.leases.batch import batch_record
 from gateway.leases.lease import Lease, LeaseRecord
 
 
@@ -16,20 +17,25 @@ class EndedLeases:
         self._limit = limit
         self._ended: dict[str, LeaseRecord] = {}
         self._order: deque[tuple[float, str]] = deque()  # when each ended, monotonic, and its id
+        self._of_batches = 0  # the jobs of batches, less one for each batch
 
     def __len__(self) -> int:
-        return len(self._ended)
+        return len(self._ended) + self._of_batches
 
-    def add(self, lease: Lease) -> None:
-        """Remembers the lease, which has ended, with its state."""
-        self._ended[lease.id] = lease.record()
-        self._order.append((time.monotonic(), lease.id))
+    def add(self, record: LeaseRecord) -> None:
+        """Remembers the lease, which has ended, with its state. A batch counts as many times as it has jobs."""
+        self._ended[record.id] = record
+        self._order.append((time.monotonic(), record.id))
+        self._of_batches += len(record.jobs) - 1 if record.jobs else 0
         self._forget()
 
     def replace(self, lease: Lease) -> None:
         """The state of an ended lease is known better now."""
-        if lease.id in self._ended:
+        if lease.id in self._ended and not lease.batch_id:
             self._ended[lease.id] = lease.record()
+        elif (batch := self._ended.get(lease.batch_id)) is not None:
+            jobs = [lease.record() if each.id == lease.id else each for each in batch.jobs]
+            self._ended[batch.id] = batch_record(batch.id, jobs)
 
     def get(self, lease_id: str) -> LeaseRecord | None:
         self._forget()
@@ -38,5 +44,6 @@ class EndedLeases:
     def _forget(self) -> None:
         oldest_s = time.monotonic() - self._memory_s
         order = self._order
-        while order and (order[0][0] <= oldest_s or len(order) > self._limit):
-            del self._ended[order.popleft()[1]]
+        while order and (order[0][0] <= oldest_s or len(order) + self._of_batches > self._limit):
+            jobs = self._ended.pop(order.popleft()[1]).jobs
+            self._of_batches -= len(jobs) - 1 if jobs else 0

@@ -4,6 +4,8 @@
    is not on a holding queue.
 2. Every lease stops being open through `end`, which counts it and remembers how it ended.
 3. At every instant each delivered lease is either open or counted in one of the ways to end.
+4. Each job of a batch has a lease that counts like any other. A batch is open while one of them is, and is remembered
+   instead of them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError, LeaseForgotten
+from gateway.leases.batch import BatchLease
 from gateway.leases.deadlines import Deadlines
 from gateway.leases.ended import EndedLeases
 from gateway.leases.lease import Lease, LeaseRecord, OpenRead, State
@@ -53,7 +56,8 @@ class LeaseStatistics:
 class KnownLeases:
     """See the rules above. due: called with each lease whose deadline has come.
 
-    delayed: how many open leases are DELAYED. limit, tenant_limit, limit_bytes, share: see LeaseLimits.
+    delayed: how many open leases are DELAYED. batches: the open ones, by id.
+    limit, tenant_limit, limit_bytes, share: see LeaseLimits.
     memory_s, memory_limit: how long, and how many, ended leases are remembered.
     """
 
@@ -69,6 +73,7 @@ class KnownLeases:
         memory_limit: int,
     ) -> None:
         self.delayed = 0
+        self.batches: dict[str, BatchLease] = {}
         self._open: dict[str, Lease] = {}
         self._ended = EndedLeases(memory_s=memory_s, limit=memory_limit)
         self.deadlines = Deadlines(self._open, due)
@@ -103,6 +108,11 @@ class KnownLeases:
     def get(self, lease_id: str) -> Lease | None:
         """The open lease; None if there is none."""
         return self._open.get(lease_id)
+
+    def is_open(self, lease_id: str, tenant: str) -> bool:
+        """Whether this is the id of an open lease of the tenant, which may be a batch."""
+        lease = self._open.get(lease_id)
+        return lease is not None and lease.tenant == tenant and lease.batch_id in ("", lease_id)
 
     def find(self, lease_id: str) -> Lease | LeaseRecord:
         """The lease, open or remembered. Raises LeaseForgotten."""
@@ -142,7 +152,10 @@ class KnownLeases:
         self.limits.shares.give_back(lease.tenant)
         self.limits.bytes.give_back(lease.tenant, len(read.data))
         self._outcomes[State.NACKED if outcome is State.DELAYED else outcome] += 1
-        self._ended.add(lease)
+        if lease.batch_id:
+            self._member_ended(self.batches[lease.batch_id])
+        else:
+            self._ended.add(lease.record())
         self._tell(lease)
         settlement, lease.settlement = lease.settlement, None
         if settlement is not None:
@@ -157,6 +170,12 @@ class KnownLeases:
         self._ended.replace(lease)
         if outcome is not State.LOST:  # otherwise its return was counted as that of an unknown outcome
             self._tell(lease)
+
+    def _member_ended(self, batch: BatchLease) -> None:
+        batch.open -= 1
+        if not batch.open:
+            del self.batches[batch.id]
+            self._ended.add(batch.record())
 
     def _tell(self, lease: Lease) -> None:
         for listener in self._listeners:

@@ -57,6 +57,14 @@ class OpenRead(Protocol):
         """Puts items of its server back to the head, in their order; `reads` has them in the order of taking."""
 
     def give_back(self) -> None: ...
+    async def more(self, count: int, limit_bytes: int) -> Sequence[OpenRead]:
+        """Takes up to `count` items that are ready behind this one, of `limit_bytes` together unless it is one.
+
+        Waits for none. Empty if there is none now, or no room for one. Cancelled: they go back.
+        """
+
+    async def turn(self) -> None:
+        """Returns when the items that its connection must settle before this one are decided."""
 
 
 class Settlement:
@@ -141,7 +149,7 @@ class LeaseRecord(NamedTuple):
 
     expires_at_s: wall time; for a delayed nack the time when it is due.
     place: where the job is, or will be after its delay; None while the consumer has it, and if it is gone.
-    target: the requested place.
+    target: the requested place. jobs: the records of a batch's jobs, in their order; empty for a lease of one job.
     """
 
     id: str
@@ -152,6 +160,7 @@ class LeaseRecord(NamedTuple):
     state: State
     place: Place | None = None
     target: Place | None = None
+    jobs: tuple[LeaseRecord, ...] = ()
 
     @property
     def as_asked(self) -> bool:
@@ -168,9 +177,9 @@ class LeaseRecord(NamedTuple):
 class Disposition:
     """How a lease ends without an ack.
 
-    state: NACKED, REJECTED or EXPIRED. asked: the requested place; None: by the queue's policy. reason: for people.
-    delay_s: how long the job waits before it is there; None: by the queue's policy. counted: whether this was an
-    attempt; if not, the job goes to the head.
+    state: NACKED, REJECTED or EXPIRED; ACKED for a job of a batch. asked: the requested place; None: by the queue's
+    policy. reason: for people. delay_s: how long the job waits before it is there; None: by the queue's policy.
+    counted: whether this was an attempt; if not, the job goes to the head.
     """
 
     state: State
@@ -219,7 +228,7 @@ class Lease:
     settlement: the running settlement while SETTLING, so that a second request can wait for its end.
     disposition: how it ends, while DELAYED or SETTLING without an ack.
     place: where the job is, once NACKED, REJECTED or EXPIRED, and once DELAYED if it is on a holding queue.
-    target: the requested place.
+    target: the requested place. batch_id: of the batch to which the job belongs; empty if it has a lease of its own.
     """
 
     id: str
@@ -240,6 +249,7 @@ class Lease:
     place: Place | None = None
     target: Place | None = None
     begun_s: float = field(default_factory=time.monotonic)
+    batch_id: str = ""
 
     def move(self, to: State) -> None:
         """Makes one legal transition. An illegal one is a defect and raises IllegalMoveError."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,6 +25,8 @@ from gateway.errors import (
     QueueDeleted,
 )
 from gateway.leases.ahead import AckAhead
+from gateway.leases.batch import first_jobs, plan
+from gateway.leases.batches import Batches
 from gateway.leases.deleted import RecentCounts
 from gateway.leases.ids import LeaseIds
 from gateway.leases.known import KnownLeases
@@ -85,6 +87,7 @@ class Registry:
             memory_limit=memory_limit,
         )
         self.limits = self.leases.limits
+        self.batches = Batches(self.leases, self)
         self._deleted = RecentCounts()
 
     def __repr__(self) -> str:
@@ -95,6 +98,7 @@ class Registry:
         read: OpenRead,
         mover: Mover,
         *,
+        id_: str = "",
         tenant: str,
         queue: str,
         key: str,
@@ -104,14 +108,15 @@ class Registry:
         length_s: float,
         room: LeaseRoom | None = None,
     ) -> Lease:
-        """A new lease over `read`, HELD for `length_s` seconds. room: None for the limits of all leases.
+        """A new lease over `read`, HELD for `length_s` seconds. id_: of a job of a batch; clients do not see it. room:
+        None for the limits of all leases.
 
         Raises TooManyLeases; then the caller keeps the read.
         """
         (room or self.limits).check_room(tenant, len(read.data))
         now_s = time.monotonic()
         lease = Lease(
-            id=self._ids.new(tenant),
+            id=id_ or self._ids.new(tenant),
             tenant=tenant,
             queue=queue,
             key=key,
@@ -128,41 +133,43 @@ class Registry:
         read.on_lost(lambda: self._lost(lease))
         return lease
 
-    def is_open(self, lease_id: str, tenant: str) -> bool:
-        """Whether this is the id of an open lease of the tenant."""
-        lease = self.leases.get(lease_id)
-        return lease is not None and lease.tenant == tenant
-
     def inspect(self, lease_id: str) -> LeaseRecord:
         """What is known of the lease. Raises LeaseForgotten."""
+        if (batch := self.leases.batches.get(lease_id)) is not None:
+            return batch.record()
         return _record(self.leases.find(lease_id))
 
-    async def ack(self, lease_id: str) -> LeaseRecord:
+    async def ack(self, lease_id: str, upto: int = 0) -> LeaseRecord:
         """Acks the lease: the job is gone for good. Does nothing if it was acked before.
+
+        upto: only so many jobs of a batch, from the first on; 0: all.
 
         Raises: LeaseConflict, LeaseExpired, LeaseLost, QueueDeleted, LeaseForgotten; OutcomeUnknown; BackendRefused
         if Kestrel refused just now: the lease is lost and the job is back on its queue.
         Cancelled: the settlement continues.
         """
+        if (batch := self.leases.batches.get(lease_id)) is not None:
+            return await self.batches.ack(batch, upto)
         lease = self.leases.find(lease_id)
+        if upto:
+            lease = first_jobs(lease, upto)
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
-            assert lease.read is not None
-            self._start_ack(lease, lease.read)
+            self.start_ack(lease)
         return await self._settled(lease, State.ACKED, mine=mine)
 
     def ack_ahead(self, lease_id: str) -> AckAhead | None:
-        """The ack of a held lease, not begun; None if the lease is not held: then `ack` says why."""
+        """The ack of a held lease of one job, not begun; None if it is not one: then `ack` acks or says why."""
         lease = self.leases.get(lease_id)
-        if lease is None or lease.state is not State.HELD:
+        if lease is None or lease.state is not State.HELD or lease.batch_id:
             return None
         read = lease.read
         assert read is not None
         return AckAhead(
             lease,
             read,
-            partial(self._start_ack, lease, read),
+            partial(self.start_ack, lease),
             partial(self._settled, lease, State.ACKED, mine=True),
             partial(self.ack, lease_id),
         )
@@ -184,6 +191,8 @@ class Registry:
         A job whose last attempt this was is not delayed. Raises and Cancelled: as for `ack`; DelayBeyondExpiry, and the
         lease stays as it was.
         """
+        if (batch := self.leases.batches.get(lease_id)) is not None:
+            return await self.batches.move(batch, Disposition(State.NACKED, asked, reason, delay_s))
         lease = self.leases.find(lease_id)
         mine = lease.state is State.HELD
         if mine:
@@ -191,24 +200,46 @@ class Registry:
             assert lease.mover is not None
             disposition = Disposition(State.NACKED, asked, reason, delay_s, counted)
             lease.mover.check(lease, disposition)
-            self._begin_move(lease, disposition)
+            self.begin_move(lease, disposition)
         record = await self._settled(lease, State.NACKED, mine=mine)
         return record if asked is None else record._replace(target=asked)
 
     async def reject(self, lease_id: str, *, reason: str = "") -> LeaseRecord:
         """Moves the job to the dead letters, or to where `place` says. Raises, Cancelled: as for `ack`."""
+        if (batch := self.leases.batches.get(lease_id)) is not None:
+            return await self.batches.move(batch, Disposition(State.REJECTED, Place.DEAD, reason))
         lease = self.leases.find(lease_id)
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
-            self._begin_move(lease, Disposition(State.REJECTED, Place.DEAD, reason))
+            self.begin_move(lease, Disposition(State.REJECTED, Place.DEAD, reason))
         return await self._settled(lease, State.REJECTED, mine=mine)
+
+    async def settle(self, lease_id: str, settlement: Mapping[str, Any]) -> LeaseRecord:
+        """Settles each job of a batch in a way of its own; see Batches.settle. A lease of one job is a batch of one.
+
+        Raises: InvalidBody, DelayBeyondExpiry; nothing was done. LeaseForgotten. Cancelled: the settlement continues.
+        """
+        batch = self.leases.batches.get(lease_id)
+        if batch is None:
+            lease = self.leases.find(lease_id)
+            if isinstance(lease, LeaseRecord) or lease.state is not State.HELD:
+                if isinstance(lease, Lease) and lease.settlement is not None:
+                    await lease.settlement.result()
+                record = _record(lease)
+                record = record if record.jobs else record._replace(jobs=(record,))
+                plan(settlement, [each.job_id for each in record.jobs])
+                return record
+            batch = self.batches.begin(lease)
+        return await self.batches.settle(batch, settlement)
 
     async def extend(self, lease_id: str, length_s: float) -> LeaseRecord:
         """The lease ends `length_s` seconds from now.
 
         Raises: as for `ack`; InvalidBody if the lease would be longer than Kestrel allows for an open read.
         """
+        if (batch := self.leases.batches.get(lease_id)) is not None:
+            return await self.batches.extend(batch, length_s)
         lease = self.leases.find(lease_id)
         if isinstance(lease, Lease) and lease.settlement is not None:
             await lease.settlement.result()
@@ -266,8 +297,10 @@ class Registry:
             elif lease.state is State.DELAYED:
                 self._early(lease).give_back()
 
-    def _start_ack(self, lease: Lease, read: OpenRead) -> bool:
+    def start_ack(self, lease: Lease) -> bool:
         """Begins the ack of a held lease, without a task if nothing has to be awaited; returns whether that is so."""
+        read = lease.read
+        assert read is not None
         lease.move(State.SETTLING)
         lease.settlement = Settlement()
         started = read.start_confirm(partial(self._confirmed, lease))
@@ -289,7 +322,8 @@ class Registry:
         lease.settlement = Settlement()
         self._tasks.create_task(self._finish(lease, wanted, work))
 
-    def _begin_move(self, lease: Lease, disposition: Disposition, *, late: bool = False) -> None:
+    def begin_move(self, lease: Lease, disposition: Disposition, *, late: bool = False) -> None:
+        """Begins to end a held or delayed lease without an ack. late: see `_move_job`."""
         lease.plan(disposition)
         self._settle(lease, disposition.state, partial(self._move_job, lease, disposition, late=late))
 
@@ -361,9 +395,11 @@ class Registry:
         if lease.state is State.DELAYED:
             assert lease.disposition is not None
             self.leases.delayed -= 1
-            self._begin_move(lease, replace(lease.disposition, delay_s=0.0), late=late)
+            self.begin_move(lease, replace(lease.disposition, delay_s=0.0), late=late)
         else:
-            self._begin_move(lease, Disposition(State.EXPIRED, reason="the lease expired"), late=late)
+            expired = Disposition(State.EXPIRED, reason="the lease expired")
+            for each in self.batches.expire_with(lease, expired) if lease.batch_id else (lease,):
+                self.begin_move(each, expired, late=late)
 
     def _lost(self, lease: Lease) -> None:
         if lease.read is not None and lease.read.deleted and _droppable(lease):

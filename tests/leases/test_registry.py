@@ -1,6 +1,7 @@
 """The registry of leases against a plain model: whatever is done in whatever order, the books balance."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from gateway.common.states import IllegalMoveError
 from gateway.errors import BackendRefused, GatewayError, LeaseForgotten, LeaseLost, TooManyLeases
 from gateway.leases.known import OUTCOME_NAMES
-from gateway.leases.lease import MOVES, Lease, State
+from gateway.leases.lease import MOVES, Lease, LeaseRecord, State
 from tests.leases.support import LIMIT, Item, balanced, opened, registry, within
 
 
@@ -68,7 +69,7 @@ class Books(RuleBasedStateMachine):
         if self.model[lease] is State.HELD:
             ends = {"done": wanted, "lost": State.LOST, "unknown": State.UNKNOWN, "refused": State.LOST}
             self.model[lease] = ends[fate]
-        calls = {
+        calls: dict[State, Callable[[str], Coroutine[Any, Any, LeaseRecord]]] = {
             State.ACKED: self.registry.ack,
             State.NACKED: self.registry.nack,
             State.REJECTED: self.registry.reject,

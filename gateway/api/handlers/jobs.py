@@ -182,9 +182,9 @@ class Jobs:
         refuse_prefetch(call)
         timeout_s, preference = self.timeout(call)
         queue = call.queue()
-        lease_s = self._lease(call, queue)
-        at_most_once, ahead = await self._ack_ahead(call, call.query["ack"])
-        with _says_acked(call, ahead):
+        lease_s = self.lease_length(call, queue)
+        at_most_once, ahead = await self.ack_ahead(call, call.query["ack"])
+        with says_acked(call, ahead):
             delivery = call.result(
                 await self._receiver.next(
                     queue,
@@ -200,12 +200,11 @@ class Jobs:
             return self.delivered(call, queue, delivery, preference)
         return Answer(204, headers=[NO_STORE, *held_headers(delivery), *preference])
 
-    async def lease(self, call: Call) -> Answer:
+    async def lease(self, call: Call, wanted: Mapping[str, Any]) -> Answer:
         """Like `next`, with the parameters in the body, and a body in every answer: some clients cannot read a 204."""
-        wanted = await call.json()
         queue = call.queue()
-        at_most_once, ahead = await self._ack_ahead(call, wanted.get("ack"))
-        with _says_acked(call, ahead):
+        at_most_once, ahead = await self.ack_ahead(call, wanted.get("ack"))
+        with says_acked(call, ahead):
             delivery = call.result(
                 await self._receiver.next(
                     queue,
@@ -232,13 +231,13 @@ class Jobs:
 
     async def ack_first(self, call: Call, ack: str | None) -> bool:
         """Acks the lease that `ack` names, if it names one. Returns whether the next job is wanted at most once."""
-        at_most_once, ahead = await self._ack_ahead(call, ack)
+        at_most_once, ahead = await self.ack_ahead(call, ack)
         if ahead is not None:
             await ahead.done()
             call.context.lease_acked = True  # from here on every answer says so
         return at_most_once
 
-    async def _ack_ahead(self, call: Call, ack: str | None) -> tuple[bool, AckAhead | None]:
+    async def ack_ahead(self, call: Call, ack: str | None) -> tuple[bool, AckAhead | None]:
         """Returns whether the next job is wanted at most once, and the ack of the lease that `ack` names.
 
         The receiver does that ack; None if `ack` names no lease, or if its ack is done.
@@ -275,7 +274,7 @@ class Jobs:
 
         return Answer(200, body, headers, on_sent=sent)
 
-    def _lease(self, call: Call, queue: Queue) -> float:
+    def lease_length(self, call: Call, queue: Queue) -> float:
         """The length of the lease: from the request, otherwise the queue's default."""
         return float(call.query["lease_seconds"]) if "lease_seconds" in call.query.given else self.default_lease(queue)
 
@@ -295,7 +294,7 @@ class Jobs:
 
 
 @contextlib.contextmanager
-def _says_acked(call: Call, ahead: AckAhead | None) -> Iterator[None]:
+def says_acked(call: Call, ahead: AckAhead | None) -> Iterator[None]:
     """Every answer says so if the lease is acked, errors included."""
     try:
         yield

@@ -16,6 +16,7 @@ from gateway.errors import GatewayError, InvalidBody, LeaseNotFound
 from gateway.fairness.turns import Turns
 from gateway.forwarding.router import LeaseRouter
 from gateway.leases.ahead import AckAhead
+from gateway.leases.batch import BatchPlan, plan
 from gateway.leases.lease import LeaseRecord, Place, State
 
 MAX_SETTLE_BYTES = 1 << 20
@@ -36,7 +37,10 @@ class Leases:
         return _shown(await self._own(call, call.path("lease")))
 
     async def ack(self, call: Call) -> Answer:
-        await self.ack_first(call, call.path("lease"))
+        names = call.request.names
+        body = await call.json() if b"content-length" in names or b"transfer-encoding" in names else {}
+        await self._check_queue(call, call.path("lease"))
+        await self._lease_router.ack(call.path("lease"), call.caller.tenant, int(body.get("upto", 0)))
         return Answer(204)
 
     async def ack_first(self, call: Call, lease_id: str) -> LeaseRecord:
@@ -83,6 +87,18 @@ class Leases:
         results = [each.result() for each in settled]
         return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
 
+    async def settle_batch(self, call: Call) -> Answer:
+        """Settles each job of a batch in a way of its own. One result for each, in the order of the jobs."""
+        body = await call.json(MAX_SETTLE_BYTES)
+        for each in (*body.get("nacks", ()), *body.get("rejects", ())):
+            each["reason"] = plain(each.get("reason", ""))
+        await self._check_queue(call, call.path("lease"))
+        lease = await self._lease_router.settle(call.path("lease"), call.caller.tenant, body)
+        ways = plan(body, [job.job_id for job in lease.jobs])
+        operator = call.caller.sees_deployment
+        results = [_job_result(index, job, ways, operator=operator) for index, job in enumerate(lease.jobs)]
+        return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
+
     async def _nack(self, call: Call, lease_id: str, body: dict[str, Any]) -> LeaseRecord:
         counted = body.get("count", True)
         if not counted and (body.get("position", "head") != "head" or body.get("delay")):
@@ -124,17 +140,30 @@ async def _result(
     try:
         lease = await settle()
     except GatewayError as exc:
-        return {
-            "lease": lease_id,
-            "status": exc.status,
-            "code": exc.code,
-            "detail": exc.detail_for(operator=operator),
-            "retryable": exc.retryable,
-        }
+        return {"lease": lease_id} | _failure(exc, operator=operator)
     finally:
         room.release()
     position = _position(lease)
     return {"lease": lease_id, "status": 200 if position else 204} | position
+
+
+def _job_result(index: int, job: LeaseRecord, ways: BatchPlan, *, operator: bool) -> dict[str, Any]:
+    """The outcome of one job of a batch."""
+    result = {"job": index, "id": job.job_id}
+    if (error := ways.error(index, job)) is not None:
+        return result | _failure(error, operator=operator)
+    asked = ways.of(index).asked
+    position = _position(job if asked is None else job._replace(target=asked))
+    return result | {"status": 200 if position else 204} | position
+
+
+def _failure(error: GatewayError, *, operator: bool) -> dict[str, Any]:
+    return {
+        "status": error.status,
+        "code": error.code,
+        "detail": error.detail_for(operator=operator),
+        "retryable": error.retryable,
+    }
 
 
 def _left(call: Call, lease: LeaseRecord) -> Answer:
@@ -144,7 +173,7 @@ def _left(call: Call, lease: LeaseRecord) -> Answer:
     position = _position(lease)
     preferred = call.preferences.get("return", "")
     if not position and lease.place and _needs_body(call, preferred):
-        position = {"position": lease.place}
+        position = {"position": lease.place} | ({"jobs": _jobs(lease)} if lease.jobs else {})
     met = preferred == ("representation" if position else "minimal")
     applied = [(b"preference-applied", b"return=" + preferred.encode())] if met else []
     return json_answer(position, headers=applied) if position else Answer(204, headers=applied)
@@ -159,10 +188,22 @@ def _needs_body(call: Call, preferred: str) -> bool:
 
 
 def _position(lease: LeaseRecord) -> dict[str, object]:
-    """What differs from the request, or is still to come."""
+    """What differs from the request, or is still to come; for a batch that of the first such job, and all jobs."""
+    if lease.jobs:
+        shown = sorted(lease.jobs, key=lambda job: job.as_asked)
+        position = next(filter(None, map(_position, shown)), {})
+        return position | {"jobs": _jobs(lease)} if position else {}
     if lease.due_at_s is not None:
         return {"position": lease.place, "due_at": timestamp(lease.due_at_s)}
     return {} if lease.as_asked else {"position": lease.place}
+
+
+def _jobs(batch: LeaseRecord) -> list[dict[str, object]]:
+    """The jobs of a batch."""
+    return [
+        {"id": each.job_id, "state": _state(each), "attempt": each.attempt, "position": each.place}
+        for each in batch.jobs
+    ]
 
 
 def _state(lease: LeaseRecord) -> State:
@@ -182,4 +223,5 @@ def _shown(lease: LeaseRecord) -> Answer:
             "expires_at": timestamp(lease.expires_at_s),
             "position": lease.place,
         }
+        | ({"jobs": _jobs(lease)} if lease.jobs else {})
     )

@@ -4,6 +4,9 @@
     event   `application/cloudevents+json`   the stored event; not for raw items
     bytes   the job's own type               the job's bytes, with its attributes in headers
 
+A batch is one JSON object with a list of jobs, a list of events (`application/cloudevents-batch+json`), or lines
+(`application/x-ndjson`): first the lease, then one job object each.
+
 1. Accept selects the form (RFC 9110, section 12.5.1); among equal weights, the first form above. The job's own bytes
    are returned with `format=raw`, or if Accept includes their type, also by `text/*`, and the type is not JSON.
 2. If Accept allows none of them, the answer is the object: a job that was taken is delivered.
@@ -14,6 +17,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -23,7 +27,15 @@ from gateway.api.exchange import JSON, NO_STORE
 from gateway.api.request.accept import quality, ranges
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.attributes import is_name, to_header
-from gateway.envelope.media import BYTES_TYPE, STRUCTURED_TYPE, essence, fits_header, is_json_type
+from gateway.envelope.media import (
+    BATCH_TYPE,
+    BYTES_TYPE,
+    LINES_TYPE,
+    STRUCTURED_TYPE,
+    essence,
+    fits_header,
+    is_json_type,
+)
 from gateway.envelope.read import Job, body_of
 from gateway.envelope.times import timestamp
 from gateway.envelope.trace import is_traceparent, is_tracestate
@@ -39,6 +51,8 @@ _FIRST = ("specversion", "id", "source", "type", "time", "enqueued", "expires", 
 
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 _EVENT: tuple[bytes, bytes] = (b"content-type", STRUCTURED_TYPE.encode())
+_EVENTS: tuple[bytes, bytes] = (b"content-type", BATCH_TYPE.encode())
+_LINES: tuple[bytes, bytes] = (b"content-type", LINES_TYPE.encode())
 _SANDBOX: tuple[bytes, bytes] = (b"content-security-policy", b"default-src 'none'; sandbox")
 
 
@@ -48,6 +62,14 @@ class Form(Enum):
     OBJECT = "object"
     EVENT = "event"
     BYTES = "bytes"
+
+
+class BatchForm(Enum):
+    """The forms of a batch."""
+
+    OBJECT = "object"
+    EVENTS = "events"
+    LINES = "lines"
 
 
 def render(
@@ -91,8 +113,42 @@ def render_object(job: Job, queue: Queue, lease: Lease, *, root: str = "") -> by
 
     Between the tokens of JSON a line break means the same as a space, and no string contains one.
     """
-    shown = _object(job, queue, lease.attempt, _shown(lease, root))
+    return _one_line(_object(job, queue, lease.attempt, _shown(lease, root)))
+
+
+def _one_line(shown: bytes) -> bytes:
     return shown.translate(_ONE_LINE) if b"\n" in shown or b"\r" in shown else shown
+
+
+def render_batch(
+    jobs: Sequence[Job], queue: Queue, leases: Sequence[Lease], *, accept: str = "", root: str = ""
+) -> tuple[bytes, Headers]:
+    """The body and the headers of an answer with a batch. leases: of the jobs; the first names the batch.
+
+    accept, root: as in `render`. If Accept allows no form, or selects events and a job is none, it is a JSON object.
+    """
+    shown = _shown(leases[0], root)
+    headers: Headers = [NO_STORE, (b"lease-id", shown.id), (b"lease-expires", shown.expires), (b"location", shown.url)]
+    form = _batch_form(jobs, accept)
+    if form is BatchForm.EVENTS:
+        events = [_event(job, queue, lease.attempt) for job, lease in zip(jobs, leases, strict=True)]
+        return b"[%b]" % b",".join(events), [_EVENTS, *headers]
+    objects = [_object(job, queue, lease.attempt) for job, lease in zip(jobs, leases, strict=True)]
+    if form is BatchForm.LINES:
+        return b'{"lease":%b}\n%b\n' % (_handle(shown), b"\n".join(map(_one_line, objects))), [_LINES, *headers]
+    return b'{"jobs":[%b],"lease":%b}' % (b",".join(objects), _handle(shown)), [JSON, *headers]
+
+
+def _batch_form(jobs: Sequence[Job], accept: str) -> BatchForm:
+    if accept in ("", "*/*", "application/json"):
+        return BatchForm.OBJECT
+    found = ranges(accept)
+    welcome = [(quality(found, "application/json"), BatchForm.OBJECT)]
+    if all(job.id is not None for job in jobs):
+        welcome.append((quality(found, BATCH_TYPE), BatchForm.EVENTS))
+    welcome.append((quality(found, LINES_TYPE), BatchForm.LINES))
+    best = max(weight for weight, _ in welcome)
+    return next(form for weight, form in welcome if weight == best) if best else BatchForm.OBJECT
 
 
 def _form(job: Job, accept: str) -> Form:

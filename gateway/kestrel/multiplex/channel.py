@@ -80,8 +80,8 @@ class BrokerChannel:
         self._timeout_s = timeout_s
         self._on_heard = on_heard
         self._on_lost = on_lost
-        self._pending = PendingOperations(loop, timeout_s, self._look_idle)
-        self._answers = self._pending.operations
+        self.pending = PendingOperations(loop, timeout_s, self._look_idle)
+        self._answers = self.pending.operations
         self._confirms: dict[int, Confirmed] = {}  # by open read, of this turn of the loop
         self._over = False
         self._idle: asyncio.Future[None] | None = None
@@ -98,18 +98,18 @@ class BrokerChannel:
 
     def ask(self, kind: FrameKind, payload: bytes, then: Then, timeout_s: float = 0.0) -> int:
         """Sends an operation without items; returns its id."""
-        id_ = self._pending.expect(then, timeout_s)
+        id_ = self.pending.expect(then, timeout_s)
         self.frames.operate(frame(kind, id_, payload))
         return id_
 
     def put(self, key: bytes, entries: Sequence[Entry], then: Then, timeout_s: float) -> None:
         """Stores items that fit into a frame together."""
-        self.frames.carry(key, FrameKind.PUT, self._pending.expect(then, timeout_s), pack_put(key, entries))
+        self.frames.carry(key, FrameKind.PUT, self.pending.expect(then, timeout_s), pack_put(key, entries))
 
     def put_large(self, key: bytes, entry: Entry, then: Then, timeout_s: float) -> None:
         """Stores an item that does not fit into a frame."""
         expiry, item = entry
-        id_ = self._pending.expect(then, timeout_s)
+        id_ = self.pending.expect(then, timeout_s)
         self.frames.carry_item(key, FrameKind.PUT, id_, pack_detached_put(key, expiry, len(item)), item)
 
     def open(self, key: bytes, wait_s: float, then: Then, *, tenant: str = "", after: int = 0) -> int:
@@ -179,7 +179,7 @@ class BrokerChannel:
                 read.taken_back(deleted=bool(message.payload))
         elif message.kind == _ITEM:
             self.ask(FrameKind.ABORT, pack_ids((id_,)), _ignore)
-        elif (late := self._pending.late.pop(id_, None)) is not None:
+        elif (late := self.pending.late.pop(id_, None)) is not None:
             late(message)
         if self._idle is not None:
             self._look_idle()
@@ -194,7 +194,7 @@ class BrokerChannel:
             else:
                 confirms = {}
             self._confirms = confirms
-            id_ = self._pending.expect(partial(_tell, some), 0.0, also_late=True)
+            id_ = self.pending.expect(partial(_tell, some), 0.0, also_late=True)
             self.frames.operate(frame(FrameKind.CONFIRM, id_, pack_ids(tuple(some))))
 
     def unblocked(self) -> None:
@@ -232,7 +232,7 @@ class BrokerChannel:
         if not self.ready.done():
             self.ready.set_result(False)
         reads, self.reads = self.reads, {}
-        answers = self._pending.close()
+        answers = self.pending.close()
         confirms, self._confirms = self._confirms, {}
         self._on_lost(self)
         for read in reads.values():

@@ -35,13 +35,18 @@ class PendingOperations:
         self._last_id = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def expect(self, then: Then, timeout_s: float, *, also_late: bool = False) -> int:
-        """The id of a new operation. timeout_s: its time, 0 for the usual one."""
-        id_ = self._last_id = self._last_id + 1
+    def expect(self, then: Then, timeout_s: float, *, also_late: bool = False, ids: int = 1) -> int:
+        """The id of a new operation, the first of `ids` ones. timeout_s: its time, 0 for the usual one."""
+        id_ = self._last_id + 1
+        self._last_id += ids
         self.operations[id_] = then, self._loop.time() + (timeout_s or self._timeout_s), also_late
         if self._timer is None:
             self._timer = self._loop.call_later(self._timeout_s, self._tick, self._loop.time() + self._timeout_s)
         return id_
+
+    def expect_next(self, id_: int, then: Then) -> None:
+        """A part of an answer has come, and the next one comes with the id `id_`, in the usual time."""
+        self.operations[id_] = then, self._loop.time() + self._timeout_s, False
 
     def close(self) -> list[Then]:
         """Forgets every operation; returns the callbacks of those without an answer, in order."""

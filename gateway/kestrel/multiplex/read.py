@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
-from gateway.common.multiplex.frames import Frame, FrameKind
-from gateway.common.multiplex.messages import Code, pack_ids, unpack_outcome
+from gateway.common.multiplex.frames import LAST, Frame, FrameKind, frame
+from gateway.common.multiplex.messages import Code, Opening, pack_ids, unpack_outcome
 from gateway.errors import BackendRefused, GatewayError, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.multiplex.channel import BrokerChannel
@@ -19,6 +20,8 @@ from gateway.kestrel.server.pinned_read import MOVES, ReadState
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.connection import ConnectionLostError
 
+MOST_BYTES: Final = (1 << 32) - 1
+"""Of one open: the field has four bytes."""
 _LOST = "the connection that held the job was lost; the job is back on its queue"
 _TAKEN_BACK = "Kestrel no longer held the job, so it is back on its queue"
 _DELETED = "the queue was deleted, and the job with it"
@@ -144,6 +147,19 @@ class MultiplexedRead:
         else:
             then(self._ended())
 
+    async def more(self, count: int, limit_bytes: int) -> Sequence[MultiplexedRead]:
+        """See gateway.leases.lease.OpenRead. These are settled in any order."""
+        room = min(count, self._server.room.items.room(self.tenant))
+        if room <= 0 or self._state is not ReadState.HELD or self._channel.closed:
+            return ()
+        self._counters.commands += 1
+        return await ReadyItems(self._server, self._channel, self._counters, self.key, self.tenant).take(
+            room, limit_bytes
+        )
+
+    async def turn(self) -> None:
+        """Returns at once: the broker settles open reads in any order."""
+
     async def abort(self) -> None:
         """Puts the item back to the head of its queue. Never raises. Does nothing if it is settled or lost."""
         if self._state is not ReadState.HELD:
@@ -239,6 +255,51 @@ class MultiplexedRead:
         self._state = state
         if not MOVES[state]:
             self._server.room.let_go(self.tenant)
+
+
+class ReadyItems:
+    """One open of several items, which does not wait. A connection that ends, or a broker that does not answer in
+    time, ends it with the items that have come."""
+
+    __slots__ = ("_args", "_channel", "_id", "_over", "_reads")
+
+    def __init__(self, server: Server, channel: BrokerChannel, counters: Counters, key: str, tenant: str) -> None:
+        self._channel = channel
+        self._args = server, channel, counters, key, tenant
+        self._id = 0
+        self._reads: list[MultiplexedRead] = []
+        self._over: asyncio.Future[None] = channel.loop.create_future()
+
+    async def take(self, count: int, limit_bytes: int) -> list[MultiplexedRead]:
+        """The items, in the order of the queue. Cancelled: they go back in that order."""
+        *_, key, tenant = self._args
+        limit_bytes = min(limit_bytes, MOST_BYTES)
+        opening = Opening(key.encode(), items=count, limit_bytes=limit_bytes, tenant=tenant)
+        self._id = self._channel.pending.expect(self._answered, 0.0, ids=count)
+        self._channel.frames.operate(frame(FrameKind.OPEN, self._id, opening.pack()))
+        try:
+            await asyncio.shield(self._over)
+        except asyncio.CancelledError:
+            self._over.add_done_callback(lambda _: self._give_back())
+            raise
+        return self._reads
+
+    def _answered(self, answer: Frame | None) -> None:
+        if answer is not None and answer.kind == FrameKind.ITEM:
+            self._args[2].items_taken += 1
+            self._reads.append(MultiplexedRead(*self._args, answer))
+            if not answer.flags & LAST:
+                self._id = answer.id + 1
+                self._channel.pending.expect_next(self._id, self._answered)
+                return
+        elif answer is None and not self._channel.closed:
+            self._channel.withdraw(self._id)
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _give_back(self) -> None:
+        for read in reversed(self._reads):
+            read.give_back()
 
 
 def _resolve(future: asyncio.Future[GatewayError | None], error: GatewayError | None) -> None:

@@ -51,6 +51,9 @@ class PinnedRead:
 
     __slots__ = ("_callbacks", "_connection", "_counters", "_server", "_state", "data", "key", "number", "tenant")
 
+    deleted = False
+    """The server does not report that it has deleted an item with its queue."""
+
     def __init__(  # noqa: PLR0917 (one caller)
         self, server: Server, connection: Connection, counters: Counters, key: str, data: bytes, tenant: str
     ) -> None:
@@ -78,11 +81,6 @@ class PinnedRead:
     def lost(self) -> bool:
         """Whether the item went back with its connection."""
         return self._state is ReadState.LOST
-
-    @property
-    def deleted(self) -> bool:
-        """False: the server does not report that it has deleted an item with its queue."""
-        return False
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once when the item is lost with its connection; at once if it is already lost."""
@@ -171,6 +169,13 @@ class PinnedRead:
             return LeaseLost(_LOST)
         answer = "no answer" if isinstance(error, ConnectionLostError) else "no valid answer"
         return OutcomeUnknown(f"the ack was sent to {address.marked}, but {answer} came")
+
+    async def more(self, count: int, limit_bytes: int) -> Sequence[PinnedRead]:  # noqa: ARG002
+        """No other one: each item has a connection of its own."""
+        return ()
+
+    async def turn(self) -> None:
+        """Returns at once: no other item is on its connection."""
 
     async def abort(self) -> None:
         """Puts the item back to the head of its queue, on trouble by closing the connection. Never raises.

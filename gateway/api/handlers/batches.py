@@ -1,0 +1,99 @@
+"""Batches over HTTP: many jobs in one answer, under one lease."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Final
+
+from gateway.api.exchange import NO_STORE, Answer, Call, json_answer
+from gateway.api.handlers.jobs import Jobs, held_headers, refuse_prefetch, says_acked
+from gateway.api.response.rendering import render_batch
+from gateway.delivery.batches import BatchDelivery, BatchReceiver, BatchSize
+from gateway.delivery.queues.catalog import Queue
+from gateway.delivery.receive import Hold
+from gateway.errors import InvalidBody, InvalidParameter
+from gateway.leases.batches import Batches
+from gateway.request import Headers
+
+BATCH_BYTES: Final = 8 << 20
+"""The default of `max_bytes`."""
+
+
+class BatchJobs:
+    """Handlers of the paths that deliver jobs. jobs: those for one job, to which a request without `max` goes."""
+
+    def __init__(self, receiver: BatchReceiver, jobs: Jobs, batches: Batches) -> None:
+        self._receiver = receiver
+        self._jobs = jobs
+        self._batches = batches
+
+    def next(self, call: Call) -> Awaitable[Answer]:
+        query = call.query
+        return self._jobs.next(call) if query["max"] is None and query["max_bytes"] is None else self._next(call)
+
+    async def lease(self, call: Call) -> Answer:
+        wanted = await call.json()
+        if "max" not in wanted:
+            if "max_bytes" in wanted:
+                raise InvalidBody("max_bytes: is the size of a batch; give max, the number of jobs, too")
+            return await self._jobs.lease(call, wanted)
+        queue = call.queue()
+        size = BatchSize(int(wanted["max"]), wanted.get("max_bytes", BATCH_BYTES))
+        timeout_s = float(wanted.get("timeout", self._jobs.default_timeout_s))
+        lease_s = float(wanted.get("lease_seconds", self._jobs.default_lease(queue)))
+        found = await self._take(call, queue, size, timeout_s, lease_s, wanted.get("ack"))
+        if isinstance(found, BatchDelivery):
+            return self._delivered(call, queue, found, "")
+        return json_answer({"jobs": []}, headers=held_headers(found))
+
+    async def _next(self, call: Call) -> Answer:
+        refuse_prefetch(call)
+        query = call.query
+        if query["max"] is None:
+            raise InvalidParameter("max_bytes: is the size of a batch; give max, the number of jobs, too")
+        if query["format"] is not None:
+            raise InvalidParameter("format: raw is the form of one job; leave it out, or leave out max")
+        timeout_s, preference = self._jobs.timeout(call)
+        queue = call.queue()
+        size = BatchSize(query["max"], query["max_bytes"] or BATCH_BYTES)
+        found = await self._take(call, queue, size, timeout_s, self._jobs.lease_length(call, queue), query["ack"])
+        if isinstance(found, BatchDelivery):
+            return self._delivered(call, queue, found, call.accept, preference)
+        return Answer(204, headers=[NO_STORE, *held_headers(found), *preference])
+
+    async def _take(  # noqa: PLR0917 (two callers)
+        self, call: Call, queue: Queue, size: BatchSize, timeout_s: float, lease_s: float, ack: str | None
+    ) -> BatchDelivery | Hold | None:
+        at_most_once, ahead = await self._jobs.ack_ahead(call, ack)
+        with says_acked(call, ahead):
+            found = call.result(
+                await self._receiver.next(
+                    queue,
+                    size,
+                    timeout_s=timeout_s,
+                    lease_s=lease_s,
+                    on_gone=call.request.on_gone,
+                    at_most_once=at_most_once,
+                    ahead=ahead,
+                )
+            )
+        if isinstance(found, BatchDelivery):
+            call.context.lease_acked |= at_most_once
+        return found
+
+    def _delivered(
+        self, call: Call, queue: Queue, found: BatchDelivery, accept: str, preference: Headers | None = None
+    ) -> Answer:
+        """The answer with the batch. The jobs are given back if it does not reach the client."""
+        batch = found.batch
+
+        def sent(reached: bool) -> None:
+            if not reached:
+                self._batches.give_back(batch)
+
+        try:
+            body, headers = render_batch(found.jobs, queue, batch.leases, accept=accept, root=call.root)
+        except BaseException:
+            self._batches.give_back(batch)
+            raise
+        return Answer(200, body, headers + (preference or []), on_sent=sent)

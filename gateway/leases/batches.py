@@ -1,0 +1,152 @@
+"""Settles batches: begins the settlements of their jobs, and waits for all of them. The jobs' leases do the rest.
+
+1. What a request settles begins in one turn of the loop, so that the server can be asked at once.
+2. A settlement of the whole batch succeeds if it succeeds for every job that was still held; otherwise its error is
+   that of a job, and the record of the batch says what happened to each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from gateway.errors import GatewayError, InvalidBody, LeaseForgotten, OutcomeUnknown
+from gateway.leases.batch import BatchLease, batch_record, check_upto, in_order, plan
+from gateway.leases.known import KnownLeases
+from gateway.leases.lease import Disposition, Lease, LeaseRecord, State, settlement_error
+
+_DONE = {State.ACKED: "acked", State.NACKED: "nacked", State.REJECTED: "rejected"}
+
+
+class LeaseSettling(Protocol):
+    """What begins the settlement of one lease; see gateway.leases.registry.Registry."""
+
+    def start_ack(self, lease: Lease) -> bool: ...
+    def begin_move(self, lease: Lease, disposition: Disposition) -> None: ...
+    def give_back_all(self, leases: Iterable[Lease]) -> None: ...
+
+
+class Batches:
+    """The batches among `leases`. settling: of the leases of their jobs."""
+
+    def __init__(self, leases: KnownLeases, settling: LeaseSettling) -> None:
+        self._leases = leases
+        self._settling = settling
+
+    def begin(self, first: Lease) -> BatchLease:
+        """A batch of one job, whose lease is open and which is known by the id of that lease from now on."""
+        batch = self._leases.batches[first.id] = BatchLease(first.id)
+        self.add(batch, first)
+        return batch
+
+    def add(self, batch: BatchLease, lease: Lease) -> None:
+        """One more job, whose lease is open. The batch must be open."""
+        lease.batch_id = batch.id
+        batch.leases.append(lease)
+        batch.open += 1
+
+    async def ack(self, batch: BatchLease, upto: int = 0) -> LeaseRecord:
+        """Acks every job that is held, or those of them among the first `upto`, if it is not 0.
+
+        Raises what Registry.ack raises: an error of a job; the others may be acked. InvalidBody: the batch has fewer
+        jobs. Cancelled: the settlements continue.
+        """
+        check_upto(upto, len(batch.leases))
+        leases = batch.leases[:upto] if upto else batch.leases
+        mine = [lease for lease in leases if lease.state is State.HELD]
+        for lease in mine:
+            self._settling.start_ack(lease)
+        return await self._ended(batch, leases, State.ACKED, mine)
+
+    async def move(self, batch: BatchLease, disposition: Disposition) -> LeaseRecord:
+        """Nacks or rejects every job that is held. Raises and Cancelled: as for `ack`; DelayBeyondExpiry, and nothing
+        was done."""
+        mine = batch.held()
+        self._check(mine, [disposition] * len(mine))
+        for lease, each in in_order(mine, [disposition] * len(mine)):
+            self._settling.begin_move(lease, each)
+        record = await self._ended(batch, batch.leases, disposition.state, mine)
+        if disposition.asked is None:
+            return record
+        asked = disposition.asked
+        return record._replace(
+            jobs=tuple(each if each.target is None else each._replace(target=asked) for each in record.jobs)
+        )
+
+    async def settle(self, batch: BatchLease, settlement: Mapping[str, Any]) -> LeaseRecord:
+        """Settles each job that is held as the request says; see gateway.leases.batch.plan. The record says how each
+        has ended.
+
+        Raises: InvalidBody, DelayBeyondExpiry; nothing was done. Cancelled: as for `ack`.
+        """
+        ways = plan(settlement, [lease.job_id for lease in batch.leases])
+        mine = [each for each in enumerate(batch.leases) if each[1].state is State.HELD]
+        leases = [lease for _, lease in mine]
+        wanted = [ways.of(index) for index, _ in mine]
+        self._check(leases, wanted)
+        for lease, disposition in in_order(leases, wanted):
+            if disposition.state is State.ACKED:
+                self._settling.start_ack(lease)
+            else:
+                self._settling.begin_move(lease, disposition)
+        await _over(batch.leases)
+        return batch.record()
+
+    async def extend(self, batch: BatchLease, length_s: float) -> LeaseRecord:
+        """Every job that is held ends `length_s` seconds from now. Raises as Registry.extend."""
+        await _over(batch.leases)
+        held = batch.held()
+        if not held:
+            state = batch.record().state
+            raise settlement_error(state, State.HELD) or LeaseForgotten("the outcome of the lease is unknown")
+        left_s = min(lease.latest_s for lease in held) - time.monotonic()
+        if length_s > left_s:
+            shown_s = max(0.0, left_s)
+            raise InvalidBody(f"this lease can last at most {shown_s:.3f} s more (Kestrel's openTransactionTimeout)")
+        for lease in held:
+            self._leases.set_deadline(lease, length_s)
+        return batch.record()
+
+    def give_back(self, batch: BatchLease) -> None:
+        """The answer with the batch did not reach the client: gives its jobs back, in their order."""
+        self._settling.give_back_all(batch.leases)
+
+    def expire_with(self, lease: Lease, expired: Disposition) -> list[Lease]:
+        """The leases to end now, in this order: a batch expires as a whole, so that its jobs keep their order."""
+        held = self._leases.batches[lease.batch_id].held()
+        return [each for each, _ in in_order(held, [expired] * len(held))]
+
+    def _check(self, leases: Sequence[Lease], dispositions: Sequence[Disposition]) -> None:
+        for lease, disposition in zip(leases, dispositions, strict=True):
+            if disposition.state is State.NACKED and lease.mover is not None:
+                lease.mover.check(lease, disposition)
+
+    async def _ended(
+        self, batch: BatchLease, leases: Sequence[Lease], wanted: State, mine: Sequence[Lease]
+    ) -> LeaseRecord:
+        """The record of the batch when these leases are settled as `wanted`; raises any other outcome.
+
+        mine: those whose settlement this call has begun. If there are any, the others do not count.
+        """
+        refusals = await _over(mine or leases)
+        records = [lease.record() for lease in mine or leases]
+        state = batch_record(batch.id, records).state
+        error = settlement_error(state, wanted)
+        if error is None:
+            return batch.record()
+        if mine and refusals:
+            error = refusals[0]
+        elif mine and state is State.UNKNOWN:
+            error = OutcomeUnknown("the settlement was sent to Kestrel, but no answer came")
+        done = sum(settlement_error(each.state, wanted) is None for each in records)
+        if done:
+            were = "was" if done == 1 else "were"
+            error.detail = f"{done} of {len(records)} jobs {were} {_DONE[wanted]}. The first failure: {error.detail}"
+        raise error
+
+
+async def _over(leases: Iterable[Lease]) -> list[GatewayError]:
+    """Returns when no settlement of these is in progress, with Kestrel's refusals."""
+    settlements = [lease.settlement for lease in leases if lease.settlement is not None]
+    return [refusal for each in settlements if (refusal := await each.result()) is not None]
