@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown
-from gateway.kestrel.server.pinned_read import MOVES, ReadState
+from gateway.kestrel.server.read_of_server import MOVES, ReadState
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, reset, siberite, silence
 from tests.kestrel.support import cancel_after, client, until
 

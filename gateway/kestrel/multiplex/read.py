@@ -16,7 +16,7 @@ from gateway.common.multiplex.messages import Code, Opening, pack_ids, unpack_ou
 from gateway.errors import BackendRefused, GatewayError, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.multiplex.channel import BrokerChannel
-from gateway.kestrel.server.pinned_read import MOVES, ReadState
+from gateway.kestrel.server.read_of_server import MOVES, ReadOfServer, ReadState
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.connection import ConnectionLostError
 
@@ -27,7 +27,7 @@ _TAKEN_BACK = "Kestrel no longer held the job, so it is back on its queue"
 _DELETED = "the queue was deleted, and the job with it"
 
 
-class MultiplexedRead:
+class MultiplexedRead(ReadOfServer):
     """Implements gateway.kestrel.link.TakenItem. number: grows from each item taken to the next."""
 
     __slots__ = (
@@ -63,16 +63,6 @@ class MultiplexedRead:
 
     def __repr__(self) -> str:
         return f"<MultiplexedRead {self.key} {self._state.value}>"
-
-    @property
-    def server(self) -> str:
-        """The name of the server that has set it aside."""
-        return self._server.address.name
-
-    @property
-    def lost(self) -> bool:
-        """Whether the item went back, or was deleted, without this worker."""
-        return self._state is ReadState.LOST
 
     @property
     def deleted(self) -> bool:
@@ -156,9 +146,6 @@ class MultiplexedRead:
         return await ReadyItems(self._server, self._channel, self._counters, self.key, self.tenant).take(
             room, limit_bytes
         )
-
-    async def turn(self) -> None:
-        """Returns at once: the broker settles open reads in any order."""
 
     async def abort(self) -> None:
         """Puts the item back to the head of its queue. Never raises. Does nothing if it is settled or lost."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUn
 
 from gateway.errors import GatewayError, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.kestrel.counters import Counters
+from gateway.kestrel.server.read_of_server import MOVES, ReadOfServer, ReadState
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, State
@@ -24,26 +24,7 @@ from gateway.kestrel.wire.stats import parse_open_reads
 _LOST = "the connection that held the job was lost; the job is back on its queue"
 
 
-class ReadState(Enum):
-    """The states of an open read."""
-
-    HELD = "held"
-    SETTLING = "settling"
-    SETTLED = "settled"
-    LOST = "lost"
-
-    __hash__ = object.__hash__
-
-
-MOVES: dict[ReadState, frozenset[ReadState]] = {
-    ReadState.HELD: frozenset({ReadState.SETTLING, ReadState.SETTLED, ReadState.LOST}),
-    ReadState.SETTLING: frozenset({ReadState.SETTLED}),
-    ReadState.SETTLED: frozenset(),
-    ReadState.LOST: frozenset(),
-}
-
-
-class PinnedRead:
+class PinnedRead(ReadOfServer):
     """One item and the connection on which it is set aside. The item goes back when that connection closes.
 
     number: grows from each item taken to the next. tenant: for which it is set aside.
@@ -71,16 +52,6 @@ class PinnedRead:
 
     def __repr__(self) -> str:
         return f"<PinnedRead {self.key} {self._state.value}>"
-
-    @property
-    def server(self) -> str:
-        """The name of the server that has set it aside."""
-        return self._server.address.name
-
-    @property
-    def lost(self) -> bool:
-        """Whether the item went back with its connection."""
-        return self._state is ReadState.LOST
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once when the item is lost with its connection; at once if it is already lost."""
@@ -173,9 +144,6 @@ class PinnedRead:
     async def more(self, count: int, limit_bytes: int) -> Sequence[PinnedRead]:  # noqa: ARG002
         """No other one: each item has a connection of its own."""
         return ()
-
-    async def turn(self) -> None:
-        """Returns at once: no other item is on its connection."""
 
     async def abort(self) -> None:
         """Puts the item back to the head of its queue, on trouble by closing the connection. Never raises.
