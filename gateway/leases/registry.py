@@ -192,7 +192,7 @@ class Registry:
         lease stays as it was.
         """
         if (batch := self.leases.batches.get(lease_id)) is not None:
-            return await self.batches.move(batch, Disposition(State.NACKED, asked, reason, delay_s))
+            return await self.batches.move(batch, Disposition(State.NACKED, asked, reason, delay_s, counted))
         lease = self.leases.find(lease_id)
         mine = lease.state is State.HELD
         if mine:
