@@ -32,7 +32,7 @@ from gateway.kestrel.health import Health, ServerView
 from gateway.kestrel.link import ServerLink
 from gateway.kestrel.links import ServerLinks
 from gateway.kestrel.member import Member
-from gateway.kestrel.multiplex.link import MultiplexedLink
+from gateway.kestrel.multiplex.link import MultiplexedLink, storage_stats
 from gateway.kestrel.polls.direct import DirectPoll
 from gateway.kestrel.polls.preferred import PreferredPoll
 from gateway.kestrel.polls.queues import PolledQueues
@@ -95,6 +95,7 @@ class Kestrel:
         self._servers = ServerLinks(self._connect)
         self._late = broadcast.LateAnswers()
         self._names = broadcast.QueueNames(self._late)
+        self.storage_stats = partial(storage_stats, self._servers)
         self.fanout = Fanout(lambda: self._servers.members, owns)
 
     async def start(self) -> None:
@@ -306,14 +307,6 @@ class Kestrel:
             open_waits=self._polls.open_waits,
             waited_queues=len(self._polls),
         )
-
-    async def storage_stats(self) -> Mapping[str, str] | None:
-        """The counters of the embedded broker's storage; None without that broker, or if it does not answer."""
-        for server in self._servers.members:
-            if isinstance(server, MultiplexedLink):
-                with contextlib.suppress(BackendUnavailable):
-                    return await server.storage_stats()
-        return None
 
     def _server_changed(self, server: ServerLink) -> None:
         self._polls.server_changed(server)

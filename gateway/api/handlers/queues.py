@@ -57,6 +57,13 @@ class QueueAdmin:
         return json_answer({"queues": shown, "next": next_page})
 
     async def get(self, call: Call) -> Answer:
+        answer = await self._figures(call)
+        coverage = call.context.coverage
+        if call.query["partial"] == "error" and coverage is not None and coverage.partial:
+            raise BackendUnavailable(f"{coverage.asked} of {coverage.total} Kestrel servers answered; ask again")
+        return answer
+
+    async def _figures(self, call: Call) -> Answer:
         missing = QueueStats() if call.query["missing"] == "zero" else None
         if call.query["detail"] != "servers":
             info = call.result(await self._queues.get(call.queue(), missing=missing))

@@ -10,8 +10,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -283,3 +284,12 @@ def _put_error(link: MultiplexedLink, code: Code, why: str) -> GatewayError:
     if code is Code.REFUSED:
         return BackendRefused(f"{link.address.marked} refuses: {why}")
     return BackendUnavailable(f"{link.address.marked} refuses the name of the queue")
+
+
+async def storage_stats(servers: Iterable[object]) -> Mapping[str, str] | None:
+    """The counters of the embedded broker's storage; None if it is not one of the servers, or does not answer."""
+    for server in servers:
+        if isinstance(server, MultiplexedLink):
+            with contextlib.suppress(BackendUnavailable):
+                return await server.storage_stats()
+    return None
