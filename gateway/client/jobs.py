@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,9 +16,13 @@ from gateway.client.failures import CallFailed
 from gateway.common.flags import Seconds, WholeNumber
 
 if TYPE_CHECKING:
+    import httpx
+
     from gateway.client.api import GatewayApi
 
 _STDIN: Final = Path("-")
+_SHORT_WAIT_S: Final = 20.0
+"""Every gateway allows such a wait by default, so that its limits need not be read. Source: openapi.yaml, `timeout`."""
 _TEXT_TYPE: Final = "text/plain; charset=utf-8"
 
 
@@ -111,11 +116,11 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
     """  # noqa: D301 (click wants the character itself)
     if raw and not ack:
         raise click.UsageError("--raw prints no lease, so the job could not be settled; give --ack, too")
-    params = {"timeout": f"{wait_s:g}"} | ({"lease_seconds": f"{lease_s:g}"} if lease_s else {})
+    params = {"lease_seconds": f"{lease_s:g}"} if lease_s else {}
     if raw:
         params["format"] = "raw"
-    answer = api.call("GET", f"{_path(queue)}/next", params=params, wait_s=wait_s)
-    if answer.status_code == 204:
+    answer = _polled(api, f"{_path(queue)}/next", params, wait_s)
+    if answer is None:
         sys.exit(options.NOTHING)
     lease = f"/leases/{answer.headers['lease-id']}"
     try:
@@ -127,6 +132,23 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
         raise
     if ack:
         api.call("POST", f"{lease}/ack")
+
+
+def _polled(api: GatewayApi, path: str, params: dict[str, str], wait_s: float) -> httpx.Response | None:
+    """The answer with a job; None if no job came. A wait that is longer than the gateway's longest is several polls."""
+    longest_s = wait_s
+    if wait_s > _SHORT_WAIT_S:
+        longest_s = api.call("GET", "/").json()["limits"]["max_timeout_seconds"]
+    ends_s = time.monotonic() + wait_s
+    left_s = wait_s
+    while True:
+        this_s = min(left_s, longest_s)
+        answer = api.call("GET", path, params={**params, "timeout": f"{this_s:.3f}"}, wait_s=this_s)
+        left_s = ends_s - time.monotonic()
+        if answer.status_code != 204:
+            return answer
+        if left_s <= 0 or this_s < longest_s:
+            return None
 
 
 @click.command()

@@ -3,7 +3,7 @@
 0    done
 1    the gateway refused, or something failed
 2    the command line or the file of settings is wrong
-3    there is no job, no queue, or no such lease
+3    there is no job, no queue, or no such lease or dead letter
 4    the gateway does not accept the key
 5    the gateway is away or cannot do it now: a later try may succeed
 130  interrupted
@@ -31,7 +31,7 @@ NOT_ALLOWED: Final = 4
 AWAY: Final = 5
 INTERRUPTED: Final = 130
 
-_NOTHING_CODES: Final = frozenset({"queue-not-found", "queue-empty", "lease-not-found"})
+_NOTHING_CODES: Final = frozenset({"queue-not-found", "queue-empty", "lease-not-found", "dead-letter-not-found"})
 
 _WHERE: Final = (
     click.option("--url", help=f"the gateway [variable {target.URL_VARIABLE}; default {target.DEFAULT_URL}]"),

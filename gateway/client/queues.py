@@ -93,22 +93,46 @@ def queue(queue: str, *, servers: bool, as_json: bool, api: GatewayApi) -> None:
 
 @click.command("dead-letters")
 @click.argument("queue")
+@click.argument("letter", required=False)
+@click.argument("action", required=False, type=click.Choice(["show", "delete", "redrive"]))
 @click.option("--peek", is_flag=True, help="print the oldest dead letter, which says why it failed, as JSON")
+@click.option("--list", "listed", type=WholeNumber(), metavar="N", help="list the N oldest dead letters, with reasons")
 @click.option("--delete", is_flag=True, help="delete all dead letters of the queue")
-@click.option("--yes", is_flag=True, help="with --delete: do not ask")
+@click.option("--yes", is_flag=True, help="when deleting: do not ask")
 @click.option("--json", "as_json", is_flag=True, help="print the gateway's answer as JSON")
 @options.calls
-def dead_letters(queue: str, *, peek: bool, delete: bool, yes: bool, as_json: bool, api: GatewayApi) -> None:
-    """Count, show or delete the dead letters of QUEUE: jobs that failed too often or were rejected.
+def dead_letters(
+    queue: str,
+    letter: str | None,
+    action: str | None,
+    *,
+    peek: bool,
+    listed: int | None,
+    delete: bool,
+    yes: bool,
+    as_json: bool,
+    api: GatewayApi,
+) -> None:
+    """Count, list, show or delete the dead letters of QUEUE: jobs that failed too often or were rejected.
 
-    `redrive` moves them back to their queue. The exit code of --peek is 3 if the queue has no dead letters.
-    """
-    from gateway.client import tables  # noqa: PLC0415 (`--help` stays quick)
+    \b
+      kestrel-gateway dead-letters emails --list 20
+      kestrel-gateway dead-letters emails LETTER show          one of them, by the LETTER in the list
+      kestrel-gateway dead-letters emails LETTER redrive       back to its queue; `redrive` moves all of them
+      kestrel-gateway dead-letters emails LETTER delete
+
+    The exit code is 3 if there is no such dead letter, and with --peek if the queue has none.
+    """  # noqa: D301 (click wants the character itself)
+    from gateway.client import letters, tables  # noqa: PLC0415 (`--help` stays quick)
 
     path = f"{_path(queue)}/dead-letters"
-    if peek and delete:
-        raise click.UsageError("--peek and --delete exclude each other")
-    if peek:
+    if peek + delete + (listed is not None) + (letter is not None) > 1:
+        raise click.UsageError("LETTER, --peek, --list and --delete exclude each other")
+    if letter is not None:
+        letters.act(api, queue, letter, action or "show", yes=yes)
+    elif listed is not None:
+        letters.show_list(api, queue, listed, as_json=as_json)
+    elif peek:
         options.show_json(api.call("GET", f"{path}/peek").json())
     elif delete:
         options.confirm(f"Delete all dead letters of {queue}?", yes=yes)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gateway.work.worker import Runner
 
 SECRET_VARIABLE: Final = "KESTREL_GATEWAY_WEBHOOK_SECRET"  # noqa: S105 (its name)
+_LONGEST_DELAY_S: Final = 30 * 86_400.0
+"""The longest delay of a nack. Source: openapi.yaml, NackRequest."""
 _EXEC: Final = "--exec"
 _URL: Final = re.compile(r"https?://[^/?#\s]+(/[^#\s]*)?")
 
@@ -133,6 +135,10 @@ def work(
         raise click.UsageError("concurrency: 0 is below the minimum of 1")
     if not 1 <= given["lease_s"] <= 43200:
         raise click.UsageError(f"lease: {given['lease_s']:g} is not between 1 and 43200 seconds")
+    for name in ("first_s", "longest_s"):
+        if given[name] > _LONGEST_DELAY_S:
+            flag = "retry-delay" if name == "first_s" else "max-retry-delay"
+            raise click.UsageError(f"{flag}: {given[name]:g} is above the maximum of {_LONGEST_DELAY_S:g} seconds")
     import asyncio  # noqa: PLC0415 (`--help` stays quick)
 
     from gateway.common import logs  # noqa: PLC0415

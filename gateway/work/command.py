@@ -2,7 +2,7 @@
 
 1. The job is in a file without a name, so a command that does not read it blocks nobody.
 2. A command has a process group of its own, which ends with SIGTERM, then SIGKILL. If the worker itself is killed, the
-   guard ends the group.
+   guard ends the group. It learns of the group from the command's process, before the command begins.
 3. Its standard error goes to the worker's, and its end is kept for the reason. A reader that is slow slows the command
    down, never the worker.
 """
@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -39,6 +41,7 @@ _REST_S: Final = 1.0
 _BUSY: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 """The system has no room for another process now."""
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
+_NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class CommandRunner:
@@ -50,13 +53,15 @@ class CommandRunner:
         self._kill_after_s = kill_after_s
         # For each command one thread that waits for its end, and one that writes its standard error.
         self._threads = ThreadPoolExecutor(2 * concurrency, thread_name_prefix="command")
+        self._numbers = itertools.count()
+        self._to_guard, guard_end = socket.socketpair()
         self._guard = subprocess.Popen(  # noqa: S603 (this very program)
             [sys.executable, "-I", "-S", guard.__file__, f"{kill_after_s:g}"],
-            stdin=subprocess.PIPE,
+            stdin=guard_end.fileno(),
             stdout=subprocess.DEVNULL,
             start_new_session=True,
-            bufsize=0,
         )
+        guard_end.close()
 
     async def obstacle(self) -> WorkVerdict | None:
         """Whether the command is there and can run."""
@@ -69,8 +74,9 @@ class CommandRunner:
     async def run(self, job: TakenJob, giving_back: asyncio.Event) -> WorkVerdict:
         """See worker.Runner."""
         loop = asyncio.get_running_loop()
+        number = next(self._numbers)
         try:
-            process = await loop.run_in_executor(self._threads, self._start, job)
+            process = await loop.run_in_executor(self._threads, self._start, job, number)
         except OSError as exc:
             return self._not_started(exc)
         logger.debug("%s: process %d runs", job, process.pid)
@@ -90,7 +96,7 @@ class CommandRunner:
             reading.cancel()
             if not exited.done():
                 self._signal(process, signal.SIGKILL)
-            self._tell_guard("-", process.pid)
+            self._tell_guard(b"-%d\n" % number)
         code = process.returncode
         logger.debug("%s: process %d ended: %d", job, process.pid, code)
         if exited in done:
@@ -104,20 +110,30 @@ class CommandRunner:
     async def close(self) -> None:
         """Ends the guard. No command runs."""
         self._threads.shutdown(wait=False)
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
+        self._to_guard.close()
         self._guard.wait()
 
-    def _start(self, job: TakenJob) -> subprocess.Popen[bytes]:
+    def _start(self, job: TakenJob, number: int) -> subprocess.Popen[bytes]:
         """Starts the command. Blocks. Raises OSError."""
+
+        def introduce() -> None:
+            self._tell_guard(b"+%d %d\n" % (number, os.getpid()))
+
         with tempfile.TemporaryFile() as body:
             body.write(job.body)
             body.seek(0)
-            process = subprocess.Popen(  # noqa: S603 (the user's command, without a shell)
-                self._command, stdin=body, stderr=subprocess.PIPE, env=self._environment(job), start_new_session=True
-            )
-        self._tell_guard("+", process.pid)
-        return process
+            try:
+                return subprocess.Popen(  # noqa: S603 (the user's command, without a shell)
+                    self._command,
+                    stdin=body,
+                    stderr=subprocess.PIPE,
+                    env=self._environment(job),
+                    start_new_session=True,
+                    preexec_fn=introduce,  # noqa: PLW1509 (one system call, and no lock that another thread may have)
+                )
+            except OSError:
+                self._tell_guard(b"-%d\n" % number)
+                raise
 
     def _environment(self, job: TakenJob) -> dict[bytes, bytes]:
         own = {
@@ -160,10 +176,9 @@ class CommandRunner:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
-    def _tell_guard(self, sign: str, pid: int) -> None:
-        assert self._guard.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the guard was killed: that ends no command
-            self._guard.stdin.write(f"{sign}{pid}\n".encode())
+    def _tell_guard(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):  # the guard was killed: that ends no command
+            self._to_guard.send(line, _NO_SIGNAL)
 
 
 class StandardErrorCopy:

@@ -1,8 +1,9 @@
 """Ends the commands of a worker that was killed. Runs as a separate process and imports only the standard library.
 
-The worker writes `+PID` and `-PID` to its standard input when a command begins and ends. Each PID is a process group.
-When the input ends, the worker has ended: the remaining groups get SIGTERM, and SIGKILL after the number of seconds in
-the argument.
+Its standard input is a socket. Each command writes `+NUMBER PID` before it begins: no command runs that the guard does
+not know. Each PID is a process group. The worker writes `-NUMBER` when the command has ended, or could not begin. When
+the input ends, the worker has ended: the remaining groups get SIGTERM, and SIGKILL after the number of seconds in the
+argument.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ def main() -> None:
     # The signals of a service manager or a terminal are for the worker. This ends when the worker does.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    groups: set[int] = set()
+    groups: dict[int, int] = {}
     for line in sys.stdin.buffer:
-        (groups.add if line[:1] == b"+" else groups.discard)(int(line[1:]))
+        command, _, pid = line[1:].partition(b" ")
+        if line[:1] == b"+":
+            groups[int(command)] = int(pid)
+        else:
+            groups.pop(int(command), None)
     ends_s = time.monotonic() + float(sys.argv[1])
-    left = {each for each in groups if _sent(each, signal.SIGTERM)}
+    left = {each for each in groups.values() if _sent(each, signal.SIGTERM)}
     while left and time.monotonic() < ends_s:
         time.sleep(_LOOK_S)
         left = {each for each in left if _sent(each, 0)}

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.lab.commands import COMMAND, Commands, environment
-from tests.lab.gateway import Running
+from tests.lab.gateway import Running, running
 from tests.lab.ports import free_port
 
 
@@ -27,6 +27,14 @@ def test_a_job_goes_there_and_back(command: Commands, queue: str):
     assert command.text("ack", job["lease"]["id"]) == ""
     empty = command("next", queue, "--wait", "0")
     assert (empty.returncode, empty.stdout) == (3, b"")
+
+
+def test_a_long_wait_is_several_polls(tmp_path: Path):
+    """A wait above the gateway's longest is no error, and ends with the job, or when it is over."""
+    with running(tmp_path / "data", "--max-timeout", "1", "--default-timeout", "1") as gateway:
+        command = Commands(gateway.url)
+        command.text("put", "late", "job", "--delay", "2")
+        assert command.text("next", "late", "--wait", "40", "--ack", "--raw") == "job"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,31 @@ def _read_until(terminal: int, wanted: bytes) -> None:
         seen += os.read(terminal, 65536)
 
 
+def test_one_dead_letter(command: Commands, http: httpx.Client, filled: str):
+    """It is found in the list, shown with its payload, moved back or deleted; the others stay."""
+    for _ in range(3):
+        lease = http.get(f"/queues/{filled}/next").json()["lease"]["id"]
+        http.post(f"/leases/{lease}/reject", json={"reason": "bad"}).raise_for_status()
+    listed = [json.loads(line) for line in command.text("dead-letters", filled, "--list", "5", "--json").splitlines()]
+    assert [each["error"] for each in listed] == ["bad"] * 3
+    first, second, third = (each["letter"] for each in listed)
+    table = command("dead-letters", filled, "--list", "2")
+    assert table.stdout.decode().splitlines()[1].split("\t")[0] == first
+    assert b"1 more dead letters" in table.stderr
+    shown = json.loads(command.text("dead-letters", filled, second, "show"))
+    assert "content_type" in shown  # with its payload
+    assert shown["letter"] == second
+    assert command.text("dead-letters", filled, second, "redrive") == f"{second} moved to {filled}\n"
+    assert command("dead-letters", filled, first, "delete").returncode == 2
+    assert "deleted" in command.text("dead-letters", filled, first, "delete", "--yes")
+    for action in ("show", "delete", "redrive"):
+        gone = command("dead-letters", filled, first, action, "--yes")
+        assert gone.returncode == 3, gone.stderr
+    left = command.text("dead-letters", filled, "--list", "5", "--json").splitlines()
+    assert [json.loads(line)["letter"] for line in left] == [third]
+    assert command("dead-letters", filled, first, "--delete").returncode == 2
+
+
 def test_dead_letters_and_redrive(command: Commands, http: httpx.Client, filled: str):
     """They are counted, shown, moved back in part, and deleted only if that is confirmed."""
     for _ in range(3):

@@ -265,6 +265,18 @@ def test_sigusr2_pauses_and_sigcont_continues(start: Start, put: Put, queue: str
     until(lambda: http.get(f"/queues/{queue}").json()["items"] == 0)
 
 
+def test_a_command_that_has_just_begun_ends_with_its_worker(start: Start, put: Put, queue: str, rest, tmp_path: Path):
+    """The command itself kills the worker in its first step: the guard knows it nevertheless."""
+    put("job")
+    mark = tmp_path / "pid"
+    script = f"kill -9 $PPID; trap '' TERM; echo $$ >{mark}.new; mv {mark}.new {mark}; while :; do sleep 1; done"
+    worker = start(queue, "--lease", "2", "--kill-after", "0.5", "--exec", "sh", "-c", script)
+    assert worker.wait() == -signal.SIGKILL
+    until(mark.exists)
+    until(lambda: not Path(f"/proc/{mark.read_text().strip()}").exists())
+    until(lambda: list(rest()) == ["job"])
+
+
 def test_commands_end_with_a_worker_that_is_killed(start: Start, put: Put, queue: str, rest, tmp_path: Path):
     """kill -9 of the worker: its command ends soon, also if it ignores SIGTERM, and the job comes again."""
     put("job")
