@@ -65,6 +65,7 @@ from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.dead_letters.store import dead_key
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.onward import Onward
+from gateway.delivery.delay.own_delays import OwnDelays
 from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.figures.gatherer import Gatherer
 from gateway.delivery.figures.head_ages import HeadAges
@@ -186,6 +187,7 @@ class Gateway:
         self._known = KnownQueues(self._kestrel, self._catalog, turns)
         quota = Quota(self._kestrel, self._known, settings.max_queues)
         holding = HoldingQueues(self._kestrel, namespace, context.boot_id)
+        OwnDelays(self._control, holding, self._tasks)
         moves = Moves(self._kestrel, self._catalog, holding, self._tasks, max_attempts=settings.max_attempts)
         poll_limits = PollLimits(
             settings.max_waiters,

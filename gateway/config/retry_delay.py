@@ -33,6 +33,11 @@ class RetryDelay:
     factor: float = 2.0
     jitter: float = 0.0
 
+    @property
+    def exact(self) -> bool:
+        """Whether all jobs wait the same time after the same attempt."""
+        return bool(self.steps_s) or not self.jitter
+
     def after(self, attempt: int, chance: float) -> float:
         """The seconds to wait after the attempt with this number, 1 for the first. chance: from 0 to 1, for jitter."""
         if self.steps_s:

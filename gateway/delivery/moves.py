@@ -111,9 +111,9 @@ class Moves:
         self._keep("perhaps-back")
         return False
 
-    async def to_tail(self, queue: Queue, lease: Lease, reason: str, due_ms: int = 0) -> Stored:
+    async def to_tail(self, queue: Queue, lease: Lease, reason: str, due_ms: int = 0, wait_ms: int = 0) -> Stored:
         """Moves the job to the tail as its next attempt, or to a holding queue until it is due. YES: it is there;
-        otherwise it is still set aside.
+        otherwise it is still set aside. wait_ms: see HoldingQueues.hold.
 
         Raises: QueueDeleted; LeaseLost if no copy was made. Cancelled: as for `to_dead_letters`.
         """
@@ -134,7 +134,7 @@ class Moves:
         counted = self.attempts.forget(lease.key, lease.known_by)
         if due_ms:
             held = HeldJob(queue.tenant, queue.name, due_ms, copy.data, copy.expires_s)
-            stored = await stored_by(self._holding.hold(held))
+            stored = await stored_by(self._holding.hold(held, wait_ms))
         else:
             stored = await store(self._backend, queue.key, copy.data, wire_expiry(copy.expires_s, now_s))
         if stored is not Stored.YES:
@@ -219,11 +219,19 @@ class QueueMover:
                 return 0
         return due_ms
 
+    def _wait_ms(self, lease: Lease, disposition: Disposition) -> int:
+        """The delay, if it is one of those that the policy gives to all jobs; otherwise 0."""
+        policy = self._queue.policy.retry_delay
+        if disposition.delay_s is not None or policy is None or not policy.exact:
+            return 0
+        return milliseconds(policy.after(lease.attempt, 0.5))
+
     async def _hold(self, lease: Lease, disposition: Disposition, due_ms: int) -> Moved:
         """Where the job is now; HEAD means that it is still set aside."""
         if not await self._moves.may_copy(lease):
             return Moved(Place.HEAD)
-        stored = await self._moves.to_tail(self._queue, lease, disposition.reason, due_ms)
+        wait_ms = self._wait_ms(lease, disposition)
+        stored = await self._moves.to_tail(self._queue, lease, disposition.reason, due_ms, wait_ms)
         if stored is Stored.YES:
             return Moved(Place.TAIL, due_ms / 1000)
         waits = stored is Stored.NO and disposition.state is State.NACKED and not lease.batch_id

@@ -1,4 +1,5 @@
-"""The holding queues: puts jobs on them, each on the one of its next level. Does not look at them.
+"""The holding queues: puts jobs on them, each on the one of its next level, or on the one of its delay. Does not look
+at them.
 
 They are internal queues (gateway.names.namespace), on any server. Their items have no expiry on Kestrel.
 """
@@ -11,7 +12,7 @@ from typing import Final
 from gateway.delivery.backend import Backend
 from gateway.delivery.delay.clock import Clock
 from gateway.delivery.delay.held_job import HeldJob
-from gateway.delivery.delay.levels import LEVELS, Hop, next_hop, purpose
+from gateway.delivery.delay.levels import LEVELS, Hop, next_hop, own_purpose, purpose, wait_s
 from gateway.envelope.times import timestamp
 from gateway.errors import DelayBeyondExpiry, GatewayError
 from gateway.names.namespace import Namespace
@@ -30,14 +31,21 @@ def check_due(due_ms: int, expires_s: float | None) -> None:
 
 
 class HoldingQueues:
-    """worker: identifies this worker in the items it puts. keys: of the holding queues, by level. clock: of all that
-    moves delayed jobs."""
+    """worker: identifies this worker in the items it puts. clock: of all that moves delayed jobs. wanted: called with
+    a delay in milliseconds that has no queue of its own.
+
+    keys: of the holding queues: by level, then of single delays. waits_s: how long jobs wait in each.
+    """
 
     def __init__(self, backend: Backend, namespace: Namespace, worker: str = "", clock: Clock | None = None) -> None:
         self._backend = backend
         self.clock: Final = clock or Clock()
         self.worker: Final = worker
-        self.keys: Final = tuple(namespace.internal_key(purpose(level)) for level in range(LEVELS))
+        self.keys: Final = [namespace.internal_key(purpose(level)) for level in range(LEVELS)]
+        self.waits_s: Final = [wait_s(level) for level in range(LEVELS)]
+        self.wanted: Callable[[int], None] = lambda _: None
+        self._namespace = namespace
+        self._own: dict[int, int] = {}
         self.unreadable_key: Final = namespace.internal_key("delay-unreadable")
         self._listeners: list[Held] = []
 
@@ -45,13 +53,25 @@ class HoldingQueues:
         """Calls `listener` for each job that is stored. It must not raise."""
         self._listeners.append(listener)
 
-    async def hold(self, job: HeldJob) -> None:
+    def add_own(self, wait_ms: int) -> None:
+        """Jobs with this delay have a queue of their own from now on."""
+        if wait_ms not in self._own:
+            self._own[wait_ms] = len(self.keys)
+            self.keys.append(self._namespace.internal_key(own_purpose(wait_ms)))
+            self.waits_s.append(wait_ms / 1000)
+
+    async def hold(self, job: HeldJob, wait_ms: int = 0) -> None:
         """Stores the job until it is due, or until its next hop: Kestrel has answered STORED.
+
+        wait_ms: the delay that begins now, if other jobs have the same one; 0: unknown.
 
         Raises: QueueFull, JobTooLarge, BackendUnavailable, BackendRefused; OutcomeUnknown.
         Cancelled: the job may or may not be stored.
         """
-        hop = next_hop(job.due_ms, self.clock.wall_s())
+        own = self._own.get(wait_ms)
+        if wait_ms and own is None:
+            self.wanted(wait_ms)
+        hop = next_hop(job.due_ms, self.clock.wall_s()) if own is None else Hop(own, job.due_ms)
         await self._backend.put(self.keys[hop.level], job.at(hop, self.worker).packed())
         self._tell(hop)
 

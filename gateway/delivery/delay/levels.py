@@ -20,7 +20,8 @@ LEVELS: Final = 26
 
 
 class Hop(NamedTuple):
-    """One stay in a holding queue. until_ms: when it ends, Unix time in milliseconds."""
+    """One stay in a holding queue. until_ms: when it ends, Unix time in milliseconds. level: also the number of the
+    queue of a single delay, which follows the levels."""
 
     level: int
     until_ms: int
@@ -34,6 +35,11 @@ def wait_s(level: int) -> float:
 def purpose(level: int) -> str:
     """The purpose in the key of the holding queue (gateway.names.namespace.Namespace.internal_key)."""
     return f"delay-{level:02}"
+
+
+def own_purpose(wait_ms: int) -> str:
+    """As `purpose`, of the queue of a single delay."""
+    return f"delay-of-{wait_ms}"
 
 
 def next_hop(due_ms: int, now_s: float) -> Hop:

@@ -14,7 +14,8 @@
 7. A server that dropped items of a holding queue has a limit there (its maxAge or maxItems, a ring). This is an error
    in the log and a figure.
 
-Every worker watches every server.
+A level is also the number of the queue of a single delay (gateway.delivery.delay.own_delays). Every worker watches
+every server.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from typing import Final, Protocol
 
 from gateway.delivery.delay.held_job import unpacked
 from gateway.delivery.delay.holding import HoldingQueues
-from gateway.delivery.delay.levels import LEVELS, wait_s
 from gateway.delivery.delay.onward import Onward
 from gateway.errors import GatewayError
 from gateway.leases.lease import OpenRead
@@ -78,7 +78,7 @@ class ServerWatch:
         self._holding = holding
         self._onward = onward
         self._others_write = others_write
-        self._at_s = [-math.inf] * LEVELS  # monotonic
+        self._at_s = [-math.inf] * len(holding.keys)  # monotonic
         self._used: set[int] = set()  # levels that had an item at the last look
         self._busy: set[int] = set()  # levels with moves in progress
         self._losses: dict[str, int] = {}
@@ -101,9 +101,14 @@ class ServerWatch:
 
     def look_at(self, level: int, at_s: float) -> None:
         """A job of this worker may leave the level at `at_s`, if it is on this server."""
+        self._grow()
         if at_s < self._at_s[level]:
             self._at_s[level] = at_s
             self._changed.set()
+
+    def _grow(self) -> None:
+        """Watches queues of single delays that were added."""
+        self._at_s += [-math.inf] * (len(self._holding.keys) - len(self._at_s))
 
     async def _until(self, at_s: float) -> None:
         """Returns at `at_s`, or earlier if something has changed."""
@@ -111,6 +116,7 @@ class ServerWatch:
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
         """Looks at every queue whose time has come, and starts moving jobs that may leave."""
+        self._grow()
         now_s = self._clock.monotonic_s()
         leaving = not self._server.writes and self._others_write()
         levels = [
@@ -154,7 +160,7 @@ class ServerWatch:
 
     def _empty(self, level: int, asked_s: float) -> None:
         self._used.discard(level)
-        at_s = asked_s + min(max(FOREIGN_S, wait_s(level)), EMPTY_S)
+        at_s = asked_s + min(max(FOREIGN_S, self._holding.waits_s[level]), EMPTY_S)
         self._at_s[level] = min(self._at_s[level], at_s)
 
     async def _attend(self, level: int, *, leaving: bool) -> None:
@@ -196,7 +202,7 @@ class ServerWatch:
         if job is None:
             return 0.0
         left_s = job.until_ms / 1000 - self._clock.wall_s()
-        if left_s > 2 * wait_s(level) + SKEW_S:
+        if left_s > 2 * self._holding.waits_s[level] + SKEW_S:
             return 0.0  # rule 5
         if job.by != self._holding.worker:
             return left_s + BACKUP_S
