@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class MultiplexedConnection:
     """The connection of one worker, and the protocol of its socket, `frames`. versions: see VERSIONS.
 
-    Implements gateway.common.multiplex.protocol.FrameHandler and gateway.broker.connections.BrokerConnection.
+    Implements gateway.common.multiplex.handler.FrameHandler and gateway.broker.connections.BrokerConnection.
     """
 
     is_local = True

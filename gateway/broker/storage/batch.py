@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Protocol
 
+from gateway.broker.storage.checksum import of_item
+
 SEQUENCE_BITS = 40
 """An item's id is its queue's number in the upper bits and its position in the lower: a queue is one range of a
 B-tree."""
@@ -23,7 +25,8 @@ B-tree."""
 class StoredItem:
     """One stored item. Immutable by convention; a plain slotted class because a hundred thousand are made per second.
 
-    `added_ms` and `expires_ms` are wall-clock milliseconds; `expires_ms` 0 means never. `checksum`: checksum.of_item.
+    `added_ms` and `expires_ms` are wall-clock milliseconds; `expires_ms` 0 means never. `checksum`: checksum.of_item;
+    of a large item the complement of its seed, below 0, until the writer has summed it.
     """
 
     __slots__ = ("added_ms", "checksum", "data", "expires_ms", "id")
@@ -37,6 +40,13 @@ class StoredItem:
 
     def __repr__(self) -> str:
         return f"<StoredItem {self.id >> SEQUENCE_BITS}:{self.id & ((1 << SEQUENCE_BITS) - 1)} {len(self.data)} bytes>"
+
+
+def _summed(item: StoredItem) -> int:
+    """The checksum of a large item."""
+    if item.checksum < 0:
+        item.checksum = of_item(~item.checksum, item.id, item.added_ms, item.expires_ms, item.data)
+    return item.checksum
 
 
 class AnswerHolder(Protocol):
@@ -130,6 +140,7 @@ class Batch:
         "removed_ids",
         "rows",
         "unchecked",
+        "unsummed",
     )
 
     def __init__(self) -> None:
@@ -138,6 +149,7 @@ class Batch:
         # puts
         self.created: dict[int, tuple[bytes, ItemOwner]] = {}
         self.rows: list[int | bytes] = []  # id, added_ms, expires_ms, data, checksum; id, ...
+        self.unsummed: list[tuple[int, StoredItem]] = []  # large items, and where their checksums are in `rows`
         self.put_bytes = 0
         self.placed: list[tuple[ItemOwner, StoredItem]] = []
         self.moves: list[tuple[int, int, int, int, int]] = []  # new id, added_ms, expires_ms, checksum, old id
@@ -169,6 +181,8 @@ class Batch:
     def put(self, owner: ItemOwner, item: StoredItem) -> Ticket:
         """Adds the item."""
         self.rows += (item.id, item.added_ms, item.expires_ms, item.data, item.checksum)
+        if item.checksum < 0:
+            self.unsummed.append((len(self.rows) - 1, item))
         self.placed.append((owner, item))
         size = len(item.data)
         self.put_bytes += size
@@ -197,6 +211,15 @@ class Batch:
         size = len(old.data)
         self._count(self.put_counts, old.id >> SEQUENCE_BITS, -1, -size, 0)
         self._count(self.put_counts, new.id >> SEQUENCE_BITS, 1, size, 1)
+
+    def sum_large(self) -> None:
+        """Computes the checksums of large items. The writer calls it: the loop would stop for long."""
+        for at, item in self.unsummed:
+            self.rows[at] = _summed(item)
+        self.unsummed.clear()
+        for at, (_, old, _, new) in enumerate(self.moved):
+            if new.checksum < 0:
+                self.moves[at] = new.id, new.added_ms, new.expires_ms, _summed(new), old.id
 
     @staticmethod
     def _count(counts: dict[int, list[int]], number: int, items: int, size: int, ever: int) -> None:

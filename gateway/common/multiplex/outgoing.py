@@ -32,11 +32,14 @@ class _Message:
 
 
 class Outgoing:
-    """The frames that wait, and the credit. waiting_bytes: of the frames, without items that go in DATA frames."""
+    """The frames that wait, and the credit.
+
+    waiting_bytes: of the frames, without items that go in DATA frames. large_bytes: what is left of those items.
+    """
 
     __slots__ = (
         "_incomplete", "_incomplete_bytes", "_item_credit", "_operation_credit", "_operations", "_ready",
-        "_ready_bytes", "_turns", "waiting_bytes",
+        "_ready_bytes", "_turns", "large_bytes", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -49,6 +52,7 @@ class Outgoing:
         self._incomplete_bytes = 0
         self._incomplete = 0
         self.waiting_bytes = 0
+        self.large_bytes = 0
 
     def __repr__(self) -> str:
         return f"<Outgoing {self.waiting_bytes} bytes, credit {self._item_credit} and {self._operation_credit}>"
@@ -102,6 +106,7 @@ class Outgoing:
         """A message of this turn whose item, which is not empty, goes before it in DATA frames."""
         self._add(turn, _Message(frame(kind, id_, payload, flags | DETACHED), id_, memoryview(item)))
         self.waiting_bytes += HEAD.size + len(payload)
+        self.large_bytes += len(item)
 
     def _add(self, turn: object, message: bytes | _Message) -> None:
         waiting = self._turns.get(turn)
@@ -172,4 +177,5 @@ class Outgoing:
             self._incomplete += size
         piece = message.item[message.sent : message.sent + PAYLOAD_BYTES]
         message.sent += len(piece)
+        self.large_bytes -= len(piece)
         return b"".join((HEAD.pack(len(piece), FrameKind.DATA, 0, message.id), piece))

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from gateway.common.shares import WHOLE
 
 from .frames import CARRIERS, FRAME_BYTES, HEAD, PAYLOAD_BYTES, BrokenFrameError, Frame, FrameDecoder, FrameKind, frame
+from .handler import FrameHandler
 from .messages import SHARE_UNITS, Greeting, pack_credit, unpack_credit, unpack_greeting
 from .outgoing import SOME_BYTES, Outgoing
 
@@ -32,40 +33,6 @@ _CREDIT_STEP: Final = CREDIT_BYTES // 4
 _HEAD_BYTES: Final = HEAD.size
 _FIRST_MESSAGE: Final = int(FrameKind.PUT)
 """The kinds below it are for the connection itself."""
-
-
-class FrameHandler(Protocol):
-    """What the frames mean."""
-
-    def opened(self) -> None:
-        """The connection begins."""
-
-    def greeted(self, common: int | None) -> None:
-        """The peer's greeting has come, with the version that both speak. Without one the connection closes."""
-
-    def handle(self, message: Frame) -> None:
-        """A message other than greetings and credit. Raises BrokenFrameError."""
-
-    def gather(self) -> None:
-        """What is to be sent will be written now: frames that it has put off until then follow."""
-
-    def unblocked(self) -> None:
-        """`blocked` was seen, and is over."""
-
-    def credits_back(self) -> tuple[bool, bool]:
-        """Whether items and operations that were handled are out of memory, so that the peer may send more."""
-
-    def broken(self, error: BrokenFrameError) -> None:
-        """The peer has sent a broken frame. `ended` follows."""
-
-    def ended(self) -> None:
-        """The connection is over."""
-
-    def received(self, count: int) -> None:
-        """Bytes have come."""
-
-    def wrote(self, count: int) -> None:
-        """Bytes were written."""
 
 
 class FrameConnection(asyncio.BufferedProtocol):
@@ -232,6 +199,11 @@ class FrameConnection(asyncio.BufferedProtocol):
         blocked = self._choked or self._out.blocked or self._out.waiting_bytes > WAITING_BYTES
         self._was_blocked |= blocked
         return blocked
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits to be sent, with large items."""
+        return self._out.waiting_bytes + self._out.large_bytes
 
     def answer(self, data: bytes) -> None:
         """A frame that needs no credit."""

@@ -56,7 +56,7 @@ class OpenedRead(Protocol):
 class BrokerChannel:
     """One connection, and the protocol of its socket, `frames`.
 
-    Implements gateway.common.multiplex.protocol.FrameHandler. timeout_s: of an operation, if no other time is given.
+    Implements gateway.common.multiplex.handler.FrameHandler. timeout_s: of an operation, if no other time is given.
     open_bytes, share: the most bytes of its open reads, and the part that one tenant may have; 0: no limit.
     on_heard: called when bytes come. on_lost: called at its end. ready: done after the greetings, with whether both
     sides have a common version.

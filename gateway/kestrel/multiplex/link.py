@@ -3,7 +3,9 @@
 1. It connects by both protocols. Without a common version, or without the socket, it is a memcache link, and says so
    once.
 2. When the multiplexed connection ends, the server counts as lost, and the link connects again at once.
-3. If an operation gets no answer in time, only that operation fails; memcache is used to ask whether the server still
+3. Puts that wait to be sent have at most `--max-buffer-bytes`. Beyond that a put is refused, and nothing was sent. One
+   put alone always has room.
+4. If an operation gets no answer in time, only that operation fails; memcache is used to ask whether the server still
    answers.
 """
 
@@ -67,6 +69,7 @@ class MultiplexedLink(MemcacheLink):
         self._versions = versions
         self._warned = False
         self._open_bytes = settings.max_lease_bytes
+        self._most_unsent_bytes = settings.max_buffer_bytes
         self._share = given.get("share", WHOLE)
 
     # Lifetime
@@ -215,8 +218,13 @@ class MultiplexedLink(MemcacheLink):
     def _store_together(
         self, channel: BrokerChannel, puts: Sequence[Put], places: Sequence[int], report: Report
     ) -> None:
-        """Stores puts of one key, in frames of as many as fit."""
+        """Stores puts of one key, in frames of as many as fit (rule 3)."""
         key = puts[places[0]][0].encode()
+        unsent = channel.frames.unsent_bytes
+        if unsent and unsent + sum(len(puts[place][1]) for place in places) > self._most_unsent_bytes:
+            for place in places:
+                report(place, self._behind(unsent))
+            return
         if not 0 < len(key) <= MOST_KEY_BYTES:
             for place in places:
                 report(place, _put_error(self, Code.ILLEGAL_NAME, ""))
@@ -270,6 +278,12 @@ class MultiplexedLink(MemcacheLink):
                 report(place, None if code is Code.OK else _put_error(self, code, why))
             if Code.REFUSED in codes:
                 self.look()
+
+    def _behind(self, unsent: int) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"{self.address.marked} is behind: {unsent} bytes wait to be sent, and more would exceed the limit of "
+            f"{self._most_unsent_bytes} bytes (--max-buffer-bytes); try again later"
+        )
 
     def _unknown(self) -> OutcomeUnknown:
         return OutcomeUnknown(f"the job was sent to {self.address.marked}, but no valid answer came")
