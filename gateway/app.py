@@ -178,6 +178,7 @@ class Gateway:
             self._registry,
             self._worker_links,
             self._replicas,
+            turns=turns,
             limit_s=2 * settings.kestrel_command_timeout_s,
             count=self._figures,
         )

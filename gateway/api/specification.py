@@ -22,7 +22,8 @@ from gateway.errors import InvalidBody
 from gateway.settings import Settings
 
 MAX_VALUES: Final = 20_000
-"""Limit for a body without jobs. Three lists of a thousand settlements have fewer; validating many takes long."""
+"""Limit for a body without jobs. Ten thousand acks, a thousand nacks and a thousand rejects have fewer; validating many
+takes long."""
 _BLANK: Final = b" \t\r\n"
 _METHODS = ("get", "post", "put", "delete", "options")
 

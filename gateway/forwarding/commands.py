@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
 import orjson
 
-from gateway.errors import GatewayError, Internal, error_classes
+from gateway.envelope.rewrite import plain
+from gateway.errors import GatewayError, Internal, InvalidBody, error_classes
 from gateway.leases.lease import LeaseRecord, Place, State
+
+
+class NotUnderstoodError(Exception):
+    """The owner is of a version that does not know the command, and has done nothing."""
+
 
 NO_DELAY: Final = -1.0
 """The `length_s` of a nack that asks for no delay, whatever the policy says. Version 0.1.0 reads it as a delay that is
@@ -34,6 +42,7 @@ class Verb(Enum):
     RELEASE_PUTS = "release-puts"
     SETTLE_BATCH = "settle-batch"
     ENSURE_CHILD = "ensure-child"
+    SETTLE_MANY = "settle-many"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,8 @@ class LeaseCommand:
     subject: a lease id; a Kestrel key for DROP_QUEUE, END_POLLS, HOLD_PUTS, RELEASE_PUTS and ENSURE_CHILD; empty for
     COUNT. length_s: for EXTEND; for NACK the delay, 0: by policy, or NO_DELAY or UNCOUNTED; for HOLD_PUTS the
     longest time; for ACK the number of jobs of a batch, 0: all. position: for NACK, a Place; empty: by policy. reason:
-    for NACK and REJECT; for SETTLE_BATCH the settlement in JSON. Version 0.1.0 accepts no further fields.
+    for NACK and REJECT; for SETTLE_BATCH the settlement in JSON, for SETTLE_MANY the settlements. Version 0.1.0 accepts
+    no further fields.
 
     deadline_s: monotonic, the same clock in every process of one machine; the owner does not begin after it.
     tenant: the tenant of the lease. hops: how often the command was forwarded.
@@ -99,7 +109,32 @@ _CLASS_IN_0_1: Final = {
 }
 """For each class of errors that version 0.1.0 does not know, one with its status that it knows."""
 
-Result = LeaseRecord | WorkerFigures | int | GatewayError
+
+@dataclass(frozen=True, slots=True)
+class ManyResults:
+    """The results of a SETTLE_MANY, in its order."""
+
+    results: tuple[LeaseRecord | GatewayError, ...]
+
+
+Result = LeaseRecord | WorkerFigures | ManyResults | int | GatewayError
+
+
+def settle_command(verb: Verb, lease_id: str, tenant: str, body: Mapping[str, Any]) -> LeaseCommand:
+    """The command of a settlement as the contract describes its body. Its deadline is set when it is sent.
+
+    Raises InvalidBody.
+    """
+    length_s = float(body["delay"]) or NO_DELAY if "delay" in body else 0.0
+    position = body.get("position", "")
+    if not body.get("count", True):
+        if position not in ("", "head") or length_s > 0:
+            raise InvalidBody(
+                "count: without an attempt the job goes to the head at once; leave out position and delay"
+            )
+        length_s, position = UNCOUNTED, "head"
+    reason = plain(body.get("reason", ""))
+    return LeaseCommand(verb, lease_id, math.inf, length_s, position, reason, tenant)
 
 
 def command_of(content: Any) -> LeaseCommand:
@@ -116,6 +151,8 @@ def result_content(result: Result) -> dict[str, object]:
             return {"count": result}
         case WorkerFigures():
             return {"figures": result}
+        case ManyResults():
+            return {"results": [result_content(each) for each in result.results]}
         case _:
             return {"lease": _record_content(result)}
 
@@ -126,6 +163,8 @@ def result_of(content: Any) -> Result:
         return _error_of(content)
     if "count" in content:
         return int(content["count"])
+    if "results" in content:
+        return ManyResults(tuple(_one_of(each) for each in content["results"]))
     if "figures" in content:
         return _figures_of(content["figures"])
     return _record_of(content["lease"])
@@ -138,6 +177,10 @@ def _figures_of(content: Any) -> WorkerFigures:
         tuple((name, tuple(labels), tuple(counts), total) for name, labels, counts, total in content["histograms"]),
         content["queues"],
     )
+
+
+def _one_of(content: Any) -> LeaseRecord | GatewayError:
+    return _error_of(content) if "error" in content else _record_of(content["lease"])
 
 
 def _error_content(error: GatewayError) -> dict[str, object]:

@@ -26,7 +26,15 @@ from typing import Any, Final
 import orjson
 
 from gateway.errors import LeaseForgotten, OutcomeUnknown, OwnerUnavailable, Unauthenticated
-from gateway.forwarding.commands import LeaseCommand, Result, command_of, result_content, result_of
+from gateway.forwarding.commands import (
+    LeaseCommand,
+    NotUnderstoodError,
+    Result,
+    Verb,
+    command_of,
+    result_content,
+    result_of,
+)
 from gateway.forwarding.http_client import BadResponseError, ConnectionEndedError, HttpConnection
 from gateway.forwarding.seal import Seal
 
@@ -193,6 +201,8 @@ class _Replica:
             raise _Ended(sent=command is not None) from exc
         except BadResponseError as exc:
             raise self._unfit(f"it does not answer as a replica ({exc})") from exc
+        if answer.status == 503 and command is not None and command.verb is Verb.SETTLE_MANY:
+            raise NotUnderstoodError  # or it was too busy to look at the command; in both cases it has done nothing
         if answer.status != 200:
             raise self._unfit(f"it answered {answer.status}")
         try:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from gateway.errors import GatewayError, Internal, LeaseForgotten, OutcomeUnknown, OwnerUnavailable
+from gateway.errors import GatewayError, Internal, LeaseForgotten, LeaseNotFound, OutcomeUnknown, OwnerUnavailable
+from gateway.fairness.turns import Turns
 from gateway.forwarding.commands import NO_DELAY, UNCOUNTED, LeaseCommand, Result, Verb, WorkerFigures
+from gateway.forwarding.many import ManySettlements, Outcome, settle_group
 from gateway.forwarding.replicas import Replicas
 from gateway.forwarding.workers import WorkerLinks
 from gateway.leases.ahead import AckAhead
@@ -61,6 +63,7 @@ class LeaseRouter:
         worker_links: WorkerLinks,
         replicas: Replicas | None,
         *,
+        turns: Turns,
         limit_s: float,
         count: Callable[[], WorkerFigures],
     ) -> None:
@@ -70,6 +73,9 @@ class LeaseRouter:
         self._replicas = replicas
         self._limit_s = limit_s
         self._count = count
+        self._many = ManySettlements(
+            registry, turns, owner=self._elsewhere, one=self._one, ask=self._ask, limit_s=limit_s
+        )
         self.statistics = ForwardingStatistics()
 
     async def ack(self, lease_id: str, tenant: str, upto: int = 0) -> LeaseRecord:
@@ -135,6 +141,23 @@ class LeaseRouter:
         if owner is None:
             return await self._registry.extend(lease_id, length_s)
         return await self._forward(owner, self._command(Verb.EXTEND, lease_id, tenant, length_s=length_s))
+
+    async def settle_many(self, commands: Sequence[LeaseCommand], tenant: str) -> list[Outcome]:
+        """See ManySettlements.settle."""
+        return await self._many.settle(commands, tenant)
+
+    async def _one(self, command: LeaseCommand) -> LeaseRecord:
+        """The result of an ACK, NACK or REJECT. Raises what `ack`, `nack` and `reject` raise."""
+        owner = self._elsewhere(command.subject, command.tenant)
+        if owner is not None:
+            return await self._forward(owner, command)
+        return _record_of(await self._execute(command))
+
+    async def _one_here(self, command: LeaseCommand) -> LeaseRecord:
+        """Like `_one`, for another worker, which has found that this one holds the lease."""
+        if self._elsewhere(command.subject, command.tenant) is not None:
+            raise LeaseNotFound("no such lease")
+        return _record_of(await self._execute(command))
 
     async def inspect(self, lease_id: str, tenant: str) -> LeaseRecord:
         """What is known of the lease. Raises LeaseNotFound, LeaseForgotten, OutcomeUnknown, OwnerUnavailable."""
@@ -208,15 +231,12 @@ class LeaseRouter:
 
     async def _forward(self, owner: Owner, command: LeaseCommand) -> LeaseRecord:
         """The result of another worker or replica. Raises it if it is an error."""
+        return _record_of(await self._ask(owner, command))
+
+    async def _ask(self, owner: Owner, command: LeaseCommand) -> Result:
         if owner.instance == self._ids.own.instance:
-            result = await self._to_worker(owner.boot_id, command)
-        else:
-            result = await self._to_replica(owner.instance, command)
-        if isinstance(result, GatewayError):
-            raise result
-        if not isinstance(result, LeaseRecord):
-            raise Internal("unexpected reply from a worker")
-        return result
+            return await self._to_worker(owner.boot_id, command)
+        return await self._to_replica(owner.instance, command)
 
     async def _to_worker(self, boot_id: str, command: LeaseCommand) -> Result:
         self.statistics.to_workers += 1
@@ -241,7 +261,7 @@ class LeaseRouter:
         self.statistics.dead += isinstance(outcome, LeaseForgotten)
         self.statistics.unanswered += isinstance(outcome, (OutcomeUnknown, OwnerUnavailable, OSError))
 
-    async def _execute(self, command: LeaseCommand) -> LeaseRecord | WorkerFigures | int:
+    async def _execute(self, command: LeaseCommand) -> Result:
         """Executes a command from another worker or replica."""
         registry, lease_id = self._registry, command.subject
         match command.verb:
@@ -266,7 +286,18 @@ class LeaseRouter:
                 return await registry.drop_queue(command.subject)
             case Verb.COUNT:
                 return self._count()
+            case Verb.SETTLE_MANY:
+                return await settle_group(command, registry, self._one_here)
             case (
                 Verb.END_POLLS | Verb.HOLD_PUTS | Verb.RELEASE_PUTS | Verb.ENSURE_CHILD
             ):  # app.Gateway carries these out
                 raise Internal(f"{command.verb.value} is no command about leases")
+
+
+def _record_of(result: Result) -> LeaseRecord:
+    """Raises the result if it is an error."""
+    if isinstance(result, GatewayError):
+        raise result
+    if not isinstance(result, LeaseRecord):
+        raise Internal("unexpected reply from a worker")
+    return result

@@ -330,7 +330,7 @@ def test_a_bad_request_settles_nothing_at_all(http, body):
     answer = http.post("/leases/settle", content=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
     assert http.post("/leases/settle", json={}).json() == {"results": []}
-    assert http.post("/leases/settle", json={"acks": ["x"] * 1001}).status_code == 400
+    assert http.post("/leases/settle", json={"acks": ["x"] * 10_001}).status_code == 400
 
 
 def test_ack_and_next_in_one_request(http, queue):

@@ -23,9 +23,11 @@ class StreamReader:
         address = ("127.0.0.1", port or gateway.port)
         if gateway.url.startswith("https"):
             trust = ssl._create_unverified_context()
-            self.connection: http.client.HTTPConnection = http.client.HTTPSConnection(*address, READ_S, context=trust)
+            self.connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                *address, timeout=READ_S, context=trust
+            )
         else:
-            self.connection = http.client.HTTPConnection(*address, READ_S)
+            self.connection = http.client.HTTPConnection(*address, timeout=READ_S)
         if rcvbuf:
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from gateway.api.exchange import Answer, Call, json_answer
 from gateway.api.request.accept import ranges
@@ -14,16 +12,17 @@ from gateway.envelope.rewrite import plain
 from gateway.envelope.times import timestamp
 from gateway.errors import GatewayError, InvalidBody, LeaseNotFound
 from gateway.fairness.turns import Turns
+from gateway.forwarding.commands import LeaseCommand, Verb, settle_command
+from gateway.forwarding.many import AT_ONCE, Outcome, some_at_once
 from gateway.forwarding.router import LeaseRouter
 from gateway.leases.ahead import AckAhead
 from gateway.leases.batch import BatchPlan, plan
 from gateway.leases.lease import LeaseRecord, Place, State
 
 MAX_SETTLE_BYTES = 1 << 20
-"""Limit for a body that settles: a thousand settlements, or a failure report with complete tracebacks."""
-
-AT_ONCE: Final = 32
-"""Settlements of one request that run at a time; one turn of the loop starts this many."""
+"""Limit for a body that settles one lease: a failure report with complete tracebacks."""
+MAX_MANY_BYTES = 2 << 20
+"""Limit for a body that settles many: ten thousand ids, each with the URL of a replica."""
 
 
 class Leases:
@@ -72,19 +71,28 @@ class Leases:
         return _shown(await self._lease_router.extend(call.path("lease"), call.caller.tenant, length_s))
 
     async def settle(self, call: Call) -> Answer:
-        """Each settlement runs by itself, AT_ONCE at a time. One result each, in the order of the body."""
-        body = await call.json(MAX_SETTLE_BYTES)
-        work: list[tuple[str, Callable[[], Awaitable[LeaseRecord]]]] = []
-        work += [(each, partial(self.ack_first, call, each)) for each in body.get("acks", ())]
-        work += [(each["lease"], partial(self._nack, call, each["lease"], each)) for each in body.get("nacks", ())]
-        work += [(each["lease"], partial(self._reject, call, each["lease"], each)) for each in body.get("rejects", ())]
-        room = asyncio.Semaphore(AT_ONCE)
-        settled: list[asyncio.Task[dict[str, Any]]] = []
-        async with asyncio.TaskGroup() as tasks:
-            async for lease_id, settle in self._turns.slices(work, call.caller.tenant):
-                await room.acquire()
-                settled.append(tasks.create_task(_result(lease_id, settle, room, operator=call.caller.sees_deployment)))
-        results = [each.result() for each in settled]
+        """Each settlement succeeds or fails by itself. One result each, in the order of the body."""
+        body = await call.json(MAX_MANY_BYTES)
+        tenant = call.caller.tenant
+        asked: list[tuple[Verb, str, dict[str, Any]]] = [(Verb.ACK, each, {}) for each in body.get("acks", ())]
+        asked += [(Verb.NACK, each["lease"], each) for each in body.get("nacks", ())]
+        asked += [(Verb.REJECT, each["lease"], each) for each in body.get("rejects", ())]
+        refused = await self._refused(call, {lease_id for _, lease_id, _ in asked})
+        outcomes: list[Outcome | None] = []
+        commands: list[LeaseCommand] = []
+        async for verb, lease_id, settlement in self._turns.slices(asked, tenant):
+            outcome = refused.get(lease_id)
+            if outcome is None:
+                try:
+                    commands.append(settle_command(verb, lease_id, tenant, settlement))
+                except InvalidBody as error:
+                    outcome = error
+            outcomes.append(outcome)
+        settled = iter(await self._lease_router.settle_many(commands, tenant))
+        results = [
+            _result(lease_id, outcome or next(settled), operator=call.caller.sees_deployment)
+            async for (_, lease_id, _), outcome in self._turns.slices(zip(asked, outcomes, strict=True), tenant)
+        ]
         return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
 
     async def settle_batch(self, call: Call) -> Answer:
@@ -98,6 +106,21 @@ class Leases:
         operator = call.caller.sees_deployment
         results = [_job_result(index, job, ways, operator=operator) for index, job in enumerate(lease.jobs)]
         return json_answer({"results": results}, 207 if any(each["status"] >= 400 for each in results) else 200)
+
+    async def _refused(self, call: Call, lease_ids: Collection[str]) -> Mapping[str, GatewayError]:
+        """The leases whose queue the caller may not use, each with its error."""
+        refused: dict[str, GatewayError] = {}
+        if not call.caller.queues:
+            return refused
+
+        async def look(lease_id: str) -> None:
+            try:
+                await self._own(call, lease_id)
+            except GatewayError as error:
+                refused[lease_id] = error
+
+        await some_at_once(look, lease_ids, AT_ONCE)
+        return refused
 
     async def _nack(self, call: Call, lease_id: str, body: dict[str, Any]) -> LeaseRecord:
         counted = body.get("count", True)
@@ -133,17 +156,11 @@ class Leases:
             await self._own(call, lease_id)
 
 
-async def _result(
-    lease_id: str, settle: Callable[[], Awaitable[LeaseRecord]], room: asyncio.Semaphore, *, operator: bool
-) -> dict[str, Any]:
-    """The outcome of one of many settlements. room: released at the end."""
-    try:
-        lease = await settle()
-    except GatewayError as exc:
-        return {"lease": lease_id} | _failure(exc, operator=operator)
-    finally:
-        room.release()
-    position = _position(lease)
+def _result(lease_id: str, outcome: Outcome, *, operator: bool) -> dict[str, Any]:
+    """The outcome of one of many settlements."""
+    if isinstance(outcome, GatewayError):
+        return {"lease": lease_id} | _failure(outcome, operator=operator)
+    position = _position(outcome)
     return {"lease": lease_id, "status": 200 if position else 204} | position
 
 
