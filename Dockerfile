@@ -1,10 +1,14 @@
 # One image for both roles: `serve` (the default) and `broker`. Nothing of the build stays in it.
 # Name the base image by its digest where builds must be the same: --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:...
+# Behind a package index of your own: --build-arg PIP_INDEX_URL=..., and --secret id=ca,src=ca.pem for its certificate authority.
 ARG PYTHON_IMAGE=python:3.11-slim
 FROM ${PYTHON_IMAGE} AS build
+ARG PIP_INDEX_URL
 WORKDIR /src
 COPY . .
-RUN python -m venv /opt/kestrel-gateway \
+RUN --mount=type=secret,id=ca \
+    if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
+    python -m venv /opt/kestrel-gateway \
  && /opt/kestrel-gateway/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock \
  && /opt/kestrel-gateway/bin/pip install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
  && /opt/kestrel-gateway/bin/pip uninstall --yes pip setuptools
@@ -14,7 +18,12 @@ COPY --from=build /opt/kestrel-gateway /opt/kestrel-gateway
 RUN groupadd --system --gid 10001 kestrel \
  && useradd --system --uid 10001 --gid kestrel --no-create-home kestrel \
  && install --directory --owner kestrel --group kestrel --mode 0700 /data
-USER kestrel
+LABEL org.opencontainers.image.title="kestrel-gateway" \
+      org.opencontainers.image.description="The HTTP service in front of Kestrel: jobs with nothing but HTTP" \
+      org.opencontainers.image.source="https://github.com/kestrel-gateway/kestrel-gateway" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# Numeric, so that Kubernetes can see that it is not root.
+USER 10001:10001
 VOLUME /data
 EXPOSE 8080 22133
 

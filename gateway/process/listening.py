@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from gateway.common.net import UNIX, joined
+from gateway.common.net import UNIX, is_loopback, joined
+from gateway.process import systemd
 from gateway.process.datadir import StartError
 from gateway.settings import Settings
 
@@ -22,8 +23,11 @@ SOCKET_MODE: Final = 0o660
 
 @contextlib.contextmanager
 def listening(settings: Settings) -> Iterator[socket.socket]:
-    """The socket that the settings name; closed at the end. Raises StartError."""
-    if settings.listen:
+    """The socket that systemd passes, or that the settings name; closed at the end. Raises StartError."""
+    if (inherited := _inherited(settings)) is not None:
+        with inherited:
+            yield inherited
+    elif settings.listen:
         path = settings.listen.removeprefix(UNIX)
         with _bind_unix(path) as listener:
             own = Path(path).stat().st_ino
@@ -36,6 +40,24 @@ def listening(settings: Settings) -> Iterator[socket.socket]:
     else:
         with bind(settings.host, settings.port) as listener:
             yield listener
+
+
+def _inherited(settings: Settings) -> socket.socket | None:
+    """The socket of systemd's socket unit, or None. Raises StartError."""
+    try:
+        listener = systemd.inherited_socket(os.environ)
+    except systemd.SystemdError as exc:
+        raise StartError(f"listen: {exc}") from exc
+    if listener is None or listener.family == socket.AF_UNIX or settings.keys is not None or settings.no_auth:
+        return listener
+    host = str(listener.getsockname()[0])
+    if not is_loopback(host):
+        listener.close()
+        raise StartError(
+            f"listen: systemd passed a socket on {host}, which is not a loopback address, and requests are not "
+            "authenticated; give --keys, or put an authenticating proxy in front and give --no-auth"
+        )
+    return listener
 
 
 def address(listener: socket.socket, scheme: str) -> str:

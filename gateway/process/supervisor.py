@@ -31,7 +31,7 @@ from gateway.config.toml_file import MistakesError
 from gateway.delivery.caps.server import CapServer
 from gateway.delivery.idempotency import ledger_file
 from gateway.files import PRIVATE_UMASK
-from gateway.process import descriptors
+from gateway.process import descriptors, systemd
 from gateway.process.child import Child
 from gateway.process.datadir import DataDirectory, StartError
 from gateway.process.listening import address, listening
@@ -137,7 +137,9 @@ class Supervisor:
         started = await self._start([self._broker] if self._broker else []) and await self._start(self._workers)
         if started and not self._stop_asked.is_set():
             log.info("ready: %s", self._address)
+            systemd.notify(os.environ, "READY=1")
             await _first_of(self._stop_asked.wait(), *self._lives)
+        systemd.notify(os.environ, "STOPPING=1")
         await self._stop()
         self._caps.close()
         return 0 if started and self._stop_asked.is_set() else 1
