@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,7 +65,7 @@ class LargestQueues:
         ages: HeadAges,
         turns: Turns,
         *,
-        holding_keys: tuple[str, ...],
+        holding_keys: Sequence[str],
         servers: Callable[[], int],
         limit: int,
     ) -> None:
