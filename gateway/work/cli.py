@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SECRET_VARIABLE: Final = "KESTREL_GATEWAY_WEBHOOK_SECRET"  # noqa: S105 (its name)
 _LONGEST_DELAY_S: Final = 30 * 86_400.0
 """The longest delay of a nack. Source: openapi.yaml, NackRequest."""
+_LARGEST_BATCH: Final = 100
+"""Source: openapi.yaml, nextJob."""
 _EXEC: Final = "--exec"
 _URL: Final = re.compile(r"https?://[^/?#\s]+(/[^#\s]*)?")
 
@@ -53,6 +55,12 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
 @click.option("--exec", "_exec", metavar="COMMAND...", help="the command, as the last option; no shell is used")
 @click.option("--to", "endpoint", metavar="URL", help="the endpoint to which each job is posted")
 @click.option("--concurrency", "-c", type=WholeNumber(), default=1, help="jobs at the same time [default 1]")
+@click.option(
+    "--batch",
+    type=WholeNumber(),
+    default=1,
+    help="jobs of one run, as lines of JSON with one verdict for all, 100 at most [default 1]",
+)
 @click.option(
     "--timeout", "timeout_s", type=Seconds(), default=600.0, help="time limit of one job; 0: none [default 600]"
 )
@@ -99,6 +107,7 @@ def work(
       kestrel-gateway work emails --exec php artisan send-mail
       kestrel-gateway work emails --concurrency 4 --timeout 60 --exec sh -c 'jq .to | xargs notify'
       kestrel-gateway work -q urgent -q emails --to http://127.0.0.1:9000/jobs
+      kestrel-gateway work events --batch 100 --exec ./load-into-database
 
     The command gets the job on its standard input, and its attributes as KESTREL_JOB_ID, KESTREL_JOB_QUEUE,
     KESTREL_JOB_ATTEMPT, KESTREL_JOB_CONTENT_TYPE, KESTREL_JOB_DEADLINE, TRACEPARENT and ce_NAME. Its exit status
@@ -133,6 +142,10 @@ def work(
         raise click.UsageError(f"to: {url!r} is not a URL such as http://127.0.0.1:9000/jobs")
     if given["concurrency"] < 1:
         raise click.UsageError("concurrency: 0 is below the minimum of 1")
+    if not 1 <= given["batch"] <= _LARGEST_BATCH:
+        raise click.UsageError(f"batch: {given['batch']} is not between 1 and {_LARGEST_BATCH}")
+    if given["batch"] > 1 and len(names) > 1:
+        raise click.UsageError("batch: a batch comes from one queue; give one queue, or start a worker for each")
     if not 1 <= given["lease_s"] <= 43200:
         raise click.UsageError(f"lease: {given['lease_s']:g} is not between 1 and 43200 seconds")
     for name in ("first_s", "longest_s"):
@@ -156,6 +169,7 @@ async def _run(
     url: str,
     *,
     concurrency: int,
+    batch: int,
     timeout_s: float,
     kill_after_s: float,
     first_s: float,
@@ -189,7 +203,7 @@ async def _run(
     # A slot makes two calls at a time: it extends a lease while it settles or takes.
     async with JobSource(address, queues, lease_s=lease_s, connections=2 * concurrency) as source:
         delay = FailureDelay(first_s, longest_s)
-        worker = Worker(source, runner, control, wait_s=wait_s, concurrency=concurrency, delay=delay)
+        worker = Worker(source, runner, control, wait_s=wait_s, concurrency=concurrency, batch=batch, delay=delay)
         try:
             return await worker.run()
         finally:

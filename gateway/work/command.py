@@ -142,6 +142,8 @@ class CommandRunner:
             "KESTREL_JOB_ATTEMPT": str(job.attempt),
             "KESTREL_JOB_CONTENT_TYPE": job.content_type,
         }
+        if job.batch_attempt:
+            own["KESTREL_JOB_COUNT"] = str(job.jobs)
         if self._timeout_s:
             ends = datetime.fromtimestamp(time.time() + self._timeout_s, UTC)
             own["KESTREL_JOB_DEADLINE"] = ends.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -99,16 +99,16 @@ class WorkControl:
         except TimeoutError:
             pass
 
-    def reserve(self) -> bool:
-        """Counts a job that is about to be taken. False: that would be one more than --max-jobs."""
-        if self._limits.max_jobs and self._taken >= self._limits.max_jobs:
-            return False
-        self._taken += 1
-        return True
+    def reserve(self, most: int) -> int:
+        """Counts jobs that are about to be taken: up to `most`, and as many as --max-jobs allows. Returns how many."""
+        if self._limits.max_jobs:
+            most = min(most, self._limits.max_jobs - self._taken)
+        self._taken += most
+        return most
 
-    def release(self) -> None:
-        """No job came for the last reservation."""
-        self._taken -= 1
+    def release(self, count: int) -> None:
+        """So many of the reserved jobs did not come."""
+        self._taken -= count
 
     def job_is_done(self) -> None:
         """Ends the worker if a limit is reached."""

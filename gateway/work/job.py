@@ -1,4 +1,4 @@
-"""A job that the worker has taken: its bytes, its attributes, and its lease. Pure values."""
+"""A job, or a batch of jobs, that the worker has taken: its bytes, its attributes, and its lease. Pure values."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class TakenJob:
     """id: empty for an item that no gateway stored. attributes: the CloudEvents attributes, decoded.
 
     headers: the attributes as they came, for an endpoint. lease_s: the length of the lease. lease_url: its full URL.
+    A batch has no id and no attributes: its body has a line of JSON for each of its `jobs`, and batch_attempt is the
+    highest attempt among them; 0 for a job by itself.
     """
 
     queue: str
@@ -25,6 +27,8 @@ class TakenJob:
     body: bytes = field(repr=False)
     content_type: str
     headers: Mapping[str, str] = field(repr=False)
+    jobs: int = 1
+    batch_attempt: int = 0
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -38,9 +42,11 @@ class TakenJob:
 
     @property
     def attempt(self) -> int:
-        return int(self.headers.get("ce-attempt", "1"))
+        return self.batch_attempt or int(self.headers.get("ce-attempt", "1"))
 
     def __str__(self) -> str:
+        if self.batch_attempt:
+            return f"a batch of {self.jobs} jobs of {self.queue}"
         return self.id or f"an item of {self.queue}"
 
 

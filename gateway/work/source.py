@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
 
 import httpx
 
@@ -12,6 +13,8 @@ from gateway.client import failures
 from gateway.client.api import CONNECT_S, MARGIN_S, queue_path, settings
 from gateway.client.target import Target
 from gateway.work.job import TakenJob, passed_on
+
+_LINES: Final = "application/x-ndjson"
 
 
 class JobSource:
@@ -24,7 +27,7 @@ class JobSource:
         self._lease_s = lease_s
         self._path = f"{queue_path(queues[0])}/next" if len(queues) == 1 else "/next"
         self._only = queues[0] if len(queues) == 1 else ""
-        self._params: dict[str, Any] = {"lease_seconds": f"{lease_s:g}", "format": "raw"}
+        self._params: dict[str, Any] = {"lease_seconds": f"{lease_s:g}"}
         if not self._only:
             self._params["queue"] = list(queues)
 
@@ -39,22 +42,45 @@ class JobSource:
 
         Cancelled: the connection closes, and the gateway gives no job to it.
         """
-        answer = await self._call("GET", self._path, wait_s, params={**self._params, "timeout": f"{wait_s:g}"})
+        return self._taken(await self._next(wait_s, {"format": "raw"}), None)
+
+    async def take_batch(self, wait_s: float, most: int) -> TakenJob | None:
+        """Up to `most` jobs under one lease, as lines of JSON. Otherwise as `take`."""
+        if most == 1:
+            answer = await self._next(wait_s, {}, accept="application/json")
+            return self._taken(answer, [answer.content])
+        answer = await self._next(wait_s, {"max": most}, accept=_LINES)
+        if answer.headers.get("content-type", "").startswith(_LINES):
+            return self._taken(answer, answer.content.splitlines()[1:])  # the first line is the lease
+        jobs = answer.json()["jobs"] if answer.content else []
+        return self._taken(answer, [json.dumps(each).encode() for each in jobs])
+
+    async def _next(self, wait_s: float, params: Mapping[str, Any], accept: str = "*/*") -> httpx.Response:
+        params = {**self._params, **params, "timeout": f"{wait_s:g}"}
+        return await self._call("GET", self._path, wait_s, params=params, headers={"Accept": accept})
+
+    def _taken(self, answer: httpx.Response, lines: Sequence[bytes] | None) -> TakenJob | None:
+        """lines: one for each job of a batch; None: the answer is the job."""
         if answer.status_code == 204:
             return None
         lease = answer.headers.get("lease-id")
         if lease is None:
             detail = f"{self._url}: the answer has no lease; the URL is not that of a kestrel-gateway"
             raise failures.CallFailed("unexpected-answer", detail, status=answer.status_code, retryable=False)
+        batch: dict[str, Any] = {}
+        if lines is not None:
+            attempts = [int(json.loads(line)["attempt"]) for line in lines]
+            batch = {"jobs": len(lines), "batch_attempt": max(attempts)}
         return TakenJob(
             queue=self._only or answer.headers["queue-name"],
             lease=lease,
             lease_s=self._lease_s,
             lease_url=f"{self._url}/leases/{lease}",
             lease_expires=answer.headers["lease-expires"],
-            body=answer.content,
-            content_type=answer.headers.get("content-type", "application/octet-stream"),
-            headers=passed_on(answer.headers),
+            body=answer.content if lines is None else b"".join(line + b"\n" for line in lines),
+            content_type=_LINES if batch else answer.headers.get("content-type", "application/octet-stream"),
+            headers={} if batch else passed_on(answer.headers),
+            **batch,
         )
 
     async def extend(self, job: TakenJob) -> float:

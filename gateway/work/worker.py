@@ -1,8 +1,8 @@
 """The worker: some slots, each of which takes a job, lets the runner work on it, and settles it.
 
-1. A slot has at most one job, and asks for the next only after the last one is settled. So at most as many jobs as
-   there are slots are repeated, whatever is killed. That is why it does not ack with `next?ack=`: while such a call has
-   no answer, a slot may have two jobs.
+1. A slot has at most one job or one batch, and asks for the next only after the last one is settled. So at most as many
+   jobs or batches as there are slots are repeated, whatever is killed. That is why it does not ack with `next?ack=`:
+   while such a call has no answer, a slot may have two jobs.
 2. Nothing is taken while it cannot be worked on: the runner is asked first, and pauses grow while something is away.
 3. A poll that ends early without a job counts as a failure, so that slots never poll in a busy loop.
 """
@@ -42,7 +42,7 @@ class Runner(Protocol):
 
 
 class Worker:
-    """wait_s: the length of a poll. concurrency: the number of slots."""
+    """wait_s: the length of a poll. concurrency: the number of slots. batch: the most jobs of a slot at a time."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Worker:
         *,
         wait_s: float,
         concurrency: int,
+        batch: int,
         delay: FailureDelay,
     ) -> None:
         self._source = source
@@ -59,6 +60,7 @@ class Worker:
         self._control = control
         self._wait_s = wait_s
         self._concurrency = concurrency
+        self._batch = batch
         self._delay = delay
         self._gateway = Brake(control)
         self._work = Brake(control)
@@ -77,11 +79,11 @@ class Worker:
             await self._work.wait()
             if not self._control.may_take or await self._is_obstructed():
                 continue
-            if not self._control.reserve():
+            if not (most := self._control.reserve(self._batch)):
                 return
-            job = await self._take()
+            job = await self._take(most)
+            self._control.release(most - (job.jobs if job is not None else 0))
             if job is None:
-                self._control.release()
                 continue
             await self._handle(job)
             self._control.job_is_done()
@@ -103,10 +105,14 @@ class Worker:
         else:
             self._work.succeeded()
 
-    async def _take(self) -> TakenJob | None:
-        """A job; None if none came, if the gateway is away, or if the worker stops or pauses meanwhile."""
+    async def _take(self, most: int) -> TakenJob | None:
+        """A job, or a batch of up to `most`.
+
+        None if none came, if the gateway is away, or if the worker stops or pauses meanwhile.
+        """
         began_s = time.monotonic()
-        poll = asyncio.ensure_future(self._source.take(self._wait_s))
+        source, wait_s = self._source, self._wait_s
+        poll = asyncio.ensure_future(source.take_batch(wait_s, most) if self._batch > 1 else source.take(wait_s))
         change = asyncio.ensure_future(self._control.changed())
         try:
             await asyncio.wait({poll, change}, return_when=asyncio.FIRST_COMPLETED)

@@ -353,6 +353,12 @@ def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, ht
         (["q", "--to", "localhost:80"], "'localhost:80' is not a URL"),
         (["q", "--concurrency", "0", "--exec", "true"], "0 is below the minimum of 1"),
         (["q", "--lease", "0.5", "--exec", "true"], "0.5 is not between 1 and 43200"),
+        (["q", "--batch", "101", "--exec", "true"], "101 is not between 1 and 100"),
+        (["q", "p", "--batch", "2", "--exec", "true"], "a batch comes from one queue"),
+        (
+            ["q", "--max-retry-delay", "2592001", "--exec", "true"],
+            "2.592e+06 is above the maximum of 2.592e+06 seconds",
+        ),
         (["q", "--reject-on", "200", "--to", "http://x"], "'200' is not a status from 400 to 599"),
     ],
 )
