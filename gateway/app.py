@@ -38,6 +38,7 @@ from gateway.api.handlers.page import Page
 from gateway.api.handlers.page_data import FigureRows, PageData
 from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.handlers.preferred import PreferredJobs
+from gateway.api.handlers.queue_details import QueueDetails
 from gateway.api.handlers.queues import QueueAdmin
 from gateway.api.handlers.replicas import ReplicaEndpoint
 from gateway.api.handlers.streams import Streams
@@ -93,6 +94,7 @@ from gateway.errors import GatewayError
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.turns import Turns
 from gateway.forwarding.commands import LeaseCommand, Result, Verb, WorkerFigures
+from gateway.forwarding.lease_lists import LeaseLists
 from gateway.forwarding.replicas import Replicas
 from gateway.forwarding.router import LeaseRouter
 from gateway.forwarding.seal import Seal, derived
@@ -182,6 +184,7 @@ class Gateway:
             limit_s=2 * settings.kestrel_command_timeout_s,
             count=self._figures,
         )
+        self._lease_lists = LeaseLists(self._registry, self._worker_links, settings.kestrel_command_timeout_s)
         self._peers = PeerWorkers(self._worker_links, settings.kestrel_command_timeout_s)
         self._worker_server = WorkerServer(context.run_dir, context.boot_id, self._execute)
         self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
@@ -294,6 +297,7 @@ class Gateway:
             queues=QueueAdmin(
                 queues, None if self._tenanted else holding, subscriptions, pauses, dead_letters, redrive, turns
             ),
+            details=QueueDetails(settings, self._catalog, self._lease_lists),
             letters=DeadLetterHandlers(
                 DeadLetterJobs(
                     self._kestrel.each_member,
@@ -464,6 +468,8 @@ class Gateway:
                     return await self._kestrel.fanout.ensure(command.subject)
                 except GatewayError as exc:
                     return exc
+            case Verb.LIST_LEASES:
+                return self._lease_lists.own(command.subject)
             case Verb.RELEASE_PUTS:
                 self._kestrel.fanout.release(command.subject)
                 return 0

@@ -20,6 +20,7 @@ from gateway.api.handlers.page import Page
 from gateway.api.handlers.page_data import PageData
 from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.handlers.preferred import PreferredJobs
+from gateway.api.handlers.queue_details import QueueDetails
 from gateway.api.handlers.queues import QueueAdmin
 from gateway.api.handlers.streams import Streams
 from gateway.api.handlers.subscriptions import SubscriptionAdmin
@@ -53,6 +54,7 @@ def router(
     queues: QueueAdmin,
     subscriptions: SubscriptionAdmin,
     pauses: PauseAdmin,
+    details: QueueDetails,
     letters: DeadLetterHandlers,
     health: HealthHandlers,
     backends: Backends,
@@ -93,7 +95,11 @@ def router(
         ),
         Route("/queues/{queue}/stream", Resource(head=False, get=run("streamJobs", streams.of_queue))),
         Route("/stream", Resource(head=False, get=run("streamQueues", streams.of_queues))),
-        Route("/queues/{queue}/leases", Resource(post=run("leaseJobs", batches.lease))),
+        Route(
+            "/queues/{queue}/leases",
+            Resource(post=run("leaseJobs", batches.lease), get=run("listLeases", details.leases)),
+        ),
+        Route("/queues/{queue}/policy", Resource(get=run("getPolicy", details.policy))),
         Route("/leases/{lease}/ack", Resource(post=run("ackLease", leases.ack))),
         Route("/leases/{lease}/nack", Resource(post=run("nackLease", leases.nack))),
         Route("/leases/{lease}/reject", Resource(post=run("rejectLease", leases.reject))),

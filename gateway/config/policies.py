@@ -119,10 +119,12 @@ class Policies:
 
     def of(self, tenant: str, queue: str) -> Policy:
         """The policy of a queue. tenant is empty if the deployment has no tenants."""
-        for table in self._tables:
-            if table.covers(tenant, queue):
-                return table.policy
-        return DEFAULT
+        table = self.table(tenant, queue)
+        return DEFAULT if table is None else table.policy
+
+    def table(self, tenant: str, queue: str) -> Table | None:
+        """The table that applies to a queue."""
+        return next((table for table in self._tables if table.covers(tenant, queue)), None)
 
 
 def load(path: Path | None, namespace: Namespace) -> Policies:

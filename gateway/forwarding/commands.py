@@ -14,6 +14,7 @@ import orjson
 from gateway.envelope.rewrite import plain
 from gateway.errors import GatewayError, Internal, InvalidBody, error_classes
 from gateway.leases.lease import LeaseRecord, Place, State
+from gateway.leases.open_leases import OpenLease, OpenLeases
 
 
 class NotUnderstoodError(Exception):
@@ -43,6 +44,7 @@ class Verb(Enum):
     SETTLE_BATCH = "settle-batch"
     ENSURE_CHILD = "ensure-child"
     SETTLE_MANY = "settle-many"
+    LIST_LEASES = "list-leases"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ class ManyResults:
     results: tuple[LeaseRecord | GatewayError, ...]
 
 
-Result = LeaseRecord | WorkerFigures | ManyResults | int | GatewayError
+Result = LeaseRecord | WorkerFigures | ManyResults | OpenLeases | int | GatewayError
 
 
 def settle_command(verb: Verb, lease_id: str, tenant: str, body: Mapping[str, Any]) -> LeaseCommand:
@@ -153,6 +155,8 @@ def result_content(result: Result) -> dict[str, object]:
             return {"figures": result}
         case ManyResults():
             return {"results": [result_content(each) for each in result.results]}
+        case OpenLeases():
+            return {"open_leases": result}
         case _:
             return {"lease": _record_content(result)}
 
@@ -167,6 +171,10 @@ def result_of(content: Any) -> Result:
         return ManyResults(tuple(_one_of(each) for each in content["results"]))
     if "figures" in content:
         return _figures_of(content["figures"])
+    if "open_leases" in content:
+        told = content["open_leases"]
+        leases = tuple(OpenLease(**each) for each in told["leases"])
+        return OpenLeases(leases, told["left"], told["complete"])
     return _record_of(content["lease"])
 
 

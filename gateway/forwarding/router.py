@@ -289,7 +289,7 @@ class LeaseRouter:
             case Verb.SETTLE_MANY:
                 return await settle_group(command, registry, self._one_here)
             case (
-                Verb.END_POLLS | Verb.HOLD_PUTS | Verb.RELEASE_PUTS | Verb.ENSURE_CHILD
+                Verb.END_POLLS | Verb.HOLD_PUTS | Verb.RELEASE_PUTS | Verb.ENSURE_CHILD | Verb.LIST_LEASES
             ):  # app.Gateway carries these out
                 raise Internal(f"{command.verb.value} is no command about leases")
 

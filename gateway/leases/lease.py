@@ -225,6 +225,7 @@ class Lease:
     known_by: identifies the job for counting attempts: its id, or the digest of a raw item.
     deadline_s: monotonic; for a delayed nack the time when it is due. expires_at_s: the same instant as wall time.
     begun_s: monotonic, when it was delivered. latest_s: no extension or delay goes beyond it.
+    holder: the name of the key that took the job; empty without keys.
     settlement: the running settlement while SETTLING, so that a second request can wait for its end.
     disposition: how it ends, while DELAYED or SETTLING without an ack.
     place: where the job is, once NACKED, REJECTED or EXPIRED, and once DELAYED if it is on a holding queue.
@@ -244,6 +245,7 @@ class Lease:
     read: OpenRead | None
     mover: Mover | None
     state: State = State.HELD
+    holder: str = ""
     settlement: Settlement | None = field(default=None, repr=False)
     disposition: Disposition | None = None
     place: Place | None = None

@@ -86,6 +86,8 @@ class BatchJobs:
     ) -> Answer:
         """The answer with the batch. The jobs are given back if it does not reach the client."""
         batch = found.batch
+        for lease in batch.leases:
+            lease.holder = call.caller.name
 
         def sent(reached: bool) -> None:
             if not reached:

@@ -218,6 +218,7 @@ class Jobs:
         if not isinstance(delivery, Delivery):
             return json_answer({"jobs": []}, headers=held_headers(delivery))
         call.context.lease_acked |= at_most_once
+        delivery.lease.holder = call.caller.name
         with self.given_back_on_error(delivery.lease):
             body = render_leased(delivery.job, queue, delivery.lease, root=call.root)
         return self.carrying(delivery.lease, body, [JSON, NO_STORE])
@@ -251,6 +252,7 @@ class Jobs:
 
     def delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease
+        lease.holder = call.caller.name
         with self.given_back_on_error(lease):
             body, headers = render(
                 delivery.job, queue, lease.attempt, lease, accept=call.accept, raw=_raw(call), root=call.root

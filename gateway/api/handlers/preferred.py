@@ -62,6 +62,7 @@ class PreferredJobs:
             return json_answer({"jobs": []}, headers=held_headers(found))
         call.context.lease_acked |= at_most_once
         lease = found.delivery.lease
+        lease.holder = call.caller.name
         with self._jobs.given_back_on_error(lease):
             body = render_leased(found.delivery.job, found.queue, lease, root=call.root)
         return self._jobs.carrying(lease, body, [JSON, NO_STORE, (b"queue-name", found.queue.name.encode())])

@@ -68,6 +68,7 @@ class Streams:
             source,
             writer,
             self._turns,
+            holder=call.caller.name,
             window_jobs=window,
             window_bytes=self._window_bytes,
             keepalive_s=self._keepalive_s,

@@ -71,11 +71,17 @@ class Catalog:
             return Queue(tenant, name, key + FANOUT + child, policy)
 
         self._queue = queue
+        self._policies = policies
         self._owners = {key: name for name, key in own_keys.items()}
 
     def queue(self, tenant: str, name: str) -> Queue:
         """The tenant's queue or child with the name. A child's format is its parent's. Raises InvalidName."""
         return self._queue(tenant, name)
+
+    def table_of(self, queue: Queue) -> str | None:
+        """The title of the table of policies that applies to the queue now; None: the defaults apply."""
+        table = self._policies.table(queue.tenant, queue.name)
+        return None if table is None else table.title
 
     def owner_of(self, key: str) -> Name | None:
         """The tenant's name of the queue or child with the key; None if it is not a tenant's queue."""

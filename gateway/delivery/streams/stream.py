@@ -59,7 +59,9 @@ class StreamOutput(Protocol):
 
 
 class JobStream:
-    """window: of the jobs in it. keepalive_s: a sign of life follows so long after the last line.
+    """window: of the jobs in it. holder: of their leases.
+
+    keepalive_s: a sign of life follows so long after the last line.
 
     lifetime_s: the stream ends after it. operator: whether the client may see the addresses of servers.
     """
@@ -71,6 +73,7 @@ class JobStream:
         output: StreamOutput,
         turns: Turns,
         *,
+        holder: str,
         window_jobs: int,
         window_bytes: int,
         keepalive_s: float,
@@ -84,6 +87,7 @@ class JobStream:
         self._keepalive_s = keepalive_s
         self._ends_s = time.monotonic() + lifetime_s
         self._operator = operator
+        self._holder = holder
         self._over: StreamEnd | None = None
         self._on_over: dict[Callable[[], None], None] = {}
         self._blocked: asyncio.Timeout | None = None
@@ -176,6 +180,8 @@ class JobStream:
         """The next jobs; none if there are none in time, or the stream has ended. Raises what Receiver.next raises."""
         window, source = self._window, self._source
         taken = await source.next(min(window.room, source.most), timeout_s, self._when_over, window)
+        for each in taken:
+            each.lease.holder = self._holder
         return [each for each in taken if source.at_most_once or window.add(each.lease)]
 
     async def _write(self, taken: Sequence[StreamedJob]) -> None:
