@@ -157,6 +157,12 @@ class Settings:
         choices=("stay", "move"),
     )
     kestrel_pool_size: int = _setting(64, "idle connections kept open per server", low=1, high=10000)
+    kestrel_open_reads: int = _setting(
+        1,
+        "open reads of one connection (Kestrel's maxOpenTransactions): the most jobs of a batch",
+        low=1,
+        high=100,
+    )
     kestrel_waits: int = _setting(
         8, "blocked gets per queue and server, shared by all polls that wait for the queue", low=1, high=32
     )

@@ -6,6 +6,8 @@
    the attempts of others, a job that was delivered before comes in smaller batches, and its last attempt is alone: no
    job becomes a dead letter because of another one.
 3. What does not fit goes back, the newest item first, so that the queue keeps its order.
+4. If a server does not keep the order of items that go back together, a queue whose policy has `retry = "head"` gives
+   one job at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.config.policies import Retry
 from gateway.coverage import Covered
 from gateway.delivery.attempts import identity
 from gateway.delivery.backend import OnGone
@@ -110,8 +113,12 @@ class BatchReceiver:
     async def _with_more(self, queue: Queue, size: BatchSize, first: Delivery, lease_s: float) -> BatchDelivery | None:
         """The job with those behind it; None if they were lost meanwhile. Cancelled: they are back."""
         batch = self._registry.batches.begin(first.lease)
-        filling = FillingBatch(self._registry, self._moves, self._tasks, queue, batch, [first.job], size, lease_s)
         try:
+            if (read := first.lease.read) is not None:
+                read = await read.first_of_batch()
+                if first.lease.read is not None:
+                    first.lease.read = read
+            filling = FillingBatch(self._registry, self._moves, self._tasks, queue, batch, [first.job], size, lease_s)
             await self._fill(queue, filling)
         except BaseException:
             self._registry.batches.give_back(batch)
@@ -209,6 +216,8 @@ class FillingBatch:
         self._lease_s = lease_s
         self._last_attempt = moves.max_attempts(queue)
         self._most = self._most_with(batch.leases[0].attempt)
+        if queue.policy.retry is Retry.HEAD and self.read is not None and not self.read.keeps_order:
+            self._most = 1
 
     @property
     def room(self) -> int:

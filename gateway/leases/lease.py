@@ -57,6 +57,13 @@ class OpenRead(Protocol):
         """Puts items of its server back to the head, in their order; `reads` has them in the order of taking."""
 
     def give_back(self) -> None: ...
+    @property
+    def keeps_order(self) -> bool:
+        """Whether several items that are given back keep their order."""
+
+    async def first_of_batch(self) -> OpenRead:
+        """The same item, as a read that has `more`. It replaces this one. Cancelled: the item may be back."""
+
     async def more(self, count: int, limit_bytes: int) -> Sequence[OpenRead]:
         """Takes up to `count` items that are ready behind this one, of `limit_bytes` together unless it is one.
 

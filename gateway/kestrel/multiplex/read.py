@@ -43,6 +43,7 @@ class MultiplexedRead(ReadOfServer):
         "number",
         "tenant",
     )  # fmt: skip
+    keeps_order = True
 
     def __init__(  # noqa: PLR0917 (one caller)
         self, server: Server, channel: BrokerChannel, counters: Counters, key: str, tenant: str, item: Frame
@@ -136,6 +137,10 @@ class MultiplexedRead(ReadOfServer):
             then(BackendRefused(f"{self._server.address.marked} refuses: {why}"))
         else:
             then(self._ended())
+
+    async def first_of_batch(self) -> MultiplexedRead:
+        """Itself."""
+        return self
 
     async def more(self, count: int, limit_bytes: int) -> Sequence[MultiplexedRead]:
         """See gateway.leases.lease.OpenRead. These are settled in any order."""

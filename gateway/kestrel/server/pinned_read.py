@@ -10,18 +10,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnknownCommandError
+from pymemcache.exceptions import MemcacheError
 
-from gateway.errors import GatewayError, LeaseLost, OutcomeUnknown, QueueDeleted
+from gateway.errors import GatewayError, LeaseLost, QueueDeleted
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.server.read_of_server import MOVES, ReadOfServer, ReadState
 from gateway.kestrel.server.server import Server
+from gateway.kestrel.server.shared_reads import SharedRead, SharedReads
 from gateway.kestrel.wire.codec import KestrelClient
 from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, State
-from gateway.kestrel.wire.failures import not_asked
+from gateway.kestrel.wire.failures import LOST, not_confirmed
 from gateway.kestrel.wire.stats import parse_open_reads
-
-_LOST = "the connection that held the job was lost; the job is back on its queue"
 
 
 class PinnedRead(ReadOfServer):
@@ -32,6 +31,7 @@ class PinnedRead(ReadOfServer):
 
     __slots__ = ("_callbacks", "_connection", "_counters", "_server", "_state", "data", "key", "number", "tenant")
 
+    keeps_order = False
     deleted = False
     """The server does not report that it has deleted an item with its queue."""
 
@@ -94,10 +94,10 @@ class PinnedRead(ReadOfServer):
         try:
             await self._calm()
             if self._connection.state is not State.PINNED:
-                raise LeaseLost(_LOST)
+                raise LeaseLost(LOST)
             await self._connection.call(self._server.timeout_s, self._confirm_command, self.key)
         except (ConnectionLostError, MemcacheError) as error:
-            raise self._not_confirmed(error) from error
+            raise not_confirmed(error, self._server.address) from error
         finally:
             self._end()
         self._return()
@@ -119,7 +119,7 @@ class PinnedRead(ReadOfServer):
             self._return()
             then(None)
             return
-        failure = self._not_confirmed(error)
+        failure = not_confirmed(error, self._server.address)
         failure.__cause__ = error
         then(failure)
 
@@ -129,20 +129,20 @@ class PinnedRead(ReadOfServer):
         proves = capabilities is None or capabilities.confirm
         return KestrelClient.confirm if proves else KestrelClient.close_read
 
-    def _not_confirmed(self, error: BaseException) -> GatewayError:
-        """The error of a confirm that failed."""
-        address = self._server.address
-        if isinstance(error, MemcacheUnknownCommandError):
-            return LeaseLost("Kestrel no longer held the job, so it is back on its queue")
-        if isinstance(error, MemcacheServerError):
-            return not_asked(error, address)
-        if isinstance(error, ConnectionLostError) and error.unsent:
-            return LeaseLost(_LOST)
-        answer = "no answer" if isinstance(error, ConnectionLostError) else "no valid answer"
-        return OutcomeUnknown(f"the ack was sent to {address.marked}, but {answer} came")
+    async def first_of_batch(self) -> PinnedRead | SharedRead:
+        """The item on a connection that may have more of them. Itself if the server cannot, or it is lost."""
+        capabilities = self._server.health.capabilities
+        if self._server.open_reads == 1 or (capabilities is not None and not capabilities.confirm):
+            return self
+        await self._calm()
+        if self._state is not ReadState.HELD or self._connection.state is not State.PINNED:
+            return self
+        reads = SharedReads(self._server, self._connection, self._counters, self.key, self.tenant)
+        callbacks, self._callbacks = self._callbacks, ()
+        return reads.take_over(self.data, self.number, callbacks)
 
-    async def more(self, count: int, limit_bytes: int) -> Sequence[PinnedRead]:  # noqa: ARG002
-        """No other one: each item has a connection of its own."""
+    async def more(self, count: int, limit_bytes: int) -> Sequence[SharedRead]:  # noqa: ARG002
+        """No other one: the item has its connection for itself."""
         return ()
 
     async def abort(self) -> None:
@@ -201,15 +201,15 @@ class PinnedRead(ReadOfServer):
             if self._connection.state is State.PINNED:
                 value = await self._connection.call(self._server.timeout_s, command, *args)
         except (ConnectionLostError, MemcacheError) as error:
-            raise LeaseLost(_LOST) from error
+            raise LeaseLost(LOST) from error
         if self._connection.state is not State.PINNED:
-            raise LeaseLost(_LOST)
+            raise LeaseLost(LOST)
         return value
 
     def _begin(self) -> None:
         """From here on a lost connection is an outcome of the command, and not reported to `on_lost`."""
         if self._state is ReadState.LOST:
-            raise LeaseLost(_LOST)
+            raise LeaseLost(LOST)
         self._move(ReadState.SETTLING)
         self._connection.disown()
 

@@ -36,6 +36,7 @@ LONGEST_WAIT_S: Final = 30.0
 class Server:
     """One server.
 
+    open_reads: how many a connection may have of one queue, as far as is known.
     on_change: called at each change of its state. on_room, share: see ServerRoom.
     """
 
@@ -51,6 +52,7 @@ class Server:
         share: float = WHOLE,
     ) -> None:
         self.address = address
+        self.open_reads = settings.kestrel_open_reads
         self.timeout_s = settings.kestrel_command_timeout_s
         idle_s = settings.kestrel_idle_timeout_s
         self.longest_wait_s = min(LONGEST_WAIT_S, idle_s / 2) if idle_s else LONGEST_WAIT_S

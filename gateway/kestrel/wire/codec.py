@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pymemcache.client.base import _readline
+from pymemcache.client.base import _readline, _readvalue
 from pymemcache.exceptions import MemcacheServerError, MemcacheUnknownError
 
 from gateway.kestrel.wire.bridge import Bridge
@@ -80,6 +80,43 @@ class KestrelClient(CheckedClient):
     def take(self, key: str, wait_ms: int) -> bytes | None:
         """The next item, set aside for this connection (`/open`), or None. `wait_ms` 0 asks without waiting."""
         return self._get(f"{key}/t={wait_ms}/open" if wait_ms else f"{key}/open")
+
+    def take_many(self, key: str, count: int, items: list[bytes]) -> None:
+        """Pipelined takes that do not wait. Their items are appended to `items`, which has those that came before an
+        error."""
+        self.sock.sendall(b"get %b/open\r\n" % self.check_key(key, b"") * count)
+        rest = b""
+        for _ in range(count):
+            rest, line = _readline(self.sock, rest)
+            if line == b"END":
+                continue
+            if not line.startswith(b"VALUE "):
+                self._raise_errors(line, b"get")
+                raise MemcacheUnknownError(line[:32])
+            rest, data = _readvalue(self.sock, rest, int(line.split()[3]))
+            rest, line = _readline(self.sock, rest)
+            if line != b"END":
+                raise MemcacheUnknownError(line[:32])
+            items.append(data)
+        if rest:
+            raise MemcacheUnknownError("more bytes than the answers")
+
+    def settle_oldest(self, key: str, runs: Sequence[int], settled: list[int]) -> None:
+        """Pipelined settlements of the oldest open reads: n confirms n of them, 0 puts one back. For each command that
+        is answered, the number of its reads is appended to `settled`."""
+        name = self.check_key(key, b"")
+        self.sock.sendall(
+            b"".join(b"confirm %b %d\r\n" % (name, run) if run else b"get %b/abort\r\n" % name for run in runs)
+        )
+        rest = b""
+        for run in runs:
+            rest, line = _readline(self.sock, rest)
+            if line != b"END":
+                self._raise_errors(line, b"confirm")
+                raise MemcacheUnknownError(line[:32])
+            settled.append(run or 1)
+        if rest:
+            raise MemcacheUnknownError("more bytes than the answers")
 
     def take_existing(self, key: str, wait_ms: int) -> bytes | None:
         """Like `take`, but creates no queue: None at once if it does not exist.

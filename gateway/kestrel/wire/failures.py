@@ -3,12 +3,14 @@ cause."""
 
 from __future__ import annotations
 
-from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheServerError
+from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheServerError, MemcacheUnknownCommandError
 
 from gateway.common import net
-from gateway.errors import BackendRefused, BackendUnavailable, OutcomeUnknown
+from gateway.errors import BackendRefused, BackendUnavailable, GatewayError, LeaseLost, OutcomeUnknown
 from gateway.kestrel.address import Address
 from gateway.kestrel.wire.connection import ConnectionLostError
+
+LOST = "the connection that held the job was lost; the job is back on its queue"
 
 
 def not_asked(error: BaseException, address: Address) -> BackendUnavailable:
@@ -24,6 +26,18 @@ def not_asked(error: BaseException, address: Address) -> BackendUnavailable:
     if isinstance(error, (ConnectionLostError, OSError)):
         return BackendUnavailable(f"server <{address}: {error}> does not answer")
     return BackendUnavailable(f"{address.marked} did not answer as Kestrel does ({type(error).__name__})")
+
+
+def not_confirmed(error: BaseException, address: Address) -> GatewayError:
+    """For the confirm of an open read."""
+    if isinstance(error, MemcacheUnknownCommandError):
+        return LeaseLost("Kestrel no longer held the job, so it is back on its queue")
+    if isinstance(error, MemcacheServerError):
+        return not_asked(error, address)
+    if isinstance(error, ConnectionLostError) and error.unsent:
+        return LeaseLost(LOST)
+    answer = "no answer" if isinstance(error, ConnectionLostError) else "no valid answer"
+    return OutcomeUnknown(f"the ack was sent to {address.marked}, but {answer} came")
 
 
 def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable | OutcomeUnknown:
