@@ -40,7 +40,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _PLAIN = re.compile(rb"[!#$&-~]*")
 _NOT_PLAIN = re.compile(rb"[^!#$&-~]")
 _STRINGS = frozenset(
-    {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "expires"}
+    {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "expires", "notbefore"}
 )
 
 
@@ -137,7 +137,7 @@ def _check_text(name: str, value: str) -> None:
         raise InvalidEvent(f"the attribute `{name}` contains {forbidden[0]!r}, which attributes cannot contain")
     if not value and name in _STRINGS:
         raise InvalidEvent(f"the attribute `{name}` is empty")
-    if name in ("time", "expires"):
+    if name in ("time", "expires", "notbefore"):
         try:
             instant(value)
         except ValueError as exc:

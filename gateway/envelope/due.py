@@ -29,8 +29,22 @@ def due_ms(delay_s: float | None, at: str | None, now_s: float) -> int | None:
         except (ValueError, OverflowError) as exc:
             shown = f"{at[:40]!r} is not an RFC 3339 timestamp, such as 2026-01-31T12:00:00Z"
             raise ValueError(f"at: {shown}; in a query, write a + as %2B") from exc
-        if due_s > now_s + LONGEST_DELAY_S:
-            raise ValueError(f"at: {at} is more than the maximum of {LONGEST_DELAY_S / 86_400:.0f} days ahead")
+        _check(due_s, now_s, f"at: {at}")
     else:
         due_s = now_s + (delay_s or 0.0)
     return milliseconds(due_s) if due_s > now_s else None
+
+
+def event_due_ms(not_before: str, now_s: float) -> int:
+    """When an event with this attribute `notbefore`, an RFC 3339 timestamp, is due; 0: now.
+
+    Raises ValueError with what is wrong.
+    """
+    due_s = instant(not_before)
+    _check(due_s, now_s, f"notbefore: {not_before}")
+    return milliseconds(due_s) if due_s > now_s else 0
+
+
+def _check(due_s: float, now_s: float, given: str) -> None:
+    if due_s > now_s + LONGEST_DELAY_S:
+        raise ValueError(f"{given} is more than the maximum of {LONGEST_DELAY_S / 86_400:.0f} days ahead")

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import orjson
 
 from gateway.envelope.attributes import MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, PAYLOAD, Value, checked, take_payload
+from gateway.envelope.due import event_due_ms
 from gateway.envelope.json_text import (
     BOM,
     MAX_DEPTH,
@@ -178,7 +179,10 @@ def wrap_binary(
 
 
 def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str, stamp: EnqueueContext) -> Item:
-    """The event with the gateway's extensions. Its own `expires` and valid trace stay if the context has none."""
+    """The event with the gateway's extensions. Its own `expires` and valid trace stay if the context has none.
+
+    Its `notbefore` is when it is due. It stays in the event, where it has no effect any more.
+    """
     time = timestamp(stamp.now_s)
     content_type = attributes.pop("datacontenttype", None)
     expires = attributes.pop("expires", None)
@@ -189,6 +193,11 @@ def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str
             raise InvalidEvent(f"expires: {expires} is in the past; send a future time")
         if expires_s >= YEAR_10000_S:
             raise InvalidEvent(f"expires: {expires} is after the year 9999 (in UTC)")
+    not_before = attributes.get("notbefore")
+    try:
+        due = event_due_ms(not_before, stamp.now_s) if isinstance(not_before, str) else None
+    except ValueError as exc:
+        raise InvalidEvent(str(exc)) from exc
     trace = [attributes.pop(name, "") for name in _TRACE]
     parent, state = trace if isinstance(trace[0], str) and is_traceparent(trace[0]) else _trace(stamp)
     whole: dict[str, Value] = {"specversion": "1.0", "id": job_id, **attributes}
@@ -208,7 +217,7 @@ def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str
     if member:
         data = b'%b,"%b":%b}' % (data[:-1], member.encode(), payload)
     shown_type = payload_type(content_type if isinstance(content_type, str) else None, member)
-    return Item(str(whole["id"]), data, expires_s, shown_type)
+    return Item(str(whole["id"]), data, expires_s, shown_type, due)
 
 
 def _trace(stamp: EnqueueContext) -> list[Value]:

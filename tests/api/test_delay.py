@@ -90,6 +90,48 @@ def test_the_lines_of_a_request_are_delayed_together(http, queue):
     assert {take(http, queue)["data"] for _ in range(3)} == {1, 2, 3}
 
 
+EVENT = {"specversion": "1.0", "source": "/s", "type": "t"}
+
+
+def test_each_event_may_have_its_own_time(http, queue):
+    """`notbefore`, in a batch, alone and in a header: the event is not there before. The attribute stays."""
+    events = [EVENT | {"data": "later", "notbefore": when(0.5)}, EVENT | {"data": "now", "notbefore": when(-5)}]
+    batch = {"content-type": "application/cloudevents-batch+json"}
+    answer = http.post(f"/queues/{queue}/events?delay=300", content=json.dumps(events), headers=batch)
+    assert ["due_at" in each for each in answer.json()["results"]] == [True, False]
+    single = {"content-type": "application/cloudevents+json"}
+    alone = EVENT | {"data": "alone", "notbefore": when(0.5)}
+    due = [http.post(f"/queues/{queue}/events", content=json.dumps(alone), headers=single).json()["due_at"]]
+    binary = {"ce-specversion": "1.0", "ce-source": "/s", "ce-type": "t", "ce-notbefore": when(0.5)}
+    due.append(http.post(f"/queues/{queue}/events", json="header", headers=binary).json()["due_at"])
+    assert take(http, queue)["data"] == "now"
+    for _ in range(3):
+        job = take(http, queue)
+        assert time.time() >= instant(job["attributes"]["notbefore"])
+    assert [instant(each) - time.time() < 0 for each in due] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("tomorrow", "notbefore: 'tomorrow' is not an RFC 3339 timestamp"),
+        ("2999-01-31T12:00:00Z", "is more than the maximum of 30 days ahead"),
+    ],
+)
+def test_a_bad_time_of_an_event_is_its_own_fault(http, queue, value, says):
+    """The other event of the batch is stored; alone it is a 400; with an Ordering-Key, too."""
+    batch = {"content-type": "application/cloudevents-batch+json"}
+    events = [EVENT | {"data": 1}, EVENT | {"data": 2, "notbefore": value}]
+    answer = http.post(f"/queues/{queue}/events", content=json.dumps(events), headers=batch)
+    assert answer.status_code == 207
+    assert (answer.json()["results"][1]["status"], answer.json()["results"][1]["code"]) == (400, "invalid-event")
+    assert says in answer.json()["results"][1]["detail"]
+    later = EVENT | {"notbefore": when(9)}
+    headers = {"content-type": "application/cloudevents+json", "ordering-key": "k"}
+    answer = http.post(f"/queues/{queue}/events", content=json.dumps(later), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
+
+
 BAD = [
     ({"delay": "-1"}, "delay: '-1' is not a number of seconds"),
     ({"delay": "1e3"}, "is not a number of seconds"),

@@ -142,8 +142,9 @@ class Jobs:
         else:
             item = one_item(heading, body, stamp, ids())
         ordering_key = _ordering_key(call)
-        if due:
+        if due and item.due_ms is None:
             item = item._replace(due_ms=due)
+        if item.due_ms:
             _check_unordered(ordering_key)
         await self._publisher.enqueue(queue, item, ordering_key)
         return json_answer(_receipt(queue, item), 201)
