@@ -110,7 +110,16 @@ def test_kubernetes_accepts_them(tmp_path: Path) -> None:
             checked.append(tmp_path / f"{len(checked)}-{name.replace('/', '-')}")
             checked[-1].write_text(yaml.safe_dump(each))
     uv = Path(sys.executable).with_name("uv")
-    command = [uv, "tool", "run", "--from", "kubernetes-validate>=1.34", "kubernetes-validate", "--strict", *checked]
+    command: list[str | Path] = [
+        uv,
+        "tool",
+        "run",
+        "--from",
+        "kubernetes-validate>=1.34",
+        "kubernetes-validate",
+        "--strict",
+        *checked,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (done.stdout + done.stderr).count(" passed for resource ") == len(checked) >= 7

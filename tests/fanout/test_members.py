@@ -130,7 +130,7 @@ def test_a_member_that_is_replaced_at_once_has_the_children_before_it_is_written
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
     publish(http, queue, 40)
-    wait(lambda: children(two, queue))
+    wait(lambda: bool(children(two, queue)))
     publish(http, queue, 10)
     assert all(items == copied for items, copied in copies([one, two], queue)), copies([one, two], queue)
     assert copies([one, two], queue)[1][0] > 0

@@ -126,8 +126,8 @@ def test_each_key_sees_its_own_queues(tmp_path: Path) -> None:
     with running(tmp_path / "data", "--keys", str(ring.path), *OFTEN) as gateway, gateway.client() as http:
         for tenant, queues in (("acme", ("alpha", "beta")), ("globex", ("gamma",))):
             for queue in queues:
-                body = {"headers": ring.bearer(tenant), "json": 1}
-                assert http.post(f"/queues/{queue}/jobs", **body).status_code == 201
+                answer = http.post(f"/queues/{queue}/jobs", headers=ring.bearer(tenant), json=1)
+                assert answer.status_code == 201
         everything = read_again(http, **ring.bearer("monitor"))
         assert total(everything, "queue_items") == 3
         assert total(everything, "queue_items", tenant="globex", queue="gamma") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import zlib
 from pathlib import Path
@@ -84,8 +85,13 @@ def test_one_turn_handles_a_bounded_part_of_a_large_item(steps):
     """Both ends write about SOME_BYTES at once, and read at most FRAME_BYTES."""
     world = World(steps, 2)
     item, answers, written = b"x" * (8 * MIB), [], []
+
+    def write(pipe, data):
+        written.append(len(data))
+        pipe.waiting.extend(data)
+
     for pipe in (world.out, world.back):
-        pipe.write = lambda data, pipe=pipe: (written.append(len(data)), pipe.waiting.extend(data))
+        pipe.write = functools.partial(write, pipe)
     world.channel.put_large(world.key, (0, item), lambda answer: answers.append(answer.kind), 0)
     world.settle_down()
     world.channel.open(world.key, 0, answers.append)

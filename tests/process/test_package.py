@@ -35,7 +35,7 @@ def dist(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in tracked(root):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, copy / name, follow_symlinks=False)
-    build = [BIN / "python", "-m", "build", "--no-isolation", "--outdir", copy / "dist", copy]
+    build: list[str | Path] = [BIN / "python", "-m", "build", "--no-isolation", "--outdir", copy / "dist", copy]
     subprocess.run(build, check=True, capture_output=True, timeout=240)
     return copy / "dist"
 
@@ -64,8 +64,7 @@ def test_the_readme_installs_it(root: Path, dist: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
     environment = {**os.environ, "PATH": f"{python}:{os.environ['PATH']}", "PIP_FIND_LINKS": str(dist)}
-    shell = {"cwd": tmp_path, "env": environment, "check": True, "timeout": 300}
-    subprocess.run(["bash", "-ec", install[0]], **shell)  # type: ignore[call-overload]
+    subprocess.run(["bash", "-ec", install[0]], cwd=tmp_path, env=environment, check=True, timeout=300)
     port = free_port()
     process = subprocess.Popen(
         ["bash", "-ec", f"exec {serve.partition('#')[0]}"],
