@@ -291,7 +291,17 @@ class Gateway:
             jobs=jobs,
             batches=BatchJobs(batches, jobs, self._registry.batches),
             preferred=PreferredJobs(preferred, jobs),
-            streams=Streams(self._receiver, preferred, self._streams, jobs, turns=turns, settings=settings),
+            streams=Streams(
+                self._receiver,
+                preferred,
+                self._streams,
+                jobs,
+                registry=self._registry,
+                caps=self._caps,
+                tasks=self._tasks,
+                turns=turns,
+                settings=settings,
+            ),
             leases=leases,
             pauses=pauses,
             queues=QueueAdmin(

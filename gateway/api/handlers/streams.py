@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 
 from gateway.api.exchange import Answer, Call
 from gateway.api.handlers.jobs import AUTO, Jobs, refuse_prefetch
 from gateway.api.response.stream_lines import StreamWriter, stream_headers, wants_events
+from gateway.delivery.caps.caps import Caps
 from gateway.delivery.preferred import PreferredReceiver
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.receive import Receiver
@@ -16,11 +18,13 @@ from gateway.delivery.streams.source import QueueSource, QueuesSource, StreamSou
 from gateway.delivery.streams.stream import JobStream
 from gateway.errors import InvalidParameter
 from gateway.fairness.turns import Turns
+from gateway.leases.registry import Registry
 from gateway.settings import Settings
 
 
 class Streams:
-    """Handlers of the paths of streams. jobs: the handlers of `next`, whose parameters these share."""
+    """Handlers of the paths of streams. jobs: the handlers of `next`, whose parameters these share. tasks: the
+    lifespan's group."""
 
     def __init__(
         self,
@@ -29,6 +33,9 @@ class Streams:
         streams: OpenStreams,
         jobs: Jobs,
         *,
+        registry: Registry,
+        caps: Caps,
+        tasks: asyncio.TaskGroup,
         turns: Turns,
         settings: Settings,
     ) -> None:
@@ -36,6 +43,9 @@ class Streams:
         self._preferred = preferred
         self._streams = streams
         self._jobs = jobs
+        self._registry = registry
+        self._caps = caps
+        self._tasks = tasks
         self._turns = turns
         self._window_bytes = settings.stream_window_bytes
         self._keepalive_s = settings.stream_keepalive_s
@@ -45,7 +55,15 @@ class Streams:
         refuse_prefetch(call)
         queue = call.queue()
         lease_s = self._lease(call)(queue)
-        source = QueueSource(self._receiver, queue, lease_s, at_most_once=call.query["ack"] == AUTO)
+        source = QueueSource(
+            self._receiver,
+            self._registry,
+            self._caps,
+            self._tasks,
+            queue=queue,
+            lease_s=lease_s,
+            at_most_once=call.query["ack"] == AUTO,
+        )
         return await self._stream(call, source, {"queues": [queue.name], "lease_seconds": _number(lease_s)})
 
     async def of_queues(self, call: Call) -> Answer:

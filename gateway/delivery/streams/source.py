@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.delivery.backend import OnGone
+from gateway.delivery.caps.caps import Caps
+from gateway.delivery.expired_jobs import ExpiredJobs
 from gateway.delivery.preferred import PreferredDelivery, PreferredReceiver
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.receive import Delivery, Receiver
 from gateway.envelope.read import Job
-from gateway.leases.lease import Lease
+from gateway.errors import BackendUnavailable, TooManyLeases
+from gateway.leases.lease import Lease, OpenRead
 from gateway.leases.limits import LeaseRoom
+from gateway.leases.registry import Registry
+
+TAKE_JOBS: Final = 64
+TAKE_BYTES: Final = 65536
+"""What is taken and written at a time, unless one job is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +49,28 @@ class StreamSource(Protocol):
 
 
 class QueueSource:
-    """One queue. lease_s: the length of each lease."""
+    """One queue. After a job has come, those that are ready behind it are taken with one command.
 
-    most = 1
+    lease_s: the length of each lease. tasks: the lifespan's group.
+    """
 
-    def __init__(self, receiver: Receiver, queue: Queue, lease_s: float, *, at_most_once: bool) -> None:
+    most = TAKE_JOBS
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        registry: Registry,
+        caps: Caps,
+        tasks: asyncio.TaskGroup,
+        *,
+        queue: Queue,
+        lease_s: float,
+        at_most_once: bool,
+    ) -> None:
         self._receiver = receiver
+        self._registry = registry
+        self._caps = caps
+        self._tasks = tasks
         self._queue = queue
         self._lease_s = lease_s
         self.at_most_once = at_most_once
@@ -54,18 +79,48 @@ class QueueSource:
     def tenant(self) -> str:
         return self._queue.tenant
 
-    async def next(self, most: int, timeout_s: float, on_gone: OnGone, room: LeaseRoom) -> list[StreamedJob]:  # noqa: ARG002
+    async def next(self, most: int, timeout_s: float, on_gone: OnGone, room: LeaseRoom) -> list[StreamedJob]:
         """See StreamSource.next."""
+        queue = self._queue
         found = await self._receiver.next(
-            self._queue,
+            queue,
             timeout_s=timeout_s,
             lease_s=self._lease_s,
             on_gone=on_gone,
             at_most_once=self.at_most_once,
             room=room,
         )
-        delivery = found.result
-        return [StreamedJob(self._queue, delivery.job, delivery.lease)] if isinstance(delivery, Delivery) else []
+        if not isinstance(found.result, Delivery):
+            return []
+        taken = [StreamedJob(queue, found.result.job, found.result.lease)]
+        read = found.result.lease.read
+        alone = self.at_most_once or self._caps.limits(queue) is not None
+        if read is None or alone or self._receiver.draining:
+            return taken
+        left_bytes = TAKE_BYTES - len(read.data)
+        if most > 1 and left_bytes > 0:
+            try:
+                await self._add_ready(taken, await read.more(most - 1, left_bytes), room)
+            except BaseException:
+                self._registry.give_back_all([each.lease for each in taken])
+                raise
+        return taken
+
+    async def _add_ready(self, taken: list[StreamedJob], reads: Sequence[OpenRead], room: LeaseRoom) -> None:
+        """Leases the items, in their order, until there is no room. Cancelled: those without a lease are back."""
+        expired = ExpiredJobs(self._tasks)
+        used = 0
+        try:
+            for read in reads:
+                used += 1  # from here on `deliver` gives it back
+                delivery = await self._receiver.deliver(self._queue, read, self._lease_s, expired, room)
+                if delivery is not None:
+                    taken.append(StreamedJob(self._queue, delivery.job, delivery.lease))
+        except (TooManyLeases, BackendUnavailable):
+            return  # the next poll says so
+        finally:
+            for read in reversed(reads[used:]):
+                read.give_back()
 
 
 class QueuesSource:

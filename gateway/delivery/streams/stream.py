@@ -1,7 +1,7 @@
 """One stream: takes jobs while its window has room and its client reads, and ends for one reason.
 
 1. Nothing is taken while the client has not read almost all that was written before. So a stream holds little more than
-   the job that it writes.
+   what one take has brought.
 2. When the client ends the stream, every job in the window goes back at once, in order. A job that was not sent uses no
    attempt.
 3. After an `end`, leases stay as they are, except those of jobs that the client cannot have: they go back.

@@ -1,0 +1,195 @@
+"""Streams while something is killed, over TLS, under uvicorn, and with Kestrel servers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.api.test_jobs import wait_until
+from tests.lab.broker import BrokerProcess
+from tests.lab.gateway import running
+from tests.lab.processes import children_of
+from tests.streams.reader import StreamReader
+from tests.streams.test_stream import put, take
+
+ROUNDS = int(os.environ.get("KESTREL_GATEWAY_TEST_STREAM_KILLS", "5"))
+CUT = (OSError, EOFError, http.client.HTTPException, ValueError)
+"""What a reader sees when a stream is cut off; ValueError: in the middle of a line."""
+
+
+def test_jobs_on_kestrel_servers_are_back_in_order(tmp_path):
+    """A connection for each lease: the last one taken goes back first."""
+    with (
+        BrokerProcess(tmp_path / "broker") as broker,
+        running(tmp_path / "data", "--kestrel", broker.address) as gateway,
+        gateway.client() as client,
+    ):
+        put(client, "q", *range(12))
+        with StreamReader(gateway, "/queues/q/stream?window=10") as stream:
+            stream.next("open")
+            held = stream.jobs(10)
+            assert [job["data"] for job in held] == list(range(10))
+            ids = [job["lease"]["id"] for job in held]
+            assert client.post("/leases/settle", json={"acks": [ids[7], ids[2]]}).status_code == 200
+            assert [job["data"] for job in stream.jobs(2)] == [10, 11]
+        wait_until(lambda: client.get("/queues/q").json()["open_reads"] == 0)
+        assert [take(client, "q")[0] for _ in range(10)] == [0, 1, 3, 4, 5, 6, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("server", ["own", "uvicorn"])
+def test_a_stream_through_another_server(tmp_path, monkeypatch, server):
+    """The same lines under plain uvicorn; settled jobs free their slots, and the client's end gives the others back."""
+    if server == "uvicorn":
+        monkeypatch.setenv("KESTREL_GATEWAY_TEST_SERVER", "uvicorn")
+    with running(tmp_path / "data", "--stream-keepalive", "0.1") as gateway, gateway.client() as client:
+        put(client, "q", *range(4))
+        with StreamReader(gateway, "/queues/q/stream?window=2", accept="text/event-stream") as stream:
+            stream.next("open")
+            job = stream.next()
+            assert client.post(job["lease"]["url"] + "/ack").status_code == 204
+            assert [each["data"] for each in stream.jobs(2)] == [1, 2]
+            assert stream.next("keepalive")
+        wait_until(lambda: client.get("/queues/q").json()["open_reads"] == 0)
+        assert [take(client, "q")[0] for _ in range(3)] == [1, 2, 3]
+
+
+class Work:
+    """Jobs that a stream gets, and those that are settled for certain or perhaps."""
+
+    def __init__(self):
+        self.got: Counter = Counter()
+        self.acked: set = set()
+        self.maybe: set = set()
+        self.after_ack: list = []
+
+    def consume(self, gateway, path, until, chance):
+        """Streams again and again, and acks most of what comes, until it is told to stop."""
+        while not until.is_set():
+            with contextlib.suppress(*CUT), StreamReader(gateway, path) as stream:
+                if stream.refused:
+                    continue
+                while not until.is_set():
+                    line = stream.line()
+                    if line["type"] == "end":
+                        break
+                    if line["type"] != "job":
+                        continue
+                    number = line["data"]
+                    if number in self.acked:
+                        self.after_ack.append(number)
+                    self.got[number] += 1
+                    # No other settlement copies a job: a kill between copy and confirm leaves two.
+                    way = chance.choices(["ack", "nack", "leave"], [80, 10, 10])[0]
+                    if way == "leave":
+                        break  # the client goes with open leases
+                    settled = settle(gateway, line["lease"]["id"], way)
+                    if way == "ack":
+                        self.maybe.add(number)
+                        if settled:
+                            self.acked.add(number)
+
+
+def settle(gateway, lease_id, way):
+    """Whether it is certain that it is settled."""
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        body = b'{"position":"head"}' if way == "nack" else None
+        connection.request("POST", f"/leases/{lease_id}/{way}", body, {"Content-Type": "application/json"})
+        return connection.getresponse().status == 204
+    return False
+
+
+def processes(gateway, name):
+    """The process ids of the gateway's children whose command has that name."""
+    found = []
+    for pid in children_of(gateway.process.pid):
+        with contextlib.suppress(OSError):
+            if name in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("servers", [0, 1], ids=["embedded", "kestrel"])
+def test_kills_at_random_moments(tmp_path, servers):
+    """A worker, the broker, a Kestrel server or the client is killed: what is not settled comes again, no settled one.
+
+    KESTREL_GATEWAY_TEST_STREAM_KILLS sets how often.
+    """
+    chance = random.Random(7)
+    brokers = [BrokerProcess(tmp_path / f"broker-{number}") for number in range(servers)]
+    flags = [flag for each in brokers for flag in ("--kestrel", each.address)]
+    work, until = Work(), threading.Event()
+    try:
+        with running(tmp_path / "data", "--workers", "2", *flags) as gateway:
+            consumer = threading.Thread(
+                target=work.consume,
+                args=(gateway, "/queues/q/stream?window=5", until, random.Random(8)),
+            )
+            stored, serial = set(), 0
+            consumer.start()
+            for _ in range(ROUNDS):
+                for _ in range(10):
+                    serial += 1  # a job whose enqueue has no answer may be there, too
+                    if enqueued(gateway, serial):
+                        stored.add(serial)
+                time.sleep(chance.random() * 0.2)
+                victims = processes(gateway, b"worker")
+                if servers:
+                    target = chance.choice([*victims, brokers[0].process.pid])
+                else:
+                    target = chance.choice([*victims, *processes(gateway, b"broker")])
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(target, signal.SIGKILL)
+                if servers and target == brokers[0].process.pid:
+                    brokers[0].process.wait(10)
+                    brokers[0].start()
+                wait_until(lambda: is_ready(gateway), 30)
+            wait_until(lambda: work.maybe >= stored, 60)
+            wait_until(lambda: backlog(gateway) == 0, 60)
+            until.set()
+            put_anyway(gateway)
+            consumer.join(60)
+            assert not consumer.is_alive()
+            assert not work.after_ack
+    finally:
+        until.set()
+        for each in brokers:
+            each.close()
+
+
+def enqueued(gateway, number):
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("POST", "/queues/q/jobs", b"%d" % number, {"Content-Type": "application/json"})
+        return connection.getresponse().status == 201
+    return False
+
+
+def is_ready(gateway):
+    with contextlib.suppress(Exception):
+        return gateway.ready()
+    return False
+
+
+def backlog(gateway):
+    with contextlib.suppress(Exception), gateway.client() as client:
+        answer = client.get("/queues/q")
+        if answer.status_code == 200 and "queue-coverage" not in answer.headers:
+            return answer.json()["backlog"]
+    return -1
+
+
+def put_anyway(gateway):
+    """A last job wakes the consumer, so that it sees that it is to stop."""
+    with gateway.client() as client:
+        client.post("/queues/q/jobs", json=-1)
