@@ -1,0 +1,100 @@
+"""This version uses the data of the first release, with jobs, leases and keys, and the release uses it again."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.gateway import ROOT, Running
+
+RELEASE = "2243f79eea023cf0e3e1596b328c7cb6590f6de1"
+"""0.1.0. A clone without its tag has the commit."""
+QUEUE = "/queues/emails"
+KEYED = {"Idempotency-Key": "k1", "Content-Type": "text/plain"}
+JOBS = 20
+
+
+class Released(Running):
+    """A gateway of the sources of a release, with today's libraries."""
+
+    start_s = 60.0  # nothing of it is imported yet
+
+    def __init__(self, sources: Path, data: Path) -> None:
+        python = sources / "python"
+        python.write_text(f'#!/bin/sh\nPYTHONPATH={sources} exec {sys.executable} "$@"\n')
+        python.chmod(0o700)
+        self.python = str(python)
+        self.folder = sources
+        super().__init__(data)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources of the release, from the repository."""
+    found = subprocess.run(
+        ["git", "archive", "--format=tar", RELEASE, "gateway", "openapi.yaml"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if found.returncode:
+        pytest.skip("this clone has no history, so there is no release to start")
+    sources = tmp_path_factory.mktemp("released")
+    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
+        archive.extractall(sources, filter="tar")
+    return sources
+
+
+def numbers(gateway: Running) -> Iterator[tuple[int, int]]:
+    """Takes and acks every job that is there: its data and attempt."""
+    with gateway.client() as http:
+        while (answer := http.get(f"{QUEUE}/next?timeout=1")).status_code == 200:
+            job = answer.json()
+            assert http.post(f"{job['lease']['url']}/ack").status_code == 204
+            yield job["data"], job["attempt"]
+
+
+@pytest.mark.slow  # three starts
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_jobs_leases_and_keys_of_the_first_release(released: Path, tmp_path: Path, end: str) -> None:
+    """Nothing is lost, however the old version ended; the old version reads what the new one wrote."""
+    old = Released(released, tmp_path / "data")
+    try:
+        with old.client() as http:
+            assert "/queues/{queue}/pause" not in http.get("/openapi.json").json()["paths"], "it is the release"
+            for number in range(JOBS):
+                assert http.post(f"{QUEUE}/jobs", json=number).status_code == 201
+            keyed = http.post("/queues/keyed/jobs", content="once", headers=KEYED)
+            leased = http.get(f"{QUEUE}/next").json()
+            acked = http.get(f"{QUEUE}/next").json()
+            assert http.post(f"{acked['lease']['url']}/ack").status_code == 204
+        if end == "stop":
+            assert old.stop() == 0
+    finally:
+        old.kill()
+    new = Running(tmp_path / "data")
+    try:
+        with new.client() as http:
+            again = http.post("/queues/keyed/jobs", content="once", headers=KEYED)
+            assert (again.status_code, again.json()) == (201, keyed.json())
+            assert http.get("/queues/keyed").json()["items"] == 1
+            assert http.post(f"{leased['lease']['url']}/ack").status_code == 410, "the job is back on its queue"
+            assert [data for data, _ in numbers(new)] == [0, *range(2, JOBS)]
+            for number in range(5):
+                assert http.post(f"{QUEUE}/jobs", json=number).status_code == 201
+            assert "/queues/{queue}/pause" in http.get("/openapi.json").json()["paths"]
+        assert new.stop() == 0
+    finally:
+        new.kill()
+    assert " ERROR " not in new.log.read_text()
+    back = Released(released, tmp_path / "data")
+    try:
+        assert list(numbers(back)) == [(number, 1) for number in range(5)]
+    finally:
+        back.kill()
