@@ -33,13 +33,15 @@ QUIET_S = 30.0
 @dataclass
 class History:
     """due: when each stored job is due, by its number. again: when a job that was nacked is due, by its number. came:
-    the deliveries of each job: time and attempt. acked: the jobs whose ack was answered."""
+    the deliveries of each job: time and attempt. acked: the jobs whose ack was answered, and when. left: at the end,
+    the jobs on holding queues and on their queue."""
 
     due: dict[int, float] = field(default_factory=dict)
     again: dict[int, float] = field(default_factory=dict)
     came: dict[int, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
-    acked: set[int] = field(default_factory=set)
+    acked: dict[int, float] = field(default_factory=dict)
     kills: int = 0
+    left: tuple[int, int] = (0, 0)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -58,6 +60,11 @@ class History:
     def twice(self) -> int:
         """Deliveries in addition to the first one of each attempt."""
         return sum(len(came) - len({n for _, n in came}) for came in self.came.values())
+
+    @property
+    def copies(self) -> int:
+        """Deliveries after an ack that was answered: of a second copy, which an interrupted move has left."""
+        return sum(at_s > acked_s for job, acked_s in self.acked.items() for at_s, _ in self.came[job])
 
     @property
     def late_s(self) -> list[float]:
@@ -120,7 +127,7 @@ class Run:
                     self.history.again[job] = instant(nacked.json()["due_at"])
         elif http.post(f"{url}/ack").status_code == 204:
             with self.history.lock:
-                self.history.acked.add(job)
+                self.history.acked.setdefault(job, time.time())
 
     def kill(self, seconds: float, every_s: float) -> None:
         """A worker, the broker and the whole gateway in turn."""
@@ -143,9 +150,21 @@ class Run:
 
     def finish(self) -> None:
         """Returns when every job was acked, or nothing has come for a while after the last one was due."""
-        deadline_s = time.monotonic() + 2 * self.longest_s + QUIET_S
-        while time.monotonic() < deadline_s and self.history.due.keys() - self.history.acked:
+        quiet_since_s, came = time.monotonic(), -1
+        while time.monotonic() < quiet_since_s + self.longest_s + QUIET_S:
+            if not self.history.due.keys() - self.history.acked:
+                break
             time.sleep(0.1)
+            with self.history.lock:
+                now = sum(map(len, self.history.came.values()))
+            if now != came:
+                quiet_since_s, came = time.monotonic(), now
+        with self.gateway.client() as http:
+            servers = http.get("/backends").json()["backends"]
+            self.history.left = (
+                sum(each.get("delayed", 0) for each in servers),
+                http.get("/queues/q?missing=zero").json()["backlog"],
+            )
         self.over.set()
 
 
@@ -192,6 +211,8 @@ def main() -> None:
     late = history.late_s
     print(f"{len(history.due)} jobs stored, {len(history.again)} nacked with a delay, {history.kills} kills")
     print(f"early {len(history.early)}, lost {len(history.lost)}, twice {history.twice}")
+    print(f"{history.copies} of those twice after the ack, of copies that interrupted moves left")
+    print(f"left at the end: {history.left[0]} on holding queues, {history.left[1]} on the queue")
     print(f"late: p50 {percentile(late, 50) * 1000:.0f} ms, p99 {percentile(late, 99) * 1000:.0f} ms")
     print(f"early: {history.early[:10]}; lost: {history.lost[:10]}")
 

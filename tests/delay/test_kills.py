@@ -13,3 +13,5 @@ def test_kills_make_no_delayed_job_early_and_lose_none(tmp_path):
     assert len(history.due) > 50
     assert (history.early, history.lost) == ([], [])
     assert history.twice <= 5 * history.kills
+    assert history.copies <= history.twice
+    assert history.left == (0, 0)
