@@ -21,7 +21,7 @@ def read(file: Path) -> dict[str, Any]:
 
     Raises ContractError for what is not YAML, or not an object."""
     try:
-        contract = yaml.safe_load(file.read_text())
+        contract = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as exc:
         raise ContractError(f"{file}: {exc}") from exc
     if not isinstance(contract, dict):

@@ -14,10 +14,15 @@ import hypothesis
 import pytest
 
 from tests.lab import ledger
+from tests.lab.examples import examples
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running, running
 
-hypothesis.settings.register_profile("tests", deadline=None)  # the machine is shared: an example's time says nothing
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,  # the machine is shared: an example's time says nothing
+    max_examples=examples(100),
+)
 hypothesis.settings.load_profile("tests")
 
 # `make coverage` measures only processes that Python starts.

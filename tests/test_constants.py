@@ -4,9 +4,8 @@ import ast
 import re
 from pathlib import Path
 
-import yaml
-
 from gateway.settings import SHORTEST_LEASE_S
+from tests.lab.yaml_text import parse_yaml
 
 TIMING = re.compile(r"_?[A-Z][A-Z0-9_]*_(S|MS)")
 
@@ -75,7 +74,7 @@ def test_every_timing_constant_says_why(root: Path) -> None:
 
 def test_the_shortest_lease_is_the_contract_s(root: Path) -> None:
     """`lease_seconds` has the minimum that settings are checked with."""
-    document = yaml.safe_load((root / "openapi.yaml").read_text())
+    document = parse_yaml((root / "openapi.yaml").read_text())
     assert document["components"]["parameters"]["LeaseSeconds"]["schema"]["minimum"] == SHORTEST_LEASE_S
 
 

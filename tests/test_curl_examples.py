@@ -16,11 +16,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 
 from tests.api.keyring import Keyring
 from tests.lab import plain
 from tests.lab.gateway import Running, running
+from tests.lab.yaml_text import parse_yaml
 
 EXAMPLES = Path(__file__).parent.parent / "clients" / "curl-examples"
 CALLS = sorted(path.name for path in EXAMPLES.glob("*.sh") if path.name not in {"lib.sh", "consumer.sh"})
@@ -235,7 +235,7 @@ def requests_of(script: str) -> set[tuple[str, str]]:
 def test_every_operation_has_an_example(root: Path) -> None:
     """A script sends a request to each method and path of openapi.yaml."""
     sent = set[tuple[str, str]]().union(*(requests_of((EXAMPLES / name).read_text()) for name in CALLS + ["lib.sh"]))
-    paths = yaml.safe_load((root / "openapi.yaml").read_text())["paths"]
+    paths = parse_yaml((root / "openapi.yaml").read_text())["paths"]
     missing = [
         operation["operationId"]
         for path, methods in paths.items()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.delivery.idempotency.ledger import MOVES, Ledger, Reply, State
+from tests.lab.examples import examples
 
 WORKERS = ("a", "b")
 KEYS = st.sampled_from(("k", "l"))
@@ -100,7 +101,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=100, stateful_step_count=30)
+TestLedger.settings = settings(max_examples=examples(100), stateful_step_count=30)
 
 
 def test_a_claim_is_held_only_so_long(tmp_path):

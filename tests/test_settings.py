@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import yaml
 
 from gateway.api import exchange, specification
 from gateway.api.handlers import leases
@@ -22,6 +21,7 @@ from gateway.envelope import attributes, json_text, media, read, rewrite
 from gateway.http import request_parser
 from gateway.names import namespace
 from gateway.settings import _OWN_PATHS, Settings, SettingsError, flag, variable
+from tests.lab.yaml_text import parse_yaml
 
 
 def rows(root: Path) -> list[list[str]]:
@@ -47,7 +47,7 @@ def test_settings_table_is_the_code(root: Path) -> None:
 
 def test_fixed_limits_are_the_code(root: Path) -> None:
     """The table of fixed limits has the values of the constants."""
-    paths = yaml.safe_load((root / "openapi.yaml").read_text())["paths"]
+    paths = parse_yaml((root / "openapi.yaml").read_text())["paths"]
 
     def query(path: str, name: str) -> dict[str, Any]:
         found = [each["schema"] for each in paths[path]["get"]["parameters"] if each.get("name") == name]
@@ -136,7 +136,7 @@ def test_every_flag_that_is_named_exists(root: Path) -> None:
 
 def test_compose_file_is_what_it_says(root: Path) -> None:
     """A foreign image gets no command of ours; the gateway gets Kestrel's address; only loopback is published."""
-    compose: dict[str, Any] = yaml.safe_load((root / "docker-compose.yml").read_text())
+    compose: dict[str, Any] = parse_yaml((root / "docker-compose.yml").read_text())
     kestrel, gateway = compose["services"]["kestrel"], compose["services"]["gateway"]
     assert kestrel["image"] == "${KESTREL_IMAGE:-kestrel-gateway}"
     assert not {"command", "entrypoint", "build"} & set(kestrel)
@@ -253,7 +253,7 @@ def test_the_secret_may_lie_in_a_file(tmp_path: Path) -> None:
 
 def test_no_root_path_hides_a_path_of_the_api(root):
     """Whatever the first segment of a path in openapi.yaml is, no root path may begin with it."""
-    paths = yaml.safe_load((root / "openapi.yaml").read_text())["paths"]
+    paths = parse_yaml((root / "openapi.yaml").read_text())["paths"]
     assert {path.split("/")[1] for path in paths} - {""} <= _OWN_PATHS
 
 

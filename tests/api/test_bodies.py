@@ -1,9 +1,9 @@
 """JSON bodies that are orders: what is wrong with one is named, with what was meant; white space alone is no body."""
 
 import pytest
-import yaml
 
 from gateway.api.request.hints import MEMBERS, member
+from tests.lab.yaml_text import parse_yaml
 
 LENGTH = "the body must be a JSON object with lease_seconds"
 LISTS = "the body must be a JSON object with acks, nacks or rejects"
@@ -84,7 +84,7 @@ def test_the_length_of_a_lease_has_its_former_name_here_too(http, queue):
 
 def test_every_hint_of_a_member_is_of_the_contract(root):
     """Each name that is suggested is a member of some body, or a query parameter."""
-    document = yaml.safe_load((root / "openapi.yaml").read_text())
+    document = parse_yaml((root / "openapi.yaml").read_text())
     members = {name for schema in document["components"]["schemas"].values() for name in schema.get("properties", ())}
     assert members >= MEMBERS.keys()
     for name in ("zzz", "x" * 50_000, "", "\x00"):

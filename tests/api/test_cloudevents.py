@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.lab.examples import examples
+
 EVENT = {"specversion": "1.0", "id": "e-1", "source": "/web", "type": "org.example.signup"}
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
@@ -398,7 +400,7 @@ PAYLOADS = st.one_of(
     ),
     st.just({"data_base64": "WzEuMTBd", "datacontenttype": "application/json"}),
 )
-BRIEF = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BRIEF = settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def canonical(value) -> str:

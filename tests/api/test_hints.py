@@ -3,9 +3,9 @@
 import time
 
 import pytest
-import yaml
 
 from gateway.api.request.hints import METHODS, PARAMETERS, WORDS, Paths, elsewhere, parameter
+from tests.lab.yaml_text import parse_yaml
 
 SLASH = "Paths have no empty segments and no trailing slash."
 
@@ -13,7 +13,7 @@ SLASH = "Paths have no empty segments and no trailing slash."
 @pytest.fixture(scope="module")
 def table(root):
     """The contract's paths and their methods."""
-    document = yaml.safe_load((root / "openapi.yaml").read_text())
+    document = parse_yaml((root / "openapi.yaml").read_text())
     methods = {"get", "post", "put", "delete", "options"}
     return {path: {each.upper() for each in methods & item.keys()} for path, item in document["paths"].items()}
 

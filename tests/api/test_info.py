@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-import yaml
 
 import gateway as package
 from gateway.errors import error_classes
 from tests.api.keyring import Keyring
 from tests.kestrel.standin import StandIn, darner
 from tests.lab.gateway import running
+from tests.lab.yaml_text import parse_yaml
 
 
 def limit(http, name):
@@ -23,7 +23,7 @@ def test_the_limits_are_those_that_hold(tmp_path):
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
         info = http.get("/").json()
         assert (info["name"], info["version"]) == ("kestrel-gateway", package.__version__)
-        document = yaml.safe_load(http.get(info["contract"]).text)
+        document = parse_yaml(http.get(info["contract"]).text)
         assert info["limits"].keys() == document["components"]["schemas"]["Limits"]["properties"].keys()
         for query, name in (("timeout", "max_timeout_seconds"), ("timeout=0&lease_seconds", "max_lease_seconds")):
             assert http.get(f"/queues/q/next?{query}={limit(http, name)}").status_code == 204
@@ -92,5 +92,5 @@ def test_no_other_code_is_explained(http):
 
 def test_the_contract_s_example_has_the_defaults(http, root):
     """What people read in openapi.yaml is what a gateway with default settings answers."""
-    answers = yaml.safe_load((root / "openapi.yaml").read_text())["paths"]["/"]["get"]["responses"]
+    answers = parse_yaml((root / "openapi.yaml").read_text())["paths"]["/"]["get"]["responses"]
     assert http.get("/").json() == answers["200"]["content"]["application/json"]["examples"]["defaults"]["value"]

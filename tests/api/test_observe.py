@@ -4,11 +4,11 @@ import json
 import re
 
 import pytest
-import yaml
 
 from tests.api.keyring import Keyring
 from tests.api.test_leases import take
 from tests.lab.gateway import ROOT, running
+from tests.lab.yaml_text import parse_yaml
 
 METHODS = ("get", "post", "put", "delete", "options")
 PAYLOAD = "the-payload-of-a-job"
@@ -16,7 +16,7 @@ PAYLOAD = "the-payload-of-a-job"
 
 def operations():
     """Each operation of the contract: its method, path and the scopes of which a key needs one."""
-    paths = yaml.safe_load((ROOT / "openapi.yaml").read_text())["paths"]
+    paths = parse_yaml((ROOT / "openapi.yaml").read_text())["paths"]
     for path, described in paths.items():
         for method in METHODS:
             if method in described:

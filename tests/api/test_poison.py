@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fuzz import items
 from tests.lab.broker import BrokerProcess
+from tests.lab.examples import examples
 from tests.lab.gateway import running
 
 NAMES = st.sampled_from(
@@ -44,7 +45,7 @@ ENVELOPES = st.tuples(MEMBERS, MEMBERS).map(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.one_of(st.binary(max_size=80), ENVELOPES.map(str.encode)))
 def test_every_item_is_shown_in_every_form_and_can_be_copied(item):
     """Arbitrary bytes, and envelopes with whatever a member may be."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.api.response.rendering import MAX_ATTRIBUTE_BYTES, MAX_ATTRIBUTES, render
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.read import body_of, unwrap
+from tests.lab.examples import examples
 
 QUEUE = Queue("acme", "emails", "acme__emails")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -33,7 +34,7 @@ ITEMS = st.binary(max_size=60) | st.builds(
 ACCEPTS = TEXT | st.sampled_from(["*/*", "text/*", "application/cloudevents+json", "text/plain;q=0.5, */*;q=0.1"])
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(item=ITEMS, accept=ACCEPTS, raw=st.booleans())
 def test_every_item_can_be_rendered(item, accept, raw):
     """No header holds a byte that it may not, JSON is JSON, and `format=raw` is the job's own bytes."""

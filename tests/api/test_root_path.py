@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import httpx
 import pytest
-import yaml
 
 from tests.lab.gateway import Running, running
+from tests.lab.yaml_text import parse_yaml
 from tests.process.serving import parse_head
 
 ROOT = "/internal/jobs"
@@ -35,7 +35,7 @@ def test_urls_begin_with_the_root_path(below: Running, prefix: str) -> None:
         page = http.get(f"{prefix}/queues?limit=1").json()
         assert page["next"].startswith(f"{ROOT}/queues?")
         assert http.get(page["next"]).json()["queues"]
-        assert yaml.safe_load(http.get(f"{prefix}/openapi.yaml").text)["servers"] == [{"url": ROOT}]
+        assert parse_yaml(http.get(f"{prefix}/openapi.yaml").text)["servers"] == [{"url": ROOT}]
 
 
 def test_only_the_whole_root_path_is_removed(below: Running) -> None:

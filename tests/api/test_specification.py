@@ -7,7 +7,6 @@ import re
 
 import jsonschema_rs
 import pytest
-import yaml
 
 from gateway.api.specification import Specification, default_lease, longest_lease
 from gateway.envelope.write import EnqueueContext, wrap_event
@@ -15,6 +14,7 @@ from gateway.errors import GatewayError, IdempotencyInFlight, Internal, InvalidE
 from gateway.settings import Settings
 from tests.contract_file.rules import resolve
 from tests.lab.gateway import running
+from tests.lab.yaml_text import parse_yaml
 
 METHODS = ("get", "post", "put", "delete", "options")
 EVERYWHERE = {400, 431}
@@ -23,7 +23,7 @@ EVERYWHERE = {400, 431}
 
 @pytest.fixture(scope="module")
 def document(root):
-    return yaml.safe_load((root / "openapi.yaml").read_text())
+    return parse_yaml((root / "openapi.yaml").read_text())
 
 
 def operations(document):
@@ -152,14 +152,14 @@ def test_events_are_what_cloudevents_allows(change, good):
 
 def test_the_document_is_served_as_it_is(gateway, root):
     """With default settings the file's document is served, as YAML and as JSON, but for the keys nobody needs."""
-    document = yaml.safe_load((root / "openapi.yaml").read_text())
+    document = parse_yaml((root / "openapi.yaml").read_text())
     keyed = [each for path in document["paths"].values() for each in path.values() if "security" in each]
     assert keyed
     for each in keyed:
         each["security"] = []
     del document["components"]["securitySchemes"]
     with gateway.client() as http:
-        assert yaml.safe_load(http.get("/openapi.yaml").text) == document
+        assert parse_yaml(http.get("/openapi.yaml").text) == document
         assert http.get("/openapi.json").json() == document
 
 
@@ -167,7 +167,7 @@ def test_the_document_states_the_deployment_s_limits(tmp_path):
     """Limits that the operator changed are in the served contract, and apply."""
     flags = ("--max-timeout", "5", "--default-timeout", "1", "--max-lease", "90", "--max-job-bytes", "10")
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
-        parameters = yaml.safe_load(http.get("/openapi.yaml").text)["components"]["parameters"]
+        parameters = parse_yaml(http.get("/openapi.yaml").text)["components"]["parameters"]
         limits = {"type": "number", "format": "double", "minimum": 0, "maximum": 5, "x-default": 1}
         assert parameters["Timeout"]["schema"] == limits
         assert http.get("/queues/q/next?timeout=6").status_code == 400

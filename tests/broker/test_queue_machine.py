@@ -19,6 +19,7 @@ from gateway.broker.queues.queue import PersistentQueue
 from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode, take_back
 from gateway.broker.storage.batch import StoredItem, Ticket
 from tests.broker.steps import Steps
+from tests.lab.examples import examples
 
 SESSIONS = st.integers(0, 2)
 
@@ -286,5 +287,5 @@ def test_the_queue_is_what_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(backlog_module, "_LOW_ITEMS", 2)
     run_state_machine_as_test(
         QueueMachine,
-        settings=settings(max_examples=80, stateful_step_count=50, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=examples(80), stateful_step_count=50, suppress_health_check=list(HealthCheck)),
     )

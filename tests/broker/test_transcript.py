@@ -117,6 +117,11 @@ def _edit(section: str, line: str) -> str | None:
     return None if line.startswith("    ") and not line.startswith("    stats") else line
 
 
+def _names() -> list[str]:
+    """Of the sections that have exchanges. The large item is not made for that."""
+    return [each.name for each in transcript.sections(lambda name, line: line if name == "20e" else _edit(name, line))]
+
+
 def _big_item(line: str) -> str | None:
     size = 20971520
     if line.startswith("[big] >>"):
@@ -210,7 +215,7 @@ def _replay(name: str, part: list[Section], directory: Path) -> dict[str, list[s
     return replay.mismatches
 
 
-@pytest.mark.parametrize("name", [s.name for s in transcript.sections(_edit) if s.name not in SKIPPED])
+@pytest.mark.parametrize("name", [name for name in _names() if name not in SKIPPED])
 def test_each_exchange_has_the_recorded_answer(name: str, replays: dict[str, list[str]]) -> None:
     """Each exchange of the section has the recorded answer."""
     assert not replays[name], "\n".join(replays[name])
@@ -219,5 +224,5 @@ def test_each_exchange_has_the_recorded_answer(name: str, replays: dict[str, lis
 def test_nothing_is_skipped_silently() -> None:
     """Every section of the recording is replayed or stands in the table of skipped ones."""
     names = {line.split()[1] for line in transcript.FILE.read_text("latin-1").splitlines() if line.startswith("### ")}
-    replayed = {section.name for section in transcript.sections(_edit)} - SKIPPED.keys()
+    replayed = set(_names()) - SKIPPED.keys()
     assert names | {"0"} == replayed | SKIPPED.keys()

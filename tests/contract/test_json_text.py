@@ -20,6 +20,7 @@ from gateway.envelope.json_text import (
     elements,
     members,
 )
+from tests.lab.examples import examples
 
 PAD = SMALL_BYTES + 1
 
@@ -87,7 +88,7 @@ VALUES = st.recursive(
 TEXTS = st.one_of(st.lists(PIECES, max_size=12).map(b"".join), VALUES, st.binary(max_size=30))
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(TEXTS, st.booleans())
 @example(rb'"\ud800"', True)
 @example(b"1],[2", True)
@@ -104,7 +105,7 @@ def test_the_scan_agrees_with_the_parsers(text, large):
         assert all(is_json(value) and value == value.strip() for value in found.values())
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.lists(st.one_of(VALUES, PIECES), max_size=5), st.sampled_from([b",", b" ,\n", b",,"]))
 def test_elements_are_those_of_the_array(parts, comma):
     """Each by its own bytes; where the array is broken a ValueError, after those that come before."""

@@ -3,13 +3,13 @@
 import re
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.delivery.queues.catalog import Catalog
 from gateway.errors import InvalidName
 from gateway.names.namespace import MAX_KEY, PATTERN, RESERVED, Name, Namespace, check_name
+from tests.lab.yaml_text import parse_yaml
 
 LEGAL = ["a", "emails", "A-1", "a_b-c", "a-_-b", "0", "x" * 64, "a--b"]
 ILLEGAL = ["", "-a", "a-", "_a", "a_", "a__b", "a-__b", "dead", "subdead", "x" * 65, "a b", "a/b", "a+b", "a+", "a.b"]
@@ -137,6 +137,6 @@ def test_a_key_that_would_be_too_long_is_refused():
 
 def test_the_contract_document_has_the_same_pattern(root):
     """openapi.yaml and the code name the same pattern and the same reserved words."""
-    schema = yaml.safe_load((root / "openapi.yaml").read_text())["components"]["schemas"]["QueueName"]
+    schema = parse_yaml((root / "openapi.yaml").read_text())["components"]["schemas"]["QueueName"]
     assert schema["pattern"] == PATTERN
     assert set(re.findall("`([a-z]+)`", schema["description"])) == RESERVED

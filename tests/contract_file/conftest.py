@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.lab.yaml_text import SafeLoader
 
-class Strict(yaml.SafeLoader):
+
+class Strict(SafeLoader):
     """A loader that refuses a mapping with the same key twice, of which others keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

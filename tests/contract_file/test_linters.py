@@ -1,15 +1,16 @@
 """openapi.yaml before linters of three makes: no error and no warning, in the file and as it is served."""
 
+import copy
 import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.api.keyring import Keyring
 from tests.lab.gateway import running
+from tests.lab.yaml_text import parse_yaml
 
 FOLDER = Path(os.environ.get("KESTREL_GATEWAY_TEST_LINTERS", Path.home() / ".cache/kestrel-gateway/linters"))
 RULES = Path(__file__).with_name("spectral.yaml")
@@ -76,9 +77,12 @@ def test_it_is_an_openapi_document(documents):
     import openapi_spec_validator  # two seconds that every process of a run would need
     from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 
-    for file in documents:
-        openapi_spec_validator.validate(yaml.safe_load(file.read_text()))
-    broken = yaml.safe_load(documents[0].read_text())
+    read = [parse_yaml(file.read_text()) for file in documents]
+    different = [each for number, each in enumerate(read) if each not in read[:number]]
+    for each in different if os.environ.get("CI") else different[-1:]:  # a document costs two seconds of CPU
+        openapi_spec_validator.validate(each)
+    broken = copy.deepcopy(read[0])
+    broken["paths"] = {"/livez": broken["paths"]["/livez"]}
     broken["paths"]["/livez"]["get"]["responses"]["200"].pop("description")
     with pytest.raises(OpenAPIValidationError):
         openapi_spec_validator.validate(broken)

@@ -5,6 +5,7 @@ import itertools
 import json
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 
 import httpx
@@ -107,41 +108,56 @@ def test_the_measure_measures(worker):
     assert held[0] > reference_s()
 
 
-BODIES = {
-    "empties": (JSON, EMPTIES),
-    "nested": (JSON, (b"[" * 400 + b"]" * 400 + b",") * 1300 + b"1"),
-    "broken-at-the-end": (JSON, EMPTIES[:-1]),
-    "surrogates": (JSON, b'["' + rb"\ud800" * 170_000 + b'"]'),
-    "numbers": (JSON, b"[" + b"1," * 520_000 + b"1]"),
-    "guessed": ({"Content-Type": ""}, EMPTIES),
-    "control-characters": ({"Content-Type": "text/plain"}, b"\x01" * (MIB // 8)),
-    "bytes": ({"Content-Type": "image/png"}, b"\xff" * MIB),
-    "event-data": (EVENTS, EVENT % (b',"data":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]")),
-    "event-data-first": (EVENTS, b'{"data":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]" + (EVENT % b"")[1:]),
-    "event-attributes": (EVENTS, EVENT % b"".join(b',"a%x":1' % number for number in range(80_000))),
-    "event-attribute": (EVENTS, EVENT % (b',"a":"' + b"x" * (MIB - 100) + b'"')),
-    "event-attribute-nested": (EVENTS, EVENT % (b',"a":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]")),
-    "event-base64-nested": (EVENTS, EVENT % (b',"data_base64":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]")),
-    "event-base64": (EVENTS, EVENT % (b',"data_base64":"%b"' % base64.b64encode(b"\0" * (MIB // 2)))),
-    "lines-empty": (LINES, b"\n" * (8 * MIB)),
-    "lines-blank": (LINES, (b" " * 60_000 + b"\n1\n") * 130),
-    "lines-short": (LINES, b"1\n" * (4 * MIB)),
-    "lines-long": (LINES, EMPTIES + b"\n" + b"1" * (7 * MIB - 100)),
-    "lines-nested": (LINES, (EMPTIES[:8000].rpartition(b",")[0] + b"]\n") * 1000),
-    "batch-blank": (BATCH, b"[" + b" " * (8 * MIB - 2) + b"]"),
-    "batch-one": (BATCH, b"[" + (EVENT % (b',"data":' + b"[]," * 0 + b"[" + b"[]," * 2_700_000 + b"1]")) + b"]"),
-    "batch-empties": (BATCH, b"[" + b"[]," * 2_700_000 + b"[]]"),
-    "batch-events": (BATCH, b"[" + b",".join([EVENT % b',"data":[[],[],[]]'] * 1000) + b"]"),
-    "batch-large": (BATCH, b"[" + b",".join([EVENT % (b',"data":' + EMPTIES[:-400] + b"]")] * 7) + b"]"),
+def cut(less: int) -> bytes:
+    """A list of empty lists without its end, so much shorter than a MiB."""
+    return EMPTIES[: MIB - less].rpartition(b",")[0]
+
+
+BODIES: dict[str, tuple[dict[str, str], Callable[[], bytes]]] = {
+    "empties": (JSON, lambda: EMPTIES),
+    "nested": (JSON, lambda: (b"[" * 400 + b"]" * 400 + b",") * 1300 + b"1"),
+    "broken-at-the-end": (JSON, lambda: EMPTIES[:-1]),
+    "surrogates": (JSON, lambda: b'["' + rb"\ud800" * 170_000 + b'"]'),
+    "numbers": (JSON, lambda: b"[" + b"1," * 520_000 + b"1]"),
+    "guessed": ({"Content-Type": ""}, lambda: EMPTIES),
+    "control-characters": ({"Content-Type": "text/plain"}, lambda: b"\x01" * (MIB // 8)),
+    "bytes": ({"Content-Type": "image/png"}, lambda: b"\xff" * MIB),
+    "event-data": (EVENTS, lambda: EVENT % (b',"data":' + cut(200) + b"]")),
+    "event-data-first": (
+        EVENTS,
+        lambda: b'{"data":' + cut(200) + b"]" + (EVENT % b"")[1:],
+    ),
+    "event-attributes": (EVENTS, lambda: EVENT % b"".join(b',"a%x":1' % number for number in range(80_000))),
+    "event-attribute": (EVENTS, lambda: EVENT % (b',"a":"' + b"x" * (MIB - 100) + b'"')),
+    "event-attribute-nested": (EVENTS, lambda: EVENT % (b',"a":' + cut(200) + b"]")),
+    "event-base64-nested": (
+        EVENTS,
+        lambda: EVENT % (b',"data_base64":' + cut(200) + b"]"),
+    ),
+    "event-base64": (EVENTS, lambda: EVENT % (b',"data_base64":"%b"' % base64.b64encode(b"\0" * (MIB // 2)))),
+    "lines-empty": (LINES, lambda: b"\n" * (8 * MIB)),
+    "lines-blank": (LINES, lambda: (b" " * 60_000 + b"\n1\n") * 130),
+    "lines-short": (LINES, lambda: b"1\n" * (4 * MIB)),
+    "lines-long": (LINES, lambda: EMPTIES + b"\n" + b"1" * (7 * MIB - 100)),
+    "lines-nested": (LINES, lambda: (EMPTIES[:8000].rpartition(b",")[0] + b"]\n") * 1000),
+    "batch-blank": (BATCH, lambda: b"[" + b" " * (8 * MIB - 2) + b"]"),
+    "batch-one": (
+        BATCH,
+        lambda: b"[" + (EVENT % (b',"data":' + b"[" + b"[]," * 2_700_000 + b"1]")) + b"]",
+    ),
+    "batch-empties": (BATCH, lambda: b"[" + b"[]," * 2_700_000 + b"[]]"),
+    "batch-events": (BATCH, lambda: b"[" + b",".join([EVENT % b',"data":[[],[],[]]'] * 1000) + b"]"),
+    "batch-large": (BATCH, lambda: b"[" + b",".join([EVENT % (b',"data":' + EMPTIES[:-400] + b"]")] * 7) + b"]"),
 }
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_no_enqueue_holds_the_loop(http, quick, name):
     """Bodies that are long to read, in every form."""
+    headers, make = BODIES[name]
+    body = make()
 
     def request():
-        headers, body = BODIES[name]
         assert http.post("/queues/bodies/jobs", content=body, headers=headers).status_code in (201, 207, 400, 413)
 
     quick(request)
@@ -158,25 +174,26 @@ def test_no_enqueue_with_a_key_holds_the_loop(http, quick):
     quick(request)
 
 
-ITEMS = {
-    "empties": EVENT % (b',"data":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]"),
-    "attributes": EVENT % b"".join(b',"a%x":1' % number for number in range(80_000)),
-    "a-thousand-attributes": EVENT % b"".join(b',"a%x":"x"' % number for number in range(900)),
-    "head": EVENT % (b',"attempt":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b'],"data":1'),
-    "base64": EVENT % (b',"data_base64":' + EMPTIES[: MIB - 200].rpartition(b",")[0] + b"]"),
-    "long-attribute": EVENT % (b',"a":"' + "é".encode() * (MIB // 2 - 100) + b'"'),
-    "raw": b"\xff" * MIB,
+ITEMS: dict[str, Callable[[], bytes]] = {
+    "empties": lambda: EVENT % (b',"data":' + cut(200) + b"]"),
+    "attributes": lambda: EVENT % b"".join(b',"a%x":1' % number for number in range(80_000)),
+    "a-thousand-attributes": lambda: EVENT % b"".join(b',"a%x":"x"' % number for number in range(900)),
+    "head": lambda: EVENT % (b',"attempt":' + cut(200) + b'],"data":1'),
+    "base64": lambda: EVENT % (b',"data_base64":' + cut(200) + b"]"),
+    "long-attribute": lambda: EVENT % (b',"a":"' + "é".encode() * (MIB // 2 - 100) + b'"'),
+    "raw": lambda: b"\xff" * MIB,
 }
 
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_no_form_of_a_delivery_holds_the_loop(broker, http, quick, name):
     """Items as a memcache client may put them: peeked at, taken, copied, made dead letters, brought back."""
+    item = ITEMS[name]()
 
     def request():
         queue = f"items-{name}"
         client = broker.client(timeout_s=60)
-        client.send(b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(ITEMS[name]), ITEMS[name]))
+        client.send(b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(item), item))
         assert client.read(8) == b"STORED\r\n"
         for form in ({}, {"Accept": "application/cloudevents+json"}, {"Accept": "*/*, text/*"}):
             assert http.get(f"/queues/{queue}/peek", headers=form).status_code == 200
@@ -223,23 +240,24 @@ def test_no_new_queue_holds_the_loop(http, quick):
     quick(request)
 
 
-ORDERS = {
-    "numbers": b'{"acks":[' + b"1," * 500_000 + b"1]}",
-    "empties": b'{"acks":' + EMPTIES[: MIB - 20].rpartition(b",")[0] + b"]}",
-    "strings": b'{"acks":[' + b'"x",' * 250_000 + b'"x"]}',
-    "members": b"{" + b",".join(b'"%x":1' % number for number in range(90_000)) + b"}",
-    "reason": b'{"nacks":[{"lease":"x","reason":"' + rb"\ud83d" * 170_000 + b'"}]}',
-    "unknown": json.dumps({"acks": [f"{number:056d}" for number in range(1000)]}).encode(),
-    "ends-in-a-thousand": json.dumps({"acks": [f"{number:056d}" for number in range(4900)]}).encode(),
+ORDERS: dict[str, Callable[[], bytes]] = {
+    "numbers": lambda: b'{"acks":[' + b"1," * 500_000 + b"1]}",
+    "empties": lambda: b'{"acks":' + cut(20) + b"]}",
+    "strings": lambda: b'{"acks":[' + b'"x",' * 250_000 + b'"x"]}',
+    "members": lambda: b"{" + b",".join(b'"%x":1' % number for number in range(90_000)) + b"}",
+    "reason": lambda: b'{"nacks":[{"lease":"x","reason":"' + rb"\ud83d" * 170_000 + b'"}]}',
+    "unknown": lambda: json.dumps({"acks": [f"{number:056d}" for number in range(1000)]}).encode(),
+    "ends-in-a-thousand": lambda: json.dumps({"acks": [f"{number:056d}" for number in range(4900)]}).encode(),
 }
 
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_no_order_holds_the_loop(http, quick, name):
     """Settlements that are long to read or many."""
+    order = ORDERS[name]()
 
     def request():
-        assert http.post("/leases/settle", content=ORDERS[name], headers=JSON).status_code in (207, 400)
+        assert http.post("/leases/settle", content=order, headers=JSON).status_code in (207, 400)
 
     quick(request)
 

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.__main__ import CALLS, run
-
 NOTICED_MS = 250.0
 """On a busy machine the disk alone makes some calls as slow. Without shares of the loop's time they take a second."""
 
@@ -18,6 +16,8 @@ def test_a_hostile_tenant_breaks_nothing_of_another_one(tmp_path: Path, scopes: 
 
     How much slower its calls are than without the attack, and whether memory is returned, the long form tells.
     """
+    from tests.hostile.__main__ import CALLS, run  # makes large bodies, which no other test needs
+
     result = run(tmp_path, scopes=scopes, alone_s=2, seconds=10, back_s=0)
     faults = result.broken()
     for call in CALLS:

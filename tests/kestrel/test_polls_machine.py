@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 from gateway.kestrel.polls.rules import QUEUE_GETS
 from gateway.kestrel.polls.values import WaiterPhase
 from tests.kestrel.polls_world import LONGEST_WAIT_S, World
+from tests.lab.examples import examples
 
 PICK = st.integers(0, 1 << 16)
 
@@ -191,5 +192,5 @@ def test_polls_keep_every_rule_in_any_order():
     """80 runs of up to 40 steps."""
     run_state_machine_as_test(
         PollsMachine,
-        settings=settings(max_examples=80, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=examples(80), stateful_step_count=40, suppress_health_check=list(HealthCheck)),
     )

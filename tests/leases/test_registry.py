@@ -13,6 +13,7 @@ from gateway.common.states import IllegalMoveError
 from gateway.errors import BackendRefused, GatewayError, LeaseForgotten, LeaseLost, TooManyLeases
 from gateway.leases.known import OUTCOME_NAMES
 from gateway.leases.lease import MOVES, Lease, LeaseRecord, State
+from tests.lab.examples import examples
 from tests.leases.support import LIMIT, Item, balanced, opened, registry, within
 
 
@@ -141,7 +142,7 @@ class Books(RuleBasedStateMachine):
             assert self.registry.leases.find(lease).state is state
 
 
-Books.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+Books.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=30)
 TestBooks = Books.TestCase
 
 

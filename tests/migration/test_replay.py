@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.migration.journal_files import JournalFile, JournalsError, read_directory
 from gateway.migration.replay import ReplayedQueue, replay
+from tests.lab.examples import examples
 from tests.migration.journals import Op, adds, encoded, model, write
 
 XIDS = st.integers(-2, 6)
@@ -74,7 +75,7 @@ def test_expiry_is_read_from_both_forms(tmp_path: Path) -> None:
     assert [each.expires_ms for each in of_files(tmp_path, encoded(ops)).items] == [7000, 7001, 0]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(OPS, st.lists(st.integers(0, 40), max_size=3))
 def test_whole_journals(ops: list[Op], cuts: list[int]) -> None:
     """Any operations, in any number of files."""
@@ -86,7 +87,7 @@ def test_whole_journals(ops: list[Op], cuts: list[int]) -> None:
         assert found.unread == []
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(OPS, st.data())
 def test_a_torn_tail(ops: list[Op], data: st.DataObject) -> None:
     """A journal that ends at any byte holds what its whole operations say, and the rest is reported."""
@@ -104,7 +105,7 @@ def test_a_torn_tail(ops: list[Op], data: st.DataObject) -> None:
         )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(
     OPS,
     OPS,
@@ -126,7 +127,7 @@ def test_a_torn_operation_in_an_older_file_is_damage(tmp_path: Path) -> None:
     assert not unread.tail
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(st.binary(max_size=80))
 def test_any_bytes(content: bytes) -> None:
     """Whatever is in a file, it is read or reported; nothing is read beyond its end."""

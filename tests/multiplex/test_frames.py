@@ -24,6 +24,7 @@ from gateway.common.multiplex.frames import (
 )
 from gateway.common.multiplex.messages import Code, Greeting, Opening
 from gateway.common.multiplex.outgoing import SOME_BYTES, Outgoing
+from tests.lab.examples import examples
 
 MIB = 1 << 20
 
@@ -76,7 +77,7 @@ def test_frames_come_whole_byte_by_byte_and_with_more_behind():
     assert partial.feed(frame(FrameKind.CANCEL, 9)[-1:]) == [Frame(FrameKind.CANCEL, 0, 9, b"")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -111,7 +112,7 @@ def test_any_messages_arrive_however_they_are_cut(wanted, cuts):
     assert in_turn == sorted(in_turn)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=10), st.integers(0, 2**32))
 def test_no_bytes_break_the_decoder(pieces, size):
     """It returns frames or raises BrokenFrameError, whatever comes; so do the payloads."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
 from tests.lab.processes import START_S
+from tests.lab.yaml_text import parse_yaml
 
 
 def image_variables(root: Path) -> dict[str, str]:
@@ -26,7 +26,7 @@ def image_variables(root: Path) -> dict[str, str]:
 
 def services(root: Path) -> dict[str, Any]:
     """The services of the compose file."""
-    found: dict[str, Any] = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]
+    found: dict[str, Any] = parse_yaml((root / "docker-compose.yml").read_text())["services"]
     return found
 
 

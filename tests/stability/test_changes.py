@@ -14,6 +14,7 @@ import yaml
 from stability import changes
 from stability.changes import Change, breaking
 from stability.contract import ContractError
+from tests.lab.yaml_text import parse_yaml
 
 pytestmark = pytest.mark.slow  # an outside program
 
@@ -34,7 +35,7 @@ def oasdiff() -> None:
 
 def edited(edit: Edit, tmp_path: Path) -> list[Change]:
     """What breaks when the small contract is edited so."""
-    contract = copy.deepcopy(yaml.safe_load(BASE.read_text()))
+    contract = copy.deepcopy(parse_yaml(BASE.read_text()))
     edit(contract)
     revision = tmp_path / "revision.yaml"
     revision.write_text(yaml.safe_dump(contract, sort_keys=False))
