@@ -12,7 +12,7 @@ from gateway.api.response.rendering import render
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive, RedriveOrder
 from gateway.delivery.delay.holding import HoldingQueues
-from gateway.delivery.queues.management import Queues
+from gateway.delivery.queues.management import QueueInfo, Queues
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
 from gateway.envelope.rewrite import DeadReason
 from gateway.errors import BackendUnavailable
@@ -53,8 +53,11 @@ class QueueAdmin:
         page, cursor = await listing.page((each for each in queues if may_use(each.queue)), self._turns, tenant)
         of = f"tenant={call.query['tenant']}&" if call.query["tenant"] else ""
         next_page = f"{call.root}/queues?{of}{listing.link(cursor)}" if cursor else None
-        shown = [asdict(each) | (self._pauses.member_of(tenant, each.queue) if each.reachable else {}) for each in page]
+        shown = await self._turns.all((self._shown(each, tenant) for each in page), tenant)
         return json_answer({"queues": shown, "next": next_page})
+
+    def _shown(self, queue: QueueInfo, tenant: str) -> dict[str, Any]:
+        return asdict(queue) | (self._pauses.member_of(tenant, queue.queue) if queue.reachable else {})
 
     async def get(self, call: Call) -> Answer:
         answer = await self._figures(call)
