@@ -187,9 +187,9 @@ def test_leases_expire_in_the_order_of_their_deadlines():
         leases = registry(tasks)
         ended: list[str] = []
         leases.leases.on_end(lambda lease: ended.append(lease.queue))
-        lengths = {"late": 0.09, "soon": 0.03, "middle": 0.06, "extended": 0.01}
+        lengths = {"late": 0.3, "soon": 0.1, "middle": 0.25, "extended": 0.2}
         made = {name: opened(leases, Item(), length_s, queue=name, job_id=None) for name, length_s in lengths.items()}
-        await leases.extend(made["extended"].id, 0.12)
+        await leases.extend(made["extended"].id, 0.4)
         while len(ended) < len(lengths):
             await asyncio.sleep(0.005)
         assert ended == ["soon", "middle", "late", "extended"]

@@ -92,7 +92,7 @@ def test_calls_that_are_passed_on_are_found_through_types(tree):
 def test_it_prints_what_requests_call(root):
     """Each request is traced in a gateway that runs; the printed list has the calls that the figures count."""
     ran = subprocess.run(
-        [sys.executable, "-m", "structure", "--list"], cwd=root, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "structure", "--list"], cwd=root, capture_output=True, text=True, timeout=300
     )
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
@@ -113,7 +113,7 @@ def test_another_root_needs_the_package(root, tmp_path):
         cwd=root,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert ran.returncode == 2
     assert f"--root: {tmp_path} has no package gateway; name the root of a checkout" in ran.stderr

@@ -52,7 +52,6 @@ METHODS: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/queues/{queue}/jobs"): ("GET", "/queues/{queue}/next"),
     ("GET", "/queues/{queue}/events"): ("GET", "/queues/{queue}/next"),
     ("DELETE", "/queues/{queue}/jobs"): ("POST", "/queues/{queue}/flush"),
-    ("GET", "/queues/{queue}/leases"): ("GET", "/queues/{queue}/next"),
     ("POST", "/queues/{queue}/next"): ("POST", "/queues/{queue}/leases"),
     ("PUT", "/queues/{queue}/next"): ("POST", "/queues/{queue}/leases"),
     ("POST", "/queues/{queue}"): ("POST", "/queues/{queue}/jobs"),
