@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench import (
     against,
+    case_batches,
     case_broker,
     case_cluster,
     case_delay,
@@ -31,6 +32,7 @@ from bench.table import Section
 
 CASES: dict[str, Callable[[Run], Section]] = {
     "requests": case_requests.measure,
+    "batches": case_batches.measure,
     "parked": case_parked.measure,
     "idle": case_idle.measure,
     "leases": case_leases.measure,

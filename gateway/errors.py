@@ -54,6 +54,7 @@ says whether the same call may succeed later without a change. A test compares t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 _SERVER = re.compile(r"server <[^>]*>")
 
@@ -77,6 +78,7 @@ class GatewayError(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.failures: Sequence[Mapping[str, object]] = ()  # of jobs, if the request has many
 
     def detail_for(self, *, operator: bool) -> str:
         """The detail for a caller. Only operators see the addresses of servers."""

@@ -11,7 +11,18 @@ import orjson
 
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call, json_answer
 from gateway.api.handlers.leases import Leases
-from gateway.api.request.cloudevents import EVENTS, JOB_OBJECTS, MANY, Heading, Mode, many_items, one_item, read_heading
+from gateway.api.handlers.lines import enqueue_lines
+from gateway.api.request.cloudevents import (
+    EVENTS,
+    JOB_OBJECTS,
+    MANY,
+    Heading,
+    Mode,
+    longest_line,
+    many_items,
+    one_item,
+    read_heading,
+)
 from gateway.api.request.idempotency import IdempotentAnswer
 from gateway.api.response.rendering import render, render_leased
 from gateway.api.specification import default_lease, longest_lease
@@ -111,9 +122,12 @@ class Jobs:
                 f"{queue.name!r} is a subscription, whose jobs are copies of those of its queue; "
                 f"enqueue to {queue.parent!r}"
             )
+        empty = _wants_no_body(call, heading.mode)
+        lines = heading.mode is Mode.JOB_LINES or (heading.mode is Mode.LINES and not queue.policy.raw)
+        if empty and lines and not self._once.applies(call):
+            return await self._enqueue_lines(call, queue, heading, empty)
         many = heading.mode in JOB_OBJECTS or (heading.mode in MANY and not queue.policy.raw)
         body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
-        empty = _wants_no_body(call, heading.mode)
         if self._once.applies(call):
             answer = await self._once.answer(
                 call, queue, body, lambda ids: self._store(call, queue, heading, body, ids)
@@ -126,14 +140,32 @@ class Jobs:
             raise _replayed(orjson.loads(answer.body)["results"])
         return _emptied(answer, empty)
 
-    async def _store(self, call: Call, queue: Queue, heading: Heading, body: bytes, ids: NewId) -> Answer:
+    async def _enqueue_lines(self, call: Call, queue: Queue, heading: Heading, empty: Headers) -> Answer:
+        """Enqueues lines as they arrive, however many there are. 204, or raises the failure with those of the jobs."""
+        limit_bytes = queue.policy.max_bytes or self._max_job_bytes
+
+        async def store(part: bytes) -> Sequence[GatewayError | None]:
+            stamp = self._stamp(call, queue, heading)
+            due = _due(call, stamp.now_s)
+            return (await self._outcomes(call, queue, heading, part, stamp, new_id, due, limit=len(part)))[1]
+
+        outcome = await enqueue_lines(call, longest_line(heading.mode, limit_bytes), store)
+        error = outcome.error(operator=call.caller.sees_deployment)
+        if error is not None:
+            raise error
+        return Answer(204, headers=[NO_STORE, *empty])
+
+    def _stamp(self, call: Call, queue: Queue, heading: Heading) -> EnqueueContext:
         ttl_s = call.query["ttl"]
-        stamp = self._publisher.stamp(
+        return self._publisher.stamp(
             queue,
             ttl_s=ttl_s if ttl_s is not None else queue.policy.ttl_s,
             traceparent=heading.traceparent,
             tracestate=heading.tracestate,
         )
+
+    async def _store(self, call: Call, queue: Queue, heading: Heading, body: bytes, ids: NewId) -> Answer:
+        stamp = self._stamp(call, queue, heading)
         due = _due(call, stamp.now_s)
         if queue.policy.raw and heading.mode not in JOB_OBJECTS:
             item = Item(ids(), body, stamp.expires_s)
@@ -156,8 +188,30 @@ class Jobs:
 
         A client that prefers no body could not see in a 207 which jobs are not stored, so it gets the failure.
         """
-        limit_bytes = queue.policy.max_bytes or self._max_job_bytes
-        limits = {"limit": self._max_batch_jobs, "limit_bytes": limit_bytes}
+        items, outcomes = await self._outcomes(call, queue, heading, body, stamp, ids, due, limit=self._max_batch_jobs)
+        failures = [each for each in outcomes if each is not None]
+        if failures and len(failures) == len(items) and len({each.code for each in failures}) == 1:
+            raise failures[0]
+        if failures and _wants_no_body(call, heading.mode) is not None:
+            raise _failure(failures, len(items))
+        operator = call.caller.sees_deployment
+        results = [_result(queue, *each, operator=operator) for each in zip(items, outcomes, strict=True)]
+        return json_answer({"queue": queue.name, "results": results}, 207 if failures else 201)
+
+    async def _outcomes(  # noqa: PLR0917 (as _store)
+        self,
+        call: Call,
+        queue: Queue,
+        heading: Heading,
+        body: bytes,
+        stamp: EnqueueContext,
+        ids: NewId,
+        due: int,
+        *,
+        limit: int,
+    ) -> tuple[list[Item | GatewayError], list[GatewayError | None]]:
+        """Stores the jobs of the body: the item of each, or why there is none, and what became of it."""
+        limits = {"limit": limit, "limit_bytes": queue.policy.max_bytes or self._max_job_bytes}
         each = many_items(heading, body, stamp, ids, raw=queue.policy.raw, **limits)
         items = await self._turns.all(each, queue.tenant)
         if due:
@@ -169,15 +223,7 @@ class Jobs:
         if any(item.due_ms for item in good):
             _check_unordered(ordering_key)
         stored = iter(await self._publisher.enqueue_many(queue, good, ordering_key))
-        outcomes = [next(stored) if isinstance(item, Item) else item for item in items]
-        failures = [each for each in outcomes if each is not None]
-        if failures and len(failures) == len(items) and len({each.code for each in failures}) == 1:
-            raise failures[0]
-        if failures and _wants_no_body(call, heading.mode) is not None:
-            raise _failure(failures, len(items))
-        operator = call.caller.sees_deployment
-        results = [_result(queue, *each, operator=operator) for each in zip(items, outcomes, strict=True)]
-        return json_answer({"queue": queue.name, "results": results}, 207 if failures else 201)
+        return items, [next(stored) if isinstance(item, Item) else item for item in items]
 
     async def next(self, call: Call) -> Answer:
         refuse_prefetch(call)

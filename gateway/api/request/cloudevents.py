@@ -140,6 +140,11 @@ def one_item(heading: Heading, body: bytes, stamp: EnqueueContext, job_id: str) 
     return wrap_binary(heading.attributes, body, heading.content_type, job_id=job_id, stamp=stamp)
 
 
+def longest_line(mode: Mode, limit_bytes: int) -> int:
+    """The longest line, in bytes, of a body of lines whose jobs have at most `limit_bytes`."""
+    return limit_bytes * _MOST_ESCAPED + _FRAME if mode is Mode.JOB_LINES else limit_bytes + MAX_BLANK
+
+
 def many_items(
     heading: Heading,
     body: bytes,
