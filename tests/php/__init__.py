@@ -1,0 +1,1 @@
+"""PHP consumers as people run them: under supervisord, and with Symfony Messenger."""
