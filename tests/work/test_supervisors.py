@@ -228,15 +228,16 @@ def test_supervisord_with_an_endpoint(site: Site, root: Path):
         root / "deploy" / "supervisord" / "kestrel-gateway-worker.conf", options, f"--to http://127.0.0.1:{port}/hook"
     )
     with supervisord(site, program) as process:
-        for _ in range(3):
+        kills = max(3, KILLS)
+        for _ in range(kills):
             with Endpoint(reply, port) as web:
-                until(partial(_has, web, min(JOBS // 6, 60)))
+                until(partial(_has, web, JOBS // (2 * kills)))
             time.sleep(1)
             worker = worker_of(process.pid)
             if worker is not None:
                 os.kill(worker, signal.SIGKILL)
         with Endpoint(reply, port), site.gateway.client() as http:
-            ends_s = time.monotonic() + 60 + JOBS / 5
+            ends_s = time.monotonic() + 60 + JOBS / 2
             while not site.is_empty():
                 while accepted:
                     http.post(accepted.pop().removeprefix(site.gateway.url) + "/ack")
