@@ -50,6 +50,7 @@ from gateway.api.metrics.meter import Meter
 from gateway.api.request.idempotency import IdempotentAnswer
 from gateway.api.routes import router
 from gateway.api.specification import Specification, longest_lease
+from gateway.common import logs
 from gateway.common.shares import WHOLE, Shares
 from gateway.config import policies
 from gateway.config.cluster_secret import secrets_of
@@ -350,6 +351,7 @@ class Gateway:
             self._changed.set,
             gate=budget.gate,
             root_path=settings.root_path,
+            expected_level=logs.LEVELS[settings.log_expected],
             cors=Cors(settings.allowed_origins) if settings.allowed_origins else None,
         )
         self._meter = Meter(

@@ -59,6 +59,10 @@ class HttpRequest(ClientConnection, Protocol):
     case, values without white space around them. names: of the headers. scheme: http or https.
     """
 
+    @property
+    def client(self) -> str:
+        """The client's address; empty if it is unknown, as on a Unix socket."""
+
     method: str
     path: str
     raw_path: bytes

@@ -276,6 +276,11 @@ class Settings:
         high=3600,
     )
     log_format: str = _setting("text", "format of the log lines on standard error", choices=("text", "json"))
+    log_expected: str = _setting(
+        "info",
+        "level of the lines of requests that end as expected, with a status below 400",
+        choices=("debug", "info"),
+    )
     log_level: str = _setting("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ class AsgiRequest:
         self.headers: Headers = [(name.lower(), value.strip(b" \t")) for name, value in scope["headers"]]
         self.names = {name for name, _ in self.headers}
         self.scheme: str = scope["scheme"]
+        self.client: str = client[0] if (client := scope.get("client")) else ""
         self.head_bytes = sum(len(name) + len(value) for name, value in self.headers)
         self.request_id = ""
         self.tenant = ""

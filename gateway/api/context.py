@@ -27,6 +27,7 @@ class RequestContext:
     lease_acked: whether the `ack` of this request is done, whatever happens to the rest.
     coverage: how many servers took part, if not all did.
     cors: the headers that let a page read the answer.
+    queue, job_id, size, waited_s: see `concerns`.
     """
 
     request: HttpRequest
@@ -40,6 +41,15 @@ class RequestContext:
     coverage: Coverage | None = None
     cors: Headers | None = None
     status: int = 0
+    queue: str = ""
+    job_id: str = ""
+    size: int = 0
+    waited_s: float | None = None
+
+    def concerns(self, queue: str, job_id: str | None = None, size: int = 0, waited_s: float | None = None) -> None:
+        """Notes for the log line which job the request is about. size: of its payload, or of a body with many jobs, in
+        bytes. waited_s: since its enqueue."""
+        self.queue, self.job_id, self.size, self.waited_s = queue, job_id or "", size, waited_s
 
     @property
     def tenant(self) -> str:

@@ -26,6 +26,9 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@~-]{0,127}")
 _LEASE = re.compile(r"(?<=/leases/)[^/]{9,}")
 LOGGED_PATH: Final = 1024
 """Characters of a path in a log line."""
+LOGGED_ID: Final = 128
+"""Characters of a job's id: an event may bring a long one."""
+_FAILED: Final = 400
 _QUIET = frozenset({"livez", "readyz"})
 
 
@@ -42,7 +45,7 @@ class Edge:
     serve: finds and runs the request's operation. on_idle: called each time no request is in progress any more.
     gate: answers to callers that are not admitted wait there for their turn. root_path: the path under which a proxy
     publishes the gateway. The proxy may pass it on or remove it; if it is passed on, it is removed here. cors: None if
-    no page of another origin may call.
+    no page of another origin may call. expected_level: of the log line of a request with a status below 400.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Edge:
         gate: Gate | None = None,
         root_path: str = "",
         cors: Cors | None = None,
+        expected_level: int = logging.INFO,
     ) -> None:
         self._serve = serve
         self._gate = gate or Gate()
@@ -61,6 +65,7 @@ class Edge:
         self._guard = guard
         self._cors = cors
         self._on_idle = on_idle
+        self._expected_level = expected_level
         self.traffic = Traffic()
 
     def handle(self, request: HttpRequest, serve: Serve | None = None) -> Coroutine[Any, Any, None]:
@@ -114,8 +119,9 @@ class Edge:
             traffic.ended(context.operation, context.status, code, seconds)
             if not traffic.under_way:
                 self._on_idle()
-            if log.isEnabledFor(logging.INFO) and context.operation not in _QUIET:
-                _log_request(context, code, seconds)
+            level = self._expected_level if context.status < _FAILED and not code else logging.INFO
+            if log.isEnabledFor(level) and context.operation not in _QUIET:
+                _log_request(level, context, code, seconds)
 
 
 def _request_id(request: HttpRequest) -> str:
@@ -129,7 +135,7 @@ def _request_id(request: HttpRequest) -> str:
     return found.decode() if _REQUEST_ID.fullmatch(found) else nonce()[:8].hex()
 
 
-def _log_request(context: RequestContext, code: str, seconds: float) -> None:
+def _log_request(level: int, context: RequestContext, code: str, seconds: float) -> None:
     """Writes the canonical line: the request and its outcome; never a body, and no lease id."""
     fields: dict[str, object] = {
         "id": context.id,
@@ -138,11 +144,23 @@ def _log_request(context: RequestContext, code: str, seconds: float) -> None:
         "status": context.status,
         "ms": round(seconds * 1000, 1),
     }
-    if context.caller is not None and context.caller.name:
-        fields["key"] = context.caller.name
+    if client := context.request.client:
+        fields["client"] = client
+    if (caller := context.caller) is not None and caller.name:
+        fields["key"] = caller.name
+        if caller.tenant:
+            fields["tenant"] = caller.tenant
+    if context.queue:
+        fields["queue"] = context.queue
+        if context.job_id:
+            fields["job"] = context.job_id[:LOGGED_ID]
+        if context.size:
+            fields["bytes"] = context.size
+        if context.waited_s is not None:
+            fields["wait_ms"] = int(context.waited_s * 1000)
     if code:
         fields["code"] = code
-    logs.info(log, "request", fields)
+    logs.request(log, level, fields)
 
 
 def _without_secrets(path: str) -> str:

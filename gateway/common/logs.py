@@ -46,12 +46,16 @@ def set_up(log_format: str, log_level: str, process: str) -> None:
     logging.getLogger("asyncio").setLevel(max(logging.WARNING, LEVELS[log_level]))
 
 
-def info(logger: logging.Logger, message: str, fields: Mapping[str, object]) -> None:
-    """Like `logger.info(message, extra={"fields": fields})`, at a third of its time: for a line per request."""
+def request(logger: logging.Logger, level: int, fields: Mapping[str, object]) -> None:
+    """Like `logger.log(level, "request", extra={"fields": fields})`, at a third of its time: for a line per request.
+
+    level: DEBUG or INFO.
+    """
     if _output is None:
-        logger.info(message, extra={"fields": fields})
-    elif logger.isEnabledFor(logging.INFO):
-        _output.writer.add(_output.lines.line(time.time(), "INFO", logger.name, message, fields))
+        logger.log(level, "request", extra={"fields": fields})
+    elif logger.isEnabledFor(level):
+        name = "INFO" if level == logging.INFO else "DEBUG"
+        _output.writer.add(_output.lines.line(time.time(), name, logger.name, "request", fields))
 
 
 class StandardError(logging.Handler):
@@ -121,6 +125,9 @@ class TextLines:
         """See Lines."""
         tail = ""
         for name, value in fields.items():
+            if type(value) is int:
+                tail += f" {name}={value}"
+                continue
             text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else str(value)
             tail += f" {name}={text}" if text and " " not in text else f" {name}={text!r}"
         # A message may contain a client's bytes, so line breaks are escaped. Only a traceback has several lines.

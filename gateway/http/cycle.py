@@ -139,6 +139,12 @@ class Cycle:
         self.reached = False
 
     @property
+    def client(self) -> str:
+        """See HttpRequest.client."""
+        client = self._connection.client
+        return client[0] if client is not None else ""
+
+    @property
     def addresses(self) -> tuple[tuple[str, int | None] | None, tuple[str, int] | None]:
         """The server's address and the client's; None if unknown."""
         return self._connection.server, self._connection.client

@@ -128,6 +128,7 @@ class Jobs:
             return await self._enqueue_lines(call, queue, heading, empty)
         many = heading.mode in JOB_OBJECTS or (heading.mode in MANY and not queue.policy.raw)
         body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
+        call.context.concerns(queue.name, size=len(body))
         if self._once.applies(call):
             answer = await self._once.answer(
                 call, queue, body, lambda ids: self._store(call, queue, heading, body, ids)
@@ -173,6 +174,7 @@ class Jobs:
             return await self._enqueue_many(call, queue, heading, body, stamp, ids, due)
         else:
             item = one_item(heading, body, stamp, ids())
+        call.context.job_id = item.id
         ordering_key = _ordering_key(call)
         if due and item.due_ms is None:
             item = item._replace(due_ms=due)
@@ -266,6 +268,7 @@ class Jobs:
             return json_answer({"jobs": []}, headers=held_headers(delivery))
         call.context.lease_acked |= at_most_once
         delivery.lease.holder = call.caller.name
+        _note(call, delivery)
         with self.given_back_on_error(delivery.lease):
             body = render_leased(delivery.job, queue, delivery.lease, root=call.root)
         return self.carrying(delivery.lease, body, [JSON, NO_STORE])
@@ -300,6 +303,7 @@ class Jobs:
     def delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease
         lease.holder = call.caller.name
+        _note(call, delivery)
         with self.given_back_on_error(lease):
             body, headers = render(
                 delivery.job, queue, lease.attempt, lease, accept=call.accept, raw=_raw(call), root=call.root
@@ -340,6 +344,12 @@ class Jobs:
                 wait_s = min(float(wait), self._max_timeout_s)
                 return wait_s, [(b"preference-applied", b"wait=%d" % wait_s)]
         return call.query["timeout"], []
+
+
+def _note(call: Call, delivery: Delivery) -> None:
+    """Notes for the log line which job is delivered."""
+    lease = delivery.lease
+    call.context.concerns(lease.queue, lease.job_id, len(delivery.job.payload), delivery.waited_s)
 
 
 @contextlib.contextmanager

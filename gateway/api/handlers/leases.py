@@ -39,7 +39,8 @@ class Leases:
         names = call.request.names
         body = await call.json() if b"content-length" in names or b"transfer-encoding" in names else {}
         await self._check_queue(call, call.path("lease"))
-        await self._lease_router.ack(call.path("lease"), call.caller.tenant, int(body.get("upto", 0)))
+        record = await self._lease_router.ack(call.path("lease"), call.caller.tenant, int(body.get("upto", 0)))
+        call.context.concerns(record.queue, record.job_id)
         return Answer(204)
 
     async def ack_first(self, call: Call, lease_id: str) -> LeaseRecord:
@@ -187,6 +188,7 @@ def _left(call: Call, lease: LeaseRecord) -> Answer:
     """204 if the job is where the request wanted it; otherwise 200 with its actual or future position. A client that
     needs a body always gets 200.
     """
+    call.context.concerns(lease.queue, lease.job_id)
     position = _position(lease)
     preferred = call.preferences.get("return", "")
     if not position and lease.place and _needs_body(call, preferred):
