@@ -22,20 +22,31 @@ from chaos.closing import PROGRAMS, present
 from chaos.faults import FAULTS
 from chaos.processes import ProcessError, Processes
 from chaos.redelivery import Moment, Redelivery, of_consumers, of_gateways
-from chaos.schedule import CLUSTER, EMBEDDED, FaultProfile, Layout
+from chaos.schedule import CLUSTER, EMBEDDED, FaultProfile
 from chaos.storm import StormPlan, run
 
 
 def storm(asked: argparse.Namespace) -> int:
     """Everything is killed and frozen while jobs pass; the checker judges."""
     seed = asked.seed if asked.seed is not None else random.randrange(1_000_000)
-    verdict = run(StormPlan(asked.directory, seed, asked.seconds, app=asked.app, layout=_layout(asked)), _say)
-    print(report(verdict, seed, asked.seconds, embedded=asked.embedded))
+    verdict = run(_plan(asked, seed), _say)
+    flags = "--embedded " * asked.embedded + "--kills-only " * asked.kills_only
+    print(report(verdict, seed, asked.seconds, flags))
     return 1 if verdict.violations else 0
 
 
-def _layout(asked: argparse.Namespace) -> Layout:
-    return EMBEDDED if asked.embedded else CLUSTER
+def _plan(asked: argparse.Namespace, seed: int) -> StormPlan:
+    return StormPlan(
+        asked.directory,
+        seed,
+        asked.seconds,
+        KILLS if asked.kills_only else None,
+        asked.app,
+        layout=EMBEDDED if asked.embedded else CLUSTER,
+    )
+
+
+KILLS = FaultProfile(clients=0.1, workers=0.5, replicas=0.1, servers=0.3, kills=1.0)
 
 
 SHOWN = 20
@@ -157,14 +168,14 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def report(verdict: Verdict, seed: int, seconds: float, *, embedded: bool = False) -> str:
+def report(verdict: Verdict, seed: int, seconds: float, flags: str = "") -> str:
     """A verdict for people."""
     lines = [f"chaos, seed {seed}, {seconds:g} s"]
     lines += [f"  {count:>8,}  {what}" for what, count in verdict.figures.items()]
     lines += [f"  {count:>8,}  redelivered: {what}" for what, count in sorted(verdict.redelivered.items())]
     lines += [f"  {count:>8,}  second copies: {what}" for what, count in sorted(verdict.repeated.items())]
     lines += [f"VIOLATION {each.kind.value}: {each.subject}: {each.detail}" for each in verdict.violations[:SHOWN]]
-    again = f"{'--embedded ' * embedded}--seconds {seconds:g} --seed {seed}"
+    again = f"{flags}--seconds {seconds:g} --seed {seed}"
     lines.append(f'{len(verdict.violations)} violations (again with: make chaos ARGS="{again}")')
     return "\n".join(lines)
 
@@ -198,6 +209,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--embedded", action="store_true", help="one gateway with three workers and its embedded broker, for the storm"
     )
+    parser.add_argument("--kills-only", action="store_true", help="every fault of the storm is a kill")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the storm lasts (default: 60)")
     parser.add_argument("--rounds", type=int, default=400, help="rounds of redelivery and of closing (default: 400)")
     parser.add_argument(
