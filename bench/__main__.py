@@ -25,6 +25,7 @@ from bench import (
     case_leases,
     case_parked,
     case_requests,
+    scenarios,
 )
 from bench.plan import BenchPlan, Run, quick
 from bench.servers import BenchError, Load
@@ -60,6 +61,9 @@ def main() -> int:
                 compared = against.measure(Run(plan, load), asked.against, asked.extent)
                 print(compared.section.text(), flush=True)
                 sections, passes = [compared.section], compared.passes
+            elif asked.scenario:
+                sections = [scenarios.measure(Run(plan, load), asked.scenario, asked.base, asked.turns, asked.units)]
+                print(sections[0].text(), flush=True)
             for name in asked.names:
                 sections.append(CASES[name](Run(plan, load)))
                 print(f"{sections[-1].text()}\n", flush=True)
@@ -94,13 +98,18 @@ def _arguments() -> argparse.Namespace:
     beside.add_argument(
         "--seconds", type=float, metavar="S", default=300.0, help="start no round after S seconds (default: 300)"
     )
+    one = parser.add_argument_group("one call compared with another commit, a control and an echo, in many short turns")
+    one.add_argument("--scenario", choices=scenarios.SCENARIOS, metavar="NAME", help=", ".join(scenarios.SCENARIOS))
+    one.add_argument("--base", metavar="REV", default="v0.1.0", help="the other commit (default: v0.1.0)")
+    one.add_argument("--turns", type=int, metavar="N", default=35, help="turns of each gateway (default: 35)")
+    one.add_argument("--units", type=int, metavar="N", default=0, help="units of a turn (default: the scenario's)")
     asked = parser.parse_args()
     if asked.against and asked.names:
         parser.error("--against: it measures calls of its own; leave out the names of cases")
     for name in asked.names:
         if name not in CASES:
             parser.error(f"no case {name!r}: there are {', '.join(CASES)}")
-    asked.names = [] if asked.against else asked.names or list(CASES)
+    asked.names = [] if asked.against or asked.scenario else asked.names or list(CASES)
     try:
         asked.extent = against.Extent(asked.rounds or (3 if asked.quick else 9), asked.seconds, 3 if asked.quick else 6)
     except ValueError as exc:

@@ -28,14 +28,20 @@ Connection = LoadConnection | StoreConnection
 class Loop:
     """A closed loop: each connection has one request under way until `units` of work are done.
 
-    A unit is one request, or with `ack` a `next` that brings a job and the ack of its lease.
+    A unit is one request, or with `ack` a `next` that brings a job and the ack of its lease. chain: the ack is in the
+    next request, so that each but the first of a connection has one; the last lease is acked by itself. headers: of
+    each request. An empty status accepts any.
     """
 
-    def __init__(self, host: str, request: bytes, status: str, ack: bool) -> None:
+    def __init__(  # noqa: PLR0917 (one caller)
+        self, host: str, request: bytes, status: str, ack: bool, chain: bool = False, headers: str = ""
+    ) -> None:
         self._host = host
         self._request = request
         self._status = status.encode()
         self._ack = ack
+        self._chain = chain
+        self._headers = headers
         self._connections: list[Connection] = []
         self._left = 0
         self._busy = 0
@@ -72,10 +78,16 @@ class Loop:
         self.answers[status.decode()] += 1
         if status == self._status:
             if self._ack:
-                start = answer.index(b"\r\nlease-id: ") + 12
-                lease = answer[start : answer.index(b"\r\n", start)].decode()
-                connection.write(http_request("POST", f"/leases/{lease}/ack", self._host))
+                lease = _lease(answer)
+                connection.write(http_request("POST", f"/leases/{lease}/ack", self._host, headers=self._headers))
                 return
+            if self._chain:
+                self._go_on(connection, answer)
+                return
+        elif self._chain and status == b"204":
+            pass  # the ack of the last lease
+        elif not self._status:
+            pass
         elif not (self._ack and status == b"204"):
             self._fail(f"asked for {self._status.decode()}, got {answer[:300]!r}")
             return
@@ -87,12 +99,25 @@ class Loop:
         if not self._busy and not self._done.done():
             self._done.set_result(None)
 
+    def _go_on(self, connection: Connection, answer: bytes) -> None:
+        lease = _lease(answer)
+        if self._left:
+            self._left -= 1
+            connection.write(self._request.replace(b"?timeout=0 ", f"?timeout=0&ack={lease} ".encode()))
+        else:
+            connection.write(http_request("POST", f"/leases/{lease}/ack", self._host, headers=self._headers))
+
     def _lost(self, connection: Connection) -> None:
         self._fail("the server closed a connection")
 
     def _fail(self, why: str) -> None:
         if not self._done.done():
             self._done.set_exception(LoadError(why))
+
+
+def _lease(answer: bytes) -> str:
+    start = answer.index(b"\r\nlease-id: ") + 12
+    return answer[start : answer.index(b"\r\n", start)].decode()
 
 
 class Orders:
@@ -104,15 +129,25 @@ class Orders:
         self._holding: Holding | None = None
 
     async def open(
-        self, *, kind: str, address: str, connections: int, request: dict[str, Any], status: str, ack: bool = False
+        self,
+        *,
+        kind: str,
+        address: str,
+        connections: int,
+        request: dict[str, Any],
+        status: str,
+        ack: bool = False,
+        chain: bool = False,
     ) -> dict[str, Any]:
         """Connects; `run` then repeats the request. kind: http or memcache."""
         host, port = split_address(address)
         if kind == "http":
-            wire = http_request(request["method"], request["path"], address, JOB if request["body"] else b"")
+            body, jobs = (JOB, request.get("jobs", 1)) if request["body"] else (b"", 1)
+            headers = request.get("headers", "")
+            wire = http_request(request["method"], request["path"], address, body, headers=headers, jobs=jobs)
         else:
             wire = set_command(request["queue"], JOB)
-        self._loop = Loop(address, wire, status, ack)
+        self._loop = Loop(address, wire, status, ack, chain, request.get("headers", ""))
         await self._loop.open(kind, host, port, connections)
         return {}
 

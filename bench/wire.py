@@ -18,10 +18,12 @@ class LoadError(Exception):
     """The measurement cannot go on: a connection ended or an answer is not the expected one."""
 
 
-def http_request(method: str, path: str, host: str, body: bytes = b"") -> bytes:
-    """A whole request, ready to be written any number of times."""
-    content = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if method != "GET" else ""
-    return f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n{content}\r\n".encode() + body
+def http_request(method: str, path: str, host: str, body: bytes = b"", *, headers: str = "", jobs: int = 1) -> bytes:
+    """A whole request, ready to be written any number of times. jobs: so many bodies, one on each line."""
+    kind = "json" if jobs == 1 else "x-ndjson"
+    body = b"\n".join([body] * jobs)
+    content = f"Content-Type: application/{kind}\r\nContent-Length: {len(body)}\r\n" if method != "GET" else ""
+    return f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n{headers}{content}\r\n".encode() + body
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -40,13 +40,15 @@ def _plan(asked: argparse.Namespace, seed: int) -> StormPlan:
         asked.directory,
         seed,
         asked.seconds,
-        KILLS if asked.kills_only else None,
+        KILLS if asked.kills_only else ALONE if asked.embedded else None,
         asked.app,
         layout=EMBEDDED if asked.embedded else CLUSTER,
     )
 
 
-KILLS = FaultProfile(clients=0.1, workers=0.5, replicas=0.1, servers=0.3, kills=1.0)
+ALONE = FaultProfile(pause_s=1.6)
+"""For one gateway: it must have time to work between two faults."""
+KILLS = FaultProfile(pause_s=1.6, clients=0.1, workers=0.55, replicas=0.05, servers=0.3, kills=1.0)
 
 
 SHOWN = 20

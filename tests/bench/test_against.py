@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from bench.against import BASE, CONTROL, THIS, Extent, Results, checkout
+from bench.scenarios import SCENARIOS, Samples
 from bench.servers import BenchError
 
 
@@ -80,3 +81,37 @@ def test_what_does_not_go_together_is_refused(root, arguments, says):
     )
     assert ran.returncode == 2
     assert says in ran.stderr
+
+
+def samples(this, control, base=(100.0, 101.0, 99.0, 100.0)):
+    """CPU of four turns."""
+    return Samples({BASE: list(base), THIS: this, CONTROL: control}, {})
+
+
+@pytest.mark.parametrize(
+    ("control", "counts"),
+    [
+        ([100.0, 101.0, 99.0, 100.0], True),
+        ([104.0, 104.0, 104.0, 104.0], True),
+        ([106.0, 107.0, 106.0, 107.0], False),  # its median
+        ([94.0, 94.0, 94.0, 93.0], False),
+        ([80.0, 100.0, 100.0, 120.0], False),  # its quartiles
+    ],
+)
+def test_a_scenario_counts_only_beside_a_quiet_control(control, counts):
+    """The same commit twice has the same cost, at the median and at the quartiles."""
+    assert samples([50.0] * 4, control).control_counts is counts
+
+
+def test_a_turn_is_compared_with_the_same_turn():
+    """A turn that was slow for both changes no ratio."""
+    assert samples([50.0, 500.0, 50.0, 50.0], [1.0] * 4, (100.0, 1000.0, 100.0, 100.0)).ratios(THIS, BASE) == [0.5] * 4
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_each_scenario_has_a_control(name):
+    """The control runs what the base runs, with the same flags, and as many jobs wait."""
+    scenario = SCENARIOS[name]
+    assert scenario.gateways[BASE] == scenario.gateways[CONTROL]
+    assert scenario.waiting.get(BASE) == scenario.waiting.get(CONTROL)
+    assert scenario.units % scenario.call.jobs == 0
