@@ -25,6 +25,7 @@ from bench import (
     case_leases,
     case_parked,
     case_requests,
+    case_stream,
     scenarios,
 )
 from bench.plan import BenchPlan, Run, quick
@@ -34,6 +35,7 @@ from bench.table import Section
 CASES: dict[str, Callable[[Run], Section]] = {
     "requests": case_requests.measure,
     "batches": case_batches.measure,
+    "stream": case_stream.measure,
     "parked": case_parked.measure,
     "idle": case_idle.measure,
     "leases": case_leases.measure,

@@ -17,6 +17,7 @@ import pytest
 from gateway.settings import Settings
 from tests.lab.gateway import Running, running
 from tests.proxies.proxy import HOST, Proxy, proxied, shown
+from tests.streams.reader import StreamReader
 
 pytestmark = pytest.mark.slow  # an outside program
 
@@ -251,3 +252,24 @@ def test_the_longest_wait_is_answered(name: str, longest: dict[str, Outcome]) ->
     status, took_s = longest[name].result(60)
     assert status == 204
     assert LONGEST_S <= took_s < LONGEST_S + 5
+
+
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
+def test_a_stream_goes_through(gateway: Running, proxy: Proxy, queue: str, accept: str) -> None:
+    """Each line at once, while the stream is open; the client's end gives its jobs back."""
+    with proxy.client() as http:
+        with StreamReader(
+            gateway, f"/queues/{queue}/stream?window=2", port=proxy.port, host=HOST, accept=accept
+        ) as stream:
+            assert stream.head.headers["content-type"] == accept
+            stream.next("open")
+            for number in range(3):
+                assert http.post(f"/queues/{queue}/jobs", json=number).status_code == 201
+                job = stream.next()
+                assert job["data"] == number
+                if number != 1:
+                    assert http.post(job["lease"]["url"] + "/ack").status_code == 204
+        until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+        again = http.get(f"/queues/{queue}/next?timeout=5").json()
+        assert (again["data"], again["attempt"]) == (1, 2)
+        assert http.post(again["lease"]["url"] + "/ack").status_code == 204
