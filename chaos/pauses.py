@@ -18,7 +18,7 @@ LATE_S = 15.0
 """How long a request that was not answered in time may wait in a gateway that is starting."""
 ENDED_S = 3.0
 """How long a worker that has closed the connection of a request may still carry it out."""
-RESUME_S = 20.0
+RESUME_S = 30.0
 """How long the end of a pause is tried after the run."""
 
 
