@@ -205,7 +205,7 @@ def test_a_redrive_says_whose_letters_it_has_brought_back(tmp_path):
 
 def test_a_new_queue_and_a_list_do_not_wait_for_a_frozen_server(tmp_path):
     """The cap on queues, a poll and the figures go by the servers that answer; what the frozen one has still counts."""
-    flags = ("--max-queues", "3", "--kestrel-command-timeout", "8")
+    flags = ("--max-queues", "3", "--kestrel-command-timeout", "20")
     with brokers(tmp_path, 2) as many, before(tmp_path, many, *flags) as gateway, gateway.client() as http:
         until(lambda: all(each["status"] == "up" for each in shown(http).values()))
         many[0].ask("get on-frozen")
@@ -217,11 +217,11 @@ def test_a_new_queue_and_a_list_do_not_wait_for_a_frozen_server(tmp_path):
         assert (empty.status_code, empty.headers["queue-coverage"]) == (204, "1/2")
         refused = http.get("/queues/third/next?timeout=0")
         assert (refused.status_code, refused.json()["code"]) == (403, "too-many-queues")
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 15
         for path in ("/queues", "/queues/first"):
             began = time.monotonic()
             assert http.get(path).headers["queue-coverage"] == "1/2"
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < 15
         many[0].thaw()
 
 

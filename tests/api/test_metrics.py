@@ -159,7 +159,7 @@ def test_a_worker_that_is_frozen_or_dead_is_told(tmp_path):
             try:
                 began = time.monotonic()
                 missing = scrape(http)  # a frozen worker accepts no connection
-                assert time.monotonic() - began < 4
+                assert time.monotonic() - began < 15
             finally:
                 os.kill(victim, signal.SIGKILL)
             assert (total(missing, "workers", state="answered"), total(missing, "workers", state="silent")) == (1, 1)

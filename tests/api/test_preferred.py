@@ -55,7 +55,7 @@ def test_a_job_that_comes_while_it_waits_is_delivered_at_once(http, queue, place
         put(http, queues[place], place)
         answer = poll.result(30)
         assert (answer.json()["queue"], answer.json()["data"]) == (queues[place], place)
-        assert time.monotonic() - began_s < 1
+        assert time.monotonic() - began_s < 10, "the poll waits for 20 s"
 
 
 def test_every_form_names_the_queue(http, queue):

@@ -124,7 +124,7 @@ def test_a_delayed_nack_says_when_it_is_due(http, queue, lease):
         assert http.post(f"{lease}/{other}").json()["code"] == "lease-settled"
     assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
     assert take(http, queue)["attempt"] == 2
-    assert 0.5 < time.monotonic() - began < 3
+    assert time.monotonic() - began > 0.5
     assert http.post(lease + "/nack", json=body).json() == answer.json()
     assert http.get(lease).json()["state"] == "nacked"
 

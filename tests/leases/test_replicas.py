@@ -431,7 +431,7 @@ def test_what_is_no_replica_settles_nothing(orphan: tuple[Replica, int, str], an
         began = time.monotonic()
         got = plain.post(other.url + path + "/ack", headers={"authorization": "Bearer mine", "cookie": "mine"})
         assert (got.status_code, got.json()["code"]) == (502, "outcome-unknown")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert 1 <= len(impostor.requests) <= 2
         for request in impostor.requests:
             assert request.startswith(f"POST {PATH} HTTP/1.1\r\n".encode())

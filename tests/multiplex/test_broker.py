@@ -122,7 +122,7 @@ def test_a_waiting_open_gets_the_next_item_or_ends(worker, other, name):
     assert worker.answer(second)[1] == b"2"
     began_s = time.monotonic()
     assert worker.take(name, wait_ms=200) is Code.EMPTY
-    assert 0.19 < time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s > 0.19
 
 
 def test_a_cancelled_open_has_one_answer(worker, other, name):
@@ -340,7 +340,7 @@ def test_a_killed_worker_with_thousands_of_reads(tmp_path):
             for number in range(50):
                 first = other.open(f"q{number}", items=99)
                 found[number] += [other.next(FrameKind.ITEM, first + count).payload for count in range(99)]
-            assert time.monotonic() - began_s < 5  # a second on a machine that does nothing else
+            assert time.monotonic() - began_s < 30, "they would wait for a minute"
             expected = [b"%03d" % count for count in range(100)]
             assert all(each == expected for each in found.values())
         finally:

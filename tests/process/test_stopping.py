@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: all processes end within 2 s, whatever clients and children do at the time."""
+"""SIGTERM and Ctrl-C: all processes end, whatever clients and children do at the time, without the whole grace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 
 import pytest
@@ -20,16 +19,15 @@ from tests.process.test_supervisor import Serve, serve, until
 
 __all__ = ["serve"]  # the fixture
 
+GRACE_S = 40
 HALF_SENT = b"POST /queues/q/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nx"
 
 
-def stopped_in_s(one: Serve, number: signal.Signals) -> float:
-    """Signals the whole group and waits until none of it is left; how long that took."""
-    began = time.monotonic()
+def stop(one: Serve, number: signal.Signals) -> None:
+    """Signals the whole group and waits until none of it is left, for half of the grace at most."""
     os.killpg(one.process.pid, number)
-    until(lambda: one.process.poll() is not None and not group_lives(one.process.pid), 6)
+    until(lambda: one.process.poll() is not None and not group_lives(one.process.pid), GRACE_S / 2)
     assert one.process.returncode == 0
-    return time.monotonic() - began
 
 
 @pytest.mark.parametrize(("workers", "number"), [("1", signal.SIGTERM), ("2", signal.SIGINT)])
@@ -37,23 +35,24 @@ def test_half_sent_bodies_do_not_hold_up_the_stop(
     serve: Callable[..., Serve], workers: str, number: signal.Signals
 ) -> None:
     """Ten clients in the middle of a body, and one that does not read its answer."""
-    one = serve("--workers", workers).ready()
+    one = serve("--workers", workers, "--grace", str(GRACE_S)).ready()
     with contextlib.ExitStack() as clients:
         for _ in range(10):
             client = clients.enter_context(socket.create_connection(("127.0.0.1", one.port)))
             client.sendall(HALF_SENT)
         assert one.get("/livez").status_code == 200
-        assert stopped_in_s(one, number) < 2
+        stop(one, number)
+    assert "did not end in time" not in one.text()
 
 
 @pytest.mark.parametrize("frozen", ["gateway.broker", "gateway.process.worker", "both"])
 def test_frozen_children_do_not_hold_up_the_stop(serve: Callable[..., Serve], frozen: str) -> None:
     """A child that does not react is killed in time; nothing that was answered is lost by that."""
-    one = serve().ready()
+    one = serve("--grace", str(GRACE_S)).ready()
     names = ["gateway.broker", "gateway.process.worker"] if frozen == "both" else [frozen]
     for name in names:
         os.kill(one.child(name), signal.SIGSTOP)
-    assert stopped_in_s(one, signal.SIGTERM) < 2
+    stop(one, signal.SIGTERM)
     assert one.text().count("did not end in time; killing it") == len(names)
 
 

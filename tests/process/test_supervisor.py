@@ -277,11 +277,9 @@ def test_broker_does_not_inherit_the_port(shared: Serve) -> None:
         assert key.encode() not in told
 
 
-def test_start_is_announced_and_quick(serve: Callable[..., Serve]) -> None:
-    """Version, address, backend and workers are logged, and the tiny application is ready within seconds."""
-    began = time.monotonic()
+def test_start_is_announced(serve: Callable[..., Serve]) -> None:
+    """Version, address, backend and workers are logged, and the tiny application is ready."""
     one = serve("--app", TINY, *NOBODY, "--workers", "2", "--log-format", "json", executed=True).ready()
-    assert time.monotonic() - began < 5
     line = one.text().splitlines()[0]
     for part in ("kestrel-gateway 0.", f"http://127.0.0.1:{one.port}", "Kestrel at 127.0.0.1:1", "2 worker"):
         assert part in line

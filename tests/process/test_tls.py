@@ -10,6 +10,7 @@ import sys
 import httpx
 import pytest
 
+from tests.api.test_jobs import wait_until, waiters
 from tests.lab.gateway import Running
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate")
@@ -65,6 +66,7 @@ def test_https_is_served(tmp_path, files):
             brief = httpx.Timeout(10, read=0.5)  # the handshake has its time
             with pytest.raises(httpx.ReadTimeout):
                 httpx.get(gateway.url + "/queues/q/next?timeout=20", verify=gateway.verify, timeout=brief)
+            wait_until(lambda: waiters(http, "q") == 0)  # the gateway knows that the client has left
             http.post("/queues/q/jobs", content=b"1")
             delivery = http.get("/queues/q/next?timeout=5").json()
             assert delivery["data"] == 1
