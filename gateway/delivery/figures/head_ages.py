@@ -57,17 +57,19 @@ class HeadAges:
         """Looks at the heads of these queues, and forgets others. servers: the figures by server."""
         self._rounds += 1
         members = {member.name: member for member in self._members()}
-        wanted = [
+        wanted = (
             (server, key, stats)
             for key in keys
             for server, queues in servers.items()
             if (stats := queues.get(key)) is not None and stats.items
-        ]
+        )
         known, self._heads = self._heads, {}
-        for server, key, _ in wanted:
+        changed: list[tuple[str, str, QueueStats]] = []
+        async for server, key, stats in self._turns.slices(wanted):
             if (head := known.get(key, {}).get(server)) is not None:
                 self._heads.setdefault(key, {})[server] = head
-        changed = [each for each in wanted if not self._is_known(*each)]
+            if not self._is_known(server, key, stats):
+                changed.append((server, key, stats))
         changed.sort(key=lambda each: self._peeked(each[0], each[1]))
         left = ROUND_BYTES
         async for server, key, stats in self._turns.slices(changed):

@@ -108,9 +108,10 @@ class LargestQueues:
                 sums[at] += figure
         await self.ages.update([key for _, key, _, _ in largest], found.servers)
         now_s = time.time()
+        largest.sort(reverse=True, key=lambda each: each[:2])
         rows = [
             self._row(name, figures, self.ages.age_s(key, found.queues.get(key, _NONE), now_s))
-            for _, key, name, figures in sorted(largest, reverse=True, key=lambda each: each[:2])
+            async for _, key, name, figures in self._turns.slices(largest)
         ]
         delayed = [found.queues[key] for key in self._holding_keys if key in found.queues]
         servers = self._servers()
