@@ -34,7 +34,7 @@ QUIET: Final = ("--log-level", "warning")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ScenarioCall:
     """What a unit is. jobs: of one request, which is so many units. follow: what the load generator sends after an
     answer with a lease: nothing, `ack`, or `next`, the same request with the ack in it.
 
@@ -57,7 +57,7 @@ class Scenario:
     gateways: by name, which commit each runs and its flags. ratio_of: the two gateways whose CPU is compared.
     """
 
-    call: Call
+    call: ScenarioCall
     units: int
     target: float | None
     gateways: dict[str, tuple[str, tuple[str, ...]]] = field(
@@ -67,15 +67,15 @@ class Scenario:
     waiting: dict[str, int] = field(default_factory=dict)
 
 
-_ENQUEUE: Final = Call("POST", f"{QUEUE}/jobs", "201")
-_NEXT: Final = Call("GET", f"{QUEUE}/next?timeout=0", "200", "ack", filled=True, yardstick=("GET", "POST"))
+_ENQUEUE: Final = ScenarioCall("POST", f"{QUEUE}/jobs", "201")
+_NEXT: Final = ScenarioCall("GET", f"{QUEUE}/next?timeout=0", "200", "ack", filled=True, yardstick=("GET", "POST"))
 SCENARIOS: Final[dict[str, Scenario]] = {
     "enqueue": Scenario(_ENQUEUE, 2_000, 0.75),
     "next-ack": Scenario(_NEXT, 2_000, 0.50),
     "ack-and-next": Scenario(
-        Call("GET", f"{QUEUE}/next?timeout=0", "200", "next", filled=True, yardstick=("GET",)), 2_000, 0.45
+        ScenarioCall("GET", f"{QUEUE}/next?timeout=0", "200", "next", filled=True, yardstick=("GET",)), 2_000, 0.45
     ),
-    "batch": Scenario(Call("POST", f"{QUEUE}/jobs", "201", jobs=BATCH), 20_000, 0.50),
+    "batch": Scenario(ScenarioCall("POST", f"{QUEUE}/jobs", "201", jobs=BATCH), 20_000, 0.50),
     "log-line": Scenario(
         _ENQUEUE,
         2_000,
