@@ -11,7 +11,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 LOCK    = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
   --generate-hashes
 
-.PHONY: run test test-all coverage check bench chaos fuzz structure contract-diff contract-baseline install release lock sbom audit clean help
+.PHONY: run test test-all coverage check docs bench chaos fuzz structure contract-diff contract-baseline install release lock sbom audit clean help
 
 run: install  ## serve on http://127.0.0.1:8080 with the embedded broker in ./data (ARGS="--port 9000" for more)
 	@exec $(BIN)/kestrel-gateway serve --data $(DATA) $(ARGS)
@@ -34,6 +34,9 @@ check: install  ## lint, and check format, types and import layers
 	$(BIN)/mypy --strict gateway
 	$(BIN)/mypy --cache-dir .mypy_cache/untyped
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+docs: install  ## build the pages of docs/ as a site in build/docs; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/uv tool run --quiet --from 'mkdocs>=1.6,<2' --with 'mkdocs-material>=9.7,<10' mkdocs build
 
 bench: install  ## measure speed and memory, and print one table (ARGS="--quick" for a short run)
 	$(BIN)/python -m bench $(ARGS)
