@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.migration.queue_names import NewNames
+from tests.kestrel.standin import Manners, StandIn, darner, siberite
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import COMMAND, Commands, environment
 from tests.lab.gateway import Running, running
@@ -71,6 +73,21 @@ def test_between_servers(old: BrokerProcess, new: BrokerProcess) -> None:
     assert done.stdout.decode().splitlines() == [
         "QUEUE\tMOVED", "mail\t251", "mail+audit\t251", "mail__dead\t2", "other\t1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [darner, siberite])
+def test_from_a_server_that_imitates_kestrel(new: BrokerProcess, kind: Callable[[], Manners]) -> None:
+    """Without `monitor` and `confirm` the items come one at a time, in order."""
+
+    async def main() -> None:
+        async with StandIn(kind()) as server:
+            server.queues["mail"] = deque(b"mail %d" % number for number in range(30))
+            done = await asyncio.to_thread(run, "forward", "--from", server.address, "--to", new.address)
+            assert done.returncode == 0, done.stderr
+            assert not server.queues["mail"]
+
+    asyncio.run(main())
+    assert items(new, "mail") == [b"mail %d" % number for number in range(30)]
 
 
 def test_only_some_queues(old: BrokerProcess, new: BrokerProcess) -> None:
