@@ -69,6 +69,12 @@ def test_open_transactions_are_at_the_head(tmp_path: Path) -> None:
     assert found.unread == []
 
 
+def test_a_number_in_use_is_not_given_again(tmp_path: Path) -> None:
+    """A remove without a number gets the next one that no open transaction has."""
+    ops = [*adds(3), Op("remove-tentative-xid", 2), Op("save-xid", 1), Op("remove-tentative"), Op("confirm-remove", 3)]
+    assert held(of_files(tmp_path, encoded(ops))) == [b"job 0", b"job 2"]
+
+
 def test_expiry_is_read_from_both_forms(tmp_path: Path) -> None:
     """Seconds in the old form, milliseconds in the new one."""
     ops = [Op("add", data=b"a", expires_ms=7000), Op("addx", data=b"b", expires_ms=7001), Op("addx", data=b"c")]
