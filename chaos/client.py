@@ -160,8 +160,12 @@ class Consumer(Client):
             if self.calm:
                 self._settle(job, "ack")
                 continue
-            ways = [(weight, way) for weight, needs, way in self._ways if not needs or needs in self.role.offers]
-            self.chance.choices([way for _, way in ways], [weight for weight, _ in ways])[0](job)
+            self._end(job)
+
+    def _end(self, job: DeliveryEvent) -> None:
+        """Ends the lease in one of the ways, or in none."""
+        ways = [(weight, way) for weight, needs, way in self._ways if not needs or needs in self.role.offers]
+        self.chance.choices([way for _, way in ways], [weight for weight, _ in ways])[0](job)
 
     def _take(self, replica: int) -> DeliveryEvent | None:
         lease_s = 10.0 if self.calm else round(self.chance.choice([1.0, 1.5, self.chance.uniform(1.0, 5.0)]), 2)
@@ -180,17 +184,17 @@ class Consumer(Client):
             if not done and answer.status in (409, 410, 502):
                 answer = HttpAnswer(204, {}, b"")  # the ack failed, and no job was taken
         if answer.status != NO_ANSWER:
-            told = PollAnswer(
-                t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, status=answer.status
-            )
-            self.ledger.write(told)
+            self._polled(number, answer.status)
         if answer.status in (NO_ANSWER, NOT_SENT, 204, 503):
             return None
         if answer.status != 200:
             self.odd(f"next was answered {answer.status} {answer.body[:300]!r}")
             return None
+        return self._delivered(answer.json(), queues, replica, lease_s)
+
+    def _delivered(self, job: dict[str, Any], queues: list[str], replica: int, lease_s: float) -> DeliveryEvent:
+        """Writes down the job that has come."""
         read_at = time.monotonic()
-        job = answer.json()
         token = str(job["data"]["token"])
         if job["data"].get("pad") != pad(token):
             self.odd(f"the data of {token} came back changed")
@@ -226,6 +230,11 @@ class Consumer(Client):
             PollEvent(t=time.monotonic(), who=self.role.name, life=self.role.life, number=number, queue=asked)
         )
         return number
+
+    def _polled(self, number: int, status: int) -> None:
+        """Writes down that the answer to the poll was read whole."""
+        role = self.role
+        self.ledger.write(PollAnswer(t=time.monotonic(), who=role.name, life=role.life, number=number, status=status))
 
     def _vanish(self, replica: int) -> None:
         """Asks for a job and closes the connection before an answer was read."""

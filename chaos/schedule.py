@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass
 
 PRODUCERS, CONSUMERS = 4, 8
+STREAMING = frozenset({"consumer-0", "consumer-3"})
+"""The consumers that use streams, if the gateway has them."""
 
 FIRST_S = 1.0
 """No fault is injected before."""

@@ -23,7 +23,7 @@ from chaos.lease_counters import imbalances
 from chaos.ledger import EventFile, Fault, Odd
 from chaos.pauses import OPERATORS
 from chaos.processes import ENVIRONMENT, ProcessError, Processes, left_behind, waiting
-from chaos.schedule import CLUSTER, CONSUMERS, PRODUCERS, FaultProfile, Layout, PlannedFault
+from chaos.schedule import CLUSTER, CONSUMERS, PRODUCERS, STREAMING, FaultProfile, Layout, PlannedFault
 from tests.lab.http import HttpClient
 from tests.lab.ports import HOST
 
@@ -93,6 +93,7 @@ def offers(port: int) -> frozenset[str]:
     found = {"tail": '"tail"' in text, "reject": "/leases/{lease}/reject" in contract["paths"]}
     found |= {"settle": "/leases/settle" in contract["paths"], "ack-next": "Lease-Acked" in text}
     found |= {
+        "stream": "/queues/{queue}/stream" in contract["paths"],
         "several": "/next" in contract["paths"],
         "keys": "Idempotency-Key" in text,
         "delay": '"due_at"' in text,
@@ -200,6 +201,8 @@ class _Storm:
         life = self._lives[name] = self._lives.get(name, 0) + 1
         kind = name.partition("-")[0]
         program = "chaos.pauses" if kind == "operator" else "chaos.client"
+        if "stream" in self._offered and name in STREAMING:
+            program = "chaos.streaming"
         arguments = [program, kind, "--name", name, "--life", str(life)]
         arguments += ["--seed", str(self._plan.seed), "--ports", ",".join(map(str, self._stage.ports))]
         arguments += ["--ledger", str(self._plan.directory / "ledger"), "--calm-at", repr(self._calm_at)]
