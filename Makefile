@@ -11,7 +11,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 LOCK    = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
   --generate-hashes
 
-.PHONY: run test test-all coverage check docs bench chaos fuzz structure contract-diff contract-baseline install release lock sbom audit clean help
+.PHONY: run test test-all coverage check docs bench chaos fuzz structure contract-diff contract-baseline install release lock sbom audit screenshots clean help
 
 run: install  ## serve on http://127.0.0.1:8080 with the embedded broker in ./data (ARGS="--port 9000" for more)
 	@exec $(BIN)/kestrel-gateway serve --data $(DATA) $(ARGS)
@@ -97,6 +97,9 @@ $(VENV)/.installed: pyproject.toml requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+screenshots: install  ## make the pictures in docs/images from a running gateway (.ci/install/chromium.sh installs the browser)
+	$(BIN)/python -m tests.ui.screenshots
 
 clean:  ## remove what install and the tests created, but not ./data
 	rm -rf .coverage .coverage.* $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

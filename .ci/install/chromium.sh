@@ -4,10 +4,10 @@
 set -eu
 folder="${KESTREL_GATEWAY_TEST_BROWSER:-$HOME/.cache/kestrel-gateway/browser}"
 pinned="playwright==1.65.2 axe-core@4.14.1"
-if ! command -v chromium >/dev/null; then
+if ! { command -v chromium && command -v pngquant; } >/dev/null; then
   sudo=$([ "$(id -u)" = 0 ] || echo sudo)
   $sudo apt-get update -qq
-  $sudo apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null ||
+  $sudo apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core pngquant >/dev/null ||
     echo "no chromium: the tests of the page fail"
 fi
 [ "$(cat "$folder/pinned" 2>/dev/null)" = "$pinned" ] && exit 0

@@ -37,7 +37,7 @@ def open_page(browser):
     def opened(url, **options):
         context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
         contexts.append(context)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         page = context.new_page()
         own = "/".join(url.split("/")[:3])
         page.on("console", lambda message: note(message.text, message.type in {"error", "warning"}))

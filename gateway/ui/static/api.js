@@ -1,10 +1,21 @@
 // Calls the gateway. The key is kept in this tab only (sessionStorage) and sent in a header, never in a URL.
 
 const STORED = "kestrel-gateway.key";
+const TENANT = "kestrel-gateway.tenant";
 /** The gateway's own root, whatever prefix a proxy adds: the page is at {root}/ui/. */
 export const root = new URL("../", new URL(".", location.href));
 
 let key = sessionStorage.getItem(STORED) ?? "";
+
+/** The tenant that a key of the whole deployment looks at; empty for every other key. */
+let tenant = sessionStorage.getItem(TENANT) ?? "";
+export const tenantChosen = () => tenant;
+
+export function chooseTenant(value) {
+  tenant = value;
+  if (value) sessionStorage.setItem(TENANT, value);
+  else sessionStorage.removeItem(TENANT);
+}
 
 export const hasKey = () => key !== "";
 
@@ -33,11 +44,18 @@ async function failure(answer) {
   return new ApiError(answer.status, problem);
 }
 
+/** The URL of a request. Reads name the tenant, if one was chosen. */
+function urlOf(method, path) {
+  const url = new URL(path, root);
+  if (tenant && method === "GET" && /^(queues|ui\/(feed|history))/.test(path)) url.searchParams.set("tenant", tenant);
+  return url;
+}
+
 /** Sends one request and returns the Response. Throws ApiError. path: without a slash at its start. */
 export async function send(method, path, { body, headers, signal } = {}) {
   let answer;
   try {
-    answer = await fetch(new URL(path, root), {
+    answer = await fetch(urlOf(method, path), {
       method, body, signal, headers: headersOf(headers), credentials: "omit", cache: "no-store", redirect: "error",
     });
   } catch (cause) {
@@ -69,7 +87,7 @@ export function curl(method, path, { body, type } = {}) {
   if (key) parts.push("-H", '"Authorization: Bearer $KEY"');
   if (type) parts.push("-H", quoted(`Content-Type: ${type}`));
   if (body !== undefined) parts.push("--data-binary", quoted(body));
-  return [...parts, quoted(new URL(path, root).href)].join(" ");
+  return [...parts, quoted(urlOf(method, path).href)].join(" ");
 }
 
 /** Reads a stream of server-sent events with the key in a header, which EventSource cannot send.

@@ -1,6 +1,6 @@
 // Starts the page: the key, what it may do, which view is shown, and the live figures.
 
-import { ApiError, get, hasKey, setKey } from "./api.js";
+import { ApiError, chooseTenant, get, hasKey, setKey, tenantChosen } from "./api.js";
 import { ask, field } from "./dialog.js";
 import { button, el, say } from "./dom.js";
 import { Feed } from "./feed.js";
@@ -44,7 +44,7 @@ class App {
     this._key.hidden = !this.session.keyed;
     this._key.textContent = this.session.key ? `Key: ${this.session.key}` : "Key";
     document.querySelector('[data-page="servers"]').hidden = !this.can("listBackends");
-    document.body.classList.toggle("read-only", this.session.read_only);
+    if (!this.session.choose_tenant) chooseTenant("");
     this._route();
   }
 
@@ -66,12 +66,21 @@ class App {
       else link.removeAttribute("aria-current");
     }
     this.feed.received = false;
+    if (this.session.choose_tenant && !tenantChosen() && page !== "servers") { this._view = null; this._askForTenant(); return; }
     this._pause.hidden = !this.can("listQueues");
     if (page === "servers" && this.can("listBackends")) this._view = new Servers(this);
     else if (page === "queues" && name) this._view = new QueueView(this, decodeURIComponent(name));
     else if (this.can("listQueues")) this._view = new Overview(this);
     else { this._view = null; this._byName(); return; }
     this._view.show();
+  }
+
+  /** For a key of the whole deployment: it looks at one tenant at a time. */
+  _askForTenant() {
+    this.feed.close();
+    const name = el("input", { type: "text", required: true, maxlength: 64, autocomplete: "off", value: tenantChosen() });
+    this.main.replaceChildren(el("form", { class: "card narrow", on: { submit: (event) => { event.preventDefault(); chooseTenant(name.value.trim()); this._route(); } } },
+      el("h1", {}, "Choose a tenant"), el("p", {}, "This key may look at the queues of every tenant."), field("Tenant", name), el("div", { class: "row end" }, el("button", { type: "submit", class: "primary" }, "Show its queues"))));
   }
 
   /** For a key that may not list queues: it names one. */
@@ -96,7 +105,8 @@ class App {
   }
 
   _askKey() {
-    ask({ title: "Forget the key?", text: "This tab then asks for a key again.", yes: "Forget the key", act: async () => { setKey(""); location.hash = "#/"; this._askForKeyFirst(""); } });
+    const other = this.session?.choose_tenant ? [button("Choose another tenant", (event) => { event.target.closest("dialog").close(); chooseTenant(""); location.hash = "#/"; this._route(); })] : [];
+    ask({ fields: other, title: "Forget the key?", text: "This tab then asks for a key again.", yes: "Forget the key", act: async () => { setKey(""); chooseTenant(""); location.hash = "#/"; this._askForKeyFirst(""); } });
   }
 
   _unreachable(cause) {

@@ -84,6 +84,7 @@ export class Chart {
     const now = Date.now() / 1000;
     this._plot = new window.uPlot({
       ...this._size(),
+      padding: [10, 8, 0, 0],
       legend: { show: false },
       cursor: { points: { show: false }, drag: { x: false, y: false } },
       scales: {
@@ -91,7 +92,7 @@ export class Chart {
         y: { range: (_, _low, high) => [0, Math.max(1, (high ?? 0) * 1.1)] },
       },
       axes: [
-        { ...axis, values: (_, splits) => splits.map(clock), space: 60, incrs: [60, 120, 300, 600, 900, 1800] },
+        { ...axis, size: 28, values: (_, splits) => splits.map(clock), space: 60, incrs: [60, 120, 300, 600, 900, 1800] },
         { ...axis, size: 56, space: 36, values: (_, splits) => splits.map((value) => format(value)) },
       ],
       series: [{}, ...this._series.map((each) => ({ label: each.label, stroke: colour(each.colour), width: 1.75, points: { show: false } }))],

@@ -101,6 +101,7 @@ export class QueueView {
   async _history() {
     try {
       this._columns = await get(`ui/history?${new URLSearchParams({ queue: this._name })}`);
+      if (this._row) this._append(this._row);
       this._drawCharts();
     } catch (cause) {
       if (cause.status !== 404) say(cause.message, true);
