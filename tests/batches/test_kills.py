@@ -16,7 +16,10 @@ JOBS = 60
 
 
 class Consumer(threading.Thread):
-    """Takes batches and settles each job of them in a way of its own. acked: confirmed. unknown: maybe acked."""
+    """Takes batches and settles each job of them in a way of its own. acked: confirmed. unknown: maybe acked.
+
+    It nacks to the head: a copy to the tail that is interrupted leaves a job twice (docs/contract.md).
+    """
 
     def __init__(self, gateway: Running, seed: int, acked: set[int], unknown: set[int]) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class Consumer(threading.Thread):
         self.again += [number for number in numbers if number in self.acked]
         self.batches += 1
         nacked = {index for index in range(len(numbers)) if self.random.random() < 0.6}
-        wanted = {"rest": "ack", "nacks": [{"job": index} for index in sorted(nacked)]}
+        wanted = {"rest": "ack", "nacks": [{"job": index, "position": "head"} for index in sorted(nacked)]}
         acked = {number for index, number in enumerate(numbers) if index not in nacked}
         self.unknown -= set(numbers)
         self.unknown |= acked
