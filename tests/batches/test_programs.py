@@ -14,7 +14,7 @@ from tests.api.test_jobs import wait_until
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
 
-EXAMPLES = int(os.environ.get("KESTREL_GATEWAY_TEST_PROGRAMS", "12"))
+EXAMPLES = int(os.environ.get("KESTREL_GATEWAY_TEST_PROGRAMS", "8"))
 KINDS = ("job", "expired", "poison", "raw", "huge")
 WAYS = ("ack", "nack", "head", "reject", "rest")
 
