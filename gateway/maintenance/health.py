@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 TIMEOUT_S: Final = 3.0
+"""Below the time that the image's HEALTHCHECK has, so that a line says why."""
 
 
 class UnixConnection(http.client.HTTPConnection):
