@@ -1,6 +1,7 @@
 """Streams over HTTP, as a client sees them."""
 
 import json
+import time
 
 import pytest
 
@@ -317,3 +318,36 @@ def test_memory_is_bounded_while_a_client_does_not_read(tmp_path):
             assert {http.get("/queues/q").json()["open_reads"] for _ in range(50)} == {5}
         wait_until(lambda: http.get("/queues/q").json()["open_reads"] == 0)
         assert http.get("/queues/q").json()["items"] == 300
+
+
+def test_a_job_that_was_not_sent_uses_no_attempt(gateway, http, queue):
+    """The client leaves while the last job of its stream waits for it to read."""
+    put(http, queue, *[LARGE] * 40)
+    with StreamReader(gateway, f"/queues/{queue}/stream?window=100", rcvbuf=4096):
+        held = -1
+        while (now := http.get(f"/queues/{queue}").json()["open_reads"]) != held or not held:
+            held = now
+    wait_until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+    attempts = [take(http, queue)[1] for _ in range(40)]
+    assert 1 <= attempts.count(2) < held
+
+
+def test_a_reader_may_stop_for_longer_than_other_clients(tmp_path):
+    """--body-timeout does not end a stream, and a job that stays set aside after its nack leaves the window."""
+    policy = tmp_path / "queues.toml"
+    policy.write_text('[queues.q]\nformat = "raw"\n')
+    flags = ("--body-timeout", "0.2", "--queues", str(policy))
+    with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
+        for _ in range(40):
+            assert http.post("/queues/q/jobs", content=LARGE).status_code == 201
+        with StreamReader(gateway, "/queues/q/stream?window=40", rcvbuf=4096) as stream:
+            wait_until(lambda: http.get("/queues/q").json()["open_reads"] > 0)
+            stopped_s = time.monotonic()
+            wait_until(lambda: time.monotonic() - stopped_s > 1)
+            stream.next("open")
+            assert len(stream.jobs(40)) == 40
+        wait_until(lambda: http.get("/queues/q").json()["open_reads"] == 0)
+        with StreamReader(gateway, "/queues/q/stream?window=1") as stream:
+            stream.next("open")
+            assert http.post(stream.next()["lease"]["url"] + "/nack", json={"delay": 60}).status_code == 200
+            assert stream.next()

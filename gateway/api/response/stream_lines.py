@@ -58,11 +58,14 @@ class StreamWriter:
         self._root = root
         self._written = 0
         self._large = 0  # bytes of large lines, which count until the client has read them
+        self._blocked = False  # the client has to read before anything more is written
         self.jobs_written = 0
 
     @property
     def sent_bytes(self) -> int:
-        """See StreamOutput."""
+        """See StreamOutput. A client that goes while it has to read has not got the last line."""
+        if self._request.gone and self._blocked:
+            return self._written - 1
         return self._written - self._request.unsent_bytes
 
     @property
@@ -76,7 +79,9 @@ class StreamWriter:
 
     async def writable(self) -> None:
         """See StreamOutput."""
+        self._blocked = True
         await self._request.writable()
+        self._blocked = self._request.gone
         if self._large:
             self._reservation.less(self._large)
             self._large = 0
