@@ -28,12 +28,9 @@ class World:
     number: int = 0
 
     def put(self, queue: str, items: list[bytes]) -> None:
-        family, target = socket.AF_UNIX, self.address
-        if not self.address.startswith("/"):
-            host, port = self.address.split(":")
-            family, target = socket.AF_INET, (host, int(port))
-        with socket.socket(family) as connection:
-            connection.connect(target)
+        host, _, port = self.address.rpartition(":")
+        with socket.socket(socket.AF_INET if host else socket.AF_UNIX) as connection:
+            connection.connect((host, int(port)) if host else self.address)
             for data in items:
                 connection.sendall(b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(data), data))
                 assert connection.recv(100) == b"STORED\r\n"

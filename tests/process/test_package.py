@@ -54,6 +54,25 @@ def test_the_packages_are_complete_and_valid(root: Path, dist: Path) -> None:
         assert content.read("gateway/api/openapi.yaml") == (root / "openapi.yaml").read_bytes()
 
 
+def test_the_links_of_the_readme_work_on_the_index(root: Path, dist: Path) -> None:
+    """The index shows the README alone: a relative link leads nowhere there."""
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        (name,) = [name for name in content.namelist() if name.endswith("METADATA")]
+        text = content.read(name).decode()
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+    assert len(targets) > 20
+    used = {found[1] or found[0] for found in re.findall(r"\[([^\]\[]+)\](?:\[([^\]]+)\])?(?![(:])", text)}
+    assert {name for name in used if "/" in name and name.endswith(".md")} <= set(
+        re.findall(r"^\[([^\]]+)\]: ", text, re.MULTILINE)
+    )
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+    for target in targets:
+        _, found, path = target.partition("/blob/main/")
+        if found:
+            assert (root / path.partition("#")[0]).exists(), target
+
+
 def test_the_readme_installs_it(root: Path, dist: Path, tmp_path: Path) -> None:
     """Its lines, in an empty directory with an empty environment: from the wheel to the first job."""
     section = (root / "README.md").read_text().split("## Install")[1].split("\n## ")[0]
