@@ -8,6 +8,8 @@ from dataclasses import dataclass
 PRODUCERS, CONSUMERS = 4, 8
 STREAMING = frozenset({"consumer-0", "consumer-3"})
 """The consumers that use streams, if the gateway has them."""
+BATCHING = frozenset({"consumer-1", "consumer-5"})
+"""The consumers that take batches, if the gateway has them."""
 
 FIRST_S = 1.0
 """No fault is injected before."""

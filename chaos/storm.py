@@ -23,7 +23,7 @@ from chaos.lease_counters import imbalances
 from chaos.ledger import EventFile, Fault, Odd
 from chaos.pauses import OPERATORS
 from chaos.processes import ENVIRONMENT, ProcessError, Processes, left_behind, waiting
-from chaos.schedule import CLUSTER, CONSUMERS, PRODUCERS, STREAMING, FaultProfile, Layout, PlannedFault
+from chaos.schedule import BATCHING, CLUSTER, CONSUMERS, PRODUCERS, STREAMING, FaultProfile, Layout, PlannedFault
 from tests.lab.http import HttpClient
 from tests.lab.ports import HOST
 
@@ -94,6 +94,7 @@ def offers(port: int) -> frozenset[str]:
     found |= {"settle": "/leases/settle" in contract["paths"], "ack-next": "Lease-Acked" in text}
     found |= {
         "stream": "/queues/{queue}/stream" in contract["paths"],
+        "batch": "/leases/{lease}/settle" in contract["paths"],
         "several": "/next" in contract["paths"],
         "keys": "Idempotency-Key" in text,
         "delay": '"due_at"' in text,
@@ -104,12 +105,13 @@ def offers(port: int) -> frozenset[str]:
 
 
 def cluster_flags() -> tuple[str, ...]:
-    """What makes replicas forward to one another, where this gateway can."""
+    """What makes replicas forward to one another, and batches of Kestrel servers have many jobs, where they can."""
     command = [sys.executable, "-P", "-m", "gateway", "serve", "--help"]
     told = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=True).stdout
     if "--advertise" not in told or "--cluster-secret" not in told:
         return ()
-    return ("--advertise", f"http://{HOST}:{{port}}", "--cluster-secret", SECRET)
+    many = ("--kestrel-open-reads", "20") if "--kestrel-open-reads" in told else ()
+    return ("--advertise", f"http://{HOST}:{{port}}", "--cluster-secret", SECRET, *many)
 
 
 class _Storm:
@@ -203,6 +205,8 @@ class _Storm:
         program = "chaos.pauses" if kind == "operator" else "chaos.client"
         if "stream" in self._offered and name in STREAMING:
             program = "chaos.streaming"
+        if "batch" in self._offered and name in BATCHING:
+            program = "chaos.batching"
         arguments = [program, kind, "--name", name, "--life", str(life)]
         arguments += ["--seed", str(self._plan.seed), "--ports", ",".join(map(str, self._stage.ports))]
         arguments += ["--ledger", str(self._plan.directory / "ledger"), "--calm-at", repr(self._calm_at)]
