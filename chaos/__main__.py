@@ -146,7 +146,7 @@ QUIET_S = 15.0
 """Until the broker's figures show that everything was taken."""
 OF_THE_LINK = {"ack_before_the_commit": INTENSE, "cancelled_item_dropped": FROZEN, "reads_dropped_at_eof": INTENSE}
 """Faults of the multiplexed connection to an embedded broker."""
-FAULT_S = (5.0, 10.0, 20.0)
+FAULT_S = (5.0, 10.0, 20.0, 40.0)
 """How long a fault may stay hidden, on a slow machine, too."""
 FAULT_CALM_S = 0.5
 EXPECTED = {

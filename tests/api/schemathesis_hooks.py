@@ -74,6 +74,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         case.query = {name: value for name, value in case.query.items() if name != "tenant"}
     if not negative and isinstance(case.body, dict):
         case.body = of_a_batch(case.body)
+        if case.body.get("count") is False:  # without an attempt, the job goes to the head at once
+            case.body = {name: value for name, value in case.body.items() if name not in {"position", "delay"}}
     if not negative and isinstance(case.body, dict) and "until" in case.body:
         case.body = case.body | {"until": "2126-01-31T12:00:00Z"}  # no schema can say that it is in the future
     # Whatever is stored after the only server was taken out would be refused.

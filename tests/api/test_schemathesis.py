@@ -31,6 +31,6 @@ def test_schemathesis_finds_nothing(tmp_path, extent):
             env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)},
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=500,
         )
     assert found.returncode == 0, found.stdout[-20000:] + found.stderr

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.gateway import running
 from tests.ui import browser as lab
 
 QUIET = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
@@ -22,6 +23,13 @@ def browser():
         pytest.skip(reason)
     with lab.chromium() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory):
+    """One of the pages' tests alone: with hundreds of queues of others, only the rows in view exist."""
+    with running(tmp_path_factory.mktemp("pages") / "data") as shared:
+        yield shared
 
 
 @pytest.fixture

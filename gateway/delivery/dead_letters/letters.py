@@ -101,12 +101,12 @@ class DeadLetterJobs:
         QueueNotFound: neither the queue nor a dead letter exists. Raises BackendUnavailable, TooManyLeases.
         Cancelled: the search ends first.
         """
-        found = await self._admin.get(queue)
-        if isinstance(found.result, GatewayError):
-            return Covered(found.result, found.coverage)
-        if not found.result.items:
-            return Covered(ListedLetters((), 0), found.coverage)
-        async with self._turn(own_key(queue)):
+        async with self._turn(own_key(queue)):  # the figures do not count what another search has taken
+            found = await self._admin.get(queue)
+            if isinstance(found.result, GatewayError):
+                return Covered(found.result, found.coverage)
+            if not found.result.items:
+                return Covered(ListedLetters((), 0), found.coverage)
             listed, search = await self._completed(self._oldest(queue, most, payload=payload))
         if search.trouble is not None and not search.coverage.asked:
             raise search.trouble

@@ -28,7 +28,7 @@ public class Consumer {
         LeasedJobs taken = take(queue, 60);
         check(taken.getJobs().get(0).getData().equals(Map.of("to", "ada@example.org", "n", 1.0)), taken);
         check(taken.getJobs().get(0).getAttempt() == 1, taken);
-        leases.ackLease(taken.getLease().getId());
+        leases.ackLease(taken.getLease().getId(), null);
 
         // A job of text, then ack it and take the next one in one request: bytes.
         Delivery text = jobs.nextJob(queue, 20.0, null, null);
@@ -51,11 +51,11 @@ public class Consumer {
         Lease extended = leases.extendLease(lease, new ExtendRequest().leaseSeconds(120.0));
         check(extended.getExpiresAt().isAfter(taken.getLease().getExpiresAt()), extended);
         leases.rejectLease(lease, new RejectRequest().reason("not an image"));
-        check(new QueuesApi(client).getDeadLetters(queue).getItems() == 1, queue);
+        check(new QueuesApi(client).getDeadLetters(queue, null).getItems() == 1, queue);
 
         // What is settled cannot be settled in another way.
         try {
-            leases.ackLease(lease);
+            leases.ackLease(lease, null);
             throw new AssertionError("a rejected job was acked");
         } catch (ApiException error) {
             Problem problem = Problem.fromJson(error.getResponseBody());

@@ -43,7 +43,7 @@ func main() {
 	// A job of JSON, and ack.
 	job, lease := take(queue, 60)
 	check(job.Data.(map[string]any)["to"] == "ada@example.org" && job.Attempt == 1, job)
-	acked, err := gateway.AckLeaseWithResponse(ctx, lease.Id)
+	acked, err := gateway.AckLeaseWithResponse(ctx, lease.Id, kestrel.AckLeaseJSONRequestBody{})
 	check(err == nil && acked.StatusCode() == 204, acked, err)
 
 	// A job of text, then ack it and take the next one in one request: bytes.
@@ -76,11 +76,11 @@ func main() {
 	reason = "not an image"
 	rejected, err := gateway.RejectLeaseWithResponse(ctx, lease.Id, kestrel.RejectRequest{Reason: &reason})
 	check(err == nil && rejected.StatusCode() < 300, rejected, err)
-	letters, err := gateway.GetDeadLettersWithResponse(ctx, queue)
+	letters, err := gateway.GetDeadLettersWithResponse(ctx, queue, nil)
 	check(err == nil && letters.JSON200 != nil && letters.JSON200.Items == 1, letters, err)
 
 	// What is settled cannot be settled in another way.
-	acked, err = gateway.AckLeaseWithResponse(ctx, lease.Id)
+	acked, err = gateway.AckLeaseWithResponse(ctx, lease.Id, kestrel.AckLeaseJSONRequestBody{})
 	check(err == nil && acked.ApplicationproblemJSON409.Code == string(kestrel.ProblemCodeLeaseSettled), acked, err)
 
 	// Many jobs, settled in tens.
