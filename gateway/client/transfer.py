@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _IMPORT_JOBS: Final = 500
 """Of one request. It does not follow the gateway's limit upwards, so that a repeated request has the same jobs."""
+_TAIL_BYTES: Final = 4096
 
 
 @click.command("export")
@@ -96,11 +97,13 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
     from gateway.client.lines import opened, size_of  # noqa: PLC0415
     from gateway.client.progress import ProgressBar  # noqa: PLC0415
 
+    if file.is_dir():
+        raise click.UsageError(f"file: {file} is a directory")
     notes = file.with_name(f"{file.name}.{queue}.progress")
     limits = api.call("GET", "/").json()["limits"]
     with opened(file) as source:
         size = size_of(source)
-        begin = _new(api.url) if from_start else _noted(notes, api.url, size)
+        begin = _new(api.url) if from_start else _noted(notes, api.url, file)
         _note(notes, begin)
         source.seek(begin["offset"])
         sender = sending.LineSender(api, queue, sending.EVENTS, partial(_key, begin["id"]))
@@ -108,13 +111,15 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
         with ProgressBar("storing", size, in_bytes=True) as bar:
             for batch in sending.batches(lines, min(_IMPORT_JOBS, limits["max_batch_jobs"]), limits["max_batch_bytes"]):
                 sender.store(batch)
-                _note(notes, {**begin, "line": batch[-1].number, "offset": batch[-1].end})
+                reached = {"line": batch[-1].number, "offset": batch[-1].end, "tail": _tail(file, batch[-1].end)}
+                _note(notes, begin | reached | {"refused": begin["refused"] + sender.done.refused})
                 bar.reached(batch[-1].end)
     done = sender.done
-    before = f" (the first {begin['line']} lines were imported before)" if begin["line"] else ""
+    refused_before = f", {begin['refused']} of them were not accepted" if begin["refused"] else ""
+    before = f" (the first {begin['line']} lines were sent before{refused_before})" if begin["line"] else ""
     refused = f", {done.refused} not accepted" if done.refused else ""
     click.echo(f"{done.stored} jobs stored on {queue}{refused}{before}")
-    if done.refused:
+    if done.refused or begin["refused"]:
         sys.exit(options.FAILED)
 
 
@@ -125,10 +130,19 @@ def _key(run: str, first: Line, body: bytes) -> str:
 
 def _new(url: str) -> dict[str, Any]:
     """The notes of an import that begins. id: none of its requests is taken for one of an earlier import."""
-    return {"url": url, "id": uuid.uuid4().hex, "line": 0, "offset": 0}
+    return {"url": url, "id": uuid.uuid4().hex, "line": 0, "offset": 0, "refused": 0, "tail": _tail(None, 0)}
 
 
-def _noted(notes: Path, url: str, size: int | None) -> dict[str, Any]:
+def _tail(file: Path | None, offset: int) -> str:
+    """The digest of the bytes before `offset`, by which a changed file is noticed; empty for standard input."""
+    if file is None or not file.is_file():
+        return ""
+    with file.open("rb") as source:
+        source.seek(max(0, offset - _TAIL_BYTES))
+        return hashlib.sha256(source.read(min(offset, _TAIL_BYTES))).hexdigest()
+
+
+def _noted(notes: Path, url: str, file: Path) -> dict[str, Any]:
     """How far an import has come. Raises click.UsageError if the notes are of another gateway or another file."""
     try:
         found: dict[str, Any] = json.loads(notes.read_text())
@@ -136,9 +150,12 @@ def _noted(notes: Path, url: str, size: int | None) -> dict[str, Any]:
         return _new(url)
     except (OSError, ValueError) as exc:
         raise click.UsageError(f"{notes} cannot be read: {exc}; delete it, or give --from-start") from exc
-    if found["url"] != url or (size is not None and found["offset"] > size):
+    if found["url"] != url:
+        raise click.UsageError(f"{notes} belongs to an import to {found['url']}; give --from-start")
+    found = {"refused": 0, "tail": _tail(file, found["offset"]), **found}  # earlier versions did not note these
+    if found["offset"] and found["tail"] != _tail(file, found["offset"]):
         raise click.UsageError(
-            f"{notes} belongs to an import to {found['url']}, or to a longer file; give --from-start"
+            f"{file} is not the file that {notes} is about, or it was changed; give --from-start to import all of it"
         )
     return found
 

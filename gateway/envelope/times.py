@@ -26,7 +26,7 @@ def timestamp(wall_s: float) -> str:
 
 
 def instant(text: str) -> float:
-    """The wall time in seconds of an RFC 3339 timestamp. A leap second counts as the second before it.
+    """The wall time in seconds of an RFC 3339 timestamp. A leap second counts as the next one, as in POSIX.
 
     Raises:
         ValueError: it is not such a timestamp, or the day or hour does not exist.
@@ -35,9 +35,11 @@ def instant(text: str) -> float:
     if found is None:
         raise ValueError("not an RFC 3339 timestamp")
     day, minute, second, fraction, zone = found.groups(default="")
-    second = "59" if second == "60" else second
+    leap_s = 1.0 if second == "60" else 0.0
+    second = "59" if leap_s else second
     zone = "+00:00" if zone in "Zz" else zone
-    return datetime.fromisoformat(f"{day}T{minute}{second}{(fraction or '.0')[:7].ljust(7, '0')}{zone}").timestamp()
+    found_at = datetime.fromisoformat(f"{day}T{minute}{second}{(fraction or '.0')[:7].ljust(7, '0')}{zone}")
+    return found_at.timestamp() + leap_s
 
 
 def wire_expiry(expires_s: float | None, now_s: float) -> int:

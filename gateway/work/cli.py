@@ -218,8 +218,11 @@ def _secrets(file: Path | None) -> list[bytes]:
 
     try:
         text = file.read_text() if file is not None else os.environ.get(SECRET_VARIABLE, "")
-        return [signature.secret(each) for each in text.split()]
+        secrets = [signature.secret(each) for each in text.split()]
     except (OSError, UnicodeDecodeError) as exc:
         raise click.UsageError(f"secret-file: {file} cannot be read: {exc}") from exc
     except signature.SecretError as exc:
         raise click.UsageError(f"secret-file: {exc}") from exc
+    if file is not None and not secrets:
+        raise click.UsageError(f"secret-file: {file} is empty, so no request would be signed")
+    return secrets

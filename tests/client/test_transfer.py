@@ -126,10 +126,44 @@ def test_a_file_goes_there_and_back(command: Commands, http: httpx.Client, queue
     assert b"note" in file.read_bytes()
     assert command.text("import", queue, str(file)) == f"{len(KINDS)} jobs stored on {queue}\n"
     again = command.text("import", queue, str(file))
-    assert again == f"0 jobs stored on {queue} (the first {len(KINDS)} lines were imported before)\n"
+    assert again == f"0 jobs stored on {queue} (the first {len(KINDS)} lines were sent before)\n"
     assert drain(http, queue) == copies
+
     assert command.text("import", queue, str(file), "--from-start") == f"{len(KINDS)} jobs stored on {queue}\n"
     assert drain(http, queue) == copies
+
+
+def numbered(*numbers: int) -> str:
+    """Lines of events."""
+    return "".join(f'{{"specversion":"1.0","id":"{n}","source":"/a","type":"t","data":{n}}}\n' for n in numbers)
+
+
+def test_another_file_of_the_same_name_is_refused(command: Commands, http: httpx.Client, queue: str, tmp_path: Path):
+    """As long as the first one, or longer: nothing of it is left out silently. What was added is imported."""
+    file = tmp_path / "day.ndjson"
+    file.write_text(numbered(1, 2))
+    assert command.text("import", queue, str(file)) == f"2 jobs stored on {queue}\n"
+    file.write_text(numbered(1, 2, 3))
+    assert command.text("import", queue, str(file)).startswith("1 jobs stored")
+    file.write_text(numbered(4, 5, 6, 7))
+    done = command("import", queue, str(file))
+    assert done.returncode == 2
+    assert b"is not the file that" in done.stderr
+    assert command.text("import", queue, str(file), "--from-start") == f"4 jobs stored on {queue}\n"
+    assert http.get(f"/queues/{queue}").json()["items"] == 7
+
+
+def test_what_was_not_accepted_stays_a_failure(command: Commands, queue: str, tmp_path: Path):
+    """Also for the command that is run again; a directory is no file."""
+    file = tmp_path / "r.ndjson"
+    file.write_text(numbered(1) + '{"specversion":"1.0","id":"2"}\n' + numbered(3))
+    done = command("import", queue, str(file))
+    assert (done.returncode, done.stdout) == (1, f"2 jobs stored on {queue}, 1 not accepted\n".encode())
+    again = command("import", queue, str(file))
+    before = "(the first 3 lines were sent before, 1 of them were not accepted)"
+    assert (again.returncode, again.stdout) == (1, f"0 jobs stored on {queue} {before}\n".encode())
+    refused = command("import", queue, str(tmp_path))
+    assert (refused.returncode, b"Traceback" in refused.stderr) == (2, False)
 
 
 def test_nothing_is_acked_that_is_not_on_disk(gateway: Running, http: httpx.Client, queue: str, tmp_path: Path):

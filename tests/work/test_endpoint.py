@@ -205,3 +205,9 @@ def test_no_answer_of_a_gateway_makes_the_worker_run_hot(start: Start, queue: st
         assert len(web.posted) <= 4 * 6
         if status in {200, 404}:
             assert worker.wait() == 4
+
+
+def test_an_empty_file_of_secrets_is_refused(start: Start, queue: str, tmp_path: Path) -> None:
+    """Otherwise requests would go out unsigned."""
+    (tmp_path / "none").touch()
+    assert start(queue, "--secret-file", str(tmp_path / "none"), "--to", "http://127.0.0.1:1/").wait() == 2
