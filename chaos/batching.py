@@ -94,12 +94,12 @@ class BatchConsumer(Consumer):
 
     def _ack_in_two(self, lease: str, jobs: list[DeliveryEvent]) -> None:
         first = self.chance.randrange(1, len(jobs) + 1)
-        self._ack_some(lease, jobs[:first], {"upto": first})
-        if first < len(jobs):
+        # The second ack is of every job that is not settled yet, so it is sent only if the first one was carried out.
+        if self._ack_some(lease, jobs[:first], {"upto": first}) and first < len(jobs):
             self._ack_some(lease, jobs[first:], None)
 
-    def _ack_some(self, lease: str, jobs: list[DeliveryEvent], body: object) -> None:
-        """If it fails for one job, it may have succeeded for others: then nothing is known of any."""
+    def _ack_some(self, lease: str, jobs: list[DeliveryEvent], body: object) -> bool:
+        """Whether all are acked. If it fails for one job, it may have succeeded for others: then nothing is known."""
         replica = self._anywhere(jobs)
         for job in jobs:
             self._write_settle(job, "ack", replica)
@@ -107,6 +107,7 @@ class BatchConsumer(Consumer):
         status = answer.status if answer.status in (NOT_SENT, 204) else NO_ANSWER
         for job in jobs:
             self._write_answer(job, status, "")
+        return status == 204
 
     def _anywhere(self, jobs: list[DeliveryEvent]) -> int:
         everywhere = "cluster" in self.role.offers and self.chance.random() < 0.5
