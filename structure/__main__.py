@@ -68,7 +68,7 @@ def class_lines(root: Path) -> Iterator[str]:
     yield ""
     for title, packages in (("gateway", ["gateway"]), ("gateway and programs", ["gateway", *PROGRAMS])):
         repeated = classes.repeated(classes.shapes(sources.modules(root, *packages)))
-        yield f"Class names defined twice in {title}, except State: {len(repeated)}"
+        yield f"Class names defined twice in {title}: {len(repeated)}"
         for name, files in repeated.items():
             yield f"  {name:20}{', '.join(files)}"
 

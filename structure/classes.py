@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from structure.sources import Module
 
 MOST_METHODS = 25
-REPEATABLE = frozenset({"State"})
-"""Names that several modules may define: each state machine has its states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +40,8 @@ def large(found: Sequence[ClassShape]) -> list[ClassShape]:
 
 
 def repeated(found: Sequence[ClassShape]) -> dict[str, list[str]]:
-    """The files of each name that is defined more than once, without those of REPEATABLE."""
+    """The files of each name that is defined more than once."""
     files = defaultdict(list)
     for each in found:
-        if each.name not in REPEATABLE:
-            files[each.name].append(each.file)
+        files[each.name].append(each.file)
     return {name: where for name, where in sorted(files.items()) if len(where) > 1}

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.delivery.idempotency.ledger import MOVES, Ledger, Reply, State
+from gateway.delivery.idempotency.ledger import MOVES, EntryState, Ledger, Reply
 from tests.lab.examples import examples
 
 WORKERS = ("a", "b")
@@ -50,15 +50,15 @@ class LedgerMachine(RuleBasedStateMachine):
             assert found.fresh
             assert found.seed not in self.used
             self.used.add(found.seed)
-            self.entries[key] = {"seed": found.seed, "print": fingerprint, "state": State.CLAIMED, "owner": name}
+            self.entries[key] = {"seed": found.seed, "print": fingerprint, "state": EntryState.CLAIMED, "owner": name}
             return
-        held = entry["state"] is State.CLAIMED and entry["owner"] != name and entry["owner"] in self.alive
-        mine = entry["print"] == fingerprint and entry["state"] is not State.DONE and not held
+        held = entry["state"] is EntryState.CLAIMED and entry["owner"] != name and entry["owner"] in self.alive
+        mine = entry["print"] == fingerprint and entry["state"] is not EntryState.DONE and not held
         assert (found.seed, found.fingerprint) == (entry["seed"], entry["print"])
         assert (found.mine, found.fresh, found.reply) == (mine, False, entry.get("reply"))
         if mine:
-            assert State.CLAIMED in MOVES[entry["state"]]
-            entry.update(state=State.CLAIMED, owner=name)
+            assert EntryState.CLAIMED in MOVES[entry["state"]]
+            entry.update(state=EntryState.CLAIMED, owner=name)
 
     @rule(name=st.sampled_from(WORKERS), key=KEYS, number=st.integers(0, 3))
     def settle(self, name, key, number):
@@ -66,13 +66,13 @@ class LedgerMachine(RuleBasedStateMachine):
         reply = Reply(201, b"%d" % number)
         self.run(self.ledgers[name].settle(("", "q", key), reply))
         if self.holds(name, key):
-            self.entries[key].update(state=State.DONE, reply=reply)
+            self.entries[key].update(state=EntryState.DONE, reply=reply)
 
     @rule(name=st.sampled_from(WORKERS), key=KEYS)
     def leave(self, name, key):
         self.run(self.ledgers[name].leave(("", "q", key)))
         if self.holds(name, key):
-            self.entries[key]["state"] = State.UNKNOWN
+            self.entries[key]["state"] = EntryState.UNKNOWN
 
     @rule(name=st.sampled_from(WORKERS), key=KEYS)
     def release(self, name, key):
@@ -93,11 +93,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def holds(self, name, key):
         entry = self.entries.get(key)
-        return entry is not None and entry["state"] is State.CLAIMED and entry["owner"] == name
+        return entry is not None and entry["state"] is EntryState.CLAIMED and entry["owner"] == name
 
     @invariant()
     def a_reply_belongs_to_what_is_done(self):
-        assert all(("reply" in entry) == (entry["state"] is State.DONE) for entry in self.entries.values())
+        assert all(("reply" in entry) == (entry["state"] is EntryState.DONE) for entry in self.entries.values())
 
 
 TestLedger = LedgerMachine.TestCase

@@ -34,7 +34,7 @@ SETTLED_S: Final = 10.0
 LAST_BREATH_S: Final = 1.0
 
 
-class State(enum.Enum):
+class ChildState(enum.Enum):
     """The states of a child."""
 
     DOWN = "down"
@@ -44,10 +44,10 @@ class State(enum.Enum):
 
 
 MOVES: Final = {
-    State.DOWN: frozenset({State.STARTING, State.STOPPED}),
-    State.STARTING: frozenset({State.READY, State.DOWN}),
-    State.READY: frozenset({State.DOWN}),
-    State.STOPPED: frozenset[State](),
+    ChildState.DOWN: frozenset({ChildState.STARTING, ChildState.STOPPED}),
+    ChildState.STARTING: frozenset({ChildState.READY, ChildState.DOWN}),
+    ChildState.READY: frozenset({ChildState.DOWN}),
+    ChildState.STOPPED: frozenset[ChildState](),
 }
 
 
@@ -65,7 +65,7 @@ class Child:
         """`command` makes the argument vector from the number of the channel's descriptor. `inherited` are further
         descriptors for the child. `first_message` is the first message of each life."""
         self.name = name
-        self.state = State.DOWN
+        self.state = ChildState.DOWN
         self.ready = asyncio.Event()  # set when it is ready for the first time
         self.draining = asyncio.Event()  # it has begun to drain, or has ended
         self.drained = asyncio.Event()  # it has no lease left, or has ended
@@ -98,7 +98,7 @@ class Child:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), backoff_s)
             backoff_s = min(BACKOFF_MOST_S, backoff_s * 2)
-        self._move(State.STOPPED)
+        self._move(ChildState.STOPPED)
         for event in self._reported.values():
             event.set()
 
@@ -121,14 +121,14 @@ class Child:
 
     async def _live(self) -> str:
         """One life of the child, from start to end. Returns how it ended."""
-        self._move(State.STARTING)
+        self._move(ChildState.STARTING)
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 self._process = process = self._spawn(theirs)
             except OSError as exc:
                 ours.close()
-                self._move(State.DOWN)
+                self._move(ChildState.DOWN)
                 return f"not started: {exc.strerror}"
         reader, self._writer = await asyncio.open_connection(sock=ours)
         try:
@@ -142,7 +142,7 @@ class Child:
             self._writer = None
         status = await asyncio.to_thread(_reap, process)
         self._process = None
-        self._move(State.DOWN)
+        self._move(ChildState.DOWN)
         return status
 
     def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
@@ -166,13 +166,13 @@ class Child:
                 except ValueError:
                     continue  # an incomplete line of a child that was killed
                 event = message.get("event")
-                if event == "ready" and self.state is State.STARTING:
-                    self._move(State.READY)
+                if event == "ready" and self.state is ChildState.STARTING:
+                    self._move(ChildState.READY)
                     self.ready.set()
                 elif event in self._reported:
                     self._reported[event].set()
 
-    def _move(self, to: State) -> None:
+    def _move(self, to: ChildState) -> None:
         check_move(self.name, MOVES, self.state, to)
         self.state = to
 

@@ -11,7 +11,7 @@ from pymemcache.exceptions import MemcacheError
 from gateway.common.states import IllegalMoveError
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.wire.codec import Codecs, KestrelClient
-from gateway.kestrel.wire.connection import MOVES, Connection, ConnectionLostError, State
+from gateway.kestrel.wire.connection import MOVES, Connection, ConnectionLostError, ConnectionState
 from gateway.kestrel.wire.pace import AT_ONCE, AnswerPace
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, reset, silence
 from tests.kestrel.support import cancel_after, until
@@ -40,12 +40,12 @@ async def connected(server):
 
 def test_every_move_of_the_table_and_no_other():
     """The table is the law: a closed connection goes nowhere, and nothing skips the idle state."""
-    assert MOVES[State.CLOSED] == frozenset()
-    assert all(State.CLOSED in moves for state, moves in MOVES.items() if state is not State.CLOSED)
+    assert MOVES[ConnectionState.CLOSED] == frozenset()
+    assert all(ConnectionState.CLOSED in moves for state, moves in MOVES.items() if state is not ConnectionState.CLOSED)
 
     async def main():
-        for state in State:
-            for target in State:
+        for state in ConnectionState:
+            for target in ConnectionState:
                 connection = Connection(asyncio.get_running_loop(), Codecs(), Counters(), Closed())
                 connection.state = state
                 if target in MOVES[state]:
@@ -92,7 +92,7 @@ def test_anything_but_a_clean_answer_closes(act):
             server.manners.once("set", act)
             with pytest.raises((ConnectionLostError, MemcacheError)):
                 await connection.call(5, KestrelClient.store, "q", b"x", 0)
-            assert connection.state is State.CLOSED
+            assert connection.state is ConnectionState.CLOSED
             assert len(closed.errors) == 1
             with pytest.raises(IllegalMoveError):
                 await connection.call(5, KestrelClient.ask_version)
@@ -108,7 +108,7 @@ def test_the_answer_of_a_cancelled_call_is_never_the_next_ones():
             for steps in range(12):
                 async with connected(server) as (connection, closed):
                     if await cancel_after(steps, connection.call(5, KestrelClient.store, "q", b"x", 0)) and steps:
-                        assert connection.state is State.CLOSED
+                        assert connection.state is ConnectionState.CLOSED
                         assert len(closed.errors) == 1
 
     asyncio.run(main())
@@ -123,7 +123,7 @@ def test_a_silent_server_meets_the_deadline():
             with pytest.raises(ConnectionLostError) as raised:
                 await connection.call(0.03, KestrelClient.ask_version)
             assert raised.value.timed_out
-            assert connection.state is State.CLOSED
+            assert connection.state is ConnectionState.CLOSED
 
     asyncio.run(main())
 
@@ -135,7 +135,7 @@ def test_the_deadline_of_a_finished_call_is_over():
         async with StandIn() as server, connected(server) as (connection, _):
             await connection.call(0.03, KestrelClient.ask_version)
             await asyncio.sleep(0.06)
-            assert connection.state is State.IDLE
+            assert connection.state is ConnectionState.IDLE
 
     asyncio.run(main())
 
@@ -160,7 +160,7 @@ def test_bytes_nobody_asked_for_close_an_idle_connection():
         async with StandIn() as server, connected(server) as (connection, closed):
             await until(lambda: server.sessions)
             server.sessions[0].send(b"SERVER_ERROR too many connections\r\n")
-            await until(lambda: connection.state is State.CLOSED)
+            await until(lambda: connection.state is ConnectionState.CLOSED)
             assert closed.errors
 
     asyncio.run(main())
@@ -183,7 +183,7 @@ def test_the_end_is_noticed_at_once(rst):
                         await until(lambda: any(s.waiting for s in server.sessions))
                     await until(lambda: server.sessions)
                     (reset if rst else hang_up)(server.sessions[-1])
-                    await until(lambda c=connection: c.state is State.CLOSED, 1)
+                    await until(lambda c=connection: c.state is ConnectionState.CLOSED, 1)
                     assert len(closed.errors) == 1
                     assert lost == [True] * (how == "pinned")
                     if blocked is not None:

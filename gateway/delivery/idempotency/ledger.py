@@ -48,7 +48,7 @@ _PLACE: Final = "tenant = ? AND queue = ? AND key = ?"
 _NUMBER: Final = "number = ?"
 
 
-class State(IntEnum):
+class EntryState(IntEnum):
     """CLAIMED: its owner is storing the job. UNKNOWN: sent, with an unknown outcome. DONE: stored and answered."""
 
     CLAIMED = 1
@@ -57,9 +57,11 @@ class State(IntEnum):
 
 
 MOVES: Final = {
-    State.CLAIMED: frozenset({State.CLAIMED, State.UNKNOWN, State.DONE}),  # CLAIMED: taken over from a dead owner
-    State.UNKNOWN: frozenset({State.CLAIMED}),
-    State.DONE: frozenset[State](),
+    EntryState.CLAIMED: frozenset(
+        {EntryState.CLAIMED, EntryState.UNKNOWN, EntryState.DONE}
+    ),  # CLAIMED: taken over from a dead owner
+    EntryState.UNKNOWN: frozenset({EntryState.CLAIMED}),
+    EntryState.DONE: frozenset[EntryState](),
 }
 
 
@@ -126,11 +128,11 @@ class Ledger:
 
     async def settle(self, place: Place, reply: Reply) -> None:
         """The caller's claim is DONE: from now on `claim` returns the reply."""
-        await self._do(lambda file: self._move(file, place, State.DONE, reply))
+        await self._do(lambda file: self._move(file, place, EntryState.DONE, reply))
 
     async def leave(self, place: Place) -> None:
         """The caller's claim is UNKNOWN: the next claim takes it over with its seed."""
-        await self._do(lambda file: self._move(file, place, State.UNKNOWN, None))
+        await self._do(lambda file: self._move(file, place, EntryState.UNKNOWN, None))
 
     async def release(self, place: Place) -> None:
         """Removes the caller's claim. Only for jobs that were certainly never sent."""
@@ -160,7 +162,7 @@ class Ledger:
                     tenant=place[0],
                     queue=place[1],
                     key=place[2],
-                    state=State.CLAIMED.value,
+                    state=EntryState.CLAIMED.value,
                     fingerprint=fingerprint,
                     seed=seed,
                     owner=self._owner,
@@ -169,19 +171,19 @@ class Ledger:
                 ).sealed(),
             )
             return Entry(seed, fingerprint, mine=True, fresh=True)
-        if row.fingerprint != fingerprint or row.state == State.DONE:
+        if row.fingerprint != fingerprint or row.state == EntryState.DONE:
             return Entry(row.seed, row.fingerprint, mine=False, reply=_reply(row))
         # A claim of this worker that is claimed again was abandoned: no request is still storing for it.
-        held = row.state == State.CLAIMED and row.owner != self._owner and now_s < row.held_until_s
+        held = row.state == EntryState.CLAIMED and row.owner != self._owner and now_s < row.held_until_s
         if held and self._alive(row.owner):
             return Entry(row.seed, row.fingerprint, mine=False)
-        assert State.CLAIMED in MOVES[State(row.state)]
-        _change(file, row._replace(state=State.CLAIMED.value, owner=self._owner, held_until_s=now_s + hold_s))
+        assert EntryState.CLAIMED in MOVES[EntryState(row.state)]
+        _change(file, row._replace(state=EntryState.CLAIMED.value, owner=self._owner, held_until_s=now_s + hold_s))
         return Entry(row.seed, row.fingerprint, mine=True)
 
-    def _move(self, file: sqlite3.Connection, place: Place, to: State, reply: Reply | None) -> None:
+    def _move(self, file: sqlite3.Connection, place: Place, to: EntryState, reply: Reply | None) -> None:
         """Changes the caller's claim; raises DamagedEntryError, so that a damaged entry gets no new checksum."""
-        assert to in MOVES[State.CLAIMED]
+        assert to in MOVES[EntryState.CLAIMED]
         if (row := self._claimed(file, place)) is not None:
             status, body = (reply.status, reply.body) if reply is not None else (None, None)
             _change(file, row._replace(state=to.value, status=status, body=body))
@@ -193,7 +195,7 @@ class Ledger:
     def _claimed(self, file: sqlite3.Connection, place: Place) -> Row | None:
         """This worker's claim; None if it has none, or another worker has taken it over. Raises DamagedEntryError."""
         row = _found(file, place)
-        return row if row is not None and row.state == State.CLAIMED and row.owner == self._owner else None
+        return row if row is not None and row.state == EntryState.CLAIMED and row.owner == self._owner else None
 
     def _sweep(self, file: sqlite3.Connection) -> None:
         """Removes expired entries, and the oldest ones above the limit; a bounded number at a time.
@@ -204,7 +206,7 @@ class Ledger:
         over = _remove_oldest(file, "claimed_s <= ? AND held_until_s <= ?", (now_s - self._window_s, now_s), SWEEP_ROWS)
         excess = file.execute("SELECT count(*) FROM entries").fetchone()[0] - self._limit
         if excess > 0:
-            _remove_oldest(file, "state = ?", (State.DONE,), min(excess, SWEEP_ROWS))
+            _remove_oldest(file, "state = ?", (EntryState.DONE,), min(excess, SWEEP_ROWS))
             log.warning("idempotency: above the limit of %d keys; forgetting the %d oldest early", self._limit, excess)
         if over < SWEEP_ROWS and excess < SWEEP_ROWS:
             self._claims, self._swept_s = 0, time.monotonic()
@@ -303,7 +305,7 @@ def _found(file: sqlite3.Connection, place: Place) -> Row | None:
 
 
 def _reply(row: Row) -> Reply | None:
-    if row.state != State.DONE:
+    if row.state != EntryState.DONE:
         return None
     assert row.status is not None
     assert row.body is not None

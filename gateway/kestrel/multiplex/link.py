@@ -37,7 +37,7 @@ from gateway.kestrel.multiplex.gets import DirectTake, MultiplexedGets
 from gateway.kestrel.multiplex.read import MultiplexedRead
 from gateway.kestrel.server.memcache_link import MemcacheLink
 from gateway.kestrel.wire.codec import KestrelClient
-from gateway.kestrel.wire.connection import ConnectionLostError, State
+from gateway.kestrel.wire.connection import ConnectionLostError, ConnectionState
 from gateway.kestrel.wire.failures import not_asked
 from gateway.settings import Settings
 
@@ -146,7 +146,7 @@ class MultiplexedLink(MemcacheLink):
         """The number of connections by state; each open read counts as a pinned one."""
         counts = super().count_connections()
         if self.channel is not None:
-            pinned = State.PINNED.value
+            pinned = ConnectionState.PINNED.value
             counts[pinned] = counts.get(pinned, 0) + len(self.channel.reads)
             counts["multiplexed"] = 1
         return counts

@@ -16,7 +16,7 @@ from gateway.errors import BackendUnavailable
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import ServerHealth
 from gateway.kestrel.server.pool import Pool
-from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, State
+from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, ConnectionState
 from gateway.kestrel.wire.failures import not_asked
 from gateway.settings import Settings
 
@@ -49,7 +49,7 @@ class ServerCommands:
 
     def checkout_this(self, connection: Connection) -> bool:
         """Takes this connection for the caller. Returns False if it was not idle."""
-        return connection.state is State.IDLE and self._pool.remove(connection)
+        return connection.state is ConnectionState.IDLE and self._pool.remove(connection)
 
     def want(self, tenant: str = "") -> asyncio.Future[Connection]:
         """A future of a connection; see Pool.want. Refused at once if an attempt to connect has just failed."""
@@ -68,7 +68,7 @@ class ServerCommands:
             if (connection := self.checkout()) is not None:
                 return connection
             connection = await self._granted(self.want())
-            if connection.state is State.IDLE:
+            if connection.state is ConnectionState.IDLE:
                 return connection
 
     def release(self, connection: Connection) -> None:

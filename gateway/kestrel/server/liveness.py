@@ -28,7 +28,7 @@ from gateway.kestrel.health import BY_STATUS, Health, ServerHealth
 from gateway.kestrel.server.commands import ServerCommands
 from gateway.kestrel.server.open_connections import OpenConnections
 from gateway.kestrel.wire.codec import KestrelClient
-from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.wire.connection import Connection, ConnectionLostError, ConnectionState
 
 LOOK_PART: Final = 0.45
 """Two of them, for the time until a question and for its answer, are less than the command timeout."""
@@ -163,13 +163,13 @@ class Liveness:
 
     def _ping_quiet(self, now: float) -> None:
         quiet = (each for each in self._server.connections if now - each.quiet_since >= self._ping_after_s)
-        self._quiet = deque(each for each in quiet if each.state in (State.IDLE, State.PINNED))
+        self._quiet = deque(each for each in quiet if each.state in (ConnectionState.IDLE, ConnectionState.PINNED))
         self._ping_next()
 
     def _ping_next(self) -> None:
         while self._quiet and self._pinging < PINGS_AT_ONCE:
             connection = self._quiet.popleft()
-            if connection.state is State.PINNED or self._server.commands.checkout_this(connection):
+            if connection.state is ConnectionState.PINNED or self._server.commands.checkout_this(connection):
                 self._pinging += 1
                 self._counters.pings += 1
                 then = partial(self._pinged, connection)
@@ -177,6 +177,6 @@ class Liveness:
 
     def _pinged(self, connection: Connection, _value: Any, _error: BaseException | None) -> None:
         self._pinging -= 1
-        if connection.state is State.IDLE:
+        if connection.state is ConnectionState.IDLE:
             self._server.commands.release(connection)
         self._ping_next()

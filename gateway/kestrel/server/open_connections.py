@@ -18,7 +18,7 @@ from gateway.kestrel.address import Address
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.health import ServerHealth
 from gateway.kestrel.wire.codec import Codecs
-from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.wire.connection import Connection, ConnectionLostError, ConnectionState
 from gateway.kestrel.wire.failures import not_asked
 
 
@@ -78,7 +78,7 @@ class OpenConnections:
         except asyncio.CancelledError:
             connection.close()
             raise
-        if connection.state is not State.IDLE:
+        if connection.state is not ConnectionState.IDLE:
             raise BackendUnavailable(f"{address.marked} closed the connection at once")
         self._counters.connects += 1
         self._open.add(connection)
@@ -91,7 +91,7 @@ class OpenConnections:
     async def drain(self) -> None:
         """Closes the idle ones. Returns when the others have ended, too."""
         self._drained = asyncio.Event()
-        for connection in [each for each in self._open if each.state is State.IDLE]:
+        for connection in [each for each in self._open if each.state is ConnectionState.IDLE]:
             connection.close()
         if self._open:
             await self._drained.wait()

@@ -18,7 +18,7 @@ from gateway.kestrel.server.read_of_server import MOVES, ReadOfServer, ReadState
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.server.shared_reads import SharedRead, SharedReads
 from gateway.kestrel.wire.codec import KestrelClient
-from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, State
+from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, ConnectionState
 from gateway.kestrel.wire.failures import LOST, not_confirmed
 from gateway.kestrel.wire.stats import parse_open_reads
 
@@ -93,7 +93,7 @@ class PinnedRead(ReadOfServer):
         self._begin()
         try:
             await self._calm()
-            if self._connection.state is not State.PINNED:
+            if self._connection.state is not ConnectionState.PINNED:
                 raise LeaseLost(LOST)
             await self._connection.call(self._server.timeout_s, self._confirm_command, self.key)
         except (ConnectionLostError, MemcacheError) as error:
@@ -107,7 +107,7 @@ class PinnedRead(ReadOfServer):
 
         Returns False if it cannot start at once: then call `confirm`.
         """
-        if self._state is not ReadState.HELD or self._connection.state is not State.PINNED:
+        if self._state is not ReadState.HELD or self._connection.state is not ConnectionState.PINNED:
             return False
         self._begin()
         self._connection.start(partial(self._confirmed, then), self._server.timeout_s, self._confirm_command, self.key)
@@ -135,7 +135,7 @@ class PinnedRead(ReadOfServer):
         if self._server.open_reads == 1 or (capabilities is not None and not capabilities.confirm):
             return self
         await self._calm()
-        if self._state is not ReadState.HELD or self._connection.state is not State.PINNED:
+        if self._state is not ReadState.HELD or self._connection.state is not ConnectionState.PINNED:
             return self
         reads = SharedReads(self._server, self._connection, self._counters, self.key, self.tenant)
         callbacks, self._callbacks = self._callbacks, ()
@@ -155,7 +155,7 @@ class PinnedRead(ReadOfServer):
         self._begin()
         try:
             await self._calm()
-            if self._connection.state is State.PINNED:
+            if self._connection.state is ConnectionState.PINNED:
                 await self._connection.call(self._server.timeout_s, KestrelClient.abort, self.key)
         except (ConnectionLostError, MemcacheError):
             pass
@@ -174,7 +174,7 @@ class PinnedRead(ReadOfServer):
     def start_abort(self, then: Callable[[bool], None]) -> None:
         """Starts putting the item back by `abort`, keeping the connection; calls `then` with whether the
         server answered."""
-        if self._state is not ReadState.HELD or self._connection.state is not State.PINNED:
+        if self._state is not ReadState.HELD or self._connection.state is not ConnectionState.PINNED:
             self.give_back()
             then(False)
             return
@@ -198,11 +198,11 @@ class PinnedRead(ReadOfServer):
         value = None
         try:
             await self._calm()
-            if self._connection.state is State.PINNED:
+            if self._connection.state is ConnectionState.PINNED:
                 value = await self._connection.call(self._server.timeout_s, command, *args)
         except (ConnectionLostError, MemcacheError) as error:
             raise LeaseLost(LOST) from error
-        if self._connection.state is not State.PINNED:
+        if self._connection.state is not ConnectionState.PINNED:
             raise LeaseLost(LOST)
         return value
 
@@ -234,7 +234,7 @@ class PinnedRead(ReadOfServer):
             raise
 
     def _return(self) -> None:
-        if self._connection.state is State.PINNED:
+        if self._connection.state is ConnectionState.PINNED:
             self._connection.unpin()
         self._server.commands.release(self._connection)
 

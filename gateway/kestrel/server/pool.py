@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from gateway.errors import BackendUnavailable
 from gateway.fairness.fair_queue import FairQueue
-from gateway.kestrel.wire.connection import Connection, State
+from gateway.kestrel.wire.connection import Connection, ConnectionState
 
 CONNECTS_IN_FLIGHT = 32
 RESERVE = 2
@@ -66,7 +66,7 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """Takes a connection back: for the next waiting caller, otherwise as a reserve. Closed ones are forgotten."""
-        if connection.state is not State.IDLE:
+        if connection.state is not ConnectionState.IDLE:
             connection.close()
             return
         while self._wanted:

@@ -15,7 +15,7 @@ from gateway.kestrel.polls.values import Get, ServerFigures, Why
 from gateway.kestrel.server.pinned_read import PinnedRead
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
-from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, State
+from gateway.kestrel.wire.connection import Command, Connection, ConnectionLostError, ConnectionState
 from gateway.kestrel.wire.failures import not_asked
 from gateway.names.namespace import FANOUT
 
@@ -144,7 +144,7 @@ class MemcacheGet:
             assert isinstance(error, BackendUnavailable)
             self._over = True
             self._link.answered(self._get, None, error)
-        elif future.result().state is State.IDLE:
+        elif future.result().state is ConnectionState.IDLE:
             self._use(future.result())
         else:
             self._want()

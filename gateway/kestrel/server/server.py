@@ -25,7 +25,7 @@ from gateway.kestrel.server.open_connections import OpenConnections
 from gateway.kestrel.server.pool import Pool
 from gateway.kestrel.server.room import ServerRoom
 from gateway.kestrel.wire.codec import Codecs
-from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.wire.connection import Connection, ConnectionLostError, ConnectionState
 from gateway.kestrel.wire.failures import not_asked
 from gateway.settings import Settings
 
@@ -92,7 +92,7 @@ class Server:
 
     def count_connections(self) -> dict[str, int]:
         """The number of connections by state."""
-        return {State.CONNECTING.value: self._pool.opening} | self.connections.by_state()
+        return {ConnectionState.CONNECTING.value: self._pool.opening} | self.connections.by_state()
 
     def start(self) -> None:
         """Starts connecting in the background."""

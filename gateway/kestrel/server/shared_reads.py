@@ -27,7 +27,7 @@ from gateway.kestrel.counters import Counters
 from gateway.kestrel.server.read_of_server import MOVES, ReadOfServer, ReadState
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.codec import KestrelClient
-from gateway.kestrel.wire.connection import Connection, ConnectionLostError, State
+from gateway.kestrel.wire.connection import Connection, ConnectionLostError, ConnectionState
 from gateway.kestrel.wire.failures import LOST, not_confirmed
 from gateway.kestrel.wire.stats import parse_open_reads
 
@@ -208,7 +208,7 @@ class SharedReads:
         """The server's answer on the connection. Raises LeaseLost. Cancelled: the connection is closed."""
         async with self._asking:
             await self._connection.calm()
-            if self._connection.state is not State.PINNED:
+            if self._connection.state is not ConnectionState.PINNED:
                 raise LeaseLost(LOST)
             try:
                 value = await self._connection.call(self._server.timeout_s, command, *args)
@@ -254,9 +254,9 @@ class SharedReads:
     def _send(self) -> None:
         """Sends what is decided (rule 1); when nothing is left, the connection is free."""
         self._scheduled = False
-        if self._under_way or self._connection.state is State.CLOSED:
+        if self._under_way or self._connection.state is ConnectionState.CLOSED:
             return
-        if self._connection.state is not State.PINNED:
+        if self._connection.state is not ConnectionState.PINNED:
             if self._calm is None or self._calm.done():
                 self._calm = self.loop.create_task(self._when_calm())
             return

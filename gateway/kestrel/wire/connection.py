@@ -26,7 +26,7 @@ UNREAD_LIMIT_BYTES = 1 << 20
 _TCP_OPTIONS = net.keepalive(idle_s=30, interval_s=10, probes=3)
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """The states of a connection. PINNED: an item is set aside on it."""
 
     CONNECTING = "connecting"
@@ -38,12 +38,12 @@ class State(Enum):
     __hash__ = object.__hash__
 
 
-MOVES: dict[State, frozenset[State]] = {
-    State.CONNECTING: frozenset({State.IDLE, State.CLOSED}),
-    State.IDLE: frozenset({State.BUSY, State.PINNED, State.CLOSED}),
-    State.BUSY: frozenset({State.IDLE, State.PINNED, State.CLOSED}),
-    State.PINNED: frozenset({State.BUSY, State.IDLE, State.CLOSED}),
-    State.CLOSED: frozenset(),
+MOVES: dict[ConnectionState, frozenset[ConnectionState]] = {
+    ConnectionState.CONNECTING: frozenset({ConnectionState.IDLE, ConnectionState.CLOSED}),
+    ConnectionState.IDLE: frozenset({ConnectionState.BUSY, ConnectionState.PINNED, ConnectionState.CLOSED}),
+    ConnectionState.BUSY: frozenset({ConnectionState.IDLE, ConnectionState.PINNED, ConnectionState.CLOSED}),
+    ConnectionState.PINNED: frozenset({ConnectionState.BUSY, ConnectionState.IDLE, ConnectionState.CLOSED}),
+    ConnectionState.CLOSED: frozenset(),
 }
 
 
@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._unread = b""
-        self.state = State.CONNECTING
+        self.state = ConnectionState.CONNECTING
         self.quiet_since = loop.time()
         # while PINNED
         self._on_lost: Callable[[], None] | None = None
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._client: KestrelClient | None = None
         self._then: Then | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._rest = State.IDLE
+        self._rest = ConnectionState.IDLE
         self._calm: asyncio.Future[None] | None = None
         self.received = 0
 
@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
         On an error the connection is already closed. Raises IllegalMoveError if a call is in progress or it is closed.
         """
         rest = self.state
-        self._move(State.BUSY)
+        self._move(ConnectionState.BUSY)
         self._rest = rest
         self._then = then
         self.received = 0
@@ -154,12 +154,12 @@ class Connection(asyncio.Protocol):
 
     def pin(self, on_lost: Callable[[], None]) -> None:
         """The idle connection holds an item from now on. `on_lost` is called once if it closes before `unpin`."""
-        self._move(State.PINNED)
+        self._move(ConnectionState.PINNED)
         self._on_lost = on_lost
 
     def unpin(self) -> None:
         """The item is settled: the connection is idle."""
-        self._move(State.IDLE)
+        self._move(ConnectionState.IDLE)
         self._on_lost = None
 
     def disown(self) -> None:
@@ -168,20 +168,20 @@ class Connection(asyncio.Protocol):
 
     async def calm(self) -> None:
         """Returns when no call is in progress. Cancelled: the call continues."""
-        while self.state is State.BUSY:
+        while self.state is ConnectionState.BUSY:
             if self._calm is None:
                 self._calm = self._loop.create_future()
             await asyncio.shield(self._calm)
 
     def close(self, reason: BaseException | None = None) -> None:
         """Closes at once, in every state. Idempotent."""
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             return
         was = self.state
         error = reason or ConnectionLostError("closed by the gateway", ours=True)
-        self._move(State.CLOSED)
+        self._move(ConnectionState.CLOSED)
         if self._transport is not None:
-            if was is State.BUSY and isinstance(error, ConnectionLostError):
+            if was is ConnectionState.BUSY and isinstance(error, ConnectionLostError):
                 # Two bytes may be a trailer that a server sends late.
                 error.unsent = self._transport.get_write_buffer_size() > 2
             self._transport.abort()
@@ -222,16 +222,16 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             self._transport.abort()
             return
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             net.set_options(sock, _TCP_OPTIONS)
-        self._move(State.IDLE)
+        self._move(ConnectionState.IDLE)
 
     def data_received(self, data: bytes) -> None:
-        if self.state is not State.BUSY:
+        if self.state is not ConnectionState.BUSY:
             self.close(ConnectionLostError("unexpected bytes"))
             return
         self._unread = self._unread + data if self._unread else data
@@ -289,7 +289,7 @@ class Connection(asyncio.Protocol):
         assert then is not None
         assert deadline is not None
         deadline.cancel()
-        if error is None and (self._unread or self.state is State.CLOSED):
+        if error is None and (self._unread or self.state is ConnectionState.CLOSED):
             error = ConnectionLostError("more bytes than the answer" if self._unread else "closed by the gateway")
         if error is None:
             self._codecs.give_back(client)
@@ -312,10 +312,10 @@ class Connection(asyncio.Protocol):
             self.close(ConnectionLostError("no answer in time", timed_out=True))
 
     def _require_open(self) -> None:
-        if self.state is State.CLOSED:
+        if self.state is ConnectionState.CLOSED:
             raise ConnectionLostError("closed")
 
-    def _move(self, state: State) -> None:
+    def _move(self, state: ConnectionState) -> None:
         if state not in MOVES[self.state]:
             check_move("a connection", MOVES, self.state, state)
         self.state = state
