@@ -115,7 +115,7 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
                 _note(notes, begin | reached | {"refused": begin["refused"] + sender.done.refused})
                 bar.reached(batch[-1].end)
     done = sender.done
-    refused_before = f", {begin['refused']} of them were not accepted" if begin["refused"] else ""
+    refused_before = f", {begin['refused']} of them not accepted" if begin["refused"] else ""
     before = f" (the first {begin['line']} lines were sent before{refused_before})" if begin["line"] else ""
     refused = f", {done.refused} not accepted" if done.refused else ""
     click.echo(f"{done.stored} jobs stored on {queue}{refused}{before}")

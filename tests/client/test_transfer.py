@@ -160,7 +160,7 @@ def test_what_was_not_accepted_stays_a_failure(command: Commands, queue: str, tm
     done = command("import", queue, str(file))
     assert (done.returncode, done.stdout) == (1, f"2 jobs stored on {queue}, 1 not accepted\n".encode())
     again = command("import", queue, str(file))
-    before = "(the first 3 lines were sent before, 1 of them were not accepted)"
+    before = "(the first 3 lines were sent before, 1 of them not accepted)"
     assert (again.returncode, again.stdout) == (1, f"0 jobs stored on {queue} {before}\n".encode())
     refused = command("import", queue, str(tmp_path))
     assert (refused.returncode, b"Traceback" in refused.stderr) == (2, False)
