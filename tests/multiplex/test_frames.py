@@ -251,6 +251,15 @@ def test_payloads_are_read_as_they_were_written():
 
 
 @pytest.mark.parametrize(
+    ("cut", "tail"), [(-4, b""), (-6, b"\xac\xac\xac\xac\xac\xac")], ids=["less than its size", "not UTF-8"]
+)
+def test_a_broken_tenant_breaks_the_open(cut, tail):
+    payload = messages.Opening(b"", tenant="tenant").pack()
+    with pytest.raises(BrokenFrameError, match="tenant"):
+        messages.unpack_opening(payload[:cut] + tail)
+
+
+@pytest.mark.parametrize(
     ("ours", "theirs", "common"),
     [((1, 1), (1, 1), 1), ((1, 3), (2, 5), 3), ((2, 2), (1, 1), None), ((1, 9), (4, 4), 4)],
 )

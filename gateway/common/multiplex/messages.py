@@ -126,7 +126,12 @@ def unpack_opening(payload: bytes) -> Opening:
     if not items:
         raise BrokenFrameError("an open wants no item")
     at = _OPEN.size + size
-    tenant = payload[_OPEN.size : at].decode("utf-8", "replace") if size else ""
+    if len(payload) < at:
+        raise BrokenFrameError(f"an open has {len(payload)} bytes, not the {at} of its tenant")
+    try:
+        tenant = payload[_OPEN.size : at].decode()
+    except UnicodeDecodeError as error:
+        raise BrokenFrameError("the tenant of an open is not UTF-8") from error
     return Opening(payload[at:], wait_ms, items, limit_bytes, cap, after, tenant)
 
 
