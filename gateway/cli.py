@@ -1,4 +1,4 @@
-"""The command line: `serve`, `broker`, `check`, `keys`, `healthcheck`. Turns flags and variables into Settings.
+"""The command line: `serve`, `broker`, `check`, `doctor`, `keys`. Turns flags and variables into Settings.
 
 Each command imports what it needs when it runs. A bad value prints one line on stderr and ends with exit code 2.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from gateway import __version__
 from gateway.client import jobs as client_jobs
@@ -21,10 +22,9 @@ from gateway.client import queues as client_queues
 from gateway.client import target
 from gateway.client import transfer as client_transfer
 from gateway.common.flags import HELP, ListedText, Rate, Seconds, WholeNumber
-from gateway.common.net import UNIX
-from gateway.config.toml_file import Mistake, MistakesError
+from gateway.config.toml_file import MistakesError
 from gateway.maintenance import variables
-from gateway.maintenance.cli import backup
+from gateway.maintenance.cli import backup, healthcheck
 from gateway.migration import cli as migration
 from gateway.settings import Settings, SettingsError, flag, variable
 from gateway.work.cli import SECRET_VARIABLE, work
@@ -140,25 +140,61 @@ def check(queues: Path | None, keys: Path | None, namespace: str) -> None:
 
 def refuse_mistakes(queues: Path | None, keys: Path | None, namespace: str, *, status: int) -> None:
     """Returns if the files are valid; otherwise prints their mistakes, one per line, and exits with `status`."""
-    from gateway.config import keys as key_file  # noqa: PLC0415
-    from gateway.config import policies  # noqa: PLC0415
-    from gateway.names.namespace import Namespace  # noqa: PLC0415
+    from gateway.config.mistakes import mistakes  # noqa: PLC0415 (`--help` stays quick)
 
-    mistakes: list[Mistake] = []
-    tenanted = None
-    if keys is not None:
-        try:
-            tenanted = key_file.load(keys).tenanted
-        except MistakesError as exc:
-            mistakes += exc.mistakes
-    try:
-        policies.load(queues, Namespace(namespace, bool(tenanted)))
-    except MistakesError as exc:
-        mistakes += exc.mistakes
-    for each in mistakes:
+    found = mistakes(queues, keys, namespace)
+    for each in found:
         click.echo(f"{PROGRAM}: {each}", err=True)
-    if mistakes:
+    if found:
         sys.exit(status)
+
+
+@cli.command()
+@options
+@click.option("--json", "as_json", is_flag=True, help="print one line of JSON, with every setting")
+@click.pass_context
+def doctor(context: click.Context, /, *, as_json: bool, **values: Any) -> None:
+    """Examine settings, files, this host and the Kestrel servers, and say what is wrong. Changes nothing.
+
+    Give it the flags and variables of `serve`, before the start or while the gateway runs. The exit code is 0 if there
+    is no error, and 1 if there is one. Warnings are no errors.
+    """
+    from gateway.maintenance.doctor import examination, finding  # noqa: PLC0415 (`--help` stays quick)
+
+    sources = {
+        field.name: "flag" if source is ParameterSource.COMMANDLINE else variable(field)
+        for field in dataclasses.fields(Settings)
+        if (source := context.get_parameter_source(field.name)) is not ParameterSource.DEFAULT
+    }
+    used = examination.used_settings(values, sources)
+    unknown = variables.warnings(os.environ, known_variables(os.environ))
+    found = list(examination.examine(values, used, unknown, _file_mistakes))
+    version = examination.version()
+    click.echo(finding.as_json(version, found, used) if as_json else finding.as_text(version, found))
+    sys.exit(0 if finding.is_sound(found) else 1)
+
+
+def _file_mistakes(settings: Settings) -> list[str]:
+    """Every mistake in a file that the settings name."""
+    from gateway.broker.config import ConfigError, load  # noqa: PLC0415 (`--help` stays quick)
+    from gateway.config import cluster_secret  # noqa: PLC0415
+    from gateway.config.mistakes import mistakes  # noqa: PLC0415
+    from gateway.http import tls  # noqa: PLC0415
+    from gateway.kestrel.discovery import members  # noqa: PLC0415
+
+    found = [str(each) for each in mistakes(settings.queues, settings.keys, settings.namespace)]
+    checks = (
+        lambda: members.check(settings.kestrel, settings.kestrel_file),
+        lambda: tls.check(settings),
+        lambda: cluster_secret.secrets_of(settings),
+        lambda: load(settings.broker_config),
+    )
+    for check_one in checks:
+        try:
+            check_one()
+        except (SettingsError, ConfigError) as exc:
+            found.append(str(exc))
+    return found
 
 
 @cli.command(
@@ -205,28 +241,6 @@ def new_key(
     click.echo(f"{secret}\n\n{table}", nl=False)
 
 
-@cli.command()
-@click.option("--url", default=None, help="URL to request [default: /readyz where `serve` listens]")
-def healthcheck(url: str | None) -> None:
-    """Exit with 0 if the gateway on this machine is ready, with 1 if it is not."""
-    from http.client import HTTPException  # noqa: PLC0415 (`--help` stays quick)
-
-    from gateway.maintenance import health  # noqa: PLC0415
-
-    environ = os.environ
-    path = "" if url else environ.get("KESTREL_GATEWAY_LISTEN", "").removeprefix(UNIX)
-    scheme = "https" if environ.get("KESTREL_GATEWAY_SSL_CERTFILE") and not path else "http"
-    target = url or f"{scheme}://127.0.0.1:{environ.get('KESTREL_GATEWAY_PORT') or Settings().port}/readyz"
-    try:
-        # The certificate of this machine does not name 127.0.0.1.
-        status = health.status_of(target, path=path, verify=url is not None)
-    except (OSError, HTTPException, ValueError) as exc:
-        click.echo(f"{path or target}: {exc}", err=True)
-        sys.exit(1)
-    click.echo(f"{path or target}: {status}", err=status != 200)
-    sys.exit(0 if status == 200 else 1)
-
-
 _COMMANDS = (
     *client_jobs.COMMANDS,
     *client_queues.COMMANDS,
@@ -234,6 +248,7 @@ _COMMANDS = (
     *migration.COMMANDS,
     work,
     backup,
+    healthcheck,
 )
 for _command in _COMMANDS:
     cli.add_command(_command)
@@ -265,7 +280,8 @@ def known_variables(environ: Iterable[str]) -> set[str]:
 def main() -> None:
     """The entry point of the console script."""
     arguments = sys.argv[1:] or shlex.split(os.environ.get(COMMAND_VARIABLE, ""))
-    _warn_of_variables()
+    if arguments[:1] != ["doctor"]:  # whose report has these warnings
+        _warn_of_variables()
     try:
         status = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:

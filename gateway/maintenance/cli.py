@@ -1,13 +1,18 @@
-"""The command `backup`. Exit codes: 0 there is a sound copy, 1 there is none (a line says why), 2 wrong usage."""
+"""The commands `backup` and `healthcheck`.
+
+Exit codes: 0 there is a sound copy, or the gateway is ready; 1 if not (a line says why), 2 wrong usage.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import click
 
+from gateway.common.net import UNIX
 from gateway.settings import Settings
 
 
@@ -65,3 +70,25 @@ def _jobs_are_sound(copy: Path) -> bool:
     for line in lines if checked.returncode else lines[-1:]:
         click.echo(line, err=checked.returncode != 0)
     return checked.returncode == 0
+
+
+@click.command()
+@click.option("--url", default=None, help="URL to request [default: /readyz where `serve` listens]")
+def healthcheck(url: str | None) -> None:
+    """Exit with 0 if the gateway on this machine is ready, with 1 if it is not."""
+    from http.client import HTTPException  # noqa: PLC0415 (`--help` stays quick)
+
+    from gateway.maintenance import health  # noqa: PLC0415
+
+    environ = os.environ
+    path = "" if url else environ.get("KESTREL_GATEWAY_LISTEN", "").removeprefix(UNIX)
+    scheme = "https" if environ.get("KESTREL_GATEWAY_SSL_CERTFILE") and not path else "http"
+    target = url or f"{scheme}://127.0.0.1:{environ.get('KESTREL_GATEWAY_PORT') or Settings().port}/readyz"
+    try:
+        # The certificate of this machine does not name 127.0.0.1.
+        status = health.status_of(target, path=path, verify=url is not None)
+    except (OSError, HTTPException, ValueError) as exc:
+        click.echo(f"{path or target}: {exc}", err=True)
+        sys.exit(1)
+    click.echo(f"{path or target}: {status}", err=status != 200)
+    sys.exit(0 if status == 200 else 1)

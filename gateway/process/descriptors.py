@@ -30,15 +30,20 @@ def prepare(settings: Settings, *, embedded: bool) -> list[str]:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
-    if soft == resource.RLIM_INFINITY:
+    return shortages(settings, soft, embedded=embedded)
+
+
+def shortages(settings: Settings, allowed: int, *, embedded: bool) -> list[str]:
+    """Warnings for processes that may need more than the `allowed` number of open files."""
+    if allowed == resource.RLIM_INFINITY:
         return []
     limits = "--max-connections" if embedded else "--max-connections, --max-leases or --max-waits"
     needed = {"a worker": of_worker(settings)} | ({"the broker": of_broker(settings)} if embedded else {})
     return [
-        f"{who} may need {count} open files, and the system allows {soft}; raise its hard limit (ulimit -Hn, "
+        f"{who} may need {count} open files, and the system allows {allowed}; raise its hard limit (ulimit -Hn, "
         f"LimitNOFILE=), or lower {'--workers' if who == 'the broker' else limits}"
         for who, count in needed.items()
-        if count > soft
+        if count > allowed
     ]
 
 

@@ -1,0 +1,1 @@
+"""The command `doctor`: examines the host, the settings and the Kestrel servers, and changes nothing."""
