@@ -79,6 +79,7 @@ class GatewayError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.failures: Sequence[Mapping[str, object]] = ()  # of jobs, if the request has many
+        self.counts: Mapping[str, int] = {}  # of the jobs of such a request, by the member that shows each
 
     def detail_for(self, *, operator: bool) -> str:
         """The detail for a caller. Only operators see the addresses of servers."""

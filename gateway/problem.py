@@ -28,6 +28,7 @@ def problem_bytes(error: GatewayError, request_id: str, *, operator: bool = Fals
             "request_id": request_id,
             "retryable": error.retryable,
         }
+        | dict(error.counts)
         | ({"failures": error.failures} if error.failures else {})
     )
 

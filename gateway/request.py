@@ -70,6 +70,12 @@ class HttpRequest(ClientConnection, Protocol):
     headers: Headers
     names: set[bytes]
     scheme: str
+    streams_body: bool
+    """Set by an application that processes the body as it arrives, and that answers if the body ends early.
+
+    `body` then raises why it ended: RequestTimeout, BadFraming or Draining. The time limit of a body becomes one
+    between two pieces of it. With an ASGI server `body` raises ClientDisconnected as ever.
+    """
 
     async def body(self) -> tuple[bytes, bool]:
         """The next bytes of the request's body, and whether more may follow. Raises ClientDisconnected."""

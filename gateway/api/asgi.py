@@ -37,6 +37,7 @@ class AsgiRequest:
         self.scheme: str = scope["scheme"]
         self.client: str = client[0] if (client := scope.get("client")) else ""
         self.head_bytes = sum(len(name) + len(value) for name, value in self.headers)
+        self.streams_body = False
         self.request_id = ""
         self.tenant = ""
         self.gone = False

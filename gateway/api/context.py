@@ -27,7 +27,7 @@ class RequestContext:
     lease_acked: whether the `ack` of this request is done, whatever happens to the rest.
     coverage: how many servers took part, if not all did.
     cors: the headers that let a page read the answer.
-    queue, job_id, size, waited_s: see `concerns`.
+    queue, job_id, size, waited_s: see `concerns`. jobs_stored: of a body that is enqueued as it arrives.
     """
 
     request: HttpRequest
@@ -45,6 +45,7 @@ class RequestContext:
     job_id: str = ""
     size: int = 0
     waited_s: float | None = None
+    jobs_stored: int | None = None
 
     def concerns(self, queue: str, job_id: str | None = None, size: int = 0, waited_s: float | None = None) -> None:
         """Notes for the log line which job the request is about. size: of its payload, or of a body with many jobs, in

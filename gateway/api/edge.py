@@ -156,6 +156,8 @@ def _log_request(level: int, context: RequestContext, code: str, seconds: float)
             fields["job"] = context.job_id[:LOGGED_ID]
         if context.size:
             fields["bytes"] = context.size
+        if context.jobs_stored is not None:
+            fields["stored"] = context.jobs_stored
         if context.waited_s is not None:
             fields["wait_ms"] = int(context.waited_s * 1000)
     if code:

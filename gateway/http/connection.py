@@ -62,7 +62,7 @@ IDLE, HEAD, BODY, PENDING, DISCARDING, LINGERING, CLOSED = Reading  # looked up 
 MOVES: Final = {
     IDLE: frozenset({HEAD, BODY, PENDING, LINGERING, CLOSED}),
     HEAD: frozenset({BODY, PENDING, LINGERING, CLOSED}),
-    BODY: frozenset({PENDING, LINGERING, CLOSED}),
+    BODY: frozenset({PENDING, DISCARDING, LINGERING, CLOSED}),
     PENDING: frozenset({IDLE, DISCARDING, LINGERING, CLOSED}),
     DISCARDING: frozenset({LINGERING, CLOSED}),
     LINGERING: frozenset({CLOSED}),
@@ -122,6 +122,10 @@ class GatewayProtocol(asyncio.Protocol):
         self.flow.read_ended = True
         if self.current is None:
             return self.reading is IDLE and bool(self._buffer.data)  # a request that waits for its turn to be read
+        if self.current.streams_body and self.reading in (BODY, DISCARDING) and not self.current.started:
+            if self.reading is BODY and not self._buffer.data:  # otherwise `_read_held` reads that first
+                self.refuse(_incomplete())
+            return True
         self.current.half_close(last=not self._buffer.data)
         if self.current.gone:
             self._vanished()
@@ -235,7 +239,7 @@ class GatewayProtocol(asyncio.Protocol):
         if self.current is not None:
             self.current.add_body(body)
             if self.current.untaken_bytes > BODY_HIGH_WATER:
-                self.flow.pause_reading()
+                self.flow.pause_reading(watch=not self.current.streams_body)
 
     def on_request_end(self) -> None:
         """The request is complete."""
@@ -250,6 +254,8 @@ class GatewayProtocol(asyncio.Protocol):
         """The application waits for the body: reading continues."""
         if self.reading is not BODY:
             return
+        if cycle.streams_body:
+            self._deadline.set(self.limits.body_timeout_s)
         if not self._buffer.data:
             self.flow.resume_reading()
         elif not cycle.untaken_bytes and self._reading_on is None:
@@ -291,6 +297,9 @@ class GatewayProtocol(asyncio.Protocol):
         self._read(self._buffer.take())
         if not self.flow.read_ended or (self.reading is BODY and self._buffer.data):
             return  # in a body, `_read_on` reads the rest
+        if self.current is not None and self.current.streams_body and self.reading is BODY:
+            self.refuse(_incomplete())
+            return
         if self.current is not None:
             self.current.half_close(last=not self._buffer.data)
             if not self.current.gone:
@@ -317,8 +326,18 @@ class GatewayProtocol(asyncio.Protocol):
     # Answers of the server itself
 
     def refuse(self, error: GatewayError) -> None:
-        """Answers with a problem document instead of the application and closes; a started response is only cut off."""
+        """Answers with a problem document instead of the application and closes; a started response is only cut off.
+
+        If the application streams the body that ends with the error, it answers.
+        """
         begun = self.current is not None and self.current.started
+        if self.reading is BODY and self.current is not None and self.current.streams_body and not begun:
+            self._move(DISCARDING)
+            self._deadline.clear()
+            self._buffer.clear()
+            self.flow.resume_reading()
+            self.current.end_body(error)
+            return
         self._vanished()
         if self.transport.is_closing():
             return
@@ -364,6 +383,11 @@ class GatewayProtocol(asyncio.Protocol):
         """The time limit of the current state is over."""
         if self.reading is HEAD:
             self.refuse(RequestTimeout(f"the header block was not complete in {self.limits.header_timeout_s:g} s"))
+        elif self.reading is BODY and self.current is not None and self.current.streams_body:
+            if not self.current.listening:  # the application has still to process what has come
+                self._deadline.set(self.limits.body_timeout_s)
+            else:
+                self.refuse(RequestTimeout(f"nothing of the body came for {self.limits.body_timeout_s:g} s"))
         elif self.reading is BODY:
             self.refuse(RequestTimeout(f"the body was not complete in {self.limits.body_timeout_s:g} s"))
         else:
@@ -376,3 +400,7 @@ class GatewayProtocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.flow.resume_writing()
+
+
+def _incomplete() -> BadFraming:
+    return BadFraming("the client closed its side of the connection before the end of the body")

@@ -10,6 +10,8 @@ Invariants
 3. A response that starts while the request's body is incomplete closes the connection.
 4. A request that waits for its client (it registered a callback, streams, or listens for the disconnect) ends when the
    client closes its side. Another request is answered, because the client may have closed only its sending side.
+5. If the body of a request ends early, the server answers, or nobody. If the application streams the body, it
+   answers, and gets no further byte of the body.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Final, Protocol
 
-from gateway.errors import Internal
+from gateway.errors import GatewayError, Internal
 from gateway.http.flow import Flow
 from gateway.http.request_parser import RequestHead
 from gateway.http.state import ServerState, new_request_id
@@ -73,10 +75,10 @@ class Cycle:
         "_chunked",
         "_chunks",
         "_connection",
+        "_cut",
         "_event",
         "_head",
         "_head_only",
-        "_listening",
         "_waiting_for_100",
         "_waits",
         "_woken",
@@ -87,6 +89,7 @@ class Cycle:
         "head_bytes",
         "headers",
         "keep_alive",
+        "listening",
         "method",
         "names",
         "path",
@@ -96,6 +99,7 @@ class Cycle:
         "request_id",
         "scheme",
         "started",
+        "streams_body",
         "task",
         "tenant",
         "untaken_bytes",
@@ -120,6 +124,8 @@ class Cycle:
         self.untaken_bytes = 0  # of the body, which the application has not received yet
         self._waiting_for_100 = head.continues
         self.body_complete = False
+        self.streams_body = False
+        self._cut: GatewayError | None = None  # why it has ended early
         self._woken = False  # there is something for `body` to return
         self._event: asyncio.Event | None = None  # set with `_woken`, once `body` waits
         # Response
@@ -134,7 +140,7 @@ class Cycle:
         # Client
         self._carries = True  # the answer is more than "no job"
         self._waits = False  # the application registered a callback for the client's end
-        self._listening = False  # it waits inside `body`
+        self.listening = False  # it waits inside `body`
         self.gone = False
         self.reached = False
 
@@ -184,14 +190,15 @@ class Cycle:
         self.untaken_bytes += len(data)
         self._wake()
 
-    def end_body(self) -> None:
-        """The request's body is complete."""
-        self.body_complete = True
+    def end_body(self, error: GatewayError | None = None) -> None:
+        """The request's body is complete. error: it has ended early; for an application that streams it."""
+        self.body_complete = error is None
+        self._cut = error
         self._wake()
 
     def half_close(self, *, last: bool) -> None:
         """The client sends no more; with `last` no request is behind this one."""
-        if self.waits_for_client or not self.body_complete:
+        if self.waits_for_client or not (self.body_complete or self._cut):
             self.vanish()
         elif last:
             self.keep_alive = False
@@ -205,12 +212,12 @@ class Cycle:
     def waits_for_client(self) -> bool:
         """Whether the response is useless to a client that has closed its side."""
         # If woken, the application has not yet taken the end of the body.
-        return self._waits or self.started or (self._listening and self.body_complete and not self._woken)
+        return self._waits or self.started or (self.listening and self.body_complete and not self._woken)
 
     @property
     def is_ours(self) -> bool:
-        """Whether the request is complete and its answer has not begun: the client waits for the gateway."""
-        return self.body_complete and not self.started
+        """Whether no more of the request comes and its answer has not begun: the client waits for the gateway."""
+        return (self.body_complete or self._cut is not None) and not self.started
 
     def vanish(self) -> None:
         """The client is gone, or the server itself answers it. Idempotent; does nothing after the response."""
@@ -258,11 +265,13 @@ class Cycle:
             self._waiting_for_100 = False
             if not self.body_complete and not self._chunks and not self.gone and not self.started:
                 connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if not self.gone and not self.complete:
+        if not self.gone and not self.complete and self._cut is None:
             connection.want_body(self)
             if not self._woken:
                 await self._until_woken()
             self._woken = False
+        if self._cut is not None and not self.gone:
+            raise self._cut
         if self.gone or self.complete:
             raise ClientDisconnected
         chunks = self._chunks
@@ -400,11 +409,11 @@ class Cycle:
         if self._event is None:
             self._event = asyncio.Event()
         self._event.clear()
-        self._listening = True
+        self.listening = True
         if self.body_complete and self._connection.flow.client_closed():
             self._connection.give_up(self)
         await self._event.wait()
-        self._listening = False
+        self.listening = False
 
 
 Handle = Callable[[Cycle], Awaitable[None]]

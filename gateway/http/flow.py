@@ -51,14 +51,17 @@ class Flow:
         self.read_paused = False
         self.write_paused = False
 
-    def pause_reading(self) -> None:
-        """Stops reading, and asks the kernel for the client's state instead. Does nothing after `read_ended`."""
+    def pause_reading(self, *, watch: bool = True) -> None:
+        """Stops reading, and asks the kernel for the client's state instead. Does nothing after `read_ended`.
+
+        watch: False while what has come is processed, also if the client has closed its side behind it.
+        """
         if self.read_ended:
             return
         if not self.read_paused:
             self.read_paused = True
             self._transport.pause_reading()
-        if self._watch is None:
+        if self._watch is None and watch:
             self._watch = self._loop.call_later(WATCH_S, self._look)
 
     def resume_reading(self) -> None:

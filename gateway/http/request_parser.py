@@ -101,6 +101,7 @@ class RequestParser:
         self._padded_coding = False
         self._again = False
         self._parts: list[bytes] = []
+        self._refusal: GatewayError | httptools.HttpParserError | None = None  # raised in a callback
 
     def close(self) -> None:
         """Ends all reading, and breaks the reference cycles with llhttp and with the handler."""
@@ -202,7 +203,7 @@ class RequestParser:
             pass
         except httptools.HttpParserError as exc:
             if not self._again:
-                reason = _reason(exc)
+                reason = self._reason(exc)
         if reason is not None:
             try:
                 raise reason  # outside the handler, so that it gets no context
@@ -248,13 +249,22 @@ class RequestParser:
         padded, name, value = value, name.lower(), value.strip(OWS)
         self._headers.append((name, value))
         if len(self._headers) > MAX_HEADERS:
-            raise HeadersTooLarge(f"the request has more than the maximum of {MAX_HEADERS} headers")
+            self._refusal = HeadersTooLarge(f"the request has more than the maximum of {MAX_HEADERS} headers")
+            raise self._refusal
         if name in FRAMING_HEADERS:
             self._framing_headers.append((name, value))
             if name == b"transfer-encoding" and not padded.endswith(value):
                 self._padded_coding = True
 
     def on_headers_complete(self) -> None:
+        try:
+            self._begin()
+        except (GatewayError, httptools.HttpParserError) as exc:
+            self._refusal = exc
+            raise
+
+    def _begin(self) -> None:
+        """The head is complete: its request begins. Raises BadFraming, HttpParserError."""
         http = self._http
         method = http.get_method().decode("ascii")
         if method == "CONNECT":
@@ -292,16 +302,21 @@ class RequestParser:
     def on_message_complete(self) -> None:
         if not self._again:
             if self._body_left or self._parts:
-                self._pass_body()
+                try:
+                    self._pass_body()
+                except BadFraming as exc:
+                    self._refusal = exc
+                    raise
             self._in_body = False
             self._handler.on_request_end()
 
-
-def _reason(exc: httptools.HttpParserError) -> GatewayError:
-    cause = exc.__context__
-    if isinstance(cause, GatewayError):
-        return cause
-    if isinstance(exc, httptools.HttpParserCallbackError) and not isinstance(cause, httptools.HttpParserError):
-        log.error("reading a request failed", exc_info=exc)
-        return Internal("the gateway failed to read the request; its log has the cause under this request id")
-    return BadFraming(f"{exc or 'this is not an HTTP request'}")
+    def _reason(self, exc: httptools.HttpParserError) -> GatewayError:
+        """Why the request is refused. The context of `exc` does not say: it may be the failure of the request before,
+        if this one was read while that was answered."""
+        refusal, self._refusal = self._refusal, None
+        if isinstance(refusal, GatewayError):
+            return refusal
+        if refusal is None and isinstance(exc, httptools.HttpParserCallbackError):
+            log.error("reading a request failed", exc_info=exc)
+            return Internal("the gateway failed to read the request; its log has the cause under this request id")
+        return BadFraming(f"{exc or 'this is not an HTTP request'}")

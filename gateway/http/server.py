@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.lifespan.on import LifespanOn
 
 from gateway.common.shares import Shares
+from gateway.errors import Draining, GatewayError
 from gateway.fairness.loop_time import LoopTime
 from gateway.http import asgi, tcp
 from gateway.http.connection import GatewayProtocol
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 FINISH_S: Final = 0.1
 # The time that a client gets, once no lease is left, for the rest of a body or for reading its answer.
 CLIENT_S: Final = 0.8
+# The least time for the answer to a body that ends so: what has arrived of it is stored first. With the three steps of
+# the stop it is less than supervisor.END_S, after which a worker is killed.
+CUT_S: Final = 0.3
 BACKLOG: Final = 4096
 
 
@@ -108,10 +112,11 @@ class GatewayServer:
     async def answered(self, within_s: float) -> None:
         """Returns when the requests in progress are answered, or when the time is over.
 
-        Clients that are slow to send their body or to read their answer get CLIENT_S.
+        Clients that are slow to send their body or to read their answer get CLIENT_S. Then a body that is streamed
+        ends, and its client gets an answer.
         """
         loop, state = asyncio.get_running_loop(), self.server_state
-        patience_ends = loop.time() + min(within_s, CLIENT_S)
+        ends, patience_ends = loop.time() + within_s, loop.time() + min(within_s, CLIENT_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s) as limit:
                 while any(each.is_ours for each in self._cycles()):
@@ -119,6 +124,11 @@ class GatewayServer:
                 limit.reschedule(patience_ends)
                 while self._cycles():
                     await state.change()
+        if self._cut_bodies(Draining("the gateway is shutting down")):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(CUT_S, ends - loop.time())):
+                    while any(each.is_ours for each in self._cycles()):
+                        await state.change()
 
     async def stop(self) -> None:
         """Stops in order: the listener, requests in progress, the connections, the application. Takes at most three
@@ -141,6 +151,15 @@ class GatewayServer:
         await self.lifespan.shutdown()
         if self._clock is not None:
             self._clock.cancel()
+
+    def _cut_bodies(self, error: GatewayError) -> bool:
+        """Ends every streamed body that is incomplete. Whether there are any."""
+        connections = cast("set[GatewayProtocol]", self.server_state.connections)
+        cut = [(each, each.current) for each in connections if each.current is not None and each.current.streams_body]
+        cut = [(each, cycle) for each, cycle in cut if not (cycle.is_ours or cycle.started)]
+        for connection, _ in cut:
+            connection.refuse(error)
+        return bool(cut)
 
     def _cycles(self) -> list[Cycle]:
         connections = cast("set[GatewayProtocol]", self.server_state.connections)

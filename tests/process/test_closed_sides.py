@@ -170,3 +170,22 @@ def test_post_without_a_body_is_an_empty_job(gateway: Running, http: httpx.Clien
     answer = gateway.raw(head + b"\r\n\r\n\r\n" + head + b"Connection: close\r\n\r\n")
     assert answer.count(b"HTTP/1.1 201 ") == 2
     assert http.get(f"/queues/{queue}").json()["items"] == 2
+
+
+@pytest.mark.parametrize(
+    ("behind", "status", "code"),
+    [
+        (b"nonsense\r\n\r\n", 400, "bad-framing"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "bad-framing"),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"h%d: 1\r\n" % n for n in range(251)) + b"\r\n",
+            431,
+            "headers-too-large",
+        ),
+    ],
+)
+def test_a_malformed_request_behind_one_that_fails(gateway: Running, behind: bytes, status: int, code: str) -> None:
+    """Its answer has its own problem, not that of the request before it."""
+    answers = gateway.raw(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n" + behind).split(b"HTTP/1.1 ")
+    assert [each[:3] for each in answers[1:]] == [b"404", b"%d" % status]
+    assert problem(b"HTTP/1.1 " + answers[2])["code"] == code

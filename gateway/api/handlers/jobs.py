@@ -150,10 +150,8 @@ class Jobs:
             due = _due(call, stamp.now_s)
             return (await self._outcomes(call, queue, heading, part, stamp, new_id, due, limit=len(part)))[1]
 
-        outcome = await enqueue_lines(call, longest_line(heading.mode, limit_bytes), store)
-        error = outcome.error(operator=call.caller.sees_deployment)
-        if error is not None:
-            raise error
+        call.context.concerns(queue.name)
+        await enqueue_lines(call, longest_line(heading.mode, limit_bytes), store)
         return Answer(204, headers=[NO_STORE, *empty])
 
     def _stamp(self, call: Call, queue: Queue, heading: Heading) -> EnqueueContext:

@@ -3,6 +3,9 @@
 1. A part is what has arrived, up to its last complete line. While one is being stored, the next one arrives, and
    waits for it. So jobs keep their order, and at most two parts are in memory, each of about PART_BYTES.
 2. The request ends early if no job of a part could be stored: the others would fail alike.
+3. If the body ends early, however that happens, a part that is being stored is stored and counted. Nothing behind it
+   is stored: no line that is incomplete, and no line that is in no part yet.
+4. An answer that is not 204 says how many jobs are decided, from the first on, and how many of them are stored.
 """
 
 from __future__ import annotations
@@ -46,17 +49,37 @@ class LinesOutcome:
         self.jobs += len(outcomes)
 
     def error(self, *, operator: bool) -> GatewayError | None:
-        """The failure of the request, with those of its jobs; None if all are stored."""
+        """The failure of a body that was read to its end, or of which no job can be stored; None if all are stored."""
         if self.stored == self.jobs:
             return None
         first = self.retryable or next(iter(self.failures.values()))
         error = first
         if self.stored:
-            were = "was" if self.stored == 1 else "were"
-            detail = f"{self.stored} of {self.jobs} jobs {were} stored. The first failure: {first.code}: {first.detail}"
+            detail = f"{self._stored()} stored. The first failure: {first.code}: {first.detail}"
             error = PartlyStored(detail) if first.retryable else PartlyRefused(detail)
         elif len(self.codes) > 1:
             error.detail = f"none of {self.jobs} jobs was stored. The first failure: {first.detail}"
+        return self._with_jobs(error, operator=operator)
+
+    def cut_off(self, error: GatewayError, *, operator: bool) -> GatewayError:
+        """The failure of a body that ended early. error: why.
+
+        If jobs are stored, it is not retryable: the whole request would store them again.
+        """
+        if self.jobs:
+            done = f"the first {self.stored} jobs are" if self.stored == self.jobs else self._stored(" of the first")
+            error.detail = f"{error.detail}; {done} stored"
+        else:
+            error.detail = f"{error.detail}; no job is stored"
+        if self.stored:
+            error.retryable, error.retry_after_s = False, None
+        return self._with_jobs(error, operator=operator)
+
+    def _stored(self, of: str = " of") -> str:
+        return f"{self.stored}{of} {self.jobs} jobs {'was' if self.stored == 1 else 'were'}"
+
+    def _with_jobs(self, error: GatewayError, *, operator: bool) -> GatewayError:
+        error.counts = {"jobs_decided": self.jobs, "jobs_stored": self.stored}
         error.failures = [
             {"job": place, "status": each.status, "code": each.code, "detail": each.detail_for(operator=operator)}
             for place, each in self.failures.items()
@@ -64,57 +87,85 @@ class LinesOutcome:
         return error
 
 
-async def enqueue_lines(call: Call, limit_bytes: int, store: StorePart) -> LinesOutcome:
+async def enqueue_lines(call: Call, limit_bytes: int, store: StorePart) -> None:
     """Stores the jobs of the body. limit_bytes: of one line.
 
-    Raises: JobTooLarge: a line is longer; what the body and `store` raise. The detail says how many jobs are stored.
+    Raises: the failure of the request, if not every job is stored; see LinesOutcome. ClientDisconnected.
     Cancelled: jobs that have arrived may be stored.
     """
     outcome = LinesOutcome()
-    storing: asyncio.Task[bool] | None = None
-    arrived = bytearray()
-    call.reservation.more(2 * PART_BYTES)
+    lines = _Lines(call, limit_bytes, store, outcome)
+    operator = call.caller.sees_deployment
+    call.request.streams_body = True
     try:
+        await lines.run()
+    except GatewayError as error:
+        await lines.close()
+        raise outcome.cut_off(error, operator=operator) from error
+    finally:
+        await lines.close()
+        call.context.jobs_stored = outcome.stored
+    failure = outcome.error(operator=operator)
+    if failure is not None:
+        raise failure
+
+
+class _Lines:
+    """The body, and the part of it that is being stored."""
+
+    def __init__(self, call: Call, limit_bytes: int, store: StorePart, outcome: LinesOutcome) -> None:
+        self._call = call
+        self._limit_bytes = limit_bytes
+        self._store = store
+        self._outcome = outcome
+        self._storing: asyncio.Task[bool] | None = None
+
+    async def run(self) -> None:
+        """Returns when every part is stored, or none of a part. Raises what the body and `store` raise."""
+        call = self._call
+        call.reservation.more(2 * PART_BYTES)
+        arrived = bytearray()
         more = True
         while more:
             chunk, more = await call.request.body()
             arrived += chunk
             await call.reservation.turn(len(chunk))
             end = arrived.rfind(b"\n") + 1 if more else len(arrived)
-            if not end and len(arrived) > limit_bytes:
-                raise JobTooLarge(f"line {outcome.jobs + 1} or a later one is above the maximum of {limit_bytes} bytes")
-            if storing is not None and (storing.done() or len(arrived) >= PART_BYTES or not more):
-                failed, storing = not await storing, None
-                if failed:
-                    break
-            if storing is None and end:
+            if not end and len(arrived) > self._limit_bytes:
+                raise JobTooLarge(
+                    f"line {self._outcome.jobs + 1} or a later one is above the maximum of {self._limit_bytes} bytes"
+                )
+            storing = self._storing
+            if (
+                storing is not None
+                and (storing.done() or len(arrived) >= PART_BYTES or not more)
+                and not await self._stored()
+            ):
+                return
+            if self._storing is None and end:
                 part = bytes(arrived[:end])
                 del arrived[:end]
-                storing = asyncio.create_task(_store(part, store, outcome))
+                self._storing = asyncio.create_task(self._store_part(part))
+        await self._stored()
+
+    async def close(self) -> None:
+        """Returns when no part is being stored. A failure of that part counts as a failure of none of its jobs."""
+        storing, self._storing = self._storing, None
         if storing is not None:
-            last, storing = storing, None
-            await last
-    except GatewayError as error:
-        await _ended(storing)
-        if outcome.stored:
-            error.detail = f"{error.detail}; the first {outcome.stored} jobs are stored"
-        raise
-    except BaseException:
-        await _ended(storing)
-        raise
-    return outcome
+            await asyncio.wait((storing,))
+            if not storing.cancelled():
+                storing.exception()
 
+    async def _stored(self) -> bool:
+        """Returns when no part is being stored: whether the request goes on."""
+        if self._storing is None:
+            return True
+        goes_on = await asyncio.shield(self._storing)
+        self._storing = None
+        return goes_on
 
-async def _store(part: bytes, store: StorePart, outcome: LinesOutcome) -> bool:
-    """Whether the request goes on after the part."""
-    outcomes = await store(part)
-    outcome.add(outcomes)
-    return not outcomes or any(each is None or not each.retryable for each in outcomes)
-
-
-async def _ended(storing: asyncio.Task[bool] | None) -> None:
-    """A part that is being stored is counted in the answer."""
-    if storing is not None:
-        await asyncio.wait((storing,))
-        if not storing.cancelled():
-            storing.exception()
+    async def _store_part(self, part: bytes) -> bool:
+        """Whether the request goes on after the part."""
+        outcomes = await self._store(part)
+        self._outcome.add(outcomes)
+        return not outcomes or any(each is None or not each.retryable for each in outcomes)
