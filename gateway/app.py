@@ -236,7 +236,7 @@ class Gateway:
         )
         self._streams = OpenStreams(self._registry, moves.attempts)
         self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
-        queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known, turns)
+        queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known, turns, moves.attempts)
         deleted = self._kestrel.fanout.deleted = DeletedSubscriptions(self._control)
         subscriptions = Subscriptions(
             self._kestrel,

@@ -5,6 +5,7 @@ The id of a batch is that of the lease of its first job.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -56,6 +57,23 @@ def batch_record(batch_id: str, jobs: Sequence[LeaseRecord]) -> LeaseRecord:
     alike = [each for each in jobs if each.state is state]
     shown = next((each for each in alike if not each.as_asked), alike[0])
     return shown._replace(id=batch_id, job_id=None, attempt=max(each.attempt for each in jobs), jobs=tuple(jobs))
+
+
+def ended_error(lease: Lease | LeaseRecord, wanted: State) -> GatewayError | None:
+    """The error for a settlement `wanted` of a lease or a batch that has ended; None: it is already done.
+
+    It is done for a batch if every job has ended so, except for those that a checkpoint acked before. If its jobs have
+    ended in different ways, the error says how many in which.
+    """
+    ways = Counter(each.state for each in lease.jobs) if isinstance(lease, LeaseRecord) else Counter()
+    if len(ways) < 2:
+        return settlement_error(lease.state, wanted)
+    errors = (settlement_error(state, wanted) for state in _SHOWN if state in ways and state is not State.ACKED)
+    error = next(filter(None, errors), None)
+    if error is not None:
+        shown = ", ".join(f"{ways[state]} {state.value}" for state in reversed(_SHOWN) if state in ways)
+        error.detail = f"the jobs of the batch have ended in different ways: {shown}; GET the lease for each"
+    return error
 
 
 def first_jobs(lease: Lease | LeaseRecord, upto: int) -> Lease | LeaseRecord:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from gateway.errors import GatewayError, InvalidBody, LeaseForgotten, OutcomeUnknown
-from gateway.leases.batch import BatchLease, batch_record, check_upto, in_order, plan
+from gateway.leases.batch import BatchLease, batch_record, check_upto, ended_error, in_order, plan
 from gateway.leases.known import KnownLeases
 from gateway.leases.lease import Disposition, Lease, LeaseRecord, State, settlement_error
 
@@ -98,8 +98,7 @@ class Batches:
         await _over(batch.leases)
         held = batch.held()
         if not held:
-            state = batch.record().state
-            raise settlement_error(state, State.HELD) or LeaseForgotten("the outcome of the lease is unknown")
+            raise ended_error(batch.record(), State.HELD) or LeaseForgotten("the outcome of the lease is unknown")
         left_s = min(lease.latest_s for lease in held) - time.monotonic()
         if length_s > left_s:
             shown_s = max(0.0, left_s)
@@ -131,16 +130,16 @@ class Batches:
         """
         refusals = await _over(mine or leases)
         records = [lease.record() for lease in mine or leases]
-        state = batch_record(batch.id, records).state
-        error = settlement_error(state, wanted)
+        record = batch_record(batch.id, records)
+        error = settlement_error(record.state, wanted) if mine else ended_error(record, wanted)
         if error is None:
             return batch.record()
         if mine and refusals:
             error = refusals[0]
-        elif mine and state is State.UNKNOWN:
+        elif mine and record.state is State.UNKNOWN:
             error = OutcomeUnknown("the settlement was sent to Kestrel, but no answer came")
         done = sum(settlement_error(each.state, wanted) is None for each in records)
-        if done:
+        if mine and done:
             were = "was" if done == 1 else "were"
             error.detail = f"{done} of {len(records)} jobs {were} {_DONE[wanted]}. The first failure: {error.detail}"
         raise error

@@ -25,7 +25,7 @@ from gateway.errors import (
     QueueDeleted,
 )
 from gateway.leases.ahead import AckAhead
-from gateway.leases.batch import first_jobs, plan
+from gateway.leases.batch import ended_error, first_jobs, plan
 from gateway.leases.batches import Batches
 from gateway.leases.deleted import RecentCounts
 from gateway.leases.ids import LeaseIds
@@ -39,7 +39,6 @@ from gateway.leases.lease import (
     Place,
     Settlement,
     State,
-    settlement_error,
 )
 from gateway.leases.limits import LeaseRoom
 
@@ -244,7 +243,7 @@ class Registry:
         if isinstance(lease, Lease) and lease.settlement is not None:
             await lease.settlement.result()
         if not isinstance(lease, Lease) or lease.state is not State.HELD:
-            raise _ended_error(lease.state, State.HELD)
+            raise ended_error(lease, State.HELD) or LeaseForgotten("the outcome of the lease is unknown")
         left_s = lease.latest_s - time.monotonic()
         if length_s > left_s:
             shown_s = max(0.0, left_s)
@@ -332,7 +331,7 @@ class Registry:
         refusal = None
         if isinstance(lease, Lease) and lease.settlement is not None:
             refusal = await lease.settlement.result()
-        error = settlement_error(lease.state, wanted)
+        error = ended_error(lease, wanted)
         if error is None:
             return _record(lease)
         if mine and refusal is not None:
@@ -431,10 +430,6 @@ def _record(lease: Lease | LeaseRecord) -> LeaseRecord:
 
 def _droppable(lease: Lease) -> bool:
     return lease.state is not State.SETTLING or lease.disposition is not None
-
-
-def _ended_error(state: State, wanted: State) -> GatewayError:
-    return settlement_error(state, wanted) or LeaseForgotten("the outcome of the lease is unknown")
 
 
 async def _abort_all(reads: Sequence[OpenRead]) -> None:

@@ -125,6 +125,33 @@ def test_the_rest_of_a_batch_after_a_checkpoint(http, queue):
     assert left(http, queue) == [2, 3]
 
 
+def test_a_batch_whose_jobs_have_ended_in_different_ways(http, queue):
+    """Another settlement conflicts, and its problem counts the ways; of the first jobs, those of these."""
+    enqueue(http, queue, 6)
+    _, url = take(http, queue)
+    rejected = {"rest": "ack", "nacks": [{"job": 3, "position": "head"}], "rejects": [{"job": 4}, {"job": 5}]}
+    assert http.post(url + "/settle", json=rejected).status_code == 200
+    detail = "the jobs of the batch have ended in different ways: 3 acked, 1 nacked, 2 rejected; GET the lease for each"
+    for call, body in (("ack", {}), ("nack", {}), ("reject", {}), ("extend", {"lease_seconds": 9})):
+        answer = http.post(f"{url}/{call}", json=body)
+        assert (answer.status_code, answer.json()["code"], answer.json()["detail"]) == (409, "lease-settled", detail)
+    answer = http.get(f"/queues/{queue}/next", params={"ack": url.rpartition("/")[2], "timeout": 0})
+    assert (answer.status_code, answer.json()["detail"]) == (409, detail)
+    assert http.post(url + "/ack", json={"upto": 3}).status_code == 204
+    assert ": 3 acked, 1 nacked;" in http.post(url + "/ack", json={"upto": 4}).json()["detail"]
+
+
+def test_a_batch_that_has_partly_expired(http, queue):
+    """The problem is that of the lease, and counts the ways."""
+    enqueue(http, queue, 3)
+    _, url = take(http, queue, lease_seconds=1)
+    assert http.post(url + "/ack", json={"upto": 2}).status_code == 204
+    wait_until(lambda: states(http, url) == ["acked", "acked", "expired"])
+    problem = http.post(url + "/ack").json()
+    assert (problem["code"], problem["status"]) == ("lease-expired", 410)
+    assert "2 acked, 1 expired" in problem["detail"]
+
+
 def test_a_lease_of_one_job_is_a_batch_of_one(http, queue):
     """It can be settled in the same way, once."""
     enqueue(http, queue, 1)

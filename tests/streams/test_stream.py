@@ -297,6 +297,19 @@ def test_a_lease_that_expires_unread_ends_the_stream(gateway, http, queue):
     assert max(attempts) <= 2
 
 
+def test_peek_shows_the_attempt_of_the_next_delivery(gateway, http, queue):
+    """The job has come back to the head, so its bytes are the same, and each stream that was closed is an attempt."""
+    put(http, queue, 1)
+    for attempt in (1, 2, 3):
+        assert http.get(f"/queues/{queue}/peek").json()["attempt"] == attempt
+        with StreamReader(gateway, f"/queues/{queue}/stream") as stream:
+            stream.next("open")
+            assert stream.next()["attempt"] == attempt
+        wait_until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+    assert http.get(f"/queues/{queue}/peek").json()["attempt"] == 4
+    assert take(http, queue) == (1, 4)
+
+
 def test_a_client_that_settles_nothing_is_ended(gateway, http, queue):
     """After three leases in a row that expired, so that it does not use up the attempts of every job."""
     put(http, queue, 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.coverage import Coverage, Covered, least
+from gateway.delivery.attempts import Attempts, identity
 from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
@@ -46,11 +47,18 @@ class QueueInfo:
 
 
 class Queues:
-    """The queues of the deployment, by their logical names."""
+    """The queues of the deployment, by their logical names. attempts: as this worker counts them on delivery."""
 
-    def __init__(
-        self, backend: Backend, catalog: Catalog, lease_router: LeaseRouter, known: KnownQueues, turns: Turns
+    def __init__(  # noqa: PLR0917 (one caller)
+        self,
+        backend: Backend,
+        catalog: Catalog,
+        lease_router: LeaseRouter,
+        known: KnownQueues,
+        turns: Turns,
+        attempts: Attempts,
     ) -> None:
+        self._attempts = attempts
         self._backend = backend
         self._known = known
         self._catalog = catalog
@@ -106,7 +114,8 @@ class Queues:
     async def peek(self, queue: Queue) -> Covered[Job | GatewayError]:
         """The job at the head, which stays in place, or QueueNotFound or QueueEmpty. Raises BackendUnavailable.
 
-        An expired job is not shown, because it will never be delivered.
+        Its attempt is that of its next delivery by this worker. An expired job is not shown, because it will never be
+        delivered.
         """
         found = await self.get(queue)
         if isinstance(found.result, GatewayError):
@@ -114,7 +123,7 @@ class Queues:
         peeked = await self._backend.peek(queue.key)
         if peeked.result is not None:
             await self._turns.for_item(peeked.result, queue.tenant)
-        return Covered(_head(queue, peeked.result), least(found.coverage, peeked.coverage))
+        return Covered(self._head(queue, peeked.result), least(found.coverage, peeked.coverage))
 
     async def flush(self, queue: Queue) -> Covered[GatewayError | None]:
         """Removes every waiting job; leased jobs stay with their consumers. QueueNotFound, and raises, as `get`."""
@@ -132,19 +141,18 @@ class Queues:
         self._known.forget(queue)
         return Covered(await self._lease_router.drop_queue(queue.key), coverage)
 
+    def _head(self, queue: Queue, item: bytes | None) -> Job | QueueEmpty:
+        if item is None:
+            return QueueEmpty(f"no job waits on {queue.name!r}")
+        job = raw(item) if queue.policy.raw else unwrap(item)
+        if job.expires_s is not None and job.expires_s <= time.time():
+            return QueueEmpty(f"the job at the head of {queue.name!r} has expired; the next poll drops it")
+        return replace(job, attempt=self._attempts.of(queue.key, identity(job.id, item), job.attempt))
+
 
 def _not_found(queue: Queue, coverage: Coverage) -> GatewayError:
     """A subscription that no server has may be on a server that does not answer: then BackendUnavailable."""
     return no_subscription(queue, coverage) if queue.is_child else QueueNotFound(f"there is no queue {queue.name!r}")
-
-
-def _head(queue: Queue, item: bytes | None) -> Job | QueueEmpty:
-    if item is None:
-        return QueueEmpty(f"no job waits on {queue.name!r}")
-    job = raw(item) if queue.policy.raw else unwrap(item)
-    if job.expires_s is not None and job.expires_s <= time.time():
-        return QueueEmpty(f"the job at the head of {queue.name!r} has expired; the next poll drops it")
-    return job
 
 
 def queue_info(queue: str, stats: QueueStats, *, reachable: bool = True) -> QueueInfo:
