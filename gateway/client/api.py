@@ -49,11 +49,13 @@ def queue_path(queue: str) -> str:
 class GatewayApi:
     """Calls to the gateway.
 
-    retry_s: how long a call is repeated. notice: gets one line before each further attempt.
+    retry_s: how long a call is repeated. notice: gets one line before each further attempt. coverage: how many Kestrel
+    servers took part, such as 1/2, in the last answer for which not all of them did; empty if there is none.
     """
 
     def __init__(self, target: Target, retry_s: float, notice: Callable[[str], None]) -> None:
         self.url = target.url
+        self.coverage = ""
         self._http = httpx.Client(**settings(target))
         self._retry_s = retry_s
         self._notice = notice
@@ -97,4 +99,5 @@ class GatewayApi:
             raise CallFailed("invalid-url", f"{self.url}: {exc}", status=0, retryable=False) from exc
         if not answer.is_success:
             raise failures.of_answer(answer.status_code, answer.headers, answer.content)
+        self.coverage = answer.headers.get("queue-coverage", self.coverage)
         return answer

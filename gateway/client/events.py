@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import uuid
-from typing import Any, Final
+from typing import Final
 
+from gateway.client.json_parts import elements, members
+
+EVENT: Final = "application/cloudevents+json"
+EVENTS: Final = "application/cloudevents-batch+json"
 _DATA: Final = b',"data":'
-_OF_THE_DELIVERY: Final = ("attempt", "lasterror")
-"""What differs between two deliveries of one job."""
+_OF_THE_DELIVERY: Final = ("attempt", "lasterror", "datacontenttype", "tenant")
+"""What two deliveries of one job may show differently."""
 
 
-def line_of_event(event: bytes) -> bytes:
+def lines_of(answer: bytes, content_type: str) -> list[bytes]:
+    """The jobs in an answer to `next`, in their order, one line each. Raises ValueError if it is not such an answer."""
+    if content_type.startswith(EVENTS):
+        return [_line_of_event(each) for each in elements(answer)]
+    if content_type.startswith(EVENT):
+        return [_line_of_event(answer)]
+    found = members(answer)
+    return [_line_of_job(members(each)) for each in (elements(found["jobs"]) if "jobs" in found else [answer])]
+
+
+def identity(line: bytes) -> bytes:
+    """The same for two deliveries of one job; different for two jobs, also if they have the same id.
+
+    Raises ValueError if the line is not a JSON object.
+    """
+    event = members(line)
+    for name in _OF_THE_DELIVERY:
+        event.pop(name, None)
+    if event.get("enqueued") == event.get("time"):  # the object form has one of them only
+        event.pop("enqueued", None)
+    return hashlib.sha256(b"\n".join(b"%b %b" % (name.encode(), event[name]) for name in sorted(event))).digest()
+
+
+def _line_of_event(event: bytes) -> bytes:
     """An event as the gateway delivers it, in one line.
 
     JSON may have line breaks between its tokens. Then the payload is written as base64, so that its bytes remain.
@@ -25,22 +51,17 @@ def line_of_event(event: bytes) -> bytes:
     return head + b',"data_base64":"' + base64.b64encode(payload[:-1]) + b'"}'
 
 
-def line_of_item(job: dict[str, Any]) -> bytes:
-    """An item that no gateway stored, in the form of the JSON object, as an event with a new id."""
-    event = {
-        "specversion": "1.0",
-        "id": uuid.uuid4().hex,
-        "source": f"/queues/{job['queue']}",
-        "type": "kestrel-gateway.item",
-        "datacontenttype": job["content_type"],
-        **({"data_base64": job["data_base64"]} if "data_base64" in job else {"data": job.get("data")}),
-    }
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def identity(line: bytes) -> bytes:
-    """The same for two deliveries of one job; different for two jobs, also if they have the same id."""
-    event = json.loads(line)
-    for name in _OF_THE_DELIVERY:
-        event.pop(name, None)
-    return hashlib.sha256(json.dumps(event, sort_keys=True).encode()).digest()
+def _line_of_job(job: dict[str, bytes]) -> bytes:
+    """A job in the form of the JSON object. An item that no gateway stored gets a new id, so it becomes an event."""
+    event = {"specversion": b'"1.0"', "id": job["id"]}
+    if job["id"] == b"null":
+        event["id"] = b'"%b"' % uuid.uuid4().hex.encode()
+        event["source"] = b'"/queues/%b"' % job["queue"].strip(b'"')
+        event["type"] = b'"kestrel-gateway.item"'
+    else:
+        event |= members(job["attributes"])
+        if job["enqueued_at"] != b"null":
+            event["enqueued"] = job["enqueued_at"]
+    event["datacontenttype"] = job["content_type"]
+    event |= {name: job[name] for name in ("data", "data_base64") if name in job}
+    return _line_of_event(b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), value) for name, value in event.items()))

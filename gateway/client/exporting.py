@@ -1,11 +1,15 @@
-"""Takes the jobs of a queue, many at a time, and acks them once they are on disk."""
+"""Takes the jobs of a queue, one batch after the other, and acks each batch once it is on disk.
+
+The next batch is taken only after the last one is acked, so the file has the jobs in the order of the queue: nothing
+that was taken and has to go back can be overtaken.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any, Final, Self
@@ -18,13 +22,14 @@ from gateway.client.failures import CallFailed
 from gateway.client.progress import ProgressBar
 from gateway.client.target import Target
 
-_AT_A_TIME: Final = 32
-"""Jobs that are taken together and acked together: so many are twice in the file at most after an interruption."""
+BATCH_JOBS: Final = 100
+"""The largest batch. So many jobs are in hand at most when the command is killed. Source: openapi.yaml, nextJob."""
 _LEASE_S: Final = 60.0
-"""Much longer than to write and sync _AT_A_TIME jobs; it is what an interruption costs the jobs in hand."""
+"""Much longer than to write and sync a batch; it is what a kill costs the jobs in hand."""
 _RETRY_S: Final = 30.0
 """How long a call is repeated: half of a lease, so that an ack that succeeds at last is in time."""
-_EVENT: Final = "application/cloudevents+json"
+_ACCEPTED: Final = f"{events.EVENTS}, {events.EVENT}, application/json;q=0.5"
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class FileError(Exception):
@@ -32,13 +37,22 @@ class FileError(Exception):
 
 
 class ExportFile:
-    """The file. cut: an incomplete last line was cut off. known: the identities of the jobs that it had before."""
+    """The file. cut: an incomplete last line was cut off. known: the identities of the jobs that it had before.
+
+    As a context manager it removes a file that it has made if the block fails before anything is written.
+    """
 
     def __init__(self, path: Path, *, append: bool) -> None:
         self.cut = False
         self.known: set[bytes] = set()
+        self._path = path
+        self._is_new = not path.exists()
+        if path.is_dir():
+            raise FileError(f"{path} is a directory; name a file")
+        if str(path) == "-" or not (self._is_new or path.is_file()):
+            raise FileError(f"{path} is not a regular file; an export needs one that it can sync to disk and continue")
         try:
-            self._file = path.open("r+b" if append and path.exists() else "xb")
+            self._file = path.open("r+b" if append and not self._is_new else "xb")
         except FileExistsError as exc:
             raise FileError(f"{path} exists; give --append to continue it, or another name") from exc
         except OSError as exc:
@@ -56,8 +70,10 @@ class ExportFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: object, *_: object) -> None:
         self._file.close()
+        if failed and self._is_new and not self._path.stat().st_size:
+            self._path.unlink()
 
     def write(self, lines: list[bytes]) -> None:
         """Writes the lines and syncs them to disk. Raises OSError."""
@@ -76,7 +92,7 @@ class ExportFile:
                 break
             try:
                 self.known.add(events.identity(line))
-            except (ValueError, AttributeError) as exc:
+            except ValueError as exc:
                 raise FileError(f"{self._file.name} is not the file of an export: {exc}") from exc
             end += len(line)
         self._file.seek(end)
@@ -84,84 +100,94 @@ class ExportFile:
 
 
 class Export:
-    """written, known: jobs that are new in the file, and that were in it. coverage: of the last poll, if not whole."""
+    """Moves the jobs of a queue into a file. most: the most jobs to take; None: all.
+
+    written, known: jobs that are new in the file, and that were in it. left: why there may be more jobs; empty if the
+    queue has none, or if `most` were taken. interrupted: a signal has ended it.
+    """
 
     def __init__(self, target: Target, queue: str, file: ExportFile, *, wait_s: float, most: int | None) -> None:
         self.written = self.known = 0
-        self.coverage = ""
+        self.left = ""
+        self.interrupted = False
         self._target = target
+        self._queue = queue
         self._path = queue_path(queue)
         self._file = file
         self._wait_s = wait_s
         self._most = most
+        self._signal = asyncio.Event()
 
     async def run(self) -> None:
-        """Moves the jobs. Raises CallFailed, OSError. Cancelled: jobs in hand go back if the gateway answers."""
-        limits = httpx.Limits(max_connections=_AT_A_TIME, max_keepalive_connections=_AT_A_TIME)
-        async with httpx.AsyncClient(**settings(self._target), limits=limits) as http:
-            with ProgressBar("exporting", self._most or await self._items(http)) as bar:
-                while (left := self._left()) and (jobs := await self._take(http, min(left, _AT_A_TIME))):
+        """Moves the jobs. A signal ends it after the batch in hand, a second one now. Raises CallFailed, OSError."""
+        loop = asyncio.get_running_loop()
+        obeyed = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]  # as under nohup
+        for each in obeyed:
+            loop.add_signal_handler(each, self._interrupt, loop)
+        async with httpx.AsyncClient(**settings(self._target)) as http:
+            figures = await self._figures(http)
+            with ProgressBar("exporting", self._most or figures.get("items")) as bar:
+                while (count := self._count()) and (jobs := await self._take(http, count)) is not None:
                     await self._keep(http, jobs)
                     bar.reached(self.written + self.known)
+            if not self.interrupted and not self.left and count:
+                leased = (await self._figures(http)).get("open_reads")
+                self.left = f"{leased} jobs of {self._queue} are leased by other consumers" if leased else ""
 
-    async def _items(self, http: httpx.AsyncClient) -> int | None:
-        """The waiting jobs; None if the key may not ask. Raises CallFailed."""
+    def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._signal.set()
+        for each in _SIGNALS:
+            loop.remove_signal_handler(each)
+
+    async def _figures(self, http: httpx.AsyncClient) -> dict[str, Any]:
+        """The figures of the queue; none if the key may not see them. Raises CallFailed."""
         try:
-            return int((await self._call(http, "GET", self._path)).json()["items"])
+            found: dict[str, Any] = (await self._call(http, "GET", self._path)).json()
         except CallFailed as failed:
             if failed.status == httpx.codes.FORBIDDEN:
-                return None
+                return {}
             raise
+        return found
 
-    def _left(self) -> int:
-        return _AT_A_TIME if self._most is None else self._most - self.written - self.known
+    def _count(self) -> int:
+        return BATCH_JOBS if self._most is None else min(BATCH_JOBS, self._most - self.written - self.known)
 
-    async def _take(self, http: httpx.AsyncClient, count: int) -> list[httpx.Response]:
-        """Up to `count` jobs, each with its lease; none if no job came in time."""
+    async def _take(self, http: httpx.AsyncClient, count: int) -> httpx.Response | None:
+        """Up to `count` jobs with their lease; None if no job came in time, or if a signal came first."""
         params = {"timeout": f"{self._wait_s:g}", "lease_seconds": f"{_LEASE_S:g}"}
-        calls: list[asyncio.Future[httpx.Response]] = [
-            asyncio.ensure_future(
-                self._call(http, "GET", f"{self._path}/next", params=params, headers={"Accept": _EVENT})
-            )
-            for _ in range(count)
-        ]
+        if count > 1:
+            params["max"] = str(count)
+        call = self._call(http, "GET", f"{self._path}/next", params=params, headers={"Accept": _ACCEPTED})
+        poll, stop = asyncio.ensure_future(call), asyncio.ensure_future(self._signal.wait())
         try:
-            await asyncio.wait(calls)
-        except asyncio.CancelledError:
-            for each in calls:
-                each.cancel()
-            await self._give_back(http, _jobs(calls))
-            raise
-        failed = [error for each in calls if (error := each.exception())]
-        found = [each.result() for each in calls if not each.exception()]
-        jobs = _jobs(calls)
-        if failed:
-            await self._give_back(http, jobs)
-            raise failed[0]
-        self.coverage = next((each.headers["queue-coverage"] for each in found if "queue-coverage" in each.headers), "")
-        return jobs
+            await asyncio.wait({poll, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            poll.cancel()  # its connection closes, and the gateway gives back what it was about to answer
+        await asyncio.wait({poll})
+        if poll.cancelled():
+            self.interrupted = True
+            return None
+        answer = poll.result()
+        if answer.status_code == httpx.codes.OK:
+            return answer
+        self.left = _why_nothing(self._queue, answer.headers)
+        return None
 
-    async def _keep(self, http: httpx.AsyncClient, jobs: list[httpx.Response]) -> None:
+    async def _keep(self, http: httpx.AsyncClient, answer: httpx.Response) -> None:
         """Writes the jobs, then acks them."""
-        lines = [_line(each) for each in jobs]
-        new = [line for line in lines if not self._file.known or events.identity(line) not in self._file.known]
-        acks = [each.headers["lease-id"] for each in jobs]
+        lease = f"/leases/{answer.headers['lease-id']}"
         try:
+            lines = events.lines_of(answer.content, answer.headers["content-type"])
+            new = [line for line in lines if not self._file.known or events.identity(line) not in self._file.known]
             await asyncio.to_thread(self._file.write, new)
-            answer = await self._call(http, "POST", "/leases/settle", json={"acks": acks})
-        except (OSError, asyncio.CancelledError):
-            await self._give_back(http, jobs)  # those that are acked stay so
+            await self._call(http, "POST", f"{lease}/ack")
+        except (OSError, ValueError, asyncio.CancelledError):
+            with contextlib.suppress(CallFailed):  # those that are acked stay so
+                await self._once(http, "POST", f"{lease}/nack", json={"position": "head", "count": False})
             raise
-        lost = [each for each in answer.json()["results"] if "code" in each]
-        if lost:
-            raise CallFailed(lost[0]["code"], lost[0]["detail"], status=lost[0]["status"], retryable=True)
         self.written += len(new)
         self.known += len(lines) - len(new)
-
-    async def _give_back(self, http: httpx.AsyncClient, jobs: list[httpx.Response]) -> None:
-        nacks = [{"lease": each.headers["lease-id"], "position": "head"} for each in jobs]
-        with contextlib.suppress(CallFailed):
-            await self._once(http, "POST", "/leases/settle", json={"nacks": nacks})
 
     async def _call(self, http: httpx.AsyncClient, method: str, path: str, **options: Any) -> httpx.Response:
         """A successful answer. Raises CallFailed."""
@@ -188,14 +214,11 @@ class Export:
         return answer
 
 
-def _jobs(calls: list[asyncio.Future[httpx.Response]]) -> list[httpx.Response]:
-    """The answers that have a job."""
-    answers = [each.result() for each in calls if each.done() and not each.cancelled() and not each.exception()]
-    return [each for each in answers if each.status_code == httpx.codes.OK]
-
-
-def _line(answer: httpx.Response) -> bytes:
-    """The job in an answer, as a line."""
-    if answer.headers["content-type"].startswith(_EVENT):
-        return events.line_of_event(answer.content)
-    return events.line_of_item(json.loads(answer.content))
+def _why_nothing(queue: str, headers: httpx.Headers) -> str:
+    """Why no job came although there may be jobs; empty if every server says that it has none."""
+    if "queue-paused" in headers:
+        return f"{queue} is paused"
+    if "queue-limited" in headers:
+        return f"{queue} is at a limit of its policy"
+    coverage = headers.get("queue-coverage", "")
+    return f"only {coverage} servers answered" if coverage else ""

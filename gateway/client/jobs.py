@@ -34,6 +34,7 @@ _TEXT_TYPE: Final = "text/plain; charset=utf-8"
 @click.option("--type", "-t", "content_type", help="content type of the job [default: by its content]")
 @click.option("--ttl", type=Seconds(), help="seconds after which the job is dropped if no consumer has taken it")
 @click.option("--delay", type=Seconds(), help="seconds until consumers can get the job")
+@click.option("--at", help="when consumers can get the job, such as 2026-01-31T12:00:00Z, instead of --delay")
 @click.option("--ordering-key", help="jobs with the same key are delivered in their order")
 @click.option("--idempotency-key", help="a request that is repeated with the same key is stored once")
 @click.option("--skip", type=WholeNumber(), default=0, help="with --lines: skip the first N lines")
@@ -48,6 +49,7 @@ def put(
     content_type: str | None,
     ttl: float | None,
     delay: float | None,
+    at: str | None,
     ordering_key: str | None,
     idempotency_key: str | None,
     skip: int,
@@ -71,7 +73,9 @@ def put(
 
     if text is not None and file is not None:
         raise click.UsageError(f"the job is given twice: as TEXT and as --file {file}")
-    chosen = {name: value for name, value in (("ttl", ttl), ("delay", delay)) if value is not None}
+    if skip and not lines:
+        raise click.UsageError("--skip counts the lines of --lines; give --lines, too")
+    chosen = {name: value for name, value in (("ttl", ttl), ("delay", delay), ("at", at)) if value is not None}
     headers = {"Ordering-Key": ordering_key} if ordering_key else {}
     if lines:
         if text is not None or content_type or idempotency_key:
@@ -116,12 +120,17 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
     """  # noqa: D301 (click wants the character itself)
     if raw and not ack:
         raise click.UsageError("--raw prints no lease, so the job could not be settled; give --ack, too")
-    params = {"lease_seconds": f"{lease_s:g}"} if lease_s else {}
+    params = {} if lease_s is None else {"lease_seconds": f"{lease_s:g}"}
     if raw:
         params["format"] = "raw"
     answer = _polled(api, f"{_path(queue)}/next", params, wait_s)
-    if answer is None:
+    if answer.status_code == 204:
+        if "queue-paused" in answer.headers:
+            options.notice(f"{queue} is paused")
+        if api.coverage:
+            return  # a server that did not answer may have a job
         sys.exit(options.NOTHING)
+    api.coverage = ""
     lease = f"/leases/{answer.headers['lease-id']}"
     try:
         sys.stdout.buffer.write(answer.content if raw else answer.content + b"\n")
@@ -134,8 +143,11 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
         api.call("POST", f"{lease}/ack")
 
 
-def _polled(api: GatewayApi, path: str, params: dict[str, str], wait_s: float) -> httpx.Response | None:
-    """The answer with a job; None if no job came. A wait that is longer than the gateway's longest is several polls."""
+def _polled(api: GatewayApi, path: str, params: dict[str, str], wait_s: float) -> httpx.Response:
+    """The answer with a job, or a 204 if none came.
+
+    A wait that is longer than the gateway's longest is several polls.
+    """
     longest_s = wait_s
     if wait_s > _SHORT_WAIT_S:
         longest_s = api.call("GET", "/").json()["limits"]["max_timeout_seconds"]
@@ -145,10 +157,8 @@ def _polled(api: GatewayApi, path: str, params: dict[str, str], wait_s: float) -
         this_s = min(left_s, longest_s)
         answer = api.call("GET", path, params={**params, "timeout": f"{this_s:.3f}"}, wait_s=this_s)
         left_s = ends_s - time.monotonic()
-        if answer.status_code != 204:
+        if answer.status_code != 204 or left_s <= 0 or this_s < longest_s:
             return answer
-        if left_s <= 0 or this_s < longest_s:
-            return None
 
 
 @click.command()
@@ -161,6 +171,7 @@ def peek(queue: str, *, raw: bool, api: GatewayApi) -> None:
     The exit code is 3 if the queue has no job or does not exist. A consumer may take the job at any moment.
     """
     answer = api.call("GET", f"{_path(queue)}/peek", params={"format": "raw"} if raw else {})
+    api.coverage = ""
     sys.stdout.buffer.write(answer.content if raw else answer.content + b"\n")
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +14,7 @@ from gateway.client import options, sending
 from gateway.client.api import GatewayApi
 from gateway.client.failures import CallFailed
 from gateway.client.progress import ProgressBar
+from gateway.client.sending import Line
 
 
 def put_lines(
@@ -28,7 +28,7 @@ def put_lines(
     done = sender.done
     try:
         with opened(file) as source, ProgressBar("storing", size_of(source), in_bytes=True) as bar:
-            lines = itertools.dropwhile(lambda line: line.number <= skip, sending.read(source))
+            lines = _behind(skip, sending.read(source))
             for batch in sending.batches(lines, limits["max_batch_jobs"], limits["max_batch_bytes"]):
                 sender.store(batch)
                 bar.reached(batch[-1].end)
@@ -39,6 +39,17 @@ def put_lines(
         return options.INTERRUPTED
     click.echo(f"{done.stored} jobs stored on {queue}" + (f", {done.refused} not accepted" if done.refused else ""))
     return options.FAILED if done.refused else 0
+
+
+def _behind(skip: int, lines: Iterator[Line]) -> Iterator[Line]:
+    """The lines behind the first `skip` ones. Raises click.UsageError if there are fewer: it is another file."""
+    last = 0
+    for line in lines:
+        last = line.number
+        if last > skip:
+            yield line
+    if last < skip:
+        raise click.UsageError(f"skip: {skip} is above the number of lines, {last}; nothing is stored")
 
 
 def opened(file: Path) -> BinaryIO:

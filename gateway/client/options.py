@@ -84,20 +84,34 @@ def calls(command: Callable[..., Any]) -> Any:
 
         try:
             with GatewayApi(address, retry_s, notice) as api:
-                result = command(*args, api=api, **options)
-            sys.stdout.flush()
+                command(*args, api=api, **options)
         except CallFailed as failed:
             notice(str(failed))
             sys.exit(exit_code(failed))
+        if api.coverage:
+            notice(f"only {api.coverage} Kestrel servers answered")
+            sys.exit(AWAY)
+
+    return where(_RETRY(printing(run)))
+
+
+def printing(command: Callable[..., Any]) -> Any:
+    """The command, whose exit code is 1 if its output cannot be written: the reader has gone, or the disk is full."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            result = command(*args, **options)
+            sys.stdout.flush()
         except OSError as exc:
-            # The reader of the output has gone, or the disk is full. Python would try to write the rest at the exit.
+            # Python would try to write the rest at the exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if not isinstance(exc, BrokenPipeError):
                 notice(f"standard output: {exc.strerror}")
             sys.exit(FAILED)
         return result
 
-    return where(_RETRY(run))
+    return run
 
 
 def exit_code(failed: CallFailed) -> int:

@@ -12,7 +12,7 @@ import click
 
 from gateway.client import options
 from gateway.client.failures import CallFailed
-from gateway.common.flags import Seconds, WholeNumber
+from gateway.common.flags import Rate, Seconds, WholeNumber
 
 if TYPE_CHECKING:
     from gateway.client.api import GatewayApi
@@ -53,6 +53,8 @@ def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, 
 
     Columns are separated by tabs if the output is not a terminal.
     """  # noqa: D301 (click wants the character itself)
+    if every_s < 0.1:
+        raise click.UsageError(f"every: {every_s:g} is below the minimum of 0.1 seconds")
     if as_json:
         while True:
             for each in _listed(api, filters, sort):
@@ -96,7 +98,13 @@ def queue(queue: str, *, servers: bool, as_json: bool, api: GatewayApi) -> None:
 @click.argument("letter", required=False)
 @click.argument("action", required=False, type=click.Choice(["show", "delete", "redrive"]))
 @click.option("--peek", is_flag=True, help="print the oldest dead letter, which says why it failed, as JSON")
-@click.option("--list", "listed", type=WholeNumber(), metavar="N", help="list the N oldest dead letters, with reasons")
+@click.option(
+    "--list",
+    "listed",
+    type=WholeNumber(1, 100),
+    metavar="N",
+    help="list the N oldest dead letters, with reasons; at most 100",
+)
 @click.option("--delete", is_flag=True, help="delete all dead letters of the queue")
 @click.option("--yes", is_flag=True, help="when deleting: do not ask")
 @click.option("--json", "as_json", is_flag=True, help="print the gateway's answer as JSON")
@@ -151,22 +159,28 @@ def dead_letters(
 
 @click.command()
 @click.argument("queue")
-@click.option("--max", "most", type=WholeNumber(), help="the most dead letters to move [default: all]")
+@click.option("--max", "most", type=WholeNumber(1), help="the most dead letters to move [default: all]")
+@click.option("--to", help="queue that gets the jobs [default: the one that they come from]")
+@click.option("--reason", type=click.Choice(["rejected", "max-attempts"]), help="move only those with this reason")
+@click.option("--rate", type=Rate(), metavar="N", help="the most dead letters to move in a second [default: no limit]")
 @options.calls
-def redrive(queue: str, *, most: int | None, api: GatewayApi) -> None:
+def redrive(
+    queue: str, *, most: int | None, to: str | None, reason: str | None, rate: float | None, api: GatewayApi
+) -> None:
     """Move the dead letters of QUEUE back to it, the oldest first. They begin again with their first attempt."""
+    chosen = {name: value for name, value in (("to", to), ("reason", reason), ("rate", rate)) if value is not None}
     redriven = expired = 0
     while True:
         left_to_move = 10_000 if most is None else min(most - redriven - expired, 10_000)
-        answer = api.call("POST", f"{_path(queue)}/redrive", json={"max": left_to_move}).json()
+        answer = api.call("POST", f"{_path(queue)}/redrive", json={"max": left_to_move, **chosen}).json()
         moved = answer["redriven"] + answer["expired"]
         redriven, expired = redriven + answer["redriven"], expired + answer["expired"]
         if not moved or not answer["left"] or (most is not None and redriven + expired >= most):
             break
     tail = f", {expired} expired and dropped" if expired else ""
-    click.echo(f"{redriven} dead letters moved to {queue}{tail}, {answer['left']} left")
-    if answer["left"] and (most is None or redriven + expired < most):
-        options.notice(f"the others could not be moved now: look at {queue}")
+    click.echo(f"{redriven} dead letters moved to {to or queue}{tail}, {answer['left']} left")
+    if answer["left"] and reason is None and (most is None or redriven + expired < most):
+        options.notice(f"the others could not be moved now: look at {to or queue}")
         sys.exit(options.AWAY)
 
 
@@ -212,11 +226,22 @@ def pause(queue: str, *, for_s: float | None, reason: str | None, api: GatewayAp
 @options.calls
 def resume(queue: str, *, api: GatewayApi) -> None:
     """End the pause of QUEUE. The exit code is 1 if its policy pauses it: then it stays paused."""
+    missing: CallFailed | None = None
+    was_paused = True  # for a key that may not see the queue
+    try:
+        was_paused = bool(api.call("GET", _path(queue)).json().get("pause"))
+    except CallFailed as failed:
+        if failed.status == 404:
+            missing = failed
+        elif failed.status != 403:
+            raise
     answer = api.call("DELETE", f"{_path(queue)}/pause").json()
+    if missing is not None:  # only now: the pause of a queue that is gone has ended, too
+        raise missing
     if answer["paused"]:
         options.notice(f"{queue} stays paused by its policy")
         sys.exit(options.FAILED)
-    click.echo(f"{queue} is not paused")
+    click.echo(f"{queue} is resumed" if was_paused else f"{queue} was not paused")
 
 
 @click.command()

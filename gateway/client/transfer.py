@@ -1,7 +1,7 @@
 """The commands `export` and `import`: a queue's jobs into a file of CloudEvents, one a line, and back.
 
-1. `export` takes some jobs, writes them, syncs the file, and only then acks them. After an interruption each job is in
-   the file or on the queue, or in both. `--append` continues such a file: it cuts off an incomplete last line, and does
+1. `export` takes a batch, writes it, syncs the file, and only then acks it. After an interruption each job is in the
+   file or on the queue, or in both. `--append` continues such a file: it cuts off an incomplete last line, and does
    not write again what the file has.
 2. `import` notes after each request how far it is, beside the file. What was sent when it was interrupted is sent again
    with the same Idempotency-Key, so it is stored once.
@@ -39,21 +39,22 @@ _TAIL_BYTES: Final = 4096
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--append", is_flag=True, help="continue the file of an export that was interrupted")
 @click.option("--wait", "wait_s", type=Seconds(), default=0.0, help="end when no job came for this time [default 0]")
-@click.option("--max", "most", type=WholeNumber(), help="the most jobs to take [default: all]")
+@click.option("--max", "most", type=WholeNumber(1), help="the most jobs to take [default: all]")
 @options.where
+@options.printing
 def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: int | None, address: Target) -> None:
-    """Move the jobs of QUEUE into FILE, one CloudEvent in JSON a line.
+    """Move the jobs of QUEUE into FILE, one CloudEvent in JSON a line, in the order of the queue.
 
     \b
       kestrel-gateway export emails emails.ndjson
       kestrel-gateway export emails emails.ndjson --append      after an interruption
 
-    A job is acked after it is written and the file is synced to disk. After an interruption, continue with --append:
-    the jobs that the command had taken are on their queue again, a minute later if it was killed. `import` reads the
-    file.
+    A job is acked after it is written and the file is synced to disk. Ctrl-C ends the command after the jobs in hand,
+    up to 100. If it is killed, they are on their queue again a minute later, at its tail. Continue with --append.
+    `import` reads the file.
 
-    Leased jobs, delayed jobs and dead letters are not exported. The exit code is 5 if a Kestrel server did
-    not answer, so that there may be more jobs.
+    Delayed jobs and dead letters are not exported. The exit code is 5 if there may be more jobs: some are leased by
+    other consumers, the queue is paused, or a Kestrel server did not answer.
     """  # noqa: D301 (click wants the character itself)
     import asyncio  # noqa: PLC0415 (`--help` stays quick)
 
@@ -65,17 +66,23 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
                 options.notice(f"{file}: the last line was not whole and is cut off; its job is on its queue")
             job = Export(address, queue, target, wait_s=wait_s, most=most)
             asyncio.run(job.run())
+            if job.left and not job.written + job.known:
+                options.notice(f"nothing is exported: {job.left}")
+                sys.exit(options.AWAY)
     except FileError as exc:
         raise click.UsageError(str(exc)) from exc
     except OSError as exc:
-        options.notice(f"{file}: {exc.strerror}; the last jobs are not acked")
+        options.notice(f"{file}: {exc.strerror}; the last jobs are not acked; continue with --append")
         sys.exit(options.FAILED)
     except CallFailed as failed:
-        options.notice(f"{failed}; continue with --append")
+        options.notice(f"{failed}; continue with --append" if file.exists() else str(failed))
         sys.exit(options.exit_code(failed))
     click.echo(f"{job.written} jobs moved to {file}" + (f", {job.known} were there already" if job.known else ""))
-    if job.coverage:
-        options.notice(f"only {job.coverage} servers answered; there may be more jobs")
+    if job.interrupted:
+        options.notice("interrupted; continue with --append")
+        sys.exit(options.INTERRUPTED)
+    if job.left:
+        options.notice(f"there may be more jobs: {job.left}; continue with --append")
         sys.exit(options.AWAY)
 
 
@@ -99,6 +106,8 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
 
     if file.is_dir():
         raise click.UsageError(f"file: {file} is a directory")
+    if str(file) == "-" or (file.exists() and not file.is_file()):
+        raise click.UsageError(f"file: {file} is not a regular file; an import needs one that it can continue")
     notes = file.with_name(f"{file.name}.{queue}.progress")
     limits = api.call("GET", "/").json()["limits"]
     with opened(file) as source:
@@ -161,13 +170,17 @@ def _noted(notes: Path, url: str, file: Path) -> dict[str, Any]:
 
 
 def _note(notes: Path, value: dict[str, Any]) -> None:
-    """Replaces the notes at once, on disk."""
+    """Replaces the notes at once, on disk. Exits with FAILED if that is not possible."""
     new = notes.with_name(f"{notes.name}.new")
-    with new.open("w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(notes)
+    try:
+        with new.open("w") as file:
+            json.dump(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(notes)
+    except OSError as exc:
+        options.notice(f"{notes} cannot be written: {exc.strerror}; the import notes there how far it is")
+        sys.exit(options.FAILED)
 
 
 COMMANDS: Final = (export_jobs, import_jobs)

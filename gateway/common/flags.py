@@ -17,12 +17,20 @@ class WholeNumber(click.ParamType[int]):
 
     name = "n"
 
+    def __init__(self, least: int = 0, most: int | None = None) -> None:
+        self._least = least
+        self._most = most
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number, or a usage error."""
         if isinstance(value, int):
             return value
         if not re.fullmatch(r"[0-9]{1,18}", value):
             self.fail(f"{value!r} is not a whole number", param, ctx)
+        if int(value) < self._least:
+            self.fail(f"{value} is below the minimum of {self._least}", param, ctx)
+        if self._most is not None and int(value) > self._most:
+            self.fail(f"{value} is above the maximum of {self._most}", param, ctx)
         return int(value)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -107,6 +108,9 @@ def test_skip_continues_behind_what_is_stored(command: Commands, queue: str, htt
     """--skip counts the lines of the file."""
     assert command.text("put", queue, "--lines", "--skip", "2", stdin=b"1\n2\n3\n4\n") == f"2 jobs stored on {queue}\n"
     assert http.get(f"/queues/{queue}/peek").json()["data"] == 3
+    assert command.text("put", queue, "--lines", "--skip", "2", stdin=b"1\n2\n\n") == f"0 jobs stored on {queue}\n"
+    done = command("put", queue, "--lines", "--skip", "3", stdin=b"1\n2\n")
+    assert (done.returncode, b"above the number of lines, 2" in done.stderr) == (2, True)
 
 
 def test_a_progress_bar_is_for_terminals_only(gateway: Running, queue: str, tmp_path: Path):
@@ -141,7 +145,11 @@ def test_a_gateway_that_is_away_is_tried_again():
         (["put", "q", "x", "--file", "f"], 2, "given twice"),
         (["put", "q", "--file", "/nonexistent/f"], 2, "cannot be read"),
         (["put", "q", "x", "--lines"], 2, "--lines reads"),
+        (["put", "q", "x", "--skip", "1"], 2, "--skip counts the lines"),
+        (["put", "q", "x", "--at", "tomorrow"], 1, "invalid-parameter: at: 'tomorrow'"),
         (["next", "q", "--raw"], 2, "--raw prints no lease"),
+        (["next", "q", "--lease", "0"], 1, "invalid-parameter: lease_seconds: 0"),
+        (["queues", "--watch", "--every", "0"], 2, "0 is below the minimum of 0.1 seconds"),
         (["ack", "../queues"], 3, "lease-not-found"),
         (["ack", "A" * 60], 3, "lease-not-found"),
         (["put", "q", "x", "--url", "localhost"], 2, "url: 'localhost' is not a URL"),
@@ -156,8 +164,28 @@ def test_exit_codes(command: Commands, arguments: list[str], code: int, message:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_reader_that_goes_away(gateway: Running, queue: str):
+    """A closed pipe ends any command quietly, with 1 and without a traceback."""
+    for arguments in (
+        ["queues"],
+        ["put", queue, "x"],
+        ["keys", "new", "--name", "a", "--scope", "consume"],
+        ["--help"],
+    ):
+        ours, theirs = os.pipe()
+        os.close(ours)
+        done = subprocess.run(
+            [*COMMAND, *arguments], stdout=theirs, stderr=subprocess.PIPE, env=environment(gateway.url)
+        )
+        os.close(theirs)
+        assert (done.returncode, done.stderr) == (1, b""), arguments
+
+
 def test_a_delayed_job_comes_later(command: Commands, queue: str):
-    """--delay is passed on."""
+    """--delay and --at are passed on."""
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    receipt = json.loads(command.text("put", f"{queue}-at", "x", "--at", tomorrow, "--json"))
+    assert receipt["due_at"] == tomorrow
     command.text("put", queue, "later", "--delay", "0.5")
     assert command("next", queue, "--wait", "0").returncode == 3
     assert command.text("next", queue, "--ack", "--raw", "--wait", "10") == "later"

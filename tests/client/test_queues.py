@@ -9,12 +9,14 @@ import select
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.lab.broker import BrokerProcess
 from tests.lab.commands import COMMAND, Commands, environment
-from tests.lab.gateway import Running
+from tests.lab.gateway import Running, running
 
 
 @pytest.fixture
@@ -117,6 +119,8 @@ def test_one_dead_letter(command: Commands, http: httpx.Client, filled: str):
     left = command.text("dead-letters", filled, "--list", "5", "--json").splitlines()
     assert [json.loads(line)["letter"] for line in left] == [third]
     assert command("dead-letters", filled, first, "--delete").returncode == 2
+    for count in ("0", "101"):
+        assert command("dead-letters", filled, "--list", count).returncode == 2
 
 
 def test_dead_letters_and_redrive(command: Commands, http: httpx.Client, filled: str):
@@ -133,6 +137,39 @@ def test_dead_letters_and_redrive(command: Commands, http: httpx.Client, filled:
     assert command.text("dead-letters", filled, "--delete", "--yes") == f"2 dead letters of {filled} deleted\n"
     assert command("dead-letters", filled, "--peek").returncode == 3
     assert command.text("redrive", filled) == f"0 dead letters moved to {filled}, 0 left\n"
+
+
+def test_redrive_to_another_queue(command: Commands, http: httpx.Client, filled: str):
+    """--to, --reason and --rate are passed on; dead letters with another reason stay."""
+    for how in ("reject", "ack"):
+        lease = http.get(f"/queues/{filled}/next").json()["lease"]["id"]
+        http.post(f"/leases/{lease}/{how}").raise_for_status()
+    other = f"{filled}-again"
+    none = command("redrive", filled, "--to", other, "--reason", "max-attempts")
+    assert (none.returncode, none.stdout[:27]) == (0, b"0 dead letters moved to " + other.encode()[:3])
+    moved = command.text("redrive", filled, "--to", other, "--reason", "rejected", "--rate", "100")
+    assert moved == f"1 dead letters moved to {other}, 0 left\n"
+    assert command.text("next", other, "--ack", "--raw") == "one"
+    assert command("redrive", filled, "--max", "0").returncode == 2
+
+
+def test_servers_that_do_not_answer(tmp_path: Path):
+    """What only some of them have done is no success: a line says so, and the exit code is 5."""
+    with BrokerProcess(tmp_path / "a") as up, BrokerProcess(tmp_path / "b") as down:
+        servers = ("--kestrel", up.address, "--kestrel", down.address)
+        with running(tmp_path / "data", *servers) as gateway:
+            command = Commands(gateway.url)
+            for number in range(8):
+                command.text("put", "q", str(number))
+            down.kill()
+            for arguments in (["queues"], ["queue", "q"], ["next", "q", "--wait", "0"], ["flush", "q", "--yes"]):
+                if arguments[0] == "next":
+                    while (done := command(*arguments)).returncode == 0:
+                        pass
+                else:
+                    done = command(*arguments)
+                assert done.returncode == 5, (arguments, done)
+                assert b"only 1/2 Kestrel servers answered" in done.stderr
 
 
 def test_flush_and_delete_ask_first(command: Commands, http: httpx.Client, filled: str):
@@ -154,9 +191,13 @@ def test_a_pause_and_its_end(command: Commands, http: httpx.Client, filled: str)
     figures = json.loads(command.text("queue", filled, "--json"))
     assert (figures["pause"]["paused"], figures["pause"]["reason"]) == (True, "deploy")
     assert http.get(f"/queues/{filled}/next?timeout=0").headers["queue-paused"]
-    assert command.text("resume", filled) == f"{filled} is not paused\n"
+    waited = command("next", filled, "--wait", "0")
+    assert (waited.returncode, waited.stderr) == (3, f"kestrel-gateway: {filled} is paused\n".encode())
+    assert command.text("resume", filled) == f"{filled} is resumed\n"
+    assert command.text("resume", filled) == f"{filled} was not paused\n"
     assert command.text("next", filled, "--ack", "--raw") == "one"
-    assert command("pause", "no-such-queue").returncode == 3
+    for name in ("pause", "resume"):
+        assert command(name, "no-such-queue").returncode == 3
 
 
 def test_subscriptions(command: Commands, queue: str):
