@@ -362,6 +362,52 @@ def test_a_confirm_and_the_take_behind_it_go_in_one_write(broker):
     asyncio.run(main())
 
 
+def test_every_confirm_of_many_consumers_goes_with_the_take_behind_it(broker):
+    """However many polls of the queue are under way: no poll lines up while none waits."""
+
+    async def main():
+        async with client(broker.address, worker_sockets={broker.address: broker.socket}) as backend:
+            await backend.put_many("q", [(b"%d" % number, 0) for number in range(120)])
+            taken = [await backend.wait("q", 0).result() for _ in range(60)]
+            channel = await channel_of(backend)
+            recorded = channel.frames.transport = Recorded(channel.frames.transport)
+            polls = [backend.take_after(read, "q", 0) for read in taken]
+            assert all(poll is not None for poll in polls)
+            confirmed = [read.start_confirm(lambda error: None) for read in taken]
+            assert all(confirmed)
+            later = [await poll.result() for poll in polls]
+            assert [read.data for read in later] == [b"%d" % number for number in range(60, 120)]
+            assert [kinds(data) for data in recorded.writes] == [[FrameKind.OPEN] * 60 + [FrameKind.CONFIRM]]
+
+    asyncio.run(main())
+
+
+def test_no_more_takes_are_under_way_than_the_server_may_hold_items(broker):
+    """Further polls line up until the takes are over."""
+
+    async def main():
+        sockets = {broker.address: broker.socket}
+        async with client(broker.address, worker_sockets=sockets, max_server_leases=3) as backend:
+            await backend.put_many("q", [(b"%d" % number, 0) for number in range(6)])
+            (server,) = backend._servers.members
+            assert isinstance(server, MultiplexedLink)
+            taken = [backend.wait("q", 0) for _ in range(3)]
+            assert server.room.coming.held == 3
+            assert server.start_take("q", "", lambda *_: None, None) is None
+            reads = [await poll.result() for poll in taken]
+            assert [read.data for read in reads] == [b"0", b"1", b"2"]
+            assert (server.room.items.held, server.room.coming.held) == (3, 0)
+            for read in reads:
+                await read.confirm()
+            cancelled, empty = backend.wait("q", 5), backend.wait("other", 0)
+            assert server.room.coming.held == 2
+            cancelled.cancel()
+            assert await empty.result() is None
+            assert (server.room.items.held, server.room.coming.held) == (0, 0)
+
+    asyncio.run(main())
+
+
 def test_an_open_behind_a_confirm_that_fails_takes_nothing(tmp_path):
     """The broker had ended the read: the item that is next stays on its queue, without an attempt."""
 

@@ -104,18 +104,21 @@ class DirectTake:
 
     def start(self, after: int) -> Callable[[], None]:
         """Sends it; returns what ends it."""
+        self._server.room.coming.take(self._tenant)
         self._id = self._channel.open(self._key.encode(), 0.0, self._answered, tenant=self._tenant, after=after)
         return self._end
 
     def _end(self) -> None:
         if self._then is not None:
             self._then = None
+            self._server.room.coming.give_back(self._tenant)
             self._channel.cancel(self._id)
 
     def _answered(self, answer: Frame | None) -> None:
         then, self._then = self._then, None
         if then is None:
             return
+        self._server.room.coming.give_back(self._tenant)
         if answer is not None and answer.kind == FrameKind.ITEM:
             counters = self._counters
             counters.items_taken += 1

@@ -160,7 +160,8 @@ class MultiplexedLink(MemcacheLink):
     def start_take(self, key: str, tenant: str, then: Taken, after: object | None, /) -> Callable[[], None] | None:  # type: ignore[override]
         """See ServerLink."""
         channel = self.channel
-        if channel is None or not self.health.reads or self.room.item_room(tenant) <= 0:
+        room = self.room
+        if channel is None or not self.health.reads or room.item_room(tenant) <= room.coming.of(tenant):
             return None
         read_id = 0
         if after is not None:

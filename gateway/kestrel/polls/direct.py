@@ -28,28 +28,21 @@ class WaitingPoll(Protocol):
 class DirectPoll:
     """One poll. Implements gateway.delivery.backend.Poll.
 
-    line_up: starts an ordinary poll in the place of this one, with what is left of the timeout in seconds. over: called
-    when the take is over.
+    line_up: starts an ordinary poll in the place of this one, with what is left of the timeout in seconds.
     """
 
     __slots__ = (
-        "_deadline", "_end_take", "_future", "_item", "_later", "_line_up", "_loop", "_over", "_timer", "_took",
-        "coverage",
+        "_deadline", "_end_take", "_future", "_item", "_later", "_line_up", "_loop", "_timer", "_took", "coverage",
     )  # fmt: skip
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        timeout_s: float,
-        line_up: Callable[[float], WaitingPoll],
-        over: Callable[[], None],
+        self, loop: asyncio.AbstractEventLoop, timeout_s: float, line_up: Callable[[float], WaitingPoll]
     ) -> None:
         self.coverage: Coverage | None = None
         self._loop = loop
         self._deadline = loop.time() + timeout_s
         self._line_up = line_up
-        self._over: Callable[[], None] | None = over  # None: the take is over
-        self._end_take: Callable[[], None] | None = None
+        self._end_take: Callable[[], None] | None = None  # None: the take is over
         self._item: TakenItem | None = None
         self._took = True  # whether `result` has something to return: an item, or the proof that there is none
         self._later: WaitingPoll | None = None
@@ -63,7 +56,7 @@ class DirectPoll:
         return self._end_take is not None
 
     def _taken(self, item: TakenItem | None, error: Unavailable | None) -> None:
-        self._finish()
+        self._end_take = None
         self._item = item
         self._took = error is None
         if self._future is not None:
@@ -74,7 +67,7 @@ class DirectPoll:
 
     async def result(self) -> TakenItem | None:
         """The next item, or None if the wait ended. Raises what LongPoll.result raises. Cancelled: the item is back."""
-        if self._over is not None:
+        if self._end_take is not None:
             self._future = self._loop.create_future()
             try:
                 await self._future
@@ -105,15 +98,8 @@ class DirectPoll:
         item, self._item = self._item, None
         if item is not None:
             item.give_back()
-        if self._over is not None:
-            end_take = self._end_take
-            self._finish()
-            if end_take is not None:
-                end_take()
+        end_take, self._end_take = self._end_take, None
+        if end_take is not None:
+            end_take()
             if self._future is not None and not self._future.done():
                 self._future.set_result(None)
-
-    def _finish(self) -> None:
-        over, self._over = self._over, None
-        if over is not None:
-            over()

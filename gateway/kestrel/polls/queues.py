@@ -53,7 +53,6 @@ class PolledQueues:
         self._paced = PacedCalls(loop_time)
         self._runners: dict[str, QueueRunner] = {}
         self._unused: dict[QueueRunner, float] = {}
-        self._direct: dict[str, int] = {}  # takes without a line that are under way, by key
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._starving: FairQueue[QueueRunner] = FairQueue()
@@ -83,26 +82,8 @@ class PolledQueues:
         runner = self._runners.get(key)
         if len(self._servers) != 1 or (runner is not None and runner not in self._unused):
             return None
-        count = self._direct.get(key, 0)
-        if count >= self._waits:
-            return None
-        poll = DirectPoll(
-            asyncio.get_running_loop(),
-            timeout_s,
-            partial(self._line_up, key, tenant, next(self._order)),
-            partial(self._took, key),
-        )
-        if not poll.start(self._servers[0], key, tenant, after):
-            return None
-        self._direct[key] = count + 1
-        return poll
-
-    def _took(self, key: str) -> None:
-        left = self._direct[key] - 1
-        if left:
-            self._direct[key] = left
-        else:
-            del self._direct[key]
+        poll = DirectPoll(asyncio.get_running_loop(), timeout_s, partial(self._line_up, key, tenant, next(self._order)))
+        return poll if poll.start(self._servers[0], key, tenant, after) else None
 
     def _line_up(self, key: str, tenant: str, order: int, timeout_s: float) -> LongPoll:
         runner = self._runner(key, tenant)

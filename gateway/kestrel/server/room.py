@@ -25,7 +25,8 @@ SHORT_S: Final = 1.0
 class ServerRoom:
     """The places of one server. share: of items and gets, for one tenant. on_room: see rule 3.
 
-    items: those that the server holds for this worker. gets: its gets.
+    items: those that the server holds for this worker. coming: those that takes without a place may bring.
+    gets: its gets.
     """
 
     def __init__(self, max_items: int, max_gets: int, share: float, on_room: Callable[[], None]) -> None:
@@ -36,6 +37,7 @@ class ServerRoom:
         self._full_until: dict[str, float] = {}
         self._crowded: set[str] = set()
         self.items = Shares(max_items, share)
+        self.coming = Shares(max_items, share)
         self.gets = Shares(max_gets, share)
 
     @property
