@@ -68,7 +68,7 @@ release: install  ## check this version, build its packages in dist/ and print w
 	@echo "  docker build --tag kestrel-gateway:$(VERSION) . && docker push kestrel-gateway:$(VERSION)"
 
 lock: install  ## update requirements.lock and requirements-dev.lock (ARGS="--upgrade" for newer versions)
-	$(LOCK) --extra zookeeper --extra build --output-file requirements.lock $(ARGS) pyproject.toml
+	$(LOCK) --extra zookeeper --extra otel --extra build --output-file requirements.lock $(ARGS) pyproject.toml
 	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock $(ARGS) pyproject.toml
 
 sbom: install  ## write the software bill of materials of the image to $(SBOM), as CycloneDX JSON

@@ -3,7 +3,8 @@
 The order of the shutdown; each step relies on the ones before it:
 1. waiting polls are answered empty and no job is delivered; 2. leases are settled until none is left or the grace ends;
 3. requests in progress finish (the server waits for them); 4. commands of other workers are no longer accepted; 5. jobs
-under lease go back to their queues; 6. the connections to Kestrel close; 7. the file of idempotency keys closes.
+under lease go back to their queues; 6. the connections to Kestrel close; 7. the file of idempotency keys closes; 8. the
+last spans are sent.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -102,9 +104,13 @@ from gateway.forwarding.seal import Seal, derived
 from gateway.forwarding.workers import WorkerLinks, WorkerServer, is_alive
 from gateway.kestrel.client import Kestrel
 from gateway.leases.ids import LeaseIds
+from gateway.leases.known import KnownLeases
 from gateway.leases.registry import Registry
 from gateway.names.namespace import Namespace
 from gateway.settings import Settings, SettingsError
+
+if TYPE_CHECKING:  # it imports an optional dependency
+    from gateway.traces.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +147,7 @@ class Gateway:
         self._settings = settings
         self._tenanted = context.tenanted
         self._index = context.index
+        self._grace_ends = math.inf  # monotonic; known once the drain has begun
         share = settings.tenant_share if context.tenanted else WHOLE
         self._admission = Admission(self._read_keys() if settings.keys is not None else None)
         self._tasks = asyncio.TaskGroup()
@@ -340,6 +347,7 @@ class Gateway:
             ),
         )
         self.routes.router.lifespan_context = self._lifespan
+        self._traces = _traces(settings, self._registry.leases, context.boot_id)
         self._changed = asyncio.Event()
         self._registry.leases.on_end(lambda _: self._changed.set())
         self._replica_endpoint = (
@@ -353,6 +361,7 @@ class Gateway:
             root_path=settings.root_path,
             expected_level=logs.LEVELS[settings.log_expected],
             cors=Cors(settings.allowed_origins) if settings.allowed_origins else None,
+            trace=self._traces.of if self._traces is not None else None,
         )
         self._meter = Meter(
             context.index,
@@ -394,6 +403,7 @@ class Gateway:
 
     def begin_drain(self) -> None:
         """The gateway is no longer ready: waiting polls are answered, and no job is delivered."""
+        self._grace_ends = min(self._grace_ends, time.monotonic() + self._settings.grace_s)
         self._receiver.drain()
         self._streams.drain()
         self._gatherer.close()
@@ -493,6 +503,8 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
         async with self._tasks:
+            if self._traces is not None:
+                self._traces.export.start()
             await self._kestrel.start()
             await self._control.start()
             await self._cap_link.start()
@@ -523,6 +535,8 @@ class Gateway:
                 await self._cap_link.close()
                 await self._kestrel.close()
                 await self._idempotency.close()
+                if self._traces is not None:
+                    await self._traces.export.close(self._grace_ends - time.monotonic())
 
 
 def _lease_keys(cluster_secrets: Sequence[bytes]) -> list[bytes]:
@@ -541,6 +555,15 @@ def _trust(settings: Settings) -> ssl.SSLContext:
     if settings.ssl_certfile is not None:
         trust.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password or None)
     return trust
+
+
+def _traces(settings: Settings, leases: KnownLeases, boot_id: str) -> Traces | None:
+    """None without traces: then nothing of OpenTelemetry is imported."""
+    if settings.traces == "off":
+        return None
+    from gateway.traces.traces import Traces  # noqa: PLC0415 (an optional dependency)
+
+    return Traces(leases, boot_id)
 
 
 def _idempotency(settings: Settings, context: WorkerContext) -> Idempotency:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ _OWN_PATHS = frozenset(
     {"queues", "next", "stream", "leases", "backends", "metrics", "livez", "readyz", "openapi.yaml", "openapi.json"}
     | {"problems", "cluster", "docs", "ui"}
 )
+
+_OPENTELEMETRY = ("opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 # A URL with a host name or an address and a port, without a path.
 _INSTANCE = re.compile(r"https?://(?:[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
@@ -275,6 +278,11 @@ class Settings:
         low=0,
         high=3600,
     )
+    traces: str = _setting(
+        "off",
+        "spans of jobs for OpenTelemetry: off, or otlp: sent as http/protobuf, as the OTEL_ variables say",
+        choices=("off", "otlp"),
+    )
     log_format: str = _setting("text", "format of the log lines on standard error", choices=("text", "json"))
     log_expected: str = _setting(
         "info",
@@ -296,6 +304,7 @@ class Settings:
             )
         self._check_open_timeout()
         self._check_buffers()
+        self._check_traces()
         if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
             raise SettingsError(
                 f"namespace: {self.namespace!r} is not 1 to 32 letters, digits and dashes, ending with no dash"
@@ -340,6 +349,12 @@ class Settings:
                     f"({self.max_buffer_bytes}), so every body of that size would be refused; lower {name} or raise "
                     "max-buffer-bytes"
                 )
+
+    def _check_traces(self) -> None:
+        if self.traces != "off" and not all(map(find_spec, _OPENTELEMETRY)):
+            raise SettingsError(
+                f"traces: {self.traces!r} needs OpenTelemetry: pip install 'kestrel-gateway[otel]', or set it to 'off'"
+            )
 
     @property
     def instance(self) -> str:

@@ -14,6 +14,7 @@ RANKS: dict[str, int] = {
     "app": 7,
     "http": 6,
     "api": 6,
+    "traces": 6,
     "delivery": 5,
     "forwarding": 4,
     "leases": 3,

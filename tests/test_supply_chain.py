@@ -42,7 +42,10 @@ def wanted(root: Path, *extras: str) -> list[Requirement]:
 
 @pytest.mark.parametrize(
     ("name", "extras"),
-    [("requirements.lock", ("build", "zookeeper")), ("requirements-dev.lock", ("build", "zookeeper", "dev"))],
+    [
+        ("requirements.lock", ("build", "otel", "zookeeper")),
+        ("requirements-dev.lock", ("build", "otel", "zookeeper", "dev")),
+    ],
 )
 def test_every_requirement_is_locked(root: Path, name: str, extras: tuple[str, ...]) -> None:
     """Each has a version that pyproject.toml allows; if not: make lock."""

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from starlette.types import Scope
 
 from gateway.api.access.caller import Caller
 from gateway.coverage import Coverage, least
+from gateway.delivery.queues.catalog import Queue
+from gateway.envelope.read import Job
 from gateway.fairness.loop_time import REFUSED
+from gateway.leases.lease import Lease
 from gateway.request import Headers, HttpRequest
 
 _KEY: Final = "kestrel_gateway.request"
+
+
+class RequestTrace(Protocol):
+    """The spans of one request, for OpenTelemetry. trace_id: in hex; empty if there are none."""
+
+    trace_id: str
+
+    def enqueue(self, queue: Queue, parent: str, state: str) -> str:
+        """The request enqueues. parent, state: its `traceparent` and `tracestate`, valid or empty. Returns the
+        `traceparent` for the jobs. All calls are about one enqueue."""
+
+    def many(self, jobs: int) -> None:
+        """The enqueue has a body with many jobs, or `jobs` further ones."""
+
+    def delivered(self, queue: Queue, jobs: Sequence[tuple[Job, Lease]]) -> None:
+        """The answer, or the next part of it, delivers these jobs."""
+
+    def ended(self, job_id: str, size: int, status: int, code: str) -> None:
+        """The request has ended. job_id, size: of a single job. code: of its problem; empty if it has succeeded."""
 
 
 @dataclass(slots=True)
@@ -28,6 +50,7 @@ class RequestContext:
     coverage: how many servers took part, if not all did.
     cors: the headers that let a page read the answer.
     queue, job_id, size, waited_s: see `concerns`. jobs_stored: of a body that is enqueued as it arrives.
+    trace: None without `--traces`.
     """
 
     request: HttpRequest
@@ -46,6 +69,7 @@ class RequestContext:
     size: int = 0
     waited_s: float | None = None
     jobs_stored: int | None = None
+    trace: RequestTrace | None = None
 
     def concerns(self, queue: str, job_id: str | None = None, size: int = 0, waited_s: float | None = None) -> None:
         """Notes for the log line which job the request is about. size: of its payload, or of a body with many jobs, in

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gateway.api.access.gate import Gate
 from gateway.api.access.guard import Guard
-from gateway.api.context import RequestContext, Serve
+from gateway.api.context import RequestContext, RequestTrace, Serve
 from gateway.api.cors import Cors
 from gateway.api.exchange import problem_answer, respond
 from gateway.api.metrics.meter import Traffic
@@ -45,7 +45,8 @@ class Edge:
     serve: finds and runs the request's operation. on_idle: called each time no request is in progress any more.
     gate: answers to callers that are not admitted wait there for their turn. root_path: the path under which a proxy
     publishes the gateway. The proxy may pass it on or remove it; if it is passed on, it is removed here. cors: None if
-    no page of another origin may call. expected_level: of the log line of a request with a status below 400.
+    no page of another origin may call. expected_level: of the log line of a request with a status below 400. trace:
+    begins the trace of a request with that id; None without traces.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Edge:
         root_path: str = "",
         cors: Cors | None = None,
         expected_level: int = logging.INFO,
+        trace: Callable[[HttpRequest, str], RequestTrace] | None = None,
     ) -> None:
         self._serve = serve
         self._gate = gate or Gate()
@@ -66,12 +68,15 @@ class Edge:
         self._cors = cors
         self._on_idle = on_idle
         self._expected_level = expected_level
+        self._trace = trace
         self.traffic = Traffic()
 
     def handle(self, request: HttpRequest, serve: Serve | None = None) -> Coroutine[Any, Any, None]:
         """Answers one request. serve: instead of the usual way to find and run the operation."""
         context = RequestContext(request, _request_id(request), self._root_path)
         request.request_id = context.id
+        if self._trace is not None:
+            context.trace = self._trace(request, context.id)
         answered = self._answered(context, serve or self._serve)
         return self._charged(answered, context) if self._gate.time.tenanted else answered
 
@@ -119,6 +124,8 @@ class Edge:
             traffic.ended(context.operation, context.status, code, seconds)
             if not traffic.under_way:
                 self._on_idle()
+            if context.trace is not None:
+                context.trace.ended(context.job_id, context.size, context.status, code)
             level = self._expected_level if context.status < _FAILED and not code else logging.INFO
             if log.isEnabledFor(level) and context.operation not in _QUIET:
                 _log_request(level, context, code, seconds)
@@ -162,6 +169,8 @@ def _log_request(level: int, context: RequestContext, code: str, seconds: float)
             fields["wait_ms"] = int(context.waited_s * 1000)
     if code:
         fields["code"] = code
+    if context.trace is not None and context.trace.trace_id:
+        fields["trace"] = context.trace.trace_id
     logs.request(log, level, fields)
 
 

@@ -19,7 +19,7 @@ from gateway.errors import GatewayError, LeaseForgotten
 from gateway.leases.batch import BatchLease
 from gateway.leases.deadlines import Deadlines
 from gateway.leases.ended import EndedLeases
-from gateway.leases.lease import Lease, LeaseRecord, OpenRead, State
+from gateway.leases.lease import Lease, LeaseRecord, OpenRead, Settlement, State
 from gateway.leases.limits import LeaseLimits
 
 OUTCOME_NAMES = {
@@ -56,7 +56,8 @@ class LeaseStatistics:
 class KnownLeases:
     """See the rules above. due: called with each lease whose deadline has come.
 
-    delayed: how many open leases are DELAYED. batches: the open ones, by id.
+    delayed: how many open leases are DELAYED. batches: the open ones, by id. settling: called with each lease whose
+    settlement begins; None: nobody wants to know. It must not raise.
     limit, tenant_limit, limit_bytes, share: see LeaseLimits.
     memory_s, memory_limit: how long, and how many, ended leases are remembered.
     """
@@ -84,6 +85,7 @@ class KnownLeases:
         self._outcomes: Counter[State] = Counter()
         self._listeners: list[Callable[[Lease], None]] = []
         self._delay_listeners: list[Callable[[Lease], None]] = []
+        self.settling: Callable[[Lease], None] | None = None
 
     def __len__(self) -> int:
         """How many are open."""
@@ -140,6 +142,13 @@ class KnownLeases:
         lease.deadline_s = min(lease.latest_s, time.monotonic() + length_s)
         lease.expires_at_s = time.time() + lease.deadline_s - time.monotonic()
         self.deadlines.set(lease)
+
+    def begin_settlement(self, lease: Lease) -> None:
+        """The lease is settled from now on, until `end` or a delay."""
+        lease.move(State.SETTLING)
+        lease.settlement = Settlement()
+        if self.settling is not None:
+            self.settling(lease)
 
     def end(self, lease: Lease, outcome: State, refusal: GatewayError | None = None) -> OpenRead:
         """Counts and remembers the lease; returns its open read. refusal: Kestrel's, for those who wait for the end."""

@@ -37,7 +37,6 @@ from gateway.leases.lease import (
     Mover,
     OpenRead,
     Place,
-    Settlement,
     State,
 )
 from gateway.leases.limits import LeaseRoom
@@ -300,8 +299,7 @@ class Registry:
         """Begins the ack of a held lease, without a task if nothing has to be awaited; returns whether that is so."""
         read = lease.read
         assert read is not None
-        lease.move(State.SETTLING)
-        lease.settlement = Settlement()
+        self.leases.begin_settlement(lease)
         started = read.start_confirm(partial(self._confirmed, lease))
         if not started:
             self._tasks.create_task(self._finish(lease, State.ACKED, read.confirm))
@@ -317,8 +315,7 @@ class Registry:
 
     def _settle(self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, State | None]]) -> None:
         """work: returns how the lease ends; None: as wanted."""
-        lease.move(State.SETTLING)
-        lease.settlement = Settlement()
+        self.leases.begin_settlement(lease)
         self._tasks.create_task(self._finish(lease, wanted, work))
 
     def begin_move(self, lease: Lease, disposition: Disposition, *, late: bool = False) -> None:

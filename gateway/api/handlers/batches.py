@@ -88,6 +88,8 @@ class BatchJobs:
         batch = found.batch
         for lease in batch.leases:
             lease.holder = call.caller.name
+        if call.context.trace is not None:
+            call.context.trace.delivered(queue, list(zip(found.jobs, batch.leases, strict=True)))
 
         def sent(reached: bool) -> None:
             if not reached:

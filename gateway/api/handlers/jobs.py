@@ -156,10 +156,13 @@ class Jobs:
 
     def _stamp(self, call: Call, queue: Queue, heading: Heading) -> EnqueueContext:
         ttl_s = call.query["ttl"]
+        parent = heading.traceparent
+        if call.context.trace is not None:
+            parent = call.context.trace.enqueue(queue, parent, heading.tracestate)
         return self._publisher.stamp(
             queue,
             ttl_s=ttl_s if ttl_s is not None else queue.policy.ttl_s,
-            traceparent=heading.traceparent,
+            traceparent=parent,
             tracestate=heading.tracestate,
         )
 
@@ -214,6 +217,8 @@ class Jobs:
         limits = {"limit": limit, "limit_bytes": queue.policy.max_bytes or self._max_job_bytes}
         each = many_items(heading, body, stamp, ids, raw=queue.policy.raw, **limits)
         items = await self._turns.all(each, queue.tenant)
+        if call.context.trace is not None:
+            call.context.trace.many(len(items))
         if due:
             items = [
                 each._replace(due_ms=due) if isinstance(each, Item) and each.due_ms is None else each for each in items
@@ -266,7 +271,7 @@ class Jobs:
             return json_answer({"jobs": []}, headers=held_headers(delivery))
         call.context.lease_acked |= at_most_once
         delivery.lease.holder = call.caller.name
-        _note(call, delivery)
+        note_delivery(call, queue, delivery)
         with self.given_back_on_error(delivery.lease):
             body = render_leased(delivery.job, queue, delivery.lease, root=call.root)
         return self.carrying(delivery.lease, body, [JSON, NO_STORE])
@@ -301,7 +306,7 @@ class Jobs:
     def delivered(self, call: Call, queue: Queue, delivery: Delivery, preference: Headers) -> Answer:
         lease = delivery.lease
         lease.holder = call.caller.name
-        _note(call, delivery)
+        note_delivery(call, queue, delivery)
         with self.given_back_on_error(lease):
             body, headers = render(
                 delivery.job, queue, lease.attempt, lease, accept=call.accept, raw=_raw(call), root=call.root
@@ -344,10 +349,12 @@ class Jobs:
         return call.query["timeout"], []
 
 
-def _note(call: Call, delivery: Delivery) -> None:
-    """Notes for the log line which job is delivered."""
+def note_delivery(call: Call, queue: Queue, delivery: Delivery) -> None:
+    """Notes for the log line and the trace which job is delivered."""
     lease = delivery.lease
     call.context.concerns(lease.queue, lease.job_id, len(delivery.job.payload), delivery.waited_s)
+    if call.context.trace is not None:
+        call.context.trace.delivered(queue, [(delivery.job, lease)])
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call, json_answer
-from gateway.api.handlers.jobs import Jobs, held_headers, refuse_prefetch
+from gateway.api.handlers.jobs import Jobs, held_headers, note_delivery, refuse_prefetch
 from gateway.api.response.rendering import render_leased
 from gateway.delivery.preferred import PreferredDelivery, PreferredReceiver
 from gateway.delivery.queues.catalog import Queue
@@ -63,6 +63,7 @@ class PreferredJobs:
         call.context.lease_acked |= at_most_once
         lease = found.delivery.lease
         lease.holder = call.caller.name
+        note_delivery(call, found.queue, found.delivery)
         with self._jobs.given_back_on_error(lease):
             body = render_leased(found.delivery.job, found.queue, lease, root=call.root)
         return self._jobs.carrying(lease, body, [JSON, NO_STORE, (b"queue-name", found.queue.name.encode())])

@@ -80,7 +80,9 @@ class Streams:
         window = call.query["window"]
         longest_s = min(self._longest_s, call.query["lifetime"] or math.inf)
         opening = {"window": window, **opening, "lifetime_seconds": _number(longest_s)}
-        writer = StreamWriter(call.request, call.reservation, events=events, opening=opening, root=call.root)
+        writer = StreamWriter(
+            call.request, call.reservation, events=events, opening=opening, root=call.root, trace=call.context.trace
+        )
         stream = JobStream(
             self._streams,
             source,

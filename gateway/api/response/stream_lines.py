@@ -13,6 +13,7 @@ from typing import Final
 import orjson
 
 from gateway.api.access.budget import SMALL_BYTES, Reservation
+from gateway.api.context import RequestTrace
 from gateway.api.request.accept import quality, ranges
 from gateway.api.response.rendering import render_object
 from gateway.delivery.streams.end import StreamEnd
@@ -40,7 +41,8 @@ def stream_headers(*, events: bool) -> Headers:
 
 
 class StreamWriter:
-    """Implements delivery.streams.stream.StreamOutput. opening: the members of the line `open`. root: see `render`."""
+    """Implements delivery.streams.stream.StreamOutput. opening: the members of the line `open`. root: see `render`.
+    trace: of the request, if there are traces."""
 
     def __init__(
         self,
@@ -50,12 +52,14 @@ class StreamWriter:
         events: bool,
         opening: dict[str, object],
         root: str,
+        trace: RequestTrace | None = None,
     ) -> None:
         self._request = request
         self._reservation = reservation
         self._events = events
         self._opening = opening
         self._root = root
+        self._trace = trace
         self._written = 0
         self._large = 0  # bytes of large lines, which count until the client has read them
         self._blocked = False  # the client has to read before anything more is written
@@ -93,6 +97,8 @@ class StreamWriter:
     async def jobs(self, jobs: Sequence[StreamedJob]) -> int:
         """See StreamOutput."""
         lines = b"".join([self._job(each) for each in jobs])
+        if self._trace is not None:
+            self._trace.delivered(jobs[0].queue, [(each.job, each.lease) for each in jobs])
         if len(lines) > SMALL_BYTES:
             self._reservation.more(len(lines))
             self._large += len(lines)
