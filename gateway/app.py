@@ -1,24 +1,15 @@
-"""The composition root: builds the application of one worker from its parts, and shuts it down in order.
+"""The composition root: builds the application of one worker from its parts. Nothing else puts parts together.
 
-The order of the shutdown; each step relies on the ones before it:
-1. waiting polls are answered empty and no job is delivered; 2. leases are settled until none is left or the grace ends;
-3. requests in progress finish (the server waits for them); 4. commands of other workers are no longer accepted; 5. jobs
-under lease go back to their queues; 6. the connections to Kestrel close; 7. the file of idempotency keys closes; 8. the
-last spans are sent.
+The lowest parts come first: what bounds memory and time, then Kestrel, leases, the use cases, what runs beside the
+requests, and HTTP. `lifespan` starts and closes them in order. `reload` reads the files again that may change.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import math
-import ssl
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
 
@@ -55,9 +46,6 @@ from gateway.api.specification import Specification, longest_lease
 from gateway.common import logs
 from gateway.common.shares import WHOLE, Shares
 from gateway.config import policies
-from gateway.config.cluster_secret import secrets_of
-from gateway.config.keys import Keys, load
-from gateway.config.toml_file import Mistake, MistakesError
 from gateway.delivery.batches import BatchReceiver
 from gateway.delivery.caps.caps import Caps
 from gateway.delivery.caps.link import CapLink
@@ -75,9 +63,7 @@ from gateway.delivery.figures.gatherer import Gatherer
 from gateway.delivery.figures.head_ages import HeadAges
 from gateway.delivery.figures.history import History
 from gateway.delivery.figures.largest import LargestQueues
-from gateway.delivery.idempotency import ledger_file
-from gateway.delivery.idempotency.idempotent_enqueue import Idempotency
-from gateway.delivery.idempotency.ledger import Ledger
+from gateway.delivery.idempotency.idempotent_enqueue import shared_by_workers
 from gateway.delivery.moves import Moves
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
@@ -93,26 +79,25 @@ from gateway.delivery.streams.open_streams import OpenStreams
 from gateway.delivery.subscriptions.deleted import DeletedSubscriptions
 from gateway.delivery.subscriptions.peers import PeerWorkers
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
-from gateway.errors import GatewayError
+from gateway.delivery.worker_commands import WorkerCommands
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.turns import Turns
-from gateway.forwarding.commands import LeaseCommand, Result, Verb, WorkerFigures
 from gateway.forwarding.lease_lists import LeaseLists
-from gateway.forwarding.replicas import Replicas
+from gateway.forwarding.replicas import replicas_of
 from gateway.forwarding.router import LeaseRouter
-from gateway.forwarding.seal import Seal, derived
-from gateway.forwarding.workers import WorkerLinks, WorkerServer, is_alive
+from gateway.forwarding.seal import lease_keys
+from gateway.forwarding.workers import WorkerLinks, WorkerServer
 from gateway.kestrel.client import Kestrel
 from gateway.leases.ids import LeaseIds
 from gateway.leases.known import KnownLeases
 from gateway.leases.registry import Registry
+from gateway.lifespan import Drain, Lifespan
 from gateway.names.namespace import Namespace
-from gateway.settings import Settings, SettingsError
+from gateway.reload import KeyReload, PolicyReload, SecretReload, read_keys, reload_all
+from gateway.settings import Settings
 
 if TYPE_CHECKING:  # it imports an optional dependency
     from gateway.traces.traces import Traces
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,35 +129,45 @@ class Gateway:
     """
 
     def __init__(self, settings: Settings, context: WorkerContext) -> None:
-        self._settings = settings
-        self._tenanted = context.tenanted
-        self._index = context.index
-        self._grace_ends = math.inf  # monotonic; known once the drain has begun
-        share = settings.tenant_share if context.tenanted else WHOLE
-        self._admission = Admission(self._read_keys() if settings.keys is not None else None)
-        self._tasks = asyncio.TaskGroup()
+        tenanted = context.tenanted
+        share = settings.tenant_share if tenanted else WHOLE
+        tasks = asyncio.TaskGroup()
+
+        # What bounds memory and time
         self.buffers = Shares(settings.max_buffer_bytes, share)
-        self.loop_time = LoopTime(tenanted=context.tenanted)
+        self.loop_time = LoopTime(tenanted=tenanted)
         turns = Turns(self.loop_time)
         budget = Budget(self.buffers, Shares(settings.max_connections, share), turns)
-        self._namespace = namespace = Namespace(settings.namespace, self._tenanted)
-        self._kestrel = Kestrel(
+        poll_limits = PollLimits(
+            settings.max_waiters,
+            tenant_limit=settings.max_tenant_waiters,
+            queue_limit=settings.max_queue_waiters,
+            share=share,
+        )
+
+        # Names, keys and policies
+        admission = Admission(read_keys(settings.keys, tenanted=tenanted) if settings.keys is not None else None)
+        namespace = Namespace(settings.namespace, tenanted)
+        catalog = Catalog(namespace, policies.load(settings.queues, namespace))
+
+        # Kestrel
+        kestrel = Kestrel(
             context.kestrel,
             settings,
             settings.kestrel_file,
             share=share,
             tenant_of=lambda key: namespace.tenant_of(key) or "",
             loop_time=self.loop_time,
-            owns=lambda key: self._catalog.owner_of(key) is not None,
+            owns=lambda key: catalog.owner_of(key) is not None,
             worker_sockets={context.kestrel[0]: context.worker_socket} if context.worker_socket else {},
         )
-        self._control = Control(self._kestrel.each_member, namespace.internal_key("control"), eager=context.index == 0)
-        self._ids = LeaseIds(
-            _lease_keys(context.cluster_secrets) or [context.lease_key], context.boot_id, settings.instance
-        )
-        self._registry = Registry(
-            self._ids,
-            self._tasks,
+        control = Control(kestrel.each_member, namespace.internal_key("control"), eager=context.index == 0)
+
+        # Leases, and who settles one that another worker or replica holds
+        ids = LeaseIds(lease_keys(context.cluster_secrets) or [context.lease_key], context.boot_id, settings.instance)
+        registry = self._registry = Registry(
+            ids,
+            tasks,
             limit=settings.max_leases,
             tenant_limit=settings.max_tenant_leases,
             limit_bytes=settings.max_lease_bytes,
@@ -181,211 +176,214 @@ class Gateway:
             memory_limit=settings.max_settled,
             share=share,
         )
-        self._worker_links = WorkerLinks(context.run_dir, context.boot_id)
-        self._replicas = _replicas(settings, context)
-        self._lease_router = LeaseRouter(
-            self._ids,
-            self._registry,
-            self._worker_links,
-            self._replicas,
+        links = WorkerLinks(context.run_dir, context.boot_id)
+        replicas = replicas_of(settings, context.cluster_secrets)
+        lease_router = LeaseRouter(
+            ids,
+            registry,
+            links,
+            replicas,
             turns=turns,
             limit_s=2 * settings.kestrel_command_timeout_s,
-            count=self._figures,
+            count=lambda: meter.figures(),  # noqa: PLW0108 (it is made last)
         )
-        self._lease_lists = LeaseLists(self._registry, self._worker_links, settings.kestrel_command_timeout_s)
-        self._peers = PeerWorkers(self._worker_links, settings.kestrel_command_timeout_s)
-        self._worker_server = WorkerServer(context.run_dir, context.boot_id, self._execute)
-        self._catalog = Catalog(self._namespace, policies.load(settings.queues, self._namespace))
-        self._known = KnownQueues(self._kestrel, self._catalog, turns)
-        quota = Quota(self._kestrel, self._known, settings.max_queues)
-        holding = HoldingQueues(self._kestrel, namespace, context.boot_id)
-        OwnDelays(self._control, holding, self._tasks)
-        moves = Moves(self._kestrel, self._catalog, holding, self._tasks, max_attempts=settings.max_attempts)
-        poll_limits = PollLimits(
-            settings.max_waiters,
-            tenant_limit=settings.max_tenant_waiters,
-            queue_limit=settings.max_queue_waiters,
-            share=share,
+        lease_lists = LeaseLists(registry, links, settings.kestrel_command_timeout_s)
+        peers = PeerWorkers(links, settings.kestrel_command_timeout_s)
+
+        # Use cases: enqueue
+        known = KnownQueues(kestrel, catalog, turns)
+        quota = Quota(kestrel, known, settings.max_queues)
+        holding = HoldingQueues(kestrel, namespace, context.boot_id)
+        publisher = Publisher(kestrel, quota, holding)
+        idempotency = shared_by_workers(settings, context.run_dir, context.boot_id)
+
+        # Use cases: next, batches, streams
+        moves = Moves(kestrel, catalog, holding, tasks, max_attempts=settings.max_attempts)
+        pauses = Pauses(control, catalog, poll_limits)
+        cap_link = CapLink(context.run_dir)
+        caps = Caps(cap_link, catalog)
+        receiver = Receiver(
+            kestrel, registry, moves, quota, tasks, poll_limits=poll_limits, pauses=pauses, caps=caps, turns=turns
         )
-        self._pauses = Pauses(self._control, self._catalog, poll_limits)
-        self._cap_link = CapLink(context.run_dir)
-        self._poll_limits = poll_limits
-        self._caps = Caps(self._cap_link, self._catalog)
-        self._receiver = Receiver(
-            self._kestrel,
-            self._registry,
-            moves,
-            quota,
-            self._tasks,
-            poll_limits=poll_limits,
-            pauses=self._pauses,
-            caps=self._caps,
-            turns=turns,
-        )
-        batches = BatchReceiver(
-            self._receiver,
-            self._registry,
-            moves,
-            self._tasks,
-            pauses=self._pauses,
-            caps=self._caps,
-            turns=turns,
-        )
+        batches = BatchReceiver(receiver, registry, moves, tasks, pauses=pauses, caps=caps, turns=turns)
         preferred = PreferredReceiver(
-            self._kestrel,
-            self._receiver,
-            quota,
-            self._registry.limits,
-            self._tasks,
-            poll_limits=poll_limits,
-            pauses=self._pauses,
-            caps=self._caps,
+            kestrel, receiver, quota, registry.limits, tasks, poll_limits=poll_limits, pauses=pauses, caps=caps
         )
-        self._streams = OpenStreams(self._registry, moves.attempts)
-        self._unreachable = UnreachableQueues(self._kestrel, self._catalog, turns)
-        queues = Queues(self._kestrel, self._catalog, self._lease_router, self._known, turns, moves.attempts)
-        deleted = self._kestrel.fanout.deleted = DeletedSubscriptions(self._control)
+        streams = OpenStreams(registry, moves.attempts)
+
+        # Use cases: delayed jobs, queues, subscriptions, dead letters
+        OwnDelays(control, holding, tasks)
+        onward = Onward(kestrel, catalog, quota, holding)
+        delayed_jobs = DelayedJobs(kestrel.each_member, holding, onward)
+        queues = Queues(kestrel, catalog, lease_router, known, turns, moves.attempts)
+        deleted = kestrel.fanout.deleted = DeletedSubscriptions(control)
+        kestrel.fanout.hold_elsewhere = peers.hold
+
+        async def end_polls(key: str) -> None:
+            receiver.end_polls(key)
+            await peers.end_polls(key)
+
         subscriptions = Subscriptions(
-            self._kestrel,
-            self._kestrel.fanout,
-            self._catalog,
-            self._known,
+            kestrel,
+            kestrel.fanout,
+            catalog,
+            known,
             quota,
             deleted=deleted,
-            end_polls=self._end_polls,
-            drop_leases=self._lease_router.drop_queue,
-            peers_have=self._peers.have,
+            end_polls=end_polls,
+            drop_leases=lease_router.drop_queue,
+            peers_have=peers.have,
             limit=settings.kestrel_max_subscriptions,
         )
-        self._kestrel.fanout.hold_elsewhere = self._peers.hold
-        self._idempotency = _idempotency(settings, context)
-        pauses = PauseAdmin(self._pauses, queues)
-        specification = Specification(settings)
-        page = Page(specification.json, on=settings.ui != "off")
-        leases = Leases(self._lease_router, turns)
-        onward = Onward(self._kestrel, self._catalog, quota, holding)
-        self._delayed_jobs = DelayedJobs(self._kestrel.each_member, holding, onward)
-        publisher = Publisher(self._kestrel, quota, holding)
-        self._gatherer = Gatherer(self._kestrel, turns, settings.queue_figures_interval_s)
-        self._largest = LargestQueues(
-            self._catalog,
-            HeadAges(self._kestrel.each_member, turns),
+        dead_letters = DeadLetterAdmin(kestrel)
+        redrive = Redrive(kestrel, moves.dead_letters, quota, tasks)
+        letters = DeadLetterJobs(
+            kestrel.each_member,
+            dead_letters,
+            redrive,
+            tasks,
+            GatewayTurns(cap_link, "search ", TURN_S),
+            payload_bytes=settings.max_batch_bytes,
+        )
+
+        # Figures of queues
+        gatherer = Gatherer(kestrel, turns, settings.queue_figures_interval_s)
+        largest = LargestQueues(
+            catalog,
+            HeadAges(kestrel.each_member, turns),
             turns,
             holding_keys=holding.keys,
-            servers=lambda: len(self._kestrel.each_member()),
+            servers=lambda: len(kestrel.each_member()),
             limit=settings.max_queue_metrics,
         )
         if context.index == 0:
-            self._gatherer.on_round(self._largest.add)
-        history = History(lambda key: dead_key(self._catalog, key))
-        self._gatherer.on_round(history.add)
-        dead_letters = DeadLetterAdmin(self._kestrel)
-        redrive = Redrive(self._kestrel, moves.dead_letters, quota, self._tasks)
+            gatherer.on_round(largest.add)
+        history = History(lambda key: dead_key(catalog, key))
+        gatherer.on_round(history.add)
+
+        # What runs beside the requests
+        traces = _traces(settings, registry.leases, context.boot_id)
+        self._drain = Drain(receiver, streams, gatherer, registry, settings.grace_s)
+        commands = WorkerCommands(receiver, kestrel.fanout, lease_router, lease_lists, on_lease=self._drain.changed)
+        self._reloads = (
+            KeyReload(settings.keys, admission, tenanted),
+            PolicyReload(settings.queues, namespace, catalog, known, caps, pauses, poll_limits, registry),
+            SecretReload(settings, ids, replicas),
+            kestrel.reload,
+        )
+        lifespan = Lifespan(
+            tasks=tasks,
+            drain=self._drain,
+            kestrel=kestrel,
+            control=control,
+            cap_link=cap_link,
+            ids=ids,
+            registry=registry,
+            router=lease_router,
+            worker_server=WorkerServer(context.run_dir, context.boot_id, commands.execute),
+            worker_links=links,
+            replicas=replicas,
+            unreachable=UnreachableQueues(kestrel, catalog, turns) if context.index == 0 else None,
+            delayed_jobs=delayed_jobs,
+            gatherer=gatherer,
+            largest=largest,
+            idempotency=idempotency,
+            spans=traces.export if traces is not None else None,
+            longest_lease_s=longest_lease(settings),
+        )
+
+        # HTTP: handlers, routes, and the edge around them
+        specification = Specification(settings)
+        page = Page(specification.json, on=settings.ui != "off")
+        leases = Leases(lease_router, turns)
+        pause_admin = PauseAdmin(pauses, queues)
         jobs = Jobs(
             publisher,
-            self._receiver,
+            receiver,
             queues,
             leases,
-            self._registry,
-            once=IdempotentAnswer(self._idempotency),
+            registry,
+            once=IdempotentAnswer(idempotency),
             settings=settings,
             turns=turns,
         )
         self.routes = router(
             specification,
-            self._admission,
+            admission,
             budget,
-            self._catalog,
+            catalog,
             jobs=jobs,
-            batches=BatchJobs(batches, jobs, self._registry.batches),
+            batches=BatchJobs(batches, jobs, registry.batches),
             preferred=PreferredJobs(preferred, jobs),
             streams=Streams(
-                self._receiver,
+                receiver,
                 preferred,
-                self._streams,
+                streams,
                 jobs,
-                registry=self._registry,
-                caps=self._caps,
-                tasks=self._tasks,
+                registry=registry,
+                caps=caps,
+                tasks=tasks,
                 turns=turns,
                 settings=settings,
             ),
             leases=leases,
-            pauses=pauses,
+            pauses=pause_admin,
             queues=QueueAdmin(
-                queues, None if self._tenanted else holding, subscriptions, pauses, dead_letters, redrive, turns
+                queues, None if tenanted else holding, subscriptions, pause_admin, dead_letters, redrive, turns
             ),
-            details=QueueDetails(settings, self._catalog, self._lease_lists),
-            letters=DeadLetterHandlers(
-                DeadLetterJobs(
-                    self._kestrel.each_member,
-                    dead_letters,
-                    redrive,
-                    self._tasks,
-                    GatewayTurns(self._cap_link, "search ", TURN_S),
-                    payload_bytes=settings.max_batch_bytes,
-                )
-            ),
-            subscriptions=SubscriptionAdmin(subscriptions, pauses),
-            health=HealthHandlers(specification, lambda: self._kestrel.available, lambda: self._receiver.draining),
-            backends=Backends(self._kestrel, holding.keys),
+            details=QueueDetails(settings, catalog, lease_lists),
+            letters=DeadLetterHandlers(letters),
+            subscriptions=SubscriptionAdmin(subscriptions, pause_admin),
+            health=HealthHandlers(specification, lambda: kestrel.available, lambda: receiver.draining),
+            backends=Backends(kestrel, holding.keys),
             metrics=Metrics(
-                self._lease_router.figures,
+                lease_router.figures,
                 settings.workers,
                 turns,
-                BrokerText(settings.data, self._kestrel.storage_stats) if context.worker_socket else None,
+                BrokerText(settings.data, kestrel.storage_stats) if context.worker_socket else None,
             ),
             webhook=Webhook(settings.webhook_origins),
-            info=Info(settings, self._kestrel, page),
+            info=Info(settings, kestrel, page),
             page=page,
             page_data=PageData(
-                settings,
-                specification,
-                self._gatherer,
-                FigureRows(self._catalog, history, self._pauses, publisher.full),
-                turns,
+                settings, specification, gatherer, FigureRows(catalog, history, pauses, publisher.full), turns
             ),
         )
-        self.routes.router.lifespan_context = self._lifespan
-        self._traces = _traces(settings, self._registry.leases, context.boot_id)
-        self._changed = asyncio.Event()
-        self._registry.leases.on_end(lambda _: self._changed.set())
-        self._replica_endpoint = (
-            ReplicaEndpoint(self._replicas, budget, self._lease_router.receive) if self._replicas else None
-        )
+        self.routes.router.lifespan_context = lifespan.run
+        self._replica_endpoint = ReplicaEndpoint(replicas, budget, lease_router.receive) if replicas else None
         self._edge = Edge(
             self._with_replicas(self.routes.serve),
             Guard(settings),
-            self._changed.set,
+            self._drain.changed,
             gate=budget.gate,
             root_path=settings.root_path,
             expected_level=logs.LEVELS[settings.log_expected],
             cors=Cors(settings.allowed_origins) if settings.allowed_origins else None,
-            trace=self._traces.of if self._traces is not None else None,
+            trace=traces.of if traces is not None else None,
         )
-        self._meter = Meter(
+        self.handle = self._edge.handle
+        meter = Meter(
             context.index,
-            kestrel=self._kestrel,
-            registry=self._registry,
-            forwarding=self._lease_router.statistics,
-            receiver=self._receiver,
+            kestrel=kestrel,
+            registry=registry,
+            forwarding=lease_router.statistics,
+            receiver=receiver,
             moves=moves,
             publisher=publisher,
-            pauses=self._pauses,
+            pauses=pauses,
             onward=onward,
-            delayed_jobs=self._delayed_jobs,
+            delayed_jobs=delayed_jobs,
             traffic=self._edge.traffic,
             routes=self.routes.names,
-            queues=lambda: self._largest.table,
+            queues=lambda: largest.table,
             shares={
                 "waiters": poll_limits.shares,
-                "leases": self._registry.limits.shares,
-                "lease_bytes": self._registry.limits.bytes,
+                "leases": registry.limits.shares,
+                "lease_bytes": registry.limits.bytes,
                 "buffer_bytes": budget.bytes,
                 "connections": budget.connections,
             },
         )
-        self.handle = self._edge.handle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The same for any ASGI server, such as uvicorn."""
@@ -403,158 +401,15 @@ class Gateway:
 
     def begin_drain(self) -> None:
         """The gateway is no longer ready: waiting polls are answered, and no job is delivered."""
-        self._grace_ends = min(self._grace_ends, time.monotonic() + self._settings.grace_s)
-        self._receiver.drain()
-        self._streams.drain()
-        self._gatherer.close()
-
-    async def reload(self) -> None:
-        """Reads again the files that may change at run time. A file with mistakes is logged and changes nothing.
-
-        Requests in progress, waiting polls and leases continue.
-        """
-        for file in (self._reload_keys, self._reload_policies, self._reload_secrets, self._kestrel.reload):
-            mistakes = await _mistakes(file)
-            for mistake in mistakes:
-                log.error("reload: %s", mistake)
-            if mistakes:
-                log.error("reload: the file has mistakes; the previous content stays in use")
-
-    async def _reload_keys(self) -> None:
-        """Raises MistakesError."""
-        if self._settings.keys is not None:
-            keys = await asyncio.to_thread(self._read_keys)
-            self._admission.replace(keys)
-            log.info("reload: %d keys", len(keys))
-
-    def _read_keys(self) -> Keys:
-        """The keys in the file. Raises MistakesError, also if they would change whether there are tenants."""
-        path = self._settings.keys
-        assert path is not None
-        keys = load(path)
-        if keys.tenanted is not None and keys.tenanted != self._tenanted:
-            what = "keys had a tenant" if self._tenanted else "keys had no tenant"
-            raise MistakesError([Mistake(str(path), 0, f"{what} at the start; restart the gateway to change that")])
-        return keys
-
-    async def _reload_policies(self) -> None:
-        """Raises MistakesError."""
-        if self._settings.queues is not None:
-            self._catalog.apply(await asyncio.to_thread(policies.load, self._settings.queues, self._namespace))
-            self._caps.policies_changed(self._poll_limits.queues, self._registry.leases.open())
-            self._pauses.policies_changed()
-            self._known.refresh(time.monotonic())  # a queue may have another key
-            log.info("reload: policies of %s", self._settings.queues)
-
-    async def _reload_secrets(self) -> None:
-        """From now on all replicas settle leases with the new secrets. Raises MistakesError."""
-        path = self._settings.cluster_secret_file
-        if path is None or self._replicas is None:
-            return
-        try:
-            secrets = await asyncio.to_thread(secrets_of, self._settings)
-        except SettingsError as exc:
-            raise MistakesError([Mistake(str(path), 0, str(exc))]) from exc
-        self._ids.replace(_lease_keys(secrets))
-        self._replicas.replace(secrets)
-        log.info("reload: %d secret(s) of the cluster", len(secrets))
+        self._drain.begin()
 
     async def drained(self) -> None:
         """Returns when no consumer holds a lease and no settlement is in progress. Does not wait for delayed nacks."""
-        while self._held():
-            self._changed.clear()
-            await self._changed.wait()
+        await self._drain.ended()
 
-    def _held(self) -> int:
-        figures = self._registry.leases.statistics()
-        return figures.open - figures.delayed
-
-    def _figures(self) -> WorkerFigures:
-        return self._meter.figures()
-
-    async def _end_polls(self, key: str) -> None:
-        """Ends the polls of the queue in every worker."""
-        self._receiver.end_polls(key)
-        await self._peers.end_polls(key)
-
-    async def _execute(self, command: LeaseCommand) -> Result:
-        match command.verb:
-            case Verb.END_POLLS:
-                self._receiver.end_polls(command.subject)
-                return 0
-            case Verb.HOLD_PUTS:
-                await self._kestrel.fanout.hold(command.subject, command.length_s)
-                return 0
-            case Verb.ENSURE_CHILD:
-                try:
-                    return await self._kestrel.fanout.ensure(command.subject)
-                except GatewayError as exc:
-                    return exc
-            case Verb.LIST_LEASES:
-                return self._lease_lists.own(command.subject)
-            case Verb.RELEASE_PUTS:
-                self._kestrel.fanout.release(command.subject)
-                return 0
-        try:
-            return await self._lease_router.execute(command)
-        finally:
-            self._changed.set()
-
-    @contextlib.asynccontextmanager
-    async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
-        async with self._tasks:
-            if self._traces is not None:
-                self._traces.export.start()
-            await self._kestrel.start()
-            await self._control.start()
-            await self._cap_link.start()
-            await self._worker_server.start()
-            watching = self._tasks.create_task(self._unreachable.watch()) if self._index == 0 else None
-            moving = self._tasks.create_task(self._delayed_jobs.run())
-            gathering = self._tasks.create_task(self._gatherer.run())
-            loop = asyncio.get_running_loop()
-            loop.call_later(longest_lease(self._settings), self._ids.refuse_old_form)
-            try:
-                yield
-            finally:
-                self.begin_drain()
-                gathering.cancel()
-                self._largest.close()
-                if watching is not None:
-                    watching.cancel()
-                self._delayed_jobs.close()
-                await moving
-                await self._worker_server.close()
-                await self._worker_links.close()
-                if self._replicas is not None:
-                    self._replicas.close()
-                self._registry.close()
-                log.info("leases: %s", self._registry.leases.statistics())
-                log.info("lease commands: %s", self._lease_router.statistics)
-                await self._control.close()
-                await self._cap_link.close()
-                await self._kestrel.close()
-                await self._idempotency.close()
-                if self._traces is not None:
-                    await self._traces.export.close(self._grace_ends - time.monotonic())
-
-
-def _lease_keys(cluster_secrets: Sequence[bytes]) -> list[bytes]:
-    return [derived(secret, "lease ids") for secret in cluster_secrets]
-
-
-def _replicas(settings: Settings, context: WorkerContext) -> Replicas | None:
-    if not context.cluster_secrets:
-        return None
-    return Replicas(Seal(context.cluster_secrets), _trust(settings))
-
-
-def _trust(settings: Settings) -> ssl.SSLContext:
-    """How this replica and the others authenticate each other over https: with the files that it serves with."""
-    trust = ssl.create_default_context(cafile=settings.ssl_ca_certs)
-    if settings.ssl_certfile is not None:
-        trust.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password or None)
-    return trust
+    async def reload(self) -> None:
+        """Reads again the files that may change at run time. A file with mistakes is logged and changes nothing."""
+        await reload_all(self._reloads)
 
 
 def _traces(settings: Settings, leases: KnownLeases, boot_id: str) -> Traces | None:
@@ -564,30 +419,6 @@ def _traces(settings: Settings, leases: KnownLeases, boot_id: str) -> Traces | N
     from gateway.traces.traces import Traces  # noqa: PLC0415 (an optional dependency)
 
     return Traces(leases, boot_id)
-
-
-def _idempotency(settings: Settings, context: WorkerContext) -> Idempotency:
-    """The idempotency keys, which all workers of the data directory share."""
-    ledger = Ledger(
-        settings.data / ledger_file.NAME,
-        context.boot_id,
-        lambda boot_id: is_alive(context.run_dir, boot_id),
-        window_s=settings.idempotency_window_s,
-        limit=settings.max_idempotency_keys,
-        synced=settings.fsync == "always",
-    )
-    # A put may connect first, and is sent once more if the policy allows duplicates.
-    hold_s = 2 * (settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s) + 1
-    return Idempotency(ledger, wait_s=settings.kestrel_command_timeout_s, hold_s=hold_s)
-
-
-async def _mistakes(read: Callable[[], Awaitable[None]]) -> Sequence[Mistake]:
-    """The mistakes in the file that `read` reads."""
-    try:
-        await read()
-    except MistakesError as exc:
-        return exc.mistakes
-    return ()
 
 
 def create_app(settings: Settings, context: WorkerContext) -> Gateway:

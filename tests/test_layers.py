@@ -7,11 +7,13 @@ import pytest
 
 # A package may import those below it; modules of the same rank do not know each other.
 RANKS: dict[str, int] = {
-    "__main__": 11,
-    "cli": 10,
-    "maintenance": 9,
-    "process": 8,
-    "app": 7,
+    "__main__": 12,
+    "cli": 11,
+    "maintenance": 10,
+    "process": 9,
+    "app": 8,
+    "lifespan": 7,
+    "reload": 7,
     "http": 6,
     "api": 6,
     "traces": 6,

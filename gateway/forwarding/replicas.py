@@ -37,6 +37,7 @@ from gateway.forwarding.commands import (
 )
 from gateway.forwarding.http_client import BadResponseError, ConnectionEndedError, HttpConnection
 from gateway.forwarding.seal import Seal
+from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -271,3 +272,16 @@ class _Replica:
         if connection.reaper is not None:
             connection.reaper.cancel()
         connection.http.abort()
+
+
+def replicas_of(settings: Settings, secrets: Sequence[bytes]) -> Replicas | None:
+    """The other replicas, with which this one shares the secrets; None without secrets."""
+    return Replicas(Seal(secrets), _trust(settings)) if secrets else None
+
+
+def _trust(settings: Settings) -> ssl.SSLContext:
+    """How this replica and the others authenticate each other over https: with the files that it serves with."""
+    trust = ssl.create_default_context(cafile=settings.ssl_ca_certs)
+    if settings.ssl_certfile is not None:
+        trust.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, settings.ssl_keyfile_password or None)
+    return trust

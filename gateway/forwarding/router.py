@@ -290,7 +290,7 @@ class LeaseRouter:
                 return await settle_group(command, registry, self._one_here)
             case (
                 Verb.END_POLLS | Verb.HOLD_PUTS | Verb.RELEASE_PUTS | Verb.ENSURE_CHILD | Verb.LIST_LEASES
-            ):  # app.Gateway carries these out
+            ):  # delivery.worker_commands executes these
                 raise Internal(f"{command.verb.value} is no command about leases")
 
 

@@ -20,6 +20,11 @@ def derived(secret: bytes, purpose: str) -> bytes:
     return hmac.digest(secret, b"kestrel-gateway " + purpose.encode(), "sha256")
 
 
+def lease_keys(secrets: Sequence[bytes]) -> list[bytes]:
+    """The keys that sign the lease ids of all replicas."""
+    return [derived(secret, "lease ids") for secret in secrets]
+
+
 class Seal:
     """Seals with the first of the secrets, accepts each of them. They may be replaced at any time."""
 

@@ -16,6 +16,7 @@ import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from gateway.common.limited_log import LimitedLog
@@ -31,6 +32,8 @@ from gateway.errors import (
     PartlyStored,
     Unavailable,
 )
+from gateway.forwarding.workers import is_alive
+from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -170,3 +173,18 @@ async def _reply_of(earlier: _InProgress, deadline_s: float) -> Reply | None:
 
 def _in_flight() -> IdempotencyInFlight:
     return IdempotencyInFlight("a request with this Idempotency-Key is in progress; its outcome is not known yet")
+
+
+def shared_by_workers(settings: Settings, run_dir: Path, boot_id: str) -> Idempotency:
+    """The idempotency keys, which all workers of the data directory share. Nothing is opened yet."""
+    ledger = Ledger(
+        settings.data / ledger_file.NAME,
+        boot_id,
+        lambda other: is_alive(run_dir, other),
+        window_s=settings.idempotency_window_s,
+        limit=settings.max_idempotency_keys,
+        synced=settings.fsync == "always",
+    )
+    # A put may connect first, and is sent once more if the policy allows duplicates.
+    hold_s = 2 * (settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s) + 1
+    return Idempotency(ledger, wait_s=settings.kestrel_command_timeout_s, hold_s=hold_s)
