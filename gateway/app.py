@@ -20,9 +20,11 @@ from gateway.api.asgi import AsgiRequest
 from gateway.api.context import Serve
 from gateway.api.cors import Cors
 from gateway.api.edge import Edge
+from gateway.api.handlers.acks import PollAcks
 from gateway.api.handlers.backends import Backends
 from gateway.api.handlers.batches import BatchJobs
 from gateway.api.handlers.dead_letters import DeadLetterHandlers
+from gateway.api.handlers.enqueue import EnqueueJobs
 from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
@@ -41,6 +43,7 @@ from gateway.api.metrics.broker_text import BrokerText
 from gateway.api.metrics.exposition import Metrics
 from gateway.api.metrics.meter import Meter
 from gateway.api.request.idempotency import IdempotentAnswer
+from gateway.api.request.polls import PollRequests
 from gateway.api.routes import router
 from gateway.api.specification import Specification, longest_lease
 from gateway.common import logs
@@ -297,29 +300,22 @@ class Gateway:
         page = Page(specification.json, on=settings.ui != "off")
         leases = Leases(lease_router, turns)
         pause_admin = PauseAdmin(pauses, queues)
-        jobs = Jobs(
-            publisher,
-            receiver,
-            queues,
-            leases,
-            registry,
-            once=IdempotentAnswer(idempotency),
-            settings=settings,
-            turns=turns,
-        )
+        polls, acks = PollRequests(settings), PollAcks(leases)
+        jobs = Jobs(receiver, queues, registry, polls=polls, acks=acks, turns=turns)
         self.routes = router(
             specification,
             admission,
             budget,
             catalog,
+            enqueue=EnqueueJobs(publisher, IdempotentAnswer(idempotency), turns, settings),
             jobs=jobs,
-            batches=BatchJobs(batches, jobs, registry.batches),
-            preferred=PreferredJobs(preferred, jobs),
+            batches=BatchJobs(batches, jobs, registry.batches, polls=polls, acks=acks),
+            preferred=PreferredJobs(preferred, jobs, polls=polls, acks=acks),
             streams=Streams(
                 receiver,
                 preferred,
                 streams,
-                jobs,
+                polls,
                 registry=registry,
                 caps=caps,
                 tasks=tasks,

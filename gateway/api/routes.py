@@ -12,6 +12,7 @@ from gateway.api.exchange import Handler, Operation, Resource
 from gateway.api.handlers.backends import Backends
 from gateway.api.handlers.batches import BatchJobs
 from gateway.api.handlers.dead_letters import DeadLetterHandlers
+from gateway.api.handlers.enqueue import EnqueueJobs
 from gateway.api.handlers.health import HealthHandlers
 from gateway.api.handlers.info import Info
 from gateway.api.handlers.jobs import Jobs
@@ -46,6 +47,7 @@ def router(
     budget: Budget,
     catalog: Catalog,
     *,
+    enqueue: EnqueueJobs,
     jobs: Jobs,
     batches: BatchJobs,
     preferred: PreferredJobs,
@@ -82,12 +84,12 @@ def router(
         Route("/queues/{queue}/next", Resource(head=False, get=run("nextJob", batches.next))),
         Route(
             "/queues/{queue}/jobs",
-            Resource(post=run("enqueueJob", jobs.enqueue), options=run("checkWebhook", webhook.check)),
+            Resource(post=run("enqueueJob", enqueue.one), options=run("checkWebhook", webhook.check)),
         ),
-        Route("/queues/{queue}/jobs/batch", Resource(post=run("enqueueJobs", jobs.enqueue_jobs))),
+        Route("/queues/{queue}/jobs/batch", Resource(post=run("enqueueJobs", enqueue.many))),
         Route(
             "/queues/{queue}/events",
-            Resource(post=run("enqueueEvent", jobs.enqueue_event), options=run("checkEventWebhook", webhook.check)),
+            Resource(post=run("enqueueEvent", enqueue.event), options=run("checkEventWebhook", webhook.check)),
         ),
         Route(
             "/next",

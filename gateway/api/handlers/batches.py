@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Final
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final
 
 from gateway.api.exchange import NO_STORE, Answer, Call, json_answer
-from gateway.api.handlers.jobs import Jobs, held_headers, refuse_prefetch, says_acked
+from gateway.api.handlers.acks import PollAcks, says_acked
+from gateway.api.handlers.jobs import Jobs, held_headers
+from gateway.api.request.polls import PollRequest, PollRequests
 from gateway.api.response.rendering import render_batch
 from gateway.delivery.batches import BatchDelivery, BatchReceiver, BatchSize
 from gateway.delivery.queues.catalog import Queue
@@ -17,15 +19,20 @@ from gateway.request import Headers
 
 BATCH_BYTES: Final = 8 << 20
 """The default of `max_bytes`."""
+_WITHOUT_MAX: Final = "max_bytes: is the size of a batch; give max, the number of jobs, too"
 
 
 class BatchJobs:
     """Handlers of the paths that deliver jobs. jobs: those for one job, to which a request without `max` goes."""
 
-    def __init__(self, receiver: BatchReceiver, jobs: Jobs, batches: Batches) -> None:
+    def __init__(
+        self, receiver: BatchReceiver, jobs: Jobs, batches: Batches, *, polls: PollRequests, acks: PollAcks
+    ) -> None:
         self._receiver = receiver
         self._jobs = jobs
         self._batches = batches
+        self._polls = polls
+        self._acks = acks
 
     def next(self, call: Call) -> Awaitable[Answer]:
         query = call.query
@@ -35,50 +42,43 @@ class BatchJobs:
         wanted = await call.json()
         if "max" not in wanted:
             if "max_bytes" in wanted:
-                raise InvalidBody("max_bytes: is the size of a batch; give max, the number of jobs, too")
+                raise InvalidBody(_WITHOUT_MAX)
             return await self._jobs.lease(call, wanted)
         queue = call.queue()
-        size = BatchSize(int(wanted["max"]), wanted.get("max_bytes", BATCH_BYTES))
-        timeout_s = float(wanted.get("timeout", self._jobs.default_timeout_s))
-        lease_s = float(wanted.get("lease_seconds", self._jobs.default_lease(queue)))
-        found = await self._take(call, queue, size, timeout_s, lease_s, wanted.get("ack"))
+        found = await self._take(call, queue, _size(wanted), self._polls.of_body(wanted))
         if isinstance(found, BatchDelivery):
             return self._delivered(call, queue, found, "")
         return json_answer({"jobs": []}, headers=held_headers(found))
 
     async def _next(self, call: Call) -> Answer:
-        refuse_prefetch(call)
+        poll = self._polls.of_query(call)
         query = call.query
         if query["max"] is None:
-            raise InvalidParameter("max_bytes: is the size of a batch; give max, the number of jobs, too")
+            raise InvalidParameter(_WITHOUT_MAX)
         if query["format"] is not None:
             raise InvalidParameter("format: raw is the form of one job; leave it out, or leave out max")
-        timeout_s, preference = self._jobs.timeout(call)
         queue = call.queue()
-        size = BatchSize(query["max"], query["max_bytes"] or BATCH_BYTES)
-        found = await self._take(call, queue, size, timeout_s, self._jobs.lease_length(call, queue), query["ack"])
+        found = await self._take(call, queue, BatchSize(query["max"], query["max_bytes"] or BATCH_BYTES), poll)
         if isinstance(found, BatchDelivery):
-            return self._delivered(call, queue, found, call.accept, preference)
-        return Answer(204, headers=[NO_STORE, *held_headers(found), *preference])
+            return self._delivered(call, queue, found, call.accept, poll.preference)
+        return Answer(204, headers=[NO_STORE, *held_headers(found), *poll.preference])
 
-    async def _take(  # noqa: PLR0917 (two callers)
-        self, call: Call, queue: Queue, size: BatchSize, timeout_s: float, lease_s: float, ack: str | None
-    ) -> BatchDelivery | Hold | None:
-        at_most_once, ahead = await self._jobs.ack_ahead(call, ack)
+    async def _take(self, call: Call, queue: Queue, size: BatchSize, poll: PollRequest) -> BatchDelivery | Hold | None:
+        ahead = await self._acks.ahead(call, poll)
         with says_acked(call, ahead):
             found = call.result(
                 await self._receiver.next(
                     queue,
                     size,
-                    timeout_s=timeout_s,
-                    lease_s=lease_s,
+                    timeout_s=poll.timeout_s,
+                    lease_s=poll.lease_s(queue),
                     on_gone=call.request.on_gone,
-                    at_most_once=at_most_once,
+                    at_most_once=poll.at_most_once,
                     ahead=ahead,
                 )
             )
         if isinstance(found, BatchDelivery):
-            call.context.lease_acked |= at_most_once
+            call.context.lease_acked |= poll.at_most_once
         return found
 
     def _delivered(
@@ -101,3 +101,7 @@ class BatchJobs:
             self._batches.give_back(batch)
             raise
         return Answer(200, body, headers + (preference or []), on_sent=sent)
+
+
+def _size(wanted: Mapping[str, Any]) -> BatchSize:
+    return BatchSize(int(wanted["max"]), wanted.get("max_bytes", BATCH_BYTES))

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
 
 from gateway.api.exchange import Answer, Call
-from gateway.api.handlers.jobs import AUTO, Jobs, refuse_prefetch
+from gateway.api.request.polls import PollRequests, several_queues
 from gateway.api.response.stream_lines import StreamWriter, stream_headers, wants_events
 from gateway.delivery.caps.caps import Caps
 from gateway.delivery.preferred import PreferredReceiver
-from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.receive import Receiver
 from gateway.delivery.streams.open_streams import OpenStreams
 from gateway.delivery.streams.source import QueueSource, QueuesSource, StreamSource
 from gateway.delivery.streams.stream import JobStream
-from gateway.errors import InvalidParameter
 from gateway.fairness.turns import Turns
 from gateway.leases.registry import Registry
 from gateway.settings import Settings
 
 
 class Streams:
-    """Handlers of the paths of streams. jobs: the handlers of `next`, whose parameters these share. tasks: the
-    lifespan's group."""
+    """Handlers of the paths of streams. tasks: the lifespan's group."""
 
     def __init__(
         self,
         receiver: Receiver,
         preferred: PreferredReceiver,
         streams: OpenStreams,
-        jobs: Jobs,
+        polls: PollRequests,
         *,
         registry: Registry,
         caps: Caps,
@@ -42,7 +38,7 @@ class Streams:
         self._receiver = receiver
         self._preferred = preferred
         self._streams = streams
-        self._jobs = jobs
+        self._polls = polls
         self._registry = registry
         self._caps = caps
         self._tasks = tasks
@@ -52,9 +48,9 @@ class Streams:
         self._longest_s = settings.max_stream_s
 
     async def of_queue(self, call: Call) -> Answer:
-        refuse_prefetch(call)
+        poll = self._polls.of_stream(call)
         queue = call.queue()
-        lease_s = self._lease(call)(queue)
+        lease_s = poll.lease_s(queue)
         source = QueueSource(
             self._receiver,
             self._registry,
@@ -62,16 +58,14 @@ class Streams:
             self._tasks,
             queue=queue,
             lease_s=lease_s,
-            at_most_once=call.query["ack"] == AUTO,
+            at_most_once=poll.at_most_once,
         )
         return await self._stream(call, source, {"queues": [queue.name], "lease_seconds": _number(lease_s)})
 
     async def of_queues(self, call: Call) -> Answer:
-        refuse_prefetch(call)
-        if not call.query["queue"]:
-            raise InvalidParameter("queue: name 1 to 32 queues, such as ?queue=high&queue=low")
-        queues = [call.named(name.replace(" ", "+")) for name in call.query["queue"]]
-        source = QueuesSource(self._preferred, queues, self._lease(call), at_most_once=call.query["ack"] == AUTO)
+        poll = self._polls.of_stream(call)
+        queues = several_queues(call)
+        source = QueuesSource(self._preferred, queues, poll.lease_s, at_most_once=poll.at_most_once)
         return await self._stream(call, source, {"queues": list(dict.fromkeys(each.name for each in queues))})
 
     async def _stream(self, call: Call, source: StreamSource, opening: dict[str, object]) -> Answer:
@@ -102,11 +96,6 @@ class Streams:
             write_body=lambda _: stream.run(),
             on_sent=lambda _: stream.close(),
         )
-
-    def _lease(self, call: Call) -> Callable[[Queue], float]:
-        """The length of a lease of a job of the queue."""
-        given_s = call.query["lease_seconds"]
-        return self._jobs.default_lease if given_s is None else lambda _: float(given_s)
 
 
 def _number(value: float) -> float | int:
