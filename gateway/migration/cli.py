@@ -72,6 +72,7 @@ def _address(text: str, option: str) -> Address:
 @click.option("--notes", type=click.Path(path_type=Path), help="file that says how far it is [default DIR.progress]")
 @click.option("--from-start", is_flag=True, help="forget how far an earlier import has come")
 @click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
+@options.printing
 def import_journal(
     directory: Path,
     *,
@@ -102,7 +103,8 @@ def import_journal(
 
     A torn operation at the end of a queue's last file is reported and left out, as Kestrel does. If a file is damaged
     elsewhere, nothing is imported without --skip-damaged. The exit code is 0 if everything is imported, 1 if something
-    is damaged or was refused, and 5 if the destination is away or full: the same command may succeed later.
+    is damaged or was refused, 3 if there is no queue for a --queue or --rename, and 5 if the destination is away or
+    full: the same command may succeed later.
     """  # noqa: D301 (click wants the character itself)
     from gateway.migration import report  # noqa: PLC0415
     from gateway.migration.importing import ImportStopped  # noqa: PLC0415
@@ -111,8 +113,12 @@ def import_journal(
     if (data is not None) + (to is not None) + dry_run != 1:
         raise click.UsageError("give one of --data DIR, --to HOST:PORT and --dry-run")
     names = _names(only, renamed, prefix)
+    notes = _notes(directory, data, notes)
     try:
         journals = read_directory(directory)
+        if unused := names.unused(journals.queues):
+            options.notice(f"{directory} has no queue for {', '.join(unused)}; nothing is imported")
+            sys.exit(options.NOTHING)
         summary = report.examine(journals, names)
         for line in summary.notices:
             options.notice(line)
@@ -130,6 +136,23 @@ def import_journal(
         options.notice(str(stopped) + ("; the same command continues" if stopped.retryable else ""))
         sys.exit(options.AWAY if stopped.retryable else options.FAILED)
     sys.exit(options.FAILED if summary.damaged else 0)
+
+
+def _notes(directory: Path, data: Path | None, notes: Path | None) -> Path:
+    """Where the import notes how far it is. Raises click.UsageError if that, or --data, cannot be."""
+    journals = directory.resolve()
+    path = (notes or journals.with_name(f"{journals.name}.progress")).absolute()
+    if data is not None and data.resolve() == journals:
+        raise click.UsageError(f"data: {data} is the directory of the journals; name another one")
+    if path.resolve().parent == journals:
+        raise click.UsageError(f"notes: {path} would be among the journals; name a file elsewhere")
+    try:
+        if not path.is_dir() and path.parent.is_dir():
+            return path
+        why = "its directory is missing, or it is one itself"
+    except OSError as exc:
+        why = str(exc.strerror)
+    raise click.UsageError(f"notes: {path} cannot be a file: {why}")
 
 
 @contextlib.contextmanager
@@ -158,7 +181,7 @@ def _import(
     journals: JournalDirectory,
     names: NewNames,
     destination: Destination,
-    notes: Path | None,
+    notes: Path,
     summary: JournalSummary,
     *,
     from_start: bool,
@@ -168,10 +191,10 @@ def _import(
     from gateway.migration import importing  # noqa: PLC0415
     from gateway.migration.replay import replay  # noqa: PLC0415
 
-    path = journals.path.resolve()
     new_names = {queue: names.new(queue) for queue in names.chosen(journals.queues)}
     source = importing.identity(journals, destination.name, new_names)
-    noted = importing.ImportNotes.open(notes or path.with_name(f"{path.name}.progress"), source, from_start=from_start)
+    noted = importing.ImportNotes.open(notes, source, from_start=from_start)
+    noted.save()
     imported = {}
     with ProgressBar("importing", summary.items) as bar:
         job = importing.QueueImport(destination, noted, bar.reached)
@@ -202,6 +225,7 @@ def _import(
 @click.option("--key", help="key of the gateway; other users of this machine can see a flag")
 @click.option("--key-file", type=click.Path(path_type=Path), help="file that contains only the key")
 @click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
+@options.printing
 def forward(
     source: str,
     to: str,
@@ -227,12 +251,13 @@ def forward(
     letters are queues of their own: a server takes them under their names, a gateway needs another name for them
     (--rename).
 
-    The command ends when the queues have no jobs. If other clients have open reads there, it names them and the exit
-    code is 5: run it again. The exit code is 5, too, if either side is away or full, and 1 if it refuses a job.
+    The command ends when the queues have no jobs. The exit code is 1 if the new side does not take a queue; the others
+    are moved. It is 3 if the server has no queue for a --queue or --rename; then nothing is moved. It is 5 if other
+    clients have open reads there, or if either side is away or full: run the command again.
     """  # noqa: D301 (click wants the character itself)
     from gateway.client.progress import ProgressBar  # noqa: PLC0415
     from gateway.migration import report  # noqa: PLC0415
-    from gateway.migration.moving import MoveStopped, QueueMove  # noqa: PLC0415
+    from gateway.migration.moving import MoveStopped, QueueMove, UnknownQueues  # noqa: PLC0415
 
     destination = _moved_to(to, key, key_file)
     if retry_s is None and not follow:
@@ -250,11 +275,16 @@ def forward(
         )
         try:
             move.run()
+        except UnknownQueues as unknown:
+            options.notice(f"{unknown}; nothing is moved")
+            sys.exit(options.NOTHING)
         except MoveStopped as stopped:
             options.notice(str(stopped))
             code = options.AWAY if stopped.retryable else options.FAILED
         finally:
             report.show_moved(move.counts, as_json=as_json)
+    if move.counts.left_out:
+        code = code or options.FAILED
     if not code and move.open_reads:
         held = ", ".join(f"{count} of {queue}" for queue, count in move.open_reads.items())
         options.notice(f"other clients have set jobs aside: {held}; run the command again when they have ended")

@@ -47,12 +47,16 @@ class StoreResult:
 
 
 class Destination(Protocol):
-    """Stores items."""
+    """Stores items. is_gateway: it has the names of HTTP, and no internal queues."""
 
     name: str
+    is_gateway: bool
 
     def store(self, queue: str, items: Sequence[MovedItem]) -> StoreResult:
         """Stores the items in their order. A failure of the destination is in the result."""
+
+    def has(self, queue: str) -> bool:
+        """Whether there is such a queue; False if that cannot be seen. Raises KestrelFailed, CallFailed."""
 
     def children(self, queue: str) -> list[str]:
         """The children of the queue there, to which an item that is put on the queue is copied.
@@ -65,6 +69,8 @@ class Destination(Protocol):
 
 class KestrelDestination:
     """A server that speaks Kestrel's protocol. It is connected to again after each failure."""
+
+    is_gateway = False
 
     def __init__(self, address: Address) -> None:
         self.name = str(address)
@@ -85,6 +91,9 @@ class KestrelDestination:
         done = live[stored][0]
         return StoreResult(done, done - stored, obstacle, retryable=True)
 
+    def has(self, queue: str) -> bool:
+        return queue in self._connected().queues()
+
     def children(self, queue: str) -> list[str]:
         return sorted(name for name in self._connected().queues() if name.startswith(f"{queue}+"))
 
@@ -101,6 +110,8 @@ class KestrelDestination:
 
 class GatewayDestination:
     """A gateway. Each request has an idempotency key, so one that is repeated stores its jobs once."""
+
+    is_gateway = True
 
     def __init__(self, target: Target) -> None:
         self.name = target.url
@@ -120,11 +131,20 @@ class GatewayDestination:
                 return StoreResult(done, expired, result.obstacle, result.retryable)
         return StoreResult(done, expired)
 
+    def has(self, queue: str) -> bool:
+        try:
+            self._api.call("GET", queue_path(queue))
+        except CallFailed as failed:
+            if failed.status in (400, 403, 404):
+                return False
+            raise
+        return True
+
     def children(self, queue: str) -> list[str]:
         try:
             answer = self._api.call("GET", f"{queue_path(queue)}/subscriptions")
         except CallFailed as failed:
-            if failed.status in (403, 404):  # no queue yet, or a key that may only produce
+            if failed.status in (400, 403, 404):  # no name for it, no queue yet, or a key that may only produce
                 return []
             raise
         return [str(each["name"]) for each in answer.json()["subscriptions"]]

@@ -72,14 +72,23 @@ class ImportNotes:
         return notes
 
     def note(self, queue: str, done: int) -> None:
-        """Replaces the file at once, on disk. Raises OSError."""
+        """Says how far a queue is. Raises ImportStopped."""
         self.done[queue] = done
+        self.save()
+
+    def save(self) -> None:
+        """Replaces the file at once, on disk. Raises ImportStopped if that is not possible."""
         new = self.path.with_name(f"{self.path.name}.new")
-        with new.open("w") as file:
-            json.dump({"source": self.source, "done": self.done}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.path)
+        try:
+            with new.open("w") as file:
+                json.dump({"source": self.source, "done": self.done}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self.path)
+        except OSError as exc:
+            raise ImportStopped(
+                f"{self.path} cannot be written: {exc.strerror}; it says how far the import is", retryable=False
+            ) from exc
 
 
 def identity(directory: JournalDirectory, destination: str, names: dict[str, str]) -> dict[str, Any]:
@@ -100,6 +109,7 @@ class QueueImport:
     def store(self, queue: str, name: str, replayed: ReplayedQueue) -> ImportedQueue:
         """Stores the items of one queue that are not stored yet. Raises ImportStopped, OSError."""
         before = self._notes.done.get(queue, 0)
+        self._check_stored(name, replayed.items[:before])
         self._check_children(name, left=len(replayed.items) - before)
         done, expired = before, 0
         self._done += before
@@ -113,6 +123,15 @@ class QueueImport:
             if result.obstacle:
                 raise ImportStopped(f"{name}: {result.obstacle}", retryable=result.retryable)
         return ImportedQueue(done - before - expired, expired, before)
+
+    def _check_stored(self, name: str, items: Sequence[JournalItem]) -> None:
+        """What the notes call stored has to be there: somebody may have emptied the destination."""
+        if live(items) and not self._destination.has(name):
+            raise ImportStopped(
+                f"{self._destination.name} has no queue {name}, but {self._notes.path} says that {len(items)} of its "
+                "jobs are stored; give --from-start to import them again, or leave the queue out with --queue",
+                retryable=False,
+            )
 
     def _check_children(self, name: str, *, left: int) -> None:
         children = self._destination.children(name) if left and "+" not in name else []
@@ -177,7 +196,7 @@ def grown(directory: JournalDirectory) -> list[str]:
     ]
 
 
-def expired(items: Sequence[JournalItem]) -> int:
-    """How many of the items have expired."""
+def live(items: Sequence[JournalItem]) -> list[JournalItem]:
+    """The items that have not expired."""
     now_ms = time.time() * 1000
-    return sum(0 < each.expires_ms <= now_ms for each in items)
+    return [each for each in items if not 0 < each.expires_ms <= now_ms]

@@ -150,6 +150,11 @@ class KestrelConnection:
             else:
                 client.close_read(key)
 
+    def drop(self, key: str) -> None:
+        """Removes the queue with its items."""
+        with self._call(f"delete {key}") as client:
+            client.drop(key)
+
     @contextlib.contextmanager
     def _call(self, what: str) -> Iterator[_MonitorClient]:
         self._wire.received = 0

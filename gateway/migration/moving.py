@@ -6,6 +6,8 @@
    again while they are set aside. If the command ends then, a server puts them back in reverse order. Source:
    docs/kestrel-wire.md, "Reliable reads".
 3. A queue is empty when it has neither items nor open reads, since open reads of other clients may come back.
+4. A queue that the destination does not take is left out with its children, and the others are moved.
+5. A job is never moved to where it is taken from again: that would go on for ever.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from gateway.client.failures import CallFailed
 from gateway.kestrel.address import Address
 from gateway.migration.destination import Destination, MovedItem, StoreResult, envelope_expiry
 from gateway.migration.kestrel_connection import KestrelConnection, KestrelFailed
-from gateway.migration.queue_names import NewNames
+from gateway.migration.queue_names import NewNames, is_control, is_internal, unreadable
+from gateway.migration.same_server import leads_to
 from gateway.queue_stats import QueueStats
 
 BATCH_ITEMS: Final = 100
 """What a server gives at a time at most: its open reads per connection. Source: docs/kestrel-wire.md."""
 _BATCH_BYTES: Final = 8 << 20
+_PASSES: Final = 10
+"""So often the queues may have no fewer jobs than before: then they come as fast as they are moved."""
 _LOOK_S: Final = 1.0
 """How often new queues are looked for, once all are empty: `--follow` is for operators, who watch it."""
 
@@ -38,12 +43,29 @@ class MoveStopped(Exception):
         self.retryable = retryable
 
 
+class UnknownQueues(Exception):
+    """Options name queues that the source does not have. Nothing is moved."""
+
+
+class _QueueRefused(Exception):
+    """The destination does not take a queue."""
+
+    def __init__(self, queue: str, why: str, *, children: bool = True) -> None:
+        super().__init__(why)
+        self.queue = queue
+        self.children = children
+
+
 @dataclass(slots=True)
 class MoveCounts:
-    """What became of the items so far: by queue, how many are moved; and how many had expired."""
+    """What became of the items so far: by queue, how many are moved; and how many had expired.
+
+    left_out: the queues that are not moved, or not to their end, and why.
+    """
 
     moved: dict[str, int] = field(default_factory=dict)
     expired: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -79,28 +101,49 @@ class QueueMove:
         self._reached = reached
         self._failing_since_s: float | None = None
         self._failures = 0
+        self._is_same_server: bool | None = None
+        self._fewest: int | None = None
+        self._passes = 0
+        self._left_out_with_children: set[str] = set()
 
     def run(self) -> None:
         """Returns when the chosen queues have no item; with `follow`, never.
 
-        open_reads: what other clients have set aside on them then, by queue. Raises MoveStopped.
+        open_reads: what other clients have set aside on them then, by queue. Raises MoveStopped, UnknownQueues.
         """
         while True:
             try:
                 with KestrelConnection(self._source) as connection:
+                    self._begin(connection)
                     while self._pass(connection) or self._follow:
                         pass
                     return
+            except _QueueRefused as refused:
+                self.counts.left_out[refused.queue] = str(refused)
+                if refused.children:  # they would get copies when the queue is moved later
+                    self._left_out_with_children.add(refused.queue)
             except (KestrelFailed, CallFailed) as failed:
                 self._wait(str(failed), retryable=failed.retryable)
+
+    def _begin(self, connection: KestrelConnection) -> None:
+        """Once: whether the options fit the source, and whether the destination is another server."""
+        if self._is_same_server is not None:
+            return
+        if unused := self._names.unused(connection.queues()):
+            what = f"{self._source} has no queue for {', '.join(unused)}"
+            if not self._follow:
+                raise UnknownQueues(what)
+            self._notice(f"{what} yet")
+        self._is_same_server = leads_to(self._source, self._destination)
 
     def _pass(self, connection: KestrelConnection) -> bool:
         """Moves what the queues have. Returns whether there was something."""
         queues = connection.queues()
-        chosen = self._names.chosen(queues)
+        chosen = [each for each in self._names.chosen(queues) if not self._is_left_out(each)]
         waiting = sum(queues[each].items for each in chosen)
         self.open_reads = {each: queues[each].open_reads for each in chosen if queues[each].open_reads}
         self._reached(self.counts.total, self.counts.total + waiting)
+        self._count_passes(waiting)
         for queue in chosen:
             if queues[queue].items:
                 self._move(connection, queue, queues, self.counts.total + waiting)
@@ -108,15 +151,21 @@ class QueueMove:
             time.sleep(_LOOK_S if self._follow else 0)
         return waiting > 0
 
+    def _count_passes(self, waiting: int) -> None:
+        """Raises MoveStopped if the queues do not get empty."""
+        if self._fewest is None or waiting < self._fewest:
+            self._fewest, self._passes = waiting, 0
+        self._passes += 1
+        if waiting and not self._follow and self._passes > _PASSES:
+            raise MoveStopped(
+                f"{self._source} gets jobs as fast as they are moved; stop what enqueues them there, or give --follow",
+                retryable=True,
+            )
+
     def _move(self, connection: KestrelConnection, queue: str, queues: Mapping[str, QueueStats], total: int) -> None:
         """Moves the items of one queue until it has none."""
         new = self._names.new(queue)
-        if "+" not in new and (children := self._destination.children(new)):
-            raise MoveStopped(
-                f"{self._destination.name} has children of {new}: {', '.join(children)}; each item would be copied to "
-                f"them, too. Delete them there, or leave {queue} out with --queue",
-                retryable=False,
-            )
+        self._check(queue, new)
         average = queues[queue].bytes // queues[queue].items + 1
         most = max(1, min(BATCH_ITEMS, _BATCH_BYTES // average))
         left = queues[queue].items
@@ -129,8 +178,41 @@ class QueueMove:
                     connection.confirm(queue, result.done)
                     self._count(queue, result, total)
                     batch = batch[result.done :]
+                if result.obstacle and not result.retryable:
+                    raise _QueueRefused(queue, result.obstacle)
                 if result.obstacle:
-                    self._wait(f"{new}: {result.obstacle}", retryable=result.retryable)
+                    self._wait(f"{new}: {result.obstacle}", retryable=True)
+
+    def _check(self, queue: str, new: str) -> None:
+        """Raises _QueueRefused if the items of the queue would not get to where they belong, MoveStopped if they came
+        back."""
+        if self._is_same_server and self._names.chosen([new]):
+            raise MoveStopped(
+                f"{self._destination.name} stores its jobs on {self._source}, so {queue} would be moved again and "
+                "again; give the address of another server",
+                retryable=False,
+            )
+        if is_internal(queue) and self._names.change:
+            raise _QueueRefused(
+                queue,
+                "delayed jobs have the names of their queues in them, which --rename and --prefix do not change; move "
+                "them without these options, or wait until they are due",
+            )
+        if "+" not in new and (children := self._destination.children(new)):
+            raise _QueueRefused(
+                queue,
+                f"{self._destination.name} has children of {new}: {', '.join(children)}; each item would be copied to "
+                "them, too. Let consumers take the jobs, or delete the children there",
+                children=False,
+            )
+        is_first = queue not in self.counts.moved and not self._destination.is_gateway
+        if is_first and (why := unreadable(new, self._names.prefix)):
+            self._notice(why)
+
+    def _is_left_out(self, queue: str) -> bool:
+        if is_control(queue):
+            return self._names.change or self._destination.is_gateway
+        return queue in self.counts.left_out or queue.partition("+")[0] in self._left_out_with_children
 
     def _count(self, queue: str, result: StoreResult, total: int) -> None:
         counts = self.counts

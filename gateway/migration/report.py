@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from gateway.client import options, tables
 from gateway.client.progress import ProgressBar
-from gateway.migration.importing import ImportedQueue, expired
+from gateway.migration.importing import ImportedQueue, live
 from gateway.migration.journal_files import JournalDirectory
 from gateway.migration.moving import MoveCounts
-from gateway.migration.queue_names import NewNames, is_kestrel_name
+from gateway.migration.queue_names import NewNames, is_kestrel_name, unreadable
 from gateway.migration.replay import replay
 
 _HELD: Final = ("queue", "name", "jobs", "bytes", "given_back", "expired", "files")
@@ -67,21 +67,24 @@ def examine(journals: JournalDirectory, names: NewNames) -> JournalSummary:
             replayed = replay(journals.queues[queue], lambda count, begin=begin: bar.reached(begin + count))  # type: ignore[misc]
             before += sizes[queue]
             new = names.new(queue)
+            waiting = live(replayed.items)
             found.items += len(replayed.items)
             found.queues.append(
                 {
                     "queue": queue,
                     "name": new,
-                    "jobs": len(replayed.items),
-                    "bytes": sum(each.size for each in replayed.items),
+                    "jobs": len(waiting),
+                    "bytes": sum(each.size for each in waiting),
                     "given_back": replayed.given_back,
-                    "expired": expired(replayed.items),
+                    "expired": len(replayed.items) - len(waiting),
                     "files": len(replayed.files),
                 }
             )
             if not is_kestrel_name(new):
                 found.notices.append(f"{queue}: {new!r} is not a name of a queue; give another one with --rename")
                 found.damaged = True
+            elif replayed.items and (why := unreadable(new, names.prefix)):
+                found.notices.append(why)
             for each in replayed.unread:
                 found.notices.append(f"{'torn' if each.tail else 'damaged'}: {each}")
                 found.damaged = found.damaged or not each.tail
@@ -92,6 +95,8 @@ def show_moved(counts: MoveCounts, *, as_json: bool) -> None:
     """Prints how many jobs of each queue were moved."""
     rows = [{"queue": queue, "moved": count} for queue, count in sorted(counts.moved.items())]
     _show(("queue", "moved"), ("QUEUE", "MOVED"), rows, as_json=as_json)
+    for queue, why in sorted(counts.left_out.items()):
+        options.notice(f"{queue} is not moved: {why}")
     if counts.expired:
         options.notice(f"{counts.expired} jobs had expired and are left out")
 

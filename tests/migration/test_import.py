@@ -44,12 +44,12 @@ def items(broker: BrokerProcess, key: str) -> list[bytes]:
 
 
 def test_a_dry_run_counts(journals: Path, tmp_path: Path) -> None:
-    """It prints what each queue holds, reports the torn tail, and writes nothing."""
+    """It prints what each queue holds, expired jobs apart, reports the torn tail, and writes nothing."""
     done = run("import-journal", str(journals), "--dry-run", "--json")
     assert done.returncode == 0
     shown = {each["queue"]: each for each in map(json.loads, done.stdout.splitlines())}
     assert shown["emails"] == {
-        "queue": "emails", "name": "emails", "jobs": 5, "bytes": 29, "given_back": 1, "expired": 1, "files": 2,
+        "queue": "emails", "name": "emails", "jobs": 4, "bytes": 26, "given_back": 1, "expired": 1, "files": 2,
     }  # fmt: skip
     assert shown["emails+audit"]["jobs"] == 1
     assert b"torn: emails: the file ends within an operation" in done.stderr
@@ -153,6 +153,50 @@ def test_notes_of_another_import(tmp_path: Path, broker: BrokerProcess) -> None:
     (tmp_path / "spool.progress").write_text("[]")
     assert run(*arguments).returncode == 1
     assert run(*arguments, "--from-start").returncode == 0
+
+
+def test_notes_that_cannot_be_written(journals: Path, broker: BrokerProcess, tmp_path: Path) -> None:
+    """Nothing is stored before it is certain that the import can note how far it is, and not among the journals."""
+    arguments = ("import-journal", str(journals), "--to", broker.address, "--notes")
+    for place in (tmp_path / "missing" / "notes", tmp_path, journals / "notes", tmp_path / ("long" * 80)):
+        done = run(*arguments, str(place))
+        assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr
+    done = run(*arguments, str(tmp_path / ("long" * 63)))
+    assert done.returncode == 1
+    assert b"cannot be written: File name too long" in done.stderr
+    assert broker.client().queues() == {}
+    done = run("import-journal", str(journals), "--data", str(journals))
+    assert (done.returncode, b"is the directory of the journals" in done.stderr) == (2, True)
+
+
+def test_a_destination_that_was_emptied(journals: Path, broker: BrokerProcess) -> None:
+    """The notes call the jobs stored, but they are not there: the command does not end as if they were."""
+    arguments = ("import-journal", str(journals), "--to", broker.address)
+    assert run(*arguments).returncode == 0
+    for key in ("emails", "emails+audit"):
+        broker.client().ask(b"delete %b\r\n" % key.encode())
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert b"has no queue emails, but" in done.stderr
+    assert run(*arguments, "--from-start").returncode == 0
+    assert len(items(broker, "emails")) == 4
+
+
+def test_names_that_fit_nothing(journals: Path, broker: BrokerProcess) -> None:
+    """A mistyped name imports nothing, and says so; a name that HTTP cannot use is imported with a warning."""
+    for option in ("--queue", "email"), ("--rename", "email=mail"), ("--queue", "x*"):
+        for way in (["--dry-run"], ["--to", broker.address]):
+            done = run("import-journal", str(journals), *way, *option)
+            assert done.returncode == 3
+            assert " ".join(option).encode() in done.stderr
+    assert broker.client().queues() == {}
+    write(journals / "a%b", adds(1))
+    write(journals / "acme__mail", adds(1))
+    done = run("import-journal", str(journals), "--to", broker.address)
+    assert done.returncode == 0
+    assert b"'a%b' is not a name that HTTP can use" in done.stderr
+    assert b"acme__mail: only a gateway with the tenant or the namespace 'acme'" in done.stderr
+    assert b"emails" not in done.stderr.replace(b"torn: emails", b"")
 
 
 def killed_imports(tmp_path: Path, broker: BrokerProcess, *, count: int, kills: int) -> None:

@@ -23,18 +23,6 @@ from tests.lab.work import until
 run = Commands("http://127.0.0.1:9")
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> Iterator[BrokerProcess]:
-    with BrokerProcess(tmp_path / "old") as process:
-        yield process
-
-
-@pytest.fixture
-def new(tmp_path: Path) -> Iterator[BrokerProcess]:
-    with BrokerProcess(tmp_path / "new") as process:
-        yield process
-
-
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running(tmp_path_factory.mktemp("gateway") / "data") as process:
