@@ -11,14 +11,17 @@ RUN --mount=type=secret,id=ca \
     python -m venv /opt/kestrel-gateway \
  && /opt/kestrel-gateway/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock \
  && /opt/kestrel-gateway/bin/pip install --no-cache-dir --no-compile --no-deps --no-build-isolation . \
- && /opt/kestrel-gateway/bin/pip uninstall --yes pip setuptools
+ && /opt/kestrel-gateway/bin/pip uninstall --yes pip setuptools \
+ && python -m compileall -q --invalidation-mode unchecked-hash /opt/kestrel-gateway/lib
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/kestrel-gateway /opt/kestrel-gateway
-RUN groupadd --system --gid 10001 kestrel \
- && useradd --system --uid 10001 --gid kestrel --no-create-home kestrel \
+RUN groupadd --gid 10001 kestrel \
+ && useradd --uid 10001 --gid kestrel --no-create-home --no-log-init --shell /usr/sbin/nologin kestrel \
  && install --directory --owner kestrel --group kestrel --mode 0700 /data
+ARG VERSION=unknown
 LABEL org.opencontainers.image.title="kestrel-gateway" \
+      org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.description="The HTTP service in front of Kestrel: jobs with nothing but HTTP" \
       org.opencontainers.image.source="https://github.com/kestrel-gateway/kestrel-gateway" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -65,7 +65,7 @@ release: install  ## check this version, build its packages in dist/ and print w
 	@echo "To publish $(VERSION), when .ci/run has passed on this commit:"
 	@echo "  git tag -a v$(VERSION) -m 'kestrel-gateway $(VERSION)' && git push origin v$(VERSION)"
 	@echo "  $(BIN)/twine upload dist/*"
-	@echo "  docker build --tag kestrel-gateway:$(VERSION) . && docker push kestrel-gateway:$(VERSION)"
+	@echo "  docker build --build-arg VERSION=$(VERSION) --tag kestrel-gateway:$(VERSION) . && docker push kestrel-gateway:$(VERSION)"
 
 lock: install  ## update requirements.lock and requirements-dev.lock (ARGS="--upgrade" for newer versions)
 	$(LOCK) --extra zookeeper --extra otel --extra build --output-file requirements.lock $(ARGS) pyproject.toml

@@ -119,7 +119,7 @@ class CommandRunner:
         def introduce() -> None:
             self._tell_guard(b"+%d %d\n" % (number, os.getpid()))
 
-        with tempfile.TemporaryFile() as body:
+        with _unnamed_file() as body:
             body.write(job.body)
             body.seek(0)
             try:
@@ -207,6 +207,13 @@ def _write_all(data: bytes) -> None:
     with contextlib.suppress(OSError):  # nobody reads the worker's standard error
         while data:
             data = data[os.write(2, data) :]
+
+
+def _unnamed_file() -> IO[bytes]:
+    """In memory where the system has such files, because a container may have no file system that can be written."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("job"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _cannot_run(program: str, code: int) -> WorkVerdict:
