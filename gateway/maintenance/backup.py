@@ -41,6 +41,8 @@ def back_up(data: Path, copy: Path, progress: Progress) -> list[str]:
     """
     if not (data / LEASE_KEY).is_file():
         raise BackupError(f"{data}: is not a data directory: it has no {LEASE_KEY}; give the directory of --data")
+    if copy.resolve().is_relative_to(data.resolve()):
+        raise BackupError(f"{copy}: is inside {data}, and would be lost with it; name a directory elsewhere")
     if os.path.lexists(copy):
         raise BackupError(f"{copy}: exists already; name a directory that does not exist")
     os.umask(PRIVATE_UMASK)

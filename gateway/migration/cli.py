@@ -107,13 +107,16 @@ def import_journal(
     full: the same command may succeed later.
     """  # noqa: D301 (click wants the character itself)
     from gateway.migration import report  # noqa: PLC0415
-    from gateway.migration.importing import ImportStopped  # noqa: PLC0415
+    from gateway.migration.importing import ImportStopped, notes_path  # noqa: PLC0415
     from gateway.migration.journal_files import JournalsError, read_directory  # noqa: PLC0415
 
     if (data is not None) + (to is not None) + dry_run != 1:
         raise click.UsageError("give one of --data DIR, --to HOST:PORT and --dry-run")
     names = _names(only, renamed, prefix)
-    notes = _notes(directory, data, notes)
+    try:
+        notes = notes_path(directory, data, notes)
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
     try:
         journals = read_directory(directory)
         if unused := names.unused(journals.queues):
@@ -136,23 +139,6 @@ def import_journal(
         options.notice(str(stopped) + ("; the same command continues" if stopped.retryable else ""))
         sys.exit(options.AWAY if stopped.retryable else options.FAILED)
     sys.exit(options.FAILED if summary.damaged else 0)
-
-
-def _notes(directory: Path, data: Path | None, notes: Path | None) -> Path:
-    """Where the import notes how far it is. Raises click.UsageError if that, or --data, cannot be."""
-    journals = directory.resolve()
-    path = (notes or journals.with_name(f"{journals.name}.progress")).absolute()
-    if data is not None and data.resolve() == journals:
-        raise click.UsageError(f"data: {data} is the directory of the journals; name another one")
-    if path.resolve().parent == journals:
-        raise click.UsageError(f"notes: {path} would be among the journals; name a file elsewhere")
-    try:
-        if not path.is_dir() and path.parent.is_dir():
-            return path
-        why = "its directory is missing, or it is one itself"
-    except OSError as exc:
-        why = str(exc.strerror)
-    raise click.UsageError(f"notes: {path} cannot be a file: {why}")
 
 
 @contextlib.contextmanager

@@ -91,6 +91,23 @@ class ImportNotes:
             ) from exc
 
 
+def notes_path(directory: Path, data: Path | None, notes: Path | None) -> Path:
+    """Where the import notes how far it is. Raises ValueError if that, or --data, cannot be."""
+    journals = directory.resolve()
+    path = (notes or journals.with_name(f"{journals.name}.progress")).absolute()
+    if data is not None and data.resolve() == journals:
+        raise ValueError(f"data: {data} is the directory of the journals; name another one")
+    if path.resolve().parent == journals:
+        raise ValueError(f"notes: {path} would be among the journals; name a file elsewhere")
+    try:
+        if not path.is_dir() and path.parent.is_dir():
+            return path
+        why = "its directory is missing, or it is one itself"
+    except OSError as exc:
+        why = str(exc.strerror)
+    raise ValueError(f"notes: {path} cannot be a file: {why}")
+
+
 def identity(directory: JournalDirectory, destination: str, names: dict[str, str]) -> dict[str, Any]:
     """What makes two runs the same import: the files with their sizes, the destination, and the new names."""
     files = {each.path.name: each.size for files in directory.queues.values() for each in files}

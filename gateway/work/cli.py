@@ -14,6 +14,7 @@ import click
 from gateway.client import options
 from gateway.client.target import Target
 from gateway.common.flags import Seconds, WholeNumber
+from gateway.work.own_queue import own_queue
 
 if TYPE_CHECKING:
     from gateway.work.worker import Runner
@@ -23,6 +24,8 @@ _LONGEST_DELAY_S: Final = 30 * 86_400.0
 """The longest delay of a nack. Source: openapi.yaml, NackRequest."""
 _LARGEST_BATCH: Final = 100
 """Source: openapi.yaml, nextJob."""
+_SHORTEST_WAIT_S: Final = 1.0
+"""Shorter polls would be a busy loop."""
 _EXEC: Final = "--exec"
 _URL: Final = re.compile(r"https?://[^/?#\s]+(/[^#\s]*)?")
 
@@ -124,7 +127,7 @@ def work(
     the delay of the next attempt.
 
     \b
-      SIGTERM      finish the jobs in hand, then end with 0 (so does SIGINT; the second one is a SIGQUIT)
+      SIGTERM      finish the jobs in hand, then end with 0 (so do SIGHUP and SIGINT; a second SIGINT is a SIGQUIT)
       SIGQUIT      end the commands, give their jobs back, then end with 0
       SIGUSR2      take no further job until SIGCONT
 
@@ -146,6 +149,10 @@ def work(
         raise click.UsageError(f"batch: {given['batch']} is not between 1 and {_LARGEST_BATCH}")
     if given["batch"] > 1 and len(names) > 1:
         raise click.UsageError("batch: a batch comes from one queue; give one queue, or start a worker for each")
+    if given["wait_s"] < _SHORTEST_WAIT_S:
+        raise click.UsageError(f"wait: {given['wait_s']:g} is below the minimum of {_SHORTEST_WAIT_S:g} second")
+    if url and (queue := own_queue(url, address.url, names)):
+        raise click.UsageError(f"to: {url} puts the jobs on {queue} again, from which they are taken")
     if not 1 <= given["lease_s"] <= 43200:
         raise click.UsageError(f"lease: {given['lease_s']:g} is not between 1 and 43200 seconds")
     for name in ("first_s", "longest_s"):

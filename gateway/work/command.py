@@ -157,7 +157,10 @@ class CommandRunner:
 
     def _not_started(self, exc: OSError) -> WorkVerdict:
         program = self._command[0]
-        if isinstance(exc, FileNotFoundError):  # also if the interpreter in its first line is missing
+        if isinstance(exc, FileNotFoundError) and shutil.which(program) is not None:
+            what = f"{program} cannot run: the interpreter that its first line names was not found"
+            return WorkVerdict(Action.GIVE_BACK, what, stop=NOT_FOUND)
+        if isinstance(exc, FileNotFoundError):
             return _cannot_run(program, NOT_FOUND)
         if isinstance(exc, PermissionError) or exc.errno == errno.ENOEXEC:
             return _cannot_run(program, NOT_EXECUTABLE)

@@ -46,6 +46,8 @@ class WorkControl:
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Obeys signals from here on."""
         loop.add_signal_handler(signal.SIGTERM, self.finish, "SIGTERM")
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            loop.add_signal_handler(signal.SIGHUP, self.finish, "SIGHUP")
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
         loop.add_signal_handler(signal.SIGQUIT, self.give_back, "SIGQUIT")
         loop.add_signal_handler(signal.SIGUSR2, self.pause)

@@ -125,6 +125,15 @@ def test_what_is_there_is_never_overwritten(gateway: Running, tmp_path: Path) ->
         back_up(gateway.data, tmp_path / "link", lambda *_: None)
 
 
+def test_a_copy_inside_its_own_directory(gateway: Running, tmp_path: Path) -> None:
+    """It would be lost with the original; it is refused, also by way of a link."""
+    (tmp_path / "link").symlink_to(gateway.data)
+    for place in (gateway.data, gateway.data / "copy", tmp_path / "link" / "a" / "copy"):
+        with pytest.raises(BackupError, match="is inside"):
+            back_up(gateway.data, place, lambda *_: None)
+    assert not (gateway.data / "copy").exists()
+
+
 def test_a_killed_backup_leaves_no_copy_and_the_next_one_succeeds(gateway: Running, tmp_path: Path) -> None:
     """Nothing has the name of the copy before it is complete."""
     copy = tmp_path / "copy"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.lab.endpoint import Endpoint, Reply
 from tests.work.conftest import Put, Start
 from tests.work.test_exec import AT_ONCE
 
@@ -66,3 +67,19 @@ def test_a_missing_command_uses_up_no_attempt(start: Start, put: Put, queue: str
     put("a", "b", "c")
     assert start(queue, "--batch", "3", *collector(tmp_path, "exit 127")).wait() == 127
     assert [(job, attempt) for job, (attempt, _) in rest().items()] == [("a", 1), ("b", 1), ("c", 1)]
+
+
+def test_an_endpoint_gets_a_batch_in_one_request(start: Start, put: Put, queue: str, rest, dead):
+    """The body has a line of JSON for each job, in order, and the answer is the verdict for all of them."""
+    put(*(f"job {number}" for number in range(25)))
+    replies = {"job 0": Reply(204), "job 10": Reply(410, b"gone"), "job 20": Reply(503, headers={"Retry-After": "0"})}
+    with Endpoint(lambda posted: replies[json.loads(posted.body.splitlines()[0])["data"]]) as web:
+        worker = start(queue, "--batch", "10", "--max-jobs", "25", "--to", web.url)
+        assert worker.wait() == 0
+    bodies = [[json.loads(line)["data"] for line in posted.body.splitlines()] for posted in web.posted]
+    assert bodies == [[f"job {number}" for number in range(first, min(first + 10, 25))] for first in (0, 10, 20)]
+    for posted in web.posted:
+        assert posted.headers["content-type"] == "application/x-ndjson"
+        assert (posted.headers["kestrel-queue"], "lease-id" in posted.headers) == (queue, True)
+    assert {job: attempt for job, (attempt, _) in rest().items()} == {f"job {number}": 2 for number in range(20, 25)}
+    assert dead() == {f"job {number}": "status 410: gone" for number in range(10, 20)}

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.work.own_queue import own_queue
+from tests.lab.commands import Commands
 from tests.lab.gateway import Running
 from tests.lab.ports import free_port
 from tests.lab.work import until
@@ -63,16 +65,23 @@ def test_a_missing_command_takes_no_job(  # noqa: PLR0917 (fixtures)
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("#!/nonexistent/interpreter\n", 127), ("no program at all", 126)], ids=["interpreter", "format"]
+    ("text", "code", "message"),
+    [
+        ("#!/nonexistent/interpreter\n", 127, "the interpreter that its first line names was not found"),
+        ("no program at all", 126, "is not executable"),
+    ],
+    ids=["interpreter", "format"],
 )
 def test_a_file_that_is_no_program(  # noqa: PLR0917 (fixtures)
-    start: Start, put: Put, queue: str, rest, tmp_path: Path, text: str, code: int
+    start: Start, put: Put, queue: str, rest, tmp_path: Path, text: str, code: int, message: str
 ):
     """It is found only when it is to run: the job goes back, and the worker ends."""
     (tmp_path / "program").write_text(text)
     (tmp_path / "program").chmod(0o755)
     put("job")
-    assert start(queue, "--exec", str(tmp_path / "program")).wait() == code
+    worker = start(queue, "--exec", str(tmp_path / "program"))
+    assert worker.wait() == code
+    assert message in worker.text()
     assert list(rest()) == ["job"]
 
 
@@ -204,12 +213,13 @@ def test_limits_end_the_worker_between_jobs(start: Start, put: Put, queue: str, 
     assert limit in worker.text()
 
 
-def test_sigterm_finishes_the_job_in_hand(start: Start, put: Put, queue: str, rest):
-    """And takes no other; the exit code is 0."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_finishes_the_job_in_hand(start: Start, put: Put, queue: str, rest, number: signal.Signals):
+    """And takes no other; the exit code is 0. So does the end of a terminal."""
     put("one", "two")
     worker = start(queue, "--debug", "--exec", "sh", "-c", "sleep 1; echo finished >&2")
     worker.wait_for_log("process [0-9]+ runs")
-    worker.send(signal.SIGTERM)
+    worker.send(number)
     assert worker.wait() == 0
     assert worker.text().count("finished") == 1
     assert rest() == {"two": (1, "")}
@@ -353,6 +363,7 @@ def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, ht
         (["q", "--to", "localhost:80"], "'localhost:80' is not a URL"),
         (["q", "--concurrency", "0", "--exec", "true"], "0 is below the minimum of 1"),
         (["q", "--lease", "0.5", "--exec", "true"], "0.5 is not between 1 and 43200"),
+        (["q", "--wait", "0", "--exec", "true"], "0 is below the minimum of 1 second"),
         (["q", "--batch", "101", "--exec", "true"], "101 is not between 1 and 100"),
         (["q", "p", "--batch", "2", "--exec", "true"], "a batch comes from one queue"),
         (
@@ -364,11 +375,20 @@ def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, ht
 )
 def test_wrong_arguments(gateway: Running, arguments: list[str], message: str):
     """One line, and exit code 2."""
-    from tests.lab.commands import Commands
-
     done = Commands(gateway.url)("work", *arguments)
     assert done.returncode == 2
     assert message in done.stderr.decode()
+
+
+def test_an_endpoint_that_is_the_queue_itself(gateway: Running, queue: str):
+    """Every job would come back for ever; another queue of the same gateway is an endpoint like others."""
+    for url in (gateway.url, gateway.url.replace("127.0.0.1", "localhost")):
+        done = Commands(gateway.url)("work", "other", queue, "--to", f"{url}/queues/{queue}/jobs")
+        assert done.returncode == 2
+        assert f"puts the jobs on {queue} again" in done.stderr.decode()
+    assert own_queue(f"{gateway.url}/queues/another/jobs", gateway.url, [queue]) == ""
+    assert own_queue(f"http://127.0.0.1:{free_port()}/queues/{queue}/jobs", gateway.url, [queue]) == ""
+    assert own_queue(f"{gateway.url}/jobs/queues/a%2Bb/jobs/batch", f"{gateway.url}/jobs", ["a+b"]) == "a+b"
 
 
 def test_a_gateway_that_refuses_the_first_poll(start: Start, gateway: Running):
