@@ -61,6 +61,8 @@ class PutOutcome(Enum):
     TOO_LARGE = 3
     CONGESTED = 4
 
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:

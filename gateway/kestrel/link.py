@@ -18,8 +18,9 @@ from gateway.queue_stats import QueueStats
 Put: TypeAlias = tuple[str, bytes, int]
 """Key, item, and expiry in seconds; 0: never."""
 
-Report: TypeAlias = Callable[[int, GatewayError | None], None]
-"""Called once for each put with its place in the batch, and with its error or None if it is stored."""
+Report: TypeAlias = Callable[[Sequence[int], Sequence[GatewayError | None]], None]
+"""Called with the places of puts in the batch and with the outcome of each: its error, or None if it is stored. Each
+put is reported once."""
 Sending: TypeAlias = Callable[[Get], float]
 """Called when the get has a connection; returns its `t=` in seconds, 0 for a take."""
 Answered: TypeAlias = Callable[[Get, "TakenItem | None", Unavailable | None], None]

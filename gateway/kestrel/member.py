@@ -67,7 +67,7 @@ class Member:
         OutcomeUnknown. Cancelled: it may be stored.
         """
         outcomes: list[GatewayError | None] = []
-        await self._link.store([(key, data, 0)], lambda _, error: outcomes.append(error))
+        await self._link.store([(key, data, 0)], lambda _, errors: outcomes.extend(errors))
         if outcomes[0] is not None:
             raise outcomes[0]
 

@@ -132,7 +132,7 @@ async def take(link: ServerLink, wait_s: float = 0.0):
 async def stored(link: ServerLink, *items: bytes) -> list[object]:
     """The outcomes, by place."""
     outcomes: dict[int, object] = {}
-    await link.store([("q", data, 0) for data in items], outcomes.__setitem__)
+    await link.store([("q", data, 0) for data in items], lambda *each: outcomes.update(zip(*each, strict=True)))
     return [outcomes[index] for index in range(len(items))]
 
 

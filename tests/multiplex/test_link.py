@@ -67,7 +67,7 @@ class Opened:
 
 async def stored(link: MultiplexedLink, *items: bytes, key: str = "q") -> list[GatewayError | None]:
     outcomes: dict[int, GatewayError | None] = {}
-    await link.store([(key, data, 0) for data in items], outcomes.__setitem__)
+    await link.store([(key, data, 0) for data in items], lambda *each: outcomes.update(zip(*each, strict=True)))
     return [outcomes[index] for index in range(len(items))]
 
 
@@ -260,7 +260,7 @@ def test_items_of_any_size_and_of_many_queues(broker):
             assert found == [b"", large, b"x" * 70_000, b"ok"]
             puts = [(f"many{number % 3}", b"%d" % number, 0) for number in range(30)]
             reported: dict[int, GatewayError | None] = {}
-            await link.store(puts, reported.__setitem__)
+            await link.store(puts, lambda *each: reported.update(zip(*each, strict=True)))
             assert reported == dict.fromkeys(range(30))
             for number in range(30):
                 assert (await Opened(link, f"many{number % 3}").item()).data == b"%d" % number

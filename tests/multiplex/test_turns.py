@@ -113,7 +113,7 @@ def test_what_waits_for_a_frozen_broker_is_bounded(tmp_path):
             broker.freeze()
             outcomes: list[object] = []
             for _ in range(30):
-                link.start_store([("q", b"x" * size, 0)], lambda _, error: outcomes.append(error))
+                link.start_store([("q", b"x" * size, 0)], lambda _, errors: outcomes.extend(errors))
                 assert link.channel.frames.unsent_bytes <= limit + 1000
             assert outcomes
             assert all(isinstance(each, BackendUnavailable) and "is behind" in each.detail for each in outcomes)

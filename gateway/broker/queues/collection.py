@@ -90,11 +90,15 @@ class QueueCollection:
         """
         queue = self.get(name)
         size = len(data)
-        children = [self._queues[child] for child in self._children.get(name, ())]
         limits = queue.limits
         fanout_only = limits.fanout_only and not queue.is_child
-        full = size > limits.max_item_bytes if fanout_only else queue.refuses(size)
-        if full or any(child.refuses(size) for child in children):
+        if size > limits.max_item_bytes if fanout_only else queue.refuses(size):
+            return False, None, 0
+        names = self._children.get(name)
+        if names is None and not fanout_only:
+            return True, queue.put(data, expires_ms), queue.backlog.last_id
+        children = [self._queues[child] for child in names or ()]
+        if any(child.refuses(size) for child in children):
             return False, None, 0
         ticket = None
         for child in children:

@@ -191,8 +191,8 @@ class MultiplexedLink(MemcacheLink):
         channel = self.channel
         if channel is None or not self.health.answers:
             super().start_store(puts, report)
-        elif len(puts) == 1:
-            self._store_together(channel, puts, (0,), report)
+        elif len({key for key, _, _ in puts}) == 1:
+            self._store_together(channel, puts, range(len(puts)), report)
         else:
             by_key: dict[str, list[int]] = {}
             for place, (key, _, _) in enumerate(puts):
@@ -205,10 +205,10 @@ class MultiplexedLink(MemcacheLink):
         left = len(puts)
         stored = self._loop.create_future()
 
-        def reported(place: int, error: GatewayError | None) -> None:
+        def reported(places: Sequence[int], outcomes: Sequence[GatewayError | None]) -> None:
             nonlocal left
-            left -= 1
-            report(place, error)
+            left -= len(places)
+            report(places, outcomes)
             if not (left or stored.done()):
                 stored.set_result(None)
 
@@ -223,12 +223,10 @@ class MultiplexedLink(MemcacheLink):
         key = puts[places[0]][0].encode()
         unsent = channel.frames.unsent_bytes
         if unsent and unsent + sum(len(puts[place][1]) for place in places) > self._most_unsent_bytes:
-            for place in places:
-                report(place, self._behind(unsent))
+            report(places, [self._behind(unsent) for _ in places])
             return
         if not 0 < len(key) <= MOST_KEY_BYTES:
-            for place in places:
-                report(place, _put_error(self, Code.ILLEGAL_NAME, ""))
+            report(places, [_put_error(self, Code.ILLEGAL_NAME, "") for _ in places])
             return
         most = PAYLOAD_BYTES - put_bytes(key, ())
         frame_places: list[int] = []
@@ -258,7 +256,7 @@ class MultiplexedLink(MemcacheLink):
         size = len(entry[1])
         theirs = channel.frames.theirs
         if theirs is not None and size > theirs.largest_bytes:
-            report(place, _put_error(self, Code.TOO_LARGE, ""))
+            report((place,), (_put_error(self, Code.TOO_LARGE, ""),))
             return
         channel.put_large(
             key, entry, partial(self._stored, (place,), report), self.timeout_s + size / LEAST_BYTES_PER_S
@@ -268,15 +266,12 @@ class MultiplexedLink(MemcacheLink):
         """The answer to the put of these."""
         if answer is None:
             self.look()
-            for place in places:
-                report(place, self._unknown())
+            report(places, [self._unknown() for _ in places])
         elif not answer.payload:
-            for place in places:
-                report(place, None)
+            report(places, [None] * len(places))
         else:
             codes, why = unpack_outcome(answer.payload, len(places))
-            for place, code in zip(places, codes, strict=True):
-                report(place, None if code is Code.OK else _put_error(self, code, why))
+            report(places, [None if code is Code.OK else _put_error(self, code, why) for code in codes])
             if Code.REFUSED in codes:
                 self.look()
 

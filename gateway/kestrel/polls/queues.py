@@ -103,10 +103,10 @@ class PolledQueues:
 
         return PreferredPoll(keys, max(0.0, timeout_s), begin)
 
-    def stored(self, key: str, server: ServerLink) -> None:
-        """An item was stored on the server."""
+    def stored(self, key: str, server: ServerLink, count: int) -> None:
+        """So many items were stored on the server."""
         if (runner := self._runners.get(key)) is not None:
-            runner.stored(server)
+            runner.stored(server, count)
 
     def set_servers(self, servers: Sequence[ServerLink]) -> None:
         """Uses these servers from now on, also for current polls."""

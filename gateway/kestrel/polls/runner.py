@@ -224,10 +224,10 @@ class QueueRunner:
             self._state.server_changed(link)
             self._run()
 
-    def stored(self, server: ServerLink) -> None:
-        """An item of the queue was stored on the server."""
+    def stored(self, server: ServerLink, count: int) -> None:
+        """So many items of the queue were stored on the server."""
         link = self._links.get(server)
-        if link is not None and self._state.stored(link, self.loop.time()):
+        if link is not None and self._state.stored(link, self.loop.time(), count):
             self._run()
 
     def offer(self) -> None:

@@ -110,11 +110,11 @@ class QueuePolls:
                     queue.failures = 0
                     queue.retry_at = -math.inf
 
-    def stored(self, server: PolledServer, now: float) -> bool:
-        """An item was stored on the server. Returns whether that matters: a wait should bring the item."""
+    def stored(self, server: PolledServer, now: float, count: int = 1) -> bool:
+        """So many items were stored on the server. Returns whether that matters: a wait should bring one."""
         for queue in self.queues:
             if queue.server is server and queue.waits and self.waiting:
-                queue.unseen += 1
+                queue.unseen += count
                 queue.stored_at = now
                 if queue.check_at == math.inf:
                     queue.check_at = now + CHECK_S

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TypeAlias
@@ -39,17 +39,19 @@ TenantOf: TypeAlias = Callable[[str], str]
 Prepare: TypeAlias = Callable[[ServerLink], Awaitable[None]]
 """Prepares a server for puts. Raises BackendUnavailable, OutcomeUnknown."""
 Hold: TypeAlias = AbstractAsyncContextManager[None]
+Stored: TypeAlias = Callable[[str, ServerLink, int], None]
+"""Called with a key, the server, and how many items were stored."""
 
 
 class Writer:
-    """Stores items on one server. tenant_of: the tenant of a key. stored: called with key and server of a stored
-    item. prepare: see rule 3; None if the server needs no preparation."""
+    """Stores items on one server. tenant_of: the tenant of a key. prepare: see rule 3; None if the server needs no
+    preparation."""
 
     def __init__(
         self,
         server: ServerLink,
         tenant_of: TenantOf,
-        stored: Callable[[str, ServerLink], None],
+        stored: Stored,
         prepare: Prepare | None = None,
     ) -> None:
         self._prepare = prepare
@@ -57,7 +59,7 @@ class Writer:
         self._losses = 0
         self._preparing: asyncio.Task[None] | None = None
         self._held: Counter[str] = Counter()
-        self._waiting: list[tuple[Put, asyncio.Future[None]]] = []
+        self._waiting: list[_Group] = []
         self._stored = stored
         self._server = server
         self._tenant_of = tenant_of
@@ -75,27 +77,32 @@ class Writer:
         """Whether an answer is missing for longer than a healthy server would take."""
         return any(lane.longest_s > STALLED_S for lane in self._lanes.values())
 
-    def put(self, key: str, data: bytes, expiry: int) -> asyncio.Future[None]:
-        """A future that is done when the item is stored.
+    def put(self, puts: Sequence[Put]) -> asyncio.Future[list[GatewayError | None]]:
+        """The outcome of each put when all are known: None if it is stored.
 
-        Its exception: QueueFull; BackendUnavailable if nothing was sent, BackendRefused if the server refused;
-        NotSupported if it cannot store such an item; JobTooLarge; OutcomeUnknown. Cancelled: the item may be stored.
+        puts: of one key, at most a batch. Otherwise: QueueFull; BackendUnavailable if nothing was sent, BackendRefused
+        if the server refused; JobTooLarge; OutcomeUnknown. Cancelled: the items may be stored.
         """
-        future: asyncio.Future[None] = self._loop.create_future()
+        group = _Group(puts, self._loop.create_future())
         if self._leaving:
-            future.set_exception(
-                BackendUnavailable(f"{self._server.address.marked} was removed from the configuration")
-            )
-            return future
-        if not data and (refusal := self._no_empty_items()) is not None:
-            future.set_exception(refusal)
-            return future
-        if not self._ready or key in self._held:
-            self._waiting.append(((key, data, expiry), future))
+            group.fail(BackendUnavailable(f"{self._server.address.marked} was removed from the configuration"))
+        elif self.holds(puts[0][0]):
+            self._waiting.append(group)
             self.start_preparing()
         else:
-            self._add((key, data, expiry), future)
-        return future
+            self._add(group)
+        return group.future
+
+    def no_empty_items(self) -> GatewayError | None:
+        """Why the server gets no empty item; None if it may (rule 2)."""
+        capabilities = self._server.health.capabilities
+        if capabilities is None:
+            return self._server.health.error
+        if capabilities.empty_items:
+            return None
+        return NotSupported(
+            f"an empty job is not stored: {capabilities.software} loses or changes it; send at least one byte"
+        )
 
     # Preparation and holds (rule 3)
 
@@ -154,37 +161,25 @@ class Writer:
 
     def _fail(self, error: GatewayError) -> None:
         waiting, self._waiting = self._waiting, []
-        for _, future in waiting:
-            if not future.done():
-                failure = type(error) if isinstance(error, BackendUnavailable) else BackendUnavailable
-                future.set_exception(failure(error.detail))
+        failure = type(error) if isinstance(error, BackendUnavailable) else BackendUnavailable
+        for group in waiting:
+            group.fail(failure(error.detail))
 
     def _release(self) -> None:
         """Sends the puts that need not wait any longer, except those whose caller has given up."""
         waiting, self._waiting = self._waiting, []
-        for put, future in waiting:
-            if self.holds(put[0]):
-                self._waiting.append((put, future))
-            elif not future.done():
-                self._add(put, future)
+        for group in waiting:
+            if self.holds(group.key):
+                self._waiting.append(group)
+            elif not group.future.done():
+                self._add(group)
 
-    def _add(self, put: Put, future: asyncio.Future[None]) -> None:
-        tenant = self._tenant_of(put[0])
+    def _add(self, group: _Group) -> None:
+        tenant = self._tenant_of(group.key)
         lane = self._lanes.get(tenant)
         if lane is None:
             lane = self._lanes[tenant] = _Lane(self._server, self._loop, lambda: self._lanes.pop(tenant), self._stored)
-        lane.add(put, future)
-
-    def _no_empty_items(self) -> GatewayError | None:
-        """Why the server gets no empty item; None if it may (rule 2)."""
-        capabilities = self._server.health.capabilities
-        if capabilities is None:
-            return self._server.health.error
-        if capabilities.empty_items:
-            return None
-        return NotSupported(
-            f"an empty job is not stored: {capabilities.software} loses or changes it; send at least one byte"
-        )
+        lane.add(group)
 
     async def close(self) -> None:
         """Accepts no more puts, and returns when each has its outcome."""
@@ -197,39 +192,74 @@ class Writer:
             await asyncio.gather(*(lane.next_answer() for lane in self._lanes.values()))
 
 
-_WaitingPut: TypeAlias = tuple[Put, asyncio.Future[None]]
+class _Group:
+    """Puts of one caller, which are sent together. start: the place of the first in its batch. left: how many have no
+    outcome."""
+
+    __slots__ = ("future", "left", "outcomes", "puts", "start")
+
+    def __init__(self, puts: Sequence[Put], future: asyncio.Future[list[GatewayError | None]]) -> None:
+        self.puts = puts
+        self.future = future
+        self.outcomes: list[GatewayError | None] = [None] * len(puts)
+        self.left = len(puts)
+        self.start = 0
+
+    @property
+    def key(self) -> str:
+        return self.puts[0][0]
+
+    def fail(self, error: GatewayError) -> None:
+        """None of the puts was sent, for this reason."""
+        if not self.future.done():
+            self.future.set_result([error] * len(self.puts))
+
+    def reported(self, place: int, error: GatewayError | None) -> bool:
+        """The outcome of the put at that place of the batch. Returns whether it was the last one."""
+        self.left -= 1
+        if error is not None:
+            self.outcomes[place - self.start] = error
+        if self.left:
+            return False
+        if not self.future.done():
+            self.future.set_result(self.outcomes)
+        return True
 
 
 class _Batch:
-    """Puts that were sent together. left: how many have no outcome."""
+    """Puts that were sent together. groups: of each put. left: how many puts have no outcome."""
 
-    __slots__ = ("began_s", "futures", "left", "puts")
+    __slots__ = ("began_s", "groups", "left", "puts")
 
     def __init__(self, began_s: float) -> None:
         self.began_s = began_s
         self.puts: list[Put] = []
-        self.futures: list[asyncio.Future[None]] = []
+        self.groups: list[_Group] = []
         self.left = 0
+
+    def add(self, group: _Group) -> None:
+        count = len(group.puts)
+        group.start = self.left
+        self.puts += group.puts
+        self.groups += [group] * count
+        self.left += count
 
 
 class _Lane:
-    """The puts of one tenant on one server. on_empty: called when no put waits and every answer has come.
-
-    stored: see Writer.
-    """
+    """The puts of one tenant on one server. on_empty: called when no put waits and every answer has come."""
 
     def __init__(
         self,
         server: ServerLink,
         loop: asyncio.AbstractEventLoop,
         on_empty: Callable[[], object],
-        stored: Callable[[str, ServerLink], None],
+        stored: Stored,
     ) -> None:
         self._stored = stored
         self._server = server
         self._loop = loop
         self._on_empty = on_empty
-        self._waiting: deque[_WaitingPut] = deque()
+        self._waiting: deque[_Group] = deque()
         self._sending: dict[_Batch, None] = {}
         self._gathered: asyncio.Handle | None = None
         self._awaited: list[asyncio.Future[None]] = []
@@ -239,9 +269,9 @@ class _Lane:
         """How long the oldest answer has been missing."""
         return next((self._loop.time() - batch.began_s for batch in self._sending), 0.0)
 
-    def add(self, put: Put, future: asyncio.Future[None]) -> None:
-        """Adds the put to the tenant's next batch that has room for it."""
-        self._waiting.append((put, future))
+    def add(self, group: _Group) -> None:
+        """Adds the puts to the tenant's next batch that has room for them."""
+        self._waiting.append(group)
         self._gather()
 
     async def next_answer(self) -> None:
@@ -255,7 +285,7 @@ class _Lane:
 
     async def settled(self, key: str) -> None:
         """Returns when every put of the key that was added has its answer. Cancelled: the puts continue."""
-        while any(put[0] == key for put, _ in self._waiting):
+        while any(group.key == key for group in self._waiting):
             await self.next_answer()
         sent = list(self._sending)
         while any(batch in self._sending for batch in sent):
@@ -280,29 +310,24 @@ class _Lane:
 
     def _batch(self) -> _Batch:
         """The next batch: all waiting puts, up to the limits of the link."""
-        batch = _Batch(self._loop.time())
+        batch, server, waiting = _Batch(self._loop.time()), self._server, self._waiting
         size = 0
-        while self._waiting and len(batch.puts) < self._server.batch_items:
-            size += len(self._waiting[0][0][1])
-            if batch.puts and size > self._server.batch_bytes:
+        while waiting:
+            puts = waiting[0].puts
+            size += sum(len(data) for _, data, _ in puts)
+            if batch.left and (batch.left + len(puts) > server.batch_items or size > server.batch_bytes):
                 break
-            put, future = self._waiting.popleft()
-            batch.puts.append(put)
-            batch.futures.append(future)
-        batch.left = len(batch.puts)
+            batch.add(waiting.popleft())
         return batch
 
-    def _reported(self, batch: _Batch, index: int, error: GatewayError | None) -> None:
-        """The outcome of one put."""
-        if error is None:
-            self._stored(batch.puts[index][0], self._server)
-        future = batch.futures[index]
-        if not future.done():
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-        batch.left -= 1
+    def _reported(self, batch: _Batch, places: Sequence[int], outcomes: Sequence[GatewayError | None]) -> None:
+        """Outcomes of some puts."""
+        groups = batch.groups
+        for place, error in zip(places, outcomes, strict=True):
+            group = groups[place]
+            if group.reported(place, error) and (stored := group.outcomes.count(None)):
+                self._stored(group.key, self._server, stored)
+        batch.left -= len(places)
         if not batch.left:
             self._answered(batch)
 

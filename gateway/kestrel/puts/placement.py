@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from hashlib import blake2b
 from typing import Final
@@ -30,8 +30,8 @@ from typing import Final
 from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, NotSupported, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health
-from gateway.kestrel.link import ServerLink
-from gateway.kestrel.puts.batches import Hold, Prepare, TenantOf, Writer
+from gateway.kestrel.link import Put, ServerLink
+from gateway.kestrel.puts.batches import Hold, Prepare, Stored, TenantOf, Writer
 
 _DRAINED: Final = frozenset({Health.READONLY, Health.QUIESCENT})
 FRESH_S: Final = 0.25
@@ -43,8 +43,7 @@ class Placement:
     """Stores items on the members. limit_s: for one item, over all servers that are tried.
 
     max_item_bytes: the largest item of the servers; 0: unknown. keys_move: see rule 4. tenant_of: the tenant of a
-    key. stored: called with the key and the server of each stored item. prepare: prepares a server that was not
-    connected, if there are several.
+    key. prepare: prepares a server that was not connected, if there are several.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Placement:
         *,
         keys_move: bool = False,
         tenant_of: TenantOf,
-        stored: Callable[[str, ServerLink], None],
+        stored: Stored,
         prepare: Prepare,
     ) -> None:
         self._stored = stored
@@ -104,7 +103,7 @@ class Placement:
         writers = self._order(key, ordering_key)
         if len(writers) == 1 and not duplicates_ok:
             try:
-                await writers[0].put(key, data, expiry)
+                await _put(writers[0], key, data, expiry)
             except QueueFull as error:
                 raise await self._refused(key, writers[0], error) from error
             return
@@ -115,7 +114,7 @@ class Placement:
                 break
             try:
                 async with asyncio.timeout_at(deadline):
-                    await writer.put(key, data, expiry)
+                    await _put(writer, key, data, expiry)
             except TimeoutError:
                 failure = _both(failure, OutcomeUnknown("no server stored the job in time"))
                 break
@@ -216,6 +215,15 @@ def weight(address: Address, key: str, ordering_key: str) -> bytes:
     return blake2b(f"{address}\0{key}\0{ordering_key}".encode(), digest_size=16).digest()
 
 
+async def _put(writer: Writer, key: str, data: bytes, expiry: int) -> None:
+    """Raises the outcome, unless the item is stored."""
+    error = writer.no_empty_items() if not data else None
+    if error is None:
+        (error,) = await writer.put(((key, data, expiry),))
+    if error is not None:
+        raise error
+
+
 async def _put_in_order(writer: Writer, key: str, items: Sequence[tuple[bytes, int]]) -> list[GatewayError | None]:
     """One outcome per item. A batch is sent when the one before it is answered: two at a time could overtake each
     other.
@@ -223,18 +231,16 @@ async def _put_in_order(writer: Writer, key: str, items: Sequence[tuple[bytes, i
     Items after a batch whose connection ended are not sent.
     """
     outcomes: list[GatewayError | None] = []
+    no_empty = writer.no_empty_items()
     while len(outcomes) < len(items):
-        puts: list[asyncio.Future[None]] = []
+        puts: list[Put] = []
         size = 0
         for data, expiry in items[len(outcomes) : len(outcomes) + writer.server.batch_items]:
             size += len(data)
-            if puts and size > writer.server.batch_bytes:
+            if (puts and size > writer.server.batch_bytes) or (no_empty is not None and not data):
                 break
-            puts.append(writer.put(key, data, expiry))
-        for outcome in await asyncio.gather(*puts, return_exceptions=True):
-            if outcome is not None and not isinstance(outcome, GatewayError):
-                raise outcome
-            outcomes.append(outcome)
+            puts.append((key, data, expiry))
+        outcomes += await writer.put(puts) if puts else [no_empty]
         ended = next((each for each in outcomes if isinstance(each, (BackendUnavailable, OutcomeUnknown))), None)
         if ended is not None:
             rest = len(items) - len(outcomes)

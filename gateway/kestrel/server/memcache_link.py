@@ -72,11 +72,11 @@ class MemcacheLink(Server):
             failure = error
             raise
         finally:
-            for index in range(len(puts)):
-                refusal = _put_error(self.address, index, outcomes, sent[0], failure)
+            refusals = [_put_error(self.address, index, outcomes, sent[0], failure) for index in range(len(puts))]
+            for refusal in refusals:
                 if refusal is not None:
                     refusal.__cause__ = failure
-                report(index, refusal)
+            report(range(len(puts)), refusals)
             if outcomes and isinstance(outcomes[-1], MemcacheServerError) and not says_too_large(outcomes[-1]):
                 self.look()
 
