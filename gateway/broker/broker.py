@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from pathlib import Path
@@ -105,31 +105,38 @@ class Broker:
     # Items
 
     def put(self, name: bytes, data: bytes, expiry: int) -> tuple[PutOutcome, Ticket | None, int]:
-        """Adds an item to the queue and to its fanout children.
+        """`put_many` for one item."""
+        return self.put_many(name, ((expiry, data),))
 
-        expiry: seconds from now if below 1,000,000, otherwise seconds since the epoch; 0 means never. Returns the
-        outcome, the ticket to wait for before the answer, and the id of the queue's own item, or 0: if the ticket
-        refuses that id, the disk could not store just this item. Raises IllegalNameError, UnavailableError, and
+    def put_many(self, name: bytes, entries: Sequence[tuple[int, bytes]]) -> tuple[PutOutcome, Ticket | None, int]:
+        """Adds items to the queue and to its fanout children, all or none of them.
+
+        entries: expiry and data. Expiry: seconds from now if below 1,000,000, otherwise seconds since the epoch; 0
+        means never. Returns the outcome, the ticket to wait for before the answer, and the id of the queue's own first
+        item, or 0; the ids of the others follow. If the ticket refuses an id, the disk could not store just this item.
+        Several items are FULL also if some of them have room. Raises IllegalNameError, UnavailableError, and
         OverflowError if no id is left.
         """
-        counters, committer = self.counters, self.committer
-        counters.cmd_set += 1
+        counters, committer, count = self.counters, self.committer, len(entries)
+        counters.cmd_set += count
         self.require_writable()
         if committer.trouble is not None and (why := committer.refusal) is not None:
             raise UnavailableError(why)
         congested = committer.congested
         if congested is not None:
-            counters.cmd_set -= 1
+            counters.cmd_set -= count
             return PutOutcome.CONGESTED, congested, 0
-        expires_ms = 0
-        if expiry:
-            base_s = time.time() if expiry < _ABSOLUTE_FROM else 0
-            expires_ms = max(int((base_s + expiry) * 1000), 1)
-        accepted, ticket, item_id = self.queues.put(name, data, expires_ms)
+        accepted, ticket, item_id = self.queues.put_many(
+            name, [(data, _expires_ms(expiry) if expiry else 0) for expiry, data in entries]
+        )
         if accepted:
-            counters.total_items += 1
+            counters.total_items += count
             return PutOutcome.ACCEPTED, ticket, item_id
-        return PutOutcome.TOO_LARGE if self.queues.never_takes(name, len(data)) else PutOutcome.FULL, ticket, item_id
+        if count > 1:
+            counters.cmd_set -= count
+        elif self.queues.never_takes(name, len(entries[0][1])):
+            return PutOutcome.TOO_LARGE, ticket, item_id
+        return PutOutcome.FULL, ticket, item_id
 
     def read(self, name: bytes, mode: ReadMode, reads: ClientReads) -> tuple[PersistentQueue, Delivery | None]:
         """Reads the first item of the queue; in mode OPEN the open read is added to `reads`.
@@ -199,3 +206,9 @@ class Broker:
         self._sweeping.cancel()
         await self.committer.idle()
         await self._threads.close()
+
+
+def _expires_ms(expiry: int) -> int:
+    """The wall time in milliseconds at which an item with this expiry, which is not 0, expires."""
+    base_s = time.time() if expiry < _ABSOLUTE_FROM else 0
+    return max(int((base_s + expiry) * 1000), 1)

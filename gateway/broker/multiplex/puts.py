@@ -25,12 +25,14 @@ _CODES: Final = {PutOutcome.ACCEPTED: Code.OK, PutOutcome.FULL: Code.FULL, PutOu
 
 @dataclass(slots=True)
 class _Put:
-    """One message. outcomes: of the items that were given to the broker: code, commit, and the item's id or 0."""
+    """One message. outcomes: of the items that were given to the broker together: code, commit, the first item's id or
+    0, and how many they are. given: how many they are in all."""
 
     id: int
     key: bytes
     entries: list[Entry]
-    outcomes: list[tuple[Code, Ticket | None, int]] = field(default_factory=list)
+    outcomes: list[tuple[Code, Ticket | None, int, int]] = field(default_factory=list)
+    given: int = 0
     why: str = ""
 
 
@@ -59,10 +61,12 @@ class Puts:
     def _store(self, put: _Put) -> None:
         """Stores the items; from where the disk is behind, later."""
         committing: Ticket | None = None
-        for expiry, data in put.entries[len(put.outcomes) :]:
-            code, ticket, item_id = Code.REFUSED, None, 0
+        groups = deque((put.entries[put.given :],))
+        while groups:
+            group, count = groups[0], len(groups[0])
+            code, ticket, first_id = Code.REFUSED, None, 0
             try:
-                outcome, ticket, item_id = self._broker.put(put.key, data, expiry)
+                outcome, ticket, first_id = self._broker.put_many(put.key, group)
             except IllegalNameError:
                 code = Code.ILLEGAL_NAME
             except (UnavailableError, OverflowError) as exc:
@@ -74,7 +78,12 @@ class Puts:
                     self._commits.after(ticket, self._store_waiting)
                     return
                 code = _CODES[outcome]
-            put.outcomes.append((code, ticket, item_id))
+            groups.popleft()
+            if code is Code.FULL and count > 1:
+                groups.extend([entry] for entry in group)  # some of them may have room
+                continue
+            put.outcomes.append((code, ticket, first_id, count))
+            put.given += count
             committing = ticket or committing
         if committing is None:
             self._answer(put)
@@ -83,8 +92,8 @@ class Puts:
 
     def _answer(self, put: _Put) -> None:
         """Every commit of its items is over."""
-        failed = next((ticket.error for _, ticket, _ in put.outcomes if ticket is not None and ticket.error), "")
-        codes = [_after_commit(*outcome) for outcome in put.outcomes]
+        failed = next((ticket.error for _, ticket, *_ in put.outcomes if ticket is not None and ticket.error), "")
+        codes = [code for outcome in put.outcomes for code in _after_commit(*outcome)]
         self._done(put.id, codes, put.why or failed or "")
 
     def _store_waiting(self, _error: str | None) -> None:
@@ -119,10 +128,11 @@ class Puts:
         self._waiting.clear()
 
 
-def _after_commit(code: Code, ticket: Ticket | None, item_id: int) -> Code:
-    """The outcome of an item after its commit."""
-    if ticket is None or code is not Code.OK:
-        return code
-    if ticket.error is not None:
-        return Code.REFUSED
-    return Code.FULL if item_id in ticket.refused else code
+def _after_commit(code: Code, ticket: Ticket | None, first_id: int, count: int) -> list[Code]:
+    """The outcomes of items after their commit."""
+    if ticket is not None and code is Code.OK:
+        if ticket.error is not None:
+            code = Code.REFUSED
+        elif ticket.refused:
+            return [Code.FULL if id_ in ticket.refused else code for id_ in range(first_id, first_id + count)]
+    return [code] * count

@@ -7,7 +7,7 @@ fanout child (a child must get every later `set` of its parent, also after a res
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gateway.broker.config import Config
 from gateway.broker.queues.queue import PersistentQueue
@@ -83,30 +83,34 @@ class QueueCollection:
         return queue
 
     def put(self, name: bytes, data: bytes, expires_ms: int) -> tuple[bool, Ticket | None, int]:
-        """Adds to every child and to the queue itself, or to none of them: if one is full, all refuse.
+        """`put_many` for one item."""
+        return self.put_many(name, ((data, expires_ms),))
 
-        Returns whether they accept it, the ticket to wait for before the answer, and the id of the queue's own item, or
-        0. Raises IllegalNameError.
+    def put_many(self, name: bytes, entries: Sequence[tuple[bytes, int]]) -> tuple[bool, Ticket | None, int]:
+        """Adds the items to every child and to the queue itself, or to none of them: if one is full, all refuse.
+
+        entries: data and expiry in milliseconds. Several items are also refused if only some of them have room.
+        Returns whether all are accepted, the ticket to wait for before the answer, and the id of the queue's own first
+        item, or 0: the ids of the others follow. Raises IllegalNameError.
         """
         queue = self.get(name)
-        size = len(data)
+        count, sizes = len(entries), [len(data) for data, _ in entries]
+        size, largest = sum(sizes), max(sizes)
         limits = queue.limits
         fanout_only = limits.fanout_only and not queue.is_child
-        if size > limits.max_item_bytes if fanout_only else queue.refuses(size):
+        if largest > limits.max_item_bytes if fanout_only else queue.refuses(size, count, largest):
             return False, None, 0
         names = self._children.get(name)
-        if names is None and not fanout_only:
-            return True, queue.put(data, expires_ms), queue.backlog.last_id
-        children = [self._queues[child] for child in names or ()]
-        if any(child.refuses(size) for child in children):
-            return False, None, 0
         ticket = None
-        for child in children:
-            ticket = child.put(data, expires_ms)
+        if names is not None:
+            children = [self._queues[child] for child in names]
+            if any(child.refuses(size, count, largest) for child in children):
+                return False, None, 0
+            for child in children:
+                ticket, _ = child.put(entries, size)
         if fanout_only:
             return True, ticket, 0
-        ticket = queue.put(data, expires_ms)
-        return True, ticket, queue.backlog.last_id
+        return True, *queue.put(entries, size)
 
     def never_takes(self, name: bytes, size: int) -> bool:
         """Whether the queue, or a child of it, accepts no item of that size, however empty it is."""

@@ -32,7 +32,7 @@ class Journal(Protocol):
     """What a queue needs from the disk."""
 
     def create(self, owner: ItemOwner, number: int, name: bytes) -> Ticket: ...
-    def put(self, owner: ItemOwner, item: StoredItem) -> Ticket: ...
+    def put(self, owner: ItemOwner, *items: StoredItem) -> Ticket: ...
     def remove(self, owner: ItemOwner, item: StoredItem) -> Ticket: ...
     def discard(self, item: StoredItem) -> None: ...
     def recount(self, number: int) -> None: ...
@@ -84,16 +84,21 @@ class PersistentQueue:
         """Writes the queue's row with the current batch."""
         self.creation = self.journal.create(self, self.number, self.name)
 
-    def refuses(self, size: int) -> bool:
+    def refuses(self, size: int, items: int = 1, largest: int = 0) -> bool:
         """Whether an item of `size` bytes is refused. A queue that discards old items does so when the item is
-        committed."""
+        committed.
+
+        items: how many have `size` together, the largest of them `largest`; then, whether one may be refused.
+        """
         limits, backlog = self.limits, self.backlog
-        if size > limits.max_item_bytes:
+        if (largest or size) > limits.max_item_bytes:
             return True
         if limits.discard_old_when_full:
             return False
+        more_bytes = size if items > 1 else 0
         return (
-            backlog.items + self.pending >= limits.max_items or backlog.bytes + self.pending_bytes >= limits.max_bytes
+            backlog.items + self.pending + items > limits.max_items
+            or backlog.bytes + self.pending_bytes + more_bytes >= limits.max_bytes
         )
 
     def make(self, data: bytes, expires_ms: int) -> StoredItem:
@@ -103,11 +108,19 @@ class PersistentQueue:
         self.pending_bytes += len(data)
         return item
 
-    def put(self, data: bytes, expires_ms: int) -> Ticket:
-        """Adds to the tail; the ticket is settled when it is on disk. The caller has called `refuses`."""
+    def put(self, entries: Sequence[tuple[bytes, int]], size: int) -> tuple[Ticket, int]:
+        """Adds items to the tail; the ticket is settled when they are on disk. Returns the id of the first one, too.
+
+        entries: data and expiry in milliseconds. size: of the data. The caller has called `refuses`. Raises
+        OverflowError after 2**40 items.
+        """
         if not self.stored:
             self.create()
-        return self.journal.put(self, self.make(data, expires_ms))
+        new_item, now_ms = self.backlog.new_item, int(time.time() * 1000)
+        items = [new_item(data, now_ms, expires_ms) for data, expires_ms in entries]
+        self.pending += len(items)
+        self.pending_bytes += size
+        return self.journal.put(self, *items), items[0].id
 
     # Called by the disk
 

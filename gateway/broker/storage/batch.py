@@ -178,15 +178,18 @@ class Batch:
         self.created[number] = (name, owner)
         return self.puts
 
-    def put(self, owner: ItemOwner, item: StoredItem) -> Ticket:
-        """Adds the item."""
-        self.rows += (item.id, item.added_ms, item.expires_ms, item.data, item.checksum)
-        if item.checksum < 0:
-            self.unsummed.append((len(self.rows) - 1, item))
-        self.placed.append((owner, item))
-        size = len(item.data)
+    def put(self, owner: ItemOwner, *items: StoredItem) -> Ticket:
+        """Adds the items, at least one, of one queue."""
+        rows, size = self.rows, 0
+        for item in items:
+            data = item.data
+            rows += (item.id, item.added_ms, item.expires_ms, data, item.checksum)
+            if item.checksum < 0:
+                self.unsummed.append((len(rows) - 1, item))
+            self.placed.append((owner, item))
+            size += len(data)
         self.put_bytes += size
-        self._count(self.put_counts, item.id >> SEQUENCE_BITS, 1, size, 1)
+        self._count(self.put_counts, items[0].id >> SEQUENCE_BITS, len(items), size, len(items))
         return self.puts
 
     def remove(self, owner: ItemOwner, item: StoredItem) -> Ticket:

@@ -76,9 +76,9 @@ class Committer:
         self._touch()
         return self._batch.create(owner, number, name)
 
-    def put(self, owner: ItemOwner, item: StoredItem) -> Ticket:
+    def put(self, owner: ItemOwner, *items: StoredItem) -> Ticket:
         self._touch()
-        return self._batch.put(owner, item)
+        return self._batch.put(owner, *items)
 
     def remove(self, owner: ItemOwner, item: StoredItem) -> Ticket:
         self._touch()
