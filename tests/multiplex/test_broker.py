@@ -247,11 +247,18 @@ def test_large_items_go_in_and_out_in_pieces(worker, name):
 
 def test_limits_and_states_answer_one_id(tmp_path):
     """Full, too large, readonly for puts only, quiescent for opens only."""
-    config = "[default]\nmax_item_bytes = 100\n[queues.full]\nmax_items = 1\n"
+    config = (
+        "[default]\nmax_item_bytes = 100\n[queues.full]\nmax_items = 1\n[queues.three]\nmax_items = 3\n"
+        "[queues.bytes]\nmax_bytes = 10\n"
+    )
     with Rig(tmp_path / "data", config=config) as broker, contextlib.closing(broker.worker()) as worker:
         assert worker.put("q", b"x" * 101, b"ok") == [Code.TOO_LARGE, Code.OK]
         assert worker.put("full", b"1") == [Code.OK]
         assert worker.put("full", b"2", b"3") == [Code.FULL, Code.FULL]
+        assert worker.put("three", b"1", b"2") == [Code.OK, Code.OK]
+        assert worker.put("three", b"x" * 101, b"3", b"4") == [Code.TOO_LARGE, Code.OK, Code.FULL]
+        assert worker.drain("three") == [b"1", b"2", b"3"]
+        assert worker.put("bytes", b"123456", b"123456", b"1") == [Code.OK, Code.OK, Code.FULL]
         broker.ask("status readonly")
         assert worker.put("q", b"no") == [Code.REFUSED]
         read = worker.take("q")[0]
