@@ -89,9 +89,7 @@ class Pauses:
 
         Raises BackendUnavailable if that was never known, and no server can be asked within LEARN_S.
         """
-        if self._control.known:
-            await self._control.refresh()
-        elif not await self._control.learned(LEARN_S):
+        if not await self._control.read_now(LEARN_S):
             raise BackendUnavailable("this worker has not yet read which queues are paused; try again")
 
     async def begin(self, queue: Queue, until_s: float | None, reason: str) -> Coverage:

@@ -11,6 +11,8 @@ children, so a member without a child loses that child's copies.
 4. A put that is being copied while a child is deleted creates the child again. So it is deleted until two looks in a
    row do not find it. Source: kestrel-wire.md, "Set": 37 of 60 deletions under load were undone.
 5. Only children of this deployment's queues are created or deleted.
+6. Before a child is copied from one member to another, and again afterwards, the deletions are read that other workers
+   and replicas have stored until then. Otherwise a child that was deleted a moment ago would come back.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class DeletedChildren(Protocol):
     """What is remembered of deleted children, beyond this process."""
 
     async def learned(self) -> None:
-        """Returns when it is known, or cannot be known soon."""
+        """Returns when all that any program has stored until now is known, or cannot be known soon."""
 
     def on(self, key: str) -> Collection[str] | None:
         """The names of the members on which the child was seen to be gone; None if it was not deleted."""
@@ -159,7 +161,7 @@ class Fanout:
             return await broadcast.ask(members, delete)
 
     async def prepare(self, server: ServerLink) -> None:
-        """Brings the member up to date (rule 2). Raises BackendUnavailable, OutcomeUnknown."""
+        """Brings the member up to date (rules 2 and 6). Raises BackendUnavailable, OutcomeUnknown."""
         others = [each for each in self._members() if each is not server and each.health.answers]
         asked = [self._names(other, NAMES_S) for other in others if _has_fanout(other)]
         mine = await asyncio.shield(self._names(server, 0))
@@ -167,9 +169,9 @@ class Fanout:
             return
         if asked:
             await asyncio.wait(asked, timeout=PATIENCE_S)
-        if self.deleted is not None:
-            await self.deleted.learned()
         known = {each: self._known[each] for each in self._members() if each is not server and each in self._known}
+        if mine or any(known.values()):
+            await self._learn_deletions()
         gone = {key for key in mine if self._is_gone(key, server)}
         for key in gone:
             log.info("%s was deleted while Kestrel at %s was away: it is deleted there, too", key, server.address)
@@ -179,16 +181,30 @@ class Fanout:
                 await self.deleted.seen(key, [server.address.name])
         kept = {key for key in mine - gone if not self._was_deleted(key)}
         wanted = {key for keys in known.values() for key in keys if not self._was_deleted(key)}
-        if missing := await self._still_wanted(sorted(wanted - mine), known):
-            await _create(server, missing)
-            log.info("Kestrel at %s has got %d fanout children of other members", server.address, len(missing))
         self._known[server] = (mine - gone) | wanted
+        if missing := await self._still_wanted(sorted(wanted - mine), known):
+            await self._copy(server, missing)
+            log.info("Kestrel at %s has got %d fanout children of other members", server.address, len(missing))
         for other, theirs in known.items():
             if other.health.answers and (missing := sorted(kept - theirs)):
                 try:
-                    await _create(other, missing)
+                    await self._copy(other, missing)
                 except (BackendUnavailable, OutcomeUnknown) as error:
                     log.warning("fanout children are missing on Kestrel at %s: %s", other.address, error.detail)
+
+    async def _copy(self, server: ServerLink, keys: Sequence[str]) -> None:
+        """Creates children that another member has, and deletes those of them that are deleted at the same time: a
+        deletion is stored before the first server deletes the child, so one that did not find it here is known now.
+        """
+        await _create(server, keys)
+        await self._learn_deletions()
+        for key in filter(self._was_deleted, keys):
+            await self._delete(server, key)
+            self._known[server] = self._known.get(server, frozenset()) - {key}
+
+    async def _learn_deletions(self) -> None:
+        if self.deleted is not None:
+            await self.deleted.learned()
 
     async def warnings(self) -> list[str]:
         """What may make a new child disappear, as sentences. Servers that do not answer say nothing."""

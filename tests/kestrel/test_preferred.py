@@ -99,6 +99,45 @@ def test_a_later_queue_waits_for_a_slow_server_and_not_for_a_silent_one():
     asyncio.run(main())
 
 
+def test_a_silent_server_costs_its_patience_once_and_not_for_each_queue():
+    """Of 30 queues the last one is served, or none within `timeout`: 30 times the patience would be 3 s and more."""
+
+    async def main():
+        async with StandIn() as silent, StandIn() as other, client(silent.address, other.address) as kestrel:
+            keys = [f"q{number}" for number in range(30)]
+            silent.manners.frozen = True
+            for timeout_s in (0, 5):
+                other.append(keys[-1], b"x")
+                began_s = time.monotonic()
+                read = await kestrel.wait_in_order(keys, timeout_s).result()
+                assert (read.key, time.monotonic() - began_s < 1) == (keys[-1], True)
+                await read.confirm()
+            for timeout_s in (0, 0.3):
+                began_s = time.monotonic()
+                poll = kestrel.wait_in_order(keys, timeout_s)
+                assert await poll.result() is None
+                assert time.monotonic() - began_s < 1.5
+                assert str(poll.coverage) == "1/2"
+            silent.thaw()
+
+    asyncio.run(main())
+
+
+def test_queues_that_answer_in_time_are_asked_one_after_the_other():
+    """An item of a later queue is not even taken: it keeps its place without a give-back."""
+
+    async def main():
+        async with StandIn() as server, client(server.address) as kestrel:
+            for key in KEYS:
+                server.append(key, key.encode())
+            read = await kestrel.wait_in_order(KEYS, 1).result()
+            assert read.key == "high"
+            await read.confirm()
+            assert not [line for line in server.log if line.startswith(("get mid", "get low"))]
+
+    asyncio.run(main())
+
+
 def test_a_poll_that_leaves_gives_everything_back():
     """Cancelled at any moment, and while it holds an item of a later queue: nothing is lost, and the order is kept."""
 

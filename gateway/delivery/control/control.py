@@ -201,6 +201,15 @@ class Control:
         if looks:
             await asyncio.wait(looks, timeout=REFRESH_S)
 
+    async def read_now(self, within_s: float) -> bool:
+        """Whether the state of some member is known. Returns when what was written until now is known, as far as the
+        members answer: if the state was known before, within REFRESH_S, otherwise `within_s`.
+        """
+        if not self.known:
+            return await self.learned(within_s)
+        await self.refresh()
+        return True
+
     async def write(self, at: EntryKey, value: Any) -> Coverage:
         """Writes an entry; see ControlMap. It replaces also an entry that was written elsewhere just now."""
         await self.refresh()

@@ -48,8 +48,8 @@ class DeletedSubscriptions:
         self._clock = clock
 
     async def learned(self) -> None:
-        """Returns when what some server remembers is known, at the latest after LEARN_S."""
-        await self._control.learned(LEARN_S)
+        """Returns when what the servers remember now is known, or after LEARN_S."""
+        await self._control.read_now(LEARN_S)
 
     def on(self, key: str) -> Collection[str] | None:
         """The names of the servers on which the child is gone; None if it was not deleted, or long ago."""

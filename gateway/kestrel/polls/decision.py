@@ -130,7 +130,7 @@ def _conclude(polls: QueuePolls, now: float, able: Sequence[ServerQueue]) -> Non
 def _silent_at(polls: QueuePolls, waiter: Waiter, able: Sequence[ServerQueue]) -> float:
     """The time from which the waiter need not wait for its takes."""
     proved = any(queue.proved >= waiter.since for queue in polls.queues)
-    patience_s = PROOF_S if proved else waiter.patience_s
+    patience_s = min(PROOF_S, waiter.patience_s) if proved else waiter.patience_s
     silent_at = max((queue.server.heard_at for queue in able if queue.done < waiter.since), default=waiter.since_at)
     return min(max(silent_at, waiter.since_at) + patience_s, waiter.since_at + polls.patience_s)
 

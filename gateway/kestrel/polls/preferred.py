@@ -1,6 +1,7 @@
 """One poll of several queues: the item comes from the first of them that has one.
 
-1. The queues are asked one after the other. If all are empty, the poll waits for items of all of them.
+1. The queues are asked one after the other, and after HURRY_S all that are left at once, so that a silent server costs
+   SILENT_S in all and not for each queue. If all are empty, the poll waits for items of all of them.
 2. If a later queue then has an item, the earlier ones are asked again, all at once. The item stays set aside meanwhile.
    It is the result only if they have answered that they are empty.
 3. A server that answers nothing at all for SILENT_S is not waited for (rule 4 of gateway.kestrel.polls.rules, with less
@@ -11,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -22,6 +24,8 @@ from gateway.kestrel.polls.values import OPEN_PHASES, WaiterPhase
 
 SILENT_S: Final = 0.1
 """The most that a job of a later queue is late because of a server that does not answer."""
+HURRY_S: Final = 0.02
+"""Servers that answer need about 1 ms for each queue. Those that are asked then have most of SILENT_S left."""
 
 
 class Candidate(LongPoll):
@@ -49,8 +53,9 @@ class Candidate(LongPoll):
         self._changed()
 
 
-Begin: TypeAlias = Callable[[str, float, Callable[[], None]], Candidate]
-"""Begins a poll of the queue with the key for some seconds; 0: it asks each server once."""
+Begin: TypeAlias = Callable[[str, float, float, Callable[[], None]], Candidate]
+"""Begins a poll of the queue with the key for some seconds; 0: it asks each server once. Then for how many seconds it
+waits for silent servers, and what it calls."""
 
 
 class PreferredPoll:
@@ -88,10 +93,17 @@ class PreferredPoll:
         self._changed.set()
 
     async def _ask(self) -> TakenItem | None:
-        """Asks one queue after the other (rule 1)."""
-        for key in self._keys:
-            poll = self._start(key, 0.0)
-            await self._ended(poll)
+        """Asks each queue (rule 1)."""
+        loop = asyncio.get_running_loop()
+        hurry_at = loop.time() + HURRY_S
+        asks: list[Candidate] = []
+        for place, key in enumerate(self._keys):
+            if place == len(asks):
+                asks.append(self._start(key, 0.0))
+            poll = asks[place]
+            if not await self._ended_by(poll, hurry_at):
+                asks += [self._start(each, 0.0, SILENT_S - HURRY_S) for each in self._keys[len(asks) :]]
+                await self._ended(poll)
             if (item := poll.item_now()) is not None:
                 return item
             if self._cancelled:
@@ -138,10 +150,18 @@ class PreferredPoll:
             raise errors[0]
         self.coverage = least(*(poll.coverage for poll in lines))
 
-    def _start(self, key: str, timeout_s: float) -> Candidate:
-        poll = self._begin(key, timeout_s, self._changed.set)
+    def _start(self, key: str, timeout_s: float, patience_s: float = SILENT_S) -> Candidate:
+        poll = self._begin(key, timeout_s, patience_s, self._changed.set)
         self._polls.append(poll)
         return poll
+
+    async def _ended_by(self, poll: Candidate, at: float) -> bool:
+        """Whether the poll has an item or has ended before that time of the loop."""
+        if poll.open:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(at):
+                    await self._ended(poll)
+        return not poll.open
 
     async def _ended(self, poll: Candidate) -> None:
         """Returns when the poll has an item or has ended."""

@@ -23,7 +23,7 @@ from gateway.fairness.paced_calls import PacedCalls
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import ServerLink
 from gateway.kestrel.polls.direct import DirectPoll
-from gateway.kestrel.polls.preferred import SILENT_S, Candidate, PreferredPoll
+from gateway.kestrel.polls.preferred import Candidate, PreferredPoll
 from gateway.kestrel.polls.rules import PROOF_S, STEP_S
 from gateway.kestrel.polls.runner import LongPoll, QueueRunner
 
@@ -95,9 +95,9 @@ class PolledQueues:
     def wait_in_order(self, keys: Sequence[str], timeout_s: float, tenant: str = "") -> PreferredPoll:
         """One poll of several queues of `tenant`: the first of them that has an item is served."""
 
-        def begin(key: str, wait_s: float, changed: Callable[[], None]) -> Candidate:
+        def begin(key: str, wait_s: float, patience_s: float, changed: Callable[[], None]) -> Candidate:
             runner = self._runner(key, tenant)
-            candidate = Candidate(runner, wait_s, SILENT_S, next(self._order), changed)
+            candidate = Candidate(runner, wait_s, patience_s, next(self._order), changed)
             runner.came(candidate)
             return candidate
 
