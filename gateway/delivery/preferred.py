@@ -76,16 +76,16 @@ class PreferredReceiver:
         lease_s: the length of a lease of a queue's job. Hold: every queue handed out nothing until the end. room,
         Raises and Cancelled: as for Receiver.next.
         """
+        until_s = time.monotonic() + timeout_s
         queues = list({queue.key: queue for queue in reversed(queues)}.values())[::-1]
         with contextlib.ExitStack() as usable:
             for queue in queues:
                 usable.enter_context(await self._quota.room(queue))
             if self._receiver.draining:
                 raise Draining("the gateway is shutting down and delivers no more jobs")
-            async with CapPlaces(self._caps, queues, time.monotonic() + timeout_s) as places:
-                return await self._next(
-                    queues, places, timeout_s, lease_s, on_gone, at_most_once=at_most_once, room=room
-                )
+            async with CapPlaces(self._caps, queues, until_s) as places:
+                left_s = max(0.0, until_s - time.monotonic())
+                return await self._next(queues, places, left_s, lease_s, on_gone, at_most_once=at_most_once, room=room)
 
     async def _next(
         self,

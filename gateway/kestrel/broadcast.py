@@ -80,6 +80,19 @@ async def queue_stats(servers: Sequence[ServerLink], late: LateAnswers, *keys: s
     return MergedStats(total, {server.address.name: queues for server, queues in answers}, coverage)
 
 
+async def missing(servers: Sequence[ServerLink], late: LateAnswers, key: str) -> Coverage | None:
+    """None if some server has the queue: the first that says so is enough. Otherwise how many say that they have not.
+
+    Raises BackendUnavailable if no server answers.
+    """
+
+    async def has(server: ServerLink) -> bool:
+        return key in await server.stats([key])
+
+    answers, coverage = await _ask(servers, has, late, enough=bool)
+    return None if any(found for _, found in answers) else coverage
+
+
 async def peek(servers: Sequence[ServerLink], late: LateAnswers, key: str) -> Covered[bytes | None]:
     """The head item of one server that has one. Raises BackendUnavailable if no server answers."""
 
@@ -128,18 +141,20 @@ async def _ask(
     question: Callable[[ServerLink], Coroutine[Any, Any, Any]],
     late: LateAnswers | None = None,
     patience_s: float = PATIENCE_S,
+    *,
+    enough: Callable[[Any], bool] | None = None,
 ) -> tuple[list[tuple[ServerLink, Any]], Coverage]:
     """The answers. Asks all servers at once. Servers known to be down are asked only if every server is down.
 
-    late: once one server has answered, questions without an answer after `patience_s` are left there; None: all are
-    waited for. Cancelled: every question is cancelled.
+    late: once one server has answered, questions without an answer after `patience_s` are left there, or at once if the
+    answer is `enough`; None: all are waited for. Cancelled: every question is cancelled.
     """
     asked = {
         asyncio.create_task(question(server)): server
         for server in [server for server in servers if server.health.answers] or servers
     }
     try:
-        pending = await _answered(asked, None if late is None else patience_s)
+        pending = await _answered(asked, None if late is None else patience_s, enough)
     except asyncio.CancelledError:
         for task in asked:
             task.cancel()
@@ -168,7 +183,9 @@ async def _ask(
     return good, Coverage(len(good), len(servers))
 
 
-async def _answered(asked: Collection[asyncio.Task[Any]], patience_s: float | None) -> set[asyncio.Task[Any]]:
+async def _answered(
+    asked: Collection[asyncio.Task[Any]], patience_s: float | None, enough: Callable[[Any], bool] | None
+) -> set[asyncio.Task[Any]]:
     """Returns those that are not done `patience_s` after the first good answer; None: waits until all are done."""
     pending, until_s = set(asked), math.inf
     loop = asyncio.get_running_loop()
@@ -177,6 +194,9 @@ async def _answered(asked: Collection[asyncio.Task[Any]], patience_s: float | No
         done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             break
-        if patience_s is not None and until_s is math.inf and any(task.exception() is None for task in done):
+        good = [task for task in done if task.exception() is None]
+        if enough is not None and any(enough(task.result()) for task in good):
+            break
+        if patience_s is not None and until_s is math.inf and good:
             until_s = loop.time() + patience_s
     return pending

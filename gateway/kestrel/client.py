@@ -245,6 +245,10 @@ class Kestrel:
         """Every queue, or only those with these keys. Raises BackendUnavailable if no server answers."""
         return await broadcast.queue_stats(self._servers.members, self._late, *keys)
 
+    async def missing(self, key: str) -> Coverage | None:
+        """None if some server has the queue; otherwise how many have said that they do not. Raises as `queue_stats`."""
+        return await broadcast.missing(self._servers.members, self._late, key)
+
     async def may_have_dropped(self, key: str, server: str) -> bool:
         """Whether the named server may have deleted the queue since an item of it was set aside.
 

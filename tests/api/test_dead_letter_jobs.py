@@ -103,7 +103,7 @@ def test_one_is_moved_back(http, queue):
     """It is a first attempt on its queue, and no dead letter any more."""
     made = rejected(http, queue, *"abc")
     answer = http.post(f"/queues/{queue}/dead-letters/jobs/{made[1]}/redrive")
-    assert (answer.status_code, answer.json()) == (200, {"redriven": 1, "expired": 0, "left": 0})
+    assert (answer.status_code, answer.json()) == (200, {"redriven": 1, "expired": 0, "left": 2})
     assert ids(http, queue) == [made[0], made[2]]
     job = http.get(f"/queues/{queue}/next").json()
     assert (job["id"], job["attempt"], job["data"]) == (made[1], 1, "b")
@@ -136,9 +136,14 @@ def test_only_those_with_a_reason_are_moved(http, queue, memcache):
     """The others keep their places."""
     for number in range(6):
         memcache.put(f"{queue}__dead", envelope(number, queue, deadreason=("rejected", "max-attempts")[number % 2]))
-    assert http.post(f"/queues/{queue}/redrive", json={"reason": "max-attempts", "max": 2}).json()["redriven"] == 2
+    answer = http.post(f"/queues/{queue}/redrive", json={"reason": "max-attempts", "max": 2})
+    assert answer.json() == {"redriven": 2, "expired": 0, "left": 4}
     assert ids(http, queue) == ["job-0", "job-2", "job-4", "job-5"]
     assert [http.get(f"/queues/{queue}/next?ack=auto").json()["id"] for _ in range(2)] == ["job-1", "job-3"]
+    answer = http.post(f"/queues/{queue}/redrive", json={"reason": "max-attempts"})
+    assert answer.json() == {"redriven": 1, "expired": 0, "left": 3}
+    answer = http.post(f"/queues/{queue}/redrive", json={"reason": "max-attempts"})
+    assert answer.json() == {"redriven": 0, "expired": 0, "left": 3}
 
 
 def test_a_rate_is_kept(http, queue, memcache):

@@ -593,6 +593,25 @@ def test_a_late_answer_is_remembered_and_a_cancelled_question_leaves_nothing():
     asyncio.run(main())
 
 
+def test_one_server_that_has_a_queue_is_enough_to_know_that_it_exists():
+    """A silent server is not waited for. If no other one has the queue, the coverage says that it was not asked."""
+
+    async def main():
+        async with servers(2) as (one, two), client(one.address, two.address) as kestrel:
+            assert str(await kestrel.missing("q+a")) == "2/2"
+            two.create("q+a")
+            assert await kestrel.missing("q+a") is None
+            one.manners.frozen = True
+            began_s = time.monotonic()
+            for _ in range(20):
+                assert await kestrel.missing("q+a") is None
+            assert time.monotonic() - began_s < 5  # PATIENCE_S each would be 20
+            assert str(await kestrel.missing("q+b")) == "1/2"
+            one.thaw()
+
+    asyncio.run(main())
+
+
 # Members
 
 

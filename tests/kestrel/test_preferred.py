@@ -106,13 +106,13 @@ def test_a_silent_server_costs_its_patience_once_and_not_for_each_queue():
         async with StandIn() as silent, StandIn() as other, client(silent.address, other.address) as kestrel:
             keys = [f"q{number}" for number in range(30)]
             silent.manners.frozen = True
-            for timeout_s in (0, 5):
+            for timeout_s in (0.0, 5.0):
                 other.append(keys[-1], b"x")
                 began_s = time.monotonic()
                 read = await kestrel.wait_in_order(keys, timeout_s).result()
                 assert (read.key, time.monotonic() - began_s < 1) == (keys[-1], True)
                 await read.confirm()
-            for timeout_s in (0, 0.3):
+            for timeout_s in (0.0, 0.3):
                 began_s = time.monotonic()
                 poll = kestrel.wait_in_order(keys, timeout_s)
                 assert await poll.result() is None

@@ -16,8 +16,8 @@ import contextlib
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias, TypeVar
 
 from gateway.coverage import Covered, least
 from gateway.delivery.caps.turn import GatewayTurns
@@ -39,6 +39,8 @@ from gateway.errors import (
 from gateway.leases.lease import OpenRead
 
 T = TypeVar("T")
+Settle: TypeAlias = Callable[[OpenRead, int], Coroutine[Any, Any, T]]
+"""Settles the dead letter that was found. The number: how many others there were just before."""
 
 TURN_S: Final = 40.0
 """How long a search waits for the searches before it: the longest one takes half of that."""
@@ -120,7 +122,7 @@ class DeadLetterJobs:
         Raises: BackendUnavailable, also if it was not found and not every server was searched; OutcomeUnknown.
         """
 
-        async def confirm(read: OpenRead) -> None:
+        async def confirm(read: OpenRead, _: int) -> None:
             try:
                 await read.confirm()
             except LeaseLost as error:
@@ -128,24 +130,29 @@ class DeadLetterJobs:
                     "the connection to Kestrel was lost; the dead letter is still there"
                 ) from error
 
-        return await self._with(queue, letter, confirm)
+        done = await self._with(queue, letter, confirm)
+        return done if isinstance(done.result, GatewayError) else Covered(None, None)
 
     async def redrive(self, queue: Queue, letter: str, target: Queue) -> Covered[Redriven | GatewayError]:
         """Moves the dead letter to the target as a first attempt; drops it if it has expired.
 
         Raises, and may be, what `delete` and Redrive.one raise.
         """
-        async with self._redrive.room(queue, target):
-            return await self._with(queue, letter, lambda read: self._redrive.one(queue, target, read))
 
-    async def _with(
-        self, queue: Queue, letter: str, settle: Callable[[OpenRead], Coroutine[Any, Any, T]]
-    ) -> Covered[T | GatewayError]:
-        found = await self._admin.get(queue)
-        if isinstance(found.result, QueueNotFound) and not (found.coverage and found.coverage.partial):
-            return Covered(found.result, found.coverage)
-        async with self._turn(own_key(queue)):
-            return await self._completed(self._find(queue, letter, settle))
+        async def move(read: OpenRead, others: int) -> Redriven:
+            return replace(await self._redrive.one(queue, target, read), left=others)
+
+        async with self._redrive.room(queue, target):
+            return await self._with(queue, letter, move)
+
+    async def _with(self, queue: Queue, letter: str, settle: Settle[T]) -> Covered[T | GatewayError]:
+        async with self._turn(own_key(queue)):  # the figures do not count what another search has taken
+            found = await self._admin.get(queue)
+            if isinstance(found.result, QueueNotFound) and not (found.coverage and found.coverage.partial):
+                return Covered(found.result, found.coverage)
+            others = 0 if isinstance(found.result, GatewayError) else max(0, found.result.items - 1)
+            done = await self._completed(self._find(queue, letter, lambda read: settle(read, others)))
+            return Covered(done.result, least(found.coverage, done.coverage))
 
     async def _oldest(self, queue: Queue, most: int, *, payload: bool) -> tuple[Sequence[DeadLetter], Search]:
         """Searches each server for `most`, and merges what was found by the time of death."""

@@ -51,7 +51,8 @@ class RedriveOrder:
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """redriven: dead letters that are jobs again. expired: dropped as expired. left: those that remain."""
+    """redriven: dead letters that are jobs again. expired: dropped as expired. left: those of the queue that remain,
+    whatever their reason."""
 
     redriven: int
     expired: int
@@ -78,12 +79,14 @@ class _Run:
 
     def wants(self, item: bytes, *, shared: bool) -> bool:
         """Whether the dead letter is to be moved. shared: those of other queues are there, too."""
-        if not shared and self.order.reason is None:
-            return True
-        event = unwrap(item).event
         reason = self.order.reason
-        mine = not shared or event.get("deadqueue") == self.queue.name
-        return mine and (reason is None or event.get("deadreason") == reason.value)
+        if not self.owns(item, shared=shared):
+            return False
+        return reason is None or unwrap(item).event.get("deadreason") == reason.value
+
+    def owns(self, item: bytes, *, shared: bool) -> bool:
+        """Whether the dead letter is one of the queue."""
+        return not shared or unwrap(item).event.get("deadqueue") == self.queue.name
 
     async def pace(self) -> None:
         """Returns when the rate allows the next dead letter, at the latest when the time of the redrive is over."""
@@ -139,7 +142,7 @@ class Redrive:
             yield
 
     async def one(self, queue: Queue, target: Queue, read: OpenRead) -> Redriven:
-        """Moves one dead letter to the target, or drops it if it has expired.
+        """Moves one dead letter to the target, or drops it if it has expired. Does not count how many are left.
 
         Raises: QueueFull, JobTooLarge, BackendUnavailable: it is still a dead letter. OutcomeUnknown: it may be a job,
         a dead letter or both.
@@ -153,7 +156,7 @@ class Redrive:
                     "the connection to Kestrel was lost; the dead letter may still exist"
                 ) from error
             raise OutcomeUnknown("the job is on its queue, but the dead letter may still exist, too") from error
-        return Redriven(int(not expired), int(expired), 0)
+        return Redriven(int(not expired), int(expired), left=0)
 
     async def _redrive(self, queue: Queue, order: RedriveOrder) -> Covered[Redriven | GatewayError]:
         merged = await self._backend.queue_stats(queue.key)
@@ -177,6 +180,7 @@ class Redrive:
         if stats is None:
             return 0
         before = run.redriven + run.expired
+        others = 0
         shared = self._dead_letters.is_shared(run.queue, key)
         try:
             for _ in range(stats.items):
@@ -192,7 +196,8 @@ class Redrive:
                     break
                 if run.wants(read.data, shared=shared):
                     await self._completed(self._one(run, run.skipped.pop()))
-            others = len(run.skipped)
+                else:
+                    others += not run.owns(read.data, shared=shared)
         finally:
             await self._completed(_put_back(run.skipped))
         return stats.items - others - (run.redriven + run.expired - before)

@@ -34,11 +34,11 @@ class ExistingChildren:
         """
         if time.monotonic() - self._seen.get(child.key, float("-inf")) <= FRESH_S:
             return
-        merged = await self._backend.queue_stats(child.key)
-        if child.key not in merged.queues:
+        missing_on = await self._backend.missing(child.key)
+        if missing_on is not None:
             self.forget(child)
-            error = no_subscription(child, merged.coverage)
-            error.coverage = str(merged.coverage) if merged.coverage.partial else ""
+            error = no_subscription(child, missing_on)
+            error.coverage = str(missing_on) if missing_on.partial else ""
             raise error
         self._seen[child.key] = time.monotonic()
         self._seen.move_to_end(child.key)
