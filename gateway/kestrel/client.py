@@ -41,7 +41,7 @@ from gateway.kestrel.puts.batches import TenantOf
 from gateway.kestrel.puts.placement import Placement
 from gateway.kestrel.server.memcache_link import MemcacheLink
 from gateway.kestrel.wire.codec import Codecs
-from gateway.queue_stats import MergedStats, QueueStats
+from gateway.queue_stats import MergedStats
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -236,10 +236,6 @@ class Kestrel:
         Raises BackendUnavailable if no server answers.
         """
         return await self._names.keys(self._servers.members)
-
-    async def stats_of(self, key: str) -> QueueStats | None:
-        """One queue, the sum over the servers; None if no server has it. Creates none. Raises as `queue_stats`."""
-        return (await self.queue_stats(key)).queues.get(key)
 
     async def queue_stats(self, *keys: str) -> MergedStats:
         """Every queue, or only those with these keys. Raises BackendUnavailable if no server answers."""

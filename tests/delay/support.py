@@ -124,7 +124,7 @@ class DelayRig:
         return found
 
     async def items(self, key: str) -> int:
-        stats = await self.kestrel.stats_of(key)
+        stats = (await self.kestrel.queue_stats(key)).queues.get(key)
         return stats.items if stats is not None else 0
 
     async def held(self) -> int:

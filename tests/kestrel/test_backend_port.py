@@ -116,7 +116,7 @@ def test_an_item_is_stored_taken_and_confirmed(opened):
             assert await take(rig.backend, 0) is None
             await read.confirm()
             assert await take(rig.backend, 0) is None
-            found = await rig.backend.stats_of("q")
+            found = (await rig.backend.queue_stats("q")).queues.get("q")
             assert found is None or (found.items, found.open_reads) == (0, 0)
 
     asyncio.run(main())
@@ -222,7 +222,7 @@ def test_figures_peeks_and_changes_name_how_many_servers_took_part(opened):
 
     async def main():
         async with opened() as rig:
-            assert await rig.backend.stats_of("q") is None
+            assert not (await rig.backend.queue_stats("q")).queues
             await rig.backend.put("q", b"1")
             merged = await rig.backend.queue_stats("q")
             assert (merged.queues["q"].items, str(merged.coverage)) == (1, f"{rig.total}/{rig.total}")
@@ -232,7 +232,7 @@ def test_figures_peeks_and_changes_name_how_many_servers_took_part(opened):
             assert not (await rig.backend.flush("q")).partial
             assert await take(rig.backend, 0) is None
             assert not (await rig.backend.delete("q")).partial
-            found = await rig.backend.stats_of("q")
+            found = (await rig.backend.queue_stats("q")).queues.get("q")
             assert found is None or found.items == 0
 
     asyncio.run(main())
@@ -295,7 +295,7 @@ def test_a_member_gives_no_more_than_it_may_hold(tmp_path):
                 held = [await member.take("q") for _ in range(2)]
                 with pytest.raises(TooManyLeases):
                     await member.take("q")
-                assert (await backend.stats_of("q")).open_reads == 2
+                assert (await backend.queue_stats("q")).queues["q"].open_reads == 2
                 for read in reversed(held):
                     await read.abort()
 

@@ -66,13 +66,13 @@ def test_one_queue_alone_is_asked_for(broker):
     async def main():
         key = new_key()
         async with client(broker.address) as kestrel:
-            assert await kestrel.stats_of(key) is None
-            assert await kestrel.stats_of(key) is None
+            assert not (await kestrel.queue_stats(key)).queues
+            assert not (await kestrel.queue_stats(key)).queues
             await kestrel.put(key, b"one")
-            assert (await kestrel.stats_of(key)).children == frozenset()
+            assert (await kestrel.queue_stats(key)).queues[key].children == frozenset()
             await kestrel.fanout.create(key + "+a", 6)
             await kestrel.fanout.create(key + "+b", 6)
-            stats = await kestrel.stats_of(key)
+            stats = (await kestrel.queue_stats(key)).queues.get(key)
             assert (stats.items, stats.children) == (1, {f"{key}+a", f"{key}+b"})
 
     run(main)

@@ -106,7 +106,7 @@ class Rig:
         return moved.result
 
     async def open_reads(self, name: str) -> int:
-        stats = await self.kestrel.stats_of(name)
+        stats = (await self.kestrel.queue_stats(name)).queues.get(name)
         return stats.open_reads if stats is not None else 0
 
 

@@ -175,7 +175,7 @@ def test_a_queue_is_never_its_own_dead_letters(broker):
     async def work(made):
         await made.put("self")
         await made.registry.reject((await made.take("self")).lease.id)
-        assert (await made.kestrel.stats_of("self__dead")).items == 1
+        assert (await made.kestrel.queue_stats("self__dead")).queues["self__dead"].items == 1
         await made.put("moved")
         await made.kestrel.put("moved__dead", b"from before")
         assert (await made.redrive(made.queue("moved"), 10)).redriven == 1
@@ -204,7 +204,7 @@ def test_dead_letters_of_a_queue_with_children_stay(broker):
         broker.client().get("fan+child/peek")
         with pytest.raises(QueueHasChildren):
             await made.redrive(made.queue("fan"), 10)
-        assert (await made.kestrel.stats_of("fan__dead")).items == 1
+        assert (await made.kestrel.queue_stats("fan__dead")).queues["fan__dead"].items == 1
 
     over(broker, work)
 
@@ -219,7 +219,7 @@ def test_children_of_a_deleted_queue_get_no_dead_letter_again(broker):
         assert [unwrap(item).payload for item in await left(made, "gone+child")] == [b'"job"']
         await made.registry.reject((await made.take("gone")).lease.id)
         await made.kestrel.delete("gone")
-        assert await made.kestrel.stats_of("gone") is None
+        assert not (await made.kestrel.queue_stats("gone")).queues
         with pytest.raises(QueueHasChildren):
             await made.redrive(made.queue("gone"), 10)
         assert await left(made, "gone+child") == []

@@ -127,7 +127,7 @@ def test_a_deletion_is_seen_right_after_another_job_was_copied(broker: BrokerPro
             broker.client().ask(b"delete twice\r\n")
             with pytest.raises(QueueDeleted):
                 await made.registry.nack(second.lease.id)
-            assert await made.kestrel.stats_of("twice") is None
+            assert not (await made.kestrel.queue_stats("twice")).queues
             assert made.kestrel.statistics().pinned == 0
             assert made.registry.leases.statistics().ended["deleted"] == 1
 
@@ -154,7 +154,7 @@ def test_many_at_once_ask_once(broker: BrokerProcess) -> None:
             ends = await asyncio.gather(*(made.registry.nack(each) for each in leases), return_exceptions=True)
             assert [type(each) for each in ends] == [QueueDeleted] * 40
             assert asked == ["burst"]
-            assert await made.kestrel.stats_of("burst") is None
+            assert not (await made.kestrel.queue_stats("burst")).queues
 
     asyncio.run(go())
 

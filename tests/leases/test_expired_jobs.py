@@ -36,7 +36,7 @@ def test_all_that_are_over_are_dropped_and_no_other(broker):
         async with asyncio.timeout(5):
             while await made.open_reads("dropped"):
                 pass
-        stats = await made.kestrel.stats_of("dropped")
+        stats = (await made.kestrel.queue_stats("dropped")).queues.get("dropped")
         assert (stats.items, stats.total_items) == (0, 102)
 
     async def go():

@@ -117,14 +117,14 @@ def test_where_a_copy_is_not_safe_the_job_stays_at_the_head(broker, why, arrange
     async def work(made):
         client = broker.client()
         name, taken = await arrange(made, client)
-        before = await made.kestrel.stats_of(name)
+        before = (await made.kestrel.queue_stats(name)).queues.get(name)
         lease = await made.registry.nack(taken.lease.id, reason="x" * 200)
         assert (lease.place, lease.target) == (Place.HEAD, Place.TAIL)
         assert made.moves.statistics().kept == {why: 1}
         again = await made.take(name)
         assert (again.job, again.lease.attempt) == (taken.job, 2)
         await made.registry.ack(again.lease.id)
-        after = await made.kestrel.stats_of(name)
+        after = (await made.kestrel.queue_stats(name)).queues.get(name)
         assert (after.total_items, after.discarded) == (before.total_items, before.discarded)
         await left(made, name)
 
@@ -182,11 +182,11 @@ def test_a_copy_expires_when_its_job_does(broker):
         await made.put("brief", ttl_s=1)
         taken = await made.take("brief")
         assert (await made.registry.nack(taken.lease.id)).place is Place.TAIL
-        (stats,) = [await made.kestrel.stats_of("brief")]
+        stats = (await made.kestrel.queue_stats("brief")).queues.get("brief")
         assert stats.items == 1
         await asyncio.sleep(max(0, taken.job.expires_s - time.time()) + 1.1)
         assert await made.kestrel.wait("brief", 0).result() is None
-        assert (await made.kestrel.stats_of("brief")).expired_items == 1
+        assert (await made.kestrel.queue_stats("brief")).queues["brief"].expired_items == 1
 
     over(broker, work)
 
@@ -273,7 +273,7 @@ def test_a_deleted_queue_gets_no_copy(broker):
         with pytest.raises(QueueDeleted):
             await made.registry.nack(taken.lease.id)
         await asyncio.sleep(0.2)
-        assert await made.kestrel.stats_of("doomed") is None
+        assert not (await made.kestrel.queue_stats("doomed")).queues
         assert made.registry.leases.statistics().ended["deleted"] == 1
 
     over(broker, work)
@@ -380,7 +380,7 @@ def test_what_is_lost_before_its_copy_gets_none(broker, question):
 async def until_there(made, name, count):
     """Returns when so many jobs wait on the queue."""
     async with asyncio.timeout(5):
-        while (await made.kestrel.stats_of(name)).items != count:
+        while (await made.kestrel.queue_stats(name)).queues[name].items != count:
             pass
 
 

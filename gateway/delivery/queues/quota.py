@@ -92,7 +92,7 @@ class Quota:
         if await self._known.corrected_if_soon(came_s):
             return True
         try:
-            if await self._backend.stats_of(queue.key) is not None:
+            if await self._backend.missing(queue.key) is None:
                 self._known.learn(queue)
         except BackendUnavailable:
             return False
