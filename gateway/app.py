@@ -81,6 +81,7 @@ from gateway.delivery.receive import Receiver
 from gateway.delivery.streams.open_streams import OpenStreams
 from gateway.delivery.subscriptions.deleted import DeletedSubscriptions
 from gateway.delivery.subscriptions.peers import PeerWorkers
+from gateway.delivery.subscriptions.subscriptions import TURN_S as SUBSCRIPTION_TURN_S
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
 from gateway.delivery.worker_commands import WorkerCommands
 from gateway.fairness.loop_time import LoopTime
@@ -196,7 +197,9 @@ class Gateway:
         # Use cases: enqueue
         known = KnownQueues(kestrel, catalog, turns)
         quota = Quota(kestrel, known, settings.max_queues)
+        deleted = kestrel.fanout.deleted = DeletedSubscriptions(control)
         holding = HoldingQueues(kestrel, namespace, context.boot_id)
+        holding.generation = deleted.generation
         publisher = Publisher(kestrel, quota, holding)
         idempotency = shared_by_workers(settings, context.run_dir, context.boot_id)
 
@@ -219,7 +222,6 @@ class Gateway:
         onward = Onward(kestrel, catalog, quota, holding)
         delayed_jobs = DelayedJobs(kestrel.each_member, holding, onward)
         queues = Queues(kestrel, catalog, lease_router, known, turns, moves.attempts)
-        deleted = kestrel.fanout.deleted = DeletedSubscriptions(control)
         kestrel.fanout.hold_elsewhere = peers.hold
 
         async def end_polls(key: str) -> None:
@@ -233,6 +235,7 @@ class Gateway:
             known,
             quota,
             deleted=deleted,
+            turns=GatewayTurns(cap_link, "subscription ", SUBSCRIPTION_TURN_S),
             end_polls=end_polls,
             drop_leases=lease_router.drop_queue,
             peers_have=peers.have,

@@ -130,10 +130,11 @@ class Moves:
         against = await self._copy_safety.against_copy(queue.key)
         if against:
             return self._keep(against)
+        generation = await self._holding.generation(queue.key) if due_ms and queue.is_child else None
         _here(lease)
         counted = self.attempts.forget(lease.key, lease.known_by)
         if due_ms:
-            held = HeldJob(queue.tenant, queue.name, due_ms, copy.data, copy.expires_s)
+            held = HeldJob(queue.tenant, queue.name, due_ms, copy.data, copy.expires_s, generation=generation)
             stored = await stored_by(self._holding.hold(held, wait_ms))
         else:
             stored = await store(self._backend, queue.key, copy.data, wire_expiry(copy.expires_s, now_s))

@@ -11,7 +11,8 @@ children, so a member without a child loses that child's copies.
 4. A put that is being copied while a child is deleted creates the child again. So it is deleted until two looks in a
    row do not find it. Source: kestrel-wire.md, "Set": 37 of 60 deletions under load were undone.
 5. Only children of this deployment's queues are created or deleted.
-6. Before a child is copied from one member to another, and again afterwards, the deletions are read that other workers
+6. A child that is created again while this worker makes up for its deletion is created after that (`_changing`).
+7. Before a child is copied from one member to another, and again afterwards, the deletions are read that other workers
    and replicas have stored until then. Otherwise a child that was deleted a moment ago would come back.
 """
 
@@ -87,6 +88,7 @@ class Fanout:
         self._known: dict[ServerLink, frozenset[str]] = {}
         self._asked: dict[ServerLink, tuple[float, asyncio.Task[frozenset[str]]]] = {}
         self._holds: dict[str, list[asyncio.Task[None]]] = {}
+        self._changing = asyncio.Lock()
         self.placement: Placement | None = None
         self.deleted: DeletedChildren | None = None
         self.hold_elsewhere: Callable[[str], Hold] = lambda _: contextlib.nullcontext()
@@ -125,7 +127,7 @@ class Fanout:
             self._known[server] = self._known.get(server, frozenset()) | {key}
             return True
 
-        async with self._held_elsewhere(parent, found):
+        async with self._changing, self._held_elsewhere(parent, found):
             made, coverage = await broadcast.ask(members, create)
         return Covered(any(made), coverage)
 
@@ -140,7 +142,8 @@ class Fanout:
             if key not in await server.stats([key]):
                 await _create(server, [key])
 
-        _, coverage = await broadcast.ask(members, create)
+        async with self._changing:
+            _, coverage = await broadcast.ask(members, create)
         return coverage.total - coverage.asked
 
     async def delete(self, key: str) -> tuple[list[str], Coverage]:
@@ -161,7 +164,7 @@ class Fanout:
             return await broadcast.ask(members, delete)
 
     async def prepare(self, server: ServerLink) -> None:
-        """Brings the member up to date (rules 2 and 6). Raises BackendUnavailable, OutcomeUnknown."""
+        """Brings the member up to date (rules 2, 6 and 7). Raises BackendUnavailable, OutcomeUnknown."""
         others = [each for each in self._members() if each is not server and each.health.answers]
         asked = [self._names(other, NAMES_S) for other in others if _has_fanout(other)]
         mine = await asyncio.shield(self._names(server, 0))
@@ -173,12 +176,9 @@ class Fanout:
         if mine or any(known.values()):
             await self._learn_deletions()
         gone = {key for key in mine if self._is_gone(key, server)}
-        for key in gone:
-            log.info("%s was deleted while Kestrel at %s was away: it is deleted there, too", key, server.address)
-            await self._delete(server, key)
-        if gone and self.deleted is not None:
-            for key in gone:
-                await self.deleted.seen(key, [server.address.name])
+        if gone:
+            async with self._changing:
+                gone = await self._make_up_for(server, gone)
         kept = {key for key in mine - gone if not self._was_deleted(key)}
         wanted = {key for keys in known.values() for key in keys if not self._was_deleted(key)}
         self._known[server] = (mine - gone) | wanted
@@ -191,6 +191,23 @@ class Fanout:
                     await self._copy(other, missing)
                 except (BackendUnavailable, OutcomeUnknown) as error:
                     log.warning("fanout children are missing on Kestrel at %s: %s", other.address, error.detail)
+
+    async def _make_up_for(self, server: ServerLink, keys: Collection[str]) -> set[str]:
+        """Deletes children that were deleted while the member was away; those that are created again meanwhile it gets
+        again. Returns those that it does not have."""
+        await self._learn_deletions()
+        keys = [key for key in keys if self._is_gone(key, server)]
+        for key in keys:
+            log.info("%s was deleted while Kestrel at %s was away: it is deleted there, too", key, server.address)
+            await self._delete(server, key)
+        await self._learn_deletions()
+        gone = set(filter(self._was_deleted, keys))
+        if again := sorted(set(keys) - gone):
+            await _create(server, again)
+        if self.deleted is not None:
+            for key in gone:
+                await self.deleted.seen(key, [server.address.name])
+        return gone
 
     async def _copy(self, server: ServerLink, keys: Sequence[str]) -> None:
         """Creates children that another member has, and deletes those of them that are deleted at the same time: a

@@ -87,3 +87,44 @@ def test_a_deletion_between_the_look_and_the_copy():
                 assert KEY not in stayed.queues
 
     asyncio.run(main())
+
+
+def test_a_worker_that_has_not_seen_the_deletion_yet_creates_it_again():
+    """The deletion is over then: a member that returns keeps the child, and so do those that stayed."""
+
+    async def main():
+        async with StandIn() as stayed, StandIn() as away:
+            async with worker(stayed.address, away.address) as (late, known):
+                async with worker(stayed.address) as (_, deleted):
+                    await deleted.add(KEY)
+                await known.forget(KEY)
+                await late.fanout.create(KEY, 6)
+                assert await known.generation(KEY)
+                async with worker(stayed.address, away.address) as (other, deleted):
+                    assert deleted.on(KEY) is None
+                    await returned(other, away)
+                    assert (KEY in stayed.queues, KEY in away.queues) == (True, True)
+
+    asyncio.run(main())
+
+
+def test_a_child_that_is_created_again_while_its_deletion_is_made_up_for():
+    """The member that returns has it in the end, whichever of the two came first there."""
+
+    async def main():
+        async with StandIn() as stayed, StandIn() as away:
+            async with worker(stayed.address, away.address) as (members, deleted):
+                for turns in range(0, 40, 4):
+                    away.create(KEY)
+                    await deleted.add(KEY)
+                    making_up = asyncio.create_task(returned(members, away))
+                    for _ in range(turns):
+                        await asyncio.sleep(0.005)
+                    await deleted.forget(KEY)
+                    await members.fanout.create(KEY, 6)
+                    await making_up
+                    assert (KEY in stayed.queues, KEY in away.queues) == (True, True), turns
+                    stayed.delete(KEY)
+                    members.fanout.forget([])
+
+    asyncio.run(main())

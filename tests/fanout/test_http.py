@@ -282,3 +282,23 @@ def test_a_job_that_was_nacked_for_later_is_gone_with_its_subscription(http, mem
     assert http.get(f"/queues/{kept}/next?timeout=10").json()["attempt"] == 2
     assert name not in names(memcache)
     assert http.get(f"/queues/{queue}").json()["items"] == 1
+
+
+def test_a_job_that_was_nacked_for_later_does_not_come_to_a_new_subscription_of_the_same_name(http, queue):
+    """It belongs to the deleted one. A job of the new one that is nacked comes back."""
+    name = subscribe(http, queue)
+
+    def take(data):
+        job = http.get(f"/queues/{name}/next?timeout=10").json()
+        assert job["data"] == data
+        return job["lease"]["url"]
+
+    http.post(f"/queues/{queue}/jobs", json="old")
+    assert http.post(take("old") + "/nack", json={"delay": 0.5}).status_code == 200
+    assert http.delete(f"/queues/{name}").status_code == 200
+    subscribe(http, queue)
+    http.post(f"/queues/{queue}/jobs", json="new")
+    assert http.post(take("new") + "/nack", json={"delay": 1}).status_code == 200
+    assert http.post(take("new") + "/ack").status_code == 204, "the old one would have come before it"
+    assert http.get(f"/queues/{name}").json()["backlog"] == 0
+    assert http.get(f"/queues/{queue}").json()["delayed"] == 0

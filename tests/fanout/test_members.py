@@ -6,8 +6,10 @@ import contextlib
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -22,7 +24,7 @@ from tests.lab.processes import children_of
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, list[BrokerProcess]]]:
     """A gateway before three servers, of which the third is no member until a test needs it."""
     directory = tmp_path_factory.mktemp("members")
-    with brokers(directory, 3) as many, before(directory, many[:2]) as gateway:
+    with brokers(directory, 3) as many, before(directory, many[:2], "--workers", "2") as gateway:
         yield gateway, many
 
 
@@ -183,6 +185,26 @@ def test_a_child_that_was_deleted_while_a_member_was_away_does_not_return(cluste
     time.sleep(0.7)  # the other looks at the control state have passed
     assert children(one, queue) | children(two, queue) == set()
     assert http.get(f"/queues/{queue}+audit/next?timeout=0").status_code == 404
+
+
+def test_requests_that_create_and_delete_it_at_once_follow_one_another(cluster, queue):
+    """One request at a time, in all workers, so each answer is true: it exists if it was created more often than it was
+    deleted."""
+    gateway, _, (one, two, _) = cluster
+    barrier = threading.Barrier(4)
+
+    def ask(method: str) -> tuple[str, int]:
+        with gateway.client() as own:
+            barrier.wait(10)
+            return method, own.request(method, f"/queues/{queue}/subscriptions/audit").status_code
+
+    exist = 0
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(8):
+            answers = list(pool.map(ask, ["PUT", "DELETE", "PUT", "DELETE"]))
+            assert {status for _, status in answers} <= {200, 201, 404}, answers
+            exist += answers.count(("PUT", 201)) - answers.count(("DELETE", 200))
+            assert len(children(one, queue)) == len(children(two, queue)) == exist, answers
 
 
 def test_a_child_that_another_program_created_again_is_kept(cluster, queue):

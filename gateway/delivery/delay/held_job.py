@@ -3,7 +3,8 @@
     held1 {"tenant":"acme","queue":"emails","due":1798761600000,"until":1798761592000,"by":"1f..."}
     {"specversion":"1.0", ...
 
-`due` and `until` are Unix times in milliseconds. `expires` is present if the job expires.
+`due` and `until` are Unix times in milliseconds. `expires` is present if the job expires, `generation` if it belongs to
+one subscription.
 The item's bytes are not changed, so a raw item is held like any other one.
 """
 
@@ -25,6 +26,7 @@ class HeldJob:
     """tenant, queue: where the job goes. due_ms: when. expires_s: wall time; None: never. data: the item.
 
     until_ms: when it may leave its present holding queue. by: the worker that put it there; empty: not known.
+    generation: of the subscription that it belongs to, see DeletedSubscriptions; None: not known, or no subscription.
     """
 
     tenant: str
@@ -34,6 +36,7 @@ class HeldJob:
     expires_s: float | None = None
     until_ms: int = 0
     by: str = ""
+    generation: int | None = None
 
     def at(self, hop: Hop, by: str) -> HeldJob:
         """The job as the worker `by` puts it on its next holding queue."""
@@ -50,6 +53,8 @@ class HeldJob:
         }
         if self.expires_s is not None:
             line["expires"] = self.expires_s
+        if self.generation is not None:
+            line["generation"] = self.generation
         return b"%b%b\n%b" % (_MARK, orjson.dumps(line), self.data)
 
 
@@ -60,7 +65,7 @@ def unpacked(item: bytes) -> HeldJob | None:
         return None
     try:
         line: dict[str, Any] = orjson.loads(item[len(_MARK) : end])
-        expires = line.get("expires")
+        expires, generation = line.get("expires"), line.get("generation")
         return HeldJob(
             str(line["tenant"]),
             str(line["queue"]),
@@ -69,6 +74,7 @@ def unpacked(item: bytes) -> HeldJob | None:
             float(expires) if expires is not None else None,
             int(line["until"]),
             str(line.get("by", "")),
+            int(generation) if generation is not None else None,
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

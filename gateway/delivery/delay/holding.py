@@ -6,7 +6,7 @@ They are internal queues (gateway.names.namespace), on any server. Their items h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from gateway.delivery.backend import Backend
@@ -32,7 +32,8 @@ def check_due(due_ms: int, expires_s: float | None) -> None:
 
 class HoldingQueues:
     """worker: identifies this worker in the items it puts. clock: of all that moves delayed jobs. wanted: called with
-    a delay in milliseconds that has no queue of its own.
+    a delay in milliseconds that has no queue of its own. generation: of the subscription with a key, as
+    DeletedSubscriptions tells it.
 
     keys: of the holding queues: by level, then of single delays. waits_s: how long jobs wait in each.
     """
@@ -44,6 +45,7 @@ class HoldingQueues:
         self.keys: Final = [namespace.internal_key(purpose(level)) for level in range(LEVELS)]
         self.waits_s: Final = [wait_s(level) for level in range(LEVELS)]
         self.wanted: Callable[[int], None] = lambda _: None
+        self.generation: Callable[[str], Awaitable[int | None]] = _unknown
         self._namespace = namespace
         self._own: dict[int, int] = {}
         self.unreadable_key: Final = namespace.internal_key("delay-unreadable")
@@ -105,3 +107,7 @@ class HoldingQueues:
     def _tell(self, hop: Hop) -> None:
         for listener in self._listeners:
             listener(hop)
+
+
+async def _unknown(_: str) -> None:
+    return None

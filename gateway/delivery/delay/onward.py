@@ -4,7 +4,7 @@
 2. A job that was opened too early is moved, too, and never given back, so that no item gets in front of an earlier one.
 3. If its queue refuses the job, it is tried again after REFUSED_S; until then other jobs do not wait for it.
 4. The policy that the queue has now decides, also about its key. A job that has expired is dropped, and so is one of a
-   subscription that was deleted, which a put would create again.
+   subscription that was deleted: a put would create it again, or would be for another subscription of that name.
 5. An item that no gateway has written, or whose queue cannot exist here, is set aside and logged. It is never dropped.
 """
 
@@ -124,6 +124,9 @@ class Onward:
 
     async def _arrive(self, job: HeldJob, now_s: float) -> None:
         queue = self._catalog.queue(job.tenant, job.queue)
+        if job.generation is not None and job.generation < (await self._holding.generation(queue.key) or 0):
+            self.statistics.expired += 1
+            return
         try:
             room = await self._quota.room(queue)
         except QueueNotFound:  # raised only if every server has answered

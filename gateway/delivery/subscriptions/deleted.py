@@ -64,6 +64,7 @@ class DeletedSubscriptions:
 
     async def seen(self, key: str, servers: Collection[str]) -> None:
         """The child is gone from these servers, too. If that cannot be stored, they delete it once more later."""
+        await self.learned()
         deletion = self._entries.get(key)
         if deletion is None or deletion.on.issuperset(servers):
             return
@@ -74,8 +75,19 @@ class DeletedSubscriptions:
 
     async def forget(self, key: str) -> None:
         """The child is created again. Raises BackendUnavailable, OutcomeUnknown."""
+        await self.learned()
         if self._entries.get(key) is not None:
             await self._entries.delete(key)
+
+    async def generation(self, key: str) -> int | None:
+        """Grows each time the child is created again after it was deleted; None: it cannot be told now.
+
+        So a copy that was set aside before can be told from one of the new subscription with the same name.
+        """
+        await self.learned()
+        if not self._control.fresh:
+            return None
+        return round(1000 * (self._entries.deleted_at(key) or 0.0))
 
     def _old(self) -> list[str]:
         newest = sorted(self._entries.items().items(), key=lambda each: -each[1].at_s)

@@ -5,17 +5,22 @@ gateway.kestrel.fanout.
    answer, the caller must repeat the request.
 2. A deletion is stored before the first server deletes the subscription, so that it is deleted on a server that is
    away when that server returns.
-3. Before a deletion every poll of the subscription ends, in every worker. A poll that looks for jobs meanwhile does not
+3. One request at a time creates or deletes a subscription, in all workers of a gateway: otherwise one server might be
+   left with it and another one without. Two replicas do not wait for each other.
+4. Before a deletion every poll of the subscription ends, in every worker. A poll that looks for jobs meanwhile does not
    create it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.coverage import Covered, least
 from gateway.delivery.backend import Backend, FanoutChildren
+from gateway.delivery.caps.turn import GatewayTurns
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
 from gateway.delivery.queues.quota import Quota
@@ -24,6 +29,9 @@ from gateway.delivery.subscriptions.existing import no_subscription
 from gateway.errors import BackendUnavailable, GatewayError, QueueNotFound
 from gateway.names.namespace import FANOUT
 from gateway.queue_stats import QueueStats
+
+TURN_S: Final = 20.0
+"""How long a request waits for the one before it, which takes a few seconds if a server does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +66,9 @@ class Subscribed:
 class Subscriptions:
     """The subscriptions of the deployment's queues.
 
-    deleted: the deletions that are remembered. end_polls: ends the polls of a key in every worker. drop_leases: ends
-    the leases of a deleted key in every worker, and returns their number. peers_have: whether the members of the other
-    workers have a key. limit: see kestrel.fanout.Fanout.create.
+    deleted: the deletions that are remembered. turns: for rule 3. end_polls: ends the polls of a key in every worker.
+    drop_leases: ends the leases of a deleted key in every worker, and returns their number. peers_have: whether the
+    members of the other workers have a key. limit: see kestrel.fanout.Fanout.create.
     """
 
     def __init__(
@@ -72,6 +80,7 @@ class Subscriptions:
         quota: Quota,
         *,
         deleted: DeletedSubscriptions,
+        turns: GatewayTurns,
         end_polls: Callable[[str], Awaitable[None]],
         drop_leases: Callable[[str], Awaitable[int]],
         peers_have: Callable[[str], Awaitable[bool]],
@@ -83,6 +92,7 @@ class Subscriptions:
         self._known = known
         self._quota = quota
         self._deleted = deleted
+        self._turns = turns
         self._end_polls = end_polls
         self._drop_leases = drop_leases
         self._peers_have = peers_have
@@ -93,6 +103,10 @@ class Subscriptions:
 
         Raises: TooManyQueues; TooManySubscriptions, NotSupported; BackendUnavailable, OutcomeUnknown.
         """
+        async with self._turn(child.key):
+            return await self._create(child)
+
+    async def _create(self, child: Queue) -> Covered[Subscribed | GatewayError]:
         with await self._quota.room_to_create(child):
             await self._deleted.forget(child.key)
             made = await self._fanout.create(child.key, self._limit)
@@ -144,6 +158,10 @@ class Subscriptions:
 
         A server that does not answer deletes it when it returns. Raises: BackendUnavailable; OutcomeUnknown.
         """
+        async with self._turn(child.key):
+            return await self._delete(child)
+
+    async def _delete(self, child: Queue) -> Covered[int | GatewayError]:
         found = await self.get(child)
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
@@ -155,6 +173,16 @@ class Subscriptions:
         self._known.forget(child)
         await self._deleted.seen(child.key, servers)
         return Covered(await self._drop_leases(child.key), least(found.coverage, coverage))
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, key: str) -> AsyncIterator[None]:
+        """Rule 3. Raises BackendUnavailable if others take too long."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._turns.turn(key))
+            except TimeoutError as error:
+                raise BackendUnavailable("another request creates or deletes this subscription; try again") from error
+            yield
 
 
 def _shown(name: str, stats: QueueStats) -> Subscription:
