@@ -367,6 +367,7 @@ class Gateway:
             registry=registry,
             forwarding=lease_router.statistics,
             receiver=receiver,
+            streams=streams,
             moves=moves,
             publisher=publisher,
             pauses=pauses,

@@ -16,7 +16,8 @@ from tests.cluster import test_preferred as test_preferred_on_servers
 from tests.delay import test_holding
 from tests.fanout import test_http as test_fanout
 from tests.fanout import test_members
-from tests.interactions import test_one_server, test_tenants, test_two_servers
+from tests.interactions import test_many, test_one_server, test_tenants, test_two_servers
+from tests.streams import test_stream
 
 CAPABILITIES = {
     "Delay": "delay",
@@ -40,6 +41,8 @@ SITUATIONS = {
     "Dead letters": "dead_letters",
     "Tenants": "tenants",
     "Several servers": "several_servers",
+    "[Batches](batches.md)": "batches",
+    "[Streams](streams.md)": "streams",
 }
 """The rows."""
 
@@ -118,6 +121,14 @@ ELSEWHERE: dict[str, tuple[Callable[..., Any], str]] = {
         test_preferred.test_a_key_needs_to_allow_every_queue,
         "The names are those of the key's tenant. The key must allow every one.",
     ),
+    "pause_streams": (
+        test_stream.test_a_paused_queue_gives_nothing_until_it_is_resumed,
+        "The stream stays open, and goes on when the queue is resumed.",
+    ),
+    "several_streams": (
+        test_stream.test_several_queues,
+        "A stream of several queues gives the jobs of the first one first.",
+    ),
     "several_several_servers": (
         test_preferred_on_servers.test_the_preference_holds_and_nothing_is_stranded,
         "Every server is asked for the earlier queues before a later one is served.",
@@ -143,7 +154,7 @@ def test_each_cell_of_the_page_is_what_a_test_says(root: Path) -> None:
     """Each cell has one test, here or elsewhere, which `make test` runs, and its text is the cell."""
     here = {
         name.removeprefix("test_"): re.sub(r"\s+", " ", test.__doc__)
-        for module in (test_one_server, test_two_servers, test_tenants)
+        for module in (test_many, test_one_server, test_two_servers, test_tenants)
         for name, test in vars(module).items()
         if name.startswith("test_")
     }

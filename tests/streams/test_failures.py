@@ -1,4 +1,4 @@
-"""Streams while something is killed, over TLS, under uvicorn, and with Kestrel servers."""
+"""Streams while something is killed, under uvicorn, and with Kestrel servers."""
 
 from __future__ import annotations
 

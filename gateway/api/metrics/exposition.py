@@ -86,6 +86,7 @@ METRICS: Final = (
     ),
     Metric("forward_failures_total", "commands that the owner of the lease did not answer", ("reason",)),
     Metric("polls_parked", "polls that wait for a job"),
+    Metric("streams_open", "streams that have not ended"),
     Metric("polls_held_total", "polls that got no job because of a pause or a limit of their queues", ("reason",)),
     Metric("queues_paused", "queues that requests have paused, as the worker knows"),
     Metric("draining", "1 while the worker drains and delivers no more jobs"),

@@ -21,6 +21,7 @@ from gateway.delivery.moves import Moves
 from gateway.delivery.pause import Pauses
 from gateway.delivery.publish import Publisher
 from gateway.delivery.receive import Hold, Receiver
+from gateway.delivery.streams.open_streams import OpenStreams
 from gateway.errors import RateLimited
 from gateway.forwarding.commands import HistogramSample, Sample, WorkerFigures
 from gateway.forwarding.router import ForwardingStatistics
@@ -70,6 +71,7 @@ class Meter:
         registry: Registry,
         forwarding: ForwardingStatistics,
         receiver: Receiver,
+        streams: OpenStreams,
         moves: Moves,
         publisher: Publisher,
         pauses: Pauses,
@@ -85,6 +87,7 @@ class Meter:
         self._registry = registry
         self._forwarding = forwarding
         self._receiver = receiver
+        self._streams = streams
         self._moves = moves
         self._publisher = publisher
         self._pauses = pauses
@@ -155,6 +158,7 @@ class Meter:
             ("jobs_kept_at_head_total", (), sum(moves.kept.values())),
             ("jobs_doubled_total", (), moves.doubled),
             ("polls_parked", (), self._receiver.waiting),
+            ("streams_open", (), len(self._streams)),
             *(("polls_held_total", (hold.value,), self._receiver.held[hold]) for hold in Hold),
             ("queues_paused", (), self._pauses.number),
             ("draining", (), int(self._receiver.draining)),
