@@ -158,7 +158,7 @@ def result_content(result: Result) -> dict[str, object]:
         case OpenLeases():
             return {"open_leases": result}
         case _:
-            return {"lease": _record_content(result)}
+            return _lease_content(result)
 
 
 def result_of(content: Any) -> Result:
@@ -175,7 +175,7 @@ def result_of(content: Any) -> Result:
         told = content["open_leases"]
         leases = tuple(OpenLease(**each) for each in told["leases"])
         return OpenLeases(leases, told["left"], told["complete"])
-    return _record_of(content["lease"])
+    return _lease_of(content)
 
 
 def _figures_of(content: Any) -> WorkerFigures:
@@ -188,7 +188,7 @@ def _figures_of(content: Any) -> WorkerFigures:
 
 
 def _one_of(content: Any) -> LeaseRecord | GatewayError:
-    return _error_of(content) if "error" in content else _record_of(content["lease"])
+    return _error_of(content) if "error" in content else _lease_of(content)
 
 
 def _error_content(error: GatewayError) -> dict[str, object]:
@@ -222,6 +222,17 @@ def _error_of(content: Any) -> GatewayError:
     return error
 
 
+def _lease_content(record: LeaseRecord) -> dict[str, object]:
+    """The jobs of a batch are beside the lease: version 0.1.0 ignores what is there, and fails on an unknown member of
+    `lease`."""
+    jobs = [_record_content(each) for each in record.jobs]
+    return {"lease": _record_content(record)} | ({"jobs": jobs} if jobs else {})
+
+
+def _lease_of(content: Any) -> LeaseRecord:
+    return _record_of(content["lease"], tuple(map(_record_of, content.get("jobs", ()))))
+
+
 def _record_content(record: LeaseRecord) -> dict[str, object]:
     """The form that earlier versions write and read, so that replicas can be updated one after the other."""
     return {
@@ -233,10 +244,10 @@ def _record_content(record: LeaseRecord) -> dict[str, object]:
         "expires_at_s": record.expires_at_s,
         "place": record.place.value if record.place is not None else "",
         "as_asked": record.as_asked,
-    } | ({"jobs": [_record_content(each) for each in record.jobs]} if record.jobs else {})
+    }
 
 
-def _record_of(content: Any) -> LeaseRecord:
+def _record_of(content: Any, jobs: tuple[LeaseRecord, ...] = ()) -> LeaseRecord:
     place = Place(content["place"]) if content["place"] else None
     return LeaseRecord(
         id=content["id"],
@@ -247,7 +258,7 @@ def _record_of(content: Any) -> LeaseRecord:
         state=State(content["state"]),
         place=place,
         target=place if content["as_asked"] else None,
-        jobs=tuple(map(_record_of, content.get("jobs", ()))),
+        jobs=jobs,
     )
 
 

@@ -61,6 +61,11 @@ class _Ended(Exception):
         self.sent = sent
 
 
+_NOT_UNDERSTOOD: Final = frozenset({502, 503})
+"""What version 0.1.0 and later ones answer to a command that they do not know, or are too busy to look at: they have
+done nothing. From a proxy it may mean something else, but a settlement that was carried out gets its answer again."""
+
+
 class Replicas:
     """The other replicas, by URL. tls: how https URLs are verified."""
 
@@ -202,8 +207,8 @@ class _Replica:
             raise _Ended(sent=command is not None) from exc
         except BadResponseError as exc:
             raise self._unfit(f"it does not answer as a replica ({exc})") from exc
-        if answer.status == 503 and command is not None and command.verb is Verb.SETTLE_MANY:
-            raise NotUnderstoodError  # or it was too busy to look at the command; in both cases it has done nothing
+        if answer.status in _NOT_UNDERSTOOD and command is not None and command.verb is Verb.SETTLE_MANY:
+            raise NotUnderstoodError
         if answer.status != 200:
             raise self._unfit(f"it answered {answer.status}")
         try:

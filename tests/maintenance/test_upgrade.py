@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab.gateway import ROOT, Running
+from tests.lab.gateway import Running
+from tests.maintenance.release import Released
 
-RELEASE = "2243f79eea023cf0e3e1596b328c7cb6590f6de1"
-"""0.1.0. A clone without its tag has the commit."""
 QUEUE = "/queues/emails"
 KEYED = {"Idempotency-Key": "k1", "Content-Type": "text/plain"}
 JOBS = 20
-
-
-class Released(Running):
-    """A gateway of the sources of a release, with today's libraries."""
-
-    start_s = 60.0  # nothing of it is imported yet
-
-    def __init__(self, sources: Path, data: Path) -> None:
-        python = sources / "python"
-        python.write_text(f'#!/bin/sh\nPYTHONPATH={sources} exec {sys.executable} "$@"\n')
-        python.chmod(0o700)
-        self.python = str(python)
-        self.folder = sources
-        super().__init__(data)
-
-
-@pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources of the release, from the repository."""
-    found = subprocess.run(
-        ["git", "archive", "--format=tar", RELEASE, "gateway", "openapi.yaml"],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-    )
-    if found.returncode:
-        pytest.skip("this clone has no history, so there is no release to start")
-    sources = tmp_path_factory.mktemp("released")
-    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as archive:
-        archive.extractall(sources, filter="tar")
-    return sources
 
 
 def numbers(gateway: Running) -> Iterator[tuple[int, int]]:
