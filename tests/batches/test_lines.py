@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 LINES = {"content-type": "application/x-ndjson", "prefer": "return=minimal"}
-MIB = int(os.environ.get("KESTREL_GATEWAY_TEST_LINES_MIB", "64"))
+MIB = int(os.environ.get("KESTREL_GATEWAY_TEST_LINES_MIB", "32"))
 
 
 def stored(http, queue):

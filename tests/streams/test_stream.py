@@ -1,11 +1,13 @@
 """Streams over HTTP, as a client sees them."""
 
 import json
+import os
 import time
 
 import pytest
 
 from tests.api.test_jobs import wait_until, waiters
+from tests.batches.test_lines import peak_bytes
 from tests.lab.gateway import running
 from tests.streams.reader import StreamReader
 
@@ -277,6 +279,7 @@ def test_a_drain_ends_streams_and_leaves_their_leases(tmp_path):
 
 
 LARGE = "x" * 200_000
+STOPPED_S = float(os.environ.get("KESTREL_GATEWAY_TEST_STOPPED_S", "0"))
 
 
 def test_a_lease_that_expires_unread_ends_the_stream(gateway, http, queue):
@@ -322,13 +325,24 @@ def test_a_client_that_settles_nothing_is_ended(gateway, http, queue):
 
 
 def test_memory_is_bounded_while_a_client_does_not_read(tmp_path):
-    """Of a backlog of 60 MB, the gateway holds no more than the window's bytes and one job."""
+    """Of a backlog of 60 MB, the gateway holds no more than the window's bytes and one job.
+
+    KESTREL_GATEWAY_TEST_STOPPED_S sets for how many seconds the client stops.
+    """
     flags = ("--stream-window-bytes", "1000000", "--tcp-user-timeout", "600")
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
         put(http, "q", *[LARGE] * 300)
-        with StreamReader(gateway, "/queues/q/stream?window=1000", rcvbuf=4096):
+        before = peak_bytes(gateway)
+        with StreamReader(gateway, "/queues/q/stream?window=1000&lease_seconds=600", rcvbuf=4096):
             wait_until(lambda: http.get("/queues/q").json()["open_reads"] == 5)
-            assert {http.get("/queues/q").json()["open_reads"] for _ in range(50)} == {5}
+            until_s = time.monotonic() + STOPPED_S
+            while True:
+                assert {http.get("/queues/q").json()["open_reads"] for _ in range(50)} == {5}
+                if time.monotonic() >= until_s:
+                    break
+        grown = peak_bytes(gateway) - before
+        print(f"stopped for {STOPPED_S:g} s: the peak grew by {grown >> 10} KiB")
+        assert grown < 12 << 20
         wait_until(lambda: http.get("/queues/q").json()["open_reads"] == 0)
         assert http.get("/queues/q").json()["items"] == 300
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jsonschema_rs
 
@@ -42,6 +42,8 @@ def _message(error: jsonschema_rs.ValidationError, schema: Mapping[str, Any]) ->
                 f"unknown member {name[:_MAX_NAME]!r}; "
                 f"{hint + ' Allowed' if hint else 'allowed'} are {', '.join(known)}"
             )
+        case "maxItems":
+            return f"it has {len(cast('list[Any]', error.instance))} items, above the maximum of {kind['limit']}"
         case "required":
             return f"{kind['property']} is missing"
         case _:

@@ -1,0 +1,133 @@
+"""Bad input of the calls for many jobs: the problem says what is wrong with the value, and nothing is done."""
+
+import pytest
+
+from tests.batches.test_batches import enqueue, states, take
+
+pytestmark = pytest.mark.usefixtures("ledger_balances")
+
+LINES = {"content-type": "application/x-ndjson", "prefer": "return=minimal"}
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"upto": 0}, "upto: 0 is less than the minimum of 1"),
+        ({"upto": 101}, "upto: 101 is greater than the maximum of 100"),
+        ({"upto": "2"}, 'upto: "2" is not of type "integer"'),
+        ({"upto": 1.5}, 'upto: 1.5 is not of type "integer"'),
+        ({"up_to": 1}, "unknown member 'up_to'"),
+        ([], "the body must be a JSON object with upto"),
+    ],
+)
+def test_a_wrong_checkpoint(http, queue, body, detail):
+    """Every job stays leased."""
+    enqueue(http, queue, 3)
+    _, url = take(http, queue)
+    answer = http.post(url + "/ack", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    assert answer.json()["detail"].startswith(detail)
+    assert states(http, url) == ["held"] * 3
+    http.post(url + "/ack")
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"rest": "ack", "acks": [{"job": -1}]}, "acks.0.job: -1 is less than the minimum of 0"),
+        ({"rest": "ack", "acks": [{"job": "0"}]}, 'acks.0.job: "0" is not of type "integer"'),
+        ({"rest": "ack", "acks": {}}, 'acks: {} is not of type "array"'),
+        ({"rest": "ack", "acks": [{"job": 0}] * 101}, "acks: it has 101 items, above the maximum of 100"),
+        ({"rest": "ack", "acks": [{"job": 0, "x": 1}]}, "acks.0: unknown member 'x'; allowed are job, id"),
+        ({"rest": "ack", "nacks": [{"job": 0, "position": "dead"}]}, 'nacks.0.position: "dead" is not one of'),
+        ({"rest": "ack", "nacks": [{"job": 0, "delay": -1}]}, "nacks.0.delay: -1 is less than the minimum of 0"),
+        ({"rest": "ack", "rejects": [{"job": 0, "reason": 5}]}, 'rejects.0.reason: 5 is not of type "string"'),
+        ({"rest": None}, "rest is missing"),
+        ([], "the body must be a JSON object with rest"),
+    ],
+)
+def test_a_wrong_settlement(http, queue, body, detail):
+    """Every job stays leased."""
+    enqueue(http, queue, 3)
+    _, url = take(http, queue)
+    answer = http.post(url + "/settle", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    assert answer.json()["detail"].startswith(detail)
+    assert states(http, url) == ["held"] * 3
+    http.post(url + "/ack")
+
+
+def test_a_settlement_that_is_too_large(http, queue):
+    """The limit is that of a body that settles one lease."""
+    enqueue(http, queue, 1)
+    _, url = take(http, queue)
+    body = {"rest": "ack", "nacks": [{"job": 0, "reason": "x" * (1 << 20)}]}
+    assert http.post(url + "/settle", json=body).status_code == 413
+    assert states(http, url) == ["held"]
+    http.post(url + "/ack")
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"max": 101}, "max: 101 is greater than the maximum of 100"),
+        ({"max": 2.5}, 'max: 2.5 is not of type "integer"'),
+        ({"max": 2, "max_bytes": 0}, "max_bytes: 0 is less than the minimum of 1"),
+        ({"max": 2, "timeout": -1}, "timeout: -1 is less than the minimum of 0"),
+        ({"max": 2, "lease_seconds": 0}, "lease_seconds: 0 is less than the minimum of 1"),
+        ({"max": 2, "maximum": 1}, "unknown member 'maximum'"),
+    ],
+)
+def test_a_wrong_lease(http, queue, body, detail):
+    """No job is taken."""
+    enqueue(http, queue, 2)
+    answer = http.post(f"/queues/{queue}/leases", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    assert answer.json()["detail"].startswith(detail)
+    assert http.get(f"/queues/{queue}").json()["items"] == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("max=2&max=3", "max: given twice; send it once"),
+        ("max=2&timeout=x", "timeout: 'x' is not a number of seconds"),
+        ("max=2&lease_seconds=0", "lease_seconds: 0 is not between 1 and"),
+        ("max=2&max_bytes=x", "max_bytes: 'x' is not a whole number"),
+        ("max=2&ack=x", "ack: 'x' is not a lease's id, auto, or"),
+        ("max=2&ack=auto,auto", "ack: 'auto,auto' is not a lease's id, auto, or"),
+    ],
+)
+def test_a_wrong_query(http, queue, query, detail):
+    """No job is taken."""
+    enqueue(http, queue, 2)
+    answer = http.get(f"/queues/{queue}/next?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
+    assert answer.json()["detail"].startswith(detail)
+    assert http.get(f"/queues/{queue}").json()["items"] == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "detail"),
+    [
+        ("delay=-1", {}, "delay: '-1' is not a number of seconds"),
+        ("ttl=x", {}, "ttl: 'x' is not a number of seconds"),
+        ("delay=5", {"ordering-key": "k"}, "Ordering-Key: jobs with a delay have no order"),
+        ("", {"ordering-key": "a b"}, "Ordering-Key: use 1 to 256 visible ASCII characters"),
+        ("at=yesterday", {}, "at: "),
+        ("nope=1", {}, "unknown query parameter 'nope'"),
+    ],
+)
+def test_wrong_parameters_of_lines(http, queue, query, headers, detail):
+    """No line is enqueued."""
+    answer = http.post(f"/queues/{queue}/jobs?{query}", content=b"1\n2\n", headers=LINES | headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-parameter")
+    assert answer.json()["detail"].startswith(detail)
+    assert http.get(f"/queues/{queue}?missing=zero").json()["items"] == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"\n\n", b" \r\n"])
+def test_lines_without_a_job(http, queue, body):
+    """There is nothing to store, so everything is stored."""
+    assert http.post(f"/queues/{queue}/jobs", content=body, headers=LINES).status_code == 204
+    assert http.get(f"/queues/{queue}?missing=zero").json()["items"] == 0
