@@ -18,6 +18,7 @@ import pytest
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
 from tests.lab.processes import children_of
+from tests.streams.reader import StreamReader
 
 MOST = 3
 RATE = 40.0
@@ -206,3 +207,31 @@ def test_a_reload_counts_leases_that_are_open(tmp_path: Path) -> None:
             policies.write_text("")
             gateway.process.send_signal(signal.SIGHUP)
             assert waiting.result(10).status_code == 200
+
+
+def test_batches_and_streams_count_for_the_limit(capped: Running, queue: str) -> None:
+    """Over all workers: batches take what is left, a stream with a large window gets what becomes free."""
+    name = f"cap-many-{queue}"
+    with capped.client() as http:
+        put(http, name, 20)
+    urls: list[str] = []
+    taken = 0
+    for _ in range(8):  # over new connections, so that every worker has some
+        with capped.client() as http:
+            answer = http.get(f"/queues/{name}/next", params={"max": 10, "timeout": 0})
+            if answer.status_code == 200:
+                taken += len(answer.json()["jobs"])
+                urls.append(answer.json()["lease"]["url"])
+            else:
+                assert answer.headers["queue-limited"] == "max_in_flight"
+    assert taken == MOST
+    with StreamReader(capped, f"/queues/{name}/stream?window=10") as stream, capped.client() as http:
+        stream.next("open")
+        assert http.get(f"/queues/{name}").json()["open_reads"] == MOST
+        for url in urls:
+            assert http.post(f"{url}/ack").status_code == 204
+        jobs = stream.jobs(MOST)
+        assert take(http, name).headers["queue-limited"] == "max_in_flight"
+        assert http.post("/leases/settle", json={"acks": [job["lease"]["id"] for job in jobs]}).status_code == 200
+        assert len(stream.jobs(MOST)) == MOST
+        assert http.get(f"/queues/{name}").json()["open_reads"] == MOST
