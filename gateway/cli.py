@@ -21,6 +21,7 @@ from gateway.client import jobs as client_jobs
 from gateway.client import queues as client_queues
 from gateway.client import target
 from gateway.client import transfer as client_transfer
+from gateway.client.help_page import CommandSections
 from gateway.common.flags import HELP, ListedText, Rate, Seconds, WholeNumber
 from gateway.config.toml_file import MistakesError
 from gateway.maintenance import variables
@@ -92,10 +93,13 @@ def range_text(field: dataclasses.Field[Any]) -> str:
     return f"{metadata['low']:.15g} to {metadata['high']:.15g}{unit}"
 
 
-@click.group(context_settings=HELP)
+@click.group(cls=CommandSections, context_settings=HELP)
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Jobs over HTTP onto Kestrel queues and back."""
+    """Jobs over HTTP onto Kestrel queues and back.
+
+    Each command has a page of its own: kestrel-gateway COMMAND --help.
+    """
 
 
 @cli.command()

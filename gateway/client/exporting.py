@@ -19,6 +19,7 @@ import httpx
 from gateway.client import events, failures
 from gateway.client.api import CONNECT_S, MARGIN_S, queue_path, settings
 from gateway.client.failures import CallFailed
+from gateway.client.options import notice
 from gateway.client.progress import ProgressBar
 from gateway.client.target import Target
 
@@ -154,7 +155,7 @@ class Export:
 
     async def _take(self, http: httpx.AsyncClient, count: int) -> httpx.Response | None:
         """Up to `count` jobs with their lease; None if no job came in time, or if a signal came first."""
-        params = {"timeout": f"{self._wait_s:g}", "lease_seconds": f"{_LEASE_S:g}"}
+        params = {"timeout": f"{self._wait_s:.15g}", "lease_seconds": f"{_LEASE_S:.15g}"}
         if count > 1:
             params["max"] = str(count)
         call = self._call(http, "GET", f"{self._path}/next", params=params, headers={"Accept": _ACCEPTED})
@@ -201,6 +202,7 @@ class Export:
                 pause_s = failed.retry_after_s + failures.pause_s(tries)
                 if not failed.retryable or time.monotonic() + pause_s > ends_s:
                     raise
+                notice(f"{failed}; next try in {pause_s:.1f} s")
                 await asyncio.sleep(pause_s)
 
     async def _once(self, http: httpx.AsyncClient, method: str, path: str, **options: Any) -> httpx.Response:

@@ -17,6 +17,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 30.0
 NO_ANSWER: Final = "no-answer"
 _REPEATED_FOR_PROXIES: Final = frozenset({429, 502, 503, 504})
 _LONGEST_DETAIL: Final = 300
+_NUMBER: Final = re.compile(r"^\[Errno -?[0-9]+\] ")
 
 
 class CallFailed(Exception):
@@ -35,7 +36,8 @@ class CallFailed(Exception):
 
 def no_answer(error: Exception, url: str) -> CallFailed:
     """No answer came: the gateway is away, or the connection broke."""
-    return CallFailed(NO_ANSWER, f"{url}: {str(error) or type(error).__name__}", status=0, retryable=True)
+    what = _NUMBER.sub("", str(error)) or type(error).__name__
+    return CallFailed(NO_ANSWER, f"{url}: {what}", status=0, retryable=True)
 
 
 def of_answer(status: int, headers: Mapping[str, str], body: bytes) -> CallFailed:

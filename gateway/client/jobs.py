@@ -88,6 +88,8 @@ def put(
         content_type = content_type or ("application/json" if _is_json(text) else _TEXT_TYPE)
     else:
         body = _read(file or _STDIN)
+        if not body and file is None:
+            raise click.UsageError("standard input is empty; for a job without content give an empty TEXT: ''")
     headers["Idempotency-Key"] = idempotency_key or str(uuid.uuid4())
     if content_type:
         headers["Content-Type"] = content_type
@@ -120,7 +122,7 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
     """  # noqa: D301 (click wants the character itself)
     if raw and not ack:
         raise click.UsageError("--raw prints no lease, so the job could not be settled; give --ack, too")
-    params = {} if lease_s is None else {"lease_seconds": f"{lease_s:g}"}
+    params = {} if lease_s is None else {"lease_seconds": f"{lease_s:.15g}"}
     if raw:
         params["format"] = "raw"
     answer = _polled(api, f"{_path(queue)}/next", params, wait_s)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 URL_VARIABLE: Final = "KESTREL_GATEWAY_URL"
@@ -54,7 +55,7 @@ def find(
     settings = _read(config, environment)
     given_url = url or environment.get(URL_VARIABLE)
     address = given_url or settings.get("url") or DEFAULT_URL
-    if not _URL.fullmatch(address):
+    if not is_url(address):
         raise TargetError(f"url: {address!r} is not a URL such as {DEFAULT_URL}")
     if key and key_file:
         raise TargetError("key: --key-file is given, too; give only one of them")
@@ -68,6 +69,14 @@ def find(
     if secret and not re.fullmatch("[!-~]+", secret):
         raise TargetError("key: a key consists of visible ASCII characters without spaces")
     return Target(address.rstrip("/"), secret or "")
+
+
+def is_url(text: str) -> bool:
+    """Whether it is the URL of a gateway: with a host and, if it has one, a port that there is."""
+    try:
+        return bool(_URL.fullmatch(text) and urlsplit(text).hostname) and urlsplit(text).port != 0
+    except ValueError:
+        return False
 
 
 def _secret(key: str | None, file: Path | None) -> str | None:

@@ -103,8 +103,8 @@ def import_journal(
 
     A torn operation at the end of a queue's last file is reported and left out, as Kestrel does. If a file is damaged
     elsewhere, nothing is imported without --skip-damaged. The exit code is 0 if everything is imported, 1 if something
-    is damaged or was refused, 3 if there is no queue for a --queue or --rename, and 5 if the destination is away or
-    full: the same command may succeed later.
+    is damaged or was refused, 3 if there are no journals, or no queue for a --queue or --rename, and 5 if the
+    destination is away or full: the same command may succeed later.
     """  # noqa: D301 (click wants the character itself)
     from gateway.migration import report  # noqa: PLC0415
     from gateway.migration.importing import ImportStopped, notes_path  # noqa: PLC0415
@@ -112,6 +112,7 @@ def import_journal(
 
     if (data is not None) + (to is not None) + dry_run != 1:
         raise click.UsageError("give one of --data DIR, --to HOST:PORT and --dry-run")
+    address = None if to is None else _address(to, "to")
     names = _names(only, renamed, prefix)
     try:
         notes = notes_path(directory, data, notes)
@@ -119,6 +120,9 @@ def import_journal(
         raise click.UsageError(str(exc)) from exc
     try:
         journals = read_directory(directory)
+        if not journals.queues:
+            options.notice(f"{directory} has no journals; give the queue_path of the Kestrel server")
+            sys.exit(options.NOTHING)
         if unused := names.unused(journals.queues):
             options.notice(f"{directory} has no queue for {', '.join(unused)}; nothing is imported")
             sys.exit(options.NOTHING)
@@ -130,7 +134,7 @@ def import_journal(
             sys.exit(options.FAILED if summary.damaged else 0)
         if summary.damaged and not skip_damaged:
             raise ImportStopped("the journals are damaged; --skip-damaged imports what can be read", retryable=False)
-        with _destination(data, broker_config, to) as destination:
+        with _destination(data, broker_config, address) as destination:
             _import(journals, names, destination, notes, summary, from_start=from_start, as_json=as_json)
     except (JournalsError, OSError) as exc:
         options.notice(str(exc))
@@ -142,7 +146,7 @@ def import_journal(
 
 
 @contextlib.contextmanager
-def _destination(data: Path | None, broker_config: Path | None, to: str | None) -> Iterator[Destination]:
+def _destination(data: Path | None, broker_config: Path | None, address: Address | None) -> Iterator[Destination]:
     from gateway.migration.data_directory import serving  # noqa: PLC0415
     from gateway.migration.destination import KestrelDestination  # noqa: PLC0415
     from gateway.migration.importing import ImportStopped  # noqa: PLC0415
@@ -152,8 +156,7 @@ def _destination(data: Path | None, broker_config: Path | None, to: str | None) 
         with contextlib.ExitStack() as stack:
             if data is not None:
                 address = stack.enter_context(serving(data, broker_config))
-            else:
-                address = _address(to or "", "to")
+            assert address is not None
             destination = KestrelDestination(address)
             if data is not None:
                 destination.name = str(data.resolve())

@@ -89,8 +89,14 @@ class KestrelConnection:
             raise KestrelFailed(f"{address}: {exc.strerror or exc}", retryable=True) from exc
         self._client = _MonitorClient(Bridge())
         self._wire = _SocketWire(self._socket)
-        with self._call("version") as client:
-            self.version = client.ask_version()
+        try:
+            with self._call("version") as client:
+                self.version = client.ask_version()
+        except KestrelFailed as failed:
+            if isinstance(failed.__cause__, MemcacheError):
+                what = f"{address} does not answer like a Kestrel server; give its memcache port, such as 22133"
+                raise KestrelFailed(what, retryable=False) from failed
+            raise
         self.is_kestrel = not self.version.lower().startswith(("darner", "siberite", "0."))
 
     def __enter__(self) -> Self:

@@ -94,7 +94,10 @@ def examine(journals: JournalDirectory, names: NewNames) -> JournalSummary:
 def show_moved(counts: MoveCounts, *, as_json: bool) -> None:
     """Prints how many jobs of each queue were moved."""
     rows = [{"queue": queue, "moved": count} for queue, count in sorted(counts.moved.items())]
-    _show(("queue", "moved"), ("QUEUE", "MOVED"), rows, as_json=as_json)
+    if rows:
+        _show(("queue", "moved"), ("QUEUE", "MOVED"), rows, as_json=as_json)
+    else:
+        options.notice("no job is moved")
     for queue, why in sorted(counts.left_out.items()):
         options.notice(f"{queue} is not moved: {why}")
     if counts.expired:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from gateway.client import options
-from gateway.client.target import Target
+from gateway.client.target import Target, is_url
 from gateway.common.flags import Seconds, WholeNumber
 from gateway.work.own_queue import own_queue
 
@@ -28,6 +28,7 @@ _SHORTEST_WAIT_S: Final = 1.0
 """Shorter polls would be a busy loop."""
 _EXEC: Final = "--exec"
 _URL: Final = re.compile(r"https?://[^/?#\s]+(/[^#\s]*)?")
+_WITHOUT_USER: Final = re.compile("//[^/]*@")
 
 
 class WorkCommand(click.Command):
@@ -141,7 +142,7 @@ def work(
         raise click.UsageError("no queue is given")
     if bool(command) == bool(url):
         raise click.UsageError("give either --exec COMMAND or --to URL, and --exec as the last option")
-    if url and not _URL.fullmatch(url):
+    if url and not (_URL.fullmatch(url) and is_url(_WITHOUT_USER.sub("//", url.partition("?")[0]))):
         raise click.UsageError(f"to: {url!r} is not a URL such as http://127.0.0.1:9000/jobs")
     if given["concurrency"] < 1:
         raise click.UsageError("concurrency: 0 is below the minimum of 1")
@@ -150,15 +151,17 @@ def work(
     if given["batch"] > 1 and len(names) > 1:
         raise click.UsageError("batch: a batch comes from one queue; give one queue, or start a worker for each")
     if given["wait_s"] < _SHORTEST_WAIT_S:
-        raise click.UsageError(f"wait: {given['wait_s']:g} is below the minimum of {_SHORTEST_WAIT_S:g} second")
+        raise click.UsageError(f"wait: {given['wait_s']:.15g} is below the minimum of {_SHORTEST_WAIT_S:.15g} second")
     if url and (queue := own_queue(url, address.url, names)):
         raise click.UsageError(f"to: {url} puts the jobs on {queue} again, from which they are taken")
     if not 1 <= given["lease_s"] <= 43200:
-        raise click.UsageError(f"lease: {given['lease_s']:g} is not between 1 and 43200 seconds")
+        raise click.UsageError(f"lease: {given['lease_s']:.15g} is not between 1 and 43200 seconds")
     for name in ("first_s", "longest_s"):
         if given[name] > _LONGEST_DELAY_S:
             flag = "retry-delay" if name == "first_s" else "max-retry-delay"
-            raise click.UsageError(f"{flag}: {given[name]:g} is above the maximum of {_LONGEST_DELAY_S:g} seconds")
+            raise click.UsageError(
+                f"{flag}: {given[name]:.15g} is above the maximum of {_LONGEST_DELAY_S:.15g} seconds"
+            )
     import asyncio  # noqa: PLC0415 (`--help` stays quick)
 
     from gateway.common import logs  # noqa: PLC0415

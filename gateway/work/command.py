@@ -221,4 +221,6 @@ def _unnamed_file() -> IO[bytes]:
 
 def _cannot_run(program: str, code: int) -> WorkVerdict:
     what = "was not found" if code == NOT_FOUND else "is not executable"
+    if " " in program:
+        what += "; no shell is used: give its arguments without quotes, or write --exec sh -c '...'"
     return WorkVerdict(Action.GIVE_BACK, f"{program} {what}", stop=code)

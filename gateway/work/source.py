@@ -27,7 +27,7 @@ class JobSource:
         self._lease_s = lease_s
         self._path = f"{queue_path(queues[0])}/next" if len(queues) == 1 else "/next"
         self._only = queues[0] if len(queues) == 1 else ""
-        self._params: dict[str, Any] = {"lease_seconds": f"{lease_s:g}"}
+        self._params: dict[str, Any] = {"lease_seconds": f"{lease_s:.15g}"}
         if not self._only:
             self._params["queue"] = list(queues)
 
@@ -56,7 +56,7 @@ class JobSource:
         return self._taken(answer, [json.dumps(each).encode() for each in jobs])
 
     async def _next(self, wait_s: float, params: Mapping[str, Any], accept: str = "*/*") -> httpx.Response:
-        params = {**self._params, **params, "timeout": f"{wait_s:g}"}
+        params = {**self._params, **params, "timeout": f"{wait_s:.15g}"}
         return await self._call("GET", self._path, wait_s, params=params, headers={"Accept": accept})
 
     def _taken(self, answer: httpx.Response, lines: Sequence[bytes] | None) -> TakenJob | None:

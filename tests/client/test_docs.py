@@ -9,7 +9,7 @@ import click
 import pytest
 
 from gateway.cli import PROGRAM, cli
-from gateway.client import jobs, options, queues, transfer
+from gateway.client import help_page, jobs, options, queues, transfer
 from gateway.migration import cli as migration
 from gateway.work.cli import work
 
@@ -39,6 +39,18 @@ def test_the_document_shows_the_help_page(root: Path, command: click.Command):
     page = shown(documents(root))[str(command.name)]
     lines = [line.removeprefix("    ").rstrip() for line in page.rstrip("\n").split("\n")]
     assert lines == [line.rstrip() for line in help_of(command).split("\n")]
+
+
+def test_the_document_shows_the_first_page(root: Path):
+    """Every command is in a section of it; none has to be looked for under another heading."""
+    page = str(
+        cli.make_context(PROGRAM, [], resilient_parsing=True, terminal_width=WIDTH, max_content_width=WIDTH).get_help()
+    )
+    indented = "".join(f"    {line}".rstrip() + "\n" for line in page.split("\n"))
+    assert f"    $ kestrel-gateway --help\n{indented}" in (root / "docs" / "command-line.md").read_text()
+    named = [name for names in help_page.SECTIONS.values() for name in names]
+    assert sorted(named) == sorted(cli.commands)
+    assert "..." not in page.partition("Run a gateway")[2]
 
 
 def test_the_document_shows_no_other_command(root: Path):

@@ -131,10 +131,11 @@ def test_a_progress_bar_is_for_terminals_only(gateway: Running, queue: str, tmp_
 
 def test_a_gateway_that_is_away_is_tried_again():
     """Nothing listens: the command tries for as long as --retry says, and its exit code is 5."""
-    done = Commands(f"http://127.0.0.1:{free_port()}")("put", "q", "x", "--retry", "0.5")
+    done = Commands(f"http://127.0.0.1:{free_port()}")("put", "q", "x", "--retry", "2")
     assert done.returncode == 5
     assert b"next try in" in done.stderr
     assert b"no-answer" in done.stderr.splitlines()[-1]
+    assert b": Connection refused" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -153,6 +154,9 @@ def test_a_gateway_that_is_away_is_tried_again():
         (["ack", "../queues"], 3, "lease-not-found"),
         (["ack", "A" * 60], 3, "lease-not-found"),
         (["put", "q", "x", "--url", "localhost"], 2, "url: 'localhost' is not a URL"),
+        (["put", "q", "x", "--url", "http://localhost:80x"], 2, "url: 'http://localhost:80x' is not a URL"),
+        (["put", "q"], 2, "standard input is empty"),
+        (["next", "q", "--lease", "99999999"], 1, "lease_seconds: 99999999"),
         (["put", "q", "x", "--ttl", "soon"], 2, "'soon' is not a number of seconds"),
     ],
 )

@@ -182,6 +182,14 @@ def test_a_destination_that_was_emptied(journals: Path, broker: BrokerProcess) -
     assert len(items(broker, "emails")) == 4
 
 
+def test_a_directory_without_journals(tmp_path: Path, broker: BrokerProcess) -> None:
+    """Most likely it is the wrong one, so this is no success."""
+    (tmp_path / "spool").mkdir()
+    for way in (["--dry-run"], ["--to", broker.address]):
+        done = run("import-journal", str(tmp_path / "spool"), *way)
+        assert (done.returncode, b"has no journals" in done.stderr) == (3, True)
+
+
 def test_names_that_fit_nothing(journals: Path, broker: BrokerProcess) -> None:
     """A mistyped name imports nothing, and says so; a name that HTTP cannot use is imported with a warning."""
     for option in ("--queue", "email"), ("--rename", "email=mail"), ("--queue", "x*"):

@@ -104,6 +104,15 @@ def test_names_that_fit_nothing(old: BrokerProcess, new: BrokerProcess) -> None:
     assert (numbers(old), numbers(new)) == ({"mail": 1}, {})
 
 
+def test_a_port_of_something_else(old: BrokerProcess, tmp_path: Path) -> None:
+    """A gateway's HTTP port, for example: the message says what is wanted, and nothing is tried again."""
+    put(old.address, "mail", b"x")
+    with running(tmp_path / "data") as gateway:
+        for source, to in ((gateway.url[7:], old.address), (old.address, gateway.url[7:])):
+            done = run("forward", "--from", source, "--to", to)
+            assert (done.returncode, b"does not answer like a Kestrel server" in done.stderr) == (1, True), done.stderr
+
+
 def test_delayed_jobs_keep_their_queue(old: BrokerProcess, new: BrokerProcess) -> None:
     """They name it, so they are not moved where names change; pauses are left out silently."""
     for key in ("_kestrel-gateway__delay-07", "_kestrel-gateway__control", "mail"):

@@ -50,6 +50,7 @@ def test_a_command_that_cannot_run_stops_the_worker(start: Start, put: Put, queu
     [
         ("no-such-program", 127, "no-such-program was not found"),
         ("/nonexistent/program", 127, "/nonexistent/program was not found"),
+        ("sleep 1", 127, "sleep 1 was not found; no shell is used"),
         ("/etc/passwd", 126, "/etc/passwd is not executable"),
     ],
 )
@@ -361,6 +362,7 @@ def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, ht
         (["q", "--exec"], "give either --exec COMMAND or --to URL"),
         (["q", "--to", "http://x", "--exec", "true"], "give either --exec COMMAND or --to URL"),
         (["q", "--to", "localhost:80"], "'localhost:80' is not a URL"),
+        (["q", "--to", "http://user:p@localhost:80x/jobs"], "is not a URL"),
         (["q", "--concurrency", "0", "--exec", "true"], "0 is below the minimum of 1"),
         (["q", "--lease", "0.5", "--exec", "true"], "0.5 is not between 1 and 43200"),
         (["q", "--wait", "0", "--exec", "true"], "0 is below the minimum of 1 second"),
@@ -368,7 +370,7 @@ def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, ht
         (["q", "p", "--batch", "2", "--exec", "true"], "a batch comes from one queue"),
         (
             ["q", "--max-retry-delay", "2592001", "--exec", "true"],
-            "2.592e+06 is above the maximum of 2.592e+06 seconds",
+            "2592001 is above the maximum of 2592000 seconds",
         ),
         (["q", "--reject-on", "200", "--to", "http://x"], "'200' is not a status from 400 to 599"),
     ],
