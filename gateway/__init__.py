@@ -1,3 +1,3 @@
 """kestrel-gateway: jobs over HTTP onto Kestrel queues and back."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
