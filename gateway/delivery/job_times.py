@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from typing import Final
 
 from gateway.common.histogram import Histogram
 from gateway.envelope.read import Job
+from gateway.envelope.times import instant
 from gateway.leases.lease import Lease, State
 
 SHORT_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -61,6 +61,6 @@ class JobTimes:
 def enqueued(job: Job) -> float | None:
     """The Unix time at which the job was first stored; None if the item does not say."""
     try:
-        return datetime.fromisoformat(job.enqueued_at).timestamp() if job.enqueued_at is not None else None
+        return instant(job.enqueued_at) if job.enqueued_at is not None else None
     except ValueError:
         return None

@@ -12,8 +12,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -28,14 +27,19 @@ MAX_READ: Final = 1000
 MAX_HEAD_BYTES: Final = 65536
 """The latest position of the payload in an envelope that can be read by cutting it once."""
 
+_TYPES: Final = (str, int)
 _UNTYPED_OWN = frozenset({"tenant", "attempt", "enqueued", "expires", "lasterror"})
 _PLACED = frozenset({"specversion", "id", "datacontenttype", "enqueued"})
 _SPACED_NAME = re.compile(rb'"[ \t\r\n]+:')
+_PLAIN = re.compile(
+    rb'\{"specversion":"1\.0","id":"(@+)","source":"(@+)","type":"(@+)","time":"(@+)","enqueued":"(@+)",'
+    rb'"attempt":([1-9][0-9]{0,5}),(?:"tenant":"@*",)?"datacontenttype":"(@+)","data":'.replace(b"@", rb"[ !#-[\]-~]")
+)
+"""A string has only ASCII without escapes, so that its bytes are its characters."""
 _OBJECT = re.compile(rb"[ \t\r\n]*\{")
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One job as its consumer sees it.
 
     id: None for raw items. event: the stored attributes without `attempt` and `tenant`; empty for raw items.
@@ -45,6 +49,8 @@ class Job:
     attempt: 1 for the first delivery.
     enqueued_at: RFC 3339, in UTC if the gateway stored the job; None if unknown.
     expires_s: wall time; None: never.
+
+    A tuple, because every delivery makes one: a frozen dataclass takes three times as long.
     """
 
     id: str | None
@@ -64,6 +70,8 @@ class Job:
 
 def unwrap(item: bytes) -> Job:
     """The job in a stored item. Never raises: an item that is not an envelope is a raw item."""
+    if (job := _plain(item)) is not None:
+        return job
     if _OBJECT.match(item):
         event = _split(item) or _scan(item)
         if event is not None:
@@ -86,6 +94,37 @@ def body_of(job: Job) -> bytes:
         return job.payload
     text: str = orjson.loads(job.payload)
     return text.encode()
+
+
+def _plain(item: bytes) -> Job | None:
+    """The job in an envelope that the gateway has written, if it has JSON and no attributes of its own; None: read it
+    in another way. Most are like this, and so they take half the time.
+
+    If what follows such a head is one JSON value, the item is an object with these members and no other.
+    """
+    head = _PLAIN.match(item)
+    if head is None or item[-1:] != b"}":
+        return None
+    id_, source, type_, time, enqueued, attempt, content_type = head.group(1, 2, 3, 4, 5, 6, 7)
+    named, enqueued_at, payload = content_type.decode(), enqueued.decode(), item[head.end() : -1]
+    try:
+        instant(enqueued_at)
+        check_json(payload)
+    except ValueError:
+        return None
+    if not is_json_type(named):
+        return None
+    job_id = id_.decode()
+    event: dict[str, str | int | bool] = {
+        "specversion": "1.0",
+        "id": job_id,
+        "source": source.decode(),
+        "type": type_.decode(),
+        "time": time.decode(),
+        "enqueued": enqueued_at,
+        "datacontenttype": named,
+    }
+    return Job(job_id, event, named, "data", payload, int(attempt), enqueued_at)
 
 
 _Event = tuple[dict[str, Any], str, bytes]
@@ -152,7 +191,7 @@ def _event(attributes: dict[str, Any], member: str, payload: bytes) -> _Event | 
         return None
     unset = False
     for name, value in attributes.items():
-        if not isinstance(value, str | int) and name not in _UNTYPED_OWN:
+        if not isinstance(value, _TYPES) and name not in _UNTYPED_OWN:
             if value is not None:
                 return None
             unset = True

@@ -14,6 +14,7 @@ LATEST_S = 2**31 - 1
 YEAR_10000_S = 253_402_300_800
 """The first instant without an RFC 3339 timestamp in UTC, which has four digits for the year."""
 
+_OWN_LENGTH = len("2026-01-01T00:00:00.000Z")
 _RFC3339 = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]((?:[01][0-9]|2[0-3]):[0-9]{2}:)([0-9]{2})(\.[0-9]{1,32})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -31,6 +32,13 @@ def instant(text: str) -> float:
     Raises:
         ValueError: it is not such a timestamp, or the day or hour does not exist.
     """
+    if len(text) == _OWN_LENGTH and text[19] == "." and text[20:23].isdecimal() and text[23] == "Z" and text.isascii():
+        return _instant(text[:19] + "Z") + int(text[20:23]) / 1000  # as `timestamp` writes it: few differ in the second
+    return _instant(text)
+
+
+@lru_cache(maxsize=64)
+def _instant(text: str) -> float:
     found = _RFC3339.fullmatch(text)
     if found is None:
         raise ValueError("not an RFC 3339 timestamp")

@@ -95,8 +95,7 @@ class LeaseRouter:
 
     def ack_ahead(self, lease_id: str, tenant: str) -> AckAhead | None:
         """See Registry.ack_ahead; None also if another worker holds the lease. Raises LeaseNotFound."""
-        owner = self._ids.owner(lease_id, tenant)
-        return self._registry.ack_ahead(lease_id) if owner == self._ids.own else None
+        return self._registry.ack_ahead(lease_id) if self._elsewhere(lease_id, tenant) is None else None
 
     async def nack(
         self,

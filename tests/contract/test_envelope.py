@@ -4,10 +4,11 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.api.request.cloudevents import read_heading
+from gateway.envelope import read
 from gateway.envelope.attributes import checked
 from gateway.envelope.json_text import BOM, MAX_DEPTH, check_json, members
 from gateway.envelope.media import is_media_type
@@ -270,3 +271,51 @@ def test_what_counts_as_json_is_what_a_strict_parser_takes(text):
     except ValueError:
         theirs = False
     assert ours() == theirs
+
+
+PLAIN_HEAD = (
+    b'{"specversion":"1.0","id":"7","source":"/queues/q","type":"t","time":"2026-01-01T00:00:00.000Z",'
+    b'"enqueued":"2026-01-01T00:00:00.000Z","attempt":1,"datacontenttype":"application/json","data":'
+)
+
+
+@settings(max_examples=300)
+@given(
+    data=st.sampled_from(
+        [b"1", b'{"a":1}', b'"x"', b"", b"1,", b'1,"data":2', b'1,"id":"8"', b"null", b"01", b" [ ] "]
+    ),
+    at=st.integers(0, len(PLAIN_HEAD)),
+    piece=st.sampled_from(
+        [b"", b" ", b'"', b"\\", b"0", b'"id":"8",', b'"tenant":"x",', b"9", b"\xc3\xa4", b"\xff", b"}"]
+    ),
+    cut=st.integers(0, 3),
+)
+def test_the_short_way_reads_what_the_long_way_reads(data, at, piece, cut):
+    """Also an envelope that is damaged or ambiguous anywhere."""
+    item = PLAIN_HEAD[:at] + piece + PLAIN_HEAD[at + cut :] + data + b"}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read, "_plain", lambda _: None)
+        expected = unwrap(item)
+    assert unwrap(item) == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "plain"),
+    [
+        (b"2026-01-01T00:00:00.000Z", b"2026-01-01T00:00:00.000Z", True),
+        (b'"attempt":1,', b'"attempt":12,"tenant":"acme",', True),
+        (b'"attempt":1,', b'"attempt":1000001,', False),
+        (b'"attempt":1,', b'"attempt":0,', False),
+        (b'"enqueued":"2026-01-01T00', b'"enqueued":"2026-02-31T00', False),
+        (b"application/json", b"text/plain", False),
+        (b'"id":"7"', b'"id":""', False),
+    ],
+)
+def test_which_envelopes_are_read_the_short_way(field, text, plain):
+    """And both ways find the same job."""
+    item = PLAIN_HEAD.replace(field, text) + b'"x"}'
+    assert (read._plain(item) is not None) is plain
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read, "_plain", lambda _: None)
+        expected = unwrap(item)
+    assert unwrap(item) == expected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.coverage import Coverage, Covered, least
@@ -147,7 +147,7 @@ class Queues:
         job = raw(item) if queue.policy.raw else unwrap(item)
         if job.expires_s is not None and job.expires_s <= time.time():
             return QueueEmpty(f"the job at the head of {queue.name!r} has expired; the next poll drops it")
-        return replace(job, attempt=self._attempts.of(queue.key, identity(job.id, item), job.attempt))
+        return job._replace(attempt=self._attempts.of(queue.key, identity(job.id, item), job.attempt))
 
 
 def _not_found(queue: Queue, coverage: Coverage) -> GatewayError:

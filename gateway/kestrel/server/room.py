@@ -87,22 +87,23 @@ class ServerRoom:
     def hold(self, tenant: str) -> None:
         """One more item is set aside."""
         self.items.take(tenant)
-        self.full(tenant)
+        if self.items.room(tenant) <= 0:
+            self._full.add(tenant)
 
     def let_go(self, tenant: str) -> None:
         """One item less is set aside."""
         self.items.give_back(tenant)
-        self._short.clear()
-        self._relieve()
+        if self._full:
+            self._short.clear()
+            self._relieve()
 
     def _relieve(self) -> None:
-        if self._full:
-            relieved = [each for each in self._full if self.item_room(each) > 0]
-            self._full.difference_update(relieved)
-            for each in relieved:
-                self._full_until[each] = self._loop.time()
-            if relieved:
-                self._loop.call_soon(self._on_room)
+        relieved = [each for each in self._full if self.item_room(each) > 0]
+        self._full.difference_update(relieved)
+        for each in relieved:
+            self._full_until[each] = self._loop.time()
+        if relieved:
+            self._loop.call_soon(self._on_room)
 
     def get_room(self, tenant: str, others: int) -> int:
         """How many more gets a queue of the tenant may have if it has `others` now (rules 2 and 3)."""
