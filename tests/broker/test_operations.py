@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.broker import Broker, Options, PutOutcome, TooManyReadsError, UnavailableError
+from gateway.broker.multiplex.commits import Commits
+from gateway.broker.multiplex.reads import MultiplexedReads
 from gateway.broker.queues.reads import ClientReads, OpenItem, ReadMode
 from gateway.broker.storage.batch import StoredItem, Ticket
+from gateway.common.multiplex.frames import Frame, FrameKind
+from gateway.common.multiplex.messages import Opening
 
 
 class Settled:
@@ -118,6 +123,52 @@ def test_a_connection_that_ends_gives_back_in_the_order_of_taking(tmp_path: Path
             ended.give_back_all()
             assert (len(ended), len(broker.queues.get(b"q").open_reads)) == (0, 0)
             assert [opened(broker, other) for _ in range(4)] == [b"3", b"2", b"1", None]
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_ends_gives_all_its_reads_back_in_one_step(tmp_path: Path) -> None:
+    """In the order of taking, and without a call of Python for each of them, so that no turn of the loop is long."""
+
+    class Worker:
+        blocked = False
+
+        def done(self, *_: object) -> None: ...
+        def end(self, *_: object) -> None: ...
+        def carry(self, *_: object) -> None: ...
+
+    async def calls(broker: Broker, count: int) -> int:
+        """Of Python functions, while a connection with so many reads ends."""
+        await put(broker, *(b"%d" % number for number in range(count)))
+        reads = MultiplexedReads(broker, Commits(), Worker())
+        opening = Opening(b"q", items=count)
+        reads.open(Frame(FrameKind.OPEN, 0, 1, opening.pack()))
+        queue = broker.queues.get(b"q")
+        while len(queue.open_reads) < count:
+            await asyncio.sleep(0)
+            rest = opening._replace(items=count - len(queue.open_reads))
+            reads.open(Frame(FrameKind.OPEN, 0, 1 + len(queue.open_reads), rest.pack()))
+        made = 0
+
+        def count_call(_frame: object, event: str, _arg: object) -> None:
+            nonlocal made
+            made += event == "call"
+
+        sys.setprofile(count_call)
+        try:
+            reads.close()
+        finally:
+            sys.setprofile(None)
+        assert [item.data for item in queue.backlog.ready] == [b"%d" % number for number in range(count)]
+        assert (len(queue.open_reads), queue.open_reads.bytes, queue.backlog.items) == (0, 0, count)
+        assert queue.backlog.ready_bytes == queue.backlog.bytes == sum(len(item.data) for item in queue.backlog.ready)
+        ticket = queue.flush()
+        await Settled(ticket).wait()
+        return made
+
+    async def scenario() -> None:
+        async with running(tmp_path) as broker:
+            assert await calls(broker, 1000) == await calls(broker, 10)
 
     asyncio.run(scenario())
 

@@ -104,12 +104,12 @@ class Backlog:
         self.age_reference_ms = item.added_ms
         return item
 
-    def push_front(self, item: StoredItem) -> None:
-        """An item that was read is the first again."""
-        self.ready.appendleft(item)
-        size = len(item.data)
+    def push_front(self, *items: StoredItem) -> None:
+        """Items that were read are the first again, in this order."""
+        self.ready.extendleft(reversed(items))
+        size = sum([len(item.data) for item in items])
         self.ready_bytes += size
-        self.items += 1
+        self.items += len(items)
         self.bytes += size
 
     def skip_all(self) -> None:

@@ -230,7 +230,7 @@ class PersistentQueue:
         """Removes the item; the ticket is settled when its row is gone. None if the read is no longer live."""
         if not read.live:
             return None
-        self.open_reads.close(read)
+        self.open_reads.close((read,))
         return self.journal.remove(self, read.item)
 
     def give_back(self, read: OpenItem) -> None:
@@ -241,11 +241,9 @@ class PersistentQueue:
 
     def take_back(self, reads: Sequence[OpenItem]) -> None:
         """Makes the items of live reads the head again, in this order, and serves nobody: the caller does that."""
-        for read in reversed(reads):
-            if read.live:
-                self.open_reads.close(read)
-                self.counters.canceled_transactions += 1
-                self.backlog.push_front(read.item)
+        items = self.open_reads.close(reads)
+        self.counters.canceled_transactions += len(items)
+        self.backlog.push_front(*items)
 
     def _time_out_oldest(self, timeout_s: float) -> None:
         """Only the oldest read, and only if a read finds the queue not empty. Source: transcript 20d."""
