@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class Coverage:
 T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Covered(Generic[T_co]):
+class Covered(NamedTuple, Generic[T_co]):
     """A result, and how many servers it comes from; None means all of them.
 
-    The result may be an error that says that nothing was found. With a partial coverage that is not certain.
+    The result may be an error that says that nothing was found. With a partial coverage that is not certain. A tuple,
+    because every delivery makes two.
     """
 
     result: T_co

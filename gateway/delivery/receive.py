@@ -15,9 +15,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from typing import NamedTuple
 
 from gateway.coverage import Covered
 from gateway.delivery.attempts import identity
@@ -53,8 +53,7 @@ PASSING_S = 1.0
 """How long a poll with a timeout of 0 may skip jobs that are expired or dead."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A job and the lease that its consumer now holds. waited_s: since its enqueue; None if that is unknown."""
 
     job: Job

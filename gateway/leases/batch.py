@@ -65,7 +65,9 @@ def ended_error(lease: Lease | LeaseRecord, wanted: State) -> GatewayError | Non
     It is done for a batch if every job has ended so, except for those that a checkpoint acked before. If its jobs have
     ended in different ways, the error says how many in which.
     """
-    ways = Counter(each.state for each in lease.jobs) if isinstance(lease, LeaseRecord) else Counter()
+    if not isinstance(lease, LeaseRecord) or not lease.jobs:
+        return settlement_error(lease.state, wanted)
+    ways = Counter(each.state for each in lease.jobs)
     if len(ways) < 2:
         return settlement_error(lease.state, wanted)
     errors = (settlement_error(state, wanted) for state in _SHOWN if state in ways and state is not State.ACKED)

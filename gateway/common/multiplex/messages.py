@@ -94,9 +94,21 @@ class Opening(NamedTuple):
     tenant: str = ""
 
     def pack(self) -> bytes:
-        tenant = self.tenant.encode()
-        head = _OPEN.pack(self.wait_ms, self.items, self.limit_bytes, self.cap, self.after, len(tenant))
-        return head + tenant + self.key
+        return pack_opening(*self)
+
+
+def pack_opening(  # noqa: PLR0917 (the fields of an Opening)
+    key: bytes,
+    wait_ms: int = 0,
+    items: int = 1,
+    limit_bytes: int = 2**32 - 1,
+    cap: int = 0,
+    after: int = 0,
+    tenant: str = "",
+) -> bytes:
+    """The payload of an OPEN, without an Opening."""
+    name = tenant.encode()
+    return _OPEN.pack(wait_ms, items, limit_bytes, cap, after, len(name)) + name + key
 
 
 def unpack_greeting(payload: bytes) -> Greeting:

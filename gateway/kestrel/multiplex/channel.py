@@ -22,9 +22,9 @@ from gateway.common.multiplex.messages import (
     VERSIONS,
     Code,
     Entry,
-    Opening,
     pack_detached_put,
     pack_ids,
+    pack_opening,
     pack_put,
     unpack_outcome,
 )
@@ -115,8 +115,8 @@ class BrokerChannel:
     def open(self, key: bytes, wait_s: float, then: Then, *, tenant: str = "", after: int = 0) -> int:
         """Takes an item; returns the id of the open, which is that of the read. tenant, after: see Opening."""
         wait_ms = max(1, int(wait_s * 1000)) if wait_s else 0
-        opening = Opening(key, wait_ms, after=after, tenant=tenant)
-        return self.ask(FrameKind.OPEN, opening.pack(), then, wait_s + self._timeout_s)
+        payload = pack_opening(key, wait_ms, after=after, tenant=tenant)
+        return self.ask(FrameKind.OPEN, payload, then, wait_s + self._timeout_s)
 
     def cancel(self, id_: int) -> None:
         """Ends an open whose caller is gone: an item that is under way goes back (rule 2)."""
