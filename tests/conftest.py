@@ -7,7 +7,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 import hypothesis
@@ -34,28 +33,35 @@ _left_out: dict[str, list[str]] = defaultdict(list)
 
 LONGEST = (
     "hold/test_hold.py",
-    "broker/test_damage.py",
-    "process/test_supervisor.py",
-    "api/test_schemathesis.py",
-    "work/test_endpoint.py",
-    "work/test_exec.py",
-    "test_curl_examples.py",
     "broker/test_durability.py",
     "leases/test_replicas.py",
+    "broker/test_damage.py",
+    "maintenance/test_backup.py",
+    "migration/test_import.py",
+    "api/test_schemathesis.py",
+    "api/test_leases.py",
+    "process/test_supervisor.py",
+    "batches/test_batches.py",
+    "api/test_vanishing.py",
+    "work/test_exec.py",
     "clients/test_examples_refuse.py",
-    "chaos/test_storm.py",
-    "contract_file/test_linters.py",
-    "api/test_cloudevents.py",
-    "api/test_idempotency.py",
-    "api/test_settlements.py",
-    "test_ledger_damage.py",
-    "test_drain.py",
-    "kestrel/test_backend_port.py",
-    "clients/test_examples.py",
-    "api/test_keys.py",
-    "api/test_tenants.py",
-    "api/test_at_most_once.py",
+    "api/test_preferred.py",
+    "api/test_metrics.py",
+    "migration/test_moving.py",
+    "broker/test_command.py",
     "delay/test_holding.py",
+    "api/test_dead_letter_jobs.py",
+    "fanout/test_http.py",
+    "contract/test_json_text.py",
+    "contract_file/test_linters.py",
+    "streams/test_stream.py",
+    "chaos/test_closing.py",
+    "test_curl_examples.py",
+    "api/test_dead_letters.py",
+    "api/test_settlements.py",
+    "broker/test_limits.py",
+    "work/test_endpoint.py",
+    "api/test_jobs.py",
 )
 """The files that take longest. Workers begin with them, so that none is still busy with one at the end."""
 
@@ -67,27 +73,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     for item in items:
-        # The run of the tests that are `alone` does not know the other ones.
-        if item.get_closest_marker("slow") and not item.config.option.markexpr.startswith("alone"):
+        if item.get_closest_marker("slow"):
             _left_out[item.location[0]].append(item.name)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Under pytest-xdist each worker selects the tests, and tells the process that prints the summary."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["left_out"] = dict(_left_out)
-
-
-class LeftOutElsewhere:
-    """Receives what the workers of pytest-xdist have left out. All have left out the same."""
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        _left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}))
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(LeftOutElsewhere())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,7 +1,7 @@
 """TCP ports for servers that are started later, or again on the same port.
 
 They lie below the range that the kernel takes the ports of outgoing connections from, so that no client of another
-test gets one meanwhile, and neither does another worker of pytest-xdist.
+test gets one meanwhile, and neither does another process that runs tests.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ SLOTS: Final = 11
 """They end at 32,000. Linux takes 32768 to 60999 for outgoing connections. Source: ip(7), ip_local_port_range."""
 
 
-def _candidates() -> Iterator[int]:
-    """The ports of this process's slot: each worker of pytest-xdist has its own, and whatever is no worker the last."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
-    slot = int(worker) % (SLOTS - 1) if worker.isdigit() else SLOTS - 1
+def _candidates(slot: int) -> Iterator[int]:
     ports = range(FIRST + slot * SLOT, FIRST + (slot + 1) * SLOT)
     begin = random.Random(os.getpid()).randrange(SLOT)  # another run may be in the same slot
     return itertools.chain(ports[begin:], itertools.cycle(ports))
 
 
-_next = _candidates()
+_next = _candidates(SLOTS - 1)
+
+
+def take_slot(number: int) -> None:
+    """From now on this process gives ports of the slot: each worker has its own, another process the last."""
+    global _next  # noqa: PLW0603 (a process has one)
+    _next = _candidates(number % (SLOTS - 1))
 
 
 def free_port() -> int:
