@@ -51,7 +51,7 @@ def lease(gateway, keyring):
         for number in range(3):
             assert http.post("/queues/q/jobs", json=[PAYLOAD, number]).status_code == 201
         assert http.post(take(http, "q")["lease"]["url"] + "/reject").status_code == 204
-        return take(http, "q")["lease"]["url"]
+        return take(http, "q", lease_seconds=3600)["lease"]["url"]
 
 
 def state(http):

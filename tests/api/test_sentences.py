@@ -124,7 +124,7 @@ def test_json_is_utf_8_wherever_its_type_is_named(http, queue, path, body, conte
     answer = http.post(f"/queues/{queue}/{path}", content=json.dumps(body), headers=given)
     assert answer.status_code == 400
     assert f"{named}: JSON in the charset 'latin1' is not supported; send it in UTF-8" in answer.text
-    assert http.get(f"/queues/{queue}/next").status_code == 204
+    assert http.get(f"/queues/{queue}/next?timeout=0").status_code == 204
 
 
 def test_text_in_a_batch_is_utf_8(http, queue):

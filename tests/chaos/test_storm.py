@@ -14,8 +14,11 @@ SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_CHAOS_SECONDS", "5"))
 @pytest.mark.parametrize(("seconds", "acks"), [(2.0, 10), pytest.param(SECONDS, 100, marks=pytest.mark.slow)])
 def test_a_short_storm_breaks_no_promise(tmp_path, seconds, acks):
     """Everything is killed and frozen for a few seconds; the checker finds nothing, and there was something to find."""
-    verdict = run(StormPlan(tmp_path, 7, seconds), print)
-    assert verdict.violations == []
+    for longer in (1, 4, 16):  # a machine may be too busy for so many acks
+        verdict = run(StormPlan(tmp_path / str(longer), 7, seconds * longer), print)
+        assert verdict.violations == []
+        if verdict.figures["acks answered 204"] > acks:
+            break
     assert verdict.figures["acks answered 204"] > acks
     assert any(what.startswith(("kill", "freeze")) for what in verdict.figures)
 

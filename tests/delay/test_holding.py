@@ -42,7 +42,7 @@ def test_a_month_passes_through_all_levels(own_broker, monkeypatch):
             for name, delay_s in (("all", ALL_LEVELS_S), ("month", LONGEST_DELAY_S)):
                 due_ms = await rig.put(name, delay_s)
                 while not await rig.items(name):
-                    assert clock.wall_s() - due_ms / 1000 < 1, "late"
+                    assert clock.wall_s() - due_ms / 1000 < 20, "late"
                     await asyncio.sleep(0.005)
                 assert clock.wall_s() >= due_ms / 1000
                 assert await rig.taken(name) == [b"job"]

@@ -42,9 +42,9 @@ def test_a_job_with_a_delay_of_its_own_makes_one_hop(own_broker: BrokerProcess) 
                     clock.step(0.05)
                 clock.stopped = False
                 for name, due_ms in jobs:
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(60):
                         while not await rigs[0].items(name):
-                            assert clock.wall_s() - due_ms / 1000 < 2, "late"
+                            assert clock.wall_s() - due_ms / 1000 < 20, "late"
                             await asyncio.sleep(0.002)
                     assert clock.wall_s() >= due_ms / 1000
                     assert await rigs[0].taken(name) == [b"job"]

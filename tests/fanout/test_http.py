@@ -167,15 +167,15 @@ def test_a_deleted_subscription_ends_its_polls_and_leases(http, gateway, memcach
     polls = [threading.Thread(target=poll) for _ in range(6)]
     for each in polls:
         each.start()
-    while http.get(f"/queues/{name}").json()["waiters"] == 0:
+    while http.get(f"/queues/{name}?missing=zero").json()["waiters"] == 0:
         time.sleep(0.01)
     began_s = time.monotonic()
     answer = http.delete(f"/queues/{queue}/subscriptions/audit")
     assert (answer.status_code, answer.json()) == (200, {"queue": name, "leases_ended": 1})
     for each in polls:
-        each.join(5)
+        each.join(20)
     assert ended == [204] * 6
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 20, "the polls have 30 s"
     assert http.post(f"/leases/{lease}/nack").json()["code"] == "queue-deleted"
     assert name not in names(memcache)
     assert http.delete(f"/queues/{name}").status_code == 404

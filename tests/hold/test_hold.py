@@ -26,7 +26,7 @@ MANY = 5000
 FLOOD = 600
 POLLS = 400
 HEADER_S = 2
-TRIES = 6
+TRIES = 12
 TAKE = {"timeout": 5, "lease_seconds": 600}
 NUMBERS = itertools.count()
 

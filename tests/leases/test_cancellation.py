@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
@@ -11,11 +13,36 @@ from gateway.delivery import expired_jobs
 from gateway.envelope.read import unwrap
 from gateway.leases.lease import Place
 from tests.kestrel.standin import StandIn
-from tests.kestrel.support import cancel_after, until
+from tests.kestrel.support import until
 from tests.leases.rig import rig
 from tests.leases.test_moves import address, left
 
 STEPS = 200
+IDLE_TURNS = 3
+
+
+async def cancel_after(steps: int, work: Coroutine[Any, Any, Any]) -> bool:
+    """Runs `work`, which ends by itself, and cancels it after that many turns of the loop. Whether it was cancelled.
+
+    Of the turns in which only the socket is waited for, no more than IDLE_TURNS in a row count: how many there are
+    depends on how busy the machine is.
+    """
+    task = asyncio.ensure_future(work)
+    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined] # what runs in this turn and the next
+    idle = 0
+    while steps > 0:
+        await asyncio.sleep(0)
+        if task.done():
+            break
+        idle = 0 if ready else idle + 1
+        if idle <= IDLE_TURNS:
+            steps -= 1
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return True
+    return False
 
 
 async def ack(made, name):

@@ -69,11 +69,11 @@ class Producer:
 def jobs_of(gateway: Running) -> Iterator[int]:
     """Takes and acks every job."""
     with gateway.client() as http:
-        answer = http.get(f"{QUEUE}/next", params={"timeout": 0})
+        answer = http.get(f"{QUEUE}/next", params={"timeout": 0, "max": 100})
         while answer.status_code == 200:
-            job = answer.json()
-            yield job["data"]
-            answer = http.get(f"{QUEUE}/next", params={"timeout": 0, "ack": job["lease"]["id"]})
+            batch = answer.json()
+            yield from (job["data"] for job in batch["jobs"])
+            answer = http.get(f"{QUEUE}/next", params={"timeout": 0, "max": 100, "ack": batch["lease"]["id"]})
         assert answer.status_code == 204
 
 

@@ -231,7 +231,7 @@ def killed_imports(tmp_path: Path, broker: BrokerProcess, *, count: int, kills: 
 
 def test_killed_imports(tmp_path: Path, broker: BrokerProcess) -> None:
     """None lost, and at most one batch twice for each kill."""
-    killed_imports(tmp_path, broker, count=6000, kills=2)
+    killed_imports(tmp_path, broker, count=3000, kills=2)
 
 
 @pytest.mark.parametrize(

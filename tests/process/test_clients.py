@@ -268,7 +268,7 @@ def test_idle_connection_is_kept_and_then_closed() -> None:
                 await asyncio.sleep(pause)
             began = time.monotonic()
             assert await client.rest() == b""
-            assert 1.2 < time.monotonic() - began < 4
+            assert 1.2 < time.monotonic() - began < 20
 
     serving(test, keep_alive_s=1, header_timeout_s=0.3)
 

@@ -34,7 +34,7 @@ def test_a_parked_client_that_is_cut_off_is_found(path: bytes) -> None:
             cut_off(client)
             began = time.monotonic()
             await server.counted("gone", 1)
-            assert 0.9 < time.monotonic() - began < 4.9
+            assert 0.9 < time.monotonic() - began < 20, "the defaults take 60 s"
 
     serving(test, tcp_keepalive_s=1.0, tcp_user_timeout_s=1.0)
 
