@@ -253,10 +253,10 @@ class Gateway:
         )
 
         # Figures of queues
-        gatherer = Gatherer(kestrel, turns, settings.queue_figures_interval_s)
+        ages = HeadAges(kestrel.each_member, lambda key: catalog.owner_of(key) is not None, turns)
+        gatherer = Gatherer(kestrel, ages, turns, settings.queue_figures_interval_s)
         largest = LargestQueues(
             catalog,
-            HeadAges(kestrel.each_member, turns),
             turns,
             holding_keys=holding.keys,
             servers=lambda: len(kestrel.each_member()),

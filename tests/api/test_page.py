@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
@@ -15,6 +16,7 @@ from gateway.delivery.figures.gatherer import Round
 from gateway.delivery.figures.history import SAMPLES, History, Rates, rates
 from gateway.queue_stats import QueueStats
 from tests.api.keyring import Keyring
+from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import running
 
 DIGESTS = {"uPlot-LICENSE.txt": "8f989229699b4fe2", "uPlot.css": "df630c6a8d6f8eea", "uPlot.js": "19c8d4c6ad88929a"}
@@ -157,6 +159,29 @@ def test_the_stream_begins_with_all_queues_and_goes_on_with_changes(http):
         assert next(event for event in lines if all(row["queue"] != "feed-a" for row in event["queues"]))
         http.delete("/queues/feed-b").raise_for_status()
         assert next(event for event in lines if event["gone"])["gone"] == ["feed-b"]
+
+
+def test_every_worker_shows_the_age_of_the_oldest_job(tmp_path):
+    """By the time in the job at the head, also on a queue that nobody has read: in the table and in the history, of the
+    queue and of each server."""
+    old = {"specversion": "1.0", "id": "a", "source": "s", "type": "t", "data": 1}
+    with BrokerProcess(tmp_path / "a") as one, BrokerProcess(tmp_path / "b") as two:
+        for broker, hours in ((one, 2), (two, 5)):
+            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - hours * 3600))
+            broker.client().put("unread", json.dumps(old | {"time": at, "enqueued": at}).encode())
+        flags = ("--workers", "2", "--kestrel", one.address, "--kestrel", two.address)
+        with running(tmp_path / "data", *flags) as gateway, gateway.client(headers={"connection": "close"}) as http:
+            seen, deadline_s = set(), time.monotonic() + 60
+            while len(seen) < 2:
+                assert time.monotonic() < deadline_s, seen
+                (event,) = first_events(http, 1, "?filter=name=unread&filter=age>7000&servers=true")
+                (row,) = event["queues"]
+                assert 5 * 3600 <= row["age_s"] < 6 * 3600
+                hours = {each["server"]: each["age_s"] // 3600 for each in row["servers"]}
+                assert hours == {one.address: 2, two.address: 5}
+                assert event["servers"] == 2
+                assert http.get("/ui/history?queue=unread").json()["age_s"][-1] >= 5 * 3600
+                seen = set(re.findall(r"(worker-\d): request .*path=/ui/feed", gateway.log.read_text()))
 
 
 def test_a_wrong_filter_is_refused_before_the_stream(http):

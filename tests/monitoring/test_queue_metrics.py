@@ -17,6 +17,7 @@ from gateway.delivery.figures.gatherer import Round
 from gateway.delivery.figures.head_ages import ROUND_BYTES, HeadAges
 from gateway.delivery.figures.largest import AGE, FIGURES, LargestQueues, QueueTable
 from gateway.delivery.queues.catalog import Catalog
+from gateway.errors import BackendUnavailable
 from gateway.fairness.turns import Turns
 from gateway.names.namespace import Namespace
 from gateway.queue_stats import QueueStats
@@ -179,7 +180,7 @@ def table_of(queues: int, *, limit: int, turns: Turns) -> QueueTable:
     catalog = Catalog(Namespace())
 
     async def made() -> QueueTable:
-        largest = LargestQueues(catalog, HeadAges(list, turns), turns, holding_keys=(), servers=lambda: 1, limit=limit)
+        largest = LargestQueues(catalog, turns, holding_keys=(), servers=lambda: 1, limit=limit)
         largest.add(Round(1, time.time(), stats, {"s": stats}))
         while largest.table is None:
             await asyncio.sleep(0)
@@ -217,9 +218,7 @@ def test_the_loop_stays_free_while_a_large_table_is_made() -> None:
 
         task = asyncio.create_task(other())
         stats = {f"queue-{number:05}": QueueStats(items=number) for number in range(10_000)}
-        largest = LargestQueues(
-            Catalog(Namespace()), HeadAges(list, turns), turns, holding_keys=(), servers=lambda: 1, limit=1000
-        )
+        largest = LargestQueues(Catalog(Namespace()), turns, holding_keys=(), servers=lambda: 1, limit=1000)
         largest.add(Round(1, time.time(), stats, {"s": stats}))
         while largest.table is None:
             await asyncio.sleep(0)
@@ -258,7 +257,7 @@ def event(at_s: float) -> bytes:
 def ages() -> Callable[..., tuple[HeadAges, Server]]:
     def made(**heads: bytes) -> tuple[HeadAges, Server]:
         server = Server("s", heads, [])
-        return HeadAges(lambda: [server], Turns()), server
+        return HeadAges(lambda: [server], lambda _: True, Turns()), server
 
     return made
 
@@ -277,9 +276,11 @@ def test_a_head_is_peeked_again_only_if_it_may_be_another_one(ages: Callable[...
         (QueueStats(items=7, bytes=700, total_items=9, expired_items=1), 4),
         (QueueStats(total_items=9), 4),
     ):
-        asyncio.run(known.update(["q"], {"s": {"q": stats}}))
+        queues, servers = asyncio.run(known.update({"q": stats}, {"s": {"q": stats}}))
         assert len(server.peeked) == peeks, stats
-        assert known.age_s("q", stats, now_s) == (100 if stats.items else 0)
+        if stats.items:
+            assert 100_000 <= queues["q"].age_ms < 160_000
+            assert servers["s"]["q"].age_ms == queues["q"].age_ms
 
 
 def test_a_raw_item_counts_from_when_it_was_seen(ages: Callable[..., tuple[HeadAges, Server]]) -> None:
@@ -287,10 +288,9 @@ def test_a_raw_item_counts_from_when_it_was_seen(ages: Callable[..., tuple[HeadA
     known, _ = ages(young=b"raw", old=b"raw")
     stats = {"young": QueueStats(items=1, bytes=3, total_items=1), "old": QueueStats(items=1, bytes=3, age_ms=90_000)}
     asyncio.run(known.update(stats, {"s": stats}))
-    asyncio.run(known.update(stats, {"s": stats}))
-    now_s = time.time()
-    assert 0 <= known.age_s("young", stats["young"], now_s) < 60
-    assert 90 <= known.age_s("old", stats["old"], now_s) < 150
+    aged, _ = asyncio.run(known.update(stats, {"s": stats}))
+    assert 0 <= aged["young"].age_ms < 60_000
+    assert 90_000 <= aged["old"].age_ms < 150_000
 
 
 def test_a_round_peeks_a_limited_number_of_bytes(ages: Callable[..., tuple[HeadAges, Server]]) -> None:
@@ -298,10 +298,27 @@ def test_a_round_peeks_a_limited_number_of_bytes(ages: Callable[..., tuple[HeadA
     keys = [f"q{number}" for number in range(6)]
     known, server = ages(**dict.fromkeys(keys, event(0)))
     stats = {key: QueueStats(items=1, bytes=ROUND_BYTES // 4, total_items=1) for key in keys}
-    asyncio.run(known.update(keys, {"s": stats}))
+    asyncio.run(known.update(stats, {"s": stats}))
     assert len(server.peeked) == 4
-    asyncio.run(known.update(keys, {"s": stats}))
+    asyncio.run(known.update(stats, {"s": stats}))
     assert sorted(server.peeked) == keys
+
+
+def test_a_server_that_does_not_answer_costs_one_question_a_round() -> None:
+    """Its queues keep the ages that are known; those of another server are looked at."""
+
+    class Silent(Server):
+        async def peek(self, key: str) -> bytes | None:
+            await super().peek(key)
+            raise BackendUnavailable("no answer")
+
+    silent, other = Silent("a", {}, []), Server("b", {"q0": event(0), "q1": event(0)}, [])
+    known = HeadAges(lambda: [silent, other], lambda _: True, Turns())
+    stats = {f"q{number}": QueueStats(items=1, bytes=9, total_items=1, age_ms=7) for number in range(2)}
+    _, servers = asyncio.run(known.update(stats, {"a": stats, "b": stats}))
+    assert (len(silent.peeked), len(other.peeked)) == (1, 2)
+    assert [each.age_ms for each in servers["a"].values()] == [7, 7]
+    assert all(each.age_ms > 1e9 for each in servers["b"].values())
 
 
 def test_a_table_travels_between_workers() -> None:

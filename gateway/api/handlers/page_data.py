@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 import gateway
+from gateway.api.access.caller import Caller
 from gateway.api.exchange import NO_STORE, Answer, Call, chunks, json_answer
 from gateway.api.response.listing import QueueFigures, queue_filter
 from gateway.api.specification import Specification
@@ -37,6 +38,7 @@ MAX_ROWS: Final = 5000
 MAX_FIELDS: Final = 20
 
 Row = dict[str, Any]
+_NOT_BY_SERVER: Final = frozenset({"queue", "reachable", "backlog"})
 _UNTOLD: Final = frozenset({"at", "age_s"})
 """Members that differ in every round."""
 
@@ -73,6 +75,17 @@ class FigureRows:
             row["dead_letters"] = found.queues.get(own_key(queue), QueueStats()).items
             row["paused"] = self._pauses.paused(queue)
         return row
+
+    def by_server(self, key: str, found: Round, names: Mapping[str, str]) -> list[Row]:
+        """The figures of the queue on each server that has it. names: of the servers, as they are shown."""
+        rows = []
+        for server, shown in names.items():
+            if (stats := found.servers[server].get(key)) is not None:
+                row = asdict(queue_info("", stats))
+                rates = self._history.rates(key, server)
+                row |= {"server": shown, "in_rate": _rounded(rates.incoming), "out_rate": _rounded(rates.outgoing)}
+                rows.append({name: value for name, value in row.items() if name not in _NOT_BY_SERVER})
+        return rows
 
     def last_hour(self, queue: Queue) -> Mapping[str, Sequence[float | None]]:
         """See History.columns."""
@@ -126,14 +139,20 @@ class PageData:
         return json_answer(self._rows.last_hour(queue))
 
     async def feed(self, call: Call) -> Answer:
-        """Server-sent events with the figures of the caller's queues: first all of them, then what has changed."""
+        """Server-sent events with the figures of the caller's queues: first all of them, then what has changed.
+
+        With `servers=true` each queue also has the figures of each server.
+        """
         query = _query(call)
+        servers = query.get("servers") == ["true"]
         tests = [queue_filter(text) for text in query.get("filter", [])]
         headers = [(b"content-type", b"text/event-stream"), NO_STORE, (b"x-accel-buffering", b"no")]
-        return Answer(200, headers=headers, write_body=chunks(self._events(call, _tenant(call, query), tests)))
+        return Answer(
+            200, headers=headers, write_body=chunks(self._events(call, _tenant(call, query), tests, servers=servers))
+        )
 
     async def _events(
-        self, call: Call, tenant: str, tests: Sequence[Callable[[QueueFigures], bool]]
+        self, call: Call, tenant: str, tests: Sequence[Callable[[QueueFigures], bool]], *, servers: bool
     ) -> AsyncGenerator[bytes]:
         may_use = call.caller.may_use
 
@@ -145,12 +164,17 @@ class PageData:
         with self._gatherer.watched():
             while (found := await self._gatherer.after(number)) is not None and _still_admitted(call):
                 number = found.number
-                rows, left = await self._shown(tenant, found, wanted)
+                names = _names(found, call.caller) if servers else None
+                rows, left = await self._shown(tenant, found, wanted, names)
                 gone = [name for name in sent if name not in rows]
                 changed = [name for name, row in rows.items() if name not in sent or _differs(sent[name], row)]
                 news = [_news(sent.get(name), rows[name]) for name in changed]
                 sent = {name: sent[name] for name in sent if name in rows} | {name: rows[name] for name in changed}
-                head = {"coverage": None if found.coverage is None else str(found.coverage), "left": left}
+                head = {
+                    "coverage": None if found.coverage is None else str(found.coverage),
+                    "left": left,
+                    "servers": len(found.servers),
+                }
                 for start in range(0, max(1, len(news)), ROWS_A_CHUNK):
                     await self._turns.next(tenant)
                     some = news[start : start + ROWS_A_CHUNK]
@@ -158,9 +182,10 @@ class PageData:
                     first, gone = False, []
 
     async def _shown(
-        self, tenant: str, found: Round, wanted: Callable[[QueueInfo], bool]
+        self, tenant: str, found: Round, wanted: Callable[[QueueInfo], bool], names: Mapping[str, str] | None
     ) -> tuple[Mapping[str, Row], int]:
-        """The rows by queue, and how many queues are above MAX_ROWS."""
+        """The rows by queue, and how many queues are above MAX_ROWS. names: see FigureRows.by_server; None: without the
+        figures of servers."""
         queues = await self._turns.all(self._rows.of(tenant, found, wanted), tenant)
         left = max(0, len(queues) - MAX_ROWS)
         if left:
@@ -168,7 +193,15 @@ class PageData:
         rows = {}
         async for key, info in self._turns.slices(queues, tenant):
             rows[info.queue] = self._rows.row(tenant, key, info, found)
+            if names is not None:
+                rows[info.queue]["servers"] = self._rows.by_server(key, found, names)
         return rows, left
+
+
+def _names(found: Round, caller: Caller) -> Mapping[str, str]:
+    """The servers' addresses, or numbers in place of them for a caller that may not see addresses."""
+    names = sorted(found.servers)
+    return {name: name if caller.sees_deployment else f"server-{place}" for place, name in enumerate(names, 1)}
 
 
 def _event(data: Mapping[str, Any]) -> bytes:

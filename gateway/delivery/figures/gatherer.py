@@ -18,6 +18,7 @@ from typing import Final
 
 from gateway.coverage import Coverage, least
 from gateway.delivery.backend import Backend
+from gateway.delivery.figures.head_ages import HeadAges
 from gateway.errors import GatewayError
 from gateway.fairness.turns import Turns
 from gateway.queue_stats import QueueStats
@@ -33,7 +34,7 @@ ASKED_AT_ONCE: Final = 200
 @dataclass(frozen=True, slots=True)
 class Round:
     """What one round found, by Kestrel's keys. number: counts the rounds; 0: there was none yet. at_s: Unix time.
-    servers: the figures by server. coverage: None if every server answered."""
+    servers: the figures by server. Ages are those of the waiting jobs. coverage: None if every server answered."""
 
     number: int = 0
     at_s: float = 0.0
@@ -45,8 +46,9 @@ class Round:
 class Gatherer:
     """newest: the last round. interval_s: between two rounds while nobody watches."""
 
-    def __init__(self, backend: Backend, turns: Turns, interval_s: float) -> None:
+    def __init__(self, backend: Backend, ages: HeadAges, turns: Turns, interval_s: float) -> None:
         self.newest = Round()
+        self._ages = ages
         self._backend = backend
         self._turns = turns
         self._interval_s = interval_s
@@ -109,7 +111,8 @@ class Gatherer:
             for server, found in merged.servers.items():
                 servers.setdefault(server, {}).update(found)
             coverage = least(coverage, merged.coverage)
-        self.newest = Round(self.newest.number + 1, time.time(), queues, servers, coverage)
+        aged, aged_servers = await self._ages.update(queues, servers)
+        self.newest = Round(self.newest.number + 1, time.time(), aged, aged_servers, coverage)
         for listener in self._listeners:
             listener(self.newest)
         changed, self._changed = self._changed, asyncio.Event()

@@ -7,23 +7,31 @@ Kestrel's own `age` is that of the last item that was read, so a queue that nobo
 2. A round peeks at most ROUND_BYTES. Heads beyond that keep their age of before, and come first in the next round.
 3. An item without a time (a raw item) counts from the round in which it was first seen at the head, or by Kestrel's age
    if that is more.
+4. A server that does not answer is asked no more in this round. Its queues keep their ages of before.
+5. Of more than MAX_QUEUES queues with waiting jobs, those with the fewest have Kestrel's age.
 """
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from gateway.delivery.job_times import enqueued
 from gateway.envelope.read import unwrap
-from gateway.errors import BackendUnavailable
+from gateway.errors import GatewayError
 from gateway.fairness.turns import Turns
 from gateway.queue_stats import QueueStats
 
 ROUND_BYTES: Final = 16 << 20
 """By the mean size of the queue's items. On loopback this takes a tenth of a second."""
+MAX_QUEUES: Final = 5000
+"""As many as one page shows, and more than have metrics."""
+
+ByServer = Mapping[str, Mapping[str, QueueStats]]
+"""By server, the figures of its queues by key."""
 
 
 class PeekedServer(Protocol):
@@ -44,18 +52,45 @@ class _Head:
 
 
 class HeadAges:
-    """members: the servers at the moment."""
+    """members: the servers at the moment. counts: whether a key is that of a queue that is shown."""
 
-    def __init__(self, members: Callable[[], Sequence[PeekedServer]], turns: Turns) -> None:
+    def __init__(
+        self, members: Callable[[], Sequence[PeekedServer]], counts: Callable[[str], bool], turns: Turns
+    ) -> None:
         self._members = members
+        self._counts = counts
         self._turns = turns
         self._heads: dict[str, dict[str, _Head]] = {}  # by key, then by server
         self._rounds = 0
         self.peeks = 0
 
-    async def update(self, keys: Iterable[str], servers: Mapping[str, Mapping[str, QueueStats]]) -> None:
-        """Looks at the heads of these queues, and forgets others. servers: the figures by server."""
+    async def update(
+        self, queues: Mapping[str, QueueStats], servers: ByServer
+    ) -> tuple[dict[str, QueueStats], ByServer]:
+        """The same figures with the ages of the waiting jobs: of each queue, and of each queue on each server.
+
+        Looks at heads that may have changed, and forgets those of queues without waiting jobs.
+        """
         self._rounds += 1
+        waiting = [(stats.items, key) async for key, stats in self._turns.slices(queues.items()) if stats.items]
+        shown = [key for _, key in waiting if self._counts(key)]
+        if len(shown) > MAX_QUEUES:
+            shown = [key for _, key in heapq.nlargest(MAX_QUEUES, waiting) if self._counts(key)]
+        await self._look(shown, servers)
+        now_s = time.time()
+        aged = dict(queues)
+        aged_servers = {server: dict(of) for server, of in servers.items()}
+        async for key in self._turns.slices(shown):
+            heads = self._heads.get(key, {})
+            for server, head in heads.items():
+                if (stats := aged_servers[server].get(key)) is not None:
+                    aged_servers[server][key] = replace(stats, age_ms=_age_ms(now_s, head))
+            if heads:
+                aged[key] = replace(queues[key], age_ms=max(_age_ms(now_s, head) for head in heads.values()))
+        return aged, aged_servers
+
+    async def _look(self, keys: Sequence[str], servers: ByServer) -> None:
+        """Keeps the heads of these queues, and peeks those that may have changed."""
         members = {member.name: member for member in self._members()}
         wanted = (
             (server, key, stats)
@@ -73,18 +108,15 @@ class HeadAges:
         changed.sort(key=lambda each: self._peeked(each[0], each[1]))
         left = ROUND_BYTES
         async for server, key, stats in self._turns.slices(changed):
+            if (member := members.get(server)) is None:
+                continue
             left -= stats.bytes // stats.items
             if left < 0:
                 break
-            if (member := members.get(server)) is not None:
+            try:
                 await self._peek(member, key, stats)
-
-    def age_s(self, key: str, stats: QueueStats, now_s: float) -> float:
-        """The greatest age of the queue's heads, in seconds; 0 if no job waits. now_s: Unix time."""
-        if not stats.items:
-            return 0.0
-        heads = self._heads.get(key, {}).values()
-        return max((now_s - head.since_s for head in heads), default=stats.age_ms / 1000)
+            except GatewayError:
+                del members[server]
 
     def _is_known(self, server: str, key: str, stats: QueueStats) -> bool:
         head = self._heads.get(key, {}).get(server)
@@ -95,10 +127,7 @@ class HeadAges:
         return head.peeked if head is not None else 0
 
     async def _peek(self, member: PeekedServer, key: str, stats: QueueStats) -> None:
-        try:
-            item = await member.peek(key)
-        except BackendUnavailable:
-            return
+        item = await member.peek(key)
         self.peeks += 1
         if item is None:
             self._heads.get(key, {}).pop(member.name, None)
@@ -110,6 +139,10 @@ class HeadAges:
             since_s = now_s - stats.age_ms / 1000
         head = _Head(_mark(stats), min(since_s, now_s), self._rounds)
         self._heads.setdefault(key, {})[member.name] = head
+
+
+def _age_ms(now_s: float, head: _Head) -> int:
+    return max(0, round((now_s - head.since_s) * 1000))
 
 
 def _mark(stats: QueueStats) -> tuple[int, ...]:

@@ -66,11 +66,13 @@ class History:
             del samples[: -SAMPLES * len(COLUMNS)]
         self._sampled = new
 
-    def rates(self, key: str) -> Rates:
-        """The rates between the last two rounds."""
+    def rates(self, key: str, server: str | None = None) -> Rates:
+        """The rates between the last two rounds. server: None for all servers together."""
         before, now = self._last
-        stats = now.queues.get(key)
-        return rates(before.queues.get(key), stats, now.at_s - before.at_s) if stats and before.number else Rates()
+        stats = _of(now, server).get(key)
+        if stats is None or not before.number or (server is not None and server not in before.servers):
+            return Rates()
+        return rates(_of(before, server).get(key), stats, now.at_s - before.at_s)
 
     def columns(self, key: str) -> Mapping[str, Sequence[float | None]]:
         """The series of a queue by name, and `at`: their times (Unix). Empty series if it has no history."""
@@ -99,6 +101,10 @@ class History:
         incoming = nan if found.incoming is None else found.incoming
         outgoing = nan if found.outgoing is None else found.outgoing
         return (stats.items, stats.open_reads, stats.age_ms / 1000, incoming, outgoing, dead)
+
+
+def _of(found: Round, server: str | None) -> Mapping[str, QueueStats]:
+    return found.queues if server is None else found.servers.get(server, {})
 
 
 def _number(value: float) -> float | None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.delivery.dead_letters.store import dead_key
 from gateway.delivery.figures.gatherer import Round
-from gateway.delivery.figures.head_ages import HeadAges
 from gateway.delivery.queues.catalog import Catalog
 from gateway.fairness.turns import Turns
 from gateway.names.namespace import Name
@@ -62,7 +60,6 @@ class LargestQueues:
     def __init__(
         self,
         catalog: Catalog,
-        ages: HeadAges,
         turns: Turns,
         *,
         holding_keys: Sequence[str],
@@ -70,7 +67,6 @@ class LargestQueues:
         limit: int,
     ) -> None:
         self.table: QueueTable | None = None
-        self.ages = ages
         self._catalog = catalog
         self._turns = turns
         self._holding_keys = holding_keys
@@ -105,14 +101,9 @@ class LargestQueues:
                 continue
             others += 1
             for at, figure in enumerate(heapq.heappushpop(largest, entry)[3] if self._limit else figures):
-                sums[at] += figure
-        await self.ages.update([key for _, key, _, _ in largest], found.servers)
-        now_s = time.time()
+                sums[at] += 0.0 if at == AGE else figure
         largest.sort(reverse=True, key=lambda each: each[:2])
-        rows = [
-            self._row(name, figures, self.ages.age_s(key, found.queues.get(key, _NONE), now_s))
-            async for _, key, name, figures in self._turns.slices(largest)
-        ]
+        rows = [self._row(name, figures) async for _, _, name, figures in self._turns.slices(largest)]
         delayed = [found.queues[key] for key in self._holding_keys if key in found.queues]
         servers = self._servers()
         return QueueTable(
@@ -126,18 +117,19 @@ class LargestQueues:
         )
 
     def _figures(self, found: Round) -> Iterator[tuple[str, Name, tuple[float, ...]]]:
-        """Every queue that a request can name: its key, its name, and its figures without the age."""
+        """Every queue that a request can name: its key, its name, and its figures."""
         for key, stats in found.queues.items():
             name = self._catalog.owner_of(key)
             if name is not None:
                 dead = found.queues.get(dead_key(self._catalog, key) or "", _NONE).items
                 backlog = stats.items + stats.open_reads
-                yield key, name, (stats.items, stats.bytes, 0.0, stats.open_reads, stats.waiters, dead, backlog)
+                age_s = stats.age_ms / 1000 if stats.items else 0.0
+                yield key, name, (stats.items, stats.bytes, age_s, stats.open_reads, stats.waiters, dead, backlog)
 
     @staticmethod
-    def _row(name: Name, figures: tuple[float, ...], age_s: float) -> QueueRow:
+    def _row(name: Name, figures: tuple[float, ...]) -> QueueRow:
         queue = name.queue if name.child is None else f"{name.queue}+{name.child}"
-        return name.tenant, queue, (*figures[:AGE], round(age_s, 3), *figures[AGE + 1 :])
+        return name.tenant, queue, figures
 
 
 _NONE: Final = QueueStats()
