@@ -80,6 +80,54 @@ def test_the_page_shows_what_the_key_may_do(keyed, open_page):
     operator.locator(".card .mark.up").wait_for()
 
 
+def figures_by_server(page):
+    """The servers in the section of an open queue. Their jobs are the 40 of the queue."""
+    rows = page.locator("section", has=page.get_by_role("heading", name="Servers")).locator("tbody tr")
+    rows.nth(1).wait_for()
+    assert sum(int(each) for each in rows.locator("td:nth-child(2)").all_inner_texts()) == 40
+    return set(rows.locator("td:first-child").all_inner_texts())
+
+
+def test_keys_and_two_servers_together(tmp_path, open_page):
+    """A row for each server, live; addresses only for an operator, who takes one server out of service: then the
+    others see it."""
+    keyring = Keyring(tmp_path / "keys.toml")
+    keyring.add("boss", "acme")
+    keyring.add("ops", "", "operator")
+    with BrokerProcess(tmp_path / "a") as one, BrokerProcess(tmp_path / "b") as two:
+        flags = ("--kestrel", one.address, "--kestrel", two.address, "--keys", str(keyring.path))
+        with running(tmp_path / "data", *flags) as gateway, keyring.client(gateway, "boss") as http:
+            enqueue(http, "spread", 40)
+            page = open_page(gateway.url + "/ui/")
+            enter(page, keyring.secrets["boss"])
+            expect(cell(page, "spread", "Waiting"), "40")
+            page.get_by_label("Figures of each server").check()
+            servers = page.locator("tr[data-server]")
+            servers.nth(1).wait_for()
+            assert servers.locator(".c-queue").all_inner_texts() == ["server-1", "server-2"]
+            counts = [int(each) for each in servers.locator('td[data-label="Waiting"]').all_inner_texts()]
+            assert sum(counts) == 40
+            assert all(servers.locator('td[data-label="Oldest"]').all_inner_texts())
+            assert page.locator("table").get_attribute("aria-rowcount") == "4"
+            page.get_by_label("Figures of each server").uncheck()
+            servers.first.wait_for(state="detached")
+            page.get_by_role("link", name="spread").click()
+            assert figures_by_server(page) == {"server-1", "server-2"}
+            operator = open_page(gateway.url + "/ui/#/servers")
+            enter(operator, keyring.secrets["ops"])
+            card = operator.get_by_role("region", name=one.address)
+            button(card, "readonly").click()
+            button(operator, "Set to readonly").click()
+            card.locator(".mark.readonly").wait_for()
+            enqueue(http, "spread", 10)
+            rows = page.locator("section", has=page.get_by_role("heading", name="Servers")).locator("tbody tr")
+            place = sorted((one.address, two.address)).index(one.address)
+            expect(rows.nth(1 - place).locator("td:nth-child(2)"), str(counts[1 - place] + 10))
+            expect(rows.nth(place).locator("td:nth-child(2)"), str(counts[place]))
+            page.close()
+            operator.close()
+
+
 def test_two_servers(tmp_path, open_page):
     """Figures of both together and of each; one is taken out of service and put back; one that is down is shown."""
     with BrokerProcess(tmp_path / "a") as one, BrokerProcess(tmp_path / "b") as two:
@@ -89,9 +137,7 @@ def test_two_servers(tmp_path, open_page):
             page = open_page(gateway.url + "/ui/")
             expect(cell(page, "spread", "Waiting"), "40")
             page.get_by_role("link", name="spread").click()
-            servers = page.locator("section", has=page.get_by_role("heading", name="Servers")).locator("tbody tr")
-            servers.nth(1).wait_for()
-            assert sum(int(each) for each in servers.locator("td:nth-child(2)").all_inner_texts()) == 40
+            assert figures_by_server(page) == {one.address, two.address}
             page.get_by_role("link", name="Servers").click()
             card = page.get_by_role("region", name=one.address)
             button(card, "readonly").click()

@@ -15,6 +15,19 @@ WATCH_MARKS = """() => {
   observer.observe(document.querySelector("tbody"), { attributes: true, subtree: true });
 }"""
 
+COUNT_LAYOUTS = """() => {
+  window.forced = 0;
+  const { get } = Object.getOwnPropertyDescriptor(HTMLElement.prototype, "offsetWidth");
+  Object.defineProperty(HTMLElement.prototype, "offsetWidth", { get() { window.forced += 1; return get.call(this); } });
+}"""
+"""Counts how often the page asks for the size of an element: each time the browser computes the whole layout."""
+
+WATCH_TOTALS = """() => {
+  window.totals = new Set();
+  const note = () => window.totals.add(document.querySelector(".totals dd").textContent);
+  new MutationObserver(note).observe(document.querySelector(".totals"), { childList: true });
+}"""
+
 WATCH_TASKS = """() => {
   window.longest = 0;
   const note = ({ duration }) => { window.longest = Math.max(window.longest, duration); };
@@ -257,7 +270,9 @@ def test_the_keyboard_is_enough(gateway, http, open_page):
 
 
 def test_a_thousand_queues_cost_what_forty_do(tmp_path, open_page):
-    """Only the rows in view exist, also while they change."""
+    """Only the rows in view exist, also while they change, and they stay where they are when the stream begins again.
+
+    The browser computes no layout for a single cell."""
     with running(tmp_path / "data") as gateway, gateway.client() as http:
         for number in range(1000):
             http.post(f"/queues/many-{number:04}/jobs?receipt=none", json=number).raise_for_status()
@@ -266,12 +281,44 @@ def test_a_thousand_queues_cost_what_forty_do(tmp_path, open_page):
         page.evaluate(WATCH_TASKS)
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         row(page, "many-0999").wait_for()
+        place = page.evaluate("scrollY")
+        page.keyboard.press("p")
+        expect(page.locator("#live"), "Paused")
         for number in range(900, 1000):
             http.post(f"/queues/many-{number:04}/jobs?receipt=none", json=number).raise_for_status()
+        page.evaluate(COUNT_LAYOUTS)
+        page.evaluate(WATCH_TOTALS)
+        page.keyboard.press("p")
         expect(cell(page, "many-0999", "Waiting"), "2")
+        assert page.evaluate("scrollY") == place
+        assert page.evaluate("[...window.totals]") == ["1,000"]
+        assert page.locator("tr[data-queue] .changed").count() > 20
+        assert page.evaluate("window.forced") == 0
         assert page.locator("tr[data-queue]").count() < 60
         assert page.locator("table").get_attribute("aria-rowcount") == "1001"
         print("longest task, ms:", page.evaluate("window.longest"))
+        page.close()
+
+
+def test_a_full_queue_is_marked(tmp_path, open_page):
+    """In the table and on its own page, from the first job that it refuses to the next one that it stores."""
+    limits = tmp_path / "broker.toml"
+    limits.write_text("[queues.tiny]\nmax_items = 1\n")
+    with running(tmp_path / "data", "--broker-config", str(limits)) as gateway, gateway.client() as http:
+        enqueue(http, "tiny")
+        page = open_page(gateway.url + "/ui/")
+        expect(cell(page, "tiny", "Waiting"), "1")
+        assert page.locator(".mark").count() == 0
+        assert http.post("/queues/tiny/jobs", json=2).json()["code"] == "queue-full"
+        expect(row(page, "tiny").locator(".mark.full"), "full")
+        page.get_by_role("link", name="tiny").click()
+        expect(page.locator(".title .mark.full"), "full")
+        http.get("/queues/tiny/next?timeout=5&ack=auto").raise_for_status()
+        enqueue(http, "tiny")
+        page.locator(".title .mark.full").wait_for(state="detached")
+        page.get_by_role("link", name="All queues").click()
+        expect(cell(page, "tiny", "Waiting"), "1")
+        assert page.locator(".mark").count() == 0
         page.close()
 
 

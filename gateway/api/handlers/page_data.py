@@ -141,6 +141,7 @@ class PageData:
     async def feed(self, call: Call) -> Answer:
         """Server-sent events with the figures of the caller's queues: first all of them, then what has changed.
 
+        The figures of one round are in several events if they are many: all but the last have `more`.
         With `servers=true` each queue also has the figures of each server.
         """
         query = _query(call)
@@ -178,8 +179,10 @@ class PageData:
                 for start in range(0, max(1, len(news)), ROWS_A_CHUNK):
                     await self._turns.next(tenant)
                     some = news[start : start + ROWS_A_CHUNK]
-                    yield _event(head | {"all": first, "queues": some, "gone": gone})
-                    first, gone = False, []
+                    more = start + ROWS_A_CHUNK < len(news)
+                    yield _event(head | {"all": first, "queues": some, "gone": gone, "more": more})
+                    gone = []
+                first = False
 
     async def _shown(
         self, tenant: str, found: Round, wanted: Callable[[QueueInfo], bool], names: Mapping[str, str] | None

@@ -5,23 +5,26 @@ import { ApiError, events } from "./api.js";
 const RETRY_MS = [1000, 2000, 5000, 10000];
 
 export class Feed {
-  /** queues: the newest figures by name. changed(rows, gone): called with what is new. state(word, detail): called when
+  /** queues: the newest figures by name. servers: how many Kestrel servers there are. changed(rows, gone): called with what is new. state(word, detail): called when
    * the feed is connecting, live, paused, lost or refused. */
   constructor({ changed, state }) {
     this.queues = new Map();
     this.coverage = null;
+    this.servers = 0;
     this.paused = false;
     this._changed = changed;
     this._state = state;
     this._filters = [];
+    this._byServer = false;
     this._stop = null;
     this._tries = 0;
     this._timer = 0;
   }
 
-  /** Follows the queues that match every filter, from now on. */
-  follow(filters) {
+  /** Follows the queues that match every filter, from now on. byServer: also their figures on each server. */
+  follow(filters, byServer = false) {
     this._filters = filters;
+    this._byServer = byServer;
     this._tries = 0;
     this._open(true);
   }
@@ -52,14 +55,19 @@ export class Feed {
     if (fresh) this.queues.clear();
     else if (this.paused) return;
     const stop = new AbortController();
+    let parts = []; // of one round
     this._stop = stop;
     this._state("connecting");
     const query = new URLSearchParams(this._filters.map((each) => ["filter", each]));
+    if (this._byServer) query.set("servers", "true");
     try {
       await events(`ui/feed?${query}`, stop.signal, (event, data) => {
         if (stop.signal.aborted || event !== "queues") return;
         this._tries = 0;
-        this._take(data);
+        parts.push(data);
+        if (data.more) return;
+        this._take({ ...data, queues: parts.flatMap((each) => each.queues), gone: parts.flatMap((each) => each.gone) });
+        parts = [];
         this._state("live");
         if (this.paused) { this._close(); this._state("paused"); }
       });
@@ -81,7 +89,7 @@ export class Feed {
     this._timer = setTimeout(() => this._open(false), wait);
   }
 
-  _take({ all, queues, gone, coverage }) {
+  _take({ all, queues, gone, coverage, servers }) {
     const names = new Set(gone);
     if (all) {
       const here = new Set(queues.map((each) => each.queue));
@@ -95,6 +103,7 @@ export class Feed {
       this.queues.set(row.queue, { ...row, history: row.history ?? known?.history ?? [] });
     }
     this.coverage = coverage;
+    this.servers = servers;
     this._changed(before, names);
   }
 }

@@ -16,18 +16,21 @@ const COLUMNS = [
   { name: "dead_letters", label: "Dead", show: count },
   { name: "bytes", label: "Size", show: bytes, wide: true },
 ];
-const SPARE = 8;
+const SPARE = 12;
 const MARKED_MS = 1500;
 
 export class Overview {
   constructor(app) {
     this._app = app;
     this._sort = { name: "queue", down: false };
+    this._queues = [];
     this._rows = [];
     this._made = new Map();
     this._filter = el("input", {
       id: "filter", type: "search", autocomplete: "off", spellcheck: "false", placeholder: "items>100 name~img-*", "aria-describedby": "filter-help filter-fault", "aria-keyshortcuts": "/",
     });
+    this._byServer = el("input", { id: "by-server", type: "checkbox", on: { change: () => this._follow() } });
+    this._servers = el("label", { class: "check", for: "by-server", hidden: true }, this._byServer, "Figures of each server");
     this._fault = el("p", { id: "filter-fault", class: "fault", role: "alert" });
     this._totals = el("dl", { class: "totals" });
     this._heads = new Map();
@@ -37,26 +40,28 @@ export class Overview {
     this._empty = el("div", { class: "empty", hidden: true });
     this._body.append(this._above, this._below);
     this._table = el("table", { class: "queues" }, el("caption", { class: "only-read" }, "Queues"), this._head(), this._body);
-    this._scroll = () => this._draw();
+    this._frame = 0;
+    this._scroll = () => { this._frame ||= requestAnimationFrame(() => { this._frame = 0; this._draw(true); }); };
     this._keys = (event) => this._onKey(event);
   }
 
   show() {
     const form = el("form", { class: "filter", role: "search", on: { submit: (event) => { event.preventDefault(); this._follow(); } } },
-      el("label", { for: "filter" }, "Filter"), this._filter, el("button", { type: "submit" }, "Apply"),
+      el("label", { for: "filter" }, "Filter"), this._filter, el("button", { type: "submit" }, "Apply"), this._servers,
       el("p", { id: "filter-help", class: "quiet" }, "Conditions such as items>100, age>=60 or name~img-*. All must match."));
     this._app.main.replaceChildren(el("h1", { class: "only-read" }, "Queues"), this._totals, form, this._fault, this._table, this._empty);
     addEventListener("scroll", this._scroll, { passive: true });
     addEventListener("resize", this._scroll, { passive: true });
     this._body.addEventListener("keydown", this._keys);
     this._filter.addEventListener("search", () => this._follow());
-    this._app.feed.follow(this._filters());
+    this._follow();
     this.changed(new Map(), new Set());
   }
 
   hide() {
     removeEventListener("scroll", this._scroll);
     removeEventListener("resize", this._scroll);
+    cancelAnimationFrame(this._frame);
   }
 
   focusFilter() {
@@ -71,7 +76,9 @@ export class Overview {
 
   changed(before) {
     this._fault.textContent = "";
-    this._rows = [...this._app.feed.queues.values()].sort((one, other) => this._compare(one, other));
+    this._queues = [...this._app.feed.queues.values()].sort((one, other) => this._compare(one, other));
+    this._rows = this._byServer.checked ? this._queues.flatMap(withServers) : this._queues;
+    this._servers.hidden = this._app.feed.servers < 2;
     this._before = before;
     this._showTotals();
     this._showEmpty();
@@ -83,7 +90,7 @@ export class Overview {
   }
 
   _follow() {
-    this._app.feed.follow(this._filters());
+    this._app.feed.follow(this._filters(), this._byServer.checked);
   }
 
   _head() {
@@ -119,15 +126,15 @@ export class Overview {
   }
 
   _showTotals() {
-    const sum = (name) => this._rows.reduce((total, row) => total + (row[name] ?? 0), 0);
+    const sum = (name) => this._queues.reduce((total, row) => total + (row[name] ?? 0), 0);
     const coverage = this._app.feed.coverage;
-    const shown = [["Queues", count(this._rows.length)], ["Waiting", count(sum("items"))], ["Leased", count(sum("open_reads"))], ["Dead letters", count(sum("dead_letters"))]];
+    const shown = [["Queues", count(this._queues.length)], ["Waiting", count(sum("items"))], ["Leased", count(sum("open_reads"))], ["Dead letters", count(sum("dead_letters"))]];
     if (coverage) shown.push(["Servers that answered", coverage]);
     this._totals.replaceChildren(...shown.map(([name, value]) => el("div", { class: name.startsWith("Servers") ? "warn" : "" }, el("dt", {}, name), el("dd", {}, value))));
   }
 
   _showEmpty() {
-    const none = this._rows.length === 0;
+    const none = this._queues.length === 0;
     this._table.hidden = none;
     this._empty.hidden = !none || !this._app.feed.received;
     if (none) {
@@ -136,38 +143,44 @@ export class Overview {
     }
   }
 
-  /** Puts the rows that are in view, and some more, between two spaces as high as the other rows. */
-  _draw() {
+  /** Puts the rows that are in view, and some more, between two spaces as high as the other rows. scrolled: nothing
+   * else has happened, so the rows that are there may be enough. */
+  _draw(scrolled = false) {
     if (this._table.hidden) return;
     const high = matchMedia("(max-width: 45rem)").matches ? 64 : 40;
     const top = this._body.getBoundingClientRect().top;
-    const first = Math.max(0, Math.floor(-top / high) - SPARE);
-    const last = Math.min(this._rows.length, Math.ceil((innerHeight - top) / high) + SPARE);
-    const wanted = this._rows.slice(first, Math.max(first, last));
-    const names = new Set(wanted.map((row) => row.queue));
+    const from = Math.max(0, Math.floor(-top / high));
+    const to = Math.min(this._rows.length, Math.ceil((innerHeight - top) / high));
+    if (scrolled && high === this._high && from >= this._first && to <= this._last) return;
+    const first = Math.max(0, from - SPARE);
+    const last = Math.max(first, Math.min(this._rows.length, to + SPARE));
+    [this._high, this._first, this._last] = [high, first, last];
+    const wanted = this._rows.slice(first, last);
+    const keys = new Set(wanted.map(keyOf));
     const focused = document.activeElement?.closest?.("tr[data-queue]")?.dataset.queue;
-    for (const [name, made] of this._made) {
-      if (!names.has(name) && name !== focused) { made.element.remove(); this._made.delete(name); }
+    for (const [key, made] of this._made) {
+      if (!keys.has(key) && key !== focused) { made.element.remove(); this._made.delete(key); }
     }
     this._table.setAttribute("aria-rowcount", this._rows.length + 1);
     this._above.firstChild.style.height = `${first * high}px`;
-    this._below.firstChild.style.height = `${(this._rows.length - Math.max(first, last)) * high}px`;
+    this._below.firstChild.style.height = `${(this._rows.length - last) * high}px`;
     let at = this._above;
     wanted.forEach((row, index) => {
-      const made = this._made.get(row.queue) ?? this._make(row.queue);
+      const made = this._made.get(keyOf(row)) ?? this._make(row);
       made.element.setAttribute("aria-rowindex", first + index + 2);
-      made.draw(row, this._before?.get(row.queue));
+      if (made.drawn !== row) made.draw(row, previous(row, this._before));
+      made.drawn = row;
       if (at.nextSibling !== made.element) at.after(made.element);
       at = made.element;
     });
     this._before = null;
   }
 
-  _make(name) {
+  _make(row) {
     const cells = new Map();
     const spark = sparkline();
     const marks = el("span", { class: "marks" });
-    const link = el("a", { href: `#/queues/${encodeURIComponent(name)}`, text: name });
+    const link = row.server ? el("span", { text: row.server }) : el("a", { href: `#/queues/${encodeURIComponent(row.queue)}`, text: row.queue });
     const children = COLUMNS.map((column) => {
       const props = { class: `c-${column.name}${column.wide ? " wide" : ""}`, "data-label": column.label };
       const cell = column.text ? el("th", { scope: "row", ...props }, link, marks) : el("td", props);
@@ -175,7 +188,8 @@ export class Overview {
       return cell;
     });
     children.splice(5, 0, el("td", { class: "c-trend wide" }, spark.whole));
-    const element = el("tr", { "data-queue": name }, children);
+    const element = el("tr", row.server ? { "data-server": row.server, class: "figures" } : { "data-queue": row.queue, class: "figures" }, children);
+    let shown = null;
     const draw = (row, before) => {
       for (const column of COLUMNS.slice(1)) {
         const text = column.show(row[column.name] ?? null) ?? "";
@@ -190,10 +204,11 @@ export class Overview {
         marks.dataset.words = words.join();
         marks.replaceChildren(...words.map((word) => el("span", { class: `mark ${word.split(" ")[0]}` }, word)));
       }
-      spark.draw(row.history);
+      if (row.history !== shown) spark.draw(row.history);
+      shown = row.history;
     };
-    const made = { element, draw };
-    this._made.set(name, made);
+    const made = { element, draw, drawn: null };
+    this._made.set(keyOf(row), made);
     return made;
   }
 
@@ -203,18 +218,31 @@ export class Overview {
     const row = event.target.closest("tr[data-queue]");
     if (!step || !row) return;
     event.preventDefault();
-    const from = this._rows.findIndex((each) => each.queue === row.dataset.queue);
-    const to = Math.min(this._rows.length - 1, Math.max(0, from + step));
+    const from = this._queues.findIndex((each) => each.queue === row.dataset.queue);
+    const to = this._queues[Math.min(this._queues.length - 1, Math.max(0, from + step))];
     const high = row.getBoundingClientRect().height;
-    scrollTo({ top: scrollY + this._body.getBoundingClientRect().top + to * high - innerHeight / 2, behavior: "instant" });
+    scrollTo({ top: scrollY + this._body.getBoundingClientRect().top + this._rows.indexOf(to) * high - innerHeight / 2, behavior: "instant" });
     this._draw();
-    this._made.get(this._rows[to].queue)?.element.querySelector("a").focus({ preventScroll: true });
+    this._made.get(to.queue)?.element.querySelector("a").focus({ preventScroll: true });
   }
 }
 
+/** What tells the rows apart. No queue has a slash in its name. */
+const keyOf = (row) => (row.server ? `${row.queue}/${row.server}` : row.queue);
+
+/** The row of a queue, and those of its servers below it. */
+function withServers(row) {
+  return [row, ...(row.servers ?? []).map((each) => ({ ...each, queue: row.queue, dead_letters: null, history: [] }))];
+}
+
+/** The figures that the row had before; undefined if they have not changed, or the row is new. */
+function previous(row, before) {
+  const queue = before?.get(row.queue);
+  return row.server ? queue?.servers?.find((each) => each.server === row.server) : queue;
+}
+
+/** Shows for a moment that the cell has changed. It reads no size: one layout for each of many cells takes long. */
 function mark(cell) {
-  cell.classList.remove("changed");
-  void cell.offsetWidth; // so that the animation starts again
   cell.classList.add("changed");
   setTimeout(() => cell.classList.remove("changed"), MARKED_MS);
 }

@@ -20,6 +20,7 @@ export class QueueView {
     this._columns = null;
     this._figures = el("dl", { class: "totals" });
     this._marks = el("span", { class: "marks" });
+    this._servers = el("div", { class: "content" });
     this._pause = null;
     this._charts = [
       new Chart("Jobs", [{ label: "waiting", colour: "in", column: "items", format: count }, { label: "leased", colour: "out", column: "open_reads", format: count }]),
@@ -36,7 +37,7 @@ export class QueueView {
     this._actions = el("div", { class: "row actions" });
     const parts = [el("div", { class: "title" }, el("h1", {}, el("a", { href: "#/", class: "back", "aria-label": "All queues" }, "Queues"), el("span", { "aria-hidden": "true" }, " / "), name, this._marks), this._actions), this._figures];
     if (app.can("listQueues")) parts.push(el("section", { "aria-label": "Charts of the last hour", class: "charts" }, this._charts.map((each) => each.element)));
-    this._section(parts, "getQueue", "Servers", () => this._servers());
+    if (app.can("listQueues")) parts.push(el("section", { class: "card" }, el("h2", {}, "Servers"), this._servers));
     this._section(parts, "listLeases", "Open leases", () => this._leases());
     if (app.can("listDeadLetters")) {
       this._letters = new DeadLetters(app, name);
@@ -49,7 +50,7 @@ export class QueueView {
     document.title = `${name} · kestrel-gateway`;
     this._showActions();
     if (app.can("listQueues")) {
-      app.feed.follow([`name=${name}`]);
+      app.feed.follow([`name=${name}`], true);
       this._history();
     }
     this._load();
@@ -74,6 +75,7 @@ export class QueueView {
     if (this._row?.paused !== row.paused) { this._row = row; this._showActions(); }
     this._row = row;
     this._append(row);
+    if (!this._servers.contains(document.activeElement)) this._servers.replaceChildren(serverTable(row.servers ?? []));
   }
 
   refused(cause) {
@@ -133,12 +135,6 @@ export class QueueView {
     ].filter(Boolean));
   }
 
-  async _servers() {
-    const { servers } = await get(queuePath(this._name, "?detail=servers"));
-    return table("Figures by server", ["Server", "Waiting", "Oldest", "Leased", "Waiters", "Size", "Ever stored", "Expired", "Discarded"],
-      servers.map((each) => [each.server, count(each.items), duration(each.age_s), count(each.open_reads), count(each.waiters), bytes(each.bytes), count(each.total_items), count(each.expired_items), count(each.discarded_items)]));
-  }
-
   async _leases() {
     const { leases, left } = await get(queuePath(this._name, "/leases"));
     if (!leases.length) return el("p", { class: "quiet" }, "No job of this queue is under a lease of this gateway.");
@@ -149,7 +145,7 @@ export class QueueView {
   async _subscriptions() {
     const { subscriptions } = await get(queuePath(this._name, "/subscriptions"));
     if (!subscriptions.length) return el("p", { class: "quiet" }, "This queue has no subscriptions.");
-    return table("Subscriptions", ["Subscription", "Waiting", "Oldest", "Leased", "Waiters"], subscriptions.map((each) => [el("a", { href: `#/queues/${encodeURIComponent(each.name)}` }, each.name), count(each.items), duration(each.age_s), count(each.open_reads), count(each.waiters)]));
+    return table("Subscriptions", ["Subscription", "Waiting", "Leased", "Waiters"], subscriptions.map((each) => [el("a", { href: `#/queues/${encodeURIComponent(each.name)}` }, each.name), count(each.items), count(each.open_reads), count(each.waiters)]));
   }
 
   async _policy() {
@@ -192,4 +188,9 @@ export class QueueView {
         location.hash = "#/";
       } });
   }
+}
+
+function serverTable(servers) {
+  return table("Figures by server", ["Server", "Waiting", "Oldest", "In/s", "Out/s", "Leased", "Waiters", "Size", "Ever stored", "Expired", "Discarded"],
+    servers.map((each) => [each.server, count(each.items), duration(each.age_s), rate(each.in_rate), rate(each.out_rate), count(each.open_reads), count(each.waiters), bytes(each.bytes), count(each.total_items), count(each.expired_items), count(each.discarded_items)]));
 }
