@@ -375,7 +375,7 @@ class Unavailable(GatewayError):
 
 class BackendUnavailable(Unavailable):
     code = "backend-unavailable"
-    title = "No Kestrel server answers"
+    title = "A Kestrel server does not answer"
 
 
 class BackendRefused(BackendUnavailable):

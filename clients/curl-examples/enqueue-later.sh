@@ -8,6 +8,12 @@ expect_status 201
 expect_in_body '"due_at":"'
 JOB=$(member id)
 
+say "An event says itself when it is due"
+request "$GATEWAY/queues/$QUEUE-events/jobs" -H 'Content-Type: application/cloudevents+json' \
+  -d '{"specversion":"1.0","id":"21","source":"/web","type":"org.example.reminder","notbefore":"'"$(date -u -d '+1 day' +%FT%TZ)"'"}'
+expect_status 201
+expect_in_body '"due_at":"'
+
 say "Nobody gets it before"
 request "$GATEWAY/queues/$QUEUE/next?timeout=0"
 expect_status 204

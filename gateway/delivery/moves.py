@@ -21,6 +21,7 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.config.policies import Retry
 from gateway.delivery.attempts import Attempts
@@ -160,6 +161,9 @@ class Moves:
         return stored
 
 
+SHORTER: Final = "send a shorter delay, or ack the job if it is not worth another attempt"
+
+
 class QueueMover:
     """Moves one queue's jobs away from their consumers. Implements gateway.leases.lease.Mover."""
 
@@ -183,7 +187,7 @@ class QueueMover:
         """Raises DelayBeyondExpiry if the job would expire before its delay is over; not for a last attempt."""
         if disposition.delay_s and lease.read is not None and not self.is_last(lease):
             expires_s = job_of(self._queue, lease.read).expires_s
-            check_due(milliseconds(time.time() + disposition.delay_s), expires_s)
+            check_due(milliseconds(time.time() + disposition.delay_s), expires_s, SHORTER)
 
     async def move(self, lease: Lease, disposition: Disposition) -> Moved:
         """Moves the job.

@@ -94,6 +94,7 @@ class Pauses:
 
     async def begin(self, queue: Queue, until_s: float | None, reason: str) -> Coverage:
         """Pauses the queue, or changes its pause. Raises as ControlMap.set; TooManyQueues."""
+        await self._control.refresh()  # another worker may have begun it just now
         current = self.of(queue)
         if current is None and self._count(queue.tenant) >= MAX_PAUSED:
             raise TooManyQueues(f"{MAX_PAUSED} queues are paused, which is the maximum; end a pause first")
@@ -108,10 +109,20 @@ class Pauses:
                 paused += 1
         return paused
 
-    async def end(self, queue: Queue) -> Coverage | None:
-        """Ends a pause that a request has begun; None if there is none. Raises as ControlMap.delete."""
-        await self._control.refresh()
-        return None if self._entries.get(queue.key) is None else await self._entries.delete(queue.key)
+    async def end(self, queue: Queue) -> Coverage:
+        """Ends a pause that a request has begun.
+
+        Returns how many servers have stored that; if none knows of a pause, how many were asked. Raises as
+        ControlMap.delete; BackendUnavailable if none could be asked.
+        """
+        asked = await self._control.refresh()
+        if self._entries.get(queue.key) is not None:
+            return await self._entries.delete(queue.key)
+        if not asked.asked:
+            raise BackendUnavailable(
+                "no Kestrel server answers, so it is not known whether the queue is paused; try again"
+            )
+        return asked
 
     async def forget(self, queue: Queue) -> None:
         """The queue was deleted: a queue that is created with the same name is not paused by a request."""

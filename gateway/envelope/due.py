@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 from gateway.envelope.times import instant
 
 LONGEST_DELAY_S: Final = 30 * 86_400.0
 """30 days, as openapi.yaml says."""
+AN_INSTANT: Final = "an RFC 3339 timestamp, such as 2026-01-31T12:00:00Z"
+"""For messages."""
+_LOST_PLUS: Final = re.compile(r":[0-9.]+ [0-9]{2}:[0-9]{2}$")
+"""A `+` before an offset that a query has turned into a space."""
 
 
 def milliseconds(wall_s: float) -> int:
@@ -27,8 +32,8 @@ def due_ms(delay_s: float | None, at: str | None, now_s: float) -> int | None:
         try:
             due_s = instant(at)
         except (ValueError, OverflowError) as exc:
-            shown = f"{at[:40]!r} is not an RFC 3339 timestamp, such as 2026-01-31T12:00:00Z"
-            raise ValueError(f"at: {shown}; in a query, write a + as %2B") from exc
+            hint = "; in a query, write a + as %2B" if _LOST_PLUS.search(at) else ""
+            raise ValueError(f"at: {at[:40]!r} is not {AN_INSTANT}{hint}") from exc
         _check(due_s, now_s, f"at: {at}")
     else:
         due_s = now_s + (delay_s or 0.0)

@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 
 from gateway.envelope.attributes import take_payload
-from gateway.envelope.due import LONGEST_DELAY_S
+from gateway.envelope.due import AN_INSTANT, LONGEST_DELAY_S
 from gateway.envelope.json_text import TooManyMembers, load_string, members
 from gateway.envelope.media import (
     BYTES_TYPE,
@@ -107,7 +107,12 @@ def _delay(value: bytes) -> float | None:
 
 
 def _at(value: bytes) -> str | None:
-    return None if value == b"null" else _text("at", value)
+    if value == b"null":
+        return None
+    try:
+        return load_string(value)
+    except ValueError as exc:
+        raise InvalidBody(f"at: {value[:40].decode(errors='replace')} is not {AN_INSTANT}") from exc
 
 
 def _type(value: bytes) -> str:

@@ -132,7 +132,7 @@ def test_a_bad_time_of_an_event_is_its_own_fault(http, queue, value, says):
 
 
 BAD = [
-    ({"delay": "-1"}, "delay: '-1' is not a number of seconds"),
+    ({"delay": "-1"}, "delay: -1 is not between 0 and 2592000 seconds"),
     ({"delay": "1e3"}, "is not a number of seconds"),
     ({"delay": "2592000.1"}, "delay: 2592000.1 is not between 0 and 2592000 seconds"),
     ({"delay": "5", "at": "2030-01-31T12:00:00Z"}, "delay and at are both given; send only one of them"),

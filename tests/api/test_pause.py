@@ -20,6 +20,7 @@ from gateway.delivery.control.state import ControlEntry, ControlItem, ControlSta
 from gateway.delivery.pause import MAX_PAUSED
 from gateway.envelope.times import instant
 from tests.api.keyring import Keyring
+from tests.cluster.rig import before, brokers
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
 from tests.lab.processes import children_of
@@ -248,6 +249,37 @@ def replicas(tmp_path: Path) -> Iterator[list[Running]]:
         flags = ("--workers", "2", "--kestrel", broker.address)
         with running(tmp_path / "a", *flags) as one, running(tmp_path / "b", *flags) as two:
             yield [one, two]
+
+
+def test_a_second_request_changes_a_pause_and_not_its_beginning(replicas: list[Running]) -> None:
+    """Whichever worker of whichever replica gets it knows of the first one."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(each.client()) for each in replicas for _ in range(3)]
+        put(clients[0], "q")
+        for _ in range(3):
+            shown = [pause(http, "q", reason=str(number)) for number, http in enumerate(clients)]
+            assert [each["reason"] for each in shown] == ["0", "1", "2", "3", "4", "5"]
+            assert len({each["since"] for each in shown}) == 1
+            resume(clients[-1], "q")
+
+
+def test_without_a_server_the_end_of_a_pause_is_an_error(tmp_path: Path) -> None:
+    """It is not known whether the queue is paused. With one of two servers the coverage says so."""
+    with brokers(tmp_path, 2) as servers, before(tmp_path, servers) as gateway, gateway.client() as http:
+
+        def end_with(count: int) -> httpx.Response:
+            """The answer when so many servers are left."""
+            until(lambda: [s["status"] for s in http.get("/backends").json()["backends"]].count("up") == count)
+            return http.delete("/queues/q/pause")
+
+        answer = end_with(2)
+        assert (answer.status_code, "queue-coverage" in answer.headers) == (200, False)
+        servers[1].kill()
+        answer = end_with(1)
+        assert (answer.status_code, answer.headers["queue-coverage"]) == (200, "1/2")
+        servers[0].kill()
+        answer = end_with(0)
+        assert (answer.status_code, answer.json()["code"]) == (503, "backend-unavailable")
 
 
 @pytest.mark.slow

@@ -168,3 +168,39 @@ def test_other_errors_are_sentences(http, queue):
     for body in (b"1", b"2"):
         answer = put(http, queue, body, None, {"idempotency-key": "k"})
     assert answer.json()["detail"] == "this Idempotency-Key was already used for a different request; use a new key"
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "detail"),
+    [
+        ("POST redrive", {"to": "a b"}, "to: 'a b' is not the name of a queue: 1 to 64 letters, digits, _ and -"),
+        ("POST redrive", {"to": "x" * 70}, "to: it has 70 characters, above the maximum of 64"),
+        ("PUT pause", {"reason": "x" * 250}, "reason: it has 250 characters, above the maximum of 200"),
+        ("POST jobs/batch", {"jobs": [{"data": 1, "at": "a b"}]}, "at: 'a b' is not an RFC 3339 timestamp, such as "),
+        ("POST jobs/batch", {"jobs": [{"data": 1, "at": 5}]}, "at: 5 is not an RFC 3339 timestamp, such as "),
+        ("POST jobs?at=5", 1, "at: '5' is not an RFC 3339 timestamp, such as 2026-01-31T12:00:00Z"),
+        ("POST jobs?delay=-1", 1, "delay: -1 is not between 0 and 2592000 seconds"),
+    ],
+)
+def test_a_message_says_what_is_allowed_and_repeats_no_long_value(http, queue, call, body, detail):
+    """No regular expression, no advice for another place, and the value only if it is short."""
+    http.post(f"/queues/{queue}/jobs", json=1)
+    method, path = call.split()
+    answer = http.request(method, f"/queues/{queue}/{path}", json=body)
+    assert answer.status_code == 400
+    shown = answer.json()["results"][0]["detail"] if "results" in answer.json() else answer.json()["detail"]
+    assert shown.startswith(detail)
+    assert "%2B" not in shown
+
+
+def test_a_message_advises_what_helps(http, queue):
+    """A consumer cannot change the ttl of its job, and who deletes a subscription does not want one."""
+    http.post(f"/queues/{queue}/jobs?ttl=20", json=1)
+    lease = http.get(f"/queues/{queue}/next").json()["lease"]["url"]
+    answer = http.post(f"{lease}/nack", json={"delay": 30})
+    assert answer.json()["code"] == "delay-beyond-expiry"
+    assert answer.json()["detail"].endswith("; send a shorter delay, or ack the job if it is not worth another attempt")
+    http.post(f"{lease}/ack")
+    unknown = f"/queues/{queue}/subscriptions/nosuch"
+    assert "create it with PUT" in http.get(unknown).json()["detail"]
+    assert http.delete(unknown).json()["detail"] == f"the queue {queue!r} has no subscription 'nosuch'"

@@ -47,10 +47,10 @@ class Duration:
 
     def parse(self, text: str) -> float:
         """Raises InvalidParameter unless `text` is digits with an optional fraction, within the range."""
-        if not _DURATION.fullmatch(text):
+        if not _DURATION.fullmatch(text.removeprefix("-")):
             raise InvalidParameter(f"{self.name}: {text[:40]!r} is not a number of seconds, such as 20 or 0.5")
         value_s = float(text)
-        if not self.low_s <= value_s <= self.high_s:
+        if text.startswith("-") or not self.low_s <= value_s <= self.high_s:
             raise InvalidParameter(
                 f"{self.name}: {text[:40]} is not between {self.low_s:.12g} and {self.high_s:.12g} seconds"
             )

@@ -46,6 +46,10 @@ def _message(error: jsonschema_rs.ValidationError, schema: Mapping[str, Any]) ->
             return f"it has {len(cast('list[Any]', error.instance))} items, above the maximum of {kind['limit']}"
         case "required":
             return f"{kind['property']} is missing"
+        case "pattern" if "title" in schema:
+            return f"{str(error.instance)[:_MAX_NAME]!r} is not {schema['title']}"
+        case "maxLength":
+            return f"it has {len(str(error.instance))} characters, above the maximum of {kind['limit']}"
         case _:
             return error.message
 

@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from gateway.coverage import Coverage
 from gateway.delivery.control.queue import ControlMember, ControlQueue
-from gateway.delivery.control.state import ControlState, EntryKey
+from gateway.delivery.control.state import ControlItem, ControlState, EntryKey
 from gateway.errors import BackendUnavailable, GatewayError, OutcomeUnknown
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class ControlMap(Generic[T]):
 class _Followed:
     """What is known of one member. looks: how many. behind: how many looks in a row have found that it lacks something.
 
-    task: the look in progress.
+    task: the look in progress. read_at_s: monotonic, when it was last read.
     """
 
     def __init__(self, member: ControlMember, key: str) -> None:
@@ -119,6 +119,7 @@ class _Followed:
         self.looks = 0
         self.behind = 0
         self.task: asyncio.Task[None] | None = None
+        self.read_at_s = -math.inf
 
 
 class Control:
@@ -191,15 +192,15 @@ class Control:
         except GatewayError as exc:
             log.debug("control queue of %s: %s", member.name, exc)
             return
-        if item is not None:
-            self._merge(item.state)
-        self._read_at_s = time.monotonic()
+        self._has_read(followed, item)
 
-    async def refresh(self) -> None:
-        """Reads the state of every member that answers within REFRESH_S."""
-        looks = [self._begin(self._first_look(each), f"look at {each.name}") for each in self._members() if each.reads]
+    async def refresh(self) -> Coverage:
+        """Reads the state of every member that answers within REFRESH_S. Returns how many have answered."""
+        members, began_s = self._members(), time.monotonic()
+        looks = [self._begin(self._first_look(each), f"look at {each.name}") for each in members if each.reads]
         if looks:
             await asyncio.wait(looks, timeout=REFRESH_S)
+        return Coverage(sum(self._follow(each).read_at_s >= began_s for each in members), len(members))
 
     async def read_now(self, within_s: float) -> bool:
         """Whether the state of some member is known. Returns when what was written until now is known, as far as the
@@ -255,9 +256,7 @@ class Control:
     async def _look(self, followed: _Followed) -> None:
         try:
             item = await followed.queue.read()
-            if item is not None:
-                self._merge(item.state)
-            self._read_at_s = time.monotonic()
+            self._has_read(followed, item)
             followed.looks += 1
             if followed.looks % COUNT_EVERY == self._patience and await followed.queue.count() > 1:
                 self._merge(await followed.queue.settle())
@@ -287,6 +286,11 @@ class Control:
         if member not in self._followed:
             self._followed[member] = _Followed(member, self._key)
         return self._followed[member]
+
+    def _has_read(self, followed: _Followed, item: ControlItem | None) -> None:
+        if item is not None:
+            self._merge(item.state)
+        followed.read_at_s = self._read_at_s = time.monotonic()
 
     def _merge(self, state: ControlState) -> None:
         state.prune(_now_ms())

@@ -21,12 +21,11 @@ Held = Callable[[Hop], None]
 """Called with each stay that begins here."""
 
 
-def check_due(due_ms: int, expires_s: float | None) -> None:
-    """Returns if a job that expires then may be due then. Raises DelayBeyondExpiry."""
+def check_due(due_ms: int, expires_s: float | None, advice: str = "send a shorter delay, or a longer ttl") -> None:
+    """Returns if a job that expires then may be due then. advice: what to do otherwise. Raises DelayBeyondExpiry."""
     if expires_s is not None and due_ms >= expires_s * 1000:
         raise DelayBeyondExpiry(
-            f"the job is due at {timestamp(due_ms / 1000)} and expires at {timestamp(expires_s)}; "
-            "send a shorter delay, or a longer ttl"
+            f"the job would be due at {timestamp(due_ms / 1000)}, and expires at {timestamp(expires_s)}; {advice}"
         )
 
 

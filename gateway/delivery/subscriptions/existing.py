@@ -50,14 +50,15 @@ class ExistingChildren:
         self._seen.pop(child.key, None)
 
 
-def no_subscription(child: Queue, coverage: Coverage) -> QueueNotFound | BackendUnavailable:
-    """The error for a child that no asked server has; BackendUnavailable if not all were asked."""
+def no_subscription(child: Queue, coverage: Coverage, *, wanted: bool = True) -> QueueNotFound | BackendUnavailable:
+    """The error for a child that no asked server has; BackendUnavailable if not all were asked.
+
+    wanted: whether it would help the caller if the child existed.
+    """
     if coverage.partial:
         return BackendUnavailable(
             f"no server that answers has the subscription {child.name!r}, and only {coverage.asked} of "
             f"{coverage.total} servers answer"
         )
-    return QueueNotFound(
-        f"the queue {child.parent!r} has no subscription {child.child!r}; "
-        f"create it with PUT /queues/{child.parent}/subscriptions/{child.child}"
-    )
+    advice = f"; create it with PUT /queues/{child.parent}/subscriptions/{child.child}" if wanted else ""
+    return QueueNotFound(f"the queue {child.parent!r} has no subscription {child.child!r}{advice}")

@@ -148,9 +148,12 @@ class Subscriptions:
 
         Raises BackendUnavailable.
         """
+        return await self._get(child)
+
+    async def _get(self, child: Queue, *, wanted: bool = True) -> Covered[Subscription | GatewayError]:
         merged = await self._backend.queue_stats(child.key)
         stats = merged.queues.get(child.key)
-        missing = no_subscription(child, merged.coverage)
+        missing = no_subscription(child, merged.coverage, wanted=wanted)
         return Covered(missing if stats is None else _shown(child.name, stats), merged.coverage)
 
     async def delete(self, child: Queue) -> Covered[int | GatewayError]:
@@ -162,7 +165,7 @@ class Subscriptions:
             return await self._delete(child)
 
     async def _delete(self, child: Queue) -> Covered[int | GatewayError]:
-        found = await self.get(child)
+        found = await self._get(child, wanted=False)
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
         self._quota.existing.forget(child)
