@@ -1,23 +1,27 @@
 """An operator, a process of its own: pauses one queue after the other for a few seconds. It is never killed.
 
 Writes a pause to the ledger if all servers have stored it: if one was away, a gateway that reaches only that server may
-not know of the pause. Not if an end of an earlier pause of the queue was asked for shortly before and had no answer: a
-gateway that was starting, or was frozen, may carry it out later.
+not know of the pause.
+
+A request without an answer may be carried out later: it lies in the socket of a worker that is frozen, and a gateway
+carries out what it reads even if the client has gone. The worker begins when it is thawed (the schedule freezes for up
+to LONGEST_FREEZE_S, possibly twice in a row), reads the control state up to twice (REFRESH_S each), and only then
+writes that the pause has ended: later than a pause that was begun in the meantime, which it ends. What servers store
+after that has an older time and changes nothing. So once the end of a pause had no answer, the operator does not trust
+a time: before it ends a later pause of that queue it asks for the pause again, and the answer says since when the queue
+is paused. A pause that is still the same one was in place until then, and counts. Only another one does not.
 """
 
 from __future__ import annotations
 
 import time
 
-from chaos.client import ANSWER_S, READ, Client, Role, role
+from chaos.client import READ, Client, Role, role
 from chaos.ledger import NO_ANSWER, NOT_SENT, PauseEvent
+from tests.lab.http import HttpAnswer
 
 OPERATORS = 2
 """Each pauses queues of its own: the end of one's pause would be the end of the other's."""
-LATE_S = 15.0
-"""How long a request that was not answered in time may wait in a gateway that is starting."""
-ENDED_S = 3.0
-"""How long a worker that has closed the connection of a request may still carry it out."""
 RESUME_S = 30.0
 """How long the end of a pause is tried after the run."""
 
@@ -27,7 +31,8 @@ class Operator(Client):
 
     def __init__(self, role: Role) -> None:
         super().__init__(role)
-        self._certain_at: dict[str, float] = {}
+        self._doubtful: set[str] = set()
+        """The paths of pauses whose end had no answer once."""
 
     def run(self) -> None:
         own = READ[int(self.role.name.rpartition("-")[2]) :: OPERATORS]
@@ -44,20 +49,23 @@ class Operator(Client):
         if answer.status == 200:
             self._sleep(self.chance.uniform(2.2, 4.0))
         ended = time.monotonic()
-        certain = began > self._certain_at.get(path, 0.0)
+        counts = _everywhere(answer) and (path not in self._doubtful or self._is_same(path, answer))
         self._resume(path)
-        if answer.status == 200 and certain and "queue-coverage" not in answer.headers:
+        if counts:
             self.ledger.write(PauseEvent(t=began, end=ended, queue=queue))
+
+    def _is_same(self, path: str, begun: HttpAnswer) -> bool:
+        """Whether the pause that this answer has begun is in place now."""
+        again = self.ask(self._any(), "PUT", path, {"reason": "chaos"})
+        return _everywhere(again) and again.json()["since"] == begun.json()["since"]
 
     def _resume(self, path: str) -> None:
         while time.monotonic() < self.role.calm_at + RESUME_S:
-            began = time.monotonic()
             answer = self.ask(self._any(), "DELETE", path)
             if answer.status == 200:
                 return
             if answer.status == NO_ANSWER:
-                now = time.monotonic()
-                self._certain_at[path] = now + (LATE_S if now - began > ANSWER_S / 2 else ENDED_S)
+                self._doubtful.add(path)
             time.sleep(0.05)
         self.odd(f"{path} could not be ended")
 
@@ -67,6 +75,11 @@ class Operator(Client):
     def _sleep(self, seconds: float) -> None:
         """Not beyond the beginning of calm."""
         time.sleep(max(0.0, min(seconds, self.role.calm_at - time.monotonic())))
+
+
+def _everywhere(answer: HttpAnswer) -> bool:
+    """Whether all servers have stored the pause."""
+    return answer.status == 200 and "queue-coverage" not in answer.headers
 
 
 if __name__ == "__main__":
