@@ -183,11 +183,17 @@ class QueueMover:
         """Whether this is the job's last attempt."""
         return lease.attempt >= self._moves.max_attempts(self._queue)
 
-    def check(self, lease: Lease, disposition: Disposition) -> None:
+    async def check(self, lease: Lease, disposition: Disposition) -> None:
         """Raises DelayBeyondExpiry if the job would expire before its delay is over; not for a last attempt."""
         if disposition.delay_s and lease.read is not None and not self.is_last(lease):
-            expires_s = job_of(self._queue, lease.read).expires_s
+            expires_s = await self._expires_s(lease.read)
             check_due(milliseconds(time.time() + disposition.delay_s), expires_s, SHORTER)
+
+    async def _expires_s(self, read: OpenRead) -> float | None:
+        """When the job expires; None: never, or not known. An item that does not say it may have an expiry on Kestrel,
+        which only the embedded broker tells."""
+        job = job_of(self._queue, read)
+        return job.expires_s if job.id is not None and has_known_ttl(job, read.data) else await read.expires_s()
 
     async def move(self, lease: Lease, disposition: Disposition) -> Moved:
         """Moves the job.
@@ -197,7 +203,7 @@ class QueueMover:
         LeaseLost and BackendRefused: it is a dead letter and also back on its queue; OutcomeUnknown: it may be both.
         Cancelled: the job may be in two places, if the caller gives the read back.
         """
-        due_ms = self._due_ms(lease, disposition)
+        due_ms = await self._due_ms(lease, disposition)
         moved = (
             Moved(await self._copy(lease, disposition)) if not due_ms else await self._hold(lease, disposition, due_ms)
         )
@@ -208,7 +214,7 @@ class QueueMover:
             await read.abort()
         return moved
 
-    def _due_ms(self, lease: Lease, disposition: Disposition) -> int:
+    async def _due_ms(self, lease: Lease, disposition: Disposition) -> int:
         """When the job is to be on its queue; 0: now."""
         policy = self._queue.policy.retry_delay
         delay_s = disposition.delay_s
@@ -219,7 +225,7 @@ class QueueMover:
             return 0
         due_ms = milliseconds(time.time() + delay_s)
         if by_policy and lease.read is not None:
-            expires_s = job_of(self._queue, lease.read).expires_s
+            expires_s = await self._expires_s(lease.read)
             if expires_s is not None and due_ms >= expires_s * 1000:
                 return 0
         return due_ms

@@ -63,7 +63,8 @@ class Batches:
         """Nacks or rejects every job that is held. Raises and Cancelled: as for `ack`; DelayBeyondExpiry, and nothing
         was done."""
         mine = batch.held()
-        self._check(mine, [disposition] * len(mine))
+        await self._check(mine, [disposition] * len(mine))
+        mine = batch.held()  # some may have ended meanwhile
         for lease, each in in_order(mine, [disposition] * len(mine)):
             self._settling.begin_move(lease, each)
         record = await self._ended(batch, batch.leases, disposition.state, mine)
@@ -82,10 +83,9 @@ class Batches:
         """
         ways = plan(settlement, [lease.job_id for lease in batch.leases])
         mine = [each for each in enumerate(batch.leases) if each[1].state is State.HELD]
-        leases = [lease for _, lease in mine]
-        wanted = [ways.of(index) for index, _ in mine]
-        self._check(leases, wanted)
-        for lease, disposition in in_order(leases, wanted):
+        await self._check([lease for _, lease in mine], [ways.of(index) for index, _ in mine])
+        mine = [each for each in mine if each[1].state is State.HELD]  # some may have ended meanwhile
+        for lease, disposition in in_order([lease for _, lease in mine], [ways.of(index) for index, _ in mine]):
             if disposition.state is State.ACKED:
                 self._settling.start_ack(lease)
             else:
@@ -116,10 +116,10 @@ class Batches:
         held = self._leases.batches[lease.batch_id].held()
         return [each for each, _ in in_order(held, [expired] * len(held))]
 
-    def _check(self, leases: Sequence[Lease], dispositions: Sequence[Disposition]) -> None:
+    async def _check(self, leases: Sequence[Lease], dispositions: Sequence[Disposition]) -> None:
         for lease, disposition in zip(leases, dispositions, strict=True):
             if disposition.state is State.NACKED and lease.mover is not None:
-                lease.mover.check(lease, disposition)
+                await lease.mover.check(lease, disposition)
 
     async def _ended(
         self, batch: BatchLease, leases: Sequence[Lease], wanted: State, mine: Sequence[Lease]

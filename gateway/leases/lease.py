@@ -45,6 +45,9 @@ class OpenRead(Protocol):
     def on_lost(self, callback: Callable[[], None]) -> None: ...
     async def verify(self) -> None: ...
     async def check(self) -> bool: ...
+    async def expires_s(self) -> float | None:
+        """When the server drops the item, wall time; None: never, or not known. Asks the server if it can tell."""
+
     async def confirm(self) -> None: ...
     def start_confirm(self, then: Callable[[GatewayError | None], None]) -> bool:
         """Starts to remove the item, and calls `then` with None or with what `confirm` raises.
@@ -218,8 +221,8 @@ class Mover(Protocol):
     def is_last(self, lease: Lease) -> bool:
         """Whether this is the job's last attempt, after which it goes to the dead letters."""
 
-    def check(self, lease: Lease, disposition: Disposition) -> None:
-        """Raises DelayBeyondExpiry if the job would expire before its delay is over."""
+    async def check(self, lease: Lease, disposition: Disposition) -> None:
+        """Raises DelayBeyondExpiry if the job would expire before its delay is over, as far as that can be known."""
 
     async def move(self, lease: Lease, disposition: Disposition) -> Moved:
         """Moves the job. Raises LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown."""

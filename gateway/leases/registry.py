@@ -192,12 +192,13 @@ class Registry:
         if (batch := self.leases.batches.get(lease_id)) is not None:
             return await self.batches.move(batch, Disposition(State.NACKED, asked, reason, delay_s, counted))
         lease = self.leases.find(lease_id)
-        mine = lease.state is State.HELD
+        disposition = Disposition(State.NACKED, asked, reason, delay_s, counted)
+        if isinstance(lease, Lease) and lease.state is State.HELD:
+            assert lease.mover is not None
+            await lease.mover.check(lease, disposition)
+        mine = lease.state is State.HELD  # it may have ended meanwhile
         if mine:
             assert isinstance(lease, Lease)
-            assert lease.mover is not None
-            disposition = Disposition(State.NACKED, asked, reason, delay_s, counted)
-            lease.mover.check(lease, disposition)
             self.begin_move(lease, disposition)
         record = await self._settled(lease, State.NACKED, mine=mine)
         return record if asked is None else record._replace(target=asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,8 @@ import pytest
 from gateway.envelope.times import instant
 from tests.api.keyring import Keyring
 from tests.lab.gateway import running
+from tests.lab.memcache import MemcacheClient
+from tests.lab.ports import free_port
 
 LINES = {"content-type": "application/x-ndjson"}
 
@@ -260,3 +263,35 @@ def test_zero_delayed_jobs_can_be_told(tmp_path):
         http.post("/queues/q/jobs", json=1)
         assert http.get("/queues/q").json()["delayed"] == 0
         assert [each["delayed"] for each in http.get("/backends").json()["backends"]] == [0]
+
+
+def test_a_raw_job_is_not_delayed_beyond_its_ttl(tmp_path):
+    """The embedded broker tells when it expires: 400, also in a batch, and the lease is as before. A delay of the
+    policy is left out. So it is with an item of a memcache client on any queue."""
+    policies = tmp_path / "queues.toml"
+    policies.write_text('[queues.raw]\nformat = "raw"\n[queues.late]\nformat = "raw"\nretry_delay = [60]\n')
+    listen = f"127.0.0.1:{free_port()}"
+    with running(tmp_path / "data", "--queues", str(policies), "--broker-listen", listen) as gateway:
+        with gateway.client() as http, contextlib.closing(MemcacheClient(listen)) as memcache:
+            assert memcache.put("plain", b"item", 40) == b"STORED\r\n"
+            for queue in ("raw", "late"):
+                assert http.post(f"/queues/{queue}/jobs?ttl=40", content=b"job").status_code == 201
+            for queue in ("raw", "plain", "late"):
+                lease = http.get(f"/queues/{queue}/next?format=raw&timeout=5").headers["location"]
+                refused = http.post(f"{lease}/nack", json={"delay": 50})
+                assert (refused.status_code, refused.json()["code"]) == (400, "delay-beyond-expiry")
+                assert "send a shorter delay, or ack the job" in refused.json()["detail"]
+                if queue == "late":
+                    assert http.post(f"{lease}/nack").json() == {"position": "head"}
+                    assert http.get(f"/queues/{queue}/next?format=raw&timeout=5").status_code == 200
+                else:
+                    assert http.post(f"{lease}/nack", json={"delay": 0.1}).status_code == 200
+            batch = http.post("/queues/raw/leases", json={"max": 2, "timeout": 10}).json()
+            lease = batch["lease"]["url"]
+            for verb, body in (
+                ("nack", {"delay": 50}),
+                ("settle", {"rest": "ack", "nacks": [{"job": 0, "delay": 50}]}),
+            ):
+                refused = http.post(f"{lease}/{verb}", json=body)
+                assert (refused.status_code, refused.json()["code"]) == (400, "delay-beyond-expiry"), refused.text
+            assert http.post(f"{lease}/ack").status_code == 204

@@ -69,7 +69,7 @@ class ScriptedMover:
     def is_last(self, lease):
         return self.last
 
-    def check(self, lease, leaving):
+    async def check(self, lease, leaving):
         pass
 
     async def move(self, lease, leaving):

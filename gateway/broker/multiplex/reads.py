@@ -25,7 +25,7 @@ from gateway.broker.queues.reads import OpenItem, ReadMode, Settler, take_back
 from gateway.broker.queues.serving import serve_soon
 from gateway.broker.storage.batch import StoredItem, Ticket
 from gateway.common.multiplex.frames import LAST, BrokenFrameError, Frame, FrameKind
-from gateway.common.multiplex.messages import Code, Opening, unpack_ids, unpack_opening
+from gateway.common.multiplex.messages import Code, Opening, pack_expiry, unpack_ids, unpack_opening
 
 DELETED: Final = b"\1"
 """The payload of a TAKEN_BACK whose item was deleted."""
@@ -282,8 +282,10 @@ class MultiplexedReads:
     def check(self, message: Frame) -> None:
         """CHECK. Raises BrokenFrameError."""
         reads = self._reads
-        codes = [Code.OK if id_ in reads else Code.UNKNOWN for id_ in unpack_ids(message.payload)]
-        self._worker.done(message.id, codes)
+        ids = unpack_ids(message.payload)
+        codes = [Code.OK if id_ in reads else Code.UNKNOWN for id_ in ids]
+        only = reads.get(ids[0]) if len(ids) == 1 else None
+        self._worker.done(message.id, codes, pack_expiry(only.item.expires_ms) if only is not None else "")
 
     def _taken_back(self, read: OpenItem) -> None:
         """The queue has ended the read."""

@@ -207,11 +207,22 @@ def unpack_put(payload: bytes, item: bytes | None) -> tuple[bytes, list[Entry]]:
 
 
 def pack_outcome(codes: Sequence[Code], text: str = "") -> bytes:
-    """The payload of DONE and END: empty if everything succeeded, otherwise one code each and why."""
-    if not any(codes):
+    """The payload of DONE and END: empty if everything succeeded, otherwise one code each and why; of a CHECK of one
+    read whose item expires, the code and when (`pack_expiry`)."""
+    if not any(codes) and not text:
         return b""
     room = PAYLOAD_BYTES - len(codes)
     return bytes(codes) + text.encode("utf-8", "replace")[:room]
+
+
+def pack_expiry(expires_ms: int) -> str:
+    """The text of an outcome: Unix time in milliseconds; 0: never."""
+    return str(expires_ms) if expires_ms else ""
+
+
+def unpack_expiry(text: str) -> int | None:
+    """None if the text says no time."""
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def unpack_outcome(payload: bytes, count: int) -> tuple[list[Code], str]:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from gateway.common.multiplex.frames import LAST, Frame, FrameKind, frame
-from gateway.common.multiplex.messages import Code, Opening, pack_ids, unpack_outcome
+from gateway.common.multiplex.messages import Code, Opening, pack_ids, unpack_expiry, unpack_outcome
 from gateway.errors import BackendRefused, GatewayError, LeaseLost, OutcomeUnknown, QueueDeleted
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.multiplex.channel import BrokerChannel
@@ -62,9 +62,6 @@ class MultiplexedRead(ReadOfServer):
         channel.reads[item.id] = self
         server.room.hold(tenant)
 
-    def __repr__(self) -> str:
-        return f"<MultiplexedRead {self.key} {self._state.value}>"
-
     @property
     def deleted(self) -> bool:
         """Whether the item was deleted with its queue."""
@@ -101,6 +98,17 @@ class MultiplexedRead(ReadOfServer):
         if self._deleted:
             raise self._ended()
         return unpack_outcome(answer.payload, 1)[0][0] is Code.OK
+
+    async def expires_s(self) -> float | None:
+        """See OpenRead. The broker says it. None also if the item is lost."""
+        if self._state is ReadState.LOST:
+            return None
+        try:
+            answer = await self._channel.answer_to(FrameKind.CHECK, pack_ids((self._id,)))
+        except ConnectionLostError:
+            return None
+        expires_ms = unpack_expiry(unpack_outcome(answer.payload, 1)[1])
+        return None if expires_ms is None else expires_ms / 1000
 
     async def confirm(self) -> None:
         """Removes the item for good; the broker has confirmed it.

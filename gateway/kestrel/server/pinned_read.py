@@ -50,9 +50,6 @@ class PinnedRead(ReadOfServer):
         connection.pin(self._connection_closed)
         server.room.hold(tenant)
 
-    def __repr__(self) -> str:
-        return f"<PinnedRead {self.key} {self._state.value}>"
-
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once when the item is lost with its connection; at once if it is already lost."""
         if self._state is ReadState.LOST:

@@ -32,6 +32,10 @@ class ReadOfServer:
     __slots__ = ()
     _server: Server
     _state: ReadState
+    key: str
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.key} {self._state.value}>"
 
     @property
     def server(self) -> str:
@@ -42,6 +46,10 @@ class ReadOfServer:
     def lost(self) -> bool:
         """Whether the item went back, or was deleted, without this worker."""
         return self._state is ReadState.LOST
+
+    async def expires_s(self) -> float | None:
+        """See OpenRead. None: the memcache protocol does not tell the expiry of an item."""
+        return None
 
     async def turn(self) -> None:
         """Returns at once: its connection settles it in any order."""
