@@ -302,3 +302,24 @@ def test_a_job_that_was_nacked_for_later_does_not_come_to_a_new_subscription_of_
     assert http.post(take("new") + "/ack").status_code == 204, "the old one would have come before it"
     assert http.get(f"/queues/{name}").json()["backlog"] == 0
     assert http.get(f"/queues/{queue}").json()["delayed"] == 0
+
+
+def test_a_deleted_queue_leaves_its_subscriptions(http, queue):
+    """They keep their jobs and get later ones. While only they exist, there is no queue to delete."""
+    name = subscribe(http, queue)
+    assert http.delete(f"/queues/{queue}").json()["code"] == "queue-not-found", "only the subscription exists"
+    http.post(f"/queues/{queue}/jobs", json=1)
+    assert http.delete(f"/queues/{queue}").status_code == 200
+    assert http.get(f"/queues/{queue}").status_code == 404
+    http.post(f"/queues/{queue}/jobs", json=2)
+    assert [http.get(f"/queues/{name}/next?timeout=5&ack=auto").json()["data"] for _ in range(2)] == [1, 2]
+
+
+def test_what_needs_no_subscription_is_answered_for_an_unknown_one(http, memcache, queue):
+    """Its policy, the end of a pause, and its figures with `missing=zero`. None of them creates it."""
+    unknown = f"{queue}+nosuch"
+    http.post(f"/queues/{queue}/jobs", json=1)
+    assert http.get(f"/queues/{unknown}?missing=zero").json()["items"] == 0
+    assert http.get(f"/queues/{unknown}/policy").status_code == 200
+    assert http.delete(f"/queues/{unknown}/pause").json()["paused"] is False
+    assert unknown not in names(memcache)
