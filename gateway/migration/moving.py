@@ -23,7 +23,7 @@ from gateway.kestrel.address import Address
 from gateway.migration.destination import Destination, MovedItem, StoreResult, envelope_expiry
 from gateway.migration.kestrel_connection import KestrelConnection, KestrelFailed
 from gateway.migration.queue_names import NewNames, is_control, is_internal, unreadable
-from gateway.migration.same_server import leads_to
+from gateway.migration.same_server import is_mark, leads_to
 from gateway.queue_stats import QueueStats
 
 BATCH_ITEMS: Final = 100
@@ -212,7 +212,9 @@ class QueueMove:
     def _is_left_out(self, queue: str) -> bool:
         if is_control(queue):
             return self._names.change or self._destination.is_gateway
-        return queue in self.counts.left_out or queue.partition("+")[0] in self._left_out_with_children
+        return (
+            is_mark(queue) or queue in self.counts.left_out or queue.partition("+")[0] in self._left_out_with_children
+        )
 
     def _count(self, queue: str, result: StoreResult, total: int) -> None:
         counts = self.counts

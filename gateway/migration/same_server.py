@@ -7,6 +7,7 @@ and looked for at the destination. The source is the side that is left; the dest
 from __future__ import annotations
 
 import contextlib
+import re
 import uuid
 from typing import Final
 
@@ -18,6 +19,11 @@ _MARK: Final = "forward-"
 """Begins a name that is the same over HTTP. With a tenant or a namespace it is not, but then no job comes back."""
 _EXPIRY_S: Final = 60
 """If the command is killed meanwhile, the mark goes away by itself."""
+
+
+def is_mark(name: str) -> bool:
+    """Whether it is the queue that another `forward` has made for a moment."""
+    return re.fullmatch(f"{_MARK}[0-9a-f]{{32}}", name) is not None
 
 
 def leads_to(source: Address, destination: Destination) -> bool:

@@ -47,6 +47,16 @@ def test_a_queue_of_the_same_server_under_another_name(old: BrokerProcess) -> No
     assert numbers(old) == {"mail": 0, "letters": 2}
 
 
+def test_the_mark_of_another_forward(old: BrokerProcess, new: BrokerProcess) -> None:
+    """It is no queue of the server; one with a similar name is."""
+    mark = f"forward-{'0a' * 16}"
+    for key in (mark, "forward-mail"):
+        put(old.address, key, b"x")
+    done = run("forward", "--from", old.address, "--to", new.address)
+    assert done.returncode == 0, done.stderr
+    assert (numbers(old), numbers(new)) == ({mark: 1, "forward-mail": 0}, {"forward-mail": 1})
+
+
 def test_a_gateway_in_front_of_the_server(tmp_path: Path) -> None:
     """It is recognized; with a key that may only produce it is not, but then the command ends, too."""
     port = free_port()
