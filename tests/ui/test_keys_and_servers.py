@@ -5,6 +5,7 @@ import pytest
 from tests.api.keyring import Keyring
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import running
+from tests.ui.test_access import findings
 from tests.ui.test_page import button, cell, enqueue, expect, row
 
 pytestmark = pytest.mark.slow
@@ -109,6 +110,7 @@ def test_keys_and_two_servers_together(tmp_path, open_page):
             assert sum(counts) == 40
             assert all(servers.locator('td[data-label="Oldest"]').all_inner_texts())
             assert page.locator("table").get_attribute("aria-rowcount") == "4"
+            assert findings(page) == []
             page.get_by_label("Figures of each server").uncheck()
             servers.first.wait_for(state="detached")
             page.get_by_role("link", name="spread").click()

@@ -47,8 +47,8 @@ export class Overview {
 
   show() {
     const form = el("form", { class: "filter", role: "search", on: { submit: (event) => { event.preventDefault(); this._follow(); } } },
-      el("label", { for: "filter" }, "Filter"), this._filter, el("button", { type: "submit" }, "Apply"), this._servers,
-      el("p", { id: "filter-help", class: "quiet" }, "Conditions such as items>100, age>=60 or name~img-*. All must match."));
+      el("label", { for: "filter" }, "Filter"), this._filter, el("button", { type: "submit" }, "Apply"),
+      el("p", { id: "filter-help", class: "quiet" }, "Conditions such as items>100, age>=60 or name~img-*. All must match."), this._servers);
     this._app.main.replaceChildren(el("h1", { class: "only-read" }, "Queues"), this._totals, form, this._fault, this._table, this._empty);
     addEventListener("scroll", this._scroll, { passive: true });
     addEventListener("resize", this._scroll, { passive: true });
@@ -192,7 +192,8 @@ export class Overview {
     let shown = null;
     const draw = (row, before) => {
       for (const column of COLUMNS.slice(1)) {
-        const text = column.show(row[column.name] ?? null) ?? "";
+        const value = row[column.name] ?? null;
+        const text = value === null ? "" : column.show(value);
         const cell = cells.get(column.name);
         if (cell.textContent === text) continue;
         cell.textContent = text;

@@ -6,6 +6,7 @@ import { button, el, say, table } from "./dom.js";
 import { ago, count, time } from "./format.js";
 
 const EVERY_MS = 3000;
+const STATES = ["pinned", "busy", "idle", "connecting"];
 const MEANING = {
   up: "takes new jobs and delivers",
   readonly: "takes no new jobs, and still delivers those that it has",
@@ -48,7 +49,7 @@ export class Servers {
     const facts = [
       ["Since", `${time(backend.since)} (${ago(backend.since)})`],
       ["Software", [backend.software, backend.version].filter(Boolean).join(" ") || "unknown"],
-      ["Connections", Object.entries(backend.connections).map(([name, value]) => `${count(value)} ${name}`).join(", ") || "none"],
+      ["Connections", STATES.filter((name) => backend.connections[name]).map((name) => `${count(backend.connections[name])} ${name}`).join(", ") || "none"],
       ["Delayed jobs", backend.delayed === undefined ? "" : count(backend.delayed)],
       ["Missing", backend.missing.join(", ")],
       ["Error", backend.error ?? ""],
