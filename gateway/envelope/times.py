@@ -26,6 +26,7 @@ def timestamp(wall_s: float) -> str:
     return f"{_second(millis // 1000)}.{millis % 1000:03d}Z"
 
 
+@lru_cache(maxsize=256)
 def instant(text: str) -> float:
     """The wall time in seconds of an RFC 3339 timestamp. A leap second counts as the next one, as in POSIX.
 
@@ -33,7 +34,7 @@ def instant(text: str) -> float:
         ValueError: it is not such a timestamp, or the day or hour does not exist.
     """
     if len(text) == _OWN_LENGTH and text[19] == "." and text[20:23].isdecimal() and text[23] == "Z" and text.isascii():
-        return _instant(text[:19] + "Z") + int(text[20:23]) / 1000  # as `timestamp` writes it: few differ in the second
+        return _instant(text[:19] + "Z") + int(text[20:23]) / 1000  # as `timestamp` writes it; few differ in the second
     return _instant(text)
 
 

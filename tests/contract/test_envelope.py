@@ -4,11 +4,11 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.api.request.cloudevents import read_heading
-from gateway.envelope import read
+from gateway.envelope import read, times
 from gateway.envelope.attributes import checked
 from gateway.envelope.json_text import BOM, MAX_DEPTH, check_json, members
 from gateway.envelope.media import is_media_type
@@ -319,3 +319,28 @@ def test_which_envelopes_are_read_the_short_way(field, text, plain):
         patch.setattr(read, "_plain", lambda _: None)
         expected = unwrap(item)
     assert unwrap(item) == expected
+
+
+@given(
+    second=st.datetimes().map(lambda each: each.isoformat(timespec="seconds")),
+    piece=st.sampled_from([".000", ".123", ".999", ".12", ".1234", ".\u0661\u0662\u0663", ",123", ""]),
+    zone=st.sampled_from(["Z", "z", "+00:00", ""]),
+    edit=st.sampled_from(["", ":60", "T24:", " "]),
+)
+@example(second="2026-01-01T00:00:00", piece=".\u0661\u0662\u0663", zone="Z", edit="")
+@example(second="2016-12-31T23:59:00", piece=".500", zone="Z", edit=":60")
+def test_a_timestamp_as_the_gateway_writes_it_is_that_of_rfc_3339(second, piece, zone, edit):
+    """The short way accepts and refuses what the whole pattern does, and finds the same instant."""
+    text = {
+        "": second,
+        ":60": second[:-3] + ":60",
+        "T24:": second[:10] + "T24:" + second[14:],
+        " ": second.replace("T", " "),
+    }
+    try:
+        expected = times._instant(text[edit] + piece + zone)
+    except (ValueError, OverflowError) as error:
+        with pytest.raises(type(error)):
+            times.instant(text[edit] + piece + zone)
+    else:
+        assert times.instant(text[edit] + piece + zone) == pytest.approx(expected, abs=1e-6)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 PURGE_ROWS = 5000
 _CHECKSUM_ROWS = 2000
 _CHECKSUM_BYTES = 4 << 20
-_CHUNKS = (512, 128, 32, 8, 2, 1)
+_CHUNKS = (512, 128, 64, 32, 16, 8, 4, 2, 1)
 _ITEM_FIELDS = 5
 _LARGE_BYTES = 1 << 20
 _MOVE = "UPDATE items SET id = ?, added_ms = ?, expires_ms = ?, checksum = ? WHERE id = ?"
