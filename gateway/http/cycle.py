@@ -26,7 +26,7 @@ from typing import Final, Protocol
 
 from gateway.errors import GatewayError, Internal
 from gateway.http.flow import Flow
-from gateway.http.request_parser import RequestHead
+from gateway.http.request_head import RequestHead
 from gateway.http.state import ServerState, new_request_id
 from gateway.problem import problem_bytes, problem_headers
 from gateway.request import ClientDisconnected, Headers

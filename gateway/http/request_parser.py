@@ -9,19 +9,20 @@ llhttp (httptools) reads each message; framing.py decides where a message ends a
 4. A chunk that is larger than the rest of the body's limit is refused when that many bytes have come, not by the size
    that it announces: llhttp's Python interface does not tell the size, and a second parser of chunk lines, which must
    agree with llhttp on every byte, would be a risk of its own. Nothing is reserved for an announced size.
-5. A head with the bytes of a known one (known_heads.py) is not parsed, and llhttp does not see its body.
+5. A head that is known (known_heads.py) is not parsed, and llhttp does not see its body.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import httptools
 
 from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal
 from gateway.http.framing import CHUNKED, FRAMING_HEADERS, OWS, BlankLine, framing
 from gateway.http.known_heads import KnownHeads
+from gateway.http.request_head import Headers, RequestHead
 from gateway.http.target import split_target
 
 log = logging.getLogger(__name__)
@@ -34,29 +35,6 @@ PIECE_BYTES: Final = 8192
 """One call of `feed` reads at most this much of a chunked body. One-byte chunks take 0.3 ms, blank lines 3 ms."""
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _ANNOUNCES_BODY: Final = frozenset({b"content-length", b"transfer-encoding"})
-
-Headers = list[tuple[bytes, bytes]]
-
-
-class RequestHead(NamedTuple):
-    """A request's head. raw_path, query: as received; path: decoded. headers: names in lower case; names: their names.
-
-    continues: whether the client waits for a 100 before its body. size: in bytes, as received.
-
-    Requests with the same head share it, so nothing may change it. A tuple, because it is made for most requests: a
-    frozen dataclass takes three times as long.
-    """
-
-    method: str
-    raw_path: bytes
-    path: str
-    query: bytes
-    version: str
-    headers: Headers
-    names: set[bytes]
-    keep_alive: bool
-    continues: bool
-    size: int
 
 
 class RequestHandler(Protocol):

@@ -219,3 +219,62 @@ def test_few_short_heads_are_known():
         known.add(b"%d" % number, head, number)
     assert known.find(bytes(LONGEST)) is None
     assert known.find(b"%d" % (MOST - 1)) == (head, MOST - 1)
+
+
+def outcome(parser, found, data):
+    """The head that the parser reads, and how much of the data; or why it refuses it."""
+    try:
+        taken = parser.feed(data)
+    except (BadFraming, HeadersTooLarge) as error:
+        return type(error), error.detail
+    return found.heads[-1:], found.ends, taken
+
+
+FIELDS = b"Host: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: keep-alive\r\nX-Y: \xff z \r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "shared"),
+    [
+        (b"POST /leases/A_b-9/ack HTTP/1.1", True),
+        (b"GET /queues/a/next?timeout=0&ack=A_b-9&x=%2F HTTP/1.1", True),
+        (b"GET /a? HTTP/1.1", True),
+        (b"GET //a/../b HTTP/1.1", True),
+        (b"GET /a%2Fb HTTP/1.1", False),
+        (b"GET /a#b HTTP/1.1", False),
+        (b"GET /a?b#c HTTP/1.1", False),
+        (b"GET http://h/a HTTP/1.1", False),
+        (b"GET http://other/a HTTP/1.1", False),
+        (b"GET /a HTTP/1.0", False),
+        (b"GET /a HTTP/1.2", False),
+        (b"GET /a  HTTP/1.1", False),
+        (b"GET  /a HTTP/1.1", False),
+        (b"get /a HTTP/1.1", False),
+        (b"CONNECT /a HTTP/1.1", False),
+        (b"OPTIONS * HTTP/1.1", False),
+        (b"GET /\xc3\xa4 HTTP/1.1", False),
+        (b"GET /a\nb HTTP/1.1", False),
+        (b"GET /a HTTP/1.1\n", False),
+        (b"", False),
+        (b"X", False),
+    ],
+)
+def test_a_head_with_known_fields_means_the_same(line, shared):
+    """Whether its fields were read before or not. Only plain request lines are read without the parser."""
+    data, known = line + b"\r\n" + FIELDS, KnownHeads()
+    first = Recorder()
+    RequestParser(first, LIMIT_BYTES, known).feed(b"PUT /first HTTP/1.1\r\n" + FIELDS)
+    found, alone = Recorder(), Recorder()
+    expected = outcome(RequestParser(alone, LIMIT_BYTES, KnownHeads()), alone, data)
+    assert outcome(RequestParser(found, LIMIT_BYTES, known), found, data) == expected
+    assert (bool(found.heads) and found.heads[0].headers is first.heads[0].headers) is shared
+
+
+def test_a_request_line_does_not_pass_as_known_fields():
+    """Lines before a request are no request line, although what follows them was read as a whole before."""
+    known = KnownHeads()
+    whole = b"GET /a HTTP/1.1\r\n" + FIELDS
+    RequestParser(Recorder(), LIMIT_BYTES, known).feed(b"\r\n" + whole)
+    RequestParser(Recorder(), LIMIT_BYTES, known).feed(whole)
+    with pytest.raises(BadFraming):
+        RequestParser(Recorder(), LIMIT_BYTES, known).feed(b"GET /a HTTP/1.1\r\n" + whole)
