@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from gateway.api.access.gate import Gate
@@ -80,7 +80,7 @@ class Edge:
         answered = self._answered(context, serve or self._serve)
         return self._charged(answered, context) if self._gate.time.tenanted else answered
 
-    async def _charged(self, served: Awaitable[None], context: RequestContext) -> None:
+    async def _charged(self, served: Coroutine[Any, Any, None], context: RequestContext) -> None:
         loop_time = self._gate.time
         try:
             await loop_time.charged(served, lambda: context.account)

@@ -15,7 +15,8 @@ Source of 2: a token bucket of time; Turner, "New directions in communications" 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Generator
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -92,37 +93,26 @@ class LoopTime:
         """Whether the tenant need not pause."""
         return self.pause_s(tenant) == 0.0
 
-    def charged(self, work: Awaitable[T], tenant: Callable[[], str]) -> Awaitable[T]:
+    def charged(self, work: Coroutine[Any, Any, T], tenant: Callable[[], str]) -> Awaitable[T]:
         """Does the work. Each step is charged to the tenant that `tenant` returns after the step."""
-        return _Charged(work.__await__(), self, tenant) if self.tenanted else work
+        return self._charged(work, tenant) if self.tenanted else work
 
-
-class _Charged(Generator[Any, Any, T]):
-    """Passes everything on to the work, and measures the time of each step."""
-
-    __slots__ = ("_accounts", "_tenant", "_work")
-
-    def __init__(self, work: Generator[Any, Any, T], accounts: LoopTime, tenant: Callable[[], str]) -> None:
-        self._work = work
-        self._accounts = accounts
-        self._tenant = tenant
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        return self
-
-    def send(self, value: Any) -> Any:
-        began_s = time.perf_counter()
-        try:
-            return self._work.send(value)
-        finally:
-            self._accounts.charge(self._tenant(), time.perf_counter() - began_s)
-
-    def throw(self, *error: Any) -> Any:
-        began_s = time.perf_counter()
-        try:
-            return self._work.throw(*error)
-        finally:
-            self._accounts.charge(self._tenant(), time.perf_counter() - began_s)
-
-    def close(self) -> None:
-        self._work.close()
+    @types.coroutine
+    def _charged(self, work: Coroutine[Any, Any, T], tenant: Callable[[], str]) -> Generator[Any, Any, T]:
+        """Passes everything on to the work, and measures the time of each step."""
+        clock = time.perf_counter
+        failed: BaseException | None = None
+        while True:
+            began_s = clock()
+            try:
+                waits_for = work.send(None) if failed is None else work.throw(failed)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                failed = None  # its traceback has this frame
+                self.charge(tenant(), clock() - began_s)
+            try:
+                yield waits_for
+            except BaseException as error:  # noqa: BLE001 (it is the work's)
+                failed = error

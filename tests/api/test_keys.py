@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.api.access.admission import Admission, Bucket
+from gateway.api.access.admission import MOST_PRESENTED, Admission, Bucket
 from gateway.api.access.caller import Caller
 from gateway.config.keys import Scope, load, new
 from gateway.config.toml_file import MistakesError
@@ -403,6 +403,31 @@ def test_admission_swaps_its_keys(tmp_path):
     admission.replace(load(ring.path))
     now[0] = 1.0
     assert admit("kept").name == "kept"
+
+
+def test_a_known_key_is_no_excuse(tmp_path):
+    """A key that was presented before has one caller in every spelling, is refused when it is sent twice, and has the
+    scopes of the file that was read last. Spellings are not kept without end."""
+    ring = Keyring(tmp_path / "keys.toml")
+    ring.add("one", scopes="produce")
+    admission = Admission(load(ring.path))
+    secret = ring.secrets["one"].encode()
+    headers = [(b"accept", b"*/*"), (b"authorization", b"Bearer " + secret)]
+    first = admission.identify(headers, [Scope.PRODUCE])
+    assert admission.identify(headers, [Scope.PRODUCE]) is first
+    for spaces in range(1, MOST_PRESENTED + 2):
+        spelling = b"bearer" + b" " * spaces + secret
+        assert admission.identify([(b"authorization", spelling)], [Scope.PRODUCE]) is first
+    assert len(admission.presented) <= MOST_PRESENTED
+    for values in ([headers[1], headers[1]], [(b"authorization", b"Bearer " + secret + b"x")], [headers[0]]):
+        with pytest.raises(Unauthenticated):
+            admission.identify(values, [Scope.PRODUCE])
+    assert admission.identify(headers, [Scope.PRODUCE]) is first
+    ring.remove("one")
+    ring.add("other", scopes="produce")
+    admission.replace(load(ring.path))
+    with pytest.raises(Unauthenticated):
+        admission.identify(headers, [Scope.PRODUCE])
 
 
 def test_patterns_are_of_linear_cost():

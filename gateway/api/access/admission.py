@@ -1,6 +1,8 @@
 """Whether a request is admitted: who calls, whether the caller's scopes cover the operation, and its request rate.
 
 One assignment replaces the table of keys, so a request sees either the old keys or the new ones, never a mixture.
+Callers that were found by their secret are kept with it until then. A secret is found in a dict, by its hash with a
+random key: the time of a lookup tells nothing about other secrets, as in gateway.config.keys.
 Source: RFC 6750 (Bearer), sections 2.1 and 3.1.
 """
 
@@ -11,11 +13,14 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.api.access.caller import ANYONE, STRANGER, Caller
 from gateway.config.keys import EVERY_TENANT, Key, Keys, Scope
 from gateway.errors import ForbiddenScope, RateLimited, Unauthenticated
 
+MOST_PRESENTED: Final = 1024
+"""Values of Authorization that are kept with their callers. Then all are forgotten: a secret has several spellings."""
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,512}=*) *", re.IGNORECASE)
 
 
@@ -54,13 +59,17 @@ class _KeyState:
 
 
 class Admission:
-    """Admits callers: everyone without keys, otherwise the holders of keys. clock: monotonic seconds."""
+    """Admits callers: everyone without keys, otherwise the holders of keys. clock: monotonic seconds.
+
+    presented: callers that were found, by the value of Authorization.
+    """
 
     def __init__(self, keys: Keys | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._keys = keys
         self._key_states: Mapping[bytes, _KeyState] = {}
         self._buckets: Mapping[str, Bucket] = {}
+        self.presented: dict[bytes, Caller] = {}
         if keys is not None:
             self.replace(keys)
 
@@ -75,7 +84,7 @@ class Admission:
                 bucket = Bucket(key.rate, key.burst, now_s) if key.rate else None
             tenant = "" if key.tenant == EVERY_TENANT else key.tenant
             states[digest] = _KeyState(key, Caller(key.name, tenant, key.scopes, key.queues), bucket)
-        self._keys, self._key_states = keys, states
+        self._keys, self._key_states, self.presented = keys, states, {}
         self._buckets = {each.key.name: each.bucket for each in states.values() if each.bucket is not None}
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]], scopes: Collection[Scope]) -> Caller:
@@ -88,10 +97,22 @@ class Admission:
             return ANYONE
         if not scopes:
             return STRANGER
-        key = keys.find(_secret(headers))
+        values = [value for name, value in headers if name == b"authorization"]
+        caller = self.presented.get(values[0]) if len(values) == 1 else None
+        return caller if caller is not None else self._look_up(keys, values)
+
+    def _look_up(self, keys: Keys, values: Sequence[bytes]) -> Caller:
+        """The caller that presents these values of Authorization; only those of known callers are kept.
+
+        Raises Unauthenticated.
+        """
+        key = keys.find(_secret(values))
         if key is None:
             raise Unauthenticated("the key is unknown; check its secret", invalid=True)
-        return self._key_states[key.digest].caller
+        if len(self.presented) >= MOST_PRESENTED:
+            self.presented.clear()
+        caller = self.presented[values[0]] = self._key_states[key.digest].caller
+        return caller
 
     def admit(self, caller: Caller, scopes: Sequence[Scope]) -> None:
         """Counts a request of the caller, which needs one of `scopes`, the first of which permits the least.
@@ -116,12 +137,12 @@ class Admission:
             bucket.charge(requests)
 
 
-def _secret(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The secret in the request. Raises Unauthenticated if there is none, several, or one that is malformed."""
-    found = [value for name, value in headers if name == b"authorization"]
-    if not found:
+def _secret(values: Sequence[bytes]) -> bytes:
+    """The secret in the values of Authorization. Raises Unauthenticated if there is none, several, or one that is
+    malformed."""
+    if not values:
         raise Unauthenticated("a key is required; send the header Authorization: Bearer SECRET")
-    bearer = _BEARER.fullmatch(found[0])
-    if len(found) > 1 or bearer is None:
+    bearer = _BEARER.fullmatch(values[0])
+    if len(values) > 1 or bearer is None:
         raise Unauthenticated("Authorization must be one header of the form: Bearer SECRET", invalid=True)
     return bearer[1]

@@ -50,8 +50,11 @@ class Gate:
 
     def _admits(self, tenant: str) -> bool:
         """Whether a request of the tenant, which has just come, may begin in this turn of the loop."""
-        self.time.asked(tenant)
-        return self._begun < self._most(tenant) and self.time.may_go_on(tenant)
+        time = self.time
+        time.asked(tenant)
+        if not time.shared(tenant):
+            return self._begun < ALONE
+        return self._begun < TOGETHER and time.may_go_on(tenant)
 
     def _most(self, *tenants: str) -> int:
         return TOGETHER if any(map(self.time.shared, tenants)) else ALONE
