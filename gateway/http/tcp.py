@@ -13,6 +13,7 @@ from gateway.common import net
 
 KEEPALIVE_PROBES: Final = 3
 
+_TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
 # Source: Linux include/net/tcp_states.h. In each of these states the peer has closed or reset its side.
 _PEER_CLOSED: Final = frozenset({6, 7, 8, 9, 11})  # TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING
 
@@ -47,22 +48,21 @@ def peer_closed(sock: Any) -> bool:
     A close behind bytes that do not fit the kernel's buffer is not known before these are read.
     """
     try:
-        if sock.family == socket.AF_UNIX:
-            return _unix_peer_closed(sock)
-        if not hasattr(socket, "TCP_INFO"):
-            return False
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _PEER_CLOSED
-    except (OSError, ValueError):  # ValueError: uvloop's substitute for a closed socket
-        return False
+        return _TCP_INFO is not None and sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0] in _PEER_CLOSED
+    except (OSError, ValueError):  # it is no TCP socket, or closed; ValueError: uvloop's substitute for a closed socket
+        return _unix_peer_closed(sock)
 
 
 def _unix_peer_closed(sock: Any) -> bool:
     """The same for a Unix socket. Source: poll(2)."""
-    if not hasattr(select, "POLLRDHUP"):
+    try:
+        if sock.family != socket.AF_UNIX or not hasattr(select, "POLLRDHUP"):
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):  # it is closed
         return False
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLRDHUP)
-    return bool(poll.poll(0))
 
 
 def own_socket(sock: Any) -> Any:
