@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 from gateway.api.exchange import Call
 from gateway.api.handlers.leases import Leases
 from gateway.api.request.polls import PollRequest
@@ -33,11 +30,7 @@ class PollAcks:
             call.context.lease_acked = True  # from here on every answer says so
 
 
-@contextlib.contextmanager
-def says_acked(call: Call, ahead: AckAhead | None) -> Iterator[None]:
-    """Every answer says so if the lease is acked, errors included."""
-    try:
-        yield
-    finally:
-        if ahead is not None:
-            call.context.lease_acked |= ahead.acked
+def note_acked(call: Call, ahead: AckAhead | None) -> None:
+    """Every answer from now on says so if the lease is acked, errors included."""
+    if ahead is not None:
+        call.context.lease_acked |= ahead.acked

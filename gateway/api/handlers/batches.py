@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Final
 
 from gateway.api.exchange import NO_STORE, Answer, Call, json_answer
-from gateway.api.handlers.acks import PollAcks, says_acked
+from gateway.api.handlers.acks import PollAcks, note_acked
 from gateway.api.handlers.jobs import Jobs, held_headers
 from gateway.api.request.polls import PollRequest, PollRequests
 from gateway.api.response.rendering import render_batch
@@ -65,7 +65,7 @@ class BatchJobs:
 
     async def _take(self, call: Call, queue: Queue, size: BatchSize, poll: PollRequest) -> BatchDelivery | Hold | None:
         ahead = await self._acks.ahead(call, poll)
-        with says_acked(call, ahead):
+        try:
             found = call.result(
                 await self._receiver.next(
                     queue,
@@ -77,6 +77,8 @@ class BatchJobs:
                     ahead=ahead,
                 )
             )
+        finally:
+            note_acked(call, ahead)
         if isinstance(found, BatchDelivery):
             call.context.lease_acked |= poll.at_most_once
         return found

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.api.exchange import JSON, NO_STORE, Answer, Call, json_answer
-from gateway.api.handlers.acks import PollAcks, says_acked
+from gateway.api.handlers.acks import PollAcks, note_acked
 from gateway.api.request.polls import PollRequest, PollRequests
 from gateway.api.response.rendering import render, render_leased
 from gateway.delivery.queues.catalog import Queue
@@ -61,7 +61,7 @@ class Jobs:
 
     async def _take(self, call: Call, queue: Queue, poll: PollRequest) -> Delivery | Hold | None:
         ahead = await self._acks.ahead(call, poll)
-        with says_acked(call, ahead):
+        try:
             delivery = call.result(
                 await self._receiver.next(
                     queue,
@@ -72,6 +72,8 @@ class Jobs:
                     ahead=ahead,
                 )
             )
+        finally:
+            note_acked(call, ahead)
         if isinstance(delivery, Delivery):
             call.context.lease_acked |= poll.at_most_once
         return delivery
@@ -87,10 +89,13 @@ class Jobs:
         lease = delivery.lease
         lease.holder = call.caller.name
         note_delivery(call, queue, delivery)
-        with self.given_back_on_error(lease):
+        try:
             body, headers = render(
                 delivery.job, queue, lease.attempt, lease, accept=call.accept, raw=_raw(call), root=call.root
             )
+        except BaseException:
+            self._registry.give_back(lease)
+            raise
         return self.carrying(lease, body, headers + preference)
 
     @contextlib.contextmanager

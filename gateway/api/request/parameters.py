@@ -164,11 +164,13 @@ class Query:
     def _parse(self, raw: bytes) -> Values:
         given: dict[str, Any] = {}
         given_as: dict[str, str] = {}
+        encoded = b"%" in raw or b"+" in raw
         for pair in raw.decode("latin-1").split("&"):
             if not pair:
                 continue
             name, _, text = pair.partition("=")
-            name, text = unquote_plus(name), unquote_plus(text)
+            if encoded:
+                name, text = unquote_plus(name), unquote_plus(text)
             parameter = self._parameters.get(name)
             if parameter is None:
                 raise InvalidParameter(f"unknown query parameter {name[:80]!r}; {self._known(name)}")
