@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -261,6 +262,29 @@ def test_a_second_request_changes_a_pause_and_not_its_beginning(replicas: list[R
             assert [each["reason"] for each in shown] == ["0", "1", "2", "3", "4", "5"]
             assert len({each["since"] for each in shown}) == 1
             resume(clients[-1], "q")
+
+
+def test_a_request_of_a_frozen_worker_may_end_a_later_pause(replicas: list[Running]) -> None:
+    """Its client has gone, and it is carried out after the thaw: `since` then says that the pause is another one. The
+    operators of make chaos rely on that."""
+    frozen, other = replicas
+    workers = [pid for pid, line in children_of(frozen.process.pid).items() if "worker" in line]
+    with other.client() as http:
+        put(http, "q")
+        pause(http, "q")
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with socket.create_connection(("127.0.0.1", frozen.port), 10) as connection:
+                connection.sendall(b"DELETE /queues/q/pause HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            resume(http, "q")
+            since = pause(http, "q")["since"]
+            assert pause(http, "q")["since"] == since
+        finally:
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
+        until(lambda: "pause" not in http.get("/queues/q").json())
+        assert pause(http, "q")["since"] != since
 
 
 def test_without_a_server_the_end_of_a_pause_is_an_error(tmp_path: Path) -> None:
