@@ -126,6 +126,7 @@ class Pauses:
 
     async def forget(self, queue: Queue) -> None:
         """The queue was deleted: a queue that is created with the same name is not paused by a request."""
+        await self._control.refresh()  # another worker may have begun one just now
         if self._entries.get(queue.key) is not None:
             with contextlib.suppress(BackendUnavailable, OutcomeUnknown):
                 await self._entries.delete(queue.key)

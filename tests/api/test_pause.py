@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -262,6 +263,24 @@ def test_a_second_request_changes_a_pause_and_not_its_beginning(replicas: list[R
             assert [each["reason"] for each in shown] == ["0", "1", "2", "3", "4", "5"]
             assert len({each["since"] for each in shown}) == 1
             resume(clients[-1], "q")
+
+
+def test_a_new_queue_or_subscription_of_the_same_name_is_not_paused(replicas: list[Running]) -> None:
+    """The pause ends with the old one, also if another replica has begun it a moment before the deletion."""
+    with replicas[0].client() as one, replicas[1].client() as two:
+        for queue, name, path in (
+            ("a", "a", "a"),
+            ("b", "b+audit", "b+audit"),
+            ("c", "c+audit", "c/subscriptions/audit"),
+        ):
+            assert one.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+            put(one, queue)
+            pause(two, name)
+            assert one.delete(f"/queues/{path}").status_code == 200
+            one.put(f"/queues/{queue}/subscriptions/audit")
+            put(one, queue, "new")
+            until(partial(lambda shown: "pause" not in two.get(shown).json(), f"/queues/{name}"))
+            assert take(one, name, 10).json()["data"] == "new"
 
 
 def test_a_request_of_a_frozen_worker_may_end_a_later_pause(replicas: list[Running]) -> None:

@@ -41,7 +41,9 @@ class SubscriptionAdmin:
     async def delete(self, call: Call) -> Answer:
         """Also for `DELETE /queues/{queue}` of a subscription's name."""
         child = _child(call)
-        return json_answer({"queue": child.name, "leases_ended": call.result(await self._subscriptions.delete(child))})
+        leases_ended = call.result(await self._subscriptions.delete(child))
+        await self._pauses.forget(child)
+        return json_answer({"queue": child.name, "leases_ended": leases_ended})
 
 
 def _child(call: Call) -> Queue:
