@@ -313,6 +313,7 @@ def test_an_unreachable_collector_costs_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "16")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
+    began_s = time.monotonic()
     with running(tmp_path / "data", "--traces", "otlp") as gateway, gateway.client() as http:
         for _ in range(100):
             assert http.post("/queues/still/jobs", json=1).status_code == 201
@@ -323,7 +324,8 @@ def test_an_unreachable_collector_costs_nothing(tmp_path: Path, monkeypatch: pyt
         assert gateway.stop() == 0
         warnings = [line for line in gateway.log.read_text().splitlines() if "traces: " in line]
     assert all("WARNING" in line for line in warnings), warnings
-    assert 2 <= len(warnings) <= 8, warnings
+    # Of the thread that exports and of the one that drops a line each in ten seconds, and one at the stop.
+    assert 2 <= len(warnings) <= 2 * ((time.monotonic() - began_s) // 10 + 2) + 1, warnings
     assert any("last spans are not sent" in line for line in warnings)
 
 

@@ -41,11 +41,11 @@ def seed(http) -> None:
     http.put("/queues/emails/subscriptions/audit")
 
 
-def work(http, seconds: float) -> None:
-    """Some traffic, so that the rates and charts show something."""
+def work(http, seconds: float, enough: threading.Event | None = None) -> None:
+    """Some traffic, so that the rates and charts show something. enough: ends it earlier."""
     ends_s = time.monotonic() + seconds
     turn = 0
-    while time.monotonic() < ends_s:
+    while time.monotonic() < ends_s and not (enough and enough.is_set()):
         turn += 1
         for queue in ("emails", "img-thumbnails", "search")[: 1 + turn % 3]:
             http.post(f"/queues/{queue}/jobs", json={"to": "ada@example.org", "number": turn})
@@ -76,7 +76,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "data") as gateway, gateway.client() as http:
         seed(http)
         work(http, 60)
-        threading.Thread(target=work, args=(gateway.client(), 60), daemon=True).start()
+        enough = threading.Event()
+        traffic = threading.Thread(target=work, args=(gateway.client(), 60, enough))
+        traffic.start()
         with chromium() as browser:
             row = 'tr[data-queue="emails"]'
             shoot(browser, gateway.url, "page-queues", "/ui/", wait=row)
@@ -84,6 +86,8 @@ def main() -> int:
             queue = "#dead-letters tbody tr"
             shoot(browser, gateway.url, "page-queue", "/ui/#/queues/emails", wait=queue)
             shoot(browser, gateway.url, "page-phone", "/ui/", wait=row, size=PHONE)
+        enough.set()
+        traffic.join()
     for path in IMAGES.glob("page-*.png"):
         subprocess.run(["pngquant", "--force", "--ext", ".png", "--quality", "70-95", path], check=False)
     return 0
