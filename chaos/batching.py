@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from chaos.client import ANSWER_S, REFUSED_PAUSE_S, Consumer, monotonic, poll_path, role
+from chaos.client import Consumer, monotonic, poll_path, role
 from chaos.ledger import NO_ANSWER, NOT_SENT, DeliveryEvent
-from tests.lab.http import HttpAnswer, HttpClient
+from tests.lab.http import HttpAnswer
 
 VERBS = {"ack": 60, "nack-head": 10, "nack-tail": 12, "nack-delay": 8, "reject": 5}
 """What becomes of a job, by weight."""
@@ -61,14 +61,7 @@ class BatchConsumer(Consumer):
         queue, most = self._choose()[:1], self.chance.choice([2, 5, 20])
         for _ in range(most):
             self._poll(queue)
-        connection = HttpClient(self.role.ports[replica], ANSWER_S)
-        try:
-            connection.send("GET", f"{poll_path(queue)}timeout=5&lease=2&max={most}")
-            time.sleep(self.chance.choice([0.0, self.chance.uniform(0, 0.01), self.chance.uniform(0, 0.3)]))
-        except OSError:
-            time.sleep(REFUSED_PAUSE_S)
-        finally:
-            connection.close()
+        self._ask_and_leave(replica, f"{poll_path(queue)}timeout=5&lease=2&max={most}")
 
     def _settle_each(self, lease: str, jobs: list[DeliveryEvent]) -> None:
         verbs = self.chance.choices(list(VERBS), list(VERBS.values()), k=len(jobs))

@@ -238,11 +238,15 @@ class Consumer(Client):
 
     def _vanish(self, replica: int) -> None:
         """Asks for a job and closes the connection before an answer was read."""
-        connection = HttpClient(self.role.ports[replica], ANSWER_S)
         queues = self._choose()
         self._poll(queues)
+        self._ask_and_leave(replica, f"{poll_path(queues)}timeout=5&lease=2")
+
+    def _ask_and_leave(self, replica: int, path: str) -> None:
+        """Sends the request, and closes the connection at once or within 0.3 s."""
+        connection = HttpClient(self.role.ports[replica], ANSWER_S)
         try:
-            connection.send("GET", f"{poll_path(queues)}timeout=5&lease=2")
+            connection.send("GET", path)
             time.sleep(self.chance.choice([0.0, self.chance.uniform(0, 0.01), self.chance.uniform(0, 0.3)]))
         except OSError:
             time.sleep(REFUSED_PAUSE_S)

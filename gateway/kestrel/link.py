@@ -105,9 +105,6 @@ class ServerLink(Protocol):
         """Ends everything at once; items that are set aside go back."""
 
     # Health
-    def look(self) -> None:
-        """Asks for its status soon. The caller does not wait for the answer."""
-
     async def set_status(self, status: Health) -> None:
         """Raises: ServerUnavailable if nothing was sent, BackendRefused if it keeps another status, OutcomeUnknown."""
 

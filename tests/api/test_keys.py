@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from gateway.config.toml_file import MistakesError
 from gateway.errors import ForbiddenQueue, ForbiddenScope, RateLimited, Unauthenticated
 from tests.api.keyring import Keyring
 from tests.lab import plain
+from tests.lab.commands import run_process
 from tests.lab.gateway import running
 from tests.lab.yaml_text import parse_yaml
 
@@ -165,12 +165,7 @@ def test_what_a_good_file_means(tmp_path):
 def test_a_new_key_works(tmp_path):
     """`keys new` prints a secret and the table that lets it in; what it prints is a file of keys as it is."""
     command = [sys.executable, "-m", "gateway", "keys", "new", "--name", "shop", "--tenant", "acme"]
-    made = subprocess.run(
-        [*command, "--scope", "produce", "--scope", "consume", "--queue", "img-*", "--rate", "5"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    made = run_process([*command, "--scope", "produce", "--scope", "consume", "--queue", "img-*", "--rate", "5"]).stdout
     secret, _, table = made.partition("\n\n")
     assert re.fullmatch(r"kg_[A-Za-z0-9_-]{43}", secret)
     assert secret not in table
@@ -184,9 +179,9 @@ def test_a_new_key_works(tmp_path):
 def test_a_rate_is_requests_a_second():
     """The help and the refusal say so, and not that it is a time."""
     command = [sys.executable, "-m", "gateway", "keys", "new"]
-    told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    told = run_process([*command, "--help"]).stdout
     assert re.search(r"--rate REQUESTS\s+most requests a second", told)
-    done = subprocess.run([*command, "--name", "a", "--scope", "admin", "--rate", "x"], capture_output=True, text=True)
+    done = run_process([*command, "--name", "a", "--scope", "admin", "--rate", "x"])
     assert (done.returncode, "'x' is not a number of requests a second" in done.stderr) == (2, True)
 
 
@@ -194,7 +189,7 @@ def test_a_rate_is_requests_a_second():
 def test_a_new_key_that_cannot_be(flags):
     """Exit code 2 and one line."""
     command = [sys.executable, "-m", "gateway", "keys", "new", "--name", "shop", *flags]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_process(command)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
@@ -203,7 +198,7 @@ def test_a_bad_file_at_the_start(tmp_path):
     path = tmp_path / "keys.toml"
     path.write_text(GOOD.replace("produce", "x"))
     command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--data", str(tmp_path / "data")]
-    done = subprocess.run([*command, "--keys", str(path)], capture_output=True, text=True, timeout=20)
+    done = run_process([*command, "--keys", str(path)])
     assert done.returncode == 2
     assert done.stderr == (
         f"kestrel-gateway: {path}:5: keys[1].scopes 'x' is not one of produce, consume, admin, observe, operator\n"

@@ -260,7 +260,7 @@ def test_the_stream_ends_when_its_key_is_withdrawn(keyed, tmp_path):
     gateway.process.send_signal(signal.SIGHUP)
     with gateway.client() as http:
         while http.get("/ui/session", headers=keyring.bearer("leaver")).status_code != 200:
-            pass
+            time.sleep(0.005)
         with http.stream("GET", "/ui/feed", headers=keyring.bearer("leaver")) as answer:
             lines = answer.iter_lines()
             next(lines)

@@ -98,6 +98,7 @@ def test_a_waiting_poll_waits_on_through_a_pause(gateway: Running, http: httpx.C
         deadline_s = time.monotonic() + 5
         while not http.get(f"/queues/{queue}?missing=zero").json()["waiters"]:
             assert time.monotonic() < deadline_s
+            time.sleep(0.005)
         pause(http, queue)
         while http.get(f"/queues/{queue}?missing=zero").json()["waiters"]:
             assert time.monotonic() < deadline_s

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab.broker import BrokerProcess
+from tests.lab.commands import run_process
+from tests.lab.forkserver import ForkedProcess
 
 
 class Child:
@@ -24,7 +26,7 @@ class Child:
         self.channel.settimeout(10)
         flags = [part for address in listen for part in ("--listen", address)]
         arguments = [sys.executable, "-m", "gateway.broker", *flags, "--data", str(data), "--channel-fd"]
-        self.process = subprocess.Popen(
+        self.process: subprocess.Popen[bytes] = ForkedProcess(
             [*arguments, str(theirs.fileno())], pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL
         )
         theirs.close()
@@ -98,7 +100,7 @@ def test_an_address_that_is_taken_is_one_line(tmp_path: Path) -> None:
 
 def _fail(data: Path, *flags: str, code: int = 1) -> str:
     arguments = [sys.executable, "-m", "gateway.broker", "--data", str(data), "--log-level", "error", *flags]
-    found = subprocess.run(arguments, capture_output=True, text=True, timeout=15)
+    found = run_process(arguments)
     assert found.returncode == code, found.stderr
     return found.stderr
 
@@ -180,6 +182,6 @@ def test_variables_are_flags(tmp_path: Path) -> None:
         assert client.ask(b"get q/open\r\n") == b"ERROR\r\n"
     listed = {"KESTREL_GATEWAY_BROKER_LISTEN": "127.0.0.1:0", "KESTREL_GATEWAY_BROKER_DATA": "/dev/null/x"}
     arguments = [sys.executable, "-m", "gateway.broker"]
-    found = subprocess.run(arguments, capture_output=True, env={**os.environ, **listed}, timeout=15)
+    found = run_process(arguments, env={**os.environ, **listed})
     assert found.returncode == 1
-    assert b"data directory /dev/null/x: Not a directory" in found.stderr
+    assert "data directory /dev/null/x: Not a directory" in found.stderr

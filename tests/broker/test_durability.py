@@ -23,6 +23,7 @@ from gateway.broker.storage.database import Database
 from gateway.broker.storage.inventory import StoredQueue, lowest_id
 from gateway.broker.storage.reader import DatabaseError
 from tests.lab.broker import BrokerProcess
+from tests.lab.commands import run_process
 
 ROUNDS = int(os.environ.get("KESTREL_GATEWAY_TEST_KILL_ROUNDS", "3"))
 
@@ -107,7 +108,7 @@ def test_second_broker_is_refused(tmp_path: Path) -> None:
 
 def _start_and_fail(data: Path, *flags: str, code: int = 1) -> str:
     arguments = [sys.executable, "-m", "gateway.broker", "--listen", "127.0.0.1:0", "--data", str(data), *flags]
-    found = subprocess.run(arguments, capture_output=True, text=True, timeout=15)
+    found = run_process(arguments)
     assert found.returncode == code, found.stderr
     return found.stderr
 

@@ -100,3 +100,4 @@ class Api:
         deadline_s = time.monotonic() + LATE_S
         while (found := self.items(queue)) != count:
             assert time.monotonic() < deadline_s, f"{queue} has {found} items, not {count}"
+            time.sleep(0.005)

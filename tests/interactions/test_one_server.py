@@ -32,33 +32,27 @@ retry_delay = [0.2]
 [queues.back-off-dead]
 retry_delay = [0.2, 300]
 max_attempts = 2
-[queues."limits-*"]
-max_in_flight = 1
-[queues."limits-parent+*"]
-max_in_flight = 1
-[queues.limits-raw]
-format = "raw"
-max_in_flight = 1
-[queues.limits-key]
-key = "old:limits"
-max_in_flight = 1
 [queues.pause-key]
 key = "old:pause"
 [queues.several-key]
 key = "old:several"
-[queues."rate-*"]
-rate = 0.001
-[queues."rate-parent+*"]
-rate = 0.001
-[queues.rate-raw]
-format = "raw"
-rate = 0.001
-[queues.rate-key]
-key = "old:rate"
-rate = 0.001
 [queues.delay-dead]
 max_attempts = 1
+""" + "".join(
+    f"""
+[queues."{name}-*"]
+{rule}
+[queues."{name}-parent+*"]
+{rule}
+[queues.{name}-raw]
+format = "raw"
+{rule}
+[queues.{name}-key]
+key = "old:{name}"
+{rule}
 """
+    for name, rule in (("limits", "max_in_flight = 1"), ("rate", "rate = 0.001"))
+)
 
 RINGS = ["delay-ring", "back-off-ring", "pause-ring", "limits-ring", "rate-ring", "fanout-ring", "several-ring"]
 FULL = ["back-off-full", "pause-full", "limits-full", "rate-full", "several-full"]
@@ -103,6 +97,7 @@ def test_delay_ring_queue(api: Api) -> None:
     deadline_s = time.monotonic() + LATE_S
     while api.http.get("/queues/delay-ring/peek").json()["data"] == 1:
         assert time.monotonic() < deadline_s
+        time.sleep(0.005)
     assert api.values("delay-ring", 2) == [2, 3]
 
 

@@ -117,6 +117,7 @@ class BrokerProcess:
         while (found := self.stat(key)) != wanted:
             if time.monotonic() > deadline:
                 raise AssertionError(f"{key} is {found}, not {wanted}")
+            time.sleep(0.005)
 
     def freeze(self) -> None:
         """It accepts connections, since the kernel does, and never answers."""

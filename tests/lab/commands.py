@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from gateway import cli
+from tests.lab.forkserver import ForkedProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "COVERAGE_PROCESS_CONFIG")
@@ -24,6 +28,17 @@ def environment(url: str, **variables: str) -> dict[str, str]:
     """The variables of a command that talks to the gateway at `url`."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return {**kept, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": "/nonexistent", "KESTREL_GATEWAY_URL": url, **variables}
+
+
+def run_process(command: Sequence[str], timeout_s: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+    """As subprocess.run with text; a command of the gateway is forked, which saves half a second of CPU."""
+    with ForkedProcess(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout_s)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 @dataclass(frozen=True, slots=True)

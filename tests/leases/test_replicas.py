@@ -123,6 +123,7 @@ def hops(replica: Replica) -> dict[tuple[str, str], int]:
     deadline_s = time.monotonic() + 10
     while total(found := figures(plain.get(replica.url + "/metrics").text), "workers", state="silent"):
         assert time.monotonic() < deadline_s
+        time.sleep(0.005)
     kinds = [(peer, direction) for peer in ("worker", "replica") for direction in ("sent", "received")]
     return {kind: int(total(found, "forwards_total", peer=kind[0], direction=kind[1])) for kind in kinds}
 

@@ -13,6 +13,7 @@ import pytest
 
 from gateway.maintenance.backup import BackupError, back_up
 from tests.lab import plain
+from tests.lab.commands import run_process
 from tests.lab.gateway import Running, running
 
 SECONDS = float(os.environ.get("KESTREL_GATEWAY_TEST_BACKUP_SECONDS", "0.5"))
@@ -24,10 +25,7 @@ KEYED = {"Idempotency-Key": "k1", "Content-Type": "text/plain"}
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """`kestrel-gateway backup` with these arguments."""
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", "backup", *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    return run_process([sys.executable, "-m", "gateway", "backup", *map(str, arguments)], 120)
 
 
 class Producer:

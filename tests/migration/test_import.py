@@ -14,6 +14,7 @@ import pytest
 
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import running
 from tests.migration.journals import Op, adds, encoded, write
 
@@ -213,11 +214,13 @@ def killed_imports(tmp_path: Path, broker: BrokerProcess, *, count: int, kills: 
     command = [*COMMAND, "import-journal", str(tmp_path / "spool"), "--to", broker.address]
     lived = 0
     for kill in range(kills + 1):
-        process = subprocess.Popen(command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE)
+        process: subprocess.Popen[bytes] = ForkedProcess(
+            command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE
+        )
         if kill < kills:
             target = count * (kill + 1) // (kills + 1)
             while process.poll() is None and broker.stat("queue_q_total_items") < target:
-                pass
+                time.sleep(0.005)
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 lived += 1

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import subprocess
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from gateway.migration.queue_names import NewNames
 from tests.kestrel.standin import Manners, StandIn, darner, siberite
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running, running
 from tests.lab.ports import free_port
 from tests.lab.work import until
@@ -147,7 +149,9 @@ def test_a_full_destination(old: BrokerProcess, tmp_path: Path) -> None:
         assert sorted([*found, *(each for each in items(old, "mail"))]) == sorted(bodies)
         bodies = fill(old, "mail", 50)
         command = [*COMMAND, "forward", "--from", old.address, "--to", small.address]
-        process = subprocess.Popen(command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE)
+        process: subprocess.Popen[bytes] = ForkedProcess(
+            command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE
+        )
         found = []
         while len(found) < len(bodies):
             found += items(small, "mail")
@@ -183,7 +187,9 @@ def test_follow(old: BrokerProcess, new: BrokerProcess, tmp_path: Path) -> None:
     """It moves what comes later, also after the old server was away, until it is interrupted."""
     command = [*COMMAND, "forward", "--from", old.address, "--to", new.address, "--follow"]
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment("http://127.0.0.1:9"), stdout=log, stderr=log)
+        process: subprocess.Popen[bytes] = ForkedProcess(
+            command, env=environment("http://127.0.0.1:9"), stdout=log, stderr=log
+        )
     try:
         fill(old, "mail", 1)
         until(lambda: new.stat("queue_mail_items") == 1)
@@ -204,11 +210,13 @@ def killed_moves(old: BrokerProcess, new: BrokerProcess, *, count: int, kills: i
     command = [*COMMAND, "forward", "--from", old.address, "--to", new.address]
     lived = 0
     for kill in range(kills + 1):
-        process = subprocess.Popen(command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE)
+        process: subprocess.Popen[bytes] = ForkedProcess(
+            command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE
+        )
         if kill < kills:
             target = count * (kill + 1) // (kills + 1)
             while process.poll() is None and new.stat("queue_mail_total_items") < target:
-                pass
+                time.sleep(0.005)
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 lived += 1

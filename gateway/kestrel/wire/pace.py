@@ -1,4 +1,8 @@
-"""How many answers of Kestrel one turn of the event loop reads. Thousands of waits may end at the same instant."""
+"""How many answers of Kestrel one turn of the event loop reads. Thousands of waits may end at the same instant.
+
+`gateway.fairness.paced_calls` begins each call in a later turn, by time and by tenant. Here an answer is read at once
+while the turn has room: a later turn would delay every command, and nobody knows yet whose answer it is.
+"""
 
 from __future__ import annotations
 
