@@ -36,7 +36,10 @@ class CallFailed(Exception):
 
 def no_answer(error: Exception, url: str) -> CallFailed:
     """No answer came: the gateway is away, or the connection broke."""
-    what = _NUMBER.sub("", str(error)) or type(error).__name__
+    name = type(error).__name__
+    what = _NUMBER.sub("", str(error)) or (
+        "it took too long" if "Timeout" in name else f"the connection broke ({name})"
+    )
     return CallFailed(NO_ANSWER, f"{url}: {what}", status=0, retryable=True)
 
 
