@@ -13,7 +13,7 @@ SHORT_WAITS = ("--max-timeout", "0.2", "--default-timeout", "0.05", "--max-strea
 """The contract that is served names these limits, so the generated waits and streams keep to them."""
 
 
-SHORT = ("--max-examples", "2", "--phases", "examples,fuzzing,stateful")
+SHORT = ("--max-examples", "2" if os.environ.get("CI") else "1", "--phases", "examples,fuzzing,stateful")
 LONG = ("--max-examples", "60")
 
 

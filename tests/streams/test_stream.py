@@ -325,13 +325,13 @@ def test_a_client_that_settles_nothing_is_ended(gateway, http, queue):
 
 
 def test_memory_is_bounded_while_a_client_does_not_read(tmp_path):
-    """Of a backlog of 60 MB, the gateway holds no more than the window's bytes and one job.
+    """Of a backlog of 30 MB, the gateway holds no more than the window's bytes and one job.
 
     KESTREL_GATEWAY_TEST_STOPPED_S sets for how many seconds the client stops.
     """
     flags = ("--stream-window-bytes", "1000000", "--tcp-user-timeout", "600")
     with running(tmp_path / "data", *flags) as gateway, gateway.client() as http:
-        put(http, "q", *[LARGE] * 300)
+        put(http, "q", *[LARGE] * 150)
         before = peak_bytes(gateway)
         with StreamReader(gateway, "/queues/q/stream?window=1000&lease_seconds=600", rcvbuf=4096):
             wait_until(lambda: http.get("/queues/q").json()["open_reads"] == 5)
@@ -344,7 +344,7 @@ def test_memory_is_bounded_while_a_client_does_not_read(tmp_path):
         print(f"stopped for {STOPPED_S:g} s: the peak grew by {grown >> 10} KiB")
         assert grown < 12 << 20
         wait_until(lambda: http.get("/queues/q").json()["open_reads"] == 0)
-        assert http.get("/queues/q").json()["items"] == 300
+        assert http.get("/queues/q").json()["items"] == 150
 
 
 def test_a_job_that_was_not_sent_uses_no_attempt(gateway, http, queue):
