@@ -51,7 +51,7 @@ class BatchConsumer(Consumer):
         for place, slot in enumerate(slots):
             self._polled(slot, 200 if place < len(found) else 204)
         jobs = [
-            self._delivered(job | {"lease": lease | {"id": f"{lease['id']}.{place}"}}, queue, replica, lease_s)
+            self._delivered(job | {"lease": lease | {"id": f"{lease['id']}.{place}"}}, queue, replica, lease_s, place)
             for place, job in enumerate(found)
         ]
         return lease.get("id", ""), jobs

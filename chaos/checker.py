@@ -127,16 +127,20 @@ def _repeats(job: JobHistory, faults: Faults, unseen: Unseen, repeated: Counter[
 
 def _early(job: JobHistory, faults: Faults, unseen: Unseen) -> Iterator[Violation]:
     """Rule 6. Another copy of the job may come before the delay of a nack is over."""
-    if job.leases and job.leases[0].delivery.opened + CLOCK_S < job.due:
+    if job.leases and _opened_at_the_latest(job.leases[0]) + CLOCK_S < job.due:
         yield Violation(Kind.EARLY, job.token, told(job))
         return
     copies = list(_copies(job, faults))
     for earlier, later in zip(job.leases, job.leases[1:], strict=False):
-        opened, due = later.delivery.opened, max((each.due for each in earlier.asked), default=0.0)
+        opened, due = _opened_at_the_latest(later), max((each.due for each in earlier.asked), default=0.0)
         if opened + CLOCK_S < due and later.delivery.attempt > earlier.delivery.attempt:
             nacked = next(each.settle.t for each in earlier.asked if each.due == due)
             if not any(at < nacked for at, _ in copies) and not unseen.take(job, opened):
                 yield Violation(Kind.EARLY, job.token, told(job))
+
+
+def _opened_at_the_latest(lease: LeaseHistory) -> float:
+    return max(lease.delivery.opened, lease.delivery.opened_by)
 
 
 def _paused(job: JobHistory, pauses: PausedTimes) -> Iterator[Violation]:

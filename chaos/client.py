@@ -192,8 +192,10 @@ class Consumer(Client):
             return None
         return self._delivered(answer.json(), queues, replica, lease_s)
 
-    def _delivered(self, job: dict[str, Any], queues: list[str], replica: int, lease_s: float) -> DeliveryEvent:
-        """Writes down the job that has come."""
+    def _delivered(
+        self, job: dict[str, Any], queues: list[str], replica: int, lease_s: float, place: int = 0
+    ) -> DeliveryEvent:
+        """Writes down the job that has come. place: in its batch."""
         read_at = time.monotonic()
         token = str(job["data"]["token"])
         if job["data"].get("pad") != pad(token):
@@ -214,6 +216,7 @@ class Consumer(Client):
             opened=expires - lease_s,
             expires=expires,
             queue=queue,
+            opened_by=read_at if place else 0.0,
         )
         self.ledger.write(delivery)
         return delivery

@@ -71,7 +71,11 @@ class PollAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryEvent:
-    """A consumer has read a job whole. opened, expires: of its lease, by the gateway's own clock, exact to 1 ms."""
+    """A consumer has read a job whole. opened, expires: of its lease, by the gateway's own clock, exact to 1 ms.
+
+    The times of a batch are those of its first job. The lease of a later one was opened between `opened` and
+    `opened_by`, which is 0 for a first or only job.
+    """
 
     t: float
     who: str
@@ -83,6 +87,7 @@ class DeliveryEvent:
     opened: float
     expires: float
     queue: str = ""
+    opened_by: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

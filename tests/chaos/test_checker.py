@@ -31,11 +31,11 @@ def put(at=0.0, status=201, number=0, *, delay=0.0):
     return [sent] if status is None else [sent, answer]
 
 
-def lease(at, name, length=5.0, *, who="consumer-0", replica=0, attempt=1):
+def lease(at, name, length=5.0, *, who="consumer-0", replica=0, attempt=1, opened_by=0.0):
     return [
         DeliveryEvent(
             t=at + 0.001, who=who, token="j", job="id", attempt=attempt, lease=name, replica=replica, opened=at,
-            expires=at + length, queue="mail",
+            expires=at + length, queue="mail", opened_by=opened_by,
         )
     ]  # fmt: skip
 
@@ -76,6 +76,7 @@ def kinds(*parts):
 
 FINE = {
     "delivered and acked": [put(), lease(1, "a"), settle(2, "a")],
+    "enqueued after the first job of its batch was leased": [put(1), lease(0.9, "a", opened_by=1.3), settle(2, "a")],
     "left on a queue": [put(), LEFT],
     "refused and gone": [put(status=503)],
     "unknown and gone": [put(status=502)],
