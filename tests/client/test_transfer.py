@@ -176,21 +176,22 @@ def test_a_file_goes_there_and_back(command: Commands, http: httpx.Client, queue
 
 def test_items_of_memcache_clients_among_jobs(tmp_path: Path):
     """Both keep their order and their bytes, and a job is recognized in either form of the gateway's answer."""
+    old = b'{"specversion":"1.0","id":"job m","source":"/a","type":"t","time":"2026-01-31T12:00:00Z","data":1}'
     with running(tmp_path / "data", "--broker-listen", f"127.0.0.1:{(port := free_port())}") as gateway:
         command, file = Commands(gateway.url), tmp_path / "jobs"
-        with gateway.client() as http:
-            copies = fill(http, "q", len(KINDS))
+        with gateway.client() as http, contextlib.closing(MemcacheClient(f"127.0.0.1:{port}")) as memcache:
+            copies = [*fill(http, "q", len(KINDS)), ("job m", "application/json", b"1")]
+            assert memcache.put("q", old) == b"STORED\r\n"
             shown = http.get("/queues/q/next?max=100", headers={"Accept": events.EVENTS})
             assert shown.headers["content-type"] == events.EVENTS
             http.post(f"/leases/{shown.headers['lease-id']}/nack", json={"position": "head", "count": False})
-            with contextlib.closing(MemcacheClient(f"127.0.0.1:{port}")) as memcache:
-                assert memcache.put("q", b"\xff raw") == b"STORED\r\n"
-            assert command.text("export", "q", str(file)) == f"{len(KINDS) + 1} jobs moved to {file}\n"
+            assert memcache.put("q", b"\xff raw") == b"STORED\r\n"
+            assert command.text("export", "q", str(file)) == f"{len(KINDS) + 2} jobs moved to {file}\n"
             *lines, item = file.read_bytes().splitlines()
             assert json.loads(item)["data_base64"] == base64.b64encode(b"\xff raw").decode()
             before = events.lines_of(shown.content, shown.headers["content-type"])
             assert list(map(events.identity, lines)) == list(map(events.identity, before))
-            assert command.text("import", "q", str(file)) == f"{len(KINDS) + 1} jobs stored on q\n"
+            assert command.text("import", "q", str(file)) == f"{len(KINDS) + 2} jobs stored on q\n"
             taken = drain(http, "q")
     assert [each for each in taken if each[0].startswith("job")] == copies
     assert [each[2] for each in taken][-1] == b"\xff raw"
