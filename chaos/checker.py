@@ -107,14 +107,14 @@ def _repeats(job: JobHistory, faults: Faults, unseen: Unseen, repeated: Counter[
         return
     copies = sorted(_copies(job, faults), key=lambda copy: copy[0])
     found: list[Copy] = []
-    holders = [(lease.delivery.opened, lease) for lease in job.leases]
+    holders = [(lease.opened, lease) for lease in job.leases]
     ends: list[tuple[float, LeaseHistory | None]] = [*holders, *((left.t, None) for left in job.left)]
     for opened, lease in ends:
-        acked = [each for each in job.leases if each.acked and each.delivery.opened + CLOCK_S < opened]
+        acked = [each for each in job.leases if each.acked and each.opened + CLOCK_S < opened]
         made = [cause for at, cause in copies if at <= opened + CLOCK_S] + found
         if not acked:
             continue
-        if len(acked) > len(made) and unseen.take(job, acked[-1].delivery.opened):
+        if len(acked) > len(made) and unseen.take(job, acked[-1].opened):
             found.append(Copy.UNSEEN)
             made.append(Copy.UNSEEN)
         if len(acked) <= len(made):
@@ -127,20 +127,16 @@ def _repeats(job: JobHistory, faults: Faults, unseen: Unseen, repeated: Counter[
 
 def _early(job: JobHistory, faults: Faults, unseen: Unseen) -> Iterator[Violation]:
     """Rule 6. Another copy of the job may come before the delay of a nack is over."""
-    if job.leases and _opened_at_the_latest(job.leases[0]) + CLOCK_S < job.due:
+    if job.leases and job.leases[0].opened + CLOCK_S < job.due:
         yield Violation(Kind.EARLY, job.token, told(job))
         return
     copies = list(_copies(job, faults))
     for earlier, later in zip(job.leases, job.leases[1:], strict=False):
-        opened, due = _opened_at_the_latest(later), max((each.due for each in earlier.asked), default=0.0)
+        opened, due = later.opened, max((each.due for each in earlier.asked), default=0.0)
         if opened + CLOCK_S < due and later.delivery.attempt > earlier.delivery.attempt:
             nacked = next(each.settle.t for each in earlier.asked if each.due == due)
             if not any(at < nacked for at, _ in copies) and not unseen.take(job, opened):
                 yield Violation(Kind.EARLY, job.token, told(job))
-
-
-def _opened_at_the_latest(lease: LeaseHistory) -> float:
-    return max(lease.delivery.opened, lease.delivery.opened_by)
 
 
 def _paused(job: JobHistory, pauses: PausedTimes) -> Iterator[Violation]:
@@ -182,13 +178,13 @@ def _overlaps(job: JobHistory, faults: Faults, unseen: Unseen, redelivered: Coun
     for earlier, later in zip(job.leases, job.leases[1:], strict=False):
         if earlier.acked:
             continue
-        opened = later.delivery.opened
+        opened = later.opened
         asked = [
             each.settle.verb
             for each in earlier.asked
             if each.settle.verb != "extend" and each.status != NOT_SENT and each.settle.t < opened + CLOCK_S
         ]
-        fault = faults.between(earlier.delivery.opened, opened, earlier.delivery.who)
+        fault = faults.between(earlier.opened, opened, earlier.delivery.who)
         if asked:
             unconfirmed = " without a 204" if asked[0] == "ack" else ""
             redelivered[f"after {asked[0]}{unconfirmed}"] += 1
@@ -196,7 +192,7 @@ def _overlaps(job: JobHistory, faults: Faults, unseen: Unseen, redelivered: Coun
             redelivered["lease expired"] += 1
         elif fault is not None:
             redelivered[f"{fault.action} of a {fault.target.partition('-')[0]}"] += 1
-        elif any(at <= opened for at, _ in copies) or unseen.take(job, earlier.delivery.opened):
+        elif any(at <= opened for at, _ in copies) or unseen.take(job, earlier.opened):
             redelivered["another copy"] += 1
         else:
             yield Violation(Kind.UNEXPLAINED, job.token, told(job))

@@ -61,6 +61,11 @@ class LeaseHistory:
     asked: list[AskedSettlement] = field(default_factory=list)
 
     @property
+    def opened(self) -> float:
+        """When it was opened, at the latest."""
+        return max(self.delivery.opened, self.delivery.opened_by)
+
+    @property
     def acked(self) -> bool:
         return any(each.settle.verb == "ack" and each.status == 204 for each in self.asked)
 
@@ -186,7 +191,7 @@ def jobs_of(events: Iterable[Event]) -> dict[str, JobHistory]:
             case Left():
                 jobs.setdefault(event.token, JobHistory(event.token)).left.append(event)
     for job in jobs.values():
-        job.leases.sort(key=lambda lease: lease.delivery.opened)
+        job.leases.sort(key=lambda lease: lease.opened)
     return jobs
 
 

@@ -77,6 +77,9 @@ def kinds(*parts):
 FINE = {
     "delivered and acked": [put(), lease(1, "a"), settle(2, "a")],
     "enqueued after the first job of its batch was leased": [put(1), lease(0.9, "a", opened_by=1.3), settle(2, "a")],
+    "given back before it came as a later job of a batch": [
+        put(), lease(1, "a", opened_by=1.3), lease(1.1, "b"), settle(1.2, "b", "nack-head"), settle(2, "a"),
+    ],
     "left on a queue": [put(), LEFT],
     "refused and gone": [put(status=503)],
     "unknown and gone": [put(status=502)],
