@@ -72,7 +72,7 @@ def test_a_parked_poll_wakes_when_a_job_comes(gateway, http, queue):
 
     def poll():
         with gateway.client() as other:
-            answers.append(other.get(f"/queues/{queue}/next?timeout=60"))
+            answers.append(other.get(f"/queues/{queue}/next?timeout=40"))
 
     poller = threading.Thread(target=poll)
     poller.start()
