@@ -221,7 +221,8 @@ class Gateway:
         OwnDelays(control, holding, tasks)
         onward = Onward(kestrel, catalog, quota, holding)
         delayed_jobs = DelayedJobs(kestrel.each_member, holding, onward)
-        queues = Queues(kestrel, catalog, lease_router, known, turns, moves.attempts)
+        ages = HeadAges(kestrel.each_member, lambda key: catalog.owner_of(key) is not None, turns)
+        queues = Queues(kestrel, catalog, lease_router, known, turns, moves.attempts, ages)
         kestrel.fanout.hold_elsewhere = peers.hold
 
         async def end_polls(key: str) -> None:
@@ -234,6 +235,7 @@ class Gateway:
             catalog,
             known,
             quota,
+            ages=ages,
             deleted=deleted,
             turns=GatewayTurns(cap_link, "subscription ", SUBSCRIPTION_TURN_S),
             end_polls=end_polls,
@@ -241,7 +243,7 @@ class Gateway:
             peers_have=peers.have,
             limit=settings.kestrel_max_subscriptions,
         )
-        dead_letters = DeadLetterAdmin(kestrel)
+        dead_letters = DeadLetterAdmin(kestrel, ages)
         redrive = Redrive(kestrel, moves.dead_letters, quota, tasks)
         letters = DeadLetterJobs(
             kestrel.each_member,
@@ -253,7 +255,6 @@ class Gateway:
         )
 
         # Figures of queues
-        ages = HeadAges(kestrel.each_member, lambda key: catalog.owner_of(key) is not None, turns)
         gatherer = Gatherer(kestrel, ages, turns, settings.queue_figures_interval_s)
         largest = LargestQueues(
             catalog,

@@ -13,9 +13,9 @@ from gateway.coverage import Coverage
 class QueueStats:
     """One queue as its server counts it; figures that a server does not report are 0.
 
-    age_ms: of the oldest item; Kestrel reports it only after the queue was read from for the first time. children: the
-    keys of its fanout children. atomic: whether the server stores an item with all of its copies or not at all; told
-    only of children and of queues that have some.
+    age_ms: from Kestrel, that of the item that was read last; from gateway.delivery.figures.head_ages, that of the
+    oldest waiting item. children: the keys of its fanout children. atomic: whether the server stores an item with all
+    of its copies or not at all; told only of children and of queues that have some.
     """
 
     items: int = 0

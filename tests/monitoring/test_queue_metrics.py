@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,10 +13,8 @@ import pytest
 
 from gateway.api.metrics.queue_text import queue_text
 from gateway.delivery.figures.gatherer import Round
-from gateway.delivery.figures.head_ages import ROUND_BYTES, HeadAges
 from gateway.delivery.figures.largest import AGE, FIGURES, LargestQueues, QueueTable
 from gateway.delivery.queues.catalog import Catalog
-from gateway.errors import BackendUnavailable
 from gateway.fairness.turns import Turns
 from gateway.names.namespace import Namespace
 from gateway.queue_stats import QueueStats
@@ -227,98 +224,6 @@ def test_the_loop_stays_free_while_a_large_table_is_made() -> None:
         return ran
 
     assert asyncio.run(watched()) >= 10
-
-
-# Ages
-
-
-@dataclass
-class Server:
-    """A server whose heads a test sets."""
-
-    name: str
-    heads: dict[str, bytes]
-    peeked: list[str]
-
-    async def peek(self, key: str) -> bytes | None:
-        self.peeked.append(key)
-        return self.heads.get(key)
-
-
-def event(at_s: float) -> bytes:
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(at_s)).encode()
-    return b'{"specversion":"1.0","id":"a","source":"s","type":"t","time":"%b","enqueued":"%b","data":1}' % (
-        stamp,
-        stamp,
-    )
-
-
-@pytest.fixture
-def ages() -> Callable[..., tuple[HeadAges, Server]]:
-    def made(**heads: bytes) -> tuple[HeadAges, Server]:
-        server = Server("s", heads, [])
-        return HeadAges(lambda: [server], lambda _: True, Turns()), server
-
-    return made
-
-
-def test_a_head_is_peeked_again_only_if_it_may_be_another_one(ages: Callable[..., tuple[HeadAges, Server]]) -> None:
-    """Puts behind it change nothing; a read, an expiry or a return does."""
-    now_s = float(int(time.time()))
-    known, server = ages(q=event(now_s - 100))
-    old = QueueStats(items=2, bytes=200, total_items=2, age_ms=1)
-    for stats, peeks in (
-        (old, 1),
-        (old, 1),
-        (QueueStats(items=9, bytes=900, total_items=9), 1),
-        (QueueStats(items=8, bytes=800, total_items=9, open_reads=1), 2),
-        (QueueStats(items=8, bytes=800, total_items=9), 3),
-        (QueueStats(items=7, bytes=700, total_items=9, expired_items=1), 4),
-        (QueueStats(total_items=9), 4),
-    ):
-        queues, servers = asyncio.run(known.update({"q": stats}, {"s": {"q": stats}}))
-        assert len(server.peeked) == peeks, stats
-        if stats.items:
-            assert 100_000 <= queues["q"].age_ms < 160_000
-            assert servers["s"]["q"].age_ms == queues["q"].age_ms
-
-
-def test_a_raw_item_counts_from_when_it_was_seen(ages: Callable[..., tuple[HeadAges, Server]]) -> None:
-    """Or by Kestrel's age if that is more."""
-    known, _ = ages(young=b"raw", old=b"raw")
-    stats = {"young": QueueStats(items=1, bytes=3, total_items=1), "old": QueueStats(items=1, bytes=3, age_ms=90_000)}
-    asyncio.run(known.update(stats, {"s": stats}))
-    aged, _ = asyncio.run(known.update(stats, {"s": stats}))
-    assert 0 <= aged["young"].age_ms < 60_000
-    assert 90_000 <= aged["old"].age_ms < 150_000
-
-
-def test_a_round_peeks_a_limited_number_of_bytes(ages: Callable[..., tuple[HeadAges, Server]]) -> None:
-    """The rest comes first in the next round."""
-    keys = [f"q{number}" for number in range(6)]
-    known, server = ages(**dict.fromkeys(keys, event(0)))
-    stats = {key: QueueStats(items=1, bytes=ROUND_BYTES // 4, total_items=1) for key in keys}
-    asyncio.run(known.update(stats, {"s": stats}))
-    assert len(server.peeked) == 4
-    asyncio.run(known.update(stats, {"s": stats}))
-    assert sorted(server.peeked) == keys
-
-
-def test_a_server_that_does_not_answer_costs_one_question_a_round() -> None:
-    """Its queues keep the ages that are known; those of another server are looked at."""
-
-    class Silent(Server):
-        async def peek(self, key: str) -> bytes | None:
-            await super().peek(key)
-            raise BackendUnavailable("no answer")
-
-    silent, other = Silent("a", {}, []), Server("b", {"q0": event(0), "q1": event(0)}, [])
-    known = HeadAges(lambda: [silent, other], lambda _: True, Turns())
-    stats = {f"q{number}": QueueStats(items=1, bytes=9, total_items=1, age_ms=7) for number in range(2)}
-    _, servers = asyncio.run(known.update(stats, {"a": stats, "b": stats}))
-    assert (len(silent.peeked), len(other.peeked)) == (1, 2)
-    assert [each.age_ms for each in servers["a"].values()] == [7, 7]
-    assert all(each.age_ms > 1e9 for each in servers["b"].values())
 
 
 def test_a_table_travels_between_workers() -> None:

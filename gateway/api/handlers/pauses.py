@@ -24,7 +24,7 @@ class PauseAdmin:
         queue = call.queue()
         wanted = await call.json()
         until_s = _until(wanted["until"]) if "until" in wanted else None
-        call.result(await self._queues.get(queue))
+        call.result(await self._queues.existing(queue))
         call.context.covered_by(await self._pauses.begin(queue, until_s, wanted.get("reason", "")))
         return json_answer(self.shown(queue))
 

@@ -68,17 +68,15 @@ class QueueAdmin:
 
     async def _figures(self, call: Call) -> Answer:
         missing = QueueStats() if call.query["missing"] == "zero" else None
+        queue, servers = call.result(await self._queues.get(call.queue(), missing=missing))
+        shown = asdict(queue) | self._pauses.member(call.queue()) | await self._delayed()
         if call.query["detail"] != "servers":
-            info = call.result(await self._queues.get(call.queue(), missing=missing))
-            return json_answer(asdict(info) | self._pauses.member(call.queue()) | await self._delayed())
-        queue, servers = call.result(await self._queues.by_server(call.queue(), missing=missing))
+            return json_answer(shown)
         named = [(name if call.caller.sees_deployment else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
         by_server = [
             {"server": server, **asdict(servers[name])} for server, name in zip(named, sorted(servers), strict=True)
         ]
-        return json_answer(
-            asdict(queue) | self._pauses.member(call.queue()) | await self._delayed() | {"servers": by_server}
-        )
+        return json_answer(shown | {"servers": by_server})
 
     async def _delayed(self) -> dict[str, Any]:
         """`delayed: 0` if no job of any queue is delayed. Kestrel cannot tell how many are for one queue."""

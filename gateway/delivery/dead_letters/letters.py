@@ -104,15 +104,15 @@ class DeadLetterJobs:
         Cancelled: the search ends first.
         """
         async with self._turn(own_key(queue)):  # the figures do not count what another search has taken
-            found = await self._admin.get(queue)
+            found = await self._admin.count(queue)
             if isinstance(found.result, GatewayError):
                 return Covered(found.result, found.coverage)
-            if not found.result.items:
+            if not found.result:
                 return Covered(ListedLetters((), 0), found.coverage)
             listed, search = await self._completed(self._oldest(queue, most, payload=payload))
         if search.trouble is not None and not search.coverage.asked:
             raise search.trouble
-        left = max(0, found.result.items - len(listed))
+        left = max(0, found.result - len(listed))
         return Covered(ListedLetters(listed, left), least(found.coverage, search.coverage))
 
     async def delete(self, queue: Queue, letter: str) -> Covered[GatewayError | None]:
@@ -147,10 +147,10 @@ class DeadLetterJobs:
 
     async def _with(self, queue: Queue, letter: str, settle: Settle[T]) -> Covered[T | GatewayError]:
         async with self._turn(own_key(queue)):  # the figures do not count what another search has taken
-            found = await self._admin.get(queue)
+            found = await self._admin.count(queue)
             if isinstance(found.result, QueueNotFound) and not (found.coverage and found.coverage.partial):
                 return Covered(found.result, found.coverage)
-            others = 0 if isinstance(found.result, GatewayError) else max(0, found.result.items - 1)
+            others = 0 if isinstance(found.result, GatewayError) else max(0, found.result - 1)
             done = await self._completed(self._find(queue, letter, lambda read: settle(read, others)))
             return Covered(done.result, least(found.coverage, done.coverage))
 

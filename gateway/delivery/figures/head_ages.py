@@ -1,6 +1,7 @@
 """How long the oldest job of a queue has waited: since the time in the job at the head, which is peeked.
 
-Kestrel's own `age` is that of the last item that was read, so a queue that nobody reads looks fresh there.
+Kestrel's own `age` is that of the last item that was read, so a queue that nobody reads looks fresh there. A queue
+without waiting jobs has the age 0.
 
 1. A head is peeked again only if its server's figures say that it may be another one. A queue that nobody reads is
    peeked once, however long that lasts.
@@ -9,10 +10,12 @@ Kestrel's own `age` is that of the last item that was read, so a queue that nobo
    if that is more.
 4. A server that does not answer is asked no more in this round. Its queues keep their ages of before.
 5. Of more than MAX_QUEUES queues with waiting jobs, those with the fewest have Kestrel's age.
+6. Requests read the heads of the last finished round, or peek for themselves and change nothing here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +23,17 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from gateway.delivery.job_times import enqueued
-from gateway.envelope.read import unwrap
+from gateway.envelope.read import Job, unwrap
 from gateway.errors import GatewayError
 from gateway.fairness.turns import Turns
-from gateway.queue_stats import QueueStats
+from gateway.queue_stats import MergedStats, QueueStats
 
 ROUND_BYTES: Final = 16 << 20
 """By the mean size of the queue's items. On loopback this takes a tenth of a second."""
 MAX_QUEUES: Final = 5000
 """As many as one page shows, and more than have metrics."""
+PEEK_S: Final = 1.0
+"""A request waits this long for a head: as long as for the figures of a second server (gateway.kestrel.broadcast)."""
 
 ByServer = Mapping[str, Mapping[str, QueueStats]]
 """By server, the figures of its queues by key."""
@@ -51,6 +56,10 @@ class _Head:
     peeked: int
 
 
+_Heads = Mapping[str, Mapping[str, _Head]]
+"""By key, then by server."""
+
+
 class HeadAges:
     """members: the servers at the moment. counts: whether a key is that of a queue that is shown."""
 
@@ -60,7 +69,8 @@ class HeadAges:
         self._members = members
         self._counts = counts
         self._turns = turns
-        self._heads: dict[str, dict[str, _Head]] = {}  # by key, then by server
+        self._heads: dict[str, dict[str, _Head]] = {}
+        self._finished: _Heads = {}  # of the last round; nothing changes it
         self._rounds = 0
         self.peeks = 0
 
@@ -77,17 +87,65 @@ class HeadAges:
         if len(shown) > MAX_QUEUES:
             shown = [key for _, key in heapq.nlargest(MAX_QUEUES, waiting) if self._counts(key)]
         await self._look(shown, servers)
+        self._finished = self._heads
+        return await self._aged(queues, servers, self._finished)
+
+    async def known(self, figures: MergedStats, tenant: str = "") -> MergedStats:
+        """The same figures with the ages by the heads of the last round. Kestrel's age where it found no head."""
+        queues, servers = await self._aged(figures.queues, figures.servers, self._finished, tenant)
+        return replace(figures, queues=queues, servers=servers)
+
+    async def peeked(
+        self, key: str, figures: MergedStats, tenant: str, since: Callable[[Job], float | None] = enqueued
+    ) -> MergedStats:
+        """The same figures, for one queue with the ages by its heads of now: peeks on each server where its jobs wait.
+
+        since: the Unix time from which a job waits; None if it does not say. If a server does not answer within PEEK_S,
+        its head of the last round counts, or Kestrel's age.
+        """
+        members = {member.name: member for member in self._members()}
+        wanted = [
+            (members[server], stats)
+            for server, queues in figures.servers.items()
+            if (stats := queues.get(key)) is not None and stats.items and server in members
+        ]
+        found = await asyncio.gather(*(self._head_now(member, key, stats, tenant, since) for member, stats in wanted))
+        heads = {member.name: head for (member, _), head in zip(wanted, found, strict=True) if head is not None}
+        queues, servers = await self._aged(figures.queues, figures.servers, {key: heads}, tenant)
+        return replace(figures, queues=queues, servers=servers)
+
+    async def _head_now(
+        self, member: PeekedServer, key: str, stats: QueueStats, tenant: str, since: Callable[[Job], float | None]
+    ) -> _Head | None:
+        known = self._finished.get(key, {}).get(member.name)
+        try:
+            async with asyncio.timeout(PEEK_S):
+                item = await member.peek(key)
+        except (GatewayError, TimeoutError):
+            return known
+        if item is None:
+            return None
+        await self._turns.for_item(item, tenant)
+        since_s = since(unwrap(item))
+        if since_s is None and known is not None and known.mark == _mark(stats):
+            return known
+        return _head(since_s, stats, self._rounds)
+
+    async def _aged(
+        self, queues: Mapping[str, QueueStats], servers: ByServer, heads: _Heads, tenant: str = ""
+    ) -> tuple[dict[str, QueueStats], ByServer]:
+        """With the ages by these heads. A queue has the greatest age that it has on any server."""
         now_s = time.time()
-        aged = dict(queues)
-        aged_servers = {server: dict(of) for server, of in servers.items()}
-        async for key in self._turns.slices(shown):
-            heads = self._heads.get(key, {})
-            for server, head in heads.items():
-                if (stats := aged_servers[server].get(key)) is not None:
-                    aged_servers[server][key] = replace(stats, age_ms=_age_ms(now_s, head))
-            if heads:
-                aged[key] = replace(queues[key], age_ms=max(_age_ms(now_s, head) for head in heads.values()))
-        return aged, aged_servers
+        aged_servers: dict[str, dict[str, QueueStats]] = {}
+        oldest: dict[str, int] = {}
+        for server, of in servers.items():
+            aged = aged_servers[server] = {}
+            async for key, stats in self._turns.slices(of.items(), tenant):
+                head = heads.get(key, {}).get(server)
+                aged[key] = _with_age(stats, stats.age_ms if head is None else _age_ms(now_s, head))
+                oldest[key] = max(oldest.get(key, 0), aged[key].age_ms)
+        each = self._turns.slices(queues.items(), tenant)
+        return {key: _with_age(stats, oldest.get(key, 0)) async for key, stats in each}, aged_servers
 
     async def _look(self, keys: Sequence[str], servers: ByServer) -> None:
         """Keeps the heads of these queues, and peeks those that may have changed."""
@@ -133,12 +191,20 @@ class HeadAges:
             self._heads.get(key, {}).pop(member.name, None)
             return
         await self._turns.for_item(item, "")
-        now_s = time.time()
-        since_s = enqueued(unwrap(item))
-        if since_s is None:
-            since_s = now_s - stats.age_ms / 1000
-        head = _Head(_mark(stats), min(since_s, now_s), self._rounds)
+        head = _head(enqueued(unwrap(item)), stats, self._rounds)
         self._heads.setdefault(key, {})[member.name] = head
+
+
+def _head(since_s: float | None, stats: QueueStats, number: int) -> _Head:
+    """The head of a queue with these figures. since_s: None if the item has no time (rule 3). number: of the round."""
+    now_s = time.time()
+    return _Head(_mark(stats), min(now_s - stats.age_ms / 1000 if since_s is None else since_s, now_s), number)
+
+
+def _with_age(stats: QueueStats, age_ms: int) -> QueueStats:
+    if not stats.items:
+        age_ms = 0
+    return stats if stats.age_ms == age_ms else replace(stats, age_ms=age_ms)
 
 
 def _age_ms(now_s: float, head: _Head) -> int:

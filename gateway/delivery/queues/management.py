@@ -10,6 +10,7 @@ from typing import Final
 from gateway.coverage import Coverage, Covered, least
 from gateway.delivery.attempts import Attempts, identity
 from gateway.delivery.backend import Backend
+from gateway.delivery.figures.head_ages import HeadAges
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
 from gateway.delivery.subscriptions.existing import no_subscription
@@ -27,7 +28,7 @@ NOBODYS_KEY: Final = "_"
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """One queue's figures, with the names of openapi.yaml. age_s: of the oldest job. waiters: Kestrel's blocked gets.
+    """One queue's figures, with the names of openapi.yaml. age_s: of the oldest waiting job. waiters: blocked gets.
     backlog: jobs that are not done, waiting or taken.
 
     reachable: whether a request can name the queue; if not, `queue` is Kestrel's key.
@@ -57,7 +58,9 @@ class Queues:
         known: KnownQueues,
         turns: Turns,
         attempts: Attempts,
+        ages: HeadAges,
     ) -> None:
+        self._ages = ages
         self._attempts = attempts
         self._backend = backend
         self._known = known
@@ -69,12 +72,13 @@ class Queues:
         """Every queue of the tenant, also those that no request can name, ASKED_AT_ONCE at a time.
 
         In a deployment with many queues, a queue that was created elsewhere is missing until the next correction of the
-        known queues. Raises BackendUnavailable.
+        known queues. Ages are by the heads of the last round of figures. Raises BackendUnavailable.
         """
         await self._known.corrected_if_soon(time.monotonic())
         keys = self._known.keys(tenant) or [NOBODYS_KEY]
         for start in range(0, len(keys), ASKED_AT_ONCE):
             merged = await self._backend.queue_stats(*keys[start : start + ASKED_AT_ONCE])
+            merged = await self._ages.known(merged, tenant)
             shown = (self._shown(tenant, key, stats) for key, stats in merged.queues.items())
             yield Covered([each for each in shown if each is not None], merged.coverage)
 
@@ -85,22 +89,14 @@ class Queues:
             return queue_info(name, stats)
         return queue_info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
 
-    async def get(self, queue: Queue, *, missing: QueueStats | None = None) -> Covered[QueueInfo | GatewayError]:
-        """Its figures, or QueueNotFound. missing: the figures of a queue that does not exist, in place of the error.
-
-        Raises BackendUnavailable.
-        """
-        merged = await self._backend.queue_stats(queue.key)
-        stats = merged.queues.get(queue.key, missing)
-        return Covered(
-            _not_found(queue, merged.coverage) if stats is None else queue_info(queue.name, stats), merged.coverage
-        )
-
-    async def by_server(
+    async def get(
         self, queue: Queue, *, missing: QueueStats | None = None
     ) -> Covered[tuple[QueueInfo, dict[str, QueueInfo]] | GatewayError]:
-        """Like `get`, and also by server."""
-        merged = await self._backend.queue_stats(queue.key)
+        """Its figures, of all servers together and by server, or QueueNotFound. Looks at its head for the age.
+
+        missing: the figures of a queue that does not exist, in place of the error. Raises BackendUnavailable.
+        """
+        merged = await self._ages.peeked(queue.key, await self._backend.queue_stats(queue.key), queue.tenant)
         stats = merged.queues.get(queue.key, missing)
         if stats is None:
             return Covered(_not_found(queue, merged.coverage), merged.coverage)
@@ -111,13 +107,19 @@ class Queues:
         }
         return Covered((queue_info(queue.name, stats), servers), merged.coverage)
 
+    async def existing(self, queue: Queue) -> Covered[GatewayError | None]:
+        """None if the queue exists, else QueueNotFound. Raises BackendUnavailable."""
+        merged = await self._backend.queue_stats(queue.key)
+        error = None if queue.key in merged.queues else _not_found(queue, merged.coverage)
+        return Covered(error, merged.coverage)
+
     async def peek(self, queue: Queue) -> Covered[Job | GatewayError]:
         """The job at the head, which stays in place, or QueueNotFound or QueueEmpty. Raises BackendUnavailable.
 
         Its attempt is that of its next delivery by this worker. An expired job is not shown, because it will never be
         delivered.
         """
-        found = await self.get(queue)
+        found = await self.existing(queue)
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
         peeked = await self._backend.peek(queue.key)
@@ -126,15 +128,15 @@ class Queues:
         return Covered(self._head(queue, peeked.result), least(found.coverage, peeked.coverage))
 
     async def flush(self, queue: Queue) -> Covered[GatewayError | None]:
-        """Removes every waiting job; leased jobs stay with their consumers. QueueNotFound, and raises, as `get`."""
-        found = await self.get(queue)
+        """Removes every waiting job; leased jobs stay with their consumers. Errors as for `existing`."""
+        found = await self.existing(queue)
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
         return Covered(None, least(found.coverage, await self._backend.flush(queue.key)))
 
     async def delete(self, queue: Queue) -> Covered[int | GatewayError]:
         """Removes the queue with all its jobs; returns the number of leases that this ended. Errors as for `flush`."""
-        found = await self.get(queue)
+        found = await self.existing(queue)
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
         coverage = least(found.coverage, await self._backend.delete(queue.key))

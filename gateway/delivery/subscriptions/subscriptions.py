@@ -21,6 +21,7 @@ from typing import Final
 from gateway.coverage import Covered, least
 from gateway.delivery.backend import Backend, FanoutChildren
 from gateway.delivery.caps.turn import GatewayTurns
+from gateway.delivery.figures.head_ages import HeadAges
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
 from gateway.delivery.queues.quota import Quota
@@ -28,7 +29,7 @@ from gateway.delivery.subscriptions.deleted import DeletedSubscriptions
 from gateway.delivery.subscriptions.existing import no_subscription
 from gateway.errors import BackendUnavailable, GatewayError, QueueNotFound
 from gateway.names.namespace import FANOUT
-from gateway.queue_stats import QueueStats
+from gateway.queue_stats import MergedStats, QueueStats
 
 TURN_S: Final = 20.0
 """How long a request waits for the one before it, which takes a few seconds if a server does not answer."""
@@ -79,6 +80,7 @@ class Subscriptions:
         known: KnownQueues,
         quota: Quota,
         *,
+        ages: HeadAges,
         deleted: DeletedSubscriptions,
         turns: GatewayTurns,
         end_polls: Callable[[str], Awaitable[None]],
@@ -91,6 +93,7 @@ class Subscriptions:
         self._catalog = catalog
         self._known = known
         self._quota = quota
+        self._ages = ages
         self._deleted = deleted
         self._turns = turns
         self._end_polls = end_polls
@@ -131,9 +134,13 @@ class Subscriptions:
         return Covered(Subscribed(child.name, child.parent, child.child, made.result, warnings), coverage)
 
     async def list(self, queue: Queue) -> Covered[list[Subscription] | GatewayError]:
-        """The subscriptions of a queue, by name. QueueNotFound if neither exists. Raises BackendUnavailable."""
+        """The subscriptions of a queue, by name. QueueNotFound if neither exists. Raises BackendUnavailable.
+
+        Ages are by the heads of the last round of figures.
+        """
         children = await self._fanout.of(queue.key)
         merged = await self._backend.queue_stats(queue.key, *sorted(children.result))
+        merged = await self._ages.known(merged, queue.tenant)
         coverage = least(children.coverage, merged.coverage)
         if not children.result and queue.key not in merged.queues:
             return Covered(QueueNotFound(f"there is no queue {queue.name!r}"), coverage)
@@ -146,12 +153,13 @@ class Subscriptions:
     async def get(self, child: Queue) -> Covered[Subscription | GatewayError]:
         """Its figures, or QueueNotFound, or BackendUnavailable if a server that does not answer may have it.
 
-        Raises BackendUnavailable.
+        Looks at its head for the age. Raises BackendUnavailable.
         """
-        return await self._get(child)
-
-    async def _get(self, child: Queue, *, wanted: bool = True) -> Covered[Subscription | GatewayError]:
         merged = await self._backend.queue_stats(child.key)
+        return self._found(child, await self._ages.peeked(child.key, merged, child.tenant))
+
+    @staticmethod
+    def _found(child: Queue, merged: MergedStats, *, wanted: bool = True) -> Covered[Subscription | GatewayError]:
         stats = merged.queues.get(child.key)
         missing = no_subscription(child, merged.coverage, wanted=wanted)
         return Covered(missing if stats is None else _shown(child.name, stats), merged.coverage)
@@ -165,7 +173,7 @@ class Subscriptions:
             return await self._delete(child)
 
     async def _delete(self, child: Queue) -> Covered[int | GatewayError]:
-        found = await self._get(child, wanted=False)
+        found = self._found(child, await self._backend.queue_stats(child.key), wanted=False)
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
         self._quota.existing.forget(child)

@@ -1,0 +1,128 @@
+"""The age of a queue's oldest waiting job over HTTP, by the time in the job and not by what was read last."""
+
+import json
+import time
+
+import pytest
+
+from tests.api.test_leases import take
+from tests.cluster.rig import before, brokers
+from tests.lab.gateway import running
+
+FLAGS = ("--workers", "2", "--queue-figures-interval", "0.2")
+HOUR_S = 3600
+
+
+def item(hours):
+    """A job that was stored so many hours ago."""
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - hours * HOUR_S))
+    event = {"specversion": "1.0", "id": "a", "source": "s", "type": "t", "time": at, "enqueued": at, "data": 1}
+    return json.dumps(event).encode()
+
+
+def hours(figures):
+    return figures["age_s"] // HOUR_S
+
+
+def becomes(found, expected):
+    """Waits until every worker answers so: 20 requests in a row, each on a connection of its own."""
+    deadline_s, alike = time.monotonic() + 60, 0
+    while alike < 20:
+        now = found()
+        alike = alike + 1 if now == expected else 0
+        assert time.monotonic() < deadline_s, now
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    with brokers(tmp_path_factory.mktemp("brokers"), 2) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def http(servers, tmp_path_factory):
+    with (
+        before(tmp_path_factory.mktemp("aged"), servers, *FLAGS) as gateway,
+        gateway.client(headers={"connection": "close"}) as client,
+    ):
+        yield client
+
+
+def test_a_queue_has_the_age_of_its_oldest_waiting_job(servers, http):
+    """Of all servers and of each, also if nobody reads it; then that of the next job, and 0 without one. Lists, filters
+    and the order use it, too."""
+    one, two = (server.client() for server in servers)
+    for client, ages in ((one, (5, 3)), (two, (1,))):
+        for each in ages:
+            client.put("unread", item(each))
+    two.put("younger", item(2))
+
+    def single():
+        found = http.get("/queues/unread?detail=servers").json()
+        assert hours(http.get("/queues/unread").json()) == hours(found)
+        return hours(found), {each["server"]: hours(each) for each in found["servers"]}
+
+    def listed(query):
+        found = http.get(f"/queues?{query}").json()["queues"]
+        return [(each["queue"], hours(each)) for each in found]
+
+    assert single() == (5, {servers[0].address: 5, servers[1].address: 1})
+    becomes(lambda: listed("sort=-age_s"), [("unread", 5), ("younger", 2)])
+    becomes(lambda: listed(f"filter=age>={4 * HOUR_S}"), [("unread", 5)])
+    one.get("unread")
+    assert single() == (3, {servers[0].address: 3, servers[1].address: 1})
+    one.get("unread")
+    assert single() == (1, {servers[0].address: 0, servers[1].address: 1})
+    becomes(lambda: listed("sort=-age"), [("younger", 2), ("unread", 1)])
+    two.get("unread")
+    assert single() == (0, {servers[0].address: 0, servers[1].address: 0})
+    becomes(lambda: listed("filter=age=0&filter=name=unread"), [("unread", 0)])
+
+
+def test_a_subscription_has_the_age_of_its_oldest_waiting_job(servers, http):
+    """By itself, in the list, and as a queue."""
+    assert http.put("/queues/news/subscriptions/audit").status_code == 201
+    servers[0].client().put("news", item(4))
+    for path in ("/queues/news/subscriptions/audit", "/queues/news+audit"):
+        assert hours(http.get(path).json()) == 4
+    becomes(lambda: [hours(each) for each in http.get("/queues/news/subscriptions").json()["subscriptions"]], [4])
+    servers[0].client().get("news+audit")
+    assert http.get("/queues/news/subscriptions/audit").json()["age_s"] == 0
+
+
+def test_dead_letters_have_the_time_since_the_oldest_became_one(servers, http):
+    """Not the time since its enqueue, and not how long the server has had it."""
+    began_s = time.time()
+    servers[0].client().put("failing", item(6))
+    assert http.post(take(http, "failing")["lease"]["url"] + "/reject").status_code == 204
+    assert 0 <= http.get("/queues/failing/dead-letters").json()["age_s"] <= time.time() - began_s + 0.001
+    letter = json.loads(item(6)) | {"deadtime": json.loads(item(2))["time"], "deadqueue": "moved"}
+    servers[1].client().put("moved__dead", json.dumps(letter).encode())
+    assert hours(http.get("/queues/moved/dead-letters").json()) == 2
+
+
+def test_the_embedded_broker_has_the_same_ages(tmp_path):
+    """A queue that was never read grows old; when its oldest job is taken, the next one counts."""
+    with (
+        running(tmp_path, *FLAGS) as gateway,
+        gateway.client(headers={"connection": "close"}) as http,
+    ):
+        http.post("/queues/q/jobs", json=1).raise_for_status()
+        stored_s = time.time()
+        for path in ("/queues/q", "/queues"):
+            deadline_s, age_s = time.monotonic() + 60, 0
+            while age_s < 0.5:
+                assert time.monotonic() < deadline_s
+                asked_s = time.time()
+                found = http.get(path).json()
+                age_s = found.get("queues", [found])[0]["age_s"]
+                if path == "/queues/q":
+                    assert age_s >= asked_s - stored_s - 0.001
+        young_s = time.time()
+        http.post("/queues/q/jobs", json=2).raise_for_status()
+        stored_s = time.time()
+        lease = take(http, "q")["lease"]["url"]
+        asked_s = time.time()
+        age_s = http.get("/queues/q").json()["age_s"]
+        assert asked_s - stored_s - 0.001 <= age_s <= time.time() - young_s + 0.001
+        assert http.post(lease + "/nack").status_code == 204
