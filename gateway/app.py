@@ -224,6 +224,8 @@ class Gateway:
         ages = HeadAges(kestrel.each_member, lambda key: catalog.owner_of(key) is not None, turns)
         queues = Queues(kestrel, catalog, lease_router, known, turns, moves.attempts, ages)
         kestrel.fanout.hold_elsewhere = peers.hold
+        subscription_turns = GatewayTurns(cap_link, "subscription ", SUBSCRIPTION_TURN_S)
+        kestrel.fanout.turn = subscription_turns.turn
 
         async def end_polls(key: str) -> None:
             receiver.end_polls(key)
@@ -237,7 +239,7 @@ class Gateway:
             quota,
             ages=ages,
             deleted=deleted,
-            turns=GatewayTurns(cap_link, "subscription ", SUBSCRIPTION_TURN_S),
+            turns=subscription_turns,
             end_polls=end_polls,
             drop_leases=lease_router.drop_queue,
             peers_have=peers.have,

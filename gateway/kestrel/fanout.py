@@ -14,6 +14,9 @@ children, so a member without a child loses that child's copies.
 6. A child that is created again while this worker makes up for its deletion is created after that (`_changing`).
 7. Before a child is copied from one member to another, and again afterwards, the deletions are read that other workers
    and replicas have stored until then. Otherwise a child that was deleted a moment ago would come back.
+8. A member on which a child is outdated (deleted and created again while the member was away) deletes the old one with
+   its jobs, which is stored, and then gets the new one. One worker at a time does that (`turn`): another one, later,
+   would delete new jobs. One deletion is enough here: a put that is being copied makes a new child, which is wanted.
 """
 
 from __future__ import annotations
@@ -66,6 +69,12 @@ class DeletedChildren(Protocol):
     async def seen(self, key: str, servers: Collection[str]) -> None:
         """The deleted child is gone from these members, too."""
 
+    def outdated(self, server: str) -> Collection[str]:
+        """The keys of the children that exist, but were deleted and created again while this member was away."""
+
+    async def renewed(self, key: str, server: str) -> None:
+        """The old child is deleted on this member. Raises BackendUnavailable, OutcomeUnknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Children:
@@ -79,7 +88,8 @@ class Fanout:
     """The children on `members`. owns: whether a key is of this deployment.
 
     Set before it is used: placement, which stores the items; deleted; hold_elsewhere: a context within which the other
-    workers of this gateway put nothing on the queue.
+    workers of this gateway put nothing on the queue; turn: a context within which no other worker of this gateway
+    creates or deletes the child, which raises TimeoutError. The callers of `create`, `ensure` and `delete` have it.
     """
 
     def __init__(self, members: Callable[[], Sequence[ServerLink]], owns: Callable[[str], bool]) -> None:
@@ -92,6 +102,7 @@ class Fanout:
         self.placement: Placement | None = None
         self.deleted: DeletedChildren | None = None
         self.hold_elsewhere: Callable[[str], Hold] = lambda _: contextlib.nullcontext()
+        self.turn: Callable[[str], Hold] = lambda _: contextlib.nullcontext()
 
     async def of(self, key: str) -> Covered[frozenset[str]]:
         """The keys of the children of a queue, on any member that answers. Raises BackendUnavailable."""
@@ -120,10 +131,13 @@ class Fanout:
             )
 
         async def create(server: ServerLink) -> bool:
-            if key in await server.stats([key]):
+            if key in _outdated(self.deleted, server):
+                await self._renew(server, key)
+            elif key in await server.stats([key]):
                 return False
-            async with self._held(server, parent):
-                await _create(server, [key])
+            else:
+                async with self._held(server, parent):
+                    await _create(server, [key])
             self._known[server] = self._known.get(server, frozenset()) | {key}
             return True
 
@@ -132,7 +146,7 @@ class Fanout:
         return Covered(any(made), coverage)
 
     async def ensure(self, key: str) -> int:
-        """Creates the child where it is missing, for another worker; returns how many members did not take part.
+        """Creates the child where it is missing, for another worker; returns how many members do not have it.
 
         Raises: BackendUnavailable, OutcomeUnknown.
         """
@@ -142,9 +156,12 @@ class Fanout:
             if key not in await server.stats([key]):
                 await _create(server, [key])
 
+        if any(key in _outdated(self.deleted, server) for server in members):
+            await self._learn_deletions()
+        current = [server for server in members if key not in _outdated(self.deleted, server)]
         async with self._changing:
-            _, coverage = await broadcast.ask(members, create)
-        return coverage.total - coverage.asked
+            _, coverage = await broadcast.ask(current, create)
+        return len(members) - coverage.asked
 
     async def delete(self, key: str) -> tuple[list[str], Coverage]:
         """Deletes the child with its open reads on every member that answers. Returns the names of these members.
@@ -164,7 +181,7 @@ class Fanout:
             return await broadcast.ask(members, delete)
 
     async def prepare(self, server: ServerLink) -> None:
-        """Brings the member up to date (rules 2, 6 and 7). Raises BackendUnavailable, OutcomeUnknown."""
+        """Brings the member up to date (rules 2, 6, 7 and 8). Raises BackendUnavailable, OutcomeUnknown."""
         others = [each for each in self._members() if each is not server and each.health.answers]
         asked = [self._names(other, NAMES_S) for other in others if _has_fanout(other)]
         mine = await asyncio.shield(self._names(server, 0))
@@ -179,6 +196,7 @@ class Fanout:
         if gone:
             async with self._changing:
                 gone = await self._make_up_for(server, gone)
+        mine |= await self._renew_outdated(server)
         kept = {key for key in mine - gone if not self._was_deleted(key)}
         wanted = {key for keys in known.values() for key in keys if not self._was_deleted(key)}
         self._known[server] = (mine - gone) | wanted
@@ -208,6 +226,30 @@ class Fanout:
             for key in gone:
                 await self.deleted.seen(key, [server.address.name])
         return gone
+
+    async def _renew_outdated(self, server: ServerLink) -> set[str]:
+        """Rule 8, for all children. Returns those that the member has now."""
+        renewed = set()
+        for key in _outdated(self.deleted, server):
+            try:
+                async with self.turn(key):
+                    await self._learn_deletions()
+                    if key in _outdated(self.deleted, server):
+                        log.info("%s was deleted and created again while Kestrel at %s was away", key, server.address)
+                        async with self._changing:
+                            await self._renew(server, key)
+                        renewed.add(key)
+            except TimeoutError as error:
+                raise BackendUnavailable("another request creates or deletes the subscription") from error
+        return renewed
+
+    async def _renew(self, server: ServerLink, key: str) -> None:
+        """Replaces the child by a new one without jobs (rule 8)."""
+        assert self.deleted is not None
+        async with self._held(server, key.partition(FANOUT)[0]):
+            await server.delete(key)
+            await self.deleted.renewed(key, server.address.name)
+            await _create(server, [key])
 
     async def _copy(self, server: ServerLink, keys: Sequence[str]) -> None:
         """Creates children that another member has, and deletes those of them that are deleted at the same time: a
@@ -331,6 +373,10 @@ class Fanout:
     def _held(self, server: ServerLink, key: str) -> Hold:
         assert self.placement is not None
         return self.placement.hold(server, key)
+
+
+def _outdated(deleted: DeletedChildren | None, server: ServerLink) -> Collection[str]:
+    return () if deleted is None else deleted.outdated(server.address.name)
 
 
 def _has_fanout(server: ServerLink) -> bool:

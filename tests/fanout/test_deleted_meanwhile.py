@@ -66,6 +66,12 @@ class DeletedAtLook:
     async def seen(self, key: str, servers: Collection[str]) -> None:
         """It is not asked about servers."""
 
+    def outdated(self, server: str) -> Collection[str]:
+        return ()
+
+    async def renewed(self, key: str, server: str) -> None:
+        """No server is outdated."""
+
 
 def test_a_deletion_between_the_look_and_the_copy():
     """The other worker has deleted the child on a member before the copy came there: the copy is undone."""

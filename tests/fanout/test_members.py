@@ -236,3 +236,39 @@ def test_a_child_that_is_created_again_is_no_longer_deleted(cluster, queue):
     wait(lambda: http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300)
     publish(http, queue, 10)
     assert children(one, queue) == children(two, queue) == {f"{queue}+audit"}
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["killed", "frozen"])
+@pytest.mark.parametrize("restarted", [False, True], ids=["same gateway", "restarted gateway"])
+def test_jobs_of_a_deleted_subscription_do_not_come_to_a_new_one_of_the_same_name(cluster, queue, frozen, restarted):
+    """The member that was away during both deletes the old one before it has the new one, which keeps its jobs."""
+    gateway, http, (one, two, _) = cluster
+    path = f"/queues/{queue}/subscriptions/audit"
+    assert http.put(path).status_code == 201
+    while copies([two], queue)[0][1] < 3:
+        publish(http, queue, 1)
+    if frozen:
+        two.process.send_signal(signal.SIGSTOP)
+    else:
+        two.kill()
+    try:
+        wait(lambda: up(http) == 1, 20)
+        answer = http.delete(path)
+        assert (answer.status_code, answer.headers["queue-coverage"]) == (200, "1/2")
+        assert http.put(path).status_code == 503
+        if restarted:
+            gateway.kill()
+            gateway.start()
+    finally:
+        if not frozen:
+            two.start()
+        else:
+            two.process.send_signal(signal.SIGCONT)
+    wait(lambda: http.put(path).status_code < 300, 20)
+    assert copies([one, two], queue)[1][1] == 0, "the old jobs are gone when the request succeeds"
+    before = [items for items, _ in copies([one, two], queue)]
+    publish(http, queue, 20)
+    time.sleep(0.7)  # every worker has prepared the member, and has looked at the control state
+    found = [(items - old, copied) for old, (items, copied) in zip(before, copies([one, two], queue), strict=True)]
+    assert all(items == copied for items, copied in found), found
+    assert found[1][0] > 0

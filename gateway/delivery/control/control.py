@@ -148,6 +148,11 @@ class Control:
         """Whether the state of some member was read within FRESH_S. Not after this process was stopped for a while."""
         return time.monotonic() - self._read_at_s < FRESH_S
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the members of now."""
+        return frozenset(each.name for each in self._members())
+
     def view(self, kind: EntryKind[T]) -> ControlMap[T]:
         """The entries of the kind; the same object for each call."""
         if kind.name not in self._maps:

@@ -1,12 +1,17 @@
 """Deleted subscriptions, and on which servers each is gone. On a server that was away, it is deleted when it returns.
 
-Deletions are stored on Kestrel itself, in the control state that all workers and replicas share.
+A subscription may be created again before that. Then the servers that still have the old one are remembered one by one,
+as outdated: each deletes it when it returns, and gets the new one. One entry for each server, so that programs that
+make up for it on several servers at once do not undo each other's changes.
+
+All of this is stored on Kestrel itself, in the control state that all workers and replicas share. Version 0.1.0 does
+not know outdated servers, and keeps their entries.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +42,8 @@ def _unpack(content: Any) -> Deletion:
 
 
 DELETIONS: Final[EntryKind[Deletion]] = EntryKind("deleted-subscription", _pack, _unpack)
+OUTDATED: Final[EntryKind[float]] = EntryKind("outdated-subscription", float, float)
+"""By the child's key and a server's name, with a space between them: since when, in Unix time."""
 
 
 class DeletedSubscriptions:
@@ -45,6 +52,7 @@ class DeletedSubscriptions:
     def __init__(self, control: Control, clock: Callable[[], float] = time.time) -> None:
         self._control = control
         self._entries = control.view(DELETIONS)
+        self._outdated = control.view(OUTDATED)
         self._clock = clock
 
     async def learned(self) -> None:
@@ -69,15 +77,37 @@ class DeletedSubscriptions:
         if deletion is None or deletion.on.issuperset(servers):
             return
         try:
+            for server in servers:
+                await self.renewed(key, server)
             await self._entries.set(key, Deletion(deletion.at_s, deletion.on.union(servers)))
         except (BackendUnavailable, OutcomeUnknown):
             return
 
     async def forget(self, key: str) -> None:
-        """The child is created again. Raises BackendUnavailable, OutcomeUnknown."""
+        """The child is created again. Members that still have the old one are outdated from now on.
+
+        Raises BackendUnavailable, OutcomeUnknown.
+        """
         await self.learned()
-        if self._entries.get(key) is not None:
-            await self._entries.delete(key)
+        deletion = self._entries.get(key)
+        if deletion is None:
+            return
+        if (gone := self.on(key)) is not None:
+            for server in self._control.names.difference(gone):
+                await self._outdated.set(f"{key} {server}", self._clock())
+            for old in self._long_outdated():
+                await self._outdated.delete(old)
+        await self._entries.delete(key)
+
+    def outdated(self, server: str) -> Collection[str]:
+        """The keys of the children that exist, but were deleted and created again while the server was away."""
+        pairs = [name.rpartition(" ") for name in self._outdated.items()]
+        return {key for key, _, name in pairs if name == server and self.on(key) is None}
+
+    async def renewed(self, key: str, server: str) -> None:
+        """The old child is deleted on this server. Raises BackendUnavailable, OutcomeUnknown."""
+        if self._outdated.get(f"{key} {server}") is not None:
+            await self._outdated.delete(f"{key} {server}")
 
     async def generation(self, key: str) -> int | None:
         """Grows each time the child is created again after it was deleted; None: it cannot be told now.
@@ -90,6 +120,13 @@ class DeletedSubscriptions:
         return round(1000 * (self._entries.deleted_at(key) or 0.0))
 
     def _old(self) -> list[str]:
-        newest = sorted(self._entries.items().items(), key=lambda each: -each[1].at_s)
+        return self._beyond({key: deletion.at_s for key, deletion in self._entries.items().items()})
+
+    def _long_outdated(self) -> list[str]:
+        return self._beyond(self._outdated.items())
+
+    def _beyond(self, at_s: Mapping[str, float]) -> list[str]:
+        """The names that are not kept any more."""
+        newest = sorted(at_s.items(), key=lambda each: -each[1])
         kept_from_s = self._clock() - KEPT_S
-        return [key for number, (key, each) in enumerate(newest) if number >= MOST or each.at_s < kept_from_s]
+        return [name for number, (name, since_s) in enumerate(newest) if number >= MOST or since_s < kept_from_s]
