@@ -261,9 +261,9 @@ def test_supervisord_does_not_restart_a_worker_without_its_command(site: Site, r
         root / "deploy" / "supervisord" / "kestrel-gateway-worker.conf", "--wait 2", "--exec /nonexistent/program"
     )
     with supervisord(site, program):
-        # On a machine that is so busy that Python takes a second to start, the exit code decides at once.
+        # It tries at most four times; fewer if Python takes a second to start: then the exit code decides.
         until(lambda: "entered FATAL state" in log(site) or "exit status 127; expected" in log(site))
-        assert log(site).count("spawned:") in {1, 4}
+        assert 1 <= log(site).count("spawned:") <= 4
         with site.gateway.client() as http:
             assert http.get(f"/queues/{QUEUE}/peek").json()["attempt"] == 1
 
