@@ -116,6 +116,7 @@ class Kestrel:
             prepare=self.fanout.prepare,
         )
         self.fanout.placement = self._placement
+        self.fanout.renewed = self._polls.server_changed
         self._take_members()
         await self._members.start(self._take_members)
         with contextlib.suppress(TimeoutError):
@@ -171,6 +172,12 @@ class Kestrel:
             on_room=self._polls.room,
             share=self._share,
         )
+
+        def withholds(key: str) -> bool:
+            deleted = self.fanout.deleted
+            return deleted is not None and key in deleted.outdated(address.name)
+
+        server.withholds = withholds
         server.start()
         return server
 

@@ -16,7 +16,8 @@ children, so a member without a child loses that child's copies.
    and replicas have stored until then. Otherwise a child that was deleted a moment ago would come back.
 8. A member on which a child is outdated (deleted and created again while the member was away) deletes the old one with
    its jobs, which is stored, and then gets the new one. One worker at a time does that (`turn`): another one, later,
-   would delete new jobs. One deletion is enough here: a put that is being copied makes a new child, which is wanted.
+   would delete new jobs. Until then polls get nothing of the child there. One deletion is enough here: a put that is
+   being copied makes a new child, which is wanted.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class Fanout:
     Set before it is used: placement, which stores the items; deleted; hold_elsewhere: a context within which the other
     workers of this gateway put nothing on the queue; turn: a context within which no other worker of this gateway
     creates or deletes the child, which raises TimeoutError. The callers of `create`, `ensure` and `delete` have it.
+    renewed: called when a member no longer withholds its children.
     """
 
     def __init__(self, members: Callable[[], Sequence[ServerLink]], owns: Callable[[str], bool]) -> None:
@@ -103,6 +105,7 @@ class Fanout:
         self.deleted: DeletedChildren | None = None
         self.hold_elsewhere: Callable[[str], Hold] = lambda _: contextlib.nullcontext()
         self.turn: Callable[[str], Hold] = lambda _: contextlib.nullcontext()
+        self.renewed: Callable[[ServerLink], None] = lambda _: None
 
     async def of(self, key: str) -> Covered[frozenset[str]]:
         """The keys of the children of a queue, on any member that answers. Raises BackendUnavailable."""
@@ -197,6 +200,7 @@ class Fanout:
             async with self._changing:
                 gone = await self._make_up_for(server, gone)
         mine |= await self._renew_outdated(server)
+        self.renewed(server)
         kept = {key for key in mine - gone if not self._was_deleted(key)}
         wanted = {key for keys in known.values() for key in keys if not self._was_deleted(key)}
         self._known[server] = (mine - gone) | wanted
@@ -250,6 +254,7 @@ class Fanout:
             await server.delete(key)
             await self.deleted.renewed(key, server.address.name)
             await _create(server, [key])
+        self.renewed(server)
 
     async def _copy(self, server: ServerLink, keys: Sequence[str]) -> None:
         """Creates children that another member has, and deletes those of them that are deleted at the same time: a

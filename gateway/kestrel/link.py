@@ -83,13 +83,15 @@ class QueueLink(PolledServer, Protocol):
 class ServerLink(Protocol):
     """One server. `health` is what it does now, and why.
 
-    batch_items, batch_bytes: the most that one `store` takes; one put alone may have more bytes.
+    batch_items, batch_bytes: the most that one `store` takes; one put alone may have more bytes. withholds: whether
+    polls get no items of a fanout child; it is set before `start`.
     """
 
     address: Address
     health: ServerHealth
     batch_items: int
     batch_bytes: int
+    withholds: Callable[[str], bool]
 
     # Lifetime
     def start(self) -> None:

@@ -272,3 +272,31 @@ def test_jobs_of_a_deleted_subscription_do_not_come_to_a_new_one_of_the_same_nam
     found = [(items - old, copied) for old, (items, copied) in zip(before, copies([one, two], queue), strict=True)]
     assert all(items == copied for items, copied in found), found
     assert found[1][0] > 0
+
+
+def test_polls_that_wait_while_a_member_returns_get_no_job_of_the_deleted_subscription(cluster, queue):
+    """They would get it before the member has deleted the old one."""
+    gateway, http, (_, two, _) = cluster
+    path = f"/queues/{queue}/subscriptions/audit"
+    assert http.put(path).status_code == 201
+    while copies([two], queue)[0][1] < 6:
+        assert http.post(f"/queues/{queue}/jobs", json="old").status_code == 201
+    two.kill()
+    wait(lambda: up(http) == 1)
+    assert http.delete(path).status_code == 200
+    assert http.put(path).status_code == 503
+    time.sleep(0.7)  # every worker has looked at the control state
+
+    def poll(_: int) -> object:
+        with gateway.client() as own:
+            return own.get(f"/queues/{queue}+audit/next?timeout=25&ack=auto").json()["data"]
+
+    with ThreadPoolExecutor(4) as pool:
+        polls = [pool.submit(poll, number) for number in range(4)]
+        time.sleep(0.3)
+        two.start()
+        wait(lambda: http.put(path).status_code < 300, 20)
+        while not all(each.done() for each in polls):
+            assert http.post(f"/queues/{queue}/jobs", json="new").status_code == 201
+            time.sleep(0.05)
+        assert [each.result() for each in polls] == ["new"] * 4

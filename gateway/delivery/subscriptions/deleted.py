@@ -101,6 +101,8 @@ class DeletedSubscriptions:
 
     def outdated(self, server: str) -> Collection[str]:
         """The keys of the children that exist, but were deleted and created again while the server was away."""
+        if not self._outdated.items():
+            return ()  # polls ask often
         pairs = [name.rpartition(" ") for name in self._outdated.items()]
         return {key for key, _, name in pairs if name == server and self.on(key) is None}
 

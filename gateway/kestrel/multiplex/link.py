@@ -161,7 +161,7 @@ class MultiplexedLink(MemcacheLink):
         """See ServerLink."""
         channel = self.channel
         room = self.room
-        if channel is None or not self.health.reads or room.item_room(tenant) <= room.coming.of(tenant):
+        if channel is None or not self.delivers(key) or room.item_room(tenant) <= room.coming.of(tenant):
             return None
         read_id = 0
         if after is not None:

@@ -63,7 +63,7 @@ class QueueGets:
         items = server.room.item_room(self.tenant)
         if items <= 0:
             server.room.full(self.tenant)  # registers for the call when there is room again
-        return ServerFigures(server.health.reads, items, server.room.get_room(self.tenant, others))
+        return ServerFigures(server.delivers(self.key), items, server.room.get_room(self.tenant, others))
 
     def take_place(self) -> None:
         self.server.room.gets.take(self.tenant)

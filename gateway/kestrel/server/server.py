@@ -27,6 +27,7 @@ from gateway.kestrel.server.room import ServerRoom
 from gateway.kestrel.wire.codec import Codecs
 from gateway.kestrel.wire.connection import Connection, ConnectionLostError, ConnectionState
 from gateway.kestrel.wire.failures import not_asked
+from gateway.names.namespace import FANOUT
 from gateway.settings import Settings
 
 LONGEST_WAIT_S: Final = 30.0
@@ -56,6 +57,7 @@ class Server:
         self.timeout_s = settings.kestrel_command_timeout_s
         idle_s = settings.kestrel_idle_timeout_s
         self.longest_wait_s = min(LONGEST_WAIT_S, idle_s / 2) if idle_s else LONGEST_WAIT_S
+        self.withholds: Callable[[str], bool] = lambda _: False
         self._counters = counters
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -101,6 +103,10 @@ class Server:
     async def tried(self) -> None:
         """Returns when the first attempt to connect has ended, well or not."""
         await self._liveness.tried.wait()
+
+    def delivers(self, key: str) -> bool:
+        """Whether polls may get items of the queue."""
+        return self.health.reads and not (FANOUT in key and self.withholds(key))
 
     def look(self) -> None:
         """Asks for its status, soon after it has refused something. The caller does not wait for the answer."""
