@@ -199,6 +199,20 @@ def test_the_dead_letters_of_a_raw_queue_come_back_byte_for_byte(http, memcache)
     assert memcache.get("bytes") == b"\x00 raw \xff"
 
 
+def test_those_that_another_consumer_holds_count_as_left(http, queue, memcache):
+    """In the figures, in the list, and in what one redrive and a redrive of many answer."""
+    made = rejected(http, queue, *"abcd")
+    assert memcache.get(f"{queue}__dead/open") is not None
+    assert http.get(f"/queues/{queue}/dead-letters").json()["items"] == 4
+    listed = http.get(f"/queues/{queue}/dead-letters/jobs?max=2").json()
+    assert ([each["id"] for each in listed["letters"]], listed["left"]) == (made[1:3], 2)
+    one = http.post(f"/queues/{queue}/dead-letters/jobs/{made[1]}/redrive")
+    assert one.json() == {"redriven": 1, "expired": 0, "left": 3}
+    assert http.post(f"/queues/{queue}/redrive").json() == {"redriven": 2, "expired": 0, "left": 1}
+    assert memcache.get(f"{queue}__dead/abort") is None
+    assert http.post(f"/queues/{queue}/redrive").json() == {"redriven": 1, "expired": 0, "left": 0}
+
+
 def test_one_that_another_consumer_holds_is_not_said_to_be_gone(http, queue, memcache):
     """409 while the other has it, and it is there afterwards."""
     made = rejected(http, queue, *"ab")

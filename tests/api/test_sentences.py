@@ -173,7 +173,18 @@ def test_other_errors_are_sentences(http, queue):
 @pytest.mark.parametrize(
     ("call", "body", "detail"),
     [
-        ("POST redrive", {"to": "a b"}, "to: 'a b' is not the name of a queue: 1 to 64 letters, digits, _ and -"),
+        ("POST redrive", {"to": "a b"}, "to: 'a b' is not a queue name: use 1 to 64 characters of A-Z a-z 0-9 _ -, "),
+        (
+            "POST redrive",
+            {"to": "q__dead"},
+            "to: 'q__dead' is not a queue name: use 1 to 64 characters of A-Z a-z 0-9 _ -, begin and end with a letter",
+        ),
+        ("POST redrive", {"to": "dead"}, "'dead' is a reserved queue name; choose another one"),
+        (
+            "POST redrive",
+            {"to": "fan+a"},
+            "to: 'fan+a' is a subscription, which gets only the jobs of its queue; name a queue",
+        ),
         ("POST redrive", {"to": "x" * 70}, "to: it has 70 characters, above the maximum of 64"),
         ("PUT pause", {"reason": "x" * 250}, "reason: it has 250 characters, above the maximum of 200"),
         ("POST jobs/batch", {"jobs": [{"data": 1, "at": "a b"}]}, "at: 'a b' is not an RFC 3339 timestamp, such as "),

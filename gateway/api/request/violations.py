@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
 import jsonschema_rs
 
 from gateway.api.request import hints
+from gateway.names.namespace import FANOUT, PATTERN
 
 MAX_LENGTH: Final = 300
 """The longest message, in characters."""
@@ -47,11 +49,19 @@ def _message(error: jsonschema_rs.ValidationError, schema: Mapping[str, Any]) ->
         case "required":
             return f"{kind['property']} is missing"
         case "pattern" if "title" in schema:
-            return f"{str(error.instance)[:_MAX_NAME]!r} is not {schema['title']}"
+            shown = repr(str(error.instance)[:_MAX_NAME])
+            if schema["pattern"] == PATTERN and _is_subscription(str(error.instance)):
+                return f"{shown} is a subscription, which gets only the jobs of its queue; name a queue"
+            return f"{shown} is not {schema['title']}"
         case "maxLength":
             return f"it has {len(str(error.instance))} characters, above the maximum of {kind['limit']}"
         case _:
             return error.message
+
+
+def _is_subscription(name: str) -> bool:
+    parts = name.split(FANOUT)
+    return len(parts) == 2 and all(re.match(PATTERN, part) for part in parts)
 
 
 def _at(document: Mapping[str, Any], schema: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str, Any]:

@@ -22,7 +22,10 @@ from gateway.queue_stats import MergedStats, QueueStats
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFigures:
-    """age_s: since the oldest became a dead letter. dead_letter: the queue that the policy names for new ones."""
+    """items: with those that consumers hold open. bytes: without them. age_s: since the oldest became a dead letter.
+
+    dead_letter: the queue that the policy names for new ones.
+    """
 
     queue: str
     items: int
@@ -46,15 +49,17 @@ class DeadLetterAdmin:
         key = own_key(queue)
         merged = await self._ages.peeked(key, found.result, queue.tenant, _dead_since)
         stats = merged.queues.get(key, QueueStats())
-        figures = DeadLetterFigures(queue.name, stats.items, stats.bytes, stats.age_ms / 1000, queue.policy.dead_letter)
+        items = stats.items + stats.open_reads
+        figures = DeadLetterFigures(queue.name, items, stats.bytes, stats.age_ms / 1000, queue.policy.dead_letter)
         return Covered(figures, merged.coverage)
 
     async def count(self, queue: Queue) -> Covered[int | GatewayError]:
-        """Their number; as `get`."""
+        """Their number, with those that consumers hold open; as `get`."""
         found = await self._figures(queue)
         if isinstance(found.result, GatewayError):
             return Covered(found.result, found.coverage)
-        return Covered(found.result.queues.get(own_key(queue), QueueStats()).items, found.coverage)
+        stats = found.result.queues.get(own_key(queue), QueueStats())
+        return Covered(stats.items + stats.open_reads, found.coverage)
 
     async def _figures(self, queue: Queue) -> Covered[MergedStats | GatewayError]:
         """Kestrel's figures of the queue and of their key; as `get`."""

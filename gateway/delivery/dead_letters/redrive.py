@@ -52,7 +52,7 @@ class RedriveOrder:
 @dataclass(frozen=True, slots=True)
 class Redriven:
     """redriven: dead letters that are jobs again. expired: dropped as expired. left: those of the queue that remain,
-    whatever their reason."""
+    whatever their reason, with those that other consumers hold open."""
 
     redriven: int
     expired: int
@@ -200,7 +200,8 @@ class Redrive:
                     others += not run.owns(read.data, shared=shared)
         finally:
             await self._completed(_put_back(run.skipped))
-        return stats.items - others - (run.redriven + run.expired - before)
+        held = 0 if shared else stats.open_reads  # of shared ones it is not known whose they are
+        return stats.items + held - others - (run.redriven + run.expired - before)
 
     async def _completed(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`. Cancelled: returns when `work` has ended, so that the next step follows it."""
