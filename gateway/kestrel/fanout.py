@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 0.05
 """The time between a deletion and a look whether the child is back."""
 LOOKS: Final = 2
+DELETIONS: Final = 4
+DELETION_S: Final = 0.005
+"""The time between deletions: a few times what Kestrel needs to copy a put."""
 DELETE_S: Final = 5.0
 """After this time a child that always comes back is reported as not deleted."""
 NAMES_S: Final = 1.0
@@ -356,7 +359,7 @@ class Fanout:
         until_s = loop.time() + DELETE_S
         absent = 0
         async with self._held(server, key.partition(FANOUT)[0]):
-            await server.delete(key)
+            await _delete_repeatedly(server, key)
             while absent < LOOKS:
                 await asyncio.sleep(LOOK_S)
                 if key not in await server.stats([key]):
@@ -368,7 +371,7 @@ class Fanout:
                     )
                 else:
                     absent = 0
-                    await server.delete(key)
+                    await _delete_repeatedly(server, key)
 
     def _held_elsewhere(self, key: str, found: Sequence[Children]) -> Hold:
         """Rule 3 for the other workers, where a server does not lock the set of children."""
@@ -378,6 +381,14 @@ class Fanout:
     def _held(self, server: ServerLink, key: str) -> Hold:
         assert self.placement is not None
         return self.placement.hold(server, key)
+
+
+async def _delete_repeatedly(server: ServerLink, key: str) -> None:
+    """A put of another gateway that is being copied creates the child again. Puts that begin after that are copied to
+    it, too, and never end if the next deletion comes late. So it comes soon, when few of them have begun."""
+    for _ in range(DELETIONS):
+        await server.delete(key)
+        await asyncio.sleep(DELETION_S)
 
 
 def _outdated(deleted: DeletedChildren | None, server: ServerLink) -> Collection[str]:
