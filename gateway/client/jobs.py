@@ -67,7 +67,8 @@ def put(
     is 0 only after the job is stored on disk. A repeated attempt stores it once: each request has an idempotency key.
 
     With --lines every line is one job. Lines that the gateway does not accept are reported, the others are stored, and
-    the exit code is 1. If the gateway goes away, the last message names the --skip to continue with.
+    the exit code is 1. Ctrl-C ends the command after the jobs in hand. Then, and if the gateway goes away, the last
+    message names the --skip to continue with.
     """  # noqa: D301 (click wants the character itself)
     from gateway.client.lines import put_lines  # noqa: PLC0415 (`--help` stays quick)
 

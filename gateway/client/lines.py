@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -26,19 +28,43 @@ def put_lines(
         api, queue, sending.NDJSON, lambda *_: str(uuid.uuid4()), params=params, headers=headers
     )
     done = sender.done
+    batch: list[Line] = []
     try:
         with opened(file) as source, ProgressBar("storing", size_of(source), in_bytes=True) as bar:
             lines = _behind(skip, sending.read(source))
             for batch in sending.batches(lines, limits["max_batch_jobs"], limits["max_batch_bytes"]):
-                sender.store(batch)
+                with _interrupted_later():
+                    sender.store(batch)
                 bar.reached(batch[-1].end)
     except (CallFailed, KeyboardInterrupt) as exc:
-        options.notice(f"{done.stored} jobs are stored; continue with --skip {max(done.lines, skip)}")
+        known = (isinstance(exc, CallFailed) and exc.status) or not batch or done.lines == batch[-1].number
+        perhaps = "" if known else f", and perhaps up to {len(batch)} of the next ones"
+        options.notice(f"{done.stored} jobs are stored{perhaps}; continue with --skip {max(done.lines, skip)}")
         if isinstance(exc, CallFailed):
             raise
         return options.INTERRUPTED
     click.echo(f"{done.stored} jobs stored on {queue}" + (f", {done.refused} not accepted" if done.refused else ""))
     return options.FAILED if done.refused else 0
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt at the end, so that the outcome of a request is known; a second one at once."""
+    came = False
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _behind(skip: int, lines: Iterator[Line]) -> Iterator[Line]:

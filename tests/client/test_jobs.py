@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -102,6 +104,25 @@ def test_lines_are_jobs(command: Commands, queue: str, http: httpx.Client):
     assert b"line 702: invalid-body" in done.stderr
     assert http.get(f"/queues/{queue}").json()["items"] == 1202
     assert command.text("next", queue, "--ack", "--raw") == '{"n": 0, "x": 1.10}'
+
+
+def test_an_interrupted_put_of_lines_names_the_line_to_continue_with(
+    command: Commands, gateway: Running, queue: str, http: httpx.Client, tmp_path: Path
+):
+    """The request that is under way ends first, so that no job is stored twice or left out."""
+    file = tmp_path / "lines"
+    file.write_bytes(b"".join(b"%d\n" % number for number in range(20_000)))
+    process = subprocess.Popen(
+        [*COMMAND, "put", queue, "--lines", "--file", file], stderr=subprocess.PIPE, env=environment(gateway.url)
+    )
+    while http.get(f"/queues/{queue}?missing=zero").json()["items"] == 0:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    stored = http.get(f"/queues/{queue}").json()["items"]
+    assert f"{stored} jobs are stored; continue with --skip {stored}\n".encode() in errors
+    assert stored < 20_000
 
 
 def test_skip_continues_behind_what_is_stored(command: Commands, queue: str, http: httpx.Client):
