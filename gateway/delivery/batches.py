@@ -111,8 +111,8 @@ class BatchReceiver:
             return Covered(delivery, None)
 
     async def _with_more(self, queue: Queue, size: BatchSize, first: Delivery, lease_s: float) -> BatchDelivery | None:
-        """The job with those behind it; None if they were lost meanwhile. Cancelled: they are back."""
-        batch = self._registry.batches.begin(first.lease)
+        """The job with those behind it; None if they were lost, or are paused, meanwhile. Cancelled: they are back."""
+        batch, leased_s = self._registry.batches.begin(first.lease), time.monotonic()
         try:
             if (read := first.lease.read) is not None:
                 read = await read.first_of_batch()
@@ -120,10 +120,11 @@ class BatchReceiver:
                     first.lease.read = read
             filling = FillingBatch(self._registry, self._moves, self._tasks, queue, batch, [first.job], size, lease_s)
             await self._fill(queue, filling)
+            paused = await self._receiver.paused_since(queue, leased_s)
         except BaseException:
             self._registry.batches.give_back(batch)
             raise
-        if all(lease.state is State.HELD for lease in batch.leases):
+        if not paused and all(lease.state is State.HELD for lease in batch.leases):
             return BatchDelivery(filling.jobs, batch)
         self._registry.batches.give_back(batch)
         return None
@@ -151,7 +152,7 @@ class BatchReceiver:
         try:
             for read in reads:
                 await self._turns.for_item(read.data, queue.tenant)
-                if not filling.add(read, places):
+                if await self._pauses.paused_now(queue) or not filling.add(read, places):
                     filling.full = True
                     return
                 added += 1

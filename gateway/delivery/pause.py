@@ -6,7 +6,7 @@ entries of the control state, so every worker and replica knows them within a se
 1. A poll of a paused queue waits here, and no get of it is on a server. A poll that already waits on the servers when
    its queue is paused comes back here.
 2. An item is given to no consumer before the control state was read, and not if it was last read more than
-   control.FRESH_S ago: this process may have been stopped since.
+   control.FRESH_S ago: this process may have been stopped since. If no server can be read, the item goes back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.coverage import Coverage
-from gateway.delivery.control.control import Control, EntryKind
+from gateway.delivery.control.control import FRESH_S, Control, EntryKind
 from gateway.delivery.poll_limits import HeldPoll, PollLimits
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BackendUnavailable, OutcomeUnknown, TooManyQueues
@@ -79,18 +79,20 @@ class Pauses:
         """Whether nothing is handed out from the queue now."""
         return self.by_policy(queue) or self.of(queue) is not None
 
-    @property
-    def fresh(self) -> bool:
-        """Whether it is known which queues are paused now; otherwise call `learned`."""
-        return self._control.fresh
+    async def paused_now(self, queue: Queue) -> bool:
+        """Like `paused`, for an item that is about to be given to a consumer (rule 2).
 
-    async def learned(self) -> None:
-        """Returns when it is known which queues are paused, as far as servers can be asked.
-
-        Raises BackendUnavailable if that was never known, and no server can be asked within LEARN_S.
+        Raises BackendUnavailable if the control state must be read first and no server answers within LEARN_S.
         """
-        if not await self._control.read_now(LEARN_S):
-            raise BackendUnavailable("this worker has not yet read which queues are paused; try again")
+        if not self._control.fresh and not await self._control.read_again(LEARN_S):
+            raise BackendUnavailable("this worker cannot read which queues are paused; try again")
+        return self.paused(queue)
+
+    async def paused_since(self, queue: Queue, leased_s: float) -> bool:
+        """Like `paused_now`, for jobs that were leased at `leased_s` (monotonic) and not yet handed out: within FRESH_S
+        of that they may be handed out.
+        """
+        return time.monotonic() - leased_s > FRESH_S and await self.paused_now(queue)
 
     async def begin(self, queue: Queue, until_s: float | None, reason: str) -> Coverage:
         """Pauses the queue, or changes its pause. Raises as ControlMap.set; TooManyQueues."""

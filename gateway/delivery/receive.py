@@ -292,9 +292,7 @@ class Receiver:
         done = read.give_back
         try:
             await self._turns.for_item(read.data, queue.tenant)
-            if not self._pauses.fresh:
-                await self._pauses.learned()
-            if self._pauses.paused(queue):
+            if await self._pauses.paused_now(queue):
                 await read.abort()
                 return None
             job = job_of(queue, read)
@@ -314,6 +312,10 @@ class Receiver:
         except BaseException:
             done()
             raise
+
+    async def paused_since(self, queue: Queue, leased_s: float) -> bool:
+        """See Pauses.paused_since."""
+        return await self._pauses.paused_since(queue, leased_s)
 
     async def acked(self, lease: Lease, on_gone: OnGone) -> bool:
         """Acks the lease of a consumer that is still there. False: its job is back on its queue, or deleted with it.

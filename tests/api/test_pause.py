@@ -458,3 +458,50 @@ def test_the_number_of_paused_queues_is_limited(tmp_path: Path) -> None:
             pause(http, "q0", reason="again")
             resume(http, "q0")
             pause(http, "more")
+
+
+@pytest.mark.slow
+def test_a_worker_that_lost_its_servers_looks_before_it_delivers(tmp_path: Path) -> None:
+    """It was stopped for longer than the command timeout, so it gives its servers up, and has items that they sent
+    before. No way of delivery hands one of them out, and none of them counts as an attempt."""
+    paths = {
+        "a": "/queues/a/next?timeout=6&ack=auto",
+        "b": "/queues/b/next?timeout=6",
+        "c": "/queues/c/next?timeout=6&max=3",
+        "d": "/next?queue=d&timeout=6",
+        "e": "/queues/e/stream?window=20&lifetime=6",
+    }
+    with contextlib.ExitStack() as stack:
+        servers = stack.enter_context(brokers(tmp_path, 2))
+        flags = [flag for server in servers for flag in ("--kestrel", server.address)]
+        one, two = (
+            stack.enter_context(running(tmp_path / name, *flags, "--kestrel-command-timeout", "0.5"))
+            for name in ("one", "two")
+        )
+        there = stack.enter_context(two.client())
+        for queue in paths:
+            put(there, queue)
+            assert take(there, queue, 1).status_code == 200
+        pool = stack.enter_context(ThreadPoolExecutor(2 * len(paths)))
+        polls = [(path, pool.submit(httpx.get, one.url + path, timeout=30)) for path in list(paths.values()) * 2]
+        until(lambda: all(any(server.waiters(queue) for server in servers) for queue in paths))
+        (frozen,) = [pid for pid, line in children_of(one.process.pid).items() if "gateway.process.worker" in line]
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            for queue in paths:
+                pause(there, queue)
+                for _ in range(4):
+                    put(there, queue, "late")
+                until(partial(lambda name: there.get(f"/queues/{name}").json()["open_reads"] > 1, queue))
+            time.sleep(KNOWN_S)
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+        for path, poll in polls:
+            answer = poll.result(20)
+            assert (answer.status_code, "late" in answer.text) == (200 if "/stream" in path else 204, False), path
+        assert "did not answer in time" in one.log.read_text()
+        for queue in paths:
+            resume(there, queue)
+            for _ in range(4):
+                job = take(there, queue, 10).json()
+                assert (job["data"], job["attempt"]) == ("late", 1)

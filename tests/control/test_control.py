@@ -190,6 +190,19 @@ async def test_a_worker_knows_nothing_before_a_member_was_read(own_broker: Broke
 
 
 @on_a_loop
+async def test_what_was_read_before_the_servers_were_lost_is_not_read_again(own_broker: BrokerProcess) -> None:
+    """Without a member that answers nothing was read, however much is known; when one answers again, it was."""
+    async with worker(own_broker.address) as one:
+        await one.notes.set("a", "x")
+        assert await one.control.read_again(1)
+        own_broker.kill()
+        await until(lambda: not one.members.each_member()[0].reads, 5)
+        assert not await one.control.read_again(0.1)
+        own_broker.start()
+        assert await one.control.read_again(10)
+
+
+@on_a_loop
 async def test_what_killed_writers_left_is_found(own_broker: BrokerProcess) -> None:
     """Two items, each with an entry that the other lacks, whose writers died: a new worker soon knows both, in one."""
     async with worker(own_broker.address) as one:

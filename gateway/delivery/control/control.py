@@ -110,7 +110,7 @@ class ControlMap(Generic[T]):
 class _Followed:
     """What is known of one member. looks: how many. behind: how many looks in a row have found that it lacks something.
 
-    task: the look in progress. read_at_s: monotonic, when it was last read.
+    task: the look in progress. read_at_s: monotonic, when the last look that was answered began.
     """
 
     def __init__(self, member: ControlMember, key: str) -> None:
@@ -189,7 +189,7 @@ class Control:
         return self.known
 
     async def _first_look(self, member: ControlMember) -> None:
-        followed = self._follow(member)
+        followed, began_s = self._follow(member), time.monotonic()
         try:
             item = await followed.queue.read()
             if item is None and await followed.queue.count():
@@ -197,7 +197,7 @@ class Control:
         except GatewayError as exc:
             log.debug("control queue of %s: %s", member.name, exc)
             return
-        self._has_read(followed, item)
+        self._has_read(followed, item, began_s)
 
     async def refresh(self) -> Coverage:
         """Reads the state of every member that answers within REFRESH_S. Returns how many have answered."""
@@ -214,6 +214,17 @@ class Control:
         if not self.known:
             return await self.learned(within_s)
         await self.refresh()
+        return True
+
+    async def read_again(self, within_s: float) -> bool:
+        """Whether the state of some member was read since the call. Returns when it was, as for `refresh`, or after
+        `within_s`: a process that was stopped for a while may find no member that answers, until it is connected again.
+        """
+        until_s = time.monotonic() + within_s
+        while not (await self.refresh()).asked:
+            if time.monotonic() >= until_s:
+                return False
+            await asyncio.sleep(FIRST_PACE_S)
         return True
 
     async def write(self, at: EntryKey, value: Any) -> Coverage:
@@ -259,9 +270,10 @@ class Control:
                     followed.task = self._begin(self._look(followed), f"look at {member.name}")
 
     async def _look(self, followed: _Followed) -> None:
+        began_s = time.monotonic()
         try:
             item = await followed.queue.read()
-            self._has_read(followed, item)
+            self._has_read(followed, item, began_s)
             followed.looks += 1
             if followed.looks % COUNT_EVERY == self._patience and await followed.queue.count() > 1:
                 self._merge(await followed.queue.settle())
@@ -292,10 +304,12 @@ class Control:
             self._followed[member] = _Followed(member, self._key)
         return self._followed[member]
 
-    def _has_read(self, followed: _Followed, item: ControlItem | None) -> None:
+    def _has_read(self, followed: _Followed, item: ControlItem | None, began_s: float) -> None:
+        """began_s: the answer is at least as new. It may have waited here for as long as this process was stopped."""
         if item is not None:
             self._merge(item.state)
-        followed.read_at_s = self._read_at_s = time.monotonic()
+        followed.read_at_s = max(followed.read_at_s, began_s)
+        self._read_at_s = max(self._read_at_s, began_s)
 
     def _merge(self, state: ControlState) -> None:
         state.prune(_now_ms())

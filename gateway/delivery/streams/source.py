@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -92,7 +93,7 @@ class QueueSource:
         )
         if not isinstance(found.result, Delivery):
             return []
-        taken = [StreamedJob(queue, found.result.job, found.result.lease)]
+        taken, leased_s = [StreamedJob(queue, found.result.job, found.result.lease)], time.monotonic()
         read = found.result.lease.read
         alone = self.at_most_once or self._caps.limits(queue) is not None
         if read is None or alone or self._receiver.draining:
@@ -101,9 +102,13 @@ class QueueSource:
         if most > 1 and left_bytes > 0:
             try:
                 await self._add_ready(taken, await read.more(most - 1, left_bytes), room)
+                paused = await self._receiver.paused_since(queue, leased_s)
             except BaseException:
                 self._registry.give_back_all([each.lease for each in taken])
                 raise
+            if paused:
+                self._registry.give_back_all([each.lease for each in taken])
+                return []
         return taken
 
     async def _add_ready(self, taken: list[StreamedJob], reads: Sequence[OpenRead], room: LeaseRoom) -> None:
