@@ -83,8 +83,10 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
     "--lease", "lease_s", type=Seconds(), default=60.0, help="length of a lease; the worker extends it [default 60]"
 )
 @click.option("--wait", "wait_s", type=Seconds(), default=20.0, help="length of one poll for a job [default 20]")
-@click.option("--max-jobs", type=WholeNumber(), default=0, help="end after N jobs")
-@click.option("--max-time", "max_time_s", type=Seconds(), default=0.0, help="take no job after this time, and end")
+@click.option("--max-jobs", type=WholeNumber(), default=0, help="end after N jobs; 0: no limit")
+@click.option(
+    "--max-time", "max_time_s", type=Seconds(), default=0.0, help="take no job after this time, and end; 0: no limit"
+)
 @click.option("--max-memory", type=WholeNumber(), default=0, help="end after a job if the worker uses N MiB or more")
 @click.option(
     "--reject-on",
