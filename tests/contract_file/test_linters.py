@@ -72,6 +72,7 @@ def test_the_linter_finds_nothing(documents, tmp_path, lint, rule):
     assert lint(*documents, broken) == [("broken", rule)]
 
 
+@pytest.mark.slow
 def test_it_is_an_openapi_document(documents):
     """By the schema of the specification itself and its validator's further rules."""
     import openapi_spec_validator  # two seconds that every process of a run would need

@@ -90,6 +90,7 @@ def test_calls_that_are_passed_on_are_found_through_types(tree):
     assert names == ["Client.put_near", "Near.put", "Client.put", "Pool.put"]
 
 
+@pytest.mark.slow
 def test_it_prints_what_requests_call(root):
     """Each request is traced in a gateway that runs; the printed list has the calls that the figures count."""
     ran = subprocess.run(
