@@ -52,10 +52,9 @@ from gateway.config import policies
 from gateway.delivery.batches import BatchReceiver
 from gateway.delivery.caps.caps import Caps
 from gateway.delivery.caps.link import CapLink
-from gateway.delivery.caps.turn import GatewayTurns
 from gateway.delivery.control.control import Control
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
-from gateway.delivery.dead_letters.letters import TURN_S, DeadLetterJobs
+from gateway.delivery.dead_letters.letters import DeadLetterJobs, search_turns
 from gateway.delivery.dead_letters.redrive import Redrive
 from gateway.delivery.dead_letters.store import dead_key
 from gateway.delivery.delay.holding import HoldingQueues
@@ -81,8 +80,7 @@ from gateway.delivery.receive import Receiver
 from gateway.delivery.streams.open_streams import OpenStreams
 from gateway.delivery.subscriptions.deleted import DeletedSubscriptions
 from gateway.delivery.subscriptions.peers import PeerWorkers
-from gateway.delivery.subscriptions.subscriptions import TURN_S as SUBSCRIPTION_TURN_S
-from gateway.delivery.subscriptions.subscriptions import Subscriptions
+from gateway.delivery.subscriptions.subscriptions import Subscriptions, subscription_turns
 from gateway.delivery.worker_commands import WorkerCommands
 from gateway.fairness.loop_time import LoopTime
 from gateway.fairness.turns import Turns
@@ -224,8 +222,8 @@ class Gateway:
         ages = HeadAges(kestrel.each_member, lambda key: catalog.owner_of(key) is not None, turns)
         queues = Queues(kestrel, catalog, lease_router, known, turns, moves.attempts, ages)
         kestrel.fanout.hold_elsewhere = peers.hold
-        subscription_turns = GatewayTurns(cap_link, "subscription ", SUBSCRIPTION_TURN_S)
-        kestrel.fanout.turn = subscription_turns.turn
+        one_by_one = subscription_turns(cap_link)
+        kestrel.fanout.turn = one_by_one.turn
 
         async def end_polls(key: str) -> None:
             receiver.end_polls(key)
@@ -239,7 +237,7 @@ class Gateway:
             quota,
             ages=ages,
             deleted=deleted,
-            turns=subscription_turns,
+            turns=one_by_one,
             end_polls=end_polls,
             drop_leases=lease_router.drop_queue,
             peers_have=peers.have,
@@ -252,7 +250,7 @@ class Gateway:
             dead_letters,
             redrive,
             tasks,
-            GatewayTurns(cap_link, "search ", TURN_S),
+            search_turns(cap_link),
             payload_bytes=settings.max_batch_bytes,
         )
 

@@ -20,7 +20,7 @@ _KEY: Final = "kestrel_gateway.request"
 
 
 class RequestTrace(Protocol):
-    """The spans of one request, for OpenTelemetry. trace_id: in hex; empty if there are none."""
+    """The spans of one request, for OpenTelemetry. trace_id: in hexadecimal; empty before the first span."""
 
     trace_id: str
 

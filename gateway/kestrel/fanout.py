@@ -93,8 +93,8 @@ class Fanout:
 
     Set before it is used: placement, which stores the items; deleted; hold_elsewhere: a context within which the other
     workers of this gateway put nothing on the queue; turn: a context within which no other worker of this gateway
-    creates or deletes the child, which raises TimeoutError. The callers of `create`, `ensure` and `delete` have it.
-    renewed: called when a member no longer withholds its children.
+    creates or deletes the child, which raises BackendUnavailable. The callers of `create`, `ensure` and `delete` have
+    it. renewed: called when a member no longer withholds its children.
     """
 
     def __init__(self, members: Callable[[], Sequence[ServerLink]], owns: Callable[[str], bool]) -> None:
@@ -238,16 +238,13 @@ class Fanout:
         """Rule 8, for all children. Returns those that the member has now."""
         renewed = set()
         for key in _outdated(self.deleted, server):
-            try:
-                async with self.turn(key):
-                    await self._learn_deletions()
-                    if key in _outdated(self.deleted, server):
-                        log.info("%s was deleted and created again while Kestrel at %s was away", key, server.address)
-                        async with self._changing:
-                            await self._renew(server, key)
-                        renewed.add(key)
-            except TimeoutError as error:
-                raise BackendUnavailable("another request creates or deletes the subscription") from error
+            async with self.turn(key):
+                await self._learn_deletions()
+                if key in _outdated(self.deleted, server):
+                    log.info("%s was deleted and created again while Kestrel at %s was away", key, server.address)
+                    async with self._changing:
+                        await self._renew(server, key)
+                    renewed.add(key)
         return renewed
 
     async def _renew(self, server: ServerLink, key: str) -> None:

@@ -29,13 +29,6 @@ def program(language: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    started = Collector()
-    yield started
-    started.close()
-
-
-@pytest.fixture(scope="module")
 def traced(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)

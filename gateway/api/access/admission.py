@@ -138,8 +138,10 @@ class Admission:
 
 
 def _secret(values: Sequence[bytes]) -> bytes:
-    """The secret in the values of Authorization. Raises Unauthenticated if there is none, several, or one that is
-    malformed."""
+    """The secret in the values of Authorization.
+
+    Raises Unauthenticated if there is no value, more than one, or a malformed one.
+    """
     if not values:
         raise Unauthenticated("a key is required; send the header Authorization: Bearer SECRET")
     bearer = _BEARER.fullmatch(values[0])

@@ -15,7 +15,7 @@ class PollAcks:
         self._leases = leases
 
     async def ahead(self, call: Call, poll: PollRequest) -> AckAhead | None:
-        """The ack, for the receiver; None if there is none, or if it is done. Raises what the ack raises."""
+        """The ack, for the receiver. None if the poll names no lease or the ack is done. Raises what the ack raises."""
         if not poll.acks:
             return None
         ahead = await self._leases.ack_ahead(call, poll.acks)

@@ -7,40 +7,47 @@ killed ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
 from gateway.delivery.caps.counter import CapLimits
 from gateway.delivery.caps.link import CapLink
+from gateway.errors import GatewayError
 
 _ONE: Final = CapLimits(max_in_flight=1)
 
 
 class GatewayTurns:
-    """The turns of one purpose. Their names are no keys of queues: `purpose` contains a space."""
+    """The turns of one purpose, which contains a space, so that no name is the key of a queue.
 
-    def __init__(self, link: CapLink, purpose: str, limit_s: float) -> None:
+    busy: makes the error for a caller whose turn does not come within `limit_s`.
+    """
+
+    def __init__(self, link: CapLink, purpose: str, limit_s: float, busy: Callable[[], GatewayError]) -> None:
         self._link = link
         self._purpose = purpose
         self._limit_s = limit_s
+        self._busy = busy
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
         """Within the context no other caller has the turn with that name.
 
-        Raises TimeoutError after `limit_s`. Cancelled: the caller has no turn.
+        Raises what `busy` makes. Cancelled: the caller has no turn.
         """
         number, given = self._link.ask(self._purpose + name, _ONE)
         try:
             async with asyncio.timeout(self._limit_s):
                 await asyncio.shield(given)
-        except BaseException:
+        except BaseException as error:
             if given.done() and not given.cancelled():
                 self._link.done(number)
             else:
                 given.cancel()  # a turn that is given nevertheless is returned
                 self._link.stop(number)
+            if isinstance(error, TimeoutError):
+                raise self._busy() from error
             raise
         try:
             yield

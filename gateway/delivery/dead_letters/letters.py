@@ -12,14 +12,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
 from gateway.coverage import Covered, least
+from gateway.delivery.caps.link import CapLink
 from gateway.delivery.caps.turn import GatewayTurns
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive, Redriven
@@ -46,6 +46,15 @@ TURN_S: Final = 40.0
 """How long a search waits for the searches before it: the longest one takes half of that."""
 DIGEST: Final = "digest-"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._~-]{0,127}")
+
+
+def search_turns(link: CapLink) -> GatewayTurns:
+    """One search at a time, by the key of the queue of dead letters."""
+
+    def busy() -> DeadLetterHeld:
+        return DeadLetterHeld("other requests search these dead letters; try again")
+
+    return GatewayTurns(link, "search ", TURN_S, busy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +112,7 @@ class DeadLetterJobs:
         QueueNotFound: neither the queue nor a dead letter exists. Raises BackendUnavailable, TooManyLeases.
         Cancelled: the search ends first.
         """
-        async with self._turn(own_key(queue)):  # the figures do not count what another search has taken
+        async with self._turns.turn(own_key(queue)):  # the figures do not count what another search has taken
             found = await self._admin.count(queue)
             if isinstance(found.result, GatewayError):
                 return Covered(found.result, found.coverage)
@@ -146,7 +155,7 @@ class DeadLetterJobs:
             return await self._with(queue, letter, move)
 
     async def _with(self, queue: Queue, letter: str, settle: Settle[T]) -> Covered[T | GatewayError]:
-        async with self._turn(own_key(queue)):  # the figures do not count what another search has taken
+        async with self._turns.turn(own_key(queue)):  # the figures do not count what another search has taken
             found = await self._admin.count(queue)
             if isinstance(found.result, QueueNotFound) and not (found.coverage and found.coverage.partial):
                 return Covered(found.result, found.coverage)
@@ -221,16 +230,6 @@ class DeadLetterJobs:
         except BackendUnavailable as error:
             return error
         return DeadLetterNotFound(f"{queue.name!r} has no dead letter {shown}")
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, key: str) -> AsyncIterator[None]:
-        """One caller for each key at a time. Raises DeadLetterHeld if others take too long."""
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(self._turns.turn(key))
-            except TimeoutError as error:
-                raise DeadLetterHeld("other requests search these dead letters; try again") from error
-            yield
 
     async def _completed(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`. Cancelled: returns when `work` has ended."""

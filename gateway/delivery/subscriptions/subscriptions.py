@@ -13,13 +13,13 @@ gateway.kestrel.fanout.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.coverage import Covered, least
 from gateway.delivery.backend import Backend, FanoutChildren
+from gateway.delivery.caps.link import CapLink
 from gateway.delivery.caps.turn import GatewayTurns
 from gateway.delivery.figures.head_ages import HeadAges
 from gateway.delivery.queues.catalog import Catalog, Queue
@@ -33,6 +33,15 @@ from gateway.queue_stats import MergedStats, QueueStats
 
 TURN_S: Final = 20.0
 """How long a request waits for the one before it, which takes a few seconds if a server does not answer."""
+
+
+def subscription_turns(link: CapLink) -> GatewayTurns:
+    """Rule 3, by the key of the subscription."""
+
+    def busy() -> BackendUnavailable:
+        return BackendUnavailable("another request creates or deletes this subscription; try again")
+
+    return GatewayTurns(link, "subscription ", TURN_S, busy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +115,7 @@ class Subscriptions:
 
         Raises: TooManyQueues; TooManySubscriptions, NotSupported; BackendUnavailable, OutcomeUnknown.
         """
-        async with self._turn(child.key):
+        async with self._turns.turn(child.key):
             return await self._create(child)
 
     async def _create(self, child: Queue) -> Covered[Subscribed | GatewayError]:
@@ -169,7 +178,7 @@ class Subscriptions:
 
         A server that does not answer deletes it when it returns. Raises: BackendUnavailable; OutcomeUnknown.
         """
-        async with self._turn(child.key):
+        async with self._turns.turn(child.key):
             return await self._delete(child)
 
     async def _delete(self, child: Queue) -> Covered[int | GatewayError]:
@@ -184,16 +193,6 @@ class Subscriptions:
         self._known.forget(child)
         await self._deleted.seen(child.key, servers)
         return Covered(await self._drop_leases(child.key), least(found.coverage, coverage))
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, key: str) -> AsyncIterator[None]:
-        """Rule 3. Raises BackendUnavailable if others take too long."""
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                await stack.enter_async_context(self._turns.turn(key))
-            except TimeoutError as error:
-                raise BackendUnavailable("another request creates or deletes this subscription; try again") from error
-            yield
 
 
 def _shown(name: str, stats: QueueStats) -> Subscription:
