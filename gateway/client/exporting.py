@@ -24,7 +24,7 @@ from gateway.client.progress import ProgressBar
 from gateway.client.target import Target
 
 BATCH_JOBS: Final = 100
-"""The largest batch. So many jobs are in hand at most when the command is killed. Source: openapi.yaml, nextJob."""
+"""The largest batch. A killed command has at most this many jobs in hand. Source: openapi.yaml, nextJob."""
 _LEASE_S: Final = 60.0
 """Much longer than to write and sync a batch; it is what a kill costs the jobs in hand."""
 _RETRY_S: Final = 30.0

@@ -72,7 +72,7 @@ def find(
 
 
 def is_url(text: str) -> bool:
-    """Whether it is the URL of a gateway: with a host and, if it has one, a port that there is."""
+    """Whether it is the URL of a gateway: with a host and, if it names a port, a valid one."""
     try:
         return bool(_URL.fullmatch(text) and urlsplit(text).hostname) and urlsplit(text).port != 0
     except ValueError:

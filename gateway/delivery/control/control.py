@@ -150,7 +150,7 @@ class Control:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of the members of now."""
+        """The names of the current members."""
         return frozenset(each.name for each in self._members())
 
     def view(self, kind: EntryKind[T]) -> ControlMap[T]:

@@ -104,7 +104,7 @@ class PolledQueues:
         return PreferredPoll(keys, max(0.0, timeout_s), begin)
 
     def stored(self, key: str, server: ServerLink, count: int) -> None:
-        """So many items were stored on the server."""
+        """`count` items were stored on the server."""
         if (runner := self._runners.get(key)) is not None:
             runner.stored(server, count)
 

@@ -225,7 +225,7 @@ class QueueRunner:
             self._run()
 
     def stored(self, server: ServerLink, count: int) -> None:
-        """So many items of the queue were stored on the server."""
+        """`count` items of the queue were stored on the server."""
         link = self._links.get(server)
         if link is not None and self._state.stored(link, self.loop.time(), count):
             self._run()

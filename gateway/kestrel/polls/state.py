@@ -111,7 +111,7 @@ class QueuePolls:
                     queue.retry_at = -math.inf
 
     def stored(self, server: PolledServer, now: float, count: int = 1) -> bool:
-        """So many items were stored on the server. Returns whether that matters: a wait should bring one."""
+        """`count` items were stored on the server. Returns whether that matters: a wait should bring one."""
         for queue in self.queues:
             if queue.server is server and queue.waits and self.waiting:
                 queue.unseen += count
