@@ -2,7 +2,7 @@
 
 A field named `max_job_bytes` is the flag `--max-job-bytes` and the variable `KESTREL_GATEWAY_MAX_JOB_BYTES`; a field
 `max_timeout_s` is `--max-timeout` and `KESTREL_GATEWAY_MAX_TIMEOUT` (durations are in seconds). gateway/cli.py makes
-the flags from this table. docs/operations.md lists them; a test compares the two.
+the flags from this table. docs/settings.md lists them; a test compares the two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/operations.md and the packaging files say what the code does."""
+"""docs/settings.md, docs/limits.md and the packaging files say what the code does."""
 
 import dataclasses
 import re
@@ -26,7 +26,7 @@ from tests.lab.yaml_text import parse_yaml
 
 def rows(root: Path) -> list[list[str]]:
     """The rows of the table of settings."""
-    table = (root / "docs" / "operations.md").read_text().split("<!-- settings -->")[1]
+    table = (root / "docs" / "settings.md").read_text().split("<!-- settings -->")[1]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "`--" in line]
 
 
@@ -53,7 +53,7 @@ def test_fixed_limits_are_the_code(root: Path) -> None:
         found = [each["schema"] for each in paths[path]["get"]["parameters"] if each.get("name") == name]
         return cast(dict[str, Any], found[0])
 
-    table = (root / "docs" / "operations.md").read_text().split("<!-- fixed limits -->")[1]
+    table = (root / "docs" / "limits.md").read_text().split("<!-- fixed limits -->")[1]
     shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in table.strip().splitlines()[2:]]
     assert shown == [
         ["headers of a request", f"{request_parser.MAX_HEADERS}"],
@@ -96,7 +96,15 @@ def test_every_variable_that_is_named_exists(root: Path) -> None:
     known = {variable(field) for field in dataclasses.fields(Settings)} | {"KESTREL_GATEWAY_COMMAND"}
     known |= set(re.findall(r"KESTREL_GATEWAY_TEST_[A-Z_]+", (root / ".ci" / "run").read_text()))
     known |= broker_variables() | client_variables()
-    pages = ("docs/operations.md", "docs/command-line.md", "docs/workers.md", "README.md")
+    pages = (
+        "docs/operations.md",
+        "docs/settings.md",
+        "docs/limits.md",
+        "docs/replicas.md",
+        "docs/command-line.md",
+        "docs/workers.md",
+        "README.md",
+    )
     for name in ("Dockerfile", "docker-compose.yml", ".ci/run", *pages):
         named = set(re.findall(r"KESTREL_GATEWAY_[A-Z_]*[A-Z]", (root / name).read_text()))
         assert named - known == set(), name
@@ -123,8 +131,9 @@ def broker_variables() -> set[str]:
 
 
 def test_every_flag_that_is_named_exists(root: Path) -> None:
-    """Flags in docs/operations.md are flags of `serve`, `broker` or `healthcheck`."""
-    text = (root / "docs" / "operations.md").read_text()
+    """Flags in the pages about running a gateway are flags of `serve`, `broker` or `healthcheck`."""
+    pages = ("operations.md", "settings.md", "limits.md", "replicas.md")
+    text = "\n".join((root / "docs" / page).read_text() for page in pages)
     shown = ""
     for command in ("serve", "broker", "healthcheck"):
         shown += subprocess.run(

@@ -26,12 +26,12 @@ def test_each_greedy_tenant_leaves_room_for_the_next():
 
 @pytest.mark.parametrize(("limit", "tenants"), [(10, 4), (10_000, 14)])
 def test_many_greedy_tenants_use_up_a_limit(limit: int, tenants: int, root: Path):
-    """The next one finds nothing. docs/operations.md gives the number for 10,000."""
+    """The next one finds nothing. docs/limits.md gives the number for 10,000."""
     shares = Shares(limit, 0.5)
     taken = [greedy(shares, f"t{i}") for i in range(tenants + 1)]
     assert (min(taken[:-1]), taken[-1], sum(taken)) == (1, 0, limit)
     if limit == 10_000:
-        assert f"{tenants} tenants can use up a limit of {limit:,}" in (root / "docs/operations.md").read_text()
+        assert f"{tenants} tenants can use up a limit of {limit:,}" in (root / "docs/limits.md").read_text()
 
 
 def test_without_tenants_the_limit_is_the_share():

@@ -71,7 +71,7 @@ class Memory:
 
 
 def bound_mib(settings: Settings) -> int:
-    """The memory of a worker, as docs/operations.md bounds it."""
+    """The memory of a worker, as docs/limits.md bounds it."""
     connections = settings.max_connections * 8192
     return 100 + (connections + 3 * settings.max_buffer_bytes + settings.max_lease_bytes) // MIB
 

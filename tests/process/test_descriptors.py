@@ -49,8 +49,8 @@ def test_every_server_that_is_named_counts(tmp_path: Path) -> None:
 
 
 def test_documentation_has_the_number(root: Path) -> None:
-    """docs/operations.md says how many files the defaults need."""
-    text = " ".join((root / "docs" / "operations.md").read_text().split())
+    """docs/limits.md says how many files the defaults need."""
+    text = " ".join((root / "docs" / "limits.md").read_text().split())
     assert f"{of_worker(Settings(kestrel=('a:1',))):,} with the" in text
     assert f"{of_worker(Settings()):,} with the" in text
 
