@@ -46,6 +46,7 @@ class OperationSpec:
         self._document = document
         self._schema = resolve(document, schema or {})
         self._former_names = _former_names(self._schema)
+        self._never_null = _never_null(self._schema)
         self._validator = (
             jsonschema_rs.Draft202012Validator({**schema, "components": document["components"]})
             if isinstance(schema, dict)
@@ -61,16 +62,19 @@ class OperationSpec:
         is allowed. White space alone counts as an absent body.
 
         Raises:
-            InvalidBody: it is not JSON, or violates the schema.
+            InvalidBody: it is not JSON, violates the schema, or has a null where `x-never-null` refuses it.
         """
         if not raw.removeprefix(BOM).strip(_BLANK):
             return self._absent()
         if has_more_values(raw, MAX_VALUES):
             raise InvalidBody(f"the body has more than the maximum of {MAX_VALUES} JSON values")
         try:
-            value = _without_nulls(load_lenient(raw))
+            given = load_lenient(raw)
         except ValueError as exc:
             raise InvalidBody(f"the body is not JSON: {exc}") from exc
+        if self._never_null and isinstance(given, dict):
+            self._check_nulls(given)
+        value = _without_nulls(given)
         if value is None:
             return self._absent()
         if self._former_names and isinstance(value, dict):
@@ -87,6 +91,11 @@ class OperationSpec:
         if self._body_required:
             raise InvalidBody(object_expected(self._schema))
         return {}
+
+    def _check_nulls(self, given: Mapping[str, Any]) -> None:
+        for name in self._never_null:
+            if given.get(name, "") is None:
+                raise InvalidBody(f"{name}: null is not accepted; send a value, or leave {name} out")
 
     def _rename(self, value: dict[str, Any]) -> None:
         """Renames members with a former name to their current name. Raises InvalidBody if both are given and differ."""
@@ -183,6 +192,11 @@ def _former_names(schema: Mapping[str, Any]) -> Mapping[str, str]:
     """The current name of each member that had another name (`x-former-name`)."""
     members = schema.get("properties", {}).items()
     return {each["x-former-name"]: name for name, each in members if "x-former-name" in each}
+
+
+def _never_null(schema: Mapping[str, Any]) -> list[str]:
+    """The members that must not be null (`x-never-null`): without them the request does more."""
+    return [name for name, each in schema.get("properties", {}).items() if each.get("x-never-null")]
 
 
 def _plain(document: Mapping[str, Any], parameter: Mapping[str, Any]) -> Mapping[str, Any]:

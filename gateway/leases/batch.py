@@ -13,7 +13,7 @@ from typing import Any, Final
 from gateway.errors import GatewayError, InvalidBody
 from gateway.leases.lease import Disposition, Lease, LeaseRecord, Place, State, settlement_error
 
-_SHOWN: Final = (
+SHOWN: Final = (
     State.HELD,
     State.SETTLING,
     State.UNKNOWN,
@@ -28,7 +28,7 @@ _SHOWN: Final = (
     State.ACKED,
 )
 """The state of a batch is the first of these that one of its jobs has."""
-_RANKS: Final = {state: rank for rank, state in enumerate(_SHOWN)}
+_RANKS: Final = {state: rank for rank, state in enumerate(SHOWN)}
 
 
 @dataclass(slots=True, eq=False)
@@ -70,10 +70,10 @@ def ended_error(lease: Lease | LeaseRecord, wanted: State) -> GatewayError | Non
     ways = Counter(each.state for each in lease.jobs)
     if len(ways) < 2:
         return settlement_error(lease.state, wanted)
-    errors = (settlement_error(state, wanted) for state in _SHOWN if state in ways and state is not State.ACKED)
+    errors = (settlement_error(state, wanted) for state in SHOWN if state in ways and state is not State.ACKED)
     error = next(filter(None, errors), None)
     if error is not None:
-        shown = ", ".join(f"{ways[state]} {state.value}" for state in reversed(_SHOWN) if state in ways)
+        shown = ", ".join(f"{ways[state]} {state.value}" for state in reversed(SHOWN) if state in ways)
         error.detail = f"the jobs of the batch have ended in different ways: {shown}; GET the lease for each"
     return error
 

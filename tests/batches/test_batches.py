@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import socket
 import struct
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 
+from gateway.leases.batch import SHOWN
 from tests.api.test_jobs import wait_until
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
@@ -263,6 +267,26 @@ def put_raw(gateway, queue, data):
         connection.connect(broker_socket(gateway))
         connection.sendall(b"set %b 0 0 %d\r\n%b\r\n" % (queue.encode(), len(data), data))
         assert connection.recv(100) == b"STORED\r\n"
+
+
+def test_the_state_of_a_batch_is_that_of_one_of_its_jobs(http, queue):
+    """Held while the client has one of them, and then the first of the order that openapi.yaml gives."""
+    enqueue(http, queue, 4)
+    _, url = take(http, queue)
+    http.post(url + "/ack", json={"upto": 1})
+    assert http.get(url).json()["state"] == "held"
+    http.post(url + "/settle", json={"rest": "ack", "nacks": [{"job": 1, "delay": 60}], "rejects": [{"job": 2}]})
+    assert states(http, url) == ["acked", "delayed", "rejected", "acked"]
+    shown = http.get(url).json()
+    assert (shown["state"], shown["position"], shown["job_id"]) == ("rejected", "dead", None)
+
+
+def test_the_contract_has_the_order_of_the_states():
+    """As the code has it."""
+    document = yaml.safe_load((Path(__file__).parents[2] / "openapi.yaml").read_text())
+    text = document["components"]["schemas"]["Lease"]["properties"]["jobs"]["description"]
+    order = text.partition("one of its jobs has:")[2].partition(". ")[0]
+    assert re.findall("`([a-z]+)`", order) == [state.value for state in SHOWN]
 
 
 def test_a_lease_over_many_is_extended_and_expires_as_one(http, queue):

@@ -28,6 +28,22 @@ def test_there_is_no_limit_of_jobs(http, queue):
     assert stored(http, queue) == list(range(3000))
 
 
+@pytest.mark.parametrize("path", ["jobs", "jobs/batch"])
+def test_receipt_none_is_the_same(http, queue, path):
+    """Without a header, for a sender that can set only its URL: no limit of jobs, and only failures are listed."""
+    lines = [b'{"data": %d}' % number for number in range(1500)]
+    lines[7] = b"{"
+    headers = {"content-type": LINES["content-type"]}
+    answer = http.post(f"/queues/{queue}/{path}?receipt=none", content=b"\n".join(lines), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "partly-stored"), answer.text
+    assert [each["job"] for each in answer.json()["failures"]] == [7]
+    answer = http.post(f"/queues/{queue}/{path}?receipt=none", content=b"\n".join(lines[8:]), headers=headers)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert "preference-applied" not in answer.headers
+    assert http.get(f"/queues/{queue}").json()["items"] == 1499 + 1492
+    http.delete(f"/queues/{queue}")
+
+
 def test_lines_of_job_objects(http, queue):
     """The same on the path for job objects."""
     body = b"\n".join(b'{"data": %d}' % number for number in range(1500))

@@ -89,6 +89,7 @@ KINDS: Final[dict[str, dict[str, str]]] = {
         "properties": "{schema}",
         "additionalProperties": "schema or bool",
         "x-former-name": DATA,
+        "x-never-null": DATA,
     },
 }
 

@@ -91,7 +91,7 @@ class EnqueueJobs:
             )
         empty = _wants_no_body(call, heading.mode)
         lines = heading.mode is Mode.JOB_LINES or (heading.mode is Mode.LINES and not queue.policy.raw)
-        if empty and lines and not self._once.applies(call):
+        if empty is not None and lines and not self._once.applies(call):
             return await self._enqueue_lines(call, queue, heading, empty)
         many = heading.mode in JOB_OBJECTS or (heading.mode in MANY and not queue.policy.raw)
         body = await call.read(self._max_batch_bytes if many else queue.policy.max_bytes or self._max_job_bytes)
