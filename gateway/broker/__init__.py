@@ -1,6 +1,6 @@
 """The embedded broker: a server for Kestrel's memcache protocol on SQLite, reached over a socket like any Kestrel.
 
-Of the rest of the gateway it imports only gateway/common/. Only cli.py imports the broker, for the command `broker`.
+Of the rest of the gateway it imports only gateway/common/. Only cli.py imports the broker.
 Packages and modules, from the bottom; tests/test_layers.py holds the order:
 
     config       the TOML file and the limits of a queue
@@ -26,6 +26,7 @@ Packages and modules, from the bottom; tests/test_layers.py holds the order:
         backlog       the items that nobody has read, in order
         reads         modes of reading, and the open reads of a queue and of a client's connection
         waiters       the reads that wait
+        serving       serves the waiters of many queues, some in each turn of the loop
         queue         one FIFO: who gets which item, limits, expiry; no I/O
         collection    all queues: names, fanout children, moves of expired items
     broker       what a client can do with items, whatever its protocol; status, configuration
@@ -37,6 +38,13 @@ Packages and modules, from the bottom; tests/test_layers.py holds the order:
         commands      what each command does
         stats         stats and dump_stats
         connection    the socket of one client: buffers, silence, the end
+    multiplex/   the multiplexed connection of a worker; its frames and messages are in gateway/common/multiplex/
+        budget        the bytes of a worker's open items
+        commits       calls back operations after a commit
+        waits         an open or a peek that waits
+        puts          puts, and queues that are created
+        reads         open reads, and opens that wait
+        connection    which operation each frame is
     server       listens, stops in order
     __main__     the command, signals and the parent's channel
 """

@@ -1,8 +1,8 @@
 """Kestrel for the layers above: queues by key, on one server or on several that do not know of each other.
 
 Puts the parts together: the links to the servers, which may change at run time (servers), which server gets a put
-(puts), how polls wait (polls), and how answers are merged (broadcast). Knows no HTTP and no leases; it knows tenants
-only to count their gets and items.
+(puts), how polls wait (polls), and how answers are merged (broadcast). Knows no HTTP and no leases. It knows
+tenants only to share out gets, items and batches of puts among them.
 
 A server that is no longer a member gets no writes and no new polls; its open reads end in their own time, and then its
 connections close.

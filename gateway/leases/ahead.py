@@ -1,4 +1,4 @@
-"""An ack that may go to the server in one write with the take of the next job, which then waits only for the ack."""
+"""An ack that goes to the server in one write with the take of the next job. The server takes the job after the ack."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Settles batches: begins the settlements of their jobs, and waits for all of them. The jobs' leases do the rest.
 
-1. What a request settles begins in one turn of the loop, so that the server can be asked at once.
+1. All settlements of a request begin in one turn of the loop, so that they can go to the server in one write.
 2. A settlement of the whole batch succeeds if it succeeds for every job that was still held; otherwise its error is
    that of a job, and the record of the batch says what happened to each.
 """

@@ -1,7 +1,6 @@
 """When leases end and delayed nacks become due: a heap and one timer. Knows no settlement.
 
-1. The timer is set to the earliest entry or to an earlier time. After DUE_AT_ONCE leases it is set at least DUE_PAUSE_S
-   later.
+1. The timer is never later than the earliest entry, except that after DUE_AT_ONCE leases it waits DUE_PAUSE_S.
 2. An entry is valid while its lease has an open read, waits, and still has that deadline. Invalid entries are skipped,
    and removed when they are the majority.
 3. An error of `due` delays no other lease.

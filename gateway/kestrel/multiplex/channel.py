@@ -1,9 +1,9 @@
 """The worker's end of a multiplexed connection: matches answers with operations by their ids.
 
-1. Each operation has one callback, called once: with the answer, or with None if the connection ended before or no
-   answer came in time.
-2. An item for an open that nobody waits for any more goes back at once. A confirm that is answered late calls its
-   callback a second time. Other late answers are ignored: the operation may have taken effect.
+1. Each operation has one callback. It is called with the answer, or with None if the connection ends first or no
+   answer comes in time.
+2. A late answer is one that comes after None. That of a confirm calls the callback again. Others are ignored: the
+   operation may have taken effect. An item for an open that nobody waits for goes back at once.
 3. At the end of the connection every open read is lost, and every operation without an answer has an unknown outcome.
 4. The confirms of one turn of the loop go in one frame, behind every open that names one of them.
 """

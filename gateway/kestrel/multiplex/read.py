@@ -1,6 +1,6 @@
 """An item that the embedded broker has set aside: one of many open reads on a channel.
 
-Owns the outcome of the item: confirmed, handed back, taken back by the broker, or lost with the connection.
+Owns the outcome of the item: confirmed, given back, taken back by the broker, or lost with the connection.
 """
 
 from __future__ import annotations

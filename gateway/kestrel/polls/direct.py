@@ -1,7 +1,6 @@
-"""A poll that takes an item at once: no other poll waits for the queue, and its only server can be asked on a shared
-connection.
+"""A poll that takes an item at once, if no other poll waits for the queue and its only server is the embedded broker.
 
-If there is no item, or the server does not answer, it becomes an ordinary poll.
+If there is no item, or the broker does not answer, it becomes an ordinary poll.
 """
 
 from __future__ import annotations

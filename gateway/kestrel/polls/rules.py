@@ -2,6 +2,8 @@
 
 A waiter first asks: each server gets a get without `t=`, called a take. If all are empty and the waiter has time left,
 it waits, and gets with `t=` (blocked gets), called waits, stay on the servers. At its deadline it asks once more.
+On the embedded broker a poll first takes an item without these rules if no other poll of the queue waits
+(gateway.kestrel.polls.direct).
 
 1. The first in line is served first, whichever get brought the item. The line is in the order of arrival; a waiter
    whose item was lost is first again.
