@@ -313,7 +313,7 @@ class Gateway:
             catalog,
             enqueue=EnqueueJobs(publisher, IdempotentAnswer(idempotency), turns, settings),
             jobs=jobs,
-            batches=BatchJobs(batches, jobs, registry.batches, polls=polls, acks=acks),
+            batches=BatchJobs(batches, jobs, registry, polls=polls, acks=acks),
             preferred=PreferredJobs(preferred, jobs, polls=polls, acks=acks),
             streams=Streams(
                 receiver,

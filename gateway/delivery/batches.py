@@ -122,11 +122,11 @@ class BatchReceiver:
             await self._fill(queue, filling)
             paused = await self._receiver.paused_since(queue, leased_s)
         except BaseException:
-            self._registry.batches.give_back(batch)
+            self._registry.give_back_all(batch.leases)
             raise
         if not paused and all(lease.state is State.HELD for lease in batch.leases):
             return BatchDelivery(filling.jobs, batch)
-        self._registry.batches.give_back(batch)
+        self._registry.give_back_all(batch.leases)
         return None
 
     async def _fill(self, queue: Queue, filling: FillingBatch) -> None:
@@ -181,7 +181,7 @@ class BatchReceiver:
         gone = asyncio.Event()
         on_gone(gone.set)()
         if gone.is_set():
-            self._registry.batches.give_back(batch)
+            self._registry.give_back_all(batch.leases)
             return False
         try:
             await self._registry.batches.ack(batch)

@@ -9,30 +9,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from gateway.errors import GatewayError, InvalidBody, LeaseForgotten, OutcomeUnknown
 from gateway.leases.batch import BatchLease, batch_record, check_upto, ended_error, in_order, plan
 from gateway.leases.known import KnownLeases
 from gateway.leases.lease import Disposition, Lease, LeaseRecord, State, settlement_error
+from gateway.leases.settlements import Settlements
 
 _DONE = {State.ACKED: "acked", State.NACKED: "nacked", State.REJECTED: "rejected"}
 
 
-class LeaseSettling(Protocol):
-    """What begins the settlement of one lease; see gateway.leases.registry.Registry."""
-
-    def start_ack(self, lease: Lease) -> bool: ...
-    def begin_move(self, lease: Lease, disposition: Disposition) -> None: ...
-    def give_back_all(self, leases: Iterable[Lease]) -> None: ...
-
-
 class Batches:
-    """The batches among `leases`. settling: of the leases of their jobs."""
+    """The batches among `leases`. settlements: of the leases of their jobs."""
 
-    def __init__(self, leases: KnownLeases, settling: LeaseSettling) -> None:
+    def __init__(self, leases: KnownLeases, settlements: Settlements) -> None:
         self._leases = leases
-        self._settling = settling
+        self._settlements = settlements
 
     def begin(self, first: Lease) -> BatchLease:
         """A batch of one job, whose lease is open and which is known by the id of that lease from now on."""
@@ -56,7 +49,7 @@ class Batches:
         leases = batch.leases[:upto] if upto else batch.leases
         mine = [lease for lease in leases if lease.state is State.HELD]
         for lease in mine:
-            self._settling.start_ack(lease)
+            self._settlements.start_ack(lease)
         return await self._ended(batch, leases, State.ACKED, mine)
 
     async def move(self, batch: BatchLease, disposition: Disposition) -> LeaseRecord:
@@ -66,7 +59,7 @@ class Batches:
         await self._check(mine, [disposition] * len(mine))
         mine = batch.held()  # some may have ended meanwhile
         for lease, each in in_order(mine, [disposition] * len(mine)):
-            self._settling.begin_move(lease, each)
+            self._settlements.begin_move(lease, each)
         record = await self._ended(batch, batch.leases, disposition.state, mine)
         if disposition.asked is None:
             return record
@@ -87,9 +80,9 @@ class Batches:
         mine = [each for each in mine if each[1].state is State.HELD]  # some may have ended meanwhile
         for lease, disposition in in_order([lease for _, lease in mine], [ways.of(index) for index, _ in mine]):
             if disposition.state is State.ACKED:
-                self._settling.start_ack(lease)
+                self._settlements.start_ack(lease)
             else:
-                self._settling.begin_move(lease, disposition)
+                self._settlements.begin_move(lease, disposition)
         await _over(batch.leases)
         return batch.record()
 
@@ -106,10 +99,6 @@ class Batches:
         for lease in held:
             self._leases.set_deadline(lease, length_s)
         return batch.record()
-
-    def give_back(self, batch: BatchLease) -> None:
-        """The answer with the batch did not reach the client: gives its jobs back, in their order."""
-        self._settling.give_back_all(batch.leases)
 
     def expire_with(self, lease: Lease, expired: Disposition) -> list[Lease]:
         """The leases to end now, in this order: a batch expires as a whole, so that its jobs keep their order."""

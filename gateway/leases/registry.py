@@ -1,6 +1,6 @@
-"""The leases of one worker: opened, settled and expired. Knows no HTTP, no forwarding.
+"""The leases of one worker: opens them, and does what consumers, deadlines, connections and a stop ask of them.
 
-A settlement is a task of the lifespan's group, or needs none: if its request is cancelled, it still runs to its end.
+How one lease is settled is in settlements.py, how the jobs of a batch are in batches.py. Knows no HTTP, no forwarding.
 """
 
 from __future__ import annotations
@@ -9,20 +9,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from gateway.common.shares import WHOLE
 from gateway.errors import (
-    BackendRefused,
-    GatewayError,
     InvalidBody,
     LeaseForgotten,
-    LeaseLost,
-    OutcomeUnknown,
-    QueueDeleted,
 )
 from gateway.leases.ahead import AckAhead
 from gateway.leases.batch import ended_error, first_jobs, plan
@@ -40,6 +34,7 @@ from gateway.leases.lease import (
     State,
 )
 from gateway.leases.limits import LeaseRoom
+from gateway.leases.settlements import Settlements
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +80,8 @@ class Registry:
             memory_limit=memory_limit,
         )
         self.limits = self.leases.limits
-        self.batches = Batches(self.leases, self)
+        self._settlements = Settlements(self.leases, tasks)
+        self.batches = Batches(self.leases, self._settlements)
         self._deleted = RecentCounts()
 
     def __repr__(self) -> str:
@@ -154,23 +150,16 @@ class Registry:
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
-            self.start_ack(lease)
-        return await self._settled(lease, State.ACKED, mine=mine)
+            self._settlements.start_ack(lease)
+        await self._settlements.settled(lease, State.ACKED, mine=mine)
+        return _record(lease)
 
     def ack_ahead(self, lease_id: str) -> AckAhead | None:
         """The ack of a held lease of one job, not begun; None if it is not one: then `ack` acks or says why."""
         lease = self.leases.get(lease_id)
         if lease is None or lease.state is not State.HELD or lease.batch_id:
             return None
-        read = lease.read
-        assert read is not None
-        return AckAhead(
-            lease,
-            read,
-            partial(self.start_ack, lease),
-            partial(self._settled, lease, State.ACKED, mine=True),
-            partial(self.ack, lease_id),
-        )
+        return AckAhead(lease, self._settlements, self.ack)
 
     async def nack(
         self,
@@ -199,8 +188,9 @@ class Registry:
         mine = lease.state is State.HELD  # it may have ended meanwhile
         if mine:
             assert isinstance(lease, Lease)
-            self.begin_move(lease, disposition)
-        record = await self._settled(lease, State.NACKED, mine=mine)
+            self._settlements.begin_move(lease, disposition)
+        await self._settlements.settled(lease, State.NACKED, mine=mine)
+        record = _record(lease)
         return record if asked is None else record._replace(target=asked)
 
     async def reject(self, lease_id: str, *, reason: str = "") -> LeaseRecord:
@@ -211,8 +201,9 @@ class Registry:
         mine = lease.state is State.HELD
         if mine:
             assert isinstance(lease, Lease)
-            self.begin_move(lease, Disposition(State.REJECTED, Place.DEAD, reason))
-        return await self._settled(lease, State.REJECTED, mine=mine)
+            self._settlements.begin_move(lease, Disposition(State.REJECTED, Place.DEAD, reason))
+        await self._settlements.settled(lease, State.REJECTED, mine=mine)
+        return _record(lease)
 
     async def settle(self, lease_id: str, settlement: Mapping[str, Any]) -> LeaseRecord:
         """Settles each job of a batch in a way of its own; see Batches.settle. A lease of one job is a batch of one.
@@ -296,107 +287,17 @@ class Registry:
             elif lease.state is State.DELAYED:
                 self._early(lease).give_back()
 
-    def start_ack(self, lease: Lease) -> bool:
-        """Begins the ack of a held lease, without a task if nothing has to be awaited; returns whether that is so."""
-        read = lease.read
-        assert read is not None
-        self.leases.begin_settlement(lease)
-        started = read.start_confirm(partial(self._confirmed, lease))
-        if not started:
-            self._tasks.create_task(self._finish(lease, State.ACKED, read.confirm))
-        return started
-
-    def _confirmed(self, lease: Lease, error: GatewayError | None) -> None:
-        """The ack was answered, or not in time; in that case possibly later."""
-        outcome, refusal = (State.ACKED, None) if error is None else _unsettled(error)
-        if lease.state is State.SETTLING:
-            self.leases.end(lease, outcome, refusal)
-        elif lease.state is State.UNKNOWN and outcome is not State.UNKNOWN:
-            self.leases.correct(lease, outcome)
-
-    def _settle(self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, State | None]]) -> None:
-        """work: returns how the lease ends; None: as wanted."""
-        self.leases.begin_settlement(lease)
-        self._tasks.create_task(self._finish(lease, wanted, work))
-
-    def begin_move(self, lease: Lease, disposition: Disposition, *, late: bool = False) -> None:
-        """Begins to end a held or delayed lease without an ack. late: see `_move_job`."""
-        lease.plan(disposition)
-        self._settle(lease, disposition.state, partial(self._move_job, lease, disposition, late=late))
-
-    async def _settled(self, lease: Lease | LeaseRecord, wanted: State, *, mine: bool) -> LeaseRecord:
-        """The lease, settled as `wanted`; raises any other outcome. mine: this call has started the settlement."""
-        refusal = None
-        if isinstance(lease, Lease) and lease.settlement is not None:
-            refusal = await lease.settlement.result()
-        error = ended_error(lease, wanted)
-        if error is None:
-            return _record(lease)
-        if mine and refusal is not None:
-            raise refusal
-        if mine and lease.state is State.UNKNOWN:
-            raise OutcomeUnknown("the settlement was sent to Kestrel, but no answer came")
-        raise error
-
-    async def _finish(self, lease: Lease, wanted: State, work: Callable[[], Coroutine[Any, Any, State | None]]) -> None:
-        """Settles and ends the lease."""
-        read = lease.read
-        if read is None:
-            return  # its queue was deleted before this started
-        outcome, refusal = State.UNKNOWN, None
-        try:
-            outcome = await work() or wanted
-        except (LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown) as error:
-            outcome, refusal = _unsettled(error)
-        except asyncio.CancelledError:
-            read.give_back()
-            raise
-        except Exception:
-            log.exception("settling a lease failed")
-            read.give_back()
-        finally:
-            if lease.state is State.SETTLING:
-                self.leases.end(lease, outcome, refusal)
-
-    async def _move_job(self, lease: Lease, disposition: Disposition, *, late: bool) -> State:
-        """How the lease ends; DELAYED also if it stays open until the job is due. late: the job may have been back at
-        the head for a while, and a copy would be its second."""
-        assert lease.mover is not None
-        if late and lease.read is not None:
-            await lease.read.verify()
-        moved = await lease.mover.move(lease, disposition)
-        if moved.due_at_s is None:
-            lease.place = moved.place
-            return disposition.state
-        if moved.set_aside and lease.state is State.SETTLING:
-            self._postpone(lease, moved.due_at_s)
-            return State.DELAYED
-        lease.place = moved.place
-        if disposition.state is State.NACKED:
-            lease.expires_at_s = moved.due_at_s
-            return State.DELAYED
-        return disposition.state
-
-    def _postpone(self, lease: Lease, due_at_s: float) -> None:
-        """The job stays set aside until it is due, or until Kestrel's own limit for open reads."""
-        self.leases.set_deadline(lease, due_at_s - time.time())
-        lease.move(State.DELAYED)
-        settlement, lease.settlement = lease.settlement, None
-        if settlement is not None:
-            settlement.end(None)
-        self.leases.delay(lease)
-
     def _due(self, lease: Lease) -> None:
         """The lease has expired, or its delay is over."""
         late = time.monotonic() - lease.deadline_s > LATE_S
         if lease.state is State.DELAYED:
             assert lease.disposition is not None
             self.leases.delayed -= 1
-            self.begin_move(lease, replace(lease.disposition, delay_s=0.0), late=late)
+            self._settlements.begin_move(lease, replace(lease.disposition, delay_s=0.0), late=late)
         else:
             expired = Disposition(State.EXPIRED, reason="the lease expired")
             for each in self.batches.expire_with(lease, expired) if lease.batch_id else (lease,):
-                self.begin_move(each, expired, late=late)
+                self._settlements.begin_move(each, expired, late=late)
 
     def _lost(self, lease: Lease) -> None:
         if lease.read is not None and lease.read.deleted and _droppable(lease):
@@ -411,15 +312,6 @@ class Registry:
         """Ends a delayed nack before it is due: its job goes to the head."""
         lease.place = Place.HEAD
         return self.leases.end(lease, State.NACKED)
-
-
-def _unsettled(error: GatewayError) -> tuple[State, GatewayError | None]:
-    """How a lease ends whose settlement has failed, and Kestrel's refusal if that is why."""
-    if isinstance(error, BackendRefused):
-        return State.LOST, BackendRefused(f"{error.detail}; the job is back on its queue")
-    if isinstance(error, LeaseLost):
-        return State.LOST, None
-    return (State.DROPPED if isinstance(error, QueueDeleted) else State.UNKNOWN), None
 
 
 def _record(lease: Lease | LeaseRecord) -> LeaseRecord:

@@ -14,7 +14,7 @@ from gateway.delivery.batches import BatchDelivery, BatchReceiver, BatchSize
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.receive import Hold
 from gateway.errors import InvalidBody, InvalidParameter
-from gateway.leases.batches import Batches
+from gateway.leases.registry import Registry
 from gateway.request import Headers
 
 BATCH_BYTES: Final = 8 << 20
@@ -26,11 +26,11 @@ class BatchJobs:
     """Handlers of the paths that deliver jobs. jobs: those for one job, to which a request without `max` goes."""
 
     def __init__(
-        self, receiver: BatchReceiver, jobs: Jobs, batches: Batches, *, polls: PollRequests, acks: PollAcks
+        self, receiver: BatchReceiver, jobs: Jobs, registry: Registry, *, polls: PollRequests, acks: PollAcks
     ) -> None:
         self._receiver = receiver
         self._jobs = jobs
-        self._batches = batches
+        self._registry = registry
         self._polls = polls
         self._acks = acks
 
@@ -95,12 +95,12 @@ class BatchJobs:
 
         def sent(reached: bool) -> None:
             if not reached:
-                self._batches.give_back(batch)
+                self._registry.give_back_all(batch.leases)
 
         try:
             body, headers = render_batch(found.jobs, queue, batch.leases, accept=accept, root=call.root)
         except BaseException:
-            self._batches.give_back(batch)
+            self._registry.give_back_all(batch.leases)
             raise
         return Answer(200, body, headers + (preference or []), on_sent=sent)
 
