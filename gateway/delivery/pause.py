@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.coverage import Coverage
-from gateway.delivery.control.control import FRESH_S, Control, EntryKind
+from gateway.delivery.control.control import FRESH_S, Control
+from gateway.delivery.control.entries import EntryKind
 from gateway.delivery.poll_limits import HeldPoll, PollLimits
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BackendUnavailable, OutcomeUnknown, TooManyQueues

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.control.control import LOOK_S, Control, ControlMap, EntryKind
+from gateway.delivery.control.control import LOOK_S, Control
+from gateway.delivery.control.entries import ControlMap, EntryKind
 from gateway.delivery.control.queue import ControlQueue
 from gateway.delivery.control.state import ControlEntry, ControlItem, ControlState
 from gateway.errors import BackendUnavailable, OutcomeUnknown

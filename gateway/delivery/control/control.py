@@ -14,11 +14,11 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar, cast
 
 from gateway.coverage import Coverage
+from gateway.delivery.control.entries import ControlMap, EntryKind
 from gateway.delivery.control.queue import ControlMember, ControlQueue
 from gateway.delivery.control.state import ControlItem, ControlState, EntryKey
 from gateway.errors import BackendUnavailable, GatewayError, OutcomeUnknown
@@ -37,74 +37,6 @@ REFRESH_S: Final = 0.5
 """How long a change waits for members that do not answer."""
 COUNT_EVERY: Final = 20
 """Looks from one count of a member's items to the next. A writer that was killed may have left two."""
-
-
-@dataclass(frozen=True, slots=True)
-class EntryKind(Generic[T]):
-    """A kind of entries, and the form of its values in JSON. unpack raises ValueError, TypeError or KeyError for values
-    of another version, which are then ignored."""
-
-    name: str
-    pack: Callable[[T], Any]
-    unpack: Callable[[Any], T]
-
-
-class ControlMap(Generic[T]):
-    """The entries of one kind by name."""
-
-    def __init__(self, control: Control, kind: EntryKind[T]) -> None:
-        self._control = control
-        self._kind = kind
-        self._values: dict[str, T] = {}
-        self._deleted: dict[str, float] = {}
-        self._listeners: list[Callable[[str], None]] = []
-
-    def get(self, name: str) -> T | None:
-        """The value; None if there is none or it was deleted."""
-        return self._values.get(name)
-
-    def items(self) -> Mapping[str, T]:
-        """Every value by name. Do not change it; it may be replaced at any await."""
-        return self._values
-
-    def deleted_at(self, name: str) -> float | None:
-        """The Unix time at which the entry was deleted; None if it was not, or so long ago that this is forgotten."""
-        return self._deleted.get(name)
-
-    def on_change(self, listener: Callable[[str], None]) -> None:
-        """Calls `listener` with the name of each entry that changes, here or elsewhere. It must not raise."""
-        self._listeners.append(listener)
-
-    async def set(self, name: str, value: T) -> Coverage:
-        """Writes the entry. Returns how many members have stored it; the others get it when they can be reached.
-
-        Raises: BackendUnavailable if no member has stored it, OutcomeUnknown if one may have. Cancelled: it may be
-        stored.
-        """
-        return await self._control.write((self._kind.name, name), self._kind.pack(value))
-
-    async def delete(self, name: str) -> Coverage:
-        """Replaces the entry by a tombstone. Returns, Raises, Cancelled: as for `set`."""
-        return await self._control.write((self._kind.name, name), None)
-
-    def take_over(self, names: Sequence[str], state: ControlState) -> None:
-        """Entries with these names have changed in `state`."""
-        for name in names:
-            entry = state.get((self._kind.name, name))
-            self._values.pop(name, None)
-            self._deleted.pop(name, None)
-            if entry is None:
-                continue
-            if entry.value is None:
-                self._deleted[name] = entry.written_ms / 1000
-                continue
-            try:
-                self._values[name] = self._kind.unpack(entry.value)
-            except (ValueError, TypeError, KeyError) as exc:
-                log.warning("control state: the entry %s of %s cannot be read: %s", name, self._kind.name, exc)
-        for name in names:
-            for listener in self._listeners:
-                listener(name)
 
 
 class _Followed:
@@ -156,7 +88,7 @@ class Control:
     def view(self, kind: EntryKind[T]) -> ControlMap[T]:
         """The entries of the kind; the same object for each call."""
         if kind.name not in self._maps:
-            self._maps[kind.name] = ControlMap(self, kind)
+            self._maps[kind.name] = ControlMap(kind, self.write)
         return cast("ControlMap[T]", self._maps[kind.name])
 
     async def start(self) -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from gateway.delivery.control.control import Control, EntryKind
+from gateway.delivery.control.control import Control
+from gateway.delivery.control.entries import EntryKind
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.errors import BackendUnavailable, OutcomeUnknown
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.delivery.control.control import Control, EntryKind
+from gateway.delivery.control.control import Control
+from gateway.delivery.control.entries import EntryKind
 from gateway.errors import BackendUnavailable, OutcomeUnknown
 
 KEPT_S: Final = 30 * 86400
