@@ -1,37 +1,30 @@
 """Which idempotency keys were used on this host, and how they were answered: one SQLite file for all workers.
 
-Owns the file, the thread that uses it and the states of an entry. Knows no HTTP and stores no job.
+Owns the states of an entry. ledger_thread.py runs its transactions. Knows no HTTP and stores no job.
 
 1. A claim is on disk before its job is sent; an answer is on disk before it is returned.
 2. An entry keeps its seed until it is removed, so a request that takes it over stores the job under the same id.
 3. Only an entry whose job was never sent, or whose time is over, is removed.
-4. Operations that arrive while a transaction is written share the next transaction.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
 import logging
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from gateway.common import wal
 from gateway.common.limited_log import LimitedLog
-from gateway.delivery.idempotency.ledger_file import ADD, CHANGE, FOUND, Row, explained, number_of, opened
+from gateway.delivery.idempotency.ledger_file import ADD, CHANGE, FOUND, Row, explained, number_of
+from gateway.delivery.idempotency.ledger_thread import LedgerThread
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 Place = tuple[str, str, str]
 """Tenant, queue and idempotency key."""
@@ -108,12 +101,7 @@ class Ledger:
         self._alive = alive
         self._window_s = window_s
         self._limit = limit
-        self._synced = synced
-        self._thread: ThreadPoolExecutor | None = None
-        self._file: sqlite3.Connection | None = None
-        self._mark: wal.Mark | None = None
-        self._lock = threading.Lock()
-        self._pending: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
+        self._thread = LedgerThread(path, synced=synced, last=self._sweep_if_due)
         self._claims = 0
         self._swept_s = 0.0
         self._limited = LimitedLog()
@@ -124,25 +112,23 @@ class Ledger:
         hold_s: how long others must not take it over. An entry with another fingerprint is not changed.
         Cancelled: it may have been claimed.
         """
-        return await self._do(lambda file: self._claim(file, place, fingerprint, hold_s))
+        return await self._thread.do(lambda file: self._claim(file, place, fingerprint, hold_s))
 
     async def settle(self, place: Place, reply: Reply) -> None:
         """The caller's claim is DONE: from now on `claim` returns the reply."""
-        await self._do(lambda file: self._move(file, place, EntryState.DONE, reply))
+        await self._thread.do(lambda file: self._move(file, place, EntryState.DONE, reply))
 
     async def leave(self, place: Place) -> None:
         """The caller's claim is UNKNOWN: the next claim takes it over with its seed."""
-        await self._do(lambda file: self._move(file, place, EntryState.UNKNOWN, None))
+        await self._thread.do(lambda file: self._move(file, place, EntryState.UNKNOWN, None))
 
     async def release(self, place: Place) -> None:
         """Removes the caller's claim. Only for jobs that were certainly never sent."""
-        await self._do(lambda file: self._remove(file, place))
+        await self._thread.do(lambda file: self._remove(file, place))
 
     async def close(self) -> None:
         """Returns when everything that was started is on disk and the file is closed."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            await asyncio.to_thread(self._end, thread)
+        await self._thread.close()
 
     # These run in the thread, inside a transaction
 
@@ -211,58 +197,10 @@ class Ledger:
         if over < SWEEP_ROWS and excess < SWEEP_ROWS:
             self._claims, self._swept_s = 0, time.monotonic()
 
-    # The thread
-
-    async def _do(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "ledger")
-        with self._lock:
-            first = not self._pending
-            self._pending.append((action, done))
-        if first:
-            self._thread.submit(self._write, loop)
-        return await done
-
-    def _write(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One transaction for all pending operations; if one of them fails, one transaction each."""
-        with self._lock:
-            pending, self._pending = self._pending, []
-        results: list[object]
-        try:
-            results = self._transaction([action for action, _ in pending])
-        except Exception as exc:  # noqa: BLE001 (every waiting caller gets the error)
-            busy = isinstance(exc, sqlite3.OperationalError) and exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            alone = len(pending) > 1 and self._file is not None and not busy
-            results = [self._alone(action) if alone else Failure(exc) for action, _ in pending]
-        loop.call_soon_threadsafe(_resolve, [done for _, done in pending], results)
-
-    def _alone(self, action: Callable[[sqlite3.Connection], Any]) -> object:
-        try:
-            return self._transaction([action])[0]
-        except Exception as exc:  # noqa: BLE001 (the waiting caller gets the error)
-            return Failure(exc)
-
-    def _transaction(self, actions: list[Callable[[sqlite3.Connection], Any]]) -> list[object]:
-        file = self._file or self._open()
-        file.execute("BEGIN IMMEDIATE")
-        try:
-            results = [action(file) for action in actions]
-            if self._claims >= SWEEP_EVERY_CLAIMS or time.monotonic() - self._swept_s > SWEEP_EVERY_S:
-                self._try_to_sweep(file)
-            file.execute("COMMIT")
-        except BaseException:
-            if file.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    file.execute("ROLLBACK")
-            raise
-        if self._mark is not None:
-            self._mark.write()
-        return results
-
-    def _try_to_sweep(self, file: sqlite3.Connection) -> None:
+    def _sweep_if_due(self, file: sqlite3.Connection) -> None:
         """A sweep that fails, because of damage that no request meets, is undone and fails no request."""
+        if self._claims < SWEEP_EVERY_CLAIMS and time.monotonic() - self._swept_s <= SWEEP_EVERY_S:
+            return
         file.execute("SAVEPOINT sweep")
         try:
             self._sweep(file)
@@ -272,23 +210,6 @@ class Ledger:
             if (more := self._limited.count("sweep")) is not None:
                 log.error("%s: old keys cannot be removed: %s%s", self._path, explained(exc), more)  # noqa: TRY400
         file.execute("RELEASE sweep")
-
-    def _open(self) -> sqlite3.Connection:
-        self._file = opened(self._path, synced=self._synced)
-        with contextlib.suppress(OSError, ValueError):  # it only helps the next start to report losses
-            self._mark = wal.Mark(self._path)
-        return self._file
-
-    def _end(self, thread: ThreadPoolExecutor) -> None:
-        thread.shutdown()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._mark is not None:
-            self._mark.close()
-            self._mark = None
-            with contextlib.suppress(OSError):
-                wal.forget(self._path)
 
 
 def _found(file: sqlite3.Connection, place: Place) -> Row | None:
@@ -327,20 +248,3 @@ def _remove_oldest(file: sqlite3.Connection, where: str, values: tuple[float, ..
     numbers = [(row.number,) for row in itertools.islice((row for row in rows if row.is_sound), limit)]
     file.executemany("DELETE FROM entries WHERE number = ?", numbers)
     return len(numbers)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The error of an operation, in the place of its result."""
-
-    error: Exception
-
-
-def _resolve(waiting: list[asyncio.Future[Any]], results: list[object]) -> None:
-    for done, result in zip(waiting, results, strict=True):
-        if done.done():
-            continue  # the waiting caller was cancelled
-        if isinstance(result, Failure):
-            done.set_exception(result.error)
-        else:
-            done.set_result(result)
