@@ -231,10 +231,26 @@ def services(file: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def told_of(running: Mapping[str, Container]) -> Iterator[None]:
+    """Adds to an error what the containers have said."""
+    try:
+        yield
+    except BaseException as error:
+        for name, container in running.items():
+            code = container.poll()
+            state = "runs" if code is None else f"ended with {code}"
+            error.add_note(f"--- {name} {state}:\n{container.log.read_text(errors='replace')[-4000:]}")
+        raise
+
+
+@contextlib.contextmanager
 def composed(file: Path, image: Image, network: Network, folder: Path) -> Iterator[dict[str, Container]]:
-    """Every service of the file as a container of the image, in the order of the file's dependencies."""
+    """Every service of the file as a container of the image, in the order of the file's dependencies.
+
+    If the block fails, the error has a note with each container's exit code and log.
+    """
     waiting, running = dict(services(file)), dict[str, Container]()
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, told_of(running):
         while waiting:
             name = next(each for each in waiting if not set(waiting[each].get("depends_on") or ()) & set(waiting))
             service = waiting.pop(name)

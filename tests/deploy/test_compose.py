@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.containers import COMPOSE, Container, Image, Network, composed, needed, services
+from tests.deploy.containers import COMPOSE, Container, Image, Network, composed, needed, services, told_of
 from tests.process.test_containers import image_variables
 
 pytestmark = pytest.mark.slow  # starts four services
@@ -40,7 +40,7 @@ def test_a_mistake_is_found(root: Path, tmp_path: Path, right: str, wrong: str) 
 
 def until(container: Container, pattern: str) -> re.Match[str]:
     """What its log says, once it does."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while (found := re.search(pattern, container.log.read_text())) is None:
         assert container.poll() is None, container.log.read_text()
         assert time.monotonic() < deadline, container.log.read_text()
@@ -70,3 +70,15 @@ def test_its_services_show_something(root: Path, tmp_path: Path) -> None:
             (tmp_path / name).mkdir()
         with composed(root / "docker-compose.yml", image, network, tmp_path) as running:
             show_something(running)
+
+
+def test_a_failure_shows_what_the_containers_have_said(tmp_path: Path) -> None:
+    """The name, the exit code and the log of each."""
+    image = Image(Path("/"), {"Env": ["PATH=/usr/bin:/bin"]})
+    command = ["sh", "-c", "echo a word; exit 3"]
+    with Network(tmp_path) as network:
+        with Container(image, network, tmp_path / "log", command=command, volumes={}, variables={}) as container:
+            container.wait(60)
+            with pytest.raises(AssertionError) as failed, told_of({"kestrel": container}):
+                raise AssertionError
+    assert failed.value.__notes__ == ["--- kestrel ended with 3:\na word\n"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,14 +132,27 @@ def test_its_file_system_cannot_be_written(image: Image, network: Network, tmp_p
     ]
 
 
+def until_kestrel_answers(network: Network) -> None:
+    """Waits for the gateway's /readyz: the gateway serves before it has reached its Kestrel."""
+    deadline_s = time.monotonic() + 120
+    while True:
+        answer = network.shell(
+            "curl -s --max-time 10 -w ' %{http_code}' http://127.0.0.1:8080/readyz || echo ' curl: '$?"
+        )
+        if answer.endswith(" 200"):
+            return
+        assert time.monotonic() < deadline_s, answer
+        time.sleep(0.2)
+
+
 def test_the_readme_composes_it(root: Path, image: Image, tmp_path: Path) -> None:
     """`docker compose up` as the README has it, with the image in each service; the first job from outside."""
     assert ["docker", "compose", "up", "--build"] in commands(root, "docker compose")
     with Network(tmp_path, ["kestrel", "gateway"]) as network:
         with composed(root / "docker-compose.yml", image, network, tmp_path) as running:
+            until(running["kestrel"], r"listening on \S")
             until(running["gateway"], r"ready: http")
-            # It serves before its Kestrel is there.
-            network.shell("curl -sf --retry 60 --retry-delay 1 http://127.0.0.1:8080/readyz")
+            until_kestrel_answers(network)
             network.shell('curl -sf http://127.0.0.1:8080/queues/mine/jobs --json \'{"to": "ada@example.org"}\'')
             assert '"to": "ada@example.org"' in network.shell(
                 "curl -sf 'http://127.0.0.1:8080/queues/mine/next?timeout=30'"
