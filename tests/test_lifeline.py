@@ -32,7 +32,7 @@ signal.pause()
         assert run.stdout is not None
         pid = int(run.stdout.readline())
         run.kill()
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 60
     try:
         while _lives(pid):
             assert time.monotonic() < deadline, "it outlives the run"

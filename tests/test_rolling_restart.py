@@ -51,7 +51,7 @@ class Load:
 
     def _produce(self, seed: int) -> None:
         choice = random.Random(seed)
-        with plain.client(timeout=10) as http:
+        with plain.client(timeout=30) as http:
             while not self._producing.is_set():
                 number = next(self._numbers)
                 try:
@@ -63,7 +63,7 @@ class Load:
 
     def _consume(self, seed: int) -> None:
         choice = random.Random(seed)
-        with plain.client(timeout=10) as http:
+        with plain.client(timeout=30) as http:
             while not self._consuming.is_set():
                 asked_s = time.monotonic()
                 try:

@@ -11,7 +11,7 @@ from tests.cluster.rig import before, brokers
 FAST = ("--kestrel-command-timeout", "0.5", "--kestrel-connect-timeout", "0.3")
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Returns as soon as `condition()` holds; fails after `timeout_s`."""
     end = time.monotonic() + timeout_s
     while not condition():

@@ -146,7 +146,7 @@ def test_never_more_in_flight_over_all_workers_under_kills(capped: Running, queu
         with Consumers(capped, queue, 12) as consumers:
             for _ in range(3):
                 delivered = len(consumers.delivered)
-                deadline_s = time.monotonic() + 20
+                deadline_s = time.monotonic() + 60
                 while len(consumers.delivered) < delivered + 30:
                     assert time.monotonic() < deadline_s, "no jobs come any more"
                     time.sleep(0.01)
@@ -154,7 +154,7 @@ def test_never_more_in_flight_over_all_workers_under_kills(capped: Running, queu
             time.sleep(0.5)
         # A consumer whose worker was killed may still work on a job whose lease has ended with the worker.
         assert MOST <= consumers.most <= 2 * MOST
-        deadline_s = time.monotonic() + 10
+        deadline_s = time.monotonic() + 60
         while len(workers_of(capped)) < 2 or http.get("/readyz").status_code != 200:
             assert time.monotonic() < deadline_s
             time.sleep(0.05)

@@ -249,7 +249,7 @@ def waiters(http: httpx.Client, queue: str) -> int:
     return answer.json()["waiters"] if answer.status_code == 200 else 0
 
 
-def wait_until(condition, limit_s: float = 10.0) -> None:
+def wait_until(condition, limit_s: float = 60.0) -> None:
     """Returns when the condition holds; fails when it does not in time."""
     deadline_s = time.monotonic() + limit_s
     while not condition():

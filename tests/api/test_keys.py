@@ -447,7 +447,7 @@ def status(gateway, ring, name):
     return plain.get(gateway.url + "/queues", headers=ring.bearer(name)).status_code
 
 
-def until(check, within_s=10.0):
+def until(check, within_s=60.0):
     deadline_s = time.monotonic() + within_s
     while not check():
         assert time.monotonic() < deadline_s

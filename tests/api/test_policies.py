@@ -121,7 +121,7 @@ def test_the_policy_s_ttl_is_used_where_none_is_asked(http):
     taken = http.get("/queues/brief/next").json()
     assert taken["data"] == "asked"
     http.post(taken["lease"]["url"] + "/ack")
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while any(http.get(f"/queues/{queue}").json()["items"] for queue in ("brief", "raw-brief")):
         assert time.monotonic() < deadline_s
         for queue in ("brief", "raw-brief"):
@@ -200,7 +200,7 @@ def test_a_tenant_s_key_is_his(tmp_path):
 
 
 def until(condition):
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
@@ -226,7 +226,7 @@ def test_sighup_changes_the_policies_of_every_worker(tmp_path):
         def statuses():
             """What both workers answer to a body of 2 bytes."""
             found, told = set(), len(gateway.log.read_text())
-            deadline_s = time.monotonic() + 20
+            deadline_s = time.monotonic() + 60
             with gateway.client(headers={"connection": "close"}) as http:
                 while len(workers(gateway.log.read_text()[told:])) < 2:
                     assert time.monotonic() < deadline_s

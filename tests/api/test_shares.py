@@ -53,7 +53,7 @@ def held(gateway: Running, keys: Keyring, resource: str) -> float:
     return next(float(line.removeprefix(prefix)) for line in text.splitlines() if line.startswith(prefix))
 
 
-def until(condition, timeout_s: float = 10) -> None:
+def until(condition, timeout_s: float = 60) -> None:
     end_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end_s

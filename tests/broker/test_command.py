@@ -62,7 +62,7 @@ def test_child_is_ready_ignores_signals_and_stops_when_told(tmp_path: Path) -> N
         assert _ask(path, b"set q 0 0 1\r\nx\r\n") == b"STORED\r\n"
         child.channel.sendall(b'{"command": "st')
         child.channel.sendall(b'op"}\n')
-        assert child.process.wait(5) == 0
+        assert child.process.wait(30) == 0
         assert not path.exists()
     finally:
         child.close()
@@ -75,7 +75,7 @@ def test_child_ends_with_its_parent(tmp_path: Path) -> None:
     try:
         assert _ask(path, b"set q 0 0 1\r\nx\r\n") == b"STORED\r\n"
         child.channel.close()
-        child.process.wait(5)
+        child.process.wait(30)
     finally:
         child.close()
     again = Child(tmp_path / "data", f"unix:{path}")  # the dead one's socket is replaced
@@ -165,7 +165,7 @@ def test_it_ends_in_order(tmp_path: Path, number: int) -> None:
         assert client.put("w", b"1") == b"STORED\r\n"
         broker.process.send_signal(number)
         assert waiter.value() is None
-        assert broker.process.wait(5) == 0
+        assert broker.process.wait(30) == 0
     with BrokerProcess(tmp_path / "data") as broker:
         assert broker.client().get("w") == b"1"
 

@@ -227,7 +227,7 @@ def test_half_sent_items_are_bounded(tmp_path: Path) -> None:
         for client in half_sent:
             client.close()
         assert normal.ask(b"delete big\r\n") == b"DELETED\r\n"
-        deadline_s = time.monotonic() + 10
+        deadline_s = time.monotonic() + 60
         while (left := broker.rss_bytes() - quiet_bytes) > 40 * MEBIBYTE:
             assert time.monotonic() < deadline_s, f"{left / MEBIBYTE:.0f} MiB are not given back"
             assert normal.get("q/peek") is None
@@ -270,7 +270,7 @@ def test_silent_connections_make_room(tmp_path: Path) -> None:
         for client in idle:
             assert client.ask(b"version\r\n") == b"VERSION 2.4.8\r\n"
         silent[10].close()
-        deadline_s = time.monotonic() + 5
+        deadline_s = time.monotonic() + 60
         while (answer := _version(broker)) != b"VERSION 2.4.8\r\n":
             assert time.monotonic() < deadline_s, answer
 

@@ -239,7 +239,7 @@ def test_shutdown_ends_the_process(tmp_path_factory: pytest.TempPathFactory) -> 
         assert asker.read_all() == b""
         assert waiter.value() is None
         assert idle.ask(b"version\r\n") == b"VERSION 2.4.8\r\n"
-        assert broker.process.wait(5) == 0
+        assert broker.process.wait(30) == 0
 
 
 def test_a_broker_without_a_queue_has_nothing_to_dump(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -58,7 +58,7 @@ async def jobs_taken(broker, jobs: int, reader, writer, came: "asyncio.Queue[tup
         began = time.perf_counter()
         writer.write(b"set w 0 0 %d\r\n%b\r\n" % (len(body), body))
         assert await reader.readline() == b"STORED\r\n"
-        at, got = await asyncio.wait_for(came.get(), 5)
+        at, got = await asyncio.wait_for(came.get(), 20)
         assert got == body, "each job once, and in order"
         took.append(at - began)
     assert came.empty(), "no job is delivered twice"

@@ -116,7 +116,7 @@ async def test_writers_that_meet_lose_nothing(server: str, tmp_path: Path) -> No
         await asyncio.gather(*map(write, range(6)))
         assert len(done) >= 24
         async with worker(address) as later:
-            await until(lambda: later.notes.items().keys() >= done, 3)
+            await until(lambda: later.notes.items().keys() >= done, 30)
             queue = ControlQueue(later.members.each_member()[0], KEY)
             await queue.settle()
             assert await queue.count() == 1
@@ -131,7 +131,7 @@ async def test_a_flushed_member_gets_everything_back(own_broker: BrokerProcess) 
             own_broker.ask(command)
             await asyncio.sleep(LOOK_S)
             assert one.notes.get("a") == "x"
-            await until(lambda: own_broker.stat(f"queue_{KEY}_items") == 1, 5)
+            await until(lambda: own_broker.stat(f"queue_{KEY}_items") == 1, 30)
         async with worker(own_broker.address) as later:
             assert later.notes.get("a") == "x"
 
@@ -187,7 +187,7 @@ async def test_a_worker_knows_nothing_before_a_member_was_read(own_broker: Broke
     async with worker(own_broker.address) as one:
         assert not one.control.known
         own_broker.start()
-        await until(lambda: one.control.known, 5)
+        await until(lambda: one.control.known, 30)
 
 
 @on_a_loop
@@ -197,7 +197,7 @@ async def test_what_was_read_before_the_servers_were_lost_is_not_read_again(own_
         await one.notes.set("a", "x")
         assert await one.control.read_again(1)
         own_broker.kill()
-        await until(lambda: not one.members.each_member()[0].reads, 5)
+        await until(lambda: not one.members.each_member()[0].reads, 30)
         assert not await one.control.read_again(0.1)
         own_broker.start()
         assert await one.control.read_again(10)
@@ -211,9 +211,9 @@ async def test_what_killed_writers_left_is_found(own_broker: BrokerProcess) -> N
         for name in ("a", "b"):
             state = ControlState([(("note", name), ControlEntry(1_800_000_000_000, name))])
             await member.put(KEY, ControlItem(name, state).pack())
-        await until(lambda: one.notes.items().keys() == {"a", "b"}, 5)
+        await until(lambda: one.notes.items().keys() == {"a", "b"}, 30)
         queue = ControlQueue(member, KEY)
-        await until(lambda: own_broker.stat(f"queue_{KEY}_items") == 1, 5)
+        await until(lambda: own_broker.stat(f"queue_{KEY}_items") == 1, 30)
         found = await queue.read()
         assert found is not None
         assert len(found.state) == 2

@@ -205,7 +205,7 @@ def test_policies_hold_on_arrival(own_broker):
             await come(rig, "elsewhere")
             await come(rig, "raw")
             assert await rig.taken("raw") == [b"\r\n\x00END\r\n"]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while await rig.held():
                     await asyncio.sleep(0.01)
             assert await rig.taken("gone") == [] or rig.onward.statistics.expired == 0

@@ -42,7 +42,7 @@ def up(http: httpx.Client) -> int:
     return sum((each["status"], each["leaving"]) == ("up", False) for each in http.get("/backends").json()["backends"])
 
 
-def wait(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+def wait(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "it does not happen"
@@ -195,7 +195,7 @@ def test_requests_that_create_and_delete_it_at_once_follow_one_another(cluster, 
 
     def ask(method: str) -> tuple[str, int]:
         with gateway.client() as own:
-            barrier.wait(10)
+            barrier.wait(60)
             return method, own.request(method, f"/queues/{queue}/subscriptions/audit").status_code
 
     exist = 0

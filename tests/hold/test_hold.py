@@ -44,7 +44,8 @@ def broker(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def worker(broker, tmp_path_factory):
-    started = Worker(tmp_path_factory.mktemp("worker"), f"127.0.0.1:{broker.port}", log_level="error")
+    settings = {"log_level": "error", "kestrel_command_timeout_s": 60}  # the loop is held for seconds
+    started = Worker(tmp_path_factory.mktemp("worker"), f"127.0.0.1:{broker.port}", **settings)
     with started.client() as http:  # what is done once, at the first request, is no request's doing
         http.get("/queues", params={"limit": 1}).raise_for_status()
         http.post("/queues/warm/jobs", json=1).raise_for_status()

@@ -55,7 +55,7 @@ class Worker:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker")
         self._thread.start()
-        assert self._ready.wait(20)
+        assert self._ready.wait(60)
 
     @property
     def url(self) -> str:

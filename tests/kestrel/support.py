@@ -39,7 +39,7 @@ async def client(
     assert not [task for task in left if "_accept_connection" not in repr(task.get_coro())]  # the stand-in's own
 
 
-async def until(condition: Any, timeout_s: float = 5.0) -> None:
+async def until(condition: Any, timeout_s: float = 30.0) -> None:
     """Returns as soon as `condition()` holds; fails after `timeout_s`."""
     async with asyncio.timeout(timeout_s):
         while not condition():

@@ -169,7 +169,7 @@ def test_an_item_given_back_wakes_who_waits(opened):
             poll = asyncio.create_task(take(rig.backend, 10))
             await asyncio.sleep(0.1)
             read.give_back()
-            again = await asyncio.wait_for(poll, 5)
+            again = await asyncio.wait_for(poll, 20)
             assert again.data == b"1"
             await again.confirm()
 
@@ -248,7 +248,7 @@ def test_a_lost_server_is_told_to_whoever_holds_its_item(opened):
             lost = asyncio.Event()
             read.on_lost(lost.set)
             rig.stop()
-            await asyncio.wait_for(lost.wait(), 5)
+            await asyncio.wait_for(lost.wait(), 20)
             assert read.lost
             with pytest.raises(LeaseLost):
                 await read.confirm()
@@ -321,7 +321,7 @@ def test_the_first_of_several_queues_with_an_item_is_served(opened):
                 waiting = asyncio.create_task(first(10))
                 await asyncio.sleep(0.1)
                 await rig.backend.put(key, b"3")
-                assert await asyncio.wait_for(waiting, 5) == (key, b"3")
+                assert await asyncio.wait_for(waiting, 20) == (key, b"3")
             leaves = rig.backend.wait_in_order(["high", "low"], 10)
             result = asyncio.create_task(leaves.result())
             await asyncio.sleep(0.1)

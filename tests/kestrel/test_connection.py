@@ -183,7 +183,7 @@ def test_the_end_is_noticed_at_once(rst):
                         await until(lambda: any(s.waiting for s in server.sessions))
                     await until(lambda: server.sessions)
                     (reset if rst else hang_up)(server.sessions[-1])
-                    await until(lambda c=connection: c.state is ConnectionState.CLOSED, 1)
+                    await until(lambda c=connection: c.state is ConnectionState.CLOSED)
                     assert len(closed.errors) == 1
                     assert lost == [True] * (how == "pinned")
                     if blocked is not None:

@@ -126,7 +126,7 @@ async def take(link: ServerLink, wait_s: float = 0.0):
     """The queue's next item, or None."""
     asked = Asked(link, wait_s)
     asked.start()
-    return await asyncio.wait_for(asked.answer, 5)
+    return await asyncio.wait_for(asked.answer, 20)
 
 
 async def stored(link: ServerLink, *items: bytes) -> list[object]:
@@ -160,12 +160,12 @@ def test_a_wait_gets_the_item_that_comes_and_a_closed_one_leaves_it(opened):
             asked = Asked(link, 2.0)
             asked.start()
             if not link.health.capabilities.waits:
-                assert await asyncio.wait_for(asked.answer, 5) is None  # Siberite ignores `t=`
+                assert await asyncio.wait_for(asked.answer, 20) is None  # Siberite ignores `t=`
                 return
             await asyncio.sleep(0.1)
             assert not asked.answer.done()
             assert await stored(link, b"1") == [None]
-            item = await asyncio.wait_for(asked.answer, 5)
+            item = await asyncio.wait_for(asked.answer, 20)
             await item.confirm()
             closed = Asked(link, 2.0)
             get = closed.start()
@@ -174,7 +174,7 @@ def test_a_wait_gets_the_item_that_comes_and_a_closed_one_leaves_it(opened):
             closed.queue.return_place()
             assert await stored(link, b"2") == [None]
             item = None
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while item is None:
                     item = await take(link)
             assert (item.data, closed.answer.done()) == (b"2", False)
@@ -194,12 +194,12 @@ def test_an_item_goes_back_to_the_head(opened):
             assert item.data == b"1"
             done = asyncio.get_running_loop().create_future()
             item.start_abort(done.set_result)
-            assert await asyncio.wait_for(done, 5)
+            assert await asyncio.wait_for(done, 20)
             item = await take(link)
             assert item.data == b"1"
             item.give_back()
             found = []
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while len(found) < 2:
                     if (item := await take(link)) is not None:
                         found.append(item.data)
@@ -242,12 +242,12 @@ def test_the_loss_of_the_server_is_reported_everywhere(opened):
             waiting.start()
             await asyncio.sleep(0.05)
             stop()
-            await asyncio.wait_for(lost.wait(), 5)
+            await asyncio.wait_for(lost.wait(), 20)
             with pytest.raises(LeaseLost):
                 await item.confirm()
             if not waiting.answer.done() or waiting.answer.exception() is not None:
                 with pytest.raises(BackendUnavailable):
-                    await asyncio.wait_for(waiting.answer, 5)
+                    await asyncio.wait_for(waiting.answer, 20)
             await until(lambda: link.health.state is Health.DOWN)
             (outcome,) = await stored(link, b"2")
             assert isinstance(outcome, BackendUnavailable)

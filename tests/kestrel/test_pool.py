@@ -64,7 +64,7 @@ def test_who_gave_up_gets_none_and_the_next_does():
             gone, stays = pool.want(), pool.want()
             gone.cancel()
             pool.release(connection)
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(15):
                 assert await stays is connection
             await close(pool, opened)
 

@@ -32,7 +32,7 @@ def test_the_earlier_queues_are_asked_again_before_a_later_one_is_served():
             await waits(server, *KEYS)
             unnoticed(server, "high", b"h")
             server.append("low", b"l")
-            read = await asyncio.wait_for(poll, 5)
+            read = await asyncio.wait_for(poll, 20)
             assert (read.key, read.data) == ("high", b"h")
             await read.confirm()
             await until(lambda: list(server.queues["low"]) == [b"l"])
@@ -54,7 +54,7 @@ def test_items_that_lost_go_back_in_order():
                 unnoticed(server, "high", *(b"h%d" % n for n in range(4)))
                 for number in range(6):
                     server.append("low", b"l%d" % number)
-                reads = await asyncio.wait_for(asyncio.gather(*polls), 5)
+                reads = await asyncio.wait_for(asyncio.gather(*polls), 20)
                 assert sorted(read.data for read in reads) == [b"h%d" % n for n in range(4)], round_number
                 for read in reads:
                     await read.confirm()
@@ -76,7 +76,7 @@ def test_a_later_queue_waits_for_a_slow_server_and_not_for_a_silent_one():
             unnoticed(slow, "mid", b"m")
             slow.delay_s = 0.05
             other.append("low", b"l")
-            read = await asyncio.wait_for(poll, 5)
+            read = await asyncio.wait_for(poll, 20)
             assert read.key == "mid"
             await read.confirm()
             slow.delay_s = 0
@@ -89,7 +89,7 @@ def test_a_later_queue_waits_for_a_slow_server_and_not_for_a_silent_one():
             slow.manners.frozen = True
             began_s = time.monotonic()
             other.append("low", b"l")
-            read = await asyncio.wait_for(poll, 5)
+            read = await asyncio.wait_for(poll, 20)
             assert read.key == "low"
             assert 0.05 < time.monotonic() - began_s < 1
             await read.confirm()
@@ -178,7 +178,7 @@ def test_an_item_that_is_lost_while_the_others_are_asked_is_waited_for_again():
             for session in list(server.sessions):
                 if session.held:
                     session.close()
-            read = await asyncio.wait_for(poll, 5)
+            read = await asyncio.wait_for(poll, 20)
             assert (read.key, read.data) == ("low", b"1")
             await read.confirm()
 

@@ -75,7 +75,7 @@ def test_nobody_there_is_unavailable():
         server = StandIn()
         async with server:
             pass
-        async with client(server.address, ready=False) as kestrel, asyncio.timeout(1):
+        async with client(server.address, ready=False) as kestrel, asyncio.timeout(15):
             for _ in range(50):
                 with pytest.raises(BackendUnavailable):
                     await kestrel.put("q", b"x")
@@ -117,7 +117,7 @@ def test_closing_with_puts_under_way_leaves_none_without_an_outcome():
                 await asyncio.sleep(0)
             assert all(put.done() for put in sent)
             for put, error in [*((put, OutcomeUnknown) for put in sent), (begun, BackendUnavailable)]:
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(15):
                     with pytest.raises(error):
                         await put
 
@@ -241,7 +241,7 @@ def test_gathered_puts_go_as_soon_as_a_batch_is_answered(monkeypatch):
                 puts.append(asyncio.ensure_future(kestrel.put("q", b"%d" % number)))
                 await asyncio.sleep(0.001)
             server.thaw()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await asyncio.gather(*puts)
             assert sorted(server.queues["q"]) == [b"%d" % number for number in range(6)]
 

@@ -130,7 +130,7 @@ def test_a_lost_connection_is_told_at_once(how):
             read.on_lost(lambda: calls.append("first"))
             read.on_lost(lambda: calls.append("second"))
             how(next(session for session in server.sessions if session.held))
-            await until(lambda: calls, 1)
+            await until(lambda: calls)
             assert calls == ["first", "second"]
             assert read.lost
             read.on_lost(lambda: calls.append("late"))

@@ -28,7 +28,7 @@ def test_a_server_that_starts_late_is_found():
             await until(lambda: kestrel.backends()[0].state is Health.DOWN)
             await asyncio.sleep(0.3)
             async with server:
-                await until(lambda: kestrel.available, 3)
+                await until(lambda: kestrel.available)
                 await kestrel.put("q", b"x")
                 assert kestrel.backends()[0].last_error == ""
 
@@ -300,7 +300,7 @@ def test_a_server_that_closes_its_last_connection_is_lost_and_tried_again(caplog
             await until(lambda: kestrel.backends()[0].connections.get("idle") == len(server.sessions) == 3)
             for session in list(server.sessions):
                 session.transport.abort()
-            await until(lambda: len(caplog.records) == 3, 2)
+            await until(lambda: len(caplog.records) == 3)
             assert kestrel.available
 
     asyncio.run(main())

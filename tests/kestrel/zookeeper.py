@@ -78,7 +78,7 @@ class ZooKeeper:
 
     def has(self, connections: int) -> None:
         """Returns once it has that many."""
-        deadline_s = time.monotonic() + 5
+        deadline_s = time.monotonic() + 60
         while (found := self.connections()) != connections:
             assert time.monotonic() < deadline_s, f"{found} connections"
             time.sleep(0.01)
@@ -102,7 +102,7 @@ class ZooKeeper:
         """Ends it at once; what was written stays."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(60)
             self.process = None
 
     def client(self, client_id: tuple[int, bytes] | None = None) -> Client:

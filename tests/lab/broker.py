@@ -66,7 +66,7 @@ class BrokerProcess:
     def port(self) -> int:
         return int(self.address.rpartition(":")[2])
 
-    def wait_for_log(self, pattern: str, timeout_s: float = 10) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, timeout_s: float = 60) -> re.Match[str]:
         """The first line from here on that matches; fails when the process ends or the time is over."""
         assert self.process.stderr is not None
         deadline = time.monotonic() + timeout_s
@@ -80,7 +80,7 @@ class BrokerProcess:
             if match := re.search(pattern, line):
                 return match
 
-    def client(self, timeout_s: float = 5) -> MemcacheClient:
+    def client(self, timeout_s: float = 20) -> MemcacheClient:
         """A new connection, closed with the broker when the test does not do it."""
         self.clients.append(MemcacheClient(self.address, timeout_s))
         return self.clients[-1]
@@ -111,7 +111,7 @@ class BrokerProcess:
         """How many clients it has, without the one that asks."""
         return self.stat("curr_connections") - 1
 
-    def wait_for_stat(self, key: str, wanted: int, timeout_s: float = 5) -> None:
+    def wait_for_stat(self, key: str, wanted: int, timeout_s: float = 60) -> None:
         """Asks until the counter has the value: what it counts happens in another process, without a signal."""
         deadline = time.monotonic() + timeout_s
         while (found := self.stat(key)) != wanted:
@@ -129,11 +129,11 @@ class BrokerProcess:
     def kill(self) -> None:
         """Ends it at once, also while it is frozen."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(60)
 
     def __enter__(self) -> Self:
         return self

@@ -78,22 +78,22 @@ class Running:
 
     def ready(self) -> bool:
         """Whether it says that it can serve. Raises httpx.TransportError while no process listens."""
-        return plain.get(self.url + "/readyz", timeout=2).status_code == 200
+        return plain.get(self.url + "/readyz", timeout=10).status_code == 200
 
     def stop(self) -> int:
         """Ends it in order; returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(60)
 
     def kill(self) -> None:
         """Ends every process of it at once, as a power cut would."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
         for connection in self._connections:
             connection.close()
         self._connections.clear()
-        deadline_s = time.monotonic() + 5
+        deadline_s = time.monotonic() + 60
         while group_lives(self.process.pid):
             assert time.monotonic() < deadline_s, "a process outlives its SIGKILL"
             time.sleep(0.005)

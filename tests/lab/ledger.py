@@ -69,7 +69,7 @@ def last_words(log: str) -> list[dict[str, int]]:
 def check(gateway: Running, operator: Mapping[str, str] | None = None) -> None:
     """The lease counts of a running gateway and of its ended workers balance. operator: headers of an operator."""
     if gateway.process.poll() is None:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)) as connection:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)) as connection:
             connection.request("GET", "/metrics", headers=operator or {})
             answer = connection.getresponse()
             text = answer.read().decode()

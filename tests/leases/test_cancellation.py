@@ -130,7 +130,7 @@ def test_a_cancelled_poll_that_drops_jobs_loses_no_other(broker, monkeypatch):
                 taken = await made.take(name)
                 assert taken.lease.attempt == 1
                 await made.registry.ack(taken.lease.id)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(20):
                     while await made.open_reads(name):
                         await asyncio.sleep(0.001)
                 assert await made.take(name, timeout_s=0) is None

@@ -18,7 +18,7 @@ def test_leases_left_at_the_end_go_back_in_order(broker):
             made.registry.close()
             async with client(address(broker)) as kestrel:
                 await until(lambda: made.kestrel.statistics().pinned == 0)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(20):
                     while (await kestrel.queue_stats()).queues["drained"].items < 10:
                         await asyncio.sleep(0.002)
                 reads = [await kestrel.wait("drained", 5).result() for _ in range(10)]

@@ -33,7 +33,7 @@ def test_all_that_are_over_are_dropped_and_no_other(broker):
             await made.registry.ack(taken.lease.id)
         assert await made.take("dropped", timeout_s=0) is None
         assert made.registry.leases.statistics().delivered == 2
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await made.open_reads("dropped"):
                 pass
         stats = (await made.kestrel.queue_stats("dropped")).queues.get("dropped")

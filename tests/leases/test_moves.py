@@ -218,7 +218,7 @@ def test_a_copy_that_was_not_answered_leaves_the_job_at_the_head():
             server.manners.once("set", silence)
             assert (await made.registry.nack(taken.lease.id)).place is Place.HEAD
             assert made.moves.statistics().kept == {"not-answered": 1}
-            await until(lambda: made.kestrel.available, 10)
+            await until(lambda: made.kestrel.available)
             assert [unwrap(item).id for item in await left(made, "q")] == [taken.job.id]
 
     asyncio.run(go())
@@ -238,7 +238,7 @@ def test_a_server_that_stands_still_gets_no_copy(own_broker):
         finally:
             own_broker.process.send_signal(signal.SIGCONT)
         assert made.moves.statistics().kept == {"not-stored": 1}
-        await until(lambda: made.kestrel.available, 10)
+        await until(lambda: made.kestrel.available)
         assert {unwrap(item).id for item in await left(made, "q")} == {first.job.id, second.job.id}
         assert made.moves.statistics().moved == 1
 
@@ -346,7 +346,7 @@ def test_a_confirm_that_is_not_answered_is_a_move_all_the_same(own_broker):
         finally:
             own_broker.process.send_signal(signal.SIGCONT)
         assert made.moves.statistics().doubled == 1
-        await until(lambda: made.kestrel.available, 10)
+        await until(lambda: made.kestrel.available)
         found = [unwrap(item) for item in await left(made, "q")]
         assert {job.id for job in found} == {taken.job.id}
         assert found[-1].attempt == 2
@@ -379,7 +379,7 @@ def test_what_is_lost_before_its_copy_gets_none(broker, question):
 
 async def until_there(made, name, count):
     """Returns when so many jobs wait on the queue."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (await made.kestrel.queue_stats(name)).queues[name].items != count:
             pass
 
@@ -413,7 +413,7 @@ def test_a_rejection_that_is_not_confirmed_is_not_told_as_done(own_broker):
         finally:
             own_broker.process.send_signal(signal.SIGCONT)
         assert made.registry.leases.statistics().ended["unknown"] == 1
-        await until(lambda: made.kestrel.available, 10)
+        await until(lambda: made.kestrel.available)
         assert unwrap((await left(made, "q__dead"))[0]).id == taken.job.id
 
     over(own_broker, work, kestrel_command_timeout_s=0.15)

@@ -120,7 +120,7 @@ def test_each_hop_is_counted(pair: list[Replica], queue: str) -> None:
 
 def hops(replica: Replica) -> dict[tuple[str, str], int]:
     """Forwards of all its workers, once all have answered."""
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while total(found := figures(plain.get(replica.url + "/metrics").text), "workers", state="silent"):
         assert time.monotonic() < deadline_s
         time.sleep(0.005)
@@ -148,11 +148,11 @@ def test_a_replica_that_drains_settles_its_leases_through_another_one(cluster: C
     with owner.client() as here, other.client() as there:
         leases = [take(here, queue) for _ in range(3)]
         owner.process.send_signal(signal.SIGTERM)
-        ends_s = time.monotonic() + 5
+        ends_s = time.monotonic() + 60
         while plain.get(owner.url + "/readyz").status_code != 503:
             assert time.monotonic() < ends_s
         assert [there.post(lease["url"] + "/ack").status_code for lease in leases] == [204] * 3
-        assert owner.process.wait(10) == 0
+        assert owner.process.wait(60) == 0
 
 
 def test_a_dead_owner_is_told_within_a_second(cluster: Cluster, queue: str) -> None:
@@ -323,7 +323,7 @@ def reload(replica: Replica) -> None:
     ended = "reload: ended"
     before = replica.log.read_text().count(ended)
     replica.process.send_signal(signal.SIGHUP)
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 60
     while replica.log.read_text().count(ended) < before + 2:
         assert time.monotonic() < deadline_s
         time.sleep(0.005)

@@ -28,7 +28,7 @@ def test_a_delayed_nack_leaves_when_it_is_due():
             assert conflict.value.code == "lease-settled"
         asked = Disposition(State.NACKED, None, "later", 0.05)
         assert (item.ends, mover.left) == ([], [asked])
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 20)
         assert (item.ends, mover.left) == (["moved"], [asked, replace(asked, delay_s=0.0)])
         assert (await leases.nack(lease.id)).place is Place.TAIL
         assert leases.leases.statistics().ended["nacked"] == 1

@@ -491,7 +491,7 @@ def test_a_stop_answers_what_is_under_way(tmp_path):
         broker.process.send_signal(signal.SIGTERM)
         assert worker.answer(waiting) is Code.EMPTY
         assert worker.is_closed()
-        assert broker.process.wait(10) == 0
+        assert broker.process.wait(60) == 0
         worker.close()
         assert not Path(broker.socket).exists()
 

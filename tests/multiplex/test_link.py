@@ -62,7 +62,7 @@ class Opened:
             self.answer.set_exception(error)
 
     async def item(self):
-        return await asyncio.wait_for(self.answer, 5)
+        return await asyncio.wait_for(self.answer, 20)
 
 
 async def stored(link: MultiplexedLink, *items: bytes, key: str = "q") -> list[GatewayError | None]:
@@ -186,7 +186,7 @@ def test_a_frozen_broker_keeps_the_reads(broker):
             await until(lambda: link.health.state is Health.UP)
             await held[1].confirm()
             found = []
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while len(found) < 3:
                     if (item := await Opened(link).item()) is not None:
                         found.append(item.data)
@@ -209,7 +209,7 @@ def test_a_closed_get_has_one_outcome(broker):
                 get.get.close()
                 await putting
                 item = get.answer.result() if get.answer.done() else None
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(20):
                     while item is None:
                         item = await Opened(link, wait_s=1.0).item()
                 await item.confirm()
@@ -230,7 +230,7 @@ def test_a_read_that_the_broker_has_ended_is_lost(tmp_path):
             first.on_lost(lost.set)
             await asyncio.sleep(0.3)
             again = await Opened(link).item()
-            await asyncio.wait_for(lost.wait(), 5)
+            await asyncio.wait_for(lost.wait(), 20)
             assert again.data == b"1"
             with pytest.raises(LeaseLost):
                 await first.confirm()
@@ -349,7 +349,7 @@ def test_a_confirm_and_the_take_behind_it_go_in_one_write(broker):
             assert [kinds(data) for data in recorded.writes] == [[FrameKind.OPEN, FrameKind.CONFIRM]]
             again = backend.take_after(second, "q", 0)
             second.give_back()  # by another way: there is nothing to confirm
-            assert await asyncio.wait_for(asyncio.wait_for(poll_ends(again, channel), 5), 5) is None
+            assert await asyncio.wait_for(asyncio.wait_for(poll_ends(again, channel), 5), 20) is None
             assert (await backend.wait("q", 0).result()).data == b"2"
 
     async def poll_ends(poll, channel):
@@ -422,7 +422,7 @@ def test_an_open_behind_a_confirm_that_fails_takes_nothing(tmp_path):
             poll = backend.take_after(first, "q", 5)
             confirmed = asyncio.get_running_loop().create_future()
             assert first.start_confirm(confirmed.set_result)
-            assert isinstance(await asyncio.wait_for(confirmed, 5), LeaseLost)
+            assert isinstance(await asyncio.wait_for(confirmed, 20), LeaseLost)
             poll.cancel()
             assert await poll.result() is None
             assert (await backend.wait("q", 0).result()).data == b"2"

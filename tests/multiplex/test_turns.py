@@ -68,7 +68,7 @@ def test_the_loop_sums_no_large_item_that_expires_to_another_queue(tmp_path, sum
     steps.queues.put(b"from", b"x" * MIB, 0)
     steps.commit_all()
     summed.clear()
-    ends_s = time.monotonic() + 10
+    ends_s = time.monotonic() + 60
     while not steps.queues.drop_expired():
         assert time.monotonic() < ends_s
     assert max(summed, default=0) <= LARGE_BYTES

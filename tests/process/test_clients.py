@@ -52,7 +52,7 @@ def test_vanished_client_is_noticed_behind_more_than_is_held(how: str) -> None:
             client.send(PARK + b"x" * (DISCARD_BYTES + 3 * HELD_BYTES))
             await server.counted("parked", 1)
             (connection,) = server.connections
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while not connection.flow.read_paused:
                     await asyncio.sleep(0.001)
             if how == "RST":
@@ -74,7 +74,7 @@ def test_held_bytes_are_bounded() -> None:
             (connection,) = server.connections
             for _ in range(400):
                 client.send(b"x" * 65536)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while not connection.flow.read_paused:
                     await asyncio.sleep(0.001)
             assert len(connection._buffer.data) < HELD_BYTES + 300_000
@@ -110,7 +110,7 @@ def test_more_than_is_held_is_not_served() -> None:
             client.send(PARK + ECHO * (3 * HELD_BYTES // len(ECHO)))
             await server.counted("parked", 1)
             (connection,) = server.connections
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while connection.reading is not DISCARDING:
                     await asyncio.sleep(0.001)
             server.app.begin_drain()
@@ -187,7 +187,7 @@ def test_complete_large_body_does_not_blind_the_server() -> None:
             await client.writer.drain()
             await server.counted("parked", 1)
             (connection,) = server.connections
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while connection.reading is not PENDING:
                     await asyncio.sleep(0.001)
             assert not connection.flow.read_paused
@@ -284,7 +284,7 @@ def test_connections_have_a_bound() -> None:
             answer = await server.exchange(b"")
             assert problem(answer)["code"] == "unavailable"
             assert b"retry-after: 1\r\n" in answer
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while server.connections:
                 await asyncio.sleep(0.001)
         async with server.client() as client:
@@ -327,7 +327,7 @@ def test_parts_of_heads_have_a_bound() -> None:
             clients = [await stack.enter_async_context(server.client()) for _ in range(4)]
             for client in clients:
                 client.send(head)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(20):
                     while server.app.buffers.held % len(head) or not server.app.buffers.held:
                         await asyncio.sleep(0.001)
             for client in clients[:2]:
@@ -347,10 +347,10 @@ def test_what_is_held_behind_a_request_counts() -> None:
     async def test(server: Server) -> None:
         async with server.client() as client:
             client.send(PARK + ECHO * 100)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while server.app.buffers.held != 100 * len(ECHO):
                     await asyncio.sleep(0.001)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while server.app.buffers.held:
                 await asyncio.sleep(0.001)
 
@@ -443,7 +443,7 @@ def test_stream_ends_when_its_slow_reader_goes() -> None:
 
 async def until_paused(server: Server) -> None:
     """Waits until the one connection's client has stopped reading."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not any(connection.flow.write_paused for connection in server.connections):
             await asyncio.sleep(0.001)
 

@@ -46,7 +46,7 @@ def test_both_roles_start_with_the_variables_of_the_image(root: Path, tmp_path: 
     role |= {"KESTREL_GATEWAY_BROKER_LISTEN": "0.0.0.0:0", "KESTREL_GATEWAY_BROKER_DATA": str(tmp_path / "broker")}
     log = tmp_path / "broker.log"
     broker = start(role, log)
-    port, deadline = free_port(), time.monotonic() + 15
+    port, deadline = free_port(), time.monotonic() + 60
     try:
         while (found := re.search(r"listening on 0\.0\.0\.0:(\d+)", log.read_text())) is None:
             assert broker.poll() is None, log.read_text()
@@ -58,14 +58,14 @@ def test_both_roles_start_with_the_variables_of_the_image(root: Path, tmp_path: 
         gateway = start(role | {"KESTREL_GATEWAY_PORT": str(port)}, tmp_path / "gateway.log")
         try:
             until_ready(f"http://127.0.0.1:{port}", gateway, tmp_path / "gateway.log")
-            job = httpx.post(f"http://127.0.0.1:{port}/queues/q/jobs", content=b"x", timeout=5)
+            job = httpx.post(f"http://127.0.0.1:{port}/queues/q/jobs", content=b"x", timeout=30)
             assert job.status_code == 201
         finally:
             gateway.terminate()
-            assert gateway.wait(10) == 0
+            assert gateway.wait(60) == 0
     finally:
         broker.terminate()
-        assert broker.wait(10) == 0
+        assert broker.wait(60) == 0
 
 
 def until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

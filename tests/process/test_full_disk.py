@@ -63,6 +63,6 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_unknown(gateway: Runni
         assert http.get("/readyz").status_code == 200
         limit_files(pid, None)
         assert http.post(again["lease"]["url"] + "/ack").status_code == 204
-        until(lambda: http.post("/queues/q/jobs", content=b"3").status_code == 201, 5)
+        until(lambda: http.post("/queues/q/jobs", content=b"3").status_code == 201, 30)
         assert http.get("/queues/q").json()["items"] == 1
     assert "is lost" not in gateway.log.read_text()

@@ -414,7 +414,7 @@ def test_head_and_204_have_no_body() -> None:
         server.app.begin_drain()
         async with server.client() as client:
             client.send(b"HEAD /seen HTTP/1.1\r\nHost: a\r\n\r\nGET /park HTTP/1.1\r\nHost: a\r\n\r\n" + GET + b"\r\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
                 no_content = await client.reader.readuntil(b"\r\n\r\n")
             assert no_content.startswith(b"HTTP/1.1 204 ")

@@ -59,7 +59,7 @@ def test_silent_connections_count_and_end(tmp_path: Path, files: Path, kind: str
             left = sum(map(is_open, connections))
             assert 0 < left <= 30
             assert not any(map(is_open, connections[:60])), "the oldest are not closed first"
-            deadline_s = time.monotonic() + 6
+            deadline_s = time.monotonic() + 60
             while any(map(is_open, connections)):
                 assert time.monotonic() < deadline_s
                 time.sleep(0.05)

@@ -92,7 +92,7 @@ def test_a_client_that_leaves(crowded):
             assert (await client.response())[0] == 200
             client.send(ECHO)
             await client.reset()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while server.server.server_state.connections:
                 await asyncio.sleep(0.001)
         assert not server.server.server_state.tasks
@@ -158,7 +158,7 @@ def test_a_tenant_that_pauses():
         pause_s = loop_time.pause_s("many")
         assert pause_s > 0
         began_s = asyncio.get_running_loop().time()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(read) < 3:
                 await asyncio.sleep(0)
         assert asyncio.get_running_loop().time() - began_s > pause_s / 2

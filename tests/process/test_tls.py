@@ -36,7 +36,7 @@ class RunningTls(Running):
         super().__init__(data, *flags)
 
     def ready(self):
-        return httpx.get(self.url + "/readyz", timeout=2, verify=self.verify).status_code == 200
+        return httpx.get(self.url + "/readyz", timeout=10, verify=self.verify).status_code == 200
 
 
 def flags_of(files):
@@ -123,6 +123,6 @@ def test_clients_show_certificates(tmp_path, files):
 def test_wrong_files_are_refused(files, tmp_path, flags, message):
     """One line and exit code 2, before anything starts."""
     command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--data", str(tmp_path / "data"), *flags]
-    done = subprocess.run(command, cwd=files, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, cwd=files, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr

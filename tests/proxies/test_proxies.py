@@ -86,7 +86,7 @@ def connections(port: int) -> int:
     return sum(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 
 
-def until(holds: Callable[[], bool], within_s: float = 10) -> None:
+def until(holds: Callable[[], bool], within_s: float = 60) -> None:
     deadline_s = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline_s, "it does not come true"
