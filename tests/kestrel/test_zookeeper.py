@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import os
 import subprocess
@@ -350,3 +351,41 @@ def test_without_kazoo_it_is_said(tmp_path):
     assert told.returncode == 2
     assert told.stderr.count("\n") == 1
     assert "pip install 'kestrel-gateway[zookeeper]'" in told.stderr
+
+
+def examined(*flags):
+    """Exit code, findings about servers, and what is on standard error."""
+    command = [sys.executable, "-m", "gateway", "doctor", "--json", "--port", f"{free_port()}", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    found = [each for each in json.loads(done.stdout)["findings"] if each["check"] == "server"]
+    return done.returncode, [(each["verdict"], each["text"]) for each in found], done.stderr
+
+
+@pytest.mark.slow
+@real
+def test_doctor_asks_the_servers_of_a_set(shared, tmp_path):
+    """Each registered server has a line, a dead one an error; a set without servers says where to look."""
+    data = ("--data", str(tmp_path / "data"))
+    with session(shared) as (kestrels, prefix), running(tmp_path / "broker", *broker_flags()) as broker:
+        address = f"127.0.0.1:{broker.flags[1].rpartition(':')[2]}"
+        where = f"zk:{shared.address}{prefix}"
+        advice = "check the path, and `zookeeper` in Kestrel's configuration"
+        nobody = ("error", f"{where}: ZooKeeper lists no server; {advice}")
+        assert examined(*data, "--kestrel", where) == (1, [nobody], "")
+        kestrels.join(f"{prefix}/read", address)
+        kestrels.join(f"{prefix}/write", address)
+        code, found, told = examined(*data, "--kestrel", where)
+        assert (code, [verdict for verdict, _ in found], told) == (0, ["ok"], "")
+        assert found[0][1].startswith(f"{address}: version 2.4.8, answers in ")
+        dead = f"127.0.0.1:{free_port()}"
+        kestrels.join(f"{prefix}/read", dead)
+        code, found, told = examined(*data, "--kestrel", where)
+        assert (code, sorted(verdict for verdict, _ in found), told) == (1, ["error", "ok"], "")
+        assert ("error", f"{dead}: Connection refused") in found
+
+
+def test_doctor_without_a_zookeeper(tmp_path):
+    """An error that names the set, in the report only."""
+    where = f"zk:127.0.0.1:{free_port()}/kestrel"
+    found = examined("--data", str(tmp_path / "data"), "--kestrel", where)
+    assert found == (1, [("error", f"{where}: ZooKeeper cannot be reached at these addresses")], "")

@@ -39,7 +39,10 @@ _RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 5.0}
 
 
 class Watch:
-    """`published` is the content of the set. `on_change` is called on the loop each time it has changed."""
+    """`published` is the content of the set. `on_change` is called on the loop each time it has changed.
+
+    `trouble` says why the last reading found no server; empty if it found one, and before the first reading.
+    """
 
     def __init__(self, server_set: ServerSet, on_change: Callable[[], None]) -> None:
         """Starts in the background."""
@@ -51,9 +54,8 @@ class Watch:
         # shared with kazoo's threads
         self._news = threading.Event()
         self._closing = False
-        # used by the thread only
+        self.trouble = ""  # written by the thread only, as is what follows
         self._known = Published()
-        self._trouble = ""
         self._refused: set[str] = set()
         threading.Thread(target=self._run, name=f"watch of {server_set}", daemon=True).start()
 
@@ -145,9 +147,9 @@ class Watch:
         if not found.addresses:
             self._say("lists no server")
             return True
-        if found != self._known or self._trouble:
+        if found != self._known or self.trouble:
             log.info("Kestrel: %s lists %s", self._set, found)
-            self._known, self._trouble = found, ""
+            self._known, self.trouble = found, ""
             self._call_soon(self._take, found)
         return True
 
@@ -182,7 +184,7 @@ class Watch:
 
     def _say(self, trouble: str) -> None:
         """Logs a problem once."""
-        if trouble != self._trouble:
+        if trouble != self.trouble:
             kept = f"; using the last known servers: {self._known}" if self._known.addresses else ""
             log.warning("Kestrel: %s %s%s", self._set, trouble, kept)
-            self._trouble = trouble
+            self.trouble = trouble

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPException
@@ -48,6 +49,7 @@ def examine(
 
     unknown: one line per variable that has no effect. check_files: gives one line per mistake in the files.
     """
+    logging.getLogger("gateway").addHandler(logging.NullHandler())  # a finding says what a log line would say
     given = [each for each in used if each.source != "default"]
     notes = tuple(f"{each.flag} {each.value}  ({each.source})" for each in given)
     try:

@@ -27,6 +27,11 @@ from gateway.settings import Settings
 LOOKUP_S: Final = 5.0
 """The longest time for a set in ZooKeeper: twice the time that the gateway itself waits at its start, and a second."""
 AT_ONCE: Final = 16
+_NO_SERVER: Final = {
+    "cannot be reached": "ZooKeeper cannot be reached at these addresses",
+    "lists no server": "ZooKeeper lists no server; check the path, and `zookeeper` in Kestrel's configuration",
+}
+"""What to say instead of a watch's `trouble`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,7 @@ async def _registered(source: ServerSet) -> list[Address]:
                     await news.wait()
                     news.clear()
         if not watch.published.addresses:
-            raise TimeoutError("no server found there; is ZooKeeper reachable, and are servers registered?")
+            raise TimeoutError(_NO_SERVER.get(watch.trouble, watch.trouble) or "no answer in time")
         return list(watch.published.addresses)
     finally:
         await watch.close()
