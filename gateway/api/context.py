@@ -73,7 +73,7 @@ class RequestContext:
 
     def concerns(self, queue: str, job_id: str | None = None, size: int = 0, waited_s: float | None = None) -> None:
         """Notes for the log line which job the request is about. size: of its payload, or of a body with many jobs, in
-        bytes. waited_s: since its enqueue."""
+        bytes. waited_s: see JobTimes."""
         self.queue, self.job_id, self.size, self.waited_s = queue, job_id or "", size, waited_s
 
     @property

@@ -20,7 +20,7 @@ EXPOSED: Final = (
     b"Idempotency-Replayed, Queue-Coverage, Queue-Paused, Queue-Limited, WWW-Authenticate, "
     b"Attributes-Left-Out, traceparent, tracestate, "
     b"ce-specversion, ce-id, ce-source, ce-type, ce-subject, ce-time, ce-dataschema, ce-expires, ce-attempt, "
-    b"ce-enqueued, ce-tenant, ce-lasterror, ce-deadreason, ce-deadtime, ce-deadqueue, ce-deadattempts, "
+    b"ce-enqueued, ce-readytime, ce-tenant, ce-lasterror, ce-deadreason, ce-deadtime, ce-deadqueue, ce-deadattempts, "
     b"ce-traceparent, ce-tracestate"
 )
 """The headers that a page may read. CORS has no patterns, so a producer's own extensions are not included."""

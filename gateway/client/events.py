@@ -12,7 +12,7 @@ from gateway.client.json_parts import elements, members
 EVENT: Final = "application/cloudevents+json"
 EVENTS: Final = "application/cloudevents-batch+json"
 _DATA: Final = b',"data":'
-_OF_THE_DELIVERY: Final = ("attempt", "lasterror", "datacontenttype", "tenant")
+_OF_THE_DELIVERY: Final = ("attempt", "readytime", "lasterror", "datacontenttype", "tenant")
 """What two deliveries of one job may show differently."""
 
 

@@ -1,6 +1,7 @@
 """How long jobs wait, are held, and take to reach a poll that waits for them: histograms of this worker.
 
 1. A wait is from the enqueue to the first delivery, by the wall clocks of the gateways that stored and delivered it.
+   A job that was delayed waits from when it was due, one that was a dead letter from when it was moved back.
 2. A wake-up is the same for a job that was stored while its poll waited already.
 3. A hold is from a delivery to the end of its lease, by the outcome.
 """
@@ -39,17 +40,17 @@ class JobTimes:
         self.held = {outcome: Histogram(LONG_S) for outcome in (*_OUTCOMES.values(), _OTHER)}
 
     def delivered(self, job: Job, attempt: int, polling_since_s: float) -> float | None:
-        """A job is under lease. Returns the seconds since its enqueue, None if that is unknown.
+        """A job is under lease. Returns the seconds that it has waited, None if that is unknown.
 
         attempt: 1 for the first delivery. polling_since_s: Unix time at which its poll began.
         """
-        enqueued_s = enqueued(job)
-        if enqueued_s is None:
+        since_s = waiting_since(job)
+        if since_s is None:
             return None
-        waited_s = max(0.0, time.time() - enqueued_s)
+        waited_s = max(0.0, time.time() - since_s)
         if attempt == 1:
             self.waited.observe(waited_s)
-            if enqueued_s > polling_since_s:
+            if since_s > polling_since_s:
                 self.woken.observe(waited_s)
         return waited_s
 
@@ -58,8 +59,10 @@ class JobTimes:
         self.held[_OUTCOMES.get(lease.state, _OTHER)].observe(time.monotonic() - lease.begun_s)
 
 
-def enqueued(job: Job) -> float | None:
-    """The Unix time at which the job was first stored; None if the item does not say."""
+def waiting_since(job: Job) -> float | None:
+    """The Unix time since which the job waits (rule 1); None if the item does not say."""
+    if job.ready_s is not None:
+        return job.ready_s
     try:
         return instant(job.enqueued_at) if job.enqueued_at is not None else None
     except ValueError:

@@ -120,7 +120,7 @@ class Moves:
         """
         read = _held(lease)
         job = job_of(queue, read)
-        copy = next_attempt(job, read.data, lease.attempt + 1, reason)
+        copy = next_attempt(job, read.data, lease.attempt + 1, reason, due_ms / 1000)
         if copy is None:
             return self._keep("raw")
         if not has_known_ttl(job, read.data):

@@ -11,6 +11,7 @@ from gateway.delivery.delay.holding import HoldingQueues, check_due
 from gateway.delivery.figures.full import FullQueues
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
+from gateway.envelope.rewrite import delayed
 from gateway.envelope.times import wire_expiry
 from gateway.envelope.write import EnqueueContext, Item
 from gateway.errors import DelayBeyondExpiry, GatewayError, QueueFull
@@ -101,7 +102,8 @@ class Publisher:
 
 
 def _held(queue: Queue, item: Item, due_ms: int) -> HeldJob:
-    return HeldJob(queue.tenant, queue.name, due_ms, item.data, item.expires_s)
+    data = item.data if queue.policy.raw else delayed(item.data, due_ms / 1000)
+    return HeldJob(queue.tenant, queue.name, due_ms, data, item.expires_s)
 
 
 def _fault(item: Item) -> GatewayError | None:

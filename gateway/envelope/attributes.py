@@ -23,7 +23,7 @@ MAX_ATTRIBUTES_BYTES: Final = 65536
 PAYLOAD: Final = frozenset({"data", "data_base64"})
 """Members of an event that are not attributes."""
 GATEWAYS_OWN = frozenset(
-    {"tenant", "attempt", "enqueued", "lasterror", "deadreason", "deadtime", "deadqueue", "deadattempts"}
+    {"tenant", "attempt", "enqueued", "readytime", "lasterror", "deadreason", "deadtime", "deadqueue", "deadattempts"}
 )
 """Extensions that the gateway sets; values from others are ignored."""
 

@@ -28,7 +28,7 @@ MAX_HEAD_BYTES: Final = 65536
 """The latest position of the payload in an envelope that can be read by cutting it once."""
 
 _TYPES: Final = (str, int)
-_UNTYPED_OWN = frozenset({"tenant", "attempt", "enqueued", "expires", "lasterror"})
+_UNTYPED_OWN = frozenset({"tenant", "attempt", "enqueued", "readytime", "expires", "lasterror"})
 _PLACED = frozenset({"specversion", "id", "datacontenttype", "enqueued"})
 _SPACED_NAME = re.compile(rb'"[ \t\r\n]+:')
 _PLAIN = re.compile(
@@ -49,6 +49,7 @@ class Job(NamedTuple):
     attempt: 1 for the first delivery.
     enqueued_at: RFC 3339, in UTC if the gateway stored the job; None if unknown.
     expires_s: wall time; None: never.
+    ready_s: since when it waits, if it was delayed or was a dead letter, wall time; None: since its enqueue.
 
     A tuple, because every delivery makes one: a frozen dataclass takes three times as long.
     """
@@ -61,6 +62,7 @@ class Job(NamedTuple):
     attempt: int = 1
     enqueued_at: str | None = None
     expires_s: float | None = None
+    ready_s: float | None = None
 
     @property
     def attributes(self) -> dict[str, str | int | bool]:
@@ -227,6 +229,7 @@ def _job(event: dict[str, Any], member: str, payload: bytes) -> Job:
     attempt = event.pop("attempt", 1)
     event.pop("tenant", None)
     enqueued_s = _instant(event, "enqueued")
+    ready_s = _instant(event, "readytime")
     expires_s = _instant(event, "expires")
     if not isinstance(event.get("lasterror", ""), str):
         del event["lasterror"]
@@ -243,6 +246,7 @@ def _job(event: dict[str, Any], member: str, payload: bytes) -> Job:
         attempt=attempt if type(attempt) is int and 1 <= attempt <= MAX_ATTEMPT else 1,
         enqueued_at=enqueued_at,
         expires_s=expires_s,
+        ready_s=ready_s,
     )
 
 

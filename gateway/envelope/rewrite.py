@@ -1,8 +1,9 @@
-"""Rewriting a stored item: for its next attempt, as a dead letter, and back to its queue. Pure functions.
+"""Rewriting a stored item: with a delay, for its next attempt, as a dead letter, and back to its queue. Pure functions.
 
 1. The payload keeps its bytes, including white space around it, and so does every attribute that is not named here.
 2. A copy has the id and the expiry of the original.
-3. A dead letter has `attempt` 1 on its new queue. `deadattempts` says how often it was delivered before.
+3. A job that was delayed, or was a dead letter, has `readytime`: since when it waits, RFC 3339.
+4. A dead letter has `attempt` 1 on its new queue. `deadattempts` says how often it was delivered before.
 
    deadreason    rejected, or max-attempts
    deadtime      when it became a dead letter, RFC 3339
@@ -32,6 +33,7 @@ from gateway.envelope.write import Item, new_id
 RAW_TYPE = "kestrel-gateway.raw"
 MAX_ERROR = 1000
 _LAST = 300
+_BEGIN = b'{"specversion":"1.0",'
 _DEAD = ("deadreason", "deadtime", "deadqueue", "deadattempts")
 
 _NOT_IN_STRINGS = re.compile(f"[{NOT_IN_STRINGS}]+")
@@ -65,13 +67,22 @@ def has_known_ttl(job: Job, item: bytes) -> bool:
     return "enqueued" in job.event and "expires" not in (_attributes(job, item) or {"expires": b""})
 
 
-def next_attempt(job: Job, item: bytes, attempt: int, error: str = "") -> Item | None:
-    """The same job as attempt number `attempt`; None if it is not an envelope. error: why it is attempted again."""
+def delayed(item: bytes, ready_s: float) -> bytes:
+    """The envelope, as gateway.envelope.write makes it, of a job that waits from then on, wall time."""
+    return b'%b"readytime":"%b",%b' % (_BEGIN, timestamp(ready_s).encode(), item.removeprefix(_BEGIN))
+
+
+def next_attempt(job: Job, item: bytes, attempt: int, error: str = "", ready_s: float = 0.0) -> Item | None:
+    """The same job as attempt number `attempt`; None if it is not an envelope. error: why it is attempted again.
+    ready_s: since when it waits, wall time; 0: as before.
+    """
     if job.id is None:
         return None
     changes: dict[str, object] = {"attempt": min(attempt, MAX_ATTEMPT)}
     if error:
         changes["lasterror"] = plain(error)
+    if ready_s:
+        changes["readytime"] = timestamp(ready_s)
     data = _changed(job, item, changes)
     return None if data is None else Item(job.id, data, job.expires_s)
 
@@ -96,8 +107,9 @@ def dead_letter(job: Job, item: bytes, marks: DeadLetterMarks) -> Item:
     return Item(letter_id, b'%b,"data_base64":"%b"}' % (text[:-1], base64.b64encode(item)))
 
 
-def restored(letter: bytes) -> Item:
+def restored(letter: bytes, ready_s: float = 0.0) -> Item:
     """The content of a dead letter, for its queue: the job as a first attempt, or the original bytes of a raw item.
+    ready_s: as for `next_attempt`.
 
     An item that is not one of our dead letters is returned unchanged.
     """
@@ -106,7 +118,8 @@ def restored(letter: bytes) -> Item:
         return Item(job.id or "", body_of(job))
     if job.id is None or "deadqueue" not in job.event:
         return Item("", letter)
-    data = _changed(job, letter, {"attempt": 1} | dict.fromkeys(_DEAD))
+    ready = {"readytime": timestamp(ready_s)} if ready_s else {}
+    data = _changed(job, letter, {"attempt": 1} | ready | dict.fromkeys(_DEAD))
     return Item(job.id, letter if data is None else data, job.expires_s)
 
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from gateway.envelope.times import instant, timestamp
 from tests.api.test_leases import take
 from tests.cluster.rig import before, brokers
 from tests.lab.gateway import running
@@ -88,6 +89,34 @@ def test_a_subscription_has_the_age_of_its_oldest_waiting_job(servers, http):
     becomes(lambda: [hours(each) for each in http.get("/queues/news/subscriptions").json()["subscriptions"]], [4])
     servers[0].client().get("news+audit")
     assert http.get("/queues/news/subscriptions/audit").json()["age_s"] == 0
+
+
+def test_a_delayed_job_waits_from_when_it_is_due(servers, http):
+    """Also by a nack, and a redriven job from its redrive: the age, and what the event says."""
+    event = json.loads(item(6)) | {"readytime": "2020-01-31T12:00:00Z"}  # a producer's own is dropped
+    headers = {"content-type": "application/cloudevents+json", "accept": "application/cloudevents+json"}
+    due_at = http.post("/queues/later/jobs?delay=0.5", content=json.dumps(event), headers=headers).json()["due_at"]
+
+    def taken():
+        """Once the job waits: the id of its lease, and since when it waits. Its age is not more than that."""
+        deadline_s = time.monotonic() + 60
+        while not (found := http.get("/queues/later?missing=zero").json())["items"]:
+            assert time.monotonic() < deadline_s
+        assert 0 <= found["age_s"] <= time.time() - instant(due_at) + 0.001
+        job = http.get("/queues/later/next", headers=headers)
+        return job.headers["lease-id"], job.json()["readytime"]
+
+    lease, ready_at = taken()
+    assert ready_at == due_at
+    due_at = http.post(f"/leases/{lease}/nack", json={"delay": 0.5}).json()["due_at"]
+    lease, ready_at = taken()
+    assert ready_at == due_at
+    assert http.post(f"/leases/{lease}/reject").status_code == 204
+    due_at = timestamp(time.time())
+    assert http.post("/queues/later/redrive").json()["redriven"] == 1
+    lease, ready_at = taken()
+    assert due_at <= ready_at <= timestamp(time.time())
+    assert http.post(f"/leases/{lease}/ack").status_code == 204
 
 
 def test_dead_letters_have_the_time_since_the_oldest_became_one(servers, http):

@@ -161,9 +161,9 @@ def test_no_attribute_holds_a_noncharacter(char):
     assert plain(f"a{char}b") == "a b"
 
 
-@pytest.mark.parametrize("name", ["deadreason", "deadtime", "deadqueue", "deadattempts"])
+@pytest.mark.parametrize("name", ["deadreason", "deadtime", "deadqueue", "deadattempts", "readytime"])
 def test_what_a_dead_letter_says_is_the_gateway_s(name):
-    """A producer's own would vanish on the way through the dead letters: they are not stored in the first place."""
+    """And since when a job waits. A producer's own would vanish on its way, so it is not stored in the first place."""
     assert name not in checked(EVENT | {name: "x"})
 
 

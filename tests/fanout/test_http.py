@@ -153,6 +153,18 @@ def test_what_is_no_name_is_refused(http, memcache, queue, method, child):
     assert not [name for name in names(memcache) if name.startswith(f"{queue}+")]
 
 
+@pytest.mark.parametrize("body", ["", " { }\n", "null"])
+def test_a_subscription_has_nothing_to_set(http, memcache, queue, body):
+    """A body is empty or an empty object; members that would have no effect are refused, and create nothing."""
+    path, headers = f"/queues/{queue}/subscriptions/audit", {"content-type": "application/json"}
+    for wrong in ('{"max_items":5}', "[]", "x" * 99):
+        answer = http.put(path, content=wrong, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    assert http.put(path, content="{" * 100_000, headers=headers).status_code == 413
+    assert f"{queue}+audit" not in names(memcache)
+    assert http.put(path, content=body, headers=headers).status_code == 201
+
+
 def test_a_deleted_subscription_ends_its_polls_and_leases(http, gateway, memcache, queue):
     """A poll on each worker ends at once, a lease is gone, and nothing creates the subscription again."""
     name = subscribe(http, queue)

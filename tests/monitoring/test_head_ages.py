@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from gateway.coverage import Coverage
-from gateway.delivery.figures.head_ages import ROUND_BYTES, HeadAges
+from gateway.delivery.figures.head_ages import RECHECK_S, RECHECKED, ROUND_BYTES, HeadAges
 from gateway.errors import BackendUnavailable
 from gateway.fairness.turns import Turns
 from gateway.queue_stats import MergedStats, QueueStats
@@ -75,6 +75,30 @@ def test_a_raw_item_counts_from_when_it_was_seen(ages: Callable[..., tuple[HeadA
     aged, _ = asyncio.run(known.update(stats, {"s": stats}))
     assert 0 <= aged["young"].age_ms < 60_000
     assert 90_000 <= aged["old"].age_ms < 150_000
+
+
+def test_a_queue_that_was_created_again_with_the_same_figures_is_noticed(
+    ages: Callable[..., tuple[HeadAges, Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After RECHECK_S, the RECHECKED heads that were peeked longest ago; a raw item by its bytes. Others are kept."""
+    names = [f"q{number:03}" for number in range(RECHECKED)]
+    known, server = ages(**dict.fromkeys(names, event(0)), raw=b"one", same=b"raw")
+    stats = {key: QueueStats(items=1, bytes=3, total_items=1, age_ms=90_000) for key in server.heads}
+    asyncio.run(known.update(stats, {"s": stats}))
+    stats = {key: QueueStats(items=1, bytes=3, total_items=1) for key in server.heads}
+    server.heads |= {"q000": event(time.time()), "raw": b"two"}
+    server.peeked.clear()
+    asyncio.run(known.update(stats, {"s": stats}))
+    assert not server.peeked
+    passed_s = time.monotonic() + RECHECK_S
+    monkeypatch.setattr("gateway.delivery.figures.head_ages.time.monotonic", lambda: passed_s)
+    asyncio.run(known.update(stats, {"s": stats}))
+    assert server.peeked == names
+    aged, _ = asyncio.run(known.update(stats, {"s": stats}))
+    assert server.peeked == [*names, "raw", "same"]
+    assert aged["q000"].age_ms < 60_000 > aged["raw"].age_ms
+    assert aged["q001"].age_ms > 1e9
+    assert 90_000 <= aged["same"].age_ms < 150_000
 
 
 def test_a_round_peeks_a_limited_number_of_bytes(ages: Callable[..., tuple[HeadAges, Server]]) -> None:

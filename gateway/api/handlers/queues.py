@@ -69,7 +69,7 @@ class QueueAdmin:
     async def _figures(self, call: Call) -> Answer:
         missing = QueueStats() if call.query["missing"] == "zero" else None
         queue, servers = call.result(await self._queues.get(call.queue(), missing=missing))
-        shown = asdict(queue) | self._pauses.member(call.queue()) | await self._delayed()
+        shown = asdict(queue) | self._pauses.member(call.queue()) | await self._delayed(queue)
         if call.query["detail"] != "servers":
             return json_answer(shown)
         named = [(name if call.caller.sees_deployment else f"server-{n}") for n, name in enumerate(sorted(servers), 1)]
@@ -78,9 +78,11 @@ class QueueAdmin:
         ]
         return json_answer(shown | {"servers": by_server})
 
-    async def _delayed(self) -> dict[str, Any]:
-        """`delayed: 0` if no job of any queue is delayed. Kestrel cannot tell how many are for one queue."""
-        if self._holding is None:
+    async def _delayed(self, queue: QueueInfo) -> dict[str, Any]:
+        """`delayed: 0` if no job of any queue is delayed: none is held, and none is set aside on this queue. Kestrel
+        cannot tell how many are for one queue.
+        """
+        if self._holding is None or queue.open_reads:
             return {}
         try:
             return {"delayed": 0} if await self._holding.empty() else {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from gateway.api.exchange import Answer, Call, json_answer
+from gateway.api.exchange import MAX_CONTROL_BYTES, Answer, Call, json_answer
 from gateway.api.handlers.pauses import PauseAdmin
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.subscriptions.subscriptions import Subscriptions
-from gateway.errors import InvalidName
+from gateway.errors import InvalidBody, InvalidName
 from gateway.names.namespace import FANOUT
 
 
@@ -31,6 +31,8 @@ class SubscriptionAdmin:
         return json_answer({"queue": queue.name, "subscriptions": shown})
 
     async def create(self, call: Call) -> Answer:
+        if b"".join((await call.read(MAX_CONTROL_BYTES)).split()) not in (b"", b"{}", b"null"):
+            raise InvalidBody("a subscription has no members to set: send no body, or {}; its limits are in its policy")
         made = call.result(await self._subscriptions.create(_child(call)))
         return json_answer(made, 201 if made.created else 200)
 

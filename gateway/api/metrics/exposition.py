@@ -127,7 +127,12 @@ METRICS: Final = (
         ("route", "status"),
         REQUEST_S,
     ),
-    Metric("job_wait_seconds", "time from the enqueue of a job to its first delivery", (), LONG_S),
+    Metric(
+        "job_wait_seconds",
+        "time that a job waits for its first delivery: since its enqueue, or since it was due",
+        (),
+        LONG_S,
+    ),
     Metric(
         "job_wakeup_seconds",
         "the same for jobs that were stored while their poll waited for them already",

@@ -12,7 +12,7 @@ from gateway.coverage import Covered, least
 from gateway.delivery.backend import Backend
 from gateway.delivery.dead_letters.store import own_key
 from gateway.delivery.figures.head_ages import HeadAges
-from gateway.delivery.job_times import enqueued
+from gateway.delivery.job_times import waiting_since
 from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.read import Job, unwrap
 from gateway.envelope.times import instant
@@ -95,4 +95,4 @@ def _dead_since(letter: Job) -> float | None:
     try:
         return instant(str(letter.event["deadtime"]))
     except (KeyError, ValueError):
-        return enqueued(letter)
+        return waiting_since(letter)

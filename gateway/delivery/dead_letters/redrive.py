@@ -227,8 +227,8 @@ class Redrive:
 
     async def _put(self, queue: Queue, target: Queue, letter: bytes) -> bool:
         """Puts the content of a dead letter on the target; False if it has expired. Raises as Backend.put."""
-        item = restored(letter)
         now_s = time.time()
+        item = restored(letter, now_s)
         if item.expires_s is not None and item.expires_s <= now_s:
             return False
         data = item.data

@@ -1,13 +1,13 @@
-"""How long the oldest job of a queue has waited: since the time in the job at the head, which is peeked.
+"""How long the job at the head of a queue has waited, by the time in the job, which is peeked.
 
 Kestrel's own `age` is that of the last item that was read, so a queue that nobody reads looks fresh there. A queue
 without waiting jobs has the age 0.
 
 1. A head is peeked again only if its server's figures say that it may be another one. A queue that nobody reads is
-   peeked once, however long that lasts.
+   is peeked once in RECHECK_S, in case it was deleted and created again, which figures do not always tell.
 2. A round peeks at most ROUND_BYTES. Heads beyond that keep their age of before, and come first in the next round.
 3. An item without a time (a raw item) counts from the round in which it was first seen at the head, or by Kestrel's age
-   if that is more.
+   if that is more. It is the same item if it has the same bytes and the figures do not say that it may be another one.
 4. A server that does not answer is asked no more in this round. Its queues keep their ages of before.
 5. Of more than MAX_QUEUES queues with waiting jobs, those with the fewest have Kestrel's age.
 6. Requests read the heads of the last finished round, or peek for themselves and change nothing here.
@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from gateway.delivery.job_times import enqueued
+from gateway.delivery.job_times import waiting_since
 from gateway.envelope.read import Job, unwrap
 from gateway.errors import GatewayError
 from gateway.fairness.turns import Turns
@@ -32,6 +34,9 @@ ROUND_BYTES: Final = 16 << 20
 """By the mean size of the queue's items. On loopback this takes a tenth of a second."""
 MAX_QUEUES: Final = 5000
 """As many as one page shows, and more than have metrics."""
+RECHECK_S: Final = 60.0
+RECHECKED: Final = 100
+"""Heads that one round peeks again by rule 1 although nothing has changed: about 10 ms."""
 PEEK_S: Final = 1.0
 """A request waits this long for a head: as long as for the figures of a second server (gateway.kestrel.broadcast)."""
 
@@ -49,11 +54,13 @@ class PeekedServer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """An item at the head. mark: changes whenever another item may be there. since_s: Unix time."""
+    """An item at the head. mark: changes whenever another item may be there. since_s: Unix time. checksum: of its
+    bytes. peeked_s: monotonic."""
 
     mark: tuple[int, ...]
     since_s: float
-    peeked: int
+    checksum: int
+    peeked_s: float
 
 
 _Heads = Mapping[str, Mapping[str, _Head]]
@@ -71,7 +78,6 @@ class HeadAges:
         self._turns = turns
         self._heads: dict[str, dict[str, _Head]] = {}
         self._finished: _Heads = {}  # of the last round; nothing changes it
-        self._rounds = 0
         self.peeks = 0
 
     async def update(
@@ -81,7 +87,6 @@ class HeadAges:
 
         Looks at heads that may have changed, and forgets those of queues without waiting jobs.
         """
-        self._rounds += 1
         waiting = [(stats.items, key) async for key, stats in self._turns.slices(queues.items()) if stats.items]
         shown = [key for _, key in waiting if self._counts(key)]
         if len(shown) > MAX_QUEUES:
@@ -96,7 +101,7 @@ class HeadAges:
         return replace(figures, queues=queues, servers=servers)
 
     async def peeked(
-        self, key: str, figures: MergedStats, tenant: str, since: Callable[[Job], float | None] = enqueued
+        self, key: str, figures: MergedStats, tenant: str, since: Callable[[Job], float | None] = waiting_since
     ) -> MergedStats:
         """The same figures, for one queue with the ages by its heads of now: peeks on each server where its jobs wait.
 
@@ -126,10 +131,7 @@ class HeadAges:
         if item is None:
             return None
         await self._turns.for_item(item, tenant)
-        since_s = since(unwrap(item))
-        if since_s is None and known is not None and known.mark == _mark(stats):
-            return known
-        return _head(since_s, stats, self._rounds)
+        return _head(item, since(unwrap(item)), stats, known)
 
     async def _aged(
         self, queues: Mapping[str, QueueStats], servers: ByServer, heads: _Heads, tenant: str = ""
@@ -158,14 +160,19 @@ class HeadAges:
         )
         known, self._heads = self._heads, {}
         changed: list[tuple[str, str, QueueStats]] = []
+        unchecked: list[tuple[str, str, QueueStats]] = []
+        check_before_s = time.monotonic() - RECHECK_S
         async for server, key, stats in self._turns.slices(wanted):
             if (head := known.get(key, {}).get(server)) is not None:
                 self._heads.setdefault(key, {})[server] = head
-            if not self._is_known(server, key, stats):
+            if head is None or head.mark != _mark(stats):
                 changed.append((server, key, stats))
-        changed.sort(key=lambda each: self._peeked(each[0], each[1]))
+            elif head.peeked_s < check_before_s:
+                unchecked.append((server, key, stats))
+        for each in (changed, unchecked):
+            each.sort(key=lambda each: self._peeked_s(each[0], each[1]))
         left = ROUND_BYTES
-        async for server, key, stats in self._turns.slices(changed):
+        async for server, key, stats in self._turns.slices([*changed, *unchecked[:RECHECKED]]):
             if (member := members.get(server)) is None:
                 continue
             left -= stats.bytes // stats.items
@@ -176,13 +183,9 @@ class HeadAges:
             except GatewayError:
                 del members[server]
 
-    def _is_known(self, server: str, key: str, stats: QueueStats) -> bool:
+    def _peeked_s(self, server: str, key: str) -> float:
         head = self._heads.get(key, {}).get(server)
-        return head is not None and head.mark == _mark(stats)
-
-    def _peeked(self, server: str, key: str) -> int:
-        head = self._heads.get(key, {}).get(server)
-        return head.peeked if head is not None else 0
+        return head.peeked_s if head is not None else -math.inf
 
     async def _peek(self, member: PeekedServer, key: str, stats: QueueStats) -> None:
         item = await member.peek(key)
@@ -191,14 +194,18 @@ class HeadAges:
             self._heads.get(key, {}).pop(member.name, None)
             return
         await self._turns.for_item(item, "")
-        head = _head(enqueued(unwrap(item)), stats, self._rounds)
-        self._heads.setdefault(key, {})[member.name] = head
+        heads = self._heads.setdefault(key, {})
+        heads[member.name] = _head(item, waiting_since(unwrap(item)), stats, heads.get(member.name))
 
 
-def _head(since_s: float | None, stats: QueueStats, number: int) -> _Head:
-    """The head of a queue with these figures. since_s: None if the item has no time (rule 3). number: of the round."""
+def _head(item: bytes, since_s: float | None, stats: QueueStats, known: _Head | None) -> _Head:
+    """The head of a queue with these figures. since_s: None if the item has no time (rule 3). known: the last head."""
     now_s = time.time()
-    return _Head(_mark(stats), min(now_s - stats.age_ms / 1000 if since_s is None else since_s, now_s), number)
+    mark, checksum = _mark(stats), zlib.crc32(item)
+    if since_s is None:
+        same = known is not None and (known.mark, known.checksum) == (mark, checksum)
+        since_s = known.since_s if known is not None and same else now_s - stats.age_ms / 1000
+    return _Head(mark, min(since_s, now_s), checksum, time.monotonic())
 
 
 def _with_age(stats: QueueStats, age_ms: int) -> QueueStats:
