@@ -42,6 +42,14 @@ class Attempts:
         if len(self._returns) > self._limit:
             self._returns.popitem(last=False)
 
+    def not_delivered(self, key: str, known_by: str) -> None:
+        """The last return that was counted is none: the job was not delivered."""
+        at = (key, known_by)
+        if (left := self._returns.get(at, 0) - 1) > 0:
+            self._returns[at] = left
+        else:
+            self._returns.pop(at, None)
+
     def forget(self, key: str, known_by: str) -> int:
         """The job has left the queue, or its copy holds the number of attempts. Returns the count."""
         return self._returns.pop((key, known_by), 0)

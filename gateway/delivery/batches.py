@@ -120,7 +120,7 @@ class BatchReceiver:
                     first.lease.read = read
             filling = FillingBatch(self._registry, self._moves, self._tasks, queue, batch, [first.job], size, lease_s)
             await self._fill(queue, filling)
-            paused = await self._receiver.paused_since(queue, leased_s)
+            paused = await self._receiver.paused_since(queue, batch.leases, leased_s)
         except BaseException:
             self._registry.give_back_all(batch.leases)
             raise

@@ -13,7 +13,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
@@ -45,7 +45,7 @@ from gateway.errors import (
 )
 from gateway.fairness.turns import Turns
 from gateway.leases.ahead import AckAhead
-from gateway.leases.lease import Lease, OpenRead
+from gateway.leases.lease import Lease, OpenRead, State
 from gateway.leases.limits import LeaseRoom
 from gateway.leases.registry import Registry
 
@@ -54,7 +54,7 @@ PASSING_S = 1.0
 
 
 class Delivery(NamedTuple):
-    """A job and the lease that its consumer now holds. waited_s: since its enqueue; None if that is unknown."""
+    """A job and the lease that its consumer now holds. waited_s: see JobTimes; None if that is unknown."""
 
     job: Job
     lease: Lease
@@ -313,9 +313,17 @@ class Receiver:
             done()
             raise
 
-    async def paused_since(self, queue: Queue, leased_s: float) -> bool:
-        """See Pauses.paused_since."""
-        return await self._pauses.paused_since(queue, leased_s)
+    async def paused_since(self, queue: Queue, leases: Sequence[Lease], leased_s: float) -> bool:
+        """Whether the queue is paused, see Pauses.paused_since. If so, the jobs, which were not delivered, are back in
+        this order and have used no attempt.
+        """
+        if not await self._pauses.paused_since(queue, leased_s):
+            return False
+        held = [lease for lease in leases if lease.state is State.HELD]
+        self._registry.give_back_all(held)
+        for lease in held:
+            self._moves.attempts.not_delivered(lease.key, lease.known_by)
+        return True
 
     async def acked(self, lease: Lease, on_gone: OnGone) -> bool:
         """Acks the lease of a consumer that is still there. False: its job is back on its queue, or deleted with it.

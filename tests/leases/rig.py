@@ -66,7 +66,9 @@ class Rig:
         )
         self.moves = Moves(kestrel, self.catalog, self.holding, tasks, max_attempts=25)
         polls = PollLimits(100, tenant_limit=100, queue_limit=100)
-        control = Control(kestrel.each_member, "_kestrel-gateway__control", eager=True)
+        self.control = Control(kestrel.each_member, "_kestrel-gateway__control", eager=True)
+        self.pauses = Pauses(self.control, self.catalog, polls)
+        self.caps = Caps(CapLink(Path("/nonexistent")), self.catalog)
         self.receiver = Receiver(
             kestrel,
             self.registry,
@@ -74,8 +76,8 @@ class Rig:
             quota,
             tasks,
             poll_limits=polls,
-            pauses=Pauses(control, self.catalog, polls),
-            caps=Caps(CapLink(Path("/nonexistent")), self.catalog),
+            pauses=self.pauses,
+            caps=self.caps,
             turns=Turns(),
         )
         self._redrive = Redrive(kestrel, self.moves.dead_letters, quota, tasks)

@@ -102,13 +102,11 @@ class QueueSource:
         if most > 1 and left_bytes > 0:
             try:
                 await self._add_ready(taken, await read.more(most - 1, left_bytes), room)
-                paused = await self._receiver.paused_since(queue, leased_s)
+                if await self._receiver.paused_since(queue, [each.lease for each in taken], leased_s):
+                    return []
             except BaseException:
                 self._registry.give_back_all([each.lease for each in taken])
                 raise
-            if paused:
-                self._registry.give_back_all([each.lease for each in taken])
-                return []
         return taken
 
     async def _add_ready(self, taken: list[StreamedJob], reads: Sequence[OpenRead], room: LeaseRoom) -> None:
