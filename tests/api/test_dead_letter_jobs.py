@@ -5,9 +5,9 @@ import json
 import os
 import random
 import signal
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from queue import SimpleQueue
 
 import pytest
 
@@ -349,15 +349,16 @@ def test_searches_in_two_workers_do_not_hide_letters_from_each_other(tmp_path, k
         assert found == [names] * 40
 
 
-def consume(port, stop, taken, aborted):
-    """Another consumer of the dead letters: takes one after the other, and gives back a part of them."""
+def consume(port, turns, taken, aborted):
+    """Another consumer of the dead letters: takes one at each turn, and gives back a part of them."""
     chance = random.Random(7)
     client = MemcacheClient(f"127.0.0.1:{port}")
     try:
-        while not stop.wait(chance.uniform(0, 0.1)):
-            item = client.get("q__dead/open")
-            if item is None:
-                continue
+        while turns.get():
+            time.sleep(chance.uniform(0, 0.01))
+            deadline_s = time.monotonic() + 60
+            while (item := client.get("q__dead/open")) is None:  # a search may have all of them now
+                assert time.monotonic() < deadline_s
             if chance.random() < aborted:
                 client.get("q__dead/abort")
             else:
@@ -384,11 +385,13 @@ def test_500_letters_under_another_consumer(tmp_path, calls, aborted):
         writer = MemcacheClient(f"127.0.0.1:{port}")
         for number in range(500):
             writer.put("q__dead", envelope(number))
-        stop, taken, done, unclear = threading.Event(), [], [], 0
+        turns, taken, done, unclear = SimpleQueue(), [], [], 0
         with ThreadPoolExecutor(1) as pool:
-            other = pool.submit(consume, port, stop, taken, aborted)
+            other = pool.submit(consume, port, turns, taken, aborted)
             try:
                 for number in range(calls):
+                    if number % 5 == 0:
+                        turns.put(True)
                     name = f"job-{chance.randrange(500)}"
                     path = f"/queues/q/dead-letters/jobs/{name}"
                     match number % 3:
@@ -406,8 +409,8 @@ def test_500_letters_under_another_consumer(tmp_path, calls, aborted):
                         assert answer.json()["code"] in {"dead-letter-not-found", "dead-letter-held"}, answer.text
                         unclear += 1
             finally:
-                stop.set()
-            other.result(10)
+                turns.put(False)
+            other.result(60)
         redriven = [json.loads(item)["id"] for item in writer.take_all("q")]
         left = [json.loads(item)["id"] for item in writer.take_all("q__dead")]
         writer.close()

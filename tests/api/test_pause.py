@@ -465,11 +465,11 @@ def test_a_worker_that_lost_its_servers_looks_before_it_delivers(tmp_path: Path)
     """It was stopped for longer than the command timeout, so it gives its servers up, and has items that they sent
     before. No way of delivery hands one of them out, and none of them counts as an attempt."""
     paths = {
-        "a": "/queues/a/next?timeout=6&ack=auto",
-        "b": "/queues/b/next?timeout=6",
-        "c": "/queues/c/next?timeout=6&max=3",
-        "d": "/next?queue=d&timeout=6",
-        "e": "/queues/e/stream?window=20&lifetime=6",
+        "a": "/queues/a/next?timeout=15&ack=auto",
+        "b": "/queues/b/next?timeout=15",
+        "c": "/queues/c/next?timeout=15&max=3",
+        "d": "/next?queue=d&timeout=15",
+        "e": "/queues/e/stream?window=20&lifetime=15",
     }
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(brokers(tmp_path, 2))
@@ -482,22 +482,27 @@ def test_a_worker_that_lost_its_servers_looks_before_it_delivers(tmp_path: Path)
         for queue in paths:
             put(there, queue)
             assert take(there, queue, 1).status_code == 200
-        pool = stack.enter_context(ThreadPoolExecutor(2 * len(paths)))
-        polls = [(path, pool.submit(httpx.get, one.url + path, timeout=30)) for path in list(paths.values()) * 2]
+        pool = stack.enter_context(ThreadPoolExecutor(3 * len(paths)))
+
+        def paused_with_jobs(queue: str) -> None:
+            """The frozen worker's gets, which end with its polls, have taken some of them."""
+            pause(there, queue)
+            for _ in range(4):
+                put(there, queue, "late")
+            until(lambda: there.get(f"/queues/{queue}").json()["open_reads"] > 1)
+
+        polls = [(path, pool.submit(httpx.get, one.url + path, timeout=60)) for path in list(paths.values()) * 2]
         until(lambda: all(any(server.waiters(queue) for server in servers) for queue in paths))
         (frozen,) = [pid for pid, line in children_of(one.process.pid).items() if "gateway.process.worker" in line]
         os.kill(frozen, signal.SIGSTOP)
         try:
-            for queue in paths:
-                pause(there, queue)
-                for _ in range(4):
-                    put(there, queue, "late")
-                until(partial(lambda name: there.get(f"/queues/{name}").json()["open_reads"] > 1, queue))
+            for each in [pool.submit(paused_with_jobs, queue) for queue in paths]:
+                each.result(60)
             time.sleep(KNOWN_S)
         finally:
             os.kill(frozen, signal.SIGCONT)
         for path, poll in polls:
-            answer = poll.result(20)
+            answer = poll.result(60)
             assert (answer.status_code, "late" in answer.text) == (200 if "/stream" in path else 204, False), path
         assert "did not answer in time" in one.log.read_text()
         for queue in paths:

@@ -32,12 +32,16 @@ QUIET_S = 30.0
 
 @dataclass
 class History:
-    """due: when each stored job is due, by its number. again: when a job that was nacked is due, by its number. came:
-    the deliveries of each job: time and attempt. acked: the jobs whose ack was answered, and when. left: at the end,
-    the jobs on holding queues and on their queue."""
+    """due: when each stored job is due, by its number. again: when a job that was nacked is due, by its number. nacked:
+    for each nack of a job, also without an answer, the earliest time at which it may be due. set_aside: jobs whose nack
+    said that no copy was stored, so that they come back if the gateway stops. came: each delivery of a job: time and
+    attempt. acked: the jobs whose ack was answered, and when. left: at the end, the jobs on holding queues and on their
+    queue."""
 
     due: dict[int, float] = field(default_factory=dict)
     again: dict[int, float] = field(default_factory=dict)
+    nacked: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    set_aside: set[int] = field(default_factory=set)
     came: dict[int, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
     acked: dict[int, float] = field(default_factory=dict)
     kills: int = 0
@@ -46,9 +50,15 @@ class History:
 
     @property
     def early(self) -> list[int]:
-        """Jobs that came before they were due, first or again."""
+        """Jobs that came before they were due, first or again. A job that was nacked several times, because a kill left
+        two copies or no answer, may be due by any of its nacks."""
         firsts = [job for job, due_s in self.due.items() if any(at_s < due_s for at_s, n in self.came[job] if n == 1)]
-        return firsts + [job for job, due_s in self.again.items() if any(a < due_s for a, n in self.came[job] if n > 1)]
+        again = {
+            job: due_s if len(self.nacked[job]) == 1 else min(self.nacked[job]) for job, due_s in self.again.items()
+        }
+        return firsts + [
+            job for job, due_s in again.items() if any(at_s < due_s for at_s, n in self.came[job] if n > 1)
+        ]
 
     @property
     def lost(self) -> list[int]:
@@ -121,10 +131,14 @@ class Run:
             self.history.came[job].append((at_s, attempt))
         if job < self.nacks and attempt == 1 and job not in self.history.again:
             delay_s = round(self.chance.uniform(0.1, self.longest_s / 2), 3)
+            with self.history.lock:
+                self.history.nacked[job].append(time.time() + delay_s)
             nacked = http.post(f"{url}/nack", json={"delay": delay_s})
             if nacked.status_code == 200 and "due_at" in nacked.json():
                 with self.history.lock:
                     self.history.again[job] = instant(nacked.json()["due_at"])
+                    if nacked.json()["position"] == "head":
+                        self.history.set_aside.add(job)
         elif http.post(f"{url}/ack").status_code == 204:
             with self.history.lock:
                 self.history.acked.setdefault(job, time.time())
@@ -214,7 +228,9 @@ def main() -> None:
     print(f"{history.copies} of those twice after the ack, of copies that interrupted moves left")
     print(f"left at the end: {history.left[0]} on holding queues, {history.left[1]} on the queue")
     print(f"late: p50 {percentile(late, 50) * 1000:.0f} ms, p99 {percentile(late, 99) * 1000:.0f} ms")
-    print(f"early: {history.early[:10]}; lost: {history.lost[:10]}")
+    print(f"early: {history.early[:10]}; lost: {history.lost[:10]}; set aside: {sorted(history.set_aside)}")
+    for job in history.early[:10]:
+        print(f"{job}: {history.due[job]}, {history.again.get(job)}, {history.nacked[job]}, {history.came[job]}")
 
 
 if __name__ == "__main__":
