@@ -94,7 +94,7 @@ def test_a_waiting_poll_waits_on_through_a_pause(gateway: Running, http: httpx.C
     put(http, queue)
     assert take(http, queue).status_code == 200
     with ThreadPoolExecutor() as pool, gateway.client() as other:
-        waiting = pool.submit(take, other, queue, 60)
+        waiting = pool.submit(take, other, queue, 45)  # the longest that is allowed
         deadline_s = time.monotonic() + 60
         while not http.get(f"/queues/{queue}?missing=zero").json()["waiters"]:
             assert time.monotonic() < deadline_s
