@@ -29,6 +29,10 @@ _LEASE_S: Final = 60.0
 """Much longer than to write and sync a batch; it is what a kill costs the jobs in hand."""
 _RETRY_S: Final = 30.0
 """How long a call is repeated: half of a lease, so that an ack that succeeds at last is in time."""
+_SLICE_S: Final = 1.0
+"""The longest poll. A signal lets the poll under way end, since an answer that nobody reads leaves its jobs leased."""
+_END_S: Final = 5.0
+"""How long a signal lets it: much longer than a gateway takes to answer, and short for a person who waits."""
 _ACCEPTED: Final = f"{events.EVENTS}, {events.EVENT}, application/json;q=0.5"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -155,25 +159,36 @@ class Export:
 
     async def _take(self, http: httpx.AsyncClient, count: int) -> httpx.Response | None:
         """Up to `count` jobs with their lease; None if no job came in time, or if a signal came first."""
-        params = {"timeout": f"{self._wait_s:.15g}", "lease_seconds": f"{_LEASE_S:.15g}"}
+        ends_s = time.monotonic() + self._wait_s
+        while not self._signal.is_set():
+            left_s = max(0.0, ends_s - time.monotonic())
+            answer = await self._polled(http, count, min(left_s, _SLICE_S))
+            if answer is None:
+                break
+            if answer.status_code == httpx.codes.OK:
+                return answer
+            if left_s <= _SLICE_S:
+                self.left = _why_nothing(self._queue, answer.headers)
+                return None
+        self.interrupted = True
+        return None
+
+    async def _polled(self, http: httpx.AsyncClient, count: int, wait_s: float) -> httpx.Response | None:
+        """The answer of one poll; None if a signal came and no answer came soon after it."""
+        params = {"timeout": f"{wait_s:.3f}", "lease_seconds": f"{_LEASE_S:.15g}"}
         if count > 1:
             params["max"] = str(count)
         call = self._call(http, "GET", f"{self._path}/next", params=params, headers={"Accept": _ACCEPTED})
         poll, stop = asyncio.ensure_future(call), asyncio.ensure_future(self._signal.wait())
         try:
             await asyncio.wait({poll, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.done():
+                await asyncio.wait({poll}, timeout=_END_S)
         finally:
             stop.cancel()
             poll.cancel()  # its connection closes, and the gateway gives back what it was about to answer
         await asyncio.wait({poll})
-        if poll.cancelled():
-            self.interrupted = True
-            return None
-        answer = poll.result()
-        if answer.status_code == httpx.codes.OK:
-            return answer
-        self.left = _why_nothing(self._queue, answer.headers)
-        return None
+        return None if poll.cancelled() else poll.result()
 
     async def _keep(self, http: httpx.AsyncClient, answer: httpx.Response) -> None:
         """Writes the jobs, then acks them."""
@@ -206,7 +221,7 @@ class Export:
                 await asyncio.sleep(pause_s)
 
     async def _once(self, http: httpx.AsyncClient, method: str, path: str, **options: Any) -> httpx.Response:
-        timeout = httpx.Timeout(self._wait_s + _RETRY_S + MARGIN_S, connect=CONNECT_S, pool=None)
+        timeout = httpx.Timeout(_SLICE_S + _RETRY_S + MARGIN_S, connect=CONNECT_S, pool=None)
         try:
             answer = await http.request(method, path, timeout=timeout, **options)
         except httpx.TransportError as exc:

@@ -36,7 +36,9 @@ _TEXT_TYPE: Final = "text/plain; charset=utf-8"
 @click.option("--delay", type=Seconds(), help="seconds until consumers can get the job")
 @click.option("--at", help="when consumers can get the job, such as 2026-01-31T12:00:00Z, instead of --delay")
 @click.option("--ordering-key", help="jobs with the same key are delivered in their order")
-@click.option("--idempotency-key", help="a request that is repeated with the same key is stored once")
+@click.option(
+    "--idempotency-key", help="the same command with the same key stores the job, or the jobs of the file, once"
+)
 @click.option("--skip", type=WholeNumber(), default=0, help="with --lines: skip the first N lines")
 @click.option("--json", "as_json", is_flag=True, help="print the gateway's receipt instead of the id")
 @options.calls
@@ -68,22 +70,21 @@ def put(
 
     With --lines every line is one job. Lines that the gateway does not accept are reported, the others are stored, and
     the exit code is 1. Ctrl-C ends the command after the jobs in hand. Then, and if the gateway goes away, the last
-    message names the --skip to continue with.
+    message names the --skip to continue with. With an --idempotency-key the same command continues without --skip.
     """  # noqa: D301 (click wants the character itself)
     from gateway.client.lines import put_lines  # noqa: PLC0415 (`--help` stays quick)
 
     if text is not None and file is not None:
         raise click.UsageError(f"the job is given twice: as TEXT and as --file {file}")
-    if skip and not lines:
-        raise click.UsageError("--skip counts the lines of --lines; give --lines, too")
+    if not lines:
+        options.refuse_unused("without --lines", "skip")
     chosen = {name: value for name, value in (("ttl", ttl), ("delay", delay), ("at", at)) if value is not None}
     headers = {"Ordering-Key": ordering_key} if ordering_key else {}
     if lines:
-        if text is not None or content_type or idempotency_key:
-            raise click.UsageError(
-                "--lines reads jobs in JSON from a file; TEXT, --type and --idempotency-key exclude it"
-            )
-        sys.exit(put_lines(api, queue, file or _STDIN, skip=skip, params=chosen, headers=headers))
+        if text is not None or content_type or as_json:
+            raise click.UsageError("--lines reads jobs in JSON from a file; TEXT, --type and --json exclude it")
+        key = idempotency_key or str(uuid.uuid4())
+        sys.exit(put_lines(api, queue, file or _STDIN, skip=skip, key=key, params=chosen, headers=headers))
     if text is not None:
         body = text.encode("utf-8", "surrogateescape")
         content_type = content_type or ("application/json" if _is_json(text) else _TEXT_TYPE)
@@ -118,8 +119,8 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
       kestrel-gateway next emails --ack --raw >job     take a job for good
 
     The lease is at .lease.id. It must be settled before it ends; otherwise the next consumer gets the job. With --ack
-    the job is acked after it is written; if it cannot be written, it goes back to its queue. The exit code is 3 if no
-    job came.
+    the job is acked after it is written. A job that cannot be written goes back to the head of its queue. The exit code
+    is 3 if no job came.
     """  # noqa: D301 (click wants the character itself)
     if raw and not ack:
         raise click.UsageError("--raw prints no lease, so the job could not be settled; give --ack, too")
@@ -138,9 +139,8 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
     try:
         sys.stdout.buffer.write(answer.content if raw else answer.content + b"\n")
         sys.stdout.flush()
-    except OSError:
-        if ack:
-            api.call("POST", f"{lease}/nack", json={"position": "head", "reason": "the output could not be written"})
+    except (OSError, KeyboardInterrupt):  # nobody knows the lease, and nobody has begun the job
+        api.call("POST", f"{lease}/nack", json={"position": "head", "count": False})
         raise
     if ack:
         api.call("POST", f"{lease}/ack")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
+import hashlib
 import sys
-import uuid
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
-from gateway.client import options, sending
+from gateway.client import interrupts, options, sending
 from gateway.client.api import GatewayApi
 from gateway.client.failures import CallFailed
 from gateway.client.progress import ProgressBar
@@ -20,12 +19,22 @@ from gateway.client.sending import Line
 
 
 def put_lines(
-    api: GatewayApi, queue: str, file: Path, *, skip: int, params: Mapping[str, Any], headers: Mapping[str, str]
+    api: GatewayApi,
+    queue: str,
+    file: Path,
+    *,
+    skip: int,
+    key: str,
+    params: Mapping[str, Any],
+    headers: Mapping[str, str],
 ) -> int:
-    """Stores every line that is not blank, behind the first `skip` ones. Returns the exit code."""
+    """Stores every line that is not blank, behind the first `skip` ones. Returns the exit code.
+
+    key: with the same one the same lines are stored once, also by another run of the command.
+    """
     limits = api.call("GET", "/").json()["limits"]
     sender = sending.LineSender(
-        api, queue, sending.NDJSON, lambda *_: str(uuid.uuid4()), params=params, headers=headers
+        api, queue, sending.NDJSON, partial(request_key, "put", key), params=params, headers=headers
     )
     done = sender.done
     batch: list[Line] = []
@@ -33,7 +42,7 @@ def put_lines(
         with opened(file) as source, ProgressBar("storing", size_of(source), in_bytes=True) as bar:
             lines = _behind(skip, sending.read(source))
             for batch in sending.batches(lines, limits["max_batch_jobs"], limits["max_batch_bytes"]):
-                with _interrupted_later():
+                with interrupts.later():
                     sender.store(batch)
                 bar.reached(batch[-1].end)
     except (CallFailed, KeyboardInterrupt) as exc:
@@ -47,24 +56,9 @@ def put_lines(
     return options.FAILED if done.refused else 0
 
 
-@contextlib.contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt at the end, so that the outcome of a request is known; a second one at once."""
-    came = False
-
-    def interrupt(_number: int, _frame: Any) -> None:
-        nonlocal came
-        if came:
-            raise KeyboardInterrupt
-        came = True
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
+def request_key(command: str, run: str, first: Line, body: bytes) -> str:
+    """The Idempotency-Key of a request: the same for the same lines of a run, however often it is interrupted."""
+    return f"{command}-" + hashlib.sha256(f"{run} {first.number} ".encode() + body).hexdigest()
 
 
 def _behind(skip: int, lines: Iterator[Line]) -> Iterator[Line]:

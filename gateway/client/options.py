@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
-from gateway.client import target
+from gateway.client import interrupts, target
 from gateway.client.failures import CallFailed
 from gateway.common.flags import Seconds
 
@@ -101,7 +102,8 @@ def printing(command: Callable[..., Any]) -> Any:
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> Any:
         try:
-            result = command(*args, **options)
+            with interrupts.raised():
+                result = command(*args, **options)
             sys.stdout.flush()
         except OSError as exc:
             # Python would try to write the rest at the exit.
@@ -131,6 +133,14 @@ def notice(text: str) -> None:
 def show_json(value: Any) -> None:
     """A value as one line of JSON."""
     click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def refuse_unused(why: str, *names: str) -> None:
+    """Raises click.UsageError if one of these parameters is on the command line. why: when it has no effect."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} has no effect {why}; leave it out")
 
 
 def confirm(question: str, *, yes: bool) -> None:

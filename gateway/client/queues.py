@@ -53,6 +53,8 @@ def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, 
 
     Columns are separated by tabs if the output is not a terminal.
     """  # noqa: D301 (click wants the character itself)
+    if not watch:
+        options.refuse_unused("without --watch", "every_s")
     if every_s < 0.1:
         raise click.UsageError(f"every: {every_s:g} is below the minimum of 0.1 seconds")
     if as_json:
@@ -136,6 +138,10 @@ def dead_letters(
     path = f"{_path(queue)}/dead-letters"
     if peek + delete + (listed is not None) + (letter is not None) > 1:
         raise click.UsageError("LETTER, --peek, --list and --delete exclude each other")
+    if not delete and action != "delete":
+        options.refuse_unused("when nothing is deleted", "yes")
+    if action in ("delete", "redrive"):
+        options.refuse_unused(f"with {action}", "as_json")
     if letter is not None:
         letters.act(api, queue, letter, action or "show", yes=yes)
     elif listed is not None:
@@ -172,7 +178,11 @@ def redrive(
     redriven = expired = 0
     while True:
         left_to_move = 10_000 if most is None else min(most - redriven - expired, 10_000)
-        answer = api.call("POST", f"{_path(queue)}/redrive", json={"max": left_to_move, **chosen}).json()
+        try:
+            answer = api.call("POST", f"{_path(queue)}/redrive", json={"max": left_to_move, **chosen}).json()
+        except KeyboardInterrupt:
+            options.notice(f"interrupted; the gateway may go on with the request that moves up to {left_to_move}")
+            raise
         moved = answer["redriven"] + answer["expired"]
         redriven, expired = redriven + answer["redriven"], expired + answer["expired"]
         if not moved or not answer["left"] or (most is not None and redriven + expired >= most):

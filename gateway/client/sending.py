@@ -3,7 +3,8 @@
 1. Lines are sent in order, as many in each request as the gateway allows. Their bytes are not changed.
 2. A request that is repeated has the same Idempotency-Key. Jobs that the gateway could not store now are sent again,
    with a key of their own.
-3. If one bad line makes a request fail, each of its lines is sent in a request of its own.
+3. If one bad line makes a request fail, each of its lines is sent in a request of its own. Any other failure, such as
+   that of a wrong name of a queue, concerns all lines, and ends the command.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from gateway.client.failures import CallFailed
 
 _SHARE: Final = 0.9
 """How much of the gateway's limit of bytes a request uses: a limit is one of the whole body."""
+_TOO_LARGE: Final = 413
+_OF_A_LINE: Final = frozenset({"invalid-body", "invalid-event", "delay-beyond-expiry"})
+"""The failures of a whole request that one of its lines may cause. Source: docs/errors.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ class LineSender:
         try:
             answer = self._api.call("POST", self._path, content=body, headers=headers, params=self._params)
         except CallFailed as failed:
-            if failed.status not in (400, 413):
+            if failed.status != _TOO_LARGE and failed.code not in _OF_A_LINE:
                 raise
             if len(lines) > 1:
                 return [result for line in lines for result in self._send([line])]

@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from gateway.client import options
+from gateway.client import interrupts, options
 from gateway.client.failures import CallFailed
 from gateway.client.target import Target
 from gateway.common.flags import Seconds, WholeNumber
 
 if TYPE_CHECKING:
     from gateway.client.api import GatewayApi
-    from gateway.client.sending import Line
 
 _IMPORT_JOBS: Final = 500
 """Of one request. It does not follow the gateway's limit upwards, so that a repeated request has the same jobs."""
@@ -101,7 +100,7 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
     A job keeps its id, type, content and time. Its attempts start again at 1.
     """
     from gateway.client import sending  # noqa: PLC0415 (`--help` stays quick)
-    from gateway.client.lines import opened, size_of  # noqa: PLC0415
+    from gateway.client.lines import opened, request_key, size_of  # noqa: PLC0415
     from gateway.client.progress import ProgressBar  # noqa: PLC0415
 
     if file.is_dir():
@@ -115,26 +114,27 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
         begin = _new(api.url) if from_start else _noted(notes, api.url, file)
         _note(notes, begin)
         source.seek(begin["offset"])
-        sender = sending.LineSender(api, queue, sending.EVENTS, partial(_key, begin["id"]))
+        sender = sending.LineSender(api, queue, sending.EVENTS, partial(request_key, "import", begin["id"]))
         lines = sending.read(source, number=begin["line"], offset=begin["offset"])
-        with ProgressBar("storing", size, in_bytes=True) as bar:
-            for batch in sending.batches(lines, min(_IMPORT_JOBS, limits["max_batch_jobs"]), limits["max_batch_bytes"]):
-                sender.store(batch)
-                reached = {"line": batch[-1].number, "offset": batch[-1].end, "tail": _tail(file, batch[-1].end)}
-                _note(notes, begin | reached | {"refused": begin["refused"] + sender.done.refused})
-                bar.reached(batch[-1].end)
-    done = sender.done
+        batches = sending.batches(lines, min(_IMPORT_JOBS, limits["max_batch_jobs"]), limits["max_batch_bytes"])
+        done = sender.done
+        try:
+            with ProgressBar("storing", size, in_bytes=True) as bar:
+                for batch in batches:
+                    with interrupts.later():
+                        sender.store(batch)
+                        reached = {"line": done.lines, "offset": batch[-1].end, "tail": _tail(file, batch[-1].end)}
+                        _note(notes, begin | reached | {"refused": begin["refused"] + done.refused})
+                    bar.reached(batch[-1].end)
+        except KeyboardInterrupt:
+            options.notice(f"interrupted after line {max(done.lines, begin['line'])}; the same command continues")
+            sys.exit(options.INTERRUPTED)
     refused_before = f", {begin['refused']} of them not accepted" if begin["refused"] else ""
     before = f" (the first {begin['line']} lines were sent before{refused_before})" if begin["line"] else ""
     refused = f", {done.refused} not accepted" if done.refused else ""
     click.echo(f"{done.stored} jobs stored on {queue}{refused}{before}")
     if done.refused or begin["refused"]:
         sys.exit(options.FAILED)
-
-
-def _key(run: str, first: Line, body: bytes) -> str:
-    """The same for the same lines of the same import, however often it is interrupted."""
-    return "import-" + hashlib.sha256(f"{run} {first.number} ".encode() + body).hexdigest()
 
 
 def _new(url: str) -> dict[str, Any]:

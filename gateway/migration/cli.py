@@ -98,8 +98,9 @@ def import_journal(
     Rotated and packed files are read as Kestrel reads them. Jobs of open transactions are at the head of their queue.
     Jobs that have expired are left out. The journals are not changed.
 
-    After an interruption the same command continues; at most 500 jobs are stored twice. A job is stored when the
-    destination has answered for it. No gateway or broker may use the directory of --data meanwhile.
+    Ctrl-C ends the command after the jobs in hand, and the same command continues. If it is killed, at most 500 jobs
+    are stored twice. A job is stored when the destination has answered for it. No gateway or broker may use the
+    directory of --data meanwhile.
 
     A torn operation at the end of a queue's last file is reported and left out, as Kestrel does. If a file is damaged
     elsewhere, nothing is imported without --skip-damaged. The exit code is 0 if everything is imported, 1 if something
@@ -112,6 +113,10 @@ def import_journal(
 
     if (data is not None) + (to is not None) + dry_run != 1:
         raise click.UsageError("give one of --data DIR, --to HOST:PORT and --dry-run")
+    if data is None:
+        options.refuse_unused("without --data", "broker_config")
+    if dry_run:
+        options.refuse_unused("with --dry-run", "skip_damaged", "notes", "from_start")
     address = None if to is None else _address(to, "to")
     names = _names(only, renamed, prefix)
     try:
@@ -142,6 +147,9 @@ def import_journal(
     except ImportStopped as stopped:
         options.notice(str(stopped) + ("; the same command continues" if stopped.retryable else ""))
         sys.exit(options.AWAY if stopped.retryable else options.FAILED)
+    except KeyboardInterrupt:
+        options.notice("interrupted" if dry_run else "interrupted; the same command continues")
+        sys.exit(options.INTERRUPTED)
     sys.exit(options.FAILED if summary.damaged else 0)
 
 
@@ -235,10 +243,10 @@ def forward(
       kestrel-gateway forward --from old:22133 --to https://jobs.example.org --queue emails --follow
       kestrel-gateway forward --from old:22133 --to new:22133 --prefix acme__ --rename mail=emails
 
-    A job is removed from the old server after the new side has stored it. After an interruption, run the command again:
-    at most 100 jobs are stored twice. Jobs of a queue keep their order, except for those up to 100. Children and dead
-    letters are queues of their own: a server takes them under their names, a gateway needs another name for them
-    (--rename).
+    A job is removed from the old server after the new side has stored it. Ctrl-C ends the command after the jobs in
+    hand, and the same command moves the rest. If it is killed, up to 100 jobs of a queue are stored twice and lose
+    their order. Children and dead letters are queues of their own: a server takes them under their names, a gateway
+    needs another name for them (--rename).
 
     The command ends when the queues have no jobs. The exit code is 1 if the new side does not take a queue; the others
     are moved. It is 3 if the server has no queue for a --queue or --rename; then nothing is moved. It is 5 if other
@@ -270,6 +278,9 @@ def forward(
         except MoveStopped as stopped:
             options.notice(str(stopped))
             code = options.AWAY if stopped.retryable else options.FAILED
+        except KeyboardInterrupt:
+            options.notice("interrupted; the same command moves the rest")
+            code = options.INTERRUPTED
         finally:
             report.show_moved(move.counts, as_json=as_json)
     if move.counts.left_out:

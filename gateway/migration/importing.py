@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from gateway.client import interrupts
 from gateway.migration.destination import Destination, MovedItem
 from gateway.migration.journal_files import JournalDirectory, JournalFile
 from gateway.migration.replay import JournalItem, ReplayedQueue
@@ -34,7 +35,7 @@ class ImportStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ImportedQueue:
-    """What became of one queue. before: items that an earlier run of the same import has stored."""
+    """What became of the items of one queue. before: those that earlier runs of the same import have stored."""
 
     stored: int
     expired: int
@@ -43,11 +44,15 @@ class ImportedQueue:
 
 @dataclass(slots=True)
 class ImportNotes:
-    """How far an import is: the number of items of each queue that are done. `open` reads them from a file."""
+    """How far an import is. done: the items of each queue that are stored or have expired. expired: only the latter.
+
+    `open` reads them from a file.
+    """
 
     path: Path
     source: dict[str, Any]
     done: dict[str, int] = field(default_factory=dict)
+    expired: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, source: dict[str, Any], *, from_start: bool) -> ImportNotes:
@@ -57,7 +62,8 @@ class ImportNotes:
             return notes
         try:
             found = json.loads(path.read_text())
-            before, done = found["source"], {str(name): int(count) for name, count in found["done"].items()}
+            before, done = found["source"], _counts(found["done"])
+            notes.expired = _counts(found.get("expired", {}))  # version 0.1.0 did not note them
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise ImportStopped(
                 f"{path} cannot be read: {exc}; delete it, or give --from-start", retryable=False
@@ -71,9 +77,10 @@ class ImportNotes:
         notes.done = done
         return notes
 
-    def note(self, queue: str, done: int) -> None:
+    def note(self, queue: str, done: int, expired: int) -> None:
         """Says how far a queue is. Raises ImportStopped."""
         self.done[queue] = done
+        self.expired[queue] = expired
         self.save()
 
     def save(self) -> None:
@@ -81,7 +88,7 @@ class ImportNotes:
         new = self.path.with_name(f"{self.path.name}.new")
         try:
             with new.open("w") as file:
-                json.dump({"source": self.source, "done": self.done}, file)
+                json.dump({"source": self.source, "done": self.done, "expired": self.expired}, file)
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self.path)
@@ -89,6 +96,10 @@ class ImportNotes:
             raise ImportStopped(
                 f"{self.path} cannot be written: {exc.strerror}; it says how far the import is", retryable=False
             ) from exc
+
+
+def _counts(found: dict[str, Any]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in found.items()}
 
 
 def notes_path(directory: Path, data: Path | None, notes: Path | None) -> Path:
@@ -126,20 +137,23 @@ class QueueImport:
     def store(self, queue: str, name: str, replayed: ReplayedQueue) -> ImportedQueue:
         """Stores the items of one queue that are not stored yet. Raises ImportStopped, OSError."""
         before = self._notes.done.get(queue, 0)
+        expired_before = self._notes.expired.get(queue, 0)
         self._check_stored(name, replayed.items[:before])
         self._check_children(name, left=len(replayed.items) - before)
-        done, expired = before, 0
+        done, expired = before, expired_before
         self._done += before
         for items in _batches(replayed, before):
-            result = self._destination.store(name, items)
-            done, expired = done + result.done, expired + result.expired
-            if result.done:
-                self._notes.note(queue, done)
+            with interrupts.later():  # what is stored is noted, so Ctrl-C makes no job come twice
+                result = self._destination.store(name, items)
+                done, expired = done + result.done, expired + result.expired
+                if result.done:
+                    self._notes.note(queue, done, expired)
             self._done += result.done
             self._reached(self._done)
             if result.obstacle:
                 raise ImportStopped(f"{name}: {result.obstacle}", retryable=result.retryable)
-        return ImportedQueue(done - before - expired, expired, before)
+        stored_before = before - expired_before
+        return ImportedQueue(done - expired - stored_before, expired - expired_before, stored_before)
 
     def _check_stored(self, name: str, items: Sequence[JournalItem]) -> None:
         """What the notes call stored has to be there: somebody may have emptied the destination."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.client import failures
+from gateway.client import failures, interrupts
 from gateway.client.failures import CallFailed
 from gateway.kestrel.address import Address
 from gateway.migration.destination import Destination, MovedItem, StoreResult, envelope_expiry
@@ -173,9 +173,11 @@ class QueueMove:
             left -= len(taken)
             batch = [MovedItem(each, envelope_expiry(each)) for each in taken]
             while batch:
-                result = self._destination.store(new, batch)
+                with interrupts.later():  # what is stored is confirmed, so Ctrl-C makes no job come twice
+                    result = self._destination.store(new, batch)
+                    if result.done:
+                        connection.confirm(queue, result.done)
                 if result.done:
-                    connection.confirm(queue, result.done)
                     self._count(queue, result, total)
                     batch = batch[result.done :]
                 if result.obstacle and not result.retryable:

@@ -144,6 +144,10 @@ def work(
         raise click.UsageError("no queue is given")
     if bool(command) == bool(url):
         raise click.UsageError("give either --exec COMMAND or --to URL, and --exec as the last option")
+    if url:
+        options.refuse_unused("with --to", "kill_after_s")
+    else:
+        options.refuse_unused("without --to", "reject_on", "secret_file")
     if url and not (_URL.fullmatch(url) and is_url(_WITHOUT_USER.sub("//", url.partition("?")[0]))):
         raise click.UsageError(f"to: {url!r} is not a URL such as http://127.0.0.1:9000/jobs")
     if given["concurrency"] < 1:
@@ -205,7 +209,7 @@ async def _run(
 
     control = WorkControl(WorkLimits(max_jobs, max_time_s, max_memory))
     control.listen(asyncio.get_running_loop())
-    logging.getLogger(__name__).info("takes jobs of %s from %s", ", ".join(queues), address.url)
+    logging.getLogger(__name__).info("polls %s for jobs of %s", address.url, ", ".join(queues))
     runner: Runner
     if command:
         runner = CommandRunner(command, timeout_s=timeout_s, kill_after_s=kill_after_s, concurrency=concurrency)

@@ -27,6 +27,11 @@ logger: Final = logging.getLogger(__name__)
 REFUSED: Final = 4
 """The exit code if the gateway refuses the first poll: a wrong key, queue or setting. Later ones are repeated."""
 
+_LAST_POLL_S: Final = 0.5
+"""How long a poll goes on when the worker stops or pauses: an answer that nobody reads leaves its jobs leased. It is
+much longer than an answer is under way, and much shorter than the 10 s that supervisors wait before they kill."""
+_TOO_LATE: Final = WorkVerdict(Action.GIVE_BACK, "it came when the worker stopped taking jobs")
+
 
 class Runner(Protocol):
     """Does the work of jobs."""
@@ -108,7 +113,7 @@ class Worker:
     async def _take(self, most: int) -> TakenJob | None:
         """A job, or a batch of up to `most`.
 
-        None if none came, if the gateway is away, or if the worker stops or pauses meanwhile.
+        None if none came, if the gateway is away, or if the worker stops or pauses and no answer is under way.
         """
         began_s = time.monotonic()
         source, wait_s = self._source, self._wait_s
@@ -116,6 +121,8 @@ class Worker:
         change = asyncio.ensure_future(self._control.changed())
         try:
             await asyncio.wait({poll, change}, return_when=asyncio.FIRST_COMPLETED)
+            if change.done():
+                await asyncio.wait({poll}, timeout=_LAST_POLL_S)
         finally:
             change.cancel()
             poll.cancel()
@@ -144,6 +151,9 @@ class Worker:
     async def _handle(self, job: TakenJob) -> None:
         logger.debug("%s: taken from %s, attempt %d, %d bytes", job, job.queue, job.attempt, len(job.body))
         hold = JobLease(self._source, job, self._control)
+        if not self._control.may_take:
+            await hold.settle(_TOO_LATE, self._delay)
+            return
         keeping = asyncio.ensure_future(hold.keep())
         try:
             verdict = await self._runner.run(job, self._control.giving_back)

@@ -83,15 +83,16 @@ def test_nack_and_reject_say_why(command: Commands, queue: str):
     assert b"lease-settled" in again.stderr
 
 
-def test_output_that_cannot_be_written_acks_nothing(command: Commands, gateway: Running, queue: str):
-    """A job whose reader has gone is back on its queue."""
+@pytest.mark.parametrize("options", [[], ["--ack"]])
+def test_a_job_that_cannot_be_printed_goes_back(command: Commands, gateway: Running, queue: str, options: list[str]):
+    """Nobody has seen its lease: it is takeable at once, and that was no attempt."""
     command.text("put", queue, "precious")
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [*COMMAND, "next", queue, "--ack"], stdout=full, stderr=subprocess.PIPE, env=environment(gateway.url)
-        )
-    assert done.returncode == 1
-    assert json.loads(command.text("next", queue, "--ack", "--wait", "5"))["data"] == "precious"
+        arguments = [*COMMAND, "next", queue, *options]
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, env=environment(gateway.url))
+    assert (done.returncode, b"No space left on device" in done.stderr) == (1, True)
+    job = json.loads(command.text("next", queue, "--ack", "--wait", "0"))
+    assert (job["data"], job["attempt"]) == ("precious", 1)
 
 
 def test_lines_are_jobs(command: Commands, queue: str, http: httpx.Client):
@@ -134,6 +135,18 @@ def test_skip_continues_behind_what_is_stored(command: Commands, queue: str, htt
     assert (done.returncode, b"above the number of lines, 2" in done.stderr) == (2, True)
 
 
+def test_lines_with_an_idempotency_key_are_stored_once(command: Commands, queue: str, http: httpx.Client):
+    """Also by another run of the command, from the first line or from a later request on; other lines are new jobs."""
+    lines = b"".join(b"%d\n" % number for number in range(2500))
+    for _ in range(2):
+        command.text("put", queue, "--lines", "--idempotency-key", "2026-01-31", stdin=lines)
+        assert http.get(f"/queues/{queue}").json()["items"] == 2500
+    command.text("put", queue, "--lines", "--idempotency-key", "2026-01-31", "--skip", "1000", stdin=lines)
+    assert http.get(f"/queues/{queue}").json()["items"] == 2500
+    command.text("put", queue, "--lines", "--idempotency-key", "2026-02-01", stdin=b"1\n")
+    assert http.get(f"/queues/{queue}").json()["items"] == 2501
+
+
 def test_a_progress_bar_is_for_terminals_only(gateway: Running, queue: str, tmp_path: Path):
     """On a terminal there is a bar; what is piped gets plain text."""
     (tmp_path / "jobs").write_bytes(b"1\n" * 3)
@@ -167,7 +180,18 @@ def test_a_gateway_that_is_away_is_tried_again():
         (["put", "q", "x", "--file", "f"], 2, "given twice"),
         (["put", "q", "--file", "/nonexistent/f"], 2, "cannot be read"),
         (["put", "q", "x", "--lines"], 2, "--lines reads"),
-        (["put", "q", "x", "--skip", "1"], 2, "--skip counts the lines"),
+        (["put", "q", "x", "--skip", "1"], 2, "--skip has no effect without --lines"),
+        (["put", "q", "--lines", "--json"], 2, "--lines reads jobs"),
+        (["queues", "--every", "1"], 2, "--every has no effect without --watch; leave it out"),
+        (["dead-letters", "q", "--peek", "--yes"], 2, "--yes has no effect when nothing is deleted"),
+        (["dead-letters", "q", "L", "delete", "--yes", "--json"], 2, "--json has no effect with delete"),
+        (["work", "q", "--reject-on", "400", "--exec", "true"], 2, "--reject-on has no effect without --to"),
+        (["work", "q", "--secret-file", "/s", "--exec", "true"], 2, "--secret-file has no effect without --to"),
+        (["work", "q", "--kill-after", "5", "--to", "http://h/"], 2, "--kill-after has no effect with --to"),
+        (["import-journal", "/tmp", "--dry-run", "--skip-damaged"], 2, "--skip-damaged has no effect with --dry-run"),
+        (["import-journal", "/tmp", "--dry-run", "--notes", "n"], 2, "--notes has no effect with --dry-run"),
+        (["import-journal", "/tmp", "--dry-run", "--from-start"], 2, "--from-start has no effect with --dry-run"),
+        (["import-journal", "/tmp", "--to", "h:1", "--broker-config", "f"], 2, "--broker-config has no effect without"),
         (["put", "q", "x", "--at", "tomorrow"], 1, "invalid-parameter: at: 'tomorrow'"),
         (["next", "q", "--raw"], 2, "--raw prints no lease"),
         (["next", "q", "--lease", "0"], 1, "invalid-parameter: lease_seconds: 0"),

@@ -19,7 +19,9 @@ import pytest
 
 from gateway.client import events, json_parts
 from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running, running
+from tests.lab.holding import HoldingProxy
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import free_port
 from tests.lab.work import until
@@ -114,6 +116,26 @@ def test_an_export_has_the_order_of_the_queue(command: Commands, gateway: Runnin
         assert 0 < left < len(names)
         assert command.text("export", queue, str(file), "--append") == f"{left} jobs moved to {file}\n"
     assert ids(file) == names
+
+
+def test_jobs_that_come_with_a_signal_are_exported(gateway: Running, queue: str, http: httpx.Client, tmp_path: Path):
+    """The answer with them is under way at Ctrl-C: they are in the file and acked, and none stays leased."""
+    fill(http, queue, 5)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupt() -> None:
+        until(lambda: bool(started))
+        started[0].send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            started[0].wait(0.3)  # longer than the command takes to close its connection
+
+    with HoldingProxy(gateway.url, interrupt) as proxy:
+        command = [*COMMAND, "export", queue, str(tmp_path / "jobs"), "--wait", "30"]
+        started.append(ForkedProcess(command, stdout=subprocess.PIPE, env=environment(proxy.url)))
+        with started[0] as process:
+            assert process.communicate(timeout=60)[0] == f"5 jobs moved to {tmp_path / 'jobs'}\n".encode()
+    assert process.returncode == 130
+    assert http.get(f"/queues/{queue}").json()["backlog"] == 0
 
 
 def drain_batches(http: httpx.Client, queue: str) -> list[Copy]:
@@ -295,6 +317,33 @@ def test_lines_that_are_not_accepted_are_reported(command: Commands, http: httpx
     assert b"line 2: invalid-event" in done.stderr
     assert b"line 4: invalid-" in done.stderr
     assert http.get(f"/queues/{queue}").json()["items"] == 2
+
+
+def test_a_failure_of_the_whole_request_is_reported_once(command: Commands, tmp_path: Path):
+    """The name of the queue is wrong for every line: one message, and no line counts as not accepted."""
+    (tmp_path / "jobs").write_text(numbered(*range(20)))
+    for arguments in (["import", "bad__name"], ["put", "bad__name", "--lines", "--file"]):
+        done = command(*arguments, str(tmp_path / "jobs"))
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.count(b"invalid-name") == 1, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_import_that_is_interrupted_says_how_to_continue(
+    gateway: Running, http: httpx.Client, queue: str, tmp_path: Path, number: signal.Signals
+):
+    """It ends after the request under way, and the line that it names is the last one that is stored."""
+    file = tmp_path / "jobs"
+    file.write_text(numbered(*range(20_000)))
+    command = [*COMMAND, "import", queue, str(file)]
+    with ForkedProcess(command, stderr=subprocess.PIPE, env=environment(gateway.url)) as process:
+        until(lambda: bool(http.get(f"/queues/{queue}?missing=zero").json()["items"]))
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]
+    stored = http.get(f"/queues/{queue}").json()["items"]
+    assert process.returncode == 130
+    assert errors == f"kestrel-gateway: interrupted after line {stored}; the same command continues\n".encode()
+    assert stored < 20_000
 
 
 @pytest.mark.parametrize(

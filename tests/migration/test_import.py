@@ -16,6 +16,7 @@ from tests.lab.broker import BrokerProcess
 from tests.lab.commands import COMMAND, Commands, environment
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import running
+from tests.lab.work import until
 from tests.migration.journals import Op, adds, encoded, write
 
 run = Commands("http://127.0.0.1:9")
@@ -63,7 +64,7 @@ def test_into_a_server(journals: Path, broker: BrokerProcess) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines()[1:] == ["emails\tmail\t4\t1\t0", "emails+audit\tmail+audit\t1\t0\t0"]
     again = run("import-journal", str(journals), "--to", broker.address, "--rename", "emails=mail")
-    assert again.stdout.decode().splitlines()[1:] == ["emails\tmail\t0\t0\t5", "emails+audit\tmail+audit\t0\t0\t1"]
+    assert again.stdout.decode().splitlines()[1:] == ["emails\tmail\t0\t0\t4", "emails+audit\tmail+audit\t0\t0\t1"]
     assert items(broker, "mail") == [b"job 1", b"job 2", b"job 3", b"\0bin\r\nEND\r\n"]
     assert items(broker, "mail+audit") == [b"copy"]
 
@@ -140,6 +141,22 @@ def test_a_destination_that_is_away_or_full(tmp_path: Path) -> None:
     done = run(*arguments, address, "--from-start")
     assert done.returncode == 5
     assert b"the same command continues" in done.stderr
+
+
+def test_an_interrupted_import_stores_no_job_twice(tmp_path: Path, broker: BrokerProcess) -> None:
+    """Ctrl-C, or the end of a terminal: what is stored is noted, and the message says how to continue."""
+    write(tmp_path / "spool" / "q", adds(6000))
+    command = [*COMMAND, "import-journal", str(tmp_path / "spool"), "--to", broker.address]
+    for place, number in enumerate([signal.SIGINT, signal.SIGTERM], 1):
+        process: subprocess.Popen[bytes] = ForkedProcess(
+            command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE
+        )
+        until(lambda place=place: broker.stat("queue_q_items") >= 1500 * place)  # type: ignore[misc]
+        process.send_signal(number)
+        error = process.communicate(timeout=60)[1]
+        assert (process.returncode, error) == (130, b"kestrel-gateway: interrupted; the same command continues\n")
+    assert run(*command[len(COMMAND) :]).returncode == 0
+    assert items(broker, "q") == [b"job %d" % number for number in range(6000)]
 
 
 def test_notes_of_another_import(tmp_path: Path, broker: BrokerProcess) -> None:

@@ -193,15 +193,38 @@ def test_follow(old: BrokerProcess, new: BrokerProcess, tmp_path: Path) -> None:
     try:
         fill(old, "mail", 1)
         until(lambda: new.stat("queue_mail_items") == 1)
+        old.wait_for_stat("queue_mail_open_transactions", 0)  # then the job is confirmed
         old.kill()
         old.start()
         fill(old, "late", 2)
         until(lambda: new.stat("queue_late_items") == 2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 130
     finally:
         process.kill()
         process.wait()
+    assert (
+        (tmp_path / "log")
+        .read_text()
+        .endswith("kestrel-gateway: interrupted; the same command moves the rest\nQUEUE\tMOVED\nlate\t2\nmail\t1\n")
+    )
+
+
+def test_an_interrupted_move_moves_no_job_twice(old: BrokerProcess, new: BrokerProcess) -> None:
+    """Ctrl-C, or the end of a terminal: what is stored is confirmed, and the order remains."""
+    bodies = fill(old, "mail", 3000)
+    command = [*COMMAND, "forward", "--from", old.address, "--to", new.address]
+    ends = [signal.SIGINT, signal.SIGHUP, None]
+    for place, number in enumerate(ends, 1):
+        process: subprocess.Popen[bytes] = ForkedProcess(
+            command, env=environment("http://127.0.0.1:9"), stdout=subprocess.PIPE
+        )
+        if number is not None:
+            until(lambda place=place: new.stat("queue_mail_total_items") >= 900 * place)  # type: ignore[misc]
+            process.send_signal(number)
+        assert process.communicate(timeout=60)[0].startswith(b"QUEUE\tMOVED\nmail\t")
+        assert process.returncode == (130 if number is not None else 0)
+    assert items(new, "mail") == bodies
 
 
 def killed_moves(old: BrokerProcess, new: BrokerProcess, *, count: int, kills: int) -> None:

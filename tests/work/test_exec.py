@@ -13,8 +13,9 @@ import pytest
 from gateway.work.own_queue import own_queue
 from tests.lab.commands import Commands
 from tests.lab.gateway import Running
+from tests.lab.holding import HoldingProxy
 from tests.lab.ports import free_port
-from tests.lab.work import until
+from tests.lab.work import WorkProcess, until
 from tests.work.conftest import Put, Start
 
 AT_ONCE = ("--retry-delay", "0", "--wait", "2")
@@ -230,7 +231,7 @@ def test_sigterm_ends_a_poll_at_once(start: Start, queue: str, http: httpx.Clien
     """A worker that waits for a job ends at once, and a job that comes later is not given to it."""
     worker = start(queue, "--exec", "true")
     until(lambda: http.get(f"/queues/{queue}?detail=servers").status_code in (200, 404))
-    worker.wait_for_log("takes jobs of")
+    worker.wait_for_log("polls .* for jobs of")
     time.sleep(0.3)
     began_s = time.monotonic()
     worker.send(signal.SIGTERM)
@@ -238,6 +239,23 @@ def test_sigterm_ends_a_poll_at_once(start: Start, queue: str, http: httpx.Clien
     assert time.monotonic() - began_s < 5
     put("job")
     assert rest() == {"job": (1, "")}
+
+
+def test_a_job_that_comes_when_the_worker_stops_goes_back(start: Start, gateway: Running, put: Put, rest, queue: str):
+    """The answer with the job is under way when the signal comes: the job is takeable at once, as its first attempt."""
+    put("job")
+    workers: list[WorkProcess] = []
+
+    def stop() -> None:
+        until(lambda: bool(workers))
+        workers[0].send(signal.SIGTERM)
+        workers[0].wait_for_log("stops taking jobs")
+
+    with HoldingProxy(gateway.url, stop) as proxy:
+        workers.append(start(queue, "--exec", "false", url=proxy.url))
+        assert workers[0].wait() == 0
+    assert rest() == {"job": (1, "")}
+    assert "given back: it came when the worker stopped" in workers[0].text()
 
 
 def test_sigquit_gives_the_job_back(start: Start, put: Put, queue: str, rest):
@@ -265,7 +283,7 @@ def test_a_second_interrupt_gives_the_job_back(start: Start, put: Put, queue: st
 def test_sigusr2_pauses_and_sigcont_continues(start: Start, put: Put, queue: str, http: httpx.Client):
     """A paused worker takes nothing, also not by a poll that waits."""
     worker = start(queue, "--exec", "true")
-    worker.wait_for_log("takes jobs of")
+    worker.wait_for_log("polls .* for jobs of")
     time.sleep(0.3)
     worker.send(signal.SIGUSR2)
     worker.wait_for_log("paused")
@@ -405,7 +423,7 @@ def test_a_paused_queue_costs_little(start: Start, put: Put, queue: str, http: h
     put("job")
     http.put(f"/queues/{queue}/pause").raise_for_status()
     worker = start(queue, "--wait", "1", "--max-jobs", "1", "--exec", "false")
-    worker.wait_for_log("takes jobs of")
+    worker.wait_for_log("polls .* for jobs of")
     began_s = worker.cpu_s()
     time.sleep(2)
     assert worker.cpu_s() - began_s < 0.5
