@@ -88,6 +88,18 @@ class GatewayApi:
                 self._notice(f"{failed}; next try in {pause_s:.1f} s")
                 time.sleep(pause_s)
 
+    def is_raw(self, queue: str) -> bool:
+        """Whether the queue stores payloads only. False if it cannot be seen, as with a key that may only produce.
+
+        Raises CallFailed.
+        """
+        try:
+            return bool(self.call("GET", f"{queue_path(queue)}/policy").json()["format"] == "raw")
+        except CallFailed as failed:
+            if failed.status in (400, 403, 404):
+                return False
+            raise
+
     def _once(self, method: str, path: str, wait_s: float, **options: Any) -> httpx.Response:
         if wait_s:
             options["timeout"] = httpx.Timeout(wait_s + MARGIN_S, connect=CONNECT_S)

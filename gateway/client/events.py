@@ -39,6 +39,23 @@ def identity(line: bytes) -> bytes:
     return hashlib.sha256(b"\n".join(b"%b %b" % (name.encode(), event[name]) for name in sorted(event))).digest()
 
 
+def payload(line: bytes) -> bytes:
+    """The payload of an event with its type, as a job object. What is not a JSON object remains, and is refused."""
+    try:
+        event = members(line)
+    except ValueError:
+        return line
+    names = {"data": "data", "data_base64": "data_base64", "datacontenttype": "content_type"}
+    job = {new: event[old] for old, new in names.items() if old in event}
+    if "data" not in job:
+        job = {"data_base64": job.get("data_base64", b'""')}
+    return _object(job)
+
+
+def _object(members_of_it: dict[str, bytes]) -> bytes:
+    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), value) for name, value in members_of_it.items())
+
+
 def _line_of_event(event: bytes) -> bytes:
     """An event as the gateway delivers it, in one line.
 
@@ -64,4 +81,4 @@ def _line_of_job(job: dict[str, bytes]) -> bytes:
             event["enqueued"] = job["enqueued_at"]
     event["datacontenttype"] = job["content_type"]
     event |= {name: job[name] for name in ("data", "data_base64") if name in job}
-    return _line_of_event(b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), value) for name, value in event.items()))
+    return _line_of_event(_object(event))

@@ -33,14 +33,13 @@ def put_lines(
     key: with the same one the same lines are stored once, also by another run of the command.
     """
     limits = api.call("GET", "/").json()["limits"]
-    sender = sending.LineSender(
-        api, queue, sending.NDJSON, partial(request_key, "put", key), params=params, headers=headers
-    )
+    form = sending.RAW_LINES if api.is_raw(queue) else sending.NDJSON
+    sender = sending.LineSender(api, queue, form, partial(request_key, "put", key), params=params, headers=headers)
     done = sender.done
     batch: list[Line] = []
     try:
         with opened(file) as source, ProgressBar("storing", size_of(source), in_bytes=True) as bar:
-            lines = _behind(skip, sending.read(source))
+            lines = _behind(skip, sending.read(source, form))
             for batch in sending.batches(lines, limits["max_batch_jobs"], limits["max_batch_bytes"]):
                 with interrupts.later():
                     sender.store(batch)

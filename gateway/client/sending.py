@@ -1,6 +1,6 @@
 """Stores the lines of a file as jobs, in requests of many jobs, each stored once however often it is sent.
 
-1. Lines are sent in order, as many in each request as the gateway allows. Their bytes are not changed.
+1. Lines are sent in order, as many in each request as the gateway allows. The bytes of their payloads are not changed.
 2. A request that is repeated has the same Idempotency-Key. Jobs that the gateway could not store now are sent again,
    with a key of their own.
 3. If one bad line makes a request fail, each of its lines is sent in a request of its own. Any other failure, such as
@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
-from gateway.client import failures, options
+from gateway.client import events, failures, options
 from gateway.client.api import GatewayApi, queue_path
 from gateway.client.failures import CallFailed
 
@@ -27,21 +28,27 @@ _OF_A_LINE: Final = frozenset({"invalid-body", "invalid-event", "delay-beyond-ex
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line without its line break. number: from 1 on, as an editor counts. end: the offset behind its line break."""
+    """A job in a line. number: from 1 on, as an editor counts. end: the offset behind the line break."""
 
     number: int
     job: bytes
     end: int
 
 
+def _unchanged(line: bytes) -> bytes:
+    return line
+
+
 @dataclass(frozen=True, slots=True)
 class LineFormat:
-    """How lines become the body of a request."""
+    """How lines become the body of a request. path: behind that of the queue. job: what a line becomes in the body."""
 
     content_type: str
     before: bytes
     between: bytes
     after: bytes
+    path: str = "jobs"
+    job: Callable[[bytes], bytes] = _unchanged
 
     def body(self, lines: list[Line]) -> bytes:
         return self.before + self.between.join(line.job for line in lines) + self.after
@@ -49,6 +56,10 @@ class LineFormat:
 
 NDJSON: Final = LineFormat("application/x-ndjson", b"", b"\n", b"\n")
 EVENTS: Final = LineFormat("application/cloudevents-batch+json", b"[", b",", b"]")
+_JOBS: Final = ("application/json", b'{"jobs":[', b",", b"]}", "jobs/batch")
+RAW_LINES: Final = LineFormat(*_JOBS, job=lambda line: b'{"data_base64":"%b"}' % base64.b64encode(line))
+RAW_EVENTS: Final = LineFormat(*_JOBS, job=events.payload)
+"""For a queue that stores payloads only. It would store the whole body of another request as one job."""
 
 
 @dataclass(slots=True)
@@ -60,13 +71,13 @@ class Done:
     refused: int = 0
 
 
-def read(source: BinaryIO, *, number: int = 0, offset: int = 0) -> Iterator[Line]:
+def read(source: BinaryIO, form: LineFormat, *, number: int = 0, offset: int = 0) -> Iterator[Line]:
     """The lines that are not blank. number, offset: of what is before the position of the source."""
     for text in source:
         number, offset = number + 1, offset + len(text)
         job = text.strip(b" \t\r\n")
         if job:
-            yield Line(number, job, offset)
+            yield Line(number, form.job(job), offset)
 
 
 def batches(lines: Iterator[Line], most: int, most_bytes: int) -> Iterator[list[Line]]:
@@ -98,7 +109,7 @@ class LineSender:
     ) -> None:
         self.done = Done()
         self._api = api
-        self._path = f"{queue_path(queue)}/jobs"
+        self._path = f"{queue_path(queue)}/{form.path}"
         self._form = form
         self._key = key
         self._params = dict(params or {})
@@ -147,5 +158,14 @@ class LineSender:
                 return [result for line in lines for result in self._send([line])]
             detail = str(failed).partition(": ")[2]
             return [{"status": failed.status, "code": failed.code, "detail": detail, "retryable": False}]
-        results: list[dict[str, Any]] = answer.json()["results"]
+        found = answer.json()
+        if "results" not in found:
+            raise CallFailed(
+                "raw-queue",
+                f"the queue has the format raw, which the key may not see: {len(lines)} lines are stored as one job; "
+                "delete that job, and use a key with the scope observe",
+                status=answer.status_code,
+                retryable=False,
+            )
+        results: list[dict[str, Any]] = found["results"]
         return results

@@ -109,13 +109,14 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
         raise click.UsageError(f"file: {file} is not a regular file; an import needs one that it can continue")
     notes = file.with_name(f"{file.name}.{queue}.progress")
     limits = api.call("GET", "/").json()["limits"]
+    form = sending.RAW_EVENTS if api.is_raw(queue) else sending.EVENTS
     with opened(file) as source:
         size = size_of(source)
         begin = _new(api.url) if from_start else _noted(notes, api.url, file)
         _note(notes, begin)
         source.seek(begin["offset"])
-        sender = sending.LineSender(api, queue, sending.EVENTS, partial(request_key, "import", begin["id"]))
-        lines = sending.read(source, number=begin["line"], offset=begin["offset"])
+        sender = sending.LineSender(api, queue, form, partial(request_key, "import", begin["id"]))
+        lines = sending.read(source, form, number=begin["line"], offset=begin["offset"])
         batches = sending.batches(lines, min(_IMPORT_JOBS, limits["max_batch_jobs"]), limits["max_batch_bytes"])
         done = sender.done
         try:

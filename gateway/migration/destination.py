@@ -117,6 +117,7 @@ class GatewayDestination:
         self.name = target.url
         self._api = GatewayApi(target, 0, lambda _: None)
         self._run = uuid.uuid4().hex
+        self._raw: dict[str, bool] = {}
         self._stored = 0
 
     def store(self, queue: str, items: Sequence[MovedItem]) -> StoreResult:
@@ -125,7 +126,11 @@ class GatewayDestination:
             if _is_expired(items[done], time.time()):
                 done, expired = done + 1, expired + 1
                 continue
-            result = self._send(queue, _one_request(items[done:]))
+            try:
+                is_raw = self._is_raw(queue)
+            except CallFailed as failed:
+                return StoreResult(done, expired, str(failed), failed.retryable or failed.status >= 500)
+            result = self._send(queue, items[done : done + 1] if is_raw else _one_request(items[done:]), is_raw=is_raw)
             done += result.done
             if result.obstacle:
                 return StoreResult(done, expired, result.obstacle, result.retryable)
@@ -152,8 +157,14 @@ class GatewayDestination:
     def close(self) -> None:
         self._api.__exit__()
 
-    def _send(self, queue: str, items: Sequence[MovedItem]) -> StoreResult:
-        is_event = _is_event(items[0])
+    def _is_raw(self, queue: str) -> bool:
+        """Whether the queue stores payloads only: then each item is one. Raises CallFailed."""
+        if queue not in self._raw:
+            self._raw[queue] = self._api.is_raw(queue)
+        return self._raw[queue]
+
+    def _send(self, queue: str, items: Sequence[MovedItem], *, is_raw: bool) -> StoreResult:
+        is_event = not is_raw and _is_event(items[0])
         body = b"[" + b",".join(each.data for each in items) + b"]" if is_event else items[0].data
         key = hashlib.sha256(f"{self._run} {queue} {self._stored} ".encode() + body).hexdigest()
         headers = {"Content-Type": _EVENTS_TYPE if is_event else _BYTES_TYPE, "Idempotency-Key": f"forward-{key}"}
@@ -161,10 +172,16 @@ class GatewayDestination:
             answer = self._api.call("POST", f"{queue_path(queue)}/jobs", content=body, headers=headers)
         except CallFailed as failed:
             if failed.status in (400, 413) and len(items) > 1:
-                return self._send(queue, items[:1])
+                return self._send(queue, items[:1], is_raw=is_raw)
             if _is_expired(items[0], time.time()):  # meanwhile: the next try leaves it out
                 return StoreResult(0, obstacle=str(failed), retryable=True)
             return StoreResult(0, obstacle=str(failed), retryable=failed.retryable or failed.status >= 500)
+        if is_event and "results" not in answer.json():
+            obstacle = (
+                f"it has the format raw, which the key may not see: {len(items)} jobs are stored as one; delete that "
+                "one, and use a key with the scope observe"
+            )
+            return StoreResult(0, obstacle=obstacle, retryable=False)
         results = answer.json()["results"] if is_event else [{}]
         done = next((place for place, each in enumerate(results) if "code" in each), len(items))
         self._stored += done

@@ -169,21 +169,24 @@ class QueueMove:
         average = queues[queue].bytes // queues[queue].items + 1
         most = max(1, min(BATCH_ITEMS, _BATCH_BYTES // average))
         left = queues[queue].items
-        while left > 0 and (taken := connection.take(queue, min(most, left))):
-            left -= len(taken)
-            batch = [MovedItem(each, envelope_expiry(each)) for each in taken]
-            while batch:
-                with interrupts.later():  # what is stored is confirmed, so Ctrl-C makes no job come twice
-                    result = self._destination.store(new, batch)
-                    if result.done:
-                        connection.confirm(queue, result.done)
+        batch: list[MovedItem] = []
+        while batch or left > 0:
+            with interrupts.later():  # Ctrl-C ends the move after the items in hand: they keep their order, each once
+                if not batch:
+                    taken = connection.take(queue, min(most, left))
+                    batch = [MovedItem(each, envelope_expiry(each)) for each in taken]
+                    left -= len(batch)
+                if not batch:
+                    return
+                result = self._destination.store(new, batch)
                 if result.done:
+                    connection.confirm(queue, result.done)
                     self._count(queue, result, total)
                     batch = batch[result.done :]
-                if result.obstacle and not result.retryable:
-                    raise _QueueRefused(queue, result.obstacle)
-                if result.obstacle:
-                    self._wait(f"{new}: {result.obstacle}", retryable=True)
+            if result.obstacle and not result.retryable:
+                raise _QueueRefused(queue, result.obstacle)
+            if result.obstacle:
+                self._wait(f"{new}: {result.obstacle}", retryable=True)
 
     def _check(self, queue: str, new: str) -> None:
         """Raises _QueueRefused if the items of the queue would not get to where they belong, MoveStopped if they came

@@ -138,6 +138,15 @@ def test_jobs_that_come_with_a_signal_are_exported(gateway: Running, queue: str,
     assert http.get(f"/queues/{queue}").json()["backlog"] == 0
 
 
+def drain_raw(http: httpx.Client, queue: str) -> list[bytes]:
+    """Takes and acks every item of a raw queue."""
+    found = []
+    while (answer := http.get(f"/queues/{queue}/next?timeout=0&format=raw")).status_code == 200:
+        found.append(answer.content)
+        http.post(f"/leases/{answer.headers['lease-id']}/ack").raise_for_status()
+    return found
+
+
 def drain_batches(http: httpx.Client, queue: str) -> list[Copy]:
     """As `drain`, 100 jobs a request, for the long proof: so many single ones take an hour."""
     copies: list[Copy] = []
@@ -223,6 +232,25 @@ def test_items_of_memcache_clients_among_jobs(tmp_path: Path):
             taken = drain(http, "q")
     assert [each for each in taken if each[0].startswith("job")] == copies
     assert [each[2] for each in taken][-1] == b"\xff raw"
+
+
+def test_a_raw_queue_gets_payloads(tmp_path: Path):
+    """Each line or event is one job of it, byte for byte, in both directions. A key that may not see the format cannot
+    do that, and the message says what is stored."""
+    (tmp_path / "queues").write_text('[queues.raw]\nformat = "raw"\n[queues.twin]\nformat = "raw"\n')
+    bodies = [b'{"n": 1.10}', b"not json", b"\xff\0", b'"text"']
+    with running(tmp_path / "data", "--queues", str(tmp_path / "queues")) as gateway:
+        command = Commands(gateway.url)
+        command.text("put", "raw", "--lines", stdin=b"\n".join(bodies))
+        assert command.text("export", "raw", str(tmp_path / "jobs")) == f"4 jobs moved to {tmp_path / 'jobs'}\n"
+        with (tmp_path / "jobs").open("ab") as file:
+            file.write(
+                b'{"id":"j","data":{"a":1}}\n{"id":"t","datacontenttype":"text/plain","data":"x"}\n{"id":"e"}\n['
+            )
+        done = command("import", "twin", str(tmp_path / "jobs"))
+        assert (done.returncode, done.stdout) == (1, b"7 jobs stored on twin, 1 not accepted\n"), done.stderr
+        with gateway.client() as http:
+            assert drain_raw(http, "twin") == [*bodies, b'{"a":1}', b"x", b""]
 
 
 @pytest.mark.parametrize(("obstacle", "message"), [("pause", b"is paused"), ("lease", b"1 jobs of")])
