@@ -5,6 +5,7 @@ The document is written by hand. The operator's settings (limits, keys) are inse
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any, Final
@@ -109,13 +110,11 @@ class OperationSpec:
 class Specification:
     """The contract of this deployment: openapi.yaml with the operator's settings.
 
-    json, yaml: the document as it is served. explanations: the meaning of each problem code, as JSON.
+    json: the document as it is served. explanations: the meaning of each problem code, as JSON.
     """
 
     def __init__(self, settings: Settings) -> None:
-        source = files("gateway.api").joinpath("openapi.yaml").read_bytes()
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        document: dict[str, Any] = yaml.load(source, loader)  # noqa: S506 (both loaders are the safe ones)
+        document: dict[str, Any] = orjson.loads(_as_written())
         _set_limits(document, settings)
         if settings.root_path:
             document["servers"] = [{"url": settings.root_path}]
@@ -127,7 +126,14 @@ class Specification:
             _drop_security(document, operations)
         self.explanations = explanations(document)
         self.json = orjson.dumps(document)
-        self.yaml = yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False).encode()
+        self._yaml: bytes | None = None
+
+    def as_yaml(self) -> bytes:
+        """The document as YAML. The first call takes a tenth of a second: call it in a thread."""
+        if self._yaml is None:
+            dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+            self._yaml = yaml.dump(orjson.loads(self.json), Dumper=dumper, sort_keys=False).encode()
+        return self._yaml
 
     def operation(self, operation_id: str) -> OperationSpec:
         return self._operations[operation_id]
@@ -135,6 +141,14 @@ class Specification:
     def allowed(self, scopes: frozenset[Scope]) -> list[str]:
         """The ids of the operations that a caller with these scopes may use."""
         return [each.id for each in self._operations.values() if not each.scopes or not scopes.isdisjoint(each.scopes)]
+
+
+@functools.cache
+def _as_written() -> bytes:
+    """openapi.yaml as JSON. Reading the YAML takes a tenth of a second, so a process does it once."""
+    source = files("gateway.api").joinpath("openapi.yaml").read_bytes()
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return orjson.dumps(yaml.load(source, loader))  # noqa: S506 (both loaders are the safe ones)
 
 
 def _set_limits(document: dict[str, Any], settings: Settings) -> None:

@@ -258,12 +258,21 @@ def _show(command: list[str]) -> None:
         memory.write(text.ljust(end - start, b"\0"))
 
 
+def _warm_up() -> None:
+    """Reads the contract and compiles its patterns, which Python keeps: half of what the start of a worker takes."""
+    from gateway.api.specification import Specification
+    from gateway.settings import Settings
+
+    Specification(Settings())
+
+
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     for name in (*PRELOADED, *PROGRAMS):
         importlib.import_module(name)
     for name in PROGRAMS:
         del sys.modules[name]
+    _warm_up()
     _show([SERVER])
     order, descriptors = _serve(connection)
     _become(order, descriptors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from gateway.api.exchange import JSON, Answer, Call, json_answer
@@ -50,4 +51,6 @@ class HealthHandlers:
         return Answer(200, self._specification.json, [JSON])
 
     async def contract_yaml(self, _call: Call) -> Answer:
-        return Answer(200, self._specification.yaml, [(b"content-type", b"application/yaml")])
+        return Answer(
+            200, await asyncio.to_thread(self._specification.as_yaml), [(b"content-type", b"application/yaml")]
+        )
