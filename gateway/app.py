@@ -273,7 +273,7 @@ class Gateway:
         self._drain = Drain(receiver, streams, gatherer, registry, settings.grace_s)
         commands = WorkerCommands(receiver, kestrel.fanout, lease_router, lease_lists, on_lease=self._drain.changed)
         self._reloads = (
-            KeyReload(settings.keys, admission, tenanted),
+            KeyReload(settings.keys, admission, streams, tenanted),
             PolicyReload(settings.queues, namespace, catalog, known, caps, pauses, poll_limits, registry),
             SecretReload(settings, ids, replicas),
             kestrel.reload,

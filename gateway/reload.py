@@ -1,6 +1,7 @@
 """Reads again the files that may change at run time. A file with mistakes is logged and changes nothing.
 
-Requests in progress, waiting polls and leases continue. Knows no part beyond what a file changes in it.
+Requests in progress, waiting polls and leases continue. A stream ends if its key does not allow it any more.
+Knows no part beyond what a file changes in it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.queues.catalog import Catalog
 from gateway.delivery.queues.known import KnownQueues
+from gateway.delivery.streams.open_streams import OpenStreams
 from gateway.forwarding.replicas import Replicas
 from gateway.forwarding.seal import lease_keys
 from gateway.leases.ids import LeaseIds
@@ -69,12 +71,14 @@ class KeyReload:
 
     path: Path | None
     admission: Admission
+    streams: OpenStreams
     tenanted: bool
 
     async def __call__(self) -> None:
         if self.path is not None:
             keys = await asyncio.to_thread(read_keys, self.path, tenanted=self.tenanted)
             self.admission.replace(keys)
+            self.streams.keys_changed()
             log.info("reload: %d keys", len(keys))
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from gateway.api.access.admission import Admission
+from gateway.api.access.admission import Admission, check_scopes
 from gateway.api.access.budget import SMALL_BYTES, Budget, Reservation
 from gateway.api.access.caller import Caller
 from gateway.api.context import RequestContext
@@ -25,7 +25,7 @@ from gateway.api.request.prefer import preferences
 from gateway.api.specification import OperationSpec
 from gateway.coverage import Covered
 from gateway.delivery.queues.catalog import Catalog, Queue
-from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed
+from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed, Unauthenticated
 from gateway.fairness.turns import LARGE_BYTES
 from gateway.problem import problem_bytes, problem_headers
 from gateway.request import Headers, HttpRequest
@@ -106,6 +106,15 @@ class Call:
         queue = self.catalog.queue(self.tenant, name)
         self.caller.check_queue(queue.name)
         return queue
+
+    def check_again(self, names: Iterable[str]) -> None:
+        """Whether the key may still do this with the queues. Raises Unauthenticated, ForbiddenScope, ForbiddenQueue."""
+        caller = self.admission.identify(self.request.headers, self.spec.scopes)
+        check_scopes(caller, self.spec.scopes)
+        if caller.tenant != self.caller.tenant:
+            raise Unauthenticated("the key belongs to another tenant now", invalid=True)
+        for name in names:
+            caller.check_queue(name)
 
     def header(self, name: bytes) -> str | None:
         """The first header with the name, which is in lower case."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ class Keyring:
         self.secrets[name], self._tables[name] = new(name, tenant, scopes.split(), **options)
         self._write()
         return self.secrets[name]
+
+    def change(self, name: str, tenant: str = "", scopes: str = "produce consume admin", **options: Any) -> None:
+        """The key may do something else from now on; its secret stays."""
+        digest = re.compile('sha256 = "[0-9a-f]*"')
+        same = digest.findall(self._tables[name])[0]
+        self._tables[name] = digest.sub(same, new(name, tenant, scopes.split(), **options)[1])
+        self._write()
 
     def remove(self, name: str) -> None:
         """The key is no longer in the file; its secret is still known here."""

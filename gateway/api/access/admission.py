@@ -125,16 +125,21 @@ class Admission:
                 f"this key allows {bucket.rate:g} requests a second; send the next one after Retry-After",
                 max(1, math.ceil(wait_s)),
             )
-        if scopes and caller.scopes.isdisjoint(scopes):
-            least = scopes[0].value
-            others = "".join(f" or {each.value!r}" for each in scopes[1:])
-            raise ForbiddenScope(f"this operation needs the scope {least!r}{others}, which the key lacks", least)
+        check_scopes(caller, scopes)
 
     def charge(self, caller: Caller, requests: int) -> None:
         """Counts a request of the caller's key as `requests` more."""
         bucket = self._buckets.get(caller.name) if caller.name else None
         if bucket is not None:
             bucket.charge(requests)
+
+
+def check_scopes(caller: Caller, scopes: Sequence[Scope]) -> None:
+    """Raises ForbiddenScope if the caller has none of `scopes`, the first of which permits the least."""
+    if scopes and caller.scopes.isdisjoint(scopes):
+        least = scopes[0].value
+        others = "".join(f" or {each.value!r}" for each in scopes[1:])
+        raise ForbiddenScope(f"this operation needs the scope {least!r}{others}, which the key lacks", least)
 
 
 def _secret(values: Sequence[bytes]) -> bytes:

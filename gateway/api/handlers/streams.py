@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 
 from gateway.api.exchange import Answer, Call
 from gateway.api.request.polls import PollRequests, several_queues
@@ -50,30 +51,38 @@ class Streams:
     async def of_queue(self, call: Call) -> Answer:
         poll = self._polls.of_stream(call)
         queue = call.queue()
-        lease_s = poll.lease_s(queue)
         source = QueueSource(
             self._receiver,
             self._registry,
             self._caps,
             self._tasks,
-            queue=queue,
-            lease_s=lease_s,
+            queue=lambda: call.catalog.queue(call.tenant, queue.name),
+            lease_s=poll.lease_s,
             at_most_once=poll.at_most_once,
         )
-        return await self._stream(call, source, {"queues": [queue.name], "lease_seconds": _number(lease_s)})
+        return await self._stream(call, source, [queue.name], {"lease_seconds": _number(poll.lease_s(queue))})
 
     async def of_queues(self, call: Call) -> Answer:
         poll = self._polls.of_stream(call)
-        queues = several_queues(call)
-        source = QueuesSource(self._preferred, queues, poll.lease_s, at_most_once=poll.at_most_once)
-        return await self._stream(call, source, {"queues": list(dict.fromkeys(each.name for each in queues))})
+        names = list(dict.fromkeys(each.name for each in several_queues(call)))
+        source = QueuesSource(
+            self._preferred,
+            lambda: [call.catalog.queue(call.tenant, name) for name in names],
+            poll.lease_s,
+            at_most_once=poll.at_most_once,
+        )
+        return await self._stream(call, source, names, {})
 
-    async def _stream(self, call: Call, source: StreamSource, opening: dict[str, object]) -> Answer:
-        """Raises what the first poll raises; later failures are the reason for the end of the stream."""
+    async def _stream(
+        self, call: Call, source: StreamSource, names: Sequence[str], opening: dict[str, object]
+    ) -> Answer:
+        """names: of the queues. opening: what the first line has in addition.
+
+        Raises what the first poll raises; later failures are the reason for the end of the stream."""
         events = wants_events(call.accept)
         window = call.query["window"]
         longest_s = min(self._longest_s, call.query["lifetime"] or math.inf)
-        opening = {"window": window, **opening, "lifetime_seconds": _number(longest_s)}
+        opening = {"window": window, "queues": names, **opening, "lifetime_seconds": _number(longest_s)}
         writer = StreamWriter(
             call.request, call.reservation, events=events, opening=opening, root=call.root, trace=call.context.trace
         )
@@ -88,6 +97,7 @@ class Streams:
             keepalive_s=self._keepalive_s,
             lifetime_s=longest_s,
             operator=call.caller.sees_deployment,
+            permission=lambda: call.check_again(names),
         )
         await stream.begin()
         return Answer(

@@ -17,6 +17,9 @@ class OpenStream(Protocol):
     def drain(self) -> None:
         """The gateway shuts down."""
 
+    def check_permission(self) -> None:
+        """Ends the stream if its client may not take its jobs any more."""
+
 
 class OpenStreams:
     """windows: the window of each lease that is in one. limits: of leases."""
@@ -43,6 +46,11 @@ class OpenStreams:
         """Ends every stream; its leases stay."""
         for stream in list(self._open):
             stream.drain()
+
+    def keys_changed(self) -> None:
+        """Ends each stream whose key is gone, or does not allow it any more."""
+        for stream in list(self._open):
+            stream.check_permission()
 
     def give_back(self, jobs: Sequence[WindowJob], sent: int) -> None:
         """Gives the jobs back in their order. sent: a job that ends behind that place in its stream uses no attempt."""

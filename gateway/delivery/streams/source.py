@@ -1,4 +1,7 @@
-"""Where a stream gets its jobs: one queue, or several in the order of preference."""
+"""Where a stream gets its jobs: one queue, or several in the order of preference.
+
+A stream may outlive the policies of its queues, so each poll looks them up.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +42,8 @@ class StreamSource(Protocol):
 
     most: int
     at_most_once: bool
+    tenant: str
 
-    @property
-    def tenant(self) -> str: ...
     async def next(self, most: int, timeout_s: float, on_gone: OnGone, room: LeaseRoom) -> list[StreamedJob]:
         """One to `most` jobs, in order; none if there was none in time. room: of their leases.
 
@@ -52,7 +54,8 @@ class StreamSource(Protocol):
 class QueueSource:
     """One queue. After a job has come, those that are ready behind it are taken with one command.
 
-    lease_s: the length of each lease. tasks: the lifespan's group.
+    queue: the queue with its policy of now. lease_s: the length of a lease of a job of the queue. tasks: the lifespan's
+    group.
     """
 
     most = TAKE_JOBS
@@ -64,10 +67,11 @@ class QueueSource:
         caps: Caps,
         tasks: asyncio.TaskGroup,
         *,
-        queue: Queue,
-        lease_s: float,
+        queue: Callable[[], Queue],
+        lease_s: Callable[[Queue], float],
         at_most_once: bool,
     ) -> None:
+        self.tenant = queue().tenant
         self._receiver = receiver
         self._registry = registry
         self._caps = caps
@@ -76,17 +80,13 @@ class QueueSource:
         self._lease_s = lease_s
         self.at_most_once = at_most_once
 
-    @property
-    def tenant(self) -> str:
-        return self._queue.tenant
-
     async def next(self, most: int, timeout_s: float, on_gone: OnGone, room: LeaseRoom) -> list[StreamedJob]:
         """See StreamSource.next."""
-        queue = self._queue
+        queue = self._queue()
         found = await self._receiver.next(
             queue,
             timeout_s=timeout_s,
-            lease_s=self._lease_s,
+            lease_s=self._lease_s(queue),
             on_gone=on_gone,
             at_most_once=self.at_most_once,
             room=room,
@@ -101,7 +101,7 @@ class QueueSource:
         left_bytes = TAKE_BYTES - len(read.data)
         if most > 1 and left_bytes > 0:
             try:
-                await self._add_ready(taken, await read.more(most - 1, left_bytes), room)
+                await self._add_ready(queue, taken, await read.more(most - 1, left_bytes), room)
                 if await self._receiver.paused_since(queue, [each.lease for each in taken], leased_s):
                     return []
             except BaseException:
@@ -109,16 +109,18 @@ class QueueSource:
                 raise
         return taken
 
-    async def _add_ready(self, taken: list[StreamedJob], reads: Sequence[OpenRead], room: LeaseRoom) -> None:
+    async def _add_ready(
+        self, queue: Queue, taken: list[StreamedJob], reads: Sequence[OpenRead], room: LeaseRoom
+    ) -> None:
         """Leases the items, in their order, until there is no room. Cancelled: those without a lease are back."""
         expired = ExpiredJobs(self._tasks)
         used = 0
         try:
             for read in reads:
                 used += 1  # from here on `deliver` gives it back
-                delivery = await self._receiver.deliver(self._queue, read, self._lease_s, expired, room)
+                delivery = await self._receiver.deliver(queue, read, self._lease_s(queue), expired, room)
                 if delivery is not None:
-                    taken.append(StreamedJob(self._queue, delivery.job, delivery.lease))
+                    taken.append(StreamedJob(queue, delivery.job, delivery.lease))
         except (TooManyLeases, BackendUnavailable):
             return  # the next poll says so
         finally:
@@ -127,31 +129,28 @@ class QueueSource:
 
 
 class QueuesSource:
-    """Several queues of a tenant. lease_s: the length of a lease of a job of the queue."""
+    """Several queues of a tenant. queues: with their policies of now. lease_s: as for QueueSource."""
 
     most = 1
 
     def __init__(
         self,
         receiver: PreferredReceiver,
-        queues: Sequence[Queue],
+        queues: Callable[[], Sequence[Queue]],
         lease_s: Callable[[Queue], float],
         *,
         at_most_once: bool,
     ) -> None:
+        self.tenant = queues()[0].tenant
         self._receiver = receiver
         self._queues = queues
         self._lease_s = lease_s
         self.at_most_once = at_most_once
 
-    @property
-    def tenant(self) -> str:
-        return self._queues[0].tenant
-
     async def next(self, most: int, timeout_s: float, on_gone: OnGone, room: LeaseRoom) -> list[StreamedJob]:  # noqa: ARG002
         """See StreamSource.next."""
         found = await self._receiver.next(
-            self._queues,
+            self._queues(),
             timeout_s=timeout_s,
             lease_s=self._lease_s,
             on_gone=on_gone,

@@ -63,7 +63,8 @@ class JobStream:
 
     keepalive_s: a sign of life follows so long after the last line.
 
-    lifetime_s: the stream ends after it. operator: whether the client may see the addresses of servers.
+    lifetime_s: the stream ends after it. operator: whether the client may see the addresses of servers. permission:
+    raises the error with which the stream ends if the client may not take its jobs any more.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class JobStream:
         keepalive_s: float,
         lifetime_s: float,
         operator: bool,
+        permission: Callable[[], None],
     ) -> None:
         self._streams = streams
         self._source = source
@@ -87,6 +89,7 @@ class JobStream:
         self._keepalive_s = keepalive_s
         self._ends_s = time.monotonic() + lifetime_s
         self._operator = operator
+        self._permission = permission
         self._holder = holder
         self._over: StreamEnd | None = None
         self._on_over: dict[Callable[[], None], None] = {}
@@ -149,6 +152,13 @@ class JobStream:
     def drain(self) -> None:
         """The gateway shuts down."""
         self.end(DRAIN)
+
+    def check_permission(self) -> None:
+        """See OpenStream."""
+        try:
+            self._permission()
+        except GatewayError as error:
+            self.end(end_by(error, operator=self._operator))
 
     def close(self) -> None:
         """Gives back every job in the window, unless the end of the stream has reached the client."""
