@@ -139,7 +139,7 @@ def _disposition(state: State, wanted: Mapping[str, Any]) -> Disposition:
 def _index(wanted: Mapping[str, Any], job_ids: Sequence[str | None], where: str) -> int:
     """The place of the job in the batch, from 0."""
     if ("job" in wanted) == ("id" in wanted):
-        raise InvalidBody(f"{where}: name the job by one of job (its index, from 0) and id")
+        raise InvalidBody(f"{where}: name the job by either job, its index from 0, or id")
     if "job" in wanted:
         index = int(wanted["job"])
         if index >= len(job_ids):

@@ -170,8 +170,8 @@ def test_a_lease_of_one_job_is_a_batch_of_one(http, queue):
     ("wanted", "detail"),
     [
         ({}, "rest is missing"),
-        ({"rest": "ack", "acks": [{}]}, "acks.0: name the job by one of job (its index, from 0) and id"),
-        ({"rest": "ack", "acks": [{"job": 0, "id": "x"}]}, "acks.0: name the job by one of"),
+        ({"rest": "ack", "acks": [{}]}, "acks.0: name the job by either job, its index from 0, or id"),
+        ({"rest": "ack", "acks": [{"job": 0, "id": "x"}]}, "acks.0: name the job by either"),
         ({"rest": "ack", "nacks": [{"job": 2}]}, "nacks.0.job: 2 is above the last index of the batch, 1"),
         ({"rest": "ack", "rejects": [{"id": "x"}]}, "rejects.0.id: 'x' is not the id of a job of the batch"),
         ({"rest": "ack", "acks": [{"job": 1}], "nacks": [{"job": 1}]}, "nacks.0: job 1 is settled twice"),
@@ -351,7 +351,7 @@ def test_a_batch_ends_at_its_bytes(http, queue):
         ("max=1", "max: '1' is not a whole number from 2 to 100"),
         ("max=101", "max: '101' is not a whole number from 2 to 100"),
         ("max=x", "max: 'x' is not a whole number from 2 to 100"),
-        ("max_bytes=5", "max_bytes: is the size of a batch; give max, the number of jobs, too"),
+        ("max_bytes=5", "max_bytes: without max it has no effect; send max, too, or leave max_bytes out"),
         ("max=2&max_bytes=0", "max_bytes: '0' is not a whole number from 1 to 67108864"),
         ("max=2&format=raw", "format: raw is the form of one job; leave it out, or leave out max"),
     ],
@@ -367,7 +367,7 @@ def test_a_wrong_query(http, queue, query, detail):
     [
         ({"max": 1}, "max: 1 is less than the minimum of 2"),
         ({"max": "5"}, 'max: "5" is not of type "integer"'),
-        ({"max_bytes": 5}, "max_bytes: is the size of a batch; give max, the number of jobs, too"),
+        ({"max_bytes": 5}, "max_bytes: without max it has no effect; send max, too, or leave max_bytes out"),
     ],
 )
 def test_a_wrong_body(http, queue, wanted, detail):

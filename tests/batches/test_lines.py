@@ -79,6 +79,17 @@ def test_a_body_that_cannot_be_read_to_its_end(http, queue):
     assert stored(http, queue) == list(range(1000))
 
 
+@pytest.mark.parametrize(
+    ("line", "said", "stored"), [(b"1\n", "the first job is stored", 1), (b"{\n", "no job is stored", 0)]
+)
+def test_a_body_that_ends_early_behind_one_job(http, queue, line, said, stored):
+    """The answer says in words whether that job is stored."""
+    body = iter([line, b'"' + b"x" * (3 << 20)])
+    problem = http.post(f"/queues/{queue}/jobs", content=body, headers=LINES).json()
+    assert problem["detail"].endswith(f"; {said}")
+    assert (problem["jobs_decided"], problem["jobs_stored"]) == (1, stored)
+
+
 def test_with_an_idempotency_key_the_limits_hold(http, queue):
     """Its fingerprint needs the whole body."""
     body = b"\n".join(b"%d" % number for number in range(1001))

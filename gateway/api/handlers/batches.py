@@ -19,7 +19,7 @@ from gateway.request import Headers
 
 BATCH_BYTES: Final = 8 << 20
 """The default of `max_bytes`."""
-_WITHOUT_MAX: Final = "max_bytes: is the size of a batch; give max, the number of jobs, too"
+_WITHOUT_MAX: Final = "max_bytes: without max it has no effect; send max, too, or leave max_bytes out"
 
 
 class BatchJobs:

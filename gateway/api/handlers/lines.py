@@ -66,13 +66,13 @@ class LinesOutcome:
 
         If jobs are stored, it is not retryable: the whole request would store them again.
         """
-        if self.jobs:
-            done = f"the first {self.stored} jobs are" if self.stored == self.jobs else self._stored(" of the first")
+        if self.stored:
+            first = "the first job is" if self.jobs == 1 else f"the first {self.jobs} jobs are"
+            done = first if self.stored == self.jobs else self._stored(" of the first")
             error.detail = f"{error.detail}; {done} stored"
+            error.retryable, error.retry_after_s = False, None
         else:
             error.detail = f"{error.detail}; no job is stored"
-        if self.stored:
-            error.retryable, error.retry_after_s = False, None
         return self._with_jobs(error, operator=operator)
 
     def _stored(self, of: str = " of") -> str:
