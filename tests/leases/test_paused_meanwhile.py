@@ -44,7 +44,13 @@ async def batch(made: Rig, queue: Queue) -> int:
 async def stream(made: Rig, queue: Queue) -> int:
     """How many jobs a stream of the queue delivers at once."""
     source = QueueSource(
-        made.receiver, made.registry, made.caps, made.tasks, queue=queue, lease_s=100, at_most_once=False
+        made.receiver,
+        made.registry,
+        made.caps,
+        made.tasks,
+        queue=lambda: queue,
+        lease_s=lambda _: 100,
+        at_most_once=False,
     )
     return len(await source.next(5, 0, lambda _: lambda: None, made.registry.limits))
 
