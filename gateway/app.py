@@ -270,6 +270,7 @@ class Gateway:
 
         # What runs beside the requests
         traces = _traces(settings, registry.leases, context.boot_id)
+        moves.exhausted = traces.exhausted if traces is not None else None
         self._drain = Drain(receiver, streams, gatherer, registry, settings.grace_s)
         commands = WorkerCommands(receiver, kestrel.fanout, lease_router, lease_lists, on_lease=self._drain.changed)
         self._reloads = (

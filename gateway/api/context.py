@@ -34,6 +34,9 @@ class RequestTrace(Protocol):
     def delivered(self, queue: Queue, jobs: Sequence[tuple[Job, Lease]]) -> None:
         """The answer, or the next part of it, delivers these jobs."""
 
+    def redrive(self, target: Queue) -> Callable[[Job], None]:
+        """The request puts dead letters on the target. Returns what to call with each of them that is a job again."""
+
     def ended(self, job_id: str, size: int, status: int, code: str) -> None:
         """The request has ended. job_id, size: of a single job. code: of its problem; empty if it has succeeded."""
 

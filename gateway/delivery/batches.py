@@ -31,7 +31,6 @@ from gateway.delivery.poll_limits import HeldPoll
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.receive import Delivery, Hold, Receiver
 from gateway.envelope.read import Job
-from gateway.envelope.rewrite import DeadReason
 from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown, QueueDeleted, TooManyLeases
 from gateway.fairness.turns import Turns
 from gateway.leases.ahead import AckAhead
@@ -274,7 +273,7 @@ class FillingBatch:
         queue, moves = self._queue, self._moves
         try:
             await read.turn()
-            stored = await moves.to_dead_letters(queue, read, dead_reason=DeadReason.MAX_ATTEMPTS, attempts=attempts)
+            stored = await moves.instead_of_delivery(queue, read, attempts)
             if stored is Stored.YES:
                 moves.attempts.forget(queue.key, known_by)
         except (LeaseLost, QueueDeleted, BackendRefused, OutcomeUnknown):

@@ -20,6 +20,7 @@ import contextlib
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,7 +55,11 @@ class MoveStatistics:
 
 
 class Moves:
-    """Moves jobs. tasks: the lifespan's group. max_attempts: for queues whose policy sets none."""
+    """Moves jobs. tasks: the lifespan's group. max_attempts: for queues whose policy sets none.
+
+    exhausted: called with the queue, the job, its attempts and the Unix time in ns at which the move began, for each
+    job that became a dead letter instead of a delivery; None: nobody wants to know. It must not raise.
+    """
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class Moves:
     ) -> None:
         self.dead_letters = DeadLetters(backend, catalog)
         self.attempts = Attempts()
+        self.exhausted: Callable[[Queue, Job, int, int], None] | None = None
         self._backend = backend
         self._holding = holding
         self._copy_safety = CopySafety(backend, tasks)
@@ -103,6 +109,17 @@ class Moves:
         if stored is Stored.YES:
             await self._confirm(read)
             self._dead_lettered += 1
+        return stored
+
+    async def instead_of_delivery(self, queue: Queue, read: OpenRead, attempts: int) -> Stored:
+        """As `to_dead_letters`, for a job that was delivered `attempts` times and gets no further lease."""
+        began_ns = time.time_ns()
+        stored = Stored.YES  # also if the confirm fails
+        try:
+            stored = await self.to_dead_letters(queue, read, dead_reason=DeadReason.MAX_ATTEMPTS, attempts=attempts)
+        finally:
+            if stored is Stored.YES and self.exhausted is not None:
+                self.exhausted(queue, job_of(queue, read), attempts, began_ns)
         return stored
 
     async def may_copy(self, lease: Lease) -> bool:

@@ -33,7 +33,6 @@ from gateway.delivery.poll_limits import HeldPoll, PollLimits
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
 from gateway.envelope.read import Job
-from gateway.envelope.rewrite import DeadReason
 from gateway.errors import (
     BackendRefused,
     Draining,
@@ -347,10 +346,7 @@ class Receiver:
         It runs as a task of its own: a poll that is cancelled must not leave the job in both places.
         """
         try:
-            return (
-                await self._moves.to_dead_letters(queue, read, dead_reason=DeadReason.MAX_ATTEMPTS, attempts=attempts)
-                is Stored.YES
-            )
+            return await self._moves.instead_of_delivery(queue, read, attempts) is Stored.YES
         except (LeaseLost, BackendRefused, OutcomeUnknown):
             return True
 

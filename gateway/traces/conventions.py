@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from opentelemetry.trace import SpanKind
 
+from gateway.envelope.rewrite import DeadReason
 from gateway.leases.known import OUTCOME_NAMES
 from gateway.leases.lease import State
 
@@ -52,6 +53,10 @@ class SpanOperation(NamedTuple):
 
 ENQUEUE: Final = SpanOperation("enqueue", "send", SpanKind.PRODUCER)
 NEXT: Final = SpanOperation("next", "receive", SpanKind.CLIENT)
+REDRIVE: Final = SpanOperation("redrive", "send", SpanKind.CLIENT)
+"""A client and no producer, because the jobs keep the context of their enqueue."""
+DEAD_LETTER: Final = SpanOperation("dead-letter", "settle", SpanKind.CLIENT, DeadReason.MAX_ATTEMPTS.value)
+"""Instead of a delivery: the job was delivered too often."""
 _SETTLEMENTS: Final = {
     State.ACKED: "ack",
     State.NACKED: "nack",

@@ -1,15 +1,17 @@
-"""The spans of one request: its enqueue, and its deliveries. Implements gateway.api.context.RequestTrace.
+"""The spans of one request: its enqueue, its deliveries, and its redrive. Implements gateway.api.context.RequestTrace.
 
 1. The parent of a span is the trace context of the request, if it has one.
 2. Jobs carry the context of the span that enqueued them, except for events that have a trace of their own.
 3. A delivery is linked to the contexts that its jobs carry, and is no child of theirs: a batch has many.
 4. A request that stores nothing, such as a repeated one, has no span, nor has a poll that gets no job.
+5. A redrive is linked to the contexts that its jobs keep. Its span names the queue that they are put on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from opentelemetry.trace import Link, Span, Tracer
@@ -18,7 +20,16 @@ from gateway.delivery.queues.catalog import Queue
 from gateway.envelope.read import Job
 from gateway.leases.lease import Lease
 from gateway.request import HttpRequest
-from gateway.traces.conventions import ATTEMPT, BATCH_COUNT, BODY_SIZE, ENQUEUE, NEXT, PARTLY_STORED, REQUEST_ID
+from gateway.traces.conventions import (
+    ATTEMPT,
+    BATCH_COUNT,
+    BODY_SIZE,
+    ENQUEUE,
+    NEXT,
+    PARTLY_STORED,
+    REDRIVE,
+    REQUEST_ID,
+)
 from gateway.traces.lease_spans import LeaseSpans, TracedDelivery
 from gateway.traces.spans import Attributes, begin, finish, link_to, message_id, of_request, trace_context, traceparent
 
@@ -26,10 +37,36 @@ MOST_LINKS: Final = 128
 """Source: OpenTelemetry's default limit of links of a span (OTEL_SPAN_LINK_COUNT_LIMIT)."""
 
 
+@dataclass(slots=True)
+class _Redriven:
+    """What a redrive has put on its target. links: to the first MOST_LINKS jobs. job_id: of the last one."""
+
+    target: Queue
+    links: list[Link] = field(default_factory=list)
+    jobs: int = 0
+    job_id: str | None = None
+
+    def add(self, job: Job) -> None:
+        self.jobs += 1
+        self.job_id = job.id
+        if len(self.links) < MOST_LINKS and (link := link_to(job)) is not None:
+            self.links.append(link)
+
+
 class RequestSpans:
     """trace_id: of its newest span, in hex; empty if it has none."""
 
-    __slots__ = ("_began_ns", "_enqueue", "_id", "_jobs", "_lease_spans", "_request", "_tracer", "trace_id")
+    __slots__ = (
+        "_began_ns",
+        "_enqueue",
+        "_id",
+        "_jobs",
+        "_lease_spans",
+        "_redriven",
+        "_request",
+        "_tracer",
+        "trace_id",
+    )
 
     def __init__(self, tracer: Tracer, lease_spans: LeaseSpans, request: HttpRequest, request_id: str) -> None:
         self._tracer = tracer
@@ -39,6 +76,7 @@ class RequestSpans:
         self._began_ns = time.time_ns()
         self._enqueue: Span | None = None
         self._jobs: int | None = None
+        self._redriven: _Redriven | None = None
         self.trace_id = ""
 
     def enqueue(self, queue: Queue, parent: str, state: str) -> str:
@@ -93,8 +131,15 @@ class RequestSpans:
             own = _present(links[place : place + 1])
             self._lease_spans.watch(TracedDelivery(queue.tenant, queue.name, context, own, 1, batch=False), [lease])
 
+    def redrive(self, target: Queue) -> Callable[[Job], None]:
+        """See RequestTrace."""
+        self._redriven = _Redriven(target)
+        return self._redriven.add
+
     def ended(self, job_id: str, size: int, status: int, code: str) -> None:
         """See RequestTrace."""
+        if self._redriven is not None and (self._redriven.jobs or code):
+            self._redrive_ended(self._redriven, code)
         span = self._enqueue
         if span is None:
             return
@@ -103,6 +148,21 @@ class RequestSpans:
         else:
             span.set_attribute(BATCH_COUNT, self._jobs)
         finish(span, code or (PARTLY_STORED if status == 207 else ""))
+
+    def _redrive_ended(self, redriven: _Redriven, code: str) -> None:
+        about = message_id(redriven.job_id) if redriven.jobs == 1 else Attributes({BATCH_COUNT: redriven.jobs})
+        span = begin(
+            self._tracer,
+            REDRIVE,
+            redriven.target.tenant,
+            redriven.target.name,
+            parent=of_request(self._request),
+            links=redriven.links,
+            attributes=about | {REQUEST_ID: self._id},
+            start_ns=self._began_ns,
+        )
+        self._note(span)
+        finish(span, code)
 
     def _note(self, span: Span) -> str:
         """The traceparent of the span."""

@@ -232,6 +232,57 @@ def test_leases_that_end_without_their_consumer(collector: Collector, http: http
     assert (deleted.failed, deleted.attributes["error.type"]) == (True, "deleted")
 
 
+def test_a_redrive_is_linked_to_the_enqueues(collector: Collector, http: httpx.Client) -> None:
+    """The span names the queue that gets the jobs. One that moves nothing has none; one that fails has its code."""
+    for _ in range(3):
+        http.post("/queues/revived/jobs", json=1)
+        lease = http.get(f"/queues/revived/{NEXT}").raise_for_status().json()["lease"]["id"]
+        http.post(f"/leases/{lease}/reject", json={}).raise_for_status()
+    letters = http.get("/queues/revived/dead-letters/jobs").json()["letters"]
+    http.post(f"/queues/revived/dead-letters/jobs/{letters[0]['letter']}/redrive", headers=CALLER).raise_for_status()
+    assert http.post("/queues/revived/redrive", json={"to": "alive"}).json()["redriven"] == 2
+    assert http.post("/queues/revived/redrive").json()["redriven"] == 0
+    spans = collector.of("revived", 10)
+    enqueues = [(each.trace, each.id) for each in spans if each.name == "enqueue revived"]
+    single = one(spans, "redrive revived")
+    assert (single.kind, single.trace, single.parent) == ("CLIENT", TRACE, SPAN)
+    assert single.attributes["messaging.operation.type"] == "send"
+    assert single.attributes["messaging.message.id"] == letters[0]["id"]
+    assert single.links == [(*enqueues[0], {"messaging.message.id": letters[0]["id"]})]
+    (whole,) = collector.of("alive", 1)
+    assert (whole.name, whole.attributes["messaging.batch.message_count"]) == ("redrive alive", 2)
+    assert [each[:2] for each in whole.links] == enqueues[1:]
+    assert not single.failed
+    assert not whole.failed
+    assert http.post("/queues/never/redrive").status_code == 404
+    (failed,) = collector.of("never", 1)
+    assert (failed.failed, failed.attributes["error.type"], failed.links) == (True, "queue-not-found", [])
+
+
+@pytest.mark.parametrize("how", ["next?timeout=1", "next?timeout=1&max=5"])
+def test_a_job_without_attempts_is_a_dead_letter_with_a_span(
+    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Instead of a delivery, whether the poll wants one job or a batch. The span is linked to the enqueue."""
+    queue = "spent" if "max" not in how else "spent-batch"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    with running(tmp_path / "data", "--traces", "otlp", "--max-attempts", "1") as gateway, gateway.client() as http:
+        job = http.post(f"/queues/{queue}/jobs", json=1, headers=CALLER).json()["id"]
+        with gateway.client() as client, client.stream("GET", f"/queues/{queue}/stream") as stream:
+            next(line for line in stream.iter_lines() if '"job"' in line)
+        spans = collector.of(queue, 3)  # the client has left, which ends its lease
+        assert http.get(f"/queues/{queue}/{how}").status_code == 204
+        spans = collector.of(queue, 4)
+        assert http.get(f"/queues/{queue}/dead-letters").json()["items"] == 1
+    enqueue, dead = one(spans, f"enqueue {queue}"), one(spans, f"dead-letter {queue}")
+    assert (dead.kind, dead.parent, dead.attributes["messaging.operation.type"]) == ("CLIENT", "", "settle")
+    assert (dead.failed, dead.attributes["error.type"]) == (True, "max-attempts")
+    assert dead.attributes["messaging.kestrel.message.attempt"] == 1
+    assert dead.attributes["messaging.kestrel.message.place"] == "dead"
+    assert dead.links == [(TRACE, enqueue.id, {"messaging.message.id": job})]
+
+
 def test_a_subscription_names_its_queue(collector: Collector, http: httpx.Client) -> None:
     """Its copies are linked to the one enqueue."""
     http.put("/queues/news/subscriptions/audit").raise_for_status()

@@ -36,7 +36,8 @@ class DeadLetterHandlers:
         body = await call.json()
         queue, address = call.queue(), _address(call)
         target = call.named(body["to"]) if "to" in body else queue
-        return json_answer(call.result(await self._letters.redrive(queue, address, target)))
+        on_job = call.context.trace.redrive(target) if call.context.trace is not None else None
+        return json_answer(call.result(await self._letters.redrive(queue, address, target, on_job)))
 
 
 def _address(call: Call) -> str:

@@ -116,10 +116,13 @@ class QueueAdmin:
 
     async def redrive(self, call: Call) -> Answer:
         body = await call.json()
+        queue = call.queue()
         order = RedriveOrder(
             body.get("max", DEFAULT_REDRIVE),
             target=call.named(body["to"]) if "to" in body else None,
             reason=DeadReason(body["reason"]) if "reason" in body else None,
             rate=float(body.get("rate", 0)),
         )
-        return json_answer(call.result(await self._redrive.redrive(call.queue(), order)))
+        trace = call.context.trace
+        on_job = trace.redrive(order.target or queue) if trace is not None else None
+        return json_answer(call.result(await self._redrive.redrive(queue, order, on_job)))

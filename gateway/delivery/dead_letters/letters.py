@@ -22,7 +22,7 @@ from gateway.coverage import Covered, least
 from gateway.delivery.caps.link import CapLink
 from gateway.delivery.caps.turn import GatewayTurns
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
-from gateway.delivery.dead_letters.redrive import Redrive, Redriven
+from gateway.delivery.dead_letters.redrive import OnJob, Redrive, Redriven
 from gateway.delivery.dead_letters.search import Search, SearchedServer
 from gateway.delivery.dead_letters.store import own_key
 from gateway.delivery.queues.catalog import Queue
@@ -142,14 +142,15 @@ class DeadLetterJobs:
         done = await self._with(queue, letter, confirm)
         return done if isinstance(done.result, GatewayError) else Covered(None, None)
 
-    async def redrive(self, queue: Queue, letter: str, target: Queue) -> Covered[Redriven | GatewayError]:
-        """Moves the dead letter to the target as a first attempt; drops it if it has expired.
-
-        Raises, and may be, what `delete` and Redrive.one raise.
+    async def redrive(
+        self, queue: Queue, letter: str, target: Queue, on_job: OnJob | None = None
+    ) -> Covered[Redriven | GatewayError]:
+        """Moves the dead letter to the target as a first attempt; drops it if it has expired. Raises, and may be, what
+        `delete` and Redrive.one raise.
         """
 
         async def move(read: OpenRead, others: int) -> Redriven:
-            return replace(await self._redrive.one(queue, target, read), left=others)
+            return replace(await self._redrive.one(queue, target, read, on_job), left=others)
 
         async with self._redrive.room(queue, target):
             return await self._with(queue, letter, move)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from gateway.coverage import Coverage, Covered, least
 from gateway.delivery.backend import Backend, Poll
@@ -23,13 +23,15 @@ from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.copy_safety import has_children
 from gateway.delivery.queues.quota import Quota
 from gateway.delivery.subscriptions.existing import no_subscription
-from gateway.envelope.read import body_of, unwrap
+from gateway.envelope.read import Job, body_of, unwrap
 from gateway.envelope.rewrite import DeadReason, restored
 from gateway.envelope.times import wire_expiry
 from gateway.errors import BackendUnavailable, GatewayError, LeaseLost, OutcomeUnknown, QueueHasChildren, QueueNotFound
 from gateway.leases.lease import OpenRead
 
 T = TypeVar("T")
+OnJob: TypeAlias = Callable[[Job], None]
+"""Called with each dead letter that is stored as a job again. It must not raise."""
 
 LONGEST_S: Final = 20.0
 """Many proxies do not wait longer for a request. The answer says how many are left."""
@@ -61,13 +63,16 @@ class Redriven:
 
 @dataclass(slots=True)
 class _Run:
-    """One redrive in progress. skipped: dead letters that are not to be moved, in order. next_s: for the rate."""
+    """One redrive in progress. skipped: dead letters that are not to be moved, in order. next_s: for the rate.
+    on_job: None: nobody wants to know.
+    """
 
     queue: Queue
     order: RedriveOrder
     until_s: float
     skipped: list[OpenRead]
     coverage: Coverage | None
+    on_job: OnJob | None
     redriven: int = 0
     expired: int = 0
     trouble: GatewayError | None = None
@@ -113,7 +118,9 @@ class Redrive:
         self._quota = quota
         self._tasks = tasks
 
-    async def redrive(self, queue: Queue, order: RedriveOrder) -> Covered[Redriven | GatewayError]:
+    async def redrive(
+        self, queue: Queue, order: RedriveOrder, on_job: OnJob | None = None
+    ) -> Covered[Redriven | GatewayError]:
         """Moves dead letters of the queue; servers that did not take part may have more.
 
         QueueHasChildren: nothing is moved. QueueNotFound: the queue does not exist and has no dead letters. QueueFull,
@@ -123,7 +130,7 @@ class Redrive:
         """
         try:
             async with self.room(queue, order.target or queue):
-                return await self._redrive(queue, order)
+                return await self._redrive(queue, order, on_job)
         except (QueueHasChildren, QueueNotFound) as error:
             return Covered(error, None)
 
@@ -141,13 +148,13 @@ class Redrive:
         with contextlib.nullcontext() if target.key == queue.key else await self._quota.room(target):
             yield
 
-    async def one(self, queue: Queue, target: Queue, read: OpenRead) -> Redriven:
+    async def one(self, queue: Queue, target: Queue, read: OpenRead, on_job: OnJob | None = None) -> Redriven:
         """Moves one dead letter to the target, or drops it if it has expired. Does not count how many are left.
 
         Raises: QueueFull, JobTooLarge, BackendUnavailable: it is still a dead letter. OutcomeUnknown: it may be a job,
         a dead letter or both.
         """
-        expired = not await self._put(queue, target, read.data)
+        expired = not await self._put(queue, target, read.data, on_job)
         try:
             await read.confirm()
         except (LeaseLost, BackendUnavailable, OutcomeUnknown) as error:
@@ -158,10 +165,12 @@ class Redrive:
             raise OutcomeUnknown("the job is on its queue, but the dead letter may still exist, too") from error
         return Redriven(int(not expired), int(expired), left=0)
 
-    async def _redrive(self, queue: Queue, order: RedriveOrder) -> Covered[Redriven | GatewayError]:
+    async def _redrive(
+        self, queue: Queue, order: RedriveOrder, on_job: OnJob | None
+    ) -> Covered[Redriven | GatewayError]:
         merged = await self._backend.queue_stats(queue.key)
         stats = merged.queues.get(queue.key)
-        run = _Run(queue, order, time.monotonic() + LONGEST_S, [], coverage=merged.coverage)
+        run = _Run(queue, order, time.monotonic() + LONGEST_S, [], merged.coverage, on_job)
         left = 0
         for key in self._dead_letters.keys(queue):
             left += await self._bring_back(run, key)
@@ -214,7 +223,7 @@ class Redrive:
 
     async def _one(self, run: _Run, read: OpenRead) -> None:
         try:
-            if await self._put(run.queue, run.target, read.data):
+            if await self._put(run.queue, run.target, read.data, run.on_job):
                 run.redriven += 1
                 await read.confirm()
             else:
@@ -225,7 +234,7 @@ class Redrive:
         finally:
             await read.abort()
 
-    async def _put(self, queue: Queue, target: Queue, letter: bytes) -> bool:
+    async def _put(self, queue: Queue, target: Queue, letter: bytes, on_job: OnJob | None) -> bool:
         """Puts the content of a dead letter on the target; False if it has expired. Raises as Backend.put."""
         now_s = time.time()
         item = restored(letter, now_s)
@@ -235,6 +244,8 @@ class Redrive:
         if target.policy.raw and not queue.policy.raw:
             data = body_of(unwrap(data))  # a raw queue has bodies, not envelopes
         await self._backend.put(target.key, data, wire_expiry(item.expires_s, now_s))
+        if on_job is not None:
+            on_job(unwrap(letter))
         return True
 
 
