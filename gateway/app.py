@@ -265,7 +265,7 @@ class Gateway:
         )
         if context.index == 0:
             gatherer.on_round(largest.add)
-        history = History(lambda key: dead_key(catalog, key))
+        history = History(lambda key: dead_key(catalog, key), turns)
         gatherer.on_round(history.add)
 
         # What runs beside the requests
@@ -294,7 +294,6 @@ class Gateway:
             unreachable=UnreachableQueues(kestrel, catalog, turns) if context.index == 0 else None,
             delayed_jobs=delayed_jobs,
             gatherer=gatherer,
-            largest=largest,
             idempotency=idempotency,
             spans=traces.export if traces is not None else None,
             longest_lease_s=longest_lease(settings),

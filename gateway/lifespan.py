@@ -22,7 +22,6 @@ from gateway.delivery.caps.link import CapLink
 from gateway.delivery.control.control import Control
 from gateway.delivery.delay.watch import DelayedJobs
 from gateway.delivery.figures.gatherer import Gatherer
-from gateway.delivery.figures.largest import LargestQueues
 from gateway.delivery.idempotency.idempotent_enqueue import Idempotency
 from gateway.delivery.queues.unreachable import UnreachableQueues
 from gateway.delivery.receive import Receiver
@@ -103,7 +102,6 @@ class Lifespan:
     unreachable: UnreachableQueues | None
     delayed_jobs: DelayedJobs
     gatherer: Gatherer
-    largest: LargestQueues
     idempotency: Idempotency
     spans: SpanExport | None
     longest_lease_s: float
@@ -127,7 +125,6 @@ class Lifespan:
             finally:
                 self.drain.begin()
                 gathering.cancel()
-                self.largest.close()
                 if watching is not None:
                     watching.cancel()
                 self.delayed_jobs.close()

@@ -1,5 +1,6 @@
 """The page over HTTP: its files, the redirect to it, who may read its data, and its stream of figures."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from gateway.delivery.figures.gatherer import Round
 from gateway.delivery.figures.history import SAMPLES, History, Rates, rates
+from gateway.fairness.turns import Turns
 from gateway.queue_stats import QueueStats
 from tests.api.keyring import Keyring
 from tests.lab.broker import BrokerProcess
@@ -292,12 +294,12 @@ def test_rates_are_those_of_the_jobs():
 
 def test_the_history_keeps_the_last_hour_of_each_queue():
     """Series of equal length, also for a queue that came later or was away while a server was down."""
-    history = History(lambda key: None if key.endswith("__dead") else key + "__dead")
+    history = History(lambda key: None if key.endswith("__dead") else key + "__dead", Turns())
     for number in range(1, SAMPLES + 50):
         queues = {"a": QueueStats(items=number, total_items=number * 20), "a__dead": QueueStats(items=3)}
         if number > SAMPLES:
             queues["late"] = QueueStats(items=1)
-        history.add(Round(number, number * 10.0, queues))
+        asyncio.run(history.add(Round(number, number * 10.0, queues)))
     found = history.columns("a")
     assert {len(series) for series in found.values()} == {SAMPLES}
     assert (found["at"][-1], found["items"][-1], found["dead_letters"][-1]) == ((SAMPLES + 49) * 10.0, SAMPLES + 49, 3)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -52,14 +52,14 @@ class Gatherer:
         self._backend = backend
         self._turns = turns
         self._interval_s = interval_s
-        self._listeners: list[Callable[[Round], None]] = []
+        self._listeners: list[Callable[[Round], Awaitable[None]]] = []
         self._watching = 0
         self._wanted = asyncio.Event()
         self._changed = asyncio.Event()
         self._closed = False
 
-    def on_round(self, listener: Callable[[Round], None]) -> None:
-        """Calls `listener` after each round. It must be quick and must not raise."""
+    def on_round(self, listener: Callable[[Round], Awaitable[None]]) -> None:
+        """Awaits `listener` with each round before it becomes the newest. It works in slices: a round may be large."""
         self._listeners.append(listener)
 
     @contextlib.contextmanager
@@ -112,8 +112,9 @@ class Gatherer:
                 servers.setdefault(server, {}).update(found)
             coverage = least(coverage, merged.coverage)
         aged, aged_servers = await self._ages.update(queues, servers)
-        self.newest = Round(self.newest.number + 1, time.time(), aged, aged_servers, coverage)
+        new = Round(self.newest.number + 1, time.time(), aged, aged_servers, coverage)
         for listener in self._listeners:
-            listener(self.newest)
+            await listener(new)
+        self.newest = new
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

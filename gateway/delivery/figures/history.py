@@ -1,7 +1,9 @@
-"""The last hour of every queue, in samples STEP_S apart. Pure: rounds of the gatherer go in, series come out.
+"""The last hour of every queue, in samples STEP_S apart: rounds of the gatherer go in, series come out.
 
 A rate is the mean between two samples. Jobs that come in are those that were stored, which includes jobs that move to
 the tail or come back from the dead letters. Jobs that go out are those that are gone since then, whatever the reason.
+
+A sample is computed in slices. It is added to all series at once, so that they have equal times.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.delivery.figures.gatherer import Round
+from gateway.fairness.turns import Turns
 from gateway.queue_stats import QueueStats
 
 STEP_S: Final = 10.0
@@ -43,26 +46,28 @@ def rates(before: QueueStats | None, now: QueueStats, seconds: float) -> Rates:
 class History:
     """Give it each round (`add`). dead_key: gives the key of a queue's dead letters; None for a key of no queue."""
 
-    def __init__(self, dead_key: Callable[[str], str | None]) -> None:
+    def __init__(self, dead_key: Callable[[str], str | None], turns: Turns) -> None:
         self._dead_key = dead_key
+        self._turns = turns
         self._times: deque[float] = deque(maxlen=SAMPLES)
         self._samples: dict[str, array[float]] = {}
         self._sampled = Round()
         self._last: tuple[Round, Round] = (Round(), Round())
 
-    def add(self, new: Round) -> None:
-        """Remembers the round, and takes a sample if it is time for one."""
+    async def add(self, new: Round) -> None:
+        """Remembers the round, and takes a sample if it is time for one. Cancelled: there is no sample."""
         self._last = (self._last[1], new)
         if self._times and new.at_s - self._times[-1] < STEP_S * 0.9:
             return
+        taken = {key: _MISSING for key in self._samples if new.coverage or key in new.queues}
+        async for key in self._turns.slices(new.queues):
+            if key in taken or (len(taken) < MAX_QUEUES and self._dead_key(key) is not None):
+                taken[key] = self._sample(key, new)
         self._times.append(new.at_s)
-        for key in [key for key in self._samples if key not in new.queues and not new.coverage]:
-            del self._samples[key]
-        for key in new.queues:
-            if key not in self._samples and len(self._samples) < MAX_QUEUES and self._dead_key(key) is not None:
-                self._samples[key] = array("f")
-        for key, samples in self._samples.items():
-            samples.extend(self._sample(key, new))
+        self._samples = {key: self._samples.get(key) or array("f") for key in taken}
+        for key, sample in taken.items():
+            samples = self._samples[key]
+            samples.extend(sample)
             del samples[: -SAMPLES * len(COLUMNS)]
         self._sampled = new
 
@@ -91,10 +96,7 @@ class History:
         return pairs if any(one or other for one, other in pairs) else []
 
     def _sample(self, key: str, new: Round) -> tuple[float, ...]:
-        stats = new.queues.get(key)
-        if stats is None:
-            return _MISSING
-        before = self._sampled
+        stats, before = new.queues[key], self._sampled
         found = rates(before.queues.get(key), stats, new.at_s - before.at_s) if before.number else Rates()
         dead = new.queues.get(self._dead_key(key) or "", QueueStats()).items
         nan = float("nan")

@@ -1,14 +1,12 @@
 """The figures of the largest queues, and the sums of the others: what the metrics show of queues.
 
-1. It works in the background, after each round of the gatherer, in slices. A scrape only reads.
+1. It works in slices, with each round of the gatherer. A scrape only reads.
 2. The size of a queue is the number of its jobs, dead letters included. The largest `limit` queues have a row each.
 """
 
 from __future__ import annotations
 
-import asyncio
 import heapq
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,8 +17,6 @@ from gateway.delivery.queues.catalog import Catalog
 from gateway.fairness.turns import Turns
 from gateway.names.namespace import Name
 from gateway.queue_stats import QueueStats
-
-log = logging.getLogger(__name__)
 
 FIGURES: Final = ("items", "bytes", "age_seconds", "open_reads", "waiters", "dead_letters", "backlog")
 """The figures of a row, in order."""
@@ -72,25 +68,9 @@ class LargestQueues:
         self._holding_keys = holding_keys
         self._servers = servers
         self._limit = limit
-        self._working: asyncio.Task[None] | None = None
 
-    def add(self, found: Round) -> None:
-        """Begins to work on a round of the gatherer; ignores it while the last one takes."""
-        if self._working is None or self._working.done():
-            self._working = asyncio.get_running_loop().create_task(self._update(found), name="largest queues")
-
-    def close(self) -> None:
-        """Stops working."""
-        if self._working is not None:
-            self._working.cancel()
-
-    async def _update(self, found: Round) -> None:
-        try:
-            self.table = await self._made(found)
-        except Exception:
-            log.exception("the figures of queues for the metrics cannot be made")
-
-    async def _made(self, found: Round) -> QueueTable:
+    async def add(self, found: Round) -> None:
+        """Makes the table of a round of the gatherer. Cancelled: the table of before stays."""
         largest: list[tuple[float, str, Name, tuple[float, ...]]] = []
         sums = [0.0] * len(FIGURES)
         others = 0
@@ -106,7 +86,7 @@ class LargestQueues:
         rows = [self._row(name, figures) async for _, _, name, figures in self._turns.slices(largest)]
         delayed = [found.queues[key] for key in self._holding_keys if key in found.queues]
         servers = self._servers()
-        return QueueTable(
+        self.table = QueueTable(
             at_s=found.at_s,
             rows=tuple(rows),
             others=others,
