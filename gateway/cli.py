@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -22,6 +22,7 @@ from gateway.client import queues as client_queues
 from gateway.client import target
 from gateway.client import transfer as client_transfer
 from gateway.client.help_page import CommandSections
+from gateway.common import standard_files
 from gateway.common.flags import HELP, ListedText, Rate, Seconds, WholeNumber
 from gateway.config.toml_file import MistakesError
 from gateway.maintenance import variables
@@ -283,6 +284,13 @@ def known_variables(environ: Iterable[str]) -> set[str]:
 
 def main() -> None:
     """The entry point of the console script."""
+    standard_files.open_closed()
+    with standard_files.checked_output(PROGRAM):
+        _run()
+
+
+def _run() -> NoReturn:
+    """Runs the command of the command line, and exits."""
     arguments = sys.argv[1:] or shlex.split(os.environ.get(COMMAND_VARIABLE, ""))
     if arguments[:1] != ["doctor"]:  # whose report has these warnings
         _warn_of_variables()

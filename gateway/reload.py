@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.api.access.admission import Admission
+from gateway.common.counted import counted
 from gateway.config import policies
 from gateway.config.cluster_secret import secrets_of
 from gateway.config.keys import Keys, load
@@ -79,7 +80,7 @@ class KeyReload:
             keys = await asyncio.to_thread(read_keys, self.path, tenanted=self.tenanted)
             self.admission.replace(keys)
             self.streams.keys_changed()
-            log.info("reload: %d keys", len(keys))
+            log.info("reload: %s", counted(len(keys), "key"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +123,4 @@ class SecretReload:
             raise MistakesError([Mistake(str(path), 0, str(exc))]) from exc
         self.ids.replace(lease_keys(secrets))
         self.replicas.replace(secrets)
-        log.info("reload: %d secret(s) of the cluster", len(secrets))
+        log.info("reload: %s of the cluster", counted(len(secrets), "secret"))

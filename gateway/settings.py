@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gateway.common.counted import counted
 from gateway.common.net import UNIX, host_and_port, is_loopback
 
 
@@ -345,7 +346,8 @@ class Settings:
         for name, size in (("max-job-bytes", self.max_job_bytes), ("max-batch-bytes", self.max_batch_bytes)):
             if size > self.max_buffer_bytes * self.tenant_share:
                 raise SettingsError(
-                    f"{name}: {size} bytes is above tenant-share ({self.tenant_share:g}) of max-buffer-bytes "
+                    f"{name}: {counted(size, 'byte')} is above tenant-share ({self.tenant_share:g}) of "
+                    "max-buffer-bytes "
                     f"({self.max_buffer_bytes}), so every body of that size would be refused; lower {name} or raise "
                     "max-buffer-bytes"
                 )
@@ -390,7 +392,7 @@ class Settings:
             raise SettingsError(f"listen: {self.listen!r} is not unix:PATH; a TCP port is set by --host and --port")
         if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
             raise SettingsError(
-                f"listen: the path has {len(os.fsencode(path))} bytes; a Unix socket's path has at most "
+                f"listen: the path has {counted(len(os.fsencode(path)), 'byte')}; a Unix socket's path has at most "
                 f"{LONGEST_SOCKET_PATH}"
             )
 
@@ -431,7 +433,7 @@ def check_secrets(name: str, secrets: Sequence[str]) -> None:
         raise SettingsError(f"{name}: {len(secrets)} secrets are given; give one, or two while it changes")
     for secret in secrets:
         if len(secret.encode()) < 32:
-            raise SettingsError(f"{name}: a secret has {len(secret.encode())} bytes; at least 32 are needed")
+            raise SettingsError(f"{name}: a secret has {counted(len(secret.encode()), 'byte')}; at least 32 are needed")
 
 
 def _check(spec: dataclasses.Field[Any], value: Any) -> None:

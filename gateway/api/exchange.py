@@ -23,6 +23,7 @@ from gateway.api.request.hints import elsewhere
 from gateway.api.request.parameters import Values
 from gateway.api.request.prefer import preferences
 from gateway.api.specification import OperationSpec
+from gateway.common.counted import counted
 from gateway.coverage import Covered
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.errors import BadFraming, BodyTooLarge, GatewayError, MethodNotAllowed, Unauthenticated
@@ -154,14 +155,15 @@ class Call:
             if not (length.isascii() and length.isdigit()):
                 raise BadFraming("Content-Length is not a number")
             if int(length) > limit_bytes:
-                raise BodyTooLarge(f"the body has {length} bytes, which is above the maximum of {limit_bytes}")
+                size_text = counted(int(length), "byte")
+                raise BodyTooLarge(f"the body has {size_text}, which is above the maximum of {limit_bytes}")
             self.reservation.more(int(length))
         chunk, more = await self.request.body()
         size = len(chunk)
         body = io.BytesIO() if more else None
         while True:
             if size > limit_bytes:
-                raise BodyTooLarge(f"the body has more than the maximum of {limit_bytes} bytes")
+                raise BodyTooLarge(f"the body has more than the maximum of {counted(limit_bytes, 'byte')}")
             if length is None and chunk:
                 self.reservation.more(len(chunk))
             if body is None or not more:

@@ -35,6 +35,7 @@ from gateway.broker.server import BrokerServer
 from gateway.broker.storage.reader import DatabaseError
 from gateway.common import logs
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
+from gateway.common.counted import counted
 from gateway.common.flags import HELP
 from gateway.common.net import is_loopback
 
@@ -243,7 +244,8 @@ async def _serve(
         else:
             channel.listen(loop, lambda message: _obey(server, channel, message))
         found = await server.start()
-        log.info("%d queues in %s, fsync %s", len(made.queues), options.data, "always" if options.fsync else "off")
+        fsync = "always" if options.fsync else "off"
+        log.info("%s in %s, fsync %s", counted(len(made.queues), "queue"), options.data, fsync)
         log.info("listening on %s", ", ".join(found))
         if channel is not None:
             channel.tell({"event": "ready", "listen": found})

@@ -22,6 +22,7 @@ from gateway.client.failures import CallFailed
 from gateway.client.options import notice
 from gateway.client.progress import ProgressBar
 from gateway.client.target import Target
+from gateway.common.counted import counted
 
 BATCH_JOBS: Final = 100
 """The largest batch. A killed command has at most this many jobs in hand. Source: openapi.yaml, nextJob."""
@@ -137,7 +138,7 @@ class Export:
                     bar.reached(self.written + self.known)
             if not self.interrupted and not self.left and count:
                 leased = (await self._figures(http)).get("open_reads")
-                self.left = f"{leased} jobs of {self._queue} are leased by other consumers" if leased else ""
+                self.left = f"others hold {counted(leased, 'job')} of {self._queue}" if leased else ""
 
     def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
         self._signal.set()

@@ -13,6 +13,7 @@ import click
 
 from gateway.client import options
 from gateway.client.failures import CallFailed
+from gateway.common import standard_files
 from gateway.common.flags import Seconds, WholeNumber
 
 if TYPE_CHECKING:
@@ -119,11 +120,13 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
       kestrel-gateway next emails --ack --raw >job     take a job for good
 
     The lease is at .lease.id. It must be settled before it ends; otherwise the next consumer gets the job. With --ack
-    the job is acked after it is written. A job that cannot be written goes back to the head of its queue. The exit code
-    is 3 if no job came.
+    the job is acked after it is written. A job that cannot be written goes back to the head of its queue, and the exit
+    code is 1. The exit code is 3 if no job came.
     """  # noqa: D301 (click wants the character itself)
     if raw and not ack:
         raise click.UsageError("--raw prints no lease, so the job could not be settled; give --ack, too")
+    if standard_files.is_closed():
+        raise click.UsageError("standard output is closed, so the job could not be printed; no job is taken")
     params = {} if lease_s is None else {"lease_seconds": f"{lease_s:.15g}"}
     if raw:
         params["format"] = "raw"
@@ -139,11 +142,21 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
     try:
         sys.stdout.buffer.write(answer.content if raw else answer.content + b"\n")
         sys.stdout.flush()
-    except (OSError, KeyboardInterrupt):  # nobody knows the lease, and nobody has begun the job
-        api.call("POST", f"{lease}/nack", json={"position": "head", "count": False})
+    except KeyboardInterrupt:  # nobody knows the lease, and nobody has begun the job
+        _give_back(api, lease)
         raise
+    except OSError as exc:
+        standard_files.discard_output()
+        _give_back(api, lease)
+        options.notice(f"standard output: {exc.strerror}; the job is back on its queue")
+        sys.exit(options.FAILED)
     if ack:
         api.call("POST", f"{lease}/ack")
+
+
+def _give_back(api: GatewayApi, lease: str) -> None:
+    """The job is at the head again, and that was no attempt."""
+    api.call("POST", f"{lease}/nack", json={"position": "head", "count": False})
 
 
 def _polled(api: GatewayApi, path: str, params: dict[str, str], wait_s: float) -> httpx.Response:
@@ -194,6 +207,8 @@ def ack(lease: str, *, api: GatewayApi) -> None:
 @options.calls
 def nack(lease: str, *, head: bool, delay: float | None, reason: str | None, api: GatewayApi) -> None:
     """Give the job of LEASE back to its queue, as its next attempt."""
+    if head and delay:
+        raise click.UsageError("--head means at once, and --delay later; give only one of them")
     _settle(api, lease, "nack", {"position": "head" if head else None, "delay": delay, "reason": reason})
 
 

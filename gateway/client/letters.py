@@ -10,6 +10,7 @@ import click
 from gateway.client import options, tables
 from gateway.client.api import GatewayApi, queue_path
 from gateway.client.failures import CallFailed
+from gateway.common.counted import counted
 
 _MOST: Final = 100
 """Dead letters that a gateway lists at most. Source: openapi.yaml, listDeadLetters."""
@@ -26,7 +27,7 @@ def show_list(api: GatewayApi, queue: str, count: int, *, as_json: bool) -> None
     rows = [["" if each[name] is None else each[name] for name in _COLUMNS] for each in answer["letters"]]
     tables.show(list(_COLUMNS.values()), rows)
     if answer["left"]:
-        options.notice(f"{answer['left']} more dead letters")
+        options.notice(counted(answer["left"], "more dead letter"))
 
 
 def act(api: GatewayApi, queue: str, letter: str, action: str, *, yes: bool) -> None:

@@ -16,6 +16,7 @@ from gateway.client.api import GatewayApi
 from gateway.client.failures import CallFailed
 from gateway.client.progress import ProgressBar
 from gateway.client.sending import Line
+from gateway.common.counted import counted
 
 
 def put_lines(
@@ -47,11 +48,14 @@ def put_lines(
     except (CallFailed, KeyboardInterrupt) as exc:
         known = (isinstance(exc, CallFailed) and exc.status) or not batch or done.lines == batch[-1].number
         perhaps = "" if known else f", and perhaps up to {len(batch)} of the next ones"
-        options.notice(f"{done.stored} jobs are stored{perhaps}; continue with --skip {max(done.lines, skip)}")
+        stored = counted(done.stored, "job is stored", "jobs are stored")
+        options.notice(f"{stored}{perhaps}; continue with --skip {max(done.lines, skip)}")
         if isinstance(exc, CallFailed):
             raise
         return options.INTERRUPTED
-    click.echo(f"{done.stored} jobs stored on {queue}" + (f", {done.refused} not accepted" if done.refused else ""))
+    click.echo(
+        f"{counted(done.stored, 'job')} stored on {queue}" + (f", {done.refused} not accepted" if done.refused else "")
+    )
     return options.FAILED if done.refused else 0
 
 

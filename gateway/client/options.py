@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -93,25 +92,16 @@ def calls(command: Callable[..., Any]) -> Any:
             notice(f"only {api.coverage} Kestrel servers answered")
             sys.exit(AWAY)
 
-    return where(_RETRY(printing(run)))
+    return where(_RETRY(interruptible(run)))
 
 
-def printing(command: Callable[..., Any]) -> Any:
-    """The command, whose exit code is 1 if its output cannot be written: the reader has gone, or the disk is full."""
+def interruptible(command: Callable[..., Any]) -> Any:
+    """The command, which any of the signals that end a program ends like Ctrl-C."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> Any:
-        try:
-            with interrupts.raised():
-                result = command(*args, **options)
-            sys.stdout.flush()
-        except OSError as exc:
-            # Python would try to write the rest at the exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if not isinstance(exc, BrokenPipeError):
-                notice(f"standard output: {exc.strerror}")
-            sys.exit(FAILED)
-        return result
+        with interrupts.raised():
+            return command(*args, **options)
 
     return run
 

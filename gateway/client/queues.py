@@ -12,6 +12,7 @@ import click
 
 from gateway.client import options
 from gateway.client.failures import CallFailed
+from gateway.common.counted import counted
 from gateway.common.flags import Rate, Seconds, WholeNumber
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def dead_letters(
         if as_json:
             options.show_json(answer)
         else:
-            click.echo(f"{answer['deleted']} dead letters of {queue} deleted")
+            click.echo(f"{counted(answer['deleted'], 'dead letter')} of {queue} deleted")
     else:
         answer = api.call("GET", path).json()
         if as_json:
@@ -188,7 +189,7 @@ def redrive(
         if not moved or not answer["left"] or (most is not None and redriven + expired >= most):
             break
     tail = f", {expired} expired and dropped" if expired else ""
-    click.echo(f"{redriven} dead letters moved to {to or queue}{tail}, {answer['left']} left")
+    click.echo(f"{counted(redriven, 'dead letter')} moved to {to or queue}{tail}, {answer['left']} left")
     if answer["left"] and reason is None and (most is None or redriven + expired < most):
         options.notice(f"the others could not be moved now: look at {to or queue}")
         sys.exit(options.AWAY)
@@ -213,7 +214,7 @@ def delete(queue: str, *, yes: bool, api: GatewayApi) -> None:
     """Delete QUEUE with all its jobs, also those under a lease. Its dead letters remain."""
     options.confirm(f"Delete {queue} with all its jobs?", yes=yes)
     answer = api.call("DELETE", _path(queue)).json()
-    click.echo(f"{queue} is deleted, {answer['leases_ended']} leases ended")
+    click.echo(f"{queue} is deleted, {counted(answer['leases_ended'], 'lease')} ended")
 
 
 @click.command()
@@ -291,7 +292,7 @@ def unsubscribe(queue: str, child: str, *, yes: bool, api: GatewayApi) -> None:
     """Delete the subscription CHILD of QUEUE with its jobs."""
     options.confirm(f"Delete the subscription {queue}+{child} with its jobs?", yes=yes)
     answer = api.call("DELETE", f"{_path(queue)}/subscriptions/{_name(child)}").json()
-    click.echo(f"{answer['queue']} is deleted, {answer['leases_ended']} leases ended")
+    click.echo(f"{answer['queue']} is deleted, {counted(answer['leases_ended'], 'lease')} ended")
 
 
 def _listed(api: GatewayApi, filters: tuple[str, ...], sort: str) -> Iterator[dict[str, Any]]:

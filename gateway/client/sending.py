@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 from gateway.client import events, failures, options
 from gateway.client.api import GatewayApi, queue_path
 from gateway.client.failures import CallFailed
+from gateway.common.counted import counted
 
 _SHARE: Final = 0.9
 """How much of the gateway's limit of bytes a request uses: a limit is one of the whole body."""
@@ -128,7 +129,7 @@ class LineSender:
                 pause_s = failures.pause_s(tries)
                 if not self._api.may_wait(time.monotonic() - began_s, pause_s):
                     raise CallFailed(result["code"], result["detail"], status=result["status"], retryable=True)
-                options.notice(f"{len(lines)} jobs: {result['code']}; next try in {pause_s:.1f} s")
+                options.notice(f"{counted(len(lines), 'job')}: {result['code']}; next try in {pause_s:.1f} s")
                 time.sleep(pause_s)
         self.done.lines = last
 
@@ -160,9 +161,10 @@ class LineSender:
             return [{"status": failed.status, "code": failed.code, "detail": detail, "retryable": False}]
         found = answer.json()
         if "results" not in found:
+            stored = counted(len(lines), "line is", "lines are")
             raise CallFailed(
                 "raw-queue",
-                f"the queue has the format raw, which the key may not see: {len(lines)} lines are stored as one job; "
+                f"the queue has the format raw, which the key may not see: {stored} stored as one job; "
                 "delete that job, and use a key with the scope observe",
                 status=answer.status_code,
                 retryable=False,

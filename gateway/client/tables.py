@@ -49,6 +49,10 @@ def _plain(headings: Sequence[str], rows: Rows) -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.1f}"
     # A queue of a memcache client may have any name, and a terminal obeys control characters.

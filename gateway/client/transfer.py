@@ -23,6 +23,7 @@ import click
 from gateway.client import interrupts, options
 from gateway.client.failures import CallFailed
 from gateway.client.target import Target
+from gateway.common.counted import counted
 from gateway.common.flags import Seconds, WholeNumber
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _TAIL_BYTES: Final = 4096
 @click.option("--wait", "wait_s", type=Seconds(), default=0.0, help="end when no job came for this time [default 0]")
 @click.option("--max", "most", type=WholeNumber(1), help="the most jobs to take [default: all]")
 @options.where
-@options.printing
+@options.interruptible
 def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: int | None, address: Target) -> None:
     """Move the jobs of QUEUE into FILE, one CloudEvent in JSON a line, in the order of the queue.
 
@@ -76,7 +77,8 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
     except CallFailed as failed:
         options.notice(f"{failed}; continue with --append" if file.exists() else str(failed))
         sys.exit(options.exit_code(failed))
-    click.echo(f"{job.written} jobs moved to {file}" + (f", {job.known} were there already" if job.known else ""))
+    there = counted(job.known, "was there already", "were there already")
+    click.echo(f"{counted(job.written, 'job')} moved to {file}" + (f", {there}" if job.known else ""))
     if job.interrupted:
         options.notice("interrupted; continue with --append")
         sys.exit(options.INTERRUPTED)
@@ -131,9 +133,10 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
             options.notice(f"interrupted after line {max(done.lines, begin['line'])}; the same command continues")
             sys.exit(options.INTERRUPTED)
     refused_before = f", {begin['refused']} of them not accepted" if begin["refused"] else ""
-    before = f" (the first {begin['line']} lines were sent before{refused_before})" if begin["line"] else ""
+    sent = counted(begin["line"], "line was sent", "lines were sent")
+    before = f" (the first {sent} before{refused_before})" if begin["line"] else ""
     refused = f", {done.refused} not accepted" if done.refused else ""
-    click.echo(f"{done.stored} jobs stored on {queue}{refused}{before}")
+    click.echo(f"{counted(done.stored, 'job')} stored on {queue}{refused}{before}")
     if done.refused or begin["refused"]:
         sys.exit(options.FAILED)
 

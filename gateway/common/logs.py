@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Final, Protocol
 
+from gateway.common.counted import counted
 from gateway.common.line_writer import LineWriter
 
 LEVELS: Final = {
@@ -92,7 +93,7 @@ class StandardError(logging.Handler):
         )
 
     def _dropped(self, count: int) -> bytes:
-        message = f"{count} log lines were dropped: nothing read standard error"
+        message = f"{counted(count, 'log line was', 'log lines were')} dropped: nothing read standard error"
         return self.lines.line(time.time(), "WARNING", __name__, message, {})
 
 

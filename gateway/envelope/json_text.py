@@ -21,6 +21,8 @@ from typing import Any, Final, NoReturn
 import msgspec
 import orjson
 
+from gateway.common.counted import counted
+
 BOM: Final = b"\xef\xbb\xbf"
 """The byte-order mark that some editors write before UTF-8. JSON does not allow it (RFC 8259, section 8.1)."""
 
@@ -291,7 +293,7 @@ def _members(text: bytes, scannable: bytes, limit: int | None) -> dict[str, byte
         if name is None or name in found or text[at] != ord(":"):
             return None
         if len(found) == limit:
-            raise TooManyMembers(f"there are more than {limit} members")
+            raise TooManyMembers(f"there are more than {counted(limit, 'member')}")
         start = _blank_end(text, at + 1)
         scalar = _SCALAR.match(text, start)
         at = scalar.end() if scalar is not None else _value_end(view, start)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from gateway.common.counted import counted
+
 MAX_LENGTH = 256
 BYTES_TYPE = "application/octet-stream"
 JSON_TYPE = "application/json"
@@ -101,7 +103,7 @@ def is_media_type(content_type: str) -> bool:
 def media_type_fault(text: str) -> str:
     """What is wrong with a text that is not a media type, and what to send."""
     if len(text) > MAX_LENGTH:
-        return f"the media type has {len(text)} characters, which is above the maximum of {MAX_LENGTH}"
+        return f"the media type has {counted(len(text), 'character')}, which is above the maximum of {MAX_LENGTH}"
     slash = "" if "/" in text else ": it has no slash"
     return f"{text[:80]!r} is not a media type{slash}; send one such as {JSON_TYPE}"
 

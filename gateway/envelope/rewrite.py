@@ -23,6 +23,7 @@ from enum import Enum
 
 import orjson
 
+from gateway.common.counted import counted
 from gateway.envelope.attributes import NOT_IN_STRINGS, PAYLOAD
 from gateway.envelope.json_text import members
 from gateway.envelope.media import BYTES_TYPE
@@ -139,7 +140,7 @@ def plain(error: str) -> str:
         if len(line) <= MAX_ERROR:
             return line
         error = line
-    mark = f" [... cut, {len(error)} characters in all ...] "
+    mark = f" [... cut, {counted(len(error), 'character')} in all ...] "
     first = MAX_ERROR - _LAST - len(mark)
     return _line(error[:first]) + mark + _line(error[-_LAST:])
 

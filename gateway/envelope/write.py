@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import orjson
 
+from gateway.common.counted import counted
 from gateway.envelope.attributes import MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, PAYLOAD, Value, checked, take_payload
 from gateway.envelope.due import event_due_ms
 from gateway.envelope.json_text import (
@@ -144,7 +145,8 @@ def wrap_event(text: bytes, *, job_id: str, stamp: EnqueueContext) -> Item:
     written_bytes = sum(map(len, found)) + sum(map(len, found.values()))
     if written_bytes > MAX_ATTRIBUTES_BYTES:
         raise InvalidEvent(
-            f"the attributes have {written_bytes} bytes in all, which is above the maximum of {MAX_ATTRIBUTES_BYTES}"
+            f"the attributes have {counted(written_bytes, 'byte')} in all, which is above the maximum of "
+            f"{MAX_ATTRIBUTES_BYTES}"
         )
     attributes = checked({name: _load(name, value) for name, value in found.items()})
     content_type = attributes.get("datacontenttype")

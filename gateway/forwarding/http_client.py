@@ -13,6 +13,8 @@ from typing import Final
 
 import h11
 
+from gateway.common.counted import counted
+
 READ_BYTES: Final = 65536
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -90,7 +92,7 @@ class HttpConnection:
                 case h11.Data():
                     body += bytes(event.data)
                     if len(body) > self._limit_bytes:
-                        raise BadResponseError(f"the body is above {self._limit_bytes} bytes")
+                        raise BadResponseError(f"the body is above {counted(self._limit_bytes, 'byte')}")
                 case h11.EndOfMessage():
                     if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
                         self._http.start_next_cycle()

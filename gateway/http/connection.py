@@ -24,6 +24,7 @@ import enum
 import logging
 from typing import Final, cast
 
+from gateway.common.counted import counted
 from gateway.common.states import check_move
 from gateway.errors import BadFraming, GatewayError, RequestTimeout, Unavailable
 from gateway.http import tcp
@@ -113,7 +114,9 @@ class GatewayProtocol(asyncio.Protocol):
         connections.add(self)
         idle = self.server_state.idle
         if len(connections) > self.limits.connections and not idle.close_oldest():
-            self.refuse(Unavailable(f"the gateway has reached its limit of {self.limits.connections} connections"))
+            self.refuse(
+                Unavailable(f"the gateway has reached its limit of {counted(self.limits.connections, 'connection')}")
+            )
         else:
             self._deadline.set(self.limits.header_timeout_s)
             idle.add(self)

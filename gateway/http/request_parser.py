@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 import httptools
 
+from gateway.common.counted import counted
 from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal
 from gateway.http.framing import CHUNKED, FRAMING_HEADERS, OWS, BlankLine, framing
 from gateway.http.known_heads import KnownHeads
@@ -103,7 +104,7 @@ class RequestParser:
         piece = data[:end] if 0 < end < len(data) else data
         self.head_bytes += len(piece)
         if self.head_bytes > self._limit_bytes:
-            raise HeadersTooLarge(f"request line and headers are above {self._limit_bytes} bytes")
+            raise HeadersTooLarge(f"request line and headers are above {counted(self._limit_bytes, 'byte')}")
         whole = end > 0 and self.head_bytes == len(piece)
         if whole and (known := self._known.find(piece)) is not None:
             self._begin_known(*known)

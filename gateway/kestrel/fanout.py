@@ -31,6 +31,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from gateway.common.counted import counted
 from gateway.coverage import Coverage, Covered
 from gateway.errors import BackendRefused, BackendUnavailable, NotSupported, OutcomeUnknown, TooManySubscriptions
 from gateway.kestrel import broadcast
@@ -132,7 +133,7 @@ class Fanout:
         children = frozenset[str]().union(*(each.keys for each in found))
         if key not in children and len(children) >= limit and any(each.keys and not each.atomic for each in found):
             raise TooManySubscriptions(
-                f"the queue has {len(children)} subscriptions, and the maximum is {limit} "
+                f"the queue has {counted(len(children), 'subscription')}, and the maximum is {limit} "
                 "(--kestrel-max-subscriptions); delete one first"
             )
 
@@ -209,7 +210,8 @@ class Fanout:
         self._known[server] = (mine - gone) | wanted
         if missing := await self._still_wanted(sorted(wanted - mine), known):
             await self._copy(server, missing)
-            log.info("Kestrel at %s has got %d fanout children of other members", server.address, len(missing))
+            children = counted(len(missing), "fanout child", "fanout children")
+            log.info("Kestrel at %s has got %s of other members", server.address, children)
         for other, theirs in known.items():
             if other.health.answers and (missing := sorted(kept - theirs)):
                 try:
@@ -412,4 +414,6 @@ async def _create(server: ServerLink, keys: Sequence[str]) -> None:
     for key in keys:
         await server.peek(key)
     if missing := set(keys) - set(await server.stats(keys)):
-        raise BackendRefused(f"{server.address.marked} did not create {len(missing)} fanout children")
+        raise BackendRefused(
+            f"{server.address.marked} did not create {counted(len(missing), 'fanout child', 'fanout children')}"
+        )

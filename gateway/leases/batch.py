@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gateway.common.counted import counted
 from gateway.errors import GatewayError, InvalidBody
 from gateway.leases.lease import Disposition, Lease, LeaseRecord, Place, State, settlement_error
 
@@ -149,7 +150,9 @@ def _index(wanted: Mapping[str, Any], job_ids: Sequence[str | None], where: str)
     if not places:
         raise InvalidBody(f"{where}.id: {wanted['id'][:80]!r} is not the id of a job of the batch")
     if len(places) > 1:
-        raise InvalidBody(f"{where}.id: {wanted['id'][:80]!r} is the id of {len(places)} jobs; use the index")
+        raise InvalidBody(
+            f"{where}.id: {wanted['id'][:80]!r} is the id of {counted(len(places), 'job')}; use the index"
+        )
     return places[0]
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from gateway.common.counted import counted
 from gateway.errors import GatewayError, InvalidBody, LeaseForgotten, OutcomeUnknown
 from gateway.leases.batch import BatchLease, batch_record, check_upto, ended_error, in_order, plan
 from gateway.leases.known import KnownLeases
@@ -130,7 +131,9 @@ class Batches:
         done = sum(settlement_error(each.state, wanted) is None for each in records)
         if mine and done:
             were = "was" if done == 1 else "were"
-            error.detail = f"{done} of {len(records)} jobs {were} {_DONE[wanted]}. The first failure: {error.detail}"
+            error.detail = (
+                f"{done} of {counted(len(records), 'job')} {were} {_DONE[wanted]}. The first failure: {error.detail}"
+            )
         raise error
 
 

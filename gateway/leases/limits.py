@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
+from gateway.common.counted import counted
 from gateway.common.shares import WHOLE, Shares
 from gateway.errors import TooManyLeases
 from gateway.leases.deadlines import Deadlines
@@ -57,14 +58,17 @@ class LeaseLimits:
         held = self.shares.of(tenant)
         if held >= self._tenant_limit:
             raise TooManyLeases(
-                f"the tenant has {self._tenant_limit} open leases on this worker, its limit", self._retry_after(tenant)
+                f"the tenant has {counted(self._tenant_limit, 'open lease')} on this worker, its limit",
+                self._retry_after(tenant),
             )
         if not self.shares.admits(tenant):
             limit = self.shares.limit
             if self.shares.held >= limit:
-                raise TooManyLeases(f"{limit} leases are open on this worker, its limit", self.retry_after())
+                raise TooManyLeases(
+                    f"{counted(limit, 'lease is', 'leases are')} open on this worker, its limit", self.retry_after()
+                )
             raise TooManyLeases(
-                f"the tenant has {held} open leases on this worker, its share of the limit of {limit}",
+                f"the tenant has {counted(held, 'open lease')} on this worker, its share of the limit of {limit}",
                 self._retry_after(tenant),
             )
         self.check_bytes(tenant, size)
@@ -73,8 +77,9 @@ class LeaseLimits:
         """Like `check_room`, for the limit of bytes only: the lease counts already (`reserve`)."""
         if not self.bytes.admits_item(tenant, max(1, size)):
             raise TooManyLeases(
-                f"the tenant's leased jobs hold {self.bytes.of(tenant)} bytes on this worker; the next job would "
-                f"exceed its share of the limit of {self.bytes.limit} bytes",
+                f"the tenant's leased jobs hold {counted(self.bytes.of(tenant), 'byte')} on this worker; the "
+                "next job would "
+                f"exceed its share of the limit of {counted(self.bytes.limit, 'byte')}",
                 self._retry_after(tenant),
             )
 
@@ -85,7 +90,8 @@ class LeaseLimits:
         if held + count > most:
             self.shares.refused += 1
             raise TooManyLeases(
-                f"{count} more leases are wanted, and the tenant has {held} of at most {most} open leases on this "
+                f"{counted(count, 'more lease is', 'more leases are')} wanted, and the tenant has {held} of "
+                f"at most {counted(most, 'open lease')} on this "
                 "worker; ask for fewer jobs",
                 self._retry_after(tenant),
             )

@@ -72,7 +72,7 @@ def _address(text: str, option: str) -> Address:
 @click.option("--notes", type=click.Path(path_type=Path), help="file that says how far it is [default DIR.progress]")
 @click.option("--from-start", is_flag=True, help="forget how far an earlier import has come")
 @click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
-@options.printing
+@options.interruptible
 def import_journal(
     directory: Path,
     *,
@@ -222,7 +222,7 @@ def _import(
 @click.option("--key", help="key of the gateway; other users of this machine can see a flag")
 @click.option("--key-file", type=click.Path(path_type=Path), help="file that contains only the key")
 @click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
-@options.printing
+@options.interruptible
 def forward(
     source: str,
     to: str,

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from gateway.client.api import GatewayApi, queue_path
 from gateway.client.failures import CallFailed
 from gateway.client.target import Target
+from gateway.common.counted import counted
 from gateway.envelope.read import unwrap
 from gateway.envelope.times import wire_expiry
 from gateway.kestrel.address import Address
@@ -177,8 +178,9 @@ class GatewayDestination:
                 return StoreResult(0, obstacle=str(failed), retryable=True)
             return StoreResult(0, obstacle=str(failed), retryable=failed.retryable or failed.status >= 500)
         if is_event and "results" not in answer.json():
+            stored = counted(len(items), "job is", "jobs are")
             obstacle = (
-                f"it has the format raw, which the key may not see: {len(items)} jobs are stored as one; delete that "
+                f"it has the format raw, which the key may not see: {stored} stored as one; delete that "
                 "one, and use a key with the scope observe"
             )
             return StoreResult(0, obstacle=obstacle, retryable=False)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO, Final
 
+from gateway.common.counted import counted
+
 LIBKESTREL_MAGIC: Final = b"\x27\x64\x26\x03"
 """How a journal of Kestrel 3 begins. Source: libkestrel, JournalFile.scala."""
 
@@ -101,7 +103,7 @@ def _operation(file: BinaryIO, opcode: Opcode, at: int, size: int) -> tuple[Jour
         raise JournalDamage(at, f"{block} is not the size of an item", torn=False)
     end = at + head + block
     if end > size:
-        raise JournalDamage(at, f"the file ends within an item of {block} bytes", torn=True)
+        raise JournalDamage(at, f"the file ends within an item of {counted(block, 'byte')}", torn=True)
     if opcode is Opcode.ADD:
         expires_ms = 1000 * int(_INT.unpack(_read(file, times, at, size))[0])
     else:

@@ -14,6 +14,7 @@ from typing import Final, Self
 from pymemcache.client.base import _readline, _readvalue
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnknownError
 
+from gateway.common.counted import counted
 from gateway.common.net import keepalive, set_options
 from gateway.kestrel.address import Address
 from gateway.kestrel.wire.bridge import Bridge
@@ -134,10 +135,8 @@ class KestrelConnection:
             return count, ""
         found = outcomes[count]
         if found is False:
-            return (
-                count,
-                f"{self.address}: the queue {key} is full, or an item of {len(items[count][0])} bytes is too large",
-            )
+            size = counted(len(items[count][0]), "byte")
+            return count, f"{self.address}: the queue {key} is full, or an item of {size} is too large"
         return count, f"{self.address}: {found}"
 
     def take(self, key: str, most: int) -> list[bytes]:

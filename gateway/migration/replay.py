@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gateway.common.counted import counted
 from gateway.migration.journal import JournalDamage, JournalOperation, Opcode, operations
 from gateway.migration.journal_files import JournalFile
 
@@ -42,7 +43,8 @@ class Unread:
     tail: bool
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}, at byte {self.position}; the last {self.lost_bytes} bytes are left out"
+        lost = counted(self.lost_bytes, "byte is", "bytes are")
+        return f"{self.file}: {self.what}, at byte {self.position}; the last {lost} left out"
 
 
 @dataclass(frozen=True, slots=True)

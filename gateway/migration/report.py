@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from gateway.client import options, tables
 from gateway.client.progress import ProgressBar
+from gateway.common.counted import counted
 from gateway.migration.importing import ImportedQueue, live
 from gateway.migration.journal_files import JournalDirectory
 from gateway.migration.moving import MoveCounts
@@ -101,7 +102,7 @@ def show_moved(counts: MoveCounts, *, as_json: bool) -> None:
     for queue, why in sorted(counts.left_out.items()):
         options.notice(f"{queue} is not moved: {why}")
     if counts.expired:
-        options.notice(f"{counts.expired} jobs had expired and are left out")
+        options.notice(counted(counts.expired, "job had expired and is left out", "jobs had expired and are left out"))
 
 
 def _show(names: tuple[str, ...], headings: tuple[str, ...], rows: list[dict[str, Any]], *, as_json: bool) -> None:

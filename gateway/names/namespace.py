@@ -22,6 +22,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from gateway.common.counted import counted
 from gateway.errors import InvalidName
 
 MAX_NAME = 64
@@ -160,5 +161,5 @@ def _key(namespace: Namespace, name: Name) -> str:
         parts.append(DEAD)
     key = SEPARATOR.join(parts)
     if len(key) > MAX_KEY:
-        raise InvalidName(f"the key for these names has {len(key)} bytes; at most {MAX_KEY} are allowed")
+        raise InvalidName(f"the key for these names has {counted(len(key), 'byte')}; at most {MAX_KEY} are allowed")
     return key

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from gateway.common.channel import GROUP_SIGNALS, encode
+from gateway.common.counted import counted
 from gateway.common.states import check_move
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Child:
             if self._ending.is_set():
                 break
             if not self.ready.is_set() and starts >= FIRST_STARTS:
-                log.error("%s could not start (%s), %d times in a row", self.name, status, starts)
+                log.error("%s could not start (%s), %s in a row", self.name, status, counted(starts, "time"))
                 break
             if time.monotonic() - began > SETTLED_S:
                 backoff_s = BACKOFF_FIRST_S

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import IO, Final
 
+from gateway.common.counted import counted
 from gateway.files import make_directory, make_private, sync_directory
 
 KEY_BYTES: Final = 32
@@ -108,7 +109,8 @@ class DataDirectory:
             return _write_new(path, secrets.token_bytes(KEY_BYTES))
         if len(key) != KEY_BYTES:
             raise StartError(
-                f"data: {path} is damaged ({len(key)} bytes, not {KEY_BYTES}): remove it, and a new one is made"
+                f"data: {path} is damaged ({counted(len(key), 'byte')}, not {KEY_BYTES}): remove it, and a "
+                "new one is made"
             )
         if mode & OTHERS:
             raise StartError(

@@ -6,6 +6,7 @@ import contextlib
 import resource
 from typing import Final
 
+from gateway.common.counted import counted
 from gateway.kestrel.discovery.members import parse_sources, read_file
 from gateway.settings import Settings
 
@@ -40,7 +41,8 @@ def shortages(settings: Settings, allowed: int, *, embedded: bool) -> list[str]:
     limits = "--max-connections" if embedded else "--max-connections, --max-leases or --max-waits"
     needed = {"a worker": of_worker(settings)} | ({"the broker": of_broker(settings)} if embedded else {})
     return [
-        f"{who} may need {count} open files, and the system allows {allowed}; raise its hard limit (ulimit -Hn, "
+        f"{who} may need {counted(count, 'open file')}, and the system allows {allowed}; raise its hard limit "
+        "(ulimit -Hn, "
         f"LimitNOFILE=), or lower {'--workers' if who == 'the broker' else limits}"
         for who, count in needed.items()
         if count > allowed

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import gateway
 from gateway.common import logs
+from gateway.common.counted import counted
 from gateway.config.cluster_secret import secrets_of
 from gateway.config.keys import load
 from gateway.config.toml_file import MistakesError
@@ -161,7 +162,11 @@ class Supervisor:
             else f"Kestrel at {', '.join([*settings.kestrel, *map(str, filter(None, [settings.kestrel_file]))])}"
         )
         log.info(
-            "kestrel-gateway %s on %s, %s, %d worker(s)", gateway.__version__, self._address, backend, settings.workers
+            "kestrel-gateway %s on %s, %s, %s",
+            gateway.__version__,
+            self._address,
+            backend,
+            counted(settings.workers, "worker"),
         )
         if settings.broker_listen and self._broker is not None:
             log.info("memcache clients are served on %s", settings.broker_listen)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
 
+from gateway.common.counted import counted
+
 _PREFIX: Final = "ce-"
 
 
@@ -46,7 +48,7 @@ class TakenJob:
 
     def __str__(self) -> str:
         if self.batch_attempt:
-            return f"a batch of {self.jobs} jobs of {self.queue}"
+            return f"a batch of {counted(self.jobs, 'job')} of {self.queue}"
         return self.id or f"an item of {self.queue}"
 
 

@@ -13,6 +13,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from gateway.common.counted import counted
+
 _PREFIX: Final = "whsec_"
 _PLAIN_ID: Final = re.compile("[A-Za-z0-9_-]{1,128}")
 SHORTEST, LONGEST = 24, 64
@@ -30,7 +32,9 @@ def secret(text: str) -> bytes:
     except binascii.Error as exc:
         raise SecretError(f"a secret must be {_PREFIX} and base64") from exc
     if not SHORTEST <= len(key) <= LONGEST:
-        raise SecretError(f"a secret of {len(key)} bytes is not allowed; it must have {SHORTEST} to {LONGEST}")
+        raise SecretError(
+            f"a secret of {counted(len(key), 'byte')} is not allowed; it must have {SHORTEST} to {LONGEST}"
+        )
     return key
 
 

@@ -15,6 +15,7 @@ import time
 from typing import Final, Protocol
 
 from gateway.client.failures import CallFailed
+from gateway.common.counted import counted
 from gateway.work.brake import Brake
 from gateway.work.control import WorkControl
 from gateway.work.job import TakenJob
@@ -149,7 +150,7 @@ class Worker:
             self._control.finish(f"exit code {REFUSED}", REFUSED)
 
     async def _handle(self, job: TakenJob) -> None:
-        logger.debug("%s: taken from %s, attempt %d, %d bytes", job, job.queue, job.attempt, len(job.body))
+        logger.debug("%s: taken from %s, attempt %d, %s", job, job.queue, job.attempt, counted(len(job.body), "byte"))
         hold = JobLease(self._source, job, self._control)
         if not self._control.may_take:
             await hold.settle(_TOO_LATE, self._delay)

@@ -83,18 +83,6 @@ def test_nack_and_reject_say_why(command: Commands, queue: str):
     assert b"lease-settled" in again.stderr
 
 
-@pytest.mark.parametrize("options", [[], ["--ack"]])
-def test_a_job_that_cannot_be_printed_goes_back(command: Commands, gateway: Running, queue: str, options: list[str]):
-    """Nobody has seen its lease: it is takeable at once, and that was no attempt."""
-    command.text("put", queue, "precious")
-    with Path("/dev/full").open("wb") as full:
-        arguments = [*COMMAND, "next", queue, *options]
-        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, env=environment(gateway.url))
-    assert (done.returncode, b"No space left on device" in done.stderr) == (1, True)
-    job = json.loads(command.text("next", queue, "--ack", "--wait", "0"))
-    assert (job["data"], job["attempt"]) == ("precious", 1)
-
-
 def test_lines_are_jobs(command: Commands, queue: str, http: httpx.Client):
     """Each line is a job with its own bytes; a bad line is named and the others are stored."""
     lines = [b'{"n": %d, "x": 1.10}' % number for number in range(1203)]
@@ -202,6 +190,8 @@ def test_a_gateway_that_is_away_is_tried_again():
         (["put", "q", "x", "--url", "http://localhost:80x"], 2, "url: 'http://localhost:80x' is not a URL"),
         (["put", "q"], 2, "standard input is empty"),
         (["next", "q", "--lease", "99999999"], 1, "lease_seconds: 99999999"),
+        (["nack", "A" * 60, "--head", "--delay", "5"], 2, "--head means at once, and --delay later"),
+        (["nack", "A" * 60, "--head", "--delay", "0"], 3, "lease-not-found"),
         (["put", "q", "x", "--ttl", "soon"], 2, "'soon' is not a number of seconds"),
     ],
 )
@@ -211,23 +201,6 @@ def test_exit_codes(command: Commands, arguments: list[str], code: int, message:
     assert (done.returncode, done.stdout) == (code, b"")
     assert message in done.stderr.decode()
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_reader_that_goes_away(gateway: Running, queue: str):
-    """A closed pipe ends any command quietly, with 1 and without a traceback."""
-    for arguments in (
-        ["queues"],
-        ["put", queue, "x"],
-        ["keys", "new", "--name", "a", "--scope", "consume"],
-        ["--help"],
-    ):
-        ours, theirs = os.pipe()
-        os.close(ours)
-        done = subprocess.run(
-            [*COMMAND, *arguments], stdout=theirs, stderr=subprocess.PIPE, env=environment(gateway.url)
-        )
-        os.close(theirs)
-        assert (done.returncode, done.stderr) == (1, b""), arguments
 
 
 def test_a_delayed_job_comes_later(command: Commands, queue: str):

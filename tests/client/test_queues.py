@@ -40,7 +40,38 @@ def test_json_has_every_figure(command: Commands, filled: str):
     assert (listed["queue"], listed["items"], listed["reachable"]) == (filled, 3, True)
     one = json.loads(command.text("queue", filled, "--json", "--servers"))
     assert (one["items"], one["servers"][0]["items"]) == (3, 3)
-    assert "items\t3\n" in command.text("queue", filled)
+    figures = command.text("queue", filled)
+    assert "items\t3\n" in figures
+    assert "reachable\tyes\n" in figures
+
+
+@pytest.mark.parametrize(
+    "command_line",
+    [
+        ["queue", "QUEUE"],
+        ["peek", "QUEUE"],
+        ["flush", "QUEUE", "--yes"],
+        ["delete", "QUEUE", "--yes"],
+        ["delete", "QUEUE+child", "--yes"],
+        ["pause", "QUEUE"],
+        ["resume", "QUEUE"],
+        ["redrive", "QUEUE"],
+        ["dead-letters", "QUEUE"],
+        ["dead-letters", "QUEUE", "--list", "1"],
+        ["dead-letters", "QUEUE", "--delete", "--yes"],
+        ["dead-letters", "QUEUE", "0000", "delete", "--yes"],
+        ["dead-letters", "QUEUE", "0000", "redrive"],
+        ["subscriptions", "QUEUE"],
+        ["unsubscribe", "QUEUE", "child", "--yes"],
+    ],
+    ids=" ".join,
+)
+def test_a_queue_that_does_not_exist(command: Commands, http: httpx.Client, queue: str, command_line: list[str]):
+    """The exit code is 3, a line says so, and no queue is created."""
+    done = command(*(part.replace("QUEUE", queue) for part in command_line))
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (3, b"", 1)
+    assert b"-not-found: " in done.stderr
+    assert http.get(f"/queues/{queue}").status_code == 404
 
 
 def test_every_page_is_listed(command: Commands, gateway: Running, filled: str, monkeypatch: pytest.MonkeyPatch):
@@ -106,7 +137,7 @@ def test_one_dead_letter(command: Commands, http: httpx.Client, filled: str):
     first, second, third = (each["letter"] for each in listed)
     table = command("dead-letters", filled, "--list", "2")
     assert table.stdout.decode().splitlines()[1].split("\t")[0] == first
-    assert b"1 more dead letters" in table.stderr
+    assert b"1 more dead letter" in table.stderr
     shown = json.loads(command.text("dead-letters", filled, second, "show"))
     assert "content_type" in shown  # with its payload
     assert shown["letter"] == second
@@ -129,7 +160,7 @@ def test_dead_letters_and_redrive(command: Commands, http: httpx.Client, filled:
         lease = http.get(f"/queues/{filled}/next").json()["lease"]["id"]
         http.post(f"/leases/{lease}/reject", json={"reason": "bad"}).raise_for_status()
     assert "items\t3\n" in command.text("dead-letters", filled)
-    assert command.text("redrive", filled, "--max", "1") == f"1 dead letters moved to {filled}, 2 left\n"
+    assert command.text("redrive", filled, "--max", "1") == f"1 dead letter moved to {filled}, 2 left\n"
     assert http.get(f"/queues/{filled}").json()["items"] == 1
     refused = command("dead-letters", filled, "--delete")
     assert refused.returncode == 2
@@ -148,7 +179,7 @@ def test_redrive_to_another_queue(command: Commands, http: httpx.Client, filled:
     none = command("redrive", filled, "--to", other, "--reason", "max-attempts")
     assert (none.returncode, none.stdout[:27]) == (0, b"0 dead letters moved to " + other.encode()[:3])
     moved = command.text("redrive", filled, "--to", other, "--reason", "rejected", "--rate", "100")
-    assert moved == f"1 dead letters moved to {other}, 0 left\n"
+    assert moved == f"1 dead letter moved to {other}, 0 left\n"
     assert command.text("next", other, "--ack", "--raw") == "one"
     assert command("redrive", filled, "--max", "0").returncode == 2
 

@@ -253,7 +253,7 @@ def test_a_raw_queue_gets_payloads(tmp_path: Path):
             assert drain_raw(http, "twin") == [*bodies, b'{"a":1}', b"x", b""]
 
 
-@pytest.mark.parametrize(("obstacle", "message"), [("pause", b"is paused"), ("lease", b"1 jobs of")])
+@pytest.mark.parametrize(("obstacle", "message"), [("pause", b"is paused"), ("lease", b"others hold 1 job of")])
 def test_an_export_that_cannot_have_all_jobs(
     command: Commands, http: httpx.Client, queue: str, tmp_path: Path, *, obstacle: str, message: bytes
 ):
@@ -288,7 +288,7 @@ def test_another_file_of_the_same_name_is_refused(command: Commands, http: httpx
     file.write_text(numbered(1, 2))
     assert command.text("import", queue, str(file)) == f"2 jobs stored on {queue}\n"
     file.write_text(numbered(1, 2, 3))
-    assert command.text("import", queue, str(file)).startswith("1 jobs stored")
+    assert command.text("import", queue, str(file)).startswith("1 job stored")
     file.write_text(numbered(4, 5, 6, 7))
     done = command("import", queue, str(file))
     assert done.returncode == 2

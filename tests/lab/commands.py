@@ -9,10 +9,10 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from unittest import mock
 
 from gateway import cli
@@ -58,11 +58,20 @@ class Commands:
 
     def __call__(self, *arguments: str, stdin: bytes = b"", **variables: str) -> Finished:
         """Runs a command to its end."""
+        return self._run(arguments, stdin, None, variables)
+
+    def into(self, output: TextIO, *arguments: str) -> Finished:
+        """Runs a command to its end, which writes to a file."""
+        return self._run(arguments, b"", output, {})
+
+    def _run(
+        self, arguments: Sequence[str], stdin: bytes, output: TextIO | None, variables: Mapping[str, str]
+    ) -> Finished:
         files = [io.TextIOWrapper(io.BytesIO(each), encoding="utf-8", write_through=True) for each in (stdin, b"", b"")]
         with (
             mock.patch.dict(os.environ, environment(self.url, **variables), clear=True),
             mock.patch.multiple(
-                sys, argv=["kestrel-gateway", *arguments], stdin=files[0], stdout=files[1], stderr=files[2]
+                sys, argv=["kestrel-gateway", *arguments], stdin=files[0], stdout=output or files[1], stderr=files[2]
             ),
         ):
             try:

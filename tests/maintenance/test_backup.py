@@ -96,7 +96,7 @@ def test_a_backup_under_load_has_every_job_of_before(gateway: Running, tmp_path:
             producer.wait(producer.stored + 2 * BATCH)
         assert result.returncode == 0, result.stderr
         assert result.stdout.splitlines()[-1] == f"start the copy with: kestrel-gateway serve --data {copy}"
-        assert result.stdout.startswith("sound: 1 queues, ")
+        assert result.stdout.startswith("sound: 1 queue, ")
         assert http.post(leased.json()["lease"]["url"] + "/ack").status_code == 204, "the original goes on"
     assert {path.stat().st_mode & 0o077 for path in [copy, *copy.iterdir()]} == {0}
     with running(copy) as restored:
@@ -183,5 +183,5 @@ def test_a_damaged_job_is_told(tmp_path: Path) -> None:
     file.close()
     result = command(tmp_path / "copy", "--data", tmp_path / "data")
     assert result.returncode == 1
-    assert "DAMAGED: 1 jobs or places" in result.stderr
+    assert "DAMAGED: 1 job or place" in result.stderr
     assert f"{tmp_path / 'data'} is damaged, and so is its copy {tmp_path / 'copy'}" in result.stderr

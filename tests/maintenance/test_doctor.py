@@ -187,7 +187,7 @@ def test_servers_that_answer_and_servers_that_do_not(tmp_path: Path) -> None:
             "ok",
             "version 2.4.8, answers in N ms",
         )
-        assert line(found, "clock") == ("ok", "agrees with 1 server(s), within 2 s")
+        assert line(found, "clock") == ("ok", "agrees with 1 server, within 2 s")
         up.ask("status readonly")
         frozen.freeze()
         servers = f"{up.address},{frozen.address},{dead},dns:nowhere.invalid:22133"

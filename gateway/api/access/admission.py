@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.api.access.caller import ANYONE, STRANGER, Caller
+from gateway.common.counted import counted
 from gateway.config.keys import EVERY_TENANT, Key, Keys, Scope
 from gateway.errors import ForbiddenScope, RateLimited, Unauthenticated
 
@@ -122,7 +123,8 @@ class Admission:
         bucket = self._buckets.get(caller.name) if caller.name else None
         if bucket is not None and (wait_s := bucket.take(self._clock())):
             raise RateLimited(
-                f"this key allows {bucket.rate:g} requests a second; send the next one after Retry-After",
+                f"this key allows {counted(bucket.rate, 'request', form='g')} a second; send the next one "
+                "after Retry-After",
                 max(1, math.ceil(wait_s)),
             )
         check_scopes(caller, scopes)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from gateway.api.access.gate import Gate
+from gateway.common.counted import counted
 from gateway.common.shares import Shares
 from gateway.errors import TooManyBytes, TooManyConnections
 from gateway.fairness.turns import Turns
@@ -31,8 +32,9 @@ class Budget:
         connections = self.connections
         if not connections.try_take(tenant):
             raise TooManyConnections(
-                f"the tenant has {connections.of(tenant)} requests in progress on this worker, its share of the limit "
-                f"of {connections.limit} connections"
+                f"the tenant has {counted(connections.of(tenant), 'request')} in progress on this worker, its "
+                "share of the limit "
+                f"of {counted(connections.limit, 'connection')}"
             )
         return Reservation(self, tenant, connections=1)
 
@@ -61,8 +63,9 @@ class Reservation:
         if not buffers.try_take(self._tenant, size):
             held = buffers.of(self._tenant)
             raise TooManyBytes(
-                f"the tenant's requests hold {held} bytes on this worker; {size} more would exceed its share of "
-                f"the limit of {buffers.limit} bytes"
+                f"the tenant's requests hold {counted(held, 'byte')} on this worker; {size} more would exceed "
+                "its share of "
+                f"the limit of {counted(buffers.limit, 'byte')}"
             )
         self._bytes += size
 

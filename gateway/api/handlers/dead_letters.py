@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 
 from gateway.api.exchange import Answer, Call, json_answer
+from gateway.common.counted import counted
 from gateway.delivery.dead_letters.letters import DeadLetter, DeadLetterJobs
 from gateway.envelope.times import timestamp
 from gateway.errors import InvalidName
@@ -44,7 +45,9 @@ def _address(call: Call) -> str:
     """The dead letter that the path names. Raises InvalidName."""
     address = call.path("letter")
     if len(address) > MAX_ADDRESS:
-        raise InvalidName(f"the dead letter's id has {len(address)} characters, above the maximum of {MAX_ADDRESS}")
+        raise InvalidName(
+            f"the dead letter's id has {counted(len(address), 'character')}, above the maximum of {MAX_ADDRESS}"
+        )
     return address
 
 

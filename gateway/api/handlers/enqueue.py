@@ -22,6 +22,7 @@ from gateway.api.request.cloudevents import (
     read_heading,
 )
 from gateway.api.request.idempotency import IdempotentAnswer
+from gateway.common.counted import counted
 from gateway.delivery.idempotency.idempotent_enqueue import NewId
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues.catalog import Queue
@@ -251,7 +252,7 @@ def _failure(failures: list[GatewayError], jobs: int) -> GatewayError:
     failure = next((each for each in failures if each.retryable), failures[0])
     stored = jobs - len(failures)
     if not stored:
-        failure.detail = f"none of {jobs} jobs was stored. The first failure: {failure.detail}"
+        failure.detail = f"none of {counted(jobs, 'job')} was stored. The first failure: {failure.detail}"
         return failure
     detail = _partly(stored, jobs, failure.code, failure.detail)
     return PartlyStored(detail) if failure.retryable else PartlyRefused(detail)
@@ -266,14 +267,14 @@ def _replayed(results: Sequence[Mapping[str, Any]]) -> PartlyRefused:
 
 def _partly(stored: int, jobs: int, code: str, detail: str) -> str:
     failure = f"{code}: {detail}" if detail else code
-    return f"{stored} of {jobs} jobs {'was' if stored == 1 else 'were'} stored. The first failure: {failure}"
+    return f"{stored} of {counted(jobs, 'job')} {'was' if stored == 1 else 'were'} stored. The first failure: {failure}"
 
 
 def _ordering_key(call: Call) -> str | None:
     """The request's Ordering-Key. Raises InvalidParameter."""
     found = call.headers(b"ordering-key")
     if len(found) > 1:
-        raise InvalidParameter(f"Ordering-Key is given {len(found)} times; send it once")
+        raise InvalidParameter(f"Ordering-Key is given {counted(len(found), 'time')}; send it once")
     if found and not _ORDERING_KEY.fullmatch(found[0]):
         raise InvalidParameter("Ordering-Key: use 1 to 256 visible ASCII characters")
     return found[0] if found else None

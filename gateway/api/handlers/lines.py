@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from gateway.api.exchange import Call
+from gateway.common.counted import counted
 from gateway.errors import GatewayError, JobTooLarge, PartlyRefused, PartlyStored
 
 PART_BYTES: Final = 256 << 10
@@ -58,7 +59,7 @@ class LinesOutcome:
             detail = f"{self._stored()} stored. The first failure: {first.code}: {first.detail}"
             error = PartlyStored(detail) if first.retryable else PartlyRefused(detail)
         elif len(self.codes) > 1:
-            error.detail = f"none of {self.jobs} jobs was stored. The first failure: {first.detail}"
+            error.detail = f"none of {counted(self.jobs, 'job')} was stored. The first failure: {first.detail}"
         return self._with_jobs(error, operator=operator)
 
     def cut_off(self, error: GatewayError, *, operator: bool) -> GatewayError:
@@ -67,7 +68,7 @@ class LinesOutcome:
         If jobs are stored, it is not retryable: the whole request would store them again.
         """
         if self.stored:
-            first = "the first job is" if self.jobs == 1 else f"the first {self.jobs} jobs are"
+            first = "the first job is" if self.jobs == 1 else f"the first {counted(self.jobs, 'job is', 'jobs are')}"
             done = first if self.stored == self.jobs else self._stored(" of the first")
             error.detail = f"{error.detail}; {done} stored"
             error.retryable, error.retry_after_s = False, None
@@ -76,7 +77,7 @@ class LinesOutcome:
         return self._with_jobs(error, operator=operator)
 
     def _stored(self, of: str = " of") -> str:
-        return f"{self.stored}{of} {self.jobs} jobs {'was' if self.stored == 1 else 'were'}"
+        return f"{self.stored}{of} {counted(self.jobs, 'job')} {'was' if self.stored == 1 else 'were'}"
 
     def _with_jobs(self, error: GatewayError, *, operator: bool) -> GatewayError:
         error.counts = {"jobs_decided": self.jobs, "jobs_stored": self.stored}
@@ -133,7 +134,8 @@ class _Lines:
             end = arrived.rfind(b"\n") + 1 if more else len(arrived)
             if not end and len(arrived) > self._limit_bytes:
                 raise JobTooLarge(
-                    f"line {self._outcome.jobs + 1} or a later one is above the maximum of {self._limit_bytes} bytes"
+                    f"line {self._outcome.jobs + 1} or a later one is above the maximum of "
+                    f"{counted(self._limit_bytes, 'byte')}"
                 )
             storing = self._storing
             if (

@@ -9,6 +9,7 @@ from gateway.api.exchange import Answer, Call, json_answer
 from gateway.api.handlers.pauses import PauseAdmin
 from gateway.api.response.listing import Listing
 from gateway.api.response.rendering import render
+from gateway.common.counted import counted
 from gateway.delivery.dead_letters.inspection import DeadLetterAdmin
 from gateway.delivery.dead_letters.redrive import Redrive, RedriveOrder
 from gateway.delivery.delay.holding import HoldingQueues
@@ -63,7 +64,8 @@ class QueueAdmin:
         answer = await self._figures(call)
         coverage = call.context.coverage
         if call.query["partial"] == "error" and coverage is not None and coverage.partial:
-            raise BackendUnavailable(f"{coverage.asked} of {coverage.total} Kestrel servers answered; ask again")
+            answered = f"{coverage.asked} of {counted(coverage.total, 'Kestrel server')} answered"
+            raise BackendUnavailable(f"{answered}; ask again")
         return answer
 
     async def _figures(self, call: Call) -> Answer:

@@ -17,6 +17,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final
 
+from gateway.common.counted import counted
 from gateway.envelope.attributes import MAX_ATTRIBUTES, from_header
 from gateway.envelope.due import due_ms
 from gateway.envelope.job_object import JobObject, job_object, jobs_of
@@ -119,7 +120,7 @@ def read_heading(headers: Iterable[tuple[bytes, bytes]]) -> Heading:
         elif name == b"tracestate":
             states.append(value)
     if types > 1:
-        raise InvalidParameter(f"Content-Type is given {types} times; send it once")
+        raise InvalidParameter(f"Content-Type is given {counted(types, 'time')}; send it once")
     if attributes and heading.mode not in (Mode.STRUCTURED, Mode.BATCH):
         heading.mode = Mode.BINARY
         _set_attributes(heading, attributes)
@@ -171,7 +172,7 @@ def many_items(
     objects, lines = heading.mode in JOB_OBJECTS, heading.mode is Mode.LINES
     for place, text in enumerate(_parts(heading, body, limit_bytes)):
         if place == limit:
-            raise JobTooLarge(f"the body has more than the maximum of {limit} jobs")
+            raise JobTooLarge(f"the body has more than the maximum of {counted(limit, 'job')}")
         try:
             if objects:
                 job = job_object(text)
@@ -211,7 +212,7 @@ def _check_charset(heading: Heading) -> None:
 
 def _check_size(job: bytes, limit_bytes: int) -> None:
     if len(job) > limit_bytes:
-        raise JobTooLarge(f"the job has {len(job)} bytes, which is above the maximum of {limit_bytes}")
+        raise JobTooLarge(f"the job has {counted(len(job), 'byte')}, which is above the maximum of {limit_bytes}")
 
 
 def _parts(heading: Heading, body: bytes, limit_bytes: int) -> Iterator[bytes]:
@@ -225,7 +226,9 @@ def _parts(heading: Heading, body: bytes, limit_bytes: int) -> Iterator[bytes]:
     try:
         yield from elements(body, limit_bytes)
     except ElementTooLarge as exc:
-        raise JobTooLarge(f"job {exc.place} of the batch is above the maximum of {limit_bytes} bytes") from exc
+        raise JobTooLarge(
+            f"job {exc.place} of the batch is above the maximum of {counted(limit_bytes, 'byte')}"
+        ) from exc
     except ValueError as exc:
         raise InvalidBody(f"the body is not a JSON array: {exc}") from exc
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote_plus
 
 from gateway.api.request import hints
+from gateway.common.counted import counted
 from gateway.errors import InvalidParameter
 
 _DURATION = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,32})?", re.ASCII)
@@ -179,7 +180,7 @@ class Query:
             if isinstance(parameter, Repeated):
                 value = (*given.get(current, ()), value)
                 if len(value) > parameter.limit:
-                    raise InvalidParameter(f"{name}: given more than the maximum of {parameter.limit} times")
+                    raise InvalidParameter(f"{name}: given more than the maximum of {counted(parameter.limit, 'time')}")
             elif name == given_as.get(current):
                 raise InvalidParameter(f"{name}: given twice; send it once")
             elif current in given and value != given[current]:

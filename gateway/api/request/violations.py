@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import jsonschema_rs
 
 from gateway.api.request import hints
+from gateway.common.counted import counted
 from gateway.names.namespace import FANOUT, PATTERN
 
 MAX_LENGTH: Final = 300
@@ -45,7 +46,8 @@ def _message(error: jsonschema_rs.ValidationError, schema: Mapping[str, Any]) ->
                 f"{hint + ' Allowed' if hint else 'allowed'} are {', '.join(known)}"
             )
         case "maxItems":
-            return f"it has {len(cast('list[Any]', error.instance))} items, above the maximum of {kind['limit']}"
+            size = counted(len(cast("list[Any]", error.instance)), "item")
+            return f"it has {size}, above the maximum of {kind['limit']}"
         case "required":
             return f"{kind['property']} is missing"
         case "pattern" if "title" in schema:
@@ -54,7 +56,7 @@ def _message(error: jsonschema_rs.ValidationError, schema: Mapping[str, Any]) ->
                 return f"{shown} is a subscription, which gets only the jobs of its queue; name a queue"
             return f"{shown} is not {schema['title']}"
         case "maxLength":
-            return f"it has {len(str(error.instance))} characters, above the maximum of {kind['limit']}"
+            return f"it has {counted(len(str(error.instance)), 'character')}, above the maximum of {kind['limit']}"
         case _:
             return error.message
 

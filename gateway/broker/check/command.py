@@ -17,6 +17,7 @@ from gateway.broker.check.compact import compact
 from gateway.broker.check.examine import QueueReport, Report, examine, locked
 from gateway.broker.check.repair import repair
 from gateway.broker.storage.reader import DatabaseError
+from gateway.common.counted import counted
 from gateway.common.flags import HELP
 
 _SHOWN_DAMAGES = 10
@@ -44,7 +45,9 @@ def command(directory: Path, *, repairs: bool, quiet: bool) -> None:
                 sys.exit(0 if report.is_sound else 1)
             kept = repair(path, _Bar("repairing", quiet=quiet))
             again = examine(path, _Bar("checking", quiet=quiet))
-            click.echo(f"repaired: {_total(again):,} jobs are kept. The damaged file is {kept}")
+            click.echo(
+                f"repaired: {counted(_total(again), 'job is', 'jobs are', form=',')} kept. The damaged file is {kept}"
+            )
             sys.exit(0 if again.is_sound else 1)
     except DatabaseError as exc:
         click.echo(f"kestrel-gateway broker check: {exc}", err=True)
@@ -62,15 +65,15 @@ def compact_command(directory: Path) -> None:
     try:
         with locked(directory) as path:
             before, after = compact(path)
-            click.echo(f"{path}: {before:,} bytes before, {after:,} bytes now")
+            click.echo(f"{path}: {counted(before, 'byte', form=',')} before, {counted(after, 'byte', form=',')} now")
     except DatabaseError as exc:
         click.echo(f"kestrel-gateway broker compact: {exc}", err=True)
         sys.exit(1)
 
 
 def _print(report: Report) -> None:
-    log = f", {report.frames} frames in its log" if report.frames else ""
-    click.echo(f"{report.path}: format {report.format}, {report.size:,} bytes{log}")
+    log = f", {counted(report.frames, 'frame')} in its log" if report.frames else ""
+    click.echo(f"{report.path}: format {report.format}, {counted(report.size, 'byte', form=',')}{log}")
     if report.frames_lost:
         click.echo(
             f"the log is damaged: {report.frames_lost} of its frames cannot be read, and what was committed in them is "
@@ -96,21 +99,28 @@ def _print_damages(queue: QueueReport) -> None:
     if queue.damaged > _SHOWN_DAMAGES:
         click.echo(f"{_name(queue)}: {queue.damaged - _SHOWN_DAMAGES:,} more")
     if queue.missing:
-        click.echo(f"{_name(queue)}: {queue.missing:,} jobs that were counted cannot be found")
+        click.echo(
+            f"{_name(queue)}: {counted(queue.missing, 'job that was', 'jobs that were', form=',')} counted "
+            "cannot be found"
+        )
     elif not queue.damaged and not queue.is_sound:
-        counters = f"{queue.counted:,} jobs and {queue.counted_bytes:,} bytes"
+        counters = f"{counted(queue.counted, 'job', form=',')} and {counted(queue.counted_bytes, 'byte', form=',')}"
         click.echo(f"{_name(queue)}: the counters say {counters}; they are corrected when the jobs are read")
 
 
 def _print_advice(report: Report, directory: Path) -> None:
     if report.is_sound:
-        click.echo(f"sound: {len(report.queues):,} queues, {_total(report):,} jobs")
+        click.echo(
+            f"sound: {counted(len(report.queues), 'queue', form=',')}, {counted(_total(report), 'job', form=',')}"
+        )
         return
     damaged = sum(queue.damaged for queue in report.queues)
     missing = sum(queue.missing for queue in report.queues)
     click.echo(
-        f"DAMAGED: {damaged:,} jobs or places cannot be delivered, {missing:,} jobs are missing, "
-        f"{len(report.errors):,} other errors; {_total(report):,} jobs are sound"
+        f"DAMAGED: {counted(damaged, 'job or place', 'jobs or places', form=',')} cannot be delivered, "
+        f"{counted(missing, 'job is', 'jobs are', form=',')} missing, "
+        f"{counted(len(report.errors), 'other error', form=',')}; "
+        f"{counted(_total(report), 'job is', 'jobs are', form=',')} sound"
     )
     click.echo(_ADVICE.format(directory=directory))
 
@@ -140,7 +150,9 @@ class _Bar:
             return
         self._shown_s = now_s
         filled = min(_BAR_WIDTH * done // max(total, 1), _BAR_WIDTH)
-        text = f"{self._what} [{'#' * filled}{'-' * (_BAR_WIDTH - filled)}] {done:,} of {total:,} jobs"
+        text = (
+            f"{self._what} [{'#' * filled}{'-' * (_BAR_WIDTH - filled)}] {done:,} of {counted(total, 'job', form=',')}"
+        )
         text += f", {now_s - self._began_s:.0f} s"
         click.echo(f"\r{text}\x1b[K" if self._terminal else text, err=True, nl=not self._terminal or done == total)
 

@@ -16,6 +16,7 @@ from gateway.broker.storage import checksum
 from gateway.broker.storage.batch import StoredItem
 from gateway.broker.storage.inventory import StoredQueue, highest_id, lowest_id
 from gateway.broker.storage.reader import WINDOW_BYTES, WINDOW_ITEMS, QueueRows, Window
+from gateway.common.counted import counted
 
 log = logging.getLogger(__name__)
 
@@ -152,18 +153,18 @@ class Backlog:
         self._report(window)
         rows = sum(damage.first == damage.last for damage in window.damaged)
         self.damaged += rows
-        counted, found = self.items - rows, len(self.ready)
-        self.items = max(counted, found)
+        expected, found = self.items - rows, len(self.ready)
+        self.items = max(expected, found)
         if self.behind:
-            return counted >= found
-        right = (counted, self.bytes) == (found, self.ready_bytes)
-        if counted > found:
+            return expected >= found
+        right = (expected, self.bytes) == (found, self.ready_bytes)
+        if expected > found:
             log.error(
-                "queue %r: %d jobs that it should hold are not in the file: they are lost",
+                "queue %r: %s not in the file, and lost",
                 self._name,
-                counted - found,
+                counted(expected - found, "job that it should hold is", "jobs that it should hold are"),
             )
-            self.damaged += counted - found
+            self.damaged += expected - found
         self.items, self.bytes = found, self.ready_bytes
         return right
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from gateway.broker.storage import schema
 from gateway.broker.storage.reader import DatabaseError
 from gateway.common import wal
+from gateway.common.counted import counted
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +92,9 @@ def _tell_lost_commits(connection: sqlite3.Connection, path: Path, frames: int) 
     _, taken, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     if taken < frames:
         log.error(
-            "%s-wal is damaged: %d of its %d frames could be read; what was committed after them is lost: "
+            "%s-wal is damaged: %d of its %s could be read; what was committed after them is lost: "
             "jobs may be missing, and jobs that were removed may be back",
             path,
             max(taken, 0),
-            frames,
+            counted(frames, "frame"),
         )

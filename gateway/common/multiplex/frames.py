@@ -11,6 +11,8 @@ from enum import IntEnum
 from io import BytesIO
 from typing import Final, NamedTuple
 
+from gateway.common.counted import counted
+
 HEAD: Final = struct.Struct(">HBBQ")
 """Size of the payload, kind, flags, id."""
 FRAME_BYTES: Final = 1 << 16
@@ -130,7 +132,7 @@ class FrameDecoder:
                 return None
             size, kind, flags, id_ = HEAD.unpack_from(view, start)
             if size > PAYLOAD_BYTES:
-                raise BrokenFrameError(f"a payload of {size} bytes is above {PAYLOAD_BYTES}")
+                raise BrokenFrameError(f"a payload of {counted(size, 'byte')} is above {PAYLOAD_BYTES}")
             if kind not in _KINDS or flags & ~_FLAGS:
                 raise BrokenFrameError(f"kind {kind} with flags {flags} is unknown")
             stop = at + size
@@ -155,9 +157,12 @@ class FrameDecoder:
         self.consumed += HEAD.size + len(piece)
         self._incomplete += len(piece)
         if item.tell() > self._largest:
-            raise BrokenFrameError(f"an item is above {self._largest} bytes")
+            raise BrokenFrameError(f"an item is above {counted(self._largest, 'byte')}")
         if self._incomplete > self._incomplete_bytes and len(self._items) > 1:
-            raise BrokenFrameError(f"{len(self._items)} incomplete items have more than {self._incomplete_bytes} bytes")
+            raise BrokenFrameError(
+                f"{counted(len(self._items), 'incomplete item has', 'incomplete items have')} more than "
+                f"{counted(self._incomplete_bytes, 'byte')}"
+            )
 
     def _finish(self, kind: int, flags: int, id_: int) -> bytes | None:
         """The item of a message that says that it has one. Other messages of that id may come in between."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias
 
+from gateway.common.counted import counted
+
 from .frames import PAYLOAD_BYTES, BrokenFrameError
 
 VERSIONS: Final = (1, 1)
@@ -125,7 +127,7 @@ def pack_credit(item_bytes: int, operation_bytes: int) -> bytes:
 def unpack_credit(payload: bytes) -> tuple[int, int]:
     """Bytes of items, bytes of operations. Raises BrokenFrameError."""
     if len(payload) != _CREDIT.size:
-        raise BrokenFrameError(f"a credit has {len(payload)} bytes, not {_CREDIT.size}")
+        raise BrokenFrameError(f"a credit has {counted(len(payload), 'byte')}, not {_CREDIT.size}")
     items, operations = _CREDIT.unpack(payload)
     return items, operations
 
@@ -133,13 +135,13 @@ def unpack_credit(payload: bytes) -> tuple[int, int]:
 def unpack_opening(payload: bytes) -> Opening:
     """Raises BrokenFrameError."""
     if len(payload) < _OPEN.size:
-        raise BrokenFrameError(f"an open has {len(payload)} bytes")
+        raise BrokenFrameError(f"an open has {counted(len(payload), 'byte')}")
     wait_ms, items, limit_bytes, cap, after, size = _OPEN.unpack_from(payload)
     if not items:
         raise BrokenFrameError("an open wants no item")
     at = _OPEN.size + size
     if len(payload) < at:
-        raise BrokenFrameError(f"an open has {len(payload)} bytes, not the {at} of its tenant")
+        raise BrokenFrameError(f"an open has {counted(len(payload), 'byte')}, not the {at} of its tenant")
     try:
         tenant = payload[_OPEN.size : at].decode()
     except UnicodeDecodeError as error:
@@ -158,7 +160,7 @@ def unpack_ids(payload: bytes) -> tuple[int, ...]:
         return _ID.unpack(payload)
     count, rest = divmod(len(payload), _ID_BYTES)
     if rest or not count:
-        raise BrokenFrameError(f"{len(payload)} bytes are no list of ids")
+        raise BrokenFrameError(f"{counted(len(payload), 'byte')} are no list of ids")
     return struct.unpack(f">{count}Q", payload)
 
 
@@ -199,7 +201,7 @@ def unpack_put(payload: bytes, item: bytes | None) -> tuple[bytes, list[Entry]]:
         else:
             data = item
         if len(data) != size:
-            raise BrokenFrameError(f"an item has {len(data)} bytes, not {size}")
+            raise BrokenFrameError(f"an item has {counted(len(data), 'byte')}, not {size}")
         entries.append((expiry, data))
     if at != end or not entries or (item is not None and len(entries) != 1):
         raise BrokenFrameError("a put is not a key and its items")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
+from gateway.common.counted import counted
 from gateway.coverage import Covered, least
 from gateway.delivery.caps.link import CapLink
 from gateway.delivery.caps.turn import GatewayTurns
@@ -215,7 +216,8 @@ class DeadLetterJobs:
         shown, coverage = f"{letter[:80]!r}", search.coverage
         if coverage.partial:
             return search.trouble or BackendUnavailable(
-                f"{queue.name!r} has no dead letter {shown} on {coverage.asked} of {coverage.total} servers; the "
+                f"{queue.name!r} has no dead letter {shown} on {coverage.asked} of "
+                f"{counted(coverage.total, 'server')}; the "
                 "others could not be asked"
             )
         if not search.whole:

@@ -26,6 +26,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+from gateway.common.counted import counted
 from gateway.delivery.delay.held_job import unpacked
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.onward import Onward
@@ -239,9 +240,9 @@ class ServerWatch:
         lost = stats.expired_items + stats.discarded
         if lost > self._losses.get(key, 0):
             log.error(
-                "%s has dropped %d delayed jobs from %s: it has a limit for this queue (maxAge, maxItems with "
+                "%s has dropped %s from %s: it has a limit for this queue (maxAge, maxItems with "
                 "discardOldWhenFull); remove it for queues whose names contain %s",
-                self._server.name, lost, key, INTERNAL,
+                self._server.name, counted(lost, "delayed job"), key, INTERNAL,
             )  # fmt: skip
             self._losses[key] = lost
             self.dropped = sum(self._losses.values())

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from gateway.common import wal
+from gateway.common.counted import counted
 
 NAME: Final = "idempotency.db"
 FORMAT: Final = 1
@@ -171,7 +172,8 @@ def prepare(path: Path) -> str | None:
     if taken >= frames:
         return None
     return (
-        f"{path}-wal is damaged: {max(taken, 0)} of its {frames} frames could be read; idempotency keys in the others "
+        f"{path}-wal is damaged: {max(taken, 0)} of its {counted(frames, 'frame')} could be read; idempotency "
+        "keys in the others "
         "are forgotten: a retry with one of them stores its job again"
     )
 
@@ -192,7 +194,8 @@ def damages(path: Path) -> Iterator[str]:
             yield f"{path} is damaged; a retry may store its job again: {'; '.join(lines[:_MOST_NAMED])}: {MOVE_AWAY}"
         bad = sum(not Row(*each).is_sound for each in file.execute(FOUND + "true"))
         if bad:
-            yield f"{path}: {bad} idempotency keys are damaged: requests with them are refused; use other keys"
+            yield f"{path}: {counted(bad, 'idempotency key is', 'idempotency keys are')} damaged: requests "
+            "with such a key are refused; use other keys"
 
 
 def _readable(text: bytes) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
+from gateway.common.counted import counted
 from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.known import KnownQueues
@@ -82,7 +83,7 @@ class Quota:
             return _THERE
         if known.count(queue.tenant) >= self._limit:
             raise TooManyQueues(
-                f"the tenant has {known.count(queue.tenant)} queues, which is the maximum; delete one first"
+                f"the tenant has {counted(known.count(queue.tenant), 'queue')}, which is the maximum; delete one first"
             )
         known.refresh(came_s - REFRESH_S)
         return known.making(queue)

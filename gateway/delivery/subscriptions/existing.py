@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from typing import Final
 
+from gateway.common.counted import counted
 from gateway.coverage import Coverage
 from gateway.delivery.backend import Backend
 from gateway.delivery.queues.catalog import Queue
@@ -58,7 +59,7 @@ def no_subscription(child: Queue, coverage: Coverage, *, wanted: bool = True) ->
     if coverage.partial:
         return BackendUnavailable(
             f"no server that answers has the subscription {child.name!r}, and only {coverage.asked} of "
-            f"{coverage.total} servers answer"
+            f"{counted(coverage.total, 'server')} answer"
         )
     advice = f"; create it with PUT /queues/{child.parent}/subscriptions/{child.child}" if wanted else ""
     return QueueNotFound(f"the queue {child.parent!r} has no subscription {child.child!r}{advice}")

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.common.counted import counted
 from gateway.coverage import Covered, least
 from gateway.delivery.backend import Backend, FanoutChildren
 from gateway.delivery.caps.link import CapLink
@@ -126,7 +127,8 @@ class Subscriptions:
         if coverage is not None and coverage.partial:
             return Covered(
                 BackendUnavailable(
-                    f"the subscription is on {coverage.asked} of {coverage.total} servers, and gets no jobs from the "
+                    f"the subscription is on {coverage.asked} of {counted(coverage.total, 'server')}, and "
+                    "gets no jobs from the "
                     "others; repeat the request until it succeeds"
                 ),
                 coverage,

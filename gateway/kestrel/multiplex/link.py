@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from gateway.common.counted import counted
 from gateway.common.multiplex.frames import PAYLOAD_BYTES, Frame, FrameKind
 from gateway.common.multiplex.messages import (
     ENTRY_BYTES,
@@ -277,8 +278,9 @@ class MultiplexedLink(MemcacheLink):
 
     def _behind(self, unsent: int) -> BackendUnavailable:
         return BackendUnavailable(
-            f"{self.address.marked} is behind: {unsent} bytes wait to be sent, and more would exceed the limit of "
-            f"{self._most_unsent_bytes} bytes (--max-buffer-bytes); try again later"
+            f"{self.address.marked} is behind: {counted(unsent, 'byte waits', 'bytes wait')} to be sent, and "
+            "more would exceed the limit of "
+            f"{counted(self._most_unsent_bytes, 'byte')} (--max-buffer-bytes); try again later"
         )
 
     def _unknown(self) -> OutcomeUnknown:

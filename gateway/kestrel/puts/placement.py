@@ -27,6 +27,7 @@ from contextlib import nullcontext
 from hashlib import blake2b
 from typing import Final
 
+from gateway.common.counted import counted
 from gateway.errors import BackendUnavailable, GatewayError, JobTooLarge, NotSupported, OutcomeUnknown, QueueFull
 from gateway.kestrel.address import Address
 from gateway.kestrel.health import Health
@@ -164,7 +165,8 @@ class Placement:
         if not limit or len(data) <= limit:
             return None
         return JobTooLarge(
-            f"the job with its attributes is an item of {len(data)} bytes, which is above the maximum of {limit} "
+            f"the job with its attributes is an item of {counted(len(data), 'byte')}, which is above the "
+            f"maximum of {limit} "
             "(--kestrel-max-item-bytes)"
         )
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from gateway.common.counted import counted
 from gateway.common.shares import Shares
 from gateway.errors import TooManyLeases
 
@@ -78,7 +79,9 @@ class ServerRoom:
         if items.held >= items.limit:
             return TooManyLeases(f"lease limit ({items.limit}) reached on {server}")
         held = items.of(tenant)
-        return TooManyLeases(f"the tenant has {held} open leases on {server}, its share of the limit of {items.limit}")
+        return TooManyLeases(
+            f"the tenant has {counted(held, 'open lease')} on {server}, its share of the limit of {items.limit}"
+        )
 
     def full_at(self, tenant: str) -> float:
         """The loop time until which it was full for the tenant last; infinite while it is full."""

@@ -16,6 +16,7 @@ from typing import Final
 from pymemcache.client.base import Client
 from pymemcache.exceptions import MemcacheClientError, MemcacheError, MemcacheUnknownCommandError
 
+from gateway.common.counted import counted
 from gateway.kestrel.address import Address
 from gateway.kestrel.discovery.members import HostName, MemberSource, parse_sources, read_file
 from gateway.kestrel.discovery.serverset import ServerSet
@@ -125,7 +126,7 @@ def _clocks(asked: list[AskedServer]) -> Iterator[Finding]:
         return
     wrong = {address: ahead_s for address, ahead_s in known.items() if abs(ahead_s) > CLOCK_S}
     if not wrong:
-        yield Finding("clock", "ok", f"agrees with {len(known)} server(s), within {CLOCK_S:g} s")
+        yield Finding("clock", "ok", f"agrees with {counted(len(known), 'server')}, within {CLOCK_S:g} s")
     for address, ahead_s in wrong.items():
         side = "ahead of" if ahead_s > 0 else "behind"
         text = f"{address} is {abs(ahead_s):.0f} s {side} this host; ttl and delay are wrong by that: set the clocks"

@@ -1,0 +1,65 @@
+"""Standard input, output and error of a command: files that are closed, and output that cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+FAILED: Final = 1
+
+_OF_WRITES: Final = frozenset({errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPIPE})
+"""What a write to a terminal, a pipe or a file can fail with. Source: write(2)."""
+
+
+class ClosedOutput(io.TextIOWrapper):
+    """Standard output of a command that was started without one, as with `>&-`. What is written to it is discarded."""
+
+
+def open_closed() -> None:
+    """Opens the null device for each standard file that is closed, so that no file or socket gets its number."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            binary = io.FileIO(number, mode, closefd=False)
+            buffer = io.BufferedReader(binary) if mode == "r" else io.BufferedWriter(binary)
+            setattr(sys, name, (ClosedOutput if name == "stdout" else io.TextIOWrapper)(buffer, encoding="utf-8"))
+
+
+def is_closed() -> bool:
+    """Whether the command was started without standard output."""
+    return isinstance(sys.stdout, ClosedOutput)
+
+
+@contextmanager
+def checked_output(program: str) -> Iterator[None]:
+    """Ends the process with FAILED if its output cannot be written. A reader that has gone needs no message."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as exc:
+        if exc.filename is not None or exc.errno not in _OF_WRITES:
+            raise
+        discard_output()
+        if exc.errno != errno.EPIPE:
+            with suppress(OSError):
+                sys.stderr.write(
+                    f"{program}: standard output: {exc.strerror}; the output is incomplete, and what the command has "
+                    "changed remains\n"
+                )
+        sys.exit(FAILED)
+
+
+def discard_output() -> None:
+    """Discards what is buffered for standard output. Python would try to write it at the exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

@@ -1,0 +1,117 @@
+"""Output that cannot be written: a full disk, a reader that has gone, a file that is closed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from contextlib import suppress
+
+import httpx
+import pytest
+
+from tests.lab.commands import COMMAND, Commands, Finished, environment
+from tests.lab.gateway import Running
+
+COMMANDS = (
+    ("put", "QUEUE", "x"),
+    ("peek", "QUEUE"),
+    ("queues",),
+    ("queues", "--json"),
+    ("queue", "QUEUE"),
+    ("dead-letters", "QUEUE"),
+    ("pause", "QUEUE"),
+    ("resume", "QUEUE"),
+    ("redrive", "QUEUE"),
+    ("subscribe", "QUEUE", "child"),
+    ("subscriptions", "QUEUE"),
+    ("unsubscribe", "QUEUE", "child", "--yes"),
+    ("flush", "QUEUE", "--yes"),
+    ("delete", "QUEUE", "--yes"),
+    ("keys", "new", "--name", "a", "--scope", "consume"),
+    ("check", "--queues", "/dev/null"),
+    ("doctor",),
+    ("--version",),
+    ("--help",),
+    ("put", "--help"),
+)
+"""In an order in which each command succeeds on a queue with a job."""
+
+
+INCOMPLETE = (
+    b"kestrel-gateway: standard output: No space left on device; the output is incomplete, and what the command has "
+    b"changed remains\n"
+)
+
+
+def unwritten(command: Commands, *arguments: str, full: bool) -> Finished:
+    """Runs a command whose output goes to a full disk, or to a pipe that nobody reads."""
+    if full:
+        number = os.open("/dev/full", os.O_WRONLY)
+    else:
+        ours, number = os.pipe()
+        os.close(ours)
+    output = os.fdopen(number, "w")
+    done = command.into(output, *arguments)
+    with suppress(BrokenPipeError):  # of what click leaves in the buffer
+        output.close()
+    return done
+
+
+@pytest.mark.parametrize(("full", "message"), [(True, INCOMPLETE), (False, b"")], ids=["full", "gone"])
+def test_no_output(command: Commands, queue: str, *, full: bool, message: bytes):
+    """Every command ends with 1. A full disk is reported in one line. What the command has changed remains."""
+    command.text("put", queue, "x")
+    for arguments in COMMANDS:
+        done = unwritten(command, *(part.replace("QUEUE", queue) for part in arguments), full=full)
+        assert (done.returncode, done.stderr) == (1, message), arguments
+    assert command("queue", queue).returncode == 3, "it was deleted"
+
+
+@pytest.mark.parametrize("ack", [["--ack"], []], ids=["ack", "lease"])
+@pytest.mark.parametrize(
+    ("full", "why"), [(True, b"No space left on device"), (False, b"Broken pipe")], ids=["full", "gone"]
+)
+def test_a_job_that_cannot_be_printed(command: Commands, queue: str, ack: list[str], *, full: bool, why: bytes):
+    """`next` gives it back at once, as the same attempt."""
+    command.text("put", queue, "precious")
+    done = unwritten(command, "next", queue, *ack, full=full)
+    assert done.returncode == 1
+    assert done.stderr == b"kestrel-gateway: standard output: " + why + b"; the job is back on its queue\n"
+    again = json.loads(command.text("next", queue, "--ack", "--wait", "0"))
+    assert (again["data"], again["attempt"]) == ("precious", 1)
+
+
+def closed(gateway: Running, files: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """A command that is started with standard files closed. Not forked: Python decides at its start."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {files}', "sh", *COMMAND, *arguments],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env=environment(gateway.url),
+        check=False,
+        timeout=60,
+    )
+
+
+def test_closed_output(gateway: Running, http: httpx.Client, command: Commands, queue: str):
+    """A command works as with /dev/null; `next` takes no job, because nobody could see its lease."""
+    done = closed(gateway, ">&-", "put", queue, "x")
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = closed(gateway, ">&-", "queues")
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = closed(gateway, ">&-", "next", queue)
+    assert done.returncode == 2
+    assert done.stderr == (
+        b"kestrel-gateway: standard output is closed, so the job could not be printed; no job is taken\n"
+    )
+    figures = http.get(f"/queues/{queue}").json()
+    assert (figures["items"], figures["open_reads"]) == (1, 0)
+
+
+def test_every_standard_file_is_closed(gateway: Running, command: Commands, queue: str):
+    """No connection takes the number of a standard file, and the job is stored."""
+    assert closed(gateway, "<&- >&- 2>&-", "put", queue, "x").returncode == 0
+    done = closed(gateway, "<&-", "put", queue)
+    assert (done.returncode, b"standard input is empty" in done.stderr) == (2, True)
+    assert json.loads(command.text("next", queue, "--ack", "--wait", "0"))["data"] == "x"
