@@ -33,8 +33,7 @@ def children_of(parent: int) -> dict[int, str]:
 
 def _stats() -> Iterator[tuple[int, list[str]]]:
     """The fields of every process, from its state on."""
-    for entry in os.scandir("/proc"):
-        if entry.name.isdecimal():
-            # pathlib would take several times as long
-            with contextlib.suppress(OSError), open(f"/proc/{entry.name}/stat", "rb") as stat:  # noqa: PTH123
-                yield int(entry.name), stat.read().rpartition(b")")[2].decode().split()
+    for name in os.listdir("/proc"):  # noqa: PTH208 (pathlib takes several times as long; scandir stays open after a break)
+        if name.isdecimal():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as stat:  # noqa: PTH123
+                yield int(name), stat.read().rpartition(b")")[2].decode().split()
