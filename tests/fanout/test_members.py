@@ -62,6 +62,12 @@ def copies(brokers: list[BrokerProcess], queue: str) -> list[tuple[int, int]]:
     return [(each.stat(f"queue_{queue}_items"), each.stat(f"queue_{queue}+audit_items")) for each in brokers]
 
 
+def subscribe(http: httpx.Client, queue: str) -> None:
+    """Returns when every member has the subscription. On a busy machine a worker may not be connected to one of them
+    yet, which another worker, whose answer `up` has counted, is. Then the answer is 503, to be repeated."""
+    wait(lambda: http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300)
+
+
 def publish(http: httpx.Client, queue: str, count: int) -> None:
     for number in range(count):
         assert http.post(f"/queues/{queue}/jobs", json=number).status_code == 201
@@ -86,7 +92,7 @@ def test_a_subscription_is_complete_when_every_member_has_it(cluster, queue):
     assert unknown.headers["queue-coverage"] == "1/2"
     assert children(one, queue) == {f"{queue}+audit"}
     two.start()
-    wait(lambda: http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300)
+    subscribe(http, queue)
     assert children(two, queue) == {f"{queue}+audit"}
 
 
@@ -119,7 +125,7 @@ def test_a_gateway_that_starts_while_the_only_server_with_a_subscription_is_away
 def test_a_member_that_is_replaced_at_once_has_the_children_before_it_is_written_to(cluster, queue, frozen):
     """An empty server of the same address, before the gateway has seen that it was away."""
     gateway, http, (one, two, _) = cluster
-    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    subscribe(http, queue)
     publish(http, queue, 4)
     workers = [pid for pid, line in children_of(gateway.process.pid).items() if "worker" in line] if frozen else []
     for pid in workers:
@@ -141,7 +147,7 @@ def test_a_member_that_is_replaced_at_once_has_the_children_before_it_is_written
 def test_a_member_that_joins_has_the_children_before_it_is_written_to(cluster, queue):
     """Each job has its copy, also the first ones that the new member gets, which come while it joins."""
     gateway, http, many = cluster
-    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    subscribe(http, queue)
     join(gateway, many)
     publish(http, queue, 30)
     wait(lambda: up(http) == 3)
@@ -154,7 +160,7 @@ def test_a_member_that_joins_has_the_children_before_it_is_written_to(cluster, q
 def test_a_member_that_returns_empty_gets_the_children_again(cluster, queue):
     """Its disk was replaced. The writes that wait for it, too, are copied."""
     _, http, (one, two, _) = cluster
-    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    subscribe(http, queue)
     two.kill()
     wait(lambda: up(http) == 1)
     shutil.rmtree(two.data)
@@ -170,7 +176,7 @@ def test_a_member_that_returns_empty_gets_the_children_again(cluster, queue):
 def test_a_child_that_was_deleted_while_a_member_was_away_does_not_return(cluster, queue, restarted):
     """The returning member deletes it, also if no worker remembers the deletion by itself; the others do not get it."""
     gateway, http, (one, two, _) = cluster
-    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    subscribe(http, queue)
     two.kill()
     wait(lambda: up(http) == 1)
     answer = http.delete(f"/queues/{queue}/subscriptions/audit")
@@ -210,7 +216,7 @@ def test_requests_that_create_and_delete_it_at_once_follow_one_another(cluster, 
 def test_a_child_that_another_program_created_again_is_kept(cluster, queue):
     """It was gone on both members, so a return of a member tells nothing: its jobs are not deleted."""
     _, http, (one, two, _) = cluster
-    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    subscribe(http, queue)
     assert http.delete(f"/queues/{queue}/subscriptions/audit").status_code == 200
     for each in (one, two):
         with contextlib.closing(each.client()) as client:
@@ -227,13 +233,13 @@ def test_a_child_that_another_program_created_again_is_kept(cluster, queue):
 def test_a_child_that_is_created_again_is_no_longer_deleted(cluster, queue):
     """A member that was away during both keeps it."""
     _, http, (one, two, _) = cluster
-    assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 201
+    subscribe(http, queue)
     two.kill()
     wait(lambda: up(http) == 1)
     assert http.delete(f"/queues/{queue}/subscriptions/audit").status_code == 200
     assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 503
     two.start()
-    wait(lambda: http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300)
+    subscribe(http, queue)
     publish(http, queue, 10)
     assert children(one, queue) == children(two, queue) == {f"{queue}+audit"}
 
@@ -244,7 +250,7 @@ def test_jobs_of_a_deleted_subscription_do_not_come_to_a_new_one_of_the_same_nam
     """The member that was away during both deletes the old one before it has the new one, which keeps its jobs."""
     gateway, http, (one, two, _) = cluster
     path = f"/queues/{queue}/subscriptions/audit"
-    assert http.put(path).status_code == 201
+    subscribe(http, queue)
     while copies([two], queue)[0][1] < 3:
         publish(http, queue, 1)
     if frozen:
@@ -252,7 +258,7 @@ def test_jobs_of_a_deleted_subscription_do_not_come_to_a_new_one_of_the_same_nam
     else:
         two.kill()
     try:
-        wait(lambda: up(http) == 1, 20)
+        wait(lambda: up(http) == 1)
         answer = http.delete(path)
         assert (answer.status_code, answer.headers["queue-coverage"]) == (200, "1/2")
         assert http.put(path).status_code == 503
@@ -264,7 +270,7 @@ def test_jobs_of_a_deleted_subscription_do_not_come_to_a_new_one_of_the_same_nam
             two.start()
         else:
             two.process.send_signal(signal.SIGCONT)
-    wait(lambda: http.put(path).status_code < 300, 20)
+    subscribe(http, queue)
     assert copies([one, two], queue)[1][1] == 0, "the old jobs are gone when the request succeeds"
     before = [items for items, _ in copies([one, two], queue)]
     publish(http, queue, 20)
@@ -278,7 +284,7 @@ def test_polls_that_wait_while_a_member_returns_get_no_job_of_the_deleted_subscr
     """They would get it before the member has deleted the old one."""
     gateway, http, (_, two, _) = cluster
     path = f"/queues/{queue}/subscriptions/audit"
-    assert http.put(path).status_code == 201
+    subscribe(http, queue)
     while copies([two], queue)[0][1] < 6:
         assert http.post(f"/queues/{queue}/jobs", json="old").status_code == 201
     two.kill()
@@ -295,7 +301,7 @@ def test_polls_that_wait_while_a_member_returns_get_no_job_of_the_deleted_subscr
         polls = [pool.submit(poll, number) for number in range(4)]
         time.sleep(0.3)
         two.start()
-        wait(lambda: http.put(path).status_code < 300, 20)
+        subscribe(http, queue)
         while not all(each.done() for each in polls):
             assert http.post(f"/queues/{queue}/jobs", json="new").status_code == 201
             time.sleep(0.05)
