@@ -255,15 +255,17 @@ class QueueMover:
         return milliseconds(policy.after(lease.attempt, 0.5))
 
     async def _hold(self, lease: Lease, disposition: Disposition, due_ms: int) -> Moved:
-        """Where the job is now; HEAD means that it is still set aside."""
+        """Where the job is now; HEAD means that it is still set aside. Raises as `move`."""
         if not await self._moves.may_copy(lease):
             return Moved(Place.HEAD)
         wait_ms = self._wait_ms(lease, disposition)
         stored = await self._moves.to_tail(self._queue, lease, disposition.reason, due_ms, wait_ms)
         if stored is Stored.YES:
             return Moved(Place.TAIL, due_ms / 1000)
-        waits = stored is Stored.NO and disposition.state is State.NACKED and not lease.batch_id
-        return Moved(Place.HEAD, due_ms / 1000, set_aside=True) if waits else Moved(Place.HEAD)
+        if stored is not Stored.NO or disposition.state is not State.NACKED or lease.batch_id:
+            return Moved(Place.HEAD)
+        await _here(lease).verify()  # a server that stores no copy may have stopped, and then the job is back at once
+        return Moved(Place.HEAD, due_ms / 1000, set_aside=True)
 
     async def _copy(self, lease: Lease, disposition: Disposition) -> Place:
         """Where the job is now; HEAD means that it is still set aside."""

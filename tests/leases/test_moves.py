@@ -11,7 +11,7 @@ from gateway.envelope.read import unwrap
 from gateway.errors import LeaseLost, OutcomeUnknown, QueueDeleted, QueueHasChildren
 from gateway.leases.lease import Place, State
 from gateway.queue_stats import QueueStats
-from tests.kestrel.standin import StandIn, silence
+from tests.kestrel.standin import StandIn, hang_up, silence
 from tests.kestrel.support import until
 from tests.lab.broker import BrokerProcess
 from tests.leases.rig import rig
@@ -108,6 +108,24 @@ UNSAFE = {
     "raw": [raw_item],
     "unknown-ttl": [unknown_ttl],
 }
+
+
+def test_a_delay_is_promised_only_while_the_server_holds_the_job():
+    """No copy is safe, and the connection has ended: the job is back at once, and its nack is not answered with a due
+    time."""
+
+    async def main():
+        async with StandIn() as server, rig(server.address) as made:
+            await made.kestrel.put("raw", b"\xff")
+            taken = await made.take("raw")
+            server.manners.once("version", hang_up)
+            with pytest.raises(LeaseLost):
+                await made.registry.nack(taken.lease.id, delay_s=1000)
+            again = await made.take("raw")
+            assert (again.job, again.lease.attempt) == (taken.job, 2)
+            await made.registry.ack(again.lease.id)
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(("why", "arrange"), [(why, each) for why, all_of in UNSAFE.items() for each in all_of])
