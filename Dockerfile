@@ -1,4 +1,4 @@
-# One image for both roles: `serve` (the default) and `broker`. Nothing of the build stays in it.
+# One image for both roles: `serve` (the default) and `broker`. It contains no build tools.
 # Name the base image by its digest where builds must be the same: --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:...
 # Behind a package index of your own: --build-arg PIP_INDEX_URL=..., and --secret id=ca,src=ca.pem for its certificate authority.
 ARG PYTHON_IMAGE=python:3.11-slim
@@ -32,8 +32,8 @@ EXPOSE 8080 22133
 
 # No other host reaches a container's loopback, so the gateway listens on every address of the container. Requests are not
 # authenticated: publish the port to 127.0.0.1 or to an authenticating proxy only, and name the Hosts that clients use
-# in KESTREL_GATEWAY_ALLOWED_HOSTS. What runs is a variable, so that another role needs no other arguments; the role
-# `broker` wants KESTREL_GATEWAY_BROKER_NO_AUTH=true said where it is started, for memcache clients prove nothing.
+# in KESTREL_GATEWAY_ALLOWED_HOSTS. KESTREL_GATEWAY_COMMAND is the command that runs if no arguments are given. The command
+# `broker` also needs KESTREL_GATEWAY_BROKER_NO_AUTH=true, because the memcache protocol has no authentication.
 ENV PATH=/opt/kestrel-gateway/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     KESTREL_GATEWAY_COMMAND=serve \

@@ -58,7 +58,8 @@ contract-baseline: install  ## for a release: make the current openapi.yaml the 
 
 release: install  ## check this version, build its packages in dist/ and print what is left to push
 	@git diff --quiet HEAD || { echo "commit all changes first" >&2; exit 1; }
-	@grep -q '^## $(VERSION) - ' CHANGELOG.md || { echo "CHANGELOG.md has no section for $(VERSION)" >&2; exit 1; }
+	@grep -q '^## $(VERSION) - ' CHANGELOG.md || { \
+	  echo "CHANGELOG.md has no section '## $(VERSION) - DATE': set __version__ in gateway/__init__.py and name the section" >&2; exit 1; }
 	@rm -rf dist build
 	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/twine check --strict dist/*

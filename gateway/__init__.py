@@ -1,3 +1,3 @@
-"""kestrel-gateway: jobs over HTTP onto Kestrel queues and back."""
+"""kestrel-gateway: jobs over HTTP, with Kestrel queues or an embedded broker."""
 
 __version__ = "0.2.0.dev0"

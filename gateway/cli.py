@@ -97,9 +97,9 @@ def range_text(field: dataclasses.Field[Any]) -> str:
 @click.group(cls=CommandSections, context_settings=HELP)
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Jobs over HTTP onto Kestrel queues and back.
+    """Jobs over HTTP, with Kestrel queues or an embedded broker.
 
-    Each command has a page of its own: kestrel-gateway COMMAND --help.
+    kestrel-gateway COMMAND --help describes a command.
     """
 
 
