@@ -22,6 +22,7 @@ from chaos.broker_faults import VARIABLE
 from chaos.client import named, tokens
 from chaos.ledger import Left
 from chaos.schedule import PlannedFault
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.http import HttpClient
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.memcache import MemcacheClient
@@ -49,7 +50,9 @@ class Actor:
         """broker_fault: one of chaos.broker_faults, for its embedded broker."""
         self.name = name
         self._environment = ENVIRONMENT
+        self._kind: type[subprocess.Popen[bytes]] = ForkedProcess
         if broker_fault:
+            self._kind = subprocess.Popen  # the fault is planted at the start of Python
             path = os.pathsep.join([str(ROOT / "chaos" / "planted"), str(ROOT)])
             self._environment = {**ENVIRONMENT, "PYTHONPATH": path, VARIABLE: broker_fault}
         self.lives = 0
@@ -73,7 +76,7 @@ class Actor:
     def start(self) -> None:
         """Starts it; returns before it is ready."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = self._kind(
                 self.command,
                 stdin=lifeline(),
                 stdout=log,

@@ -197,9 +197,9 @@ def test_a_gateway_whose_log_nobody_reads_serves() -> None:
         try:
             while b"ready" not in process.stderr.readline():
                 pass
-            for number in range(1500):
-                path = f"/queues/{number:d}{'x' * 40}"
-                assert plain.get(f"http://127.0.0.1:{port}{path}", timeout=60).status_code == 404
+            with plain.client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+                for number in range(1500):
+                    assert http.get(f"/queues/{number:d}{'x' * 40}").status_code == 404
             process.terminate()
             text = process.stderr.read().decode()
             assert process.wait(60) == 0

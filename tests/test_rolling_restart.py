@@ -94,7 +94,7 @@ class Load:
             time.sleep(0.01)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_a_rolling_restart_loses_and_repeats_nothing(tmp_path: Path, workers: str) -> None:
     """Each of two replicas is ended by SIGTERM and started again, while acks go to either."""
     with clustered(tmp_path) as cluster:

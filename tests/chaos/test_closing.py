@@ -52,4 +52,4 @@ def test_a_dead_gateways_jobs_are_the_next_ones(tmp_path, rounds):
     with Processes(tmp_path, servers=1, replicas=2, workers=2) as processes:
         measured = of_gateways(processes, rounds)
     assert len(measured.took_ms) == rounds
-    assert max(measured.took_ms) < (5000 if rounds == 1 else 1000)
+    assert max(measured.took_ms) < (20_000 if rounds == 1 else 1000)

@@ -82,7 +82,7 @@ class Running:
             socket.create_connection(("127.0.0.1", self.port), 10).close()
         except OSError as error:  # as httpx finds out by ten times the work
             raise httpx.ConnectError(str(error)) from error
-        return plain.get(self.url + "/readyz", timeout=10, trust_env=False).status_code == 200
+        return plain.get(self.url + "/readyz", timeout=10).status_code == 200
 
     def stop(self) -> int:
         """Ends it in order; returns its exit code."""
