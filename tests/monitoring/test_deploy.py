@@ -66,13 +66,14 @@ def test_the_alerts_pass_their_tests() -> None:
 
 
 def test_each_alert_is_tested_and_explained() -> None:
-    """Its tests expect it to fire and to be silent later; docs/monitoring.md has a row for it."""
+    """Its tests expect it to fire and to be silent later; docs/monitoring.md has a row for it, and it leads there."""
     cases: dict[str, list[bool]] = {}
     for test in yaml.safe_load(ALERT_TESTS.read_text())["tests"]:
         for case in sorted(test["alert_rule_test"], key=lambda each: int(each["eval_time"].rstrip("m"))):
             cases.setdefault(case["alertname"], []).append(bool(case["exp_alerts"]))
     explained = re.findall(r"^\| `(Kestrel[A-Za-z]+)` \|", (ROOT / "docs" / "monitoring.md").read_text(), re.MULTILINE)
     names = [rule["alert"] for rule in rules()]
+    assert all(rule["annotations"]["runbook_url"].endswith("/docs/monitoring.md#alerts") for rule in rules())
     assert set(cases) == set(names) == set(explained)
     for name, fires in cases.items():
         assert True in fires, name

@@ -34,21 +34,23 @@ def gateway(tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser):
-    """Opens pages. In the end none has had an error, a warning of the policy, or a request to another host."""
+    """Opens pages. In the end none has had an error, a warning of the policy, or a request to another host.
+
+    quiet: what the browser may report."""
     contexts: list[Any] = []
     faults: list[str] = []
 
-    def note(text, bad=True):
-        if bad and not QUIET.match(text):
+    def note(text, bad=True, quiet=QUIET):
+        if bad and not quiet.match(text):
             faults.append(text)
 
-    def opened(url, **options):
+    def opened(url, quiet=QUIET, **options):
         context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
         contexts.append(context)
         context.set_default_timeout(60_000)
         page = context.new_page()
         own = "/".join(url.split("/")[:3])
-        page.on("console", lambda message: note(message.text, message.type in {"error", "warning"}))
+        page.on("console", lambda message: note(message.text, message.type in {"error", "warning"}, quiet))
         page.on("pageerror", lambda error: note(str(error)))
         page.on("request", lambda request: note(request.url, not request.url.startswith(own)))
         page.goto(url)

@@ -3,6 +3,7 @@
 import { ApiError, chooseTenant, get, hasKey, setKey, tenantChosen } from "./api.js";
 import { ask, field } from "./dialog.js";
 import { button, el, say } from "./dom.js";
+import { sentence } from "./format.js";
 import { Feed } from "./feed.js";
 import { enqueueDialog } from "./jobs.js";
 import { Overview } from "./overview.js";
@@ -15,6 +16,8 @@ class App {
   constructor() {
     this.main = document.getElementById("main");
     this.session = null;
+    this.wantsFilter = false;
+    this._lost = false;
     this._view = null;
     this._live = document.getElementById("live");
     this._pause = document.getElementById("pause");
@@ -41,6 +44,11 @@ class App {
       else this._unreachable(cause);
       return;
     }
+    this._started();
+    this.wantsFilter = false;
+  }
+
+  _started() {
     this._key.hidden = !this.session.keyed;
     this._key.textContent = this.session.key ? `Key: ${this.session.key}` : "Key";
     document.querySelector('[data-page="servers"]').hidden = !this.can("listBackends");
@@ -55,6 +63,16 @@ class App {
   refused(cause) {
     if (cause instanceof ApiError && cause.status === 401) this._askForKeyFirst(cause.message);
     else say(cause.message, true);
+    if (cause instanceof ApiError && cause.status === 403) this._scopesChanged();
+  }
+
+  /** The key may have other scopes than before: then the page shows what it may do now. */
+  async _scopesChanged() {
+    const before = String(this.session?.may);
+    const now = await get("ui/session").catch(() => null);
+    if (!now || String(now.may) === before) return;
+    this.session = now;
+    this._started();
   }
 
   _route() {
@@ -69,7 +87,7 @@ class App {
     if (this.session.choose_tenant && !tenantChosen() && page !== "servers") { this._view = null; this._askForTenant(); return; }
     this._pause.hidden = !this.can("listQueues");
     if (page === "servers" && this.can("listBackends")) this._view = new Servers(this);
-    else if (page === "queues" && name) this._view = new QueueView(this, decodeURIComponent(name));
+    else if (page === "queues" && name) this._view = new QueueView(this, decoded(name));
     else if (this.can("listQueues")) this._view = new Overview(this);
     else { this._view = null; this._byName(); return; }
     this._view.show();
@@ -110,7 +128,7 @@ class App {
   }
 
   _unreachable(cause) {
-    this.main.replaceChildren(el("div", { class: "card narrow", role: "alert" }, el("h1", {}, "The gateway does not answer"), el("p", {}, cause.message), button("Try again", () => this.start(), { class: "primary" })));
+    this.main.replaceChildren(el("div", { class: "card narrow", role: "alert" }, el("h1", {}, cause.status ? "The gateway refuses the request" : "The gateway does not answer"), el("p", {}, sentence(cause.message)), button("Try again", () => this.start(), { class: "primary" })));
   }
 
   _state(word, cause) {
@@ -120,7 +138,11 @@ class App {
       else this.refused(cause);
       return;
     }
-    const shown = { connecting: "Connecting", live: "Live", paused: "Paused", lost: "Connection lost, trying again" }[word];
+    const lost = cause?.status === 429 ? "Too many requests, trying again" : cause?.status ? "The gateway cannot answer, trying again" : "Connection lost, trying again";
+    const shown = { connecting: "Connecting", live: "Live", paused: "Paused", lost }[word];
+    if (word === "live" && this._lost) this._scopesChanged(); // the gateway ends the stream of a key that has changed
+    if (word === "live" || word === "lost") this._lost = word === "lost";
+    this._live.title = word === "lost" ? cause.message : "";
     if (this._live.textContent !== shown) this._live.textContent = shown;
     this._live.className = `live ${word}`;
     this._pause.textContent = word === "paused" ? "Resume" : "Pause";
@@ -134,9 +156,15 @@ class App {
   _onKey(event) {
     const typing = event.target.closest?.("input, textarea, select, dialog");
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "/" && !this.session) this.wantsFilter = true; // the gateway has not said yet what the key may do
     if (event.key === "/" && this._view instanceof Overview) { event.preventDefault(); this._view.focusFilter(); }
     if (event.key === "p" && !this._pause.hidden) this._togglePause();
   }
+}
+
+/** The name in the address, which a reader may have typed. */
+function decoded(name) {
+  try { return decodeURIComponent(name); } catch { return name; }
 }
 
 new App().start();

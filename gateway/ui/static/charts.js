@@ -1,10 +1,13 @@
 // Sparklines as SVG, and charts with uPlot.
 
 import { el, svg } from "./dom.js";
+import { count } from "./format.js";
 
 const WIDTH = 72;
 const HEIGHT = 20;
 const LEAST_S = 300;
+/** Steps of an axis of jobs, of which there are no halves. */
+const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
 
 /** Two small lines on one scale, such as rates in and out. The numbers beside it say the same, so it is decoration. */
 export function sparkline() {
@@ -93,7 +96,7 @@ export class Chart {
       },
       axes: [
         { ...axis, size: 28, values: (_, splits) => splits.map(clock), space: 60, incrs: [60, 120, 300, 600, 900, 1800] },
-        { ...axis, size: 56, space: 36, values: (_, splits) => splits.map((value) => format(value)) },
+        { ...axis, size: 56, space: 36, ...(format === count ? { incrs: WHOLE } : {}), values: (_, splits) => splits.map((value) => format(value)) },
       ],
       series: [{}, ...this._series.map((each) => ({ label: each.label, stroke: colour(each.colour), width: 1.75, points: { show: false } }))],
     }, this._data, this._box);

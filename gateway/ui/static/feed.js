@@ -5,11 +5,13 @@ import { ApiError, events } from "./api.js";
 const RETRY_MS = [1000, 2000, 5000, 10000];
 
 export class Feed {
-  /** queues: the newest figures by name. servers: how many Kestrel servers there are. changed(rows, gone): called with what is new. state(word, detail): called when
-   * the feed is connecting, live, paused, lost or refused. */
+  /** queues: the newest figures by name. left: how many further queues there are. servers: how many Kestrel servers
+   * there are. changed(rows, gone): called with what is new. state(word, cause): called when the feed is connecting,
+   * live, paused, lost or refused; cause: an Error. */
   constructor({ changed, state }) {
     this.queues = new Map();
     this.coverage = null;
+    this.left = 0;
     this.servers = 0;
     this.paused = false;
     this._changed = changed;
@@ -71,25 +73,25 @@ export class Feed {
         this._state("live");
         if (this.paused) { this._close(); this._state("paused"); }
       });
-      if (!stop.signal.aborted) this._later("the stream ended");
+      if (!stop.signal.aborted) this._later(new ApiError(0, { detail: "the stream has ended" }));
     } catch (cause) {
       if (stop.signal.aborted) return;
       if (cause instanceof ApiError && cause.status >= 400 && cause.status < 500 && cause.status !== 429) {
         this._state("refused", cause);
       } else {
-        this._later(cause.message);
+        this._later(cause);
       }
     }
   }
 
-  _later(why) {
-    this._state("lost", new Error(why));
+  _later(cause) {
+    this._state("lost", cause);
     const wait = RETRY_MS[Math.min(this._tries, RETRY_MS.length - 1)];
     this._tries += 1;
     this._timer = setTimeout(() => this._open(false), wait);
   }
 
-  _take({ all, queues, gone, coverage, servers }) {
+  _take({ all, queues, gone, coverage, left, servers }) {
     const names = new Set(gone);
     if (all) {
       const here = new Set(queues.map((each) => each.queue));
@@ -103,6 +105,7 @@ export class Feed {
       this.queues.set(row.queue, { ...row, history: row.history ?? known?.history ?? [] });
     }
     this.coverage = coverage;
+    this.left = left;
     this.servers = servers;
     this._changed(before, names);
   }

@@ -5,6 +5,12 @@ const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFracti
 
 export const count = (value) => (value >= 1e6 ? compact.format(value) : whole.format(value));
 
+/** A number with its noun: `1 lease`, `2 leases`. */
+export const counted = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+
+/** A message of the gateway as a sentence. */
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+
 export function bytes(value) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let at = 0;
@@ -36,7 +42,7 @@ export const ago = (text) => (text ? duration(Math.max(0, (Date.now() - Date.par
 export const until = (text) => (text ? duration(Math.max(0, (Date.parse(text) - Date.now()) / 1000)) : "");
 
 /** JSON with every number as it was written: 1.10 stays 1.10, and large numbers keep their digits. */
-function parseExactly(text) {
+export function parseExactly(text) {
   if (!JSON.rawJSON) return JSON.parse(text);
   return JSON.parse(text, (_, value, context) =>
     (typeof value === "number" && String(value) !== context.source ? JSON.rawJSON(context.source) : value));

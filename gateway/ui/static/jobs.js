@@ -3,7 +3,10 @@
 import { curl, queuePath, send } from "./api.js";
 import { ask, copyText, field } from "./dialog.js";
 import { button, el, say } from "./dom.js";
-import { bytes, hex, pretty, time } from "./format.js";
+import { bytes, counted, hex, pretty, sentence, time } from "./format.js";
+
+/** Longer text makes the browser slow: one line of a MiB takes seconds. */
+const MOST_CHARS = 65536;
 
 /** The payload as an element with a switch between text and hex. type: its content type. */
 export function payloadView(data, type) {
@@ -14,11 +17,16 @@ export function payloadView(data, type) {
   const modes = text === null ? ["Hex"] : [json ? "Pretty" : "Text", "Hex"];
   const buttons = modes.map((mode) => button(mode, () => set(mode), { "aria-pressed": "false" }));
   function set(mode) {
-    shown.textContent = mode === "Hex" ? hex(data) : mode === "Pretty" ? pretty(text) : text;
+    shown.textContent = mode === "Hex" ? hex(data) : cut(mode === "Pretty" ? pretty(text) : text);
     for (const each of buttons) each.setAttribute("aria-pressed", String(each.textContent === mode));
   }
   set(modes[0]);
   return el("div", { class: "payload" }, el("div", { class: "row", role: "group", "aria-label": "Show the payload as" }, buttons), shown);
+}
+
+function cut(text) {
+  const more = text.length - MOST_CHARS;
+  return more > 0 ? `${text.slice(0, MOST_CHARS)}\n... ${counted(more, "more character")}` : text;
 }
 
 /** The section that shows the job at the head of the queue, which stays there. */
@@ -41,7 +49,7 @@ export class JobViewer {
       this._content.replaceChildren(el("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
         this._app.session.payloads ? payloadView(data, type) : el("p", { class: "quiet" }, "The operator has switched off the display of payloads."));
     } catch (cause) {
-      this._content.replaceChildren(el("p", { class: "quiet" }, cause.message));
+      this._content.replaceChildren(el("p", { class: "quiet" }, sentence(cause.message)));
     }
   }
 }

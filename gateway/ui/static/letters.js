@@ -1,9 +1,9 @@
 // The dead letters of a queue: their reasons, and redrive or delete for one, some or all.
 
-import { call, get, queuePath } from "./api.js";
+import { call, get, queuePath, send } from "./api.js";
 import { ask } from "./dialog.js";
 import { button, el, say } from "./dom.js";
-import { bytes, count, time } from "./format.js";
+import { bytes, count, counted, parseExactly, sentence, time } from "./format.js";
 import { payloadView } from "./jobs.js";
 import { open } from "./dialog.js";
 
@@ -14,6 +14,7 @@ export class DeadLetters {
     this._app = app;
     this._queue = queue;
     this._chosen = new Set();
+    this.failed = false; // whether it is worth another try
     this._content = el("div", { class: "content" });
     this._bar = el("div", { class: "row" });
     this.element = el("section", { class: "card", id: "dead-letters" }, el("h2", {}, "Dead letters"), this._bar, this._content);
@@ -26,11 +27,13 @@ export class DeadLetters {
       for (const each of this._chosen) if (!here.has(each)) this._chosen.delete(each);
       this._letters = letters;
       this._left = left;
-      this._content.replaceChildren(letters.length ? this._table() : el("p", { class: "quiet" }, "There are no dead letters."), left ? el("p", { class: "quiet" }, `${count(left)} more are not listed.`) : "");
+      this.failed = false;
+      this._content.replaceChildren(letters.length ? this._table() : el("p", { class: "quiet" }, "There are no dead letters."), left ? el("p", { class: "quiet" }, `${count(left)} more ${left === 1 ? "is" : "are"} not listed.`) : "");
     } catch (cause) {
       this._letters = [];
       this._left = 0;
-      this._content.replaceChildren(el("p", { class: "quiet" }, cause.status === 404 ? "There are no dead letters." : cause.message));
+      this.failed = cause.status === 0 || cause.status >= 500;
+      this._content.replaceChildren(el("p", { class: "quiet" }, cause.status === 404 ? "There are no dead letters." : sentence(cause.message)));
     }
     this._showBar();
   }
@@ -57,7 +60,7 @@ export class DeadLetters {
     const rows = this._letters.map((each) => el("tr", {},
       choose ? el("td", {}, el("input", { type: "checkbox", "aria-label": `Select ${each.id ?? each.letter}`, checked: this._chosen.has(each.letter), on: { change: (event) => this._choose(each.letter, event.target.checked) } })) : null,
       el("th", { scope: "row" }, app.session.payloads ? button(each.id ?? each.letter, () => this._look(each), { class: "link" }) : el("code", {}, each.id ?? each.letter)),
-      el("td", {}, each.reason ?? ""), el("td", {}, each.error ?? ""), el("td", {}, count(each.attempts ?? 0)), el("td", {}, time(each.dead_at)), el("td", {}, bytes(each.bytes))));
+      el("td", {}, each.reason ?? ""), el("td", { class: "long" }, each.error ?? ""), el("td", {}, count(each.attempts ?? 0)), el("td", {}, time(each.dead_at)), el("td", {}, bytes(each.bytes))));
     return el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Dead letters" },
       el("table", {}, el("caption", { class: "only-read" }, "Dead letters"), el("thead", {}, el("tr", {}, choose ? el("td", {}, all) : null, heads.map((each) => el("th", { scope: "col" }, each)))), el("tbody", {}, rows)));
   }
@@ -70,9 +73,10 @@ export class DeadLetters {
 
   async _look(letter) {
     try {
-      const { letters } = await get(queuePath(this._queue, `/dead-letters/jobs?max=${LISTED}&payload=true`));
+      const answer = await send("GET", queuePath(this._queue, `/dead-letters/jobs?max=${LISTED}&payload=true`));
+      const { letters } = parseExactly(await answer.text());
       const found = letters.find((each) => each.letter === letter.letter);
-      if (!found) throw new Error("this dead letter is no longer listed");
+      if (!found) throw new Error(letters.length < this._letters.length ? "the payloads of older dead letters fill the answer; redrive or delete those first" : "this dead letter is no longer listed");
       const data = found.data_base64 !== undefined ? Uint8Array.from(atob(found.data_base64), (each) => each.charCodeAt(0)) : new TextEncoder().encode(typeof found.data === "string" && !/json/.test(found.content_type) ? found.data : JSON.stringify(found.data));
       const dialog = open(`Dead letter ${letter.id ?? letter.letter}`, el("div", { class: "ask" }, payloadView(data, found.content_type ?? ""), el("div", { class: "row end" }, button("Close", () => dialog.close(), { autofocus: true }))));
     } catch (cause) {
@@ -85,7 +89,7 @@ export class DeadLetters {
     const redrive = what === "redrive";
     const path = (letter) => queuePath(this._queue, `/dead-letters/jobs/${encodeURIComponent(letter)}${redrive ? "/redrive" : ""}`);
     const method = redrive ? "POST" : "DELETE";
-    const many = chosen.length === 1 ? "1 dead letter" : `${chosen.length} dead letters`;
+    const many = counted(chosen.length, "dead letter");
     ask({
       title: `${redrive ? "Redrive" : "Delete"} ${many} of “${this._queue}”?`,
       text: redrive ? "They go back to their queue as new jobs." : "They are deleted for good.",
@@ -109,17 +113,19 @@ export class DeadLetters {
     const redrive = what === "redrive";
     const path = queuePath(this._queue, redrive ? "/redrive" : "/dead-letters");
     const method = redrive ? "POST" : "DELETE";
-    const all = count(this._letters.length + this._left);
+    const number = this._letters.length + this._left;
+    const all = counted(number, "dead letter");
+    const [back, gone] = number === 1 ? ["goes back", "is"] : ["go back", "are"];
     ask({
       title: `${redrive ? "Redrive" : "Delete"} all dead letters of “${this._queue}”?`,
-      text: redrive ? `The ${all} dead letters go back to their queue as new jobs, at most 1,000 at a time.` : `The ${all} dead letters are deleted for good.`,
+      text: redrive ? `${all} ${back} to their queue as new jobs, at most 1,000 at a time.` : `${all} ${gone} deleted for good.`,
       yes: `${redrive ? "Redrive" : "Delete"} all of ${this._queue}`, danger: !redrive,
       command: () => [method, path],
       act: async () => {
         const done = await call(method, path);
         this._chosen.clear();
         await this.load();
-        say(redrive ? `${count(done.redriven)} dead letters of ${this._queue} redriven; ${count(done.left)} remain.` : `${count(done.deleted)} dead letters of ${this._queue} deleted.`);
+        say(redrive ? `${counted(done.redriven, "dead letter")} of ${this._queue} redriven; ${count(done.left)} left.` : `${counted(done.deleted, "dead letter")} of ${this._queue} deleted.`);
       },
     });
   }

@@ -1,4 +1,5 @@
-// The table of all queues. Only the rows in view exist, so 1,000 queues cost what 40 do.
+// The table of all queues. Only the rows in view exist, so 1,000 queues cost what 40 do. A row that leaves the view is
+// used again for one that comes into it, so scrolling makes no elements.
 
 import { ApiError, get, queuePath } from "./api.js";
 import { sparkline } from "./charts.js";
@@ -26,6 +27,7 @@ export class Overview {
     this._queues = [];
     this._rows = [];
     this._made = new Map();
+    this._spare = { queue: [], server: [] };
     this._filter = el("input", {
       id: "filter", type: "search", autocomplete: "off", spellcheck: "false", placeholder: "items>100 name~img-*", "aria-describedby": "filter-help filter-fault", "aria-keyshortcuts": "/",
     });
@@ -56,6 +58,7 @@ export class Overview {
     this._filter.addEventListener("search", () => this._follow());
     this._follow();
     this.changed(new Map(), new Set());
+    if (this._app.wantsFilter) this.focusFilter();
   }
 
   hide() {
@@ -129,8 +132,9 @@ export class Overview {
     const sum = (name) => this._queues.reduce((total, row) => total + (row[name] ?? 0), 0);
     const coverage = this._app.feed.coverage;
     const shown = [["Queues", count(this._queues.length)], ["Waiting", count(sum("items"))], ["Leased", count(sum("open_reads"))], ["Dead letters", count(sum("dead_letters"))]];
+    if (this._app.feed.left) shown.push(["Smaller queues not shown", count(this._app.feed.left)]);
     if (coverage) shown.push(["Servers that answered", coverage]);
-    this._totals.replaceChildren(...shown.map(([name, value]) => el("div", { class: name.startsWith("Servers") ? "warn" : "" }, el("dt", {}, name), el("dd", {}, value))));
+    this._totals.replaceChildren(...shown.map(([name, value]) => el("div", { class: /answered|not shown/.test(name) ? "warn" : "" }, el("dt", {}, name), el("dd", {}, value))));
   }
 
   _showEmpty() {
@@ -159,28 +163,39 @@ export class Overview {
     const keys = new Set(wanted.map(keyOf));
     const focused = document.activeElement?.closest?.("tr[data-queue]")?.dataset.queue;
     for (const [key, made] of this._made) {
-      if (!keys.has(key) && key !== focused) { made.element.remove(); this._made.delete(key); }
+      if (!keys.has(key) && key !== focused) { this._spare[made.kind].push(made); this._made.delete(key); }
     }
     this._table.setAttribute("aria-rowcount", this._rows.length + 1);
     this._above.firstChild.style.height = `${first * high}px`;
     this._below.firstChild.style.height = `${(this._rows.length - last) * high}px`;
     let at = this._above;
     wanted.forEach((row, index) => {
-      const made = this._made.get(keyOf(row)) ?? this._make(row);
+      const made = this._made.get(keyOf(row)) ?? this._bind(row);
       made.element.setAttribute("aria-rowindex", first + index + 2);
       if (made.drawn !== row) made.draw(row, previous(row, this._before));
       made.drawn = row;
       if (at.nextSibling !== made.element) at.after(made.element);
       at = made.element;
     });
+    for (const made of [...this._spare.queue, ...this._spare.server]) made.element.remove();
     this._before = null;
   }
 
-  _make(row) {
+  /** A row of the table for this queue or server: one that has left the view, or a new one. */
+  _bind(row) {
+    const kind = row.server ? "server" : "queue";
+    const made = this._spare[kind].pop() ?? this._make(kind);
+    made.bind(row);
+    made.drawn = null;
+    this._made.set(keyOf(row), made);
+    return made;
+  }
+
+  _make(kind) {
     const cells = new Map();
     const spark = sparkline();
     const marks = el("span", { class: "marks" });
-    const link = row.server ? el("span", { text: row.server }) : el("a", { href: `#/queues/${encodeURIComponent(row.queue)}`, text: row.queue });
+    const link = el(kind === "server" ? "span" : "a");
     const children = COLUMNS.map((column) => {
       const props = { class: `c-${column.name}${column.wide ? " wide" : ""}`, "data-label": column.label };
       const cell = column.text ? el("th", { scope: "row", ...props }, link, marks) : el("td", props);
@@ -188,8 +203,15 @@ export class Overview {
       return cell;
     });
     children.splice(5, 0, el("td", { class: "c-trend wide" }, spark.whole));
-    const element = el("tr", row.server ? { "data-server": row.server, class: "figures" } : { "data-queue": row.queue, class: "figures" }, children);
+    const element = el("tr", { class: "figures" }, children);
     let shown = null;
+    const bind = (row) => {
+      link.textContent = row[kind];
+      link.title = row[kind];
+      element.dataset[kind] = row[kind];
+      if (kind === "queue") link.href = `#/queues/${encodeURIComponent(row.queue)}`;
+      for (const cell of cells.values()) cell.classList.remove("changed");
+    };
     const draw = (row, before) => {
       for (const column of COLUMNS.slice(1)) {
         const value = row[column.name] ?? null;
@@ -208,9 +230,7 @@ export class Overview {
       if (row.history !== shown) spark.draw(row.history);
       shown = row.history;
     };
-    const made = { element, draw, drawn: null };
-    this._made.set(keyOf(row), made);
-    return made;
+    return { kind, element, bind, draw, drawn: null };
   }
 
   /** The arrow keys move between the queues, also to those that are not in view. */

@@ -4,7 +4,7 @@ import { call, get, queuePath } from "./api.js";
 import { Chart } from "./charts.js";
 import { ask, field } from "./dialog.js";
 import { button, el, say, table } from "./dom.js";
-import { ago, bytes, count, duration, rate, time, until } from "./format.js";
+import { ago, bytes, count, counted, duration, rate, sentence, time, until } from "./format.js";
 import { enqueueDialog, JobViewer } from "./jobs.js";
 import { DeadLetters } from "./letters.js";
 
@@ -27,6 +27,7 @@ export class QueueView {
       new Chart("Jobs per second", [{ label: "in", colour: "in", column: "in_rate", format: rate }, { label: "out", colour: "out", column: "out_rate", format: rate }]),
       new Chart("Age of the oldest job", [{ label: "age", colour: "in", column: "age_s", format: duration }]),
     ];
+    this._hidden = false;
     this._sections = [];
     this._letters = null;
   }
@@ -59,27 +60,39 @@ export class QueueView {
   }
 
   hide() {
+    this._hidden = true;
     clearInterval(this._timer);
     for (const chart of this._charts) chart.close();
+    this._charts = [];
     document.title = "kestrel-gateway";
   }
 
   changed() {
     const row = this._app.feed.queues.get(this._name);
     if (!row) {
-      this._figures.replaceChildren(el("div", {}, el("dt", {}, "This queue does not exist"), el("dd", {}, "A queue is created by its first job.")));
+      this._figures.replaceChildren(el("div", { class: "none" }, el("dt", {}, "This queue does not exist"), el("dd", {}, "A queue is created by its first job.")));
       return;
     }
     this._figures.replaceChildren(...FIGURES.map(([label, member, show]) => el("div", { class: member === "dead_letters" && row[member] ? "bad" : "" }, el("dt", {}, label), el("dd", {}, show(row[member] ?? null) || "–"))));
     this._marks.replaceChildren(...[row.paused && "paused", row.full && "full"].filter(Boolean).map((word) => el("span", { class: `mark ${word}` }, word)));
     if (this._row?.paused !== row.paused) { this._row = row; this._showActions(); }
     this._row = row;
+    if (this._wantsHistory) this._history();
     this._append(row);
     if (!this._servers.contains(document.activeElement)) this._servers.replaceChildren(serverTable(row.servers ?? []));
   }
 
   refused(cause) {
-    this._app.refused(cause);
+    if (cause.code === "invalid-name") this._notAName(cause);
+    else this._app.refused(cause);
+  }
+
+  /** The address has a name that no queue can have. */
+  _notAName(cause) {
+    if (this._hidden) return;
+    this.hide();
+    this._app.feed.close();
+    this._app.main.replaceChildren(el("div", { class: "card narrow", role: "alert" }, el("h1", {}, "Not the name of a queue"), el("p", { class: "fault" }, sentence(cause.message)), el("a", { href: "#/" }, "All queues")));
   }
 
   _section(parts, operation, title, load, once = false) {
@@ -90,23 +103,29 @@ export class QueueView {
   }
 
   async _load(all = true) {
-    await Promise.all(this._sections.filter((each) => all || !each.once).map(async (each) => {
+    if (this._letters?.failed) this._letters.load();
+    await Promise.all(this._sections.filter((each) => all || !each.once || !each.loaded).map(async (each) => {
       try {
         const made = await each.load();
+        each.loaded = true;
         if (!each.content.contains(document.activeElement)) each.content.replaceChildren(made);
       } catch (cause) {
-        each.content.replaceChildren(el("p", { class: "quiet" }, cause.message));
+        if (cause.code === "invalid-name") { this._notAName(cause); return; }
+        each.content.replaceChildren(el("p", { class: "quiet" }, sentence(cause.message)));
       }
     }));
   }
 
   async _history() {
+    this._wantsHistory = false;
     try {
       this._columns = await get(`ui/history?${new URLSearchParams({ queue: this._name })}`);
       if (this._row) this._append(this._row);
       this._drawCharts();
     } catch (cause) {
-      if (cause.status !== 404) say(cause.message, true);
+      this._wantsHistory = cause.status === 0 || cause.status >= 500;
+      if (cause.code === "invalid-name") this._notAName(cause);
+      else if (cause.status >= 400 && cause.status < 500 && cause.status !== 404) say(cause.message, true);
     }
   }
 
@@ -139,7 +158,7 @@ export class QueueView {
     const { leases, left } = await get(queuePath(this._name, "/leases"));
     if (!leases.length) return el("p", { class: "quiet" }, "No job of this queue is under a lease of this gateway.");
     const rows = leases.map((each) => [el("code", {}, each.lease), each.holder ?? "no key", each.state, each.job_id ?? "raw item", count(each.attempt), ago(each.taken_at), `${until(each.expires_at)} (${time(each.expires_at)})`]);
-    return el("div", {}, table("Open leases", ["Lease", "Holder", "State", "Job", "Attempt", "Age", "Ends in"], rows), left ? el("p", { class: "quiet" }, `${count(left)} more leases are not shown.`) : "");
+    return el("div", {}, table("Open leases", ["Lease", "Holder", "State", "Job", "Attempt", "Age", "Ends in"], rows), left ? el("p", { class: "quiet" }, `${counted(left, "more lease")} ${left === 1 ? "is" : "are"} not shown.`) : "");
   }
 
   async _subscriptions() {
@@ -152,7 +171,7 @@ export class QueueView {
     const policy = await get(queuePath(this._name, "/policy"));
     const members = Object.entries(policy).filter(([name]) => name !== "queue" && name !== "table");
     return el("div", {}, el("p", { class: "quiet" }, policy.table ? `From the table “${policy.table}” of the policies.` : "No table of the policies covers this queue; these are the defaults."),
-      el("dl", { class: "facts" }, members.map(([name, value]) => [el("dt", {}, el("code", {}, name)), el("dd", {}, value === null ? "none" : String(value))])));
+      el("dl", { class: "facts" }, members.map(([name, value]) => [el("dt", {}, el("code", {}, name)), el("dd", {}, policyValue(name, value))])));
   }
 
   _pauseQueue() {
@@ -184,10 +203,17 @@ export class QueueView {
       command: () => ["DELETE", path],
       act: async () => {
         const { leases_ended: ended } = await call("DELETE", path);
-        say(`${this._name} is deleted${ended ? `; ${count(ended)} leases ended` : ""}.`);
+        say(`${this._name} is deleted${ended ? `; ${counted(ended, "lease")} ended` : ""}.`);
         location.hash = "#/";
       } });
   }
+}
+
+function policyValue(name, value) {
+  if (value === null) return "none";
+  if (name === "max_bytes") return bytes(value);
+  if (name === "lease" || name === "ttl") return `${value} s`;
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
 function serverTable(servers) {

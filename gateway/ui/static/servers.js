@@ -41,7 +41,7 @@ export class Servers {
       if (this._refocus) this._list.querySelector(`[data-name="${CSS.escape(this._refocus)}"]`)?.focus();
       this._refocus = null;
     } catch (cause) {
-      this._app.refused(cause);
+      if (cause.status) this._app.refused(cause); // the head of the page says that the gateway cannot be reached
     }
   }
 
