@@ -222,7 +222,9 @@ class FillingBatch:
     @property
     def room(self) -> int:
         """How many more jobs it may have."""
-        return 0 if self.full or self.left_bytes <= 0 else max(0, self._most - len(self.jobs))
+        if self.full or self.left_bytes <= 0:
+            return 0
+        return max(0, min(self._most - len(self.jobs), self._registry.limits.room(self._queue.tenant)))
 
     def add(self, read: OpenRead, places: list[CapPlace] | None) -> bool:
         """Adds the item, or settles it without its consumer (rule 1). False: the batch has no room for it."""

@@ -73,6 +73,10 @@ class LeaseLimits:
             )
         self.check_bytes(tenant, size)
 
+    def room(self, tenant: str) -> int:
+        """How many more leases may be opened for the tenant."""
+        return max(0, min(self._tenant_limit - self.shares.of(tenant), self.shares.room(tenant)))
+
     def check_bytes(self, tenant: str, size: int = 0) -> None:
         """Like `check_room`, for the limit of bytes only: the lease counts already (`reserve`)."""
         if not self.bytes.admits_item(tenant, max(1, size)):
@@ -86,12 +90,11 @@ class LeaseLimits:
     def reserve(self, tenant: str, count: int) -> None:
         """Counts `count` leases as open until `release`. Raises TooManyLeases if so many more may not be opened."""
         held = self.shares.of(tenant)
-        most = min(self._tenant_limit, held + max(0, self.shares.room(tenant)))
-        if held + count > most:
+        if count > (room := self.room(tenant)):
             self.shares.refused += 1
             raise TooManyLeases(
                 f"{counted(count, 'more lease is', 'more leases are')} wanted, and the tenant has {held} of "
-                f"at most {counted(most, 'open lease')} on this "
+                f"at most {counted(held + room, 'open lease')} on this "
                 "worker; ask for fewer jobs",
                 self._retry_after(tenant),
             )

@@ -57,6 +57,18 @@ def test_a_checkpoint(http, queue):
     assert left(http, queue) == [4, 5]
 
 
+def test_a_batch_takes_no_more_than_the_limit_of_leases(server, tmp_path):
+    """So the jobs behind it keep their order, and each of them waits for the next batch."""
+    flags = ("--kestrel", server.address, "--kestrel-open-reads", "100", "--max-tenant-leases", "5")
+    with running(tmp_path / "data", *flags) as limited, limited.client() as http:
+        enqueue(http, "limited", 12)
+        for numbers in ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]):
+            got, url = take(http, "limited")
+            assert got == numbers
+            assert http.get("/queues/limited").json()["open_reads"] == len(numbers)
+            assert http.post(url + "/ack").status_code == 204
+
+
 def test_mixed_settlements(http, queue):
     """Runs of confirms and aborts, in the order of taking: each job has what it should have."""
     enqueue(http, queue, 8)
