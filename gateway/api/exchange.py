@@ -100,12 +100,13 @@ class Call:
 
     def queue(self) -> Queue:
         """The caller's queue that the path names. Raises InvalidName, ForbiddenQueue."""
-        return self.named(self.path("queue"))
+        return self.named(self.context.path_params["queue"])
 
     def named(self, name: str) -> Queue:
         """The caller's queue or child of that name. Raises InvalidName, ForbiddenQueue."""
         queue = self.catalog.queue(self.tenant, name)
-        self.caller.check_queue(queue.name)
+        if self.caller.queues:
+            self.caller.check_queue(queue.name)
         return queue
 
     def check_again(self, names: Iterable[str]) -> None:
@@ -135,7 +136,7 @@ class Call:
     @property
     def accept(self) -> str:
         """The value of Accept; several headers are joined into one list."""
-        return ",".join(self.headers(b"accept"))
+        return ",".join(self.headers(b"accept")) if b"accept" in self.request.names else ""
 
     @property
     def preferences(self) -> Mapping[str, str]:
@@ -210,28 +211,29 @@ class Operation:
             await turn
         reservation = budget.admit(caller.tenant) if spec.scopes else Reservation(budget, caller.tenant)
         try:
-            await self._run(context, caller, reservation)
+            call = self._call(context, caller, reservation)
+            answer = await self._handler(call)
+            reached = False
+            try:
+                if len(answer.body) > SMALL_BYTES:
+                    call.worked(len(answer.body), WORK_BYTES)
+                    reservation.more(len(answer.body))
+                await respond(context, answer, reservation)
+                reached = context.request.reached
+            finally:
+                if answer.on_sent is not None:
+                    answer.on_sent(reached)
         finally:
             reservation.end()
 
-    async def _run(self, context: RequestContext, caller: Caller, reservation: Reservation) -> None:
-        request = context.request
-        query = self.spec.query(request.query)
+    def _call(self, context: RequestContext, caller: Caller, reservation: Reservation) -> Call:
+        """What the handler gets. Raises GatewayError."""
+        spec, request = self.spec, context.request
+        query = spec.query(request.query)
         if request.head_bytes > SMALL_BYTES:
             reservation.more(request.head_bytes)
-        tenant = caller.tenant_of(query["tenant"], self._catalog.tenanted) if self.spec.of_tenant else caller.tenant
-        call = Call(request, context, self.spec, query, caller, tenant, self._catalog, reservation, self._admission)
-        answer = await self._handler(call)
-        reached = False
-        try:
-            if len(answer.body) > SMALL_BYTES:
-                call.worked(len(answer.body), WORK_BYTES)
-                reservation.more(len(answer.body))
-            await respond(context, answer, reservation)
-            reached = request.reached
-        finally:
-            if answer.on_sent is not None:
-                answer.on_sent(reached)
+        tenant = caller.tenant_of(query["tenant"], self._catalog.tenanted) if spec.of_tenant else caller.tenant
+        return Call(request, context, spec, query, caller, tenant, self._catalog, reservation, self._admission)
 
 
 class Resource:

@@ -73,7 +73,8 @@ class RouteTable:
 
     def serve(self, context: RequestContext) -> Awaitable[None]:
         """Answers one request. Raises GatewayError."""
-        found = self.find(context.request.path)
+        path = context.request.path
+        found = self._find(path) or self.find(path)
         if found is None:
             self._unknown(context)
         resource, context.path_params = found

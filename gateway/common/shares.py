@@ -72,7 +72,8 @@ class Shares:
 
     def try_take(self, tenant: str, amount: int = 1) -> bool:
         """Takes `amount` more if the tenant may. Returns whether it may."""
-        if not self.admits(tenant, amount):
+        if amount > (self.limit - self.held if self._share == WHOLE else self.room(tenant)):
+            self.refused += 1
             return False
         self.held += amount
         self._by_tenant[tenant] = self._by_tenant.get(tenant, 0) + amount

@@ -77,8 +77,16 @@ class Pauses:
         return self._catalog.queue(queue.tenant, queue.name).policy.paused
 
     def paused(self, queue: Queue) -> bool:
-        """Whether nothing is handed out from the queue now."""
-        return self.by_policy(queue) or self.of(queue) is not None
+        """Whether nothing is handed out from the queue now: by its policy, or by a request."""
+        if self._catalog.queue(queue.tenant, queue.name).policy.paused:
+            return True
+        pause = self._entries.get(queue.key)
+        return pause is not None and not pause.over
+
+    @property
+    def fresh(self) -> bool:
+        """Whether `paused` is what `paused_now` returns, because the control state was read recently."""
+        return self._control.fresh
 
     async def paused_now(self, queue: Queue) -> bool:
         """Like `paused`, for an item that is about to be given to a consumer (rule 2).

@@ -42,7 +42,7 @@ from gateway.errors import (
     TooManyLeases,
     TooManyWaiters,
 )
-from gateway.fairness.turns import Turns
+from gateway.fairness.turns import LARGE_BYTES, Turns
 from gateway.leases.ahead import AckAhead
 from gateway.leases.lease import Lease, OpenRead, State
 from gateway.leases.limits import LeaseRoom
@@ -129,9 +129,11 @@ class Receiver:
         if ahead is not None and not self._may_take_now(queue):
             await ahead.done()
             ahead = None
-        with await self._quota.room(queue):
+        use = self._quota.room_now(queue)
+        checked = ahead is not None and use is not None and room is None
+        with use or await self._quota.room(queue):
             found = await self._next(
-                queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead, room=room
+                queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead, room=room, checked=checked
             )
         if isinstance(found.result, Hold):
             self.held[found.result] += 1
@@ -157,25 +159,28 @@ class Receiver:
         at_most_once: bool,
         ahead: AckAhead | None,
         room: LeaseRoom | None,
+        checked: bool,
     ) -> Covered[Delivery | Hold | None]:
-        """Like `next`, for a queue that may be used."""
+        """Like `next`, for a queue that may be used. checked: `_may_take_now` has just said so."""
         if self.draining:  # no await between here and the registration as a waiter, so a drain finds every poll
             raise Draining("the gateway is shutting down and delivers no more jobs")
         until_s = time.monotonic() + timeout_s
         passing_s = time.monotonic() + max(timeout_s, PASSING_S)
         expired = ExpiredJobs(self._tasks)
         while True:
-            (room or self._registry.limits).check_room(queue.tenant)
-            if self._pauses.paused(queue) and not await self._resumed(queue, until_s, on_gone):
-                return Covered(Hold.PAUSED, None)
             place: CapPlace | None = None
-            if (limits := self._caps.limits(queue)) is not None:
-                given = await self._place(queue, limits, until_s, on_gone)
-                if given is None:
-                    continue
-                if isinstance(given, CapReason):
-                    return Covered(None if given is CapReason.OTHERS else Hold(given.value), None)
-                place = given
+            if not checked:
+                (room or self._registry.limits).check_room(queue.tenant)
+                if self._pauses.paused(queue) and not await self._resumed(queue, until_s, on_gone):
+                    return Covered(Hold.PAUSED, None)
+                if (limits := self._caps.limits(queue)) is not None:
+                    given = await self._place(queue, limits, until_s, on_gone)
+                    if given is None:
+                        continue
+                    if isinstance(given, CapReason):
+                        return Covered(None if given is CapReason.OTHERS else Hold(given.value), None)
+                    place = given
+            checked = False
             try:
                 taken = await self._once(
                     queue,
@@ -290,8 +295,9 @@ class Receiver:
         """
         done = read.give_back
         try:
-            await self._turns.for_item(read.data, queue.tenant)
-            if await self._pauses.paused_now(queue):
+            if len(read.data) > LARGE_BYTES:
+                await self._turns.for_item(read.data, queue.tenant)
+            if self._pauses.paused(queue) if self._pauses.fresh else await self._pauses.paused_now(queue):
                 await read.abort()
                 return None
             job = job_of(queue, read)
@@ -306,7 +312,18 @@ class Receiver:
                 if await asyncio.shield(moved):
                     self._moves.attempts.forget(queue.key, known_by)
                     return None
-            lease = self._lease(queue, job, read, known_by=known_by, attempt=attempt, length_s=lease_s, room=room)
+            lease = self._registry.open(
+                read,
+                self._moves.mover(queue),
+                tenant=queue.tenant,
+                queue=queue.name,
+                key=queue.key,
+                job_id=job.id,
+                known_by=known_by,
+                attempt=attempt,
+                length_s=lease_s,
+                room=room,
+            )
             return Delivery(job, lease, self.times.delivered(job, attempt, since_s))
         except BaseException:
             done()
@@ -357,7 +374,9 @@ class Receiver:
         self._poll_limits.check_room(queue)
         waiter = None
         if ahead is not None and not ahead.acked:
-            waiter = await self._take_after(queue, timeout_s, ahead)
+            waiter = self._take_after(queue, timeout_s, ahead)
+            if waiter is None:
+                await ahead.done()
         if waiter is None:
             waiter = self._backend.wait(queue.key, timeout_s, queue.tenant)
         self._poll_limits.add(queue, waiter)
@@ -376,42 +395,14 @@ class Receiver:
             forget()
             self._poll_limits.remove(queue, waiter)
 
-    async def _take_after(self, queue: Queue, timeout_s: float, ahead: AckAhead) -> Poll | None:
-        """A poll that goes to the server in one write with the ack, which it waits for; or None, when the ack is done.
-
-        Raises what the ack raises.
-        """
+    def _take_after(self, queue: Queue, timeout_s: float, ahead: AckAhead) -> Poll | None:
+        """A poll that goes to the server in one write with the ack, which comes first; None if that is not possible."""
         waiter = self._backend.take_after(ahead.read, queue.key, timeout_s, queue.tenant)
         if waiter is not None and ahead.begin():
             return waiter
         if waiter is not None:
             waiter.cancel()
-        await ahead.done()
         return None
-
-    def _lease(
-        self,
-        queue: Queue,
-        job: Job,
-        read: OpenRead,
-        *,
-        known_by: str,
-        attempt: int,
-        length_s: float,
-        room: LeaseRoom | None,
-    ) -> Lease:
-        return self._registry.open(
-            read,
-            self._moves.mover(queue),
-            tenant=queue.tenant,
-            queue=queue.name,
-            key=queue.key,
-            job_id=job.id,
-            known_by=known_by,
-            attempt=attempt,
-            length_s=length_s,
-            room=room,
-        )
 
     def end_polls(self, key: str) -> None:
         """Ends every waiting poll of the queue empty."""

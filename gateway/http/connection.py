@@ -248,7 +248,8 @@ class GatewayProtocol(asyncio.Protocol):
     def on_request_end(self) -> None:
         """The request is complete."""
         self._move(PENDING)
-        self.flow.resume_reading()  # a large body may have paused it
+        if self.flow.read_paused:  # by a large body
+            self.flow.resume_reading()
         if self.current is not None:
             self.current.end_body()
 
@@ -289,7 +290,8 @@ class GatewayProtocol(asyncio.Protocol):
             self._linger()
             return
         self._move(IDLE)
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         self.server_state.idle.add(self)
         if self._buffer.data:
             self._read_held()

@@ -286,20 +286,22 @@ class Cycle:
             await self.drained()
         whole = len(body) if length is None else length
         self.start(status, headers, None if status in _BODILESS else whole)
-        await self._write(body, last=self._head_only or len(body) == whole)
+        if self._write(body, last=self._head_only or len(body) == whole) and not await self.drained():
+            self.reached = False
 
     async def write(self, body: bytes, *, last: bool) -> None:
         """See HttpRequest.write."""
         if self._connection.flow.write_paused and not self.gone:
             await self.drained()
-        await self._write(body, last=last)
+        if self._write(body, last=last) and not await self.drained():
+            self.reached = False
 
     async def begin(self, status: int, headers: Headers) -> None:
         """See HttpRequest.begin."""
         if self._connection.flow.write_paused and not self.gone:
             await self.drained()
         self.start(status, headers, chunked=self.chunks_known)
-        await self._write(b"", last=False)
+        self._write(b"", last=False)
 
     async def writable(self) -> None:
         """See HttpRequest.writable."""
@@ -311,11 +313,12 @@ class Cycle:
         """See HttpRequest.unsent_bytes."""
         return 0 if self.gone else self._connection.transport.get_write_buffer_size()
 
-    async def _write(self, body: bytes, *, last: bool) -> None:
-        if not self.gone and not self.complete:
-            self.add(body, last=last)
-            if self.complete and self._connection.flow.write_paused and not await self.drained():
-                self.reached = False
+    def _write(self, body: bytes, *, last: bool) -> bool:
+        """Whether the response is complete and must still be sent."""
+        if self.gone or self.complete:
+            return False
+        self.add(body, last=last)
+        return self.complete and self._connection.flow.write_paused
 
     async def drained(self) -> bool:
         """Returns when almost all is sent. False if the client does not read."""

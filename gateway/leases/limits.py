@@ -71,7 +71,8 @@ class LeaseLimits:
                 f"the tenant has {counted(held, 'open lease')} on this worker, its share of the limit of {limit}",
                 self._retry_after(tenant),
             )
-        self.check_bytes(tenant, size)
+        if self.bytes.room(tenant) <= size:  # otherwise there is no need to look closer
+            self.check_bytes(tenant, size)
 
     def room(self, tenant: str) -> int:
         """How many more leases may be opened for the tenant."""

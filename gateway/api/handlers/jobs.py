@@ -60,7 +60,7 @@ class Jobs:
         return self.carrying(delivery.lease, body, [JSON, NO_STORE])
 
     async def _take(self, call: Call, queue: Queue, poll: PollRequest) -> Delivery | Hold | None:
-        ahead = await self._acks.ahead(call, poll)
+        ahead = await self._acks.ahead(call, poll) if poll.acks else None
         try:
             delivery = call.result(
                 await self._receiver.next(

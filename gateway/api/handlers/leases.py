@@ -53,7 +53,8 @@ class Leases:
 
         Raises what LeaseRouter.ack raises.
         """
-        await self._check_queue(call, lease_id)
+        if call.caller.queues:
+            await self._check_queue(call, lease_id)
         ahead = self._lease_router.ack_ahead(lease_id, call.caller.tenant)
         if ahead is None:
             await self._lease_router.ack(lease_id, call.caller.tenant)

@@ -34,7 +34,7 @@ class Parameter(Protocol):
 
 REMEMBERED: Final = 256
 REMEMBERED_BYTES: Final = 40
-"""Clients repeat a few short queries. Longer ones contain lease ids or filters and rarely repeat."""
+"""Clients repeat a few short queries, and a few short pairs in longer ones, which contain lease ids or filters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,7 @@ class Query:
         self._parameters = {name: _parameter(name, schemas[current]) for name, current in self._names.items()}
         self._defaults = Values({name: self._parameters[name].default for name in schemas}, {})
         self._parsed: dict[bytes, Values] = {}
+        self._pairs: dict[str, tuple[str, Parameter, Any]] = {}
 
     def parse(self, raw: bytes) -> Values:
         """Every parameter's value, defaults included.
@@ -169,14 +170,9 @@ class Query:
         for pair in raw.decode("latin-1").split("&"):
             if not pair:
                 continue
-            name, _, text = pair.partition("=")
-            if encoded:
-                name, text = unquote_plus(name), unquote_plus(text)
-            parameter = self._parameters.get(name)
-            if parameter is None:
-                raise InvalidParameter(f"unknown query parameter {name[:80]!r}; {self._known(name)}")
+            known = self._pairs.get(pair)
+            name, parameter, value = self._read(pair, encoded=encoded) if known is None else known
             current = self._names[name]
-            value = parameter.parse(text)
             if isinstance(parameter, Repeated):
                 value = (*given.get(current, ()), value)
                 if len(value) > parameter.limit:
@@ -188,6 +184,21 @@ class Query:
             given[current] = value
             given_as[current] = name
         return Values(self._defaults, given)
+
+    def _read(self, pair: str, *, encoded: bool) -> tuple[str, Parameter, Any]:
+        """The name, the parameter and the value of a pair `name=value`. Raises InvalidParameter."""
+        name, _, text = pair.partition("=")
+        if encoded:
+            name, text = unquote_plus(name), unquote_plus(text)
+        parameter = self._parameters.get(name)
+        if parameter is None:
+            raise InvalidParameter(f"unknown query parameter {name[:80]!r}; {self._known(name)}")
+        found = name, parameter, parameter.parse(text)
+        if len(pair) <= REMEMBERED_BYTES:
+            if len(self._pairs) >= REMEMBERED:
+                self._pairs.clear()
+            self._pairs[pair] = found
+        return found
 
     def _known(self, name: str) -> str:
         """The hint for an unknown parameter, and the list of those that the path accepts."""

@@ -48,7 +48,8 @@ class PollRequests:
 
         Raises ForbiddenPrefetch.
         """
-        _refuse_prefetch(call)
+        if not call.request.names.isdisjoint(_PURPOSE):
+            _refuse_prefetch(call)
         query = call.query
         timeout_s: float = query["timeout"]
         preference: Headers = []
@@ -88,7 +89,7 @@ def several_queues(call: Call) -> list[Queue]:
 
 def _refuse_prefetch(call: Call) -> None:
     """Raises ForbiddenPrefetch if a browser sent the request before its reader asked for the page."""
-    if not call.request.names.isdisjoint(_PURPOSE) and _is_prefetch(call.request.headers):
+    if _is_prefetch(call.request.headers):
         raise ForbiddenPrefetch("a prefetch does not take a job; send the request without Sec-Purpose: prefetch")
 
 

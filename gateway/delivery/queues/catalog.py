@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -42,7 +43,13 @@ class Queue:
 
 
 class Catalog:
-    """The queues of a deployment. Policies may change at run time; a Queue keeps the policy it was made with."""
+    """The queues of a deployment. Policies may change at run time; a Queue keeps the policy it was made with.
+
+    queue: the tenant's queue or child with the name. A child's format is its parent's. Raises InvalidName. It is looked
+    up several times a request, so it is the cache itself.
+    """
+
+    queue: Callable[[str, str], Queue]
 
     def __init__(self, namespace: Namespace, policies: Policies | None = None) -> None:
         self._namespace = namespace
@@ -70,13 +77,9 @@ class Catalog:
             policy = replace(policies.of(tenant, name), format=policies.of(tenant, of).format)
             return Queue(tenant, name, key + FANOUT + child, policy)
 
-        self._queue = queue
+        self.queue = queue
         self._policies = policies
         self._owners = {key: name for name, key in own_keys.items()}
-
-    def queue(self, tenant: str, name: str) -> Queue:
-        """The tenant's queue or child with the name. A child's format is its parent's. Raises InvalidName."""
-        return self._queue(tenant, name)
 
     def table_of(self, queue: Queue) -> str | None:
         """The title of the table of policies that applies to the queue now; None: the defaults apply."""

@@ -39,8 +39,12 @@ class Quota:
         self._lines: dict[str, _Line] = {}
 
     def has(self, queue: Queue) -> bool:
-        """Whether `room` returns at once."""
+        """Whether `room_to_create` returns at once."""
         return queue.key not in self._lines and self._known.has(queue)
+
+    def room_now(self, queue: Queue) -> AbstractContextManager[None] | None:
+        """What `room` returns, if it need not look anything up; otherwise None."""
+        return _THERE if self.has(queue) and not queue.is_child else None
 
     async def room(self, queue: Queue) -> AbstractContextManager[None]:
         """Within the returned context the queue may be used: it exists or is being created.

@@ -20,9 +20,10 @@ from gateway.kestrel.server.read_of_server import MOVES, ReadOfServer, ReadState
 from gateway.kestrel.server.server import Server
 from gateway.kestrel.wire.connection import ConnectionLostError
 
+_HELD, _SETTLING, _SETTLED, _LOST = ReadState  # looked up ten times an item, and an Enum is slow at that
 MOST_BYTES: Final = (1 << 32) - 1
 """Of one open: the field has four bytes."""
-_LOST = "the connection that held the job was lost; the job is back on its queue"
+_CONNECTION_LOST = "the connection that held the job was lost; the job is back on its queue"
 _TAKEN_BACK = "Kestrel no longer held the job, so it is back on its queue"
 _DELETED = "the queue was deleted, and the job with it"
 
@@ -56,7 +57,7 @@ class MultiplexedRead(ReadOfServer):
         self._channel = channel
         self._counters = counters
         self._id = item.id
-        self._state = ReadState.HELD
+        self._state = _HELD
         self._deleted = False
         self._callbacks: tuple[Callable[[], None], ...] = ()
         channel.reads[item.id] = self
@@ -69,11 +70,11 @@ class MultiplexedRead(ReadOfServer):
 
     def id_on(self, channel: BrokerChannel) -> int:
         """Its id on this channel; 0 if it is not set aside there."""
-        return self._id if self._channel is channel and self._state is ReadState.HELD else 0
+        return self._id if self._channel is channel and self._state is _HELD else 0
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Calls `callback` once when the item is lost; at once if it is already lost."""
-        if self._state is ReadState.LOST:
+        if self._state is _LOST:
             callback()
         else:
             self._callbacks += (callback,)
@@ -89,19 +90,19 @@ class MultiplexedRead(ReadOfServer):
 
     async def check(self) -> bool:
         """Whether the item is still set aside. Raises: QueueDeleted, LeaseLost."""
-        if self._state is ReadState.LOST:
+        if self._state is _LOST:
             raise self._ended()
         try:
             answer = await self._channel.answer_to(FrameKind.CHECK, pack_ids((self._id,)))
         except ConnectionLostError as error:
-            raise LeaseLost(_LOST) from error
+            raise LeaseLost(_CONNECTION_LOST) from error
         if self._deleted:
             raise self._ended()
         return unpack_outcome(answer.payload, 1)[0][0] is Code.OK
 
     async def expires_s(self) -> float | None:
         """See OpenRead. The broker says it. None also if the item is lost."""
-        if self._state is ReadState.LOST:
+        if self._state is _LOST:
             return None
         try:
             answer = await self._channel.answer_to(FrameKind.CHECK, pack_ids((self._id,)))
@@ -129,7 +130,7 @@ class MultiplexedRead(ReadOfServer):
         An answer that comes after the error OutcomeUnknown calls it again. Returns False if the item is lost, and
         nothing was sent.
         """
-        if self._state is ReadState.LOST or self._channel.closed:
+        if self._state is _LOST or self._channel.closed:
             return False
         self._begin()
         self._channel.confirm(self._id, partial(self._confirmed, then))
@@ -153,7 +154,7 @@ class MultiplexedRead(ReadOfServer):
     async def more(self, count: int, limit_bytes: int) -> Sequence[MultiplexedRead]:
         """See gateway.leases.lease.OpenRead. These are settled in any order."""
         room = min(count, self._server.room.items.room(self.tenant))
-        if room <= 0 or self._state is not ReadState.HELD or self._channel.closed:
+        if room <= 0 or self._state is not _HELD or self._channel.closed:
             return ()
         self._counters.commands += 1
         return await ReadyItems(self._server, self._channel, self._counters, self.key, self.tenant).take(
@@ -162,7 +163,7 @@ class MultiplexedRead(ReadOfServer):
 
     async def abort(self) -> None:
         """Puts the item back to the head of its queue. Never raises. Does nothing if it is settled or lost."""
-        if self._state is not ReadState.HELD:
+        if self._state is not _HELD:
             return
         self._begin()
         try:
@@ -186,7 +187,7 @@ class MultiplexedRead(ReadOfServer):
 
     def leave(self, ids: dict[BrokerChannel, list[int]]) -> bool:
         """Adds its id to those of its channel that are to go back. False if it is not set aside."""
-        if self._state is not ReadState.HELD:
+        if self._state is not _HELD:
             return False
         self._begin()
         ids.setdefault(self._channel, []).append(self._id)
@@ -194,7 +195,7 @@ class MultiplexedRead(ReadOfServer):
 
     def start_abort(self, then: Callable[[bool], None]) -> None:
         """Starts putting the item back; calls `then` with whether the broker answered."""
-        if self._state is not ReadState.HELD or self._channel.closed:
+        if self._state is not _HELD or self._channel.closed:
             then(False)
             return
         self._begin()
@@ -202,7 +203,7 @@ class MultiplexedRead(ReadOfServer):
 
     def give_back(self) -> None:
         """Returns at once; the broker puts the item back. Does nothing if it is settled or lost."""
-        if self._state is ReadState.HELD:
+        if self._state is _HELD:
             self._begin()
             if not self._channel.closed:
                 self._channel.ask(FrameKind.ABORT, pack_ids((self._id,)), _ignore)
@@ -224,9 +225,9 @@ class MultiplexedRead(ReadOfServer):
         self._lose()
 
     def _lose(self) -> None:
-        if self._state is not ReadState.HELD:
+        if self._state is not _HELD:
             return
-        self._move(ReadState.LOST)
+        self._move(_LOST)
         self._counters.lost_reads += 1
         callbacks, self._callbacks = self._callbacks, ()
         for callback in callbacks:
@@ -236,16 +237,16 @@ class MultiplexedRead(ReadOfServer):
         """Why the item is no longer set aside."""
         if self._deleted:
             return QueueDeleted(_DELETED)
-        return LeaseLost(_LOST if self._channel.closed else _TAKEN_BACK)
+        return LeaseLost(_CONNECTION_LOST if self._channel.closed else _TAKEN_BACK)
 
     def _begin(self) -> None:
         """From here on the end of the read is an outcome of the operation, and not reported to `on_lost`."""
-        self._move(ReadState.SETTLING)
+        self._move(_SETTLING)
 
     def over(self) -> None:
         """The operation that `_begin` announced has ended, and with it the read."""
-        if self._state is not ReadState.SETTLED:
-            self._move(ReadState.SETTLED)
+        if self._state is not _SETTLED:
+            self._move(_SETTLED)
         self._callbacks = ()
         self._channel.dismiss(self._id)
 

@@ -31,7 +31,8 @@ class DirectPoll:
     """
 
     __slots__ = (
-        "_deadline", "_end_take", "_future", "_item", "_later", "_line_up", "_loop", "_timer", "_took", "coverage",
+        "_deadline", "_end_take", "_future", "_item", "_later", "_line_up", "_loop", "_timed", "_timer", "_took",
+        "coverage",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +44,7 @@ class DirectPoll:
         self._line_up = line_up
         self._end_take: Callable[[], None] | None = None  # None: the take is over
         self._item: TakenItem | None = None
+        self._timed = True  # whether an item waits for `result` only until the deadline
         self._took = True  # whether `result` has something to return: an item, or the proof that there is none
         self._later: WaitingPoll | None = None
         self._future: asyncio.Future[None] | None = None
@@ -50,7 +52,9 @@ class DirectPoll:
 
     def start(self, server: ServerLink, key: str, tenant: str, after: object | None) -> bool:
         """Takes an item, if the server can be asked. after: see ServerLink.start_take; if its confirm fails, the caller
-        cancels the poll."""
+        cancels the poll. The item waits as long as the caller waits for the confirm, which has a deadline of its own.
+        """
+        self._timed = after is None
         self._end_take = server.start_take(key, tenant, self._taken, after)
         return self._end_take is not None
 
@@ -61,7 +65,7 @@ class DirectPoll:
         if self._future is not None:
             if not self._future.done():
                 self._future.set_result(None)
-        elif item is not None:
+        elif item is not None and self._timed:
             self._timer = self._loop.call_at(max(self._deadline, self._loop.time() + PROOF_S), self.cancel)
 
     async def result(self) -> TakenItem | None:
