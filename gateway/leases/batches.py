@@ -93,10 +93,7 @@ class Batches:
         held = batch.held()
         if not held:
             raise ended_error(batch.record(), State.HELD) or LeaseForgotten("the outcome of the lease is unknown")
-        left_s = min(lease.latest_s for lease in held) - time.monotonic()
-        if length_s > left_s:
-            shown_s = max(0.0, left_s)
-            raise InvalidBody(f"this lease can last at most {shown_s:.3f} s more (Kestrel's openTransactionTimeout)")
+        check_length(length_s, min(lease.latest_s for lease in held))
         for lease in held:
             self._leases.set_deadline(lease, length_s)
         return batch.record()
@@ -135,6 +132,14 @@ class Batches:
                 f"{done} of {counted(len(records), 'job')} {were} {_DONE[wanted]}. The first failure: {error.detail}"
             )
         raise error
+
+
+def check_length(length_s: float, latest_s: float) -> None:
+    """Raises InvalidBody if a lease that ends in `length_s` would end after `latest_s`, which is monotonic."""
+    left_s = latest_s - time.monotonic()
+    if length_s > left_s:
+        shown_s = max(0.0, left_s)
+        raise InvalidBody(f"this lease can last at most {shown_s:.3f} s more (Kestrel's openTransactionTimeout)")
 
 
 async def _over(leases: Iterable[Lease]) -> list[GatewayError]:

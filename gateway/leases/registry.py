@@ -15,12 +15,11 @@ from typing import Any
 
 from gateway.common.shares import WHOLE
 from gateway.errors import (
-    InvalidBody,
     LeaseForgotten,
 )
 from gateway.leases.ahead import AckAhead
 from gateway.leases.batch import ended_error, first_jobs, plan
-from gateway.leases.batches import Batches
+from gateway.leases.batches import Batches, check_length
 from gateway.leases.deleted import RecentCounts
 from gateway.leases.ids import LeaseIds
 from gateway.leases.known import KnownLeases
@@ -235,10 +234,7 @@ class Registry:
             await lease.settlement.result()
         if not isinstance(lease, Lease) or lease.state is not State.HELD:
             raise ended_error(lease, State.HELD) or LeaseForgotten("the outcome of the lease is unknown")
-        left_s = lease.latest_s - time.monotonic()
-        if length_s > left_s:
-            shown_s = max(0.0, left_s)
-            raise InvalidBody(f"this lease can last at most {shown_s:.3f} s more (Kestrel's openTransactionTimeout)")
+        check_length(length_s, lease.latest_s)
         self.leases.set_deadline(lease, length_s)
         return lease.record()
 

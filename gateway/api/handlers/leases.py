@@ -43,11 +43,6 @@ class Leases:
         call.context.concerns(record.queue, record.job_id)
         return Answer(204)
 
-    async def ack_first(self, call: Call, lease_id: str) -> LeaseRecord:
-        """Acks the caller's lease. Raises what LeaseRouter.ack raises."""
-        await self._check_queue(call, lease_id)
-        return await self._lease_router.ack(lease_id, call.caller.tenant)
-
     async def ack_ahead(self, call: Call, lease_id: str) -> AckAhead | None:
         """The ack of the caller's lease, not begun; None if it was done at once, because it cannot wait for a take.
 

@@ -36,11 +36,6 @@ class Queue:
         """The child's own name; empty for a queue."""
         return self.name.partition(FANOUT)[2]
 
-    @property
-    def parent_key(self) -> str:
-        """Kestrel's key of the parent."""
-        return self.key.partition(FANOUT)[0]
-
 
 class Catalog:
     """The queues of a deployment. Policies may change at run time; a Queue keeps the policy it was made with.
