@@ -10,18 +10,21 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from gateway.envelope.times import instant
 from tests.cluster.rig import before, brokers
 from tests.lab.gateway import Running
 
 QUEUES = ["high", "mid", "low"]
 CONSUMERS = 8
 LATE_S = 0.5
-"""A preferred job may be read by its own client this much later than a less preferred one. The machine runs others."""
+"""A preferred job may be leased by its own poll this much later than a less preferred one. The machine runs others."""
+LEASE_S = 60.0
+"""The default length of a lease."""
 
 
 @dataclass
 class Run:
-    """What happened. stored: when a job was answered 201. taken: for each job when its poll began and was answered.
+    """What happened. stored: when a job was answered 201. taken: for each job when its poll began, and its lease.
 
     again: jobs whose first answer was written to a client that vanished just then, so that their lease had to end.
     """
@@ -67,7 +70,8 @@ def consume(gateway: Running, run: Run, jobs: int, number: int) -> None:
                     if len(run.taken) >= jobs:
                         return
                     continue
-                job, answered_s = answer.json(), time.monotonic()
+                job = answer.json()
+                leased_s = instant(job["lease"]["expires_at"]) - LEASE_S - time.time() + time.monotonic()
                 assert answer.headers["queue-name"] == QUEUES[job["data"]] == job["queue"]
                 assert http.post(job["lease"]["url"] + "/ack").status_code == 204
                 with run.lock:
@@ -75,7 +79,7 @@ def consume(gateway: Running, run: Run, jobs: int, number: int) -> None:
                         run.doubled.append(job["id"])
                     if job["attempt"] > 1:
                         run.again.add(job["id"])
-                    run.taken[job["id"]] = (job["data"], began_s, answered_s)
+                    run.taken[job["id"]] = (job["data"], began_s, leased_s)
         connection = gateway.connect()
         query = "&".join(f"queue={each}" for each in QUEUES)
         connection.sendall(f"GET /next?timeout=20&lease_seconds=1&{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -89,12 +93,12 @@ def violations(run: Run) -> list[tuple[str, str]]:
     """Pairs of jobs: one was delivered although a preferred one had been stored before its poll began, and was left."""
     found = []
     by_place = [sorted((at, each) for each, (place, at) in run.stored.items() if place == level) for level in range(3)]
-    for name, (place, began_s, answered_s) in run.taken.items():
+    for name, (place, began_s, leased_s) in run.taken.items():
         for level in range(place):
             for stored_s, other in by_place[level]:
                 if stored_s > began_s:
                     break
-                if other not in run.again and run.taken[other][2] > answered_s + LATE_S:
+                if other not in run.again and run.taken[other][2] > leased_s + LATE_S:
                     found.append((name, other))
     return found
 
@@ -109,13 +113,13 @@ def test_the_preference_holds_and_nothing_is_stranded(tmp_path, jobs):
             work = [pool.submit(produce, gateway, run, jobs)]
             work += [pool.submit(consume, gateway, run, jobs, number) for number in range(CONSUMERS)]
             for each in work:
-                each.result(200)
+                each.result(900)
         took_s = time.monotonic() - began_s
         with gateway.client() as http:
             left = [http.get(f"/queues/{each}?missing=zero").json()["backlog"] for each in QUEUES]
     waited = sorted(
-        answered - max(began, run.stored[name][1])
-        for name, (_, began, answered) in run.taken.items()
+        leased - max(began, run.stored[name][1])
+        for name, (_, began, leased) in run.taken.items()
         if name not in run.again
     )
     broken = violations(run)
