@@ -18,13 +18,14 @@ from gateway.api.request.parameters import Query, Values
 from gateway.api.request.violations import describe, object_expected, resolve
 from gateway.api.response.explanations import explanations
 from gateway.config.keys import Scope
-from gateway.envelope.json_text import BOM, has_more_values, load_lenient
+from gateway.envelope.json_text import BOM, NestedTooDeeply, has_more_values, load_lenient
 from gateway.errors import InvalidBody
 from gateway.settings import Settings
 
 MAX_VALUES: Final = 20_000
 """Limit for a body without jobs. Ten thousand acks, a thousand nacks and a thousand rejects have fewer; validating many
 takes long."""
+_TOO_DEEP: Final = "the body is nested too deeply; no member of this request has so many levels"
 _BLANK: Final = b" \t\r\n"
 _METHODS = ("get", "post", "put", "delete", "options")
 
@@ -71,6 +72,8 @@ class OperationSpec:
             raise InvalidBody(f"the body has more than the maximum of {MAX_VALUES} JSON values")
         try:
             given = load_lenient(raw)
+        except NestedTooDeeply as exc:
+            raise InvalidBody(_TOO_DEEP) from exc
         except ValueError as exc:
             raise InvalidBody(f"the body is not JSON: {exc}") from exc
         if self._never_null and isinstance(given, dict):
@@ -85,6 +88,8 @@ class OperationSpec:
             self._validator.validate(value)
         except jsonschema_rs.ValidationError as error:
             raise InvalidBody(describe(error, self._document, self._schema)) from error
+        except ValueError as error:  # jsonschema_rs looks at 255 levels
+            raise InvalidBody(_TOO_DEEP) from error
         checked: dict[str, Any] = value
         return checked
 

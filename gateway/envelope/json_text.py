@@ -140,12 +140,18 @@ def load_lenient(text: bytes) -> Any:
     middle of an emoji, becomes a question mark.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON. NestedTooDeeply: it has more levels than orjson reads, and may be.
     """
     text = text.removeprefix(BOM)
     try:
         return orjson.loads(text)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
+        try:
+            text.decode()
+        except UnicodeDecodeError as exc:
+            raise ValueError(f"not UTF-8 at byte {exc.start}") from error
+        if error.msg.startswith("depth limit"):
+            raise NestedTooDeeply from error
         if b"\\u" not in text:
             raise
         with contextlib.suppress(ValueError, RecursionError):

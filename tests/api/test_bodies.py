@@ -41,6 +41,7 @@ def post(http, path, body):
         ("/leases/settle", '{"ack": []}', "unknown member 'ack'; did you mean acks? Allowed are acks, nacks, rejects"),
         ("/leases/settle", '{"nacks": [{"lease_id": "x"}]}', "nacks.0: unknown member 'lease_id'; did you mean lease?"),
         ("/leases/settle", '{"nacks": [{}]}', "nacks.0: lease is missing"),
+        ("/queues/q/leases", b'{"ack": "\xff"}', "the body is not JSON: not UTF-8 at byte 9"),
         ("/queues/q/redrive", '{"maximum": 5}', "unknown member 'maximum'; did you mean max? Allowed are max"),
     ],
 )
@@ -49,6 +50,21 @@ def test_what_is_wrong_with_a_body_is_named(http, path, body, detail):
     answer = post(http, path, body)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
     assert answer.json()["detail"].startswith(detail)
+
+
+@pytest.mark.parametrize("levels", [200, 300, 990, 1020, 1030, 5000])
+@pytest.mark.parametrize(
+    ("path", "member"),
+    [("/queues/q/leases", "ack"), ("/leases/settle", "nacks"), (NO_LEASE + "/extend", "lease_seconds")],
+)
+@pytest.mark.parametrize("brackets", [("[", "]"), ('{"a":', "}")], ids=["arrays", "objects"])
+def test_a_body_is_nested_deeply(http, path, member, brackets, levels):
+    """However deeply: the answer is 400, and the gateway does not fail."""
+    opening, closing = brackets
+    answer = post(http, path, f'{{"{member}": {opening * levels}1{closing * levels}}}')
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    if levels > 255:
+        assert answer.json()["detail"].startswith("the body is nested too deeply; ")
 
 
 def test_an_unknown_member_is_shown_cut(http):
