@@ -55,7 +55,7 @@ def run(root: Path, tmp_path: Path) -> Run:
         ran = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *arguments, str(tmp_path)],
             cwd=root, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         noted = tmp_path / "ran"
         lines = noted.read_text().splitlines() if noted.exists() else []
