@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import orjson
 
+from gateway.api.handlers.page_data import FigureRows
 from gateway.api.metrics.queue_text import queue_text
 from gateway.delivery.dead_letters.store import dead_key
 from gateway.delivery.figures.gatherer import Round
@@ -36,7 +38,8 @@ def round_of(number: int) -> Round:
 
 
 def test_no_step_holds_the_loop() -> None:
-    """The history, the table of the largest queues, its way from the worker that has it, and the text of a scrape.
+    """The history, the table of the largest queues, its way from the worker that has it, the text of a scrape, and a
+    filter of the page that no queue matches.
 
     With the largest number of queues that may have series, and names as long as they may be. The shortest of some
     tries counts: other processes only ever add to the time."""
@@ -44,6 +47,7 @@ def test_no_step_holds_the_loop() -> None:
     loop, turns, catalog = MeasuredLoop(), Turns(), Catalog(Namespace())
     history = History(lambda key: dead_key(catalog, key), turns)
     largest = LargestQueues(catalog, turns, holding_keys=(), servers=lambda: 1, limit=ROWS)
+    rows = FigureRows(catalog, history, cast("Any", None), cast("Any", None))  # a filter asks only for names
     numbers = iter(range(1, 1000))
     text = b""
 
@@ -65,6 +69,7 @@ def test_no_step_holds_the_loop() -> None:
             "history": lambda: history.add(found),
             "table": lambda: largest.add(found),
             "text": show,
+            "filter": lambda: turns.all(rows.of("", found, lambda _: False)),
         }
         for name, step in steps.items():
             tries = []

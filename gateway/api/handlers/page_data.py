@@ -52,12 +52,14 @@ class FigureRows:
         self._pauses = pauses
         self._full = full
 
-    def of(self, tenant: str, found: Round, wanted: Callable[[QueueInfo], bool]) -> Iterable[tuple[str, QueueInfo]]:
-        """The keys and figures of the tenant's queues that are wanted."""
+    def of(
+        self, tenant: str, found: Round, wanted: Callable[[QueueInfo], bool]
+    ) -> Iterable[tuple[str, QueueInfo] | None]:
+        """The keys and figures of the tenant's queues that are wanted, and None for every other queue: each is a step
+        of work."""
         for key, stats in found.queues.items():
             info = self._info(tenant, key, stats)
-            if info is not None and wanted(info):
-                yield key, info
+            yield (key, info) if info is not None and wanted(info) else None
 
     def row(self, tenant: str, key: str, info: QueueInfo, found: Round) -> Row:
         rates = self._history.rates(key)
@@ -189,7 +191,8 @@ class PageData:
     ) -> tuple[Mapping[str, Row], int]:
         """The rows by queue, and how many queues are above MAX_ROWS. names: see FigureRows.by_server; None: without the
         figures of servers."""
-        queues = await self._turns.all(self._rows.of(tenant, found, wanted), tenant)
+        steps = self._turns.slices(self._rows.of(tenant, found, wanted), tenant)
+        queues = [each async for each in steps if each is not None]
         left = max(0, len(queues) - MAX_ROWS)
         if left:
             queues = heapq.nlargest(MAX_ROWS, queues, key=lambda each: each[1].backlog)

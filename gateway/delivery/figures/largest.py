@@ -74,7 +74,10 @@ class LargestQueues:
         largest: list[tuple[float, str, Name, tuple[float, ...]]] = []
         sums = [0.0] * len(FIGURES)
         others = 0
-        async for key, name, figures in self._turns.slices(self._figures(found)):
+        async for each in self._turns.slices(self._figures(found)):
+            if each is None:
+                continue
+            key, name, figures = each
             entry = (figures[-1] + figures[-2], key, name, figures)
             if len(largest) < self._limit:
                 heapq.heappush(largest, entry)
@@ -96,15 +99,17 @@ class LargestQueues:
             servers=servers,
         )
 
-    def _figures(self, found: Round) -> Iterator[tuple[str, Name, tuple[float, ...]]]:
-        """Every queue that a request can name: its key, its name, and its figures."""
+    def _figures(self, found: Round) -> Iterator[tuple[str, Name, tuple[float, ...]] | None]:
+        """Every queue that a request can name: its key, its name, and its figures. None for others: each is a step."""
         for key, stats in found.queues.items():
             name = self._catalog.owner_of(key)
-            if name is not None:
-                dead = found.queues.get(dead_key(self._catalog, key) or "", _NONE).items
-                backlog = stats.items + stats.open_reads
-                age_s = stats.age_ms / 1000 if stats.items else 0.0
-                yield key, name, (stats.items, stats.bytes, age_s, stats.open_reads, stats.waiters, dead, backlog)
+            if name is None:
+                yield None
+                continue
+            dead = found.queues.get(dead_key(self._catalog, key) or "", _NONE).items
+            backlog = stats.items + stats.open_reads
+            age_s = stats.age_ms / 1000 if stats.items else 0.0
+            yield key, name, (stats.items, stats.bytes, age_s, stats.open_reads, stats.waiters, dead, backlog)
 
     @staticmethod
     def _row(name: Name, figures: tuple[float, ...]) -> QueueRow:
