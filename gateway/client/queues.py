@@ -139,8 +139,6 @@ def dead_letters(
     path = f"{_path(queue)}/dead-letters"
     if peek + delete + (listed is not None) + (letter is not None) > 1:
         raise click.UsageError("LETTER, --peek, --list and --delete exclude each other")
-    if not delete and action != "delete":
-        options.refuse_unused("when nothing is deleted", "yes")
     if action in ("delete", "redrive"):
         options.refuse_unused(f"with {action}", "as_json")
     if letter is not None:
