@@ -235,8 +235,7 @@ def test_items_of_memcache_clients_among_jobs(tmp_path: Path):
 
 
 def test_a_raw_queue_gets_payloads(tmp_path: Path):
-    """Each line or event is one job of it, byte for byte, in both directions. A key that may not see the format cannot
-    do that, and the message says what is stored."""
+    """Each line or event is one job of it, byte for byte, in both directions. What is not an event is reported."""
     (tmp_path / "queues").write_text('[queues.raw]\nformat = "raw"\n[queues.twin]\nformat = "raw"\n')
     bodies = [b'{"n": 1.10}', b"not json", b"\xff\0", b'"text"']
     with running(tmp_path / "data", "--queues", str(tmp_path / "queues")) as gateway:
