@@ -94,7 +94,7 @@ def test_anything_but_a_clean_answer_closes(act):
                 await connection.call(5, KestrelClient.store, "q", b"x", 0)
             assert connection.state is ConnectionState.CLOSED
             assert len(closed.errors) == 1
-            with pytest.raises(IllegalMoveError):
+            with pytest.raises(ConnectionLostError, match="is closed"):
                 await connection.call(5, KestrelClient.ask_version)
 
     asyncio.run(main())

@@ -66,6 +66,28 @@ def test_a_shortage_of_descriptors_is_not_reported_as_a_silent_server():
     assert not_asked(refused.value, server).detail.endswith("does not answer")
 
 
+@pytest.mark.parametrize(
+    ("word", "said"), [("version", b"VERSION 2.4.8\r\n"), ("confirm", b"ERROR\r\n"), ("status", b"UP\r\n")]
+)
+def test_a_server_that_closes_behind_an_answer_is_tried_again(monkeypatch, word, said):
+    """At each of the first questions: the end of the connection arrives before its turn to read the answer."""
+
+    def later(_pace, read):
+        asyncio.get_running_loop().call_later(0.02, read)
+
+    monkeypatch.setattr("gateway.kestrel.wire.pace.AnswerPace.add", later)
+
+    async def main():
+        async with StandIn() as server:
+            server.manners.once(word, answer(said, close=True))
+            async with client(server.address, ready=False) as kestrel:
+                await until(lambda: kestrel.available)
+                await kestrel.put("q", b"x")
+                assert list(server.queues["q"]) == [b"x"]
+
+    asyncio.run(main())
+
+
 def test_a_caller_speeds_up_the_next_attempt(monkeypatch):
     """While the pauses are long, a put makes the keeper try again at once."""
     monkeypatch.setattr("gateway.kestrel.backoff.FIRST_PAUSE_S", 600.0)

@@ -132,9 +132,10 @@ class Connection(asyncio.Protocol):
     async def call(self, timeout_s: float, command: Command, *args: Any) -> Any:
         """Runs a KestrelClient method and returns its value.
 
-        Raises what the method raises; ConnectionLostError if the connection or the time ended first.
-        Cancelled: the connection is closed.
+        Raises what the method raises; ConnectionLostError if the connection or the time ended first, also before the
+        call: the server may close it behind its last answer. Cancelled: the connection is closed.
         """
+        self._require_open()
         future: asyncio.Future[Any] = self._loop.create_future()
 
         def then(value: Any, error: BaseException | None) -> None:
@@ -313,7 +314,7 @@ class Connection(asyncio.Protocol):
 
     def _require_open(self) -> None:
         if self.state is ConnectionState.CLOSED:
-            raise ConnectionLostError("closed")
+            raise ConnectionLostError("the connection is closed")
 
     def _move(self, state: ConnectionState) -> None:
         if state not in MOVES[self.state]:
