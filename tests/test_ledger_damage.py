@@ -45,7 +45,7 @@ def test_a_damaged_entry_fails_alone(tmp_path, damage):
 
     asyncio.run(run())
     (told,) = ledger_file.damages(tmp_path / ledger_file.NAME)
-    assert "1 idempotency keys are damaged" in told
+    assert "1 idempotency key is damaged" in told
 
 
 def test_a_retry_with_a_damaged_key_is_told(tmp_path):
@@ -66,7 +66,7 @@ def test_a_retry_with_a_damaged_key_is_told(tmp_path):
             assert http.get("/queues/q").json()["items"] == 2
         log = gateway.log.read_text()
         assert log.count("the entry of an idempotency key is damaged") == 1
-        assert "1 idempotency keys are damaged" in log
+        assert "1 idempotency key is damaged" in log
         assert "the entry of an idempotency key is damaged (queue 'q', key 'bad')" in log
         assert "Traceback" not in log
 

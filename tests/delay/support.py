@@ -8,9 +8,10 @@ import heapq
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
-from gateway.config.policies import Policies, Policy, Table
+from gateway.config.policies import Format, Policies, Policy, Table
 from gateway.delivery.delay.clock import Clock
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.onward import Onward
@@ -99,10 +100,11 @@ class DelayRig:
         return self.catalog.queue("", name)
 
     async def put(self, name: str, delay_s: float, data: bytes = b"job", expires_s: float | None = None) -> int:
-        """Enqueues; when the job is due, in milliseconds."""
+        """Enqueues the bytes as they are; when the job is due, in milliseconds."""
+        queue = replace(self.queue(name), policy=Policy(format=Format.RAW))
         self.clock.stopped = True
         due_ms = milliseconds(self.clock.wall_s() + delay_s)
-        await self.publisher.enqueue(self.queue(name), Item(str(next(_numbers)), data, expires_s, due_ms=due_ms))
+        await self.publisher.enqueue(queue, Item(str(next(_numbers)), data, expires_s, due_ms=due_ms))
         self.clock.stopped = False
         return due_ms
 
