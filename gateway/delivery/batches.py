@@ -119,6 +119,8 @@ class BatchReceiver:
                     first.lease.read = read
             filling = FillingBatch(self._registry, self._moves, self._tasks, queue, batch, [first.job], size, lease_s)
             await self._fill(queue, filling)
+            for job, lease in zip(filling.jobs[1:], batch.leases[1:], strict=True):
+                self._receiver.times.delivered(job, lease.attempt, first.polling_since_s)
             paused = await self._receiver.paused_since(queue, batch.leases, leased_s)
         except BaseException:
             self._registry.give_back_all(batch.leases)

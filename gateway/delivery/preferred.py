@@ -108,6 +108,7 @@ class PreferredReceiver:
             gone = asyncio.Event()
             try:
                 open_now = [each for each in queues if each not in held]
+                since_s = time.time()
                 taken = await self._take(open_now, held, places, left_s, on_gone, gone)
             except TooManyLeases:  # possibly because of jobs that are being dropped
                 if not await expired.one_ended():
@@ -115,7 +116,9 @@ class PreferredReceiver:
                 continue
             if taken.result is not None:
                 queue = by_key[taken.result.key]
-                delivery = await self._receiver.deliver(queue, taken.result, lease_s(queue), expired, room)
+                delivery = await self._receiver.deliver(
+                    queue, taken.result, lease_s(queue), expired, room, since_s=since_s
+                )
                 if delivery is not None:
                     places.leased(queue, delivery.lease)
                     if not at_most_once or await self._receiver.acked(delivery.lease, on_gone):

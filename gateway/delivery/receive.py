@@ -53,11 +53,15 @@ PASSING_S = 1.0
 
 
 class Delivery(NamedTuple):
-    """A job and the lease that its consumer now holds. waited_s: see JobTimes; None if that is unknown."""
+    """A job and the lease that its consumer now holds. waited_s: see JobTimes; None if that is unknown.
+
+    polling_since_s: the Unix time since which its poll has waited; inf if the poll came later than the job.
+    """
 
     job: Job
     lease: Lease
     waited_s: float | None = None
+    polling_since_s: float = math.inf
 
 
 class Hold(Enum):
@@ -324,7 +328,7 @@ class Receiver:
                 length_s=lease_s,
                 room=room,
             )
-            return Delivery(job, lease, self.times.delivered(job, attempt, since_s))
+            return Delivery(job, lease, self.times.delivered(job, attempt, since_s), since_s)
         except BaseException:
             done()
             raise

@@ -1,5 +1,6 @@
 """`/metrics`: what is exported, of every worker, for operators and observers; docs/monitoring.md says the same."""
 
+import json
 import os
 import re
 import signal
@@ -230,6 +231,41 @@ def test_durations_and_problems_are_counted_to_the_unit(many, queue):
     assert grown("lease_hold_seconds_count", outcome="rejected") == 4
     assert grown("lease_hold_seconds_count", outcome="nacked") == 1
     assert 0 < grown("job_wait_seconds_sum") < 120
+
+
+@pytest.mark.parametrize("way", ["next?max=10", "stream"])
+def test_each_job_that_comes_with_others_counts_its_wait(many, queue, way):
+    """The histogram has one observation for each job, also of a batch or a stream: as many as there are leases."""
+    _, http = many
+    before = scrape(http)
+    for number in range(10):
+        assert http.post(f"/queues/{queue}/jobs", json=number).status_code == 201
+    if way == "stream":
+        with http.stream("GET", f"/queues/{queue}/stream?ack=auto") as answer:
+            lines = (line for line in answer.iter_lines() if line)
+            while json.loads(next(lines)).get("data") != 9:
+                pass
+    else:
+        batch = http.get(f"/queues/{queue}/{way}").json()
+        assert http.post(batch["lease"]["url"] + "/ack").status_code in {200, 204}
+    now = scrape(http)
+    for name in ("job_wait_seconds_count", "leases_delivered_total"):
+        assert total(now, name) - total(before, name) == 10, name
+
+
+@pytest.mark.parametrize("poll", ["queues/{}/next?timeout=20", "next?timeout=20&queue={}&queue=other"])
+def test_a_poll_of_one_or_more_queues_counts_its_wakeup(many, queue, poll):
+    """It waited before its job was stored."""
+    _, http = many
+    before = scrape(http)
+    with ThreadPoolExecutor() as pool:
+        polled = pool.submit(http.get, "/" + poll.format(queue))
+        wait_until(lambda: total(scrape(http), "polls_parked") > total(before, "polls_parked"))
+        assert http.post(f"/queues/{queue}/jobs", json=0).status_code == 201
+        url = polled.result().json()["lease"]["url"]
+    assert http.post(url + "/ack").status_code == 204
+    name = "job_wakeup_seconds_count"
+    assert total(scrape(http), name) - total(before, name) == 1
 
 
 def test_a_worker_is_never_told_twice():

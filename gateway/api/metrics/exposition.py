@@ -157,7 +157,10 @@ METRICS: Final = (
     Metric("kestrel_waits_cut_total", "gets of polls that failed without an answer"),
     Metric("kestrel_waits", "blocked gets in progress"),
     Metric("kestrel_waited_queues", "queues with waiting polls"),
-    Metric("items_taken_total", "items received by the gets of polls"),
+    Metric(
+        "items_taken_total",
+        "items received under open reads: for polls, and for the gateway's own work, such as moves of delayed jobs",
+    ),
     Metric("items_given_back_unserved_total", "items that arrived when no poll waited any more, and were given back"),
     Metric("items_lost_total", "open reads whose connection ended: the items are back on their queues"),
     Metric("share_limit", "limit of the resource for all tenants together", ("resource",)),

@@ -101,7 +101,8 @@ class QueueSource:
         left_bytes = TAKE_BYTES - len(read.data)
         if most > 1 and left_bytes > 0:
             try:
-                await self._add_ready(queue, taken, await read.more(most - 1, left_bytes), room)
+                reads = await read.more(most - 1, left_bytes)
+                await self._add_ready(queue, taken, reads, room, found.result.polling_since_s)
                 if await self._receiver.paused_since(queue, [each.lease for each in taken], leased_s):
                     return []
             except BaseException:
@@ -110,15 +111,20 @@ class QueueSource:
         return taken
 
     async def _add_ready(
-        self, queue: Queue, taken: list[StreamedJob], reads: Sequence[OpenRead], room: LeaseRoom
+        self, queue: Queue, taken: list[StreamedJob], reads: Sequence[OpenRead], room: LeaseRoom, since_s: float
     ) -> None:
-        """Leases the items, in their order, until there is no room. Cancelled: those without a lease are back."""
+        """Leases the items, in their order, until there is no room. since_s: see Receiver.deliver.
+
+        Cancelled: those without a lease are back.
+        """
         expired = ExpiredJobs(self._tasks)
         used = 0
         try:
             for read in reads:
                 used += 1  # from here on `deliver` gives it back
-                delivery = await self._receiver.deliver(queue, read, self._lease_s(queue), expired, room)
+                delivery = await self._receiver.deliver(
+                    queue, read, self._lease_s(queue), expired, room, since_s=since_s
+                )
                 if delivery is not None:
                     taken.append(StreamedJob(queue, delivery.job, delivery.lease))
         except (TooManyLeases, BackendUnavailable):
