@@ -107,7 +107,9 @@ def cli() -> None:
 @options
 @click.option("--app", hidden=True, default=None, help="MODULE:FACTORY of another application, for tests")
 def serve(app: str | None, **values: Any) -> None:
-    """Serve HTTP in front of Kestrel. Without --kestrel(-file), an embedded broker stores the queues in --data.
+    """Run the gateway, with an embedded broker or in front of Kestrel servers.
+
+    Without --kestrel and --kestrel-file, an embedded broker stores the queues in --data.
 
     Every flag is also a variable: --max-job-bytes is KESTREL_GATEWAY_MAX_JOB_BYTES. Durations are in seconds.
     """

@@ -144,14 +144,14 @@ def test_what_is_not_toml_is_told(tmp_path):
 def test_a_key_that_kestrel_would_not_take_is_a_mistake(tmp_path, key):
     """Nothing that Kestrel reads as option, fanout or command can be a key."""
     (found,) = mistakes(tmp_path, f"[queues.a]\nkey = {json.dumps(key)}")
-    assert "is not a key that Kestrel accepts" in found
+    assert "is not 1 to 128 visible ASCII characters other than / + . ~" in found
 
 
 TENANT_KEYS = [
     ('[queues.a]\nkey = "x"', "would be shared by all tenants"),
     ('[queues."*/a"]\nkey = "x"', "several queues"),
     ('[queues."t/a"]\nkey = "u__a"', "is already the key of the queue 'u/a'"),
-    ('[queues."t/a"]\nkey = "u__a+child"', "is not a key that Kestrel accepts"),
+    ('[queues."t/a"]\nkey = "u__a+child"', "is not 1 to 128 visible ASCII characters"),
 ]
 
 

@@ -303,7 +303,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "paused": Rule("paused", "true or false", _yes_or_no),
     "max_in_flight": Rule("max_in_flight", "a whole number from 1 to 1000000", _whole(1, 1_000_000)),
     "rate": Rule("rate", "jobs in a second from 0.001 to 100000", _number(0.001, 100_000)),
-    "key": Rule("key", f"a key that Kestrel accepts: 1 to {MAX_OWN_KEY} of visible ASCII without / + . ~", _own_key),
+    "key": Rule("key", f"1 to {MAX_OWN_KEY} visible ASCII characters other than / + . ~", _own_key),
 }
 """The keys that a table may hold. docs/policies.md lists them; a test compares the two."""
 

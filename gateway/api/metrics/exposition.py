@@ -111,14 +111,14 @@ METRICS: Final = (
     Metric(
         "delayed_jobs_doubled_total", "moves of delayed jobs whose original may still be held, in addition to its copy"
     ),
-    Metric(
-        "delayed_jobs_unreadable_total", "items of holding queues that no gateway has written, and that were set aside"
-    ),
+    Metric("delayed_jobs_unreadable_total", "items on holding queues that no gateway wrote; they were set aside"),
     Metric(
         "delayed_jobs_dropped", "delayed jobs that the server has dropped by a limit of its own: an error", ("server",)
     ),
     Metric(
-        "http_requests_total", "requests by the class of their status; none: the client had disconnected", ("status",)
+        "http_requests_total",
+        "requests, by the class of the answer's status; none: no answer, the client had disconnected",
+        ("status",),
     ),
     Metric("http_problems_total", "answers that are problems, by their code; `rate-limited` is one of them", ("code",)),
     Metric(
@@ -135,7 +135,7 @@ METRICS: Final = (
     ),
     Metric(
         "job_wakeup_seconds",
-        "the same for jobs that were stored while their poll waited for them already",
+        "the same, for jobs that were stored while a poll already waited for them",
         (),
         SHORT_S,
     ),
@@ -154,7 +154,7 @@ METRICS: Final = (
     Metric("kestrel_command_failures_total", "commands without a complete and valid answer, including cancelled ones"),
     Metric("kestrel_pings_total", "pings on idle connections"),
     Metric("kestrel_waits_armed_total", "blocked gets sent for waiting polls"),
-    Metric("kestrel_waits_cut_total", "gets of polls that failed without an answer"),
+    Metric("kestrel_waits_cut_total", "gets sent for polls that failed: Kestrel refused, or did not answer"),
     Metric("kestrel_waits", "blocked gets in progress"),
     Metric("kestrel_waited_queues", "queues with waiting polls"),
     Metric(

@@ -34,7 +34,7 @@ export class JobViewer {
   constructor(app, queue) {
     this._app = app;
     this._path = queuePath(queue, "/peek?format=raw");
-    this._content = el("div", { class: "content" }, el("p", { class: "quiet" }, "A look does not take the job."));
+    this._content = el("div", { class: "content" }, el("p", { class: "quiet" }, "Peek shows the job and leaves it on the queue."));
     this.element = el("section", { class: "card" }, el("h2", {}, "Next job"),
       el("div", { class: "row" }, button("Peek", () => this._peek()), button("Copy as curl", () => copyText(curl("GET", this._path)), { class: "plain" })), this._content);
   }

@@ -20,7 +20,7 @@ export class Servers {
   }
 
   show() {
-    this._app.main.replaceChildren(el("h1", {}, "Servers"), el("p", { class: "quiet" }, "The states are those that one worker of the gateway sees."), this._list);
+    this._app.main.replaceChildren(el("h1", {}, "Servers"), el("p", { class: "quiet" }, "As one worker of this gateway sees them."), this._list);
     this._app.feed.follow([]);
     this._load();
     this._timer = setInterval(() => this._load(), EVERY_MS);
