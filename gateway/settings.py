@@ -359,6 +359,11 @@ class Settings:
             )
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether the jobs are in the data directory, and not on Kestrel servers."""
+        return not self.kestrel and self.kestrel_file is None
+
+    @property
     def instance(self) -> str:
         """The URL of --advertise in normal form: lower case, no slash at the end. Empty without --advertise."""
         return self.advertise.rstrip("/").lower()

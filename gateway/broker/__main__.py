@@ -2,10 +2,10 @@
 
 `check` and `compact` are in check/command.py.
 
-With `--channel-fd` the broker is a child: one line of JSON tells the parent that it is ready, `{"command": "stop"}`
-stops it in order, and the end of the channel means that the parent is dead. Then the process exits at once, because
-everything that was answered is on disk. A child ignores SIGINT, SIGTERM and SIGHUP. Without a parent SIGINT and SIGTERM
-stop the broker in order, and SIGHUP reloads.
+With `--channel-fd` the broker is a child: one line of JSON tells the parent that it is ready, or that another start
+would fail in the same way because of a file. `{"command": "stop"}` stops it in order, and the end of the channel means
+that the parent is dead. Then the process exits at once, because everything that was answered is on disk. A child
+ignores SIGINT, SIGTERM and SIGHUP. Without a parent SIGINT and SIGTERM stop the broker in order, and SIGHUP reloads.
 
 Exit codes: 0 stopped in order, 1 could not start (one line says why), 2 wrong usage.
 """
@@ -32,7 +32,7 @@ from gateway.broker.broker import Broker, Options
 from gateway.broker.config import ConfigError
 from gateway.broker.listening import AddressError, ListenAddress, parse_address
 from gateway.broker.server import BrokerServer
-from gateway.broker.storage.reader import DatabaseError
+from gateway.broker.storage.reader import DatabaseError, UnusableFileError
 from gateway.common import logs
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
 from gateway.common.counted import counted
@@ -217,6 +217,8 @@ def broker(
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(options, list(addresses), worker_socket, channel))
     except (AddressError, ConfigError, DatabaseError) as exc:
+        if channel is not None and isinstance(exc, ConfigError | UnusableFileError):
+            channel.tell({"event": "unusable"})
         click.echo(f"kestrel-gateway broker: {exc}", err=True)
         sys.exit(1)
 

@@ -1,7 +1,8 @@
 """The channel between the supervisor and a child: a socket pair with lines of JSON. Owns the child's end.
 
 The supervisor sends `{"command": "start" | "drain" | "finish" | "stop" | "reload"}`. The child sends `{"event":
-"ready" | "draining" | "drained" | "closed"}`. The end of the stream means that the supervisor is dead, however it died.
+"ready" | "unusable" | "draining" | "drained" | "closed"}`; `unusable`: it cannot start, and another start would fail in
+the same way. The end of the stream means that the supervisor is dead, however it died.
 The child then exits at once, from a separate thread: neither a busy event loop nor a long import keeps an orphan alive.
 """
 

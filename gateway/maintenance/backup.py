@@ -18,10 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from gateway.common import data_formats
 from gateway.files import PRIVATE_UMASK, make_directory, sync_directory
 
-BROKER: Final = "broker.sqlite"
-KEYS: Final = "idempotency.db"
+BROKER: Final = data_formats.JOBS
+KEYS: Final = data_formats.KEYS
 LEASE_KEY: Final = "lease.key"
 _PAGES: Final = 1024
 """Copied between two calls of `progress`; the transaction goes on. 4 MiB."""
@@ -45,6 +46,12 @@ def back_up(data: Path, copy: Path, progress: Progress) -> list[str]:
         raise BackupError(f"{copy}: is inside {data}, and would be lost with it; name a directory elsewhere")
     if os.path.lexists(copy):
         raise BackupError(f"{copy}: exists already; name a directory that does not exist")
+    try:
+        refused = data_formats.refused(data)
+    except (OSError, sqlite3.Error) as exc:
+        raise BackupError(f"{data}: {exc}") from exc
+    if refused is not None:
+        raise BackupError(refused)
     os.umask(PRIVATE_UMASK)
     partial = copy.with_name(f"{copy.name}.partial")
     try:

@@ -67,6 +67,7 @@ class Child:
         descriptors for the child. `first_message` is the first message of each life."""
         self.name = name
         self.state = ChildState.DOWN
+        self.unusable = False  # another start would fail in the same way
         self.ready = asyncio.Event()  # set when it is ready for the first time
         self.draining = asyncio.Event()  # it has begun to drain, or has ended
         self.drained = asyncio.Event()  # it has no lease left, or has ended
@@ -81,7 +82,7 @@ class Child:
 
     async def run(self) -> None:
         """Keeps the child running until `end` is called, then returns when it is gone. Also returns, with `ready` not
-        set, when the child has died FIRST_STARTS times without ever being ready."""
+        set, when the child has died FIRST_STARTS times without ever being ready, or once if it is unusable."""
         backoff_s = BACKOFF_FIRST_S
         starts = 0
         while not self._ending.is_set():
@@ -90,6 +91,8 @@ class Child:
             status = await self._live()
             if self._ending.is_set():
                 break
+            if not self.ready.is_set() and self.unusable:
+                break  # its own line says why
             if not self.ready.is_set() and starts >= FIRST_STARTS:
                 log.error("%s could not start (%s), %s in a row", self.name, status, counted(starts, "time"))
                 break
@@ -170,6 +173,8 @@ class Child:
                 if event == "ready" and self.state is ChildState.STARTING:
                     self._move(ChildState.READY)
                     self.ready.set()
+                elif event == "unusable":
+                    self.unusable = True
                 elif event in self._reported:
                     self._reported[event].set()
 

@@ -14,12 +14,14 @@ import fcntl
 import os
 import secrets
 import shutil
+import sqlite3
 import stat
 import tempfile
 import time
 from pathlib import Path
 from typing import IO, Final
 
+from gateway.common import data_formats
 from gateway.common.counted import counted
 from gateway.files import make_directory, make_private, sync_directory
 
@@ -40,6 +42,10 @@ OTHERS: Final = 0o007
 
 class StartError(Exception):
     """`serve` cannot start. The message is the one line that the operator reads."""
+
+
+class UnusableDataError(StartError):
+    """A file of the data directory has a newer format. Another start fails in the same way."""
 
 
 class DataDirectory:
@@ -143,6 +149,16 @@ class DataDirectory:
         if target.name.startswith(TEMPORARY_PREFIX) and target.parent == Path(tempfile.gettempdir()):
             shutil.rmtree(target, ignore_errors=True)
         link.unlink()
+
+
+def check_formats(data: Path, *, embedded: bool) -> None:
+    """Raises UnusableDataError if a file that the gateway uses has a newer format. Its owner finds other damage.
+
+    embedded: whether the jobs are in the directory.
+    """
+    with contextlib.suppress(OSError, sqlite3.Error):
+        if (line := data_formats.refused(data, embedded=embedded)) is not None:
+            raise UnusableDataError(f"data: {line}")
 
 
 def _locked(file: IO[str]) -> bool:

@@ -34,7 +34,7 @@ from gateway.delivery.idempotency import ledger_file
 from gateway.files import PRIVATE_UMASK
 from gateway.process import descriptors, systemd
 from gateway.process.child import Child
-from gateway.process.datadir import DataDirectory, StartError
+from gateway.process.datadir import DataDirectory, StartError, UnusableDataError, check_formats
 from gateway.process.listening import address, listening
 from gateway.process.start_message import StartMessage
 from gateway.settings import Settings, SettingsError
@@ -42,6 +42,8 @@ from gateway.settings import Settings, SettingsError
 log = logging.getLogger(__name__)
 
 APP: Final = "gateway.app:create_app"
+UNUSABLE: Final = 2
+"""The exit code if another start would fail in the same way: systemd does not try (RestartPreventExitStatus)."""
 # A worker that has not begun to drain by then is frozen; its leases are not waited for.
 ANSWER_S: Final = 1.0
 # The time that workers get after the grace, or after a second signal, before they are killed. With the default grace
@@ -53,11 +55,13 @@ BROKER_END_S: Final = 5.0
 
 
 def serve(settings: Settings, app: str = APP) -> int:
-    """Serves until stopped. Returns the exit code: 0 stopped, 1 could not start (one line on stderr says why)."""
+    """Serves until stopped. Returns the exit code: 0 stopped, 1 could not start, 2 could not start, and another start
+    would fail in the same way. One line on stderr says why."""
     logs.set_up(settings.log_format, settings.log_level, "supervisor")
     os.umask(PRIVATE_UMASK)
     try:
         with contextlib.ExitStack() as stack:
+            check_formats(settings.data, embedded=settings.is_embedded)
             data = DataDirectory(settings.data)
             stack.callback(data.close)
             try:
@@ -69,7 +73,7 @@ def serve(settings: Settings, app: str = APP) -> int:
             return asyncio.run(Supervisor(settings, data, listener, app).run())
     except StartError as exc:
         sys.stderr.write(f"kestrel-gateway: {exc}\n")
-        return 1
+        return UNUSABLE if isinstance(exc, UnusableDataError) else 1
 
 
 def _prepare_keys(path: Path) -> None:
@@ -77,7 +81,7 @@ def _prepare_keys(path: Path) -> None:
     try:
         lost = ledger_file.prepare(path)
     except ledger_file.UnknownFormatError as exc:
-        raise StartError(f"data: {exc}") from exc
+        raise UnusableDataError(f"data: {exc}") from exc
     except (sqlite3.Error, OSError) as exc:
         log.error("%s cannot be used: %s", path, ledger_file.explained(exc))  # noqa: TRY400
         return
@@ -102,7 +106,7 @@ class Supervisor:
         self._settings = settings
         self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
-        embedded = not settings.kestrel and settings.kestrel_file is None
+        embedded = settings.is_embedded
         worker_socket = str(data.run_dir / "workers.sock") if embedded else ""
         self._broker = self._make_broker(data, worker_socket) if embedded else None
         kestrel = settings.kestrel if not embedded else (f"unix:{data.run_dir / 'broker.sock'}",)
@@ -143,6 +147,8 @@ class Supervisor:
         systemd.notify(os.environ, "STOPPING=1")
         await self._stop()
         self._caps.close()
+        if self._broker is not None and self._broker.unusable and not self._broker.ready.is_set():
+            return UNUSABLE
         return 0 if started and self._stop_asked.is_set() else 1
 
     # Start

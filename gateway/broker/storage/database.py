@@ -22,7 +22,7 @@ from gateway.broker.storage import inventory, opening, schema
 from gateway.broker.storage.batch import Batch, Purge, Unchecked
 from gateway.broker.storage.batch_writer import BatchWriter, Outcome
 from gateway.broker.storage.inventory import Inventory
-from gateway.broker.storage.reader import DatabaseError, Reader
+from gateway.broker.storage.reader import DatabaseError, Reader, UnusableFileError
 from gateway.broker.storage.reserve import BYTES as RESERVE_BYTES
 from gateway.broker.storage.reserve import Reserve
 from gateway.common import wal
@@ -78,7 +78,8 @@ class Database:
         try:
             return inventory.take(self._connection, self.path)
         except sqlite3.Error as exc:
-            raise DatabaseError(f"{self.path}: {schema.with_advice(exc)}") from exc
+            kind = UnusableFileError if schema.is_lasting(exc) else DatabaseError
+            raise kind(f"{self.path}: {schema.with_advice(exc)}") from exc
 
     def settings(self) -> dict[str, str]:
         """The stored settings; logs those that are damaged. Raises DatabaseError."""

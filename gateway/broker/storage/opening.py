@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 from gateway.broker.storage import schema
-from gateway.broker.storage.reader import DatabaseError
-from gateway.common import wal
+from gateway.broker.storage.reader import DatabaseError, UnusableFileError
+from gateway.common import data_formats, wal
 from gateway.common.counted import counted
 
 log = logging.getLogger(__name__)
 
-FILE = "broker.sqlite"
+FILE = data_formats.JOBS
 LOCK = "broker.lock"
 
 
@@ -26,7 +26,8 @@ def lock(directory: Path, wait_s: float) -> int:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise DatabaseError(f"data directory {directory}: {exc.strerror or exc}") from exc
+        kind = UnusableFileError if isinstance(exc, PermissionError) else DatabaseError
+        raise kind(f"data directory {directory}: {exc.strerror or exc}") from exc
     deadline = time.monotonic() + wait_s
     while True:
         try:
@@ -70,7 +71,8 @@ def open_file(path: Path, *, fsync: bool) -> tuple[sqlite3.Connection, wal.Mark]
             connection.close()
             raise
     except (sqlite3.Error, schema.SchemaError, OSError, ValueError) as exc:
-        raise DatabaseError(f"{path}: {schema.with_advice(exc)}") from exc
+        kind = UnusableFileError if schema.is_lasting(exc) else DatabaseError
+        raise kind(f"{path}: {schema.with_advice(exc)}") from exc
     return connection, mark
 
 
@@ -80,7 +82,7 @@ def _expected_frames(path: Path) -> int:
     log_path = path.with_name(f"{path.name}-wal")
     try:
         if wal.last_commit(log_path) and (not path.exists() or not path.stat().st_size):
-            raise DatabaseError(f"{path}: is empty or missing, but its log ({log_path.name}) contains jobs")
+            raise UnusableFileError(f"{path}: is empty or missing, but its log ({log_path.name}) contains jobs")
         return wal.expected(path)
     except OSError as exc:
         raise DatabaseError(f"{log_path}: {exc.strerror or exc}") from exc

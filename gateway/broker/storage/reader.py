@@ -29,6 +29,10 @@ class DatabaseError(Exception):
     """The data directory cannot be used, or a read failed. The message says which file and why."""
 
 
+class UnusableFileError(DatabaseError):
+    """Another start would fail in the same way, until somebody changes the file or its rights."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueRows:
     """What to read: the rows of the queue with this number and these values from its row in the file."""

@@ -20,10 +20,11 @@ from typing import Final
 
 from gateway.broker.storage import checksum
 from gateway.broker.storage.batch import SEQUENCE_BITS
+from gateway.common import data_formats
 
 log = logging.getLogger(__name__)
 
-FORMAT: Final = 2
+FORMAT: Final = data_formats.NEWEST[data_formats.JOBS]
 APPLICATION_ID: Final = 0x4B474231  # "KGB1"
 CHECK: Final = "`kestrel-gateway broker check` says what is damaged"
 
@@ -51,6 +52,10 @@ _PROBE: Final = "probe"
 _WRITE_VERSION_AT: Final = 18
 _NEWEST_WRITE_VERSION: Final = 2
 """Source: https://www.sqlite.org/fileformat2.html#file_format_version_numbers. SQLite only reads a file above it."""
+
+
+_RIGHTS: Final = frozenset({sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
+"""What SQLite says of a file that this user may not open or write."""
 
 
 class SchemaError(Exception):
@@ -90,11 +95,8 @@ def inspect(connection: sqlite3.Connection) -> int:
         return 0
     if application != APPLICATION_ID:
         raise SchemaError("is not a file of the broker")
-    if version > FORMAT:
-        raise SchemaError(
-            f"format {version} is above {FORMAT}, the newest that this version of kestrel-gateway knows: "
-            "use the version that wrote it, or a newer one"
-        )
+    if (why := data_formats.refusal(data_formats.JOBS, version)) is not None:
+        raise SchemaError(why)
     if version < 1 or {name: sql for name, _, sql in found} != _tables(version) or not _roots_differ(found):
         raise SchemaError(f"is damaged: its tables are not those of format {version}; restore it from a backup")
     return version
@@ -134,6 +136,12 @@ def is_damage(error: BaseException) -> bool:
     """Whether SQLite has found a damaged place in the file."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return isinstance(error, sqlite3.Error) and code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether another attempt would fail in the same way, until somebody changes the file or its rights."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, SchemaError | PermissionError) or is_damage(error) or code in _RIGHTS
 
 
 def with_advice(error: BaseException) -> str:

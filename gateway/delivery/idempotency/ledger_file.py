@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from gateway.common import wal
+from gateway.common import data_formats, wal
 from gateway.common.counted import counted
 
-NAME: Final = "idempotency.db"
-FORMAT: Final = 1
+NAME: Final = data_formats.KEYS
+FORMAT: Final = data_formats.NEWEST[NAME]
 # The workers' transactions are short; a longer wait means that another program holds the file.
 BUSY_S: Final = 5.0
 _MOST_NAMED: Final = 10
@@ -209,11 +209,8 @@ def _bring_up_to_date(file: sqlite3.Connection, path: Path) -> None:
     file.execute("BEGIN IMMEDIATE")
     try:
         version = _format(file)  # another worker may have upgraded it in the meantime
-        if version > FORMAT:
-            raise UnknownFormatError(
-                f"{path}: format {version} is above {FORMAT}, the newest that this version of kestrel-gateway knows: "
-                "use the version that wrote it, or a newer one"
-            )
+        if (why := data_formats.refusal(NAME, version)) is not None:
+            raise UnknownFormatError(f"{path}: {why}")
         if version < FORMAT:
             if not file.execute("SELECT 1 FROM sqlite_schema WHERE name = 'entries'").fetchone():
                 file.execute(_ENTRIES)

@@ -72,10 +72,10 @@ def examine(
         return
     yield _gateway(settings, occupied)
     yield host.address_of(settings, occupied)
-    embedded = not settings.kestrel and settings.kestrel_file is None
+    embedded = settings.is_embedded
     if not mistakes:  # the files say how many servers there are
         yield host.descriptors_of(settings, embedded=embedded, pid=occupied.pid if occupied else 0)
-    yield from host.disk_of(settings.data)
+    yield from host.disk_of(settings.data, embedded=embedded)
     if embedded:
         yield host.clock_of(settings.data)
         if occupied:

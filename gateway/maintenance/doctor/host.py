@@ -7,12 +7,14 @@ import os
 import resource
 import shutil
 import socket
+import sqlite3
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Final
 
+from gateway.common import data_formats
 from gateway.common.net import UNIX
 from gateway.maintenance.doctor.finding import Finding
 from gateway.maintenance.doctor.occupant import Occupant, of_port, parent_of
@@ -51,8 +53,11 @@ def descriptors_of(settings: Settings, *, embedded: bool, pid: int) -> Finding:
     return Finding("descriptors", "ok", f"{shown} open files allowed {whose}; {', '.join(needs)}")
 
 
-def disk_of(data: Path) -> list[Finding]:
-    """Rights, room and speed of the data directory, or of the directory in which it would be made."""
+def disk_of(data: Path, *, embedded: bool = True) -> list[Finding]:
+    """Rights, formats, room and speed of the data directory, or of the directory in which it would be made.
+
+    embedded: whether the jobs are in it.
+    """
     place = data
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -65,6 +70,12 @@ def disk_of(data: Path) -> list[Finding]:
         if mode & OTHERS:
             text = f"every user may use {data / 'lease.key'} (mode {mode:04o}), so `serve` does not start; chmod 600 it"
             found = [Finding("data", "error", text)]
+    try:
+        refused = data_formats.refused(data, embedded=embedded)
+    except (OSError, sqlite3.Error) as exc:
+        refused = f"{data}: a database cannot be read: {exc}"
+    if refused is not None:
+        found = [*(each for each in found if each.verdict == "error"), Finding("data", "error", refused)]
     total, _, free = shutil.disk_usage(place)
     room = f"{_mib(free)} of {_mib(total)} free"
     if free < FULL_BYTES:
