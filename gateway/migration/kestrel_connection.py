@@ -155,6 +155,20 @@ class KestrelConnection:
             else:
                 client.close_read(key)
 
+    def put_back(self, key: str, count: int) -> None:
+        """Puts `count` items back to the head of their queue, in their order. They are all that is set aside.
+
+        An abort puts the oldest of them before all others, so aborts reverse the order. A second time restores it,
+        unless another client takes items of the queue meanwhile. Source: docs/kestrel-wire.md, "Reliable reads".
+        """
+        self._abort(key, count)
+        if count > 1:
+            self._abort(key, len(self.take(key, count)))
+
+    def _abort(self, key: str, count: int) -> None:
+        with self._call(f"get {key}/abort") as client:
+            client.settle_oldest(key, [0] * count, [])
+
     def drop(self, key: str) -> None:
         """Removes the queue with its items."""
         with self._call(f"delete {key}") as client:
@@ -171,6 +185,9 @@ class KestrelConnection:
             text = exc.args[0] if exc.args else type(exc).__name__
             shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(exc)
             raise KestrelFailed(f"{self.address}: {what}: {shown or type(exc).__name__}", retryable=True) from exc
+        except BaseException:  # Ctrl-C: the rest of the answer would be taken for the next one
+            self.close()
+            raise
 
 
 def _connect(address: Address) -> socket.socket:

@@ -3,8 +3,8 @@
 1. Items are set aside, stored on the other side, and only then confirmed. Whatever is interrupted, the items in hand go
    back to the head of their queue. At most one batch is stored twice. So the same command continues at any time.
 2. A batch is stored in its order, and the items before one that cannot be stored are confirmed. The others are tried
-   again while they are set aside. If the command ends then, a server puts them back in reverse order. Source:
-   docs/kestrel-wire.md, "Reliable reads".
+   again while they are set aside. Before the command gives up, it puts them back in their order. If it is killed, the
+   server puts them back in reverse order. Source: docs/kestrel-wire.md, "Reliable reads".
 3. A queue is empty when it has neither items nor open reads, since open reads of other clients may come back.
 4. A queue that the destination does not take is left out with its children, and the others are moved.
 5. A job is never moved to where it is taken from again: that would go on for ever.
@@ -19,6 +19,7 @@ from typing import Final
 
 from gateway.client import failures, interrupts
 from gateway.client.failures import CallFailed
+from gateway.common.counted import counted
 from gateway.kestrel.address import Address
 from gateway.migration.destination import Destination, MovedItem, StoreResult, envelope_expiry
 from gateway.migration.kestrel_connection import KestrelConnection, KestrelFailed
@@ -170,23 +171,37 @@ class QueueMove:
         most = max(1, min(BATCH_ITEMS, _BATCH_BYTES // average))
         left = queues[queue].items
         batch: list[MovedItem] = []
-        while batch or left > 0:
-            with interrupts.later():  # Ctrl-C ends the move after the items in hand: they keep their order, each once
-                if not batch:
-                    taken = connection.take(queue, min(most, left))
-                    batch = [MovedItem(each, envelope_expiry(each)) for each in taken]
-                    left -= len(batch)
-                if not batch:
-                    return
-                result = self._destination.store(new, batch)
-                if result.done:
-                    connection.confirm(queue, result.done)
-                    self._count(queue, result, total)
-                    batch = batch[result.done :]
-            if result.obstacle and not result.retryable:
-                raise _QueueRefused(queue, result.obstacle)
-            if result.obstacle:
-                self._wait(f"{new}: {result.obstacle}", retryable=True)
+        try:
+            while batch or left > 0:
+                with interrupts.later():  # Ctrl-C ends the move after the items in hand: they keep their order, each once
+                    if not batch:
+                        taken = connection.take(queue, min(most, left))
+                        batch = [MovedItem(each, envelope_expiry(each)) for each in taken]
+                        left -= len(batch)
+                    if not batch:
+                        return
+                    result = self._destination.store(new, batch)
+                    if result.done:
+                        connection.confirm(queue, result.done)
+                        self._count(queue, result, total)
+                        batch = batch[result.done :]
+                if result.obstacle and not result.retryable:
+                    raise _QueueRefused(queue, result.obstacle)
+                if result.obstacle:
+                    self._wait(f"{new}: {result.obstacle}", retryable=True)
+        except (MoveStopped, _QueueRefused, KeyboardInterrupt):
+            self._put_back(connection, queue, len(batch))
+            raise
+
+    def _put_back(self, connection: KestrelConnection, queue: str, count: int) -> None:
+        """The items in hand are at the head of their queue again."""
+        if not count:
+            return
+        try:
+            with interrupts.later():
+                connection.put_back(queue, count)
+        except KestrelFailed as failed:
+            self._notice(f"{failed}; up to {counted(count, 'job')} of {queue} may be in reverse order")
 
     def _check(self, queue: str, new: str) -> None:
         """Raises _QueueRefused if the items of the queue would not get to where they belong, MoveStopped if they came
