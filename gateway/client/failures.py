@@ -33,6 +33,11 @@ class CallFailed(Exception):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
 
+    @property
+    def not_allowed(self) -> bool:
+        """The gateway does not accept the key, or the key may not do this."""
+        return self.status in (401, 403)
+
 
 def no_answer(error: Exception, url: str) -> CallFailed:
     """No answer came: the gateway is away, or the connection broke."""

@@ -14,7 +14,7 @@ import click
 from gateway.client import options
 from gateway.client.failures import CallFailed
 from gateway.common import standard_files
-from gateway.common.flags import Seconds, WholeNumber
+from gateway.common.flags import HeaderText, QueueName, Seconds, WholeNumber
 
 if TYPE_CHECKING:
     import httpx
@@ -28,17 +28,21 @@ _TEXT_TYPE: Final = "text/plain; charset=utf-8"
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.argument("text", required=False)
 @click.option("--file", "-f", type=click.Path(path_type=Path), help="file with the job; - is standard input")
 @click.option("--lines", is_flag=True, help="each line of the file is a job, in JSON (NDJSON)")
-@click.option("--type", "-t", "content_type", help="content type of the job [default: by its content]")
+@click.option(
+    "--type", "-t", "content_type", type=HeaderText(), help="content type of the job [default: by its content]"
+)
 @click.option("--ttl", type=Seconds(), help="seconds after which the job is dropped if no consumer has taken it")
 @click.option("--delay", type=Seconds(), help="seconds until consumers can get the job")
 @click.option("--at", help="when consumers can get the job, such as 2026-01-31T12:00:00Z, instead of --delay")
-@click.option("--ordering-key", help="jobs with the same key are delivered in their order")
+@click.option("--ordering-key", type=HeaderText(), help="jobs with the same key are delivered in their order")
 @click.option(
-    "--idempotency-key", help="the same command with the same key stores the job, or the jobs of the file, once"
+    "--idempotency-key",
+    type=HeaderText(),
+    help="the same command with the same key stores the job, or the jobs of the file, once",
 )
 @click.option("--skip", type=WholeNumber(), default=0, help="with --lines: skip the first N lines")
 @click.option("--json", "as_json", is_flag=True, help="print the gateway's receipt instead of the id")
@@ -106,7 +110,7 @@ def put(
 
 
 @click.command("next")
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.option("--wait", "wait_s", type=Seconds(), default=20.0, help="how long to wait for a job [default 20]")
 @click.option("--lease", "lease_s", type=Seconds(), help="length of the lease in seconds [default: the queue's]")
 @click.option("--ack", is_flag=True, help="ack the job once it is written")
@@ -178,7 +182,7 @@ def _polled(api: GatewayApi, path: str, params: dict[str, str], wait_s: float) -
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.option("--raw", is_flag=True, help="print the job's own bytes instead of the JSON object")
 @options.calls
 def peek(queue: str, *, raw: bool, api: GatewayApi) -> None:
@@ -221,7 +225,7 @@ def reject(lease: str, *, reason: str | None, api: GatewayApi) -> None:
     _settle(api, lease, "reject", {"reason": reason})
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})  # -1 is a number that is not allowed
 @click.argument("lease")
 @click.argument("seconds", type=Seconds())
 @options.calls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +15,7 @@ from gateway.client import interrupts, options, sending
 from gateway.client.api import GatewayApi
 from gateway.client.failures import CallFailed
 from gateway.client.progress import ProgressBar
-from gateway.client.sending import Line
+from gateway.client.sending import Done, Line
 from gateway.common.counted import counted
 
 
@@ -38,14 +38,17 @@ def put_lines(
     sender = sending.LineSender(api, queue, form, partial(request_key, "put", key), params=params, headers=headers)
     done = sender.done
     batch: list[Line] = []
+    size: int | None = None
     try:
-        with opened(file) as source, ProgressBar("storing", size_of(source), in_bytes=True) as bar:
+        with opened(file) as source, ProgressBar("storing", size := size_of(source), in_bytes=True) as bar:
             lines = _behind(skip, sending.read(source, form))
             for batch in sending.batches(lines, limits["max_batch_jobs"], limits["max_batch_bytes"]):
                 with interrupts.later():
                     sender.store(batch)
                 bar.reached(batch[-1].end)
     except (CallFailed, KeyboardInterrupt) as exc:
+        if isinstance(exc, KeyboardInterrupt) and is_done(batch, done, size):
+            return _finished(queue, done)
         known = (isinstance(exc, CallFailed) and exc.status) or not batch or done.lines == batch[-1].number
         perhaps = "" if known else f", and perhaps up to {len(batch)} of the next ones"
         stored = counted(done.stored, "job is stored", "jobs are stored")
@@ -53,10 +56,20 @@ def put_lines(
         if isinstance(exc, CallFailed):
             raise
         return options.INTERRUPTED
+    return _finished(queue, done)
+
+
+def _finished(queue: str, done: Done) -> int:
+    """Prints what is stored. Returns the exit code."""
     click.echo(
         f"{counted(done.stored, 'job')} stored on {queue}" + (f", {done.refused} not accepted" if done.refused else "")
     )
     return options.FAILED if done.refused else 0
+
+
+def is_done(batch: Sequence[Line], done: Done, size: int | None) -> bool:
+    """Whether the last batch ends the file, and its outcome is known. size: None if the file has no known end."""
+    return bool(batch) and batch[-1].end == size and done.lines == batch[-1].number
 
 
 def request_key(command: str, run: str, first: Line, body: bytes) -> str:

@@ -64,6 +64,7 @@ def where(command: Any) -> Any:
     def run(
         *args: Any, url: str | None, key: str | None, key_file: Path | None, config: Path | None, **options: Any
     ) -> Any:
+        _refuse_other_bytes()
         try:
             address = target.find(url=url, key=key, key_file=key_file, config=config)
         except target.TargetError as exc:
@@ -73,6 +74,24 @@ def where(command: Any) -> Any:
     for option in reversed(_WHERE):
         run = option(run)
     return run
+
+
+def _refuse_other_bytes() -> None:
+    """Raises click.UsageError if a value that requests have as text is not UTF-8. A job may have any bytes."""
+    context = click.get_current_context()
+    for each in context.command.params:
+        value = context.params.get(each.name or "")
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and each.name != "text" and not _is_utf8(text):
+                raise click.UsageError(f"{each.opts[0].lstrip('-')}: {text!a} is not UTF-8")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a byte of the command line that Python keeps as half a surrogate
+        return False
+    return True
 
 
 def calls(command: Callable[..., Any]) -> Any:
@@ -110,7 +129,7 @@ def exit_code(failed: CallFailed) -> int:
     """The exit code for a failure."""
     if failed.code in _NOTHING_CODES:
         return NOTHING
-    if failed.status in (401, 403):
+    if failed.not_allowed:
         return NOT_ALLOWED
     return AWAY if failed.retryable else FAILED
 

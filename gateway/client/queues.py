@@ -13,7 +13,7 @@ import click
 from gateway.client import options
 from gateway.client.failures import CallFailed
 from gateway.common.counted import counted
-from gateway.common.flags import Rate, Seconds, WholeNumber
+from gateway.common.flags import QueueName, Rate, Seconds, WholeNumber
 
 if TYPE_CHECKING:
     from gateway.client.api import GatewayApi
@@ -76,7 +76,7 @@ def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, 
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.option("--servers", is_flag=True, help="the figures of each Kestrel server, too")
 @click.option("--json", "as_json", is_flag=True, help="print the gateway's answer as JSON")
 @options.calls
@@ -97,7 +97,7 @@ def queue(queue: str, *, servers: bool, as_json: bool, api: GatewayApi) -> None:
 
 
 @click.command("dead-letters")
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.argument("letter", required=False)
 @click.argument("action", required=False, type=click.Choice(["show", "delete", "redrive"]))
 @click.option("--peek", is_flag=True, help="print the oldest dead letter, which says why it failed, as JSON")
@@ -163,7 +163,7 @@ def dead_letters(
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.option("--max", "most", type=WholeNumber(1), help="the most dead letters to move [default: all]")
 @click.option("--to", help="queue that gets the jobs [default: the one that they come from]")
 @click.option("--reason", type=click.Choice(["rejected", "max-attempts"]), help="move only those with this reason")
@@ -194,7 +194,7 @@ def redrive(
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.option("--yes", is_flag=True, help="do not ask")
 @options.calls
 def flush(queue: str, *, yes: bool, api: GatewayApi) -> None:
@@ -205,7 +205,7 @@ def flush(queue: str, *, yes: bool, api: GatewayApi) -> None:
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.option("--yes", is_flag=True, help="do not ask")
 @options.calls
 def delete(queue: str, *, yes: bool, api: GatewayApi) -> None:
@@ -216,7 +216,7 @@ def delete(queue: str, *, yes: bool, api: GatewayApi) -> None:
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.option("--for", "for_s", type=Seconds(), help="seconds after which the pause ends by itself [default: never]")
 @click.option("--reason", help="why, shown with the figures of the queue")
 @options.calls
@@ -231,7 +231,7 @@ def pause(queue: str, *, for_s: float | None, reason: str | None, api: GatewayAp
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @options.calls
 def resume(queue: str, *, api: GatewayApi) -> None:
     """End the pause of QUEUE. The exit code is 1 if its policy pauses it: then it stays paused."""
@@ -254,7 +254,7 @@ def resume(queue: str, *, api: GatewayApi) -> None:
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each subscription")
 @options.calls
 def subscriptions(queue: str, *, as_json: bool, api: GatewayApi) -> None:
@@ -270,8 +270,8 @@ def subscriptions(queue: str, *, as_json: bool, api: GatewayApi) -> None:
 
 
 @click.command()
-@click.argument("queue")
-@click.argument("child")
+@click.argument("queue", type=QueueName())
+@click.argument("child", type=QueueName())
 @options.calls
 def subscribe(queue: str, child: str, *, api: GatewayApi) -> None:
     """Create the subscription CHILD of QUEUE, which gets every job that is enqueued from now on."""
@@ -282,8 +282,8 @@ def subscribe(queue: str, child: str, *, api: GatewayApi) -> None:
 
 
 @click.command()
-@click.argument("queue")
-@click.argument("child")
+@click.argument("queue", type=QueueName())
+@click.argument("child", type=QueueName())
 @click.option("--yes", is_flag=True, help="do not ask")
 @options.calls
 def unsubscribe(queue: str, child: str, *, yes: bool, api: GatewayApi) -> None:

@@ -22,9 +22,14 @@ from gateway.common.counted import counted
 
 _SHARE: Final = 0.9
 """How much of the gateway's limit of bytes a request uses: a limit is one of the whole body."""
+_SHOWN_LINES: Final = 20
+"""So many lines that are not accepted are reported one by one: the others are most likely of the same kind."""
 _TOO_LARGE: Final = 413
 _OF_A_LINE: Final = frozenset({"invalid-body", "invalid-event", "delay-beyond-expiry"})
 """The failures of a whole request that one of its lines may cause. Source: docs/errors.md."""
+
+
+_NOT_AN_EVENT: Final = frozenset({"invalid-body", "invalid-event"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,10 @@ def _unchanged(line: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class LineFormat:
-    """How lines become the body of a request. path: behind that of the queue. job: what a line becomes in the body."""
+    """How lines become the body of a request. path: behind that of the queue. job: what a line becomes in the body.
+
+    is_events: the lines are CloudEvents.
+    """
 
     content_type: str
     before: bytes
@@ -50,16 +58,17 @@ class LineFormat:
     after: bytes
     path: str = "jobs"
     job: Callable[[bytes], bytes] = _unchanged
+    is_events: bool = False
 
     def body(self, lines: list[Line]) -> bytes:
         return self.before + self.between.join(line.job for line in lines) + self.after
 
 
 NDJSON: Final = LineFormat("application/x-ndjson", b"", b"\n", b"\n")
-EVENTS: Final = LineFormat("application/cloudevents-batch+json", b"[", b",", b"]")
+EVENTS: Final = LineFormat("application/cloudevents-batch+json", b"[", b",", b"]", is_events=True)
 _JOBS: Final = ("application/json", b'{"jobs":[', b",", b"]}", "jobs/batch")
 RAW_LINES: Final = LineFormat(*_JOBS, job=lambda line: b'{"data_base64":"%b"}' % base64.b64encode(line))
-RAW_EVENTS: Final = LineFormat(*_JOBS, job=events.payload)
+RAW_EVENTS: Final = LineFormat(*_JOBS, job=events.payload, is_events=True)
 """For a queue that stores payloads only. It would store the whole body of another request as one job."""
 
 
@@ -109,6 +118,7 @@ class LineSender:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.done = Done()
+        self._codes: set[str] = set()
         self._api = api
         self._path = f"{queue_path(queue)}/{form.path}"
         self._form = form
@@ -142,9 +152,19 @@ class LineSender:
             elif result["retryable"]:
                 later.append((line, result))
             else:
-                self.done.refused += 1
-                options.notice(f"line {line.number}: {result['code']}: {result['detail']}")
+                self._refuse(line, result)
         return later
+
+    def _refuse(self, line: Line, result: dict[str, Any]) -> None:
+        """Counts and reports a line that the gateway does not accept."""
+        self.done.refused += 1
+        self._codes.add(result["code"])
+        if self.done.refused <= _SHOWN_LINES:
+            options.notice(f"line {line.number}: {result['code']}: {result['detail']}")
+        if self.done.refused == _SHOWN_LINES + 1:
+            options.notice("further lines that are not accepted are only counted")
+            if self._form.is_events and not self.done.stored and self._codes <= _NOT_AN_EVENT:
+                options.notice("the first lines are not CloudEvents; `put --lines` stores lines of any JSON")
 
     def _send(self, lines: list[Line]) -> list[dict[str, Any]]:
         """One result for each line."""

@@ -18,7 +18,7 @@ KEY_FILE_VARIABLE: Final = "KESTREL_GATEWAY_KEY_FILE"
 FILE_VARIABLE: Final = "KESTREL_GATEWAY_CLIENT_CONFIG"
 VARIABLES: Final = (URL_VARIABLE, KEY_VARIABLE, KEY_FILE_VARIABLE, FILE_VARIABLE)
 
-_URL: Final = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
+_URL: Final = re.compile(r"https?://[^/?#@\s\x00-\x1f\x7f]+(/[^?#@\s\x00-\x1f\x7f]*)?")
 _NAMES: Final = ("url", "key", "key_file")
 
 
@@ -53,10 +53,12 @@ def find(
     The file's key is used only with the file's URL: a key never goes to a gateway that it was not written down for.
     """
     settings = _read(config, environment)
-    given_url = url or environment.get(URL_VARIABLE)
-    address = given_url or settings.get("url") or DEFAULT_URL
+    given_url = environment.get(URL_VARIABLE) if url is None else url
+    address = url if url is not None else given_url or settings.get("url") or DEFAULT_URL
     if not is_url(address):
         raise TargetError(f"url: {address!r} is not a URL such as {DEFAULT_URL}")
+    if key == "":
+        raise TargetError("key: the value is empty; leave --key out if the gateway has no keys")
     if key and key_file:
         raise TargetError("key: --key-file is given, too; give only one of them")
     secret = _secret(key, key_file)
@@ -80,13 +82,16 @@ def is_url(text: str) -> bool:
 
 
 def _secret(key: str | None, file: Path | None) -> str | None:
-    """The key, from a file if there is no key itself; None without either."""
+    """The key, from a file if there is no key itself; None without either. Raises TargetError."""
     if key or file is None:
         return key or None
     try:
-        return file.read_text().strip()
+        secret = file.read_text().strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise TargetError(f"key-file: {file} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+    if not secret:
+        raise TargetError(f"key-file: {file} is empty")
+    return secret
 
 
 def _read(named: Path | None, environment: Mapping[str, str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from gateway.client import interrupts, options
 from gateway.client.failures import CallFailed
 from gateway.client.target import Target
 from gateway.common.counted import counted
-from gateway.common.flags import Seconds, WholeNumber
+from gateway.common.flags import QueueName, Seconds, WholeNumber
 
 if TYPE_CHECKING:
     from gateway.client.api import GatewayApi
@@ -35,7 +35,7 @@ _TAIL_BYTES: Final = 4096
 
 
 @click.command("export")
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--append", is_flag=True, help="continue the file of an export that was interrupted")
 @click.option("--wait", "wait_s", type=Seconds(), default=0.0, help="end when no job came for this time [default 0]")
@@ -88,7 +88,7 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
 
 
 @click.command("import")
-@click.argument("queue")
+@click.argument("queue", type=QueueName())
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--from-start", is_flag=True, help="forget how far an earlier import of the file has come")
 @options.calls
@@ -102,7 +102,7 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
     A job keeps its id, type, content and time. Its attempts start again at 1.
     """
     from gateway.client import sending  # noqa: PLC0415 (`--help` stays quick)
-    from gateway.client.lines import opened, request_key, size_of  # noqa: PLC0415
+    from gateway.client.lines import is_done, opened, request_key, size_of  # noqa: PLC0415
     from gateway.client.progress import ProgressBar  # noqa: PLC0415
 
     if file.is_dir():
@@ -121,6 +121,7 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
         lines = sending.read(source, form, number=begin["line"], offset=begin["offset"])
         batches = sending.batches(lines, min(_IMPORT_JOBS, limits["max_batch_jobs"]), limits["max_batch_bytes"])
         done = sender.done
+        batch: list[sending.Line] = []
         try:
             with ProgressBar("storing", size, in_bytes=True) as bar:
                 for batch in batches:
@@ -130,8 +131,9 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
                         _note(notes, begin | reached | {"refused": begin["refused"] + done.refused})
                     bar.reached(batch[-1].end)
         except KeyboardInterrupt:
-            options.notice(f"interrupted after line {max(done.lines, begin['line'])}; the same command continues")
-            sys.exit(options.INTERRUPTED)
+            if not is_done(batch, done, size):
+                options.notice(f"interrupted after line {max(done.lines, begin['line'])}; the same command continues")
+                sys.exit(options.INTERRUPTED)
     refused_before = f", {begin['refused']} of them not accepted" if begin["refused"] else ""
     sent = counted(begin["line"], "line was sent", "lines were sent")
     before = f" (the first {sent} before{refused_before})" if begin["line"] else ""

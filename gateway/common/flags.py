@@ -56,6 +56,35 @@ class Rate(Seconds):
     what = "requests a second"
 
 
+class HeaderText(click.ParamType[str]):
+    """A value that becomes an HTTP header: printable ASCII without spaces at its ends."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text, or a usage error."""
+        if not re.fullmatch("[!-~]([ -~]*[!-~])?", value):
+            what = repr(value) if value else "the value is empty"
+            self.fail(f"{what}; use printable ASCII characters, without spaces at the ends", param, ctx)
+        return str(value)
+
+
+class QueueName(click.ParamType[str]):
+    """The name of a queue or of a child, as a part of a path. The gateway checks the rest."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, or a usage error."""
+        if not value:
+            self.fail("the name is empty", param, ctx)
+        if "/" in value:
+            self.fail(f"{value!r}: a name may not contain '/'", param, ctx)
+        if value in (".", "..") or not value.isprintable():
+            self.fail(f"{value!r} is not a name; a name has letters, digits, _ and -", param, ctx)
+        return str(value)
+
+
 class ListedText(click.ParamType[str]):
     """One of several values: the flag repeats; the variable separates values by commas or spaces."""
 

@@ -249,8 +249,9 @@ def forward(
     needs another name for them (--rename).
 
     The command ends when the queues have no jobs. The exit code is 1 if the new side does not take a queue; the others
-    are moved. It is 3 if the server has no queue for a --queue or --rename; then nothing is moved. It is 5 if other
-    clients have open reads there, or if either side is away or full: run the command again.
+    are moved. It is 3 if the server has no queue for a --queue or --rename; then nothing is moved. It is 4 if the
+    gateway does not accept the key, or if the key does not allow a queue. It is 5 if other clients have open reads
+    there, or if either side is away or full: run the command again.
     """  # noqa: D301 (click wants the character itself)
     from gateway.client.progress import ProgressBar  # noqa: PLC0415
     from gateway.migration import report  # noqa: PLC0415
@@ -277,14 +278,15 @@ def forward(
             sys.exit(options.NOTHING)
         except MoveStopped as stopped:
             options.notice(str(stopped))
-            code = options.AWAY if stopped.retryable else options.FAILED
+            code = options.NOT_ALLOWED if stopped.not_allowed else options.FAILED
+            code = options.AWAY if stopped.retryable else code
         except KeyboardInterrupt:
             options.notice("interrupted; the same command moves the rest")
             code = options.INTERRUPTED
         finally:
             report.show_moved(move.counts, as_json=as_json)
     if move.counts.left_out:
-        code = code or options.FAILED
+        code = code or (options.NOT_ALLOWED if move.counts.not_allowed else options.FAILED)
     if not code and move.open_reads:
         held = ", ".join(f"{count} of {queue}" for queue, count in move.open_reads.items())
         options.notice(f"other clients have set jobs aside: {held}; run the command again when they have ended")

@@ -6,6 +6,7 @@ with the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 import uuid
@@ -38,13 +39,15 @@ class MovedItem:
 class StoreResult:
     """What became of some items. done: so many of the first ones are stored or, `expired` of them, left out.
 
-    obstacle: why the next one is not stored; empty if there is none. retryable: it may be stored later.
+    obstacle: why the next one is not stored; empty if there is none. retryable: it may be stored later. not_allowed:
+    the gateway does not accept the key, or the key does not allow it.
     """
 
     done: int
     expired: int = 0
     obstacle: str = ""
     retryable: bool = False
+    not_allowed: bool = False
 
 
 class Destination(Protocol):
@@ -130,11 +133,11 @@ class GatewayDestination:
             try:
                 is_raw = self._is_raw(queue)
             except CallFailed as failed:
-                return StoreResult(done, expired, str(failed), failed.retryable or failed.status >= 500)
+                return _failed(failed, done, expired)
             result = self._send(queue, items[done : done + 1] if is_raw else _one_request(items[done:]), is_raw=is_raw)
             done += result.done
             if result.obstacle:
-                return StoreResult(done, expired, result.obstacle, result.retryable)
+                return dataclasses.replace(result, done=done, expired=expired)
         return StoreResult(done, expired)
 
     def has(self, queue: str) -> bool:
@@ -176,7 +179,7 @@ class GatewayDestination:
                 return self._send(queue, items[:1], is_raw=is_raw)
             if _is_expired(items[0], time.time()):  # meanwhile: the next try leaves it out
                 return StoreResult(0, obstacle=str(failed), retryable=True)
-            return StoreResult(0, obstacle=str(failed), retryable=failed.retryable or failed.status >= 500)
+            return _failed(failed)
         if is_event and "results" not in answer.json():
             stored = counted(len(items), "job is", "jobs are")
             obstacle = (
@@ -197,6 +200,11 @@ class GatewayDestination:
 def envelope_expiry(data: bytes) -> float | None:
     """When the envelope says that its job expires, in wall time; None for never, and for other items."""
     return unwrap(data).expires_s if b'"expires"' in data[:65536] else None
+
+
+def _failed(failed: CallFailed, done: int = 0, expired: int = 0) -> StoreResult:
+    retryable = failed.retryable or failed.status >= 500
+    return StoreResult(done, expired, str(failed), retryable, failed.not_allowed)
 
 
 def _is_expired(item: MovedItem, now_s: float) -> bool:

@@ -4,7 +4,7 @@ A journal is a sequence of operations, each an opcode of one byte and what belon
 operation is whole or torn: a server that dies in the middle of a write leaves a torn one at the end of the file.
 
 Source: docs/journal_format.md and Journal.scala of Kestrel 2.4. Where they differ the program counts: it writes 8 as
-CONTINUE and 9 as REMOVE_TENTATIVE with a transaction, and the document knows neither.
+CONTINUE, which the document calls STATE_DUMP, and 9 as REMOVE_TENTATIVE with a transaction, which it does not know.
 """
 
 from __future__ import annotations

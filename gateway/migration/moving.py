@@ -37,11 +37,12 @@ _LOOK_S: Final = 1.0
 
 
 class MoveStopped(Exception):
-    """The move did not come to its end. retryable: the same command may succeed later."""
+    """The move did not come to its end. retryable: the same command may succeed later. not_allowed: see StoreResult."""
 
-    def __init__(self, what: str, *, retryable: bool) -> None:
+    def __init__(self, what: str, *, retryable: bool, not_allowed: bool = False) -> None:
         super().__init__(what)
         self.retryable = retryable
+        self.not_allowed = not_allowed
 
 
 class UnknownQueues(Exception):
@@ -49,24 +50,26 @@ class UnknownQueues(Exception):
 
 
 class _QueueRefused(Exception):
-    """The destination does not take a queue."""
+    """The destination does not take a queue. not_allowed: see StoreResult."""
 
-    def __init__(self, queue: str, why: str, *, children: bool = True) -> None:
+    def __init__(self, queue: str, why: str, *, children: bool = True, not_allowed: bool = False) -> None:
         super().__init__(why)
         self.queue = queue
         self.children = children
+        self.not_allowed = not_allowed
 
 
 @dataclass(slots=True)
 class MoveCounts:
     """What became of the items so far: by queue, how many are moved; and how many had expired.
 
-    left_out: the queues that are not moved, or not to their end, and why.
+    left_out: the queues that are not moved, or not to their end, and why. not_allowed: the key is why, for one or more.
     """
 
     moved: dict[str, int] = field(default_factory=dict)
     expired: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
+    not_allowed: bool = False
 
     @property
     def total(self) -> int:
@@ -121,9 +124,14 @@ class QueueMove:
                     return
             except _QueueRefused as refused:
                 self.counts.left_out[refused.queue] = str(refused)
+                self.counts.not_allowed |= refused.not_allowed
                 if refused.children:  # they would get copies when the queue is moved later
                     self._left_out_with_children.add(refused.queue)
-            except (KestrelFailed, CallFailed) as failed:
+            except KestrelFailed as failed:
+                self._wait(str(failed), retryable=failed.retryable)
+            except CallFailed as failed:
+                if failed.not_allowed:
+                    raise MoveStopped(str(failed), retryable=False, not_allowed=True) from failed
                 self._wait(str(failed), retryable=failed.retryable)
 
     def _begin(self, connection: KestrelConnection) -> None:
@@ -173,7 +181,7 @@ class QueueMove:
         batch: list[MovedItem] = []
         try:
             while batch or left > 0:
-                with interrupts.later():  # Ctrl-C ends the move after the items in hand: they keep their order, each once
+                with interrupts.later():  # Ctrl-C ends the move after the items in hand, which keep their order
                     if not batch:
                         taken = connection.take(queue, min(most, left))
                         batch = [MovedItem(each, envelope_expiry(each)) for each in taken]
@@ -186,7 +194,7 @@ class QueueMove:
                         self._count(queue, result, total)
                         batch = batch[result.done :]
                 if result.obstacle and not result.retryable:
-                    raise _QueueRefused(queue, result.obstacle)
+                    raise _QueueRefused(queue, result.obstacle, not_allowed=result.not_allowed)
                 if result.obstacle:
                     self._wait(f"{new}: {result.obstacle}", retryable=True)
         except (MoveStopped, _QueueRefused, KeyboardInterrupt):

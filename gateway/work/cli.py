@@ -13,7 +13,7 @@ import click
 
 from gateway.client import options
 from gateway.client.target import Target, is_url
-from gateway.common.flags import Seconds, WholeNumber
+from gateway.common.flags import QueueName, Seconds, WholeNumber
 from gateway.work.own_queue import own_queue
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _LARGEST_BATCH: Final = 100
 """Source: openapi.yaml, nextJob."""
 _SHORTEST_WAIT_S: Final = 1.0
 """Shorter polls would be a busy loop."""
+_DEFAULT_WAIT_S: Final = 20.0
+"""Every gateway allows it by default. Source: openapi.yaml, `timeout`."""
 _EXEC: Final = "--exec"
 _URL: Final = re.compile(r"https?://[^/?#\s]+(/[^#\s]*)?")
 _WITHOUT_USER: Final = re.compile("//[^/]*@")
@@ -37,7 +39,8 @@ class WorkCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if _EXEC in args:
             place = args.index(_EXEC)
-            ctx.meta[_EXEC] = args[place + 1 :]
+            command = args[place + 1 :]
+            ctx.meta[_EXEC] = command[1:] if command[:1] == ["--"] else command
             args = args[:place]
         return super().parse_args(ctx, args)
 
@@ -54,8 +57,15 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
 
 
 @click.command(cls=WorkCommand)
-@click.argument("queues", metavar="[QUEUE]", nargs=-1)
-@click.option("--queue", "-q", "more", multiple=True, help="a queue; of several, the first that has a job (repeatable)")
+@click.argument("queues", metavar="[QUEUE]", nargs=-1, type=QueueName())
+@click.option(
+    "--queue",
+    "-q",
+    "more",
+    multiple=True,
+    type=QueueName(),
+    help="a queue; of several, the first that has a job (repeatable)",
+)
 @click.option("--exec", "_exec", metavar="COMMAND...", help="the command, as the last option; no shell is used")
 @click.option("--to", "endpoint", metavar="URL", help="the endpoint to which each job is posted")
 @click.option("--concurrency", "-c", type=WholeNumber(), default=1, help="jobs at the same time [default 1]")
@@ -82,7 +92,9 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
 @click.option(
     "--lease", "lease_s", type=Seconds(), default=60.0, help="length of a lease; the worker extends it [default 60]"
 )
-@click.option("--wait", "wait_s", type=Seconds(), default=20.0, help="length of one poll for a job [default 20]")
+@click.option(
+    "--wait", "wait_s", type=Seconds(), default=_DEFAULT_WAIT_S, help="length of one poll for a job [default 20]"
+)
 @click.option("--max-jobs", type=WholeNumber(), default=0, help="end after N jobs; 0: no limit")
 @click.option(
     "--max-time", "max_time_s", type=Seconds(), default=0.0, help="take no job after this time, and end; 0: no limit"
@@ -142,6 +154,8 @@ def work(
     names = [*queues, *more]
     if not names:
         raise click.UsageError("no queue is given")
+    if command and not command[0]:
+        raise click.UsageError("exec: the name of the command is empty")
     if bool(command) == bool(url):
         raise click.UsageError("give either --exec COMMAND or --to URL, and --exec as the last option")
     if url:
@@ -168,6 +182,8 @@ def work(
             raise click.UsageError(
                 f"{flag}: {given[name]:.15g} is above the maximum of {_LONGEST_DELAY_S:.15g} seconds"
             )
+    if given["wait_s"] > _DEFAULT_WAIT_S:
+        _check_wait(address, given["wait_s"])
     import asyncio  # noqa: PLC0415 (`--help` stays quick)
 
     from gateway.common import logs  # noqa: PLC0415
@@ -176,6 +192,22 @@ def work(
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     sys.exit(asyncio.run(_run(address, names, command, url or "", **given)))
+
+
+def _check_wait(address: Target, wait_s: float) -> None:
+    """Raises click.UsageError if the gateway says that it does not allow so long a poll."""
+    from gateway.client.api import GatewayApi  # noqa: PLC0415 (`--help` stays quick)
+    from gateway.client.failures import CallFailed  # noqa: PLC0415
+
+    try:
+        with GatewayApi(address, 0, options.notice) as api:
+            longest_s = float(api.call("GET", "/").json()["limits"]["max_timeout_seconds"])
+    except CallFailed:
+        return  # the worker waits for a gateway that is away, and reports what else is wrong
+    if wait_s > longest_s:
+        raise click.UsageError(
+            f"wait: {wait_s:.15g} is above the maximum of {longest_s:.15g} seconds, the gateway's --max-timeout"
+        )
 
 
 async def _run(

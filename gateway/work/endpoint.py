@@ -142,9 +142,8 @@ class EndpointRunner:
             return ACKED
         if answer.is_redirect:
             target = answer.headers.get("location", "")
-            return WorkVerdict(
-                Action.NACK, f"status {status}: the redirect to {target[:200]} is not followed", unavailable=True
-            )
+            what = f"the redirect to {target[:200]} is not followed" if target else "answer with 2xx, 4xx or 5xx"
+            return WorkVerdict(Action.NACK, f"status {status}: {what}", unavailable=True)
         after_s = min(retry_after_s(answer.headers), _LONGEST_DELAY_S)
         return WorkVerdict(
             Action.REJECT if status in self._reject_on else Action.NACK,

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.client.sending import Line, LineSender
 from tests.lab.commands import COMMAND, Commands, environment
 from tests.lab.gateway import Running, running
 from tests.lab.ports import free_port
@@ -114,6 +115,39 @@ def test_an_interrupted_put_of_lines_names_the_line_to_continue_with(
     assert stored < 20_000
 
 
+@pytest.mark.parametrize("arguments", [["put", "--lines", "--file"], ["import"]])
+def test_a_signal_behind_the_last_request_interrupts_nothing(
+    command: Commands, queue: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+):
+    """All lines are stored, so nothing is left to continue with."""
+    store = LineSender.store
+
+    def interrupted_store(sender: LineSender, lines: list[Line]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        store(sender, lines)
+
+    monkeypatch.setattr(LineSender, "store", interrupted_store)
+    (tmp_path / "jobs").write_text('{"specversion":"1.0","id":"1","source":"/s","type":"t"}\n' * 3)
+    name, *flags = arguments
+    done = command(name, queue, *flags, str(tmp_path / "jobs"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"3 jobs stored on {queue}\n".encode(), b"")
+
+
+@pytest.mark.parametrize("arguments", [["put", "--lines", "--file"], ["import"]])
+def test_many_lines_that_are_not_accepted_are_counted(
+    command: Commands, queue: str, tmp_path: Path, arguments: list[str]
+):
+    """The first ones are reported. For an import of other lines there is a hint at `put --lines`."""
+    (tmp_path / "jobs").write_text("{x\n" * 50)
+    name, *flags = arguments
+    done = command(name, queue, *flags, str(tmp_path / "jobs"))
+    assert (done.returncode, done.stdout) == (1, f"0 jobs stored on {queue}, 50 not accepted\n".encode())
+    lines = done.stderr.decode().splitlines()
+    assert [line.split(":")[1] for line in lines[:20]] == [f" line {number}" for number in range(1, 21)]
+    assert lines[20:21] == ["kestrel-gateway: further lines that are not accepted are only counted"]
+    assert ["put --lines" in line for line in lines[21:]] == ([True] if name == "import" else [])
+
+
 def test_skip_continues_behind_what_is_stored(command: Commands, queue: str, http: httpx.Client):
     """--skip counts the lines of the file."""
     assert command.text("put", queue, "--lines", "--skip", "2", stdin=b"1\n2\n3\n4\n") == f"2 jobs stored on {queue}\n"
@@ -191,6 +225,24 @@ def test_a_gateway_that_is_away_is_tried_again():
         (["next", "q", "--lease", "99999999"], 1, "lease_seconds: 99999999"),
         (["nack", "A" * 60, "--head", "--delay", "5"], 2, "--head means at once, and --delay later"),
         (["nack", "A" * 60, "--head", "--delay", "0"], 3, "lease-not-found"),
+        (["put", "q", "x", "--ordering-key", "ü"], 2, "'ü'; use printable ASCII characters"),
+        (["put", "q", "x", "--ordering-key", ""], 2, "the value is empty"),
+        (["put", "q", "x", "--idempotency-key", "a\nb"], 2, "'a\\nb'; use printable ASCII characters"),
+        (["put", "q", "x", "--idempotency-key", " a"], 2, "' a'; use printable ASCII characters"),
+        (["put", "q", "x", "--type", "text/ü"], 2, "'text/ü'; use printable ASCII characters"),
+        (["put", "q", "x", "--key", "ü"], 2, "key: a key consists of visible ASCII"),
+        (["put", "q", "x", "--key", ""], 2, "key: the value is empty"),
+        (["put", "q", "x", "--url", "http://a\x01b"], 2, "is not a URL"),
+        (["put", "q\udcff", "x"], 2, "is not a name"),
+        (["put", "q", "x", "--at", "\udcff"], 2, "at: '\\udcff' is not UTF-8"),
+        (["nack", "A" * 60, "--reason", "\udcff"], 2, "reason: '\\udcff' is not UTF-8"),
+        (["queues", "--filter", "\udcff"], 2, "filter: '\\udcff' is not UTF-8"),
+        (["put", "", "x"], 2, "the name is empty"),
+        (["put", "bad/name", "x"], 2, "'bad/name': a name may not contain '/'"),
+        (["next", ".."], 2, "'..' is not a name"),
+        (["subscribe", "q", "a/b"], 2, "'a/b': a name may not contain '/'"),
+        (["work", "a/b", "--max-time", "1", "--exec", "true"], 2, "'a/b': a name may not contain '/'"),
+        (["extend", "A" * 60, "-1"], 2, "'-1' is not a number of seconds"),
         (["put", "q", "x", "--ttl", "soon"], 2, "'soon' is not a number of seconds"),
     ],
 )

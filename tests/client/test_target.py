@@ -77,6 +77,22 @@ def test_mistakes_in_flags():
         find(config=Path("/nonexistent/client.toml"), environment={})
     with pytest.raises(TargetError, match="give only one"):
         find(key="a", key_file=Path("b"), environment={})
+    with pytest.raises(TargetError, match="key: the value is empty"):
+        find(key="", environment={})
+    for url in ("", "http://a\x01b", "http://a/\x7f"):
+        with pytest.raises(TargetError, match="is not a URL such as"):
+            find(url=url, environment={})
+
+
+def test_an_empty_key_file_is_a_mistake(home: Path):
+    """A secret that was not written yet does not make the calls go without a key."""
+    file = home / "empty"
+    file.write_text("\n")
+    for environment in ({"KESTREL_GATEWAY_KEY_FILE": str(file)}, write(home, f"key_file = '{file}'")):
+        with pytest.raises(TargetError, match=f"key-file: {file} is empty"):
+            find(environment=environment)
+    with pytest.raises(TargetError, match=f"key-file: {file} is empty"):
+        find(key_file=file, environment={"KESTREL_GATEWAY_KEY": "k"})
 
 
 def test_a_key_is_not_shown():

@@ -77,6 +77,21 @@ def test_a_gateway_in_front_of_the_server(tmp_path: Path) -> None:
         client.close()
 
 
+def test_a_key_that_is_missing_or_may_not_produce(old: BrokerProcess, tmp_path: Path) -> None:
+    """The exit code is 4, as with every command, and the jobs stay in their order."""
+    bodies = [b"%d" % number for number in range(5)]
+    put(old.address, "mail", *bodies)
+    keys = tmp_path / "keys"
+    secret, _, table = run.text("keys", "new", "--name", "c", "--scope", "consume").partition("\n\n")
+    keys.write_text(table)
+    keys.chmod(0o600)
+    with running(tmp_path / "data", "--keys", str(keys)) as gateway:
+        for options in ([], ["--key", secret]):
+            done = run("forward", "--from", old.address, "--to", gateway.url, *options)
+            assert done.returncode == 4, done.stderr
+    assert list(old.client().take_all("mail")) == bodies
+
+
 def test_one_bad_name_among_others(old: BrokerProcess, tmp_path: Path) -> None:
     """The other queues are moved, before and after it; the exit code says that not all are."""
     for key in ("a", "b__dead", "b+child", "c%", "d"):

@@ -384,6 +384,9 @@ def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, ht
         (["q", "--concurrency", "0", "--exec", "true"], "0 is below the minimum of 1"),
         (["q", "--lease", "0.5", "--exec", "true"], "0.5 is not between 1 and 43200"),
         (["q", "--wait", "0", "--exec", "true"], "0 is below the minimum of 1 second"),
+        (["q", "--wait", "1000", "--exec", "true"], "wait: 1000 is above the maximum of 45 seconds"),
+        (["q", "--exec", ""], "exec: the name of the command is empty"),
+        (["q", "--exec", "--"], "give either --exec COMMAND or --to URL"),
         (["q", "--batch", "101", "--exec", "true"], "101 is not between 1 and 100"),
         (["q", "p", "--batch", "2", "--exec", "true"], "a batch comes from one queue"),
         (
