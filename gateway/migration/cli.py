@@ -32,7 +32,7 @@ _RENAME: Final = click.option(
     help="new name of a queue, its children and its dead letters (repeatable)",
 )
 _PREFIX: Final = click.option(
-    "--prefix", default="", help="before every other name, such as acme__ for the queues of tenant acme"
+    "--prefix", default="", help="put before every other name, such as acme__ for the queues of tenant acme"
 )
 
 
@@ -69,7 +69,7 @@ def _address(text: str, option: str) -> Address:
 @_RENAME
 @_PREFIX
 @click.option("--skip-damaged", is_flag=True, help="import what can be read of damaged journals")
-@click.option("--notes", type=click.Path(path_type=Path), help="file that says how far it is [default DIR.progress]")
+@click.option("--notes", type=click.Path(path_type=Path), help="file that records the progress [default DIR.progress]")
 @click.option("--from-start", is_flag=True, help="forget how far an earlier import has come")
 @click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
 @options.interruptible
@@ -99,7 +99,7 @@ def import_journal(
     Jobs that have expired are left out. The journals are not changed.
 
     Ctrl-C ends the command after the jobs in hand, and the same command continues. If it is killed, at most 500 jobs
-    are stored twice. A job is stored when the destination has answered for it. No gateway or broker may use the
+    are stored twice. A job counts as stored when the destination has confirmed it. No gateway or broker may use the
     directory of --data meanwhile.
 
     A torn operation at the end of a queue's last file is reported and left out, as Kestrel does. If a file is damaged
@@ -207,7 +207,7 @@ def _import(
 
 
 @click.command()
-@click.option("--from", "source", metavar="HOST:PORT", required=True, help="the server that is left")
+@click.option("--from", "source", metavar="HOST:PORT", required=True, help="the server to take the jobs from")
 @click.option("--to", "to", metavar="URL|HOST:PORT", required=True, help="a gateway, or a server of memcache clients")
 @_ONLY
 @_RENAME
