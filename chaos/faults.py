@@ -124,7 +124,7 @@ def delay_that_is_cut_short(settings: Settings, context: WorkerContext) -> Gatew
 
 def pause_in_one_worker(settings: Settings, context: WorkerContext) -> Gateway:
     """Only the worker that was asked knows of a pause."""
-    begin, of = Pauses.begin, Pauses.of
+    begin, of, paused = Pauses.begin, Pauses.of, Pauses.paused
     known: set[str] = set()
 
     async def begun(pauses: Pauses, queue: Queue, until_s: float | None, reason: str) -> Coverage:
@@ -136,6 +136,7 @@ def pause_in_one_worker(settings: Settings, context: WorkerContext) -> Gateway:
 
     _patch(Pauses, "begin", begun)
     _patch(Pauses, "of", pause_of)
+    _patch(Pauses, "paused", lambda pauses, queue: queue.key in known and paused(pauses, queue))
     return app.create_app(settings, context)
 
 

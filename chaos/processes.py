@@ -278,12 +278,12 @@ class Processes:
 
 def left_behind(port: int, server: int) -> list[Left]:
     """Takes all items on a server's queues."""
-    memcache = MemcacheClient(f"{HOST}:{port}", 10)
     found = []
-    for key in memcache.queues():
-        for item in () if key.endswith(CONTROL) else memcache.take_all(key):
-            found += [Left(t=time.monotonic(), token=token, queue=key, server=server) for token in _tokens(key, item)]
-    memcache.close()
+    with contextlib.closing(MemcacheClient(f"{HOST}:{port}", 10)) as memcache:
+        for key in memcache.queues():
+            for item in () if key.endswith(CONTROL) else memcache.take_all(key):
+                now_s = time.monotonic()
+                found += [Left(t=now_s, token=token, queue=key, server=server) for token in _tokens(key, item)]
     return found
 
 
@@ -298,9 +298,8 @@ def _tokens(key: str, item: bytes) -> list[str]:
 
 def waiting(port: int) -> int:
     """Jobs on a server's queues, dead letters aside, and open reads of any."""
-    memcache = MemcacheClient(f"{HOST}:{port}", 10)
-    queues = memcache.queues()
-    memcache.close()
+    with contextlib.closing(MemcacheClient(f"{HOST}:{port}", 10)) as memcache:
+        queues = memcache.queues()
     items = sum(figures["items"] for key, figures in queues.items() if not key.endswith(("dead", CONTROL)))
     return items + sum(figures["open_transactions"] for figures in queues.values())
 

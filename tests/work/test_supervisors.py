@@ -94,10 +94,10 @@ class Site:
         return {event["data"]: event.get("lasterror", "") for event in events}
 
     def left(self) -> int:
-        """The jobs that are neither acked nor dead letters."""
+        """The jobs that are neither acked nor dead letters. Delayed ones count as one: their number is unknown."""
         with self.gateway.client() as http:
             figures = http.get(f"/queues/{QUEUE}").json()
-        return int(figures["items"] + figures["open_reads"] + figures.get("delayed", 0))
+        return int(figures["items"] + figures["open_reads"] + (figures.get("delayed") != 0))
 
     def is_empty(self) -> bool:
         return not self.left()
