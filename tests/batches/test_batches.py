@@ -442,7 +442,9 @@ def test_a_client_that_vanishes_gets_no_batch(http, queue, gateway):
     for _ in range(5):
         connection = gateway.connect()
         connection.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER: closes with RST
-        connection.sendall(f"GET /queues/{queue}/next?max=100&lease_seconds=10 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        connection.sendall(
+            f"GET /queues/{queue}/next?max=100&lease_seconds=10 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
         connection.close()
     seen: list[int] = []
 
