@@ -29,7 +29,7 @@ _SHORTEST_WAIT_S: Final = 1.0
 _DEFAULT_WAIT_S: Final = 20.0
 """Every gateway allows it by default. Source: openapi.yaml, `timeout`."""
 _EXEC: Final = "--exec"
-_URL: Final = re.compile(r"https?://[^/?#\s]+(/[^#\s]*)?")
+_URL: Final = re.compile(r"https?://[^/?#\s\x00-\x1f\x7f]+(/[^#\s\x00-\x1f\x7f]*)?")
 _WITHOUT_USER: Final = re.compile("//[^/]*@")
 
 

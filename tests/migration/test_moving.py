@@ -174,6 +174,14 @@ def test_a_full_destination(old: BrokerProcess, tmp_path: Path) -> None:
         assert items(old, "mail") == bodies[20:]
         bodies = fill(old, "mail", 50)
         command = [*COMMAND, "forward", "--from", old.address, "--to", small.address]
+        with ForkedProcess(command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE) as waiting:
+            until(lambda: old.stat("queue_mail_open_transactions") == 30)  # in hand, while there is no room for them
+            waiting.send_signal(signal.SIGINT)
+            waiting.communicate(timeout=60)
+        assert (waiting.returncode, items(small, "mail")) == (130, bodies[:20])
+        assert items(old, "mail") == bodies[20:]
+        bodies = fill(old, "mail", 50)
+        command = [*COMMAND, "forward", "--from", old.address, "--to", small.address]
         process: subprocess.Popen[bytes] = ForkedProcess(
             command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE
         )

@@ -39,17 +39,19 @@ def test_the_answer_decides(start: Start, put: Put, queue: str, rest, dead):
         "failed": Reply(500, b"x" * 100_000),
         "unknown": Reply(404),
         "moved": Reply(302, headers={"Location": "http://127.0.0.1:1/elsewhere"}),
+        "same": Reply(304),
     }
     put(*replies)
     with endpoint(**replies) as web:
-        worker = start(queue, *AT_ONCE, "--max-jobs", "6", "--reject-on", "400,422", "--to", web.url)
+        worker = start(queue, *AT_ONCE, "--max-jobs", "7", "--reject-on", "400,422", "--to", web.url)
         assert worker.wait() == 0
     left = rest()
-    assert {name: attempt for name, (attempt, _) in left.items()} == {"failed": 2, "unknown": 2, "moved": 2}
+    assert {name: attempt for name, (attempt, _) in left.items()} == {"failed": 2, "unknown": 2, "moved": 2, "same": 2}
     assert left["failed"][1].startswith("status 500: …xxx")
     assert left["moved"][1] == "status 302: the redirect to http://127.0.0.1:1/elsewhere is not followed"
+    assert left["same"][1] == "status 304: answer with 2xx, 4xx or 5xx"
     assert dead() == {"gone": "status 410: no such user", "invalid": "status 422: no address"}
-    assert len(web.posted) == 6
+    assert len(web.posted) == 7
 
 
 def test_the_request_has_the_job(start: Start, http: httpx.Client, queue: str, tmp_path: Path):

@@ -381,6 +381,8 @@ def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, ht
         (["q", "--to", "http://x", "--exec", "true"], "give either --exec COMMAND or --to URL"),
         (["q", "--to", "localhost:80"], "'localhost:80' is not a URL"),
         (["q", "--to", "http://user:p@localhost:80x/jobs"], "is not a URL"),
+        (["q", "--to", "http://localhost/?a=\x01"], "is not a URL"),
+        (["q", "--to", "http://user:\x7f@localhost/"], "is not a URL"),
         (["q", "--concurrency", "0", "--exec", "true"], "0 is below the minimum of 1"),
         (["q", "--lease", "0.5", "--exec", "true"], "0.5 is not between 1 and 43200"),
         (["q", "--wait", "0", "--exec", "true"], "0 is below the minimum of 1 second"),
