@@ -156,5 +156,7 @@ def test_two_servers(tmp_path, open_page):
             page.get_by_role("region", name=two.address).locator(".mark.down").wait_for()
             page.get_by_role("link", name="Queues").first.click()
             page.locator(".totals .warn dd", has_text="1/2").wait_for()
-            row(page, "spread").wait_for()
+            expect(row(page, "spread").locator(".mark.part"), "1/2 servers")
+            page.get_by_role("link", name="spread").click()
+            expect(page.locator(".title .mark.part"), "1/2 servers")
             page.close()

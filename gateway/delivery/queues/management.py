@@ -154,7 +154,9 @@ class Queues:
 
 def _not_found(queue: Queue, coverage: Coverage) -> GatewayError:
     """A subscription that no server has may be on a server that does not answer: then BackendUnavailable."""
-    return no_subscription(queue, coverage) if queue.is_child else QueueNotFound(f"there is no queue {queue.name!r}")
+    if queue.is_child:
+        return no_subscription(queue, coverage)
+    return QueueNotFound(f"there is no queue {queue.name!r}, or it has only delayed jobs")
 
 
 def queue_info(queue: str, stats: QueueStats, *, reachable: bool = True) -> QueueInfo:

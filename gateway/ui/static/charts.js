@@ -1,13 +1,27 @@
 // Sparklines as SVG, and charts with uPlot.
 
 import { el, svg } from "./dom.js";
-import { count } from "./format.js";
+import { clock, count, duration, rate } from "./format.js";
 
 const WIDTH = 72;
 const HEIGHT = 20;
 const LEAST_S = 300;
 /** Steps of an axis of jobs, of which there are no halves. */
 const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((each) => each * 10 ** power)).flat();
+const UNITS = [[86400, "d", WHOLE], [3600, "h", [1, 2, 3, 6, 12]], [60, "min", [1, 2, 5, 10, 15, 30]], [1, "s", [1, 2, 5, 10, 15, 30]]];
+
+/** An axis of durations: its labels are exact, and all of one unit. */
+function durations(splits, step) {
+  const [seconds, unit] = UNITS.find(([each]) => step >= each);
+  return splits.map((value) => (value ? `${count(value / seconds)} ${unit}` : "0"));
+}
+
+/** The steps and labels of an axis, by the format of its values. */
+const AXES = new Map([
+  [count, { incrs: WHOLE, labels: (splits) => splits.map(count) }],
+  [rate, { incrs: [0.1, 0.2, 0.5, ...WHOLE], labels: (splits, step) => splits.map((value) => (step < 1 && value ? value.toFixed(1) : count(value))) }],
+  [duration, { incrs: UNITS.toReversed().flatMap(([seconds, , steps]) => steps.map((each) => each * seconds)), labels: durations }],
+]);
 
 /** Two small lines on one scale, such as rates in and out. The numbers beside it say the same, so it is decoration. */
 export function sparkline() {
@@ -27,8 +41,6 @@ function draw(whole, lines, history) {
     line.setAttribute("points", points.join(" "));
   });
 }
-
-const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
 
 const colour = (name) => {
   const probe = el("span", { class: `colour-${name}` });
@@ -83,7 +95,7 @@ export class Chart {
     const grid = { stroke: colour("line"), width: 1 };
     const font = "12px system-ui, sans-serif";
     const axis = { stroke: ink, font, grid, ticks: { show: false } };
-    const format = this._series[0].format;
+    const { incrs, labels } = AXES.get(this._series[0].format);
     const now = Date.now() / 1000;
     this._plot = new window.uPlot({
       ...this._size(),
@@ -96,7 +108,7 @@ export class Chart {
       },
       axes: [
         { ...axis, size: 28, values: (_, splits) => splits.map(clock), space: 60, incrs: [60, 120, 300, 600, 900, 1800] },
-        { ...axis, size: 56, space: 36, ...(format === count ? { incrs: WHOLE } : {}), values: (_, splits) => splits.map((value) => format(value)) },
+        { ...axis, size: 56, space: 36, incrs, values: (_, splits, _axis, _space, step) => labels(splits, step) },
       ],
       series: [{}, ...this._series.map((each) => ({ label: each.label, stroke: colour(each.colour), width: 1.75, points: { show: false } }))],
     }, this._data, this._box);

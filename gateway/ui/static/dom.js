@@ -38,6 +38,15 @@ export function say(text, bad = false) {
   fading = setTimeout(() => said.classList.remove("shown"), bad ? 10000 : 5000);
 }
 
+/** Shows the marks of a queue. coverage: such as `1/2` while a server does not answer, else null: then the figures are
+ * those of the others. */
+export function showMarks(marks, row, coverage) {
+  const words = [row.paused && "paused", row.full && "full", row.reachable === false && "no HTTP name", coverage && `${coverage} servers`].filter(Boolean);
+  if (marks.dataset.words === words.join()) return;
+  marks.dataset.words = words.join();
+  marks.replaceChildren(...words.map((word) => el("span", { class: `mark ${/^\w+$/.test(word) ? word : "part"}` }, word)));
+}
+
 /** A table with one body row for each of `rows`, each a list of cells (text or elements). */
 export function table(caption, heads, rows) {
   const head = el("thead", {}, el("tr", {}, heads.map((text) => el("th", { scope: "col" }, text))));

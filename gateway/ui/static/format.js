@@ -27,6 +27,9 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
+/** The age of the oldest job of a queue; an empty queue has none. */
+export const age = (seconds, row) => (row.items ? duration(seconds) : "–");
+
 export function rate(value) {
   if (value === null || value === undefined) return "";
   if (!value) return "0";
@@ -35,8 +38,11 @@ export function rate(value) {
 
 /** A time of the API (RFC 3339) in the reader's own zone. */
 export function time(text) {
-  return text ? new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "";
+  return text ? new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" }) : "";
 }
+
+/** Hours and minutes of a Unix time. */
+export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
 export const ago = (text) => (text ? duration(Math.max(0, (Date.now() - Date.parse(text)) / 1000)) : "");
 export const until = (text) => (text ? duration(Math.max(0, (Date.parse(text) - Date.now()) / 1000)) : "");
@@ -65,6 +71,6 @@ export function hex(data, limit = 4096) {
     const text = some.map((each) => (each >= 32 && each < 127 ? String.fromCharCode(each) : ".")).join("");
     lines.push(`${at.toString(16).padStart(6, "0")}  ${pairs.padEnd(47)}  ${text}`);
   }
-  if (data.length > limit) lines.push(`... ${data.length - limit} more bytes`);
+  if (data.length > limit) lines.push(`... ${counted(data.length - limit, "more byte")}`);
   return lines.join("\n");
 }

@@ -35,7 +35,7 @@ export class JobViewer {
     this._app = app;
     this._path = queuePath(queue, "/peek?format=raw");
     this._content = el("div", { class: "content" }, el("p", { class: "quiet" }, "Peek shows the job and leaves it on the queue."));
-    this.element = el("section", { class: "card" }, el("h2", {}, "Next job"),
+    this.element = el("section", { class: "card of-jobs" }, el("h2", {}, "Next job"),
       el("div", { class: "row" }, button("Peek", () => this._peek()), button("Copy as curl", () => copyText(curl("GET", this._path)), { class: "plain" })), this._content);
   }
 
@@ -45,7 +45,7 @@ export class JobViewer {
       const data = new Uint8Array(await answer.arrayBuffer());
       const header = (name) => { const value = answer.headers.get(name); return value === null ? "" : decode(value); };
       const type = header("content-type");
-      const facts = [["Job", header("ce-id") || "raw item"], ["Attempt", header("ce-attempt")], ["Enqueued", time(header("ce-enqueued") || header("ce-time"))], ["Type", type], ["Size", bytes(data.length)]];
+      const facts = [["Job", header("ce-id") || "raw item"], ["Attempt", header("ce-attempt")], ["Enqueued", time(header("ce-enqueued") || header("ce-time"))], ["Type", type], ["Payload size", bytes(data.length)]];
       this._content.replaceChildren(el("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
         this._app.session.payloads ? payloadView(data, type) : el("p", { class: "quiet" }, "The operator has switched off the display of payloads."));
     } catch (cause) {

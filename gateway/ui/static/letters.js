@@ -44,19 +44,20 @@ export class DeadLetters {
     const any = this._letters.length > 0;
     const buttons = [
       button("Refresh", () => this.load(), { class: "plain" }),
-      any && app.can("redriveDeadLetter") && button(`Redrive ${some} selected`, () => this._some("redrive"), { disabled: !some }),
-      any && app.can("deleteDeadLetter") && button(`Delete ${some} selected`, () => this._some("delete"), { class: "danger", disabled: !some }),
+      any && app.can("redriveDeadLetter") && button(some ? `Redrive ${some} selected` : "Redrive selected", () => this._some("redrive"), { disabled: !some }),
+      any && app.can("deleteDeadLetter") && button(some ? `Delete ${some} selected` : "Delete selected", () => this._some("delete"), { class: "danger", disabled: !some }),
       any && app.can("redriveQueue") && button("Redrive all", () => this._all("redrive")),
       any && app.can("deleteDeadLetters") && button("Delete all", () => this._all("delete"), { class: "danger" }),
     ];
     this._bar.replaceChildren(...buttons.filter(Boolean));
+    this.element.classList.toggle("of-jobs", !any); // a queue that does not exist may have some
   }
 
   _table() {
     const app = this._app;
     const choose = app.can("redriveDeadLetter") || app.can("deleteDeadLetter");
     const all = el("input", { type: "checkbox", "aria-label": "Select every listed dead letter", on: { change: () => { for (const each of this._letters) this._choose(each.letter, all.checked); this._content.querySelectorAll("tbody input").forEach((box) => { box.checked = all.checked; }); } } });
-    const heads = ["Job", "Reason", "Error", "Attempts", "Died", "Size"];
+    const heads = ["Job", "Reason", "Error", "Attempts", "Died", "Stored size"];
     const rows = this._letters.map((each) => el("tr", {},
       choose ? el("td", {}, el("input", { type: "checkbox", "aria-label": `Select ${each.id ?? each.letter}`, checked: this._chosen.has(each.letter), on: { change: (event) => this._choose(each.letter, event.target.checked) } })) : null,
       el("th", { scope: "row" }, app.session.payloads ? button(each.id ?? each.letter, () => this._look(each), { class: "link" }) : el("code", {}, each.id ?? each.letter)),
@@ -89,10 +90,11 @@ export class DeadLetters {
     const redrive = what === "redrive";
     const path = (letter) => queuePath(this._queue, `/dead-letters/jobs/${encodeURIComponent(letter)}${redrive ? "/redrive" : ""}`);
     const method = redrive ? "POST" : "DELETE";
+    const one = chosen.length === 1;
     const many = counted(chosen.length, "dead letter");
     ask({
       title: `${redrive ? "Redrive" : "Delete"} ${many} of “${this._queue}”?`,
-      text: redrive ? "They go back to their queue as new jobs." : "They are deleted for good.",
+      text: redrive ? `${one ? "It goes back to its queue as a new job" : "They go back to their queue as new jobs"}.` : `${one ? "It is" : "They are"} deleted for good.`,
       yes: `${redrive ? "Redrive" : "Delete"} ${many}`, danger: !redrive,
       command: () => [method, path(chosen[0])],
       act: async () => {
@@ -115,10 +117,10 @@ export class DeadLetters {
     const method = redrive ? "POST" : "DELETE";
     const number = this._letters.length + this._left;
     const all = counted(number, "dead letter");
-    const [back, gone] = number === 1 ? ["goes back", "is"] : ["go back", "are"];
+    const [back, gone] = number === 1 ? ["goes back to its queue as a new job", "is"] : ["go back to their queue as new jobs, at most 1,000 at a time", "are"];
     ask({
       title: `${redrive ? "Redrive" : "Delete"} all dead letters of “${this._queue}”?`,
-      text: redrive ? `${all} ${back} to their queue as new jobs, at most 1,000 at a time.` : `${all} ${gone} deleted for good.`,
+      text: redrive ? `${all} ${back}.` : `${all} ${gone} deleted for good.`,
       yes: `${redrive ? "Redrive" : "Delete"} all of ${this._queue}`, danger: !redrive,
       command: () => [method, path],
       act: async () => {

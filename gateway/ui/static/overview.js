@@ -3,13 +3,13 @@
 
 import { ApiError, get, queuePath } from "./api.js";
 import { sparkline } from "./charts.js";
-import { button, el, say, table } from "./dom.js";
-import { bytes, count, duration, rate } from "./format.js";
+import { button, el, say, showMarks, table } from "./dom.js";
+import { age, bytes, count, rate, sentence } from "./format.js";
 
 const COLUMNS = [
   { name: "queue", label: "Queue", text: true },
   { name: "items", label: "Waiting", show: count },
-  { name: "age_s", label: "Oldest", show: duration },
+  { name: "age_s", label: "Oldest", show: age },
   { name: "in_rate", label: "In/s", show: rate },
   { name: "out_rate", label: "Out/s", show: rate },
   { name: "open_reads", label: "Leased", show: count },
@@ -24,6 +24,8 @@ export class Overview {
   constructor(app) {
     this._app = app;
     this._sort = { name: "queue", down: false };
+    this._asked = []; // the filters of the stream, and the last ones that the gateway accepted
+    this._good = [];
     this._queues = [];
     this._rows = [];
     this._made = new Map();
@@ -57,7 +59,7 @@ export class Overview {
     this._body.addEventListener("keydown", this._keys);
     this._filter.addEventListener("search", () => this._follow());
     this._follow();
-    this.changed(new Map(), new Set());
+    this._show(new Map());
     if (this._app.wantsFilter) this.focusFilter();
   }
 
@@ -73,16 +75,24 @@ export class Overview {
   }
 
   refused(cause) {
-    if (cause instanceof ApiError && cause.status === 400) this._fault.textContent = cause.message;
-    else this._app.refused(cause);
+    if (!(cause instanceof ApiError) || cause.status !== 400) { this._app.refused(cause); return; }
+    const good = this._good.join(" ");
+    this._fault.textContent = `${sentence(cause.message)} The table still shows ${good ? `“${good}”` : "all queues"}.`;
+    if (this._asked !== this._good) this._followAgain(this._good);
   }
 
   changed(before) {
-    this._fault.textContent = "";
+    this._good = this._asked;
+    this._show(before);
+  }
+
+  _show(before) {
     this._queues = [...this._app.feed.queues.values()].sort((one, other) => this._compare(one, other));
     this._rows = this._byServer.checked ? this._queues.flatMap(withServers) : this._queues;
     this._servers.hidden = this._app.feed.servers < 2;
     this._before = before;
+    if (this._coverage !== this._app.feed.coverage) for (const made of this._made.values()) made.drawn = null;
+    this._coverage = this._app.feed.coverage;
     this._showTotals();
     this._showEmpty();
     this._draw();
@@ -93,7 +103,13 @@ export class Overview {
   }
 
   _follow() {
-    this._app.feed.follow(this._filters(), this._byServer.checked);
+    this._fault.textContent = "";
+    this._followAgain(this._filters());
+  }
+
+  _followAgain(filters) {
+    this._asked = filters;
+    this._app.feed.follow(filters, this._byServer.checked);
   }
 
   _head() {
@@ -112,7 +128,7 @@ export class Overview {
     const down = this._sort.name === column.name ? !this._sort.down : !column.text;
     this._sort = { name: column.name, down };
     this._markSort();
-    this.changed(new Map());
+    this._show(new Map());
   }
 
   _markSort() {
@@ -124,8 +140,9 @@ export class Overview {
 
   _compare(one, other) {
     const { name, down } = this._sort;
-    const order = name === "queue" ? 0 : (one[name] ?? -1) - (other[name] ?? -1);
-    return (order || (one.queue < other.queue ? -1 : 1)) * (down ? -1 : 1);
+    const names = one.queue < other.queue ? -1 : 1;
+    const order = name === "queue" ? names : (one[name] ?? -1) - (other[name] ?? -1);
+    return down ? -order || names : order || names;
   }
 
   _showTotals() {
@@ -142,8 +159,8 @@ export class Overview {
     this._table.hidden = none;
     this._empty.hidden = !none || !this._app.feed.received;
     if (none) {
-      this._empty.replaceChildren(el("p", {}, this._filters().length ? "No queue matches the filter." : "There are no queues. A queue is created by its first job."),
-        this._app.can("enqueueJob") && !this._filters().length ? button("Enqueue a test job", () => this._app.enqueue(), { class: "primary" }) : "");
+      this._empty.replaceChildren(el("p", {}, this._asked.length ? "No queue matches the filter." : "There are no queues. A queue is created by its first job."),
+        this._app.can("enqueueJob") && !this._asked.length ? button("Enqueue a test job", () => this._app.enqueue(), { class: "primary" }) : "");
     }
   }
 
@@ -215,18 +232,14 @@ export class Overview {
     const draw = (row, before) => {
       for (const column of COLUMNS.slice(1)) {
         const value = row[column.name] ?? null;
-        const text = value === null ? "" : column.show(value);
+        const text = value === null ? "" : column.show(value, row);
         const cell = cells.get(column.name);
         if (cell.textContent === text) continue;
         cell.textContent = text;
         if (before && column.name !== "age_s") mark(cell);
         if (column.name === "dead_letters") cell.classList.toggle("bad", row.dead_letters > 0);
       }
-      const words = [row.paused && "paused", row.full && "full", row.reachable === false && "no HTTP name"].filter(Boolean);
-      if (marks.dataset.words !== words.join()) {
-        marks.dataset.words = words.join();
-        marks.replaceChildren(...words.map((word) => el("span", { class: `mark ${word.split(" ")[0]}` }, word)));
-      }
+      showMarks(marks, row, row.server ? null : this._app.feed.coverage);
       if (row.history !== shown) spark.draw(row.history);
       shown = row.history;
     };

@@ -3,14 +3,14 @@
 import { call, get, queuePath } from "./api.js";
 import { Chart } from "./charts.js";
 import { ask, field } from "./dialog.js";
-import { button, el, say, table } from "./dom.js";
-import { ago, bytes, count, counted, duration, rate, sentence, time, until } from "./format.js";
+import { button, el, say, showMarks, table } from "./dom.js";
+import { age, ago, bytes, count, counted, duration, rate, sentence, time, until } from "./format.js";
 import { enqueueDialog, JobViewer } from "./jobs.js";
 import { DeadLetters } from "./letters.js";
 
 const EVERY_MS = 3000;
 const HOUR_S = 3600;
-const FIGURES = [["Waiting", "items", count], ["Oldest", "age_s", duration], ["Leased", "open_reads", count], ["Waiters", "waiters", count],
+const FIGURES = [["Waiting", "items", count], ["Oldest", "age_s", age], ["Leased", "open_reads", count], ["Waiters", "waiters", count],
   ["In per second", "in_rate", rate], ["Out per second", "out_rate", rate], ["Dead letters", "dead_letters", count], ["Size", "bytes", bytes]];
 
 export class QueueView {
@@ -37,8 +37,10 @@ export class QueueView {
     const name = this._name;
     this._actions = el("div", { class: "row actions" });
     const parts = [el("div", { class: "title" }, el("h1", {}, el("a", { href: "#/", class: "back", "aria-label": "All queues" }, "Queues"), el("span", { "aria-hidden": "true" }, " / "), name, this._marks), this._actions), this._figures];
-    if (app.can("listQueues")) parts.push(el("section", { "aria-label": "Charts of the last hour", class: "charts" }, this._charts.map((each) => each.element)));
-    if (app.can("listQueues")) parts.push(el("section", { class: "card" }, el("h2", {}, "Servers"), this._servers));
+    if (app.can("listQueues")) {
+      parts.push(el("section", { "aria-label": "Charts of the last hour", class: "charts of-jobs" }, this._charts.map((each) => each.element)));
+      parts.push(el("section", { class: "card of-jobs" }, el("h2", {}, "Servers"), this._servers));
+    }
     this._section(parts, "listLeases", "Open leases", () => this._leases());
     if (app.can("listDeadLetters")) {
       this._letters = new DeadLetters(app, name);
@@ -65,21 +67,33 @@ export class QueueView {
     for (const chart of this._charts) chart.close();
     this._charts = [];
     document.title = "kestrel-gateway";
+    this._app.main.classList.remove("no-queue");
   }
 
   changed() {
     const row = this._app.feed.queues.get(this._name);
-    if (!row) {
-      this._figures.replaceChildren(el("div", { class: "none" }, el("dt", {}, "This queue does not exist"), el("dd", {}, "A queue is created by its first job.")));
-      return;
-    }
-    this._figures.replaceChildren(...FIGURES.map(([label, member, show]) => el("div", { class: member === "dead_letters" && row[member] ? "bad" : "" }, el("dt", {}, label), el("dd", {}, show(row[member] ?? null) || "–"))));
-    this._marks.replaceChildren(...[row.paused && "paused", row.full && "full"].filter(Boolean).map((word) => el("span", { class: `mark ${word}` }, word)));
+    this._app.main.classList.toggle("no-queue", !row);
+    if (!row) { this._missing(); return; }
+    this._figures.replaceChildren(...FIGURES.map(([label, member, show]) => el("div", { class: member === "dead_letters" && row[member] ? "bad" : "" }, el("dt", {}, label), el("dd", {}, show(row[member] ?? null, row) || "–"))));
+    showMarks(this._marks, row, this._app.feed.coverage);
     if (this._row?.paused !== row.paused) { this._row = row; this._showActions(); }
     this._row = row;
     if (this._wantsHistory) this._history();
     this._append(row);
     if (!this._servers.contains(document.activeElement)) this._servers.replaceChildren(serverTable(row.servers ?? []));
+  }
+
+  /** No server has the queue: what could only be empty is hidden (.no-queue). */
+  _missing() {
+    const coverage = this._app.feed.coverage;
+    const [kind, how] = this._name.includes("+")
+      ? ["subscription", "A subscription is created with PUT /queues/{queue}/subscriptions/{subscription}."]
+      : ["queue", "A queue is created by its first job. Delayed jobs are held elsewhere until they are due."];
+    const where = coverage ? ` on the servers that answer (${coverage})` : "";
+    this._row = null;
+    showMarks(this._marks, {}, null);
+    this._showActions();
+    this._figures.replaceChildren(el("div", { class: "none" }, el("dt", {}, `This ${kind} does not exist${where}, or it has only delayed jobs`), el("dd", {}, how)));
   }
 
   refused(cause) {
@@ -98,7 +112,7 @@ export class QueueView {
   _section(parts, operation, title, load, once = false) {
     if (!this._app.can(operation)) return;
     const content = el("div", { class: "content" });
-    parts.push(el("section", { class: "card" }, el("h2", {}, title), content));
+    parts.push(el("section", { class: once ? "card" : "card of-jobs" }, el("h2", {}, title), content));
     this._sections.push({ content, load, once, loaded: false });
   }
 
@@ -144,13 +158,13 @@ export class QueueView {
 
   _showActions() {
     const { _app: app, _name: name } = this;
-    const paused = this._row?.paused ?? false;
+    const paused = this._row?.paused ?? false; // null: no server has the queue; undefined: not known yet
     const plain = !name.includes("+");
     this._actions.replaceChildren(...[
       plain && app.can("enqueueJob") && button("Enqueue a job", () => enqueueDialog(app, name)),
-      app.can("pauseQueue") && (paused ? button("Resume", () => this._resume()) : button("Pause delivery", () => this._pauseQueue())),
-      app.can("flushQueue") && button("Flush", () => this._flush(), { class: "danger" }),
-      app.can("deleteQueue") && button("Delete", () => this._delete(), { class: "danger" }),
+      this._row !== null && app.can("pauseQueue") && (paused ? button("Resume", () => this._resume()) : button("Pause delivery", () => this._pauseQueue())),
+      this._row !== null && app.can("flushQueue") && button("Flush", () => this._flush(), { class: "danger" }),
+      this._row !== null && app.can("deleteQueue") && button("Delete", () => this._delete(), { class: "danger" }),
     ].filter(Boolean));
   }
 
@@ -209,8 +223,11 @@ export class QueueView {
   }
 }
 
+/** What holds for a member of the policy that no table sets. */
+const UNSET = { dead_letter: "this queue's own dead letters", key: "the name of the queue", max_in_flight: "no limit", rate: "no limit" };
+
 function policyValue(name, value) {
-  if (value === null) return "none";
+  if (value === null) return UNSET[name] ?? "none";
   if (name === "max_bytes") return bytes(value);
   if (name === "lease" || name === "ttl") return `${value} s`;
   return typeof value === "object" ? JSON.stringify(value) : String(value);
@@ -218,5 +235,5 @@ function policyValue(name, value) {
 
 function serverTable(servers) {
   return table("Figures by server", ["Server", "Waiting", "Oldest", "In/s", "Out/s", "Leased", "Waiters", "Size", "Ever stored", "Expired", "Discarded"],
-    servers.map((each) => [each.server, count(each.items), duration(each.age_s), rate(each.in_rate), rate(each.out_rate), count(each.open_reads), count(each.waiters), bytes(each.bytes), count(each.total_items), count(each.expired_items), count(each.discarded_items)]));
+    servers.map((each) => [each.server, count(each.items), age(each.age_s, each), rate(each.in_rate), rate(each.out_rate), count(each.open_reads), count(each.waiters), bytes(each.bytes), count(each.total_items), count(each.expired_items), count(each.discarded_items)]));
 }
