@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 
 from tests.api.keyring import Keyring
 from tests.lab import plain
+from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
 from tests.lab.yaml_text import parse_yaml
 
@@ -108,6 +110,28 @@ def test_example_works_twice_at_once(example: str, gateway: Running, http: httpx
         assert f"{gateway.url}/" in written
     assert '"curl-' not in http.get("/queues").text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module", params=["1", "100"])
+def on_kestrel_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A gateway in front of two servers that speak memcache, each with so many open reads for a connection."""
+    folder = tmp_path_factory.mktemp("kestrel-servers")
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(BrokerProcess(folder / name, "--fsync", "off", "--max-open-reads", request.param))
+            for name in ("one", "two")
+        ]
+        flags = ["--kestrel", ",".join(each.address for each in servers), "--kestrel-open-reads", request.param]
+        yield stack.enter_context(running(folder / "data", *flags))
+
+
+@pytest.mark.parametrize(
+    "example", [pytest.param(each, marks=[] if each == "batch.sh" else pytest.mark.slow) for each in CALLS]
+)
+def test_example_works_on_kestrel_servers(example: str, on_kestrel_servers: Running, tmp_path: Path) -> None:
+    """Jobs are on two servers, and a batch has as many of them as the reads of a connection allow."""
+    code, written = finish(start(example, gateway=on_kestrel_servers.url, files=tmp_path))
+    assert code == 0, written
 
 
 @pytest.mark.parametrize("example", SOME)

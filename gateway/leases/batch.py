@@ -34,11 +34,15 @@ _RANKS: Final = {state: rank for rank, state in enumerate(SHOWN)}
 
 @dataclass(slots=True, eq=False)
 class BatchLease:
-    """The leases of its jobs, in the order in which the consumer got them. open: how many of them have not ended."""
+    """The leases of its jobs, in the order in which the consumer got them. open: how many of them have not ended.
+
+    mixed: see LeaseRecord.
+    """
 
     id: str
     leases: list[Lease] = field(default_factory=list)
     open: int = 0
+    mixed: bool = False
 
     def held(self) -> list[Lease]:
         """Those that the consumer has."""
@@ -46,10 +50,10 @@ class BatchLease:
 
     def record(self) -> LeaseRecord:
         """What is known of the batch now."""
-        return batch_record(self.id, [lease.record() for lease in self.leases])
+        return batch_record(self.id, [lease.record() for lease in self.leases], mixed=self.mixed)
 
 
-def batch_record(batch_id: str, jobs: Sequence[LeaseRecord]) -> LeaseRecord:
+def batch_record(batch_id: str, jobs: Sequence[LeaseRecord], *, mixed: bool = False) -> LeaseRecord:
     """The record of a batch: the state that says most, and what the first job with that state says of it.
 
     If a job is not where the request wanted it, the first such job is shown. attempt: the highest of all.
@@ -57,21 +61,23 @@ def batch_record(batch_id: str, jobs: Sequence[LeaseRecord]) -> LeaseRecord:
     state = min((each.state for each in jobs), key=_RANKS.__getitem__)
     alike = [each for each in jobs if each.state is state]
     shown = next((each for each in alike if not each.as_asked), alike[0])
-    return shown._replace(id=batch_id, job_id=None, attempt=max(each.attempt for each in jobs), jobs=tuple(jobs))
+    attempt = max(each.attempt for each in jobs)
+    return shown._replace(id=batch_id, job_id=None, attempt=attempt, jobs=tuple(jobs), mixed=mixed)
 
 
 def ended_error(lease: Lease | LeaseRecord, wanted: State) -> GatewayError | None:
     """The error for a settlement `wanted` of a lease or a batch that has ended; None: it is already done.
 
-    It is done for a batch if every job has ended so, except for those that a checkpoint acked before. If its jobs have
-    ended in different ways, the error says how many in which.
+    It is done for a batch if every job has ended so, except for those that a checkpoint acked before: then the request
+    was for the others. If its jobs have ended in different ways, the error says how many in which.
     """
     if not isinstance(lease, LeaseRecord) or not lease.jobs:
         return settlement_error(lease.state, wanted)
     ways = Counter(each.state for each in lease.jobs)
     if len(ways) < 2:
         return settlement_error(lease.state, wanted)
-    errors = (settlement_error(state, wanted) for state in SHOWN if state in ways and state is not State.ACKED)
+    checkpoint = None if lease.mixed else State.ACKED
+    errors = (settlement_error(state, wanted) for state in SHOWN if state in ways and state is not checkpoint)
     error = next(filter(None, errors), None)
     if error is not None:
         shown = ", ".join(f"{ways[state]} {state.value}" for state in reversed(SHOWN) if state in ways)

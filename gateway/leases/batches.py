@@ -79,7 +79,9 @@ class Batches:
         mine = [each for each in enumerate(batch.leases) if each[1].state is State.HELD]
         await self._check([lease for _, lease in mine], [ways.of(index) for index, _ in mine])
         mine = [each for each in mine if each[1].state is State.HELD]  # some may have ended meanwhile
-        for lease, disposition in in_order([lease for _, lease in mine], [ways.of(index) for index, _ in mine]):
+        dispositions = [ways.of(index) for index, _ in mine]
+        batch.mixed = batch.mixed or len({each.state for each in dispositions}) > 1
+        for lease, disposition in in_order([lease for _, lease in mine], dispositions):
             if disposition.state is State.ACKED:
                 self._settlements.start_ack(lease)
             else:
@@ -117,7 +119,7 @@ class Batches:
         """
         refusals = await _over(mine or leases)
         records = [lease.record() for lease in mine or leases]
-        record = batch_record(batch.id, records)
+        record = batch_record(batch.id, records, mixed=batch.mixed)
         error = settlement_error(record.state, wanted) if mine else ended_error(record, wanted)
         if error is None:
             return batch.record()

@@ -35,7 +35,7 @@ class EndedLeases:
             self._ended[lease.id] = lease.record()
         elif (batch := self._ended.get(lease.batch_id)) is not None:
             jobs = [lease.record() if each.id == lease.id else each for each in batch.jobs]
-            self._ended[batch.id] = batch_record(batch.id, jobs)
+            self._ended[batch.id] = batch_record(batch.id, jobs, mixed=batch.mixed)
 
     def get(self, lease_id: str) -> LeaseRecord | None:
         self._forget()

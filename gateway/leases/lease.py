@@ -160,6 +160,7 @@ class LeaseRecord(NamedTuple):
     expires_at_s: wall time; for a delayed nack the time when it is due.
     place: where the job is, or will be after its delay; None while the consumer has it, and if it is gone.
     target: the requested place. jobs: the records of a batch's jobs, in their order; empty for a lease of one job.
+    mixed: whether one request settled the jobs of the batch in different ways; only its owner knows that.
     """
 
     id: str
@@ -171,6 +172,7 @@ class LeaseRecord(NamedTuple):
     place: Place | None = None
     target: Place | None = None
     jobs: tuple[LeaseRecord, ...] = ()
+    mixed: bool = False
 
     @property
     def as_asked(self) -> bool:

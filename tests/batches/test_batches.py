@@ -145,6 +145,59 @@ def test_a_batch_whose_jobs_have_ended_in_different_ways(http, queue):
     assert ": 3 acked, 1 nacked;" in http.post(url + "/ack", json={"upto": 4}).json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "ways"),
+    [
+        ({"acks": [{"job": 0}], "rest": "nack"}, "1 acked, 2 nacked"),
+        ({"rejects": [{"job": 0}, {"job": 1}], "rest": "ack"}, "1 acked, 2 rejected"),
+        ({"nacks": [{"job": 0, "delay": 60}], "rest": "ack"}, "2 acked, 1 delayed"),
+    ],
+)
+def test_nothing_else_succeeds_after_a_mixed_settle(http, queue, wanted, ways):
+    """A consumer that lost the answer and nacks must not read that all jobs are back; a repeated settle succeeds."""
+    enqueue(http, queue, 3)
+    _, url = take(http, queue)
+    first = http.post(url + "/settle", json=wanted)
+    assert first.status_code == 200
+    for call in ("ack", "nack", "reject"):
+        problem = http.post(f"{url}/{call}").json()
+        assert (problem["status"], problem["code"]) == (409, "lease-settled"), call
+        assert f"different ways: {ways};" in problem["detail"]
+    assert http.post(url + "/settle", json=wanted).json() == first.json()
+
+
+def test_a_mixed_settle_of_the_rest(http, queue):
+    """After a checkpoint, what the settle did counts: a nack of the rest can be repeated, a mixture cannot."""
+    for settled, again in (({"rest": "nack"}, 204), ({"acks": [{"job": 1}], "rest": "nack"}, 409)):
+        enqueue(http, queue, 3)
+        _, url = take(http, queue, max=3)
+        assert http.post(url + "/ack", json={"upto": 1}).status_code == 204
+        assert http.post(url + "/settle", json=settled).status_code == 200
+        assert http.post(url + "/nack").status_code == again
+        assert http.post(url + "/ack").status_code == 409
+        http.post(f"/queues/{queue}/flush")
+
+
+def test_a_repeated_nack_after_a_checkpoint(http, queue):
+    """The nack was for the rest, so it has succeeded."""
+    enqueue(http, queue, 3)
+    _, url = take(http, queue)
+    assert http.post(url + "/ack", json={"upto": 1}).status_code == 204
+    for _ in range(2):
+        assert http.post(url + "/nack").status_code == 204
+
+
+def test_the_first_delay_of_a_nack_counts(http, queue):
+    """A repeated nack with another delay, or without one, gets the first `due_at`."""
+    enqueue(http, queue, 1)
+    url = http.get(f"/queues/{queue}/next").json()["lease"]["url"]
+    first = http.post(url + "/nack", json={"delay": 60})
+    assert first.status_code == 200
+    for body in ({"delay": 3600}, {}, {"delay": 60}):
+        again = http.post(url + "/nack", json=body)
+        assert (again.status_code, again.json()) == (200, first.json())
+
+
 def test_a_batch_that_has_partly_expired(http, queue):
     """The problem is that of the lease, and counts the ways."""
     enqueue(http, queue, 3)
