@@ -152,7 +152,7 @@ class Settings:
         0, "Kestrel's maxItemSize; a larger item is refused with 413; 0: unknown", unit="bytes", low=0, high=1 << 30
     )
     kestrel_max_subscriptions: int = _setting(
-        6, "most subscriptions of one queue; the embedded broker has no limit", low=1, high=1000
+        6, "most subscriptions of one queue; no limit on this project's broker, embedded or separate", low=1, high=1000
     )
     ordering_keys: str = _setting(
         "stay",

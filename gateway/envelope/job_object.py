@@ -88,6 +88,8 @@ def _payload(found: dict[str, bytes], member: str, payload: bytes, content_type:
                 f"content_type: the text in data is stored in UTF-8, not in {charset[:40]!r}; send the charset utf-8, "
                 "or the encoded text in data_base64"
             )
+        if not payload.startswith(b'"'):
+            raise InvalidBody(f"data: it must be a string, because the content_type {content_type[:80]!r} is not JSON")
         return _text("data", payload).encode(), content_type
     raise InvalidBody("a job needs a payload in data (JSON, or a string of text) or in data_base64; both are missing")
 

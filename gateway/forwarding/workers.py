@@ -64,12 +64,12 @@ class WorkerServer:
                 assert own is not None
                 self._tasks.add(own)
                 own.add_done_callback(self._tasks.discard)
-                while line := await reader.readline():
+                while (line := await reader.readline()).endswith(b"\n"):  # without it: the worker was killed
                     number, command = unpack_command(line)
                     commands.create_task(self._answer(number, command, writer))
-        except (OSError, asyncio.CancelledError):
+        except* (OSError, asyncio.CancelledError):
             pass
-        except Exception:
+        except* Exception:
             log.exception("a connection between workers failed")
         finally:
             writer.close()
@@ -182,7 +182,7 @@ class _WorkerLink:
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while line := await reader.readline():
+            while (line := await reader.readline()).endswith(b"\n"):
                 number, result = unpack_result(line)
                 waiting = self._waiting.get(number)
                 if waiting is not None and not waiting.done():

@@ -155,6 +155,14 @@ def test_a_rate_is_kept(http, queue, memcache):
     assert time.monotonic() - began_s >= 0.45
 
 
+def test_a_rate_does_not_delay_the_answer(http, queue, memcache):
+    """Nothing is waited for behind the last dead letter: one at 0.1 a second would take 10 seconds more."""
+    for number in range(2):
+        memcache.put(f"{queue}__dead", envelope(number, queue))
+    body = {"max": 1, "rate": 0.1}
+    assert http.post(f"/queues/{queue}/redrive", json=body, timeout=9).json()["redriven"] == 1
+
+
 def test_letters_without_an_id_have_a_digest(http, queue, memcache):
     """Raw items, and ids that no path can hold; the digest addresses one of two letters with the same id, too."""
     for item in (b"not an envelope", envelope(1, queue, id="a/b"), envelope(2, queue), envelope(3, queue, id="job-2")):

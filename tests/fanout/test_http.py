@@ -7,6 +7,8 @@ import time
 import pytest
 
 from tests.api.keyring import Keyring
+from tests.lab import plain
+from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import running
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import free_port
@@ -236,6 +238,17 @@ def test_a_hundred_subscriptions(http, memcache):
     shown = http.get("/queues/only/subscriptions").json()["subscriptions"]
     assert [each["items"] for each in shown] == [1] * 100
     assert http.get("/queues/only").json()["items"] == 0
+
+
+def test_a_separate_broker_has_no_limit_of_subscriptions(tmp_path):
+    """Like the embedded one: `--kestrel-max-subscriptions` is for Kestrel."""
+    with (
+        BrokerProcess(tmp_path / "broker", "--fsync", "off") as broker,
+        running(tmp_path / "data", "--kestrel", broker.address, "--kestrel-max-subscriptions", "1") as gateway,
+        plain.client(base_url=gateway.url) as http,
+    ):
+        for child in ("a", "b", "c"):
+            assert http.put(f"/queues/q/subscriptions/{child}").status_code == 201
 
 
 def test_patterns_of_keys_do_not_cover_subscriptions_unless_they_say_so(tmp_path):

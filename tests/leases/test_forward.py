@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import select
+import socket
 import time
 
 import pytest
 
 from gateway.errors import Internal, LeaseConflict, LeaseForgotten, OutcomeUnknown, OwnerUnavailable, error_classes
-from gateway.forwarding.commands import LeaseCommand, Verb, pack_result, unpack_result
+from gateway.forwarding.commands import LeaseCommand, Verb, pack_command, pack_result, unpack_result
 from gateway.forwarding.workers import WorkerLinks, WorkerServer, is_alive
 from gateway.leases.lease import LeaseRecord, Place, State
 from gateway.problem import problem_bytes, problem_headers
@@ -222,6 +224,50 @@ def test_a_shortage_of_descriptors_is_not_a_dead_owner(tmp_path):
         assert not is_alive(tmp_path, OWNER)
 
     between(tmp_path, execute, work)
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"n": 1, "or', pack_command(1, order())])
+def test_a_worker_that_is_killed_is_no_error_of_its_siblings(tmp_path, caplog, sent):
+    """Its connections end, also within a line; one with an answer that it has not read is reset."""
+    answered = asyncio.Event()
+
+    async def execute(_):
+        answered.set()
+        return VIEW
+
+    async def work(worker_links, worker_server):
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.connect(str(tmp_path / f"{OWNER}.sock"))
+            killed.sendall(sent)
+            if sent.endswith(b"\n"):
+                await answered.wait()
+                await asyncio.to_thread(select.select, [killed], [], [], 10)
+        while worker_server._tasks:  # until it has seen the end
+            await asyncio.sleep(0.001)
+        assert await worker_links.ask(OWNER, order()) == VIEW
+
+    between(tmp_path, execute, work)
+    assert caplog.records == []
+
+
+def test_an_answer_that_is_cut_off_means_a_dead_owner(tmp_path, caplog):
+    """It was killed while it wrote."""
+
+    async def go():
+        async def answer(reader, writer):
+            await reader.readline()
+            writer.write(pack_result(0, VIEW)[:10])
+            writer.close()
+
+        server = await asyncio.start_unix_server(answer, tmp_path / f"{OWNER}.sock")
+        worker_links = WorkerLinks(tmp_path, OTHER)
+        with pytest.raises(LeaseForgotten):
+            await worker_links.ask(OWNER, order())
+        await worker_links.close()
+        server.close()
+
+    asyncio.run(go())
+    assert caplog.records == []
 
 
 def test_an_answer_that_cannot_be_read_is_an_unknown_outcome(tmp_path):

@@ -324,6 +324,16 @@ def test_a_client_that_settles_nothing_is_ended(gateway, http, queue):
     assert take(http, queue) == (1, 4)
 
 
+def test_a_stream_that_ends_unsettled_sends_no_other_job(gateway, http, queue):
+    """Also if it waits for more while its lease expires: the job that is back in that moment stays on the queue."""
+    put(http, queue, 1)
+    with StreamReader(gateway, f"/queues/{queue}/stream?window=2&lease_seconds=1") as stream:
+        stream.next("open")
+        assert [job["attempt"] for job in stream.jobs(3)] == [1, 2, 3]
+        assert stream.next("end")["reason"] == "leases-unsettled"
+    assert take(http, queue) == (1, 4)
+
+
 def test_memory_is_bounded_while_a_client_does_not_read(tmp_path):
     """Of a backlog of 30 MB, the gateway holds no more than the window's bytes and one job.
 

@@ -86,8 +86,10 @@ class CapLink:
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
-            while line := await reader.readline():
+            while (line := await reader.readline()).endswith(b"\n"):
                 self._answer(*messages.unpack_reply(line))
+        except ConnectionError:
+            pass  # the supervisor was killed
         except (OSError, ValueError, KeyError):
             log.exception("the connection to the counter of places failed")
 

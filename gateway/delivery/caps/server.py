@@ -48,7 +48,7 @@ class CapServer:
         holder = str(next(self._numbers))
         self._writers[holder] = writer
         try:
-            while line := await reader.readline():
+            while (line := await reader.readline()).endswith(b"\n"):  # without it: the worker was killed
                 self._send(receive(self._counter, holder, line, loop.time()))
         except (OSError, asyncio.CancelledError):
             pass

@@ -193,8 +193,10 @@ class Redrive:
         shared = self._dead_letters.is_shared(run.queue, key)
         try:
             for _ in range(stats.items):
-                await run.pace()
                 if run.over:
+                    break
+                await run.pace()
+                if run.over:  # the time is over
                     break
                 waiter = self._backend.wait(key, 0, run.queue.tenant)
                 read = await self._completed(_take(run.skipped, waiter))

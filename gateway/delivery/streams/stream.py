@@ -6,7 +6,8 @@
    attempt.
 3. After an `end`, leases stay as they are, except those of jobs that the client cannot have: they go back.
 4. A lease that expires before its job is sent ends the stream. So do as many expired leases in a row as the window
-   holds, and at least LEAST_EXPIRED, while the client settles nothing.
+   holds, and at least LEAST_EXPIRED, while the client settles nothing. Nothing is sent while such leases expire: their
+   jobs may be back before they have ended.
 """
 
 from __future__ import annotations
@@ -183,7 +184,9 @@ class JobStream:
             while self._over is None and not self._window.room:
                 await self._window.change()
             found = await self._take(POLL_S) if self._over is None else []
-        if found and self._over is not CLIENT_GONE:  # taken while the stream ended
+            while found and self._over is None and self._expires():
+                await self._window.change()
+        if found and self._over not in (CLIENT_GONE, UNSETTLED):  # taken while the stream ended
             await self._write(found)
 
     async def _take(self, timeout_s: float) -> list[StreamedJob]:
@@ -227,8 +230,17 @@ class JobStream:
         if self._settled != self._window.settled:
             self._settled, self._expired = self._window.settled, 0
         self._expired += 1
-        if self._expired >= max(LEAST_EXPIRED, self._window.jobs):
+        if self._expired >= self._most_expired:
             self.end(UNSETTLED)
+
+    def _expires(self) -> bool:
+        """Whether the leases that expire now will end the stream, by rule 4."""
+        expired = self._expired if self._settled == self._window.settled else 0
+        return expired + self._window.expiring >= self._most_expired
+
+    @property
+    def _most_expired(self) -> int:
+        return max(LEAST_EXPIRED, self._window.jobs)
 
     async def _keep_alive(self) -> None:
         while True:

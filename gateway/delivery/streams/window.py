@@ -65,6 +65,12 @@ class StreamWindow:
         """How many more jobs may be taken."""
         return self.jobs - len(self._held) if self._bytes < self._limit_bytes else 0
 
+    @property
+    def expiring(self) -> int:
+        """How many leases have reached their deadline and have not ended, because their jobs are being moved."""
+        settling = (job.lease.disposition for job in self._held.values() if job.lease.state is State.SETTLING)
+        return sum(each is not None and each.state is State.EXPIRED for each in settling)
+
     def wake(self) -> None:
         """Ends the wait for room."""
         self._changed.set()
