@@ -56,7 +56,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-_SERVER = re.compile(r"server <[^>]*>")
+_SERVER = re.compile(r"server <([^>]*)>")
 
 REALM = 'Bearer realm="kestrel-gateway"'
 
@@ -83,7 +83,7 @@ class GatewayError(Exception):
 
     def detail_for(self, *, operator: bool) -> str:
         """The detail for a caller. Only operators see the addresses of servers."""
-        return self.detail if operator else _SERVER.sub("a Kestrel server", self.detail)
+        return _SERVER.sub(r"\1" if operator else "a Kestrel server", self.detail)
 
 
 class BadRequest(GatewayError):

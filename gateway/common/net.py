@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
+import re
 import socket
+import ssl
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -16,6 +19,16 @@ UNIX: Final = "unix:"
 
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """This process or machine lacks descriptors or memory. Such an error says nothing about a peer."""
+
+
+def reason(error: BaseException) -> str:
+    """Why a connection failed, without the address that the event loop adds."""
+    if isinstance(error, socket.gaierror | ssl.SSLError):  # their numbers are not those of errno
+        return error.strerror or type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    found = re.search(r"\[Errno ([0-9]+)\]", str(error))  # of several addresses of one name, the first one's
+    return os.strerror(int(found[1])) if found else str(error) or type(error).__name__
 
 
 def host_and_port(text: str, lowest_port: int = 0) -> tuple[str, int] | None:

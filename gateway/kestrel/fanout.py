@@ -217,7 +217,11 @@ class Fanout:
                 try:
                     await self._copy(other, missing)
                 except (BackendUnavailable, OutcomeUnknown) as error:
-                    log.warning("fanout children are missing on Kestrel at %s: %s", other.address, error.detail)
+                    log.warning(
+                        "fanout children are missing on Kestrel at %s: %s",
+                        other.address,
+                        error.detail_for(operator=True),
+                    )
 
     async def _make_up_for(self, server: ServerLink, keys: Collection[str]) -> set[str]:
         """Deletes children that were deleted while the member was away; those that are created again meanwhile it gets

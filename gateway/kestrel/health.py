@@ -111,7 +111,7 @@ class ServerHealth:
     @property
     def last_error(self) -> str:
         """Why it is not UP; empty if it is."""
-        return self._error.detail if self.state is not Health.UP else ""
+        return self._error.detail_for(operator=True) if self.state is not Health.UP else ""
 
     def introduced(self, version: str, capabilities: Capabilities, peer: str, said: Health) -> None:
         """It has answered the first questions on a new connection. said: its status."""
@@ -149,7 +149,7 @@ class ServerHealth:
     def _set_state(self, state: Health) -> None:
         address = self._address
         if state is Health.DOWN:
-            log.warning("Kestrel at %s is lost: %s", address, self._error.detail)
+            log.warning("Kestrel at %s is lost: %s", address, self._error.detail_for(operator=True))
         elif state is Health.UP:
             log.info("Kestrel at %s is up (%s)", address, self.version)
         else:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from gateway.common.net import UNIX
+from gateway.common.net import UNIX, reason
 from gateway.settings import Settings
 
 
@@ -88,7 +88,7 @@ def healthcheck(url: str | None) -> None:
         # The certificate of this machine does not name 127.0.0.1.
         status = health.status_of(target, path=path, verify=url is not None)
     except (OSError, HTTPException, ValueError) as exc:
-        click.echo(f"{path or target}: {exc}", err=True)
+        click.echo(f"{path or target} does not answer: {reason(exc)}", err=True)
         sys.exit(1)
     click.echo(f"{path or target}: {status}", err=status != 200)
     sys.exit(0 if status == 200 else 1)

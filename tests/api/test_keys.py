@@ -227,7 +227,28 @@ def test_documentation_names_what_needs_no_key(root):
     named = text.split("except `GET` of ")[1].split(". ")[0]
     paths = parse_yaml((root / "openapi.yaml").read_text())["paths"]
     unkeyed = {path for path, calls in paths.items() if calls.get("get", {}).get("security") == []}
-    assert set(re.findall("`([^`]+)`", named)) == unkeyed
+    assert set(re.findall("`([^`]+)`", named)) == unkeyed | {"/ui/", "/docs"}
+
+
+def test_the_page_and_the_reference_need_no_key(keyed):
+    """Nor do their files, as the document says; what has data does."""
+    with keyed.client() as http:
+        for path in ("/ui/", "/ui/app.js", "/docs"):
+            assert http.get(path).status_code == 200, path
+        for path in ("/ui/session", "/ui/feed", "/ui/history"):
+            assert http.get(path).status_code == 401, path
+
+
+def test_documentation_says_who_reads_policies_and_leases(root):
+    """The rows of observe and operator name them as openapi.yaml does."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", (root / "docs" / "security.md").read_text(), re.MULTILINE))
+    paths = parse_yaml((root / "openapi.yaml").read_text())["paths"]
+    for path, word in (("/queues/{queue}/leases", "open leases"), ("/queues/{queue}/policy", "policies")):
+        scopes = {scope for each in paths[path]["get"]["security"] for scope in each["key"]}
+        assert scopes & set(rows) == {scope for scope, row in rows.items() if word in row} | (
+            scopes & {"admin", "consume"}
+        )
+        assert {"observe", "operator"} <= scopes
 
 
 @pytest.mark.parametrize(

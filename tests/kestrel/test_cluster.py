@@ -50,7 +50,7 @@ def test_the_status_is_learnt_and_followed():
         async with StandIn(Manners(status="READONLY")) as server, client(server.address, ready=False) as kestrel:
             await until(lambda: states(kestrel) == [Health.READONLY])
             assert kestrel.available
-            assert kestrel.backends()[0].last_error == f"server <{server.address}> is readonly"
+            assert kestrel.backends()[0].last_error == f"{server.address} is readonly"
             server.manners.status = "UP"
             await until(lambda: states(kestrel) == [Health.UP])
             assert kestrel.backends()[0].last_error == ""

@@ -14,6 +14,7 @@ from gateway.kestrel.wire.failures import not_asked
 from gateway.settings import Settings, SettingsError
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, siberite
 from tests.kestrel.support import client, until
+from tests.lab.ports import free_port
 from tests.lab.shortage import no_free_descriptors
 
 
@@ -62,8 +63,31 @@ def test_a_shortage_of_descriptors_is_not_reported_as_a_silent_server():
         socket.socket()
     with pytest.raises(ConnectionRefusedError) as refused:
         socket.create_connection((server.host, server.port))
-    assert not_asked(shortage.value, server).detail.startswith("the gateway cannot connect to server <127.0.0.1:1")
-    assert not_asked(refused.value, server).detail.endswith("does not answer")
+    assert not_asked(shortage.value, server).detail == (
+        "the gateway cannot connect to server <127.0.0.1:1>: Too many open files"
+    )
+    silent = not_asked(refused.value, server)
+    assert silent.detail_for(operator=True) == "127.0.0.1:1 does not answer: Connection refused"
+    assert silent.detail_for(operator=False) == "a Kestrel server does not answer: Connection refused"
+
+
+def test_no_reason_contains_an_address():
+    """The loop's own errors have it in their text, which tenants read."""
+    server = Address("127.0.0.1", free_port())
+
+    async def main():
+        with pytest.raises(OSError, match=str(server.port)) as refused:
+            await asyncio.get_running_loop().create_connection(asyncio.Protocol, server.host, server.port)
+        assert not_asked(refused.value, server).detail_for(operator=False) == (
+            "a Kestrel server does not answer: Connection refused"
+        )
+        several = OSError(f"Multiple exceptions: {refused.value}, {refused.value}")  # as asyncio words it
+        assert not_asked(several, server).detail.endswith("does not answer: Connection refused")
+        with pytest.raises(OSError, match="known") as unknown:
+            await asyncio.get_running_loop().create_connection(asyncio.Protocol, "nowhere.invalid", 1)
+        assert "nowhere" not in not_asked(unknown.value, Address("nowhere.invalid", 1)).detail_for(operator=False)
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

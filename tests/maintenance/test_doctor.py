@@ -95,6 +95,22 @@ def test_a_wrong_setting_is_an_error() -> None:
     """The text is that of `serve`."""
     found = report("--grace", "9999", code=1)
     assert line(found, "settings") == ("error", "grace: 9999.0 is not between 0 and 3600 s")
+    assert line(found, "not checked") == (
+        "warning",
+        "files, gateway, port, descriptors, data, disk, clock, server: first correct the error in the settings above",
+    )
+
+
+def test_a_mistake_in_a_file_hides_no_other_fault(tmp_path: Path) -> None:
+    """A server that does not answer is found beside a mistake in the keys."""
+    (tmp_path / "keys").write_text("x = 1\n")
+    dead = f"127.0.0.1:{free_port()}"
+    flags = ("--data", str(tmp_path / "data"), "--port", str(free_port()), "--keys", str(tmp_path / "keys"))
+    found = report(*flags, "--kestrel", dead, code=1)
+    assert line(found, "files")[0] == "error"
+    assert line(found, "server") == ("error", f"{dead}: Connection refused")
+    assert "descriptors" in found["by_check"]
+    assert "not checked" not in found["by_check"]
 
 
 def test_every_mistake_in_every_file(tmp_path: Path) -> None:
@@ -107,6 +123,9 @@ def test_every_mistake_in_every_file(tmp_path: Path) -> None:
     found = report("--data", str(tmp_path / "data"), "--port", str(free_port()), *flags, code=1)
     verdict, text = line(found, "files")
     assert verdict == "error"
+    assert line(found, "not checked") == (
+        "warning", "descriptors, server: first correct the error in the list of servers above",
+    )  # fmt: skip
     told = "\n".join([text, *found["by_check"]["files"]["notes"]])
     for name in ("queues", "keys", "broker-config", "kestrel-file"):
         assert f"{tmp_path / name}" in told
@@ -150,8 +169,13 @@ def test_too_few_descriptors(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
     """A file in its place, and a key that every user may read."""
     (tmp_path / "file").touch()
-    found = report("--data", str(tmp_path / "file" / "data"), "--port", str(free_port()), code=1)
-    assert found["findings"][-1]["verdict"] == "error"
+    for place in (tmp_path / "file" / "data", tmp_path / "file"):
+        found = report("--data", str(place), "--port", str(free_port()), code=1)
+        assert line(found, "gateway") == (
+            "error", f"{place} cannot be a directory: a file is in its place; choose another directory with --data",
+        )  # fmt: skip
+        assert line(found, "port")[0] == "ok"
+        assert line(found, "not checked")[1].startswith("data, disk, clock: ")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "lease.key").write_bytes(bytes(32))
     (tmp_path / "data" / "lease.key").chmod(0o604)

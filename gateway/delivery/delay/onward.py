@@ -119,7 +119,7 @@ class Onward:
     async def _refused(self, job: HeldJob, now_s: float, why: GatewayError) -> None:
         self.statistics.refused += 1
         if (more := self._limited.count("refused")) is not None:
-            log.warning("a delayed job waits for %g s more: %s%s", REFUSED_S, why.detail, more)
+            log.warning("a delayed job waits for %g s more: %s%s", REFUSED_S, why.detail_for(operator=True), more)
         await self._holding.hold(replace(job, due_ms=milliseconds(now_s + REFUSED_S)))
 
     async def _arrive(self, job: HeldJob, now_s: float) -> None:

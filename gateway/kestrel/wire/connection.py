@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._read()
-        self.close(ConnectionLostError(str(exc) if exc else "closed by Kestrel"))
+        self.close(ConnectionLostError(net.reason(exc) if exc else "closed by Kestrel"))
         self._transport = None
 
     def pause_writing(self) -> None:

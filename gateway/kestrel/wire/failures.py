@@ -3,6 +3,8 @@ cause."""
 
 from __future__ import annotations
 
+import os
+
 from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheServerError, MemcacheUnknownCommandError
 
 from gateway.common import net
@@ -22,9 +24,9 @@ def not_asked(error: BaseException, address: Address) -> BackendUnavailable:
     if isinstance(error, TimeoutError) or (isinstance(error, ConnectionLostError) and error.timed_out):
         return BackendUnavailable(f"{address.marked} did not answer in time")
     if isinstance(error, OSError) and error.errno in net.SHORTAGES:
-        return BackendUnavailable(f"the gateway cannot connect to server <{address}: {error.strerror}>")
+        return BackendUnavailable(f"the gateway cannot connect to {address.marked}: {os.strerror(error.errno)}")
     if isinstance(error, (ConnectionLostError, OSError)):
-        return BackendUnavailable(f"server <{address}: {error}> does not answer")
+        return BackendUnavailable(f"{address.marked} does not answer: {net.reason(error)}")
     return BackendUnavailable(f"{address.marked} did not answer as Kestrel does ({type(error).__name__})")
 
 
@@ -48,7 +50,7 @@ def perhaps_done(error: BaseException, address: Address) -> BackendUnavailable |
     if isinstance(error, MemcacheIllegalInputError):
         return BackendUnavailable(f"nothing was sent to {address.marked}: {error}")
     if isinstance(error, ConnectionLostError) and error.unsent:
-        return BackendUnavailable(f"server <{address}: {error}> did not take the command")
+        return BackendUnavailable(f"{address.marked} did not take the command: {net.reason(error)}")
     return OutcomeUnknown(f"the command was sent to {address.marked}, but no valid answer came")
 
 

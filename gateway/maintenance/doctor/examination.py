@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import gateway
-from gateway.common.net import UNIX, joined
+from gateway.common.net import UNIX, joined, reason
+from gateway.kestrel.discovery import members
 from gateway.maintenance import health
 from gateway.maintenance.doctor import host, occupant, servers
 from gateway.maintenance.doctor.finding import Finding, UsedSetting
@@ -56,6 +57,9 @@ def examine(
         settings = Settings(**values)
     except SettingsError as exc:
         yield Finding("settings", "error", str(exc), notes)
+        if unknown:
+            yield Finding("environment", "warning", unknown[0], tuple(unknown[1:]))
+        yield _not_checked("files", "gateway", "port", "descriptors", "data", "disk", "clock", "server", why="settings")
         return
     text = f"{len(given)} of {len(used)} are given; the others have their defaults"
     yield Finding("settings", "ok", text, notes)
@@ -63,25 +67,55 @@ def examine(
         yield Finding("environment", "warning", unknown[0], tuple(unknown[1:]))
     mistakes = check_files(settings)
     yield Finding("files", "error" if mistakes else "ok", *_first(mistakes or _files(settings)))
+    readable, occupied = True, None
     try:
         occupied = occupant.of_directory(settings.data)
+    except NotADirectoryError:
+        readable = False
+        text = f"{settings.data} cannot be a directory: a file is in its place; choose another directory with --data"
+        yield Finding("gateway", "error", text)
     except OSError as exc:
-        yield Finding(
-            "gateway", "error", f"{settings.data} cannot be read: {exc.strerror}; run it as the gateway's user"
-        )
-        return
-    yield _gateway(settings, occupied)
+        readable = False
+        text = f"{settings.data} cannot be read: {exc.strerror}; run doctor as the gateway's user"
+        yield Finding("gateway", "error", text)
+    else:
+        yield _gateway(settings, occupied)
     yield host.address_of(settings, occupied)
-    embedded = settings.is_embedded
-    if not mistakes:  # the files say how many servers there are
-        yield host.descriptors_of(settings, embedded=embedded, pid=occupied.pid if occupied else 0)
-    yield from host.disk_of(settings.data, embedded=embedded)
-    if embedded:
+    knows_servers = _knows_servers(settings)
+    if knows_servers:  # their number counts
+        pid = occupied.pid if occupied else 0
+        yield host.descriptors_of(settings, embedded=settings.is_embedded, pid=pid)
+    if readable:
+        yield from _jobs_place(settings, occupied)
+    else:
+        yield _not_checked("data", "disk", *(["clock"] if settings.is_embedded else []), why="data directory")
+    if not knows_servers:
+        yield _not_checked("descriptors", "server", why="list of servers")
+    elif not settings.is_embedded:
+        yield from servers.named(settings)
+
+
+def _jobs_place(settings: Settings, occupied: occupant.Occupant | None) -> Iterator[Finding]:
+    """The data directory, and the broker that uses it."""
+    yield from host.disk_of(settings.data, embedded=settings.is_embedded)
+    if settings.is_embedded:
         yield host.clock_of(settings.data)
         if occupied:
             yield from servers.embedded(settings.data, settings)
-    elif not mistakes:
-        yield from servers.named(settings)
+
+
+def _not_checked(*checks: str, why: str) -> Finding:
+    """The checks that need what has an error above. why: what that is."""
+    return Finding("not checked", "warning", f"{', '.join(checks)}: first correct the error in the {why} above")
+
+
+def _knows_servers(settings: Settings) -> bool:
+    """Whether the settings and their file name servers, or the embedded broker."""
+    try:
+        members.check(settings.kestrel, settings.kestrel_file)
+    except SettingsError:
+        return False
+    return True
 
 
 def _gateway(settings: Settings, occupied: occupant.Occupant | None) -> Finding:
@@ -96,7 +130,9 @@ def _gateway(settings: Settings, occupied: occupant.Occupant | None) -> Finding:
     try:
         status = health.status_of(url, path=path, verify=False)
     except (OSError, HTTPException, ValueError) as exc:
-        text = f"{who}, and does not answer at {path or url}: {exc}; give doctor the flags and variables of serve"
+        text = (
+            f"{who}, and does not answer at {path or url}: {reason(exc)}; give doctor the flags and variables of serve"
+        )
         return Finding("gateway", "warning", text)
     if status != 200:
         return Finding("gateway", "error", f"{who}, and is not ready: {path or url} answers {status}")
