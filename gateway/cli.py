@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -24,7 +25,7 @@ from gateway.client import transfer as client_transfer
 from gateway.client.help_page import CommandSections
 from gateway.common import standard_files
 from gateway.common.flags import HELP, ListedText, Rate, Seconds, WholeNumber
-from gateway.config.toml_file import MistakesError
+from gateway.config.toml_file import Mistake, MistakesError
 from gateway.maintenance import variables
 from gateway.maintenance.cli import backup, healthcheck
 from gateway.migration import cli as migration
@@ -244,10 +245,24 @@ def new_key(
     try:
         secret, table = new(name, tenant, scopes, queues, rate=rate, burst=burst)
     except MistakesError as exc:
-        raise click.UsageError(str(exc)) from exc
+        raise click.UsageError("; ".join(map(_of_flag, exc.mistakes))) from exc
     click.echo(f"{secret}\n\n{table}", nl=False)
 
 
+def _of_flag(mistake: Mistake) -> str:
+    """The mistake in the table of a new key, in the words of the command's flags."""
+    text = re.sub(r"^keys\[1\]\.(\w+)", lambda found: f"{_FLAGS.get(found[1], found[1])}:", mistake.text)
+    return text.replace("add rate, or remove burst", "add --rate, or remove --burst")
+
+
+_FLAGS: Final = {
+    "name": "--name",
+    "tenant": "--tenant",
+    "scopes": "--scope",
+    "queues": "--queue",
+    "rate": "--rate",
+    "burst": "--burst",
+}
 _COMMANDS = (
     *client_jobs.COMMANDS,
     *client_queues.COMMANDS,

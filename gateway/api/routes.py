@@ -162,6 +162,7 @@ def router(
         Route("/ui/{file}", Resource(get=own("page", page.file))),
         Route("/ui", Resource(get=own("page", page.redirect))),
         Route("/docs", Resource(get=own("reference", page.docs))),
+        Route("/docs/", Resource(get=own("reference", page.docs_redirect))),
     ]
     paths = Paths({route.path: route.resource.methods for route in routes})
 

@@ -23,7 +23,7 @@ _FIGURES: Final = {
     "bytes": "BYTES",
     "age_s": "AGE",
     "open_reads": "LEASED",
-    "waiters": "WAITING",
+    "waiters": "WAITERS",
     "total_items": "STORED",
     "expired_items": "EXPIRED",
 }
@@ -50,7 +50,8 @@ def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, 
       kestrel-gateway queues --json | jq -r 'select(.open_reads > 0).queue'
 
     ITEMS are waiting jobs, BYTES their size, AGE the seconds that the oldest has waited, LEASED the jobs under a lease,
-    WAITING the reads that wait, STORED all jobs ever stored, EXPIRED the jobs that expired.
+    WAITERS the reads that wait, STORED all jobs ever stored, EXPIRED the jobs that expired, PAUSED whether no job
+    is delivered.
 
     Columns are separated by tabs if the output is not a terminal.
     """  # noqa: D301 (click wants the character itself)
@@ -68,11 +69,11 @@ def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, 
             time.sleep(every_s)
     from gateway.client import tables  # noqa: PLC0415 (`--help` stays quick)
 
-    headings = ["QUEUE", *_FIGURES.values()]
+    headings = ["QUEUE", *_FIGURES.values(), "PAUSED"]
     if watch:
         tables.watch(headings, _again(api, filters, sort, every_s))
     else:
-        tables.show(headings, [_row(each) for each in _listed(api, filters, sort)])
+        tables.show(headings, [_with_pause(each) for each in _listed(api, filters, sort)])
 
 
 @click.command()
@@ -94,6 +95,16 @@ def queue(queue: str, *, servers: bool, as_json: bool, api: GatewayApi) -> None:
     tables.show(["FIGURE", "VALUE"], rows)
     if servers:
         tables.show(["SERVER", *_FIGURES.values()], [[each["server"], *_row(each)[1:]] for each in answer["servers"]])
+
+
+_MEANT: Final = {
+    "list": "did you mean --list N?",
+    "peek": "did you mean --peek?",
+    "delete": "did you mean --delete, for all of them, or LETTER delete?",
+    "show": "did you mean LETTER show?",
+    "redrive": "did you mean LETTER redrive, or the command `redrive` for all of them?",
+}
+"""What to say to an action in the place of LETTER."""
 
 
 @click.command("dead-letters")
@@ -137,6 +148,8 @@ def dead_letters(
     from gateway.client import letters, tables  # noqa: PLC0415 (`--help` stays quick)
 
     path = f"{_path(queue)}/dead-letters"
+    if letter in _MEANT and action is None:
+        raise click.UsageError(f"{letter} is not the id of a dead letter; {_MEANT[letter]}")
     if peek + delete + (listed is not None) + (letter is not None) > 1:
         raise click.UsageError("LETTER, --peek, --list and --delete exclude each other")
     if action in ("delete", "redrive"):
@@ -315,7 +328,7 @@ def _again(api: GatewayApi, filters: tuple[str, ...], sort: str, every_s: float)
     """The rows, now and every `every_s`. A gateway that is away for a while does not end it."""
     while True:
         try:
-            yield [_row(each) for each in _listed(api, filters, sort)]
+            yield [_with_pause(each) for each in _listed(api, filters, sort)]
         except CallFailed as failed:
             if not failed.retryable:
                 raise
@@ -325,6 +338,10 @@ def _again(api: GatewayApi, filters: tuple[str, ...], sort: str, every_s: float)
 
 def _row(figures: dict[str, Any]) -> list[Any]:
     return [figures["queue"], *(figures[name] for name in _FIGURES)]
+
+
+def _with_pause(figures: dict[str, Any]) -> list[Any]:
+    return [*_row(figures), "pause" in figures]
 
 
 def _name(child: str) -> str:

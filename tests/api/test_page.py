@@ -109,6 +109,8 @@ def test_the_wheel_contains_the_page(root, tmp_path):
 def test_the_reference_has_every_operation_and_schema(http):
     """Made from the contract as it is served, without a script; every link in it leads to a place in it."""
     document = http.get("/openapi.json").json()
+    moved = http.get("/docs/", follow_redirects=False)
+    assert (moved.status_code, moved.headers["location"]) == (302, "../docs")
     answer = http.get("/docs")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
     ids = set(re.findall(r' id="?([\w-]+)', answer.text))

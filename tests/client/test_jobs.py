@@ -205,6 +205,8 @@ def test_a_gateway_that_is_away_is_tried_again():
         (["put", "q", "x", "--skip", "1"], 2, "--skip has no effect without --lines"),
         (["put", "q", "--lines", "--json"], 2, "--lines reads jobs"),
         (["queues", "--every", "1"], 2, "--every has no effect without --watch; leave it out"),
+        (["dead-letters", "q", "list"], 2, "list is not the id of a dead letter; did you mean --list N?"),
+        (["dead-letters", "q", "peek"], 2, "did you mean --peek?"),
         (["dead-letters", "q", "L", "delete", "--yes", "--json"], 2, "--json has no effect with delete"),
         (["work", "q", "--max-time", "1", "--reject-on", "400", "--exec", "true"], 2, "--reject-on has no effect"),
         (["work", "q", "--max-time", "1", "--secret-file", "/s", "--exec", "x"], 2, "--secret-file has no effect"),

@@ -32,6 +32,10 @@ def test_the_table_is_plain_when_piped(command: Commands, filled: str):
     headings, row = command.text("queues", "--filter", f"name={filled}").splitlines()
     assert headings.split("\t")[:3] == ["QUEUE", "ITEMS", "BYTES"]
     assert row.split("\t")[:2] == [filled, "3"]
+    assert {"WAITERS", "PAUSED"} < set(headings.split("\t"))
+    assert row.split("\t")[-1] == "no"
+    command.text("pause", filled)
+    assert command.text("queues", "--filter", f"name={filled}").splitlines()[1].split("\t")[-1] == "yes"
 
 
 def test_json_has_every_figure(command: Commands, filled: str):

@@ -270,7 +270,28 @@ def test_a_new_key_may_have_a_burst(tmp_path: Path) -> None:
     file.write_text(result.stdout.partition("\n\n")[2])
     assert run("check", "--keys", str(file)).stdout == "no mistakes\n"
     assert "burst = 1000000\n" in file.read_text()
-    assert run("keys", "new", "--name", "a", "--scope", "consume", "--burst", "5").returncode == 2
+    alone = run("keys", "new", "--name", "a", "--scope", "consume", "--burst", "5")
+    assert (alone.returncode, alone.stderr) == (
+        2, "kestrel-gateway: --burst: needs a rate; add --rate, or remove --burst\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--scope", "foo"], "--scope: 'foo' is not one of produce, consume, admin, observe, operator"),
+        (["--scope", "consume", "--queue", "a b"], "--queue: 'a b' is not a pattern"),
+        (["--scope", "consume", "--tenant", "a b"], "--tenant: "),
+        (["--scope", "consume", "--rate", "1e9"], "Invalid value for '--rate': "),
+        (["--scope", "consume", "--name", "a b"], "--name: 'a b' is not 1 to 64"),
+    ],
+)
+def test_a_new_key_with_a_mistake_names_the_flag(flags: list[str], why: str) -> None:
+    """Not the table of a file that the caller has not written."""
+    result = run("keys", "new", "--name", "a", *flags)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"kestrel-gateway: {why}"), result.stderr
+    assert "keys[" not in result.stderr
 
 
 def test_a_port_in_use_leaves_nothing_behind(tmp_path: Path) -> None:

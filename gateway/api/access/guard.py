@@ -24,7 +24,7 @@ from gateway.request import HttpRequest
 from gateway.settings import Settings
 
 _OPEN_PATHS = frozenset({"/livez", "/readyz", PATH})
-_PAGES = frozenset({"/", "/ui", "/ui/", "/docs"})
+_PAGES = frozenset({"/", "/ui", "/ui/", "/docs", "/docs/"})
 _OWN_SITES = frozenset({"same-origin", "none"})
 """Accepted origins of a request: the page's own site, or a URL that the reader typed. Unknown values are refused."""
 _HOST = re.compile(r"([^\s:/?#@\[\]]+|\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\])(?::(?:0*([0-9]*))?)?")

@@ -71,6 +71,10 @@ class Page:
         """`/ui` without its slash."""
         return to_page(call)
 
+    async def docs_redirect(self, call: Call) -> Answer:
+        """`/docs` with a slash."""
+        return _to(f"{call.root}/docs" if call.root else "../docs")
+
     def _serve(self, call: Call, name: str) -> Answer:
         asset = self._assets.get(name)
         if asset is None:
@@ -81,6 +85,10 @@ class Page:
 def to_page(call: Call) -> Answer:
     """Relative without --root-path, so that it works behind a proxy that removes a prefix."""
     target = f"{call.root}/ui/" if call.root else "ui/"
+    return _to(target)
+
+
+def _to(target: str) -> Answer:
     return Answer(302, headers=[(b"location", target.encode()), (b"cache-control", b"no-store"), VARY_ACCEPT])
 
 

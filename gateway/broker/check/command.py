@@ -31,7 +31,7 @@ The broker delivers sound jobs and never delivers damaged ones. What to do:
 
 
 @click.command("check", context_settings=HELP)
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--repair", "repairs", is_flag=True, help="Make a sound file of what can be read; keep the damaged one.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def command(directory: Path, *, repairs: bool, quiet: bool) -> None:
@@ -55,7 +55,7 @@ def command(directory: Path, *, repairs: bool, quiet: bool) -> None:
 
 
 @click.command("compact", context_settings=HELP)
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 def compact_command(directory: Path) -> None:
     """Give back the disk space of jobs that were removed from the data directory DIR. The broker must be stopped.
 
