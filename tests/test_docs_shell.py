@@ -147,8 +147,9 @@ def test_its_command_and_options_exist(statement: str) -> None:
         command = broker if name == "broker" else command.commands[name]
     if command is broker and words[:1] in (["check"], ["compact"]):
         return
+    group = click.Context(cli.cli, **cli.cli.context_settings)  # a command remembers the help option that it has first
     with contextlib.suppress(click.exceptions.Exit):  # --help
-        command.make_context("it", words).close()
+        command.make_context("it", words, group).close()
 
 
 @pytest.fixture(scope="module")
