@@ -84,6 +84,7 @@ def test_a_gateway_that_goes_away_and_returns(tmp_path, open_page):
     """The page says so, keeps its figures, and shows everything when the gateway is back, without a click."""
     with running(tmp_path / "data") as gateway, gateway.client() as http:
         enqueue(http, "steady", 2)
+        enqueue(http, "other", 1)
         page = open_queue(lambda url: open_page(url, quiet=GONE), gateway, "steady")
         page.get_by_text("max_attempts").wait_for()
         waiting = page.locator(".totals dd").first
