@@ -24,6 +24,7 @@ ALLOWED = {
     "MAX_KEY",
     "MAX_MESSAGE",
     "MAX_NAME",
+    "MAX_OWN_KEY",
     "MAX_PAUSED",
     "MAX_STEPS",
     "_MOST",
