@@ -301,7 +301,8 @@ class Receiver:
         try:
             if len(read.data) > LARGE_BYTES:
                 await self._turns.for_item(read.data, queue.tenant)
-            if self._pauses.paused(queue) if self._pauses.fresh else await self._pauses.paused_now(queue):
+            paused = self._pauses.paused(queue) if self._pauses.fresh else await self._pauses.paused_now(queue)
+            if paused:
                 await read.abort()
                 return None
             job = job_of(queue, read)
