@@ -5,8 +5,9 @@ nothing of the client's request (its key, its headers). Knows no leases.
 
 1. A command has its deadline by the owner's own clock, which the owner reports in each answer. So no two clocks need to
    agree, and an owner that was frozen refuses late commands. On a new connection the clock is requested first.
-2. Commands may be repeated, so a command whose connection ended without an answer is sent once more over a new one.
-3. An owner that refuses the connection is dead: its jobs went back to their queues with its Kestrel connections.
+2. Commands may be repeated, so a command whose connection ended without an answer is sent again over a new one.
+3. An owner that refuses the connection is dead: its jobs went back to their queues with its Kestrel connections. While
+   it is being killed, it may still accept connections and end each of them, so it is asked a few times.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ MAX_MESSAGE: Final = 65536
 CONNECTIONS: Final = 16
 """Connections to one replica at a time; further commands wait for one of them."""
 CONNECT_S: Final = 1.0
+PAUSES_S: Final = (0.0, 0.05, 0.2, 0.5, 0.0)
+"""After each attempt whose connection ended without an answer. In all less than the second in which a dead owner is to
+be reported."""
 IDLE_S: Final = 20.0
 """Below the smallest sensible keep-alive time of a server, so that connections mostly end at this side."""
 
@@ -154,24 +158,27 @@ class _Replica:
         self._users += 1
         try:
             async with self._room:
-                try:
-                    return await self._exchange(self._take() or await self._connect(), command)
-                except _Ended as first:
-                    return await self._repeat(command, sent=first.sent)
-        except _Ended as exc:
-            raise OutcomeUnknown("the replica that holds the lease closed the connection without an answer") from exc
+                return await self._ask(command)
         finally:
             self._users -= 1
 
-    async def _repeat(self, command: LeaseCommand, *, sent: bool) -> Result:
-        """sent: the owner may already have executed the command, even if it cannot be reached now."""
-        try:
-            result = await self._exchange(await self._connect(), command)
-        except OwnerUnavailable as exc:
-            if not sent:
-                raise
-            raise OutcomeUnknown(_SENT_BEFORE) from exc
-        return OutcomeUnknown(_SENT_BEFORE) if sent and isinstance(result, OwnerUnavailable) else result
+    async def _ask(self, command: LeaseCommand) -> Result:
+        connection = self._take()
+        sent = False  # the owner may already have executed the command, even if it cannot be reached now
+        for pause_s in PAUSES_S:
+            try:
+                result = await self._exchange(connection or await self._connect(), command)
+            except _Ended as exc:
+                connection = None
+                sent = sent or exc.sent
+                await asyncio.sleep(pause_s)
+            except OwnerUnavailable as exc:
+                if not sent:
+                    raise
+                raise OutcomeUnknown(_SENT_BEFORE) from exc
+            else:
+                return OutcomeUnknown(_SENT_BEFORE) if sent and isinstance(result, OwnerUnavailable) else result
+        raise OutcomeUnknown("the replica that holds the lease closed the connection without an answer")
 
     def close(self) -> None:
         for connection in self._idle:

@@ -31,8 +31,10 @@ FILES: Final = ("lock", "run.lock", "idempotency.db*", "broker.*")
 # Source: unix(7): sun_path holds 108 bytes. A worker's socket name (boot id, `.sock`) takes 22, the NUL byte one.
 SOCKET_PATH_BYTES: Final = 100
 SOCKET_NAME_BYTES: Final = 22
-# How long the start waits for the children of a killed supervisor to release their lock.
-LOCK_WAIT_S: Final = 3.0
+LOCK_WAIT_S: Final = 1.0
+"""How long a supervisor that was killed may take to end. A second supervisor is refused after it."""
+CHILDREN_LOCK_WAIT_S: Final = 3.0
+"""How long the children of a killed supervisor may take to end."""
 TEMPORARY_PREFIX: Final = "kestrel-gateway-"
 
 
@@ -93,18 +95,15 @@ class DataDirectory:
                 directory.rmdir()
 
     def _take_locks(self) -> None:
-        if not _locked(self._lock):
+        if not _locked_within(LOCK_WAIT_S, self._lock):
             self._lock.seek(0)
             owner = self._lock.read(20).strip()
             raise StartError(f"data: {self.path} is in use by another kestrel-gateway (pid {owner})")
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while not _locked(self._children_lock):
-            if time.monotonic() > deadline:
-                raise StartError(f"data: {self.path} is in use by children of a killed kestrel-gateway; end them first")
-            time.sleep(0.02)  # flock cannot wait for a limited time
+        if not _locked_within(CHILDREN_LOCK_WAIT_S, self._children_lock):
+            raise StartError(f"data: {self.path} is in use by children of a killed kestrel-gateway; end them first")
 
     def _key(self) -> bytes:
         path = self.path / "lease.key"
@@ -161,13 +160,18 @@ def check_formats(data: Path, *, embedded: bool) -> None:
             raise UnusableDataError(f"data: {line}")
 
 
-def _locked(file: IO[str]) -> bool:
-    """Locks the file. False if another process holds the lock."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _locked_within(wait_s: float, file: IO[str]) -> bool:
+    """Locks the file. False if another process holds the lock for all of the time."""
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.02)  # flock cannot wait for a limited time
+        else:
+            return True
 
 
 def _write_new(path: Path, content: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import resource
@@ -104,6 +105,19 @@ def test_second_broker_is_refused(tmp_path: Path) -> None:
     with BrokerProcess(tmp_path / "data"):
         found = _start_and_fail(tmp_path / "data")
     assert found == f"kestrel-gateway broker: data directory {tmp_path / 'data'}: in use by another broker\n"
+
+
+def test_a_broker_that_is_being_killed_is_waited_for(tmp_path: Path) -> None:
+    """The next one starts in the moment of a `kill -9`, while the lock is still held, and serves."""
+    data = tmp_path / "data"
+    BrokerProcess(data).close()
+    with (data / "broker.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        release = threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN))
+        release.start()
+        with BrokerProcess(data) as broker:
+            broker.client().put("q", b"1")
+        release.join()
 
 
 def _start_and_fail(data: Path, *flags: str, code: int = 1) -> str:

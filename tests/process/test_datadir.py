@@ -175,14 +175,15 @@ def test_link_that_is_not_ours_is_not_followed(tmp_path: Path) -> None:
     assert (precious / "file").exists()
 
 
-def test_locks_of_dying_children_are_waited_for(tmp_path: Path) -> None:
-    """A child that outlives its supervisor for a moment delays the next start."""
+@pytest.mark.parametrize("name", ["lock", "run.lock"])
+def test_locks_of_dying_processes_are_waited_for(tmp_path: Path, name: str) -> None:
+    """A killed supervisor, or a child that outlives it for a moment, delays the next start."""
     DataDirectory(tmp_path).close()
     holder = (
         "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read(1)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", holder, tmp_path / "run.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", holder, tmp_path / name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         child.stdout.readline()
