@@ -43,21 +43,25 @@ class LineWriter:
         self._lock = threading.Lock()
         self._flushes_on: asyncio.AbstractEventLoop | None = None  # it has a call of `flush` scheduled
 
-    def add(self, line: bytes, *, urgent: bool = False) -> None:
-        """Adds a line that ends with LF."""
+    def add(self, *lines: bytes, urgent: bool = False) -> None:
+        """Adds lines that end with LF. urgent: they are written at once."""
         with self._lock:
-            if self._bytes + len(line) > LIMIT_BYTES:
-                self._dropped += 1
-                return
-            if self._dropped:
-                dropped = self._dropped_line(self._dropped)
-                self._lines.append(dropped)
-                self._bytes += len(dropped)
-                self._dropped = 0
-            self._lines.append(line)
-            self._bytes += len(line)
+            for line in lines:
+                self._append(line)
         if urgent or not self._flush_later(0):
             self.flush()
+
+    def _append(self, line: bytes) -> None:
+        if self._bytes + len(line) > LIMIT_BYTES:
+            self._dropped += 1
+            return
+        if self._dropped:
+            dropped = self._dropped_line(self._dropped)
+            self._lines.append(dropped)
+            self._bytes += len(dropped)
+            self._dropped = 0
+        self._lines.append(line)
+        self._bytes += len(line)
 
     def flush(self) -> None:
         """Writes what the reader takes now; what is left is tried again."""
