@@ -78,14 +78,7 @@ class Edge:
         if self._trace is not None:
             context.trace = self._trace(request, context.id)
         answered = self._answered(context, serve or self._serve)
-        return self._charged(answered, context) if self._gate.time.tenanted else answered
-
-    async def _charged(self, served: Coroutine[Any, Any, None], context: RequestContext) -> None:
-        loop_time = self._gate.time
-        try:
-            await loop_time.charged(served, lambda: context.account)
-        finally:
-            loop_time.charge(context.account, READ_S)
+        return self._gate.time.charged(answered, lambda: context.account, READ_S)
 
     async def _answered(self, context: RequestContext, serve: Serve) -> None:
         started_s = time.perf_counter()

@@ -195,18 +195,19 @@ class JsonLines:
 
 
 class _Clock:
-    """Formats instants as RFC 3339 in UTC. Keeps the text of the last second. Thread-safe."""
+    """Formats instants as RFC 3339 in UTC. Keeps the text of the last millisecond. Thread-safe."""
 
     def __init__(self) -> None:
         self._last = (-1, "")
 
     def text(self, unix_s: float) -> str:
-        second, text = self._last
-        if second != int(unix_s):
-            second = int(unix_s)
-            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._last = (second, text)
-        return f"{text}.{int((unix_s - second) * 1000):03d}Z"
+        last_ms, text = self._last
+        ms = int(unix_s * 1000)
+        if ms != last_ms:
+            second, rest_ms = divmod(ms, 1000)
+            text = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{rest_ms:03d}Z"
+            self._last = (ms, text)
+        return text
 
 
 def _quoted(text: str) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
@@ -71,9 +71,10 @@ class LoopTime:
 
     def charge(self, tenant: str, used_s: float) -> None:
         """The tenant has used `used_s` of the loop's time, until now."""
-        if not self.tenanted:
-            return
-        now_s = self._clock()
+        if self.tenanted:
+            self._charge(tenant, used_s, self._clock())
+
+    def _charge(self, tenant: str, used_s: float, now_s: float) -> None:
         share = REFUSED_SHARE if tenant == REFUSED else SHARE
         free_at_s = max(self._free_at_s.get(tenant, 0.0), now_s - used_s - BURST_S) + used_s / share
         self._free_at_s[tenant] = min(free_at_s, now_s + LONGEST_PAUSE_S)
@@ -93,14 +94,19 @@ class LoopTime:
         """Whether the tenant need not pause."""
         return self.pause_s(tenant) == 0.0
 
-    def charged(self, work: Coroutine[Any, Any, T], tenant: Callable[[], str]) -> Awaitable[T]:
-        """Does the work. Each step is charged to the tenant that `tenant` returns after the step."""
-        return self._charged(work, tenant) if self.tenanted else work
+    def charged(
+        self, work: Coroutine[Any, Any, T], tenant: Callable[[], str], before_s: float = 0.0
+    ) -> Coroutine[Any, Any, T]:
+        """Does the work. Each step is charged to the tenant that `tenant` returns after the step; the first step is
+        charged `before_s` more."""
+        return self._charged(work, tenant, before_s) if self.tenanted else work
 
     @types.coroutine
-    def _charged(self, work: Coroutine[Any, Any, T], tenant: Callable[[], str]) -> Generator[Any, Any, T]:
+    def _charged(
+        self, work: Coroutine[Any, Any, T], tenant: Callable[[], str], before_s: float
+    ) -> Generator[Any, Any, T]:
         """Passes everything on to the work, and measures the time of each step."""
-        clock = time.perf_counter
+        clock = self._clock
         failed: BaseException | None = None
         while True:
             began_s = clock()
@@ -111,7 +117,9 @@ class LoopTime:
                 return result
             finally:
                 failed = None  # its traceback has this frame
-                self.charge(tenant(), clock() - began_s)
+                now_s = clock()
+                self._charge(tenant(), now_s - began_s + before_s, now_s)
+                before_s = 0.0
             try:
                 yield waits_for
             except BaseException as error:  # noqa: BLE001 (it is the work's)

@@ -110,20 +110,7 @@ class Namespace:
 
         None: it belongs to no tenant of this deployment, or is that of an internal queue.
         """
-        if self.is_internal(key):
-            return None
-        if self.prefix:
-            prefix, _, key = key.partition(SEPARATOR)
-            if prefix != self.prefix or not key:
-                return None
-        if not self.tenanted:
-            return ""
-        tenant, separator, _ = key.partition(SEPARATOR)
-        try:
-            check_name(tenant, "tenant")
-        except InvalidName:
-            return None
-        return tenant if separator else None
+        return _tenant_of(self, key)
 
 
 def check_name(text: str, what: str) -> None:
@@ -163,3 +150,21 @@ def _key(namespace: Namespace, name: Name) -> str:
     if len(key) > MAX_KEY:
         raise InvalidName(f"the key for these names has {counted(len(key), 'byte')}; at most {MAX_KEY} are allowed")
     return key
+
+
+@lru_cache(maxsize=4096)
+def _tenant_of(namespace: Namespace, key: str) -> str | None:
+    if namespace.is_internal(key):
+        return None
+    if namespace.prefix:
+        prefix, _, key = key.partition(SEPARATOR)
+        if prefix != namespace.prefix or not key:
+            return None
+    if not namespace.tenanted:
+        return ""
+    tenant, separator, _ = key.partition(SEPARATOR)
+    try:
+        check_name(tenant, "tenant")
+    except InvalidName:
+        return None
+    return tenant if separator else None
