@@ -18,7 +18,7 @@ from gateway.api.request.parameters import Query, Values
 from gateway.api.request.violations import describe, object_expected, resolve
 from gateway.api.response.explanations import explanations
 from gateway.config.keys import Scope
-from gateway.envelope.json_text import BOM, NestedTooDeeply, has_more_values, load_lenient
+from gateway.envelope.json_text import BOM, NestedTooDeeply, RepeatedMember, check_unique, has_more_values, load_lenient
 from gateway.errors import InvalidBody
 from gateway.settings import Settings
 
@@ -64,7 +64,8 @@ class OperationSpec:
         is allowed. White space alone counts as an absent body.
 
         Raises:
-            InvalidBody: it is not JSON, violates the schema, or has a null where `x-never-null` refuses it.
+            InvalidBody: it is not JSON, violates the schema, has a member twice, or has a null where `x-never-null`
+            refuses it.
         """
         if not raw.removeprefix(BOM).strip(_BLANK):
             return self._absent()
@@ -72,8 +73,11 @@ class OperationSpec:
             raise InvalidBody(f"the body has more than the maximum of {MAX_VALUES} JSON values")
         try:
             given = load_lenient(raw)
+            check_unique(raw)
         except NestedTooDeeply as exc:
             raise InvalidBody(_TOO_DEEP) from exc
+        except RepeatedMember as exc:
+            raise InvalidBody(str(exc)) from exc
         except ValueError as exc:
             raise InvalidBody(f"the body is not JSON: {exc}") from exc
         if self._never_null and isinstance(given, dict):

@@ -59,6 +59,13 @@ class TooManyMembers(ValueError):
     """The object has more members than the limit."""
 
 
+class RepeatedMember(ValueError):
+    """An object has two members with one name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the member {name[:80]!r} is given more than once; send it once")
+
+
 class ElementTooLarge(ValueError):
     """An element of the array is longer than the limit. place: counted from 1."""
 
@@ -74,6 +81,16 @@ def _refuse(constant: str) -> NoReturn:
 # Numbers are only recognized, never converted: a double cannot hold 1e400, and int() not five thousand digits.
 _STRICT = JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse, strict=True)
 
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise RepeatedMember(name)
+        seen.add(name)
+
+
+_UNIQUE: Final = JSONDecoder(object_pairs_hook=_unique, parse_int=str, parse_float=str)
 
 _ENDLESS: Final = 1 << 16
 """Levels that msgspec reads if only the size of the stack limits it, as from Python 3.14 on."""
@@ -158,6 +175,18 @@ def load_lenient(text: bytes) -> Any:
             whole = json.dumps(json.loads(text.decode()), ensure_ascii=False)
             return orjson.loads(whole.encode(errors="replace"))
         raise
+
+
+def check_unique(text: bytes) -> None:
+    """Returns if no object in a JSON text has two members with one name. Builds objects: for small texts.
+
+    Raises: RepeatedMember. NestedTooDeeply: it has more levels than the standard reader reads.
+    """
+    if text.count(b":") > 1:
+        try:
+            _UNIQUE.decode(text.removeprefix(BOM).decode())
+        except RecursionError as exc:
+            raise NestedTooDeeply from exc
 
 
 def load_string(text: bytes) -> str:

@@ -1,5 +1,7 @@
 """JSON bodies that are orders: what is wrong with one is named, with what was meant; white space alone is no body."""
 
+import re
+
 import pytest
 
 from gateway.api.request.hints import MEMBERS, member
@@ -8,6 +10,7 @@ from tests.lab.yaml_text import parse_yaml
 LENGTH = "the body must be a JSON object with lease_seconds"
 LISTS = "the body must be a JSON object with acks, nacks or rejects"
 NO_LEASE = "/leases/" + "x" * 56
+LONG = '{"x": 1, "x": 2}'.replace("x", "x" * 90)
 
 
 def post(http, path, body):
@@ -105,3 +108,63 @@ def test_every_hint_of_a_member_is_of_the_contract(root):
     assert members >= MEMBERS.keys()
     for name in ("zzz", "x" * 50_000, "", "\x00"):
         assert member(name, ["position", "delay", "reason"]) == ""
+
+
+def json_bodies(root):
+    """The method and the path of each operation whose body is a JSON object, with names for its parameters."""
+    document = parse_yaml((root / "openapi.yaml").read_text())
+    named = {"{lease}": "x" * 56, "{queue}": "q", "{letter}": "x"}
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            content = operation.get("requestBody", {}).get("content", {}) if isinstance(operation, dict) else {}
+            if "$ref" in content.get("application/json", {}).get("schema", {}):
+                yield method, re.sub(r"{[a-z]+}", lambda found: named.get(found[0], "x"), path)
+
+
+def test_a_member_that_is_given_twice_is_refused_in_every_body(http, root):
+    """Readers disagree about which of the two counts, so half of the request would be ignored."""
+    operations = list(json_bodies(root))
+    for method, path in operations:
+        answer = http.request(method, path, content=b'{"x": 1, "x": 2}', headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body"), (method, path, answer.text)
+        if path != "/queues/q/jobs/batch":
+            expected = "the member 'x' is given more than once; send it once"
+            assert answer.json()["detail"] == expected, (method, path)
+    assert len(operations) > 10
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ('{"nacks": [{"job": 0}], "nacks": [{"job": 1}], "rest": "ack"}', "nacks"),
+        ('{"nacks": [{"job": 0, "delay": 5, "delay": 0}], "rest": "ack"}', "delay"),
+        ('{"rest": null, "rest": "ack"}', "rest"),
+        ('\ufeff{"rest": "ack", "r\\u0065st": "nack"}', "rest"),
+        ('{"reason": "a:b", "\\ud800": 1, "\\ud800": 2}', "\\ud800"),
+        (LONG, "x" * 80),
+    ],
+)
+def test_nothing_is_done_if_a_member_is_given_twice(http, queue, body, name):
+    """At whatever place it is, and however it is written; the job stays leased."""
+    http.post(f"/queues/{queue}/jobs", json=1)
+    url = http.get(f"/queues/{queue}/next?max=2").json()["lease"]["url"]
+    refused = post(http, f"{url}/settle", body.encode())
+    assert refused.json()["detail"] == f"the member '{name}' is given more than once; send it once"
+    assert http.get(url).json()["state"] == "held"
+    assert http.post(url + "/ack").status_code == 204
+
+
+def test_names_in_strings_are_no_members(http, queue):
+    """A reason may contain JSON, and two objects may have the same members."""
+    for number in range(2):
+        http.post(f"/queues/{queue}/jobs", json=number)
+    url = http.get(f"/queues/{queue}/next?max=2").json()["lease"]["url"]
+    body = {"nacks": [{"job": 0, "reason": '{"a":1,"a":2}'}, {"job": 1, "reason": '"job":1,"job":2'}], "rest": "ack"}
+    assert http.post(url + "/settle", json=body).status_code == 200
+
+
+def test_a_payload_may_have_a_member_twice(http, queue):
+    """It is the producer's, and stays as it is."""
+    payload = b'{"a":1,"a":2}'
+    assert post(http, f"/queues/{queue}/jobs", payload).status_code == 201
+    assert http.get(f"/queues/{queue}/next?format=raw&ack=auto").content == payload
