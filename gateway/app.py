@@ -67,6 +67,7 @@ from gateway.delivery.figures.history import History
 from gateway.delivery.figures.largest import LargestQueues
 from gateway.delivery.idempotency.idempotent_enqueue import shared_by_workers
 from gateway.delivery.moves import Moves
+from gateway.delivery.ordered_queues import OrderedQueues
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.preferred import PreferredReceiver
@@ -198,7 +199,8 @@ class Gateway:
         deleted = kestrel.fanout.deleted = DeletedSubscriptions(control)
         holding = HoldingQueues(kestrel, namespace, context.boot_id)
         holding.generation = deleted.generation
-        publisher = Publisher(kestrel, quota, holding)
+        ordered = OrderedQueues()
+        publisher = Publisher(kestrel, quota, holding, ordered)
         idempotency = shared_by_workers(settings, context.run_dir, context.boot_id)
 
         # Use cases: next, batches, streams
@@ -209,7 +211,9 @@ class Gateway:
         receiver = Receiver(
             kestrel, registry, moves, quota, tasks, poll_limits=poll_limits, pauses=pauses, caps=caps, turns=turns
         )
-        batches = BatchReceiver(receiver, registry, moves, tasks, pauses=pauses, caps=caps, turns=turns)
+        batches = BatchReceiver(
+            receiver, registry, moves, tasks, pauses=pauses, caps=caps, turns=turns, ordered=ordered
+        )
         preferred = PreferredReceiver(
             kestrel, receiver, quota, registry.limits, tasks, poll_limits=poll_limits, pauses=pauses, caps=caps
         )

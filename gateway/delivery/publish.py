@@ -9,6 +9,7 @@ from gateway.delivery.backend import Backend
 from gateway.delivery.delay.held_job import HeldJob
 from gateway.delivery.delay.holding import HoldingQueues, check_due
 from gateway.delivery.figures.full import FullQueues
+from gateway.delivery.ordered_queues import OrderedQueues
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.queues.quota import Quota
 from gateway.envelope.rewrite import delayed
@@ -19,10 +20,11 @@ from gateway.errors import DelayBeyondExpiry, GatewayError, QueueFull
 
 class Publisher:
     """Stores jobs. stored: the number of jobs that were stored and reported to their producer. delayed: those of them
-    that were not due yet."""
+    that were not due yet. ordered: the queues with an Ordering-Key."""
 
-    def __init__(self, backend: Backend, quota: Quota, holding: HoldingQueues) -> None:
+    def __init__(self, backend: Backend, quota: Quota, holding: HoldingQueues, ordered: OrderedQueues) -> None:
         self._backend = backend
+        self._ordered = ordered
         self._holding = holding
         self.delayed = 0
         self._quota = quota
@@ -30,12 +32,25 @@ class Publisher:
         self.full = FullQueues()
 
     def stamp(
-        self, queue: Queue, *, ttl_s: float | None = None, traceparent: str = "", tracestate: str = ""
+        self,
+        queue: Queue,
+        *,
+        ttl_s: float | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
+        ordering_key: str | None = None,
     ) -> EnqueueContext:
         """What the gateway adds to jobs that are enqueued now. ttl_s: how long they may wait; None: no limit."""
         now_s = time.time()
-        expires_s = now_s + ttl_s if ttl_s is not None else None
-        return EnqueueContext(f"/queues/{queue.name}", now_s, expires_s, queue.tenant, traceparent, tracestate)
+        return EnqueueContext(
+            source=f"/queues/{queue.name}",
+            now_s=now_s,
+            expires_s=now_s + ttl_s if ttl_s is not None else None,
+            tenant=queue.tenant,
+            traceparent=traceparent,
+            tracestate=tracestate,
+            partition_key=ordering_key or "",
+        )
 
     async def enqueue(self, queue: Queue, item: Item, ordering_key: str | None = None) -> None:
         """Stores the job: Kestrel has answered STORED. ordering_key: jobs with the same key go to the same server; for
@@ -52,6 +67,8 @@ class Publisher:
                 self.stored += 1
                 self.delayed += 1
             return
+        if ordering_key is not None:
+            self._ordered.add(queue.key)
         with await self._quota.room(queue):
             expiry = wire_expiry(item.expires_s, time.time()) if item.expires_s is not None else 0
             try:
@@ -73,6 +90,8 @@ class Publisher:
         """
         if any(item.due_ms for item in items):
             return await self._enqueue_each(queue, items)
+        if ordering_key is not None:
+            self._ordered.add(queue.key)
         with await self._quota.room(queue):
             now_s = time.time()
             puts = [(item.data, wire_expiry(item.expires_s, now_s)) for item in items]

@@ -27,6 +27,9 @@ GATEWAYS_OWN = frozenset(
 )
 """Extensions that the gateway sets; values from others are ignored."""
 
+PARTITION_KEY: Final = "partitionkey"
+"""The extension that says which jobs are in order with each other. Source: CloudEvents' extension "Partitioning"."""
+
 # CloudEvents 1.0, section 3.2: a String has no control characters, noncharacters or surrogates.
 NOT_IN_STRINGS = "\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef" + "".join(
     chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)

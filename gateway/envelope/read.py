@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from gateway.envelope.attributes import PAYLOAD, take_payload
+from gateway.envelope.attributes import PARTITION_KEY, PAYLOAD, take_payload
 from gateway.envelope.json_text import check_json, has_surrogates, load_string, members
 from gateway.envelope.media import BYTES_TYPE, JSON_TYPE, is_json_type, payload_type
 from gateway.envelope.times import instant
@@ -68,6 +68,11 @@ class Job(NamedTuple):
     def attributes(self) -> dict[str, str | int | bool]:
         """The attributes without a member of their own in the JSON answer."""
         return {name: value for name, value in self.event.items() if name not in _PLACED}
+
+    @property
+    def ordered(self) -> bool:
+        """Whether it has a partition key, so that its order with other jobs matters."""
+        return PARTITION_KEY in self.event
 
 
 def unwrap(item: bytes) -> Job:

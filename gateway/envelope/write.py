@@ -18,7 +18,15 @@ from typing import NamedTuple
 import orjson
 
 from gateway.common.counted import counted
-from gateway.envelope.attributes import MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, PAYLOAD, Value, checked, take_payload
+from gateway.envelope.attributes import (
+    MAX_ATTRIBUTES,
+    MAX_ATTRIBUTES_BYTES,
+    PARTITION_KEY,
+    PAYLOAD,
+    Value,
+    checked,
+    take_payload,
+)
 from gateway.envelope.due import event_due_ms
 from gateway.envelope.json_text import (
     BOM,
@@ -44,7 +52,7 @@ class EnqueueContext:
     """What the gateway adds to jobs that are enqueued at one moment.
 
     source: for events without a source. now_s, expires_s: wall time; None: never. tenant: empty if the deployment has
-    no tenants. traceparent, tracestate: valid or empty.
+    no tenants. traceparent, tracestate: valid or empty. partition_key: of events that have none; empty: none.
     """
 
     source: str
@@ -53,6 +61,7 @@ class EnqueueContext:
     tenant: str = ""
     traceparent: str = ""
     tracestate: str = ""
+    partition_key: str = ""
 
 
 class Item(NamedTuple):
@@ -213,6 +222,8 @@ def _item(attributes: dict[str, Value], member: str, payload: bytes, job_id: str
         whole["traceparent"] = parent
         if isinstance(state, str) and is_tracestate(state):
             whole["tracestate"] = state
+    if stamp.partition_key:
+        whole.setdefault(PARTITION_KEY, stamp.partition_key)
     if content_type is not None:
         whole["datacontenttype"] = content_type
     data = orjson.dumps(whole)
@@ -228,7 +239,7 @@ def _trace(stamp: EnqueueContext) -> list[Value]:
 
 def _further(stamp: EnqueueContext) -> str:
     """The extensions that most jobs do not have, as members that each end with a comma."""
-    if not stamp.tenant and stamp.expires_s is None and not stamp.traceparent:
+    if not (stamp.tenant or stamp.expires_s is not None or stamp.traceparent or stamp.partition_key):
         return ""
     text = ""
     if stamp.tenant:
@@ -239,6 +250,8 @@ def _further(stamp: EnqueueContext) -> str:
         text += f'"traceparent":"{stamp.traceparent}",'
         if stamp.tracestate:
             text += f'"tracestate":{orjson.dumps(stamp.tracestate).decode()},'
+    if stamp.partition_key:
+        text += f'"{PARTITION_KEY}":{orjson.dumps(stamp.partition_key).decode()},'
     return text
 
 

@@ -56,6 +56,17 @@ def test_a_batch_has_what_is_ready_up_to_its_size(http, queue):
     assert http.post(f"/queues/{queue}/leases", json={"max": 10, "timeout": 0}).json() == {"jobs": []}
 
 
+def test_jobs_of_a_key_come_together_and_go_back_in_order(http, queue):
+    """The broker gives a batch back in its order, so an Ordering-Key makes no batch smaller."""
+    jobs = {"jobs": [{"data": number} for number in range(6)]}
+    assert http.post(f"/queues/{queue}/jobs/batch", json=jobs, headers={"ordering-key": "k"}).status_code == 201
+    numbers, url = take(http, queue, 5)
+    assert numbers == [0, 1, 2, 3, 4]
+    assert http.post(url + "/ack", json={"upto": 2}).status_code == 204
+    assert http.post(url + "/nack", json={"position": "head"}).status_code == 204
+    assert left(http, queue) == [2, 3, 4, 5]
+
+
 def test_one_ack_is_for_all_jobs(http, queue):
     """204 when all are gone; a repeated ack is 204 again, another settlement conflicts."""
     enqueue(http, queue, 40)

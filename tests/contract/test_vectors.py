@@ -45,6 +45,7 @@ def test_an_enqueue_stores_these_very_bytes(case):
         case.get("tenant", ""),
         heading.traceparent,
         heading.tracestate,
+        request["headers"].get("Ordering-Key", ""),
     )
     item = one_item(heading, given(request, "body"), stamp, whole["id"])
     assert item.data.decode() == case["item"]

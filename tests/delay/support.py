@@ -16,6 +16,7 @@ from gateway.delivery.delay.clock import Clock
 from gateway.delivery.delay.holding import HoldingQueues
 from gateway.delivery.delay.onward import Onward
 from gateway.delivery.delay.watch import DelayedJobs
+from gateway.delivery.ordered_queues import OrderedQueues
 from gateway.delivery.publish import Publisher
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
@@ -94,7 +95,7 @@ class DelayRig:
         self.holding = HoldingQueues(kestrel, namespace, name, clock)
         self.onward = Onward(kestrel, self.catalog, quota, self.holding)
         self.jobs = DelayedJobs(kestrel.each_member, self.holding, self.onward)
-        self.publisher = Publisher(kestrel, quota, self.holding)
+        self.publisher = Publisher(kestrel, quota, self.holding, OrderedQueues())
 
     def queue(self, name: str) -> Queue:
         return self.catalog.queue("", name)

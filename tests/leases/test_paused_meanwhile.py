@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.batches import BatchReceiver, BatchSize
+from gateway.delivery.batches import BatchReceiver
 from gateway.delivery.control.control import FRESH_S, Control
+from gateway.delivery.filling_batch import BatchSize
+from gateway.delivery.ordered_queues import OrderedQueues
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import PollLimits
 from gateway.delivery.queues.catalog import Queue
@@ -33,7 +35,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
 async def batch(made: Rig, queue: Queue) -> int:
     """How many jobs a batch of the queue delivers."""
     receiver = BatchReceiver(
-        made.receiver, made.registry, made.moves, made.tasks, pauses=made.pauses, caps=made.caps, turns=Turns()
+        made.receiver,
+        made.registry,
+        made.moves,
+        made.tasks,
+        pauses=made.pauses,
+        caps=made.caps,
+        turns=Turns(),
+        ordered=OrderedQueues(),
     )
     size = BatchSize(5, 1 << 20)
     found = await receiver.next(queue, size, timeout_s=0, lease_s=100, on_gone=lambda _: lambda: None)

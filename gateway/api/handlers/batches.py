@@ -10,7 +10,8 @@ from gateway.api.handlers.acks import PollAcks, note_acked
 from gateway.api.handlers.jobs import Jobs, held_headers
 from gateway.api.request.polls import PollRequest, PollRequests
 from gateway.api.response.rendering import render_batch
-from gateway.delivery.batches import BatchDelivery, BatchReceiver, BatchSize
+from gateway.delivery.batches import BatchDelivery, BatchReceiver
+from gateway.delivery.filling_batch import BatchSize
 from gateway.delivery.queues.catalog import Queue
 from gateway.delivery.receive import Hold
 from gateway.errors import InvalidBody, InvalidParameter

@@ -132,6 +132,7 @@ class EnqueueJobs:
             ttl_s=ttl_s if ttl_s is not None else queue.policy.ttl_s,
             traceparent=parent,
             tracestate=heading.tracestate,
+            ordering_key=_ordering_key(call),
         )
 
     async def _store(self, call: Call, queue: Queue, heading: Heading, body: bytes, ids: NewId) -> Answer:
