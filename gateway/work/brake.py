@@ -13,9 +13,13 @@ logger: Final = logging.getLogger(__name__)
 
 
 class Brake:
-    """Slots that fail during one pause count as one failure, so that the pauses do not depend on their number."""
+    """Slots that fail during one pause count as one failure, so that the pauses do not depend on their number.
+
+    trouble: why the last try failed; empty if it did not.
+    """
 
     def __init__(self, control: WorkControl) -> None:
+        self.trouble = ""
         self._control = control
         self._failures = 0
         self._until_s = 0.0
@@ -25,6 +29,7 @@ class Brake:
         now_s = time.monotonic()
         if now_s < self._until_s:
             return
+        self.trouble = why
         self._failures += 1
         pause = at_least_s + pause_s(self._failures)
         self._until_s = now_s + pause
@@ -32,6 +37,7 @@ class Brake:
 
     def succeeded(self) -> None:
         """What was away is back."""
+        self.trouble = ""
         self._failures = 0
 
     async def wait(self) -> None:

@@ -146,7 +146,8 @@ def work(
       SIGQUIT      end the commands, give their jobs back, then end with 0
       SIGUSR2      take no further job until SIGCONT
 
-    The worker waits for a gateway or an endpoint that is away. It ends with 4 if the gateway refuses its first poll.
+    The worker waits for a gateway or an endpoint that is away. It ends with 4 if the gateway refuses its first poll,
+    and with 5 if one of them is away when --max-time comes.
     """  # noqa: D301 (click wants the character itself)
     command: Sequence[str] = ctx.meta.get(_EXEC, [])
     url: str | None = given.pop("endpoint")

@@ -27,12 +27,14 @@ class WorkLimits:
 
 
 class WorkControl:
-    """finishing: no further job is taken. giving_back: commands end now, and their jobs go back."""
+    """finishing: no further job is taken, because of --max-time if `time_is_up`. giving_back: commands end now, and
+    their jobs go back."""
 
     def __init__(self, limits: WorkLimits) -> None:
         self.finishing = asyncio.Event()
         self.giving_back = asyncio.Event()
         self.exit_code = 0
+        self.time_is_up = False
         self._limits = limits
         self._runs = asyncio.Event()
         self._runs.set()
@@ -53,7 +55,7 @@ class WorkControl:
         loop.add_signal_handler(signal.SIGUSR2, self.pause)
         loop.add_signal_handler(signal.SIGCONT, self.resume)
         if self._limits.max_time_s:
-            loop.call_later(self._limits.max_time_s, self.finish, f"--max-time {self._limits.max_time_s:g}")
+            loop.call_later(self._limits.max_time_s, self._end_by_time)
 
     def finish(self, why: str, exit_code: int = 0) -> None:
         """No further job is taken. The first reason with an exit code other than 0 decides it."""
@@ -117,6 +119,10 @@ class WorkControl:
         limit = self._limits.max_memory
         if limit and (used := memory_bytes() // _MEBIBYTE) >= limit:
             self.finish(f"--max-memory {limit}: {used} MiB are in use")
+
+    def _end_by_time(self) -> None:
+        self.time_is_up = not self.finishing.is_set()
+        self.finish(f"--max-time {self._limits.max_time_s:g}")
 
     def _interrupt(self) -> None:
         """Ctrl-C finishes the job in hand; a second one gives it back."""

@@ -28,6 +28,9 @@ logger: Final = logging.getLogger(__name__)
 REFUSED: Final = 4
 """The exit code if the gateway refuses the first poll: a wrong key, queue or setting. Later ones are repeated."""
 
+AWAY: Final = 5
+"""The exit code if the gateway or the endpoint is away when --max-time comes. Other commands end with it, too."""
+
 _LAST_POLL_S: Final = 0.5
 """How long a poll goes on when the worker stops or pauses: an answer that nobody reads leaves its jobs leased. It is
 much longer than an answer is under way, and much shorter than the 10 s that supervisors wait before they kill."""
@@ -77,6 +80,10 @@ class Worker:
         async with asyncio.TaskGroup() as slots:
             for _ in range(self._concurrency):
                 slots.create_task(self._slot())
+        trouble = self._gateway.trouble or self._work.trouble
+        if trouble and self._control.time_is_up and not self._control.exit_code:
+            logger.error("exit code %d at the end of --max-time: %s", AWAY, trouble)
+            return AWAY
         return self._control.exit_code
 
     async def _slot(self) -> None:

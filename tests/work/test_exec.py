@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -19,6 +20,11 @@ from tests.lab.work import WorkProcess, until
 from tests.work.conftest import Put, Start
 
 AT_ONCE = ("--retry-delay", "0", "--wait", "2")
+
+
+def waiting_polls(http: httpx.Client, queue: str) -> int:
+    """How many polls wait at the broker."""
+    return http.get(f"/queues/{queue}?missing=zero").json()["waiters"]
 
 
 def test_the_exit_status_decides(start: Start, put: Put, queue: str, rest, dead):
@@ -230,9 +236,7 @@ def test_sigterm_finishes_the_job_in_hand(start: Start, put: Put, queue: str, re
 def test_sigterm_ends_a_poll_at_once(start: Start, queue: str, http: httpx.Client, put: Put, rest):
     """A worker that waits for a job ends at once, and a job that comes later is not given to it."""
     worker = start(queue, "--exec", "true")
-    until(lambda: http.get(f"/queues/{queue}?detail=servers").status_code in (200, 404))
-    worker.wait_for_log("polls .* for jobs of")
-    time.sleep(0.3)
+    until(lambda: waiting_polls(http, queue) > 0)
     began_s = time.monotonic()
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
@@ -283,13 +287,12 @@ def test_a_second_interrupt_gives_the_job_back(start: Start, put: Put, queue: st
 def test_sigusr2_pauses_and_sigcont_continues(start: Start, put: Put, queue: str, http: httpx.Client):
     """A paused worker takes nothing, also not by a poll that waits."""
     worker = start(queue, "--exec", "true")
-    worker.wait_for_log("polls .* for jobs of")
-    time.sleep(0.3)
+    until(lambda: waiting_polls(http, queue) > 0)
     worker.send(signal.SIGUSR2)
     worker.wait_for_log("paused")
     put("job")
-    time.sleep(0.7)
-    assert http.get(f"/queues/{queue}").json()["items"] == 1
+    until(lambda: waiting_polls(http, queue) == 0)  # the last poll ends soon, and gives back what it gets
+    until(lambda: http.get(f"/queues/{queue}").json()["items"] == 1)
     worker.send(signal.SIGCONT)
     until(lambda: http.get(f"/queues/{queue}").json()["items"] == 0)
 
@@ -323,9 +326,10 @@ def test_a_gateway_that_is_away_is_waited_for(start: Start, queue: str, tmp_path
     """The worker starts before it, outlives a restart of it, and uses little CPU meanwhile."""
     port = free_port()
     worker = start(queue, "--wait", "1", "--exec", "cat", url=f"http://127.0.0.1:{port}")
-    worker.wait_for_log("no-answer")
-    time.sleep(2)
-    assert len([line for line in worker.text().splitlines() if "no-answer" in line]) < 8
+    until(lambda: worker.text().count("no-answer") >= 4)
+    pauses = [float(text) for text in re.findall(r"no-answer.*next try in ([0-9.]+) s", worker.text())[:4]]
+    longest = (0.2, 0.4, 0.8, 1.6)
+    assert all(most / 2 - 0.05 <= pause <= most + 0.05 for pause, most in zip(pauses, longest, strict=True)), pauses
     gateway = Running(tmp_path / "data", port=port)
     try:
         with gateway.client() as http:
@@ -339,6 +343,27 @@ def test_a_gateway_that_is_away_is_waited_for(start: Start, queue: str, tmp_path
         assert worker.process.poll() is None
     finally:
         gateway.kill()
+
+
+@pytest.mark.parametrize("away", ["gateway", "endpoint"])
+def test_what_is_away_when_max_time_comes_is_no_success(start: Start, queue: str, put: Put, rest, away: str):
+    """The worker waits for it until then, and ends with 5: whoever started it learns that no job was done."""
+    put("job")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    work = ["--exec", "true"] if away == "gateway" else ["--to", nobody]
+    worker = start(queue, "--max-time", "2", *work, url=nobody if away == "gateway" else "")
+    assert worker.wait() == 5
+    assert re.search(f"exit code 5 at the end of --max-time: .*{re.escape(nobody)}", worker.text())
+    assert rest() == {"job": (1, "")}
+
+
+def test_a_signal_ends_a_worker_that_waits_for_its_gateway(start: Start, queue: str):
+    """Whoever stops it needs no failure; nor is a queue without jobs one at the end of --max-time."""
+    worker = start(queue, "--exec", "true", url=f"http://127.0.0.1:{free_port()}")
+    worker.wait_for_log("no-answer")
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert start(queue, "--max-time", "1", "--exec", "true").wait() == 0
 
 
 def test_a_settlement_is_repeated_until_it_is_certain(start: Start, queue: str, tmp_path: Path):
