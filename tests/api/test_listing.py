@@ -114,10 +114,10 @@ def test_a_filter_that_is_none_says_what_is_wrong(text, message):
 
 
 def test_any_field_orders_the_list():
-    """By any field, up or down; equal ones by name, in the same direction."""
+    """By any field, up or down; equal ones by name, upwards in both."""
     assert names(sort="items") == ["emails", "img-small", "pdf", "img-big"]
-    assert names(sort="-items") == ["img-big", "pdf", "img-small", "emails"]
-    assert names(sort="-age") == names(sort="-age_s") == ["emails", "img-big", "pdf", "img-small"]
+    assert names(sort="-items") == ["img-big", "img-small", "pdf", "emails"]
+    assert names(sort="-age") == names(sort="-age_s") == ["emails", "img-big", "img-small", "pdf"]
     assert names(sort="-name") == ["pdf", "img-small", "img-big", "emails"]
     with pytest.raises(InvalidParameter):
         names(sort="nosuch")
@@ -241,6 +241,25 @@ def test_a_long_list_of_changing_figures_ends(sort, monkeypatch):
         assert sorted(found) == [each.queue for each in queues]
 
 
+@pytest.mark.parametrize("sort", SORTS)
+def test_equal_queues_are_shown_once_beyond_what_a_cursor_holds(sort, monkeypatch):
+    """In the order of their names, up and down; those without jobs do not age while pages are read."""
+    monkeypatch.setattr("gateway.api.response.cursor.MAX_AHEAD", 5)
+    clock = [1_700_000_000.0]  # ages are exact
+    monkeypatch.setattr("gateway.api.response.listing.time.time", lambda: clock[0])
+    figures = dict.fromkeys((field for field in FIELDS.values() if field != "age_s"), 7)
+    equal = [QueueFigures(f"q{number:02}") for number in range(40)]
+    same = [QueueFigures(f"r{number:02}", age_s=3, **figures) for number in range(40)]
+
+    def later(queues):
+        clock[0] += 7
+        return [replace(each, age_s=each.age_s + 7 if each.items else 0) for each in queues]
+
+    up, down = [each.queue for each in (*equal, *same)], [each.queue for each in (*same, *equal)]
+    expected = up if not sort.startswith("-") else up[::-1] if sort == "-name" else down
+    assert [name for page in paged(sort, 3, [*same[::-1], *equal[::-1]], later) for name in page] == expected
+
+
 def test_a_cursor_fits_into_a_request():
     """However many queues there are, and however long their names."""
     queues = [QueueFigures(f"{number:064}", items=number) for number in range(3000)]
@@ -269,7 +288,7 @@ def test_filters_order_and_pages_work_over_http(tmp_path):
             answer = http.get(target).json()
             pages.append([each["queue"] for each in answer["queues"]])
             target = answer["next"]
-        assert pages == [["img-0", "img-3"], ["img-2"]]
+        assert pages == [["img-0", "img-2"], ["img-3"]]
         assert b'"queue":"other"' in gateway.raw(
             b"GET /queues?filter=items<=1&sort=-name&limit=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         )

@@ -1,7 +1,7 @@
 """Which queues of a list are shown, in which order, and where the next page begins. Pure.
 
 A filter is `items>100`, `age>=60`, `name=emails` or `name~img-*`; several filters must all match. A page is sorted by
-one field, and by name among equals.
+one field, up or down, and equal ones by name, upwards.
 
 1. By name, the next page begins after the last name: a queue that is created or deleted does not move another one to
    another page.
@@ -99,7 +99,7 @@ class Listing:
         if begin is not None and len(shown) + len(named) <= len(ahead):
             at_s, value, name = begin.at_s, begin.value, begin.name
         else:
-            at_s, (value, name) = time.time(), order.place(named[-1])
+            at_s, value, name = time.time(), order.value(named[-1]), named[-1].queue
         marks = tuple(mark(queue.queue) for queue in named)
         return shown, Cursor(order.name, left, at_s, value, name, marks, more).text
 
@@ -133,8 +133,13 @@ class SortOrder:
     def by_name(self) -> bool:
         return self.field == "name"
 
+    def value(self, queue: QueueFigures) -> float:
+        """Its figure; 0 in an order by name."""
+        return 0.0 if self.by_name else float(getattr(queue, self.field))
+
     def place(self, queue: QueueFigures) -> tuple[float, str]:
-        return (0.0 if self.by_name else float(getattr(queue, self.field)), queue.queue)
+        """The key of a figure's order, which is ascending: a descending order negates the figure, not the name."""
+        return (-self.value(queue) if self.down else self.value(queue)), queue.queue
 
     async def divide(
         self, found: Sequence[Figures], begin: Cursor | None, turns: Turns, tenant: str
@@ -148,21 +153,32 @@ class SortOrder:
         ahead = [by_mark.pop(each) for each in begin.ahead if each in by_mark]
         if not begin.more:
             return ahead, []
-        older_s = time.time() - begin.at_s if self.field == "age_s" else 0.0
-        last = (begin.value + older_s, begin.name)
+        # A queue without waiting jobs has the age 0, and grows no older.
+        older_s = time.time() - begin.at_s if self.field == "age_s" and begin.value else 0.0
+        value = begin.value + older_s
+        last = (-value if self.down else value, begin.name)
         named = {queue.queue for queue in ahead}
         rest = [
             queue
             async for queue in turns.slices(found, tenant)
-            if queue.queue not in named and (self.place(queue) < last if self.down else self.place(queue) > last)
+            if queue.queue not in named and self._after(queue, last)
         ]
         return ahead, await self._sorted(rest, turns, tenant)
+
+    def _after(self, queue: QueueFigures, last: tuple[float, str]) -> bool:
+        return self.place(queue) < last if self._reversed else self.place(queue) > last
+
+    @property
+    def _reversed(self) -> bool:
+        return self.by_name and self.down
 
     async def _sorted(self, queues: Sequence[Figures], turns: Turns, tenant: str) -> list[Figures]:
         """The sorted queues, merged from pieces of SORTED_AT_ONCE."""
         starts = range(0, len(queues), SORTED_AT_ONCE)
-        pieces = (sorted(queues[start : start + SORTED_AT_ONCE], key=self.place, reverse=self.down) for start in starts)
-        each = heapq.merge(*await turns.all(pieces, tenant), key=self.place, reverse=self.down)
+        pieces = (
+            sorted(queues[start : start + SORTED_AT_ONCE], key=self.place, reverse=self._reversed) for start in starts
+        )
+        each = heapq.merge(*await turns.all(pieces, tenant), key=self.place, reverse=self._reversed)
         return await turns.all(each, tenant)
 
 
