@@ -50,8 +50,8 @@ def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, 
       kestrel-gateway queues --json | jq -r 'select(.open_reads > 0).queue'
 
     ITEMS are waiting jobs, BYTES their size, AGE the seconds that the oldest has waited, LEASED the jobs under a lease,
-    WAITERS the reads that wait, STORED all jobs ever stored, EXPIRED the jobs that expired, PAUSED whether no job
-    is delivered.
+    WAITERS the reads that wait, STORED all jobs ever stored, EXPIRED the jobs that expired, DEAD the dead letters,
+    PAUSED whether no job is delivered.
 
     Columns are separated by tabs if the output is not a terminal.
     """  # noqa: D301 (click wants the character itself)
@@ -69,11 +69,11 @@ def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, 
             time.sleep(every_s)
     from gateway.client import tables  # noqa: PLC0415 (`--help` stays quick)
 
-    headings = ["QUEUE", *_FIGURES.values(), "PAUSED"]
+    headings = ["QUEUE", *_FIGURES.values(), "DEAD", "PAUSED"]
     if watch:
         tables.watch(headings, _again(api, filters, sort, every_s))
     else:
-        tables.show(headings, [_with_pause(each) for each in _listed(api, filters, sort)])
+        tables.show(headings, [_listed_row(each) for each in _listed(api, filters, sort)])
 
 
 @click.command()
@@ -211,7 +211,10 @@ def redrive(
 @click.option("--yes", is_flag=True, help="do not ask")
 @options.calls
 def flush(queue: str, *, yes: bool, api: GatewayApi) -> None:
-    """Remove every waiting job of QUEUE. Jobs under a lease stay with their consumers."""
+    """Remove every waiting job of QUEUE. Jobs under a lease stay with their consumers.
+
+    Delayed jobs are not on the queue yet: they arrive when they are due.
+    """
     options.confirm(f"Remove every waiting job of {queue}?", yes=yes)
     api.call("POST", f"{_path(queue)}/flush")
     click.echo(f"{queue} is empty")
@@ -222,7 +225,10 @@ def flush(queue: str, *, yes: bool, api: GatewayApi) -> None:
 @click.option("--yes", is_flag=True, help="do not ask")
 @options.calls
 def delete(queue: str, *, yes: bool, api: GatewayApi) -> None:
-    """Delete QUEUE with all its jobs, also those under a lease. Its dead letters remain."""
+    """Delete QUEUE with all its jobs, also those under a lease. Its dead letters remain.
+
+    Delayed jobs are not on the queue yet: they create it again when they are due.
+    """
     options.confirm(f"Delete {queue} with all its jobs?", yes=yes)
     answer = api.call("DELETE", _path(queue)).json()
     click.echo(f"{queue} is deleted, {counted(answer['leases_ended'], 'lease')} ended")
@@ -328,7 +334,7 @@ def _again(api: GatewayApi, filters: tuple[str, ...], sort: str, every_s: float)
     """The rows, now and every `every_s`. A gateway that is away for a while does not end it."""
     while True:
         try:
-            yield [_with_pause(each) for each in _listed(api, filters, sort)]
+            yield [_listed_row(each) for each in _listed(api, filters, sort)]
         except CallFailed as failed:
             if not failed.retryable:
                 raise
@@ -340,8 +346,8 @@ def _row(figures: dict[str, Any]) -> list[Any]:
     return [figures["queue"], *(figures[name] for name in _FIGURES)]
 
 
-def _with_pause(figures: dict[str, Any]) -> list[Any]:
-    return [*_row(figures), "pause" in figures]
+def _listed_row(figures: dict[str, Any]) -> list[Any]:
+    return [*_row(figures), figures.get("dead_letters"), "pause" in figures]  # gateway 0.1.0 does not tell them
 
 
 def _name(child: str) -> str:

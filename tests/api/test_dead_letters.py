@@ -189,12 +189,34 @@ def test_dead_letters_are_counted_seen_and_deleted_after_their_queue(http):
     assert http.get("/queues/graves").json()["items"] == 1
 
 
+def test_lists_and_figures_count_them(http):
+    """Of queues and subscriptions, in the list, of one queue and by server; the list is filtered and sorted by them."""
+    http.post("/queues/count-none/jobs", json=1)
+    http.put("/queues/count-two/subscriptions/audit").raise_for_status()
+    rejected(http, "count-two", "one", "two")
+    job = take(http, "count-two+audit")
+    assert http.post(job["lease"]["url"] + "/reject").status_code in {200, 204}
+
+    def listed(query):
+        found = http.get(f"/queues?filter=name~count-*&{query}").json()["queues"]
+        return [(each["queue"], each["dead_letters"]) for each in found]
+
+    counts = [("count-two", 2), ("count-two+audit", 1), ("count-none", 0)]
+    assert listed("sort=-dead_letters") == counts
+    assert listed("filter=dead_letters>0") == counts[:2]
+    for name, count in counts:
+        figures = http.get(f"/queues/{name}?detail=servers").json()
+        assert (figures["dead_letters"], [each["dead_letters"] for each in figures["servers"]]) == (count, [count])
+    assert http.get("/queues/count-of-nothing?missing=zero").json()["dead_letters"] == 0
+
+
 def test_dead_letters_on_a_queue_that_the_policy_names_are_that_one_s(http):
     """The count says where they go, and deleting leaves them alone: they are jobs there."""
     rejected(http, "orders-named", "one")
     before = http.get("/queues/failed").json()["items"]
     figures = http.get("/queues/orders-named/dead-letters").json()
     assert (figures["items"], figures["dead_letter"]) == (0, "failed")
+    assert http.get("/queues/orders-named").json()["dead_letters"] == 0
     assert http.delete("/queues/orders-named/dead-letters").json()["deleted"] == 0
     assert http.get("/queues/failed").json()["items"] == before > 0
     assert http.post("/queues/orders-named/redrive").json()["redriven"] == 1

@@ -33,6 +33,7 @@ class QueueFigures:
     total_items: int = 0
     expired_items: int = 0
     discarded_items: int = 0
+    dead_letters: int = 0
 
 
 QUEUES = [
@@ -209,7 +210,7 @@ def test_each_queue_is_shown_once_whatever_its_figures_become(sort, limit, count
     """In the order of the first page, though every figure of every queue changes between any two pages."""
 
     def changed(queues):
-        return [QueueFigures(each.queue, *(random.randrange(5) for _ in range(8))) for each in queues]
+        return [QueueFigures(each.queue, *(random.randrange(5) for _ in range(9))) for each in queues]
 
     queues = changed([QueueFigures(f"q{number}") for number in range(count)])
     expected = [each.queue for each in page(Listing((), sort, 1000, None), queues)[0]]

@@ -32,7 +32,7 @@ def test_the_table_is_plain_when_piped(command: Commands, filled: str):
     headings, row = command.text("queues", "--filter", f"name={filled}").splitlines()
     assert headings.split("\t")[:3] == ["QUEUE", "ITEMS", "BYTES"]
     assert row.split("\t")[:2] == [filled, "3"]
-    assert {"WAITERS", "PAUSED"} < set(headings.split("\t"))
+    assert {"WAITERS", "DEAD", "PAUSED"} < set(headings.split("\t"))
     assert row.split("\t")[-1] == "no"
     command.text("pause", filled)
     assert command.text("queues", "--filter", f"name={filled}").splitlines()[1].split("\t")[-1] == "yes"
@@ -138,6 +138,8 @@ def test_one_dead_letter(command: Commands, http: httpx.Client, filled: str):
         http.post(f"/leases/{lease}/reject", json={"reason": "bad"}).raise_for_status()
     listed = [json.loads(line) for line in command.text("dead-letters", filled, "--list", "5", "--json").splitlines()]
     assert [each["error"] for each in listed] == ["bad"] * 3
+    headings, row = (line.split("\t") for line in command.text("queues", "--filter", f"name={filled}").splitlines())
+    assert dict(zip(headings, row, strict=True))["DEAD"] == "3"
     first, second, third = (each["letter"] for each in listed)
     table = command("dead-letters", filled, "--list", "2")
     assert table.stdout.decode().splitlines()[1].split("\t")[0] == first

@@ -18,7 +18,7 @@ from gateway.api.access.caller import Caller
 from gateway.api.exchange import NO_STORE, Answer, Call, chunks, json_answer
 from gateway.api.response.listing import QueueFigures, queue_filter
 from gateway.api.specification import Specification
-from gateway.delivery.dead_letters.store import own_key
+from gateway.delivery.dead_letters.store import dead_key
 from gateway.delivery.figures.full import FullQueues
 from gateway.delivery.figures.gatherer import Gatherer, Round
 from gateway.delivery.figures.history import History
@@ -58,7 +58,7 @@ class FigureRows:
         """The keys and figures of the tenant's queues that are wanted, and None for every other queue: each is a step
         of work."""
         for key, stats in found.queues.items():
-            info = self._info(tenant, key, stats)
+            info = self._info(tenant, key, stats, found)
             yield (key, info) if info is not None and wanted(info) else None
 
     def row(self, tenant: str, key: str, info: QueueInfo, found: Round) -> Row:
@@ -67,15 +67,12 @@ class FigureRows:
             "at": round(found.at_s, 1),
             "in_rate": _rounded(rates.incoming),
             "out_rate": _rounded(rates.outgoing),
-            "dead_letters": 0,
             "paused": False,
             "full": key in self._full,
             "history": self._history.recent(key, SPARKS),
         }
         if info.reachable:
-            queue = self._catalog.queue(tenant, info.queue)
-            row["dead_letters"] = found.queues.get(own_key(queue), QueueStats()).items
-            row["paused"] = self._pauses.paused(queue)
+            row["paused"] = self._pauses.paused(self._catalog.queue(tenant, info.queue))
         return row
 
     def by_server(self, key: str, found: Round, names: Mapping[str, str]) -> list[Row]:
@@ -83,7 +80,8 @@ class FigureRows:
         rows = []
         for server, shown in names.items():
             if (stats := found.servers[server].get(key)) is not None:
-                row = asdict(queue_info("", stats))
+                letters = found.servers[server].get(dead_key(self._catalog, key) or "")
+                row = asdict(queue_info("", stats, letters))
                 rates = self._history.rates(key, server)
                 row |= {"server": shown, "in_rate": _rounded(rates.incoming), "out_rate": _rounded(rates.outgoing)}
                 rows.append({name: value for name, value in row.items() if name not in _NOT_BY_SERVER})
@@ -93,10 +91,10 @@ class FigureRows:
         """See History.columns."""
         return self._history.columns(queue.key)
 
-    def _info(self, tenant: str, key: str, stats: QueueStats) -> QueueInfo | None:
+    def _info(self, tenant: str, key: str, stats: QueueStats, found: Round) -> QueueInfo | None:
         name = self._catalog.name_of(tenant, key)
         if name is not None:
-            return queue_info(name, stats)
+            return queue_info(name, stats, found.queues.get(dead_key(self._catalog, key) or ""))
         return queue_info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
 
 

@@ -39,6 +39,7 @@ FIELDS: Final = {
     "total_items": "total_items",
     "expired_items": "expired_items",
     "discarded_items": "discarded_items",
+    "dead_letters": "dead_letters",
 }
 """The fields that may be compared, each with its member in the answer."""
 

@@ -76,14 +76,14 @@ class DeadLetters:
 
 def own_key(queue: Queue) -> str:
     """Kestrel's key for dead letters that are stored with the queue itself."""
-    parent, plus, child = queue.key.partition(FANOUT)
-    return SEPARATOR.join([parent, child, CHILD_DEAD] if plus else [parent, DEAD])
+    return _own_key(queue.key)
 
 
 def dead_key(catalog: Catalog, key: str) -> str | None:
     """Kestrel's key for the dead letters of the queue with the key; None if no request can name that queue."""
-    owner = catalog.owner_of(key)
-    if owner is None:
-        return None
-    name = owner.queue if owner.child is None else owner.queue + FANOUT + owner.child
-    return own_key(catalog.queue(owner.tenant, name))
+    return None if catalog.owner_of(key) is None else _own_key(key)
+
+
+def _own_key(key: str) -> str:
+    parent, plus, child = key.partition(FANOUT)
+    return SEPARATOR.join([parent, child, CHILD_DEAD] if plus else [parent, DEAD])

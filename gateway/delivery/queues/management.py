@@ -10,6 +10,7 @@ from typing import Final
 from gateway.coverage import Coverage, Covered, least
 from gateway.delivery.attempts import Attempts, identity
 from gateway.delivery.backend import Backend
+from gateway.delivery.dead_letters.store import dead_key, own_key
 from gateway.delivery.figures.head_ages import HeadAges
 from gateway.delivery.queues.catalog import Catalog, Queue
 from gateway.delivery.queues.known import KnownQueues
@@ -29,7 +30,8 @@ NOBODYS_KEY: Final = "_"
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
     """One queue's figures, with the names of openapi.yaml. age_s: of the oldest waiting job. waiters: blocked gets.
-    backlog: jobs that are not done, waiting or taken.
+    backlog: jobs that are not done, waiting or taken. dead_letters: those that are stored with the queue, with those
+    that consumers hold open.
 
     reachable: whether a request can name the queue; if not, `queue` is Kestrel's key.
     """
@@ -44,6 +46,7 @@ class QueueInfo:
     total_items: int
     expired_items: int
     discarded_items: int
+    dead_letters: int
     reachable: bool = True
 
 
@@ -77,16 +80,21 @@ class Queues:
         await self._known.corrected_if_soon(time.monotonic())
         keys = self._known.keys(tenant) or [NOBODYS_KEY]
         for start in range(0, len(keys), ASKED_AT_ONCE):
-            merged = await self._backend.queue_stats(*keys[start : start + ASKED_AT_ONCE])
+            some = keys[start : start + ASKED_AT_ONCE]
+            letters = {key: dead for key in some if (dead := dead_key(self._catalog, key)) is not None}
+            merged = await self._backend.queue_stats(*some, *letters.values())
             merged = await self._ages.known(merged, tenant)
-            shown = (self._shown(tenant, key, stats) for key, stats in merged.queues.items())
+            found = merged.queues
+            shown = (
+                self._shown(tenant, key, found[key], found.get(letters.get(key, ""))) for key in some if key in found
+            )
             yield Covered([each for each in shown if each is not None], merged.coverage)
 
-    def _shown(self, tenant: str, key: str, stats: QueueStats) -> QueueInfo | None:
+    def _shown(self, tenant: str, key: str, stats: QueueStats, letters: QueueStats | None) -> QueueInfo | None:
         """The queue as it appears in the tenant's list; None if it is not the tenant's."""
         name = self._catalog.name_of(tenant, key)
         if name is not None:
-            return queue_info(name, stats)
+            return queue_info(name, stats, letters)
         return queue_info(key, stats, reachable=False) if self._catalog.unreachable_for(key) == tenant else None
 
     async def get(
@@ -96,16 +104,18 @@ class Queues:
 
         missing: the figures of a queue that does not exist, in place of the error. Raises BackendUnavailable.
         """
-        merged = await self._ages.peeked(queue.key, await self._backend.queue_stats(queue.key), queue.tenant)
+        letters = own_key(queue)
+        merged = await self._backend.queue_stats(queue.key, letters)
+        merged = await self._ages.peeked(queue.key, merged, queue.tenant)
         stats = merged.queues.get(queue.key, missing)
         if stats is None:
             return Covered(_not_found(queue, merged.coverage), merged.coverage)
         servers = {
-            name: queue_info(queue.name, queues[queue.key])
+            name: queue_info(queue.name, queues[queue.key], queues.get(letters))
             for name, queues in merged.servers.items()
             if queue.key in queues
         }
-        return Covered((queue_info(queue.name, stats), servers), merged.coverage)
+        return Covered((queue_info(queue.name, stats, merged.queues.get(letters)), servers), merged.coverage)
 
     async def existing(self, queue: Queue) -> Covered[GatewayError | None]:
         """None if the queue exists, else QueueNotFound. Raises BackendUnavailable."""
@@ -159,8 +169,10 @@ def _not_found(queue: Queue, coverage: Coverage) -> GatewayError:
     return QueueNotFound(f"there is no queue {queue.name!r}, or it has only delayed jobs")
 
 
-def queue_info(queue: str, stats: QueueStats, *, reachable: bool = True) -> QueueInfo:
-    """The statistics with the names of openapi.yaml."""
+def queue_info(
+    queue: str, stats: QueueStats, letters: QueueStats | None = None, *, reachable: bool = True
+) -> QueueInfo:
+    """The statistics with the names of openapi.yaml. letters: of its dead letters; None: there are none."""
     return QueueInfo(
         queue=queue,
         items=stats.items,
@@ -172,5 +184,6 @@ def queue_info(queue: str, stats: QueueStats, *, reachable: bool = True) -> Queu
         total_items=stats.total_items,
         expired_items=stats.expired_items,
         discarded_items=stats.discarded,
+        dead_letters=0 if letters is None else letters.items + letters.open_reads,
         reachable=reachable,
     )
