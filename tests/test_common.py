@@ -6,7 +6,12 @@ import socket
 import pytest
 
 from gateway.common import net
+from gateway.common.key_forms import KeyForm, key_form
 from gateway.common.states import IllegalMoveError, check_move
+from gateway.delivery.dead_letters.store import own_key
+from gateway.delivery.delay import levels
+from gateway.delivery.queues.catalog import Catalog
+from gateway.names.namespace import Namespace
 
 
 @pytest.mark.parametrize(
@@ -57,3 +62,17 @@ def test_illegal_moves_are_defects():
     for now, to in ((Light.RED, Light.OFF), (Light.OFF, Light.RED), (Light.RED, Light.RED)):
         with pytest.raises(IllegalMoveError, match=f"a light cannot go from {now.name.lower()} to {to.name.lower()}"):
             check_move("a light", moves, now, to)
+
+
+@pytest.mark.parametrize("namespace", [Namespace(), Namespace("shop"), Namespace("shop", tenanted=True)])
+def test_the_form_of_a_key_says_what_it_is_for(namespace):
+    """As the names make it, whatever the deployment."""
+    catalog = Catalog(namespace)
+    for name in ("q", "dead-q", "delay-1", "q+child"):
+        queue = catalog.queue("acme" if namespace.tenanted else "", name)
+        assert key_form(queue.key.encode()) is KeyForm.JOBS
+        assert key_form(own_key(queue).encode()) is KeyForm.DEAD_LETTERS
+    for purpose in (levels.purpose(3), levels.own_purpose(500), "delay-unreadable"):
+        assert key_form(namespace.internal_key(purpose).encode()) is KeyForm.DELAYED_JOBS
+    assert key_form(namespace.internal_key("control").encode()) is KeyForm.INTERNAL
+    assert key_form(b"\xff\n") is KeyForm.JOBS

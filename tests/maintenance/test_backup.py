@@ -1,6 +1,7 @@
 """A backup has every job that was answered before it began, and it is a directory that a gateway can use."""
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -107,6 +108,31 @@ def test_a_backup_under_load_has_every_job_of_before(gateway: Running, tmp_path:
     assert found[0] == "once", "a job under lease is in the backup"
     assert found[1:] == list(range(len(found) - 1))
     assert len(found) - 1 >= before > 0
+
+
+def test_it_counts_what_users_know(gateway: Running, tmp_path: Path) -> None:
+    """Queues and jobs, with dead letters and delayed jobs apart; the gateway's own queues are not among them."""
+
+    def counts(copy: Path) -> list[int]:
+        result = command(copy, "--data", gateway.data)
+        number = "([0-9,]+)"
+        pattern = f"sound: {number} queues?, {number} jobs?(?:, {number} dead letters?, {number} delayed jobs?)?\n"
+        line = re.search(pattern, result.stdout)
+        assert line, result.stdout
+        return [int((each or "0").replace(",", "")) for each in line.groups()]
+
+    with gateway.client() as http:
+        before = counts(tmp_path / "before")
+        for _ in range(5):
+            http.post("/queues/counted/jobs", content="1").raise_for_status()
+        for _ in range(2):
+            http.post("/queues/counted/jobs?delay=900", content="1").raise_for_status()
+        for _ in range(3):
+            http.post(http.get("/queues/counted/next").json()["lease"]["url"] + "/reject")
+        http.put("/queues/counted/pause", json={}).raise_for_status()
+        after = counts(tmp_path / "after")
+        http.delete("/queues/counted").raise_for_status()
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 2, 3, 2]
 
 
 def test_what_is_there_is_never_overwritten(gateway: Running, tmp_path: Path) -> None:

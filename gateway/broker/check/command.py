@@ -7,6 +7,7 @@ Exit codes: 0 sound or compacted, 1 damaged or cannot be examined (one line says
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from gateway.broker.check.repair import repair
 from gateway.broker.storage.reader import DatabaseError
 from gateway.common.counted import counted
 from gateway.common.flags import HELP
+from gateway.common.key_forms import KeyForm, key_form
 
 _SHOWN_DAMAGES = 10
 _BAR_WIDTH = 30
@@ -110,9 +112,7 @@ def _print_damages(queue: QueueReport) -> None:
 
 def _print_advice(report: Report, directory: Path) -> None:
     if report.is_sound:
-        click.echo(
-            f"sound: {counted(len(report.queues), 'queue', form=',')}, {counted(_total(report), 'job', form=',')}"
-        )
+        click.echo(f"sound: {_content(report)}")
         return
     damaged = sum(queue.damaged for queue in report.queues)
     missing = sum(queue.missing for queue in report.queues)
@@ -122,7 +122,22 @@ def _print_advice(report: Report, directory: Path) -> None:
         f"{counted(len(report.errors), 'other error', form=',')}; "
         f"{counted(_total(report), 'job is', 'jobs are', form=',')} sound"
     )
-    click.echo(_ADVICE.format(directory=directory))
+    click.echo(_ADVICE.format(directory=shlex.quote(str(directory))))
+
+
+def _content(report: Report) -> str:
+    """How many queues and jobs there are for users, who know neither internal queues nor those of dead letters."""
+    queues = 0
+    items = dict.fromkeys(KeyForm, 0)
+    for queue in report.queues:
+        form = key_form(queue.name)
+        queues += form is KeyForm.JOBS
+        items[form] += queue.jobs
+    parts = [counted(queues, "queue", form=","), counted(items[KeyForm.JOBS], "job", form=",")]
+    for form, name in ((KeyForm.DEAD_LETTERS, "dead letter"), (KeyForm.DELAYED_JOBS, "delayed job")):
+        if items[form]:
+            parts.append(counted(items[form], name, form=","))
+    return ", ".join(parts)
 
 
 def _total(report: Report) -> int:
