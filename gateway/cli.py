@@ -302,6 +302,7 @@ def known_variables(environ: Iterable[str]) -> set[str]:
 def main() -> None:
     """The entry point of the console script."""
     standard_files.open_closed()
+    standard_files.write_any_path()
     with standard_files.checked_output(PROGRAM):
         _run()
 

@@ -33,7 +33,7 @@ from gateway.broker.config import ConfigError
 from gateway.broker.listening import AddressError, ListenAddress, parse_address
 from gateway.broker.server import BrokerServer
 from gateway.broker.storage.reader import DatabaseError, UnusableFileError
-from gateway.common import logs
+from gateway.common import logs, standard_files
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
 from gateway.common.counted import counted
 from gateway.common.flags import HELP
@@ -280,6 +280,7 @@ def run(arguments: list[str], prog_name: str) -> None:
 
 def main() -> None:
     """`python -m gateway.broker`. Wrong usage prints one line."""
+    standard_files.write_any_path()
     try:
         run(sys.argv[1:], "kestrel-gateway broker")
     except click.ClickException as exc:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import json
 import logging
 import time
 from collections import deque
@@ -191,7 +192,10 @@ class JsonLines:
         }
         if exception:
             line["exception"] = exception
-        return self._dumps(line)
+        try:
+            return self._dumps(line)
+        except TypeError:  # orjson refuses the bytes of a path that are not UTF-8
+            return json.dumps(line, default=str).encode() + b"\n"
 
 
 class _Clock:

@@ -37,6 +37,12 @@ def is_closed() -> bool:
     return isinstance(sys.stdout, ClosedOutput)
 
 
+def write_any_path() -> None:
+    """From here on standard output writes a path as its bytes, also if they are not UTF-8."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
+
+
 @contextmanager
 def checked_output(program: str) -> Iterator[None]:
     """Ends the process with FAILED if its output cannot be written. A reader that has gone needs no message."""

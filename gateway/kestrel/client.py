@@ -26,7 +26,7 @@ from gateway.fairness.loop_time import LoopTime
 from gateway.kestrel import broadcast
 from gateway.kestrel.address import Address, parse_address
 from gateway.kestrel.counters import Counters, Statistics, snapshot
-from gateway.kestrel.discovery.members import Members
+from gateway.kestrel.discovery.members import Members, parse_sources
 from gateway.kestrel.fanout import Fanout
 from gateway.kestrel.health import Health, ServerView
 from gateway.kestrel.link import ServerLink
@@ -77,18 +77,20 @@ class Kestrel:
         """`addresses` and `file`: see gateway.kestrel.discovery.members.
         share: the part of a server's limits that one tenant may use. tenant_of: the tenant of a key. loop_time: what
         tenants use of the event loop. owns: whether a key belongs to this deployment; see gateway.kestrel.fanout.
-        worker_sockets: the socket for the multiplexed connection, by the address of its server.
+        worker_sockets: the socket for the multiplexed connection, by the address of its server, which is one address
+        although its path may have commas.
 
         Raises: SettingsError, MistakesError.
         """
         if not addresses and file is None:
             raise ValueError("no Kestrel server is named")
-        self._members = Members(addresses, file, settings.kestrel_resolve_s)
+        self._worker_sockets = {parse_address(address): path for address, path in worker_sockets.items()}
+        listed = parse_sources([each for each in addresses if each not in worker_sockets])
+        self._members = Members([*self._worker_sockets, *listed], file, settings.kestrel_resolve_s)
         self._settings = settings
         self._share = share
         self._tenant_of = tenant_of
         self._loop_time = loop_time
-        self._worker_sockets = {parse_address(address): path for address, path in worker_sockets.items()}
         self._limit_s = settings.kestrel_connect_timeout_s + settings.kestrel_command_timeout_s
         self._counters = Counters()
         self._codecs = Codecs()

@@ -6,6 +6,7 @@ Exit codes: 0 there is a sound copy, or the gateway is ready; 1 if not (a line s
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def backup(copy: Path, data: Path) -> None:
     if not sound:
         click.echo(f"kestrel-gateway backup: {data} is damaged, and so is its copy {copy}", err=True)
         sys.exit(1)
-    click.echo(f"start the copy with: kestrel-gateway serve --data {copy}")
+    click.echo(f"start the copy with: kestrel-gateway serve --data {shlex.quote(str(copy))}")
 
 
 def _keys_are_sound(path: Path) -> bool:
@@ -65,7 +66,9 @@ def _keys_are_sound(path: Path) -> bool:
 def _jobs_are_sound(copy: Path) -> bool:
     """Lets the broker's own check examine the copy; shows its last line, or all lines if something is damaged."""
     command = [sys.executable, "-P", "-m", "gateway.broker", "check", str(copy)]
-    checked = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 (our own program)
+    checked = subprocess.run(  # noqa: S603 (our own program)
+        command, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape", check=False
+    )
     lines = checked.stdout.splitlines()
     for line in lines if checked.returncode else lines[-1:]:
         click.echo(line, err=checked.returncode != 0)

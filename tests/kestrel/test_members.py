@@ -59,7 +59,7 @@ def test_names_are_looked_up_and_a_failure_keeps_what_was_known():
     """Every address of the name; a name that is not known has none and hurts no other."""
 
     async def main():
-        members = Members(["dns:localhost:22133,dns:no-such-host.invalid:1,a:1"], None, 60.0)
+        members = Members(parse_sources(["dns:localhost:22133,dns:no-such-host.invalid:1,a:1"]), None, 60.0)
         assert members.addresses == (Address("a", 1),)
         await members.resolve()
         found = set(members.addresses)

@@ -202,6 +202,7 @@ def _become(order: Mapping[str, Any], descriptors: list[int]) -> None:
     for target, each in zip(wanted, moved, strict=True):
         os.dup2(each, target)
     _keep(wanted)
+    sys.stdout = os.fdopen(1, "w", closefd=False)  # the server's own knows whether its file, another one, can seek
     for kind, limit in zip(LIMITS, order["limits"], strict=True):
         resource.setrlimit(kind, limit)
     os.umask(order["umask"])
@@ -252,7 +253,7 @@ def _end_server(connection: socket.socket, pid: int) -> None:
 def _show(command: list[str]) -> None:
     """Makes this the command line of the process in /proc. What it was at the start is long enough."""
     start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
-    text = "".join(f"{each}\0" for each in command).encode()[: end - start]
+    text = os.fsencode("".join(f"{each}\0" for each in command))[: end - start]
     with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
         memory.seek(start)
         memory.write(text.ljust(end - start, b"\0"))

@@ -110,15 +110,15 @@ def _parse(text: str) -> MemberSource:
 
 
 class Members:
-    """The addresses of a deployment. resolve_s: names are looked up this often.
+    """The addresses of a deployment. named: by the settings. resolve_s: names are looked up this often.
 
-    Raises: SettingsError, MistakesError.
+    Raises MistakesError.
     """
 
-    def __init__(self, texts: Sequence[str], file: Path | None, resolve_s: float) -> None:
+    def __init__(self, named: Sequence[MemberSource], file: Path | None, resolve_s: float) -> None:
         self._resolve_s = resolve_s
         self._resolver: asyncio.Task[None] | None = None
-        self._settings = parse_sources(texts)
+        self._named = tuple(named)
         self._file = file
         self._listed = read_file(file) if file is not None else ()
         self._resolved: dict[HostName, tuple[Address, ...]] = {}
@@ -179,7 +179,7 @@ class Members:
 
     @property
     def _sources(self) -> tuple[MemberSource, ...]:
-        return self._settings + self._listed
+        return self._named + self._listed
 
     def _of(self, source: MemberSource) -> tuple[Address, ...]:
         """The addresses of a source, as far as they are known."""
