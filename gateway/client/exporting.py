@@ -52,12 +52,12 @@ class ExportFile:
         self.cut = False
         self.known: set[bytes] = set()
         self._path = path
-        self._is_new = not path.exists()
-        if path.is_dir():
-            raise FileError(f"{path} is a directory; name a file")
-        if str(path) == "-" or not (self._is_new or path.is_file()):
-            raise FileError(f"{path} is not a regular file; an export needs one that it can sync to disk and continue")
         try:
+            self._is_new = not path.exists()
+            if path.is_dir():
+                raise FileError(f"{path} is a directory; name a file")
+            if str(path) == "-" or not (self._is_new or path.is_file()):
+                raise FileError(f"{path} is not a regular file; an export needs one that it can sync and continue")
             self._file = path.open("r+b" if append and not self._is_new else "xb")
         except FileExistsError as exc:
             raise FileError(f"{path} exists; give --append to continue it, or another name") from exc
@@ -68,10 +68,12 @@ class ExportFile:
         except FileError:
             self._file.close()
             raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        with contextlib.suppress(OSError):
-            os.fsync(directory)  # the name of the file is on disk, too
-        os.close(directory)
+        with contextlib.suppress(OSError):  # the name of the file is on disk, too
+            directory = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
 
     def __enter__(self) -> Self:
         return self

@@ -105,10 +105,13 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
     from gateway.client.lines import is_done, opened, request_key, size_of  # noqa: PLC0415
     from gateway.client.progress import ProgressBar  # noqa: PLC0415
 
-    if file.is_dir():
-        raise click.UsageError(f"file: {file} is a directory")
-    if str(file) == "-" or (file.exists() and not file.is_file()):
-        raise click.UsageError(f"file: {file} is not a regular file; an import needs one that it can continue")
+    try:
+        if file.is_dir():
+            raise click.UsageError(f"file: {file} is a directory")
+        if str(file) == "-" or (file.exists() and not file.is_file()):
+            raise click.UsageError(f"file: {file} is not a regular file; an import needs one that it can continue")
+    except OSError as exc:
+        raise click.UsageError(f"{file} cannot be read: {exc.strerror}") from exc
     notes = file.with_name(f"{file.name}.{queue}.progress")
     limits = api.call("GET", "/").json()["limits"]
     form = sending.RAW_EVENTS if api.is_raw(queue) else sending.EVENTS

@@ -47,7 +47,8 @@ class StartError(Exception):
 
 
 class UnusableDataError(StartError):
-    """A file of the data directory has a newer format. Another start fails in the same way."""
+    """A file of the data directory has a newer format, or its rights do not allow its use. Another start fails in the
+    same way."""
 
 
 class DataDirectory:
@@ -56,8 +57,8 @@ class DataDirectory:
     def __init__(self, path: Path) -> None:
         """Prepares and locks `path`; creates it (0700) if it is missing. Raises StartError."""
         self.path = path
-        self._is_new = not path.exists()
         try:
+            self._is_new = not path.exists()
             make_directory(path)
             for pattern in FILES:
                 for file in path.glob(pattern):
@@ -69,6 +70,8 @@ class DataDirectory:
                 self.lease_key = self._key()
                 self.run_dir = self._run_dir()
                 undo.pop_all()
+        except PermissionError as exc:
+            raise UnusableDataError(f"data: {exc.filename or path} is not writable: {exc.strerror}") from exc
         except OSError as exc:
             raise StartError(f"data: {path} is not writable: {exc.strerror}") from exc
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -140,6 +143,85 @@ def test_another_start_would_not_help(whole: Path, tmp_path: Path, spoil: Callab
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if " INFO " not in line]
     assert lines == [f"kestrel-gateway broker: {data / 'broker.sqlite'}: {why}"]
+
+
+OTHER = 65534
+"""A user who is not the one that runs these tests."""
+
+
+@pytest.fixture
+def without_rights() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `kestrel-gateway` as a user who must obey rights: root without the capabilities that override them."""
+    begin: list[str] = []
+    if not os.geteuid():
+        begin = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--"]
+        if shutil.which(begin[0]) is None or subprocess.run([*begin, "true"], check=False).returncode:
+            pytest.skip("root cannot give up its rights here: setpriv is missing, or is not allowed to")
+    return lambda *arguments: run_process([*begin, sys.executable, "-m", "gateway", *map(str, arguments)], 120)
+
+
+@pytest.fixture
+def taken_away() -> Iterator[Callable[[Path], None]]:
+    """Gives a file or directory to another user. Only root can: any other user loses the rights to it instead."""
+    changed = []
+
+    def take_away(path: Path) -> None:
+        if os.geteuid():
+            changed.append(path)
+            path.chmod(0)
+        else:
+            os.chown(path, OTHER, OTHER)
+
+    yield take_away
+    for path in changed:
+        path.chmod(0o700)
+
+
+SLOW = pytest.mark.slow  # they are executed, not forked
+
+
+@pytest.mark.parametrize(
+    "whose",
+    ["", "broker.sqlite", *(pytest.param(each, marks=SLOW) for each in ("lease.key", "lock", "broker.lock", ".."))],
+)
+def test_missing_rights_end_a_start_at_once(
+    whole: Path, tmp_path: Path, without_rights, taken_away, whose: str
+) -> None:
+    """To the directory, a file in it, or the directory above: exit code 2, and one line that names it."""
+    (tmp_path / "of").mkdir(mode=0o700)
+    data = copied(whole, tmp_path / "of")
+    taken_away(data.parent if whose == ".." else data / whose)
+    done = without_rights("serve", "--data", data, "--port", free_port(), "--workers", "1")
+    lines = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert (done.returncode, len(lines)) == (2, 1), done.stderr
+    assert str(data if whose in {"..", "broker.lock"} else data / whose) in lines[0]
+    assert re.search("ermission|unable to open|is not readable", lines[0]), lines
+
+
+@SLOW
+@pytest.mark.parametrize("above", [False, True])
+def test_missing_rights_are_told_by_every_command(
+    whole: Path, tmp_path: Path, without_rights, taken_away, *, above: bool
+) -> None:
+    """One line, and no traceback."""
+    (tmp_path / "of").mkdir(mode=0o700)
+    data = copied(whole, tmp_path / "of")
+    taken_away(data.parent if above else data)
+    unread = "cannot be read: Permission denied; run {} as the gateway's user"
+    for arguments, code, line in (
+        (("doctor", "--data", data, "--port", free_port()), 1, unread.format("doctor")),
+        (("backup", tmp_path / "copy", "--data", data), 1, unread.format("backup")),
+        (("broker", "check", data), 1, f"{data / 'broker.sqlite'}: Permission denied"),
+        (("export", "q", data / "file"), 2, f"{data / 'file'} cannot be written: Permission denied"),
+        (("import", "q", data / "file"), 2, f"{data / 'file'} cannot be read: Permission denied"),
+    ):
+        expected = code, line
+        if not above and arguments[-1] != data / "file":  # the flag itself is refused
+            expected = 2, f"'{data}' is not readable"
+        done = without_rights(*arguments)
+        assert (done.returncode, "Traceback" in done.stderr) == (expected[0], False), done.stderr
+        assert expected[1] in done.stdout + done.stderr
+        assert done.stderr.count("\n") <= 1
 
 
 def test_a_mistake_in_the_brokers_file(tmp_path: Path) -> None:

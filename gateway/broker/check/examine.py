@@ -78,12 +78,12 @@ class Report:
 def locked(directory: Path) -> Iterator[Path]:
     """The broker's file in `directory`, locked so that no broker can use it. Raises DatabaseError."""
     path = directory / FILE
-    if not path.is_file():
-        raise DatabaseError(f"{path}: no such file; give the directory of --data")
     try:
+        if not path.is_file():
+            raise DatabaseError(f"{path}: no such file; give the directory of --data")
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise DatabaseError(f"{directory / LOCK}: {exc.strerror or exc}") from exc
+        raise DatabaseError(f"{exc.filename or directory}: {exc.strerror or exc}") from exc
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
