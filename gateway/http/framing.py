@@ -57,8 +57,8 @@ def framing(version: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> 
             lengths.append(value)
         elif name == b"transfer-encoding":
             codings.append(value)
-        else:
-            continues = continues or value.lower() == b"100-continue"
+        else:  # Source: RFC 9110, section 10.1.1: a list, of which the gateway ignores every other member
+            continues = continues or b"100-continue" in (each.strip(OWS) for each in value.lower().split(b","))
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         raise BadFraming(f"the request has {len(hosts)} Host headers; send exactly one")
     if b"#" in target:

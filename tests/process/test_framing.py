@@ -39,6 +39,9 @@ def test_blank_line_starts_anew_after_each_end() -> None:
         ("1.1", [HOST, (b"expect", b"100-Continue"), (b"content-length", b"3")], (3, True)),
         ("1.0", [HOST, (b"expect", b"100-continue"), (b"content-length", b"3")], (3, False)),
         ("1.1", [HOST, (b"expect", b"something")], (0, False)),
+        ("1.1", [HOST, (b"expect", b"100-continue-later")], (0, False)),
+        ("1.1", [HOST, (b"expect", b"something;a=b ,\t100-Continue"), (b"content-length", b"3")], (3, True)),
+        ("1.1", [HOST, (b"expect", b"something"), (b"expect", b"100-continue")], (0, True)),
     ],
 )
 def test_framing_is_read(version: str, headers: list[tuple[bytes, bytes]], expected: tuple[int, bool]) -> None:
