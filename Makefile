@@ -57,9 +57,13 @@ contract-baseline: install  ## for a release: make the current openapi.yaml the 
 	@$(BIN)/python -m stability --renew
 
 release: install  ## check this version, build its packages in dist/ and print what is left to push
-	@git diff --quiet HEAD || { echo "commit all changes first" >&2; exit 1; }
+	@test -z "$$(git status --porcelain)" || { echo "commit all changes first:" >&2; git status --short >&2; exit 1; }
+	@! git rev-parse -q --verify refs/tags/v$(VERSION) >/dev/null || { \
+	  echo "the tag v$(VERSION) exists already: set the next version as __version__ in gateway/__init__.py" >&2; exit 1; }
 	@grep -q '^## $(VERSION) - ' CHANGELOG.md || { \
 	  echo "CHANGELOG.md has no section '## $(VERSION) - DATE': set __version__ in gateway/__init__.py and name the section" >&2; exit 1; }
+	@awk '/^## / { here = index($$0, "## $(VERSION) - ") == 1 } here && /^- / { found = 1 } END { exit !found }' CHANGELOG.md || { \
+	  echo "CHANGELOG.md says nothing of $(VERSION): list its changes in its section" >&2; exit 1; }
 	@rm -rf dist build
 	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/twine check --strict dist/*
