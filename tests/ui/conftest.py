@@ -25,9 +25,9 @@ def browser():
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def gateway(tmp_path_factory):
-    """One of the pages' tests alone: with hundreds of queues of others, only the rows in view exist."""
+    """One of each file alone: with many queues of others, a test's own rows are not in view, and so do not exist."""
     with running(tmp_path_factory.mktemp("pages") / "data") as shared:
         yield shared
 
