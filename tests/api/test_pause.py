@@ -53,6 +53,12 @@ def take(http: httpx.Client, queue: str, timeout: float = 0) -> httpx.Response:
     return http.get(f"/queues/{queue}/next", params={"timeout": timeout})
 
 
+def wait_until_delivered(http: httpx.Client, queue: str) -> None:
+    """Returns when a job of another queue, which is put now, has been delivered."""
+    put(http, f"{queue}-other")
+    assert take(http, f"{queue}-other", 30).status_code == 200
+
+
 def listed(http: httpx.Client, queue: str) -> list[dict]:
     """The queue as the list of queues shows it."""
     return http.get("/queues", params={"filter": f"name={queue}"}).json()["queues"]
@@ -103,7 +109,8 @@ def test_a_waiting_poll_waits_on_through_a_pause(gateway: Running, http: httpx.C
         while http.get(f"/queues/{queue}?missing=zero").json()["waiters"]:
             assert time.monotonic() < deadline_s
         put(http, queue, "later")
-        time.sleep(0.3)
+        wait_until_delivered(http, queue)
+        assert http.get(f"/queues/{queue}").json()["items"] == 1
         assert not waiting.done()
         resume(http, queue)
         assert waiting.result(60).json()["data"] == "later"
@@ -187,7 +194,8 @@ def test_a_policy_pauses_a_queue_also_for_polls_that_wait(tmp_path: Path) -> Non
             put(http, "q", "later")
             assert resume(http, "q") == {"queue": "q", "paused": True, "by_policy": True}
             assert http.get("/queues/q").json()["pause"]["by_policy"] is True
-            time.sleep(0.3)
+            wait_until_delivered(http, "q")
+            assert http.get("/queues/q").json()["items"] == 1
             assert not waiting.done()
             policies.write_text("")
             gateway.process.send_signal(signal.SIGHUP)

@@ -24,7 +24,9 @@ from tests.lab.processes import children_of
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, list[BrokerProcess]]]:
     """A gateway before three servers, of which the third is no member until a test needs it."""
     directory = tmp_path_factory.mktemp("members")
-    with brokers(directory, 3) as many, before(directory, many[:2], "--workers", "2") as gateway:
+    # Without rounds of figures, only looks at the control state peek.
+    flags = ("--workers", "2", "--queue-figures-interval", "3600")
+    with brokers(directory, 3) as many, before(directory, many[:2], *flags) as gateway:
         yield gateway, many
 
 
@@ -60,6 +62,13 @@ def children(broker: BrokerProcess, queue: str) -> set[str]:
 def copies(brokers: list[BrokerProcess], queue: str) -> list[tuple[int, int]]:
     """How many items each server has on the queue and on its child."""
     return [(each.stat(f"queue_{queue}_items"), each.stat(f"queue_{queue}+audit_items")) for each in brokers]
+
+
+def wait_for_looks(*members: BrokerProcess) -> None:
+    """Returns when both workers have looked at the control state of these servers: each look is a peek, and each worker
+    looks as often as the other."""
+    wanted = {each: each.stat("cmd_peek") + 4 for each in members}
+    wait(lambda: all(each.stat("cmd_peek") >= count for each, count in wanted.items()))
 
 
 def subscribe(http: httpx.Client, queue: str) -> None:
@@ -188,7 +197,7 @@ def test_a_child_that_was_deleted_while_a_member_was_away_does_not_return(cluste
     wait(lambda: up(http) == 2)
     publish(http, queue, 20)
     wait(lambda: not children(one, queue) | children(two, queue))
-    time.sleep(0.7)  # the other looks at the control state have passed
+    wait_for_looks(one, two)
     assert children(one, queue) | children(two, queue) == set()
     assert http.get(f"/queues/{queue}+audit/next?timeout=0").status_code == 404
 
@@ -274,7 +283,7 @@ def test_jobs_of_a_deleted_subscription_do_not_come_to_a_new_one_of_the_same_nam
     assert copies([one, two], queue)[1][1] == 0, "the old jobs are gone when the request succeeds"
     before = [items for items, _ in copies([one, two], queue)]
     publish(http, queue, 20)
-    time.sleep(0.7)  # every worker has prepared the member, and has looked at the control state
+    wait_for_looks(one, two)
     found = [(items - old, copied) for old, (items, copied) in zip(before, copies([one, two], queue), strict=True)]
     assert all(items == copied for items, copied in found), found
     assert found[1][0] > 0
@@ -282,7 +291,7 @@ def test_jobs_of_a_deleted_subscription_do_not_come_to_a_new_one_of_the_same_nam
 
 def test_polls_that_wait_while_a_member_returns_get_no_job_of_the_deleted_subscription(cluster, queue):
     """They would get it before the member has deleted the old one."""
-    gateway, http, (_, two, _) = cluster
+    gateway, http, (one, two, _) = cluster
     path = f"/queues/{queue}/subscriptions/audit"
     subscribe(http, queue)
     while copies([two], queue)[0][1] < 6:
@@ -291,7 +300,7 @@ def test_polls_that_wait_while_a_member_returns_get_no_job_of_the_deleted_subscr
     wait(lambda: up(http) == 1)
     assert http.delete(path).status_code == 200
     assert http.put(path).status_code == 503
-    time.sleep(0.7)  # every worker has looked at the control state
+    wait_for_looks(one)
 
     def poll(_: int) -> object:
         with gateway.client() as own:
@@ -299,7 +308,7 @@ def test_polls_that_wait_while_a_member_returns_get_no_job_of_the_deleted_subscr
 
     with ThreadPoolExecutor(4) as pool:
         polls = [pool.submit(poll, number) for number in range(4)]
-        time.sleep(0.3)
+        wait(lambda: one.waiters(f"{queue}+audit") == len(polls))
         two.start()
         subscribe(http, queue)
         while not all(each.done() for each in polls):
