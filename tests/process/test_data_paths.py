@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.lab import plain
 from tests.lab.broker import BrokerProcess
@@ -36,11 +40,19 @@ def taken(gateway: Running) -> bytes:
     return plain.get(gateway.url + "/queues/q/next?ack=auto&format=raw&timeout=5").content
 
 
-def test_a_gateway_with_its_backup_and_its_files(tmp_path: Path) -> None:
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory in which the path of a private socket is short enough: otherwise the sockets are elsewhere."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+def test_a_gateway_with_its_backup_and_its_files(short: Path) -> None:
     """Jobs outlive a kill, `doctor` and `backup` read the directory, and the copy is served, exported and imported."""
-    data, copy, file = tmp_path / NAME, tmp_path / f"copy {NAME}", tmp_path / f"file {NAME}"
+    data, copy, file = short / NAME, short / f"copy {NAME}", short / f"file {NAME}"
     port = free_port()
     with running(data, "--workers", "2", "--log-format", "json") as gateway:
+        assert not (data / "run").is_symlink()
         put(gateway, b"one")
         gateway.kill()
         gateway.start()
