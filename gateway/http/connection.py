@@ -115,7 +115,10 @@ class GatewayProtocol(asyncio.Protocol):
         idle = self.server_state.idle
         if len(connections) > self.limits.connections and not idle.close_oldest():
             self.refuse(
-                Unavailable(f"the gateway has reached its limit of {counted(self.limits.connections, 'connection')}")
+                Unavailable(
+                    f"this worker has reached its limit of {counted(self.limits.connections, 'connection')}; try again "
+                    "later"
+                )
             )
         else:
             self._deadline.set(self.limits.header_timeout_s)
@@ -213,7 +216,11 @@ class GatewayProtocol(asyncio.Protocol):
                 assert self._task is not None
                 self._task.cancel()  # started in this turn of the loop, so it has not run, and never will
                 self.server_state.tasks.discard(self._task)
-                self.refuse(BadFraming("the body has neither a Content-Length nor Transfer-Encoding: chunked"))
+                self.refuse(
+                    BadFraming(
+                        "the request has a body, but no Content-Length and no Transfer-Encoding: chunked; send one"
+                    )
+                )
             else:
                 self._hold(data)
         elif now is HEAD:
@@ -388,14 +395,14 @@ class GatewayProtocol(asyncio.Protocol):
     def _timed_out(self) -> None:
         """The time limit of the current state is over."""
         if self.reading is HEAD:
-            self.refuse(RequestTimeout(f"the header block was not complete in {self.limits.header_timeout_s:g} s"))
+            self.refuse(RequestTimeout(f"the headers did not arrive within {self.limits.header_timeout_s:g} s"))
         elif self.reading is BODY and self.current is not None and self.current.streams_body:
             if not self.current.listening:  # the application has still to process what has come
                 self._deadline.set(self.limits.body_timeout_s)
             else:
-                self.refuse(RequestTimeout(f"nothing of the body came for {self.limits.body_timeout_s:g} s"))
+                self.refuse(RequestTimeout(f"no data of the body arrived for {self.limits.body_timeout_s:g} s"))
         elif self.reading is BODY:
-            self.refuse(RequestTimeout(f"the body was not complete in {self.limits.body_timeout_s:g} s"))
+            self.refuse(RequestTimeout(f"the body did not arrive within {self.limits.body_timeout_s:g} s"))
         else:
             self.transport.close()
 

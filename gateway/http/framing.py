@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from gateway.common.counted import counted
 from gateway.errors import BadFraming
 
 CHUNKED: Final = -1
@@ -59,28 +60,40 @@ def framing(version: str, target: bytes, headers: list[tuple[bytes, bytes]]) -> 
             codings.append(value)
         else:  # Source: RFC 9110, section 10.1.1: a list, of which the gateway ignores every other member
             continues = continues or b"100-continue" in (each.strip(OWS) for each in value.lower().split(b","))
-    if len(hosts) > 1 or (not hosts and version == "1.1"):
-        raise BadFraming(f"the request has {len(hosts)} Host headers; send exactly one")
+    if len(hosts) > 1:
+        raise BadFraming(f"Host is given {counted(len(hosts), 'time')}; send it once")
+    if not hosts and version == "1.1":
+        raise BadFraming("the Host header is missing; HTTP/1.1 requires it")
     if b"#" in target:
-        raise BadFraming("the request target has a fragment; remove it")
+        raise BadFraming("the request target has a fragment, which begins with #; remove it, or write the # as %23")
     if not target.startswith((b"/", b"*")):
         _check_authority(target, hosts[0] if hosts else b"")
     if codings:
-        if lengths or len(codings) > 1 or codings[0].lower() != b"chunked":
-            raise BadFraming("the only supported Transfer-Encoding is chunked, without a Content-Length")
-        if version == "1.0":
-            raise BadFraming("HTTP/1.0 has no Transfer-Encoding; use HTTP/1.1")
+        if lengths:
+            raise BadFraming("the request has both Content-Length and Transfer-Encoding; send only one of them")
+        _check_codings(version, codings)
         return CHUNKED, continues
     if len(lengths) > 1:
-        raise BadFraming("the request has several Content-Length headers; send one")
+        raise BadFraming(f"Content-Length is given {counted(len(lengths), 'time')}; send it once")
     return int(lengths[0]) if lengths else 0, continues and version == "1.1"
+
+
+def _check_codings(version: str, codings: list[bytes]) -> None:
+    """Raises BadFraming unless they are `chunked` alone, in HTTP/1.1."""
+    if len(codings) > 1:
+        raise BadFraming(f"Transfer-Encoding is given {counted(len(codings), 'time')}; send it once")
+    if codings[0].lower() != b"chunked":
+        shown = codings[0][:40].decode("latin-1")
+        raise BadFraming(f"Transfer-Encoding: {shown!r} is not supported; the only one allowed is chunked")
+    if version == "1.0":
+        raise BadFraming("HTTP/1.0 has no Transfer-Encoding; use HTTP/1.1")
 
 
 def _check_authority(target: bytes, host: bytes) -> None:
     """The authority of the absolute form replaces Host (RFC 9112 section 3.2.2), so the two must not differ."""
     authority = target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
     if authority.lower() != host.lower():
-        raise BadFraming("the request target and the Host header name different hosts")
+        raise BadFraming("the request target and the Host header name different hosts; send the same host in both")
 
 
 class BlankLine:

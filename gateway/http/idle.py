@@ -72,5 +72,5 @@ class Idle:
         while self._buffers.room(NOBODY) < 0 and self._heads:
             oldest = next(iter(self._heads))
             del self._heads[oldest]
-            oldest.refuse(TooManyBytes("the gateway holds too many incomplete request heads; send the request again"))
+            oldest.refuse(TooManyBytes("this worker holds too many incomplete request heads; send the request again"))
         return self._buffers.room(NOBODY) >= 0

@@ -23,6 +23,7 @@ from gateway.common.counted import counted
 from gateway.errors import BadFraming, GatewayError, HeadersTooLarge, Internal
 from gateway.http.framing import CHUNKED, FRAMING_HEADERS, OWS, BlankLine, framing
 from gateway.http.known_heads import KnownHeads
+from gateway.http.malformed import URL, sentence_for
 from gateway.http.request_head import Headers, RequestHead
 from gateway.http.target import split_target
 
@@ -104,7 +105,10 @@ class RequestParser:
         piece = data[:end] if 0 < end < len(data) else data
         self.head_bytes += len(piece)
         if self.head_bytes > self._limit_bytes:
-            raise HeadersTooLarge(f"request line and headers are above {counted(self._limit_bytes, 'byte')}")
+            raise HeadersTooLarge(
+                f"the request line and the headers together are above the maximum of "
+                f"{counted(self._limit_bytes, 'byte')}"
+            )
         whole = end > 0 and self.head_bytes == len(piece)
         if whole and (known := self._known.find(piece)) is not None:
             self._begin_known(*known)
@@ -298,4 +302,4 @@ class RequestParser:
         if refusal is None and isinstance(exc, httptools.HttpParserCallbackError):
             log.error("reading a request failed", exc_info=exc)
             return Internal("the gateway failed to read the request; its log has the cause under this request id")
-        return BadFraming(f"{exc or 'this is not an HTTP request'}")
+        return BadFraming(sentence_for(str(exc)) if refusal is None else URL)

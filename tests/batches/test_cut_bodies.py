@@ -104,7 +104,8 @@ def test_a_chunk_that_is_malformed(gateway, http, queue):
     upload.socket.sendall(b"5\r\n20\n21xx\r\nDELETE /queues/%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % queue.encode())
     upload.socket.shutdown(socket.SHUT_WR)
     problem = upload.problem()
-    cause = problem["detail"].partition(";")[0]
+    cause = problem["detail"].rpartition("; ")[0]
+    assert cause.startswith("the data of a chunk is not followed by CRLF")
     check(problem, 400, "bad-framing", f"{cause}; the first 20 jobs are stored", stored=20)
     assert stored(http, queue) == list(range(20))
 
@@ -163,7 +164,7 @@ def test_a_client_that_sends_nothing_more(hasty):
     """408, as above."""
     upload = Upload(hasty, "silent")
     upload.send_stored(0, 20)
-    detail = "nothing of the body came for 2 s; the first 20 jobs are stored"
+    detail = "no data of the body arrived for 2 s; the first 20 jobs are stored"
     check(upload.problem(), 408, "request-timeout", detail, stored=20)
     with hasty.client() as http:
         assert stored(http, "silent") == list(range(20))

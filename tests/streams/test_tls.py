@@ -42,7 +42,7 @@ def open_streams(http):
 
 @pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
 def test_jobs_come_and_are_settled(gateway, http, queue, accept):
-    """As without TLS: lines at once, slots that become free, signs of life; what is not settled comes again."""
+    """As without TLS: lines at once, slots that become free, keepalive lines; what is not settled comes again."""
     put(http, queue, *range(5))
     wait_until(lambda: open_streams(http) == 0)
     with StreamReader(gateway, f"/queues/{queue}/stream?window=2", accept=accept) as stream:
@@ -83,7 +83,7 @@ def test_lines_whose_end_does_not_come(gateway, http, queue):
         wait_until(lambda: answered(gateway))
 
     def answered(gateway):
-        return "nothing of the body came" in gateway.log.read_text() or "request-timeout" in gateway.log.read_text()
+        return "no data of the body arrived" in gateway.log.read_text() or "request-timeout" in gateway.log.read_text()
 
     headers = dict(line.split(": ") for line in HEAD.format(queue).split("\r\n")[2:] if line)
     with httpx.Client(base_url=gateway.url, verify=gateway.verify, timeout=30) as other:

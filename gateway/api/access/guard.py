@@ -71,14 +71,14 @@ class Guard:
                 text = value.decode("latin-1")
                 found[name] = f"{found[name]}, {text}" if name in found else text
                 if name == b"host" and found[name] != text:
-                    raise BadRequest("more than one Host header; send one")
+                    raise BadRequest("Host is given more than once; send it once")
         host = found.get(b"host")
         if host is None:
             raise BadRequest("the Host header is missing; HTTP/1.1 requires it")
         if not self._allowed(host):
             if not _has_valid_port(host):
                 raise BadRequest(f"Host {host[:100]!r}: the port is above the maximum of {_LARGEST_PORT}")
-            raise ForbiddenHost(f"Host {host[:100]!r} is neither loopback nor allowed; add it to --allowed-hosts")
+            raise ForbiddenHost(f"Host {host[:100]!r} is not a loopback name and not in --allowed-hosts; add it there")
         self._check_page(request, host, found)
 
     def _check_page(self, request: HttpRequest, host: str, found: Mapping[bytes, str]) -> None:
