@@ -135,9 +135,16 @@ def serve(app: str | None, **values: Any) -> None:
 
 
 @cli.command()
-@click.option("--queues", envvar="KESTREL_GATEWAY_QUEUES", type=click.Path(path_type=Path), help="file with policies")
-@click.option("--keys", envvar="KESTREL_GATEWAY_KEYS", type=click.Path(path_type=Path), help="file with keys")
-@click.option("--namespace", envvar="KESTREL_GATEWAY_NAMESPACE", default="", help="the value that `serve` gets")
+@click.option(
+    "--queues",
+    envvar="KESTREL_GATEWAY_QUEUES",
+    type=click.Path(path_type=Path),
+    help="TOML file with the policies of queues",
+)
+@click.option(
+    "--keys", envvar="KESTREL_GATEWAY_KEYS", type=click.Path(path_type=Path), help="TOML file with the keys of callers"
+)
+@click.option("--namespace", envvar="KESTREL_GATEWAY_NAMESPACE", default="", help="namespace, as given to `serve`")
 def check(queues: Path | None, keys: Path | None, namespace: str) -> None:
     """Print every mistake in the files of policies and keys. The exit code is 1 if there is a mistake."""
     if queues is None and keys is None:
@@ -165,7 +172,7 @@ def doctor(context: click.Context, /, *, as_json: bool, **values: Any) -> None:
     """Examine settings, files, this host and the Kestrel servers, and say what is wrong. Changes nothing.
 
     Give it the flags and variables of `serve`, before the start or while the gateway runs. The exit code is 0 if there
-    is no error, and 1 if there is one. Warnings are no errors.
+    is no error, and 1 if there is one. Warnings do not count.
     """
     from gateway.maintenance.doctor import examination, finding  # noqa: PLC0415 (`--help` stays quick)
 
@@ -234,8 +241,13 @@ def keys() -> None:
     help="produce, consume, admin, observe or operator (repeatable)",
 )
 @click.option("--queue", "queues", multiple=True, help="queue that the key may use; * and ? are wildcards (repeatable)")
-@click.option("--rate", type=Rate(), default=None, help="most requests a second with the key, per worker")
-@click.option("--burst", type=WholeNumber(), default=None, help="requests at once that --rate allows [default: --rate]")
+@click.option("--rate", type=Rate(), default=None, help="maximum number of requests a second with the key, per worker")
+@click.option(
+    "--burst",
+    type=WholeNumber(),
+    default=None,
+    help="maximum number of requests at once, with --rate [default: --rate]",
+)
 def new_key(
     *, name: str, tenant: str, scopes: tuple[str, ...], queues: tuple[str, ...], rate: float | None, burst: int | None
 ) -> None:

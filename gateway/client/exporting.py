@@ -140,7 +140,7 @@ class Export:
                     bar.reached(self.written + self.known)
             if not self.interrupted and not self.left and count:
                 leased = (await self._figures(http)).get("open_reads")
-                self.left = f"others hold {counted(leased, 'job')} of {self._queue}" if leased else ""
+                self.left = f"other consumers hold {counted(leased, 'job')} of {self._queue}" if leased else ""
 
     def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
         self._signal.set()
@@ -241,4 +241,4 @@ def _why_nothing(queue: str, headers: httpx.Headers) -> str:
     if "queue-limited" in headers:
         return f"{queue} is at a limit of its policy"
     coverage = headers.get("queue-coverage", "")
-    return f"only {coverage} servers answered" if coverage else ""
+    return f"only {coverage} Kestrel servers answered" if coverage else ""

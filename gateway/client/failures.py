@@ -43,7 +43,7 @@ def no_answer(error: Exception, url: str) -> CallFailed:
     """No answer came: the gateway is away, or the connection broke."""
     name = type(error).__name__
     what = _NUMBER.sub("", str(error)) or (
-        "it took too long" if "Timeout" in name else f"the connection broke ({name})"
+        "no answer in time" if "Timeout" in name else f"the connection was lost ({name})"
     )
     return CallFailed(NO_ANSWER, f"{url}: {what}", status=0, retryable=True)
 

@@ -74,20 +74,21 @@ def put(
     is 0 only after the job is stored on disk. A repeated attempt stores it once: each request has an idempotency key.
 
     With --lines every line is one job. Lines that the gateway does not accept are reported, the others are stored, and
-    the exit code is 1. Ctrl-C ends the command after the jobs in hand. Then, and if the gateway goes away, the last
-    message names the --skip to continue with. With an --idempotency-key the same command continues without --skip.
+    the exit code is 1. Ctrl-C ends the command after the jobs in hand. Then, and if the gateway becomes unreachable,
+    the last message names the --skip to continue with. With an --idempotency-key, run the same command again, without
+    --skip.
     """  # noqa: D301 (click wants the character itself)
     from gateway.client.lines import put_lines  # noqa: PLC0415 (`--help` stays quick)
 
     if text is not None and file is not None:
-        raise click.UsageError(f"the job is given twice: as TEXT and as --file {file}")
+        raise click.UsageError(f"the job is given twice, as TEXT and as --file {file}; give only one of them")
     if not lines:
         options.refuse_unused("without --lines", "skip")
     chosen = {name: value for name, value in (("ttl", ttl), ("delay", delay), ("at", at)) if value is not None}
     headers = {"Ordering-Key": ordering_key} if ordering_key else {}
     if lines:
         if text is not None or content_type or as_json:
-            raise click.UsageError("--lines reads jobs in JSON from a file; TEXT, --type and --json exclude it")
+            raise click.UsageError("--lines reads jobs in JSON from a file; leave out TEXT, --type and --json")
         key = idempotency_key or str(uuid.uuid4())
         sys.exit(put_lines(api, queue, file or _STDIN, skip=skip, key=key, params=chosen, headers=headers))
     if text is not None:
@@ -121,16 +122,16 @@ def next_job(queue: str, *, wait_s: float, lease_s: float | None, ack: bool, raw
 
     \b
       kestrel-gateway next emails                      take a job; settle it with ack, nack or reject
-      kestrel-gateway next emails --ack --raw >job     take a job for good
+      kestrel-gateway next emails --ack --raw >job     take a job and ack it
 
     The lease is at .lease.id. It must be settled before it ends; otherwise the next consumer gets the job. With --ack
     the job is acked after it is written. A job that cannot be written goes back to the head of its queue, and the exit
     code is 1. The exit code is 3 if no job came.
     """  # noqa: D301 (click wants the character itself)
     if raw and not ack:
-        raise click.UsageError("--raw prints no lease, so the job could not be settled; give --ack, too")
+        raise click.UsageError("--raw prints no lease, so the job could not be settled; also give --ack")
     if standard_files.is_closed():
-        raise click.UsageError("standard output is closed, so the job could not be printed; no job is taken")
+        raise click.UsageError("standard output is closed, so a job could not be printed; no job was taken")
     params = {} if lease_s is None else {"lease_seconds": f"{lease_s:.15g}"}
     if raw:
         params["format"] = "raw"
@@ -210,7 +211,7 @@ def ack(lease: str, *, api: GatewayApi) -> None:
 @click.option("--reason", help="what went wrong; stored with the job")
 @options.calls
 def nack(lease: str, *, head: bool, delay: float | None, reason: str | None, api: GatewayApi) -> None:
-    """Give the job of LEASE back to its queue, as its next attempt."""
+    """Give the job of LEASE back to its queue for another attempt."""
     if head and delay:
         raise click.UsageError("--head means at once, and --delay later; give only one of them")
     _settle(api, lease, "nack", {"position": "head" if head else None, "delay": delay, "reason": reason})
@@ -230,7 +231,7 @@ def reject(lease: str, *, reason: str | None, api: GatewayApi) -> None:
 @click.argument("seconds", type=Seconds())
 @options.calls
 def extend(lease: str, seconds: float, *, api: GatewayApi) -> None:
-    """Let LEASE end SECONDS from now, and print when that is."""
+    """Make LEASE end SECONDS from now, and print that time."""
     answer = api.call("POST", f"{_lease_path(lease)}/extend", json={"lease_seconds": seconds})
     click.echo(answer.json()["expires_at"])
 
@@ -244,7 +245,12 @@ def _settle(api: GatewayApi, lease: str, how: str, body: dict[str, Any] | None) 
 
 def _lease_path(lease: str) -> str:
     if not lease.replace("-", "").replace("_", "").isalnum() or not lease.isascii():
-        raise CallFailed("lease-not-found", f"{lease!r} is not the id of a lease", status=404, retryable=False)
+        raise CallFailed(
+            "lease-not-found",
+            f"{lease!r} is not the id of a lease, which `next` prints as .lease.id",
+            status=404,
+            retryable=False,
+        )
     return f"/leases/{lease}"
 
 

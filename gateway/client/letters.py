@@ -52,7 +52,7 @@ def _found(api: GatewayApi, queue: str, letter: str) -> dict[str, Any]:
                 return dict(each)
     raise CallFailed(
         "dead-letter-not-found",
-        f"{letter} is not among the {_MOST} oldest dead letters of {queue}",
+        f"{letter} is not one of the {_MOST} oldest dead letters of {queue}; --list shows them",
         status=404,
         retryable=False,
     )

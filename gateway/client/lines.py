@@ -50,7 +50,7 @@ def put_lines(
         if isinstance(exc, KeyboardInterrupt) and is_done(batch, done, size):
             return _finished(queue, done)
         known = (isinstance(exc, CallFailed) and exc.status) or not batch or done.lines == batch[-1].number
-        perhaps = "" if known else f", and perhaps up to {len(batch)} of the next ones"
+        perhaps = "" if known else f", and perhaps up to {len(batch)} of those that follow"
         stored = counted(done.stored, "job is stored", "jobs are stored")
         options.notice(f"{stored}{perhaps}; continue with --skip {max(done.lines, skip)}")
         if isinstance(exc, CallFailed):

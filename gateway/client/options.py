@@ -5,7 +5,7 @@
 2    the command line or the file of settings is wrong
 3    there is no job, no queue, or no such lease or dead letter
 4    the gateway does not accept the key
-5    the gateway is away or cannot do it now: a later try may succeed
+5    the gateway is unreachable or cannot do it now: a later try may succeed
 130  interrupted
 """
 
@@ -53,7 +53,7 @@ _RETRY: Final = click.option(
     "retry_s",
     type=Seconds(),
     default=10.0,
-    help="how long to try again while the gateway is away or busy [default 10]",
+    help="how long to try again while the gateway is unreachable or busy [default 10]",
 )
 
 

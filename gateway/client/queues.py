@@ -33,9 +33,9 @@ _FIGURES: Final = {
 @click.command()
 @click.option("--filter", "filters", multiple=True, help="only queues such as items>100, name~img-* (repeatable)")
 @click.option(
-    "--sort", default="name", help="column of the API, such as age_s; -items begins with the most [default name]"
+    "--sort", default="name", help="field to sort by, such as age_s; -items sorts in descending order [default name]"
 )
-@click.option("--watch", is_flag=True, help="show the table again and again until it is interrupted")
+@click.option("--watch", is_flag=True, help="update the table until the command is interrupted")
 @click.option(
     "--every", "every_s", type=Seconds(), default=2.0, help="with --watch: seconds between updates [default 2]"
 )
@@ -78,7 +78,7 @@ def queues(*, filters: tuple[str, ...], sort: str, watch: bool, every_s: float, 
 
 @click.command()
 @click.argument("queue", type=QueueName())
-@click.option("--servers", is_flag=True, help="the figures of each Kestrel server, too")
+@click.option("--servers", is_flag=True, help="also print the figures of each Kestrel server")
 @click.option("--json", "as_json", is_flag=True, help="print the gateway's answer as JSON")
 @options.calls
 def queue(queue: str, *, servers: bool, as_json: bool, api: GatewayApi) -> None:
@@ -100,7 +100,7 @@ def queue(queue: str, *, servers: bool, as_json: bool, api: GatewayApi) -> None:
 _MEANT: Final = {
     "list": "did you mean --list N?",
     "peek": "did you mean --peek?",
-    "delete": "did you mean --delete, for all of them, or LETTER delete?",
+    "delete": "did you mean LETTER delete, or --delete for all of them?",
     "show": "did you mean LETTER show?",
     "redrive": "did you mean LETTER redrive, or the command `redrive` for all of them?",
 }
@@ -120,7 +120,7 @@ _MEANT: Final = {
     help="list the N oldest dead letters, with reasons; at most 100",
 )
 @click.option("--delete", is_flag=True, help="delete all dead letters of the queue")
-@click.option("--yes", is_flag=True, help="when deleting: do not ask")
+@click.option("--yes", is_flag=True, help="delete without asking")
 @click.option("--json", "as_json", is_flag=True, help="print the gateway's answer as JSON")
 @options.calls
 def dead_letters(
@@ -139,8 +139,8 @@ def dead_letters(
 
     \b
       kestrel-gateway dead-letters emails --list 20
-      kestrel-gateway dead-letters emails LETTER show          one of them, by the LETTER in the list
-      kestrel-gateway dead-letters emails LETTER redrive       back to its queue; `redrive` moves all of them
+      kestrel-gateway dead-letters emails LETTER show          show the one with this LETTER in the list
+      kestrel-gateway dead-letters emails LETTER redrive       move it back to its queue; `redrive` moves all
       kestrel-gateway dead-letters emails LETTER delete
 
     The exit code is 3 if there is no such dead letter, and with --peek if the queue has none.
@@ -151,7 +151,7 @@ def dead_letters(
     if letter in _MEANT and action is None:
         raise click.UsageError(f"{letter} is not the id of a dead letter; {_MEANT[letter]}")
     if peek + delete + (listed is not None) + (letter is not None) > 1:
-        raise click.UsageError("LETTER, --peek, --list and --delete exclude each other")
+        raise click.UsageError("LETTER, --peek, --list and --delete exclude each other; give only one of them")
     if action in ("delete", "redrive"):
         options.refuse_unused(f"with {action}", "as_json")
     if letter is not None:
@@ -177,10 +177,12 @@ def dead_letters(
 
 @click.command()
 @click.argument("queue", type=QueueName())
-@click.option("--max", "most", type=WholeNumber(1), help="the most dead letters to move [default: all]")
+@click.option("--max", "most", type=WholeNumber(1), help="maximum number of dead letters to move [default: all]")
 @click.option("--to", help="queue that gets the jobs [default: the one that they come from]")
 @click.option("--reason", type=click.Choice(["rejected", "max-attempts"]), help="move only those with this reason")
-@click.option("--rate", type=Rate(), metavar="N", help="the most dead letters to move in a second [default: no limit]")
+@click.option(
+    "--rate", type=Rate(), metavar="N", help="maximum number of dead letters to move in a second [default: no limit]"
+)
 @options.calls
 def redrive(
     queue: str, *, most: int | None, to: str | None, reason: str | None, rate: float | None, api: GatewayApi
@@ -193,7 +195,7 @@ def redrive(
         try:
             answer = api.call("POST", f"{_path(queue)}/redrive", json={"max": left_to_move, **chosen}).json()
         except KeyboardInterrupt:
-            options.notice(f"interrupted; the gateway may go on with the request that moves up to {left_to_move}")
+            options.notice(f"interrupted; the gateway may still move up to {counted(left_to_move, 'dead letter')}")
             raise
         moved = answer["redriven"] + answer["expired"]
         redriven, expired = redriven + answer["redriven"], expired + answer["expired"]
@@ -202,7 +204,7 @@ def redrive(
     tail = f", {expired} expired and dropped" if expired else ""
     click.echo(f"{counted(redriven, 'dead letter')} moved to {to or queue}{tail}, {answer['left']} left")
     if answer["left"] and reason is None and (most is None or redriven + expired < most):
-        options.notice(f"the others could not be moved now: look at {to or queue}")
+        options.notice(f"the others could not be moved now; {to or queue} may be full: try again later")
         sys.exit(options.AWAY)
 
 
@@ -237,7 +239,7 @@ def delete(queue: str, *, yes: bool, api: GatewayApi) -> None:
 @click.command()
 @click.argument("queue", type=QueueName())
 @click.option("--for", "for_s", type=Seconds(), help="seconds after which the pause ends by itself [default: never]")
-@click.option("--reason", help="why, shown with the figures of the queue")
+@click.option("--reason", help="why the queue is paused; shown with its figures")
 @options.calls
 def pause(queue: str, *, for_s: float | None, reason: str | None, api: GatewayApi) -> None:
     """Pause QUEUE: jobs are accepted, and no consumer of any gateway gets one until `resume`."""

@@ -38,8 +38,10 @@ _TAIL_BYTES: Final = 4096
 @click.argument("queue", type=QueueName())
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--append", is_flag=True, help="continue the file of an export that was interrupted")
-@click.option("--wait", "wait_s", type=Seconds(), default=0.0, help="end when no job came for this time [default 0]")
-@click.option("--max", "most", type=WholeNumber(1), help="the most jobs to take [default: all]")
+@click.option(
+    "--wait", "wait_s", type=Seconds(), default=0.0, help="end when no job has come for this time [default 0]"
+)
+@click.option("--max", "most", type=WholeNumber(1), help="maximum number of jobs to take [default: all]")
 @options.where
 @options.interruptible
 def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: int | None, address: Target) -> None:
@@ -50,7 +52,7 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
       kestrel-gateway export emails emails.ndjson --append      after an interruption
 
     A job is acked after it is written and the file is synced to disk. Ctrl-C ends the command after the jobs in hand,
-    up to 100. If it is killed, they are on their queue again a minute later, at its tail. Continue with --append.
+    up to 100. If it is killed, these jobs return to the tail of their queue a minute later. Continue with --append.
     `import` reads the file.
 
     Delayed jobs and dead letters are not exported. The exit code is 5 if there may be more jobs: some are leased by
@@ -63,7 +65,7 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
     try:
         with ExportFile(file, append=append) as target:
             if target.cut:
-                options.notice(f"{file}: the last line was not whole and is cut off; its job is on its queue")
+                options.notice(f"{file}: the last line was incomplete and is removed; its job is still on its queue")
             job = Export(address, queue, target, wait_s=wait_s, most=most)
             asyncio.run(job.run())
             if job.left and not job.written + job.known:
@@ -90,14 +92,14 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
 @click.command("import")
 @click.argument("queue", type=QueueName())
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--from-start", is_flag=True, help="forget how far an earlier import of the file has come")
+@click.option("--from-start", is_flag=True, help="ignore the progress of an earlier import of the file")
 @options.calls
 def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) -> None:
     """Put the CloudEvents of FILE, one a line, on QUEUE.
 
-    After each request the command notes in FILE.QUEUE.progress how far it is. If it is interrupted, the same command
-    continues there, and no job is stored twice. Lines that the gateway does not accept are reported, and the exit code
-    is 1. Expired jobs, for example, are not accepted.
+    After each request the command records its progress in FILE.QUEUE.progress. If it is interrupted, run the same
+    command again: it continues there, and stores no job twice. Lines that the gateway does not accept are reported, and
+    the exit code is 1. Expired jobs, for example, are not accepted.
 
     A job keeps its id, type, content and time. Its attempts start again at 1.
     """
@@ -135,7 +137,9 @@ def import_jobs(queue: str, file: Path, *, from_start: bool, api: GatewayApi) ->
                     bar.reached(batch[-1].end)
         except KeyboardInterrupt:
             if not is_done(batch, done, size):
-                options.notice(f"interrupted after line {max(done.lines, begin['line'])}; the same command continues")
+                options.notice(
+                    f"interrupted after line {max(done.lines, begin['line'])}; run the same command again to continue"
+                )
                 sys.exit(options.INTERRUPTED)
     refused_before = f", {begin['refused']} of them not accepted" if begin["refused"] else ""
     sent = counted(begin["line"], "line was sent", "lines were sent")
@@ -188,7 +192,7 @@ def _note(notes: Path, value: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         new.replace(notes)
     except OSError as exc:
-        options.notice(f"{notes} cannot be written: {exc.strerror}; the import notes there how far it is")
+        options.notice(f"{notes} cannot be written: {exc.strerror}; the import records its progress there")
         sys.exit(options.FAILED)
 
 

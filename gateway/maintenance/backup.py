@@ -44,13 +44,13 @@ def back_up(data: Path, copy: Path, progress: Progress) -> list[str]:
         (data / LEASE_KEY).stat()
     except (FileNotFoundError, NotADirectoryError) as exc:
         what = f"it has no {LEASE_KEY}; give the directory of --data"
-        raise BackupError(f"{data}: is not a data directory: {what}") from exc
+        raise BackupError(f"{data} is not a data directory: {what}") from exc
     except OSError as exc:
-        raise BackupError(f"{data}: cannot be read: {exc.strerror}; run backup as the gateway's user") from exc
+        raise BackupError(f"{data} cannot be read: {exc.strerror}; run backup as the gateway's user") from exc
     if copy.resolve().is_relative_to(data.resolve()):
-        raise BackupError(f"{copy}: is inside {data}, and would be lost with it; name a directory elsewhere")
+        raise BackupError(f"{copy} is inside {data}, and would be lost with it; name a directory elsewhere")
     if os.path.lexists(copy):
-        raise BackupError(f"{copy}: exists already; name a directory that does not exist")
+        raise BackupError(f"{copy} exists already; name a directory that does not exist")
     try:
         refused = data_formats.refused(data)
     except (OSError, sqlite3.Error) as exc:

@@ -44,7 +44,9 @@ def backup(copy: Path, data: Path) -> None:
         click.echo(f"kestrel-gateway backup: {exc}", err=True)
         sys.exit(1)
     if not sound:
-        click.echo(f"kestrel-gateway backup: {data} is damaged, and so is its copy {copy}", err=True)
+        click.echo(
+            f"kestrel-gateway backup: {data} is damaged, and so is its copy {copy}; the lines above say what", err=True
+        )
         sys.exit(1)
     click.echo(f"start the copy with: kestrel-gateway serve --data {shlex.quote(str(copy))}")
 

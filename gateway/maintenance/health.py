@@ -33,7 +33,7 @@ def status_of(url: str, *, path: str = "", verify: bool = True) -> int:
     """
     parts = urlsplit(url)
     if not parts.hostname or parts.scheme not in {"http", "https"}:
-        raise ValueError("this is not a URL that begins with http:// or https://")
+        raise ValueError("not a URL that begins with http:// or https://")
     connection: http.client.HTTPConnection
     if path:
         connection = UnixConnection(path)

@@ -32,7 +32,7 @@ _RENAME: Final = click.option(
     help="new name of a queue, its children and its dead letters (repeatable)",
 )
 _PREFIX: Final = click.option(
-    "--prefix", default="", help="put before every other name, such as acme__ for the queues of tenant acme"
+    "--prefix", default="", help="prefix of every name without --rename, such as acme__ for the queues of tenant acme"
 )
 
 
@@ -62,7 +62,11 @@ def _address(text: str, option: str) -> Address:
 @click.command("import-journal")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="data directory of the embedded broker to write to")
-@click.option("--broker-config", type=click.Path(path_type=Path), help="the file that `serve` gets, for --data")
+@click.option(
+    "--broker-config",
+    type=click.Path(path_type=Path),
+    help="configuration file of the broker, as for `serve`; only with --data",
+)
 @click.option("--to", "to", metavar="HOST:PORT", help="server to write to, instead of --data")
 @click.option("--dry-run", is_flag=True, help="only read the journals and print what they hold")
 @_ONLY
@@ -70,7 +74,7 @@ def _address(text: str, option: str) -> Address:
 @_PREFIX
 @click.option("--skip-damaged", is_flag=True, help="import what can be read of damaged journals")
 @click.option("--notes", type=click.Path(path_type=Path), help="file that records the progress [default DIR.progress]")
-@click.option("--from-start", is_flag=True, help="forget how far an earlier import has come")
+@click.option("--from-start", is_flag=True, help="ignore the progress of an earlier import")
 @click.option("--json", "as_json", is_flag=True, help="print one line of JSON for each queue")
 @options.interruptible
 def import_journal(
@@ -98,21 +102,21 @@ def import_journal(
     Rotated and packed files are read as Kestrel reads them. Jobs of open transactions are at the head of their queue.
     Jobs that have expired are left out. The journals are not changed.
 
-    Ctrl-C ends the command after the jobs in hand, and the same command continues. If it is killed, at most 500 jobs
+    Ctrl-C ends the command after the jobs in hand; run it again to continue. If the command is killed, at most 500 jobs
     are stored twice. A job counts as stored when the destination has confirmed it. No gateway or broker may use the
-    directory of --data meanwhile.
+    directory of --data during the import.
 
     A torn operation at the end of a queue's last file is reported and left out, as Kestrel does. If a file is damaged
     elsewhere, nothing is imported without --skip-damaged. The exit code is 0 if everything is imported, 1 if something
     is damaged or was refused, 3 if there are no journals, or no queue for a --queue or --rename, and 5 if the
-    destination is away or full: the same command may succeed later.
+    destination is unreachable or full: the same command may succeed later.
     """  # noqa: D301 (click wants the character itself)
     from gateway.migration import report  # noqa: PLC0415
     from gateway.migration.importing import ImportStopped, notes_path  # noqa: PLC0415
     from gateway.migration.journal_files import JournalsError, read_directory  # noqa: PLC0415
 
     if (data is not None) + (to is not None) + dry_run != 1:
-        raise click.UsageError("give one of --data DIR, --to HOST:PORT and --dry-run")
+        raise click.UsageError("give exactly one of --data DIR, --to HOST:PORT and --dry-run")
     if data is None:
         options.refuse_unused("without --data", "broker_config")
     if dry_run:
@@ -138,17 +142,19 @@ def import_journal(
             summary.show(as_json=as_json)
             sys.exit(options.FAILED if summary.damaged else 0)
         if summary.damaged and not skip_damaged:
-            raise ImportStopped("the journals are damaged; --skip-damaged imports what can be read", retryable=False)
+            raise ImportStopped(
+                "the journals are damaged; give --skip-damaged to import what can be read", retryable=False
+            )
         with _destination(data, broker_config, address) as destination:
             _import(journals, names, destination, notes, summary, from_start=from_start, as_json=as_json)
     except (JournalsError, OSError) as exc:
         options.notice(str(exc))
         sys.exit(options.FAILED)
     except ImportStopped as stopped:
-        options.notice(str(stopped) + ("; the same command continues" if stopped.retryable else ""))
+        options.notice(str(stopped) + ("; run the same command again to continue" if stopped.retryable else ""))
         sys.exit(options.AWAY if stopped.retryable else options.FAILED)
     except KeyboardInterrupt:
-        options.notice("interrupted" if dry_run else "interrupted; the same command continues")
+        options.notice("interrupted" if dry_run else "interrupted; run the same command again to continue")
         sys.exit(options.INTERRUPTED)
     sys.exit(options.FAILED if summary.damaged else 0)
 
@@ -212,12 +218,12 @@ def _import(
 @_ONLY
 @_RENAME
 @_PREFIX
-@click.option("--follow", is_flag=True, help="do not end: move also what is enqueued later")
+@click.option("--follow", is_flag=True, help="do not end; also move jobs that are enqueued later")
 @click.option(
     "--retry",
     "retry_s",
     type=Seconds(),
-    help="how long to try again while either side is away or full [default 60; with --follow: for ever]",
+    help="how long to try again while either side is unreachable or full [default 60; with --follow: no limit]",
 )
 @click.option("--key", help="key of the gateway; other users of this machine can see a flag")
 @click.option("--key-file", type=click.Path(path_type=Path), help="file that contains only the key")
@@ -244,14 +250,14 @@ def forward(
       kestrel-gateway forward --from old:22133 --to new:22133 --prefix acme__ --rename mail=emails
 
     A job is removed from the old server after the new side has stored it. Ctrl-C ends the command after the jobs in
-    hand, and the same command moves the rest. If it is killed, up to 100 jobs of a queue are stored twice and lose
+    hand; run it again to move the rest. If the command is killed, up to 100 jobs of a queue are stored twice and lose
     their order. Children and dead letters are queues of their own: a server takes them under their names, a gateway
     needs another name for them (--rename).
 
     The command ends when the queues have no jobs. The exit code is 1 if the new side does not take a queue; the others
     are moved. It is 3 if the server has no queue for a --queue or --rename; then nothing is moved. It is 4 if the
     gateway does not accept the key, or if the key does not allow a queue. It is 5 if other clients have open reads
-    there, or if either side is away or full: run the command again.
+    there, or if either side is unreachable or full: run the command again.
     """  # noqa: D301 (click wants the character itself)
     from gateway.client.progress import ProgressBar  # noqa: PLC0415
     from gateway.migration import report  # noqa: PLC0415
@@ -281,7 +287,7 @@ def forward(
             code = options.NOT_ALLOWED if stopped.not_allowed else options.FAILED
             code = options.AWAY if stopped.retryable else code
         except KeyboardInterrupt:
-            options.notice("interrupted; the same command moves the rest")
+            options.notice("interrupted; run the same command again to move the rest")
             code = options.INTERRUPTED
         finally:
             report.show_moved(move.counts, as_json=as_json)
@@ -289,7 +295,7 @@ def forward(
         code = code or (options.NOT_ALLOWED if move.counts.not_allowed else options.FAILED)
     if not code and move.open_reads:
         held = ", ".join(f"{count} of {queue}" for queue, count in move.open_reads.items())
-        options.notice(f"other clients have set jobs aside: {held}; run the command again when they have ended")
+        options.notice(f"other clients have open reads: {held}; run the command again when these reads have ended")
         code = options.AWAY
     sys.exit(code)
 

@@ -94,7 +94,7 @@ class ImportNotes:
             new.replace(self.path)
         except OSError as exc:
             raise ImportStopped(
-                f"{self.path} cannot be written: {exc.strerror}; it says how far the import is", retryable=False
+                f"{self.path} cannot be written: {exc.strerror}; the import records its progress there", retryable=False
             ) from exc
 
 
@@ -113,7 +113,7 @@ def notes_path(directory: Path, data: Path | None, notes: Path | None) -> Path:
     try:
         if not path.is_dir() and path.parent.is_dir():
             return path
-        why = "its directory is missing, or it is one itself"
+        why = "its directory is missing, or it is a directory itself"
     except OSError as exc:
         why = str(exc.strerror)
     raise ValueError(f"notes: {path} cannot be a file: {why}")

@@ -13,6 +13,7 @@ import click
 
 from gateway.client import options
 from gateway.client.target import Target, is_url
+from gateway.common.counted import counted
 from gateway.common.flags import QueueName, Seconds, WholeNumber
 from gateway.work.own_queue import own_queue
 
@@ -64,7 +65,7 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
     "more",
     multiple=True,
     type=QueueName(),
-    help="a queue; of several, the first that has a job (repeatable)",
+    help="queue to take jobs from; of several, the first that has a job (repeatable)",
 )
 @click.option("--exec", "_exec", metavar="COMMAND...", help="the command, as the last option; no shell is used")
 @click.option("--to", "endpoint", metavar="URL", help="the endpoint to which each job is posted")
@@ -73,7 +74,7 @@ def _statuses(_ctx: click.Context, _option: click.Parameter, value: str | None) 
     "--batch",
     type=WholeNumber(),
     default=1,
-    help="jobs of one run, as lines of JSON with one verdict for all, 100 at most [default 1]",
+    help="maximum number of jobs in one run, at most 100; one result decides for all of them [default 1]",
 )
 @click.option(
     "--timeout", "timeout_s", type=Seconds(), default=600.0, help="time limit of one job; 0: none [default 600]"
@@ -146,19 +147,19 @@ def work(
       SIGQUIT      end the commands, give their jobs back, then end with 0
       SIGUSR2      take no further job until SIGCONT
 
-    The worker waits for a gateway or an endpoint that is away. It ends with 4 if the gateway refuses its first poll,
-    and with 5 if one of them is away when --max-time comes.
+    The worker waits for a gateway or an endpoint that is unreachable. It ends with 4 if the gateway refuses its first
+    poll, and with 5 if one of them is unreachable when --max-time comes.
     """  # noqa: D301 (click wants the character itself)
     command: Sequence[str] = ctx.meta.get(_EXEC, [])
     url: str | None = given.pop("endpoint")
     given.pop("_exec")
     names = [*queues, *more]
     if not names:
-        raise click.UsageError("no queue is given")
+        raise click.UsageError("no queue is given; give QUEUE or --queue")
     if command and not command[0]:
-        raise click.UsageError("exec: the name of the command is empty")
+        raise click.UsageError("exec: the name of the command is empty; write --exec COMMAND")
     if bool(command) == bool(url):
-        raise click.UsageError("give either --exec COMMAND or --to URL, and --exec as the last option")
+        raise click.UsageError("give either --exec COMMAND, as the last option, or --to URL")
     if url:
         options.refuse_unused("with --to", "kill_after_s")
     else:
@@ -174,7 +175,9 @@ def work(
     if given["wait_s"] < _SHORTEST_WAIT_S:
         raise click.UsageError(f"wait: {given['wait_s']:.15g} is below the minimum of {_SHORTEST_WAIT_S:.15g} second")
     if url and (queue := own_queue(url, address.url, names)):
-        raise click.UsageError(f"to: {url} puts the jobs on {queue} again, from which they are taken")
+        raise click.UsageError(
+            f"to: {url} would put the jobs back on {queue}, from which they are taken; give another URL"
+        )
     if not 1 <= given["lease_s"] <= 43200:
         raise click.UsageError(f"lease: {given['lease_s']:.15g} is not between 1 and 43200 seconds")
     for name in ("first_s", "longest_s"):
@@ -207,7 +210,8 @@ def _check_wait(address: Target, wait_s: float) -> None:
         return  # the worker waits for a gateway that is away, and reports what else is wrong
     if wait_s > longest_s:
         raise click.UsageError(
-            f"wait: {wait_s:.15g} is above the maximum of {longest_s:.15g} seconds, the gateway's --max-timeout"
+            f"wait: {wait_s:.15g} is above the maximum of {counted(longest_s, 'second', form='.15g')}, the gateway's "
+            "--max-timeout"
         )
 
 
@@ -273,5 +277,8 @@ def _secrets(file: Path | None) -> list[bytes]:
     except signature.SecretError as exc:
         raise click.UsageError(f"secret-file: {exc}") from exc
     if file is not None and not secrets:
-        raise click.UsageError(f"secret-file: {file} is empty, so no request would be signed")
+        raise click.UsageError(
+            f"secret-file: {file} is empty, so no request would be signed; put a secret there, or leave "
+            "--secret-file out"
+        )
     return secrets

@@ -170,7 +170,7 @@ class CommandRunner:
 
     async def _end(self, job: TakenJob, process: subprocess.Popen[bytes], exited: asyncio.Future[Any]) -> None:
         """Ends the command and all that it has started in its group."""
-        logger.debug("%s: process %d gets SIGTERM", job, process.pid)
+        logger.debug("%s: SIGTERM is sent to process %d", job, process.pid)
         self._signal(process, signal.SIGTERM)
         await asyncio.wait({exited}, timeout=self._kill_after_s)
         self._signal(process, signal.SIGKILL)

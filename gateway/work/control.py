@@ -72,7 +72,7 @@ class WorkControl:
 
     def pause(self) -> None:
         if self._runs.is_set():
-            logger.info("paused by SIGUSR2; SIGCONT continues")
+            logger.info("paused by SIGUSR2; send SIGCONT to continue")
             self._runs.clear()
             self._changed.set()
 
@@ -129,7 +129,7 @@ class WorkControl:
         if self.finishing.is_set():
             self.give_back("SIGINT")
         else:
-            self.finish("SIGINT; a second one gives the jobs in hand back")
+            self.finish("SIGINT; a second SIGINT gives the jobs in hand back")
 
 
 def memory_bytes() -> int:

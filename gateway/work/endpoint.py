@@ -137,7 +137,7 @@ class EndpointRunner:
     def _verdict(self, answer: httpx.Response, beginning: bytes) -> WorkVerdict:
         status = answer.status_code
         if status == _ACCEPTED:
-            return WorkVerdict(Action.LEAVE, "the endpoint accepted it and settles the lease")
+            return WorkVerdict(Action.LEAVE, "the endpoint accepted the job and settles its lease")
         if answer.is_success:
             return ACKED
         if answer.is_redirect:

@@ -58,7 +58,7 @@ class JobLease:
                     logger.warning("%s: the lease is lost, so the job will be repeated: %s", self._job, failed)
                     return
                 tries += 1
-                logger.warning("%s: lease not extended: %s", self._job, failed)
+                logger.warning("%s: the lease is not extended, and the worker tries again: %s", self._job, failed)
 
     async def settle(self, verdict: WorkVerdict, delay: FailureDelay) -> None:
         """Settles the lease, again and again until the outcome is certain.
@@ -112,7 +112,7 @@ def _log_settled(job: TakenJob, verdict: WorkVerdict, position: str, body: dict[
         logger.info("%s: given back: %s", job, verdict.reason)
     else:
         delay_s = (body or {}).get("delay", 0)
-        logger.info("%s: attempt %d failed, the next comes in %.1f s: %s", job, job.attempt, delay_s, verdict.reason)
+        logger.info("%s: attempt %d failed; next attempt in %.1f s: %s", job, job.attempt, delay_s, verdict.reason)
 
 
 def _log_lost(job: TakenJob, how: str, failed: CallFailed) -> None:

@@ -34,7 +34,7 @@ AWAY: Final = 5
 _LAST_POLL_S: Final = 0.5
 """How long a poll goes on when the worker stops or pauses: an answer that nobody reads leaves its jobs leased. It is
 much longer than an answer is under way, and much shorter than the 10 s that supervisors wait before they kill."""
-_TOO_LATE: Final = WorkVerdict(Action.GIVE_BACK, "it came when the worker stopped taking jobs")
+_TOO_LATE: Final = WorkVerdict(Action.GIVE_BACK, "the job came after the worker had stopped taking jobs")
 
 
 class Runner(Protocol):

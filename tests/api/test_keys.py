@@ -180,7 +180,7 @@ def test_a_rate_is_requests_a_second():
     """The help and the refusal say so, and not that it is a time."""
     command = [sys.executable, "-m", "gateway", "keys", "new"]
     told = run_process([*command, "--help"]).stdout
-    assert re.search(r"--rate REQUESTS\s+most requests a second", told)
+    assert re.search(r"--rate REQUESTS\s+maximum number of requests a second", told)
     done = run_process([*command, "--name", "a", "--scope", "admin", "--rate", "x"])
     assert (done.returncode, "'x' is not a number of requests a second" in done.stderr) == (2, True)
 

@@ -103,7 +103,7 @@ def test_closed_output(gateway: Running, http: httpx.Client, command: Commands, 
     done = closed(gateway, ">&-", "next", queue)
     assert done.returncode == 2
     assert done.stderr == (
-        b"kestrel-gateway: standard output is closed, so the job could not be printed; no job is taken\n"
+        b"kestrel-gateway: standard output is closed, so a job could not be printed; no job was taken\n"
     )
     figures = http.get(f"/queues/{queue}").json()
     assert (figures["items"], figures["open_reads"]) == (1, 0)

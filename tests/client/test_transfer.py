@@ -180,7 +180,7 @@ def test_what_is_exported_and_imported_is_equal(command: Commands, gateway: Runn
         until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0, within_s=90)
         done = command("export", queue, str(file), "--append", "--wait", "1")
         assert done.returncode == 0, done.stderr
-        assert b"was not whole and is cut off" in done.stderr
+        assert b"was incomplete and is removed" in done.stderr
         assert len(file.read_bytes().splitlines()) == JOBS
         interrupted(gateway.url, tmp_path / f"jobs.{queue}-2.progress", "import", f"{queue}-2", str(file))
         assert "jobs stored" in command.text("import", f"{queue}-2", str(file))
@@ -252,7 +252,9 @@ def test_a_raw_queue_gets_payloads(tmp_path: Path):
             assert drain_raw(http, "twin") == [*bodies, b'{"a":1}', b"x", b""]
 
 
-@pytest.mark.parametrize(("obstacle", "message"), [("pause", b"is paused"), ("lease", b"others hold 1 job of")])
+@pytest.mark.parametrize(
+    ("obstacle", "message"), [("pause", b"is paused"), ("lease", b"other consumers hold 1 job of")]
+)
 def test_an_export_that_cannot_have_all_jobs(
     command: Commands, http: httpx.Client, queue: str, tmp_path: Path, *, obstacle: str, message: bytes
 ):
@@ -369,7 +371,9 @@ def test_an_import_that_is_interrupted_says_how_to_continue(
         errors = process.communicate(timeout=60)[1]
     stored = http.get(f"/queues/{queue}").json()["items"]
     assert process.returncode == 130
-    assert errors == f"kestrel-gateway: interrupted after line {stored}; the same command continues\n".encode()
+    assert (
+        errors == f"kestrel-gateway: interrupted after line {stored}; run the same command again to continue\n".encode()
+    )
     assert stored < 20_000
 
 

@@ -141,7 +141,7 @@ def test_what_is_there_is_never_overwritten(gateway: Running, tmp_path: Path) ->
     result = command(tmp_path / "mine", "--data", gateway.data)
     assert (result.returncode, result.stderr) == (
         1,
-        f"kestrel-gateway backup: {tmp_path / 'mine'}: exists already; name a directory that does not exist\n",
+        f"kestrel-gateway backup: {tmp_path / 'mine'} exists already; name a directory that does not exist\n",
     )
     assert list((tmp_path / "mine").iterdir()) == []
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
@@ -178,7 +178,7 @@ def test_a_directory_that_is_none_is_told(tmp_path: Path) -> None:
     result = command(tmp_path / "copy", "--data", tmp_path)
     assert result.returncode == 1
     assert result.stderr == (
-        f"kestrel-gateway backup: {tmp_path}: is not a data directory: it has no lease.key; "
+        f"kestrel-gateway backup: {tmp_path} is not a data directory: it has no lease.key; "
         "give the directory of --data\n"
     )
     assert list(tmp_path.iterdir()) == []

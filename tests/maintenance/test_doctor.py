@@ -162,7 +162,9 @@ def test_too_few_descriptors(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment(""))
     assert done.returncode == 0, done.stdout
     assert re.search(
-        r"^warning +descriptors +a worker may need \d+ open files, and the system allows 256", done.stdout, re.MULTILINE
+        r"^warning +descriptors +a worker may need \d+ open files, but the system allows only 256",
+        done.stdout,
+        re.MULTILINE,
     )
 
 
@@ -253,7 +255,7 @@ def test_a_server_with_a_wrong_clock(tmp_path: Path) -> None:
     verdict, text = line(found, "clock")
     assert verdict == "warning"
     assert re.fullmatch(
-        rf"{address} is (59|60|61) s behind this host; ttl and delay are wrong by that: set the clocks", text
+        rf"{address} is (59|60|61) s behind this host, and ttl and delay are wrong by as much: set the clocks", text
     )
     assert line(found, "server")[1].startswith(f"{address}: version 2.4.1, answers in ")
 

@@ -140,7 +140,7 @@ def test_a_destination_that_is_away_or_full(tmp_path: Path) -> None:
     assert found == [b"job %d" % number for number in range(30)]
     done = run(*arguments, address, "--from-start")
     assert done.returncode == 5
-    assert b"the same command continues" in done.stderr
+    assert b"; run the same command again to continue" in done.stderr
 
 
 def test_an_interrupted_import_stores_no_job_twice(tmp_path: Path, broker: BrokerProcess) -> None:
@@ -154,7 +154,10 @@ def test_an_interrupted_import_stores_no_job_twice(tmp_path: Path, broker: Broke
         until(lambda place=place: broker.stat("queue_q_items") >= 1500 * place)  # type: ignore[misc]
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
-        assert (process.returncode, error) == (130, b"kestrel-gateway: interrupted; the same command continues\n")
+        assert (process.returncode, error) == (
+            130,
+            b"kestrel-gateway: interrupted; run the same command again to continue\n",
+        )
     assert run(*command[len(COMMAND) :]).returncode == 0
     assert items(broker, "q") == [b"job %d" % number for number in range(6000)]
 
@@ -257,9 +260,9 @@ def test_killed_imports(tmp_path: Path, broker: BrokerProcess) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x"], "give one of"),
+        (["x"], "give exactly one of"),
         (["x", "--to", "nowhere"], "HOST:PORT"),
-        (["x", "--to", "a:1", "--dry-run"], "give one of"),
+        (["x", "--to", "a:1", "--dry-run"], "give exactly one of"),
         (["x", "--dry-run", "--rename", "a"], "OLD=NEW"),
         (["x", "--dry-run", "--rename", "a=b c"], "OLD=NEW"),
         (["x", "--dry-run", "--prefix", "a/"], "prefix"),

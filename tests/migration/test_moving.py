@@ -236,7 +236,7 @@ def test_follow(old: BrokerProcess, new: BrokerProcess, tmp_path: Path) -> None:
         process.kill()
         process.wait()
     shown = (tmp_path / "log").read_text()
-    assert "kestrel-gateway: interrupted; the same command moves the rest\nQUEUE\tMOVED\nlate\t2\n" in shown
+    assert "kestrel-gateway: interrupted; run the same command again to move the rest\nQUEUE\tMOVED\nlate\t2\n" in shown
 
 
 def test_an_interrupted_move_moves_no_job_twice(old: BrokerProcess, new: BrokerProcess) -> None:

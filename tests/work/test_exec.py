@@ -401,9 +401,9 @@ def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, ht
     ("arguments", "message"),
     [
         (["--exec", "true"], "no queue is given"),
-        (["q"], "give either --exec COMMAND or --to URL"),
-        (["q", "--exec"], "give either --exec COMMAND or --to URL"),
-        (["q", "--to", "http://x", "--exec", "true"], "give either --exec COMMAND or --to URL"),
+        (["q"], "give either --exec COMMAND, as the last option, or --to URL"),
+        (["q", "--exec"], "give either --exec COMMAND, as the last option, or --to URL"),
+        (["q", "--to", "http://x", "--exec", "true"], "give either --exec COMMAND, as the last option, or --to URL"),
         (["q", "--to", "localhost:80"], "'localhost:80' is not a URL"),
         (["q", "--to", "http://user:p@localhost:80x/jobs"], "is not a URL"),
         (["q", "--to", "http://localhost/?a=\x01"], "is not a URL"),
@@ -413,7 +413,7 @@ def test_a_lease_that_is_lost_is_reported(start: Start, put: Put, queue: str, ht
         (["q", "--wait", "0", "--exec", "true"], "0 is below the minimum of 1 second"),
         (["q", "--wait", "1000", "--exec", "true"], "wait: 1000 is above the maximum of 45 seconds"),
         (["q", "--exec", ""], "exec: the name of the command is empty"),
-        (["q", "--exec", "--"], "give either --exec COMMAND or --to URL"),
+        (["q", "--exec", "--"], "give either --exec COMMAND, as the last option, or --to URL"),
         (["q", "--batch", "101", "--exec", "true"], "101 is not between 1 and 100"),
         (["q", "p", "--batch", "2", "--exec", "true"], "a batch comes from one queue"),
         (
@@ -435,7 +435,7 @@ def test_an_endpoint_that_is_the_queue_itself(gateway: Running, queue: str):
     for url in (gateway.url, gateway.url.replace("127.0.0.1", "localhost")):
         done = Commands(gateway.url)("work", "other", queue, "--to", f"{url}/queues/{queue}/jobs")
         assert done.returncode == 2
-        assert f"puts the jobs on {queue} again" in done.stderr.decode()
+        assert f"would put the jobs back on {queue}" in done.stderr.decode()
     assert own_queue(f"{gateway.url}/queues/another/jobs", gateway.url, [queue]) == ""
     assert own_queue(f"http://127.0.0.1:{free_port()}/queues/{queue}/jobs", gateway.url, [queue]) == ""
     assert own_queue(f"{gateway.url}/jobs/queues/a%2Bb/jobs/batch", f"{gateway.url}/jobs", ["a+b"]) == "a+b"

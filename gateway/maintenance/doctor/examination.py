@@ -121,7 +121,7 @@ def _knows_servers(settings: Settings) -> bool:
 def _gateway(settings: Settings, occupied: occupant.Occupant | None) -> Finding:
     """Whether one runs on the data directory, and is ready."""
     if occupied is None:
-        return Finding("gateway", "ok", f"none runs on {settings.data}")
+        return Finding("gateway", "ok", f"no gateway runs on {settings.data}")
     who = f"runs (pid {occupied.pid})" if occupied.pid else "runs"
     path = settings.listen.removeprefix(UNIX)
     scheme = "https" if settings.ssl_certfile and not path else "http"
@@ -150,7 +150,7 @@ def _files(settings: Settings) -> list[str]:
         settings.ssl_certfile,
     )
     names = [str(path) for path in named if path is not None]
-    return [f"no mistakes in {', '.join(names)}" if names else "none are named"]
+    return [f"no mistakes in {', '.join(names)}" if names else "the settings name no files"]
 
 
 def _first(lines: Sequence[str]) -> tuple[str, tuple[str, ...]]:

@@ -94,8 +94,8 @@ def clock_of(data: Path) -> Finding:
     changes = [each.stat().st_mtime for each in data.glob("broker.sqlite*")]
     ahead_s = max(changes, default=0.0) - time.time()
     if ahead_s > CLOCK_S:
-        text = f"{ahead_s:.0f} s behind the last stored job; ttl and delay of the stored jobs end later by that"
-        return Finding("clock", "warning", text)
+        text = f"{ahead_s:.0f} s behind the last stored job"
+        return Finding("clock", "warning", f"{text}; ttl and delay of stored jobs end that much later: set the clock")
     return Finding("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()))
 
 
@@ -135,7 +135,7 @@ def _unix_socket(path: str, gateway: Occupant | None) -> Finding:
             return Finding("socket", "ok", f"{path} is served")
     if gateway is None:
         return Finding("socket", "ok", f"{path} is free")
-    return Finding("socket", "warning", f"nothing listens on {path}, so the gateway of this data directory does not")
+    return Finding("socket", "warning", f"{path} is free, so the gateway of this data directory listens elsewhere")
 
 
 def _speed(place: Path) -> Finding:

@@ -129,8 +129,8 @@ def _clocks(asked: list[AskedServer]) -> Iterator[Finding]:
         yield Finding("clock", "ok", f"agrees with {counted(len(known), 'server')}, within {CLOCK_S:g} s")
     for address, ahead_s in wrong.items():
         side = "ahead of" if ahead_s > 0 else "behind"
-        text = f"{address} is {abs(ahead_s):.0f} s {side} this host; ttl and delay are wrong by that: set the clocks"
-        yield Finding("clock", "warning", text)
+        text = f"{address} is {abs(ahead_s):.0f} s {side} this host"
+        yield Finding("clock", "warning", f"{text}, and ttl and delay are wrong by as much: set the clocks")
 
 
 def _addresses(source: MemberSource) -> list[Address]:
