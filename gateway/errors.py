@@ -144,7 +144,7 @@ class ForbiddenOrigin(GatewayError):
 class ForbiddenPrefetch(GatewayError):
     code = "forbidden-prefetch"
     status = 403
-    title = "Jobs are not prefetched"
+    title = "A prefetch takes no job"
 
 
 class Unauthenticated(GatewayError):
@@ -152,7 +152,7 @@ class Unauthenticated(GatewayError):
 
     code = "unauthenticated"
     status = 401
-    title = "A key is required"
+    title = "A valid key is required"
 
     def __init__(self, detail: str, *, invalid: bool = False) -> None:
         super().__init__(detail)
@@ -164,7 +164,7 @@ class ForbiddenScope(GatewayError):
 
     code = "forbidden-scope"
     status = 403
-    title = "The key lacks the scope"
+    title = "The key lacks the required scope"
 
     def __init__(self, detail: str, scope: str = "") -> None:
         super().__init__(detail)
@@ -260,7 +260,7 @@ class QueueHasChildren(GatewayError):
 class DeadLetterHeld(GatewayError):
     code = "dead-letter-held"
     status = 409
-    title = "Not every dead letter could be looked at"
+    title = "Not all dead letters could be searched"
     retryable = True
 
 
@@ -361,7 +361,7 @@ class NotSupported(GatewayError):
 class OutcomeUnknown(GatewayError):
     code = "outcome-unknown"
     status = 502
-    title = "Sent, but no answer came"
+    title = "The outcome of the request is unknown"
     retryable = True
 
 
@@ -385,7 +385,7 @@ class BackendRefused(BackendUnavailable):
 
 class ServerUnavailable(BackendUnavailable):
     code = "server-unavailable"
-    title = "That Kestrel server does not answer"
+    title = "The named Kestrel server does not answer"
 
 
 class QueueFull(Unavailable):

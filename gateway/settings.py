@@ -105,7 +105,7 @@ class Settings:
     )
     cluster_secret: tuple[str, ...] = _setting(
         (),
-        "secret of at least 32 bytes that all replicas share, or two while it changes; prefer the variable to the flag",
+        "secret of at least 32 bytes that all replicas share, or two during a change; prefer the variable to the flag",
     )
     cluster_secret_file: Path | None = _setting(
         None, "file with one or two cluster secrets, one per line; read again on SIGHUP"
@@ -136,14 +136,14 @@ class Settings:
     )
     kestrel_idle_timeout_s: float = _setting(
         60.0,
-        "Kestrel's limit for idle connections (clientTimeout); waits and ping intervals stay below it; 0 means none",
+        "Kestrel's limit for idle connections (clientTimeout); waits and ping intervals stay below it; 0: none",
         unit="s",
         low=0,
         high=86400,
     )
     kestrel_open_timeout_s: float = _setting(
         0.0,
-        "Kestrel's openTransactionTimeout; leases end --kestrel-command-timeout before it; 0 means none",
+        "Kestrel's openTransactionTimeout; leases end --kestrel-command-timeout before it; 0: none",
         unit="s",
         low=0,
         high=86400,
@@ -152,18 +152,21 @@ class Settings:
         0, "Kestrel's maxItemSize; a larger item is refused with 413; 0: unknown", unit="bytes", low=0, high=1 << 30
     )
     kestrel_max_subscriptions: int = _setting(
-        6, "most subscriptions of one queue; no limit on this project's broker, embedded or separate", low=1, high=1000
+        6,
+        "maximum number of subscriptions of one queue; this project's broker, embedded or separate, has no such limit",
+        low=1,
+        high=1000,
     )
     ordering_keys: str = _setting(
         "stay",
-        "what becomes of new jobs with an Ordering-Key while their server is read-only or quiescent: stay: 503, or "
-        "move: they go to another server, and may overtake the older ones",
+        "what happens to new jobs with an Ordering-Key while their server is read-only or quiescent: stay answers 503; "
+        "move stores them on another server, where they may overtake older ones",
         choices=("stay", "move"),
     )
     kestrel_pool_size: int = _setting(64, "idle connections kept open per server", low=1, high=10000)
     kestrel_open_reads: int = _setting(
         1,
-        "open reads of one connection (Kestrel's maxOpenTransactions): the most jobs of a batch",
+        "open reads of one connection (Kestrel's maxOpenTransactions), and so the maximum number of jobs in a batch",
         low=1,
         high=100,
     )
@@ -181,9 +184,9 @@ class Settings:
         10.0, "time between two readings of the figures of all queues", low=0.2, high=3600.0
     )
     max_queue_metrics: int = _setting(1000, "queues with metrics of their own, the largest first", low=0, high=2000)
-    max_queues: int = _setting(10000, "most queues of one tenant", low=1, high=1000000)
+    max_queues: int = _setting(10000, "maximum number of queues of one tenant", low=1, high=1000000)
     max_job_bytes: int = _setting(1 << 20, "largest body of one job", unit="bytes", low=1, high=1 << 30)
-    max_batch_jobs: int = _setting(1000, "most jobs in one request", low=1, high=100000)
+    max_batch_jobs: int = _setting(1000, "maximum number of jobs in one request", low=1, high=100000)
     max_batch_bytes: int = _setting(
         8 << 20, "largest body of a request with many jobs", unit="bytes", low=1, high=1 << 30
     )
@@ -230,12 +233,16 @@ class Settings:
     # Streams
     max_stream_window: int = _setting(1000, "largest `window` of a stream", low=1, high=100000)
     stream_window_bytes: int = _setting(
-        8 << 20, "unsettled jobs of a stream above which it gets no more", unit="bytes", low=1, high=1 << 30
+        8 << 20,
+        "size of the unsettled jobs of a stream above which it gets no further job",
+        unit="bytes",
+        low=1,
+        high=1 << 30,
     )
     stream_keepalive_s: float = _setting(
-        15.0, "time without a job after which a stream sends a sign of life", unit="s", low=0.1, high=3600
+        15.0, "time without a job after which a stream sends a keepalive line", unit="s", low=0.1, high=3600
     )
-    max_stream_s: float = _setting(3600.0, "longest time of a stream", unit="s", low=0.1, high=86400)
+    max_stream_s: float = _setting(3600.0, "longest lifetime of a stream", unit="s", low=0.1, high=86400)
 
     # HTTP limits
     max_header_bytes: int = _setting(
@@ -281,7 +288,7 @@ class Settings:
     )
     traces: str = _setting(
         "off",
-        "spans of jobs for OpenTelemetry: off, or otlp: sent as http/protobuf, as the OTEL_ variables say",
+        "OpenTelemetry spans of jobs: off, or otlp, which sends them as http/protobuf, as the OTEL_ variables say",
         choices=("off", "otlp"),
     )
     log_format: str = _setting("text", "format of the log lines on standard error", choices=("text", "json"))
@@ -297,18 +304,20 @@ class Settings:
             _check(spec, getattr(self, spec.name))
         if self.default_timeout_s > self.max_timeout_s:
             raise SettingsError(
-                f"default-timeout: {self.default_timeout_s:g} s is above max-timeout ({self.max_timeout_s:g} s)"
+                f"default-timeout: {self.default_timeout_s:g} s is above max-timeout ({self.max_timeout_s:g} s); "
+                "lower the first or raise the second"
             )
         if self.default_lease_s > self.max_lease_s:
             raise SettingsError(
-                f"default-lease: {self.default_lease_s:g} s is above max-lease ({self.max_lease_s:g} s)"
+                f"default-lease: {self.default_lease_s:g} s is above max-lease ({self.max_lease_s:g} s); "
+                "lower the first or raise the second"
             )
         self._check_open_timeout()
         self._check_buffers()
         self._check_traces()
         if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
             raise SettingsError(
-                f"namespace: {self.namespace!r} is not 1 to 32 letters, digits and dashes, ending with no dash"
+                f"namespace: {self.namespace!r} is not 1 to 32 letters, digits and dashes, with no dash at either end"
             )
         for origin in self.allowed_origins:
             if not _ORIGIN.fullmatch(origin):
@@ -321,7 +330,9 @@ class Settings:
         if self.broker_listen:
             self._check_broker_listen()
         if self.ssl_certfile is None and (self.ssl_keyfile or self.ssl_ca_certs):
-            raise SettingsError("ssl-certfile: is missing; --ssl-keyfile and --ssl-ca-certs need it")
+            raise SettingsError(
+                "ssl-certfile: not given, but --ssl-keyfile and --ssl-ca-certs need it; give the certificate"
+            )
         self._check_cluster()
         if self.listen:
             self._check_listen()
@@ -347,9 +358,8 @@ class Settings:
             if size > self.max_buffer_bytes * self.tenant_share:
                 raise SettingsError(
                     f"{name}: {counted(size, 'byte')} is above tenant-share ({self.tenant_share:g}) of "
-                    "max-buffer-bytes "
-                    f"({self.max_buffer_bytes}), so every body of that size would be refused; lower {name} or raise "
-                    "max-buffer-bytes"
+                    f"max-buffer-bytes ({self.max_buffer_bytes}), so every body of that size would be refused; "
+                    f"lower {name} or raise max-buffer-bytes"
                 )
 
     def _check_traces(self) -> None:
@@ -383,13 +393,15 @@ class Settings:
                 f"advertise: {self.advertise!r} is not http(s)://HOST[:PORT] of at most {LONGEST_INSTANCE} characters"
             )
         if self.advertise and not self.cluster_secret and self.cluster_secret_file is None:
-            raise SettingsError("advertise: needs --cluster-secret or --cluster-secret-file, the same on all replicas")
+            raise SettingsError(
+                "advertise: also give --cluster-secret or --cluster-secret-file, the same on all replicas"
+            )
         if not self.advertise and (self.cluster_secret or self.cluster_secret_file):
-            raise SettingsError("cluster-secret: needs --advertise, the URL at which other replicas reach this one")
+            raise SettingsError("cluster-secret: also give --advertise, the URL at which other replicas reach this one")
         if self.cluster_secret:
             check_secrets("cluster-secret", self.cluster_secret)
             if self.cluster_secret_file is not None:
-                raise SettingsError("cluster-secret: --cluster-secret-file is given, too; give only one of them")
+                raise SettingsError("cluster-secret: --cluster-secret-file is also given; give only one of them")
 
     def _check_listen(self) -> None:
         path = self.listen.removeprefix(UNIX)
@@ -435,7 +447,7 @@ def variable(spec: dataclasses.Field[Any]) -> str:
 def check_secrets(name: str, secrets: Sequence[str]) -> None:
     """Raises SettingsError unless there are one or two secrets of at least 32 bytes. The message shows no secret."""
     if not 1 <= len(secrets) <= 2:
-        raise SettingsError(f"{name}: {len(secrets)} secrets are given; give one, or two while it changes")
+        raise SettingsError(f"{name}: {len(secrets)} secrets are given; give one, or two while the secret changes")
     for secret in secrets:
         if len(secret.encode()) < 32:
             raise SettingsError(f"{name}: a secret has {counted(len(secret.encode()), 'byte')}; at least 32 are needed")
@@ -448,4 +460,4 @@ def _check(spec: dataclasses.Field[Any], value: Any) -> None:
     if choices and value not in choices:
         raise SettingsError(f"{name}: {value!r} is not one of {', '.join(choices)}")
     if low is not None and high is not None and not low <= value <= high:
-        raise SettingsError(f"{name}: {value!r} is not between {low:g} and {high:g}{unit}")
+        raise SettingsError(f"{name}: {value!r} is not between {low:.15g} and {high:.15g}{unit}")

@@ -10,9 +10,21 @@ from gateway.common.counted import counted
 
 NOUNS = frozenset(
     (
-        *("attempts", "batches", "bytes", "characters", "children", "connections", "errors", "events", "files"),
-        *("frames", "items", "jobs", "keys", "leases", "letters", "lines", "members", "mistakes", "operations"),
-        *("queues", "reads", "records", "requests", "servers", "subscriptions", "tenants", "times", "workers"),
+        *("attempts", "batches", "bytes", "characters", "children", "clients", "connections", "errors", "events"),
+        *("files", "frames", "gets", "items", "jobs", "keys", "leases", "letters", "lines", "members", "mistakes"),
+        *(
+            "operations",
+            "polls",
+            "queues",
+            "reads",
+            "records",
+            "requests",
+            "servers",
+            "subscriptions",
+            "tenants",
+            "times",
+            "workers",
+        ),
     )
 )
 ALLOWED = {

@@ -206,8 +206,8 @@ SECRET = "s" * 32
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"advertise": "http://a:1"}, "advertise: needs --cluster-secret"),
-        ({"cluster_secret": (SECRET,)}, "cluster-secret: needs --advertise"),
+        ({"advertise": "http://a:1"}, "advertise: also give --cluster-secret"),
+        ({"cluster_secret": (SECRET,)}, "cluster-secret: also give --advertise"),
         ({"advertise": "http://a", "cluster_secret": ("short",)}, "cluster-secret: a secret has 5 bytes; at least 32"),
         ({"advertise": "http://a", "cluster_secret": (SECRET, "x")}, "cluster-secret: a secret has 1 byte;"),
         ({"advertise": "http://a", "cluster_secret": (SECRET,) * 3}, "cluster-secret: 3 secrets are given"),

@@ -114,7 +114,7 @@ class Call:
         caller = self.admission.identify(self.request.headers, self.spec.scopes)
         check_scopes(caller, self.spec.scopes)
         if caller.tenant != self.caller.tenant:
-            raise Unauthenticated("the key belongs to another tenant now", invalid=True)
+            raise Unauthenticated("the key now belongs to another tenant", invalid=True)
         for name in names:
             caller.check_queue(name)
 
@@ -154,7 +154,7 @@ class Call:
         length = self.header(b"content-length")
         if length is not None:
             if not (length.isascii() and length.isdigit()):
-                raise BadFraming("Content-Length is not a number")
+                raise BadFraming("Content-Length is not a number of bytes; use only digits")
             if int(length) > limit_bytes:
                 size_text = counted(int(length), "byte")
                 raise BodyTooLarge(f"the body has {size_text}, which is above the maximum of {limit_bytes}")

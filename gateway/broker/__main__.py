@@ -7,7 +7,7 @@ would fail in the same way because of a file. `{"command": "stop"}` stops it in 
 that the parent is dead. Then the process exits at once, because everything that was answered is on disk. A child
 ignores SIGINT, SIGTERM and SIGHUP. Without a parent SIGINT and SIGTERM stop the broker in order, and SIGHUP reloads.
 
-Exit codes: 0 stopped in order, 1 could not start (one line says why), 2 wrong usage.
+Exit codes: 0 stopped on request, 1 could not start (one line says why), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _variable(name: str) -> str:
     multiple=True,
     required=True,
     envvar=_variable("LISTEN"),
-    help="HOST:PORT (port 0 picks one), [v6]:PORT or unix:PATH; repeatable.",
+    help="HOST:PORT (port 0 picks one), [v6]:PORT or unix:PATH; repeatable",
 )
 @click.option(
     "--worker-socket",
@@ -86,17 +86,17 @@ def _variable(name: str) -> str:
     metavar="PATH",
     envvar=_variable("WORKER_SOCKET"),
     hidden=True,
-    help="Unix socket for the workers of kestrel-gateway, which speak the multiplexed protocol.",
+    help="Unix socket for the workers of kestrel-gateway, which speak the multiplexed protocol",
 )
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
     required=True,
     envvar=_variable("DATA"),
-    help="Directory of the queues; created if it is missing.",
+    help="directory of the queues; created if it is missing",
 )
 @click.option(
-    "--config", type=click.Path(path_type=Path), envvar=_variable("CONFIG"), help="TOML file with the queues' limits."
+    "--config", type=click.Path(path_type=Path), envvar=_variable("CONFIG"), help="TOML file with the queues' limits"
 )
 @click.option(
     "--fsync",
@@ -104,7 +104,7 @@ def _variable(name: str) -> str:
     default="always",
     show_default=True,
     envvar=_variable("FSYNC"),
-    help="always: an answered set survives a power cut; off: it survives only a killed process.",
+    help="always: an answered set survives a power cut; off: it survives only a killed process",
 )
 @click.option(
     "--max-open-reads",
@@ -112,7 +112,7 @@ def _variable(name: str) -> str:
     default=100,
     show_default=True,
     envvar=_variable("MAX_OPEN_READS"),
-    help="Open reads per queue and connection.",
+    help="maximum number of open reads per queue and connection",
 )
 @click.option(
     "--max-item-bytes",
@@ -120,7 +120,7 @@ def _variable(name: str) -> str:
     default=64 << 20,
     show_default=True,
     envvar=_variable("MAX_ITEM_BYTES"),
-    help="Largest item of any queue.",
+    help="largest item of any queue",
 )
 @click.option(
     "--max-connections",
@@ -128,7 +128,7 @@ def _variable(name: str) -> str:
     default=16384,
     show_default=True,
     envvar=_variable("MAX_CONNECTIONS"),
-    help="TCP connections. At the limit, the oldest one that has sent no command is closed for a new one.",
+    help="maximum number of TCP connections; at the limit, the oldest one without a command is closed for a new one",
 )
 @click.option(
     "--max-buffered-bytes",
@@ -136,20 +136,20 @@ def _variable(name: str) -> str:
     default=128 << 20,
     show_default=True,
     envvar=_variable("MAX_BUFFERED_BYTES"),
-    help="Incomplete items and unread answers of all TCP connections together; at least --max-item-bytes.",
+    help="memory for incomplete items and unread answers of all TCP connections; at least --max-item-bytes",
 )
 @click.option(
     "--no-auth",
     is_flag=True,
     envvar=_variable("NO_AUTH"),
-    help="Allow a non-loopback address: the memcache protocol has no authentication.",
+    help="allow a non-loopback address: the memcache protocol has no authentication",
 )
 @click.option(
     "--channel-fd",
     type=int,
     envvar=_variable("CHANNEL_FD"),
     hidden=True,
-    help="Descriptor of the parent's channel.",
+    help="descriptor of the parent's channel",
 )
 @click.option(
     "--log-format",
@@ -183,8 +183,8 @@ def broker(
 ) -> None:
     """Serve the Kestrel memcache protocol from a data directory.
 
-    Of a data directory that no broker uses, `kestrel-gateway broker check DIR` finds damage, and
-    `kestrel-gateway broker compact DIR` gives disk space back.
+    `kestrel-gateway broker check DIR` finds damage in the data directory DIR, and `kestrel-gateway broker compact DIR`
+    gives disk space back. Both need a stopped broker.
     """
     exposed = next((address for address in addresses if not (address.path or is_loopback(address.host))), None)
     if exposed is not None and not no_auth:

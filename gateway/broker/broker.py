@@ -190,7 +190,7 @@ class Broker:
         try:
             self.config = configuration.load(self.options.config)
         except configuration.ConfigError as exc:
-            log.warning("configuration not reloaded: %s", exc)
+            log.warning("the configuration is not reloaded, and the previous one stays in use: %s", exc)
             return str(exc)
         self.queues.configure(self.config)
         log.info("configuration reloaded")

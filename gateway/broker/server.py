@@ -13,6 +13,7 @@ from gateway.broker.connections import Connections
 from gateway.broker.listening import ListenAddress, bind
 from gateway.broker.memcache.connection import MemcacheConnection
 from gateway.broker.multiplex.connection import MultiplexedConnection
+from gateway.common.counted import counted
 from gateway.common.multiplex.protocol import FrameConnection
 
 log = logging.getLogger(__name__)
@@ -113,4 +114,4 @@ class BrokerServer:
             async with asyncio.timeout(_CLOSE_S):
                 await self._connections.all_closed()
         except TimeoutError:
-            log.warning("%d clients have not read their last answers", len(self._connections))
+            log.warning("%s not read the last answers", counted(len(self._connections), "client has", "clients have"))

@@ -184,7 +184,7 @@ def _wrong_name(tenant: str, slash: str, queue: str, namespace: Namespace) -> st
     if slash and not namespace.tenanted:
         return "names a tenant, but this deployment has no tenants; tenants need --keys"
     queue, plus, child = queue.partition(FANOUT)
-    children = ((child, "child"),) if plus else ()
+    children = ((child, "subscription"),) if plus else ()
     for part, what in ((queue, "queue"), *children, *(((tenant, "tenant"),) if slash else ())):
         if glob.is_glob(part):
             if not glob.PATTERN.fullmatch(part):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from gateway.common.counted import counted
 from gateway.common.shares import WHOLE, Shares
 from gateway.coverage import Coverage
 from gateway.delivery.backend import Poll
@@ -77,15 +78,19 @@ class PollLimits:
         shares = self.shares
         held = shares.of(queue.tenant)
         if held >= self._tenant_limit:
-            raise TooManyWaiters(f"the tenant has {self._tenant_limit} waiting polls on this worker, its limit")
+            limit = counted(self._tenant_limit, "waiting poll")
+            raise TooManyWaiters(f"the tenant has reached its limit of {limit} on this worker; try again later")
         if not shares.admits(queue.tenant):
             if shares.held >= shares.limit:
-                raise TooManyWaiters(f"{shares.limit} polls are waiting on this worker, its limit")
+                limit = counted(shares.limit, "waiting poll")
+                raise TooManyWaiters(f"this worker has reached its limit of {limit}; try again later")
+            polls = counted(held, "waiting poll")
             raise TooManyWaiters(
-                f"the tenant has {held} waiting polls on this worker, its share of the limit of {shares.limit}"
+                f"the tenant has {polls} on this worker, its share of the limit of {shares.limit}; try again later"
             )
         if len(self._queues.get(queue.key, ())) >= self._queue_limit:
-            raise TooManyWaiters(f"the queue has {self._queue_limit} waiting polls on this worker, its limit")
+            limit = counted(self._queue_limit, "waiting poll")
+            raise TooManyWaiters(f"the queue has reached its limit of {limit} on this worker; try again later")
 
     @property
     def keys(self) -> list[str]:

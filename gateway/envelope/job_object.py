@@ -89,7 +89,9 @@ def _payload(found: dict[str, bytes], member: str, payload: bytes, content_type:
                 "or the encoded text in data_base64"
             )
         if not payload.startswith(b'"'):
-            raise InvalidBody(f"data: it must be a string, because the content_type {content_type[:80]!r} is not JSON")
+            raise InvalidBody(
+                f"data: the value must be a string, because the content_type {content_type[:80]!r} is not JSON"
+            )
         return _text("data", payload).encode(), content_type
     raise InvalidBody("a job needs a payload in data (JSON, or a string of text) or in data_base64; both are missing")
 
@@ -133,11 +135,11 @@ def _text(name: str, value: bytes) -> str:
     try:
         return load_string(value)
     except ValueError as exc:
-        raise InvalidBody(f"{name}: it must be a string of valid Unicode") from exc
+        raise InvalidBody(f"{name}: the value must be a string of valid Unicode") from exc
 
 
 def _decoded(value: bytes) -> bytes:
     try:
         return base64.b64decode(load_string(value), validate=True)
     except ValueError as exc:
-        raise InvalidBody("data_base64: it is not a string of base64 with padding (RFC 4648)") from exc
+        raise InvalidBody("data_base64: the value is not a string of base64 with padding (RFC 4648)") from exc

@@ -34,7 +34,7 @@ SMALL_BYTES: Final = 8192
 MAX_BLANK: Final = 65536
 """Bytes of white space in a row between the elements of an array."""
 
-_TOO_DEEP = f"nested too deeply: {MAX_DEPTH} levels are always accepted"
+_TOO_DEEP = f"nested too deeply; up to {MAX_DEPTH} levels are always accepted"
 _BLANK: Final = re.compile(rb"[ \t\n\r]*+")
 _STRING: Final = re.compile(rb'"[^"\\\x00-\x1f]*+"')
 _SCALAR: Final = re.compile(

@@ -165,7 +165,7 @@ def wrap_event(text: bytes, *, job_id: str, stamp: EnqueueContext) -> Item:
         _check_base64(payload, content_type)
     elif member and isinstance(content_type, str) and not is_json_type(content_type):
         if payload[:1] != b'"':
-            raise InvalidEvent("data: it must be a string if datacontenttype is not JSON")
+            raise InvalidEvent("data: the value must be a string, because datacontenttype is not JSON")
         _load("data", payload)
     return _item(attributes, member, payload, job_id, stamp)
 
@@ -289,14 +289,14 @@ def _refuse(text: bytes) -> None:
     except ValueError as exc:
         if not text.strip(b" \t\r\n"):
             raise InvalidBody("the body is empty, but its Content-Type is JSON") from exc
-        raise InvalidBody(f"the body is not JSON, but its Content-Type is: {exc}") from exc
+        raise InvalidBody(f"the body is not JSON, but its Content-Type says that it is: {exc}") from exc
 
 
 def _load(name: str, value: bytes) -> object:
     try:
         loaded: object = orjson.loads(value)
     except ValueError as exc:
-        raise InvalidEvent(f"{name[:80]}: it holds a lone surrogate or a number that is too large") from exc
+        raise InvalidEvent(f"{name[:80]}: the value has a lone surrogate or a number that is too large") from exc
     return loaded
 
 
@@ -304,12 +304,14 @@ def _check_base64(payload: bytes, content_type: Value | None) -> None:
     try:
         data = base64.b64decode(load_string(payload), validate=True)
     except (ValueError, TypeError) as exc:
-        raise InvalidEvent("data_base64: it is not a string of base64 with padding (RFC 4648)") from exc
+        raise InvalidEvent("data_base64: the value is not a string of base64 with padding (RFC 4648)") from exc
     if isinstance(content_type, str) and is_json_type(content_type):
         try:
             check_json(data)
         except ValueError as exc:
-            raise InvalidEvent(f"data_base64: it is not JSON although datacontenttype says so: {exc}") from exc
+            raise InvalidEvent(
+                f"data_base64: the value is not JSON, but datacontenttype says that it is: {exc}"
+            ) from exc
 
 
 @lru_cache(maxsize=256)

@@ -247,7 +247,7 @@ class LeaseRouter:
 
     async def _to_replica(self, instance: str, command: LeaseCommand) -> Result:
         if self._replicas is None:
-            raise LeaseForgotten("the lease belongs to a replica, and this gateway no longer has replicas")
+            raise LeaseForgotten("the lease belongs to another replica, and this gateway no longer has replicas")
         self.statistics.to_replicas += 1
         try:
             return await self._replicas.ask(instance, command)
@@ -290,7 +290,7 @@ class LeaseRouter:
             case (
                 Verb.END_POLLS | Verb.HOLD_PUTS | Verb.RELEASE_PUTS | Verb.ENSURE_CHILD | Verb.LIST_LEASES
             ):  # delivery.worker_commands executes these
-                raise Internal(f"{command.verb.value} is no command about leases")
+                raise Internal(f"{command.verb.value} is not a command about leases")
 
 
 def _record_of(result: Result) -> LeaseRecord:

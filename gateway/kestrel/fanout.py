@@ -229,7 +229,9 @@ class Fanout:
         await self._learn_deletions()
         keys = [key for key in keys if self._is_gone(key, server)]
         for key in keys:
-            log.info("%s was deleted while Kestrel at %s was away: it is deleted there, too", key, server.address)
+            log.info(
+                "%s was deleted while Kestrel at %s was unreachable, and is now deleted there, too", key, server.address
+            )
             await self._delete(server, key)
         await self._learn_deletions()
         gone = set(filter(self._was_deleted, keys))
@@ -247,7 +249,9 @@ class Fanout:
             async with self.turn(key):
                 await self._learn_deletions()
                 if key in _outdated(self.deleted, server):
-                    log.info("%s was deleted and created again while Kestrel at %s was away", key, server.address)
+                    log.info(
+                        "%s was deleted and created again while Kestrel at %s was unreachable", key, server.address
+                    )
                     async with self._changing:
                         await self._renew(server, key)
                     renewed.add(key)

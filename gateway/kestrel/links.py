@@ -56,7 +56,8 @@ class ServerLinks:
         for other in self.members if server.health.state is Health.UP and server.health.peer else ():
             if other is not server and other.health.answers and other.health.peer == server.health.peer:
                 log.warning(
-                    "Kestrel at %s and at %s is one server, %s: it gets twice the load, and figures count it twice",
+                    "Kestrel at %s and at %s is one server, %s: it gets twice the load, and figures count it twice; "
+                    "remove one of the two addresses",
                     other.address, server.address, server.health.peer,
                 )  # fmt: skip
 

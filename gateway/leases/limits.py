@@ -58,17 +58,20 @@ class LeaseLimits:
         held = self.shares.of(tenant)
         if held >= self._tenant_limit:
             raise TooManyLeases(
-                f"the tenant has {counted(self._tenant_limit, 'open lease')} on this worker, its limit",
+                f"the tenant has reached its limit of {counted(self._tenant_limit, 'open lease')} on this worker; "
+                "settle some of them first",
                 self._retry_after(tenant),
             )
         if not self.shares.admits(tenant):
             limit = self.shares.limit
             if self.shares.held >= limit:
                 raise TooManyLeases(
-                    f"{counted(limit, 'lease is', 'leases are')} open on this worker, its limit", self.retry_after()
+                    f"this worker has reached its limit of {counted(limit, 'open lease')}; try again later",
+                    self.retry_after(),
                 )
             raise TooManyLeases(
-                f"the tenant has {counted(held, 'open lease')} on this worker, its share of the limit of {limit}",
+                f"the tenant has {counted(held, 'open lease')} on this worker, its share of the limit of {limit}; "
+                "settle some of them first",
                 self._retry_after(tenant),
             )
         if self.bytes.room(tenant) <= size:  # otherwise there is no need to look closer
@@ -82,9 +85,8 @@ class LeaseLimits:
         """Like `check_room`, for the limit of bytes only: the lease counts already (`reserve`)."""
         if not self.bytes.admits_item(tenant, max(1, size)):
             raise TooManyLeases(
-                f"the tenant's leased jobs hold {counted(self.bytes.of(tenant), 'byte')} on this worker; the "
-                "next job would "
-                f"exceed its share of the limit of {counted(self.bytes.limit, 'byte')}",
+                f"the tenant's leased jobs hold {counted(self.bytes.of(tenant), 'byte')} on this worker; the next job "
+                f"would exceed its share of the limit of {counted(self.bytes.limit, 'byte')}; settle some leases first",
                 self._retry_after(tenant),
             )
 
@@ -94,9 +96,8 @@ class LeaseLimits:
         if count > (room := self.room(tenant)):
             self.shares.refused += 1
             raise TooManyLeases(
-                f"{counted(count, 'more lease is', 'more leases are')} wanted, and the tenant has {held} of "
-                f"at most {counted(held + room, 'open lease')} on this "
-                "worker; ask for fewer jobs",
+                f"the request needs {counted(count, 'more lease')}, and the tenant has {held} of at most "
+                f"{counted(held + room, 'open lease')} on this worker; ask for fewer jobs",
                 self._retry_after(tenant),
             )
         self.shares.take(tenant, count)

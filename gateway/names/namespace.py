@@ -139,7 +139,7 @@ def _key(namespace: Namespace, name: Name) -> str:
     check_name(name.queue, "queue")
     parts.append(name.queue)
     if name.child is not None:
-        check_name(name.child, "child")
+        check_name(name.child, "subscription")
         if name.dead:
             parts += [name.child, CHILD_DEAD]
         else:
@@ -148,7 +148,10 @@ def _key(namespace: Namespace, name: Name) -> str:
         parts.append(DEAD)
     key = SEPARATOR.join(parts)
     if len(key) > MAX_KEY:
-        raise InvalidName(f"the key for these names has {counted(len(key), 'byte')}; at most {MAX_KEY} are allowed")
+        size = counted(len(key), "byte")
+        raise InvalidName(
+            f"the Kestrel key of the queue has {size}, which is above the maximum of {MAX_KEY}; use shorter names"
+        )
     return key
 
 

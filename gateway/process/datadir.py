@@ -101,7 +101,10 @@ class DataDirectory:
         if not _locked_within(LOCK_WAIT_S, self._lock):
             self._lock.seek(0)
             owner = self._lock.read(20).strip()
-            raise StartError(f"data: {self.path} is in use by another kestrel-gateway (pid {owner})")
+            raise StartError(
+                f"data: {self.path} is in use by another kestrel-gateway (pid {owner}); "
+                "stop it, or choose another directory with --data"
+            )
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
@@ -117,13 +120,13 @@ class DataDirectory:
             return _write_new(path, secrets.token_bytes(KEY_BYTES))
         if len(key) != KEY_BYTES:
             raise StartError(
-                f"data: {path} is damaged ({counted(len(key), 'byte')}, not {KEY_BYTES}): remove it, and a "
-                "new one is made"
+                f"data: {path} is damaged ({counted(len(key), 'byte')}, not {KEY_BYTES}); remove the file, and the "
+                "next start makes a new one"
             )
         if mode & OTHERS:
             raise StartError(
                 f"data: every user may read or write {path} (mode {mode:04o}), and the key in it can settle every job: "
-                "remove the file, and a new one is made; or chmod 600 it if no other user has read it"
+                "remove the file, and the next start makes a new one; or chmod 600 it if no other user has read it"
             )
         return key
 

@@ -41,9 +41,8 @@ def shortages(settings: Settings, allowed: int, *, embedded: bool) -> list[str]:
     limits = "--max-connections" if embedded else "--max-connections, --max-leases or --max-waits"
     needed = {"a worker": of_worker(settings)} | ({"the broker": of_broker(settings)} if embedded else {})
     return [
-        f"{who} may need {counted(count, 'open file')}, and the system allows {allowed}; raise its hard limit "
-        "(ulimit -Hn, "
-        f"LimitNOFILE=), or lower {'--workers' if who == 'the broker' else limits}"
+        f"{who} may need {counted(count, 'open file')}, but the system allows only {allowed}; raise the hard limit "
+        f"(ulimit -Hn, LimitNOFILE=), or lower {'--workers' if who == 'the broker' else limits}"
         for who, count in needed.items()
         if count > allowed
     ]

@@ -54,12 +54,15 @@ def test_the_payload_of_each_kind_comes_back_unchanged(http, queue, job, content
         (b'{"data": 1, "data_base64": ""}', "not both"),
         (
             b'{"data": 1, "content_type": "text/plain"}',
-            "data: it must be a string, because the content_type 'text",
+            "data: the value must be a string, because the content_type 'text",
         ),
-        (b'{"data": 1, "content_type": 1}', "content_type: it must be a string"),
+        (b'{"data": 1, "content_type": 1}', "content_type: the value must be a string"),
         (b'{"data": 1, "content_type": "nonsense"}', "'nonsense' is not a media type"),
-        (b'{"data_base64": "x"}', "data_base64: it is not a string of base64"),
-        (b'{"data_base64": "e30", "content_type": "application/json"}', "data_base64: it is not a string of base64"),
+        (b'{"data_base64": "x"}', "data_base64: the value is not a string of base64"),
+        (
+            b'{"data_base64": "e30", "content_type": "application/json"}',
+            "data_base64: the value is not a string of base64",
+        ),
         (b'{"data_base64": "/w==", "content_type": "application/json"}', "not JSON"),
         (b'{"data": "\\ud800", "content_type": "text/plain"}', "valid Unicode"),
         (

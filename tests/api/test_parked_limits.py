@@ -19,14 +19,22 @@ def park(gateway: Running, queue: str, headers: dict[str, str]) -> socket.socket
 
 
 CAPS = {
-    "all": (("--max-waiters", "3", "--tenant-share", "1"), "3 polls are waiting", {"one b", "two a"}),
+    "all": (
+        ("--max-waiters", "3", "--tenant-share", "1"),
+        "this worker has reached its limit of 3 waiting polls",
+        {"one b", "two a"},
+    ),
     "share": (
         ("--max-waiters", "6"),
         "the tenant has 3 waiting polls on this worker, its share of the limit of 6",
         {"one b"},
     ),
-    "tenant": (("--max-tenant-waiters", "3"), "the tenant has 3 waiting polls on this worker, its limit", {"one b"}),
-    "queue": (("--max-queue-waiters", "3"), "the queue has 3 waiting polls on this worker, its limit", set()),
+    "tenant": (
+        ("--max-tenant-waiters", "3"),
+        "the tenant has reached its limit of 3 waiting polls on this worker",
+        {"one b"},
+    ),
+    "queue": (("--max-queue-waiters", "3"), "the queue has reached its limit of 3 waiting polls on this worker", set()),
 }
 
 

@@ -42,7 +42,10 @@ def test_a_wrong_checkpoint(http, queue, body, detail):
         ({"rest": "ack", "acks": [{"job": -1}]}, "acks.0.job: -1 is less than the minimum of 0"),
         ({"rest": "ack", "acks": [{"job": "0"}]}, 'acks.0.job: "0" is not of type "integer"'),
         ({"rest": "ack", "acks": {}}, 'acks: {} is not of type "array"'),
-        ({"rest": "ack", "acks": [{"job": 0}] * 101}, "acks: it has 101 items, above the maximum of 100"),
+        (
+            {"rest": "ack", "acks": [{"job": 0}] * 101},
+            "acks: the list has 101 items, which is above the maximum of 100",
+        ),
         ({"rest": "ack", "acks": [{"job": 0, "x": 1}]}, "acks.0: unknown member 'x'; allowed are job, id"),
         ({"rest": "ack", "nacks": [{"job": 0, "position": "dead"}]}, 'nacks.0.position: "dead" is not one of'),
         ({"rest": "ack", "nacks": [{"job": 0, "delay": -1}]}, "nacks.0.delay: -1 is less than the minimum of 0"),

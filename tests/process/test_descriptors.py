@@ -37,7 +37,7 @@ def test_the_soft_limit_is_raised_and_a_shortage_told() -> None:
     assert look(1136) == ["100", "1500"]
     before, told, after = look(1137)
     assert (before, after) == ("100", "1500")
-    assert told.startswith("a worker may need 1501 open files, and the system allows 1500; raise")
+    assert told.startswith("a worker may need 1501 open files, but the system allows only 1500; raise")
 
 
 def test_every_server_that_is_named_counts(tmp_path: Path) -> None:
@@ -61,6 +61,6 @@ def test_the_shortage_is_logged_at_the_start(serve: Callable[..., Serve]) -> Non
     one = serve("--max-connections", "1000000", "--max-leases", "1000").ready()
     if hard != resource.RLIM_INFINITY and hard < 1_000_364:
         assert one.text().count("WARNING supervisor: descriptors: ") >= 1
-        assert f"a worker may need 1000364 open files, and the system allows {hard}" in one.text()
+        assert f"a worker may need 1000364 open files, but the system allows only {hard}" in one.text()
     one.end()
     assert "descriptors" not in serve("--max-connections", "100", "--max-leases", "100").ready().text()

@@ -340,7 +340,10 @@ def test_data_not_writable_is_one_line(serve: Callable[..., Serve], tmp_path: Pa
 def test_data_in_use_is_one_line(serve: Callable[..., Serve], shared: Serve) -> None:
     """A second gateway on the same directory names the first."""
     line = refused(serve(data=shared.data))
-    assert line.endswith(f"data is in use by another kestrel-gateway (pid {shared.process.pid})")
+    assert line.endswith(
+        f"data is in use by another kestrel-gateway (pid {shared.process.pid}); "
+        "stop it, or choose another directory with --data"
+    )
     assert shared.get("/livez").status_code == 200
 
 

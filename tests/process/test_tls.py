@@ -113,7 +113,7 @@ def test_clients_show_certificates(tmp_path, files):
         ),
         (["--ssl-certfile", "server.pem", "--ssl-keyfile", "client.key"], "are not a certificate and its key"),
         (["--ssl-certfile", "server.pem", "--ssl-keyfile", "none.key"], "ssl-keyfile: none.key cannot be read"),
-        (["--ssl-keyfile", "server.key"], "ssl-certfile: is missing"),
+        (["--ssl-keyfile", "server.key"], "ssl-certfile: not given"),
         (
             ["--ssl-certfile", "server.pem", "--ssl-keyfile", "server.key", "--ssl-ca-certs", "server.key"],
             "ssl-ca-certs: server.key has no certificates",

@@ -55,7 +55,7 @@ class StreamReader:
         return content
 
     def next(self, kind: str = "job") -> dict[str, Any]:
-        """The next line of that type; signs of life before it are skipped."""
+        """The next line of that type; keepalive lines before it are skipped."""
         while (line := self.line())["type"] == "keepalive" != kind:
             pass
         assert line["type"] == kind, line

@@ -141,7 +141,9 @@ def check_scopes(caller: Caller, scopes: Sequence[Scope]) -> None:
     if scopes and caller.scopes.isdisjoint(scopes):
         least = scopes[0].value
         others = "".join(f" or {each.value!r}" for each in scopes[1:])
-        raise ForbiddenScope(f"this operation needs the scope {least!r}{others}, which the key lacks", least)
+        raise ForbiddenScope(
+            f"this operation needs the scope {least!r}{others}, which the key lacks; use a key that has it", least
+        )
 
 
 def _secret(values: Sequence[bytes]) -> bytes:
@@ -153,5 +155,8 @@ def _secret(values: Sequence[bytes]) -> bytes:
         raise Unauthenticated("a key is required; send the header Authorization: Bearer SECRET")
     bearer = _BEARER.fullmatch(values[0])
     if len(values) > 1 or bearer is None:
-        raise Unauthenticated("Authorization must be one header of the form: Bearer SECRET", invalid=True)
+        raise Unauthenticated(
+            "Authorization is malformed or given more than once; send one header Authorization: Bearer SECRET",
+            invalid=True,
+        )
     return bearer[1]

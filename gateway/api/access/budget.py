@@ -32,9 +32,8 @@ class Budget:
         connections = self.connections
         if not connections.try_take(tenant):
             raise TooManyConnections(
-                f"the tenant has {counted(connections.of(tenant), 'request')} in progress on this worker, its "
-                "share of the limit "
-                f"of {counted(connections.limit, 'connection')}"
+                f"the tenant has {counted(connections.of(tenant), 'request')} in progress on this worker, its share of "
+                f"the limit of {counted(connections.limit, 'connection')}; try again when one of them has ended"
             )
         return Reservation(self, tenant, connections=1)
 
@@ -63,9 +62,8 @@ class Reservation:
         if not buffers.try_take(self._tenant, size):
             held = buffers.of(self._tenant)
             raise TooManyBytes(
-                f"the tenant's requests hold {counted(held, 'byte')} on this worker; {size} more would exceed "
-                "its share of "
-                f"the limit of {counted(buffers.limit, 'byte')}"
+                f"the tenant's requests hold {counted(held, 'byte')} on this worker; {size} more would exceed its "
+                f"share of the limit of {counted(buffers.limit, 'byte')}; try again when one of them has ended"
             )
         self._bytes += size
 

@@ -40,7 +40,10 @@ class Caller:
         if not tenanted:
             raise InvalidParameter("tenant: this deployment has no tenants; leave the parameter out")
         if named != self.tenant and not self.sees_deployment:
-            raise ForbiddenScope("this key may read only the figures of its own tenant", Scope.OPERATOR.value)
+            raise ForbiddenScope(
+                "this key may read only the figures of its own tenant; leave out the parameter tenant",
+                Scope.OPERATOR.value,
+            )
         return named
 
     def may_use(self, queue: str) -> bool:
@@ -50,7 +53,7 @@ class Caller:
     def check_queue(self, queue: str) -> None:
         """Raises ForbiddenQueue if the caller may not use the name."""
         if self.queues and not _matches(self.queues, queue):
-            raise ForbiddenQueue(f"this key does not allow the queue {queue!r}")
+            raise ForbiddenQueue(f"this key does not allow the queue {queue!r}; use a key that allows it")
 
 
 _DEPLOYMENT = frozenset({Scope.OPERATOR, Scope.OBSERVE})

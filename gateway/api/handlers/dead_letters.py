@@ -46,7 +46,8 @@ def _address(call: Call) -> str:
     address = call.path("letter")
     if len(address) > MAX_ADDRESS:
         raise InvalidName(
-            f"the dead letter's id has {counted(len(address), 'character')}, above the maximum of {MAX_ADDRESS}"
+            f"the dead letter's id has {counted(len(address), 'character')}, which is above the maximum of "
+            f"{MAX_ADDRESS}"
         )
     return address
 

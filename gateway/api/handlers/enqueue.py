@@ -253,7 +253,8 @@ def _failure(failures: list[GatewayError], jobs: int) -> GatewayError:
     failure = next((each for each in failures if each.retryable), failures[0])
     stored = jobs - len(failures)
     if not stored:
-        failure.detail = f"none of {counted(jobs, 'job')} was stored. The first failure: {failure.detail}"
+        which = "the job was not" if jobs == 1 else f"none of {counted(jobs, 'job')} was"
+        failure.detail = f"{which} stored. The first failure: {failure.detail}"
         return failure
     detail = _partly(stored, jobs, failure.code, failure.detail)
     return PartlyStored(detail) if failure.retryable else PartlyRefused(detail)

@@ -64,7 +64,7 @@ def _until(text: str) -> float:
     try:
         until_s = instant(text)
     except ValueError as exc:
-        raise InvalidBody(f"until: {text!r:.60} is not an RFC 3339 timestamp such as 2026-01-31T12:00:00Z") from exc
+        raise InvalidBody(f"until: {text!r:.60} is not an RFC 3339 timestamp, such as 2026-01-31T12:00:00Z") from exc
     if until_s <= time.time():
         raise InvalidBody(f"until: {text} is not in the future; to end a pause, send DELETE")
     if until_s >= YEAR_10000_S:

@@ -88,7 +88,7 @@ METRICS: Final = (
     Metric("polls_parked", "polls that wait for a job"),
     Metric("streams_open", "streams that have not ended"),
     Metric("polls_held_total", "polls that got no job because of a pause or a limit of their queues", ("reason",)),
-    Metric("queues_paused", "queues that requests have paused, as the worker knows"),
+    Metric("queues_paused", "queues that requests have paused, as far as the worker knows"),
     Metric("draining", "1 while the worker drains and delivers no more jobs"),
     Metric("jobs_enqueued_total", "jobs stored for producers"),
     Metric(
@@ -117,13 +117,13 @@ METRICS: Final = (
     ),
     Metric(
         "http_requests_total",
-        "requests, by the class of the answer's status; none: no answer, the client had disconnected",
+        "requests, by the class of the answer's status; `none`: no answer, because the client had disconnected",
         ("status",),
     ),
     Metric("http_problems_total", "answers that are problems, by their code; `rate-limited` is one of them", ("code",)),
     Metric(
         "http_request_duration_seconds",
-        "time from the head of a request to the end of its answer, waiting included; none: unknown path, or no answer",
+        "time from the head of a request to the end of its answer, with the wait; `none`: unknown path, or no answer",
         ("route", "status"),
         REQUEST_S,
     ),
@@ -154,7 +154,7 @@ METRICS: Final = (
     Metric("kestrel_command_failures_total", "commands without a complete and valid answer, including cancelled ones"),
     Metric("kestrel_pings_total", "pings on idle connections"),
     Metric("kestrel_waits_armed_total", "blocked gets sent for waiting polls"),
-    Metric("kestrel_waits_cut_total", "gets sent for polls that failed: Kestrel refused, or did not answer"),
+    Metric("kestrel_waits_cut_total", "gets for waiting polls that failed: Kestrel refused, or did not answer"),
     Metric("kestrel_waits", "blocked gets in progress"),
     Metric("kestrel_waited_queues", "queues with waiting polls"),
     Metric(

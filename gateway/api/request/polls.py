@@ -90,7 +90,9 @@ def several_queues(call: Call) -> list[Queue]:
 def _refuse_prefetch(call: Call) -> None:
     """Raises ForbiddenPrefetch if a browser sent the request before its reader asked for the page."""
     if _is_prefetch(call.request.headers):
-        raise ForbiddenPrefetch("a prefetch does not take a job; send the request without Sec-Purpose: prefetch")
+        raise ForbiddenPrefetch(
+            "a prefetch does not take a job; send the request without the headers Purpose and Sec-Purpose"
+        )
 
 
 def _is_prefetch(headers: Headers) -> bool:

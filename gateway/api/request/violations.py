@@ -47,7 +47,7 @@ def _message(error: jsonschema_rs.ValidationError, schema: Mapping[str, Any]) ->
             )
         case "maxItems":
             size = counted(len(cast("list[Any]", error.instance)), "item")
-            return f"it has {size}, above the maximum of {kind['limit']}"
+            return f"the list has {size}, which is above the maximum of {kind['limit']}"
         case "required":
             return f"{kind['property']} is missing"
         case "pattern" if "title" in schema:
@@ -56,7 +56,8 @@ def _message(error: jsonschema_rs.ValidationError, schema: Mapping[str, Any]) ->
                 return f"{shown} is a subscription, which gets only the jobs of its queue; name a queue"
             return f"{shown} is not {schema['title']}"
         case "maxLength":
-            return f"it has {counted(len(str(error.instance)), 'character')}, above the maximum of {kind['limit']}"
+            size = counted(len(str(error.instance)), "character")
+            return f"the value has {size}, which is above the maximum of {kind['limit']}"
         case _:
             return error.message
 

@@ -34,8 +34,8 @@ The broker delivers sound jobs and never delivers damaged ones. What to do:
 
 @click.command("check", context_settings=HELP)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--repair", "repairs", is_flag=True, help="Make a sound file of what can be read; keep the damaged one.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--repair", "repairs", is_flag=True, help="make a sound file of what can be read; keep the damaged one")
+@click.option("--quiet", is_flag=True, help="show no progress bar")
 def command(directory: Path, *, repairs: bool, quiet: bool) -> None:
     """Examine the broker's data directory DIR. The broker must be stopped."""
     try:

@@ -172,7 +172,8 @@ class Backlog:
         for damage in window.damaged[:_DAMAGE_LINES]:
             log.error("queue %r: a job is damaged and is not delivered: %s", self._name, damage)
         if len(window.damaged) > _DAMAGE_LINES:
-            log.error("queue %r: %d more are damaged", self._name, len(window.damaged) - _DAMAGE_LINES)
+            more = counted(len(window.damaged) - _DAMAGE_LINES, "more job is", "more jobs are")
+            log.error("queue %r: %s damaged", self._name, more)
 
     def checked(self) -> None:
         """Every row on disk has a checksum."""

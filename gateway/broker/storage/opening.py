@@ -82,7 +82,10 @@ def _expected_frames(path: Path) -> int:
     log_path = path.with_name(f"{path.name}-wal")
     try:
         if wal.last_commit(log_path) and (not path.exists() or not path.stat().st_size):
-            raise UnusableFileError(f"{path}: is empty or missing, but its log ({log_path.name}) contains jobs")
+            raise UnusableFileError(
+                f"{path} is empty or missing, but its log ({log_path.name}) contains jobs; restore the file from a "
+                "backup, or move the log away to start without jobs"
+            )
         return wal.expected(path)
     except OSError as exc:
         raise DatabaseError(f"{log_path}: {exc.strerror or exc}") from exc

@@ -53,7 +53,7 @@ class Threads:
             try:
                 outcome = self._database.write(batch)
             except Exception as exc:  # top of a thread: there must be a result
-                log.exception("writing failed")
+                log.exception("a commit failed")
                 outcome = Outcome(f"cannot write: {exc}", f"cannot write: {exc}")
             if not self._call(done, batch, outcome):
                 return
@@ -64,10 +64,10 @@ class Threads:
             try:
                 window = self._reader.read(rows, after, upto, WINDOW_ITEMS, WINDOW_BYTES)
             except DatabaseError as exc:
-                log.error("cannot read ahead: %s", exc)  # noqa: TRY400 - one line is enough for a full disk
+                log.error("the next jobs of a queue cannot be read: %s", exc)  # noqa: TRY400 - one line is enough for a full disk
                 called = self._call(owner.not_loaded, str(exc))
             except Exception as exc:  # top of a thread: there must be a result
-                log.exception("cannot read ahead")
+                log.exception("reading the next jobs of a queue failed")
                 called = self._call(owner.not_loaded, str(exc))
             else:
                 called = self._call(owner.loaded, generation, window)

@@ -217,8 +217,7 @@ class DeadLetterJobs:
         if coverage.partial:
             return search.trouble or BackendUnavailable(
                 f"{queue.name!r} has no dead letter {shown} on {coverage.asked} of "
-                f"{counted(coverage.total, 'server')}; the "
-                "others could not be asked"
+                f"{counted(coverage.total, 'server')}; the others could not be asked"
             )
         if not search.whole:
             return DeadLetterHeld(
@@ -228,7 +227,8 @@ class DeadLetterJobs:
         try:
             if await search.others_hold_some():
                 return DeadLetterHeld(
-                    f"dead letter {shown} of {queue.name!r} was not found, but another consumer holds some; try again"
+                    f"dead letter {shown} of {queue.name!r} was not found, but another consumer holds some of the dead "
+                    "letters; try again"
                 )
         except BackendUnavailable as error:
             return error

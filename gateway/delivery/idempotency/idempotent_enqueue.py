@@ -127,7 +127,10 @@ class Idempotency:
                 reply = await store(ids(entry.seed))
         except TimeoutError as exc:
             await self._noted(self._ledger.leave(place))
-            raise OutcomeUnknown("storing took too long; the jobs may or may not be stored") from exc
+            raise OutcomeUnknown(
+                "storing took too long; the jobs may or may not be stored: send the request again with the same "
+                "Idempotency-Key"
+            ) from exc
         except GatewayError as exc:
             surely_not = entry.fresh and not isinstance(exc, OutcomeUnknown | PartlyRefused | PartlyStored)
             await self._noted(self._ledger.release(place) if surely_not else self._ledger.leave(place))

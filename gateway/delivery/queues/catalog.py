@@ -117,7 +117,7 @@ class Catalog:
 
 def _is_name(child: str) -> bool:
     try:
-        check_name(child, "child")
+        check_name(child, "subscription")
     except InvalidName:
         return False
     return True

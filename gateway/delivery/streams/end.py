@@ -21,7 +21,7 @@ class StreamEnd:
 CLIENT_GONE: Final = StreamEnd("client-gone", "the client has closed its connection")
 """The only end that the client does not see."""
 DRAIN: Final = StreamEnd(Draining.code, "the gateway is shutting down; open a new stream and settle the open leases")
-LIFETIME: Final = StreamEnd("lifetime", "the stream has reached its longest time; open a new one")
+LIFETIME: Final = StreamEnd("lifetime", "the stream has reached its longest lifetime; open a new one")
 UNREAD: Final = StreamEnd("lease-unread", "the lease of a job expired before the client had read the job")
 UNSETTLED: Final = StreamEnd(
     "leases-unsettled",

@@ -53,7 +53,7 @@ class StreamOutput(Protocol):
 
     async def opened(self) -> None: ...
     async def keepalive(self) -> None:
-        """Writes a sign of life, unless the client still has to read."""
+        """Writes a keepalive line, unless the client still has to read."""
 
     async def ended(self, end: StreamEnd) -> None:
         """Writes the last line."""
@@ -62,7 +62,7 @@ class StreamOutput(Protocol):
 class JobStream:
     """window: of the jobs in it. holder: of their leases.
 
-    keepalive_s: a sign of life follows so long after the last line.
+    keepalive_s: a keepalive line follows so long after the last line.
 
     lifetime_s: the stream ends after it. operator: whether the client may see the addresses of servers. permission:
     raises the error with which the stream ends if the client may not take its jobs any more.
@@ -121,7 +121,7 @@ class JobStream:
     async def run(self) -> None:
         """Returns when the stream has ended; call `close` then. Cancelled: every job in the window goes back."""
         self._wrote_s = time.monotonic()
-        keepalive = asyncio.create_task(self._keep_alive(), name="signs of life of a stream")
+        keepalive = asyncio.create_task(self._keep_alive(), name="keepalive lines of a stream")
         lifetime = asyncio.get_running_loop().call_later(self._ends_s - time.monotonic(), self.end, LIFETIME)
         try:
             await self._output.opened()

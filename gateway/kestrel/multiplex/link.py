@@ -292,7 +292,7 @@ def _put_error(link: MultiplexedLink, code: Code, why: str) -> GatewayError:
     if code is Code.FULL:
         return QueueFull("Kestrel did not store the job: the queue is full, or the job is too large for it")
     if code is Code.TOO_LARGE:
-        return JobTooLarge("the job is above the largest item of its queue (max_item_bytes)")
+        return JobTooLarge("the job is larger than the queue allows (max_item_bytes)")
     if code is Code.REFUSED:
         return BackendRefused(f"{link.address.marked} refuses: {why}")
     return BackendUnavailable(f"{link.address.marked} refuses the name of the queue")

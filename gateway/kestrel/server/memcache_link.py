@@ -192,7 +192,7 @@ def _put_error(
             return QueueFull("Kestrel did not store the job: the queue is full, or the job is too large for it")
         assert isinstance(outcome, MemcacheServerError)
         if says_too_large(outcome):
-            return JobTooLarge("the job is above the largest item of its queue (max_item_bytes)")
+            return JobTooLarge("the job is larger than the queue allows (max_item_bytes)")
         return not_asked(outcome, address)
     if failure is None:
         return OutcomeUnknown(f"the job was sent to {address.marked}, but no valid answer came")

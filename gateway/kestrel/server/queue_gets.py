@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from gateway.common.counted import counted
 from gateway.errors import BackendRefused, BackendUnavailable, TooManyWaiters, Unavailable
 from gateway.kestrel.counters import Counters
 from gateway.kestrel.link import Answered, PendingGet, Sending
@@ -91,9 +92,14 @@ class QueueGets:
     def _no_place(self) -> TooManyWaiters:
         gets, marked = self.server.room.gets, self.server.address.marked
         if gets.held >= gets.limit:
-            return TooManyWaiters(f"limit of waiting gets ({gets.limit}) reached on {marked}")
+            return TooManyWaiters(
+                f"{marked} has reached its limit of {counted(gets.limit, 'waiting get')}; try again later"
+            )
         held = gets.of(self.tenant)
-        return TooManyWaiters(f"the tenant has {held} waiting gets on {marked}, its share of the limit of {gets.limit}")
+        return TooManyWaiters(
+            f"the tenant has {counted(held, 'waiting get')} on {marked}, its share of the limit of {gets.limit}; "
+            "try again later"
+        )
 
 
 class MemcacheGet:

@@ -73,14 +73,17 @@ class ServerRoom:
         items = self.items
         if tenant in self._short:
             return TooManyLeases(
-                f"the leased jobs on {server} hold so many bytes that the next job would exceed the tenant's share of "
-                "the limit (--max-lease-bytes)"
+                f"the next job on {server} would exceed the tenant's share of the memory for leased jobs "
+                "(--max-lease-bytes); settle some leases first"
             )
         if items.held >= items.limit:
-            return TooManyLeases(f"lease limit ({items.limit}) reached on {server}")
+            return TooManyLeases(
+                f"{server} has reached its limit of {counted(items.limit, 'open lease')}; try again later"
+            )
         held = items.of(tenant)
         return TooManyLeases(
-            f"the tenant has {counted(held, 'open lease')} on {server}, its share of the limit of {items.limit}"
+            f"the tenant has {counted(held, 'open lease')} on {server}, its share of the limit of {items.limit}; "
+            "settle some of them first"
         )
 
     def full_at(self, tenant: str) -> float:

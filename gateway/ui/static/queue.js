@@ -202,7 +202,7 @@ export class QueueView {
   _resume() {
     const path = queuePath(this._name, "/pause");
     ask({ title: `Resume delivery of “${this._name}”?`, text: "Its jobs are delivered again.", yes: `Resume ${this._name}`, command: () => ["DELETE", path],
-      act: async () => { await call("DELETE", path); say(`${this._name} is delivered again.`); } });
+      act: async () => { await call("DELETE", path); say(`Jobs of ${this._name} are delivered again.`); } });
   }
 
   _flush() {
