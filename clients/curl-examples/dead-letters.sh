@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Dead letters: how many there are, why the oldest died, and away with them.
+# Dead letters: count them, show why the oldest failed, and delete them.
 . "$(dirname "$0")/lib.sh"
 given_a_lease
 JOB=$(member id)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Nack: the work failed, another consumer shall try.
+# Nack: the work failed; give the job back for another attempt.
 . "$(dirname "$0")/lib.sh"
 given_a_lease
 JOB=$(member id)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Next from several queues: the first named queue that has a job wins.
+# Next from several queues: a job of the first named queue that has one.
 . "$(dirname "$0")/lib.sh"
 given_a_job '{"number":1}'
 HIGH=$QUEUE-high

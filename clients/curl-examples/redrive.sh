@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Redrive: the reason is mended, the dead letters shall be tried again.
+# Redrive: the cause is repaired, so the dead letters become jobs again.
 . "$(dirname "$0")/lib.sh"
 given_a_lease
 JOB=$(member id)

@@ -14,7 +14,7 @@ import java.util.regex.Pattern;
  * QUEUE=emails java Consumer
  * </pre>
  *
- * <p>LEASE_SECONDS (60) is how long the gateway waits for a sign of life before it gives the job to another consumer.
+ * <p>LEASE_SECONDS (60) is the length of the lease. If it is not extended in time, another consumer gets the job.
  * SIGTERM ends it with exit code 0: at once while it waits for a job, otherwise once the job in hand is acked.
  */
 final class Consumer {

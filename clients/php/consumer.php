@@ -3,7 +3,7 @@
 //
 //   QUEUE=emails php consumer.php
 //
-// LEASE_SECONDS (60) is how long the gateway waits for a sign of life before it gives the job to another consumer.
+// LEASE_SECONDS (60) is the length of the lease. If it is not extended in time, another consumer gets the job.
 // SIGTERM ends it with exit code 0: within a second while it waits for a job, otherwise once the job in hand is acked.
 
 declare(strict_types=1);

@@ -4,7 +4,7 @@
 #
 #   QUEUE=emails ruby consumer.rb
 #
-# LEASE_SECONDS (60) is how long the gateway waits for a sign of life before it gives the job to another consumer.
+# LEASE_SECONDS (60) is the length of the lease. If it is not extended in time, another consumer gets the job.
 # SIGTERM ends it with exit code 0: at once while it waits for a job, otherwise once the job in hand is acked.
 
 require_relative "gateway"
