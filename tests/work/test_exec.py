@@ -259,7 +259,7 @@ def test_a_job_that_comes_when_the_worker_stops_goes_back(start: Start, gateway:
         workers.append(start(queue, "--exec", "false", url=proxy.url))
         assert workers[0].wait() == 0
     assert rest() == {"job": (1, "")}
-    assert "given back: it came when the worker stopped" in workers[0].text()
+    assert "given back: the job came after the worker had stopped" in workers[0].text()
 
 
 def test_sigquit_gives_the_job_back(start: Start, put: Put, queue: str, rest):
@@ -278,7 +278,7 @@ def test_a_second_interrupt_gives_the_job_back(start: Start, put: Put, queue: st
     worker = start(queue, "--debug", "--exec", "sleep", "60")
     worker.wait_for_log("process [0-9]+ runs")
     worker.send(signal.SIGINT)
-    worker.wait_for_log("a second one gives")
+    worker.wait_for_log("a second SIGINT gives")
     worker.send(signal.SIGINT)
     assert worker.wait() == 0
     assert list(rest()) == ["job"]
