@@ -13,6 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.lab.gateway import Running
 
 _LINE = re.compile(r"leases: delivered ([0-9]+) = ([a-z_0-9 +]+)")
+_OF_LEASES = ("kestrel_gateway_leases_", "kestrel_gateway_workers")
+"""The series that the ledger needs. A scrape of a gateway with many queues has thousands of others, and to read all of
+them after each test takes a tenth of the tests' CPU time."""
 
 Labels = frozenset[tuple[str, str]]
 
@@ -44,7 +47,7 @@ def workers(found: dict[tuple[str, Labels], float]) -> list[str]:
 
 def assert_balanced(text: str) -> None:
     """The ledger of every worker in a scrape balances, and there is one for each that answered."""
-    found = figures(text)
+    found = figures("".join(f"{line}\n" for line in text.splitlines() if line.startswith(_OF_LEASES)))
     assert len(workers(found)) == total(found, "workers", state="answered") >= 1
     for worker in workers(found):
         delivered = total(found, "leases_delivered_total", worker=worker)
