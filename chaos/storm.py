@@ -6,10 +6,10 @@ and replicas end; the servers' queues are emptied into the ledger; the checker r
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +24,7 @@ from chaos.ledger import EventFile, Fault, Odd
 from chaos.pauses import OPERATORS
 from chaos.processes import ENVIRONMENT, ProcessError, Processes, left_behind, waiting
 from chaos.schedule import BATCHING, CLUSTER, CONSUMERS, PRODUCERS, STREAMING, FaultProfile, Layout, PlannedFault
+from tests.lab.commands import run_process
 from tests.lab.http import HttpClient
 from tests.lab.ports import HOST
 
@@ -104,10 +105,11 @@ def offers(port: int) -> frozenset[str]:
     return frozenset(name for name, there in found.items() if there)
 
 
+@functools.cache
 def cluster_flags() -> tuple[str, ...]:
     """What makes replicas forward to one another, and batches of Kestrel servers have many jobs, where they can."""
     command = [sys.executable, "-P", "-m", "gateway", "serve", "--help"]
-    told = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=True).stdout
+    told = run_process(command, env=ENVIRONMENT).stdout
     if "--advertise" not in told or "--cluster-secret" not in told:
         return ()
     many = ("--kestrel-open-reads", "20") if "--kestrel-open-reads" in told else ()

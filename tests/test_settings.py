@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +19,7 @@ from gateway.envelope import attributes, json_text, media, read, rewrite
 from gateway.http import request_parser
 from gateway.names import namespace
 from gateway.settings import _OWN_PATHS, Settings, SettingsError, flag, variable
+from tests.lab.commands import COMMAND, run_process
 from tests.lab.yaml_text import parse_yaml
 
 
@@ -136,9 +135,7 @@ def test_every_flag_that_is_named_exists(root: Path) -> None:
     text = "\n".join((root / "docs" / page).read_text() for page in pages)
     shown = ""
     for command in ("serve", "broker", "healthcheck"):
-        shown += subprocess.run(
-            [sys.executable, "-m", "gateway", command, "--help"], capture_output=True, text=True, check=True
-        ).stdout
+        shown += run_process([*COMMAND, command, "--help"]).stdout
     for named in set(re.findall(r"`(--[a-z-]+)", text)):
         assert re.search(rf"{named}\b", shown), named
 

@@ -26,6 +26,7 @@ from tests.broker.damaging import check, copy, execute, fill, serve, unlike
 from tests.broker.steps import Steps
 from tests.broker.test_durability import _item, _ItemOwner
 from tests.lab.broker import BrokerProcess
+from tests.lab.forkserver import ForkedProcess
 
 FLIPS = int(os.environ.get("KESTREL_GATEWAY_TEST_FLIPS", "40"))
 """500 is the long form."""
@@ -623,15 +624,16 @@ def test_killed_while_it_is_brought_up_to_date(tmp_path: Path, kills: int) -> No
     chance = random.Random(1)
     halves = []
     for _ in range(kills):
-        with subprocess.Popen(
+        started: subprocess.Popen[bytes] = ForkedProcess(
             [*damaging.COMMAND, "--listen", "127.0.0.1:0", "--data", str(data)], stderr=subprocess.PIPE
-        ) as broker:
-            assert broker.stderr is not None
-            for line in broker.stderr:  # from its first sign of life on
+        )
+        with started:
+            assert started.stderr is not None
+            for line in started.stderr:  # from its first sign of life on
                 if b"format 1 to 2" in line or b"queues in" in line:
                     break
             time.sleep(chance.uniform(0, 0.06))
-            broker.kill()
+            started.kill()
         left = damaging.rows(data, "SELECT count(*) FROM items WHERE checksum ISNULL")
         halves.append(left)
         # What is read above folds the log into the file, as a clean end would.

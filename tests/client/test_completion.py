@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.lab.commands import COMMAND, environment
+from tests.lab.commands import COMMAND, environment, run_process
 
 
 def completed(words: str, count: int) -> str:
     """What bash asks for, and the program's answer."""
     variables = {"_KESTREL_GATEWAY_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(count)}
-    done = subprocess.run(COMMAND, env=environment("http://x", **variables), capture_output=True, text=True)
+    done = run_process(COMMAND, env=environment("http://x", **variables))
     return done.stdout
 
 
@@ -33,7 +32,7 @@ def test_each_shell_gets_its_script(root: Path, shell: str, part: str):
     text = (root / "docs" / "command-line.md").read_text()
     assert re.search(rf"^    .*_KESTREL_GATEWAY_COMPLETE={shell}_source kestrel-gateway", text, re.MULTILINE)
     variables = {"_KESTREL_GATEWAY_COMPLETE": f"{shell}_source", "PATH": os.environ["PATH"]}
-    done = subprocess.run(COMMAND, env=environment("http://x", **variables), capture_output=True, text=True)
+    done = run_process(COMMAND, env=environment("http://x", **variables))
     assert done.returncode == 0, done.stderr
     assert part in done.stdout
     assert "kestrel-gateway" in done.stdout

@@ -16,6 +16,7 @@ import pytest
 
 from gateway.client.sending import Line, LineSender
 from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running, running
 from tests.lab.ports import free_port
 
@@ -102,8 +103,8 @@ def test_an_interrupted_put_of_lines_names_the_line_to_continue_with(
     """The request that is under way ends first, so that no job is stored twice or left out."""
     file = tmp_path / "lines"
     file.write_bytes(b"".join(b"%d\n" % number for number in range(20_000)))
-    process = subprocess.Popen(
-        [*COMMAND, "put", queue, "--lines", "--file", file], stderr=subprocess.PIPE, env=environment(gateway.url)
+    process: subprocess.Popen[bytes] = ForkedProcess(
+        [*COMMAND, "put", queue, "--lines", "--file", str(file)], stderr=subprocess.PIPE, env=environment(gateway.url)
     )
     while http.get(f"/queues/{queue}?missing=zero").json()["items"] == 0:
         time.sleep(0.005)
@@ -173,14 +174,16 @@ def test_a_progress_bar_is_for_terminals_only(gateway: Running, queue: str, tmp_
     """On a terminal there is a bar; what is piped gets plain text."""
     (tmp_path / "jobs").write_bytes(b"1\n" * 3)
     ours, theirs = pty.openpty()
-    done = subprocess.run(
+    process: subprocess.Popen[bytes] = ForkedProcess(
         [*COMMAND, "put", queue, "--lines", "--file", str(tmp_path / "jobs")],
         stdout=subprocess.PIPE,
         stderr=theirs,
         env=environment(gateway.url, TERM="xterm"),
     )
+    with process:
+        written, _ = process.communicate(timeout=60)
     os.close(theirs)
-    assert done.stdout == f"3 jobs stored on {queue}\n".encode()
+    assert written == f"3 jobs stored on {queue}\n".encode()
     assert b"storing" in os.read(ours, 65536)
     os.close(ours)
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import COMMAND, Commands, environment
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running, running
 
 
@@ -105,7 +106,7 @@ def _with_small_pages(call):
 def test_watch_shows_changes_on_a_terminal(gateway: Running, http: httpx.Client, filled: str):
     """The table is drawn again with the new figures, until it is interrupted."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    process: subprocess.Popen[bytes] = ForkedProcess(
         [*COMMAND, "queues", "--watch", "--every", "0.1", "--filter", f"name={filled}"],
         stdout=theirs,
         stderr=subprocess.PIPE,

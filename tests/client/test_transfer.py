@@ -24,7 +24,7 @@ from tests.lab.gateway import Running, running
 from tests.lab.holding import HoldingProxy
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import free_port
-from tests.lab.work import until
+from tests.lab.waiting import until
 
 SUITE = 400
 JOBS = int(os.environ.get("KESTREL_GATEWAY_TEST_EXPORT_JOBS", str(SUITE)))
@@ -84,7 +84,8 @@ def drain(http: httpx.Client, queue: str) -> list[Copy]:
 def interrupted(url: str, progress: Path, *arguments: str) -> int:
     """Starts a command and interrupts it when the file has changed: the long proof kills it."""
     before = progress.stat().st_size if progress.exists() else 0
-    process = subprocess.Popen([*COMMAND, *arguments], env=environment(url), stdout=subprocess.DEVNULL)
+    command = [*COMMAND, *arguments]
+    process: subprocess.Popen[bytes] = ForkedProcess(command, env=environment(url), stdout=subprocess.DEVNULL)
     try:
         until(lambda: process.poll() is not None or (progress.exists() and progress.stat().st_size > before))
         process.send_signal(signal.SIGKILL if JOBS > SUITE else signal.SIGINT)

@@ -6,16 +6,12 @@ import contextlib
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from tests.lab.commands import COMMAND, environment
 from tests.lab.forkserver import ForkedProcess
-
-WAIT_S = 60.0
-"""The limit of whatever a test waits for; on an idle machine it comes within a few seconds."""
+from tests.lab.waiting import LIMIT_S, until
 
 
 class WorkProcess:
@@ -50,7 +46,7 @@ class WorkProcess:
     def wait(self) -> int:
         """Its exit code."""
         try:
-            return self.process.wait(WAIT_S)
+            return self.process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the worker does not end:\n{self.text()[-4000:]}") from None
 
@@ -69,13 +65,3 @@ class WorkProcess:
         """The processor time that it has used, without its commands."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / 100  # USER_HZ, see proc(5)
-
-
-def until(
-    true: Callable[[], bool], otherwise: Callable[[], str] = lambda: "it did not come", *, within_s: float = WAIT_S
-) -> None:
-    """Waits until something is true."""
-    ends_s = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < ends_s, otherwise()
-        time.sleep(0.02)

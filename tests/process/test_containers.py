@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
 from tests.lab.processes import START_S
@@ -34,7 +35,7 @@ def start(variables: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """The image's entry point, without arguments."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("KESTREL_GATEWAY_")}
     with log.open("wb") as output:
-        return subprocess.Popen(tied("gateway"), stdin=lifeline(), stdout=output, stderr=output, env=clean | variables)
+        return ForkedProcess(tied("gateway"), stdin=lifeline(), stdout=output, stderr=output, env=clean | variables)
 
 
 def test_both_roles_start_with_the_variables_of_the_image(root: Path, tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_broker_does_not_inherit_the_port(shared: Serve) -> None:
 
 def test_start_is_announced(serve: Callable[..., Serve]) -> None:
     """Version, address, backend and workers are logged, and the tiny application is ready."""
-    one = serve("--app", TINY, *NOBODY, "--workers", "2", "--log-format", "json", executed=True).ready()
+    one = serve("--app", TINY, *NOBODY, "--workers", "2", "--log-format", "json").ready()
     line = one.text().splitlines()[0]
     for part in ("kestrel-gateway 0.", f"http://127.0.0.1:{one.port}", "Kestrel at 127.0.0.1:1", "2 worker"):
         assert part in line

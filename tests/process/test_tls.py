@@ -10,8 +10,10 @@ import sys
 import httpx
 import pytest
 
-from tests.api.test_jobs import wait_until, waiters
+from tests.api.test_jobs import waiters
+from tests.lab.commands import COMMAND, run_process
 from tests.lab.gateway import Running
+from tests.lab.waiting import until
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate")
 
@@ -66,7 +68,7 @@ def test_https_is_served(tmp_path, files):
             brief = httpx.Timeout(10, read=0.5)  # the handshake has its time
             with pytest.raises(httpx.ReadTimeout):
                 httpx.get(gateway.url + "/queues/q/next?timeout=20", verify=gateway.verify, timeout=brief)
-            wait_until(lambda: waiters(http, "q") == 0)  # the gateway knows that the client has left
+            until(lambda: waiters(http, "q") == 0)  # the gateway knows that the client has left
             http.post("/queues/q/jobs", content=b"1")
             delivery = http.get("/queues/q/next?timeout=5").json()
             assert delivery["data"] == 1
@@ -122,7 +124,6 @@ def test_clients_show_certificates(tmp_path, files):
 )
 def test_wrong_files_are_refused(files, tmp_path, flags, message):
     """One line and exit code 2, before anything starts."""
-    command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--data", str(tmp_path / "data"), *flags]
-    done = subprocess.run(command, cwd=files, capture_output=True, text=True, timeout=60)
+    done = run_process([*COMMAND, "serve", "--port", "0", "--data", str(tmp_path / "data"), *flags], cwd=files)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.lab.commands import COMMAND, run_process
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.processes import START_S
@@ -70,11 +70,9 @@ def test_jobs_flow_and_the_path_is_removed(gateway: OnSocket) -> None:
         delivery = http.get("/queues/q/next?timeout=5").json()
         assert delivery["data"] == {"n": 1}
         assert http.post(f"{delivery['lease']['url']}/ack").status_code == 204
-    checked = subprocess.run(
-        [sys.executable, "-m", "gateway", "healthcheck"],
-        env={**os.environ, "KESTREL_GATEWAY_LISTEN": f"unix:{gateway.path}"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    checked = run_process(
+        [*COMMAND, "healthcheck"], env={**os.environ, "KESTREL_GATEWAY_LISTEN": f"unix:{gateway.path}"}
+    )
     assert (checked.returncode, checked.stdout) == (0, f"{gateway.path}: 200\n")
     assert gateway.stop() == 0
     assert not gateway.path.exists()
@@ -126,9 +124,7 @@ def test_a_second_gateway_is_refused_and_a_dead_one_s_path_is_taken(gateway: OnS
 )
 def test_a_bad_path_is_one_line(listen: str, wrong: str) -> None:
     """Nothing is started."""
-    result = subprocess.run(
-        [sys.executable, "-m", "gateway", "serve", "--listen", listen], capture_output=True, text=True, check=False
-    )
+    result = run_process([*COMMAND, "serve", "--listen", listen])
     assert result.returncode == 2
     assert result.stderr.startswith("kestrel-gateway: listen: ")
     assert wrong in result.stderr
