@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -20,7 +19,7 @@ from tests.kestrel.standin import Manners, StandIn, darner, siberite
 from tests.kestrel.support import client
 from tests.lab.broker import BrokerProcess
 
-Opened = Callable[[Path], contextlib.AbstractAsyncContextManager["Rig"]]
+Opened = Callable[[list[BrokerProcess]], contextlib.AbstractAsyncContextManager["Rig"]]
 
 
 class Rig:
@@ -38,16 +37,22 @@ def kill(made: list[BrokerProcess]) -> None:
         each.kill()
 
 
+def renew(broker: BrokerProcess) -> None:
+    """It runs, and has no queue."""
+    if broker.process.poll() is not None:
+        broker.start()
+    with contextlib.closing(broker.client()) as memcache:
+        for key in memcache.queues():
+            memcache.ask(f"delete {key}\r\n".encode())
+
+
 def brokers(count: int, multiplexed: int = 0) -> Opened:
     """Embedded brokers, each a process; some are reached by multiplexed connections."""
 
     @contextlib.asynccontextmanager
-    async def opened(directory: Path) -> AsyncIterator[Rig]:
-        made = []
+    async def opened(processes: list[BrokerProcess]) -> AsyncIterator[Rig]:
+        made = processes[:count]
         try:
-            for number in range(count):
-                (directory / str(number)).mkdir()
-                made.append(on_a_socket(directory / str(number)))
             sockets = {each.address: each.worker_socket for each in made[:multiplexed]}
             async with client(
                 *(each.address for each in made), worker_sockets=sockets, kestrel_connect_timeout_s=0.5
@@ -55,7 +60,7 @@ def brokers(count: int, multiplexed: int = 0) -> Opened:
                 yield Rig(backend, lambda: kill(made), in_order=count == 1, total=count)
         finally:
             for each in made:
-                each.close()
+                renew(each)
 
     return opened
 
@@ -64,7 +69,7 @@ def stand_ins(*kinds: Callable[[], Manners]) -> Opened:
     """Stand-ins of Kestrel and its imitators."""
 
     @contextlib.asynccontextmanager
-    async def opened(_directory: Path) -> AsyncIterator[Rig]:
+    async def opened(_processes: list[BrokerProcess]) -> AsyncIterator[Rig]:
         async with contextlib.AsyncExitStack() as stack:
             made = [await stack.enter_async_context(StandIn(kind())) for kind in kinds]
             backend = await stack.enter_async_context(
@@ -94,10 +99,19 @@ BACKENDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[BrokerProcess]]:
+    """As many brokers as a test needs at most, without queues."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(on_a_socket(tmp_path_factory.mktemp("broker"))) for _ in range(3)]
+
+
 @pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], contextlib.AbstractAsyncContextManager[Rig]]:
+def opened(
+    request: pytest.FixtureRequest, processes: list[BrokerProcess]
+) -> Callable[[], contextlib.AbstractAsyncContextManager[Rig]]:
     """Opens one implementation; a test closes it."""
-    return lambda: request.param(tmp_path)
+    return lambda: request.param(processes)
 
 
 async def take(backend: Backend, timeout_s: float = 2.0):
