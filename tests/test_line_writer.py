@@ -8,8 +8,10 @@ import os
 import re
 import select
 import socket
+import struct
 import subprocess
 import tempfile
+import termios
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,8 +21,12 @@ import pytest
 
 from gateway.common.line_writer import LIMIT_BYTES, PIPE_BUF, LineWriter, _write_if_ready
 from tests.lab import plain
+from tests.lab.forkserver import ForkedProcess
 from tests.lab.lifeline import lifeline, tied
 from tests.lab.ports import free_port
+
+PIPE_BYTES = 1 << 16
+"""What a pipe holds. Source: pipe(7)."""
 
 
 def dropped(count: int) -> bytes:
@@ -187,10 +193,10 @@ def test_threads_lose_no_line(datagrams: tuple[socket.socket, LineWriter]) -> No
 
 def test_a_gateway_whose_log_nobody_reads_serves() -> None:
     """Its standard error is a full pipe. When that is read, every line is there."""
-    port = free_port()
+    port, count = free_port(), 600
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--port", str(port), "--data", str(Path(folder) / "data"), "--log-level", "info"]
-        process = subprocess.Popen(
+        process: subprocess.Popen[bytes] = ForkedProcess(
             [*tied("gateway", "serve"), *flags], stdin=lifeline(), stderr=subprocess.PIPE, start_new_session=True
         )
         assert process.stderr is not None
@@ -198,8 +204,9 @@ def test_a_gateway_whose_log_nobody_reads_serves() -> None:
             while b"ready" not in process.stderr.readline():
                 pass
             with plain.client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-                for number in range(1500):
+                for number in range(count):
                     assert http.get(f"/queues/{number:d}{'x' * 40}").status_code == 404
+            assert _waiting_bytes(process.stderr.fileno()) > PIPE_BYTES * 3 // 4, "the pipe is not full"
             process.terminate()
             text = process.stderr.read().decode()
             assert process.wait(60) == 0
@@ -207,4 +214,9 @@ def test_a_gateway_whose_log_nobody_reads_serves() -> None:
             process.kill()
             process.stderr.close()
             process.wait(60)
-    assert len(re.findall(r"INFO worker-0: request id=\w+ method=GET path=/queues/\d+x{40} status=404", text)) == 1500
+    assert len(re.findall(r"INFO worker-0: request id=\w+ method=GET path=/queues/\d+x{40} status=404", text)) == count
+
+
+def _waiting_bytes(fd: int) -> int:
+    """How much a pipe holds."""
+    return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
