@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.lab import plain
+from tests.lab.waiting import until
 from tests.leases.cluster import Cluster, clustered
 
 PRODUCERS, CONSUMERS = 2, 4
@@ -105,13 +106,13 @@ def test_a_rolling_restart_loses_and_repeats_nothing(tmp_path: Path, workers: st
         try:
             for replica in cluster.replicas:
                 before = len(load.acked)
-                wait_until(lambda before=before: len(load.acked) > before + 50)
+                until(lambda before=before: len(load.acked) > before + 50)  # type: ignore[misc]
                 replica.process.send_signal(signal.SIGTERM)
                 # Leases of 20 ms hold up the drain no longer than they last. The grace is a minute.
                 assert replica.process.wait(30) == 0, replica.log.read_text()
                 replica.start()
             load.stop_producing()
-            wait_until(lambda: load.stored <= set(load.acked))
+            until(lambda: load.stored <= set(load.acked))
         finally:
             load.stop()
         assert not load.faults
@@ -119,11 +120,3 @@ def test_a_rolling_restart_loses_and_repeats_nothing(tmp_path: Path, workers: st
         assert not [each for each in load.refused if each[0] != 502], "a lease was lost within the grace"
         with cluster.replicas[0].client() as http:
             assert http.get("/queues/work/next?timeout=0").status_code == 204
-
-
-def wait_until(condition, within_s: float = 20.0) -> None:
-    """Waits for something that other threads and processes do."""
-    deadline_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        time.sleep(0.01)

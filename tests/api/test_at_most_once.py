@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.api.test_jobs import wait_until, waiters
+from tests.api.test_jobs import waiters
 from tests.lab.gateway import Running, running
 from tests.lab.processes import children_of
+from tests.lab.waiting import until
 
 
 def backlog(http, queue):
@@ -84,7 +85,7 @@ def test_a_client_that_leaves_while_it_waits_takes_no_job(gateway, http, queue):
         connection = gateway.connect()
         connection.sendall(f"GET /queues/{queue}/next?ack=auto&timeout=30 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         if number % 2:
-            wait_until(lambda: waiters(http, queue) >= 1)
+            until(lambda: waiters(http, queue) >= 1)
         connection.close()
         http.post(f"/queues/{queue}/jobs", json=number)
         answer = http.get(f"/queues/{queue}/next?timeout=5&ack=auto")
@@ -129,7 +130,7 @@ def kill_some(gateway: Running, chance: random.Random, which: str) -> None:
         gateway.start()
         return
     os.kill(chance.choice(chosen), signal.SIGKILL)
-    wait_until(gateway.ready)
+    until(gateway.ready)
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
@@ -154,7 +155,7 @@ def test_no_job_is_delivered_twice_under_kills(tmp_path, kills):
                 stop.set()
             for each in work:
                 each.result(30)
-        wait_until(gateway.ready)
+        until(gateway.ready)
         with gateway.client() as http:
             while backlog(http, "q"):
                 answer = http.get("/queues/q/next?timeout=0.5&ack=auto")

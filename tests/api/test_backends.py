@@ -2,21 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 from tests.cluster.rig import before, brokers
+from tests.lab.waiting import until
 
 FAST = ("--kestrel-command-timeout", "0.5", "--kestrel-connect-timeout", "0.3")
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Returns as soon as `condition()` holds; fails after `timeout_s`."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import time
 import httpx
 import pytest
 
+from tests.lab.waiting import until
+
 BODIES = [
     (b'{"n":12345678901234567890123,"f":1.10}', "application/json"),
     (b"", None),
@@ -76,7 +78,7 @@ def test_a_parked_poll_wakes_when_a_job_comes(gateway, http, queue):
 
     poller = threading.Thread(target=poll)
     poller.start()
-    wait_until(lambda: waiters(http, queue) == 1)
+    until(lambda: waiters(http, queue) == 1)
     began = time.monotonic()
     http.post(f"/queues/{queue}/jobs", json="wake")
     poller.join(30)
@@ -247,11 +249,3 @@ def waiters(http: httpx.Client, queue: str) -> int:
     """Blocked gets on a queue, as Kestrel counts them."""
     answer = http.get(f"/queues/{queue}")
     return answer.json()["waiters"] if answer.status_code == 200 else 0
-
-
-def wait_until(condition, limit_s: float = 60.0) -> None:
-    """Returns when the condition holds; fails when it does not in time."""
-    deadline_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come to be in time"
-        time.sleep(0.005)

@@ -22,6 +22,7 @@ from tests.api.keyring import Keyring
 from tests.lab import plain
 from tests.lab.commands import run_process
 from tests.lab.gateway import running
+from tests.lab.waiting import until
 from tests.lab.yaml_text import parse_yaml
 
 DIGEST = hashlib.sha256(b"secret").hexdigest()
@@ -466,13 +467,6 @@ def test_new_secrets_differ():
 def status(gateway, ring, name):
     """What a new connection gets with that key."""
     return plain.get(gateway.url + "/queues", headers=ring.bearer(name)).status_code
-
-
-def until(check, within_s=60.0):
-    deadline_s = time.monotonic() + within_s
-    while not check():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 def test_keys_change_without_a_restart(tmp_path):

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.api.test_jobs import wait_until
 from tests.lab.gateway import running
+from tests.lab.waiting import until
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -222,10 +222,10 @@ def test_a_kestrel_that_dies_takes_its_leases_along(tmp_path):
         http.post("/queues/q/jobs", json="x")
         job = take(http, "q")
         kill_broker(gateway)
-        wait_until(lambda: http.get(job["lease"]["url"]).json()["state"] == "lost")
+        until(lambda: http.get(job["lease"]["url"]).json()["state"] == "lost")
         answer = http.post(job["lease"]["url"] + "/ack")
         assert (answer.status_code, answer.json()["code"]) == (410, "lease-lost")
-        wait_until(lambda: http.get("/readyz").status_code == 200)
+        until(lambda: http.get("/readyz").status_code == 200)
         assert take(http, "q", timeout=20)["id"] == job["id"]
 
 

@@ -15,10 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.api.metrics.exposition import METRICS, PREFIX, Exposition
 from gateway.forwarding.commands import WorkerFigures, pack_result, unpack_result
 from tests.api.keyring import Keyring
-from tests.api.test_jobs import wait_until
 from tests.api.test_leases import take
 from tests.lab.gateway import running
 from tests.lab.ledger import assert_balanced, figures, total, workers
+from tests.lab.waiting import until
 
 PATH = "/metrics"
 TIMES = 40
@@ -44,9 +44,9 @@ def many(request, tmp_path_factory):
         tmp_path_factory.mktemp("metrics") / "data", "--workers", str(request.param), "--queue-figures-interval", "1"
     ) as gateway:
         with gateway.client(headers={"connection": "close"}) as http:
-            wait_until(lambda: total(scrape(http), "workers", state="answered") == request.param)
+            until(lambda: total(scrape(http), "workers", state="answered") == request.param)
             assert http.post("/queues/first/jobs", json=1).status_code == 201
-            wait_until(lambda: total(scrape(http), "queue_items") == 1, 60)
+            until(lambda: total(scrape(http), "queue_items") == 1, within_s=60)
             yield request.param, http
 
 
@@ -150,7 +150,7 @@ def test_a_worker_that_is_frozen_or_dead_is_told(tmp_path):
     """Its series are missing, `silent` counts it, the scrape ends in time; a new one in its place begins at zero."""
     with running(tmp_path / "data", "--workers", "2") as gateway:
         with gateway.client(headers={"connection": "close"}) as http:
-            wait_until(lambda: total(scrape(http), "workers", state="answered") == 2)
+            until(lambda: total(scrape(http), "workers", state="answered") == 2)
             for number in range(10):
                 http.post("/queues/q/jobs", json=number)
             before = scrape(http)
@@ -166,7 +166,7 @@ def test_a_worker_that_is_frozen_or_dead_is_told(tmp_path):
             assert (total(missing, "workers", state="answered"), total(missing, "workers", state="silent")) == (1, 1)
             (left,) = workers(missing)
             assert total(missing, "jobs_enqueued_total") == starts[left]
-            wait_until(lambda: total(scrape(http), "workers", state="answered") == 2)
+            until(lambda: total(scrape(http), "workers", state="answered") == 2)
             now = scrape(http)
             assert total(now, "jobs_enqueued_total", worker=left) == starts[left]
             assert total(now, "jobs_enqueued_total") == starts[left]
@@ -210,7 +210,7 @@ def test_durations_and_problems_are_counted_to_the_unit(many, queue):
         assert http.get("/queues/a!/next").status_code == 400
     with ThreadPoolExecutor() as pool:
         polled = pool.submit(http.get, f"/queues/{queue}/next?timeout=20")
-        wait_until(lambda: total(scrape(http), "polls_parked") == 1)
+        until(lambda: total(scrape(http), "polls_parked") == 1)
         assert http.post(f"/queues/{queue}/jobs", json=0).status_code == 201
         job = polled.result().json()
     assert http.post(job["lease"]["url"] + "/nack").status_code == 204
@@ -260,7 +260,7 @@ def test_a_poll_of_one_or_more_queues_counts_its_wakeup(many, queue, poll):
     before = scrape(http)
     with ThreadPoolExecutor() as pool:
         polled = pool.submit(http.get, "/" + poll.format(queue))
-        wait_until(lambda: total(scrape(http), "polls_parked") > total(before, "polls_parked"))
+        until(lambda: total(scrape(http), "polls_parked") > total(before, "polls_parked"))
         assert http.post(f"/queues/{queue}/jobs", json=0).status_code == 201
         url = polled.result().json()["lease"]["url"]
     assert http.post(url + "/ack").status_code == 204

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,6 +26,7 @@ from tests.cluster.rig import before, brokers
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
 from tests.lab.processes import children_of
+from tests.lab.waiting import until
 
 LEASE_S = 60.0
 """The default length of a lease."""
@@ -200,13 +201,6 @@ def test_a_policy_pauses_a_queue_also_for_polls_that_wait(tmp_path: Path) -> Non
             policies.write_text("")
             gateway.process.send_signal(signal.SIGHUP)
             assert waiting.result(10).json()["data"] == "later"
-
-
-def until(condition: Callable[[], bool], within_s: float = 60) -> None:
-    deadline_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 class Load:

@@ -12,6 +12,7 @@ import pytest
 from tests.api.keyring import Keyring
 from tests.lab.gateway import running
 from tests.lab.ports import free_port
+from tests.lab.waiting import until
 
 POLICIES = """
 [queues."raw*"]
@@ -197,13 +198,6 @@ def test_a_tenant_s_key_is_his(tmp_path):
             assert b'"acme"' in command(port, b"get ns:mail/peek\r\n")
             assert b'"bolt"' in command(port, b"get bolt__mail/peek\r\n")
             assert [each["items"] for each in acme.get("/queues").json()["queues"]] == [1]
-
-
-def until(condition):
-    deadline_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 def workers(log):

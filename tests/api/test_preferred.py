@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.api.keyring import Keyring
-from tests.api.test_jobs import wait_until, waiters
+from tests.api.test_jobs import waiters
 from tests.lab.gateway import running
+from tests.lab.waiting import until
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -50,7 +51,7 @@ def test_a_job_that_comes_while_it_waits_is_delivered_at_once(http, queue, place
     queues = names(queue)
     with ThreadPoolExecutor(1) as pool:
         poll = pool.submit(take, http, queues, 20)
-        wait_until(lambda: all(waiters(http, each) for each in queues))
+        until(lambda: all(waiters(http, each) for each in queues))
         began_s = time.monotonic()
         put(http, queues[place], place)
         answer = poll.result(30)
@@ -94,7 +95,7 @@ def test_a_paused_queue_counts_as_empty(http, queue):
     assert take(http, queues).json()["queue"] == low
     with ThreadPoolExecutor(1) as pool:
         poll = pool.submit(take, http, queues, 20)
-        wait_until(lambda: waiters(http, mid))
+        until(lambda: waiters(http, mid))
         assert http.delete(f"/queues/{high}/pause").status_code in {200, 204}
         assert poll.result(30).json()["queue"] == high
         for each in queues:
@@ -106,7 +107,7 @@ def test_a_paused_queue_counts_as_empty(http, queue):
         http.delete(f"/queues/{low}/pause")
         assert poll.result(30).json()["data"] == 3
         poll = pool.submit(take, http, queues, 3)
-        wait_until(lambda: waiters(http, low))
+        until(lambda: waiters(http, low))
         http.put(f"/queues/{low}/pause", json={})
         put(http, low, 4)
         answer = poll.result(30)
@@ -139,7 +140,7 @@ def test_a_queue_at_its_limit_counts_as_empty(tmp_path):
         answer = take(http, ["one-at-a-time"], 0.3)
         assert (answer.status_code, answer.headers["queue-limited"]) == (204, "max_in_flight")
         poll = pool.submit(take, http, queues, 20)
-        wait_until(lambda: waiters(http, "low"))
+        until(lambda: waiters(http, "low"))
         assert http.post(first["lease"]["url"] + "/ack").status_code == 204
         second = poll.result(30).json()
         assert (second["queue"], second["data"]) == ("one-at-a-time", 2)
@@ -174,7 +175,7 @@ def test_a_client_that_leaves_strands_nothing(gateway, http, queue):
         connection = gateway.connect()
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         if number % 2:
-            wait_until(lambda: all(waiters(http, each) for each in queues))
+            until(lambda: all(waiters(http, each) for each in queues))
         connection.close()
         put(http, queues[number % 3], number)
         answer = take(http, queues, 5, ack="auto")
@@ -258,10 +259,10 @@ def test_limits_count_a_poll_once_and_for_each_queue(tmp_path):
         stop = threading.Event()
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(take, http, queues, 20)
-            wait_until(lambda: all(waiters(http, each) for each in queues))
+            until(lambda: all(waiters(http, each) for each in queues))
             assert take(http, ["other", "low"], 5).json()["code"] == "too-many-waiters"
             second = pool.submit(take, http, ["other", "more"], 20)
-            wait_until(lambda: waiters(http, "more"))
+            until(lambda: waiters(http, "more"))
             assert take(http, ["third"], 5).json()["code"] == "too-many-waiters"
             put(http, "low", 1)
             put(http, "more", 2)

@@ -8,12 +8,12 @@ import time
 import pytest
 
 from tests.api.keyring import Keyring
-from tests.api.test_jobs import wait_until
 from tests.api.test_leases import take
 from tests.lab import plain
 from tests.lab.gateway import Running, running
 from tests.lab.ledger import check, last_words
 from tests.lab.ports import free_port
+from tests.lab.waiting import until
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -146,7 +146,7 @@ def test_an_expired_lease_is_behind_the_others(http, queue):
     """Its job is the second one then, and says so."""
     enqueue(http, queue, 1, 2)
     first = take(http, queue, lease=1)
-    wait_until(lambda: http.get(first["lease"]["url"]).json()["state"] == "expired")
+    until(lambda: http.get(first["lease"]["url"]).json()["state"] == "expired")
     second, again = take(http, queue), take(http, queue)
     assert (second["data"], again["data"], again["attempt"]) == (2, 1, 2)
     assert again["attributes"]["lasterror"] == "the lease expired"
@@ -410,7 +410,7 @@ def test_a_server_at_its_cap_is_told_and_gives_jobs_again(tmp_path):
     with running(tmp_path / "data", "--max-server-leases", "1", *BRIEF) as gateway, gateway.client() as http:
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             parked = threads.submit(lambda: take(http, "other"))
-            wait_until(lambda: parked_polls(http, "other"))
+            until(lambda: parked_polls(http, "other"))
             enqueue(http, "q", 1, 2)
             first = take(http, "q", lease=7)
             for timeout in (0, 20):
@@ -532,4 +532,4 @@ def test_a_settlement_s_connection_is_fit_for_use(settling, http, queue):
             found.append(job["data"])
             assert other.post(job["lease"]["url"] + "/ack").status_code == 204
     assert sorted(found) == list(range(12))
-    wait_until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+    until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)

@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from tests.api.keyring import Keyring
 from tests.lab import plain
 from tests.lab.gateway import Running, running
+from tests.lab.waiting import until
 
 MIB = 1 << 20
 FLAGS = (
@@ -51,13 +51,6 @@ def held(gateway: Running, keys: Keyring, resource: str) -> float:
         text = http.get("/metrics").text
     prefix = f'kestrel_gateway_share_held{{resource="{resource}",worker="0"}} '
     return next(float(line.removeprefix(prefix)) for line in text.splitlines() if line.startswith(prefix))
-
-
-def until(condition, timeout_s: float = 60) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
 
 
 def works(http: httpx.Client) -> None:

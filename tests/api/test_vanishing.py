@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from tests.api.test_jobs import wait_until, waiters
+from tests.api.test_jobs import waiters
 from tests.lab.gateway import running
+from tests.lab.waiting import until
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -49,7 +50,7 @@ def test_a_poll_that_vanished_strands_no_job(gateway, http, queue, close, behind
         connection = gateway.connect()
         park(connection, queue, behind)
         if number % 2:
-            wait_until(lambda: waiters(http, queue) >= 1)
+            until(lambda: waiters(http, queue) >= 1)
         close(connection)
         http.post(f"/queues/{queue}/jobs", json=number)
         began = time.monotonic()
@@ -71,7 +72,7 @@ def test_the_gateway_sees_a_client_leave_whatever_it_sent(gateway, http, queue, 
     connection.settimeout(0.5)
     with contextlib.suppress(TimeoutError):
         park(connection, queue, behind)
-    wait_until(lambda: waiters(http, queue) >= 1)
+    until(lambda: waiters(http, queue) >= 1)
     close(connection)
     deadline_s = time.monotonic() + 60
     while True:
@@ -93,8 +94,8 @@ def test_parked_polls_are_served_in_order(tmp_path):
             park(connection, "q")
             polls.append(connection)
             if number % 50 == 49:
-                wait_until(lambda: http.get("/readyz").status_code == 200)
-        wait_until(lambda: waiters(http, "q") >= 1)
+                until(lambda: http.get("/readyz").status_code == 200)
+        until(lambda: waiters(http, "q") >= 1)
         assert waiters(http, "q") <= 32
         for number in range(count):
             http.post("/queues/q/jobs", content=f'"job {number}."', headers={"content-type": "application/json"})

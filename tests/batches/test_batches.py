@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gateway.leases.batch import SHOWN
-from tests.api.test_jobs import wait_until
+from tests.lab.waiting import until
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -214,7 +214,7 @@ def test_a_batch_that_has_partly_expired(http, queue):
     enqueue(http, queue, 3)
     _, url = take(http, queue, lease_seconds=1)
     assert http.post(url + "/ack", json={"upto": 2}).status_code == 204
-    wait_until(lambda: states(http, url) == ["acked", "acked", "expired"])
+    until(lambda: states(http, url) == ["acked", "acked", "expired"])
     problem = http.post(url + "/ack").json()
     assert (problem["code"], problem["status"]) == ("lease-expired", 410)
     assert "2 acked, 1 expired" in problem["detail"]
@@ -360,7 +360,7 @@ def test_a_lease_over_many_is_extended_and_expires_as_one(http, queue):
     assert http.post(url + "/extend", json={"lease_seconds": 600}).json()["state"] == "held"
     shown = http.post(url + "/extend", json={"lease_seconds": 1}).json()
     assert [job["state"] for job in shown["jobs"]] == ["held"] * 20
-    wait_until(lambda: states(http, url) == ["expired"] * 20)
+    until(lambda: states(http, url) == ["expired"] * 20)
     assert http.post(url + "/ack").json()["code"] == "lease-expired"
     assert http.post(url + "/extend", json={"lease_seconds": 5}).json()["code"] == "lease-expired"
     answer = http.get(f"/queues/{queue}/next?max=100").json()
@@ -517,7 +517,7 @@ def test_a_client_that_vanishes_gets_no_batch(http, queue, gateway):
             seen.extend(job["data"] for job in answer.json()["jobs"])
         return len(seen) >= 30
 
-    wait_until(complete)
+    until(complete)
     assert sorted(seen) == list(range(30))
 
 

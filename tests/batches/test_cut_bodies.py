@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_jobs import wait_until
 from tests.lab.gateway import Running, running
+from tests.lab.waiting import until
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -43,7 +43,7 @@ class Upload:
         self.send(b"".join(b"%d\n" % number for number in range(first, first + count)))
         with self.gateway.client() as http:
             path = f"/queues/{self.queue}?missing=zero"
-            wait_until(lambda: http.get(path).json()["items"] == first + count)
+            until(lambda: http.get(path).json()["items"] == first + count)
 
     def answers(self) -> list[tuple[int, dict[str, Any]]]:
         """The status and the problem of each answer, until the gateway closes the connection."""
@@ -140,7 +140,7 @@ def test_a_body_of_which_nothing_has_come(gateway, http, queue):
     upload = Upload(gateway, queue)
     upload.send(b'"the begin')
     with gateway.client() as other:
-        wait_until(lambda: other.get("/metrics").status_code == 200)
+        until(lambda: other.get("/metrics").status_code == 200)
     upload.socket.shutdown(socket.SHUT_WR)
     answers = upload.answers()  # none if the request had not begun
     assert [
@@ -197,7 +197,7 @@ def test_a_connection_that_is_reset(hasty):
         found = [json.loads(line) for line in hasty.log.read_text().splitlines()]
         return [each for each in found if each.get("queue") == "reset" and each["method"] == "POST"]
 
-    wait_until(lambda: len(lines()) == 1)
+    until(lambda: len(lines()) == 1)
     assert [(each["code"], each["status"], each["stored"]) for each in lines()] == [("client-gone", 0, 20)]
     with hasty.client() as http:
         assert stored(http, "reset") == list(range(20))

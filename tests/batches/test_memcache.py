@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from tests.api.test_jobs import wait_until
 from tests.batches.test_batches import enqueue, left, states, take
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import running
+from tests.lab.waiting import until
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -116,7 +116,7 @@ def test_a_lease_expires_as_one(http, queue):
     """Its jobs are at the tail, as their next attempt."""
     enqueue(http, queue, 5)
     _, url = take(http, queue, lease_seconds=1)
-    wait_until(lambda: states(http, url) == ["expired"] * 5)
+    until(lambda: states(http, url) == ["expired"] * 5)
     answer = http.get(f"/queues/{queue}/next?max=100").json()
     assert sorted((job["data"], job["attempt"]) for job in answer["jobs"]) == [(number, 2) for number in range(5)]
     http.post(answer["lease"]["url"] + "/ack")

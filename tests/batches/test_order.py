@@ -7,10 +7,10 @@ import socket
 
 import pytest
 
-from tests.api.test_jobs import wait_until
 from tests.batches.test_batches import left, take
 from tests.cluster.rig import before, brokers
 from tests.lab.broker import BrokerProcess
+from tests.lab.waiting import until
 from tests.streams.reader import StreamReader
 
 POLICIES = '[queues."ordered-*"]\nretry = "head"\n'
@@ -179,7 +179,7 @@ def test_a_stream_that_is_closed_keeps_the_order_of_a_key(gateway, http, queue):
     with StreamReader(gateway, f"/queues/{queue}/stream?window=5") as stream:
         stream.next("open")
         assert [job["data"] for job in stream.jobs(5)] == [0, 1, 2, 3, 4]
-    wait_until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+    until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
     assert left(http, queue) == list(range(8))
 
 

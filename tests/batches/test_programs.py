@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.api.test_jobs import wait_until
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running, running
+from tests.lab.waiting import until
 
 EXAMPLES = int(os.environ.get("KESTREL_GATEWAY_TEST_PROGRAMS", "8"))
 KINDS = ("job", "expired", "poison", "raw", "huge")
@@ -138,8 +138,8 @@ def test_settle_programs(world, kinds, ways, rest, checkpoint, vanishes):  # noq
             assert (first + others).total() == len(visible)
         else:
             assert not visible
-        wait_until(lambda: dead_letters(http, queue) == dead)
-        wait_until(lambda: http.get(f"/queues/{queue}?missing=zero").json()["items"] == 0)
+        until(lambda: dead_letters(http, queue) == dead)
+        until(lambda: http.get(f"/queues/{queue}?missing=zero").json()["items"] == 0)
 
 
 def dead_letters(http, queue: str) -> int:

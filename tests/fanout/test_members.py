@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -18,6 +18,7 @@ from tests.cluster.rig import before, brokers
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import Running
 from tests.lab.processes import children_of
+from tests.lab.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +37,12 @@ def cluster(servers) -> Iterator[tuple[Running, httpx.Client, list[BrokerProcess
     gateway, many = servers
     with gateway.client() as http:
         join(gateway, many[:2])
-        wait(lambda: up(http) == 2)
+        until(lambda: up(http) == 2)
         yield gateway, http, many
 
 
 def up(http: httpx.Client) -> int:
     return sum((each["status"], each["leaving"]) == ("up", False) for each in http.get("/backends").json()["backends"])
-
-
-def wait(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it does not happen"
-        time.sleep(0.02)
 
 
 def children(broker: BrokerProcess, queue: str) -> set[str]:
@@ -68,13 +62,13 @@ def wait_for_looks(*members: BrokerProcess) -> None:
     """Returns when both workers have looked at the control state of these servers: each look is a peek, and each worker
     looks as often as the other."""
     wanted = {each: each.stat("cmd_peek") + 4 for each in members}
-    wait(lambda: all(each.stat("cmd_peek") >= count for each, count in wanted.items()))
+    until(lambda: all(each.stat("cmd_peek") >= count for each, count in wanted.items()))
 
 
 def subscribe(http: httpx.Client, queue: str) -> None:
     """Returns when every member has the subscription. On a busy machine a worker may not be connected to one of them
     yet, which another worker, whose answer `up` has counted, is. Then the answer is 503, to be repeated."""
-    wait(lambda: http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300)
+    until(lambda: http.put(f"/queues/{queue}/subscriptions/audit").status_code < 300)
 
 
 def publish(http: httpx.Client, queue: str, count: int) -> None:
@@ -91,7 +85,7 @@ def test_a_subscription_is_complete_when_every_member_has_it(cluster, queue):
     """503 with the coverage while a member is away; after its return the same request succeeds."""
     _, http, (one, two, _) = cluster
     two.kill()
-    wait(lambda: up(http) == 1)
+    until(lambda: up(http) == 1)
     answer = http.put(f"/queues/{queue}/subscriptions/audit")
     assert (answer.status_code, answer.headers["queue-coverage"]) == (503, "1/2")
     assert "repeat the request" in answer.json()["detail"]
@@ -124,8 +118,8 @@ def test_a_gateway_that_starts_while_the_only_server_with_a_subscription_is_away
     assert found == {(503, "backend-unavailable", "1/2")}
     assert children(one, queue) == set()
     two.start()
-    wait(lambda: up(http) == 2)
-    wait(lambda: http.get(f"/queues/{name}").status_code == 200)
+    until(lambda: up(http) == 2)
+    until(lambda: http.get(f"/queues/{name}").status_code == 200)
     publish(http, queue, 40)
     assert all(items == copied for items, copied in copies([one, two], queue)), copies([one, two], queue)
 
@@ -147,7 +141,7 @@ def test_a_member_that_is_replaced_at_once_has_the_children_before_it_is_written
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
     publish(http, queue, 40)
-    wait(lambda: bool(children(two, queue)))
+    until(lambda: bool(children(two, queue)))
     publish(http, queue, 10)
     assert all(items == copied for items, copied in copies([one, two], queue)), copies([one, two], queue)
     assert copies([one, two], queue)[1][0] > 0
@@ -159,7 +153,7 @@ def test_a_member_that_joins_has_the_children_before_it_is_written_to(cluster, q
     subscribe(http, queue)
     join(gateway, many)
     publish(http, queue, 30)
-    wait(lambda: up(http) == 3)
+    until(lambda: up(http) == 3)
     publish(http, queue, 60)
     assert all(items == copied for items, copied in copies(many, queue)), copies(many, queue)
     assert min(items for items, _ in copies(many, queue)) > 0
@@ -171,11 +165,11 @@ def test_a_member_that_returns_empty_gets_the_children_again(cluster, queue):
     _, http, (one, two, _) = cluster
     subscribe(http, queue)
     two.kill()
-    wait(lambda: up(http) == 1)
+    until(lambda: up(http) == 1)
     shutil.rmtree(two.data)
     two.start()
     publish(http, queue, 10)
-    wait(lambda: up(http) == 2)
+    until(lambda: up(http) == 2)
     publish(http, queue, 40)
     assert all(items == copied for items, copied in copies([one, two], queue)), copies([one, two], queue)
     assert children(two, queue) == {f"{queue}+audit"}
@@ -187,16 +181,16 @@ def test_a_child_that_was_deleted_while_a_member_was_away_does_not_return(cluste
     gateway, http, (one, two, _) = cluster
     subscribe(http, queue)
     two.kill()
-    wait(lambda: up(http) == 1)
+    until(lambda: up(http) == 1)
     answer = http.delete(f"/queues/{queue}/subscriptions/audit")
     assert (answer.status_code, answer.headers["queue-coverage"]) == (200, "1/2")
     if restarted:
         gateway.kill()
         gateway.start()
     two.start()
-    wait(lambda: up(http) == 2)
+    until(lambda: up(http) == 2)
     publish(http, queue, 20)
-    wait(lambda: not children(one, queue) | children(two, queue))
+    until(lambda: not children(one, queue) | children(two, queue))
     wait_for_looks(one, two)
     assert children(one, queue) | children(two, queue) == set()
     assert http.get(f"/queues/{queue}+audit/next?timeout=0").status_code == 404
@@ -231,9 +225,9 @@ def test_a_child_that_another_program_created_again_is_kept(cluster, queue):
         with contextlib.closing(each.client()) as client:
             assert client.put(f"{queue}+audit", b"precious") == b"STORED\r\n"
     two.kill()
-    wait(lambda: up(http) == 1)
+    until(lambda: up(http) == 1)
     two.start()
-    wait(lambda: up(http) == 2)
+    until(lambda: up(http) == 2)
     publish(http, queue, 10)
     assert children(one, queue) == children(two, queue) == {f"{queue}+audit"}
     assert http.get(f"/queues/{queue}+audit").json()["items"] >= 2
@@ -244,7 +238,7 @@ def test_a_child_that_is_created_again_is_no_longer_deleted(cluster, queue):
     _, http, (one, two, _) = cluster
     subscribe(http, queue)
     two.kill()
-    wait(lambda: up(http) == 1)
+    until(lambda: up(http) == 1)
     assert http.delete(f"/queues/{queue}/subscriptions/audit").status_code == 200
     assert http.put(f"/queues/{queue}/subscriptions/audit").status_code == 503
     two.start()
@@ -267,7 +261,7 @@ def test_jobs_of_a_deleted_subscription_do_not_come_to_a_new_one_of_the_same_nam
     else:
         two.kill()
     try:
-        wait(lambda: up(http) == 1)
+        until(lambda: up(http) == 1)
         answer = http.delete(path)
         assert (answer.status_code, answer.headers["queue-coverage"]) == (200, "1/2")
         assert http.put(path).status_code == 503
@@ -297,7 +291,7 @@ def test_polls_that_wait_while_a_member_returns_get_no_job_of_the_deleted_subscr
     while copies([two], queue)[0][1] < 6:
         assert http.post(f"/queues/{queue}/jobs", json="old").status_code == 201
     two.kill()
-    wait(lambda: up(http) == 1)
+    until(lambda: up(http) == 1)
     assert http.delete(path).status_code == 200
     assert http.put(path).status_code == 503
     wait_for_looks(one)
@@ -308,7 +302,7 @@ def test_polls_that_wait_while_a_member_returns_get_no_job_of_the_deleted_subscr
 
     with ThreadPoolExecutor(4) as pool:
         polls = [pool.submit(poll, number) for number in range(4)]
-        wait(lambda: one.waiters(f"{queue}+audit") == len(polls))
+        until(lambda: one.waiters(f"{queue}+audit") == len(polls))
         two.start()
         subscribe(http, queue)
         while not all(each.done() for each in polls):

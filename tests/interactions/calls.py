@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 
+from tests.lab.waiting import until
+
 LATE_S = 10
 """How long a job that is to come is waited for."""
 
@@ -97,7 +99,8 @@ class Api:
         return self.next(queue).headers.get("queue-limited") == reason
 
     def wait_for_items(self, queue: str, count: int) -> None:
-        deadline_s = time.monotonic() + LATE_S
-        while (found := self.items(queue)) != count:
-            assert time.monotonic() < deadline_s, f"{queue} has {found} items, not {count}"
-            time.sleep(0.005)
+        until(
+            lambda: self.items(queue) == count,
+            lambda: f"{queue} has {self.items(queue)} items, not {count}",
+            within_s=LATE_S,
+        )

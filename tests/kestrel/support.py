@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
@@ -40,10 +41,11 @@ async def client(
 
 
 async def until(condition: Any, timeout_s: float = 30.0) -> None:
-    """Returns as soon as `condition()` holds; fails after `timeout_s`."""
+    """Returns when `condition()` holds; fails after `timeout_s`. The pauses grow, as those of tests.lab.waiting do."""
+    began_s = time.monotonic()
     async with asyncio.timeout(timeout_s):
         while not condition():
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(min(max((time.monotonic() - began_s) / 20, 0.001), 0.02))
 
 
 async def cancel_after(steps: int, work: Coroutine[Any, Any, Any]) -> bool:

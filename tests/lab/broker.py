@@ -17,6 +17,7 @@ from tests.lab.lifeline import lifeline, tied
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import HOST, free_port
 from tests.lab.processes import START_S
+from tests.lab.waiting import until
 
 
 class BrokerProcess:
@@ -113,11 +114,11 @@ class BrokerProcess:
 
     def wait_for_stat(self, key: str, wanted: int, timeout_s: float = 60) -> None:
         """Asks until the counter has the value: what it counts happens in another process, without a signal."""
-        deadline = time.monotonic() + timeout_s
-        while (found := self.stat(key)) != wanted:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{key} is {found}, not {wanted}")
-            time.sleep(0.005)
+        until(
+            lambda: self.stat(key) == wanted,
+            lambda: f"{key} is {self.stat(key)}, not {wanted}",
+            within_s=timeout_s,
+        )
 
     def freeze(self) -> None:
         """It accepts connections, since the kernel does, and never answers."""

@@ -25,6 +25,7 @@ from tests.api.keyring import Keyring
 from tests.lab import plain
 from tests.lab.ledger import check, figures, total
 from tests.lab.processes import children_of
+from tests.lab.waiting import until
 from tests.leases.cluster import SECRET, Cluster, Replica, clustered
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
@@ -350,10 +351,7 @@ def reload(replica: Replica) -> None:
     ended = "reload: ended"
     before = replica.log.read_text().count(ended)
     replica.process.send_signal(signal.SIGHUP)
-    deadline_s = time.monotonic() + 60
-    while replica.log.read_text().count(ended) < before + 2:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.005)
+    until(lambda: replica.log.read_text().count(ended) >= before + 2)
 
 
 def sealed(body: bytes, path: str = PATH) -> dict[str, str]:

@@ -16,7 +16,7 @@ from tests.lab.broker import BrokerProcess
 from tests.lab.commands import COMMAND, Commands, environment
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import running
-from tests.lab.work import until
+from tests.lab.waiting import until
 from tests.migration.journals import Op, adds, encoded, write
 
 run = Commands("http://127.0.0.1:9")

@@ -21,7 +21,7 @@ import httpx
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import Commands
 from tests.lab.gateway import Running
-from tests.lab.work import until
+from tests.lab.waiting import until
 
 QUEUE, CHILDREN = "mail", ("audit", "stats")
 PRODUCERS, CONSUMERS = 2, 2

@@ -20,7 +20,7 @@ from tests.lab.commands import COMMAND, Commands, environment
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running, running
 from tests.lab.ports import free_port
-from tests.lab.work import until
+from tests.lab.waiting import until
 
 run = Commands("http://127.0.0.1:9")
 

@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from tests.api.keyring import Keyring
-from tests.api.test_jobs import wait_until
 from tests.api.test_leases import take
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import ROOT, running
+from tests.lab.waiting import until
 
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 ALERT_TESTS = ROOT / "deploy" / "prometheus" / "alerts_test.yaml"
@@ -116,7 +116,7 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(http: httpx.Client) -> No
     """Names, types, help and units follow Prometheus' conventions."""
     assert http.post("/queues/checked/jobs", json=1).status_code == 201
     assert http.post(take(http, "checked")["lease"]["url"] + "/ack").status_code == 204
-    wait_until(lambda: "kestrel_gateway_queue_items{" in http.get("/metrics").text, 60)
+    until(lambda: "kestrel_gateway_queue_items{" in http.get("/metrics").text, within_s=60)
     assert promtool("check", "metrics", text=http.get("/metrics").text) == ""
 
 
@@ -144,6 +144,6 @@ def test_the_autoscaler_gets_the_backlog_or_an_error(tmp_path: Path) -> None:
             assert held.status_code == 200
             assert asked().json()[trigger["metadata"]["valueLocation"]] == 6
             other.kill()
-            wait_until(lambda: asked().status_code == 503, 30)
+            until(lambda: asked().status_code == 503, within_s=30)
             assert asked().json()["code"] == "backend-unavailable"
             assert http.get(parsed.path, headers=ring.bearer("keda")).status_code == 200

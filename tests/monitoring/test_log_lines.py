@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.api.keyring import Keyring
-from tests.api.test_jobs import wait_until
 from tests.api.test_leases import take
 from tests.lab.gateway import Running, running
+from tests.lab.waiting import until
 
 
 def lines(gateway: Running, wanted: int) -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def lines(gateway: Running, wanted: int) -> list[dict[str, Any]]:
         every = [json.loads(line) for line in written if line.startswith("{") and line.endswith("}")]
         return [each for each in every if each["message"] == "request" and each["path"] != "/readyz"]
 
-    wait_until(lambda: len(found()) >= wanted)
+    until(lambda: len(found()) >= wanted)
     return found()
 
 

@@ -21,6 +21,7 @@ import pytest
 from tests.lab.gateway import Running, running
 from tests.lab.http import HttpAnswer, HttpClient
 from tests.lab.processes import children_of
+from tests.lab.waiting import until
 
 LEASES = int(os.environ.get("KESTREL_GATEWAY_TEST_LINK_LEASES", "200"))
 POLLS = int(os.environ.get("KESTREL_GATEWAY_TEST_LINK_POLLS", "100"))
@@ -111,15 +112,6 @@ def answers(clients: list[HttpClient], done: Callable[[int], bool], within_s: fl
     return found
 
 
-def until(condition: Callable[[], bool]) -> float:
-    """Returns the seconds until it holds."""
-    began_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began_s + LONG_S
-        time.sleep(0.01)
-    return time.monotonic() - began_s
-
-
 def stats(client: HttpClient, queue: str) -> dict[str, int]:
     return client.ask("GET", f"/queues/{queue}").json()
 
@@ -133,7 +125,10 @@ def frozen_with_leases_and_polls(two: TwoWorkers) -> tuple[HttpClient, list[str]
             enqueue(holder, f"held-{number}", each)
         leases = [lease for number in range(QUEUES) for lease in take(holder, f"held-{number}", each)]
         polls = [poll for number in range(QUEUES) for poll in park(two, f"q{number}", POLLS // QUEUES)]
-        until(lambda: sum(stats(holder, f"q{number}")["waiters"] for number in range(QUEUES)) == QUEUES * WAITS)
+        until(
+            lambda: sum(stats(holder, f"q{number}")["waiters"] for number in range(QUEUES)) == QUEUES * WAITS,
+            within_s=LONG_S,
+        )
     os.kill(two.workers[0], signal.SIGSTOP)
     two.holder = holder
     return two.client(), leases, polls
@@ -168,7 +163,7 @@ def test_a_frozen_worker_that_is_killed_returns_everything(two: TwoWorkers) -> N
         enqueue(client, f"q{number}", WAITS)
     os.kill(two.workers[0], signal.SIGKILL)
     names = [f"{kind}{number}" for number in range(QUEUES) for kind in ("held-", "q")]
-    took_s = until(lambda: not any(stats(client, name)["open_reads"] for name in names))
+    took_s = until(lambda: not any(stats(client, name)["open_reads"] for name in names), within_s=LONG_S)
     print(f"{len(leases)} leases were back {took_s:.2f} s after the kill")
     for number in range(QUEUES):
         for name, count in ((f"held-{number}", LEASES // QUEUES), (f"q{number}", WAITS)):
@@ -192,7 +187,10 @@ def test_a_killed_worker_s_jobs_come_in_order_to_the_polls_of_the_other(two: Two
     with two.only(1):
         client = two.client()
         polls = [poll for number in range(queues) for poll in park(two, f"many-{number}", 1)]
-        until(lambda: sum(stats(client, f"many-{number}")["waiters"] for number in range(queues)) == queues)
+        until(
+            lambda: sum(stats(client, f"many-{number}")["waiters"] for number in range(queues)) == queues,
+            within_s=LONG_S,
+        )
     os.kill(two.workers[0], signal.SIGKILL)
     began_s = time.monotonic()
     first = answers(polls, lambda count: count == queues)
@@ -214,7 +212,10 @@ def test_a_killed_broker_ends_every_lease_and_serves_the_polls_when_it_is_back(t
             enqueue(client, f"held-{number}", each)
         leases = [lease for number in range(QUEUES) for lease in take(client, f"held-{number}", each)]
         polls = [poll for number in range(QUEUES) for poll in park(two, f"held-{number}", POLLS // QUEUES)]
-        until(lambda: sum(stats(client, f"held-{number}")["waiters"] for number in range(QUEUES)) == QUEUES * WAITS)
+        until(
+            lambda: sum(stats(client, f"held-{number}")["waiters"] for number in range(QUEUES)) == QUEUES * WAITS,
+            within_s=LONG_S,
+        )
         (broker,) = [pid for pid, command in children_of(gateway.process.pid).items() if "gateway.broker" in command]
         os.kill(broker, signal.SIGKILL)
         began_s = time.monotonic()

@@ -18,7 +18,7 @@ from tests.lab.gateway import running
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import HOST, free_port
 from tests.lab.processes import children_of
-from tests.lab.work import until
+from tests.lab.waiting import until
 
 JOBS = 40
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ from datetime import datetime
 import pytest
 
 from tests.api.keyring import Keyring
-from tests.api.test_jobs import wait_until
 from tests.lab.gateway import Running, running
+from tests.lab.waiting import until
 from tests.streams.reader import StreamReader
 from tests.streams.test_stream import put
 
@@ -18,7 +18,7 @@ def read_again(gateway: Running) -> None:
     """Returns when the gateway has read its files."""
     before = gateway.log.read_text().count("reload: ended")
     gateway.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: gateway.log.read_text().count("reload: ended") > before)
+    until(lambda: gateway.log.read_text().count("reload: ended") > before)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.test_jobs import wait_until
 from tests.lab.broker import BrokerProcess
 from tests.lab.gateway import running
 from tests.lab.processes import children_of
+from tests.lab.waiting import until
 from tests.streams.reader import StreamReader
 from tests.streams.test_stream import put, take
 
@@ -41,7 +41,7 @@ def test_jobs_on_kestrel_servers_are_back_in_order(tmp_path):
             ids = [job["lease"]["id"] for job in held]
             assert client.post("/leases/settle", json={"acks": [ids[7], ids[2]]}).status_code == 200
             assert [job["data"] for job in stream.jobs(2)] == [10, 11]
-        wait_until(lambda: client.get("/queues/q").json()["open_reads"] == 0)
+        until(lambda: client.get("/queues/q").json()["open_reads"] == 0)
         assert [take(client, "q")[0] for _ in range(10)] == [0, 1, 3, 4, 5, 6, 8, 9, 10, 11]
 
 
@@ -58,7 +58,7 @@ def test_a_stream_through_another_server(tmp_path, monkeypatch, server):
             assert client.post(job["lease"]["url"] + "/ack").status_code == 204
             assert [each["data"] for each in stream.jobs(2)] == [1, 2]
             assert stream.next("keepalive")
-        wait_until(lambda: client.get("/queues/q").json()["open_reads"] == 0)
+        until(lambda: client.get("/queues/q").json()["open_reads"] == 0)
         assert [take(client, "q")[0] for _ in range(3)] == [1, 2, 3]
 
 
@@ -71,13 +71,13 @@ class Work:
         self.maybe: set = set()
         self.after_ack: list = []
 
-    def consume(self, gateway, path, until, chance):
+    def consume(self, gateway, path, over, chance):
         """Streams again and again, and acks most of what comes, until it is told to stop."""
-        while not until.is_set():
+        while not over.is_set():
             with contextlib.suppress(*CUT), StreamReader(gateway, path) as stream:
                 if stream.refused:
                     continue
-                while not until.is_set():
+                while not over.is_set():
                     line = stream.line()
                     if line["type"] == "end":
                         break
@@ -131,12 +131,12 @@ def test_kills_at_random_moments(tmp_path, server):
         reads = server.split()[1]
         broker = BrokerProcess(tmp_path / "broker", "--max-open-reads", reads)
         flags = ["--kestrel", broker.address, "--kestrel-open-reads", reads]
-    work, until = Work(), threading.Event()
+    work, over = Work(), threading.Event()
     try:
         with running(tmp_path / "data", "--workers", "2", *flags) as gateway:
             consumer = threading.Thread(
                 target=work.consume,
-                args=(gateway, "/queues/q/stream?window=5", until, random.Random(8)),
+                args=(gateway, "/queues/q/stream?window=5", over, random.Random(8)),
             )
             stored, serial = set(), 0
             consumer.start()
@@ -156,10 +156,10 @@ def test_kills_at_random_moments(tmp_path, server):
                 if broker is not None and target == broker.process.pid:
                     broker.process.wait(10)
                     broker.start()
-                wait_until(lambda: is_ready(gateway), 30)
-            wait_until(lambda: work.maybe >= stored, 60)
-            wait_until(lambda: backlog(gateway) == 0, 60)
-            until.set()
+                until(lambda: is_ready(gateway), within_s=30)
+            until(lambda: work.maybe >= stored, within_s=60)
+            until(lambda: backlog(gateway) == 0, within_s=60)
+            over.set()
             put_anyway(gateway)
             consumer.join(60)
             assert not consumer.is_alive()
@@ -168,7 +168,7 @@ def test_kills_at_random_moments(tmp_path, server):
                 f"{server}: {ROUNDS} kills, {len(stored)} stored, {len(work.acked)} acked, {sum(work.got.values())} got"
             )
     finally:
-        until.set()
+        over.set()
         if broker is not None:
             broker.close()
 

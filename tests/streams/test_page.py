@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.test_jobs import wait_until
+from tests.lab.waiting import until
 from tests.streams.test_stream import put
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "streams.md"
@@ -51,7 +51,7 @@ def test_the_consumer_in_shell_acks_what_it_has_processed(gateway, http, tmp_pat
     ) as consumer:
         try:
             put(http, "emails", 1, {"two": 2}, "three")
-            wait_until(lambda: http.get("/queues/emails").json()["backlog"] == 0, 30)
+            until(lambda: http.get("/queues/emails").json()["backlog"] == 0, within_s=30)
             assert seen.read_text().splitlines() == ["1", '{"two":2}', '"three"']
         finally:
             os.killpg(consumer.pid, signal.SIGKILL)

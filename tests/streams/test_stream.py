@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from tests.api.test_jobs import wait_until, waiters
+from tests.api.test_jobs import waiters
 from tests.batches.test_lines import peak_bytes
 from tests.lab.gateway import running
+from tests.lab.waiting import until
 from tests.streams.reader import StreamReader
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
@@ -52,7 +53,7 @@ def test_a_job_that_comes_later_comes_at_once(gateway, http, queue):
     """The stream waits like a poll."""
     with StreamReader(gateway, f"/queues/{queue}/stream?window=2") as stream:
         stream.next("open")
-        wait_until(lambda: waiters(http, queue) == 1)
+        until(lambda: waiters(http, queue) == 1)
         put(http, queue, "late")
         job = stream.next()
         assert job["data"] == "late"
@@ -178,7 +179,7 @@ def test_a_paused_queue_gives_nothing_until_it_is_resumed(gateway, http, queue):
         job = stream.next()
         assert http.put(f"/queues/{queue}/pause", json={}).status_code == 200
         assert http.post(job["lease"]["url"] + "/ack").status_code == 204
-        wait_until(lambda: http.get(f"/queues/{queue}").json()["items"] == 1)
+        until(lambda: http.get(f"/queues/{queue}").json()["items"] == 1)
         assert http.delete(f"/queues/{queue}/pause").status_code in {200, 204}
         assert stream.next()["data"] == 2
 
@@ -231,7 +232,7 @@ def test_a_window_counts_as_its_leases(tmp_path):
             assert http.get("/queues/other/next?timeout=0").json()["code"] == "too-many-leases"
             assert http.post(jobs[0]["lease"]["url"] + "/ack").status_code == 204
             assert http.get("/queues/other/next?timeout=0").json()["code"] == "too-many-leases"
-        wait_until(lambda: http.get("/queues/other/next?timeout=0").status_code == 204)
+        until(lambda: http.get("/queues/other/next?timeout=0").status_code == 204)
         with StreamReader(gateway, "/queues/q/stream?window=2&lifetime=0.3") as stream:
             stream.next("open")
             job = stream.next()
@@ -286,8 +287,8 @@ def test_a_lease_that_expires_unread_ends_the_stream(gateway, http, queue):
     """The jobs that the client has not got are back at once, and have used no attempt."""
     put(http, queue, *[LARGE] * 40, "last")
     with StreamReader(gateway, f"/queues/{queue}/stream?window=100&lease_seconds=1", rcvbuf=4096) as stream:
-        wait_until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] > 0)
-        wait_until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+        until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] > 0)
+        until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
         assert http.get(f"/queues/{queue}").json()["items"] == 41
         stream.next("open")
         seen = 0
@@ -308,7 +309,7 @@ def test_peek_shows_the_attempt_of_the_next_delivery(gateway, http, queue):
         with StreamReader(gateway, f"/queues/{queue}/stream") as stream:
             stream.next("open")
             assert stream.next()["attempt"] == attempt
-        wait_until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+        until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
     assert http.get(f"/queues/{queue}/peek").json()["attempt"] == 4
     assert take(http, queue) == (1, 4)
 
@@ -344,7 +345,7 @@ def test_memory_is_bounded_while_a_client_does_not_read(tmp_path):
         put(http, "q", *[LARGE] * 150)
         before = peak_bytes(gateway)
         with StreamReader(gateway, "/queues/q/stream?window=1000&lease_seconds=600", rcvbuf=4096):
-            wait_until(lambda: http.get("/queues/q").json()["open_reads"] == 5)
+            until(lambda: http.get("/queues/q").json()["open_reads"] == 5)
             until_s = time.monotonic() + STOPPED_S
             while True:
                 assert {http.get("/queues/q").json()["open_reads"] for _ in range(50)} == {5}
@@ -353,7 +354,7 @@ def test_memory_is_bounded_while_a_client_does_not_read(tmp_path):
         grown = peak_bytes(gateway) - before
         print(f"stopped for {STOPPED_S:g} s: the peak grew by {grown >> 10} KiB")
         assert grown < 12 << 20
-        wait_until(lambda: http.get("/queues/q").json()["open_reads"] == 0)
+        until(lambda: http.get("/queues/q").json()["open_reads"] == 0)
         assert http.get("/queues/q").json()["items"] == 150
 
 
@@ -364,7 +365,7 @@ def test_a_job_that_was_not_sent_uses_no_attempt(gateway, http, queue):
         held = -1
         while (now := http.get(f"/queues/{queue}").json()["open_reads"]) != held or not held:
             held = now
-    wait_until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+    until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
     attempts = [take(http, queue)[1] for _ in range(40)]
     assert 1 <= attempts.count(2) < held
 
@@ -378,12 +379,12 @@ def test_a_reader_may_stop_for_longer_than_other_clients(tmp_path):
         for _ in range(40):
             assert http.post("/queues/q/jobs", content=LARGE).status_code == 201
         with StreamReader(gateway, "/queues/q/stream?window=40", rcvbuf=4096) as stream:
-            wait_until(lambda: http.get("/queues/q").json()["open_reads"] > 0)
+            until(lambda: http.get("/queues/q").json()["open_reads"] > 0)
             stopped_s = time.monotonic()
-            wait_until(lambda: time.monotonic() - stopped_s > 1)
+            until(lambda: time.monotonic() - stopped_s > 1)
             stream.next("open")
             assert len(stream.jobs(40)) == 40
-        wait_until(lambda: http.get("/queues/q").json()["open_reads"] == 0)
+        until(lambda: http.get("/queues/q").json()["open_reads"] == 0)
         with StreamReader(gateway, "/queues/q/stream?window=1") as stream:
             stream.next("open")
             assert http.post(stream.next()["lease"]["url"] + "/nack", json={"delay": 60}).status_code == 200

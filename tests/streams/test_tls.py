@@ -8,8 +8,8 @@ import socket
 import httpx
 import pytest
 
-from tests.api.test_jobs import wait_until
 from tests.batches.test_cut_bodies import HEAD
+from tests.lab.waiting import until
 from tests.process.test_tls import RunningTls, files, flags_of, trusting
 from tests.streams.reader import StreamReader
 from tests.streams.test_stream import LARGE, put, take
@@ -44,7 +44,7 @@ def open_streams(http):
 def test_jobs_come_and_are_settled(gateway, http, queue, accept):
     """As without TLS: lines at once, slots that become free, keepalive lines; what is not settled comes again."""
     put(http, queue, *range(5))
-    wait_until(lambda: open_streams(http) == 0)
+    until(lambda: open_streams(http) == 0)
     with StreamReader(gateway, f"/queues/{queue}/stream?window=2", accept=accept) as stream:
         stream.next("open")
         jobs = stream.jobs(2)
@@ -54,8 +54,8 @@ def test_jobs_come_and_are_settled(gateway, http, queue, accept):
         assert settled.status_code == 200
         assert [job["data"] for job in stream.jobs(2)] == [2, 3]
         assert stream.line() == {"type": "keepalive"}
-    wait_until(lambda: open_streams(http) == 0)
-    wait_until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+    until(lambda: open_streams(http) == 0)
+    until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
     assert [take(http, queue) for _ in range(3)] == [(2, 2), (3, 2), (4, 1)]
 
 
@@ -78,9 +78,9 @@ def test_lines_whose_end_does_not_come(gateway, http, queue):
 
     def body():
         yield b"1\n2\n"
-        wait_until(lambda: http.get(f"/queues/{queue}?missing=zero").json()["items"] == 2)
+        until(lambda: http.get(f"/queues/{queue}?missing=zero").json()["items"] == 2)
         yield b'"never complete'
-        wait_until(lambda: answered(gateway))
+        until(lambda: answered(gateway))
 
     def answered(gateway):
         return "no data of the body arrived" in gateway.log.read_text() or "request-timeout" in gateway.log.read_text()
@@ -98,8 +98,8 @@ def test_a_client_that_closes_a_connection_in_the_middle_of_its_lines(gateway, h
         socket.create_connection(("127.0.0.1", gateway.port), 30), server_hostname="localhost"
     ) as client:
         client.sendall(head.encode())
-        wait_until(lambda: http.get(f"/queues/{queue}?missing=zero").json()["items"] == 2)
+        until(lambda: http.get(f"/queues/{queue}?missing=zero").json()["items"] == 2)
         client.sendall(b'5\r\n"thre\r\n')
         client.shutdown(socket.SHUT_WR)
-    wait_until(lambda: f"queue={queue} stored=2 code=client-gone" in gateway.log.read_text())
+    until(lambda: f"queue={queue} stored=2 code=client-gone" in gateway.log.read_text())
     assert http.get(f"/queues/{queue}").json()["items"] == 2

@@ -16,7 +16,7 @@ import pytest
 from gateway.work import signature
 from tests.lab.endpoint import Endpoint, Posted, Reply
 from tests.lab.ports import free_port
-from tests.lab.work import until
+from tests.lab.waiting import until
 from tests.work.conftest import Put, Start
 
 AT_ONCE = ("--retry-delay", "0", "--wait", "2")

@@ -16,7 +16,8 @@ from tests.lab.commands import Commands
 from tests.lab.gateway import Running
 from tests.lab.holding import HoldingProxy
 from tests.lab.ports import free_port
-from tests.lab.work import WorkProcess, until
+from tests.lab.waiting import until
+from tests.lab.work import WorkProcess
 from tests.work.conftest import Put, Start
 
 AT_ONCE = ("--retry-delay", "0", "--wait", "2")

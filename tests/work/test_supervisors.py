@@ -28,7 +28,7 @@ from tests.lab.gateway import Running, running
 from tests.lab.memcache import MemcacheClient
 from tests.lab.ports import HOST, free_port
 from tests.lab.processes import children_of
-from tests.lab.work import WAIT_S, until
+from tests.lab.waiting import LIMIT_S, until
 
 JOBS = int(os.environ.get("KESTREL_GATEWAY_TEST_WORK_JOBS", "120"))
 KILLS = max(2, JOBS * 30 // 2000)
@@ -105,14 +105,14 @@ class Site:
     def wait_until_empty(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Returns when no job is left, however long that takes, as long as jobs end."""
         fewest = left = self.left()
-        ends_s = time.monotonic() + WAIT_S
+        ends_s = time.monotonic() + LIMIT_S
         while left:
             assert time.monotonic() < ends_s, f"{left} jobs are left\n{log(self)}"
             meanwhile()
             time.sleep(0.2)
             left = self.left()
             if left < fewest:
-                fewest, ends_s = left, time.monotonic() + WAIT_S
+                fewest, ends_s = left, time.monotonic() + LIMIT_S
 
     def put(self, texts: list[str]) -> None:
         with self.gateway.client() as http:
