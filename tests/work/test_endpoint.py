@@ -108,7 +108,7 @@ def test_retry_after_is_the_delay(start: Start, put: Put, queue: str, http: http
     with Endpoint(reply) as web:
         worker = start(queue, "--wait", "2", "--max-jobs", "1", "--to", web.url)
         assert worker.wait() == 0
-        assert "the next comes in 2.0 s" in worker.text()
+        assert "next attempt in 2.0 s" in worker.text()
     assert http.get(f"/queues/{queue}/next?timeout=10").json()["attempt"] == 2
     assert time.monotonic() - answered_s[0] >= 2
 
