@@ -81,6 +81,8 @@ class Worker:
             for _ in range(self._concurrency):
                 slots.create_task(self._slot())
         trouble = self._gateway.trouble or self._work.trouble
+        if not trouble and self._source.unreached:
+            trouble = "no connection to the gateway"
         if trouble and self._control.time_is_up and not self._control.exit_code:
             logger.error("exit code %d at the end of --max-time: %s", AWAY, trouble)
             return AWAY

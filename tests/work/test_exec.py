@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -356,6 +358,18 @@ def test_what_is_away_when_max_time_comes_is_no_success(start: Start, queue: str
     assert worker.wait() == 5
     assert re.search(f"exit code 5 at the end of --max-time: .*{re.escape(nobody)}", worker.text())
     assert rest() == {"job": (1, "")}
+
+
+def test_a_gateway_that_answers_no_connection_is_away(start: Start, queue: str):
+    """As behind a firewall: --max-time comes before the attempt to connect fails."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        with contextlib.suppress(TimeoutError):
+            while True:  # until the kernel drops what comes
+                stack.enter_context(socket.create_connection(full.getsockname(), 0.3))
+        worker = start(queue, "--max-time", "3", "--exec", "true", url=f"http://127.0.0.1:{full.getsockname()[1]}")
+        assert worker.wait() == 5
+    assert "exit code 5 at the end of --max-time: no connection to the gateway" in worker.text()
 
 
 def test_a_signal_ends_a_worker_that_waits_for_its_gateway(start: Start, queue: str):
