@@ -205,10 +205,12 @@ def test_a_policy_pauses_a_queue_also_for_polls_that_wait(tmp_path: Path) -> Non
 
 class Load:
     """Producers and consumers on two queues, through every replica. delivered: when each lease was opened, by queue, on
-    the monotonic clock: a consumer on a busy machine may read of it later."""
+    the monotonic clock: a consumer on a busy machine may read of it later. held: when each poll ended because its queue
+    is paused."""
 
     def __init__(self, replicas: list[Running], queues: tuple[str, ...]) -> None:
         self.delivered: dict[str, list[float]] = {queue: [] for queue in queues}
+        self.held: dict[str, list[float]] = {queue: [] for queue in queues}
         self._over = threading.Event()
         self._threads = [
             threading.Thread(target=work, args=(replica, queue))
@@ -243,6 +245,8 @@ class Load:
                         opened_s = instant(lease["expires_at"]) - LEASE_S - time.time() + time.monotonic()
                         self.delivered[queue].append(opened_s)
                         http.post(lease["url"] + "/ack")
+                    elif "queue-paused" in answer.headers:
+                        self.held[queue].append(time.monotonic())
                 except httpx.TransportError:
                     time.sleep(0.05)
 
@@ -345,7 +349,8 @@ def test_no_worker_of_any_replica_delivers_under_load(replicas: list[Running]) -
         for replica in replicas:
             replica.start()
         with one.client() as again:
-            time.sleep(1)
+            started_s = time.monotonic()
+            until(lambda: all(sum(at > started_s for at in times) > 8 for times in load.held.values()))
             for queue in queues:
                 late = [at - paused_s for at in load.delivered[queue] if at > paused_s + KNOWN_S]
                 assert not late, f"{queue} was delivered {late} s after it was paused"
