@@ -20,6 +20,7 @@ class BenchPlan:
     a round of pings.
     drained: polls that wait when their gateway gets SIGTERM. drains: how often.
     delayed: jobs with a delay of up to delay_s. due: jobs that are due in one second, in thousands.
+    large_s: how long small jobs are measured in a round, with and without large items.
     """
 
     directory: Path
@@ -41,6 +42,7 @@ class BenchPlan:
     delayed: int = 400
     delay_s: float = 20.0
     due: int = 10_000
+    large_s: float = 5.0
 
 
 def quick(directory: Path) -> BenchPlan:
@@ -62,6 +64,7 @@ def quick(directory: Path) -> BenchPlan:
         delayed=100,
         delay_s=4.0,
         due=2_000,
+        large_s=1.0,
     )
 
 
