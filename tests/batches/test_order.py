@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.api.test_jobs import waiters
 from tests.batches.test_batches import left, take
 from tests.cluster.rig import before, brokers
 from tests.lab.broker import BrokerProcess
@@ -181,6 +183,38 @@ def test_a_stream_that_is_closed_keeps_the_order_of_a_key(gateway, http, queue):
         assert [job["data"] for job in stream.jobs(5)] == [0, 1, 2, 3, 4]
     until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
     assert left(http, queue) == list(range(8))
+
+
+@pytest.mark.parametrize(("window", "order"), [(1, [0, 1, 2, 3, 4]), (4, [3, 0, 1, 2, 4])])
+def test_a_consumer_that_waits_while_a_stream_is_closed(gateway, http, queue, servers, window, order):  # noqa: PLR0917 (fixtures)
+    """It gets the last job of the window, which the server hands to it at once; and then the others in order."""
+    enqueue_key(http, queue, window)
+    with ThreadPoolExecutor() as pool, gateway.client() as other:
+        with StreamReader(gateway, f"/queues/{queue}/stream?window={window}") as stream:
+            stream.next("open")
+            stream.jobs(window)
+            waiting = pool.submit(other.get, f"/queues/{queue}/next?timeout=20&ack=auto")
+            until(lambda: waiters(http, queue) == len(servers))
+        seen = [waiting.result().json()["data"]]
+    until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0)
+    enqueue_key(http, queue, 5 - window, window)
+    assert seen + left(http, queue) == order
+
+
+def test_giving_back_twice_restores_the_order(queue, servers):
+    """Whoever gives back, takes and gives back again what one connection holds has the first order again."""
+    put_items(servers[0], queue, *[""] * 3)
+    host, port = servers[0].address.split(":")
+    with socket.create_connection((host, int(port)), 10) as connection, connection.makefile("rb") as answers:
+
+        def settle(command: str) -> list[int]:
+            """Sends it three times; the numbers of the jobs in the answers."""
+            connection.sendall(f"get {queue}/{command}\r\n".encode() * 3)
+            lines = [answers.readline() for _ in range(9 if command == "open" else 3)]
+            return [json.loads(line)["data"] for line in lines if line.startswith(b"{")]
+
+        taken = [settle(command) for command in ("open", "abort", "open", "abort", "open", "close")]
+    assert taken == [[0, 1, 2], [], [2, 1, 0], [], [0, 1, 2], []]
 
 
 def test_a_stream_with_a_window_of_one_keeps_the_order_of_a_key(gateway, http):
