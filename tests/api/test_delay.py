@@ -219,6 +219,15 @@ def test_delayed_jobs_outlive_a_flush_and_a_delete(http, queue):
     assert take(http, queue)["data"] == 2
 
 
+def test_a_queue_with_only_delayed_jobs_does_not_exist_yet(http, queue):
+    """There is nothing to flush, delete or pause; each answer says why."""
+    assert http.post(f"/queues/{queue}/jobs?delay=900", json=1).status_code == 201
+    path = f"/queues/{queue}"
+    for answer in (http.post(path + "/flush"), http.delete(path), http.put(path + "/pause", json={}), http.get(path)):
+        assert (answer.status_code, answer.json()["code"]) == (404, "queue-not-found")
+        assert answer.json()["detail"] == f"there is no queue {queue!r}, or it has only delayed jobs"
+
+
 def test_holding_queues_are_nobody_s(http, queue):
     """They are in no list, and no request can name them."""
     http.post(f"/queues/{queue}/jobs?delay=1000", json=2)
