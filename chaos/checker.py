@@ -28,6 +28,8 @@ from enum import Enum
 from chaos.history import STROKE_S, Faults, JobHistory, LeaseHistory, PausedTimes, Unseen, jobs_of, told
 from chaos.ledger import NO_ANSWER, NOT_SENT, Event, Fault, Odd, PollEvent
 
+RESTART_S = 8.0
+"""The supervisor waits up to 5 s before it starts a process again that is killed repeatedly. A start may take 3 s."""
 CLOCK_S = 0.003
 """Lease instants are cut to a millisecond, and read by another clock than everything else."""
 
@@ -156,20 +158,29 @@ def _copies(job: JobHistory, faults: Faults) -> Iterator[tuple[float, Copy]]:
         yield at, Copy.ENQUEUE
     for put, answer in job.puts.values():
         if put.delay and (answer is None or answer.status != NOT_SENT):
-            until = (answer.t if answer else put.t) + put.delay + STROKE_S
-            yield from ((put.t, Copy.MOVE) for _ in faults.all_between(put.t, until, ""))
+            due = (answer.t if answer else put.t) + put.delay
+            yield from ((put.t, Copy.MOVE) for _ in _interruptions(faults, put.t, due))
     for lease in job.leases:
         for each in lease.asked:
             if each.settle.verb in ("nack-tail", "nack-delay", "reject"):
                 at = each.settle.t
-                over = (each.answer.t if each.answer else at) + each.settle.delay
-                hit = faults.all_between(at, over + STROKE_S, "")
+                due = (each.answer.t if each.answer else at) + each.settle.delay
+                hit = _interruptions(faults, at, due)
                 if each.status not in (NOT_SENT, 200, 204) or hit:
                     yield at, Copy.MOVE
                 if each.settle.delay:
                     yield from ((at, Copy.MOVE) for _ in hit[1:])
         if not lease.settled:
             yield lease.deadline, Copy.EXPIRY
+
+
+def _interruptions(faults: Faults, begun: float, due: float) -> list[Fault]:
+    """Every fault that may have interrupted a move between holding queues, the last of which is due at `due`.
+
+    A fault makes the moves after it late, until the process is back. It may be killed again meanwhile.
+    """
+    late_s = RESTART_S if faults.between(begun, due + STROKE_S, "") else STROKE_S
+    return faults.all_between(begun, due + late_s, "")
 
 
 def _overlaps(job: JobHistory, faults: Faults, unseen: Unseen, redelivered: Counter[str]) -> Iterator[Violation]:

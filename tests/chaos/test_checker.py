@@ -122,6 +122,10 @@ FINE = {
     "a delayed job whose move a kill interrupted": [
         put(delay=2.0), fault(1, 1), lease(2.1, "a"), settle(3, "a"), lease(4, "b"), settle(5, "b"),
     ],
+    "a delayed job whose moves three kills interrupted, the last two while processes start again": [
+        put(delay=2.0), fault(1, 1), fault(5, 5), fault(8, 8),
+        *(each for at in (9, 11, 13, 15) for each in (lease(at, f"{at}"), settle(at + 1, f"{at}"))),
+    ],
     "nacked with a delay": [
         put(), lease(1, "a"), settle(2, "a", "nack-delay", 200, delay=2.0, due=4.01), lease(4.02, "b", attempt=2),
         settle(5, "b"),
@@ -210,6 +214,13 @@ BROKEN = {
     "its next attempt before the delay of the nack is over": (
         [put(), lease(1, "a"), settle(2, "a", "nack-delay", 200, delay=2.0, due=4.01), lease(3.9, "b", attempt=2),
          settle(5, "b")], Kind.EARLY,
+    ),
+    "more copies than kills": (
+        [put(delay=2.0), fault(1, 1), lease(2.1, "a"), settle(3, "a"), lease(4, "b"), settle(5, "b"), lease(6, "c")],
+        Kind.REPEATED,
+    ),
+    "a kill long after it was due": (
+        [put(delay=2.0), fault(4, 4), lease(5, "a"), settle(6, "a"), lease(7, "b")], Kind.REPEATED,
     ),
     "delayed, delivered twice": (
         [put(delay=2.0), lease(2.1, "a"), settle(3, "a"), lease(4, "b"), settle(5, "b")], Kind.REPEATED,
