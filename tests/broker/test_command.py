@@ -16,6 +16,7 @@ import pytest
 from tests.lab.broker import BrokerProcess
 from tests.lab.commands import run_process
 from tests.lab.forkserver import ForkedProcess
+from tests.lab.gateway import Running
 
 
 class Child:
@@ -168,6 +169,18 @@ def test_it_ends_in_order(tmp_path: Path, number: int) -> None:
         assert broker.process.wait(30) == 0
     with BrokerProcess(tmp_path / "data") as broker:
         assert broker.client().get("w") == b"1"
+
+
+def test_variables_reach_the_broker_of_a_gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So larger jobs than the embedded broker stores by default are possible."""
+    monkeypatch.setenv("KESTREL_GATEWAY_BROKER_MAX_ITEM_BYTES", "65536")
+    gateway = Running(tmp_path / "data")
+    try:
+        with gateway.client() as http:
+            stored = [http.post("/queues/q/jobs", json="x" * size) for size in (60_000, 70_000)]
+    finally:
+        gateway.kill()
+    assert [(each.status_code, each.json().get("code")) for each in stored] == [(201, None), (413, "job-too-large")]
 
 
 def test_variables_are_flags(tmp_path: Path) -> None:
