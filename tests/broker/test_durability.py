@@ -174,7 +174,9 @@ def test_log_that_has_lost_its_database(tmp_path: Path, lost: str) -> None:
     else:
         database.unlink()
     found = _start_and_fail(tmp_path / "data")
-    assert "broker.sqlite is empty or missing, but its log (broker.sqlite-wal) contains jobs; restore the file" in found
+    assert (
+        "broker.sqlite: is empty or missing, but its log (broker.sqlite-wal) contains jobs; restore the file" in found
+    )
     assert found.count("\n") == 1
     assert log.read_bytes() == before
 

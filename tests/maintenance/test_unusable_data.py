@@ -126,13 +126,19 @@ def empty_beside_its_log(data: Path) -> None:
     (data / "broker.sqlite-wal").write_bytes(log)
 
 
+EMPTY = (
+    "is empty or missing, but its log (broker.sqlite-wal) contains jobs; restore the file from a backup, or move the "
+    "log away to start without jobs"
+)
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
         (no_database, "file is not a database; `kestrel-gateway broker check` says what is damaged"),
         (a_directory, "unable to open database file"),
         (another_program, "is not a file of the broker"),
-        (empty_beside_its_log, "is empty or missing, but its log (broker.sqlite-wal) contains jobs"),
+        (empty_beside_its_log, EMPTY),
     ],
 )
 def test_another_start_would_not_help(whole: Path, tmp_path: Path, spoil: Callable[[Path], None], why: str) -> None:

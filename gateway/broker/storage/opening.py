@@ -83,7 +83,7 @@ def _expected_frames(path: Path) -> int:
     try:
         if wal.last_commit(log_path) and (not path.exists() or not path.stat().st_size):
             raise UnusableFileError(
-                f"{path} is empty or missing, but its log ({log_path.name}) contains jobs; restore the file from a "
+                f"{path}: is empty or missing, but its log ({log_path.name}) contains jobs; restore the file from a "
                 "backup, or move the log away to start without jobs"
             )
         return wal.expected(path)
