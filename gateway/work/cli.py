@@ -148,7 +148,7 @@ def work(
       SIGUSR2      take no further job until SIGCONT
 
     The worker waits for a gateway or an endpoint that is unreachable. It ends with 4 if the gateway refuses its first
-    poll, and with 5 if one of them is unreachable when --max-time comes.
+    poll, and with 5 if one of them is unreachable when --max-time is over.
     """  # noqa: D301 (click wants the character itself)
     command: Sequence[str] = ctx.meta.get(_EXEC, [])
     url: str | None = given.pop("endpoint")
