@@ -168,6 +168,7 @@ def test_compose_file_is_what_it_says(root: Path) -> None:
         ),
         ({"default_lease_s": 61.0, "max_lease_s": 60.0}, "default-lease: 61 s is above max-lease (60 s)"),
         ({"keep_alive_s": float("nan")}, "keep-alive: nan is not between 1 and 3600 s"),
+        ({"max_waiters": 0}, "max-waiters: 0 is not between 1 and 1000000"),
         ({"kestrel_open_timeout_s": 5.9}, "kestrel-open-timeout: 5.9 s is too short for a lease of 1 s and an ack"),
         ({"webhook_origins": ("https://x",)}, "webhook-origins: 'https://x' is not a DNS name"),
         ({"host": "0.0.0.0"}, "host: '0.0.0.0' is not a loopback address"),
