@@ -42,3 +42,9 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         if not leads_to.exists() or (anchor and leads_to.suffix == ".md" and anchor not in anchors(leads_to)):
             dead.append(target)
     assert dead == []
+
+
+@pytest.mark.parametrize("document", [pytest.param(path, id=str(path.relative_to(ROOT))) for path in DOCUMENTS])
+def test_a_link_has_words_and_not_the_name_of_a_page_s_file(document: Path) -> None:
+    """The site shows the text of a link, and its pages have no `.md` in their names."""
+    assert re.findall(r"\[[a-z0-9-]+\.md\]\(", document.read_text()) == []
