@@ -57,7 +57,7 @@ def clone(origin: Path, tmp_path: Path) -> Path:
 def release(clone: Path) -> subprocess.CompletedProcess[str]:
     """Runs it with the installed packages of these tests, which it does not install again."""
     installed = Path(sys.prefix)
-    command = ["make", "release", f"VENV={installed}", "-o", f"{installed}/.installed"]
+    command = ["make", "--no-print-directory", "release", f"VENV={installed}", "-o", f"{installed}/.installed"]
     return subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False, timeout=300)
 
 
