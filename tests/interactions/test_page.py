@@ -95,7 +95,7 @@ ELSEWHERE: dict[str, tuple[Callable[..., Any], str]] = {
     ),
     "fanout_full_queue": (
         test_fanout.test_a_full_subscription_refuses_the_job_for_all,
-        "`503 queue-full`, and nobody gets the job. Kestrel 2.4.8 differs: see [fanout.md](fanout.md).",
+        "`503 queue-full`, and nobody gets the job. Kestrel 2.4.8 differs: see [subscriptions](fanout.md).",
     ),
     "fanout_own_key": (
         test_fanout.test_a_subscription_of_a_queue_with_a_key,
