@@ -16,9 +16,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKERS = 6
-"""Three times the cores of a small machine: most tests wait for other processes. On two cores the tests take 220 to
-245 s with 6, and 330 s with 4."""
+WORKERS = 4
+"""Twice the cores of a small machine: most tests wait for other processes."""
 
 
 def main(arguments: list[str]) -> int:
