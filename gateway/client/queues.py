@@ -97,7 +97,7 @@ def queue(queue: str, *, servers: bool, as_json: bool, api: GatewayApi) -> None:
         tables.show(["SERVER", *_FIGURES.values()], [[each["server"], *_row(each)[1:]] for each in answer["servers"]])
 
 
-_MEANT: Final = {
+_LETTER_HINTS: Final = {
     "list": "did you mean --list N?",
     "peek": "did you mean --peek?",
     "delete": "did you mean LETTER delete, or --delete for all of them?",
@@ -148,8 +148,8 @@ def dead_letters(
     from gateway.client import letters, tables  # noqa: PLC0415 (`--help` stays quick)
 
     path = f"{_path(queue)}/dead-letters"
-    if letter in _MEANT and action is None:
-        raise click.UsageError(f"{letter} is not the id of a dead letter; {_MEANT[letter]}")
+    if letter in _LETTER_HINTS and action is None:
+        raise click.UsageError(f"{letter} is not the id of a dead letter; {_LETTER_HINTS[letter]}")
     if peek + delete + (listed is not None) + (letter is not None) > 1:
         raise click.UsageError("LETTER, --peek, --list and --delete exclude each other; give only one of them")
     if action in ("delete", "redrive"):

@@ -76,14 +76,14 @@ class DeadLetters:
 
 def own_key(queue: Queue) -> str:
     """Kestrel's key for dead letters that are stored with the queue itself."""
-    return _own_key(queue.key)
+    return _key_of_letters(queue.key)
 
 
 def dead_key(catalog: Catalog, key: str) -> str | None:
     """Kestrel's key for the dead letters of the queue with the key; None if no request can name that queue."""
-    return None if catalog.owner_of(key) is None else _own_key(key)
+    return None if catalog.owner_of(key) is None else _key_of_letters(key)
 
 
-def _own_key(key: str) -> str:
+def _key_of_letters(key: str) -> str:
     parent, plus, child = key.partition(FANOUT)
     return SEPARATOR.join([parent, child, CHILD_DEAD] if plus else [parent, DEAD])

@@ -172,7 +172,7 @@ def _not_found(queue: Queue, coverage: Coverage) -> GatewayError:
 def queue_info(
     queue: str, stats: QueueStats, letters: QueueStats | None = None, *, reachable: bool = True
 ) -> QueueInfo:
-    """The statistics with the names of openapi.yaml. letters: of its dead letters; None: there are none."""
+    """The statistics with the names of openapi.yaml. letters: the statistics of its dead letters, if it has any."""
     return QueueInfo(
         queue=queue,
         items=stats.items,
