@@ -200,9 +200,14 @@ class Container:
         """Its exit code when it has ended."""
         return self._process.wait(timeout_s)
 
+    @property
+    def first(self) -> list[int]:
+        """The id of its first process, while it runs. If that one ends, the kernel ends all others."""
+        return list(children_of(self._process.pid))
+
     def stop(self, timeout_s: float) -> int:
         """Sends SIGTERM to its first process, as an engine does. Returns its exit code, which comes within the time."""
-        for first in children_of(self._process.pid):
+        for first in self.first:
             os.kill(first, signal.SIGTERM)
         return self.wait(timeout_s)
 
@@ -210,7 +215,11 @@ class Container:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()  # and --kill-child ends its processes
+        for first in self.first:  # --kill-child does not end a process that has changed its user: prctl(2)
+            os.kill(first, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)  # it ends with the first one, which it reaps
+        self._process.kill()
         self._process.wait(10)
 
 

@@ -159,3 +159,6 @@ def test_the_readme_composes_it(root: Path, image: Image, tmp_path: Path) -> Non
             )
             network.shell("curl -sf -X DELETE http://127.0.0.1:8080/queues/mine")
             show_something(running)
+            first = [number for container in running.values() for number in container.first]
+            assert len(first) == 2  # the producer and the consumer; the other two have been stopped
+        assert [number for number in first if Path(f"/proc/{number}").exists()] == []
