@@ -418,9 +418,9 @@ async def _children(server: ServerLink, key: str) -> Children:
 
 
 async def _create(server: ServerLink, keys: Sequence[str]) -> None:
-    """Creates the children, and sees that they exist. Source: kestrel-wire.md, "Set": a peek creates, durably."""
+    """Creates the children, and sees that they exist."""
     for key in keys:
-        await server.peek(key)
+        await server.create(key)
     if missing := set(keys) - set(await server.stats(keys)):
         raise BackendRefused(
             f"{server.address.marked} did not create {counted(len(missing), 'fanout child', 'fanout children')}"

@@ -131,7 +131,16 @@ class ServerLink(Protocol):
         """
 
     async def peek(self, key: str) -> bytes | None:
-        """The head item, which stays on the queue; None if there is none. Raises BackendUnavailable."""
+        """The head item, which stays on the queue; None if there is none. May create the queue, as Kestrel does.
+
+        Raises BackendUnavailable.
+        """
+
+    async def create(self, key: str) -> None:
+        """Creates the queue if the server does not have it; a fanout child is on its disk.
+
+        Raises: BackendUnavailable, BackendRefused. Cancelled: it may be created.
+        """
 
     async def names(self) -> Collection[str]:
         """The key of every queue on it. Raises BackendUnavailable."""

@@ -46,7 +46,7 @@ class Member:
         return self._link.health.state is Health.UP
 
     async def peek(self, key: str) -> bytes | None:
-        """The head item, which stays on the queue; None if there is none. Creates the queue.
+        """The head item, which stays on the queue; None if there is none. May create the queue.
 
         Raises BackendUnavailable.
         """

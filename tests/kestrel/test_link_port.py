@@ -229,6 +229,34 @@ def test_peek_figures_flush_and_delete(opened):
     asyncio.run(main())
 
 
+def test_create(opened):
+    """The queue is there, without items. To create it again changes nothing."""
+
+    async def main():
+        async with opened() as (link, _):
+            await link.create("q")
+            assert "q" in await link.names()
+            await stored(link, b"1")
+            await link.create("q")
+            assert await link.peek("q") == b"1"
+
+    asyncio.run(main())
+
+
+def test_a_look_at_a_deleted_queue_does_not_create_it(tmp_path):
+    """On the embedded broker: a worker's round of ages, which looks at a queue just deleted, does not bring it back."""
+
+    async def main():
+        async with multiplexed(tmp_path) as (link, _):
+            for key in ("q", "q+child"):
+                await link.create(key)
+                await link.delete(key)
+                assert await link.peek(key) is None
+            assert not await link.names()
+
+    asyncio.run(main())
+
+
 def test_the_loss_of_the_server_is_reported_everywhere(opened):
     """To a held item, to a get on the server, to puts and to questions; the link knows that it is down."""
 

@@ -191,10 +191,11 @@ def test_aborted_items_go_back_in_the_order_of_the_abort(worker, name):
 
 
 def test_peek_and_create(broker, worker, name):
-    """A peek takes nothing; a created queue exists; a fanout child gets what is put to its parent from then on."""
+    """A peek takes and creates nothing; a created queue exists; a fanout child gets what is put to its parent later."""
     peek = worker.id()
     worker.send(frame(FrameKind.PEEK, peek, name.encode()))
     assert worker.answer(peek) is Code.EMPTY
+    assert name not in broker.client().queues()
     worker.put(name, b"x")
     peek = worker.id()
     worker.send(frame(FrameKind.PEEK, peek, name.encode()))
@@ -212,11 +213,16 @@ def test_peek_and_create(broker, worker, name):
     peek = worker.id()
     worker.send(frame(FrameKind.PEEK, peek, other.encode()))
     assert worker.answer(peek) is Code.EMPTY
+    worker.put(name, b"nor for a child that was looked at")
+    assert worker.take(other) is Code.EMPTY
+    create = worker.id()
+    worker.send(frame(FrameKind.CREATE, create, other.encode()))
+    assert worker.next(FrameKind.DONE, create).payload == b""
     broker.kill()
     broker.start()
     with contextlib.closing(broker.worker()) as again:
         again.put(name, b"z")
-        assert again.drain(other) == [b"z"], "a peek creates it, on disk"
+        assert again.drain(other) == [b"z"], "it is on disk"
 
 
 @pytest.mark.parametrize("key", ["", "a/b", "a b", "a.b"])

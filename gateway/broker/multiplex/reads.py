@@ -19,7 +19,7 @@ from gateway.broker.broker import Broker, UnavailableError
 from gateway.broker.multiplex.budget import OpenBytes
 from gateway.broker.multiplex.commits import Commits
 from gateway.broker.multiplex.waits import WaitingOpen
-from gateway.broker.queues.collection import IllegalNameError
+from gateway.broker.queues.collection import IllegalNameError, legal
 from gateway.broker.queues.queue import PersistentQueue
 from gateway.broker.queues.reads import OpenItem, ReadMode, Settler, take_back
 from gateway.broker.queues.serving import serve_soon
@@ -118,7 +118,7 @@ class MultiplexedReads:
             self._worker.end(id_, Code.REFUSED, str(exc))
         else:
             if queue is None:
-                self._worker.end(id_, Code.EMPTY)
+                self._worker.end(id_, Code.EMPTY if legal(key) else Code.ILLEGAL_NAME)
             return queue
         return None
 
@@ -208,13 +208,10 @@ class MultiplexedReads:
                 self._worker.end(id_, Code.CANCELLED)
 
     def peek(self, message: Frame) -> None:
-        """PEEK. A fanout child is on disk before the answer."""
+        """PEEK. It creates no queue: workers look at queues that another client may have just deleted."""
         id_ = message.id
-        queue = self._queue(id_, message.payload, create=True)
+        queue = self._queue(id_, message.payload, create=False)
         if queue is None:
-            return
-        if queue.is_child and queue.creation is not None and not queue.creation.done:
-            self._commits.after(queue.creation, partial(self._created_by_peek, message))
             return
         self._broker.counters.cmd_peek += 1
         found = queue.read(ReadMode.PEEK, self)
@@ -224,12 +221,6 @@ class MultiplexedReads:
             self._waits[id_] = WaitingOpen(self, id_, Opening(message.payload), queue, ReadMode.PEEK)
         else:
             self._worker.end(id_, Code.EMPTY)
-
-    def _created_by_peek(self, message: Frame, error: str | None) -> None:
-        if error is None:
-            self.peek(message)
-        else:
-            self._worker.end(message.id, Code.REFUSED, error)
 
     # Settling
 

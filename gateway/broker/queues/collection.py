@@ -25,6 +25,11 @@ class IllegalNameError(Exception):
     """A queue cannot have this name. Source: transcript 12b."""
 
 
+def legal(name: bytes) -> bool:
+    """Whether a queue can have this name."""
+    return bool(name) and len(name) <= MAX_NAME_BYTES and _ILLEGAL.isdisjoint(name)
+
+
 class QueueCollection:
     """The queues by name."""
 
@@ -59,7 +64,7 @@ class QueueCollection:
         """The queue, created if it does not exist. Raises IllegalNameError."""
         queue = self._queues.get(name)
         if queue is None:
-            if not name or len(name) > MAX_NAME_BYTES or not _ILLEGAL.isdisjoint(name):
+            if not legal(name):
                 raise IllegalNameError
             while self._next_number in self._reserved:
                 self._next_number += 1

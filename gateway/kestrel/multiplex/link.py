@@ -187,6 +187,19 @@ class MultiplexedLink(MemcacheLink):
             return None
         raise BackendRefused(f"{self.address.marked} refuses: {why or code.name}")
 
+    async def create(self, key: str) -> None:
+        """See ServerLink."""
+        if self.channel is None or not self.health.reads:
+            await super().create(key)
+            return
+        try:
+            answer = await self.channel.answer_to(FrameKind.CREATE, key.encode())
+        except ConnectionLostError as error:
+            raise not_asked(error, self.address) from error
+        (code,), why = unpack_outcome(answer.payload, 1)
+        if code is not Code.OK:
+            raise BackendRefused(f"{self.address.marked} refuses: {why or code.name}")
+
     def start_store(self, puts: Sequence[Put], report: Report) -> None:
         """See ServerLink. Errors: QueueFull, JobTooLarge, BackendUnavailable, BackendRefused, OutcomeUnknown."""
         channel = self.channel

@@ -93,6 +93,10 @@ class MemcacheLink(Server):
         data: bytes | None = await self.commands.ask(KestrelClient.peek, key)
         return None if data is None else bytes(data)
 
+    async def create(self, key: str) -> None:
+        """See ServerLink. Source: kestrel-wire.md, "Set": a peek creates, durably."""
+        await self.peek(key)
+
     async def names(self) -> Collection[str]:
         """See ServerLink."""
         try:
