@@ -15,6 +15,12 @@ from typing import Any, Final
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal came. Of KeyboardInterrupt itself Python remembers that it passed through an `exec`, as that of a
+    dataclass during an import: then the process would end by SIGINT, whatever exit code it chooses.
+    Source: CPython, run_eval_code_obj."""
+
+
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """In the block each of the signals raises KeyboardInterrupt."""
@@ -31,17 +37,17 @@ def later() -> Iterator[None]:
     def note(_number: int, _frame: FrameType | None) -> None:
         nonlocal came
         if came:
-            raise KeyboardInterrupt
+            raise Interrupted
         came = True
 
     with _handled(note):
         yield
     if came:
-        raise KeyboardInterrupt
+        raise Interrupted
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise Interrupted
 
 
 @contextlib.contextmanager

@@ -111,52 +111,60 @@ def import_journal(
     is damaged or was refused, 3 if there are no journals, or no queue for a --queue or --rename, and 5 if the
     destination is unreachable or full: the same command may succeed later.
     """  # noqa: D301 (click wants the character itself)
-    from gateway.migration import report  # noqa: PLC0415
-    from gateway.migration.importing import ImportStopped, notes_path  # noqa: PLC0415
-    from gateway.migration.journal_files import JournalsError, read_directory  # noqa: PLC0415
+    with _interruptions("interrupted" if dry_run else "interrupted; run the same command again to continue"):
+        from gateway.migration import report  # noqa: PLC0415
+        from gateway.migration.importing import ImportStopped, notes_path  # noqa: PLC0415
+        from gateway.migration.journal_files import JournalsError, read_directory  # noqa: PLC0415
 
-    if (data is not None) + (to is not None) + dry_run != 1:
-        raise click.UsageError("give exactly one of --data DIR, --to HOST:PORT and --dry-run")
-    if data is None:
-        options.refuse_unused("without --data", "broker_config")
-    if dry_run:
-        options.refuse_unused("with --dry-run", "skip_damaged", "notes", "from_start")
-    address = None if to is None else _address(to, "to")
-    names = _names(only, renamed, prefix)
-    try:
-        notes = notes_path(directory, data, notes)
-    except ValueError as exc:
-        raise click.UsageError(str(exc)) from exc
-    try:
-        journals = read_directory(directory)
-        if not journals.queues:
-            options.notice(f"{directory} has no journals; give the queue_path of the Kestrel server")
-            sys.exit(options.NOTHING)
-        if unused := names.unused(journals.queues):
-            options.notice(f"{directory} has no queue for {', '.join(unused)}; nothing is imported")
-            sys.exit(options.NOTHING)
-        summary = report.examine(journals, names)
-        for line in summary.notices:
-            options.notice(line)
+        if (data is not None) + (to is not None) + dry_run != 1:
+            raise click.UsageError("give exactly one of --data DIR, --to HOST:PORT and --dry-run")
+        if data is None:
+            options.refuse_unused("without --data", "broker_config")
         if dry_run:
-            summary.show(as_json=as_json)
-            sys.exit(options.FAILED if summary.damaged else 0)
-        if summary.damaged and not skip_damaged:
-            raise ImportStopped(
-                "the journals are damaged; give --skip-damaged to import what can be read", retryable=False
-            )
-        with _destination(data, broker_config, address) as destination:
-            _import(journals, names, destination, notes, summary, from_start=from_start, as_json=as_json)
-    except (JournalsError, OSError) as exc:
-        options.notice(str(exc))
-        sys.exit(options.FAILED)
-    except ImportStopped as stopped:
-        options.notice(str(stopped) + ("; run the same command again to continue" if stopped.retryable else ""))
-        sys.exit(options.AWAY if stopped.retryable else options.FAILED)
+            options.refuse_unused("with --dry-run", "skip_damaged", "notes", "from_start")
+        address = None if to is None else _address(to, "to")
+        names = _names(only, renamed, prefix)
+        try:
+            notes = notes_path(directory, data, notes)
+        except ValueError as exc:
+            raise click.UsageError(str(exc)) from exc
+        try:
+            journals = read_directory(directory)
+            if not journals.queues:
+                options.notice(f"{directory} has no journals; give the queue_path of the Kestrel server")
+                sys.exit(options.NOTHING)
+            if unused := names.unused(journals.queues):
+                options.notice(f"{directory} has no queue for {', '.join(unused)}; nothing is imported")
+                sys.exit(options.NOTHING)
+            summary = report.examine(journals, names)
+            for line in summary.notices:
+                options.notice(line)
+            if dry_run:
+                summary.show(as_json=as_json)
+                sys.exit(options.FAILED if summary.damaged else 0)
+            if summary.damaged and not skip_damaged:
+                raise ImportStopped(
+                    "the journals are damaged; give --skip-damaged to import what can be read", retryable=False
+                )
+            with _destination(data, broker_config, address) as destination:
+                _import(journals, names, destination, notes, summary, from_start=from_start, as_json=as_json)
+        except (JournalsError, OSError) as exc:
+            options.notice(str(exc))
+            sys.exit(options.FAILED)
+        except ImportStopped as stopped:
+            options.notice(str(stopped) + ("; run the same command again to continue" if stopped.retryable else ""))
+            sys.exit(options.AWAY if stopped.retryable else options.FAILED)
+        sys.exit(options.FAILED if summary.damaged else 0)
+
+
+@contextlib.contextmanager
+def _interruptions(notice: str) -> Iterator[None]:
+    """A signal in the block ends the command with this line, from the first import on."""
+    try:
+        yield
     except KeyboardInterrupt:
-        options.notice("interrupted" if dry_run else "interrupted; run the same command again to continue")
+        options.notice(notice)
         sys.exit(options.INTERRUPTED)
-    sys.exit(options.FAILED if summary.damaged else 0)
 
 
 @contextlib.contextmanager

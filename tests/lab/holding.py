@@ -1,4 +1,4 @@
-"""A proxy that holds the answers of a gateway with a job, so that a test can act while one is under way."""
+"""Proxies that hold what passes through them, so that a test can act while a request or a command is under way."""
 
 from __future__ import annotations
 
@@ -52,4 +52,62 @@ class HoldingProxy:
             while data := gateway.recv(65536):
                 if b"\r\nlease-id:" in data.lower():
                     self._hold()
+                client.sendall(data)
+
+
+class GatedProxy:
+    """Passes on what clients and a server send each other. Use as a context manager.
+
+    Of each connection what follows the first `limit_bytes` from the client waits: then `reached` is set, and the rest
+    passes once the test sets `gate`.
+    """
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._server = (host, int(port))
+        self._listener = socket.create_server((HOST, 0))
+        self.address = f"{HOST}:{self._listener.getsockname()[1]}"
+        self.limit_bytes = 1 << 60
+        self.reached = threading.Event()
+        self.gate = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.gate.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def hold_after(self, limit_bytes: int) -> None:
+        """For the connections to come."""
+        self.limit_bytes = limit_bytes
+        self.reached.clear()
+        self.gate.clear()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                for each in (client, server):
+                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self._requests, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._answers, args=(server, client), daemon=True).start()
+
+    def _requests(self, client: socket.socket, server: socket.socket) -> None:
+        left = self.limit_bytes
+        with contextlib.suppress(OSError):
+            while data := client.recv(4096):
+                left -= len(data)
+                if left <= 0:
+                    self.reached.set()
+                    self.gate.wait()
+                server.sendall(data)
+            server.shutdown(socket.SHUT_RDWR)
+
+    def _answers(self, server: socket.socket, client: socket.socket) -> None:
+        with server, client, contextlib.suppress(OSError):
+            while data := server.recv(65536):
                 client.sendall(data)

@@ -6,6 +6,9 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Final
+
+TAKEN_AT_ONCE: Final = 100
 
 
 class MemcacheClient:
@@ -84,9 +87,13 @@ class MemcacheClient:
         return data
 
     def take_all(self, key: str) -> Iterator[bytes]:
-        """Takes item after item until the queue is empty."""
-        while (item := self.get(key)) is not None:
-            yield item
+        """Takes item after item until the queue is empty: many gets are under way, since each waits for its commit."""
+        while True:
+            self.send(f"get {key}\r\n".encode() * TAKEN_AT_ONCE)
+            found = [self.value() for _ in range(TAKEN_AT_ONCE)]
+            yield from (each for each in found if each is not None)
+            if None in found:
+                return
 
     def queues(self) -> dict[str, dict[str, int]]:
         """Every queue's figures by `dump_stats`, by its key."""

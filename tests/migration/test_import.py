@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,10 +17,13 @@ from tests.lab.broker import BrokerProcess
 from tests.lab.commands import COMMAND, Commands, environment
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import running
-from tests.lab.waiting import until
+from tests.lab.holding import GatedProxy
+from tests.lab.waiting import LIMIT_S
 from tests.migration.journals import Op, adds, encoded, write
 
 run = Commands("http://127.0.0.1:9")
+NO_GATEWAY = environment("http://127.0.0.1:9")
+INTERRUPTED = b"kestrel-gateway: interrupted; run the same command again to continue\n"
 
 
 @pytest.fixture
@@ -146,20 +150,45 @@ def test_a_destination_that_is_away_or_full(tmp_path: Path) -> None:
 def test_an_interrupted_import_stores_no_job_twice(tmp_path: Path, broker: BrokerProcess) -> None:
     """Ctrl-C, or the end of a terminal: what is stored is noted, and the message says how to continue."""
     write(tmp_path / "spool" / "q", adds(6000))
-    command = [*COMMAND, "import-journal", str(tmp_path / "spool"), "--to", broker.address]
-    for place, number in enumerate([signal.SIGINT, signal.SIGTERM], 1):
-        process: subprocess.Popen[bytes] = ForkedProcess(
-            command, env=environment("http://127.0.0.1:9"), stderr=subprocess.PIPE
-        )
-        until(lambda place=place: broker.stat("queue_q_items") >= 1500 * place)  # type: ignore[misc]
-        process.send_signal(number)
-        error = process.communicate(timeout=60)[1]
-        assert (process.returncode, error) == (
-            130,
-            b"kestrel-gateway: interrupted; run the same command again to continue\n",
-        )
-    assert run(*command[len(COMMAND) :]).returncode == 0
+    with GatedProxy(broker.address) as proxy:
+        arguments = ("import-journal", str(tmp_path / "spool"), "--to", proxy.address)
+        stored = [0]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            proxy.hold_after(50_000)
+            process: subprocess.Popen[bytes] = ForkedProcess(
+                [*COMMAND, *arguments], env=NO_GATEWAY, stderr=subprocess.PIPE
+            )
+            assert proxy.reached.wait(LIMIT_S)
+            process.send_signal(number)
+            proxy.gate.set()
+            error = process.communicate(timeout=LIMIT_S)[1]
+            assert (process.returncode, error) == (130, INTERRUPTED)
+            stored.append(broker.stat("queue_q_items"))
+            assert stored[-2] < stored[-1] < 6000
+        assert run(*arguments).returncode == 0
     assert items(broker, "q") == [b"job %d" % number for number in range(6000)]
+
+
+def test_an_import_that_is_interrupted_at_its_start_says_so(tmp_path: Path) -> None:
+    """Also while it imports its modules: of an interrupt in an `exec` there Python remembers more than its own."""
+    write(tmp_path / "spool" / "q", adds(1))
+    (tmp_path / "program.py").write_text("""
+import sys
+from importlib.abc import MetaPathFinder
+number = sys.argv.pop()
+class Interrupts(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "gateway.migration.importing":
+            exec(f"import os; os.kill(os.getpid(), {number})\\nwhile True: pass")
+sys.meta_path.insert(0, Interrupts())
+from gateway.cli import main
+main()
+""")
+    arguments = ("import-journal", str(tmp_path / "spool"), "--to", "127.0.0.1:9")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        command = [sys.executable, "-m", "program", *arguments, str(int(number))]
+        done = subprocess.run(command, env=NO_GATEWAY, cwd=tmp_path, capture_output=True, timeout=LIMIT_S, check=False)
+        assert (done.returncode, done.stderr) == (130, INTERRUPTED)
 
 
 def test_notes_of_another_import(tmp_path: Path, broker: BrokerProcess) -> None:

@@ -19,8 +19,9 @@ from tests.lab.broker import BrokerProcess
 from tests.lab.commands import COMMAND, Commands, environment
 from tests.lab.forkserver import ForkedProcess
 from tests.lab.gateway import Running, running
+from tests.lab.holding import GatedProxy
 from tests.lab.ports import free_port
-from tests.lab.waiting import until
+from tests.lab.waiting import LIMIT_S, until
 
 run = Commands("http://127.0.0.1:9")
 
@@ -242,17 +243,22 @@ def test_follow(old: BrokerProcess, new: BrokerProcess, tmp_path: Path) -> None:
 def test_an_interrupted_move_moves_no_job_twice(old: BrokerProcess, new: BrokerProcess) -> None:
     """Ctrl-C, or the end of a terminal: what is stored is confirmed, and the order remains."""
     bodies = fill(old, "mail", 3000)
-    command = [*COMMAND, "forward", "--from", old.address, "--to", new.address]
-    ends = [signal.SIGINT, signal.SIGHUP, None]
-    for place, number in enumerate(ends, 1):
-        process: subprocess.Popen[bytes] = ForkedProcess(
-            command, env=environment("http://127.0.0.1:9"), stdout=subprocess.PIPE
-        )
-        if number is not None:
-            until(lambda place=place: new.stat("queue_mail_total_items") >= 900 * place)  # type: ignore[misc]
+    with GatedProxy(new.address) as proxy:
+        arguments = ("forward", "--from", old.address, "--to", proxy.address)
+        moved = [0]
+        for number in (signal.SIGINT, signal.SIGHUP):
+            proxy.hold_after(20_000)
+            process: subprocess.Popen[bytes] = ForkedProcess(
+                [*COMMAND, *arguments], env=environment("http://127.0.0.1:9"), stdout=subprocess.PIPE
+            )
+            assert proxy.reached.wait(LIMIT_S)
             process.send_signal(number)
-        assert process.communicate(timeout=60)[0].startswith(b"QUEUE\tMOVED\nmail\t")
-        assert process.returncode == (130 if number is not None else 0)
+            proxy.gate.set()
+            assert process.communicate(timeout=LIMIT_S)[0].startswith(b"QUEUE\tMOVED\nmail\t")
+            assert process.returncode == 130
+            moved.append(new.stat("queue_mail_items"))
+            assert moved[-2] < moved[-1] < 3000
+        assert run(*arguments).returncode == 0
     assert items(new, "mail") == bodies
 
 
