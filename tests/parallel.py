@@ -26,8 +26,6 @@ from typing import Any, Final
 
 import pytest
 
-from tests.lab import ports
-
 FORKED: Final = multiprocessing.get_context("fork")
 NUMBER: Final = struct.Struct("<H")
 """The number of a file in the queue of files, a pipe. It holds 65,536 bytes, and a read of 2 bytes takes one number.
@@ -189,7 +187,7 @@ def _items(files: Files, queue: int) -> Iterator[pytest.Item]:
 
 
 def _become(config: pytest.Config, number: int) -> None:
-    """Makes this process one of several: with output, temporary files, ports and random numbers of its own."""
+    """Makes this process one of several: with output, temporary files and random numbers of its own."""
     plugins: Any = config.pluginmanager
     capture = plugins.getplugin("capturemanager")
     capture.stop_global_capturing()
@@ -198,5 +196,4 @@ def _become(config: pytest.Config, number: int) -> None:
     factory = config._tmp_path_factory  # type: ignore[attr-defined] # pytest has no other way to set it
     factory._basetemp = factory.getbasetemp() / f"w{number}"
     factory._basetemp.mkdir(mode=0o700, exist_ok=True)
-    ports.take_slot(number)
     random.seed()

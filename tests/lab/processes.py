@@ -13,12 +13,13 @@ START_S: Final = 30.0
 
 
 def group_lives(group: int) -> bool:
-    """Whether a process group has a process that is not a zombie."""
+    """Whether a process group has a process that is not a zombie, or is one whose other threads have not ended: until
+    then its files are open and its ports taken."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:  # not even a zombie
         return False
-    return any(int(fields[2]) == group and fields[0] != "Z" for _, fields in _stats())
+    return any(int(fields[2]) == group and (fields[0] != "Z" or int(fields[17]) > 1) for _, fields in _stats())
 
 
 def children_of(parent: int) -> dict[int, str]:
