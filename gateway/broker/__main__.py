@@ -37,14 +37,13 @@ from gateway.common import logs, standard_files
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
 from gateway.common.counted import counted
 from gateway.common.flags import HELP
+from gateway.common.locks import KILLED_WAIT_S
 from gateway.common.net import is_loopback
 
 log = logging.getLogger("gateway.broker")
 
-_LOCK_WAIT_S = 1.0
-"""How long a broker that was killed may take to end. A second broker is refused after it."""
 _CHILD_LOCK_WAIT_S = 3.0
-"""The same for the broker of a gateway, which ends only after it has noticed that its supervisor was killed."""
+"""As KILLED_WAIT_S for the broker of a gateway, which ends only after it has noticed that its supervisor was killed."""
 _SWITCH_INTERVAL_S = 0.001
 """The longest time that the writer's thread waits for the interpreter while the loop is busy; Python's default is 5
 ms."""
@@ -211,7 +210,7 @@ def broker(
         max_item_bytes=max_item_bytes,
         max_connections=max_connections,
         max_buffered_bytes=max_buffered_bytes,
-        lock_wait_s=_CHILD_LOCK_WAIT_S if channel_fd is not None else _LOCK_WAIT_S,
+        lock_wait_s=_CHILD_LOCK_WAIT_S if channel_fd is not None else KILLED_WAIT_S,
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.set_threshold(*_GC_THRESHOLDS)

@@ -10,19 +10,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
 import sqlite3
 import stat
 import tempfile
-import time
 from pathlib import Path
 from typing import IO, Final
 
 from gateway.common import data_formats
 from gateway.common.counted import counted
+from gateway.common.locks import KILLED_WAIT_S, locked_within
 from gateway.files import make_directory, make_private, sync_directory
 
 KEY_BYTES: Final = 32
@@ -31,8 +30,6 @@ FILES: Final = ("lock", "run.lock", "idempotency.db*", "broker.*")
 # Source: unix(7): sun_path holds 108 bytes. A worker's socket name (boot id, `.sock`) takes 22, the NUL byte one.
 SOCKET_PATH_BYTES: Final = 100
 SOCKET_NAME_BYTES: Final = 22
-LOCK_WAIT_S: Final = 1.0
-"""How long a supervisor that was killed may take to end. A second supervisor is refused after it."""
 CHILDREN_LOCK_WAIT_S: Final = 3.0
 """How long the children of a killed supervisor may take to end."""
 TEMPORARY_PREFIX: Final = "kestrel-gateway-"
@@ -98,7 +95,7 @@ class DataDirectory:
                 directory.rmdir()
 
     def _take_locks(self) -> None:
-        if not _locked_within(LOCK_WAIT_S, self._lock):
+        if not locked_within(KILLED_WAIT_S, self._lock.fileno()):
             self._lock.seek(0)
             owner = self._lock.read(20).strip()
             raise StartError(
@@ -108,7 +105,7 @@ class DataDirectory:
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
-        if not _locked_within(CHILDREN_LOCK_WAIT_S, self._children_lock):
+        if not locked_within(CHILDREN_LOCK_WAIT_S, self._children_lock.fileno()):
             raise StartError(f"data: {self.path} is in use by children of a killed kestrel-gateway; end them first")
 
     def _key(self) -> bytes:
@@ -164,20 +161,6 @@ def check_formats(data: Path, *, embedded: bool) -> None:
     with contextlib.suppress(OSError, sqlite3.Error):
         if (line := data_formats.refused(data, embedded=embedded)) is not None:
             raise UnusableDataError(f"data: {line}")
-
-
-def _locked_within(wait_s: float, file: IO[str]) -> bool:
-    """Locks the file. False if another process holds the lock for all of the time."""
-    deadline_s = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline_s:
-                return False
-            time.sleep(0.02)  # flock cannot wait for a limited time
-        else:
-            return True
 
 
 def _write_new(path: Path, content: bytes) -> bytes:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import os
 import random
 import sqlite3
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -404,6 +406,18 @@ def test_check_of_a_directory_in_use(tmp_path: Path) -> None:
     code, said = check(tmp_path / "foreign")
     assert (code, said.count("\n")) == (1, 1)
     assert "file is not a database" in said
+
+
+def test_a_broker_that_is_being_killed_is_waited_for(tmp_path: Path) -> None:
+    """`check` and `compact` may begin in the moment of a `kill -9`, while the lock is still held."""
+    BrokerProcess(tmp_path / "data").close()
+    with (tmp_path / "data" / "broker.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        release = threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN))
+        release.start()
+        with locked(tmp_path / "data"):
+            pass
+        release.join()
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

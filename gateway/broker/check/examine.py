@@ -6,7 +6,6 @@ It finds everything that a start of the broker would find, and more: a start rea
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from gateway.broker.storage.inventory import highest_id, is_sound, lowest_id
 from gateway.broker.storage.opening import FILE, LOCK
 from gateway.broker.storage.reader import Damage, DatabaseError, QueueRows, Reader
 from gateway.common import wal
+from gateway.common.locks import KILLED_WAIT_S, locked_within
 
 _WINDOW_ROWS = 2000
 _WINDOW_BYTES = 8 << 20
@@ -76,7 +76,10 @@ class Report:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[Path]:
-    """The broker's file in `directory`, locked so that no broker can use it. Raises DatabaseError."""
+    """The broker's file in `directory`, locked so that no broker can use it. Waits for a broker that was killed just now.
+
+    Raises DatabaseError.
+    """
     path = directory / FILE
     try:
         if not path.is_file():
@@ -86,11 +89,11 @@ def locked(directory: Path) -> Iterator[Path]:
         raise DatabaseError(f"{exc.filename or directory}: {exc.strerror or exc}") from exc
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise DatabaseError(f"{directory}: in use by a broker; stop it first") from exc
+            is_free = locked_within(KILLED_WAIT_S, lock)
         except OSError as exc:
             raise DatabaseError(f"{directory / LOCK}: cannot be locked: {exc.strerror or exc}") from exc
+        if not is_free:
+            raise DatabaseError(f"{directory}: in use by a broker; stop it first")
         yield path
     finally:
         os.close(lock)
