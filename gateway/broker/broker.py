@@ -88,7 +88,7 @@ class Broker:
         self.client_log = ClientLog()
         self.started_s = time.monotonic()
         self.on_shutdown: Callable[[], None] = lambda: None
-        self.config = configuration.load(options.config)
+        self.config = configuration.load(options.config, options.max_item_bytes)
         self.memory = BufferLimit(options.max_buffered_bytes)
         database = Database(options.data, fsync=options.fsync, lock_wait_s=options.lock_wait_s)
         try:
@@ -188,7 +188,7 @@ class Broker:
     def reload(self) -> str | None:
         """Reads the TOML file again. Returns None, or why the old limits stay in effect."""
         try:
-            self.config = configuration.load(self.options.config)
+            self.config = configuration.load(self.options.config, self.options.max_item_bytes)
         except configuration.ConfigError as exc:
             log.warning("the configuration is not reloaded, and the previous one stays in use: %s", exc)
             return str(exc)

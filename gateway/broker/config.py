@@ -46,22 +46,25 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole file. `limits(name)` are the limits of one queue."""
+    """The whole file. `limits(name)` are the limits of one queue. max_item_bytes: the largest that any queue allows."""
 
     client_timeout: float = 0.0
+    max_item_bytes: int = UNLIMITED
     default: QueueLimits = QueueLimits()
     queues: dict[bytes, dict[str, Any]] = field(default_factory=dict)
 
     def limits(self, name: bytes) -> QueueLimits:
         """The limits of `name`: the default, then its parent's if it is a fanout child, then its own."""
         found = dataclasses.replace(self.default, **self.queues.get(name.partition(b"+")[0], {}))
-        return dataclasses.replace(found, **self.queues.get(name, {})) if b"+" in name else found
+        if b"+" in name:
+            found = dataclasses.replace(found, **self.queues.get(name, {}))
+        return dataclasses.replace(found, max_item_bytes=min(found.max_item_bytes, self.max_item_bytes))
 
 
-def load(path: Path | None) -> Config:
-    """The configuration in `path`, or the defaults for None. Raises ConfigError."""
+def load(path: Path | None, max_item_bytes: int = UNLIMITED) -> Config:
+    """The configuration in `path`, or the defaults for None. max_item_bytes: as in Config. Raises ConfigError."""
     if path is None:
-        return Config()
+        return Config(max_item_bytes=max_item_bytes)
     try:
         table = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
@@ -76,7 +79,7 @@ def load(path: Path | None) -> Config:
             raise ConfigError(f"{path}: queues.{name!r} is not a queue name")
         queues[name.encode()] = _limits(path, f"queues.{name}", entry)
     default = QueueLimits(**_limits(path, "default", table.get("default", {})))
-    return Config(client_timeout=timeout, default=default, queues=queues)
+    return Config(client_timeout=timeout, max_item_bytes=max_item_bytes, default=default, queues=queues)
 
 
 def _table(path: Path, key: str, entry: Any) -> dict[str, Any]:

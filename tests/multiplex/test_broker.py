@@ -275,6 +275,17 @@ def test_limits_and_states_answer_one_id(tmp_path):
         assert worker.drain("full") == [b"1"]
 
 
+def test_the_largest_item_of_any_queue_may_be_smaller_than_a_frame(tmp_path):
+    """Whatever the file of limits allows, also after it is read again; the other items of the frame are stored."""
+    config = "[queues.more]\nmax_item_bytes = 1000\n"
+    with Rig(tmp_path / "data", "--max-item-bytes", "100", config=config) as broker:
+        with contextlib.closing(broker.worker()) as worker:
+            for _ in range(2):
+                for queue in ("q", "q+child", "more"):
+                    assert worker.put(queue, b"x" * 101, b"y" * 100) == [Code.TOO_LARGE, Code.OK], queue
+                broker.ask("reload")
+
+
 def test_expiry_is_that_of_set(worker, name):
     """Seconds from now, or an absolute time."""
     assert worker.put(name, b"old", expiry=int(time.time()) - 10) == [Code.OK]
