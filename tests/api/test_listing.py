@@ -16,9 +16,9 @@ from gateway.fairness.turns import Turns
 from tests.lab.gateway import running
 
 
-def page(listing, queues):
+def page(listing, queues, at_s=1_700_000_000.0):
     """A page of the list, without anyone else on the loop."""
-    return asyncio.run(listing.page(queues, Turns()))
+    return asyncio.run(listing.page(queues, Turns(), at_s=at_s))
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,11 @@ def test_a_cursor_of_another_order_is_refused(first, then):
 SORTS = [f"{sign}{field}" for sign in ("", "-") for field in (*FIELDS, "name")]
 
 
-def paged(sort, limit, queues, between):
-    """All pages, by name; before each but the first the queues become what `between` makes of them."""
+def paged(sort, limit, queues, between, clock=(1_700_000_000.0,)):
+    """All pages, by name; before each but the first the queues become what `between` makes of them. clock: one time."""
     pages, cursor = [], None
     while True:
-        shown, cursor = page(Listing((), sort, limit, cursor), queues)
+        shown, cursor = page(Listing((), sort, limit, cursor), queues, clock[0])
         pages.append([each.queue for each in shown])
         assert len(pages) <= len(queues) + 1, "the pages do not end"
         if cursor is None:
@@ -229,25 +229,40 @@ def test_a_long_list_of_changing_figures_ends(sort, monkeypatch):
     """Beyond what a cursor holds no page comes for ever; ages that only grow lose and repeat no queue there either."""
     monkeypatch.setattr("gateway.api.response.cursor.MAX_AHEAD", 20)
     clock = [time.time()]
-    monkeypatch.setattr("gateway.api.response.listing.time.time", lambda: clock[0])
     queues = [QueueFigures(f"q{number:03}", items=number, age_s=number / 100) for number in range(200)]
 
     def older(queues):
         clock[0] += 7
         return [replace(each, age_s=each.age_s + 7, items=each.items + 50) for each in queues]
 
-    found = [name for page in paged(sort, 10, queues, older) for name in page]
+    found = [name for page in paged(sort, 10, queues, older, clock) for name in page]
     assert len(found) <= len(queues)
     if "age" in sort:
         assert sorted(found) == [each.queue for each in queues]
+
+
+@pytest.mark.parametrize("sort", ["-age", "age"])
+def test_queues_of_near_ages_are_shown_once_beyond_what_a_cursor_holds(sort, monkeypatch):
+    """Whatever the times of the lists are, which fall between milliseconds."""
+    monkeypatch.setattr("gateway.api.response.cursor.MAX_AHEAD", 5)
+    clock = [1_700_000_000.1234]
+    since_ms = {f"q{number:02}": 1_699_999_000_456 + number // 3 for number in range(60)}
+
+    def later(_=None):
+        clock[0] += 0.7717
+        now_ms = round(clock[0] * 1000)
+        return [QueueFigures(name, items=1, age_s=(now_ms - since) / 1000) for name, since in since_ms.items()]
+
+    queues = later()
+    expected = [each.queue for each in page(Listing((), sort, 1000, None), queues, clock[0])[0]]
+    assert [name for page in paged(sort, 3, queues, later, clock) for name in page] == expected
 
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_equal_queues_are_shown_once_beyond_what_a_cursor_holds(sort, monkeypatch):
     """In the order of their names, up and down; those without jobs do not age while pages are read."""
     monkeypatch.setattr("gateway.api.response.cursor.MAX_AHEAD", 5)
-    clock = [1_700_000_000.0]  # ages are exact
-    monkeypatch.setattr("gateway.api.response.listing.time.time", lambda: clock[0])
+    clock = [1_700_000_000.0]
     figures = dict.fromkeys((field for field in FIELDS.values() if field != "age_s"), 7)
     equal = [QueueFigures(f"q{number:02}") for number in range(40)]
     same = [QueueFigures(f"r{number:02}", age_s=3, **figures) for number in range(40)]
@@ -258,7 +273,7 @@ def test_equal_queues_are_shown_once_beyond_what_a_cursor_holds(sort, monkeypatc
 
     up, down = [each.queue for each in (*equal, *same)], [each.queue for each in (*same, *equal)]
     expected = up if not sort.startswith("-") else up[::-1] if sort == "-name" else down
-    assert [name for page in paged(sort, 3, [*same[::-1], *equal[::-1]], later) for name in page] == expected
+    assert [name for page in paged(sort, 3, [*same[::-1], *equal[::-1]], later, clock) for name in page] == expected
 
 
 def test_a_cursor_fits_into_a_request():

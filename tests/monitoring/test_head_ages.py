@@ -46,6 +46,23 @@ def ages() -> Callable[..., tuple[HeadAges, Server]]:
     return made
 
 
+def test_ages_at_one_time_have_the_order_of_those_at_another(ages: Callable[..., tuple[HeadAges, Server]]) -> None:
+    """To the millisecond, wherever between two of them the lists are made: one list continues the other."""
+    now_s = float(int(time.time()))
+    known, _ = ages(a=event(now_s - 100), b=event(now_s - 101))
+    stats = dict.fromkeys("ab", QueueStats(items=1, bytes=100, total_items=1))
+    figures = MergedStats(stats, {"s": stats}, Coverage(1, 1))
+
+    async def main() -> None:
+        await known.update(stats, figures.servers)
+        for at_s in (now_s, now_s + 0.0004, now_s + 0.0006, now_s + 17.77777):
+            found = (await known.known(figures, "", at_s)).queues
+            since_ms = {key: round(at_s * 1000) - each.age_ms for key, each in found.items()}
+            assert since_ms == {"a": (now_s - 100) * 1000, "b": (now_s - 101) * 1000}, at_s
+
+    asyncio.run(main())
+
+
 def test_a_head_is_peeked_again_only_if_it_may_be_another_one(ages: Callable[..., tuple[HeadAges, Server]]) -> None:
     """Puts behind it change nothing; a read, an expiry or a return does."""
     now_s = float(int(time.time()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -49,9 +50,11 @@ class QueueAdmin:
     async def list(self, call: Call) -> Answer:
         listing = Listing(call.query["filter"], call.query["sort"], call.query["limit"], call.query["cursor"])
         tenant, may_use = call.tenant, call.caller.may_use
-        queues = [each async for some in self._queues.list(tenant) for each in call.result(some)]
+        at_s = time.time()
+        queues = [each async for some in self._queues.list(tenant, at_s) for each in call.result(some)]
         call.worked(len(queues), WORK_QUEUES)
-        page, cursor = await listing.page((each for each in queues if may_use(each.queue)), self._turns, tenant)
+        allowed = (each for each in queues if may_use(each.queue))
+        page, cursor = await listing.page(allowed, self._turns, tenant, at_s=at_s)
         of = f"tenant={call.query['tenant']}&" if call.query["tenant"] else ""
         next_page = f"{call.root}/queues?{of}{listing.link(cursor)}" if cursor else None
         shown = await self._turns.all((self._shown(each, tenant) for each in page), tenant)

@@ -7,7 +7,8 @@ one field, up or down, and equal ones by name, upwards.
    another page.
 2. By a figure, all pages keep the order of the first one, whatever the figures become: each queue that continues to
    exist is shown once, and a later one is not shown. That holds for the MAX_AHEAD queues that a cursor names. Beyond
-   those, the figures at the time decide which queues come next.
+   those, the figures at the time decide which queues come next. Ages that only grow are not changes: of an age and the
+   time of its list, both in whole milliseconds, the difference is the same in every list.
 3. The pages end: together they show no more queues than there were at the first page.
 """
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 import heapq
 import operator
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -76,9 +76,11 @@ class Listing:
     cursor: str | None
 
     async def page(
-        self, queues: Iterable[Figures], turns: Turns, tenant: str = ""
+        self, queues: Iterable[Figures], turns: Turns, tenant: str = "", *, at_s: float
     ) -> tuple[Sequence[Figures], str | None]:
         """The queues of one page, and the cursor of the next page or None. tenant: the tenant whose turns it takes.
+
+        at_s: the Unix time of the ages.
 
         Raises: InvalidParameter, if a filter, the order or the cursor is invalid.
         """
@@ -86,7 +88,7 @@ class Listing:
         order = SortOrder.of(self.sort)
         begin = cursors.read(self.cursor, order.name) if self.cursor is not None else None
         found = [queue async for queue in turns.slices(queues, tenant) if all(test(queue) for test in tests)]
-        ahead, rest = await order.divide(found, begin, turns, tenant)
+        ahead, rest = await order.divide(found, begin, at_s, turns, tenant)
         found = ahead + rest
         left = len(found) if begin is None or order.by_name else begin.left
         shown, found = found[: min(left, self.limit)], found[min(left, self.limit) :]
@@ -100,7 +102,7 @@ class Listing:
         if begin is not None and len(shown) + len(named) <= len(ahead):
             at_s, value, name = begin.at_s, begin.value, begin.name
         else:
-            at_s, value, name = time.time(), order.value(named[-1]), named[-1].queue
+            value, name = order.value(named[-1]), named[-1].queue
         marks = tuple(mark(queue.queue) for queue in named)
         return shown, Cursor(order.name, left, at_s, value, name, marks, more).text
 
@@ -143,9 +145,9 @@ class SortOrder:
         return (-self.value(queue) if self.down else self.value(queue)), queue.queue
 
     async def divide(
-        self, found: Sequence[Figures], begin: Cursor | None, turns: Turns, tenant: str
+        self, found: Sequence[Figures], begin: Cursor | None, at_s: float, turns: Turns, tenant: str
     ) -> tuple[list[Figures], list[Figures]]:
-        """The queues that the cursor names, and those after its position, both sorted."""
+        """The queues that the cursor names, and those after its position, both sorted. at_s: the time of the ages."""
         if begin is None:
             return [], await self._sorted(found, turns, tenant)
         by_mark: dict[bytes, Figures] = {}
@@ -154,9 +156,9 @@ class SortOrder:
         ahead = [by_mark.pop(each) for each in begin.ahead if each in by_mark]
         if not begin.more:
             return ahead, []
-        # A queue without waiting jobs has the age 0, and grows no older.
-        older_s = time.time() - begin.at_s if self.field == "age_s" and begin.value else 0.0
-        value = begin.value + older_s
+        value = begin.value
+        if self.field == "age_s" and value:  # a queue without waiting jobs has the age 0, and grows no older
+            value = (_ms(at_s) - _ms(begin.at_s) + _ms(value)) / 1000
         last = (-value if self.down else value, begin.name)
         named = {queue.queue for queue in ahead}
         rest = [
@@ -181,6 +183,10 @@ class SortOrder:
         )
         each = heapq.merge(*await turns.all(pieces, tenant), key=self.place, reverse=self._reversed)
         return await turns.all(each, tenant)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 def queue_filter(text: str) -> Callable[[QueueFigures], bool]:

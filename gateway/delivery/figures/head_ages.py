@@ -95,9 +95,12 @@ class HeadAges:
         self._finished = self._heads
         return await self._aged(queues, servers, self._finished)
 
-    async def known(self, figures: MergedStats, tenant: str = "") -> MergedStats:
-        """The same figures with the ages by the heads of the last round. Kestrel's age where it found no head."""
-        queues, servers = await self._aged(figures.queues, figures.servers, self._finished, tenant)
+    async def known(self, figures: MergedStats, tenant: str = "", at_s: float | None = None) -> MergedStats:
+        """The same figures with the ages by the heads of the last round. Kestrel's age where it found no head.
+
+        at_s: the Unix time for which the ages are; now if it is None.
+        """
+        queues, servers = await self._aged(figures.queues, figures.servers, self._finished, tenant, at_s)
         return replace(figures, queues=queues, servers=servers)
 
     async def peeked(
@@ -134,10 +137,15 @@ class HeadAges:
         return _head(item, since(unwrap(item)), stats, known)
 
     async def _aged(
-        self, queues: Mapping[str, QueueStats], servers: ByServer, heads: _Heads, tenant: str = ""
+        self,
+        queues: Mapping[str, QueueStats],
+        servers: ByServer,
+        heads: _Heads,
+        tenant: str = "",
+        at_s: float | None = None,
     ) -> tuple[dict[str, QueueStats], ByServer]:
         """With the ages by these heads. A queue has the greatest age that it has on any server."""
-        now_s = time.time()
+        now_s = time.time() if at_s is None else at_s
         aged_servers: dict[str, dict[str, QueueStats]] = {}
         oldest: dict[str, int] = {}
         for server, of in servers.items():
@@ -215,7 +223,8 @@ def _with_age(stats: QueueStats, age_ms: int) -> QueueStats:
 
 
 def _age_ms(now_s: float, head: _Head) -> int:
-    return max(0, round((now_s - head.since_s) * 1000))
+    """In whole milliseconds as the two times are, so that two ages at other times are in the same order."""
+    return max(0, round(now_s * 1000) - round(head.since_s * 1000))
 
 
 def _mark(stats: QueueStats) -> tuple[int, ...]:

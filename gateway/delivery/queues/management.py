@@ -71,8 +71,10 @@ class Queues:
         self._lease_router = lease_router
         self._turns = turns
 
-    async def list(self, tenant: str) -> AsyncIterator[Covered[list[QueueInfo]]]:
+    async def list(self, tenant: str, at_s: float) -> AsyncIterator[Covered[list[QueueInfo]]]:
         """Every queue of the tenant, also those that no request can name, ASKED_AT_ONCE at a time.
+
+        at_s: the Unix time for which ages are shown, so that those of one list can be compared.
 
         In a deployment with many queues, a queue that was created elsewhere is missing until the next correction of the
         known queues. Ages are by the heads of the last round of figures. Raises BackendUnavailable.
@@ -83,7 +85,7 @@ class Queues:
             some = keys[start : start + ASKED_AT_ONCE]
             letters = {key: dead for key in some if (dead := dead_key(self._catalog, key)) is not None}
             merged = await self._backend.queue_stats(*some, *letters.values())
-            merged = await self._ages.known(merged, tenant)
+            merged = await self._ages.known(merged, tenant, at_s)
             found = merged.queues
             shown = (
                 self._shown(tenant, key, found[key], found.get(letters.get(key, ""))) for key in some if key in found
