@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import resource
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,6 +38,7 @@ class WorkControl:
         self.exit_code = 0
         self.time_is_up = False
         self._limits = limits
+        self._ends_s = math.inf  # monotonic: the end of --max-time
         self._runs = asyncio.Event()
         self._runs.set()
         self._changed = asyncio.Event()
@@ -44,6 +47,11 @@ class WorkControl:
     @property
     def may_take(self) -> bool:
         return self._runs.is_set() and not self.finishing.is_set()
+
+    @property
+    def left_s(self) -> float:
+        """The rest of --max-time."""
+        return max(0.0, self._ends_s - time.monotonic())
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
         """Obeys signals from here on."""
@@ -55,6 +63,7 @@ class WorkControl:
         loop.add_signal_handler(signal.SIGUSR2, self.pause)
         loop.add_signal_handler(signal.SIGCONT, self.resume)
         if self._limits.max_time_s:
+            self._ends_s = time.monotonic() + self._limits.max_time_s
             loop.call_later(self._limits.max_time_s, self._end_by_time)
 
     def finish(self, why: str, exit_code: int = 0) -> None:

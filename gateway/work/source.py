@@ -18,17 +18,12 @@ _LINES: Final = "application/x-ndjson"
 
 
 class JobSource:
-    """Takes jobs of some queues. lease_s: the length of each lease. connections: the most calls at a time.
-
-    unreached: whether it has begun a call, and no connection to the gateway has taken one yet.
-    """
+    """Takes jobs of some queues. lease_s: the length of each lease. connections: the most calls at a time."""
 
     def __init__(self, target: Target, queues: Sequence[str], *, lease_s: float, connections: int) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._http = httpx.AsyncClient(**settings(target), limits=limits)
         self._url = target.url
-        self.unreached = False
-        self._reached = False
         self._lease_s = lease_s
         self._path = f"{queue_path(queues[0])}/next" if len(queues) == 1 else "/next"
         self._only = queues[0] if len(queues) == 1 else ""
@@ -104,9 +99,6 @@ class JobSource:
     async def _call(self, method: str, path: str, wait_s: float = 0, **options: Any) -> httpx.Response:
         if wait_s:
             options["timeout"] = httpx.Timeout(wait_s + MARGIN_S, connect=CONNECT_S, pool=None)
-        if not self._reached:
-            self.unreached = True
-            options["extensions"] = {"trace": self._trace}
         try:
             answer = await self._http.request(method, path, **options)
         except httpx.TransportError as exc:
@@ -114,8 +106,3 @@ class JobSource:
         if not answer.is_success:
             raise failures.of_answer(answer.status_code, answer.headers, answer.content)
         return answer
-
-    async def _trace(self, event: str, _: Mapping[str, Any]) -> None:
-        """What httpx does for a call. Source: httpcore's documentation, "Request Extensions"."""
-        if event.endswith("send_request_headers.complete"):
-            self._reached, self.unreached = True, False

@@ -34,6 +34,10 @@ AWAY: Final = 5
 _LAST_POLL_S: Final = 0.5
 """How long a poll goes on when the worker stops or pauses: an answer that nobody reads leaves its jobs leased. It is
 much longer than an answer is under way, and much shorter than the 10 s that supervisors wait before they kill."""
+_ANSWER_S: Final = 5.0
+"""How long after --max-time, when the last poll ends, a gateway may take to answer it, also on a busy machine."""
+_SHORTEST_POLL_S: Final = 0.1
+"""A poll just before the end of --max-time, so that there is no busy loop."""
 _TOO_LATE: Final = WorkVerdict(Action.GIVE_BACK, "the job came after the worker had stopped taking jobs")
 
 
@@ -81,8 +85,6 @@ class Worker:
             for _ in range(self._concurrency):
                 slots.create_task(self._slot())
         trouble = self._gateway.trouble or self._work.trouble
-        if not trouble and self._source.unreached:
-            trouble = "no connection to the gateway"
         if trouble and self._control.time_is_up and not self._control.exit_code:
             logger.error("exit code %d at the end of --max-time: %s", AWAY, trouble)
             return AWAY
@@ -123,21 +125,24 @@ class Worker:
     async def _take(self, most: int) -> TakenJob | None:
         """A job, or a batch of up to `most`.
 
-        None if none came, if the gateway is away, or if the worker stops or pauses and no answer is under way.
+        None if none came, if the gateway is away, or if the worker stops or pauses and no answer is under way. The last
+        poll ends with --max-time, so that a gateway that does not answer then is away.
         """
         began_s = time.monotonic()
-        source, wait_s = self._source, self._wait_s
+        source, wait_s = self._source, min(self._wait_s, max(self._control.left_s, _SHORTEST_POLL_S))
         poll = asyncio.ensure_future(source.take_batch(wait_s, most) if self._batch > 1 else source.take(wait_s))
         change = asyncio.ensure_future(self._control.changed())
         try:
             await asyncio.wait({poll, change}, return_when=asyncio.FIRST_COMPLETED)
             if change.done():
-                await asyncio.wait({poll}, timeout=_LAST_POLL_S)
+                await asyncio.wait({poll}, timeout=_ANSWER_S if self._control.time_is_up else _LAST_POLL_S)
         finally:
             change.cancel()
             poll.cancel()
         await asyncio.wait({poll})
         if poll.cancelled():
+            if self._control.time_is_up:
+                self._gateway.trouble = "the gateway did not answer the last poll"
             return None
         try:
             job = poll.result()
@@ -145,7 +150,7 @@ class Worker:
             self._poll_failed(failed)
             return None
         self._has_polled = True
-        if job is None and time.monotonic() - began_s < self._wait_s / 2:
+        if job is None and time.monotonic() - began_s < wait_s / 2:
             self._gateway.failed("the gateway ended a poll early, without a job")
         else:
             self._gateway.succeeded()

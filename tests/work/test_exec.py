@@ -361,7 +361,7 @@ def test_what_is_away_when_max_time_comes_is_no_success(start: Start, queue: str
 
 
 def test_a_gateway_that_answers_no_connection_is_away(start: Start, queue: str):
-    """As behind a firewall: --max-time comes before the attempt to connect fails."""
+    """As behind a firewall: --max-time comes before the attempt to connect fails, which the worker waits for."""
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         with contextlib.suppress(TimeoutError):
@@ -369,7 +369,15 @@ def test_a_gateway_that_answers_no_connection_is_away(start: Start, queue: str):
                 stack.enter_context(socket.create_connection(full.getsockname(), 0.3))
         worker = start(queue, "--max-time", "3", "--exec", "true", url=f"http://127.0.0.1:{full.getsockname()[1]}")
         assert worker.wait() == 5
-    assert "exit code 5 at the end of --max-time: no connection to the gateway" in worker.text()
+    assert re.search("exit code 5 at the end of --max-time: no-answer: .*: no answer in time", worker.text())
+
+
+@pytest.mark.parametrize("wait", ["1", "20"])
+def test_a_gateway_that_does_not_answer_polls_is_away(start: Start, queue: str, wait: str):
+    """It takes them, and hangs: the last poll ends with --max-time, when a gateway that runs would answer."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert start(queue, "--max-time", "2", "--wait", wait, "--exec", "true", url=url).wait() == 5
 
 
 def test_a_signal_ends_a_worker_that_waits_for_its_gateway(start: Start, queue: str):
@@ -378,7 +386,8 @@ def test_a_signal_ends_a_worker_that_waits_for_its_gateway(start: Start, queue: 
     worker.wait_for_log("no-answer")
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
-    assert start(queue, "--max-time", "1", "--exec", "true").wait() == 0
+    for limit in ("0.01", "0.3", "1"):
+        assert start(queue, "--max-time", limit, "--concurrency", "3", "--exec", "true").wait() == 0
 
 
 def test_a_settlement_is_repeated_until_it_is_certain(start: Start, queue: str, tmp_path: Path):
