@@ -24,7 +24,7 @@ from gateway.client import target
 from gateway.client import transfer as client_transfer
 from gateway.client.help_page import CommandSections
 from gateway.common import standard_files
-from gateway.common.flags import HELP, ListedText, Rate, Seconds, WholeNumber
+from gateway.common.flags import HELP, ListedText, Rate, Seconds, WholeNumber, usage_mistake
 from gateway.config.toml_file import Mistake, MistakesError
 from gateway.maintenance import variables
 from gateway.maintenance.cli import backup, healthcheck
@@ -159,7 +159,7 @@ def refuse_mistakes(queues: Path | None, keys: Path | None, namespace: str, *, s
 
     found = mistakes(queues, keys, namespace)
     for each in found:
-        click.echo(f"{PROGRAM}: {each}", err=True)
+        standard_files.error_line(f"{PROGRAM}: {each}")
     if found:
         sys.exit(status)
 
@@ -291,7 +291,7 @@ for _command in _COMMANDS:
 def _warn_of_variables() -> None:
     """Prints one line for each variable of the environment that looks like a setting and is none."""
     for line in variables.warnings(os.environ, known_variables(os.environ)):
-        click.echo(f"{PROGRAM}: warning: {line}", err=True)
+        standard_files.error_line(f"{PROGRAM}: warning: {line}")
 
 
 def known_variables(environ: Iterable[str]) -> set[str]:
@@ -315,6 +315,7 @@ def main() -> None:
     """The entry point of the console script."""
     standard_files.open_closed()
     standard_files.write_any_path()
+    standard_files.ignore_lost_messages()
     with standard_files.checked_output(PROGRAM):
         _run()
 
@@ -330,7 +331,7 @@ def _run() -> NoReturn:
         exc.show()
         sys.exit(exc.exit_code)
     except click.ClickException as exc:
-        click.echo(f"{PROGRAM}: {' '.join(exc.format_message().split())}", err=True)
+        standard_files.error_line(f"{PROGRAM}: {usage_mistake(exc)}")
         sys.exit(exc.exit_code)
     except click.Abort:
         sys.exit(130)

@@ -36,7 +36,7 @@ from gateway.broker.storage.reader import DatabaseError, UnusableFileError
 from gateway.common import logs, standard_files
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
 from gateway.common.counted import counted
-from gateway.common.flags import HELP
+from gateway.common.flags import HELP, usage_mistake
 from gateway.common.locks import KILLED_WAIT_S
 from gateway.common.net import is_loopback
 
@@ -221,7 +221,7 @@ def broker(
     except (AddressError, ConfigError, DatabaseError) as exc:
         if channel is not None and isinstance(exc, ConfigError | UnusableFileError):
             channel.tell({"event": "unusable"})
-        click.echo(f"kestrel-gateway broker: {exc}", err=True)
+        standard_files.error_line(f"kestrel-gateway broker: {exc}")
         sys.exit(1)
 
 
@@ -280,10 +280,11 @@ def run(arguments: list[str], prog_name: str) -> None:
 def main() -> None:
     """`python -m gateway.broker`. Wrong usage prints one line."""
     standard_files.write_any_path()
+    standard_files.ignore_lost_messages()
     try:
         run(sys.argv[1:], "kestrel-gateway broker")
     except click.ClickException as exc:
-        click.echo(f"kestrel-gateway broker: {' '.join(exc.format_message().split())}", err=True)
+        standard_files.error_line(f"kestrel-gateway broker: {usage_mistake(exc)}")
         sys.exit(exc.exit_code)
     except click.Abort:
         sys.exit(130)

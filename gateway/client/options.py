@@ -24,6 +24,7 @@ from click.core import ParameterSource
 from gateway.client import interrupts, target
 from gateway.client.failures import CallFailed
 from gateway.common.flags import Seconds
+from gateway.common.standard_files import error_line
 
 FAILED: Final = 1
 NOTHING: Final = 3
@@ -136,7 +137,7 @@ def exit_code(failed: CallFailed) -> int:
 
 def notice(text: str) -> None:
     """One line for people, on standard error."""
-    click.echo(f"kestrel-gateway: {text}", err=True)
+    error_line(f"kestrel-gateway: {text}")
 
 
 def show_json(value: Any) -> None:

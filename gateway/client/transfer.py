@@ -25,6 +25,7 @@ from gateway.client.failures import CallFailed
 from gateway.client.target import Target
 from gateway.common.counted import counted
 from gateway.common.flags import QueueName, Seconds, WholeNumber
+from gateway.common.one_line import one_line
 
 if TYPE_CHECKING:
     from gateway.client.api import GatewayApi
@@ -80,7 +81,7 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
         options.notice(f"{failed}; continue with --append" if file.exists() else str(failed))
         sys.exit(options.exit_code(failed))
     there = counted(job.known, "was there already", "were there already")
-    click.echo(f"{counted(job.written, 'job')} moved to {file}" + (f", {there}" if job.known else ""))
+    click.echo(f"{counted(job.written, 'job')} moved to {one_line(str(file))}" + (f", {there}" if job.known else ""))
     if job.interrupted:
         options.notice("interrupted; continue with --append")
         sys.exit(options.INTERRUPTED)

@@ -12,6 +12,11 @@ HELP: Final = {"help_option_names": ["-h", "--help"]}
 """Of a command's context: its subcommands inherit it."""
 
 
+def usage_mistake(exc: click.ClickException) -> str:
+    """Its message on one line: click lists the values that a flag allows on lines of their own."""
+    return re.sub(r"([:,])\n\t", r"\1 ", exc.format_message())
+
+
 class WholeNumber(click.ParamType[int]):
     """Digits only: int() would also accept `1_0` and ` 1 `."""
 

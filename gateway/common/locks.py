@@ -13,7 +13,7 @@ _PAUSE_S: Final = 0.02
 
 
 def locked_within(wait_s: float, descriptor: int) -> bool:
-    """Locks the file for this process alone. False if another one holds the lock for all of the time. Raises OSError."""
+    """Locks the file for this process alone. False if another one holds the lock all the time. Raises OSError."""
     deadline_s = time.monotonic() + wait_s
     while True:
         try:

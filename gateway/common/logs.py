@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from gateway.common.counted import counted
 from gateway.common.line_writer import LineWriter
+from gateway.common.one_line import one_line
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -162,7 +163,7 @@ class TextLines:
         if tail.count(" ") != len(fields) or "= " in tail or tail.endswith("="):
             tail = "".join([f" {name}={_quoted(str(value))}" for name, value in fields.items()])
         # A message may contain a client's bytes, so line breaks are escaped. Only a traceback has several lines.
-        line = _one_line(f"{self._clock.text(unix_s)} {level} {self._process}: {message}{tail}")
+        line = one_line(f"{self._clock.text(unix_s)} {level} {self._process}: {message}{tail}")
         if exception:
             line += "\n" + exception
         return line.encode("utf-8", "backslashreplace") + b"\n"
@@ -217,9 +218,3 @@ class _Clock:
 def _quoted(text: str) -> str:
     """The text, in quotes if it is empty or contains a space."""
     return text if text and " " not in text else repr(text)
-
-
-def _one_line(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,4 +1,4 @@
-"""Standard input, output and error of a command: files that are closed, and output that cannot be written."""
+"""Standard input, output and error of a command: files that are closed, and what cannot be written."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from gateway.common.one_line import one_line
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 FAILED: Final = 1
+_STDERR: Final = 2
 
 _OF_WRITES: Final = frozenset({errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPIPE})
 """What a write to a terminal, a pipe or a file can fail with. Source: write(2)."""
@@ -18,6 +24,22 @@ _OF_WRITES: Final = frozenset({errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO
 
 class ClosedOutput(io.TextIOWrapper):
     """Standard output of a command that was started without one, as with `>&-`. What is written to it is discarded."""
+
+
+class _Unfailing(io.FileIO):
+    """Standard error. What it cannot write is lost, and the command goes on: nobody could be told."""
+
+    def write(self, data: Buffer, /) -> int:
+        with suppress(OSError):
+            written = super().write(data)
+            if written is not None:  # None: a file that does not block has no room
+                return written
+        return memoryview(data).nbytes
+
+
+def error_line(text: str) -> None:
+    """Writes one line on standard error, whatever names it contains."""
+    sys.stderr.write(one_line(text) + "\n")
 
 
 def open_closed() -> None:
@@ -30,6 +52,16 @@ def open_closed() -> None:
             binary = io.FileIO(number, mode, closefd=False)
             buffer = io.BufferedReader(binary) if mode == "r" else io.BufferedWriter(binary)
             setattr(sys, name, (ClosedOutput if name == "stdout" else io.TextIOWrapper)(buffer, encoding="utf-8"))
+
+
+def ignore_lost_messages() -> None:
+    """From here on a message that cannot be written, as on a full disk, changes neither the work nor the exit code."""
+    with suppress(OSError):  # in a test it is no file
+        if sys.stderr.fileno() != _STDERR:
+            return
+        encoding, errors = sys.stderr.encoding, sys.stderr.errors
+        buffer = io.BufferedWriter(_Unfailing(_STDERR, "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(buffer, encoding=encoding, errors=errors, line_buffering=True)
 
 
 def is_closed() -> bool:
@@ -56,11 +88,10 @@ def checked_output(program: str) -> Iterator[None]:
             raise
         discard_output()
         if exc.errno != errno.EPIPE:
-            with suppress(OSError):
-                sys.stderr.write(
-                    f"{program}: standard output: {exc.strerror}; the output is incomplete, and what the command has "
-                    "changed remains\n"
-                )
+            error_line(
+                f"{program}: standard output: {exc.strerror}; the output is incomplete, and what the command has "
+                "changed remains"
+            )
         sys.exit(FAILED)
 
 

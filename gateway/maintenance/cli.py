@@ -14,6 +14,8 @@ from pathlib import Path
 import click
 
 from gateway.common.net import UNIX, reason
+from gateway.common.one_line import one_line
+from gateway.common.standard_files import error_line
 from gateway.settings import Settings
 
 
@@ -41,12 +43,10 @@ def backup(copy: Path, data: Path) -> None:
             names = backups.back_up(data, copy, lambda _, done, total: bar.reached(done, total))
         sound = _keys_are_sound(copy / backups.KEYS) and (backups.BROKER not in names or _jobs_are_sound(copy))
     except backups.BackupError as exc:
-        click.echo(f"kestrel-gateway backup: {exc}", err=True)
+        error_line(f"kestrel-gateway backup: {exc}")
         sys.exit(1)
     if not sound:
-        click.echo(
-            f"kestrel-gateway backup: {data} is damaged, and so is its copy {copy}; the lines above say what", err=True
-        )
+        error_line(f"kestrel-gateway backup: {data} is damaged, and so is its copy {copy}; the lines above say what")
         sys.exit(1)
     click.echo(f"start the copy with: kestrel-gateway serve --data {shlex.quote(str(copy))}")
 
@@ -61,7 +61,7 @@ def _keys_are_sound(path: Path) -> bool:
     except sqlite3.Error as exc:
         damages = [f"{path} cannot be read: {exc}"]
     for line in damages:
-        click.echo(line, err=True)
+        error_line(line)
     return not damages
 
 
@@ -93,7 +93,7 @@ def healthcheck(url: str | None) -> None:
         # The certificate of this machine does not name 127.0.0.1.
         status = health.status_of(target, path=path, verify=url is not None)
     except (OSError, HTTPException, ValueError) as exc:
-        click.echo(f"{path or target} does not answer: {reason(exc)}", err=True)
+        error_line(f"{path or target} does not answer: {reason(exc)}")
         sys.exit(1)
-    click.echo(f"{path or target}: {status}", err=status != 200)
+    click.echo(one_line(f"{path or target}: {status}"), err=status != 200)
     sys.exit(0 if status == 200 else 1)

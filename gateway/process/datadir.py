@@ -17,7 +17,7 @@ import sqlite3
 import stat
 import tempfile
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from gateway.common import data_formats
 from gateway.common.counted import counted

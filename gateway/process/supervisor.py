@@ -26,6 +26,7 @@ from typing import Any, Final
 import gateway
 from gateway.common import logs
 from gateway.common.counted import counted
+from gateway.common.standard_files import error_line
 from gateway.config.cluster_secret import secrets_of
 from gateway.config.keys import load
 from gateway.config.toml_file import MistakesError
@@ -72,7 +73,7 @@ def serve(settings: Settings, app: str = APP) -> int:
             _prepare_keys(settings.data / ledger_file.NAME)
             return asyncio.run(Supervisor(settings, data, listener, app).run())
     except StartError as exc:
-        sys.stderr.write(f"kestrel-gateway: {exc}\n")
+        error_line(f"kestrel-gateway: {exc}")
         return UNUSABLE if isinstance(exc, UnusableDataError) else 1
 
 

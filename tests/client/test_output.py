@@ -109,6 +109,65 @@ def test_closed_output(gateway: Running, http: httpx.Client, command: Commands, 
     assert (figures["items"], figures["open_reads"]) == (1, 0)
 
 
+@pytest.mark.parametrize("files", ["2>/dev/full", "2>&-", "2>/dev/full >&-"])
+def test_messages_that_cannot_be_written(gateway: Running, http: httpx.Client, queue: str, files: str):
+    """They change neither what a command does nor its exit code."""
+    lines = f"printf 'x\\n1\\n2\\n' | {files} exec \"$@\""
+    done = subprocess.run(
+        ["sh", "-c", lines, "sh", *COMMAND, "put", queue, "--lines"],
+        capture_output=True,
+        env=environment(gateway.url),
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1, "the first line is not JSON"
+    assert http.get(f"/queues/{queue}").json()["items"] == 2
+    assert closed(gateway, files, "queue", "nosuch").returncode == 3
+    assert closed(gateway, files, "put", queue, "--skip", "1").returncode == 2
+
+
+STRANGE = "no\nsuch\x1b[2J  file\u2028"
+"""A terminal obeys the escape; logs and scripts count lines."""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("put", "q", "--file", STRANGE),
+        ("put", "q", "--lines", "--file", STRANGE),
+        ("put", "q", "x", "--type", STRANGE),
+        ("import", "q", STRANGE),
+        ("export", "q", f"{STRANGE}/file"),
+        ("queues", "--key-file", STRANGE),
+        ("queues", "--config", STRANGE),
+        ("queues", "--sort", STRANGE),
+        ("redrive", "q", "--reason", STRANGE),
+        ("extend", "x", STRANGE),
+        ("import-journal", STRANGE, "--dry-run"),
+        ("work", "q", "--to", "http://127.0.0.1:9/", "--secret-file", STRANGE),
+        ("check", "--queues", STRANGE),
+        ("backup", "copy", "--data", STRANGE),
+        ("broker", "check", STRANGE),
+        ("broker", "--listen", "127.0.0.1:0", "--data", "/tmp", "--config", STRANGE),
+        ("serve", "--data", f"/dev/null/{STRANGE}"),
+        ("serve", "--keys", STRANGE),
+        ("healthcheck", "--url", f"http://127.0.0.1:9/{STRANGE}"),
+        (STRANGE,),
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(STRANGE, "STRANGE"),
+)
+def test_a_name_in_a_message_is_escaped(command: Commands, arguments: tuple[str, ...]):
+    """The message is one line, and shows the name as it is, with its spaces."""
+    done = command(*arguments)
+    assert done.returncode in (1, 2)
+    text = done.stderr.decode()
+    assert text.endswith("\n")
+    lines = [line for line in text.splitlines() if "INFO" not in line]
+    assert len(lines) == 1, text
+    assert lines[0].isprintable()
+    assert "no\\nsuch\\x1b[2J  file" in lines[0]
+
+
 def test_every_standard_file_is_closed(gateway: Running, command: Commands, queue: str):
     """No connection takes the number of a standard file, and the job is stored."""
     assert closed(gateway, "<&- >&- 2>&-", "put", queue, "x").returncode == 0

@@ -21,6 +21,8 @@ from gateway.broker.storage.reader import DatabaseError
 from gateway.common.counted import counted
 from gateway.common.flags import HELP
 from gateway.common.key_forms import KeyForm, key_form
+from gateway.common.one_line import one_line
+from gateway.common.standard_files import error_line
 
 _SHOWN_DAMAGES = 10
 _BAR_WIDTH = 30
@@ -48,11 +50,12 @@ def command(directory: Path, *, repairs: bool, quiet: bool) -> None:
             kept = repair(path, _Bar("repairing", quiet=quiet))
             again = examine(path, _Bar("checking", quiet=quiet))
             click.echo(
-                f"repaired: {counted(_total(again), 'job is', 'jobs are', form=',')} kept. The damaged file is {kept}"
+                f"repaired: {counted(_total(again), 'job is', 'jobs are', form=',')} kept. The damaged file is "
+                f"{one_line(str(kept))}"
             )
             sys.exit(0 if again.is_sound else 1)
     except DatabaseError as exc:
-        click.echo(f"kestrel-gateway broker check: {exc}", err=True)
+        error_line(f"kestrel-gateway broker check: {exc}")
         sys.exit(1)
 
 
@@ -67,15 +70,17 @@ def compact_command(directory: Path) -> None:
     try:
         with locked(directory) as path:
             before, after = compact(path)
-            click.echo(f"{path}: {counted(before, 'byte', form=',')} before, {counted(after, 'byte', form=',')} now")
+            sizes = f"{counted(before, 'byte', form=',')} before, {counted(after, 'byte', form=',')} now"
+            click.echo(f"{one_line(str(path))}: {sizes}")
     except DatabaseError as exc:
-        click.echo(f"kestrel-gateway broker compact: {exc}", err=True)
+        error_line(f"kestrel-gateway broker compact: {exc}")
         sys.exit(1)
 
 
 def _print(report: Report) -> None:
     log = f", {counted(report.frames, 'frame')} in its log" if report.frames else ""
-    click.echo(f"{report.path}: format {report.format}, {counted(report.size, 'byte', form=',')}{log}")
+    path = one_line(str(report.path))
+    click.echo(f"{path}: format {report.format}, {counted(report.size, 'byte', form=',')}{log}")
     if report.frames_lost:
         click.echo(
             f"the log is damaged: {report.frames_lost} of its frames cannot be read, and what was committed in them is "
@@ -145,8 +150,7 @@ def _total(report: Report) -> int:
 
 
 def _name(queue: QueueReport) -> str:
-    text = queue.name.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return one_line(queue.name.decode("utf-8", "backslashreplace"))
 
 
 class _Bar:

@@ -76,9 +76,9 @@ class Report:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[Path]:
-    """The broker's file in `directory`, locked so that no broker can use it. Waits for a broker that was killed just now.
+    """The broker's file in `directory`, locked so that no broker can use it. Raises DatabaseError.
 
-    Raises DatabaseError.
+    It waits for a broker that was killed just now.
     """
     path = directory / FILE
     try:

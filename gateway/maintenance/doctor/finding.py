@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
+from gateway.common.one_line import one_line
+
 Verdict = Literal["ok", "warning", "error"]
 
 _INDENT: Final = " " * 23
@@ -23,7 +25,7 @@ class Finding:
 
     def __str__(self) -> str:
         first = f"{self.verdict:<9} {self.check:<12} {self.text}"
-        return "\n".join([first, *(f"{_INDENT}{note}" for note in self.notes)])
+        return "\n".join(map(one_line, [first, *(f"{_INDENT}{note}" for note in self.notes)]))
 
 
 @dataclass(frozen=True, slots=True)
