@@ -53,6 +53,8 @@ class Scope(Enum):
     OBSERVE = "observe"
     OPERATOR = "operator"
 
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
