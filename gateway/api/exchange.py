@@ -136,7 +136,9 @@ class Call:
     @property
     def accept(self) -> str:
         """The value of Accept; several headers are joined into one list."""
-        return ",".join(self.headers(b"accept")) if b"accept" in self.request.names else ""
+        if b"accept" not in self.request.names:
+            return ""
+        return b",".join([value for key, value in self.request.headers if key == b"accept"]).decode("latin-1")
 
     @property
     def preferences(self) -> Mapping[str, str]:

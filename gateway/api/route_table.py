@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from starlette import routing
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.context import RequestContext
 from gateway.api.exchange import Resource
+
+REMEMBERED: Final = 256
+REMEMBERED_CHARACTERS: Final = 64
+"""Clients repeat the paths of a few queues. Those of leases are longer, and come once."""
 
 
 class Route(NamedTuple):
@@ -38,6 +42,7 @@ class RouteTable:
         self._unknown = unknown
         self._other_path = other_path
         self._shapes: dict[int, list[_Shape]] = {}
+        self._found: dict[str, tuple[Resource, Mapping[str, str]]] = {}
         self.names = {
             operation: f"{method} {route.path}" for route in routes for method, operation in route.resource.operations
         }
@@ -74,11 +79,20 @@ class RouteTable:
     def serve(self, context: RequestContext) -> Awaitable[None]:
         """Answers one request. Raises GatewayError."""
         path = context.request.path
-        found = self._find(path) or self.find(path)
+        found = self._found.get(path) or self.look_up(path)
         if found is None:
             self._unknown(context)
         resource, context.path_params = found
         return resource.run(context)
+
+    def look_up(self, path: str) -> tuple[Resource, Mapping[str, str]] | None:
+        """Like `find`, and remembers a short path."""
+        found = self.find(path)
+        if found is not None and len(path) <= REMEMBERED_CHARACTERS:
+            if len(self._found) >= REMEMBERED:
+                self._found.clear()
+            self._found[path] = found
+        return found
 
     def through(self, scope: Scope, receive: Receive, send: Send) -> Callable[[RequestContext], Awaitable[None]]:
         """Like `serve`, for a request of an ASGI server: through Starlette's router."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.routing import Match, Route
 
-from gateway.api.route_table import RouteTable
+from gateway.api.route_table import REMEMBERED, RouteTable
 from gateway.app import Gateway, WorkerContext
 from gateway.settings import Settings
 
@@ -68,3 +68,11 @@ def test_every_route_is_found(table: RouteTable) -> None:
 def test_other_paths_are_found_alike(table: RouteTable, path: str) -> None:
     """Words of the contract in any order: both find the same, or nothing."""
     assert table.find(path) == by_starlette(table, path)
+
+
+def test_a_path_is_found_again(table: RouteTable) -> None:
+    """Also after so many others that none of the first is remembered."""
+    for _ in range(2):
+        for number in range(2 * REMEMBERED):
+            path = f"/queues/q{number}/next"
+            assert table.look_up(path) == table.find(path)

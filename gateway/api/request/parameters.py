@@ -34,7 +34,8 @@ class Parameter(Protocol):
 
 REMEMBERED: Final = 256
 REMEMBERED_BYTES: Final = 40
-"""Clients repeat a few short queries, and a few short pairs in longer ones, which contain lease ids or filters."""
+"""Clients repeat a few short queries, also with one more pair behind them, a lease id or a filter, and a few short
+pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,12 @@ class Values(dict[str, Any]):
         self.update(given)
         self.given = frozenset(given)
 
+    def and_one_more(self, name: str, value: Any) -> Values:
+        """These and the value of a parameter that is not among them."""
+        more = Values(self, {name: value})
+        more.given |= self.given
+        return more
+
 
 class Query:
     """The query parameters of one operation."""
@@ -156,12 +163,25 @@ class Query:
             return self._defaults
         values = self._parsed.get(raw)
         if values is None:
-            values = self._parse(raw)
+            values = self._and_one_more(raw) or self._parse(raw)
             if len(raw) <= REMEMBERED_BYTES:
                 if len(self._parsed) >= REMEMBERED:
                     self._parsed.clear()
                 self._parsed[raw] = values
         return values
+
+    def _and_one_more(self, raw: bytes) -> Values | None:
+        """The values of a query that is one of `_parsed` and a last pair; None if it must be read from the start."""
+        query, _, last = raw.rpartition(b"&")
+        values = self._parsed.get(query) if query else self._defaults
+        if values is None or b"%" in last or b"+" in last:
+            return None
+        name, _, text = last.decode("latin-1").partition("=")
+        if name not in self._defaults or name in values.given:
+            return None
+        parameter = self._parameters[name]
+        value = parameter.parse(text)
+        return values.and_one_more(name, (value,) if isinstance(parameter, Repeated) else value)
 
     def _parse(self, raw: bytes) -> Values:
         given: dict[str, Any] = {}
