@@ -52,7 +52,6 @@ class Drain:
         self._grace_s = grace_s
         self._grace_ends = math.inf  # monotonic; known once the drain has begun
         self._changed = asyncio.Event()
-        registry.leases.on_end(lambda _: self.changed())
 
     def begin(self) -> None:
         """The gateway is no longer ready: waiting polls are answered, and no job is delivered."""
@@ -71,6 +70,7 @@ class Drain:
 
     async def ended(self) -> None:
         """Returns when no consumer holds a lease and no settlement is in progress. Does not wait for delayed nacks."""
+        self._registry.leases.on_end(lambda _: self.changed())
         while self._held():
             self._changed.clear()
             await self._changed.wait()

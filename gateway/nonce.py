@@ -19,5 +19,5 @@ def nonce() -> bytes:
         return _ready.popleft()
     except IndexError:
         drawn = os.urandom(NONCE_BYTES * _BLOCK)
-        _ready.extend(drawn[start : start + NONCE_BYTES] for start in range(NONCE_BYTES, len(drawn), NONCE_BYTES))
+        _ready.extend([drawn[start : start + NONCE_BYTES] for start in range(NONCE_BYTES, len(drawn), NONCE_BYTES)])
         return drawn[:NONCE_BYTES]

@@ -31,7 +31,7 @@ from gateway.delivery.moves import Moves, job_of
 from gateway.delivery.pause import Pauses
 from gateway.delivery.poll_limits import HeldPoll, PollLimits
 from gateway.delivery.queues.catalog import Queue
-from gateway.delivery.queues.quota import Quota
+from gateway.delivery.queues.quota import THERE, Quota
 from gateway.envelope.read import Job
 from gateway.errors import (
     BackendRefused,
@@ -133,8 +133,8 @@ class Receiver:
         if ahead is not None and not self._may_take_now(queue):
             await ahead.done()
             ahead = None
-        use = self._quota.room_now(queue)
-        checked = ahead is not None and use is not None and room is None
+        checked = ahead is not None and room is None and not queue.is_child
+        use = THERE if checked else self._quota.room_now(queue)
         with use or await self._quota.room(queue):
             found = await self._next(
                 queue, timeout_s, lease_s, on_gone, at_most_once=at_most_once, ahead=ahead, room=room, checked=checked
@@ -184,8 +184,10 @@ class Receiver:
                     if isinstance(given, CapReason):
                         return Covered(None if given is CapReason.OTHERS else Hold(given.value), None)
                     place = given
-            checked = False
             try:
+                if not checked:
+                    self._poll_limits.check_room(queue)
+                checked = False
                 taken = await self._once(
                     queue,
                     until_s,
@@ -376,7 +378,6 @@ class Receiver:
         self, queue: Queue, timeout_s: float, on_gone: OnGone, ahead: AckAhead | None
     ) -> Covered[OpenRead | None]:
         """The next item, set aside; None if the wait ended empty or the consumer disconnected."""
-        self._poll_limits.check_room(queue)
         waiter = None
         if ahead is not None and not ahead.acked:
             waiter = self._take_after(queue, timeout_s, ahead)

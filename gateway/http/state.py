@@ -53,7 +53,7 @@ class ServerState:
         self.draining = False
         self.connections: set[ServedConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None  # set with the next change, if someone waits for it
         self._discarding_until_s = 0.0
 
     def discard(self, count: int, now_s: float) -> float:
@@ -66,17 +66,25 @@ class ServerState:
 
     def one_answered(self) -> None:
         """A response is complete."""
-        self._changed.set()
+        if self._changed is not None:
+            self._report_change()
 
     def one_closed(self, connection: ServedConnection) -> None:
         """A connection is lost."""
         self.connections.discard(connection)
         self.idle.remove(connection)
+        if self._changed is not None:
+            self._report_change()
+
+    def _report_change(self) -> None:
+        assert self._changed is not None
         self._changed.set()
+        self._changed = None
 
     async def change(self) -> None:
         """Returns after the next response or closed connection."""
-        self._changed.clear()
+        if self._changed is None:
+            self._changed = asyncio.Event()
         await self._changed.wait()
 
     async def all_closed(self) -> None:

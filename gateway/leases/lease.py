@@ -267,7 +267,8 @@ class Lease:
 
     def move(self, to: State) -> None:
         """Makes one legal transition. An illegal one is a defect and raises IllegalMoveError."""
-        check_move("a lease", MOVES, self.state, to)
+        if to not in MOVES.get(self.state, ()):
+            check_move("a lease", MOVES, self.state, to)
         self.state = to
 
     def plan(self, disposition: Disposition) -> None:

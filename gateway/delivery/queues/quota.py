@@ -25,7 +25,8 @@ from gateway.errors import BackendUnavailable, TooManyQueues
 
 REFRESH_S: Final = 1.0
 """While new queues are created, queues created elsewhere are looked up at most this often."""
-_THERE: Final = nullcontext()
+THERE: Final = nullcontext()
+"""What a caller gets that may use a queue which exists."""
 
 
 class Quota:
@@ -44,7 +45,7 @@ class Quota:
 
     def room_now(self, queue: Queue) -> AbstractContextManager[None] | None:
         """What `room` returns, if it need not look anything up; otherwise None."""
-        return _THERE if self.has(queue) and not queue.is_child else None
+        return THERE if self.has(queue) and not queue.is_child else None
 
     async def room(self, queue: Queue) -> AbstractContextManager[None]:
         """Within the returned context the queue may be used: it exists or is being created.
@@ -53,7 +54,7 @@ class Quota:
         """
         if queue.is_child:
             await self.existing.require(queue)
-            return _THERE
+            return THERE
         return await self.room_to_create(queue)
 
     async def room_to_create(self, queue: Queue) -> AbstractContextManager[None]:
@@ -63,13 +64,13 @@ class Quota:
         asked, the queue may be used, too: the next step reports the error itself.
         """
         if self.has(queue):
-            return _THERE
+            return THERE
         known = self._known
         with self._line(queue.key) as line:
             while line.asking is not None or known.has(queue):
                 await line.answered()
                 if known.has(queue):
-                    return _THERE
+                    return THERE
             line.asking = asyncio.Event()
             try:
                 return await self._room(queue, time.monotonic())
@@ -80,11 +81,11 @@ class Quota:
     async def _room(self, queue: Queue, came_s: float) -> AbstractContextManager[None]:
         known = self._known
         if not await known.corrected():
-            return _THERE
+            return THERE
         if not known.has(queue) and known.count(queue.tenant) >= self._limit and not await self._look(queue, came_s):
-            return _THERE
+            return THERE
         if known.has(queue):
-            return _THERE
+            return THERE
         if known.count(queue.tenant) >= self._limit:
             raise TooManyQueues(
                 f"the tenant has {counted(known.count(queue.tenant), 'queue')}, which is the maximum; delete one first"
