@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 
 from gateway.kestrel.client import Kestrel
 from gateway.settings import Settings
+
+CONNECT_LIMIT: Final = {"kestrel_connect_timeout_s": 20.0}
+"""For tests that do not say otherwise: while the machine stalls no server counts as lost."""
 
 
 @contextlib.asynccontextmanager
@@ -24,7 +27,11 @@ async def client(
     """A started client; with `ready`, one that has reached its servers. Leaves no task and no connection behind."""
     before = asyncio.all_tasks()
     kestrel = Kestrel(
-        addresses, Settings(**settings), share=share, tenant_of=tenant_of, worker_sockets=worker_sockets or {}
+        addresses,
+        Settings(**CONNECT_LIMIT | settings),
+        share=share,
+        tenant_of=tenant_of,
+        worker_sockets=worker_sockets or {},
     )
     await kestrel.start()
     try:

@@ -21,6 +21,7 @@ from gateway.kestrel.health import Health
 from gateway.kestrel.polls.rules import QUEUE_GETS
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up
 from tests.kestrel.support import client, until
+from tests.lab.waiting import undisturbed
 
 FEW = 3
 
@@ -128,6 +129,7 @@ def test_a_status_is_set_where_it_can_be():
     asyncio.run(main())
 
 
+@undisturbed(0.2)
 def test_a_frozen_server_is_down_within_its_deadline_and_delays_nobody_else():
     """Parked polls are served by the other servers, and puts go there after the first few."""
 
@@ -162,6 +164,7 @@ def test_a_frozen_server_is_down_within_its_deadline_and_delays_nobody_else():
 
 
 @pytest.mark.alone
+@undisturbed(0.5)
 def test_a_frozen_server_that_nobody_uses_is_down_within_the_command_timeout():
     """Frozen just after it was looked at, the worst moment: with `status`, without it, and with leases on it."""
 
@@ -435,6 +438,7 @@ def test_surplus_gets_are_kept_for_a_moment_and_then_closed():
     asyncio.run(main())
 
 
+@undisturbed(0.5)
 def test_more_servers_than_gets_take_turns_within_a_second():
     """At most QUEUE_GETS gets are open; every server was asked at most a second ago; an item on any server is found."""
 
@@ -463,6 +467,7 @@ def test_more_servers_than_gets_take_turns_within_a_second():
 
 
 @pytest.mark.parametrize("timeout_s", [0, 0.1])
+@undisturbed(0.1)
 def test_an_empty_wait_says_how_many_were_asked(timeout_s):
     """All of three: nothing more is said. Two: 2/3. None: an error."""
 
@@ -593,6 +598,7 @@ def test_a_late_answer_is_remembered_and_a_cancelled_question_leaves_nothing():
     asyncio.run(main())
 
 
+@undisturbed(0.5)
 def test_one_server_that_has_a_queue_is_enough_to_know_that_it_exists():
     """A silent server is not waited for. If no other one has the queue, the coverage says that it was not asked."""
 
@@ -755,6 +761,7 @@ def test_what_is_told_is_the_least_certain():
     asyncio.run(main())
 
 
+@undisturbed(0.1)
 def test_puts_avoid_a_server_that_leaves_an_answer_waiting():
     """It is not known to be down yet, and still only the first few puts are caught in it."""
 

@@ -9,6 +9,7 @@ import pytest
 from gateway.errors import BackendUnavailable
 from tests.kestrel.standin import StandIn, silence
 from tests.kestrel.support import client, until
+from tests.lab.waiting import undisturbed
 
 KEYS = ["high", "mid", "low"]
 
@@ -65,6 +66,7 @@ def test_items_that_lost_go_back_in_order():
     asyncio.run(main())
 
 
+@undisturbed(0.02)
 def test_a_later_queue_waits_for_a_slow_server_and_not_for_a_silent_one():
     """A server that answers late is waited for; one that answers nothing is left out after 100 ms."""
 
@@ -99,6 +101,7 @@ def test_a_later_queue_waits_for_a_slow_server_and_not_for_a_silent_one():
     asyncio.run(main())
 
 
+@undisturbed(0.02)
 def test_a_silent_server_costs_its_patience_once_and_not_for_each_queue():
     """Of 30 queues the last one is served, or none within `timeout`: 30 times the patience would be 3 s and more."""
 

@@ -8,6 +8,7 @@ from gateway.errors import BackendRefused, BackendUnavailable, OutcomeUnknown, Q
 from gateway.kestrel.server.memcache_link import BATCH_ITEMS
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, reset, silence
 from tests.kestrel.support import cancel_after, client, until
+from tests.lab.waiting import undisturbed
 
 
 def test_a_put_is_stored_byte_for_byte():
@@ -38,6 +39,7 @@ def test_a_put_is_stored_byte_for_byte():
         (silence, OutcomeUnknown),
     ],
 )
+@undisturbed(0.03)
 def test_whatever_is_not_stored_raises_what_is_known(act, error):
     """Each bad answer has its error, and the next put on the same client is well."""
 
@@ -186,6 +188,7 @@ def test_what_stood_behind_a_refused_put_was_refused_with_it():
     asyncio.run(main())
 
 
+@undisturbed(0.3)
 def test_a_long_batch_has_the_time_of_each_part():
     """The deadline is for an answer: a batch of many parts, each in time, may take longer than that."""
 

@@ -8,6 +8,7 @@ from gateway.errors import BackendRefused, LeaseLost, OutcomeUnknown
 from gateway.kestrel.server.read_of_server import MOVES, ReadState
 from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, reset, siberite, silence
 from tests.kestrel.support import cancel_after, client, until
+from tests.lab.waiting import undisturbed
 
 
 async def held(kestrel, server, data=b"job"):
@@ -58,6 +59,7 @@ def test_an_aborted_item_is_back_at_the_head_and_its_connection_is_kept():
 
 
 @pytest.mark.parametrize("act", [hang_up, reset, silence, answer(b"ERROR\r\n", close=True), answer(b"EN", close=True)])
+@undisturbed(0.05)
 def test_an_abort_that_fails_gives_back_by_closing(act):
     """Whatever happens to an abort, the item is back and nothing is raised."""
 
@@ -103,6 +105,7 @@ def test_give_back_is_immediate():
         (answer(b"E", close=True), OutcomeUnknown),
     ],
 )
+@undisturbed(0.05)
 def test_a_confirm_without_its_proof_raises_what_is_known(act, error):
     """Only END proves it; the connection is closed otherwise, so that the item cannot stay set aside."""
 
@@ -198,6 +201,7 @@ def test_giving_back_during_a_confirm_makes_it_unknown():
     asyncio.run(main())
 
 
+@undisturbed(0.1)
 def test_pinned_connections_are_pinged_and_can_be_settled_meanwhile():
     """Below the server's limit for quiet connections the version is asked; a confirm waits for that answer."""
 

@@ -16,6 +16,7 @@ from tests.kestrel.standin import Manners, StandIn, answer, darner, hang_up, sib
 from tests.kestrel.support import client, until
 from tests.lab.ports import free_port
 from tests.lab.shortage import no_free_descriptors
+from tests.lab.waiting import undisturbed
 
 
 def test_a_server_that_starts_late_is_found():
@@ -36,6 +37,7 @@ def test_a_server_that_starts_late_is_found():
     asyncio.run(main())
 
 
+@undisturbed(0.5)
 def test_a_started_client_has_tried_its_servers():
     """It can be used at once; a server that is silent delays the start by a limited time."""
 
@@ -194,6 +196,7 @@ def test_a_server_without_dump_stats_is_asked_for_stats():
     asyncio.run(main())
 
 
+@undisturbed(0.05)
 def test_a_frozen_server_is_down_and_nothing_more_is_sent():
     """After one unanswered command the server counts as down: the next put fails at once and was not sent."""
 
@@ -216,6 +219,7 @@ def test_a_frozen_server_is_down_and_nothing_more_is_sent():
     asyncio.run(main())
 
 
+@undisturbed(0.1)
 def test_idle_connections_are_kept_alive_below_the_limit():
     """A server that drops connections quiet for 0.3 s drops none of ours."""
 

@@ -13,6 +13,7 @@ from gateway.kestrel.polls.queues import SWEPT, PolledQueues
 from gateway.kestrel.polls.values import MOVES, WaiterPhase
 from tests.kestrel.standin import Manners, StandIn, answer, hang_up, siberite
 from tests.kestrel.support import client, until
+from tests.lab.waiting import undisturbed
 
 
 def test_the_table_ends_where_the_wait_ends():
@@ -481,6 +482,7 @@ def test_a_deleted_queue_does_not_end_the_polls():
     asyncio.run(main())
 
 
+@undisturbed(0.1)
 def test_waits_stay_below_the_idle_limit():
     """No get waits longer than half of the server's limit for quiet connections."""
 
@@ -494,6 +496,7 @@ def test_waits_stay_below_the_idle_limit():
     asyncio.run(main())
 
 
+@undisturbed(0.05)
 def test_a_frozen_server_is_noticed_while_polls_are_parked():
     """Blocked gets look the same on a frozen server: a ping finds it out, and the wait is not called empty."""
 

@@ -32,7 +32,7 @@ from gateway.leases.ids import LeaseIds
 from gateway.leases.registry import Registry
 from gateway.names.namespace import Namespace
 from gateway.settings import Settings
-from tests.kestrel.support import until
+from tests.kestrel.support import CONNECT_LIMIT, until
 from tests.leases.support import balanced
 
 _numbers = itertools.count()
@@ -117,7 +117,7 @@ async def rig(
     *addresses: str, policies: dict[str, Policy] | None = None, limits=None, **settings
 ) -> AsyncIterator[Rig]:
     """A started rig; at its end the books balance, nothing is open and nothing is left of it."""
-    kestrel = Kestrel(addresses, Settings(**settings))
+    kestrel = Kestrel(addresses, Settings(**CONNECT_LIMIT | settings))
     await kestrel.start()
     try:
         await until(lambda: all(backend.state.value == "up" for backend in kestrel.backends()))

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.errors import BackendRefused, OutcomeUnknown
 from tests.kestrel.standin import StandIn, answer, hang_up, silence
+from tests.lab.waiting import undisturbed
 from tests.leases.rig import rig
 
 
@@ -35,6 +36,7 @@ def test_a_consumer_that_left_after_the_job_was_taken_does_not_lose_it():
 
 
 @pytest.mark.parametrize("fault", [silence, hang_up], ids=["silent", "hangs up"])
+@undisturbed(0.1)
 def test_an_ack_without_an_answer_delivers_nothing(fault):
     """The job may be gone: the consumer is told so, and does not get the job, which may come again."""
 

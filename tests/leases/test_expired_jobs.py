@@ -8,6 +8,7 @@ from gateway.delivery.expired_jobs import AT_ONCE
 from gateway.errors import TooManyLeases
 from tests.kestrel.standin import StandIn, silence
 from tests.kestrel.support import until
+from tests.lab.waiting import undisturbed
 from tests.leases.rig import rig
 
 OVER = b'{"specversion":"1.0","id":"%d","source":"s","type":"t","expires":"2020-01-01T00:00:00Z","data":1}'
@@ -46,6 +47,7 @@ def test_all_that_are_over_are_dropped_and_no_other(broker):
     asyncio.run(go())
 
 
+@undisturbed(0.3)
 def test_the_next_job_does_not_wait_until_one_is_dropped():
     """Kestrel does not answer the confirm: the poll has its job all the same."""
 
@@ -63,6 +65,7 @@ def test_the_next_job_does_not_wait_until_one_is_dropped():
     asyncio.run(go())
 
 
+@undisturbed(0.5)
 def test_a_bounded_number_is_dropped_at_once():
     """Where no confirm is answered the poll stops taking."""
 

@@ -24,6 +24,7 @@ from gateway.kestrel.polls.values import Get, ServerQueue
 from gateway.kestrel.wire.codec import Codecs
 from gateway.settings import Settings
 from tests.kestrel.support import client, until
+from tests.lab.waiting import undisturbed
 from tests.multiplex.client import Rig
 
 MIB = 1 << 20
@@ -165,8 +166,11 @@ def test_a_killed_broker_loses_every_read_and_serves_parked_polls_when_it_is_bac
     assert len([record for record in caplog.records if " is lost: " in record.getMessage()]) == 1
 
 
+@undisturbed(0.1)
 def test_a_frozen_broker_keeps_the_reads(broker):
     """What is asked of it fails in time, alone; after that every read can be settled, and late items go back."""
+    broker.thaw()
+    broker.ask("flush_all")
 
     async def main():
         async with linked(broker, kestrel_command_timeout_s=0.5) as link:
@@ -448,8 +452,11 @@ def test_the_confirms_of_one_turn_go_in_one_frame(broker):
     asyncio.run(main())
 
 
+@undisturbed(0.1)
 def test_a_confirm_that_is_answered_late_settles_its_read(broker):
     """The second outcome is the true one."""
+    broker.thaw()
+    broker.ask("flush_all")
 
     async def main():
         async with linked(broker, kestrel_command_timeout_s=0.3) as link:
