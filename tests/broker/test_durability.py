@@ -215,6 +215,29 @@ def test_sound_and_torn_logs_are_no_damage(tmp_path: Path) -> None:
         assert not any(" ERROR " in line for line in broker.log)
 
 
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_somebody_reads_the_file_of_a_running_broker(tmp_path: Path, end: str) -> None:
+    """The sqlite3 shell beside a broker that was started again: it is not the last user, and leaves the log alone."""
+    data = tmp_path / "data"
+    with BrokerProcess(data) as broker:
+        assert broker.client().put("q", b"0") == b"STORED\r\n"
+        if end == "stop":
+            assert broker.stop() == 0
+        else:
+            broker.kill()
+    with BrokerProcess(data) as broker:
+        client = broker.client()
+        for number in range(1, 4):
+            shell = [sys.executable, "-c", f"import sqlite3; c = sqlite3.connect({str(data / 'broker.sqlite')!r}); "]
+            shell[-1] += "print(c.execute('SELECT count(*) FROM items').fetchall()); c.close()"
+            assert run_process(shell).stdout == f"[({number},)]\n"
+            assert client.put("q", b"%d" % number) == b"STORED\r\n"
+        broker.kill()
+    with BrokerProcess(data) as broker:
+        client = broker.client()
+        assert [client.get("q") for _ in range(5)] == [b"0", b"1", b"2", b"3", None]
+
+
 def test_directory_that_cannot_be(tmp_path: Path) -> None:
     """A data directory below a file: one line, exit code 1."""
     (tmp_path / "file").write_text("")

@@ -103,6 +103,7 @@ def examine(path: Path, progress: Progress) -> Report:
     """Examines the file at `path`, which is locked. Raises DatabaseError if it cannot be examined at all."""
     try:
         expected = wal.expected(path)
+        header = schema.read_header(path)
         has_log = path.with_name(f"{path.name}-wal").exists()
         report = Report(path, 0, path.stat().st_size)
         with opened(path) as connection:
@@ -112,7 +113,7 @@ def examine(path: Path, progress: Progress) -> Report:
             report.frames_lost = max(expected - report.frames, 0)
             if report.format == 0:  # nothing was ever stored, or all of it was in the log
                 return report
-            _check_header(report, path)
+            _check_header(report, header)
             _check_queues(report, connection, progress)
             _check_settings(report, connection)
             _check_tree(report, connection)
@@ -150,9 +151,9 @@ def queue_rows(connection: sqlite3.Connection, format_: int) -> Iterator[tuple[Q
         yield QueueReport(number, name or b"", counted=counted, counted_bytes=counted_bytes), mark, ever, sound
 
 
-def _check_header(report: Report, path: Path) -> None:
+def _check_header(report: Report, header: bytes) -> None:
     try:
-        schema.check_header(path)
+        schema.check_header(header)
     except schema.SchemaError as exc:
         report.errors.append(f"the file {exc}")
 

@@ -57,10 +57,11 @@ def open_file(path: Path, *, fsync: bool) -> tuple[sqlite3.Connection, wal.Mark]
     """The file, of today's format, ready to be written, and the mark of its log. Raises DatabaseError."""
     frames = _expected_frames(path)
     try:
+        header = schema.read_header(path)
         connection = connect(path)
         try:
             if schema.inspect(connection):
-                schema.check_header(path)
+                schema.check_header(header)
             connection.execute("PRAGMA journal_mode=WAL").fetchone()
             _tell_lost_commits(connection, path, frames)
             connection.execute(f"PRAGMA synchronous={'FULL' if fsync else 'NORMAL'}")

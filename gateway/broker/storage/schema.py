@@ -102,10 +102,22 @@ def inspect(connection: sqlite3.Connection) -> int:
     return version
 
 
-def check_header(path: Path) -> None:
-    """Raises SchemaError if SQLite would open the file at `path` only for reading; OSError."""
-    with path.open("rb") as file:
-        header = file.read(_WRITE_VERSION_AT + 1)
+def read_header(path: Path) -> bytes:
+    """The beginning of the file at `path`; empty if there is none. Raises OSError.
+
+    Call it before this process opens the database. Closing any descriptor of the file releases SQLite's locks on it:
+    the next process that reads the file and ends would take itself for the last user, and delete the log that the
+    broker writes. Source: https://www.sqlite.org/howtocorrupt.html, section 2.2.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(_WRITE_VERSION_AT + 1)
+    except FileNotFoundError:
+        return b""
+
+
+def check_header(header: bytes) -> None:
+    """Raises SchemaError if SQLite would open a file with this header only for reading."""
     version = header[-1] if len(header) > _WRITE_VERSION_AT else 0
     if version > _NEWEST_WRITE_VERSION:
         raise SchemaError(
