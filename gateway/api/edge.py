@@ -137,12 +137,13 @@ def _request_id(request: HttpRequest) -> str:
 
 def _log_request(level: int, context: RequestContext, code: str, seconds: float) -> None:
     """Writes the canonical line: the request and its outcome; never a body, and no lease id."""
+    path = context.request.path[:LOGGED_PATH]
     fields: dict[str, object] = {
         "id": context.id,
         "method": context.request.method,
-        "path": _without_secrets(context.request.path[:LOGGED_PATH]),
+        "path": path if "/leases/" not in path else _LEASE.sub(_shortened, path),
         "status": context.status,
-        "ms": round(seconds * 1000, 1),
+        "ms": int(seconds * 10_000 + 0.5) / 10,  # `round` takes six times as long
     }
     if client := context.request.client:
         fields["client"] = client
@@ -167,10 +168,6 @@ def _log_request(level: int, context: RequestContext, code: str, seconds: float)
     logs.request(log, level, fields)
 
 
-def _without_secrets(path: str) -> str:
-    """The path with only 8 characters of a lease id, enough to tell leases apart: a whole id can settle the job."""
-    return _LEASE.sub(_shortened, path) if "/leases/" in path else path
-
-
 def _shortened(lease_id: re.Match[str]) -> str:
+    """8 characters of a lease id, enough to tell leases apart: a whole id can settle the job."""
     return f"..{lease_id[0][16:24]}.."

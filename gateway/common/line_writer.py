@@ -45,9 +45,14 @@ class LineWriter:
 
     def add(self, *lines: bytes, urgent: bool = False) -> None:
         """Adds lines that end with LF. urgent: they are written at once."""
+        size = sum(map(len, lines))
         with self._lock:
-            for line in lines:
-                self._append(line)
+            if self._dropped or self._bytes + size > LIMIT_BYTES:
+                for line in lines:
+                    self._append(line)
+            else:
+                self._lines.extend(lines)
+                self._bytes += size
         if urgent or not self._flush_later(0):
             self.flush()
 

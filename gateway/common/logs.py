@@ -55,11 +55,11 @@ def set_up(log_format: str, log_level: str, process: str) -> None:
 def request(logger: logging.Logger, level: int, fields: Mapping[str, object]) -> None:
     """Like `logger.log(level, "request", extra={"fields": fields})`, at a third of its time: for a line per request.
 
-    level: DEBUG or INFO.
+    level: DEBUG or INFO; the logger is enabled for it.
     """
     if _output is None:
         logger.log(level, "request", extra={"fields": fields})
-    elif logger.isEnabledFor(level):
+    else:
         name = "INFO" if level == logging.INFO else "DEBUG"
         _output.add_request(name, logger.name, fields)
 
@@ -147,6 +147,7 @@ class TextLines:
     def __init__(self, process: str) -> None:
         self._process = process
         self._clock = _Clock()
+        self._forms: dict[tuple[str, ...], str] = {}  # by the names of the fields, which the program gives
 
     def line(
         self,
@@ -159,11 +160,15 @@ class TextLines:
         exception: str = "",
     ) -> bytes:
         """See Lines."""
-        tail = "".join([f" {name}={value}" for name, value in fields.items()])
+        names = tuple(fields)
+        form = self._forms.get(names)
+        if form is None:
+            form = self._forms[names] = "".join([f" {name}=%s" for name in names])
+        tail = form % tuple(fields.values())  # one by one the fields take three times as long
         if tail.count(" ") != len(fields) or "= " in tail or tail.endswith("="):
             tail = "".join([f" {name}={_quoted(str(value))}" for name, value in fields.items()])
         # A message may contain a client's bytes, so line breaks are escaped. Only a traceback has several lines.
-        line = one_line(f"{self._clock.text(unix_s)} {level} {self._process}: {message}{tail}")
+        line = f"{self._clock.text(unix_s)} {level} {self._process}: {one_line(message + tail)}"
         if exception:
             line += "\n" + exception
         return line.encode("utf-8", "backslashreplace") + b"\n"
@@ -200,18 +205,25 @@ class JsonLines:
 
 
 class _Clock:
-    """Formats instants as RFC 3339 in UTC. Keeps the text of the last millisecond. Thread-safe."""
+    """Formats instants as RFC 3339 in UTC. Keeps the texts of the last second and the last millisecond. Thread-safe."""
 
     def __init__(self) -> None:
-        self._last = (-1, "")
+        self._last_second = (-1, "")
+        self._last_ms = (-1, "")
 
     def text(self, unix_s: float) -> str:
-        last_ms, text = self._last
+        last_ms, text = self._last_ms
         ms = int(unix_s * 1000)
         if ms != last_ms:
-            second, rest_ms = divmod(ms, 1000)
-            text = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{rest_ms:03d}Z"
-            self._last = (ms, text)
+            text = f"{self._second(ms // 1000)}.{ms % 1000:03d}Z"
+            self._last_ms = (ms, text)
+        return text
+
+    def _second(self, second: int) -> str:
+        last, text = self._last_second
+        if second != last:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._last_second = (second, text)
         return text
 
 
