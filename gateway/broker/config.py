@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gateway.common.net import reason
+
 UNLIMITED = 2**62
 _NAME = re.compile(r"[^\x00-\x20\x7f./~]{1,255}\Z")
 
@@ -68,7 +70,7 @@ def load(path: Path | None, max_item_bytes: int = UNLIMITED) -> Config:
     try:
         table = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
+        raise ConfigError(f"{path}: {reason(exc)}") from exc
     unknown = table.keys() - {"client_timeout", "default", "queues"}
     if unknown:
         raise ConfigError(f"{path}: unknown key {min(unknown)!r}; allowed are client_timeout, default, queues")

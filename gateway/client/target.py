@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from gateway.common.net import reason
+
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 URL_VARIABLE: Final = "KESTREL_GATEWAY_URL"
 KEY_VARIABLE: Final = "KESTREL_GATEWAY_KEY"
@@ -105,7 +107,7 @@ def _read(named: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
             return {}
         raise TargetError(f"config: {file} does not exist") from exc
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise TargetError(f"config: {file} cannot be read: {exc}") from exc
+        raise TargetError(f"config: {file} cannot be read: {reason(exc)}") from exc
     for name, value in found.items():
         if name not in _NAMES:
             raise TargetError(f"config: {file}: {name!r} is not a setting; the settings are {', '.join(_NAMES)}")

@@ -25,6 +25,7 @@ from gateway.client.failures import CallFailed
 from gateway.client.target import Target
 from gateway.common.counted import counted
 from gateway.common.flags import QueueName, Seconds, WholeNumber
+from gateway.common.net import reason
 from gateway.common.one_line import one_line
 
 if TYPE_CHECKING:
@@ -168,14 +169,17 @@ def _tail(file: Path | None, offset: int) -> str:
 def _noted(notes: Path, url: str, file: Path) -> dict[str, Any]:
     """How far an import has come. Raises click.UsageError if the notes are of another gateway or another file."""
     try:
-        found: dict[str, Any] = json.loads(notes.read_text())
+        noted: dict[str, Any] = json.loads(notes.read_text())
+        if noted["url"] != url:
+            raise click.UsageError(f"{notes} belongs to an import to {noted['url']}; give --from-start")
+        _ = noted["id"], int(noted["line"]), int(noted["offset"])
     except FileNotFoundError:
         return _new(url)
+    except (KeyError, TypeError) as exc:
+        raise click.UsageError(f"{notes} is not the progress of an import; delete it, or give --from-start") from exc
     except (OSError, ValueError) as exc:
-        raise click.UsageError(f"{notes} cannot be read: {exc}; delete it, or give --from-start") from exc
-    if found["url"] != url:
-        raise click.UsageError(f"{notes} belongs to an import to {found['url']}; give --from-start")
-    found = {"refused": 0, "tail": _tail(file, found["offset"]), **found}  # earlier versions did not note these
+        raise click.UsageError(f"{notes} cannot be read: {reason(exc)}; delete it, or give --from-start") from exc
+    found = {"refused": 0, "tail": _tail(file, noted["offset"]), **noted}  # earlier versions did not note these
     if found["offset"] and found["tail"] != _tail(file, found["offset"]):
         raise click.UsageError(
             f"{file} is not the file that {notes} is about, or it was changed; give --from-start to import all of it"

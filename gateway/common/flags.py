@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import click
 
+_MOST: Final = 1_000_000_000
+"""32 years. Dates and clocks of the system end at some number of seconds."""
 HELP: Final = {"help_option_names": ["-h", "--help"]}
 """Of a command's context: its subcommands inherit it."""
 
@@ -51,6 +53,8 @@ class Seconds(click.ParamType[float]):
             return float(value)
         if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]+)?", value):
             self.fail(f"{value!r} is not a number of {self.what}", param, ctx)
+        if float(value) > _MOST:
+            self.fail(f"{value} is above the maximum of {_MOST} {self.what}", param, ctx)
         return float(value)
 
 

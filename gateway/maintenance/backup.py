@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.common import data_formats
+from gateway.common.net import reason
 from gateway.files import PRIVATE_UMASK, make_directory, sync_directory
 
 BROKER: Final = data_formats.JOBS
@@ -54,7 +55,7 @@ def back_up(data: Path, copy: Path, progress: Progress) -> list[str]:
     try:
         refused = data_formats.refused(data)
     except (OSError, sqlite3.Error) as exc:
-        raise BackupError(f"{data}: {exc}") from exc
+        raise BackupError(f"{data}: {reason(exc)}") from exc
     if refused is not None:
         raise BackupError(refused)
     os.umask(PRIVATE_UMASK)
@@ -75,7 +76,7 @@ def back_up(data: Path, copy: Path, progress: Progress) -> list[str]:
         sync_directory(copy.absolute().parent)
     except (OSError, sqlite3.Error) as exc:
         shutil.rmtree(partial, ignore_errors=True)
-        raise BackupError(f"{copy}: {exc}") from exc
+        raise BackupError(f"{copy}: {reason(exc)}") from exc
     return names
 
 

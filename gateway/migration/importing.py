@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from gateway.client import interrupts
+from gateway.common.net import reason
 from gateway.migration.destination import Destination, MovedItem
 from gateway.migration.journal_files import JournalDirectory, JournalFile
 from gateway.migration.replay import JournalItem, ReplayedQueue
@@ -66,7 +67,7 @@ class ImportNotes:
             notes.expired = _counts(found.get("expired", {}))  # version 0.1.0 did not note them
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise ImportStopped(
-                f"{path} cannot be read: {exc}; delete it, or give --from-start", retryable=False
+                f"{path} cannot be read: {reason(exc)}; delete it, or give --from-start", retryable=False
             ) from exc
         if before != source:
             raise ImportStopped(

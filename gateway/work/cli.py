@@ -15,6 +15,7 @@ from gateway.client import options
 from gateway.client.target import Target, is_url
 from gateway.common.counted import counted
 from gateway.common.flags import QueueName, Seconds, WholeNumber
+from gateway.common.net import reason
 from gateway.work.own_queue import own_queue
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ def _secrets(file: Path | None) -> list[bytes]:
         text = file.read_text() if file is not None else os.environ.get(SECRET_VARIABLE, "")
         secrets = [signature.secret(each) for each in text.split()]
     except (OSError, UnicodeDecodeError) as exc:
-        raise click.UsageError(f"secret-file: {file} cannot be read: {exc}") from exc
+        raise click.UsageError(f"secret-file: {file} cannot be read: {reason(exc)}") from exc
     except signature.SecretError as exc:
         raise click.UsageError(f"secret-file: {exc}") from exc
     if file is not None and not secrets:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -166,6 +168,59 @@ def test_a_name_in_a_message_is_escaped(command: Commands, arguments: tuple[str,
     assert len(lines) == 1, text
     assert lines[0].isprintable()
     assert "no\\nsuch\\x1b[2J  file" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("queues", "--config", "/"),
+        ("work", "q", "--to", "http://127.0.0.1:9/", "--secret-file", "/"),
+        ("broker", "--listen", "127.0.0.1:0", "--data", "DIR/data", "--config", "/"),
+        ("import", "q", "DIR/file"),
+        ("backup", "/proc/nowhere", "--data", "DIR"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_why_a_file_cannot_be_used(command: Commands, tmp_path: Path, arguments: tuple[str, ...]):
+    """In the words of the system, without its numbers and without the name a second time."""
+    (tmp_path / "file").write_text("{}\n")
+    (tmp_path / "file.q.progress").mkdir()
+    (tmp_path / "lease.key").touch()
+    done = command(*(each.replace("DIR", str(tmp_path)) for each in arguments))
+    assert done.returncode in (1, 2)
+    last = done.stderr.decode().splitlines()[-1]
+    assert re.search(": (Is a directory|No such file or directory)(; delete it, or give --from-start)?$", last), last
+
+
+@pytest.mark.parametrize(
+    "progress", ["[]", "{}", "1", '{"url": "URL"}', '{"url": "URL", "id": "x", "line": [], "offset": 0}']
+)
+def test_the_progress_of_an_import_that_is_none(command: Commands, tmp_path: Path, progress: str):
+    """It is refused in one line."""
+    (tmp_path / "file").write_text("{}\n")
+    notes = tmp_path / "file.q.progress"
+    notes.write_text(progress.replace("URL", command.url))
+    done = command("import", "q", str(tmp_path / "file"))
+    why = f"kestrel-gateway: {notes} is not the progress of an import; delete it, or give --from-start\n"
+    assert (done.returncode, done.stderr.decode()) == (2, why)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pause", "q", "--for"),
+        ("queues", "--watch", "--every"),
+        ("next", "q", "--wait"),
+        ("queues", "--retry"),
+        ("serve", "--max-timeout"),
+    ],
+    ids=lambda arguments: arguments[0] + arguments[-1],
+)
+def test_a_duration_of_centuries(command: Commands, arguments: tuple[str, ...]):
+    """It is refused, before a clock or a date ends."""
+    done = command(*arguments, "999999999999")
+    assert done.returncode == 2
+    assert b"999999999999 is above the maximum of 1000000000 seconds" in done.stderr
 
 
 def test_every_standard_file_is_closed(gateway: Running, command: Commands, queue: str):

@@ -20,6 +20,7 @@ from gateway.broker.storage.opening import FILE, LOCK
 from gateway.broker.storage.reader import Damage, DatabaseError, QueueRows, Reader
 from gateway.common import wal
 from gateway.common.locks import KILLED_WAIT_S, locked_within
+from gateway.common.net import reason
 
 _WINDOW_ROWS = 2000
 _WINDOW_BYTES = 8 << 20
@@ -118,7 +119,7 @@ def examine(path: Path, progress: Progress) -> Report:
             _check_settings(report, connection)
             _check_tree(report, connection)
     except (OSError, schema.SchemaError, sqlite3.Error) as exc:
-        raise DatabaseError(f"{path}: {exc}") from exc
+        raise DatabaseError(f"{path}: {reason(exc)}") from exc
     return report
 
 

@@ -16,6 +16,7 @@ from gateway.broker.storage import schema
 from gateway.broker.storage.checksum import of_queue, seed
 from gateway.broker.storage.inventory import highest_id, lowest_id
 from gateway.broker.storage.reader import DatabaseError, QueueRows, Reader
+from gateway.common.net import reason
 
 _WINDOW_ROWS = 2000
 _WINDOW_BYTES = 8 << 20
@@ -36,7 +37,7 @@ def repair(path: Path, progress: Progress) -> Path:
         new.rename(path)
         _sync(path.parent)
     except (OSError, sqlite3.Error, schema.SchemaError) as exc:
-        raise DatabaseError(f"{path}: cannot be repaired: {exc}") from exc
+        raise DatabaseError(f"{path}: cannot be repaired: {reason(exc)}") from exc
     return kept
 
 
