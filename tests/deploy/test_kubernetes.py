@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
@@ -55,7 +56,7 @@ def settings_of(pod: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Setting
     for name, value in variables.items():
         assert name in known
         monkeypatch.setenv(name, value)
-    with cli.serve.make_context("serve", []) as context:
+    with cli.serve.make_context("serve", [], click.Context(cli.cli, **cli.cli.context_settings)) as context:
         values = dict(context.params)
     values.pop("app")
     return Settings(**values)
