@@ -6,6 +6,7 @@ import pytest
 
 from tests.api.test_leases import take
 from tests.lab.gateway import running
+from tests.lab.waiting import undisturbed
 
 pytestmark = pytest.mark.usefixtures("ledger_balances")
 
@@ -94,6 +95,7 @@ def test_dead_letters_on_a_queue_of_their_own_are_jobs_like_others(http):
     assert take(http, "failed")["data"] == "of its own"
 
 
+@undisturbed(0.05)
 def test_a_job_whose_time_is_over_is_dropped_on_the_way_back(http):
     """It is counted as expired, not as redriven."""
     http.post("/queues/brief/jobs?ttl=0.3", json=1)

@@ -10,6 +10,7 @@ from gateway.envelope.rewrite import restored, source_queue
 from gateway.errors import QueueFull, QueueHasChildren
 from gateway.leases.lease import Place, State
 from tests.kestrel.support import until
+from tests.lab.waiting import undisturbed
 from tests.leases.test_moves import left, over
 
 THREE = Policy(max_attempts=3)
@@ -123,10 +124,13 @@ def test_full_dead_letters_lose_no_job(broker):
     over(broker, work, policies={"full-dead": THREE})
 
 
+@undisturbed(0.05)
 def test_dead_letters_come_back_as_first_attempts(broker):
     """In their order, as many as are asked for, those whose time is over dropped; the last error stays with them."""
 
     async def work(made):
+        for key in ("d", "d__dead"):  # of an attempt before
+            await made.kestrel.flush(key)
         for number in range(5):
             await made.put("d", b"%d" % number, ttl_s=0.3 if number == 1 else None)
         for _ in range(5):

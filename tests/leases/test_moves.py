@@ -182,6 +182,7 @@ def test_children_on_a_server_without_their_parent_get_no_copy(tmp_path):
         asyncio.run(go())
 
 
+@undisturbed(0.05)
 def test_a_job_whose_time_is_over_is_not_copied(broker):
     """Nacked after its expiry it goes to the head, where the next poll drops it."""
 
@@ -196,6 +197,7 @@ def test_a_job_whose_time_is_over_is_not_copied(broker):
     over(broker, work)
 
 
+@undisturbed(0.3)
 def test_a_copy_expires_when_its_job_does(broker):
     """The copy has the envelope's expiry, also on the wire: Kestrel drops it by itself."""
 
@@ -478,6 +480,7 @@ def test_a_copy_goes_to_a_server_that_takes_it(broker, own_broker):
     asyncio.run(go())
 
 
+@undisturbed(0.1)
 def test_a_delay_outlasts_kestrel_s_limit_for_quiet_connections(tmp_path):
     """The connection that keeps a raw item out of sight is pinged: the item leaves when it is due, not before."""
 

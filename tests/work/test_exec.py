@@ -195,10 +195,10 @@ def test_ten_megabytes_of_standard_error(start: Start, put: Put, queue: str, dea
 def test_a_background_process_does_not_hold_the_worker(start: Start, put: Put, queue: str, http: httpx.Client):
     """The command has ended, though something that it started still has its standard error open."""
     put("job")
-    worker = start(queue, "--max-jobs", "1", "--exec", "sh", "-c", "sleep 8 & exit 0")
+    worker = start(queue, "--max-jobs", "1", "--exec", "sh", "-c", "sleep 60 & exit 0")
     began_s = time.monotonic()
     until(lambda: http.get(f"/queues/{queue}").json()["open_reads"] == 0 and worker.process.poll() is not None)
-    assert time.monotonic() - began_s < 7
+    assert time.monotonic() - began_s < 30
 
 
 def test_concurrency_is_the_number_of_commands_at_a_time(start: Start, put: Put, queue: str, tmp_path: Path):
@@ -243,7 +243,7 @@ def test_sigterm_ends_a_poll_at_once(start: Start, queue: str, http: httpx.Clien
     began_s = time.monotonic()
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 15, "its poll takes 20 s"
     put("job")
     assert rest() == {"job": (1, "")}
 
