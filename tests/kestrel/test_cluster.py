@@ -163,8 +163,7 @@ def test_a_frozen_server_is_down_within_its_deadline_and_delays_nobody_else():
     asyncio.run(main())
 
 
-@pytest.mark.alone
-@undisturbed(0.5)
+@undisturbed(0.05)
 def test_a_frozen_server_that_nobody_uses_is_down_within_the_command_timeout():
     """Frozen just after it was looked at, the worst moment: with `status`, without it, and with leases on it."""
 

@@ -9,14 +9,15 @@ import pytest
 
 from tests.kestrel.standin import Manners, StandIn
 from tests.kestrel.support import client, until
+from tests.lab.waiting import undisturbed
 
 POLLS = int(os.environ.get("KESTREL_GATEWAY_TEST_LOST_WAKEUPS", "300"))
 QUEUES = 150
 LATEST_S = 1.5
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("polls", [150, pytest.param(POLLS, marks=pytest.mark.slow)])
+@undisturbed(0.03)
 def test_no_poll_ends_empty_with_a_job_there_and_no_job_waits_for_long(polls):
     """One set in ten wakes no waiter; half of the jobs come from another client. A poll waits up to three seconds."""
     took, early, empty = [], [], 0
@@ -63,7 +64,7 @@ def test_no_poll_ends_empty_with_a_job_there_and_no_job_waits_for_long(polls):
     assert len(took) > polls / 2
 
 
-@pytest.mark.alone
+@undisturbed(0.03)
 def test_our_own_job_is_asked_for_when_nobody_wakes():
     """Every wake-up is lost: our job comes after about 50 ms, another client's with the next get."""
 
