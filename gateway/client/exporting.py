@@ -11,6 +11,8 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -34,6 +36,8 @@ _SLICE_S: Final = 1.0
 """The longest poll. A signal lets the poll under way end, since an answer that nobody reads leaves its jobs leased."""
 _END_S: Final = 5.0
 """How long a signal lets it: much longer than a gateway takes to answer, and short for a person who waits."""
+_LAST_S: Final = 0.5
+"""How long a second signal lets it: an answer that is under way arrives, and its jobs are given back."""
 _ACCEPTED: Final = f"{events.EVENTS}, {events.EVENT}, application/json;q=0.5"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -127,11 +131,14 @@ class Export:
         self._signal = asyncio.Event()
 
     async def run(self) -> None:
-        """Moves the jobs. A signal ends it after the batch in hand, a second one now. Raises CallFailed, OSError."""
-        loop = asyncio.get_running_loop()
+        """Moves the jobs. A signal ends it after the batch in hand; a second one cancels it: it gives the batch back.
+
+        Raises CallFailed, OSError.
+        """
         obeyed = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]  # as under nohup
-        for each in obeyed:
-            loop.add_signal_handler(each, self._interrupt, loop)
+        task = asyncio.current_task()
+        assert task is not None
+        self._on_signals(obeyed, partial(self._finish, obeyed, task))
         async with httpx.AsyncClient(**settings(self._target)) as http:
             figures = await self._figures(http)
             with ProgressBar("exporting", self._most or figures.get("items")) as bar:
@@ -142,10 +149,17 @@ class Export:
                 leased = (await self._figures(http)).get("open_reads")
                 self.left = f"other consumers hold {counted(leased, 'job')} of {self._queue}" if leased else ""
 
-    def _interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _finish(self, signals: list[signal.Signals], task: asyncio.Task[Any]) -> None:
         self._signal.set()
-        for each in _SIGNALS:
-            loop.remove_signal_handler(each)
+        self._on_signals(signals, partial(self._stop, task))
+
+    def _stop(self, task: asyncio.Task[Any]) -> None:
+        self.interrupted = True
+        task.cancel()
+
+    def _on_signals(self, signals: list[signal.Signals], do: Callable[[], object]) -> None:
+        for each in signals:
+            asyncio.get_running_loop().add_signal_handler(each, do)
 
     async def _figures(self, http: httpx.AsyncClient) -> dict[str, Any]:
         """The figures of the queue; none if the key may not see them. Raises CallFailed."""
@@ -187,6 +201,11 @@ class Export:
             await asyncio.wait({poll, stop}, return_when=asyncio.FIRST_COMPLETED)
             if stop.done():
                 await asyncio.wait({poll}, timeout=_END_S)
+        except asyncio.CancelledError:
+            await asyncio.wait({poll}, timeout=_LAST_S)
+            if poll.done() and poll.exception() is None and poll.result().status_code == httpx.codes.OK:
+                await self._give_back(http, poll.result())
+            raise
         finally:
             stop.cancel()
             poll.cancel()  # its connection closes, and the gateway gives back what it was about to answer
@@ -195,18 +214,22 @@ class Export:
 
     async def _keep(self, http: httpx.AsyncClient, answer: httpx.Response) -> None:
         """Writes the jobs, then acks them."""
-        lease = f"/leases/{answer.headers['lease-id']}"
         try:
             lines = events.lines_of(answer.content, answer.headers["content-type"])
             new = [line for line in lines if not self._file.known or events.identity(line) not in self._file.known]
             await asyncio.to_thread(self._file.write, new)
-            await self._call(http, "POST", f"{lease}/ack")
+            await self._call(http, "POST", f"/leases/{answer.headers['lease-id']}/ack")
         except (OSError, ValueError, asyncio.CancelledError):
-            with contextlib.suppress(CallFailed):  # those that are acked stay so
-                await self._once(http, "POST", f"{lease}/nack", json={"position": "head", "count": False})
+            await self._give_back(http, answer)
             raise
         self.written += len(new)
         self.known += len(lines) - len(new)
+
+    async def _give_back(self, http: httpx.AsyncClient, answer: httpx.Response) -> None:
+        """The jobs are on their queue again, and that was no attempt. Those that are acked stay so."""
+        path = f"/leases/{answer.headers['lease-id']}/nack"
+        with contextlib.suppress(CallFailed):
+            await self._once(http, "POST", path, json={"position": "head", "count": False})
 
     async def _call(self, http: httpx.AsyncClient, method: str, path: str, **options: Any) -> httpx.Response:
         """A successful answer. Raises CallFailed."""

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -69,7 +70,8 @@ def export_jobs(queue: str, file: Path, *, append: bool, wait_s: float, most: in
             if target.cut:
                 options.notice(f"{file}: the last line was incomplete and is removed; its job is still on its queue")
             job = Export(address, queue, target, wait_s=wait_s, most=most)
-            asyncio.run(job.run())
+            with contextlib.suppress(asyncio.CancelledError):  # by a second signal
+                asyncio.run(job.run())
             if job.left and not job.written + job.known:
                 options.notice(f"nothing is exported: {job.left}")
                 sys.exit(options.AWAY)

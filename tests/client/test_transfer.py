@@ -139,6 +139,32 @@ def test_jobs_that_come_with_a_signal_are_exported(gateway: Running, queue: str,
     assert http.get(f"/queues/{queue}").json()["backlog"] == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_gives_jobs_back(
+    gateway: Running, queue: str, http: httpx.Client, tmp_path: Path, number: signal.Signals
+):
+    """The answer with them is under way: none is in the file, and none stays leased."""
+    fill(http, queue, 5)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def interrupt() -> None:
+        until(lambda: bool(started))
+        for _ in range(2):
+            started[0].send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                started[0].wait(0.1)  # it takes the signals one by one
+
+    with HoldingProxy(gateway.url, interrupt) as proxy:
+        command = [*COMMAND, "export", queue, str(tmp_path / "jobs"), "--wait", "30"]
+        started.append(ForkedProcess(command, stdout=subprocess.PIPE, env=environment(proxy.url)))
+        with started[0] as process:
+            process.communicate(timeout=60)
+    assert process.returncode == 130
+    figures = http.get(f"/queues/{queue}").json()
+    assert (figures["items"], figures["open_reads"]) == (5, 0)
+    assert http.get(f"/queues/{queue}/next").json()["attempt"] == 1
+
+
 def drain_raw(http: httpx.Client, queue: str) -> list[bytes]:
     """Takes and acks every item of a raw queue."""
     found = []
