@@ -79,7 +79,7 @@ class RouteTable:
     def serve(self, context: RequestContext) -> Awaitable[None]:
         """Answers one request. Raises GatewayError."""
         path = context.request.path
-        found = self._found.get(path) or self.look_up(path)
+        found = self.look_up(path)
         if found is None:
             self._unknown(context)
         resource, context.path_params = found
@@ -87,6 +87,9 @@ class RouteTable:
 
     def look_up(self, path: str) -> tuple[Resource, Mapping[str, str]] | None:
         """Like `find`, and remembers a short path."""
+        found = self._found.get(path)
+        if found is not None:
+            return found
         found = self.find(path)
         if found is not None and len(path) <= REMEMBERED_CHARACTERS:
             if len(self._found) >= REMEMBERED:
