@@ -25,9 +25,10 @@ class EndedLeases:
     def add(self, record: LeaseRecord) -> None:
         """Remembers the lease, which has ended, with its state. A batch counts as many times as it has jobs."""
         self._ended[record.id] = record
-        self._order.append((time.monotonic(), record.id))
+        now_s = time.monotonic()
+        self._order.append((now_s, record.id))
         self._of_batches += len(record.jobs) - 1 if record.jobs else 0
-        self._forget()
+        self._forget(now_s)
 
     def replace(self, lease: Lease) -> None:
         """The state of an ended lease is known better now."""
@@ -38,11 +39,11 @@ class EndedLeases:
             self._ended[batch.id] = batch_record(batch.id, jobs, mixed=batch.mixed)
 
     def get(self, lease_id: str) -> LeaseRecord | None:
-        self._forget()
+        self._forget(time.monotonic())
         return self._ended.get(lease_id)
 
-    def _forget(self) -> None:
-        oldest_s = time.monotonic() - self._memory_s
+    def _forget(self, now_s: float) -> None:
+        oldest_s = now_s - self._memory_s
         order = self._order
         while order and (order[0][0] <= oldest_s or len(order) + self._of_batches > self._limit):
             jobs = self._ended.pop(order.popleft()[1]).jobs

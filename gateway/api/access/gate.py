@@ -37,14 +37,14 @@ class Gate:
 
     def turn(self, tenant: str) -> asyncio.Future[None] | None:
         """What `enter` waits for; None if the request begins now, which costs no coroutine."""
-        loop = asyncio.get_running_loop()
         if not self._turning:
             self._turning = True
+            loop = asyncio.get_running_loop()
             loop.call_soon(self._turn, loop)
         if self._admits(tenant) if self.time.tenanted else self._begun < ALONE:
             self._begun += 1
             return None
-        begin = loop.create_future()
+        begin = asyncio.get_running_loop().create_future()
         self._waiting.put(tenant, begin)
         return begin
 

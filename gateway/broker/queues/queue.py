@@ -230,7 +230,7 @@ class PersistentQueue:
         """Removes the item; the ticket is settled when its row is gone. None if the read is no longer live."""
         if not read.live:
             return None
-        self.open_reads.close((read,))
+        self.open_reads.close(read)
         return self.journal.remove(self, read.item)
 
     def give_back(self, read: OpenItem) -> None:
@@ -241,7 +241,7 @@ class PersistentQueue:
 
     def take_back(self, reads: Sequence[OpenItem]) -> None:
         """Makes the items of live reads the head again, in this order, and serves nobody: the caller does that."""
-        items = self.open_reads.close(reads)
+        items = self.open_reads.close_all(reads)
         self.counters.canceled_transactions += len(items)
         self.backlog.push_front(*items)
 

@@ -85,7 +85,13 @@ class OpenReads:
         self._reads[read] = None
         self.bytes += len(read.item.data)
 
-    def close(self, reads: Iterable[OpenItem]) -> list[StoredItem]:
+    def close(self, read: OpenItem) -> None:
+        """The read, which is live, is settled."""
+        read.live = False
+        del self._reads[read]
+        self.bytes -= len(read.item.data)
+
+    def close_all(self, reads: Iterable[OpenItem]) -> list[StoredItem]:
         """The reads are settled. Returns the items of those that were live, in this order."""
         items = []
         for read in reads:
