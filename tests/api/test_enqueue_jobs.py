@@ -91,6 +91,7 @@ def test_another_body_is_refused(http, queue, body):
     """With what it should be."""
     answer = enqueue(http, queue, body)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-body")
+    assert 'the body is not a JSON object with one member, "jobs"' in answer.json()["detail"]
 
 
 def test_other_types_are_refused(http, queue):

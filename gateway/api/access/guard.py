@@ -74,7 +74,7 @@ class Guard:
                     raise BadRequest("Host is given more than once; send it once")
         host = found.get(b"host")
         if host is None:
-            raise BadRequest("the Host header is missing; HTTP/1.1 requires it")
+            raise BadRequest("the Host header is missing; send it")
         if not self._allowed(host):
             if not _has_valid_port(host):
                 raise BadRequest(f"Host {host[:100]!r}: the port is above the maximum of {_LARGEST_PORT}")

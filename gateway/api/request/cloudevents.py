@@ -220,7 +220,9 @@ def _parts(heading: Heading, body: bytes, limit_bytes: int) -> Iterator[bytes]:
     if heading.mode in LINES:
         yield from _lines(body)
         return
+    form = "a JSON array"
     if heading.mode is Mode.JOBS:
+        form = 'a JSON object with one member, "jobs", whose value is an array'
         body = jobs_of(body)
         limit_bytes = limit_bytes * _MOST_ESCAPED + _FRAME
     try:
@@ -230,7 +232,7 @@ def _parts(heading: Heading, body: bytes, limit_bytes: int) -> Iterator[bytes]:
             f"job {exc.place} of the batch is above the maximum of {counted(limit_bytes, 'byte')}"
         ) from exc
     except ValueError as exc:
-        raise InvalidBody(f"the body is not a JSON array: {exc}") from exc
+        raise InvalidBody(f"the body is not {form}: {exc}") from exc
 
 
 def _lines(body: bytes) -> Iterator[bytes]:
