@@ -36,6 +36,12 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
 
+def in_process(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """As `run`, in this process: for commands that end by themselves."""
+    done = Commands("http://127.0.0.1:9")(*arguments, stdin=b"", **variables)
+    return subprocess.CompletedProcess(arguments, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
 def settings(monkeypatch: pytest.MonkeyPatch, *arguments: str, **variables: str) -> Settings:
     """What `serve` would run with."""
     for name, value in variables.items():
@@ -54,7 +60,7 @@ def test_no_flags_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_names_what_an_option_takes() -> None:
     """A share is no number of seconds."""
-    text = run("serve", "--help").stdout
+    text = in_process("serve", "--help").stdout
     assert "--tenant-share FRACTION " in text
     assert "--max-timeout SECONDS " in text
 
@@ -146,8 +152,8 @@ def test_bad_variable_is_one_line() -> None:
 
 def test_version_and_help_are_quick() -> None:
     """They are quick in code too: neither imports the server, the application or the broker."""
-    assert run("--version").stdout == f"kestrel-gateway {__version__}\n"
-    assert "serve" in run("--help").stdout
+    assert in_process("--version").stdout == f"kestrel-gateway {__version__}\n"
+    assert "serve" in in_process("--help").stdout
     loaded = subprocess.run(
         [sys.executable, "-c", "import sys, gateway.cli; print(*sys.modules)"],
         capture_output=True,
@@ -159,14 +165,14 @@ def test_version_and_help_are_quick() -> None:
 
 def test_command_can_come_from_the_environment() -> None:
     """An image's role is a variable; arguments win over it."""
-    assert "--listen" in run(KESTREL_GATEWAY_COMMAND="broker --help").stdout
-    assert run("--version", KESTREL_GATEWAY_COMMAND="broker --help").stdout.startswith("kestrel-gateway ")
-    assert run().returncode == 2
+    assert "--listen" in in_process(KESTREL_GATEWAY_COMMAND="broker --help").stdout
+    assert in_process("--version", KESTREL_GATEWAY_COMMAND="broker --help").stdout.startswith("kestrel-gateway ")
+    assert in_process().returncode == 2
 
 
 def test_broker_is_the_brokers_own_command() -> None:
     """Its flags, its help, its errors."""
-    assert "--listen" in run("broker", "--help").stdout
+    assert "--listen" in in_process("broker", "--help").stdout
     result = run("broker", "--listen", "nonsense")
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
@@ -175,7 +181,7 @@ def test_broker_is_the_brokers_own_command() -> None:
 def test_every_field_has_a_flag_and_help() -> None:
     """Nobody has to read the source to find a setting."""
     assert isinstance(cli.serve, click.Command)
-    shown = " ".join(run("serve", "--help").stdout.split())
+    shown = " ".join(in_process("serve", "--help").stdout.split())
     assert "--kestrel-idle-timeout" in shown
     assert "largest body of one job [default 1048576; 1 to 1073741824 bytes]" in shown
 
@@ -201,8 +207,8 @@ def test_healthcheck_tells_ready_from_not() -> None:
 
     assert answer("200 OK").startswith("0 ")
     assert answer("503 Service Unavailable").startswith("1 ")
-    assert run("healthcheck", "--url", "http://127.0.0.1:1/").returncode == 1
-    assert run("healthcheck", "--url", "nonsense").returncode == 1
+    assert in_process("healthcheck", "--url", "http://127.0.0.1:1/").returncode == 1
+    assert in_process("healthcheck", "--url", "nonsense").returncode == 1
 
 
 def test_unknown_variables_are_named_with_the_nearest() -> None:
@@ -236,7 +242,7 @@ def test_unknown_variables_are_named_with_the_nearest() -> None:
 
 def test_check_without_files_says_so() -> None:
     """`no mistakes` would be untrue: nothing was read."""
-    result = run("check")
+    result = in_process("check")
     assert (result.returncode, result.stderr) == (
         2,
         "kestrel-gateway: there is nothing to check: give --queues, --keys or both\n",
@@ -252,15 +258,14 @@ def commands(command: click.Command, *names: str) -> list[tuple[str, ...]]:
 def test_every_command_has_a_short_help_flag() -> None:
     """`-h` is the same as `--help`, also for commands of commands."""
     every = [*commands(cli.cli), ("broker", "check")]
-    in_process = Commands("http://127.0.0.1:9")
     assert len(every) > 15
     for names in every:
-        assert in_process(*names, "-h").stdout.startswith(b"Usage: "), names
+        assert in_process(*names, "-h").stdout.startswith("Usage: "), names
 
 
 def test_flags_of_the_supervisor_are_not_in_the_help() -> None:
     """Only `serve` gives them to its broker."""
-    shown = run("broker", "--help").stdout
+    shown = in_process("broker", "--help").stdout
     assert "--data" in shown
     assert "--channel-fd" not in shown
     assert "--worker-socket" not in shown
@@ -268,12 +273,12 @@ def test_flags_of_the_supervisor_are_not_in_the_help() -> None:
 
 def test_a_new_key_may_have_a_burst(tmp_path: Path) -> None:
     """The table that is printed is valid, also with large numbers."""
-    result = run("keys", "new", "--name", "a", "--scope", "consume", "--rate", "1000000", "--burst", "1000000")
+    result = in_process("keys", "new", "--name", "a", "--scope", "consume", "--rate", "1000000", "--burst", "1000000")
     file = tmp_path / "keys.toml"
     file.write_text(result.stdout.partition("\n\n")[2])
-    assert run("check", "--keys", str(file)).stdout == "no mistakes\n"
+    assert in_process("check", "--keys", str(file)).stdout == "no mistakes\n"
     assert "burst = 1000000\n" in file.read_text()
-    alone = run("keys", "new", "--name", "a", "--scope", "consume", "--burst", "5")
+    alone = in_process("keys", "new", "--name", "a", "--scope", "consume", "--burst", "5")
     assert (alone.returncode, alone.stderr) == (
         2, "kestrel-gateway: --burst: needs a rate; add --rate, or remove --burst\n",
     )  # fmt: skip
@@ -291,7 +296,7 @@ def test_a_new_key_may_have_a_burst(tmp_path: Path) -> None:
 )
 def test_a_new_key_with_a_mistake_names_the_flag(flags: list[str], why: str) -> None:
     """Not the table of a file that the caller has not written."""
-    result = run("keys", "new", "--name", "a", *flags)
+    result = in_process("keys", "new", "--name", "a", *flags)
     assert result.returncode == 2
     assert result.stderr.startswith(f"kestrel-gateway: {why}"), result.stderr
     assert "keys[" not in result.stderr
