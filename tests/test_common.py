@@ -2,8 +2,6 @@
 
 import enum
 import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -78,27 +76,3 @@ def test_the_form_of_a_key_says_what_it_is_for(namespace):
         assert key_form(namespace.internal_key(purpose).encode()) is KeyForm.DELAYED_JOBS
     assert key_form(namespace.internal_key("control").encode()) is KeyForm.INTERNAL
     assert key_form(b"\xff\n") is KeyForm.JOBS
-
-
-def test_members_of_enumerations_are_read_quickly_and_are_the_same():
-    """Every member is found, also one whose name is that of an attribute of its members; nothing else is."""
-    code = """
-import enum, http, signal
-from gateway.common.enumerations import read_members_quickly
-
-class Odd(enum.Enum):
-    name = "n"
-    OTHER = 1
-
-for _ in range(2):
-    read_members_quickly()
-assert "__getattr__" not in vars(enum.EnumType)
-for each in (Odd, http.HTTPStatus, http.HTTPMethod, signal.Signals):
-    assert all(getattr(each, name) is member for name, member in each.__members__.items())
-assert not hasattr(Odd, "ABSENT")
-class Later(enum.IntFlag):
-    A = 1
-    B = 2
-assert Later.A | Later.B == Later(3)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -36,7 +36,6 @@ from gateway.broker.storage.reader import DatabaseError, UnusableFileError
 from gateway.common import logs, standard_files
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
 from gateway.common.counted import counted
-from gateway.common.enumerations import read_members_quickly
 from gateway.common.flags import HELP, usage_mistake
 from gateway.common.locks import KILLED_WAIT_S
 from gateway.common.net import is_loopback
@@ -214,7 +213,6 @@ def broker(
         lock_wait_s=_CHILD_LOCK_WAIT_S if channel_fd is not None else KILLED_WAIT_S,
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    read_members_quickly()
     gc.set_threshold(*_GC_THRESHOLDS)
     _raise_descriptor_limit()
     try:

@@ -53,7 +53,7 @@ class Scope(Enum):
     OBSERVE = "observe"
     OPERATOR = "operator"
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # Enum's is a call of Python code, for each look into a set of scopes
 
 
 @dataclass(frozen=True, slots=True)

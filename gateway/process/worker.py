@@ -24,7 +24,6 @@ from typing import Any, Protocol, cast
 
 from gateway.common import logs
 from gateway.common.channel import ChildChannel, Message, ignore_group_signals
-from gateway.common.enumerations import read_members_quickly
 from gateway.common.shares import Shares
 from gateway.fairness.loop_time import LoopTime
 from gateway.process.allocator import return_free_memory, return_large_blocks
@@ -65,7 +64,6 @@ def main() -> int:
     """Runs one worker. Returns its exit code: 0 ended on command, 1 could not start."""
     ignore_group_signals()
     return_large_blocks()
-    read_members_quickly()
     gc.disable()  # until it serves: collections take an eighth of the time of its imports, and find nothing
     parser = argparse.ArgumentParser(prog="gateway.process.worker")
     parser.add_argument("--channel-fd", type=int, required=True)
